@@ -1,0 +1,111 @@
+//! Pure: which pod and container a process belongs to, told from its cgroup.
+
+use crate::text::Text;
+
+/// What a cgroup path names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Owner {
+    /// The pod's uid as the API writes it (with hyphens), or a static pod's 32 hex digits.
+    pub pod_uid: Option<Text<36>>,
+    /// The container's id as its runtime made it: 64 hex digits.
+    pub container_id: Option<Text<64>>,
+}
+
+/// Reads the text of /proc/PID/cgroup: version 2's one line, or one a controller of version 1.
+///
+/// The kubelet's names (pkg/kubelet/cm, `GetPodContainerName`): `.../kubepods-burstable-pod<uid with _>.slice/
+/// cri-containerd-<id>.scope` with the systemd driver, `/kubepods/burstable/pod<uid>/<id>` with cgroupfs.
+#[must_use]
+pub fn owner(text: &[u8]) -> Owner {
+    let mut owner = Owner::default();
+    for component in text.split(|&byte| matches!(byte, b'\n' | b'/' | b':')) {
+        if let Some(uid) = pod_uid(component) {
+            // The container below this pod follows; one seen before was another pod's (nested kubelets).
+            owner = Owner { pod_uid: Some(uid), container_id: None };
+        } else if owner.pod_uid.is_some() && owner.container_id.is_none() {
+            owner.container_id = container_id(component);
+        }
+        if owner.container_id.is_some() {
+            break;
+        }
+    }
+    owner
+}
+
+fn pod_uid(component: &[u8]) -> Option<Text<36>> {
+    let name = component.strip_suffix(b".slice").unwrap_or(component);
+    let uid = match name.strip_prefix(b"pod") {
+        Some(uid) => uid,
+        None if name.starts_with(b"kubepods") => {
+            let at = name.windows(4).rposition(|part| part == b"-pod")?;
+            name.get(at + 4..)?
+        }
+        None => return None,
+    };
+    let mut text = [0; 36];
+    let text = text.get_mut(..uid.len())?;
+    for (slot, &byte) in text.iter_mut().zip(uid) {
+        // systemd takes `-` for a level of the hierarchy, so the kubelet writes `_` there.
+        *slot = if byte == b'_' { b'-' } else { byte };
+    }
+    let plausible =
+        matches!(text.len(), 32 | 36) && text.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-');
+    if plausible { Text::new(text) } else { None }
+}
+
+fn container_id(component: &[u8]) -> Option<Text<64>> {
+    let name = component.strip_suffix(b".scope").unwrap_or(component);
+    let id = name.rsplit(|&byte| byte == b'-').next()?;
+    if id.len() == 64 && id.iter().all(u8::is_ascii_hexdigit) { Text::new(id) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const UID: &str = "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab";
+    const ID: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+    fn read(text: &str) -> (String, String) {
+        let owner = owner(text.as_bytes());
+        let show = |text: Option<&str>| text.unwrap_or("-").to_owned();
+        (show(owner.pod_uid.as_ref().map(Text::as_str)), show(owner.container_id.as_ref().map(Text::as_str)))
+    }
+
+    #[test]
+    fn knows_the_kubelets_paths() {
+        let slice = UID.replace('-', "_");
+        for text in [
+            format!(
+                "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{slice}.slice/cri-containerd-{ID}.scope\n"
+            ),
+            format!("0::/kubepods.slice/kubepods-pod{slice}.slice/crio-{ID}.scope/container\n"),
+            format!("0::/kubepods/besteffort/pod{UID}/{ID}\n"),
+            format!("12:devices:/kubepods/pod{UID}/{ID}\n11:cpu:/kubepods/pod{UID}/{ID}\n"),
+            format!("0::/../../kubepods-pod{slice}.slice/cri-containerd-{ID}.scope\n"),
+        ] {
+            assert_eq!(read(&text), (UID.into(), ID.into()), "{text}");
+        }
+    }
+
+    #[test]
+    fn others_are_nobodys() {
+        for text in [
+            "",
+            "0::/\n",
+            "0::/user.slice/podman-1.scope\n",
+            "0::/system.slice/kubepods.service\n",
+            "0::/pods/podx",
+        ] {
+            assert_eq!(read(text), ("-".into(), "-".into()), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(bytes: Vec<u8>) {
+            let _ = owner(&bytes);
+        }
+    }
+}

@@ -1,0 +1,537 @@
+//! What is bound and held over time: repeated passes that look without opening, and open only where that cannot tell.
+
+use crate::device::{Detail, Device};
+use crate::error::{Error, ErrorKind, Result};
+use crate::group::{Member, Viability};
+use crate::id::{DeviceId, GroupId};
+use crate::occupancy::{GroupState, Look, Node, Occupancy, Why};
+use crate::peek::{EnableCount, Peek};
+use crate::prober::{Answer, Prober, Request};
+use crate::root::{Buffer, Root};
+use crate::scan::Bound;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Everything is read anew this often, for changes that no listing shows: a driver swapped, a NUMA node corrected, a
+/// neighbour in the group bound to a host driver while no uevent reaches us.
+const REFRESH: Duration = Duration::from_secs(30);
+
+/// Settings of a [`Monitor`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Time between passes; also the shortest pause between two opens of one group.
+    pub interval: Duration,
+    /// Whether groups may be opened at all. Without, occupancy rests on `enable` alone.
+    pub probe: bool,
+    /// How long an open may take; later it counts as unanswered.
+    pub probe_deadline: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(1), probe: true, probe_deadline: Duration::from_secs(1) }
+    }
+}
+
+/// A device that is bound, or that the kernel is unbinding.
+#[derive(Debug)]
+pub struct Tracked {
+    /// Its record; the driver is gone while it is being unbound.
+    pub device: Device,
+    /// The driver link is gone, but the group's node is there: the kernel's unbind waits for the holder
+    /// (`vfio_unregister_group_dev`).
+    pub unbinding: bool,
+    enable: EnableCount,
+    baseline: Option<u32>,
+    seen: bool,
+}
+
+/// An IOMMU group with at least one tracked device.
+#[derive(Debug)]
+pub struct Group {
+    /// Its number.
+    pub id: GroupId,
+    /// All its members, tracked or not.
+    pub members: Vec<Member>,
+    /// Whether VFIO can use it.
+    pub viability: Viability,
+    /// Whether it is held.
+    pub state: GroupState,
+    /// The latest look without opening.
+    pub peek: Peek,
+    node: Node,
+    asked: Option<Instant>,
+}
+
+/// What a pass found changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// A device was bound to a VFIO driver (or seen for the first time).
+    Bound(DeviceId),
+    /// A device is no longer bound.
+    Unbound(DeviceId),
+    /// A group became held.
+    Held(GroupId),
+    /// A group became free.
+    Freed(GroupId),
+    /// Something else about a group: absent, unknown, its members, viability, a device being unbound.
+    Changed(GroupId),
+}
+
+/// Answers that arrive from helper threads, and an eventfd that says so.
+struct Answers {
+    arrived: Mutex<Vec<Answer>>,
+    signal: OwnedFd,
+}
+
+/// Follows all bound devices below a root. Not `Sync`: one owner drives it; [`Prober`] may be shared.
+pub struct Monitor {
+    root: Arc<Root>,
+    prober: Arc<Prober>,
+    options: Options,
+    devices: Vec<Tracked>,
+    groups: Vec<Group>,
+    owned: Vec<GroupId>,
+    errors: Vec<Error>,
+    answers: Arc<Answers>,
+    buffer: Buffer,
+    listed: Vec<Bound>,
+    nodes: Vec<GroupId>,
+    visible: bool,
+    started: bool,
+    refresh_at: Instant,
+}
+
+impl Monitor {
+    /// A monitor that has seen nothing yet; the first [`Monitor::pass`] takes stock.
+    ///
+    /// # Errors
+    /// No eventfd can be had.
+    pub fn new(root: Arc<Root>, prober: Arc<Prober>, options: Options) -> Result<Self> {
+        let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| Error::system(errno, "eventfd"))?;
+        Ok(Self {
+            root,
+            prober,
+            options,
+            devices: Vec::new(),
+            groups: Vec::new(),
+            owned: Vec::new(),
+            errors: Vec::new(),
+            answers: Arc::new(Answers { arrived: Mutex::default(), signal }),
+            buffer: Buffer::new(),
+            listed: Vec::new(),
+            nodes: Vec::new(),
+            visible: false,
+            started: false,
+            refresh_at: Instant::now() + REFRESH,
+        })
+    }
+
+    /// Bound devices, by id.
+    #[must_use]
+    pub fn devices(&self) -> &[Tracked] {
+        &self.devices
+    }
+
+    /// Their groups, by number.
+    #[must_use]
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// One group.
+    #[must_use]
+    pub fn group(&self, id: GroupId) -> Option<&Group> {
+        self.groups.iter().find(|group| group.id == id)
+    }
+
+    /// What could not be read at the latest reading, each about one thing; it is tried again at every refresh.
+    #[must_use]
+    pub fn errors(&self) -> &[Error] {
+        &self.errors
+    }
+
+    /// Whether /dev/vfio can be listed from here.
+    #[must_use]
+    pub fn vfio_visible(&self) -> bool {
+        self.visible
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// What is below.
+    #[must_use]
+    pub fn root(&self) -> &Arc<Root> {
+        &self.root
+    }
+
+    /// Readable when answers to opens have arrived: call [`Monitor::collect`].
+    #[must_use]
+    pub fn answers(&self) -> BorrowedFd<'_> {
+        self.answers.signal.as_fd()
+    }
+
+    /// Whether the opens that groups get at first sight have been answered, so that the picture is whole.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        self.started
+            && !self.groups.iter().any(|group| group.asked.is_some() && group.state.first_open_is_due())
+    }
+
+    /// Groups that a pod owns: they are never opened.
+    pub fn set_owned(&mut self, groups: &[GroupId]) {
+        self.owned.clear();
+        self.owned.extend_from_slice(groups);
+    }
+
+    /// Takes in the answer to an open made elsewhere, as in an allocation.
+    pub fn told(&mut self, group: GroupId, answer: Occupancy, now: Instant, changes: &mut Vec<Change>) {
+        if let Some(group) = self.groups.iter_mut().find(|known| known.id == group) {
+            let before = group.state.occupancy;
+            group.state.answered(answer, group.peek, now);
+            changes.extend(changed(group.id, before, group.state.occupancy));
+        }
+    }
+
+    /// The group's holder is known to be gone: the next pass may open it at once.
+    pub fn hurry(&mut self, group: GroupId, now: Instant) {
+        if let Some(group) = self.groups.iter_mut().find(|known| known.id == group) {
+            group.state.hurry(now);
+        }
+    }
+
+    /// Something was bound, unbound, added or removed: everything is read anew at the next pass, and what was learned
+    /// of `device`'s enable count is forgotten.
+    pub fn disturbed(&mut self, device: Option<DeviceId>, now: Instant) {
+        self.refresh_at = now;
+        for tracked in self.devices.iter_mut().filter(|tracked| Some(tracked.device.id) == device) {
+            tracked.baseline = None;
+            tracked.enable.forget();
+        }
+    }
+
+    /// One pass: what is bound, who looks held, and which groups to open. Never blocks on an open: answers come through
+    /// [`Monitor::collect`]. When nothing changed it allocates nothing.
+    ///
+    /// # Errors
+    /// The bound devices cannot be listed; then nothing is concluded, what was known stays.
+    pub fn pass(&mut self, now: Instant, changes: &mut Vec<Change>) -> Result<()> {
+        self.collect(now, changes);
+        self.list_bound(now, changes)?;
+        self.list_nodes();
+        for index in 0..self.groups.len() {
+            self.look(index, now, changes);
+        }
+        self.prober.hurry();
+        self.started = true;
+        Ok(())
+    }
+
+    /// Takes in the answers that have arrived, and gives up on those that are late.
+    pub fn collect(&mut self, now: Instant, changes: &mut Vec<Change>) {
+        let arrived =
+            std::mem::take(&mut *self.answers.arrived.lock().unwrap_or_else(PoisonError::into_inner));
+        if !arrived.is_empty() {
+            // Empties the eventfd; EAGAIN if the signal is still to come.
+            let _ = rustix::io::read(&self.answers.signal, &mut [0_u8; 8]);
+        }
+        for answer in arrived {
+            self.set_baselines(&answer);
+            let Some(group) = self.groups.iter_mut().find(|group| group.id == answer.group) else { continue };
+            // An answer that nobody waits for any more was late: the world may have moved on.
+            if group.asked.take().is_some() {
+                let before = group.state.occupancy;
+                group.state.answered(answer.occupancy, group.peek, now);
+                changes.extend(changed(group.id, before, group.state.occupancy));
+            }
+        }
+        for group in &mut self.groups {
+            if group.asked.is_some_and(|asked| now.duration_since(asked) > self.options.probe_deadline) {
+                group.asked = None;
+                let before = group.state.occupancy;
+                group.state.answered(Occupancy::Unknown(Why::Late), group.peek, now);
+                changes.extend(changed(group.id, before, group.state.occupancy));
+            }
+        }
+    }
+
+    fn set_baselines(&mut self, answer: &Answer) {
+        for (device, count) in &answer.baselines {
+            for tracked in self.devices.iter_mut().filter(|tracked| tracked.device.id == *device) {
+                // It only falls: a count that rose since was somebody's.
+                tracked.baseline = Some(tracked.baseline.map_or(*count, |known| known.min(*count)));
+            }
+        }
+    }
+
+    fn list_bound(&mut self, now: Instant, changes: &mut Vec<Change>) -> Result<()> {
+        let refresh = now >= self.refresh_at;
+        self.listed.clear();
+        let (listed, mut failed) = (&mut self.listed, None);
+        self.root.bound(&mut self.buffer, |bound| match bound {
+            Ok(bound) => listed.push(bound),
+            Err(error) => failed = Some(error),
+        })?;
+        if refresh {
+            self.refresh_at = now + REFRESH;
+            self.errors.clear();
+        }
+        if let Some(error) = failed {
+            self.remember(error);
+        }
+        for tracked in &mut self.devices {
+            tracked.seen = false;
+        }
+        let mut regroup = refresh;
+        for index in 0..self.listed.len() {
+            let Some(&bound) = self.listed.get(index) else { break };
+            regroup |= self.see(bound, refresh, changes);
+        }
+        regroup |= self.drop_unseen(changes);
+        if regroup {
+            self.regroup(now, changes);
+        }
+        Ok(())
+    }
+
+    /// Takes in one listed device; whether groups may have changed by it.
+    fn see(&mut self, bound: Bound, refresh: bool, changes: &mut Vec<Change>) -> bool {
+        let place = self.devices.binary_search_by_key(&bound.id, |tracked| tracked.device.id);
+        if let Ok(index) = place
+            && let Some(tracked) = self.devices.get_mut(index)
+        {
+            tracked.seen = true;
+            if tracked.device.cdev == bound.cdev && !tracked.unbinding && !refresh {
+                return false;
+            }
+        } else if !refresh && self.errors.iter().any(|error| error.device == Some(bound.id)) {
+            return false; // It failed at the last reading; tried again at the next refresh.
+        }
+        let device = match self.root.device(bound.id, Detail::Identity) {
+            Ok(device) => Device { cdev: bound.cdev, ..device },
+            Err(error) => {
+                // Gone between listing and reading is no error; neither does a known device vanish by a glitch.
+                if error.kind != ErrorKind::Missing {
+                    self.remember(error);
+                }
+                return false;
+            }
+        };
+        match place {
+            Ok(index) => {
+                let Some(tracked) = self.devices.get_mut(index) else { return false };
+                let rebound = tracked.unbinding || tracked.device.cdev != device.cdev;
+                if rebound {
+                    tracked.baseline = None;
+                    tracked.enable.forget();
+                    tracked.unbinding = false;
+                }
+                let differs = tracked.device != device;
+                tracked.device = device;
+                rebound || differs
+            }
+            Err(index) => {
+                let enable = EnableCount::default();
+                self.devices
+                    .insert(index, Tracked { device, unbinding: false, enable, baseline: None, seen: true });
+                changes.push(Change::Bound(bound.id));
+                true
+            }
+        }
+    }
+
+    /// Lets go of devices that are no longer listed, but for those whose unbind waits for a holder.
+    fn drop_unseen(&mut self, changes: &mut Vec<Change>) -> bool {
+        let mut any = false;
+        let root = &self.root;
+        self.devices.retain_mut(|tracked| {
+            if tracked.seen {
+                return true;
+            }
+            if still_unbinding(root, tracked) {
+                if !tracked.unbinding {
+                    tracked.unbinding = true;
+                    tracked.device.driver = None;
+                    any = true;
+                    changes.extend(tracked.device.group.map(Change::Changed));
+                }
+                return true;
+            }
+            any = true;
+            changes.push(Change::Unbound(tracked.device.id));
+            false
+        });
+        any
+    }
+
+    /// Reads the groups of all devices anew.
+    fn regroup(&mut self, now: Instant, changes: &mut Vec<Change>) {
+        let devices = &self.devices;
+        self.groups.retain(|group| devices.iter().any(|tracked| tracked.device.group == Some(group.id)));
+        for index in 0..self.devices.len() {
+            let Some(id) = self.devices.get(index).and_then(|tracked| tracked.device.group) else { continue };
+            if let Err(place) = self.groups.binary_search_by_key(&id, |group| group.id) {
+                self.groups.insert(
+                    place,
+                    Group {
+                        id,
+                        members: Vec::new(),
+                        viability: Viability::Viable,
+                        state: GroupState::new(now, !self.started, self.options.interval),
+                        peek: Peek::Blind,
+                        node: Node::Hidden,
+                        asked: None,
+                    },
+                );
+            }
+        }
+        let mut failed = Vec::new();
+        for group in &mut self.groups {
+            let mut members = Vec::with_capacity(group.members.len());
+            let listed = self.root.members(group.id, &mut self.buffer, |member| match member {
+                Ok(member) => members.push(member),
+                Err(error) => failed.push(error),
+            });
+            failed.extend(listed.err());
+            if members != group.members {
+                if !group.members.is_empty() {
+                    changes.push(Change::Changed(group.id));
+                }
+                group.viability = Viability::of(&members);
+                group.members = members;
+            }
+        }
+        for error in failed {
+            self.remember(error);
+        }
+    }
+
+    /// Which group nodes exist: one listing for all of them.
+    fn list_nodes(&mut self) {
+        self.nodes.clear();
+        let nodes = &mut self.nodes;
+        let listed = self.root.list(format_args!("dev/vfio"), &mut self.buffer, |name| {
+            nodes.extend(GroupId::parse(name.strip_prefix(b"noiommu-").unwrap_or(name)));
+        });
+        self.visible = listed.is_ok();
+        for group in &mut self.groups {
+            group.node = match listed {
+                Ok(()) if self.nodes.contains(&group.id) => Node::Present,
+                Ok(()) => Node::Missing,
+                Err(_) => Node::Hidden,
+            };
+        }
+    }
+
+    fn look(&mut self, index: usize, now: Instant, changes: &mut Vec<Change>) {
+        let Some(group) = self.groups.get_mut(index) else { return };
+        group.peek = match peek(&self.root, &mut self.devices, group.id) {
+            Ok(peek) => peek,
+            // An unreadable count is no news; a device that goes is found by the listing.
+            Err(_) => group.peek,
+        };
+        let before = group.state.occupancy;
+        let owned = self.owned.contains(&group.id);
+        let wanted = group.state.look(&Look { now, peek: group.peek, node: group.node, owned });
+        changes.extend(changed(group.id, before, group.state.occupancy));
+        if wanted && group.asked.is_none() && self.options.probe {
+            let baseline_of =
+                if group.peek == Peek::LooksHeld { in_group(&self.devices, group.id) } else { Vec::new() };
+            let request =
+                Request { group: group.id, baseline_of, deadline: now + self.options.probe_deadline };
+            let answers = Arc::clone(&self.answers);
+            let done = Box::new(move |answer: Answer, more: bool| {
+                answers.arrived.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+                if !more {
+                    // Fails only when 2^64 - 2 signals were not taken.
+                    let _ = rustix::io::write(&answers.signal, &1_u64.to_ne_bytes());
+                }
+            });
+            // An open of an earlier question still hangs: its answer, or the deadline, comes first.
+            if self.prober.start(request, done).is_ok() {
+                group.asked = Some(now);
+            }
+        }
+    }
+
+    fn remember(&mut self, error: Error) {
+        // A tree full of garbage must not fill our memory with errors about it.
+        const MOST: usize = 256;
+        if self.errors.len() < MOST && !self.errors.contains(&error) {
+            self.errors.push(error);
+        }
+    }
+}
+
+impl std::fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Monitor")
+            .field("devices", &self.devices)
+            .field("groups", &self.groups)
+            .finish_non_exhaustive()
+    }
+}
+
+fn changed(group: GroupId, before: Occupancy, after: Occupancy) -> Option<Change> {
+    match (before, after) {
+        (before, after) if before == after => None,
+        (_, Occupancy::Held) => Some(Change::Held(group)),
+        (Occupancy::Held, Occupancy::Free) => Some(Change::Freed(group)),
+        _ => Some(Change::Changed(group)),
+    }
+}
+
+fn in_group(devices: &[Tracked], group: GroupId) -> Vec<DeviceId> {
+    devices
+        .iter()
+        .filter(|tracked| tracked.device.group == Some(group))
+        .map(|tracked| tracked.device.id)
+        .collect()
+}
+
+/// Looks at the counts of a group's tracked devices. A count of 0 is its own baseline; one above 0 becomes a baseline
+/// only while an open of ours has the group.
+fn peek(root: &Root, devices: &mut [Tracked], group: GroupId) -> Result<Peek> {
+    let mut peek = Peek::Blind;
+    for tracked in devices.iter_mut().filter(|tracked| tracked.device.group == Some(group)) {
+        let count = match tracked.enable.read(root, tracked.device.id) {
+            Ok(count) => count,
+            Err(error) if error.kind == ErrorKind::Missing => continue,
+            Err(error) => return Err(error),
+        };
+        if count > tracked.baseline.unwrap_or(0) {
+            peek = Peek::LooksHeld;
+        } else {
+            tracked.baseline = Some(count);
+            if peek == Peek::Blind {
+                peek = Peek::LooksFree;
+            }
+        }
+    }
+    Ok(peek)
+}
+
+/// Whether the kernel's unbind of a device waits for its holder: the function is there without a driver, and so is the
+/// group's node (or its entry in sysfs, where /dev cannot be seen).
+fn still_unbinding(root: &Root, tracked: &Tracked) -> bool {
+    let (Some(address), Some(group)) = (tracked.device.id.pci(), tracked.device.group) else { return false };
+    let mut link = [0; 512];
+    let driver = root.link(format_args!("sys/bus/pci/devices/{address}/driver"), &mut link).map(|_| ());
+    let present = root.stat(format_args!("sys/bus/pci/devices/{address}")).is_ok();
+    let node = root.stat(format_args!("dev/vfio/{group}")).is_ok()
+        || root.stat(format_args!("sys/class/vfio/{group}")).is_ok();
+    let count = EnableCount::default().read(root, tracked.device.id);
+    // `enable` falls only when the holder leaves: a neighbour that keeps the node does not keep this device.
+    driver == Err(Errno::NOENT)
+        && present
+        && node
+        && count.is_ok_and(|count| count > tracked.baseline.unwrap_or(0))
+}

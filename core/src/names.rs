@@ -1,0 +1,131 @@
+//! Names of PCI devices from a pci.ids file, read in one pass without building the database.
+
+use std::io::Read;
+
+/// Calls `visit` with the index and the name of each of `wanted` (vendor, device) pairs that the file names.
+///
+/// The file's form: a vendor's line is `10de  NVIDIA Corporation`; its devices follow, each after a tab; subsystems
+/// after two. Reads at most until the last wanted vendor's block has ended. Names are as written, trimmed.
+///
+/// # Errors
+/// The reader failed. A malformed line names nothing and costs nothing else.
+pub fn find(
+    file: &mut dyn Read,
+    wanted: &[(u16, u16)],
+    visit: &mut dyn FnMut(usize, &str),
+) -> std::io::Result<()> {
+    let mut vendors: Vec<u16> = wanted.iter().map(|(vendor, _)| *vendor).collect();
+    vendors.sort_unstable();
+    vendors.dedup();
+    let mut left = vendors.len();
+    let mut vendor = None;
+    lines(file, &mut |line| {
+        match line {
+            [b'\t', b'\t', ..] | [b'#', ..] | [] => {}
+            [b'\t', device @ ..] => {
+                if let (Some(vendor), Some((device, name))) = (vendor, entry(device)) {
+                    for (index, _) in wanted.iter().enumerate().filter(|(_, pair)| **pair == (vendor, device))
+                    {
+                        visit(index, name);
+                    }
+                }
+            }
+            _ => {
+                if vendor.take().is_some() {
+                    left -= 1;
+                }
+                // Vendors are sorted, then come the classes (`C 03`), which entry() refuses.
+                vendor = entry(line)
+                    .map(|(vendor, _)| vendor)
+                    .filter(|vendor| vendors.binary_search(vendor).is_ok());
+            }
+        }
+        left > 0
+    })
+}
+
+fn entry(line: &[u8]) -> Option<(u16, &str)> {
+    let (id, name) = line.split_at_checked(4)?;
+    let id = u16::from_str_radix(std::str::from_utf8(id).ok()?, 16).ok()?;
+    let name = std::str::from_utf8(name.strip_prefix(b" ")?).ok()?.trim();
+    (!name.is_empty()).then_some((id, name))
+}
+
+/// Feeds `take` line after line until it has enough; of a line longer than the buffer, its beginning.
+fn lines(file: &mut dyn Read, take: &mut dyn FnMut(&[u8]) -> bool) -> std::io::Result<()> {
+    // pci.ids has 1.5 MB: 64 KiB make it some 25 reads, and stay in cache.
+    let mut buffer = vec![0; 64 * 1024];
+    let mut filled = 0;
+    let mut inside_long_line = false;
+    loop {
+        let length = file.read(buffer.get_mut(filled..).unwrap_or_default())?;
+        filled += length;
+        let mut begin = 0;
+        while let Some(end) = find_newline(buffer.get(begin..filled).unwrap_or_default()) {
+            let enough = !inside_long_line && !take(buffer.get(begin..begin + end).unwrap_or_default());
+            if enough {
+                return Ok(());
+            }
+            inside_long_line = false;
+            begin += end + 1;
+        }
+        if length == 0 {
+            if !inside_long_line {
+                take(buffer.get(begin..filled).unwrap_or_default());
+            }
+            return Ok(());
+        }
+        if begin == 0 && filled == buffer.len() {
+            if !inside_long_line {
+                take(&buffer);
+            }
+            inside_long_line = true;
+            filled = 0;
+        } else {
+            buffer.copy_within(begin..filled, 0);
+            filled -= begin;
+        }
+    }
+}
+
+fn find_newline(bytes: &[u8]) -> Option<usize> {
+    bytes.iter().position(|&byte| byte == b'\n')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const FILE: &str = "# comment\n\
+        1002  Advanced Micro Devices\n\t2330  Wrong vendor\n\
+        10de  NVIDIA Corporation\n\t20b0  GA100 [A100 SXM4 40GB]\n\t\t10de 1450  Subsystem\n\t2330  GH100 [H100 SXM5 80GB] \n\
+        \tzzzz  bad\n\t2331\n\
+        8086  Intel Corporation\n\t2330  Wrong again\nC 03  Display controller\n\t02  3D controller\n";
+
+    fn names(file: &str, wanted: &[(u16, u16)]) -> Vec<(usize, String)> {
+        let mut found = Vec::new();
+        find(&mut file.as_bytes(), wanted, &mut |index, name| found.push((index, name.to_owned()))).unwrap();
+        found
+    }
+
+    #[test]
+    fn finds_the_right_vendors_device() {
+        let found = names(FILE, &[(0x10de, 0x2330), (0x10de, 0x20b0), (0x10de, 0x9999), (0x10de, 0x2331)]);
+        assert_eq!(found, [(1, "GA100 [A100 SXM4 40GB]".into()), (0, "GH100 [H100 SXM5 80GB]".into())]);
+        assert_eq!(names(FILE, &[(0x0003, 0x0002)]), []);
+    }
+
+    #[test]
+    fn a_long_line_costs_only_itself() {
+        let file = format!("10de  NVIDIA\n\t2330  {}\n\t20b0  Short\n", "x".repeat(200_000));
+        assert!(names(&file, &[(0x10de, 0x20b0)]).contains(&(0, "Short".into())));
+    }
+
+    proptest! {
+        #[test]
+        fn no_file_panics(bytes: Vec<u8>) {
+            find(&mut bytes.as_slice(), &[(0x10de, 0x2330)], &mut |_, _| {}).unwrap();
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! Pure: what is known of a group's occupancy, what the next look changes, and when an open is worth its price.
+//!
+//! An open of a *free* group can make a virtual machine's own open fail, an open of a held one never. So a group is
+//! opened once when it is first seen, afterwards only where a look without opening cannot tell.
+
+use crate::peek::Peek;
+use std::time::{Duration, Instant};
+
+/// Whether a group is held.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Occupancy {
+    /// Nobody has it.
+    Free,
+    /// Some process has the group or a device of it open.
+    Held,
+    /// There is no node, or no device behind it.
+    Absent,
+    /// It could not be told; neither free nor held.
+    Unknown(Why),
+}
+
+/// Why an occupancy is unknown.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Why {
+    /// The open was denied (EPERM by the device cgroup, EACCES by the node's mode).
+    Denied,
+    /// No answer within the deadline.
+    Late,
+    /// Any other errno.
+    Errno(i32),
+    /// Nobody asked yet.
+    NotAsked,
+}
+
+/// What an occupancy rests on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Evidence {
+    /// An open of the group's node.
+    Open,
+    /// `enable` of its functions, against their baselines.
+    Enable,
+    /// The presence of the node itself.
+    Node,
+    /// Nothing yet.
+    None,
+}
+
+impl Occupancy {
+    /// Whether it is surely held: EBUSY, or a count above its baseline. Anything doubtful is not "held".
+    #[must_use]
+    pub fn is_held(self) -> bool {
+        self == Self::Held
+    }
+
+    /// `free`, `held`, `absent` or `unknown`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Held => "held",
+            Self::Absent => "absent",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+}
+
+impl Evidence {
+    /// `open`, `enable`, `node` or `none`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Enable => "enable",
+            Self::Node => "node",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Whether the group's node is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Node {
+    /// It is.
+    Present,
+    /// /dev/vfio is visible, and it is not in it.
+    Missing,
+    /// /dev/vfio itself cannot be seen from here, as in a container without it: says nothing about the node.
+    Hidden,
+}
+
+/// One look at a group.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// When.
+    pub now: Instant,
+    /// What `enable` says.
+    pub peek: Peek,
+    /// Whether the node is there.
+    pub node: Node,
+    /// Whether a pod owns a device of it: then its VM may be about to open it, and we never do.
+    pub owned: bool,
+}
+
+/// Longest pause between two opens of a group that stays busy.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What is known of one group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupState {
+    /// The answer.
+    pub occupancy: Occupancy,
+    /// What it rests on.
+    pub evidence: Evidence,
+    /// Since when.
+    pub since: Instant,
+    /// EBUSY was seen and no open has succeeded since. `enable` falls before the group can be opened, and a holder
+    /// without a device never raises it: only an open ends this.
+    busy_proven: bool,
+    first_open: FirstOpen,
+    next_open: Instant,
+    pause: Duration,
+    interval: Duration,
+}
+
+/// Whether the open that a group gets at first sight has been had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum FirstOpen {
+    /// Wanted whatever the peek says: it was there when we started, and so may be its holder.
+    Due,
+    /// Wanted only if a count is above 0: it appeared while we watched.
+    IfCounted,
+    Done,
+}
+
+impl GroupState {
+    /// A group first seen. `at_start`: it was there before us.
+    #[must_use]
+    pub fn new(now: Instant, at_start: bool, interval: Duration) -> Self {
+        Self {
+            occupancy: Occupancy::Unknown(Why::NotAsked),
+            evidence: Evidence::None,
+            since: now,
+            busy_proven: false,
+            first_open: if at_start { FirstOpen::Due } else { FirstOpen::IfCounted },
+            next_open: now,
+            pause: interval,
+            interval,
+        }
+    }
+
+    /// Takes in a look; `true` asks for an open.
+    #[must_use]
+    pub fn look(&mut self, look: &Look) -> bool {
+        if look.node == Node::Missing {
+            // When it comes back it is a new node: whoever holds it then opened it after we saw it missing.
+            self.set(Occupancy::Absent, Evidence::Node, look.now);
+            self.busy_proven = false;
+            self.first_open = FirstOpen::IfCounted;
+            return false;
+        }
+        let counted = look.peek == Peek::LooksHeld;
+        if !self.busy_proven {
+            match look.peek {
+                Peek::LooksHeld => self.set(Occupancy::Held, Evidence::Enable, look.now),
+                // Free by an open and still looking free: the open is the better evidence.
+                Peek::LooksFree if self.occupancy != Occupancy::Free => {
+                    self.set(Occupancy::Free, Evidence::Enable, look.now);
+                }
+                Peek::LooksFree => {}
+                Peek::Blind if self.occupancy == Occupancy::Absent => {
+                    self.set(Occupancy::Unknown(Why::NotAsked), Evidence::None, look.now);
+                }
+                Peek::Blind => {}
+            }
+        }
+        if look.owned || look.node == Node::Hidden {
+            return false;
+        }
+        let wanted = match self.first_open {
+            FirstOpen::Due => true,
+            FirstOpen::IfCounted if counted => true,
+            FirstOpen::IfCounted | FirstOpen::Done if look.peek == Peek::Blind => true,
+            FirstOpen::IfCounted => {
+                // It came with nobody in it, so a later change from 0 needs no open.
+                self.first_open = FirstOpen::Done;
+                false
+            }
+            FirstOpen::Done => self.busy_proven && !counted,
+        };
+        wanted && look.now >= self.next_open
+    }
+
+    /// Takes in the answer to an open; `peek` is the latest look without opening.
+    pub fn answered(&mut self, answer: Occupancy, peek: Peek, now: Instant) {
+        let before = self.occupancy;
+        match answer {
+            Occupancy::Free => {
+                self.busy_proven = false;
+                self.set(answer, Evidence::Open, now);
+            }
+            Occupancy::Held => {
+                self.busy_proven = true;
+                self.set(answer, Evidence::Open, now);
+            }
+            Occupancy::Absent => {
+                self.busy_proven = false;
+                self.set(answer, Evidence::Open, now);
+            }
+            // Late or denied changes nothing; where nothing else can tell, it is said.
+            Occupancy::Unknown(_) if peek == Peek::Blind && !self.busy_proven => {
+                self.set(answer, Evidence::Open, now);
+            }
+            Occupancy::Unknown(_) => {}
+        }
+        if answer != Occupancy::Unknown(Why::Late) {
+            self.first_open = FirstOpen::Done;
+        }
+        self.pause = if answer == before { (self.pause * 2).min(LONGEST_PAUSE) } else { self.interval };
+        self.next_open = now + self.pause;
+    }
+
+    /// Somebody knows better, for example that the holder has exited: the next look may open at once.
+    pub fn hurry(&mut self, now: Instant) {
+        self.next_open = now;
+        self.pause = self.interval;
+    }
+
+    /// Whether the open that a group gets at first sight is still to come.
+    #[must_use]
+    pub fn first_open_is_due(&self) -> bool {
+        self.first_open == FirstOpen::Due
+    }
+
+    fn set(&mut self, occupancy: Occupancy, evidence: Evidence, now: Instant) {
+        if self.occupancy != occupancy {
+            self.occupancy = occupancy;
+            self.since = now;
+        }
+        self.evidence = evidence;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    struct Story {
+        state: GroupState,
+        now: Instant,
+        look: Look,
+    }
+
+    impl Story {
+        fn new(at_start: bool) -> Self {
+            let now = Instant::now();
+            let look = Look { now, peek: Peek::LooksFree, node: Node::Present, owned: false };
+            Self { state: GroupState::new(now, at_start, INTERVAL), now, look }
+        }
+
+        /// A look `after` the last one; whether it wants an open.
+        fn look(&mut self, peek: Peek, after: Duration) -> bool {
+            self.now += after;
+            self.look = Look { now: self.now, peek, ..self.look };
+            self.state.look(&self.look)
+        }
+
+        fn answer(&mut self, answer: Occupancy) {
+            self.state.answered(answer, self.look.peek, self.now);
+        }
+    }
+
+    #[test]
+    fn a_free_group_is_opened_once_and_never_again() {
+        let mut story = Story::new(true);
+        assert!(story.look(Peek::LooksFree, INTERVAL));
+        story.answer(Occupancy::Free);
+        for peek in [Peek::LooksFree, Peek::LooksHeld, Peek::LooksFree] {
+            for _ in 0..100 {
+                assert!(!story.look(peek, INTERVAL));
+            }
+            let expected = if peek == Peek::LooksHeld { Occupancy::Held } else { Occupancy::Free };
+            assert_eq!(story.state.occupancy, expected);
+        }
+    }
+
+    #[test]
+    fn a_group_that_appears_free_is_not_opened_at_all() {
+        let mut story = Story::new(false);
+        assert!(!story.look(Peek::LooksFree, INTERVAL));
+        assert!(!story.look(Peek::LooksHeld, INTERVAL));
+        assert_eq!(story.state.occupancy, Occupancy::Held);
+    }
+
+    #[test]
+    fn a_count_at_first_sight_is_checked_and_may_be_left_over() {
+        let mut story = Story::new(false);
+        assert!(story.look(Peek::LooksHeld, INTERVAL));
+        story.answer(Occupancy::Free);
+        assert_eq!((story.state.occupancy, story.state.evidence), (Occupancy::Free, Evidence::Open));
+    }
+
+    #[test]
+    fn ebusy_ends_only_by_an_open_that_succeeds_with_growing_pauses() {
+        let mut story = Story::new(true);
+        assert!(story.look(Peek::LooksFree, INTERVAL));
+        story.answer(Occupancy::Held);
+        let mut opens = Vec::new();
+        for second in 1..=30 {
+            if story.look(Peek::LooksFree, INTERVAL) {
+                opens.push(second);
+                story.answer(Occupancy::Held);
+            }
+            assert_eq!(story.state.occupancy, Occupancy::Held);
+        }
+        assert_eq!(opens, [1, 3, 7, 12, 17, 22, 27]);
+        story.state.hurry(story.now);
+        assert!(story.look(Peek::LooksFree, Duration::ZERO));
+        story.answer(Occupancy::Free);
+        assert_eq!(story.state.occupancy, Occupancy::Free);
+    }
+
+    #[test]
+    fn a_busy_group_with_a_device_open_is_left_alone() {
+        let mut story = Story::new(true);
+        assert!(story.look(Peek::LooksHeld, INTERVAL));
+        story.answer(Occupancy::Held);
+        assert!((0..100).all(|_| !story.look(Peek::LooksHeld, INTERVAL)));
+        assert!(story.look(Peek::LooksFree, INTERVAL), "the count fell: now the open tells");
+    }
+
+    #[test]
+    fn an_owned_group_is_never_opened() {
+        for (peek, expected) in [(Peek::LooksFree, Occupancy::Free), (Peek::LooksHeld, Occupancy::Held)] {
+            let mut story = Story::new(true);
+            story.look.owned = true;
+            assert!((0..100).all(|_| !story.look(peek, INTERVAL)));
+            assert_eq!(story.state.occupancy, expected);
+        }
+    }
+
+    #[test]
+    fn a_missing_node_is_absent_and_never_held() {
+        let mut story = Story::new(true);
+        story.look.node = Node::Missing;
+        assert!(!story.look(Peek::LooksHeld, INTERVAL));
+        assert_eq!((story.state.occupancy, story.state.evidence), (Occupancy::Absent, Evidence::Node));
+        story.look.node = Node::Present;
+        assert!(!story.look(Peek::LooksFree, INTERVAL));
+        assert_eq!(story.state.occupancy, Occupancy::Free);
+    }
+
+    #[test]
+    fn a_denied_open_leaves_the_answer_to_the_peek() {
+        for (peek, expected) in [
+            (Peek::LooksFree, Occupancy::Free),
+            (Peek::LooksHeld, Occupancy::Held),
+            (Peek::Blind, Occupancy::Unknown(Why::Denied)),
+        ] {
+            let mut story = Story::new(true);
+            assert!(story.look(peek, INTERVAL));
+            story.answer(Occupancy::Unknown(Why::Denied));
+            assert_eq!(story.state.occupancy, expected);
+        }
+    }
+
+    #[test]
+    fn a_late_answer_changes_nothing_and_the_first_open_stays_due() {
+        let mut story = Story::new(true);
+        assert!(story.look(Peek::LooksHeld, INTERVAL));
+        story.answer(Occupancy::Unknown(Why::Late));
+        assert_eq!(story.state.occupancy, Occupancy::Held);
+        assert!(!story.look(Peek::LooksHeld, Duration::from_millis(10)));
+        assert!(story.look(Peek::LooksHeld, INTERVAL));
+    }
+
+    #[test]
+    fn where_nothing_can_be_peeked_opens_go_on_with_pauses() {
+        let mut story = Story::new(false);
+        assert!(story.look(Peek::Blind, INTERVAL));
+        story.answer(Occupancy::Free);
+        let opens = (0..60).filter(|_| {
+            let wanted = story.look(Peek::Blind, INTERVAL);
+            if wanted {
+                story.answer(Occupancy::Free);
+            }
+            wanted
+        });
+        assert_eq!(opens.count(), 13, "after 2, 6 and then every 5 seconds");
+    }
+}

@@ -1,0 +1,245 @@
+//! Probes with a deadline: the open runs on a helper thread, because the kernel can hold it for seconds.
+
+use crate::id::{DeviceId, GroupId};
+use crate::occupancy::{Occupancy, Why};
+use crate::peek::EnableCount;
+use crate::probe::occupancy_of;
+use crate::root::Root;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+/// Opens that may be under way at once, over all groups. A kernel that lets four hang is asked no fifth.
+pub const MOST_AT_ONCE: usize = 4;
+
+/// One question.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The group to open.
+    pub group: GroupId,
+    /// Functions whose `enable` is read while our descriptor is open, when nobody else can have them: the baseline.
+    pub baseline_of: Vec<DeviceId>,
+    /// A question that nobody has begun to ask by then is not asked: the answer is `Unknown(Late)`.
+    pub deadline: Instant,
+}
+
+/// The answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// The group that was asked for.
+    pub group: GroupId,
+    /// What the open said.
+    pub occupancy: Occupancy,
+    /// `enable` counts with nobody there, of the functions asked for; empty unless the open succeeded.
+    pub baselines: Vec<(DeviceId, u32)>,
+}
+
+/// Called once, on a helper thread, with the answer and whether more answers follow at once. Must not block.
+pub type Done = Box<dyn FnOnce(Answer, bool) + Send>;
+
+/// An open of this group is still outstanding; a second one would only queue behind it in the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outstanding;
+
+/// Asks groups by opening them, off the caller's thread; at most one open a group and [`MOST_AT_ONCE`] in all.
+///
+/// Helper threads start when first needed and one stays. Dropping the prober waits for none of them: an open that
+/// hangs in the kernel must not hang an exit.
+pub struct Prober {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    root: Arc<Root>,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<(Request, Done)>,
+    outstanding: Vec<GroupId>,
+    workers: usize,
+    idle: usize,
+    /// When a worker last took a question.
+    taken: Option<Instant>,
+    closed: bool,
+}
+
+impl Shared {
+    // A worker that panicked left counters behind, nothing half done.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Prober {
+    /// A prober of the groups below `root`. Starts no thread yet.
+    #[must_use]
+    pub fn new(root: Arc<Root>) -> Self {
+        Self { shared: Arc::new(Shared { root, state: Mutex::default(), wake: Condvar::new() }) }
+    }
+
+    /// Queues a question and returns at once.
+    ///
+    /// # Errors
+    /// The group's last question has no answer yet.
+    pub fn start(&self, request: Request, done: Done) -> Result<(), Outstanding> {
+        let mut state = self.shared.lock();
+        if state.outstanding.contains(&request.group) {
+            return Err(Outstanding);
+        }
+        state.outstanding.push(request.group);
+        state.queue.push_back((request, done));
+        // One worker takes a whole batch, an open is microseconds; more start only when it seems to hang in one.
+        let hangs = state.taken.is_some_and(|taken| taken.elapsed() > Duration::from_millis(20));
+        if state.idle > 0 {
+            self.shared.wake.notify_one();
+        } else if state.workers == 0 || hangs {
+            self.spawn(&mut state);
+        }
+        Ok(())
+    }
+
+    /// Adds a helper thread if questions wait while others hang. Call it when answers are overdue.
+    pub fn hurry(&self) {
+        let mut state = self.shared.lock();
+        if !state.queue.is_empty() && state.idle == 0 {
+            self.spawn(&mut state);
+        }
+    }
+
+    /// Asks one group and waits for the answer, at most `deadline`; later it is `Unknown(Late)`.
+    #[must_use]
+    pub fn probe(&self, group: GroupId, deadline: Duration) -> Occupancy {
+        let (send, receive) = mpsc::sync_channel(1);
+        let request = Request { group, baseline_of: Vec::new(), deadline: Instant::now() + deadline };
+        // try_send: the receiver may have given up, the helper must not care.
+        let done = Box::new(move |answer: Answer, _| {
+            let _ = send.try_send(answer.occupancy);
+        });
+        if self.start(request, done).is_err() {
+            return Occupancy::Unknown(Why::Late);
+        }
+        receive.recv_timeout(deadline).unwrap_or(Occupancy::Unknown(Why::Late))
+    }
+
+    fn spawn(&self, state: &mut State) {
+        if state.workers >= MOST_AT_ONCE {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        // Nothing recurses or holds large buffers here.
+        let thread = std::thread::Builder::new().name("vfio-probe".into()).stack_size(64 * 1024);
+        // Where no thread can be had, the question stays queued and its asker's deadline answers.
+        if thread.spawn(move || work(&shared)).is_ok() {
+            state.workers += 1;
+        }
+    }
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.closed = true;
+        state.queue.clear();
+        self.shared.wake.notify_all();
+    }
+}
+
+impl fmt::Debug for Prober {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prober").field("root", &self.shared.root).finish_non_exhaustive()
+    }
+}
+
+fn work(shared: &Shared) {
+    let mut state = shared.lock();
+    while !state.closed {
+        let Some((request, done)) = state.queue.pop_front() else {
+            if state.idle > 0 {
+                break; // Another one already waits; the extra workers of a hang go.
+            }
+            state.idle += 1;
+            state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+            continue;
+        };
+        state.taken = Some(Instant::now());
+        drop(state);
+        let answer = ask(&shared.root, &request);
+        state = shared.lock();
+        state.outstanding.retain(|group| *group != request.group);
+        let more = !state.queue.is_empty();
+        drop(state);
+        done(answer, more);
+        state = shared.lock();
+    }
+    state.workers -= 1;
+}
+
+fn ask(root: &Root, request: &Request) -> Answer {
+    let group = request.group;
+    let mut baselines = Vec::new();
+    let occupancy =
+        if Instant::now() > request.deadline {
+            Occupancy::Unknown(Why::Late)
+        } else if request.baseline_of.is_empty() {
+            root.probe(group)
+        } else {
+            match root.open_group(group) {
+                Ok(_ours_alone) => {
+                    baselines.extend(request.baseline_of.iter().filter_map(|&device| {
+                        Some((device, EnableCount::default().read(root, device).ok()?))
+                    }));
+                    Occupancy::Free
+                }
+                Err(errno) => occupancy_of(errno),
+            }
+        };
+    Answer { group, occupancy, baselines }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_question_of_a_batch_is_answered_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let vfio = folder.path().join("dev/vfio");
+        std::fs::create_dir_all(&vfio).unwrap();
+        for group in 0..50 {
+            std::fs::write(vfio.join(group.to_string()), "").unwrap();
+        }
+        let prober = Prober::new(Arc::new(Root::open(folder.path()).unwrap()));
+        let (send, receive) = mpsc::channel();
+        for group in 0..100 {
+            let send = send.clone();
+            let request = Request {
+                group: GroupId(group),
+                baseline_of: Vec::new(),
+                deadline: Instant::now() + Duration::from_secs(10),
+            };
+            prober.start(request, Box::new(move |answer, _| send.send(answer).unwrap())).unwrap();
+        }
+        let mut answers: Vec<_> =
+            (0..100).map(|_| receive.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
+        answers.sort_by_key(|answer| answer.group);
+        for (number, answer) in (0..100).zip(&answers) {
+            let expected = if number < 50 { Occupancy::Free } else { Occupancy::Absent };
+            assert_eq!((answer.group, answer.occupancy), (GroupId(number), expected));
+        }
+    }
+
+    /// A FIFO without O_NONBLOCK would hang; with it our open returns, so a question that expired stands in for a hang.
+    #[test]
+    fn a_question_past_its_deadline_is_not_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::open(folder.path()).unwrap();
+        let request = Request { group: GroupId(1), baseline_of: Vec::new(), deadline: Instant::now() };
+        std::thread::sleep(Duration::from_millis(1));
+        assert_eq!(ask(&root, &request).occupancy, Occupancy::Unknown(Why::Late));
+    }
+}

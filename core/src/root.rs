@@ -1,0 +1,213 @@
+//! The directory below which everything is looked up, and bounded reads of what is there.
+
+use crate::error::{Error, Result};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Stat, openat, readlinkat_raw, statat};
+use rustix::io::{Errno, read};
+use std::ffi::CStr;
+use std::fmt::{self, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// sysfs gives an attribute at most a page (`sysfs_emit`), 4096 bytes on the architectures that have VFIO for PCI.
+pub(crate) const PAGE: usize = 4096;
+
+/// A directory that holds `sys`, `dev` and `proc`: `/`, a host tree mounted into a container, or a test's folder.
+///
+/// Lookups are relative to it, but symbolic links inside are followed as the kernel does; sysfs' are relative.
+/// It can be used from any number of threads.
+#[derive(Debug)]
+pub struct Root {
+    directory: OwnedFd,
+}
+
+/// A caller's buffer for directory listings; reusing one is what makes a repeated scan free of allocations.
+pub struct Buffer(Box<[MaybeUninit<u8>]>);
+
+impl Buffer {
+    /// A buffer of the size that glibc uses for readdir, 32 KiB: some 1,000 sysfs entries a system call.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Box::new_uninit_slice(32 * 1024))
+    }
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} bytes)", self.0.len())
+    }
+}
+
+/// A path below the root, composed on the stack.
+pub(crate) struct RelativePath {
+    bytes: [u8; 256],
+    len: usize,
+}
+
+impl RelativePath {
+    pub(crate) fn new(path: fmt::Arguments<'_>) -> std::result::Result<Self, Errno> {
+        let mut this = Self { bytes: [0; 256], len: 0 };
+        this.write_fmt(path).map_err(|_| Errno::NAMETOOLONG)?;
+        Ok(this)
+    }
+
+    fn as_c_str(&self) -> &CStr {
+        // write_str leaves the last byte 0.
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
+    }
+}
+
+impl Write for RelativePath {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.len + text.len();
+        if end >= self.bytes.len() {
+            return Err(fmt::Error);
+        }
+        self.bytes.get_mut(self.len..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
+    }
+}
+
+impl Root {
+    /// Opens the directory that `sys`, `dev` and `proc` are looked up in.
+    ///
+    /// # Errors
+    /// It is not there, not a directory, or we may not enter it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| {
+            Error::system(errno, "root directory").of_entry(path.as_os_str().as_encoded_bytes())
+        })?;
+        Ok(Self { directory })
+    }
+
+    /// The host itself, `/`.
+    ///
+    /// # Errors
+    /// As [`Root::open`].
+    pub fn host() -> Result<Self> {
+        Self::open(Path::new("/"))
+    }
+
+    pub(crate) fn open_at(
+        &self,
+        path: fmt::Arguments<'_>,
+        flags: OFlags,
+    ) -> std::result::Result<OwnedFd, Errno> {
+        openat(&self.directory, RelativePath::new(path)?.as_c_str(), flags | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// Opens a file for reading so that nothing in its place can block us: O_NONBLOCK lets the open of a FIFO and a
+    /// read of it return at once, O_NOCTTY keeps a terminal from becoming ours.
+    pub(crate) fn open_attribute(&self, path: fmt::Arguments<'_>) -> std::result::Result<OwnedFd, Errno> {
+        self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
+    }
+
+    /// Reads an attribute, without the white space at its end. More than the buffer holds is E2BIG.
+    pub(crate) fn read<'b>(
+        &self,
+        path: fmt::Arguments<'_>,
+        buffer: &'b mut [u8],
+    ) -> std::result::Result<&'b [u8], Errno> {
+        let file = self.open_attribute(path)?;
+        // One read is enough: sysfs and procfs give a short file whole (seq_file, `kernfs_file_read_iter`).
+        let length = read(&file, &mut *buffer)?;
+        if length == buffer.len() {
+            return Err(Errno::TOOBIG);
+        }
+        Ok(buffer.get(..length).unwrap_or_default().trim_ascii_end())
+    }
+
+    /// Reads a link's text. One that does not fit is ENAMETOOLONG (readlinkat cuts silently).
+    pub(crate) fn link<'b>(
+        &self,
+        path: fmt::Arguments<'_>,
+        buffer: &'b mut [u8],
+    ) -> std::result::Result<&'b [u8], Errno> {
+        let path = RelativePath::new(path)?;
+        let length = readlinkat_raw(&self.directory, path.as_c_str(), &mut *buffer)?;
+        if length == buffer.len() {
+            return Err(Errno::NAMETOOLONG);
+        }
+        Ok(buffer.get(..length).unwrap_or_default())
+    }
+
+    /// stat, following links.
+    pub(crate) fn stat(&self, path: fmt::Arguments<'_>) -> std::result::Result<Stat, Errno> {
+        statat(&self.directory, RelativePath::new(path)?.as_c_str(), AtFlags::empty())
+    }
+
+    /// Calls `visit` with the name of every entry of a directory but `.` and `..`.
+    pub(crate) fn list(
+        &self,
+        path: fmt::Arguments<'_>,
+        buffer: &mut Buffer,
+        mut visit: impl FnMut(&[u8]),
+    ) -> std::result::Result<(), Errno> {
+        let directory = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut entries = RawDir::new(directory.as_fd(), &mut buffer.0);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                visit(name);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The part of a link's text after the last slash.
+pub(crate) fn last_component(link: &[u8]) -> &[u8] {
+    link.rsplit(|&byte| byte == b'/').next().unwrap_or(link)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn reads_are_bounded_and_never_block() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::open(folder.path()).unwrap();
+        fs::write(folder.path().join("long"), [b'x'; PAGE]).unwrap();
+        fs::write(folder.path().join("short"), "0x10de\n").unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            folder.path().join("fifo"),
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        let mut buffer = [0; PAGE];
+        assert_eq!(root.read(format_args!("long"), &mut buffer), Err(Errno::TOOBIG));
+        assert_eq!(root.read(format_args!("short"), &mut buffer), Ok(&b"0x10de"[..]));
+        assert_eq!(root.read(format_args!("fifo"), &mut buffer), Ok(&b""[..]));
+        let long = "x".repeat(300);
+        assert_eq!(root.read(format_args!("{long}"), &mut buffer), Err(Errno::NAMETOOLONG));
+    }
+
+    #[test]
+    fn a_link_that_does_not_fit_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("../12345", folder.path().join("link")).unwrap();
+        let root = Root::open(folder.path()).unwrap();
+        assert_eq!(root.link(format_args!("link"), &mut [0; 8]), Err(Errno::NAMETOOLONG));
+        assert_eq!(root.link(format_args!("link"), &mut [0; 9]).map(last_component), Ok(&b"12345"[..]));
+    }
+
+    #[test]
+    fn an_absent_root_is_named() {
+        let error = Root::open(Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(error.contains("/nowhere") && error.contains("No such file"), "{error}");
+    }
+}
