@@ -173,6 +173,10 @@ impl GroupState {
                 Peek::Blind => {}
             }
         }
+        if look.owned && self.first_open == FirstOpen::Due {
+            // When its pod has gone, only a count that stays is worth an open: left over, or held by who cannot be hurt.
+            self.first_open = FirstOpen::IfCounted;
+        }
         if look.owned || look.node == Node::Hidden {
             return false;
         }
@@ -338,6 +342,16 @@ mod tests {
             assert!((0..100).all(|_| !story.look(peek, INTERVAL)));
             assert_eq!(story.state.occupancy, expected);
         }
+    }
+
+    #[test]
+    fn a_group_that_was_owned_at_start_is_not_opened_when_its_pod_has_gone() {
+        let mut story = Story::new(true);
+        story.look.owned = true;
+        assert!(!story.look(Peek::LooksHeld, INTERVAL));
+        story.look.owned = false;
+        assert!(!story.look(Peek::LooksFree, INTERVAL));
+        assert_eq!(story.state.occupancy, Occupancy::Free);
     }
 
     #[test]

@@ -90,7 +90,13 @@ pub struct Watch {
     next_pass: Instant,
     failure: Option<Error>,
     own_processes: bool,
+    /// Groups whose holder has exited and that were still held then, with the next pause before another look.
+    exited: Vec<(GroupId, Duration)>,
 }
+
+/// A group whose holder has exited is looked at again after 10, 20, 40, ... ms, as long as this is not exceeded: with the
+/// exit the group can be opened, unless another process shares the descriptor.
+const LAST_FOLLOW_UP: Duration = Duration::from_millis(160);
 
 impl Watch {
     /// Begins to watch; the first [`Watch::next`] takes stock. Sources that cannot be had (uevents in a user namespace,
@@ -132,6 +138,7 @@ impl Watch {
             next_pass,
             failure: None,
             own_processes,
+            exited: Vec::new(),
         };
         watch.watch_nodes();
         Ok(watch)
@@ -145,7 +152,10 @@ impl Watch {
 
     /// The next event, or none for now. Never waits; it may do a pass, some 20 system calls with 8 devices, and where a
     /// group became held a look at all processes.
-    #[expect(clippy::should_implement_trait, reason = "an iterator's None is an end, this one's is `not now`")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator's None is an end, this one's is `not now`"
+    )]
     pub fn next(&mut self) -> Option<Event> {
         if let Some(event) = self.events.pop_front() {
             return Some(event);
@@ -156,6 +166,7 @@ impl Watch {
             self.next_pass = now + self.monitor.options().interval;
             self.failure = self.monitor.pass(now, &mut self.changes).err();
             self.watch_nodes();
+            self.follow_up(now);
         }
         if self.options.holders {
             self.look_for_holders(now);
@@ -236,10 +247,32 @@ impl Watch {
                     let group = GroupId(u32::try_from(exits & 0xffff_ffff).unwrap_or_default());
                     // A readable pidfd stays readable: forget the group's holders, look again if it is still held.
                     self.held.retain(|held| held.group != group);
+                    self.exited.retain(|(exited, _)| *exited != group);
+                    self.exited.push((group, Duration::from_millis(10)));
                     self.monitor.hurry(group, now);
                     self.next_pass = now;
                 }
             }
+        }
+    }
+
+    /// Looks again soon at groups that are still held after their holder's exit.
+    fn follow_up(&mut self, now: Instant) {
+        let monitor = &mut self.monitor;
+        self.exited.retain_mut(|(group, pause)| {
+            *pause *= 2;
+            let held = monitor.group(*group).is_some_and(|group| group.state.occupancy.is_held());
+            if held {
+                monitor.hurry(*group, now);
+            }
+            held && *pause <= LAST_FOLLOW_UP
+        });
+        if let Some(pause) = self.exited.iter().map(|(_, pause)| *pause / 2).min() {
+            let interval = self.monitor.options().interval;
+            let times =
+                Itimerspec { it_interval: timespec(interval), it_value: timespec(pause.min(interval)) };
+            // If it fails, the regular tick comes all the same.
+            let _ = timerfd_settime(&self.tick, TimerfdTimerFlags::empty(), &times);
         }
     }
 
@@ -274,7 +307,12 @@ impl Watch {
     /// devtmpfs makes and removes nodes through the VFS, so inotify sees them (sysfs folders raise nothing). The folder
     /// itself may appear late, with the first device ever bound.
     fn watch_nodes(&mut self) {
-        if self.nodes.is_some() || !(self.monitor.vfio_visible() || self.monitor.groups().is_empty()) {
+        if !self.monitor.vfio_visible() && !self.monitor.groups().is_empty() {
+            // The folder went, and with it the watch of it.
+            self.nodes = None;
+            return;
+        }
+        if self.nodes.is_some() {
             return;
         }
         self.nodes = watch_folder(self.monitor.root()).ok().filter(|nodes| {
