@@ -1,1 +1,18 @@
-//! See the crate description in Cargo.toml.
+//! A simulated node: a tree shaped like the kernel's sysfs, group nodes that really answer EBUSY, virtual machines that
+//! are real processes, and a stand-in for the kubelet on real sockets. Needs no privilege and no hardware.
+//!
+//! What it cannot give: uevents, and the price of a probe (an open here never makes another's open fail). Both are
+//! tested in the VM of tests/vm.
+
+pub mod capabilities;
+pub mod function;
+pub mod group_node;
+pub mod kubelet;
+pub mod machine;
+pub mod node;
+
+pub use capabilities::drop_sys_admin;
+pub use function::Function;
+pub use kubelet::Kubelet;
+pub use machine::{Hold, Vm, VmSpec};
+pub use node::Node;

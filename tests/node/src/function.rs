@@ -1,0 +1,94 @@
+//! The description of one PCI function.
+
+/// A PCI function to put into the tree.
+#[derive(Clone, Debug)]
+pub struct Function {
+    /// `0000:3b:00.0`.
+    pub address: String,
+    /// Vendor id.
+    pub vendor: u16,
+    /// Device id.
+    pub device: u16,
+    /// Class, 24 bits.
+    pub class: u32,
+    /// Subsystem vendor and device.
+    pub subsystem: (u16, u16),
+    /// NUMA node, -1 for unknown.
+    pub numa_node: i32,
+    /// IOMMU group.
+    pub group: Option<u32>,
+    /// The driver that it is bound to.
+    pub driver: Option<String>,
+    /// Its physical function, if it is a virtual one.
+    pub physfn: Option<String>,
+    /// How many virtual functions it has on; none if it has no SR-IOV.
+    pub sriov_numvfs: Option<u16>,
+}
+
+impl Function {
+    /// A function without driver in a group of its own; an Ethernet controller nobody is interested in.
+    #[must_use]
+    pub fn new(address: &str, group: u32) -> Self {
+        Self {
+            address: address.to_owned(),
+            vendor: 0x8086,
+            device: 0x10d3,
+            class: 0x02_0000,
+            subsystem: (0x8086, 0),
+            numa_node: -1,
+            group: Some(group),
+            driver: None,
+            physfn: None,
+            sriov_numvfs: None,
+        }
+    }
+
+    /// An H100 bound to vfio-pci.
+    #[must_use]
+    pub fn gpu(address: &str, group: u32, numa_node: i32) -> Self {
+        Self {
+            vendor: 0x10de,
+            device: 0x2330,
+            class: 0x03_0200,
+            subsystem: (0x10de, 0x16c1),
+            numa_node,
+            driver: Some("vfio-pci".to_owned()),
+            ..Self::new(address, group)
+        }
+    }
+
+    /// The same with another device id.
+    #[must_use]
+    pub fn with_device(self, device: u16) -> Self {
+        Self { device, ..self }
+    }
+
+    /// The same bound to another driver, or to none.
+    #[must_use]
+    pub fn with_driver(self, driver: Option<&str>) -> Self {
+        Self { driver: driver.map(str::to_owned), ..self }
+    }
+
+    /// What its `uevent` file says (`pci_uevent`, drivers/pci/pci-driver.c).
+    #[must_use]
+    pub fn uevent(&self) -> String {
+        let driver = self.driver.as_ref().map(|driver| format!("DRIVER={driver}\n")).unwrap_or_default();
+        format!(
+            "{driver}PCI_CLASS={:04X}\nPCI_ID={:04X}:{:04X}\nPCI_SUBSYS_ID={:04X}:{:04X}\nPCI_SLOT_NAME={}\n\
+             MODALIAS=pci:v{:08X}d{:08X}sv{:08X}sd{:08X}bc{:02X}sc{:02X}i{:02X}\n",
+            self.class,
+            self.vendor,
+            self.device,
+            self.subsystem.0,
+            self.subsystem.1,
+            self.address,
+            self.vendor,
+            self.device,
+            self.subsystem.0,
+            self.subsystem.1,
+            self.class >> 16,
+            self.class >> 8 & 0xff,
+            self.class & 0xff,
+        )
+    }
+}

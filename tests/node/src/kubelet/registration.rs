@@ -1,0 +1,119 @@
+//! The Registration service: checks, dials back, and follows the plugin's stream.
+
+use super::books::{Registration, Resource};
+use super::{Inner, dial};
+use kubelet_api::v1beta1::registration_server;
+use kubelet_api::v1beta1::{Empty, RegisterRequest};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+use tonic::{Request, Response, Status};
+
+pub(super) struct Service(pub(super) Arc<Inner>);
+
+#[tonic::async_trait]
+impl registration_server::Registration for Service {
+    async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<Empty>, Status> {
+        let request = request.into_inner();
+        if request.version != kubelet_api::VERSION {
+            return Err(Status::unknown(format!("unsupported version {:?}", request.version)));
+        }
+        if !is_extended_resource_name(&request.resource_name) {
+            return Err(Status::unknown(format!("invalid resource name {:?}", request.resource_name)));
+        }
+        // Inside the call, as the kubelet does: the plugin must be serving already.
+        let mut client = dial(&self.0.folder.join(&request.endpoint)).await?;
+        let options =
+            tokio::time::timeout(Duration::from_secs(10), client.get_device_plugin_options(Empty {}))
+                .await
+                .map_err(|_| Status::deadline_exceeded("GetDevicePluginOptions"))??
+                .into_inner();
+        let stream = self.0.streams.lock().unwrap_or_else(PoisonError::into_inner).child_token();
+        let (name, endpoint) = (request.resource_name, request.endpoint);
+        self.0.books.send_modify(|books| {
+            let (resource, endpoint) = (name.clone(), endpoint.clone());
+            books.registrations.push(Registration {
+                resource,
+                endpoint: endpoint.clone(),
+                at: Instant::now(),
+            });
+            let resource = Resource {
+                endpoint,
+                connected: true,
+                options,
+                client: Some(client.clone()),
+                stream: stream.clone(),
+                ..Resource::default()
+            };
+            // The old plugin's stream is ended when another takes its name.
+            if let Some(old) = books.resources.insert(name.clone(), resource) {
+                old.stream.cancel();
+            }
+        });
+        let inner = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let follow = async {
+                let mut lists = client.list_and_watch(Empty {}).await?.into_inner();
+                while let Some(list) = lists.message().await? {
+                    inner.books.send_modify(|books| {
+                        let resource =
+                            books.resources.get_mut(&name).filter(|known| known.endpoint == endpoint);
+                        if let Some(resource) = resource {
+                            resource.devices = list.devices;
+                            resource.lists += 1;
+                            resource.listed_at = Some(Instant::now());
+                        }
+                    });
+                }
+                Ok::<(), Status>(())
+            };
+            tokio::select! {
+                _ = follow => {}
+                () = stream.cancelled() => {}
+            }
+            inner.books.send_modify(|books| books.disconnected(&name, &endpoint));
+        });
+        Ok(Response::new(Empty {}))
+    }
+}
+
+/// `IsExtendedResourceName` (pkg/apis/core/v1/helper/helpers.go).
+fn is_extended_resource_name(name: &str) -> bool {
+    let Some((domain, rest)) = name.split_once('/') else { return false };
+    let ends_well = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+    };
+    let plain = |text: &str, also: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || also.contains(c));
+    !name.contains("kubernetes.io/")
+        && !name.starts_with("requests.")
+        && domain.len() + "requests.".len() <= 253
+        && domain
+            .split('.')
+            .all(|label| ends_well(label) && plain(label, "-") && label == label.to_lowercase())
+        && rest.len() <= 63
+        && ends_well(rest)
+        && plain(rest, "-_.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_extended_resource_name;
+
+    #[test]
+    fn refuses_what_the_kubelet_refuses() {
+        let long = format!("nvidia.com/{}", "x".repeat(64));
+        for (name, good) in [
+            ("nvidia.com/GH100_H100_SXM5_80GB", true),
+            ("nvidia.com/2330", true),
+            ("nvidia.com/AD102_", false),
+            ("nvidia.com/a/b", false),
+            ("GPU", false),
+            ("x.kubernetes.io/gpu", false),
+            ("requests.nvidia.com/gpu", false),
+            ("Nvidia.com/gpu", false),
+            (long.as_str(), false),
+        ] {
+            assert_eq!(is_extended_resource_name(name), good, "{name}");
+        }
+    }
+}
