@@ -21,6 +21,9 @@ fn generated_code_is_up_to_date() {
             fs::write(out.join(&name), &made).unwrap();
         }
         let checked_in = fs::read_to_string(out.join(&name)).unwrap_or_default();
-        assert!(made == checked_in, "{name} is not what {file} generates: run UPDATE=1 cargo test -p kubelet-api");
+        assert!(
+            made == checked_in,
+            "{name} is not what {file} generates: run UPDATE=1 cargo test -p kubelet-api"
+        );
     }
 }
