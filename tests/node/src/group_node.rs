@@ -15,7 +15,6 @@ pub struct GroupNode {
     path: PathBuf,
     opened: OwnedFd,
     opens: u64,
-    own_opens: u64,
 }
 
 impl GroupNode {
@@ -31,8 +30,11 @@ impl GroupNode {
             PathBuf::from(String::from_utf8_lossy(ptsname(&master, Vec::new())?.as_bytes()).into_owned());
         let slave = open(&path)?;
         let opened = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&opened, &path, inotify::WatchFlags::OPEN)?;
-        Ok(Self { _master: master, slave, path, opened, opens: 0, own_opens: 0 })
+        // With the closes, since the kernel merges an event into an equal one that waits (`inotify_merge`): opens alone
+        // would count as one.
+        let closes = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::CLOSE_NOWRITE;
+        inotify::add_watch(&opened, &path, inotify::WatchFlags::OPEN | closes)?;
+        Ok(Self { _master: master, slave, path, opened, opens: 0 })
     }
 
     /// Where the node really is.
@@ -55,8 +57,10 @@ impl GroupNode {
     /// # Errors
     /// As the kernel says.
     pub fn open(&mut self) -> std::io::Result<OwnedFd> {
+        let before = self.opens();
         let opened = open(&self.path)?;
-        self.own_opens += 1;
+        // Without our own; the machine's close comes later and is not counted.
+        self.opens = self.opens().saturating_sub(1).max(before);
         Ok(opened)
     }
 
@@ -76,15 +80,15 @@ impl GroupNode {
         Ok(ioctl_tiocnxcl(&self.slave)?)
     }
 
-    /// How often others have opened the node with success so far; a failed open makes no event.
+    /// How often others have opened the node with success so far; a failed open makes no event. Two that have it open at
+    /// the same time may count as one.
     pub fn opens(&mut self) -> u64 {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(&self.opened, &mut buffer);
         while let Ok(event) = events.next() {
-            // Equal events that wait are merged into one by the kernel, so this counts at least the bursts.
             self.opens += u64::from(event.events().contains(inotify::ReadFlags::OPEN));
         }
-        self.opens.saturating_sub(self.own_opens)
+        self.opens
     }
 }
 
