@@ -25,6 +25,12 @@ pub struct Function {
     pub sriov_numvfs: Option<u16>,
 }
 
+impl Default for Function {
+    fn default() -> Self {
+        Self::new("0000:00:00.0", 0)
+    }
+}
+
 impl Function {
     /// A function without driver in a group of its own; an Ethernet controller nobody is interested in.
     #[must_use]
@@ -67,6 +73,15 @@ impl Function {
     #[must_use]
     pub fn with_driver(self, driver: Option<&str>) -> Self {
         Self { driver: driver.map(str::to_owned), ..self }
+    }
+
+    /// Whether it is bound to a VFIO driver: a variant of vfio-pci, or the vendor's own on a virtual function.
+    #[must_use]
+    pub fn has_vfio_driver(&self) -> bool {
+        let vendor_vf = self.physfn.is_some();
+        self.driver
+            .as_ref()
+            .is_some_and(|driver| driver.contains("vfio") || (vendor_vf && driver == "nvidia"))
     }
 
     /// What its `uevent` file says (`pci_uevent`, drivers/pci/pci-driver.c).

@@ -10,9 +10,11 @@ pub mod group_node;
 pub mod kubelet;
 pub mod machine;
 pub mod node;
+mod state;
+mod sysfs;
 
 pub use capabilities::drop_sys_admin;
 pub use function::Function;
 pub use kubelet::Kubelet;
-pub use machine::{Hold, Vm, VmSpec};
+pub use machine::{Hold, Vm, VmProgram, VmSpec};
 pub use node::Node;

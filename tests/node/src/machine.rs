@@ -1,11 +1,16 @@
 //! Virtual machines: real processes that have group nodes open, and what the kernel does when they end.
 
-use crate::node::Shared;
+use crate::state::Shared;
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use std::io::{Error, Result};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// How far a holder has gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -20,12 +25,16 @@ pub enum Hold {
 /// A virtual machine to start.
 #[derive(Clone, Debug, Default)]
 pub struct VmSpec {
-    /// The functions that it is given, of at most three groups (they become its first three descriptors).
+    /// The functions that it is given.
     pub addresses: Vec<String>,
     /// The pod that its cgroup names; none for a process that belongs to no pod.
     pub pod_uid: Option<String>,
+    /// The container that its cgroup names, 64 hex digits; made from its pid if there is none.
+    pub container_id: Option<String>,
     /// How far it goes.
     pub hold: Hold,
+    /// How long its groups stay held after its end, as when a forked child has the descriptors too.
+    pub teardown: Duration,
 }
 
 impl VmSpec {
@@ -38,16 +47,8 @@ impl VmSpec {
     /// A pod's machine.
     #[must_use]
     pub fn of_pod(uid: &str, addresses: &[String]) -> Self {
-        Self { addresses: addresses.to_vec(), pod_uid: Some(uid.to_owned()), hold: Hold::Device }
+        Self { addresses: addresses.to_vec(), pod_uid: Some(uid.to_owned()), ..Self::default() }
     }
-}
-
-/// A running machine. Dropping it kills it.
-#[derive(Debug)]
-pub struct Vm {
-    pid: u32,
-    child: Arc<Mutex<Child>>,
-    reaper: Option<JoinHandle<()>>,
 }
 
 /// What to run as a virtual machine: it must stay until it is killed and touch none of its descriptors.
@@ -67,69 +68,81 @@ impl Default for VmProgram {
     }
 }
 
-impl Vm {
-    pub(crate) fn start(
-        shared: &Arc<Shared>,
-        program: &VmProgram,
-        link: &std::path::Path,
-        spec: &VmSpec,
-        groups: Vec<(u32, OwnedFd)>,
-    ) -> std::io::Result<Self> {
+impl VmProgram {
+    /// Starts it with the descriptors, of which it is then the only holder.
+    pub(crate) fn spawn(&self, link: &Path, descriptors: Vec<OwnedFd>) -> Result<Child> {
         use std::os::unix::process::CommandExt;
+        // One at a time: a descriptor that one child shall inherit must not get into another one.
+        static SPAWN: Mutex<()> = Mutex::new(());
+        let _alone = SPAWN.lock().unwrap_or_else(PoisonError::into_inner);
         let mut command = Command::new(link);
-        command
-            .arg0(&program.arg0)
-            .args(&program.args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let numbers: Vec<u32> = groups.iter().map(|(group, _)| *group).collect();
-        for (place, (_, descriptor)) in groups.into_iter().enumerate() {
+        command.arg0(&self.arg0).args(&self.args);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut inherited = Vec::new();
+        for (place, descriptor) in descriptors.into_iter().enumerate() {
             match place {
-                0 => command.stdin(descriptor),
-                1 => command.stdout(descriptor),
-                2 => command.stderr(descriptor),
+                0 => drop(command.stdin(descriptor)),
+                1 => drop(command.stdout(descriptor)),
+                2 => drop(command.stderr(descriptor)),
                 _ => {
-                    return Err(std::io::Error::other(
-                        "a simulated machine takes functions of three groups at most",
-                    ));
+                    fcntl_setfd(&descriptor, FdFlags::empty())?;
+                    inherited.push(descriptor);
                 }
-            };
-        }
-        let child = command.spawn()?;
-        let pid = child.id();
-        // Command keeps our copies of the descriptors until it is dropped; the holder must be the child alone.
-        drop(command);
-        shared.held_by(pid, spec, &numbers)?;
-        let child = Arc::new(Mutex::new(child));
-        let (reaped, shared, spec) = (Arc::clone(&child), Arc::clone(shared), spec.clone());
-        let reaper = std::thread::spawn(move || {
-            while reaped
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .try_wait()
-                .is_ok_and(|status| status.is_none())
-            {
-                std::thread::sleep(std::time::Duration::from_millis(2));
             }
-            shared.released_by(pid, &spec, &numbers);
-        });
-        Ok(Self { pid, child, reaper: Some(reaper) })
+        }
+        command.spawn()
+    }
+}
+
+/// A running machine. Dropping it kills it, without waiting for its teardown.
+#[derive(Debug)]
+pub struct Vm {
+    process: Arc<Process>,
+    /// Dropped to cut the teardown short.
+    patience: Option<Sender<()>>,
+    reaper: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Process {
+    pid: Pid,
+    shared: Arc<Shared>,
+    teardown: Duration,
+    /// None when it was reaped and its pid may be another's.
+    child: Mutex<Option<Child>>,
+}
+
+impl Vm {
+    /// Looks after a process that has its groups already.
+    pub(crate) fn watch(shared: &Arc<Shared>, child: Child, teardown: Duration) -> Result<Self> {
+        let pid = pid_of(&child)?;
+        let process = Process { pid, shared: Arc::clone(shared), teardown, child: Mutex::new(Some(child)) };
+        let process = Arc::new(process);
+        let (patience, impatience) = channel();
+        let watched = Arc::clone(&process);
+        let reaper =
+            std::thread::Builder::new().name("vm".to_owned()).spawn(move || watched.reap(&impatience))?;
+        Ok(Self { process, patience: Some(patience), reaper: Some(reaper) })
     }
 
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.process.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Kills it and returns at once; its groups stay held for the teardown that it was started with.
+    pub fn stop(&self) {
+        self.process.kill();
     }
 
     /// Kills it and waits until the node has noticed.
     pub fn kill(mut self) {
-        self.end();
+        self.process.kill();
+        self.join();
     }
 
-    fn end(&mut self) {
-        let _ = self.child.lock().unwrap_or_else(PoisonError::into_inner).kill();
+    fn join(&mut self) {
         if let Some(reaper) = self.reaper.take() {
             let _ = reaper.join();
         }
@@ -138,6 +151,43 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        self.end();
+        self.patience = None;
+        self.process.kill();
+        self.join();
     }
+}
+
+impl Process {
+    /// The group can be opened before the process counts as ended: the kernel closes files (`exit_files`) before it tells
+    /// anybody (`exit_notify`), so that whoever sees the pidfd readable finds the group free.
+    fn kill(&self) {
+        let child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        if child.is_some() {
+            if self.teardown.is_zero() {
+                self.shared.release(self.pid.as_raw_nonzero().get().unsigned_abs());
+            }
+            let _ = kill_process(self.pid, Signal::KILL);
+        }
+    }
+
+    /// Waits for the end, also for one that somebody else brought about, and frees what is still held.
+    fn reap(&self, impatience: &Receiver<()>) {
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        while waitid(WaitId::Pid(self.pid), ended).is_err_and(|error| error == Errno::INTR) {}
+        if !self.teardown.is_zero() {
+            let _ = impatience.recv_timeout(self.teardown);
+        }
+        let pid = self.pid.as_raw_nonzero().get().unsigned_abs();
+        self.shared.release(pid);
+        // While the zombie is there the pid is nobody else's, and the entry in proc nobody else's either.
+        self.shared.forget(pid);
+        if let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = child.wait();
+        }
+    }
+}
+
+fn pid_of(child: &Child) -> Result<Pid> {
+    let raw = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    raw.ok_or_else(|| Error::other("a process without a pid"))
 }

@@ -1,4 +1,5 @@
 //! The stand-in keeps its books as the kubelet does, over real sockets.
+#![allow(clippy::unwrap_used, reason = "a test's helper may fail loudly")]
 
 use kubelet_api::v1beta1::device_plugin_server::{DevicePlugin, DevicePluginServer};
 use kubelet_api::v1beta1::registration_client::RegistrationClient;

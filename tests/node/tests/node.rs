@@ -1,7 +1,9 @@
 //! The node behaves as the kernel does, as far as its users rest on it.
+#![allow(clippy::unwrap_used, reason = "a test's helper may fail loudly")]
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 use vfio_sim_node::{Function, Hold, Node, VmSpec};
 
 const GPU: &str = "0000:3b:00.0";
@@ -85,4 +87,120 @@ fn others_opens_are_counted() {
     let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     assert!(open(&node, 51).is_err());
     assert_eq!(node.opens(51), 1, "neither a machine's opens nor failed ones");
+}
+
+#[test]
+fn opens_in_a_row_are_counted_one_by_one() {
+    let node = node_with_gpu();
+    for _ in 0..100 {
+        drop(open(&node, 51).unwrap());
+    }
+    assert_eq!(node.opens(51), 100);
+    drop(open(&node, 51).unwrap());
+    node.start_vm(&VmSpec::foreign(&[GPU])).unwrap().kill();
+    drop(open(&node, 51).unwrap());
+    assert_eq!(node.opens(51), 102);
+}
+
+#[test]
+fn a_machine_of_eight_groups_is_their_only_holder() {
+    let node = Node::with_eight_gpus().unwrap();
+    let all: Vec<String> =
+        ["1b", "3d", "4e", "5f", "9b", "bd", "ce", "df"].map(|bus| format!("0000:{bus}:00.0")).into();
+    let vm = node.start_vm(&VmSpec::of_pod("u", &all)).unwrap();
+    let fds = fs::read_dir(node.root().join(format!("proc/{}/fd", vm.pid()))).unwrap();
+    let held: Vec<u64> =
+        fds.filter_map(|fd| fs::metadata(fd.ok()?.path()).ok()).map(|fd| fd.rdev()).collect();
+    for group in 51..=58 {
+        assert_eq!(open(&node, group).unwrap_err(), rustix::io::Errno::BUSY);
+        assert!(held.contains(&fs::metadata(node.root().join(format!("dev/vfio/{group}"))).unwrap().rdev()));
+    }
+    vm.kill();
+    for group in 51..=58 {
+        drop(open(&node, group).unwrap());
+    }
+}
+
+#[test]
+fn whoever_sees_the_end_of_a_machine_finds_its_group_free() {
+    let node = node_with_gpu();
+    for _ in 0..20 {
+        let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+        let pid = rustix::process::Pid::from_raw(i32::try_from(vm.pid()).unwrap()).unwrap();
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        let killer = std::thread::spawn(move || vm.kill());
+        let ended = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        let _ =
+            rustix::process::waitid(rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd)), ended);
+        drop(open(&node, 51).unwrap());
+        killer.join().unwrap();
+    }
+}
+
+#[test]
+fn of_two_that_start_at_once_one_gets_the_group() {
+    let node = node_with_gpu();
+    let start = || node.start_vm(&VmSpec::foreign(&[GPU]));
+    let started = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(started.iter().filter(|vm| vm.is_ok()).count(), 1);
+}
+
+#[test]
+fn a_teardown_outlasts_the_process_and_can_be_cut_short() {
+    let node = node_with_gpu();
+    let slow = |teardown| VmSpec { teardown, ..VmSpec::foreign(&[GPU]) };
+    let vm = node.start_vm(&slow(Duration::from_millis(200))).unwrap();
+    let stopped = Instant::now();
+    vm.stop();
+    assert_eq!(open(&node, 51).unwrap_err(), rustix::io::Errno::BUSY);
+    vm.kill();
+    assert!(stopped.elapsed() >= Duration::from_millis(200));
+    drop(open(&node, 51).unwrap());
+    drop(node.start_vm(&slow(Duration::from_secs(600))).unwrap());
+    drop(open(&node, 51).unwrap());
+}
+
+#[test]
+fn a_machine_that_somebody_else_killed_is_noticed() {
+    let node = node_with_gpu();
+    let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(vm.pid()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while node.is_held(51) {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(open(&node, 51).unwrap());
+}
+
+#[test]
+fn sysfs_looks_like_the_kernels() {
+    let node = Node::new().unwrap();
+    node.add(Function { sriov_numvfs: Some(2), ..Function::gpu(GPU, 51, 1) }).unwrap();
+    let vf = Function { physfn: Some(GPU.into()), ..Function::gpu("0000:3b:00.4", 52, 1) };
+    node.add(vf.with_driver(Some("nvidia"))).unwrap();
+    node.add(Function::gpu("0000:3d:00.0", 53, 1).with_driver(Some("nvidia"))).unwrap();
+    node.add_unbound_functions(20).unwrap();
+    let device = format!("sys/bus/pci/devices/{GPU}");
+    assert_eq!(
+        node.read(&format!("{device}/uevent")).unwrap(),
+        "DRIVER=vfio-pci\nPCI_CLASS=30200\nPCI_ID=10DE:2330\nPCI_SUBSYS_ID=10DE:16C1\nPCI_SLOT_NAME=0000:3b:00.0\n\
+         MODALIAS=pci:v000010DEd00002330sv000010DEsd000016C1bc03sc02i00\n"
+    );
+    let target = |path: &str| fs::canonicalize(node.root().join(path)).unwrap();
+    let real = target("sys/devices/pci0000:00/0000:3b:00.0");
+    assert_eq!(target(&device), real);
+    assert_eq!(target(&format!("sys/bus/pci/drivers/vfio-pci/{GPU}")), real);
+    assert_eq!(target(&format!("{device}/iommu_group/devices/{GPU}")), real);
+    assert_eq!(target("sys/class/vfio-dev/vfio0/device"), real);
+    assert_eq!(target("sys/bus/pci/devices/0000:3b:00.4/physfn"), real);
+    assert_eq!(target(&format!("{device}/driver")), target("sys/bus/pci/drivers/vfio-pci"));
+    assert!(node.root().join("dev/vfio/52").exists(), "a virtual function under the vendor's driver");
+    assert!(!node.root().join("dev/vfio/53").exists(), "a whole GPU under the host's driver");
+    node.remove(GPU).unwrap();
+    assert!(!node.root().join("sys/kernel/iommu_groups/51").exists(), "a group goes with its last member");
 }
