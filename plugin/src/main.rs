@@ -1,2 +1,79 @@
-//! x
-fn main() {}
+//! The device plugin and its command line.
+
+mod advertise;
+mod allocate;
+mod cli;
+#[cfg(feature = "demo")]
+mod demo;
+mod doctor;
+mod health;
+mod kubelet_dir;
+mod list;
+mod monitoring;
+mod names;
+mod preferred;
+mod ready;
+mod registration;
+mod resources;
+mod serve;
+mod service;
+mod settings;
+mod snapshot;
+mod status;
+mod table;
+mod watch;
+mod who;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use settings::{LogFormat, Settings};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+/// EX_USAGE of sysexits.h: a supervisor can tell bad settings from a crash.
+const USAGE: u8 = 64;
+const BROKEN: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    log(&cli.settings);
+    let settings = &cli.settings;
+    let done = match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve::run(settings).map(|()| 0),
+        Command::List { json, probe } => list::run(settings, json, probe),
+        Command::Who { target, json } => who::run(settings, &target, json),
+        Command::Watch { json } => watch::run(settings, json),
+        Command::Ready => ready::run(settings),
+        Command::Doctor { json, probe } => doctor::run(settings, json, probe),
+        #[cfg(feature = "demo")]
+        Command::Demo { once } => demo::run(once),
+        #[cfg(feature = "demo")]
+        Command::DemoVm => demo::machine(),
+        Command::Completions { shell } => {
+            cli::completions(shell);
+            Ok(0)
+        }
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("vfio-device-plugin: {error:#}");
+        BROKEN
+    })
+    .into()
+}
+
+/// Logs go to standard error; standard output is for answers.
+fn log(settings: &Settings) {
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(settings.log_level);
+    match settings.log_format {
+        LogFormat::Text => {
+            log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init()
+        }
+        LogFormat::Json => log.json().init(),
+    }
+}

@@ -1,0 +1,90 @@
+//! The command line.
+
+use crate::settings::Settings;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Which VFIO devices of this node are free, who holds the others, and a kubelet that knows it
+#[derive(Parser, Debug)]
+#[command(name = "vfio-device-plugin", version, max_term_width = 110)]
+#[command(
+    after_help = "Exit codes: 0 fine; 1 no (nobody found, not ready, warnings); 2 broken; 64 wrong usage."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+/// What to do; `serve` if nothing is said.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Run the device plugin until SIGTERM (the default)
+    Serve,
+    /// Print the devices, who holds them, and what the kubelet was told
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Open each group's node to be sure; while it is open a starting machine's own open fails
+        #[arg(long)]
+        probe: bool,
+    },
+    /// Print the processes that hold a device or group; exit 1 if none is found
+    Who {
+        /// PCI address, mdev uuid or group number
+        target: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what changes, until interrupted
+    Watch {
+        /// Print a JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Exit 0 if a running `serve` is registered and its monitor alive: for exec probes
+    Ready,
+    /// Say what is wrong with this node and what to do
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Open each group's node to be sure
+        #[arg(long)]
+        probe: bool,
+    },
+    /// Play the product's story on a simulated node; needs no GPU, kubelet or privilege
+    #[cfg(feature = "demo")]
+    Demo {
+        /// Play it once as plain text; exit 0 only if all that it promises held
+        #[arg(long)]
+        once: bool,
+    },
+    /// Print a completion script
+    Completions {
+        /// For this shell
+        shell: Shell,
+    },
+    /// A virtual machine of the demo: stays until it is killed
+    #[cfg(feature = "demo")]
+    #[command(hide = true)]
+    DemoVm,
+}
+
+/// Prints a shell's completion script.
+pub(crate) fn completions(shell: Shell) {
+    clap_complete::generate(shell, &mut Cli::command(), "vfio-device-plugin", &mut std::io::stdout());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

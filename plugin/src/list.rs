@@ -1,0 +1,140 @@
+//! `list`: what the kernel says of each device, beside what the kubelet was told.
+
+use crate::names::Namer;
+use crate::settings::Settings;
+use crate::snapshot::{DeviceReport, DeviceView, GroupView, Listing};
+use crate::status;
+use crate::table::{layout, or_dash};
+use anyhow::Context;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use vfio_probe::device::Detail;
+use vfio_probe::peek::Peek;
+use vfio_probe::{Buffer, Device, Evidence, GroupId, Occupancy, Prober, Root, Viability, Why};
+
+/// How long a running `serve` may take to answer, and an open with `--probe`.
+pub(crate) const ANSWER: Duration = Duration::from_secs(2);
+
+/// Runs the command.
+pub(crate) fn run(settings: &Settings, json: bool, probe: bool) -> anyhow::Result<u8> {
+    let told = status::fetch(&settings.run_dir, ANSWER);
+    if let Err(error) = &told {
+        eprintln!("vfio-device-plugin: {error:#}: what the kubelet was told is unknown");
+    }
+    let views = look(settings, probe, |error| eprintln!("vfio-device-plugin: left out: {error}"))?;
+    let told = told.map(|status| status.devices).unwrap_or_default();
+    let devices = views.iter().map(|view| beside(view, &told)).collect();
+    let listing = Listing { devices };
+    if json {
+        println!("{}", serde_json::to_string(&listing)?);
+    } else {
+        print!("{}", table(&listing));
+    }
+    Ok(0)
+}
+
+/// Looks at all offered devices afresh; what cannot be read is said to `complain` and costs nothing else.
+pub(crate) fn look(
+    settings: &Settings,
+    probe: bool,
+    mut complain: impl FnMut(vfio_probe::Error),
+) -> anyhow::Result<Vec<DeviceView>> {
+    let root = std::sync::Arc::new(Root::open(&settings.root)?);
+    let mut buffer = Buffer::new();
+    let mut devices: Vec<Device> = Vec::new();
+    root.scan(Detail::Full, &mut buffer, |device| match device {
+        Ok(device) => devices.push(device),
+        Err(error) => complain(error),
+    })
+    .with_context(|| format!("{}: not a tree with the host's sys", settings.root.display()))?;
+    devices.sort_by_key(|device| device.id);
+    let mut namer = Namer::new(&settings.select, settings.pci_ids.clone());
+    namer.learn(devices.iter());
+    let offered: Vec<_> =
+        devices.iter().filter_map(|device| Some((*device, namer.resource(device)?))).collect();
+    let prober = Prober::new(std::sync::Arc::clone(&root));
+    let mut groups = BTreeMap::new();
+    for id in offered.iter().filter_map(|(device, _)| device.group) {
+        groups.entry(id).or_insert_with(|| group(&root, id, probe.then_some(&prober), &mut buffer));
+    }
+    let held: Vec<GroupId> =
+        groups.values().filter(|view| view.occupancy.is_held()).map(|view| view.id).collect();
+    if !held.is_empty() {
+        let mut found = Vec::new();
+        let looked = root.holders(&held, &mut |holder| found.push(holder)).map_err(&mut complain).ok();
+        for view in groups.values_mut().filter(|view| held.contains(&view.id)) {
+            view.holders = found.iter().filter(|holder| holder.group == view.id).copied().collect();
+            view.looked = looked;
+        }
+    }
+    let view = |(device, resource): (Device, _)| {
+        let group = device.group.and_then(|id| groups.get(&id).cloned());
+        DeviceView { device, resource, unbinding: false, group }
+    };
+    Ok(offered.into_iter().map(view).collect())
+}
+
+fn group(root: &Root, id: GroupId, prober: Option<&Prober>, buffer: &mut Buffer) -> GroupView {
+    let peek = root.peek(id, buffer).unwrap_or(Peek::Blind);
+    let mut members = Vec::new();
+    let _ = root.members(id, buffer, |member| members.extend(member.ok()));
+    let opened = prober.map(|prober| prober.probe(id, ANSWER));
+    let (occupancy, evidence) = match (opened, peek) {
+        (Some(answer @ (Occupancy::Free | Occupancy::Held | Occupancy::Absent)), _) => {
+            (answer, Evidence::Open)
+        }
+        (_, Peek::LooksHeld) => (Occupancy::Held, Evidence::Enable),
+        (_, Peek::LooksFree) => (Occupancy::Free, Evidence::Enable),
+        (Some(answer), Peek::Blind) => (answer, Evidence::Open),
+        (None, Peek::Blind) => (Occupancy::Unknown(Why::NotAsked), Evidence::None),
+    };
+    let (viability, since) = (Viability::of(&members), Instant::now());
+    GroupView { id, occupancy, evidence, since, viability, peek, holders: Vec::new(), looked: None }
+}
+
+/// A fresh look, with what a running `serve` has told, and with its knowledge where a look cannot have it: a holder that
+/// has the group open but no device, or a count that is left over from before.
+pub(crate) fn beside(view: &DeviceView, told: &[DeviceReport]) -> DeviceReport {
+    let mut report = DeviceReport::new(view, None);
+    if let Some(told) = told.iter().find(|told| told.address == report.address) {
+        report.health.clone_from(&told.health);
+        if told.reason.is_some() {
+            report.reason.clone_from(&told.reason);
+        }
+        let opened = told.evidence == "open" && matches!(told.state.as_str(), "held" | "free");
+        if report.evidence != "open" && (opened && told.state != report.state || told.state == "absent") {
+            report.state.clone_from(&told.state);
+            report.evidence.clone_from(&told.evidence);
+            report.holders.clone_from(&told.holders);
+        }
+    }
+    report
+}
+
+/// The listing as a table.
+pub(crate) fn table(listing: &Listing) -> String {
+    if listing.devices.is_empty() {
+        return "No device of the selection is bound to a VFIO driver.\n".to_owned();
+    }
+    let rows: Vec<[String; 8]> = listing
+        .devices
+        .iter()
+        .map(|device| {
+            let holders =
+                device.holders.iter().map(|holder| format!("pid {} ({})", holder.pid, holder.command));
+            let holders: Vec<String> = holders.collect();
+            let note = device.reason.clone().unwrap_or_else(|| holders.join(", "));
+            [
+                device.address.clone(),
+                or_dash(device.iommu_group),
+                or_dash(device.numa_node),
+                device.resource.clone(),
+                device.state.clone(),
+                device.evidence.clone(),
+                or_dash(device.health.clone()),
+                note,
+            ]
+        })
+        .collect();
+    layout(["ADDRESS", "GROUP", "NUMA", "RESOURCE", "STATE", "BY", "KUBELET", "NOTE"], &rows)
+}

@@ -1,0 +1,146 @@
+//! The thread that drives the core's watch and publishes what it finds.
+
+use crate::names::Namer;
+use crate::settings::Settings;
+use crate::snapshot::Snapshot;
+use anyhow::Context;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::time::Timespec;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use vfio_probe::monitor::{self, Monitor};
+use vfio_probe::{GroupId, Occupancy, Prober, Root, Watch};
+
+/// The first snapshot waits this long for the first opens, which hang where a device is being reset.
+const FIRST_ANSWERS: Duration = Duration::from_secs(1);
+/// A pause as long as this without a tick means that the timer is gone; then passes come at least this often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+
+/// The running monitor, as the rest of the plugin sees it. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Monitoring {
+    /// The root that it watches.
+    pub(crate) root: Arc<Root>,
+    /// Opens groups off-thread; shared so that one group is never opened twice at once.
+    pub(crate) prober: Arc<Prober>,
+    /// None until the first picture is whole.
+    pub(crate) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    told: Mutex<Vec<(GroupId, Occupancy)>>,
+    wake: OwnedFd,
+    stop: AtomicBool,
+    began: Instant,
+    /// Milliseconds after `began` of the latest loop.
+    alive: AtomicU64,
+}
+
+impl Monitoring {
+    /// Opens the root and starts the thread.
+    ///
+    /// # Errors
+    /// The root cannot be opened, or the kernel gives us no descriptors or thread.
+    pub(crate) fn start(settings: &Settings) -> anyhow::Result<Self> {
+        let root = Arc::new(Root::open(&settings.root)?);
+        let prober = Arc::new(Prober::new(Arc::clone(&root)));
+        let options =
+            monitor::Options { interval: settings.interval, probe: !settings.no_probe, ..Default::default() };
+        let watch =
+            Watch::new(Monitor::new(Arc::clone(&root), Arc::clone(&prober), options)?, Default::default())?;
+        let namer = Namer::new(&settings.select, settings.pci_ids.clone());
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("eventfd")?;
+        let shared = Arc::new(Shared {
+            told: Mutex::default(),
+            wake,
+            stop: AtomicBool::new(false),
+            began: Instant::now(),
+            alive: AtomicU64::new(0),
+        });
+        let (sender, snapshots) = watch::channel(None);
+        let thread = std::thread::Builder::new().name("monitor".into()).stack_size(256 * 1024);
+        let theirs = Arc::clone(&shared);
+        thread.spawn(move || run(watch, namer, &theirs, &sender)).context("monitor thread")?;
+        Ok(Self { root, prober, snapshots, shared })
+    }
+
+    /// Tells the monitor what an open made elsewhere has answered.
+    pub(crate) fn told(&self, group: GroupId, occupancy: Occupancy) {
+        self.shared.told.lock().unwrap_or_else(PoisonError::into_inner).push((group, occupancy));
+        let _ = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// How long ago the monitor was last seen alive.
+    pub(crate) fn silence(&self) -> Duration {
+        let alive = Duration::from_millis(self.shared.alive.load(Ordering::Relaxed));
+        self.shared.began.elapsed().saturating_sub(alive)
+    }
+
+    /// How long it has run.
+    pub(crate) fn age(&self) -> Duration {
+        self.shared.began.elapsed()
+    }
+
+    /// Asks the thread to end; does not wait for it.
+    pub(crate) fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        let _ = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Sender<Option<Arc<Snapshot>>>) {
+    let mut reported = Vec::new();
+    let mut failing = None;
+    while !shared.stop.load(Ordering::Relaxed) {
+        let told = std::mem::take(&mut *shared.told.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut news = !told.is_empty();
+        for (group, occupancy) in told {
+            watch.told(group, occupancy);
+        }
+        while let Some(event) = watch.next() {
+            tracing::debug!(?event, "event");
+            news = true;
+        }
+        let alive = u64::try_from(shared.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        shared.alive.store(alive, Ordering::Relaxed);
+        if watch.failure() != failing {
+            failing = watch.failure();
+            if let Some(error) = failing {
+                tracing::warn!(%error, "cannot list bound devices; what is known stays");
+            }
+        }
+        let whole = watch.monitor().settled() || shared.began.elapsed() > FIRST_ANSWERS;
+        let first = sender.borrow().is_none();
+        if whole && (news || first) {
+            namer.learn(watch.monitor().devices().iter().map(|tracked| &tracked.device));
+            let snapshot = Snapshot::take(&watch, |device| namer.resource(device));
+            for error in &snapshot.errors {
+                if !reported.contains(error) {
+                    tracing::warn!(%error, "left out");
+                }
+            }
+            reported.clone_from(&snapshot.errors);
+            sender.send_replace(Some(Arc::new(snapshot)));
+        }
+        let sleep = if whole { LONGEST_SLEEP } else { Duration::from_millis(50) };
+        wait(&watch, shared, sleep);
+    }
+}
+
+fn wait(watch: &Watch, shared: &Shared, longest: Duration) {
+    let fd = watch.fd();
+    let mut fds = [PollFd::new(&fd, PollFlags::IN), PollFd::new(&shared.wake, PollFlags::IN)];
+    let timeout = Timespec::try_from(longest).ok();
+    if poll(&mut fds, timeout.as_ref()).is_err() {
+        // EINTR comes round again; anything else must not become a busy loop.
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    if fds.get(1).is_some_and(|wake| !wake.revents().is_empty()) {
+        let _ = rustix::io::read(&shared.wake, &mut [0_u8; 8]);
+    }
+}

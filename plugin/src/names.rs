@@ -1,0 +1,80 @@
+//! Resource names of devices, looked up in pci.ids once an id.
+
+use crate::resources::{Selector, resource_name};
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use vfio_probe::Device;
+
+/// Where distributions and our image put the file.
+const PLACES: [&str; 3] = ["/usr/pci.ids", "/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids"];
+
+/// Gives devices their resources; remembers every id that it has seen.
+#[derive(Debug)]
+pub(crate) struct Namer {
+    select: Vec<Selector>,
+    file: Option<PathBuf>,
+    known: HashMap<(u16, u16), Arc<str>>,
+    complained: bool,
+}
+
+impl Namer {
+    /// For the devices that `select` names, with names from `file` or the first of the usual places.
+    pub(crate) fn new(select: &[Selector], file: Option<PathBuf>) -> Self {
+        Self { select: select.to_vec(), file, known: HashMap::new(), complained: false }
+    }
+
+    /// Looks up the ids of all devices that are offered and not known yet, in one pass over the file.
+    pub(crate) fn learn<'a>(&mut self, devices: impl Iterator<Item = &'a Device>) {
+        let mut unknown: Vec<(u16, u16)> = devices
+            .filter(|device| self.selects(device))
+            .map(|device| (device.vendor, device.device))
+            .filter(|ids| !self.known.contains_key(ids))
+            .collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        if unknown.is_empty() {
+            return;
+        }
+        let mut names = vec![None; unknown.len()];
+        let found = self.open().and_then(|mut file| {
+            vfio_probe::names::find(&mut file, &unknown, &mut |index, name| {
+                if let Some(slot) = names.get_mut(index) {
+                    *slot = Some(name.to_owned());
+                }
+            })
+        });
+        if let (Err(error), false) = (found, self.complained) {
+            self.complained = true;
+            tracing::warn!(%error, "no pci.ids: resources are named by hex ids; give --pci-ids or install pci.ids");
+        }
+        for ((vendor, device), name) in unknown.into_iter().zip(names) {
+            let resource = resource_name(vendor, device, name.as_deref());
+            self.known.insert((vendor, device), resource.into());
+        }
+    }
+
+    /// A device's resource; none if it is not offered.
+    pub(crate) fn resource(&self, device: &Device) -> Option<Arc<str>> {
+        self.selects(device).then(|| self.known.get(&(device.vendor, device.device)).cloned()).flatten()
+    }
+
+    fn selects(&self, device: &Device) -> bool {
+        self.select.iter().any(|selector| selector.matches(device))
+    }
+
+    fn open(&self) -> std::io::Result<File> {
+        if let Some(file) = &self.file {
+            return File::open(file);
+        }
+        let mut last = Err(std::io::ErrorKind::NotFound.into());
+        for place in PLACES {
+            last = File::open(place);
+            if last.is_ok() {
+                break;
+            }
+        }
+        last
+    }
+}

@@ -1,0 +1,272 @@
+//! One resource's life with the kubelet: serve, register, follow, and begin again when the kubelet has forgotten us.
+
+use crate::advertise::Board;
+use crate::kubelet_dir::KubeletSocket;
+use crate::monitoring::Monitoring;
+use crate::service::{List, Service};
+use kubelet_api::v1beta1::device_plugin_server::DevicePluginServer;
+use kubelet_api::v1beta1::registration_client::RegistrationClient;
+use kubelet_api::v1beta1::{DevicePluginOptions, RegisterRequest};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Endpoint, Server};
+
+/// First and longest pause between two tries.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// The kubelet dials back inside Register and takes up to 10 s for it.
+const REGISTER: Duration = Duration::from_secs(15);
+/// A kubelet that has registered us and follows no stream for this long has dropped us: it never dials again by itself.
+const NO_STREAM: Duration = Duration::from_secs(1);
+/// How often our own socket is looked for; a kubelet that starts removes every socket of the folder.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long an old server may take to end after its streams have.
+const LINGER: Duration = Duration::from_millis(300);
+
+/// What is known of one resource's registration.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct State {
+    /// The kubelet has accepted it, and follows.
+    pub(crate) registered: bool,
+    /// Our socket's file name.
+    pub(crate) endpoint: String,
+    /// Streams open now.
+    pub(crate) streams: usize,
+}
+
+/// What a resource's task needs.
+pub(crate) struct Resource {
+    /// Its name.
+    pub(crate) name: Arc<str>,
+    /// Its list.
+    pub(crate) list: watch::Receiver<List>,
+    /// The kubelet's folder.
+    pub(crate) folder: PathBuf,
+    /// The kubelet's socket there.
+    pub(crate) kubelet: watch::Receiver<Option<KubeletSocket>>,
+    /// The monitor.
+    pub(crate) monitoring: Monitoring,
+    /// What is told.
+    pub(crate) board: Arc<Board>,
+    /// Where its state is shown.
+    pub(crate) state: Arc<Mutex<State>>,
+    /// Ends it.
+    pub(crate) stop: CancellationToken,
+}
+
+/// Removes a socket when dropped.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Resource {
+    /// Serves and registers until stopped; each round is one registration with a socket of its own.
+    pub(crate) async fn run(self) {
+        let mut pause = BACKOFF.0;
+        while !self.stop.is_cancelled() {
+            let why = self.round(&mut pause).await;
+            self.set(|state| *state = State::default());
+            if !self.stop.is_cancelled() {
+                tracing::info!(resource = %self.name, why, "registering again");
+            }
+        }
+    }
+
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    async fn round(&self, pause: &mut Duration) -> &'static str {
+        let kubelet = *self.kubelet.clone().borrow_and_update();
+        let Some(kubelet) = kubelet else {
+            // Nothing to serve: the kubelet removes every socket of its folder when it starts.
+            let mut waiting = self.kubelet.clone();
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                _ = waiting.wait_for(Option::is_some) => {}
+            }
+            return "kubelet.sock has appeared";
+        };
+        let endpoint = socket_name();
+        let path = self.folder.join(&endpoint);
+        let listener = match UnixListener::bind(&path) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::warn!(socket = %path.display(), %error, "cannot make our socket");
+                self.wait(pause).await;
+                return "our socket could not be made";
+            }
+        };
+        let file = SocketFile(path);
+        let (lists, list) = watch::channel(self.list.borrow().clone());
+        let streams = watch::Sender::new(0);
+        let service = Service {
+            resource: Arc::clone(&self.name),
+            list,
+            streams: streams.clone(),
+            monitoring: self.monitoring.clone(),
+            board: Arc::clone(&self.board),
+        };
+        let end = CancellationToken::new();
+        let server = Server::builder()
+            .add_service(DevicePluginServer::new(service))
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end.clone().cancelled_owned());
+        let server = tokio::spawn(server);
+        self.set(|state| state.endpoint.clone_from(&endpoint));
+        let why = tokio::select! {
+            () = self.stop.cancelled() => "stopped",
+            why = self.follow(kubelet, &endpoint, &file.0, &streams, pause) => why,
+            () = forward(self.list.clone(), &lists) => "the list ended",
+        };
+        // The old stream ends and its socket goes before the next Register: a kubelet up to 1.36 that notices the old
+        // stream's end late disconnects whoever has the name then (`runClient`).
+        drop(lists);
+        drop(file);
+        end.cancel();
+        let abort = server.abort_handle();
+        if timeout(LINGER, server).await.is_err() {
+            abort.abort();
+        }
+        why
+    }
+
+    /// Registers, then stays until the kubelet has to be told again.
+    async fn follow(
+        &self,
+        kubelet: KubeletSocket,
+        endpoint: &str,
+        path: &Path,
+        streams: &watch::Sender<usize>,
+        pause: &mut Duration,
+    ) -> &'static str {
+        let mut kubelets = self.kubelet.clone();
+        loop {
+            let socket = self.folder.join(kubelet_api::KUBELET_SOCKET);
+            let outcome = timeout(REGISTER, register(&socket, &self.name, endpoint)).await;
+            match outcome {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => {
+                    tracing::warn!(resource = %self.name, error, "cannot register; trying again")
+                }
+                Err(_) => tracing::warn!(resource = %self.name, "Register takes too long; trying again"),
+            }
+            tokio::select! {
+                _ = kubelets.wait_for(|now| *now != Some(kubelet)) => return "kubelet.sock has changed",
+                () = self.wait(pause) => {}
+            }
+            if !path.exists() {
+                return "our socket is gone";
+            }
+        }
+        *pause = BACKOFF.0;
+        self.set(|state| state.registered = true);
+        tracing::info!(resource = %self.name, endpoint, "registered");
+        let mut counts = streams.subscribe();
+        let mut alone = Duration::ZERO;
+        loop {
+            let count = *counts.borrow_and_update();
+            self.set(|state| state.streams = count);
+            tokio::select! {
+                _ = kubelets.wait_for(|now| *now != Some(kubelet)) => return "kubelet.sock has changed",
+                _ = counts.changed() => alone = Duration::ZERO,
+                () = sleep(LOOK.min(NO_STREAM)) => {
+                    if *counts.borrow() == 0 {
+                        alone += LOOK.min(NO_STREAM);
+                        if alone >= NO_STREAM {
+                            return "the kubelet follows no stream of ours";
+                        }
+                    }
+                    if !path.exists() {
+                        return "our socket is gone";
+                    }
+                }
+            }
+        }
+    }
+
+    /// A pause that doubles, ended early by a stop.
+    async fn wait(&self, pause: &mut Duration) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = sleep(*pause) => {}
+        }
+        *pause = (*pause * 2).min(BACKOFF.1);
+    }
+}
+
+/// Passes lists on to one registration's streams.
+async fn forward(mut from: watch::Receiver<List>, to: &watch::Sender<List>) {
+    while from.changed().await.is_ok() {
+        let list = from.borrow_and_update().clone();
+        to.send_if_modified(|known| {
+            let changed = known != &list;
+            *known = list;
+            changed
+        });
+    }
+    // The resource's sender went: the stop that comes with it ends the round.
+    std::future::pending::<()>().await;
+}
+
+async fn register(socket: &Path, resource: &str, endpoint: &str) -> Result<(), String> {
+    let channel = Endpoint::from_shared(format!("unix:{}", socket.display()))
+        .map_err(|error| format!("{}: {error}", socket.display()))?
+        .connect()
+        .await
+        .map_err(|error| format!("{}: {}", socket.display(), chain(&error)))?;
+    let request = RegisterRequest {
+        version: kubelet_api::VERSION.to_owned(),
+        endpoint: endpoint.to_owned(),
+        resource_name: resource.to_owned(),
+        options: Some(DevicePluginOptions {
+            pre_start_required: false,
+            get_preferred_allocation_available: true,
+        }),
+    };
+    let answer = RegistrationClient::new(channel).register(request).await;
+    answer.map(drop).map_err(|status| format!("{:?}: {}", status.code(), status.message()))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// Marks a socket as ours, so that one left behind by a killed process is known again.
+const PREFIX: &str = "vfio-";
+
+/// Short, for the 108 bytes of a socket address, and never used twice: kubelets from 1.37 on refuse a path that is still
+/// connected, older ones confuse the old connection with the new.
+fn socket_name() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    let unique = u64::try_from(now).unwrap_or_default().wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
+    format!("{PREFIX}{:x}-{:x}.sock", std::process::id(), unique & 0xffff_ffff)
+}
+
+/// Removes sockets that processes of ours have left behind: nobody answers there.
+pub(crate) fn sweep(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let ours = name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(".sock"));
+        if ours && std::os::unix::net::UnixStream::connect(entry.path()).is_err() {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}

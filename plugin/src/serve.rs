@@ -1,0 +1,188 @@
+//! `serve`: the monitor's snapshots become lists, and each resource with a device is registered with the kubelet.
+
+use crate::advertise::Board;
+use crate::kubelet_dir::{self, KubeletSocket};
+use crate::monitoring::Monitoring;
+use crate::registration::{self, Resource, State};
+use crate::service::List;
+use crate::settings::Settings;
+use crate::status::{self, ResourceStatus};
+use anyhow::Context;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// All streams and sockets are gone this long after a SIGTERM, or left to the process' end.
+const SHUTDOWN: Duration = Duration::from_millis(800);
+
+/// A resource that has devices.
+struct Running {
+    list: watch::Sender<List>,
+    stop: CancellationToken,
+    state: Arc<Mutex<State>>,
+    task: JoinHandle<()>,
+}
+
+/// The resources that are served now; shared with the status socket.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    states: Mutex<BTreeMap<Arc<str>, Arc<Mutex<State>>>>,
+}
+
+impl Registry {
+    /// Each resource's registration.
+    pub(crate) fn resources(&self) -> Vec<ResourceStatus> {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states
+            .iter()
+            .map(|(name, state)| {
+                let state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                ResourceStatus {
+                    name: name.to_string(),
+                    registered: state.registered,
+                    streams: state.streams,
+                    endpoint: state.endpoint.clone(),
+                }
+            })
+            .collect()
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The root cannot be opened, or the process gets no threads or descriptors. A kubelet that is not there is waited for.
+pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
+    runtime.block_on(serve(settings))?;
+    // A task that still hangs in the kernel must not hang the exit.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+async fn serve(settings: &Settings) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let monitoring = Monitoring::start(settings)?;
+    let board = Arc::new(Board::new(settings.busy));
+    let registry = Arc::new(Registry::default());
+    let folder = settings.kubelet_dir.clone();
+    registration::sweep(&folder);
+    let (kubelet_sender, kubelet) = watch::channel(kubelet_dir::kubelet_socket(&folder));
+    tokio::spawn(kubelet_dir::follow(folder.clone(), kubelet_sender));
+    let status = status::Server {
+        monitoring: monitoring.clone(),
+        board: Arc::clone(&board),
+        registry: Arc::clone(&registry),
+    };
+    let _socket = status.start(&settings.run_dir);
+    tracing::info!(root = %settings.root.display(), kubelet_dir = %folder.display(), busy = %settings.busy,
+        interval = ?settings.interval, "serving");
+    let mut running = BTreeMap::new();
+    let advertise = advertise(&monitoring, &board, &registry, &folder, &kubelet, &mut running);
+    tokio::select! {
+        () = advertise => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    monitoring.stop();
+    let tasks: Vec<JoinHandle<()>> = running
+        .into_values()
+        .map(|running| {
+            running.stop.cancel();
+            running.task
+        })
+        .collect();
+    let _ = timeout(SHUTDOWN, async {
+        for task in tasks {
+            let _ = task.await;
+        }
+    })
+    .await;
+    Ok(())
+}
+
+/// Turns snapshots into lists, until the monitor ends.
+async fn advertise(
+    monitoring: &Monitoring,
+    board: &Arc<Board>,
+    registry: &Registry,
+    folder: &PathBuf,
+    kubelet: &watch::Receiver<Option<KubeletSocket>>,
+    running: &mut BTreeMap<Arc<str>, Running>,
+) {
+    let mut snapshots = monitoring.snapshots.clone();
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        let mut again = None;
+        if let Some(snapshot) = snapshot {
+            let (lists, when) = board.lists(&snapshot, Instant::now());
+            again = when;
+            running.retain(|name, resource| {
+                let kept = lists.contains_key(name);
+                if !kept {
+                    tracing::info!(resource = %name, "has no devices any more");
+                    // An empty list first: the kubelet then counts 0 at once, not after its grace period of 5 minutes.
+                    resource.list.send_replace(List::default());
+                    resource.stop.cancel();
+                }
+                kept
+            });
+            for (name, list) in lists {
+                if let Some(resource) = running.get(&name) {
+                    resource.list.send_if_modified(|known| {
+                        let changed = known != &list;
+                        *known = list;
+                        changed
+                    });
+                } else {
+                    running.insert(Arc::clone(&name), begin(name, list, monitoring, board, folder, kubelet));
+                }
+            }
+            let states =
+                running.iter().map(|(name, resource)| (Arc::clone(name), Arc::clone(&resource.state)));
+            *registry.states.lock().unwrap_or_else(PoisonError::into_inner) = states.collect();
+            board.sent();
+        }
+        let again = again.map(tokio::time::Instant::from_std);
+        tokio::select! {
+            changed = snapshots.changed() => {
+                if changed.is_err() {
+                    tracing::error!("the monitor has ended");
+                    return;
+                }
+            }
+            () = async { sleep_until(again.unwrap_or_else(tokio::time::Instant::now)).await }, if again.is_some() => {}
+        }
+    }
+}
+
+fn begin(
+    name: Arc<str>,
+    list: List,
+    monitoring: &Monitoring,
+    board: &Arc<Board>,
+    folder: &PathBuf,
+    kubelet: &watch::Receiver<Option<KubeletSocket>>,
+) -> Running {
+    let (sender, list) = watch::channel(list);
+    let (stop, state) = (CancellationToken::new(), Arc::<Mutex<State>>::default());
+    let resource = Resource {
+        name,
+        list,
+        folder: folder.clone(),
+        kubelet: kubelet.clone(),
+        monitoring: monitoring.clone(),
+        board: Arc::clone(board),
+        state: Arc::clone(&state),
+        stop: stop.clone(),
+    };
+    Running { list: sender, stop, state, task: tokio::spawn(resource.run()) }
+}

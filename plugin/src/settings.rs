@@ -1,0 +1,126 @@
+//! Every setting: a flag, an environment variable, a default.
+
+use crate::health::Busy;
+use crate::resources::Selector;
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings that all commands share.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Settings {
+    /// Directory that holds the host's sys, dev and proc
+    #[arg(long, global = true, value_name = "DIR", default_value = "/", env = "VFIO_DEVICE_PLUGIN_ROOT")]
+    pub(crate) root: PathBuf,
+
+    /// The kubelet's folder for device plugins
+    #[arg(long, global = true, value_name = "DIR", default_value = kubelet_api::DEVICE_PLUGINS,
+          env = "VFIO_DEVICE_PLUGIN_KUBELET_DIR")]
+    pub(crate) kubelet_dir: PathBuf,
+
+    /// The kubelet's pod resources socket
+    #[arg(long, global = true, value_name = "SOCKET", default_value = kubelet_api::POD_RESOURCES,
+          env = "VFIO_DEVICE_PLUGIN_POD_RESOURCES")]
+    pub(crate) pod_resources: PathBuf,
+
+    /// Time between two looks at the devices: 500ms, 1s, 2 (seconds); 50ms to 1h
+    #[arg(long, global = true, value_name = "TIME", default_value = "1s", value_parser = interval,
+          env = "VFIO_DEVICE_PLUGIN_INTERVAL")]
+    pub(crate) interval: Duration,
+
+    /// What the kubelet is told of a held device
+    #[arg(long, global = true, value_enum, default_value = "unhealthy", env = "VFIO_DEVICE_PLUGIN_BUSY")]
+    pub(crate) busy: Busy,
+
+    /// Devices to offer, VENDOR[:DEVICE][/CLASS] in hex, `*` for any; may be given more than once
+    #[arg(
+        long,
+        global = true,
+        value_name = "SELECTOR",
+        default_value = "10de/03",
+        value_delimiter = ',',
+        env = "VFIO_DEVICE_PLUGIN_SELECT"
+    )]
+    pub(crate) select: Vec<Selector>,
+
+    /// Never open a group, only look: for containers that may not open device nodes
+    #[arg(long, global = true, env = "VFIO_DEVICE_PLUGIN_NO_PROBE")]
+    pub(crate) no_probe: bool,
+
+    /// The pci.ids file that names come from [default: the first of /usr/pci.ids, /usr/share/misc/pci.ids and
+    /// /usr/share/hwdata/pci.ids]
+    #[arg(long, global = true, value_name = "FILE", env = "VFIO_DEVICE_PLUGIN_PCI_IDS")]
+    pub(crate) pci_ids: Option<PathBuf>,
+
+    /// Folder of the socket on which `serve` tells its state to the other commands
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "/run/vfio-device-plugin",
+        env = "VFIO_DEVICE_PLUGIN_RUN_DIR"
+    )]
+    pub(crate) run_dir: PathBuf,
+
+    /// How much to log
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        default_value = "info",
+        env = "VFIO_DEVICE_PLUGIN_LOG_LEVEL"
+    )]
+    pub(crate) log_level: tracing_subscriber::filter::LevelFilter,
+
+    /// Form of the log
+    #[arg(long, global = true, value_enum, default_value = "text", env = "VFIO_DEVICE_PLUGIN_LOG_FORMAT")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// Forms of the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// A line of text an event
+    Text,
+    /// A JSON object an event
+    Json,
+}
+
+/// Parses a time: a number with `ms` or `s`, or of seconds.
+fn interval(text: &str) -> Result<Duration, String> {
+    const EXPECTED: &str = "expected a time from 50ms to 1h, like 500ms, 1s or 2";
+    let (number, unit) = match text.find(|c: char| c.is_ascii_alphabetic()) {
+        Some(at) => text.split_at(at),
+        None => (text, "s"),
+    };
+    let number: f64 = number.trim().parse().map_err(|_| EXPECTED.to_owned())?;
+    let seconds = match unit {
+        "ms" => number / 1000.0,
+        "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err(EXPECTED.to_owned()),
+    };
+    if (0.05..=3600.0).contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err(EXPECTED.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_and_bounded() {
+        for (text, millis) in
+            [("1s", 1000), ("500ms", 500), ("2", 2000), ("0.05", 50), ("1h", 3_600_000), ("1.5s", 1500)]
+        {
+            assert_eq!(interval(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "0", "49ms", "2h", "-1s", "fast", "1d", "NaN", "inf", "s"] {
+            assert!(interval(text).is_err(), "{text}");
+        }
+    }
+}

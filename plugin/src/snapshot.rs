@@ -1,0 +1,242 @@
+//! What the monitor knew at one moment, immutable, and the record in which it is printed.
+
+use crate::health::Health;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Instant;
+use vfio_probe::peek::Peek;
+use vfio_probe::{Device, DeviceId, Evidence, GroupId, Holder, Looked, Occupancy, Viability, Watch};
+
+/// All offered devices.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Snapshot {
+    /// By id.
+    pub(crate) devices: Vec<DeviceView>,
+    /// Whether /dev/vfio can be listed.
+    pub(crate) vfio_visible: bool,
+    /// What could not be read.
+    pub(crate) errors: Vec<vfio_probe::Error>,
+}
+
+/// One device.
+#[derive(Clone, Debug)]
+pub(crate) struct DeviceView {
+    /// Its record.
+    pub(crate) device: Device,
+    /// The resource that it belongs to.
+    pub(crate) resource: Arc<str>,
+    /// The kernel's unbind of it waits for the holder.
+    pub(crate) unbinding: bool,
+    /// Its group.
+    pub(crate) group: Option<GroupView>,
+}
+
+/// A device's group.
+#[derive(Clone, Debug)]
+pub(crate) struct GroupView {
+    /// Its number.
+    pub(crate) id: GroupId,
+    /// Whether it is held.
+    pub(crate) occupancy: Occupancy,
+    /// What that rests on.
+    pub(crate) evidence: Evidence,
+    /// Since when.
+    pub(crate) since: Instant,
+    /// Whether VFIO can use it.
+    pub(crate) viability: Viability,
+    /// The latest look without opening.
+    pub(crate) peek: Peek,
+    /// Who holds it, as far as seen.
+    pub(crate) holders: Vec<Holder>,
+    /// How far that is.
+    pub(crate) looked: Option<Looked>,
+}
+
+impl Snapshot {
+    /// Takes the watch's state; `resource` names a device's resource, none leaves it out.
+    pub(crate) fn take(watch: &Watch, mut resource: impl FnMut(&Device) -> Option<Arc<str>>) -> Self {
+        let monitor = watch.monitor();
+        let devices = monitor.devices().iter().filter_map(|tracked| {
+            let group = tracked.device.group.and_then(|id| monitor.group(id)).map(|group| GroupView {
+                id: group.id,
+                occupancy: group.state.occupancy,
+                evidence: group.state.evidence,
+                since: group.state.since,
+                viability: group.viability,
+                peek: group.peek,
+                holders: watch.holders(group.id).to_vec(),
+                looked: watch.looked(group.id),
+            });
+            let resource = resource(&tracked.device)?;
+            Some(DeviceView { device: tracked.device, resource, unbinding: tracked.unbinding, group })
+        });
+        Self {
+            devices: devices.collect(),
+            vfio_visible: monitor.vfio_visible(),
+            errors: monitor.errors().to_vec(),
+        }
+    }
+
+    /// A device by the id that the kubelet knows it by.
+    pub(crate) fn device(&self, id: &str) -> Option<&DeviceView> {
+        let id: DeviceId = id.parse().ok()?;
+        self.devices.iter().find(|view| view.device.id == id)
+    }
+}
+
+/// Holders in words: `pid 4711 (qemu-system-x86), pod <uid>`.
+pub(crate) fn describe(holders: &[Holder]) -> String {
+    if holders.is_empty() {
+        return "a process that could not be found".to_owned();
+    }
+    let mut words = Vec::new();
+    for holder in holders {
+        let pod = holder.owner.pod_uid.map(|uid| format!(", pod {uid}")).unwrap_or_default();
+        words.push(format!("pid {} ({}){pod}", holder.pid, holder.command));
+    }
+    words.join("; ")
+}
+
+/// What `list` prints.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Listing {
+    /// The devices.
+    pub(crate) devices: Vec<DeviceReport>,
+}
+
+/// One device, as printed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct DeviceReport {
+    /// PCI address or mdev uuid.
+    pub(crate) address: String,
+    /// Four hex digits.
+    pub(crate) vendor: String,
+    /// Four hex digits.
+    pub(crate) device: String,
+    /// Six hex digits.
+    pub(crate) class: String,
+    /// None while it is being unbound.
+    pub(crate) driver: Option<String>,
+    /// None without an IOMMU.
+    pub(crate) iommu_group: Option<u32>,
+    /// None where the kernel says -1.
+    pub(crate) numa_node: Option<u16>,
+    /// `pci`, `mdev` or `vendor-vf`.
+    pub(crate) kind: String,
+    /// The resource that it belongs to.
+    pub(crate) resource: String,
+    /// `free`, `held`, `absent` or `unknown`.
+    pub(crate) state: String,
+    /// `open`, `enable`, `node` or `none`.
+    pub(crate) evidence: String,
+    /// Whether the group can be used.
+    pub(crate) viable: bool,
+    /// The pod that owns it; not told in this release.
+    pub(crate) owner: Option<String>,
+    /// What the kubelet was told; none when nothing serves.
+    pub(crate) health: Option<String>,
+    /// Why it is Unhealthy, or what is wrong with it.
+    pub(crate) reason: Option<String>,
+    /// Who holds it.
+    pub(crate) holders: Vec<HolderReport>,
+}
+
+/// One holder, as printed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct HolderReport {
+    /// Process id.
+    pub(crate) pid: u32,
+    /// Command name.
+    pub(crate) command: String,
+    /// The pod of its cgroup.
+    pub(crate) pod_uid: Option<String>,
+    /// The container of its cgroup.
+    pub(crate) container_id: Option<String>,
+}
+
+impl From<&Holder> for HolderReport {
+    fn from(holder: &Holder) -> Self {
+        Self {
+            pid: holder.pid,
+            command: holder.command.to_string(),
+            pod_uid: holder.owner.pod_uid.map(|uid| uid.to_string()),
+            container_id: holder.owner.container_id.map(|id| id.to_string()),
+        }
+    }
+}
+
+impl DeviceReport {
+    /// A device as printed, with the health that the kubelet was told.
+    pub(crate) fn new(view: &DeviceView, health: Option<&Health>) -> Self {
+        let (device, group) = (&view.device, view.group.as_ref());
+        let viability = group.map_or(Viability::Viable, |group| group.viability);
+        let not_viable = match viability {
+            Viability::NotViable { member, driver } => Some(format!("{member} is bound to {driver}")),
+            Viability::Viable => None,
+        };
+        Self {
+            address: device.id.to_string(),
+            vendor: format!("{:04x}", device.vendor),
+            device: format!("{:04x}", device.device),
+            class: format!("{:06x}", device.class),
+            driver: device.driver.map(|driver| driver.to_string()),
+            iommu_group: device.group.map(|group| group.0),
+            numa_node: device.numa_node,
+            kind: device.kind.as_str().to_owned(),
+            resource: view.resource.to_string(),
+            state: group.map_or("unknown", |group| group.occupancy.as_str()).to_owned(),
+            evidence: group.map_or("none", |group| group.evidence.as_str()).to_owned(),
+            viable: group.is_some() && viability.is_viable(),
+            owner: None,
+            health: health.map(|health| health.as_str().to_owned()),
+            reason: health.and_then(Health::reason).map(str::to_owned).or(not_viable),
+            holders: group
+                .map(|group| group.holders.iter().map(HolderReport::from).collect())
+                .unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use vfio_probe::holders::Via;
+    use vfio_probe::text::Text;
+    use vfio_probe::{Kind, Sriov};
+
+    /// A device for the tests of pure decisions; a held one is held by pid 7.
+    pub(crate) fn view(
+        address: &str,
+        group: u32,
+        occupancy: Occupancy,
+        since: Instant,
+        viability: Viability,
+        unbinding: bool,
+    ) -> DeviceView {
+        let device = Device {
+            id: address.parse().unwrap(),
+            vendor: 0x10de,
+            device: 0x2330,
+            subsystem_vendor: 0,
+            subsystem_device: 0,
+            class: 0x03_0200,
+            driver: Text::new(b"vfio-pci"),
+            group: Some(GroupId(group)),
+            numa_node: Some(0),
+            sriov: Sriov::None,
+            cdev: None,
+            kind: Kind::Pci,
+            vgpu_type: None,
+            parent: None,
+        };
+        let id = GroupId(group);
+        let command = Text::lossy(b"qemu");
+        let holder =
+            Holder { group: id, pid: 7, start_time: 1, command, via: Via::Group, owner: Default::default() };
+        let holders = if occupancy.is_held() { vec![holder] } else { Vec::new() };
+        let peek = if occupancy.is_held() { Peek::LooksHeld } else { Peek::LooksFree };
+        let evidence = Evidence::Open;
+        let group = GroupView { id, occupancy, evidence, since, viability, peek, holders, looked: None };
+        DeviceView { device, resource: "nvidia.com/GPU".into(), unbinding, group: Some(group) }
+    }
+}
