@@ -76,7 +76,9 @@ fn watch_folder(folder: &Path) -> std::io::Result<AsyncFd<OwnedFd>> {
     let notify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
     let flags = inotify::WatchFlags::CREATE | inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVED_TO;
     inotify::add_watch(&notify, folder, flags | inotify::WatchFlags::DELETE_SELF)?;
-    Ok(AsyncFd::register(notify)?)
+    // Its successor is unsafe for types that may change their descriptor; an OwnedFd keeps its one until dropped.
+    #[expect(deprecated, reason = "unsafe code is for ffi alone")]
+    AsyncFd::new(notify)
 }
 
 fn drain(fd: &OwnedFd) {
