@@ -1,0 +1,38 @@
+# shellcheck shell=bash
+# What ./run and ./verify need on the machine: installed through apt as root on Debian and its kin, else named.
+
+# die TEXT: an error and what to do about it.
+die() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+need_cargo() {
+    # rustup's place, which a login shell would have on its PATH.
+    [ -d "$HOME/.cargo/bin" ] && PATH=$HOME/.cargo/bin:$PATH
+    command -v cargo >/dev/null || die "cargo is missing; get Rust from your distribution or with rustup"
+}
+
+apt_is_fresh=
+# install PACKAGE...
+install() {
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        die "missing: $*; install it (on Debian: apt-get install $*) and run this again"
+    fi
+    if [ -z "$apt_is_fresh" ]; then
+        apt-get update -qq >&2
+        apt_is_fresh=yes
+    fi
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2 ||
+        die "apt-get could not install: $*"
+}
+
+# need COMMAND PACKAGE: installs the package if there is no such command.
+need() {
+    command -v "$1" >/dev/null || install "$2"
+}
+
+# need_file FILE PACKAGE
+need_file() {
+    [ -e "$1" ] || install "$2"
+}
