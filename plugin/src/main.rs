@@ -72,7 +72,7 @@ fn log(settings: &Settings) {
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(settings.log_level);
     match settings.log_format {
         LogFormat::Text => {
-            log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init()
+            log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init();
         }
         LogFormat::Json => log.json().init(),
     }

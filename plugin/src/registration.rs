@@ -156,7 +156,7 @@ impl Resource {
             match outcome {
                 Ok(Ok(())) => break,
                 Ok(Err(error)) => {
-                    tracing::warn!(resource = %self.name, error, "cannot register; trying again")
+                    tracing::warn!(resource = %self.name, error, "cannot register; trying again");
                 }
                 Err(_) => tracing::warn!(resource = %self.name, "Register takes too long; trying again"),
             }

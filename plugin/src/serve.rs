@@ -9,7 +9,7 @@ use crate::settings::Settings;
 use crate::status::{self, ResourceStatus};
 use anyhow::Context;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -114,7 +114,7 @@ async fn advertise(
     monitoring: &Monitoring,
     board: &Arc<Board>,
     registry: &Registry,
-    folder: &PathBuf,
+    folder: &Path,
     kubelet: &watch::Receiver<Option<KubeletSocket>>,
     running: &mut BTreeMap<Arc<str>, Running>,
 ) {
@@ -169,7 +169,7 @@ fn begin(
     list: List,
     monitoring: &Monitoring,
     board: &Arc<Board>,
-    folder: &PathBuf,
+    folder: &Path,
     kubelet: &watch::Receiver<Option<KubeletSocket>>,
 ) -> Running {
     let (sender, list) = watch::channel(list);
@@ -177,7 +177,7 @@ fn begin(
     let resource = Resource {
         name,
         list,
-        folder: folder.clone(),
+        folder: folder.to_owned(),
         kubelet: kubelet.clone(),
         monitoring: monitoring.clone(),
         board: Arc::clone(board),
