@@ -81,7 +81,7 @@ impl GroupNode {
     }
 
     /// How often others have opened the node with success so far; a failed open makes no event. Two that have it open at
-    /// the same time may count as one.
+    /// the same time may count as one; so do two in a row with a fork in this process between the first's open and close.
     pub fn opens(&mut self) -> u64 {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(&self.opened, &mut buffer);

@@ -90,19 +90,6 @@ fn others_opens_are_counted() {
 }
 
 #[test]
-fn opens_in_a_row_are_counted_one_by_one() {
-    let node = node_with_gpu();
-    for _ in 0..100 {
-        drop(open(&node, 51).unwrap());
-    }
-    assert_eq!(node.opens(51), 100);
-    drop(open(&node, 51).unwrap());
-    node.start_vm(&VmSpec::foreign(&[GPU])).unwrap().kill();
-    drop(open(&node, 51).unwrap());
-    assert_eq!(node.opens(51), 102);
-}
-
-#[test]
 fn a_machine_of_eight_groups_is_their_only_holder() {
     let node = Node::with_eight_gpus().unwrap();
     let all: Vec<String> =

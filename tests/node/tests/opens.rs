@@ -1,0 +1,24 @@
+//! Opens are counted one by one. In a binary of its own: a fork in another test keeps a descriptor open past its close,
+//! until the exec, and then two opens count as one.
+#![allow(clippy::unwrap_used, reason = "a test's helper may fail loudly")]
+
+use rustix::fs::{Mode, OFlags};
+use vfio_sim_node::{Function, Node, VmSpec};
+
+const GPU: &str = "0000:3b:00.0";
+
+#[test]
+fn opens_in_a_row_are_counted_one_by_one() {
+    let node = Node::new().unwrap();
+    node.add(Function::gpu(GPU, 51, 0)).unwrap();
+    let open =
+        || std::fs::File::options().read(true).write(true).open(node.root().join("dev/vfio/51")).unwrap();
+    for _ in 0..100 {
+        drop(open());
+    }
+    assert_eq!(node.opens(51), 100);
+    drop(open());
+    node.start_vm(&VmSpec::foreign(&[GPU])).unwrap().kill();
+    drop(open());
+    assert_eq!(node.opens(51), 102);
+}
