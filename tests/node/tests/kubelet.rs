@@ -1,14 +1,20 @@
 //! The stand-in keeps its books as the kubelet does, over real sockets.
 #![allow(clippy::unwrap_used, reason = "a test's helper may fail loudly")]
 
+use kubelet_api::podresources;
+use kubelet_api::podresources::pod_resources_lister_client::PodResourcesListerClient;
 use kubelet_api::v1beta1::device_plugin_server::{DevicePlugin, DevicePluginServer};
 use kubelet_api::v1beta1::registration_client::RegistrationClient;
 use kubelet_api::v1beta1::*;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
-use vfio_sim_node::{Kubelet, Node};
+use vfio_sim_node::Node;
+use vfio_sim_node::kubelet::{Answer, Books, Kubelet};
+
+const WAIT: Duration = Duration::from_secs(5);
 
 /// A plugin of two devices, one of them unhealthy.
 struct Two;
@@ -34,7 +40,7 @@ impl DevicePlugin for Two {
         &self,
         _: Request<PreferredAllocationRequest>,
     ) -> Result<Response<PreferredAllocationResponse>, Status> {
-        Ok(Response::new(PreferredAllocationResponse::default()))
+        Err(Status::internal("asked, though the options offer no advice"))
     }
     async fn allocate(
         &self,
@@ -44,7 +50,10 @@ impl DevicePlugin for Two {
             .into_inner()
             .container_requests
             .iter()
-            .map(|_| ContainerAllocateResponse::default())
+            .map(|container| ContainerAllocateResponse {
+                envs: [("A".to_owned(), container.devices_ids.join(","))].into(),
+                ..ContainerAllocateResponse::default()
+            })
             .collect();
         Ok(Response::new(AllocateResponse { container_responses }))
     }
@@ -70,7 +79,7 @@ async fn register(node: &Node, version: &str, resource: &str) -> Result<(), Stat
         resource_name: resource.into(),
         options: None,
     };
-    let channel = tonic::transport::Endpoint::from_shared(kubelet).unwrap().connect().await.unwrap();
+    let channel = Endpoint::from_shared(kubelet).unwrap().connect().await.unwrap();
     RegistrationClient::new(channel).register(request).await.map(drop)
 }
 
@@ -97,5 +106,94 @@ async fn books_follow_registration_pods_and_restarts() {
     assert!(!node.kubelet_dir().join("two.sock").exists(), "a kubelet removes every socket when it starts");
     assert_eq!(kubelet.capacity("x.com/two").requested, 1);
     kubelet.restart(false).await.unwrap();
+    assert_eq!(kubelet.capacity("x.com/two").requested, 1, "the pod is there, whatever the kubelet forgot");
+    let pods = list(&pod_resources(&node).await).await.unwrap();
+    assert_eq!((pods[0].name.as_str(), pods[0].containers[0].devices.len()), ("vm", 0));
+    kubelet.remove(&pod.pod_uid);
     assert_eq!(kubelet.capacity("x.com/two").requested, 0);
+}
+
+async fn pod_resources(node: &Node) -> PodResourcesListerClient<Channel> {
+    let socket = format!("unix:{}", node.pod_resources_socket().display());
+    PodResourcesListerClient::new(Endpoint::from_shared(socket).unwrap().connect().await.unwrap())
+}
+
+async fn list(client: &PodResourcesListerClient<Channel>) -> Result<Vec<podresources::PodResources>, Status> {
+    let answer = client.clone().list(podresources::ListPodResourcesRequest {}).await?;
+    Ok(answer.into_inner().pod_resources)
+}
+
+#[tokio::test]
+async fn connections_break_when_the_kubelet_stops() {
+    let node = Node::new().unwrap();
+    let kubelet = Kubelet::start(&node.kubelet_dir(), &node.pod_resources_socket()).await.unwrap();
+    register(&node, "v1beta1", "x.com/two").await.unwrap();
+    kubelet.wait_for(WAIT, |books| books.capacity("x.com/two").capacity == 2).await.unwrap();
+    let mut extra = kubelet.extra_stream("x.com/two").await.unwrap();
+    assert_eq!(extra.message().await.unwrap().unwrap().devices.len(), 2);
+    let client = pod_resources(&node).await;
+    assert!(list(&client).await.unwrap().is_empty());
+    kubelet.stop();
+    assert!(list(&client).await.is_err(), "an old connection answers no more");
+    assert!(!matches!(extra.message().await, Ok(Some(_))));
+    assert!(node.kubelet_dir().join("kubelet.sock").exists(), "a process that ends leaves its socket");
+    kubelet.run().await.unwrap();
+    assert!(list(&pod_resources(&node).await).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn pod_resources_can_be_empty_refused_or_stuck() {
+    let node = Node::new().unwrap();
+    let kubelet = Kubelet::start(&node.kubelet_dir(), &node.pod_resources_socket()).await.unwrap();
+    register(&node, "v1beta1", "x.com/two").await.unwrap();
+    kubelet.wait_for(WAIT, |books| books.capacity("x.com/two").capacity == 2).await.unwrap();
+    kubelet.admit("vm", "x.com/two", 1).await.unwrap();
+    let client = pod_resources(&node).await;
+    assert_eq!(list(&client).await.unwrap()[0].containers[0].devices[0].device_ids, ["a"]);
+    kubelet.answer_pod_resources(Answer::Empty);
+    assert!(list(&client).await.unwrap().is_empty());
+    kubelet.answer_pod_resources(Answer::Refuse);
+    assert_eq!(list(&client).await.unwrap_err().code(), tonic::Code::ResourceExhausted);
+    kubelet.answer_pod_resources(Answer::Hang);
+    assert!(tokio::time::timeout(Duration::from_millis(50), list(&client)).await.is_err());
+    kubelet.answer_pod_resources(Answer::Books);
+    assert_eq!(list(&client).await.unwrap().len(), 1);
+    assert_eq!(kubelet.pod_lists(), 5);
+}
+
+#[tokio::test]
+async fn the_checkpoint_names_pods_devices_and_answers() {
+    let node = Node::new().unwrap();
+    let kubelet = Kubelet::start(&node.kubelet_dir(), &node.pod_resources_socket()).await.unwrap();
+    register(&node, "v1beta1", "x.com/two").await.unwrap();
+    kubelet.wait_for(WAIT, |books| books.capacity("x.com/two").capacity == 2).await.unwrap();
+    let pod = kubelet.admit("vm", "x.com/two", 1).await.unwrap();
+    let path = "var/lib/kubelet/device-plugins/kubelet_internal_checkpoint";
+    assert_eq!(
+        node.read(path).unwrap(),
+        format!(
+            "{{\"Data\":{{\"PodDeviceEntries\":[{{\"PodUID\":\"{}\",\"ContainerName\":\"compute\",\
+             \"ResourceName\":\"x.com/two\",\"DeviceIDs\":{{\"-1\":[\"a\"]}},\"AllocResp\":\"CgYKAUESAWE=\"}}],\
+             \"RegisteredDevices\":{{\"x.com/two\":[\"a\"]}}}},\"Checksum\":0}}",
+            pod.pod_uid
+        )
+    );
+    kubelet.restart(false).await.unwrap();
+    assert!(node.read(path).is_err());
+}
+
+#[tokio::test]
+async fn lists_are_kept_in_order_and_registration_counts() {
+    let node = Node::new().unwrap();
+    let kubelet = Kubelet::start(&node.kubelet_dir(), &node.pod_resources_socket()).await.unwrap();
+    register(&node, "v1beta1", "x.com/two").await.unwrap();
+    register(&node, "v1beta1", "x.com/other").await.unwrap();
+    let listed = |books: &Books| books.resources.values().all(|resource| resource.lists == 1);
+    let books = kubelet.wait_for(WAIT, listed).await.unwrap();
+    assert_eq!(books.registrations_of("x.com/two"), 1);
+    assert_eq!(books.registrations[1].resource, "x.com/other");
+    assert_eq!(books.resources["x.com/two"].history[0].1.len(), 2);
+    assert_eq!(books.available("x.com/two"), ["a"]);
+    kubelet.admit("vm", "x.com/two", 1).await.unwrap();
+    assert_eq!(kubelet.books().available("x.com/other"), ["a"], "another resource's ids are other devices");
 }

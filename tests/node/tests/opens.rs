@@ -11,8 +11,8 @@ const GPU: &str = "0000:3b:00.0";
 fn opens_in_a_row_are_counted_one_by_one() {
     let node = Node::new().unwrap();
     node.add(Function::gpu(GPU, 51, 0)).unwrap();
-    let open =
-        || std::fs::File::options().read(true).write(true).open(node.root().join("dev/vfio/51")).unwrap();
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let open = || rustix::fs::open(node.root().join("dev/vfio/51"), flags, Mode::empty()).unwrap();
     for _ in 0..100 {
         drop(open());
     }

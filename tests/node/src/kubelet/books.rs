@@ -1,7 +1,7 @@
 //! The device manager's books: which devices each plugin listed, and which pods were given some.
 
 use kubelet_api::v1beta1::device_plugin_client::DevicePluginClient;
-use kubelet_api::v1beta1::{Device, DevicePluginOptions};
+use kubelet_api::v1beta1::{ContainerAllocateResponse, Device, DevicePluginOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,8 @@ pub struct Resource {
     pub lists: u64,
     /// When the latest list came.
     pub listed_at: Option<Instant>,
+    /// Every list since the registration, and when it came.
+    pub history: Vec<(Instant, Vec<Device>)>,
     /// What the plugin says it can do.
     pub options: DevicePluginOptions,
     pub(crate) client: Option<DevicePluginClient<Channel>>,
@@ -47,8 +49,12 @@ pub struct Pod {
     pub name: String,
     /// The resource.
     pub resource: String,
-    /// Its devices' ids.
+    /// Its devices' ids, as far as the kubelet knows.
     pub devices: Vec<String>,
+    /// How many it asked for: what the scheduler counts, whatever the kubelet forgot.
+    pub requested: usize,
+    /// What the plugin answered to Allocate.
+    pub response: ContainerAllocateResponse,
 }
 
 /// One call of Register.
@@ -88,6 +94,23 @@ impl Resource {
         self.devices.iter().find(|device| device.id == id).map(|device| device.health.as_str())
     }
 
+    /// Takes a list, which is the whole set each time (`genericDeviceUpdateCallback`).
+    pub(crate) fn listed(&mut self, devices: Vec<Device>) {
+        let now = Instant::now();
+        self.history.push((now, devices.clone()));
+        self.devices = devices;
+        self.lists += 1;
+        self.listed_at = Some(now);
+    }
+
+    /// All its devices are unhealthy, and it keeps them (`markResourceUnhealthy`).
+    fn lost(&mut self) {
+        self.connected = false;
+        for device in &mut self.devices {
+            device.health = kubelet_api::UNHEALTHY.to_owned();
+        }
+    }
+
     /// Whether a device is listed as healthy.
     #[must_use]
     pub fn is_healthy(&self, id: &str) -> bool {
@@ -100,7 +123,7 @@ impl Books {
     #[must_use]
     pub fn capacity(&self, resource: &str) -> Capacity {
         let requested =
-            self.pods.iter().filter(|pod| pod.resource == resource).map(|pod| pod.devices.len()).sum();
+            self.pods.iter().filter(|pod| pod.resource == resource).map(|pod| pod.requested).sum();
         let Some(resource) = self.resources.get(resource) else {
             return Capacity { requested, ..Capacity::default() };
         };
@@ -111,7 +134,7 @@ impl Books {
     /// Healthy devices that no pod has.
     #[must_use]
     pub fn available(&self, resource: &str) -> Vec<String> {
-        let given: BTreeSet<&String> = self.pods.iter().flat_map(|pod| &pod.devices).collect();
+        let given: BTreeSet<&String> = self.pods_of(resource).flat_map(|pod| &pod.devices).collect();
         let devices =
             self.resources.get(resource).map(|resource| resource.devices.as_slice()).unwrap_or_default();
         devices
@@ -127,7 +150,24 @@ impl Books {
         self.registrations.iter().filter(|registration| registration.resource == resource).count()
     }
 
-    pub(crate) fn add_pod(&mut self, name: &str, resource: &str, devices: &[String]) -> String {
+    fn pods_of(&self, resource: &str) -> impl Iterator<Item = &Pod> {
+        self.pods.iter().filter(move |pod| pod.resource == resource)
+    }
+
+    /// Whether the plugin said that it answers GetPreferredAllocation.
+    pub(crate) fn has_advice(&self, resource: &str) -> bool {
+        self.resources
+            .get(resource)
+            .is_some_and(|resource| resource.options.get_preferred_allocation_available)
+    }
+
+    pub(crate) fn add_pod(
+        &mut self,
+        name: &str,
+        resource: &str,
+        devices: &[String],
+        response: &ContainerAllocateResponse,
+    ) -> String {
         self.pods_so_far += 1;
         let uid = format!("4b5a1c7e-5b0a-4a57-9d3a-{:012x}", self.pods_so_far);
         self.pods.push(Pod {
@@ -135,6 +175,8 @@ impl Books {
             name: name.to_owned(),
             resource: resource.to_owned(),
             devices: devices.to_vec(),
+            requested: devices.len(),
+            response: response.clone(),
         });
         uid
     }
@@ -144,19 +186,27 @@ impl Books {
         if let Some(resource) =
             self.resources.get_mut(resource).filter(|resource| resource.endpoint == endpoint)
         {
-            resource.connected = false;
-            for device in &mut resource.devices {
-                device.health = kubelet_api::UNHEALTHY.to_owned();
-            }
+            resource.lost();
         }
     }
 
+    /// The kubelet is gone: no stream stands, and no plugin can be called.
+    pub(crate) fn stopped(&mut self) {
+        for resource in self.resources.values_mut() {
+            resource.lost();
+            resource.client = None;
+        }
+    }
+
+    /// `readCheckpoint`: known resources come back without devices. The pods are the API server's, and stay.
     pub(crate) fn restart(&mut self, keep_checkpoint: bool) {
         for resource in self.resources.values_mut() {
             *resource = Resource::default();
         }
         if !keep_checkpoint {
-            self.pods.clear();
+            for pod in &mut self.pods {
+                pod.devices.clear();
+            }
         }
     }
 }

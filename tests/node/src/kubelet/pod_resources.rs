@@ -8,26 +8,37 @@ use kubelet_api::podresources::{
     GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesRequest, ListPodResourcesResponse,
     PodResources,
 };
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use tonic::{Request, Response, Status};
+
+/// How the service answers a List.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Answer {
+    /// From the books.
+    #[default]
+    Books,
+    /// With no pod at all, as a kubelet that has not synced yet.
+    Empty,
+    /// With RESOURCE_EXHAUSTED, as the rate limit of all clients together does (`LimiterUnaryServerInterceptor`).
+    Refuse,
+    /// Never.
+    Hang,
+}
 
 pub(super) struct Service(pub(super) Arc<Inner>);
 
 fn resources(pod: &Pod) -> PodResources {
-    let devices = ContainerDevices {
+    let given = ContainerDevices {
         resource_name: pod.resource.clone(),
         device_ids: pod.devices.clone(),
         topology: None,
     };
-    PodResources {
-        name: pod.name.clone(),
-        namespace: "default".to_owned(),
-        containers: vec![ContainerResources {
-            name: "compute".to_owned(),
-            devices: vec![devices],
-            ..ContainerResources::default()
-        }],
-    }
+    // A pod of which no device is known is listed all the same.
+    let devices = if pod.devices.is_empty() { Vec::new() } else { vec![given] };
+    let container =
+        ContainerResources { name: "compute".to_owned(), devices, ..ContainerResources::default() };
+    PodResources { name: pod.name.clone(), namespace: "default".to_owned(), containers: vec![container] }
 }
 
 #[tonic::async_trait]
@@ -36,6 +47,14 @@ impl PodResourcesLister for Service {
         &self,
         _: Request<ListPodResourcesRequest>,
     ) -> Result<Response<ListPodResourcesResponse>, Status> {
+        self.0.pod_lists.fetch_add(1, Ordering::Relaxed);
+        let answer = *self.0.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        match answer {
+            Answer::Books => {}
+            Answer::Empty => return Ok(Response::new(ListPodResourcesResponse::default())),
+            Answer::Refuse => return Err(Status::resource_exhausted("rejected by rate limit")),
+            Answer::Hang => std::future::pending().await,
+        }
         let pod_resources = self.0.books.borrow().pods.iter().map(resources).collect();
         Ok(Response::new(ListPodResourcesResponse { pod_resources }))
     }

@@ -1,11 +1,15 @@
 //! The Registration service: checks, dials back, and follows the plugin's stream.
 
+use super::Inner;
 use super::books::{Registration, Resource};
-use super::{Inner, dial};
+use kubelet_api::v1beta1::device_plugin_client::DevicePluginClient;
 use kubelet_api::v1beta1::registration_server;
 use kubelet_api::v1beta1::{Empty, RegisterRequest};
-use std::sync::{Arc, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 pub(super) struct Service(pub(super) Arc<Inner>);
@@ -27,7 +31,7 @@ impl registration_server::Registration for Service {
                 .await
                 .map_err(|_| Status::deadline_exceeded("GetDevicePluginOptions"))??
                 .into_inner();
-        let stream = self.0.streams.lock().unwrap_or_else(PoisonError::into_inner).child_token();
+        let stream = CancellationToken::new();
         let (name, endpoint) = (request.resource_name, request.endpoint);
         self.0.books.send_modify(|books| {
             let (resource, endpoint) = (name.clone(), endpoint.clone());
@@ -54,13 +58,11 @@ impl registration_server::Registration for Service {
             let follow = async {
                 let mut lists = client.list_and_watch(Empty {}).await?.into_inner();
                 while let Some(list) = lists.message().await? {
-                    inner.books.send_modify(|books| {
+                    inner.change(|books| {
                         let resource =
                             books.resources.get_mut(&name).filter(|known| known.endpoint == endpoint);
                         if let Some(resource) = resource {
-                            resource.devices = list.devices;
-                            resource.lists += 1;
-                            resource.listed_at = Some(Instant::now());
+                            resource.listed(list.devices);
                         }
                     });
                 }
@@ -70,10 +72,19 @@ impl registration_server::Registration for Service {
                 _ = follow => {}
                 () = stream.cancelled() => {}
             }
-            inner.books.send_modify(|books| books.disconnected(&name, &endpoint));
+            inner.change(|books| books.disconnected(&name, &endpoint));
         });
         Ok(Response::new(Empty {}))
     }
+}
+
+/// Dials a plugin as the kubelet does: 10 s, over its unix socket.
+async fn dial(socket: &Path) -> Result<DevicePluginClient<Channel>, Status> {
+    let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()))
+        .map_err(|error| Status::invalid_argument(error.to_string()))?
+        .connect_timeout(Duration::from_secs(10));
+    let channel = endpoint.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    Ok(DevicePluginClient::new(channel))
 }
 
 /// `IsExtendedResourceName` (pkg/apis/core/v1/helper/helpers.go).

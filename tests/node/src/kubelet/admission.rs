@@ -1,0 +1,164 @@
+//! Pods: what the scheduler and the device manager do with one, and the calls to a plugin by themselves.
+
+use super::Kubelet;
+use super::books::Capacity;
+use kubelet_api::v1beta1::device_plugin_client::DevicePluginClient;
+use kubelet_api::v1beta1::{
+    AllocateRequest, ContainerAllocateRequest, ContainerAllocateResponse,
+    ContainerPreferredAllocationRequest, ListAndWatchResponse, PreferredAllocationRequest,
+};
+use std::fmt;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+/// Why a pod was not admitted.
+#[derive(Debug)]
+pub enum AdmitError {
+    /// The scheduler finds no room: `requested + wanted > allocatable` (fit.go). The pod stays pending.
+    Unschedulable(Capacity),
+    /// The device manager has not enough devices left.
+    Insufficient,
+    /// The plugin refused: the pod is Failed with UnexpectedAdmissionError, nobody tries again.
+    Refused(Status),
+}
+
+/// A pod that was given devices.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// Its uid.
+    pub pod_uid: String,
+    /// The devices in the kubelet's books.
+    pub devices: Vec<String>,
+    /// What the plugin answered.
+    pub response: ContainerAllocateResponse,
+}
+
+impl fmt::Display for AdmitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unschedulable(capacity) => write!(
+                f,
+                "unschedulable: allocatable {} - requested {} leaves too few",
+                capacity.allocatable, capacity.requested
+            ),
+            Self::Insufficient => f.write_str("requested number of devices unavailable"),
+            Self::Refused(status) => {
+                write!(
+                    f,
+                    "UnexpectedAdmissionError: Allocate failed due to {:?}: {}",
+                    status.code(),
+                    status.message()
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for AdmitError {}
+
+impl Kubelet {
+    /// What the scheduler and then the device manager do with a pod that wants `count` devices.
+    ///
+    /// # Errors
+    /// See [`AdmitError`].
+    pub async fn admit(&self, name: &str, resource: &str, count: usize) -> Result<Admission, AdmitError> {
+        let capacity = self.capacity(resource);
+        if capacity.requested + count > capacity.allocatable {
+            return Err(AdmitError::Unschedulable(capacity));
+        }
+        let available = self.inner.books.borrow().available(resource);
+        if available.len() < count {
+            return Err(AdmitError::Insufficient);
+        }
+        // Only where the plugin said that it has advice to give; an error fails the pod all the same.
+        let has_advice = self.inner.books.borrow().has_advice(resource);
+        let preferred = if has_advice {
+            self.preferred(resource, &available, &[], count).await.map_err(AdmitError::Refused)?
+        } else {
+            Vec::new()
+        };
+        // Advice: intersected with what is available, then filled up (`devicesToAllocate`).
+        let mut devices: Vec<String> =
+            preferred.into_iter().filter(|id| available.contains(id)).take(count).collect();
+        for id in available {
+            if devices.len() < count && !devices.contains(&id) {
+                devices.push(id);
+            }
+        }
+        self.admit_with(name, resource, devices).await
+    }
+
+    /// The same for a pod that is given just these devices.
+    ///
+    /// # Errors
+    /// The plugin refused.
+    pub async fn admit_with(
+        &self,
+        name: &str,
+        resource: &str,
+        devices: Vec<String>,
+    ) -> Result<Admission, AdmitError> {
+        let response = self.allocate(resource, &[&devices]).await.map_err(AdmitError::Refused)?;
+        // `deviceManager.allocateContainerResources`: one container request in, at least one answer out.
+        let missing = || AdmitError::Refused(Status::internal("empty response from the plugin"));
+        let response = response.into_iter().next().ok_or_else(missing)?;
+        let mut pod_uid = String::new();
+        self.inner.change(|books| pod_uid = books.add_pod(name, resource, &devices, &response));
+        Ok(Admission { pod_uid, devices, response })
+    }
+
+    /// Removes a pod; its devices are available again at once, whatever its VM does.
+    pub fn remove(&self, pod_uid: &str) {
+        self.inner.change(|books| books.pods.retain(|pod| pod.uid != pod_uid));
+    }
+
+    /// Calls Allocate, one container request for each list of ids.
+    ///
+    /// # Errors
+    /// The plugin's status.
+    pub async fn allocate(
+        &self,
+        resource: &str,
+        containers: &[&[String]],
+    ) -> Result<Vec<ContainerAllocateResponse>, Status> {
+        let container_requests =
+            containers.iter().map(|ids| ContainerAllocateRequest { devices_ids: ids.to_vec() }).collect();
+        let answer = self.client(resource)?.allocate(AllocateRequest { container_requests }).await?;
+        Ok(answer.into_inner().container_responses)
+    }
+
+    /// Calls GetPreferredAllocation.
+    ///
+    /// # Errors
+    /// The plugin's status.
+    pub async fn preferred(
+        &self,
+        resource: &str,
+        available: &[String],
+        must_include: &[String],
+        count: usize,
+    ) -> Result<Vec<String>, Status> {
+        let request = ContainerPreferredAllocationRequest {
+            available_device_i_ds: available.to_vec(),
+            must_include_device_i_ds: must_include.to_vec(),
+            allocation_size: i32::try_from(count).unwrap_or(i32::MAX),
+        };
+        let request = PreferredAllocationRequest { container_requests: vec![request] };
+        let answer = self.client(resource)?.get_preferred_allocation(request).await?.into_inner();
+        Ok(answer.container_responses.into_iter().next().unwrap_or_default().device_i_ds)
+    }
+
+    /// Opens another ListAndWatch on a plugin's socket.
+    ///
+    /// # Errors
+    /// The plugin's status.
+    pub async fn extra_stream(&self, resource: &str) -> Result<Streaming<ListAndWatchResponse>, Status> {
+        Ok(self.client(resource)?.list_and_watch(kubelet_api::v1beta1::Empty {}).await?.into_inner())
+    }
+
+    fn client(&self, resource: &str) -> Result<DevicePluginClient<Channel>, Status> {
+        let books = self.inner.books.borrow();
+        let client = books.resources.get(resource).and_then(|resource| resource.client.clone());
+        client.ok_or_else(|| Status::not_found(format!("{resource}: no plugin has registered it")))
+    }
+}
