@@ -87,8 +87,9 @@ impl Kubelet {
         std::fs::create_dir_all(&self.inner.folder)?;
         for entry in std::fs::read_dir(&self.inner.folder)? {
             let entry = entry?;
-            if entry.file_type()?.is_socket() {
-                std::fs::remove_file(entry.path())?;
+            // A plugin that saw the old kubelet die may be removing its socket at this very moment.
+            if entry.file_type().is_ok_and(|kind| kind.is_socket()) {
+                std::fs::remove_file(entry.path()).or_else(unless_gone)?;
             }
         }
         if let Some(folder) = self.inner.pod_resources.parent() {
@@ -181,4 +182,8 @@ impl fmt::Debug for Kubelet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kubelet").field("folder", &self.inner.folder).finish_non_exhaustive()
     }
+}
+
+fn unless_gone(error: std::io::Error) -> Result<()> {
+    if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
