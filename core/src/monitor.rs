@@ -49,6 +49,15 @@ pub struct Tracked {
     seen: bool,
 }
 
+impl Tracked {
+    /// Whether its enable count was above 0 while an open of ours had the group: left over from before the bind, so that
+    /// a count at that height says nothing.
+    #[must_use]
+    pub fn count_is_left_over(&self) -> bool {
+        self.baseline.is_some_and(|count| count > 0)
+    }
+}
+
 /// An IOMMU group with at least one tracked device.
 #[derive(Debug)]
 pub struct Group {

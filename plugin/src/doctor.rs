@@ -74,7 +74,7 @@ fn examine(settings: &Settings, probe: bool) -> anyhow::Result<Vec<Finding>> {
         say(Level::Warning, "selection".into(), "no device of it is bound to a VFIO driver", advice);
     }
     for (id, driver) in unbound(settings, &root, &views) {
-        let what = format!("is not bound to a VFIO driver but to {driver}");
+        let what = format!("is selected, but bound to {driver}");
         let advice = "If machines are to have it: driverctl set-override ADDRESS vfio-pci.";
         say(Level::Warning, id.to_string(), &what, advice);
     }
@@ -140,8 +140,10 @@ fn unbound(settings: &Settings, root: &Root, views: &[DeviceView]) -> Vec<(Devic
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter(|id| !views.iter().any(|view| view.device.id == *id))
         .filter_map(|id| root.device(id, Detail::Identity).ok())
-        .filter(|device: &Device| settings.select.iter().any(|selector| selector.matches(device)))
-        .map(|device| (device.id, device.driver.map_or("none".to_owned(), |driver| driver.to_string())))
+        // Bridges are never passed through, whatever a wide selection says.
+        .filter(|device: &Device| device.class >> 16 != 0x06)
+        .filter(|device| settings.select.iter().any(|selector| selector.matches(device)))
+        .map(|device| (device.id, device.driver.map_or("no driver".to_owned(), |driver| driver.to_string())))
         .collect();
     found.sort();
     found

@@ -23,7 +23,11 @@ pub(crate) fn run(settings: &Settings, json: bool, probe: bool) -> anyhow::Resul
     }
     let views = look(settings, probe, |error| eprintln!("vfio-device-plugin: left out: {error}"))?;
     let told = told.map(|status| status.devices).unwrap_or_default();
-    let devices = views.iter().map(|view| beside(view, &told)).collect();
+    let mut devices: Vec<DeviceReport> = views.iter().map(|view| beside(view, &told)).collect();
+    // One whose unbind waits for its holder is in no listing of bound devices any more; only serve remembers it.
+    devices.extend(told.into_iter().filter(|told| {
+        told.driver.is_none() && !views.iter().any(|view| view.device.id.to_string() == told.address)
+    }));
     let listing = Listing { devices };
     if json {
         println!("{}", serde_json::to_string(&listing)?);
@@ -69,7 +73,7 @@ pub(crate) fn look(
     }
     let view = |(device, resource): (Device, _)| {
         let group = device.group.and_then(|id| groups.get(&id).cloned());
-        DeviceView { device, resource, unbinding: false, group }
+        DeviceView { device, resource, unbinding: false, left_over: false, group }
     };
     Ok(offered.into_iter().map(view).collect())
 }
@@ -93,20 +97,26 @@ fn group(root: &Root, id: GroupId, prober: Option<&Prober>, buffer: &mut Buffer)
 }
 
 /// A fresh look, with what a running `serve` has told, and with its knowledge where a look cannot have it: a holder that
-/// has the group open but no device, or a count that is left over from before.
+/// has the group open but no device, a count that is left over from before, a node that is missing.
 pub(crate) fn beside(view: &DeviceView, told: &[DeviceReport]) -> DeviceReport {
     let mut report = DeviceReport::new(view, None);
-    if let Some(told) = told.iter().find(|told| told.address == report.address) {
-        report.health.clone_from(&told.health);
-        if told.reason.is_some() {
-            report.reason.clone_from(&told.reason);
-        }
-        let opened = told.evidence == "open" && matches!(told.state.as_str(), "held" | "free");
-        if report.evidence != "open" && (opened && told.state != report.state || told.state == "absent") {
-            report.state.clone_from(&told.state);
-            report.evidence.clone_from(&told.evidence);
-            report.holders.clone_from(&told.holders);
-        }
+    let Some(told) = told.iter().find(|told| told.address == report.address) else { return report };
+    report.health.clone_from(&told.health);
+    if told.reason.is_some() {
+        report.reason.clone_from(&told.reason);
+    }
+    let opened = told.evidence == "open";
+    let unseen = match (report.state.as_str(), told.state.as_str()) {
+        ("free" | "unknown", "held") => opened,
+        ("held", "free") => told.left_over,
+        ("unknown", "free") => opened,
+        (_, "absent") => true,
+        _ => false,
+    };
+    if report.evidence != "open" && unseen {
+        report.state.clone_from(&told.state);
+        report.evidence.clone_from(&told.evidence);
+        report.holders.clone_from(&told.holders);
     }
     report
 }

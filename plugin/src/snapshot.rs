@@ -27,6 +27,8 @@ pub(crate) struct DeviceView {
     pub(crate) resource: Arc<str>,
     /// The kernel's unbind of it waits for the holder.
     pub(crate) unbinding: bool,
+    /// Its enable count is left over from before the bind, so that a look without serve's memory is misled.
+    pub(crate) left_over: bool,
     /// Its group.
     pub(crate) group: Option<GroupView>,
 }
@@ -68,7 +70,13 @@ impl Snapshot {
                 looked: watch.looked(group.id),
             });
             let resource = resource(&tracked.device)?;
-            Some(DeviceView { device: tracked.device, resource, unbinding: tracked.unbinding, group })
+            Some(DeviceView {
+                device: tracked.device,
+                resource,
+                unbinding: tracked.unbinding,
+                left_over: tracked.count_is_left_over(),
+                group,
+            })
         });
         Self {
             devices: devices.collect(),
@@ -139,6 +147,9 @@ pub(crate) struct DeviceReport {
     pub(crate) reason: Option<String>,
     /// Who holds it.
     pub(crate) holders: Vec<HolderReport>,
+    /// Told by serve to `list` only; see [`DeviceView::left_over`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) left_over: bool,
 }
 
 /// One holder, as printed.
@@ -237,6 +248,12 @@ pub(crate) mod tests {
         let peek = if occupancy.is_held() { Peek::LooksHeld } else { Peek::LooksFree };
         let evidence = Evidence::Open;
         let group = GroupView { id, occupancy, evidence, since, viability, peek, holders, looked: None };
-        DeviceView { device, resource: "nvidia.com/GPU".into(), unbinding, group: Some(group) }
+        DeviceView {
+            device,
+            resource: "nvidia.com/GPU".into(),
+            unbinding,
+            left_over: false,
+            group: Some(group),
+        }
     }
 }

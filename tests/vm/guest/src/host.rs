@@ -1,0 +1,153 @@
+//! The guest as a host: binding functions, and processes that hold groups.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Alone in its group.
+pub(crate) const ALONE: &str = "0000:00:02.0";
+/// Two functions of one group.
+pub(crate) const FIRST: &str = "0000:00:03.0";
+pub(crate) const SECOND: &str = "0000:00:03.1";
+/// Shares its group with [`NEIGHBOUR`].
+pub(crate) const BESIDE: &str = "0000:00:04.0";
+/// An e1000.
+pub(crate) const NEIGHBOUR: &str = "0000:00:04.1";
+/// Alone in its group, bound late.
+pub(crate) const LATE: &str = "0000:00:05.0";
+/// Below a root port that shares its group.
+pub(crate) const BELOW_BRIDGE: &str = "0000:01:00.0";
+
+/// Software emulation is slow; what matters is printed in milliseconds.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+fn device(address: &str) -> PathBuf {
+    PathBuf::from("/sys/bus/pci/devices").join(address)
+}
+
+/// Binds a function to vfio-pci.
+pub(crate) fn bind(address: &str) -> Result<()> {
+    bind_to(address, "vfio-pci")
+}
+
+/// Binds a function to a driver, which may take it from another.
+pub(crate) fn bind_to(address: &str, driver: &str) -> Result<()> {
+    if driver_of(address).as_deref() == Some(driver) {
+        return Ok(());
+    }
+    if driver_of(address).is_some() {
+        unbind(address)?;
+    }
+    fs::write(device(address).join("driver_override"), driver).context("driver_override")?;
+    fs::write("/sys/bus/pci/drivers_probe", address)
+        .with_context(|| format!("bind {address} to {driver}"))?;
+    ensure!(driver_of(address).as_deref() == Some(driver), "{address} was not bound to {driver}");
+    Ok(())
+}
+
+/// Unbinds a function; blocks as the kernel does while its device is held.
+pub(crate) fn unbind(address: &str) -> Result<()> {
+    match fs::write(device(address).join("driver/unbind"), address) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("unbind"),
+        _ => Ok(()),
+    }
+}
+
+/// The driver of a function.
+pub(crate) fn driver_of(address: &str) -> Option<String> {
+    let link = fs::read_link(device(address).join("driver")).ok()?;
+    Some(link.file_name()?.to_string_lossy().into_owned())
+}
+
+/// The group of a function.
+pub(crate) fn group(address: &str) -> Result<String> {
+    let link = fs::read_link(device(address).join("iommu_group"))
+        .with_context(|| format!("{address}: iommu_group"))?;
+    Ok(link.file_name().unwrap_or_default().to_string_lossy().into_owned())
+}
+
+/// The enable count of a function.
+pub(crate) fn enable(address: &str) -> Result<String> {
+    Ok(fs::read_to_string(device(address).join("enable"))?.trim().to_owned())
+}
+
+/// Everything bound as at the start of each test: one alone, the pair, and the one beside a host driver.
+pub(crate) fn reset() {
+    for address in [ALONE, FIRST, SECOND, BESIDE] {
+        if let Err(error) = bind(address) {
+            println!("cannot bind {address}: {error:#}");
+        }
+    }
+    for (address, driver) in [(LATE, None), (BELOW_BRIDGE, None), (NEIGHBOUR, Some("e1000"))] {
+        let done = driver.map_or_else(|| unbind(address), |driver| bind_to(address, driver));
+        if let Err(error) = done {
+            println!("cannot reset {address}: {error:#}");
+        }
+    }
+}
+
+/// A process that holds a group; killed when dropped.
+pub(crate) struct Holder(Child);
+
+impl Holder {
+    /// Runs `holder` with these words and waits until it holds.
+    pub(crate) fn start(words: &[&str]) -> Result<Self> {
+        Self::run(Command::new("/bin/holder").args(words))
+    }
+
+    /// Runs a command that becomes `holder`.
+    pub(crate) fn run(command: &mut Command) -> Result<Self> {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("holder")?;
+        let mut line = String::new();
+        if let Some(out) = child.stdout.take() {
+            BufReader::new(out).read_line(&mut line)?;
+        }
+        if line.trim() != "held" {
+            let mut error = String::new();
+            if let Some(mut pipe) = child.stderr.take() {
+                pipe.read_to_string(&mut error)?;
+            }
+            let _ = child.wait();
+            bail!("the holder does not hold: {error}");
+        }
+        Ok(Self(child))
+    }
+
+    /// Holds a function as a running virtual machine does.
+    pub(crate) fn full(address: &str) -> Result<Self> {
+        Self::start(&["full", &group(address)?, address])
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// SIGKILL; the moment of it.
+    pub(crate) fn kill(mut self) -> Instant {
+        let now = Instant::now();
+        let _ = self.0.kill();
+        now
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until something holds; how long it took.
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<Duration> {
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        if holds()? {
+            return Ok(began.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    bail!("not within {PATIENCE:?}: {what}")
+}

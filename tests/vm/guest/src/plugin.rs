@@ -1,0 +1,160 @@
+//! The product's binary, run as an operator and a DaemonSet would, and the kubelet's stand-in beside it.
+
+use crate::host::wait_until;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use vfio_sim_node::Kubelet;
+
+const PROGRAM: &str = "/bin/vfio-device-plugin";
+const FOLDER: &str = "/tmp/kubelet/device-plugins";
+const POD_RESOURCES: &str = "/tmp/kubelet/pod-resources/kubelet.sock";
+const RUN: &str = "/tmp/run";
+
+fn command(words: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(words).args([
+        "--select",
+        "*",
+        "--run-dir",
+        RUN,
+        "--kubelet-dir",
+        FOLDER,
+        "--pod-resources",
+        POD_RESOURCES,
+    ]);
+    command.args(["--interval", "1s", "--log-level", "error"]);
+    command
+}
+
+/// Runs a command to its end: exit code and what it printed.
+pub(crate) fn run(words: &[&str]) -> Result<(i32, String)> {
+    let output = command(words).output().context(PROGRAM)?;
+    Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
+/// Runs a command that prints JSON.
+pub(crate) fn json(words: &[&str]) -> Result<Value> {
+    let (_, text) = run(words)?;
+    serde_json::from_str(&text).with_context(|| format!("{words:?} printed {text:?}"))
+}
+
+/// One device of `list --json`.
+pub(crate) fn listed(address: &str) -> Result<Value> {
+    let list = json(&["list", "--json"])?;
+    let devices = list["devices"].as_array().context("no devices")?;
+    Ok(devices.iter().find(|device| device["address"] == address).cloned().unwrap_or_default())
+}
+
+/// The pids that `list --json` names as holders.
+pub(crate) fn holders(device: &Value) -> Vec<u64> {
+    device["holders"].as_array().into_iter().flatten().filter_map(|holder| holder["pid"].as_u64()).collect()
+}
+
+/// A kubelet and a running `serve`.
+pub(crate) struct Served {
+    kubelet: Kubelet,
+    runtime: Runtime,
+    serve: Child,
+}
+
+impl Served {
+    /// Starts both and waits for the first list.
+    pub(crate) fn start(busy: &str) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let kubelet = runtime.block_on(Kubelet::start(Path::new(FOLDER), Path::new(POD_RESOURCES)))?;
+        fs::create_dir_all(RUN)?;
+        let serve = command(&["serve", "--busy", busy]).stdin(Stdio::null()).spawn()?;
+        let served = Self { kubelet, runtime, serve };
+        wait_until("serve has registered", || {
+            Ok(served.kubelet.books().resources.values().any(|resource| !resource.devices.is_empty()))
+        })?;
+        Ok(served)
+    }
+
+    /// What the kubelet was told of a device.
+    pub(crate) fn health(&self, address: &str) -> Option<String> {
+        let books = self.kubelet.books();
+        books.resources.values().find_map(|resource| resource.health(address)).map(str::to_owned)
+    }
+
+    /// Waits until the kubelet was told so; `None`: the device has left its list.
+    pub(crate) fn wait_for(&self, address: &str, health: Option<&str>) -> Result<Duration> {
+        wait_until(&format!("{address} is {health:?}"), || Ok(self.health(address).as_deref() == health))
+    }
+
+    /// Allocates one device; the refusal's code and text as the error.
+    pub(crate) fn allocate(&self, address: &str) -> Result<Result<String, String>> {
+        let resource = listed(address)?["resource"].as_str().context("no resource")?.to_owned();
+        let ids = [address.to_owned()];
+        let answer = self.runtime.block_on(self.kubelet.allocate(&resource, &[&ids]));
+        Ok(match answer {
+            Ok(answer) => Ok(format!("{answer:?}")),
+            Err(status) => Err(format!("{:?}: {}", status.code(), status.message())),
+        })
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.serve.kill();
+        let _ = self.serve.wait();
+    }
+}
+
+/// A running `watch --json`.
+pub(crate) struct Watching {
+    child: Child,
+    lines: Receiver<Value>,
+}
+
+impl Watching {
+    /// Starts it.
+    pub(crate) fn start() -> Result<Self> {
+        let mut child = command(&["watch", "--json"]).stdout(Stdio::piped()).spawn()?;
+        let out = child.stdout.take().context("no output")?;
+        let (send, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                if send.send(serde_json::from_str(&line).unwrap_or_default()).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { child, lines })
+    }
+
+    /// Waits for an event about a device.
+    pub(crate) fn expect(&self, event: &str, address: &str) -> Result<Value> {
+        let began = Instant::now();
+        while let Some(left) = crate::host::PATIENCE.checked_sub(began.elapsed()) {
+            let Ok(line) = self.lines.recv_timeout(left) else { break };
+            let about = line["device"].as_str().is_some_and(|device| device.contains(address));
+            if line["event"] == event && about {
+                return Ok(line);
+            }
+        }
+        bail!("watch has not said {event} {address}")
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Fails unless a text has all words.
+pub(crate) fn has_words(text: &str, words: &[&str]) -> Result<()> {
+    for word in words {
+        ensure!(text.contains(word), "{text:?} does not say {word:?}");
+    }
+    Ok(())
+}

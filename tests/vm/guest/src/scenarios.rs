@@ -1,0 +1,269 @@
+//! The scenarios, each from the state that `host::reset` makes.
+
+use crate::host::{
+    ALONE, BELOW_BRIDGE, BESIDE, FIRST, Holder, LATE, NEIGHBOUR, SECOND, bind, driver_of, enable, group,
+    unbind, wait_until,
+};
+use crate::plugin::{Served, Watching, has_words, holders, json, listed, run};
+use anyhow::{Context, Result, ensure};
+use std::process::Command;
+use std::time::Duration;
+use vfio_probe::peek::Peek;
+use vfio_probe::{Buffer, GroupId, Occupancy, Root};
+
+type Test = fn() -> Result<String>;
+
+/// `serve`'s interval in these tests.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// What emulation may add to one interval: a pass, a look at all processes, a start of `list`.
+const EMULATION: Duration = Duration::from_millis(1500);
+
+pub(crate) const ALL: &[(&str, Test)] = &[
+    ("probe_and_peek_tell_each_state", probe_and_peek),
+    ("a_bridge_in_the_group_counts_for_nothing", bridge),
+    ("held_and_freed_within_an_interval", held_and_freed),
+    ("held_at_start_then_released_and_held_again", held_at_start),
+    ("a_group_without_device_is_held", group_only),
+    ("a_device_without_group_is_held_and_said_to_be_untold", device_only),
+    ("bound_late_appears_and_unbound_goes", bound_late),
+    ("unbound_while_held_waits", unbinding),
+    ("two_functions_of_one_group_are_held_together", two_functions),
+    ("a_group_that_is_not_viable_is_unhealthy", not_viable),
+    ("a_holder_with_a_node_of_its_own_is_found", own_node),
+    ("allocate_refuses_a_held_device", allocate),
+    ("advertise_keeps_held_devices_healthy", advertise),
+    ("watch_tells_everything", watching),
+    ("a_thousand_opens_are_never_disturbed", undisturbed),
+];
+
+fn root() -> Result<Root> {
+    Ok(Root::host()?)
+}
+
+fn group_id(address: &str) -> Result<GroupId> {
+    group(address)?.parse().context("group number")
+}
+
+fn millis(duration: Duration) -> String {
+    format!("{} ms", duration.as_millis())
+}
+
+fn probe_and_peek() -> Result<String> {
+    let (root, id) = (root()?, group_id(ALONE)?);
+    let mut buffer = Buffer::new();
+    let mut state = || Ok::<_, anyhow::Error>((root.probe(id), root.peek(id, &mut buffer)?, enable(ALONE)?));
+    ensure!(state()? == (Occupancy::Free, Peek::LooksFree, "0".into()), "free: {:?}", state()?);
+    let holder = Holder::full(ALONE)?;
+    ensure!(state()? == (Occupancy::Held, Peek::LooksHeld, "1".into()), "held: {:?}", state()?);
+    holder.kill();
+    wait_until("the group can be opened", || Ok(root.probe(id) == Occupancy::Free))?;
+    let holder = Holder::start(&["group", &group(ALONE)?])?;
+    ensure!(state()? == (Occupancy::Held, Peek::LooksFree, "0".into()), "group only: {:?}", state()?);
+    drop(holder);
+    unbind(ALONE)?;
+    ensure!(root.probe(id) == Occupancy::Absent, "unbound: {:?}", root.probe(id));
+    Ok(String::new())
+}
+
+fn bridge() -> Result<String> {
+    bind(BELOW_BRIDGE)?;
+    let (root, id) = (root()?, group_id(BELOW_BRIDGE)?);
+    let mut members = Vec::new();
+    root.members(id, &mut Buffer::new(), |member| members.extend(member.ok()))?;
+    ensure!(members.len() > 1, "the root port is not in the group");
+    ensure!(root.peek(id, &mut Buffer::new())? == Peek::LooksFree, "looks held by a bridge");
+    let _holder = Holder::full(BELOW_BRIDGE)?;
+    ensure!(root.peek(id, &mut Buffer::new())? == Peek::LooksHeld, "a holder is not seen");
+    Ok(String::new())
+}
+
+fn held_and_freed() -> Result<String> {
+    let served = Served::start("unhealthy")?;
+    ensure!(served.health(ALONE).as_deref() == Some("Healthy"), "free at start: {:?}", served.health(ALONE));
+    let holder = Holder::full(ALONE)?;
+    let pid = u64::from(holder.pid());
+    let listed_held = wait_until("list says held, with the holder", || {
+        let device = listed(ALONE)?;
+        Ok(device["state"] == "held" && holders(&device) == [pid])
+    })?;
+    let told_held = listed_held + served.wait_for(ALONE, Some("Unhealthy"))?;
+    ensure!(listed_held <= INTERVAL, "list said held only after {listed_held:?}");
+    ensure!(told_held <= INTERVAL + EMULATION, "the kubelet was told only after {told_held:?}");
+    let killed = holder.kill();
+    wait_until("list says free", || Ok(listed(ALONE)?["state"] == "free"))?;
+    let listed_free = killed.elapsed();
+    served.wait_for(ALONE, Some("Healthy"))?;
+    let told_free = killed.elapsed();
+    ensure!(listed_free <= INTERVAL, "list said free only after {listed_free:?}");
+    ensure!(told_free <= INTERVAL + EMULATION, "Healthy again only after {told_free:?}");
+    Ok(format!(
+        ": list held after {}, told after {}; list free after {}, told after {}",
+        millis(listed_held),
+        millis(told_held),
+        millis(listed_free),
+        millis(told_free)
+    ))
+}
+
+fn held_at_start() -> Result<String> {
+    let holder = Holder::full(ALONE)?;
+    let served = Served::start("unhealthy")?;
+    ensure!(
+        served.health(ALONE).as_deref() == Some("Unhealthy"),
+        "held at start: {:?}",
+        served.health(ALONE)
+    );
+    let device = listed(ALONE)?;
+    has_words(
+        device["reason"].as_str().unwrap_or_default(),
+        &["held by", &holder.pid().to_string(), "holder"],
+    )?;
+    holder.kill();
+    served.wait_for(ALONE, Some("Healthy"))?;
+    let _again = Holder::full(ALONE)?;
+    served.wait_for(ALONE, Some("Unhealthy"))?;
+    Ok(String::new())
+}
+
+fn group_only() -> Result<String> {
+    let holder = Holder::start(&["group", &group(ALONE)?])?;
+    let served = Served::start("unhealthy")?;
+    ensure!(served.health(ALONE).as_deref() == Some("Unhealthy"), "told {:?}", served.health(ALONE));
+    let device = listed(ALONE)?;
+    ensure!(device["state"] == "held" && device["evidence"] == "open", "list says {device}");
+    let killed = holder.kill();
+    served.wait_for(ALONE, Some("Healthy"))?;
+    Ok(format!(": Healthy again after {}", millis(killed.elapsed())))
+}
+
+fn device_only() -> Result<String> {
+    let _holder = Holder::start(&["device", &group(ALONE)?, ALONE])?;
+    let device = listed(ALONE)?;
+    ensure!(device["state"] == "held", "list says {device}");
+    let who = json(&["who", ALONE, "--json"])?;
+    // From 6.18 on the kernel tells the device of such a descriptor; before, it is counted.
+    let told = !holders(&who).is_empty() || who["unattributed"].as_u64() > Some(0);
+    ensure!(told, "who says {who}");
+    Ok(String::new())
+}
+
+fn bound_late() -> Result<String> {
+    let served = Served::start("unhealthy")?;
+    ensure!(served.health(LATE).is_none(), "not bound yet");
+    bind(LATE)?;
+    let came = served.wait_for(LATE, Some("Healthy"))?;
+    unbind(LATE)?;
+    let went = served.wait_for(LATE, None)?;
+    ensure!(served.health(ALONE).as_deref() == Some("Healthy"), "another device was touched");
+    Ok(format!(": offered after {}, gone after {}", millis(came), millis(went)))
+}
+
+fn unbinding() -> Result<String> {
+    let served = Served::start("unhealthy")?;
+    let holder = Holder::full(ALONE)?;
+    served.wait_for(ALONE, Some("Unhealthy"))?;
+    let unbind = std::thread::spawn(|| unbind(ALONE));
+    wait_until("the driver link is gone", || Ok(driver_of(ALONE).is_none()))?;
+    wait_until("list says that it is being unbound", || {
+        let reason = listed(ALONE)?["reason"].as_str().unwrap_or_default().to_owned();
+        Ok(reason.contains("unbinding") && reason.contains(&holder.pid().to_string()))
+    })?;
+    ensure!(served.health(ALONE).as_deref() == Some("Unhealthy"), "told {:?}", served.health(ALONE));
+    ensure!(!unbind.is_finished(), "the kernel did not wait for the holder");
+    holder.kill();
+    served.wait_for(ALONE, None)?;
+    unbind.join().map_err(|_| anyhow::anyhow!("unbind panicked"))??;
+    Ok(String::new())
+}
+
+fn two_functions() -> Result<String> {
+    let served = Served::start("unhealthy")?;
+    let holder = Holder::full(FIRST)?;
+    for address in [FIRST, SECOND] {
+        served.wait_for(address, Some("Unhealthy"))?;
+        ensure!(listed(address)?["state"] == "held", "{address} is not held");
+    }
+    holder.kill();
+    for address in [FIRST, SECOND] {
+        served.wait_for(address, Some("Healthy"))?;
+    }
+    Ok(String::new())
+}
+
+fn not_viable() -> Result<String> {
+    let served = Served::start("unhealthy")?;
+    ensure!(served.health(BESIDE).as_deref() == Some("Unhealthy"), "told {:?}", served.health(BESIDE));
+    let device = listed(BESIDE)?;
+    ensure!(device["viable"] == false && device["state"] == "free", "list says {device}");
+    has_words(device["reason"].as_str().unwrap_or_default(), &[NEIGHBOUR, "e1000"])?;
+    let refusal = served.allocate(BESIDE)?.err().context("it was allocated")?;
+    has_words(&refusal, &["FailedPrecondition", BESIDE, NEIGHBOUR, "e1000"])?;
+    unbind(NEIGHBOUR)?;
+    let healthy = served.wait_for(BESIDE, Some("Healthy"))?;
+    Ok(format!(": Healthy {} after its neighbour was unbound", millis(healthy)))
+}
+
+fn own_node() -> Result<String> {
+    let group = group(ALONE)?;
+    let number = std::fs::read_to_string(format!("/sys/class/vfio/{group}/dev"))?;
+    let (major, minor) = number.trim().split_once(':').context("no device number")?;
+    let script = format!(
+        "mount -t tmpfs tmpfs /mnt && mknod /mnt/weird-name c {major} {minor} && \
+         exec /bin/holder --node /mnt/weird-name full {group} {ALONE}"
+    );
+    std::fs::create_dir_all("/mnt")?;
+    let holder = Holder::run(Command::new("unshare").args(["-m", "sh", "-c", &script]))?;
+    let who = json(&["who", &group, "--json"])?;
+    ensure!(holders(&who).contains(&u64::from(holder.pid())), "who says {who}");
+    let (code, text) = run(&["who", ALONE])?;
+    ensure!(code == 0 && text.contains(&holder.pid().to_string()), "exit {code}: {text}");
+    drop(holder);
+    wait_until("who finds nobody", || Ok(run(&["who", ALONE])?.0 == 1))?;
+    Ok(String::new())
+}
+
+fn allocate() -> Result<String> {
+    let served = Served::start("unhealthy")?;
+    let granted = served.allocate(ALONE)?.map_err(anyhow::Error::msg)?;
+    has_words(&granted, &[ALONE, &format!("/dev/vfio/{}", group(ALONE)?), "/dev/vfio/vfio", "mrw"])?;
+    let holder = Holder::full(ALONE)?;
+    let refusal = served.allocate(ALONE)?.err().context("a held device was allocated")?;
+    has_words(&refusal, &["FailedPrecondition", ALONE, &format!("pid {}", holder.pid())])?;
+    ensure!(served.health(ALONE).as_deref() == Some("Unhealthy"), "the refusal came before the list");
+    let unknown = served.allocate(FIRST)?;
+    ensure!(unknown.is_ok(), "the other device was refused: {unknown:?}");
+    Ok(String::new())
+}
+
+fn advertise() -> Result<String> {
+    let holder = Holder::full(ALONE)?;
+    let served = Served::start("advertise")?;
+    ensure!(served.health(ALONE).as_deref() == Some("Healthy"), "told {:?}", served.health(ALONE));
+    let refusal = served.allocate(ALONE)?.err().context("a held device was allocated")?;
+    has_words(&refusal, &[&format!("pid {}", holder.pid())])?;
+    Ok(String::new())
+}
+
+fn watching() -> Result<String> {
+    let watch = Watching::start()?;
+    watch.expect("bound", ALONE)?;
+    let holder = Holder::full(ALONE)?;
+    let held = watch.expect("held", ALONE)?;
+    ensure!(holders(&held) == [u64::from(holder.pid())], "watch says {held}");
+    holder.kill();
+    watch.expect("freed", ALONE)?;
+    bind(LATE)?;
+    watch.expect("bound", LATE)?;
+    unbind(LATE)?;
+    watch.expect("unbound", LATE)?;
+    Ok(String::new())
+}
+
+fn undisturbed() -> Result<String> {
+    let _served = Served::start("unhealthy")?;
+    let output = Command::new("/bin/holder").args(["loop", "1000", &group(ALONE)?, ALONE]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(text == "opens 1000 busy 0", "{text}");
+    Ok(format!(": {text}"))
+}
