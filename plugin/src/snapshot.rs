@@ -204,6 +204,7 @@ impl DeviceReport {
             holders: group
                 .map(|group| group.holders.iter().map(HolderReport::from).collect())
                 .unwrap_or_default(),
+            left_over: view.left_over,
         }
     }
 }
