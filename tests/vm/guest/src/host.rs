@@ -1,8 +1,12 @@
 //! The guest as a host: binding functions, and processes that hold groups.
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::io::Errno;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -137,6 +141,40 @@ impl Drop for Holder {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// Counts who opens a group's node, whoever it is; an open that fails is none.
+pub(crate) struct Opens {
+    inotify: OwnedFd,
+    count: u64,
+}
+
+impl Opens {
+    /// Begins to count.
+    pub(crate) fn of(address: &str) -> Result<Self> {
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        // With the closes, since the kernel merges an event into an equal one that waits. A group is opened by one at a
+        // time, so that the two alternate.
+        let what = WatchFlags::OPEN | WatchFlags::CLOSE_WRITE;
+        inotify::add_watch(&inotify, format!("/dev/vfio/{}", group(address)?), what)?;
+        Ok(Self { inotify, count: 0 })
+    }
+
+    /// The opens since then.
+    pub(crate) fn so_far(&mut self) -> Result<u64> {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&self.inotify, &mut buffer);
+        loop {
+            match events.next() {
+                Ok(event) => {
+                    ensure!(!event.events().contains(ReadFlags::QUEUE_OVERFLOW), "too many opens to count");
+                    self.count += u64::from(event.events().contains(ReadFlags::OPEN));
+                }
+                Err(Errno::AGAIN) => return Ok(self.count),
+                Err(error) => return Err(error).context("inotify"),
+            }
+        }
     }
 }
 

@@ -29,7 +29,7 @@ fn command(words: &[&str]) -> Command {
         "--pod-resources",
         POD_RESOURCES,
     ]);
-    command.args(["--interval", "1s", "--log-level", "error"]);
+    command.args(["--log-level", "error"]);
     command
 }
 
@@ -65,12 +65,18 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// Starts both and waits for the first list.
+    /// Starts both, with an interval of a second, and waits for the first list.
     pub(crate) fn start(busy: &str) -> Result<Self> {
+        Self::start_every("1s", busy)
+    }
+
+    /// The same with another interval.
+    pub(crate) fn start_every(interval: &str, busy: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let kubelet = runtime.block_on(Kubelet::start(Path::new(FOLDER), Path::new(POD_RESOURCES)))?;
         fs::create_dir_all(RUN)?;
-        let serve = command(&["serve", "--busy", busy]).stdin(Stdio::null()).spawn()?;
+        let serve =
+            command(&["serve", "--busy", busy, "--interval", interval]).stdin(Stdio::null()).spawn()?;
         let served = Self { kubelet, runtime, serve };
         wait_until("serve has registered", || {
             Ok(served.kubelet.books().resources.values().any(|resource| !resource.devices.is_empty()))
@@ -117,7 +123,7 @@ pub(crate) struct Watching {
 impl Watching {
     /// Starts it.
     pub(crate) fn start() -> Result<Self> {
-        let mut child = command(&["watch", "--json"]).stdout(Stdio::piped()).spawn()?;
+        let mut child = command(&["watch", "--json", "--interval", "1s"]).stdout(Stdio::piped()).spawn()?;
         let out = child.stdout.take().context("no output")?;
         let (send, lines) = channel();
         std::thread::spawn(move || {

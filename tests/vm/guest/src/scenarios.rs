@@ -1,8 +1,8 @@
 //! The scenarios, each from the state that `host::reset` makes.
 
 use crate::host::{
-    ALONE, BELOW_BRIDGE, BESIDE, FIRST, Holder, LATE, NEIGHBOUR, SECOND, bind, driver_of, enable, group,
-    unbind, wait_until,
+    ALONE, BELOW_BRIDGE, BESIDE, FIRST, Holder, LATE, NEIGHBOUR, Opens, SECOND, bind, driver_of, enable,
+    group, unbind, wait_until,
 };
 use crate::plugin::{Served, Watching, has_words, holders, json, listed, run};
 use anyhow::{Context, Result, ensure};
@@ -260,10 +260,19 @@ fn watching() -> Result<String> {
 }
 
 fn undisturbed() -> Result<String> {
-    let _served = Served::start("unhealthy")?;
-    let output = Command::new("/bin/holder").args(["loop", "1000", &group(ALONE)?, ALONE]).output()?;
+    const OPENS: u64 = 1000;
+    // As often as serve can be told to look. An open at each look would meet few of the holder's, so it is counted as well.
+    let served = Served::start_every("50ms", "unhealthy")?;
+    let mut opens = Opens::of(ALONE)?;
+    let output =
+        Command::new("/bin/holder").args(["loop", &OPENS.to_string(), &group(ALONE)?, ALONE]).output()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    ensure!(text == "opens 1000 busy 0", "{text}");
-    Ok(format!(": {text}"))
+    ensure!(text == format!("opens {OPENS} busy 0"), "{text}");
+    let others = opens.so_far()? - OPENS;
+    ensure!(others == 0, "{text}, but serve opened the group {others} times meanwhile");
+    // The count would say so if it did.
+    let _granted = served.allocate(ALONE)?.map_err(anyhow::Error::msg)?;
+    ensure!(opens.so_far()? > OPENS, "the opens of serve cannot be counted");
+    Ok(format!(": {text}, none by serve"))
 }
