@@ -3,13 +3,23 @@
 use crate::snapshot::{DeviceView, Snapshot};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use vfio_probe::Occupancy;
+use vfio_probe::{GroupId, Occupancy};
+
+/// Devices that had best go together: those of one group, or one that is not known.
+struct Unit<'a> {
+    ids: Vec<&'a String>,
+    known: bool,
+    free: bool,
+    node: Option<u16>,
+    group: Option<GroupId>,
+}
 
 /// Chooses `size` of `available`, with all of `must_include` among them. Never fails: what it does not know comes last,
 /// since an error would fail the admission (`callGetPreferredAllocationIfAvailable`).
 ///
-/// Free before held, which saves machines when the kubelet has lost its checkpoint; then whole groups together, on the
-/// NUMA node that must be used anyway, or that has the fewest but enough free ones, so that large requests find room later.
+/// Free before held, which saves machines when the kubelet has lost its checkpoint; then whole groups, since what is left
+/// of one is of no use to another pod; then the NUMA node that must be used anyway, or that has the fewest but enough free
+/// ones, so that large requests find room later.
 pub(crate) fn choose(
     snapshot: &Snapshot,
     available: &[String],
@@ -22,37 +32,61 @@ pub(crate) fn choose(
             chosen.push(id.clone());
         }
     }
-    let node_of = |id: &String| snapshot.device(id).and_then(|view| view.device.numa_node);
+    let mut anchors = Vec::new();
+    let mut begun = Vec::new();
+    for view in chosen.iter().filter_map(|id| snapshot.device(id)) {
+        anchors.push(view.device.numa_node);
+        begun.extend(view.device.group);
+    }
+    let mut units = units(snapshot, available, &chosen);
+    while chosen.len() < size {
+        let wanted = size - chosen.len();
+        let mut room: BTreeMap<Option<u16>, usize> = BTreeMap::new();
+        for unit in units.iter().filter(|unit| unit.free) {
+            *room.entry(unit.node).or_default() += unit.ids.len();
+        }
+        let best = units.iter().enumerate().min_by_key(|(_, unit)| {
+            let room = room.get(&unit.node).copied().unwrap_or(0);
+            (
+                (!unit.free, !unit.known),
+                !unit.group.is_some_and(|group| begun.contains(&group)),
+                unit.ids.len() > wanted,
+                !anchors.contains(&unit.node),
+                // Nodes with room for all come first, the tightest of them; then the roomiest.
+                if room < wanted { (true, Reverse(room), 0) } else { (false, Reverse(0), room) },
+                Reverse(unit.ids.len()),
+                (unit.node, unit.group, unit.ids.first().copied()),
+            )
+        });
+        let Some((index, _)) = best else { break };
+        let unit = units.swap_remove(index);
+        anchors.push(unit.node);
+        chosen.extend(unit.ids.into_iter().take(wanted).cloned());
+    }
+    chosen
+}
+
+fn units<'a>(snapshot: &Snapshot, available: &'a [String], chosen: &[String]) -> Vec<Unit<'a>> {
     let mut left: Vec<&String> = available.iter().filter(|id| !chosen.contains(id)).collect();
     left.sort();
     left.dedup();
-    let mut free_on: BTreeMap<Option<u16>, usize> = BTreeMap::new();
-    for id in left.iter().filter(|id| snapshot.device(id).is_some_and(is_free)) {
-        *free_on.entry(node_of(id)).or_default() += 1;
-    }
-    let wanted = size - chosen.len();
-    let anchors: Vec<_> = chosen.iter().map(node_of).collect();
-    let groups: Vec<_> = chosen.iter().filter_map(|id| snapshot.device(id)?.device.group).collect();
-    left.sort_by_key(|id| {
+    let mut units: Vec<Unit<'_>> = Vec::new();
+    for id in left {
         let view = snapshot.device(id);
-        let node = node_of(id);
-        let free = free_on.get(&node).copied().unwrap_or(0);
         let group = view.and_then(|view| view.device.group);
-        (
-            !view.is_some_and(is_free),
-            view.is_none(),
-            !group.is_some_and(|group| groups.contains(&group)),
-            !anchors.contains(&node),
-            // Nodes with room for all come first, the tightest of them; then the roomiest.
-            free < wanted,
-            if free < wanted { (Reverse(free), 0) } else { (Reverse(0), free) },
-            node,
-            group,
-            *id,
-        )
-    });
-    chosen.extend(left.into_iter().take(wanted).cloned());
-    chosen
+        if let Some(unit) = units.iter_mut().find(|unit| group.is_some() && unit.group == group) {
+            unit.ids.push(id);
+        } else {
+            units.push(Unit {
+                ids: vec![id],
+                known: view.is_some(),
+                free: view.is_some_and(is_free),
+                node: view.and_then(|view| view.device.numa_node),
+                group,
+            });
+        }
+    }
+    units
 }
 
 fn is_free(view: &DeviceView) -> bool {
@@ -107,6 +141,28 @@ mod tests {
             (vec![], 6, vec![2, 5, 6, 3, 4, 1]),
         ] {
             assert_eq!(choose(&node, &all, &ids(&must), size), ids(&expected), "{must:?} {size}");
+        }
+    }
+
+    #[test]
+    fn groups_stay_whole() {
+        let devices = [("0000:01:00.0", 1), ("0000:01:00.1", 1), ("0000:02:00.0", 2), ("0000:03:00.0", 3)];
+        let devices = devices.map(|(address, group)| {
+            view(address, group, Occupancy::Free, Instant::now(), Viability::Viable, false)
+        });
+        let node = Snapshot { devices: devices.to_vec(), vfio_visible: true, errors: Vec::new() };
+        let all: Vec<String> = node.devices.iter().map(|view| view.device.id.to_string()).collect();
+        for (must, size, expected) in [
+            (&[][..], 1, &[2][..]),
+            (&[], 2, &[0, 1]),
+            (&[], 3, &[0, 1, 2]),
+            (&[1], 2, &[1, 0]),
+            (&[1], 3, &[1, 0, 2]),
+            (&[2], 2, &[2, 3]),
+        ] {
+            let pick =
+                |indices: &[usize]| indices.iter().map(|&index| all[index].clone()).collect::<Vec<_>>();
+            assert_eq!(choose(&node, &all, &pick(must), size), pick(expected), "{must:?} {size}");
         }
     }
 
