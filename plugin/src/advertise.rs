@@ -7,7 +7,6 @@ use kubelet_api::v1beta1::{Device, NumaNode, TopologyInfo};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use tokio::sync::watch;
 use vfio_probe::DeviceId;
 
 /// What the kubelet has been told.
@@ -15,14 +14,12 @@ use vfio_probe::DeviceId;
 pub(crate) struct Board {
     busy: Busy,
     told: Mutex<BTreeMap<DeviceId, Health>>,
-    /// Counts the times that lists went out.
-    rounds: watch::Sender<u64>,
 }
 
 impl Board {
     /// Nothing told yet.
     pub(crate) fn new(busy: Busy) -> Self {
-        Self { busy, told: Mutex::default(), rounds: watch::Sender::new(0) }
+        Self { busy, told: Mutex::default() }
     }
 
     /// The policy.
@@ -60,18 +57,6 @@ impl Board {
         }
         *told = now_told;
         (lists.into_iter().map(|(resource, list)| (resource, Arc::new(list))).collect(), again)
-    }
-
-    /// The lists of this round are where streams take them from.
-    pub(crate) fn sent(&self) {
-        self.rounds.send_modify(|round| *round += 1);
-    }
-
-    /// Waits until the kubelet has been told that the device is Unhealthy; for ever where the policy never tells so.
-    pub(crate) async fn told_unhealthy(&self, id: DeviceId) {
-        let mut rounds = self.rounds.subscribe();
-        let unhealthy = |_: &u64| matches!(self.told().get(&id), Some(Health::Unhealthy(_)));
-        let _ = rounds.wait_for(unhealthy).await;
     }
 
     /// All devices as `list` prints them.

@@ -5,7 +5,6 @@ use crate::snapshot::{DeviceView, Snapshot, describe};
 use kubelet_api::v1beta1::{AllocateRequest, AllocateResponse, ContainerAllocateResponse, DeviceSpec};
 use std::collections::HashMap;
 use tonic::Status;
-use vfio_probe::peek::Peek;
 use vfio_probe::{GroupId, Kind, Occupancy, Viability};
 
 /// A request that may be granted if its groups can be opened: the devices of each container.
@@ -72,14 +71,15 @@ pub(crate) enum Verdict {
     Absent,
 }
 
-/// Decides by the answer; `peek` is the latest look, `absent_is_sure`: /dev/vfio can be seen and sysfs has no such group.
-pub(crate) fn judge(answer: Occupancy, peek: Peek, absent_is_sure: bool) -> Verdict {
+/// Decides by the answer; `looks_held` is what the monitor thinks, `absent_is_sure`: /dev/vfio can be seen and sysfs has
+/// no such group.
+pub(crate) fn judge(answer: Occupancy, looks_held: bool, absent_is_sure: bool) -> Verdict {
     match answer {
         Occupancy::Free => Verdict::Grant,
         Occupancy::Held => Verdict::Held,
         Occupancy::Absent if absent_is_sure => Verdict::Absent,
-        // A denied or late open says nothing; a count above its baseline does.
-        Occupancy::Absent | Occupancy::Unknown(_) if peek == Peek::LooksHeld => Verdict::Held,
+        // A denied or late open says nothing; a count above its baseline does, and so does an EBUSY from before.
+        Occupancy::Absent | Occupancy::Unknown(_) if looks_held => Verdict::Held,
         Occupancy::Absent | Occupancy::Unknown(_) => Verdict::Grant,
     }
 }
@@ -220,20 +220,18 @@ mod tests {
 
     #[test]
     fn every_answer_of_an_open_has_its_verdict() {
-        use Peek::{Blind, LooksFree, LooksHeld};
         let denied = Occupancy::Unknown(Why::Denied);
-        for (answer, peek, sure, verdict) in [
-            (Occupancy::Free, LooksFree, false, Verdict::Grant),
-            (Occupancy::Free, LooksHeld, false, Verdict::Grant),
-            (Occupancy::Held, LooksFree, false, Verdict::Held),
-            (Occupancy::Absent, LooksFree, true, Verdict::Absent),
-            (Occupancy::Absent, LooksFree, false, Verdict::Grant),
-            (Occupancy::Absent, LooksHeld, false, Verdict::Held),
-            (denied, LooksFree, false, Verdict::Grant),
-            (denied, Blind, false, Verdict::Grant),
-            (denied, LooksHeld, false, Verdict::Held),
+        for (answer, looks_held, sure, verdict) in [
+            (Occupancy::Free, false, false, Verdict::Grant),
+            (Occupancy::Free, true, false, Verdict::Grant),
+            (Occupancy::Held, false, false, Verdict::Held),
+            (Occupancy::Absent, false, true, Verdict::Absent),
+            (Occupancy::Absent, false, false, Verdict::Grant),
+            (Occupancy::Absent, true, false, Verdict::Held),
+            (denied, false, false, Verdict::Grant),
+            (denied, true, false, Verdict::Held),
         ] {
-            assert_eq!(judge(answer, peek, sure), verdict, "{answer:?} {peek:?}");
+            assert_eq!(judge(answer, looks_held, sure), verdict, "{answer:?} {looks_held}");
         }
     }
 }

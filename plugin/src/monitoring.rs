@@ -26,6 +26,8 @@ pub(crate) struct Monitoring {
     pub(crate) root: Arc<Root>,
     /// Opens groups off-thread; shared so that one group is never opened twice at once.
     pub(crate) prober: Arc<Prober>,
+    /// Whether groups may be opened at all.
+    pub(crate) probe: bool,
     /// None until the first picture is whole.
     pub(crate) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     shared: Arc<Shared>,
@@ -66,7 +68,7 @@ impl Monitoring {
         let thread = std::thread::Builder::new().name("monitor".into()).stack_size(256 * 1024);
         let theirs = Arc::clone(&shared);
         thread.spawn(move || run(watch, namer, &theirs, &sender)).context("monitor thread")?;
-        Ok(Self { root, prober, snapshots, shared })
+        Ok(Self { root, prober, probe: options.probe, snapshots, shared })
     }
 
     /// Tells the monitor what an open made elsewhere has answered.

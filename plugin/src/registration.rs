@@ -114,6 +114,7 @@ impl Resource {
             resource: Arc::clone(&self.name),
             list,
             streams: streams.clone(),
+            given: watch::Sender::default(),
             monitoring: self.monitoring.clone(),
             board: Arc::clone(&self.board),
         };
@@ -128,6 +129,13 @@ impl Resource {
             why = self.follow(kubelet, &endpoint, &file.0, &streams, pause) => why,
             () = forward(self.list.clone(), &lists) => "the list ended",
         };
+        // What was said last still goes out: a resource without devices says so with an empty list.
+        lists.send_if_modified(|known| {
+            let last = self.list.borrow().clone();
+            let changed = *known != last;
+            *known = last;
+            changed
+        });
         // The old stream ends and its socket goes before the next Register: a kubelet up to 1.36 that notices the old
         // stream's end late disconnects whoever has the name then (`runClient`).
         drop(lists);
@@ -168,7 +176,6 @@ impl Resource {
                 return "our socket is gone";
             }
         }
-        *pause = BACKOFF.0;
         self.set(|state| state.registered = true);
         tracing::info!(resource = %self.name, endpoint, "registered");
         let mut counts = streams.subscribe();
@@ -176,6 +183,9 @@ impl Resource {
         loop {
             let count = *counts.borrow_and_update();
             self.set(|state| state.streams = count);
+            if count > 0 {
+                *pause = BACKOFF.0;
+            }
             tokio::select! {
                 _ = kubelets.wait_for(|now| *now != Some(kubelet)) => return "kubelet.sock has changed",
                 _ = counts.changed() => alone = Duration::ZERO,
@@ -183,7 +193,7 @@ impl Resource {
                     if *counts.borrow() == 0 {
                         alone += LOOK.min(NO_STREAM);
                         if alone >= NO_STREAM {
-                            return "the kubelet follows no stream of ours";
+                            break;
                         }
                     }
                     if !path.exists() {
@@ -192,6 +202,9 @@ impl Resource {
                 }
             }
         }
+        // A kubelet that accepts and never follows is not asked again at once for ever.
+        self.wait(pause).await;
+        "the kubelet follows no stream of ours"
     }
 
     /// A pause that doubles, ended early by a stop.

@@ -86,11 +86,11 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         interval = ?settings.interval, "serving");
     let mut running = BTreeMap::new();
     let advertise = advertise(&monitoring, &board, &registry, &folder, &kubelet, &mut running);
-    tokio::select! {
-        () = advertise => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let asked = tokio::select! {
+        () = advertise => false,
+        _ = terminate.recv() => true,
+        _ = interrupt.recv() => true,
+    };
     tracing::info!("stopping");
     monitoring.stop();
     let tasks: Vec<JoinHandle<()>> = running
@@ -106,6 +106,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         }
     })
     .await;
+    anyhow::ensure!(asked, "the monitor has ended");
     Ok(())
 }
 
@@ -149,13 +150,11 @@ async fn advertise(
             let states =
                 running.iter().map(|(name, resource)| (Arc::clone(name), Arc::clone(&resource.state)));
             *registry.states.lock().unwrap_or_else(PoisonError::into_inner) = states.collect();
-            board.sent();
         }
         let again = again.map(tokio::time::Instant::from_std);
         tokio::select! {
             changed = snapshots.changed() => {
                 if changed.is_err() {
-                    tracing::error!("the monitor has ended");
                     return;
                 }
             }

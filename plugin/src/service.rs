@@ -2,6 +2,7 @@
 
 use crate::advertise::Board;
 use crate::allocate::{self, Verdict};
+use crate::health::Busy;
 use crate::monitoring::Monitoring;
 use crate::preferred;
 use crate::snapshot::{DeviceView, Snapshot};
@@ -32,6 +33,8 @@ const ALLOCATE: Duration = Duration::from_secs(2);
 /// A former machine may still be closing: a held group is asked again for this long.
 const CLOSING: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// Pause before a group is asked whose last question has no answer yet.
+const OUTSTANDING: Duration = Duration::from_millis(5);
 /// The list that calls a refused device Unhealthy goes out before the refusal, if it can be had in this time.
 const LIST_FIRST: Duration = Duration::from_millis(200);
 
@@ -43,6 +46,8 @@ pub(crate) struct Service {
     pub(crate) list: watch::Receiver<List>,
     /// Counts the streams.
     pub(crate) streams: watch::Sender<usize>,
+    /// The list that went into a stream last.
+    pub(crate) given: watch::Sender<List>,
     /// The monitor.
     pub(crate) monitoring: Monitoring,
     /// What the kubelet has been told.
@@ -53,6 +58,7 @@ pub(crate) struct Service {
 pub(crate) struct Lists {
     lists: WatchStream<List>,
     streams: watch::Sender<usize>,
+    given: watch::Sender<List>,
 }
 
 impl Stream for Lists {
@@ -60,7 +66,13 @@ impl Stream for Lists {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let next = Pin::new(&mut self.lists).poll_next(context);
-        next.map(|list| list.map(|list| Ok(ListAndWatchResponse { devices: list.to_vec() })))
+        next.map(|list| {
+            list.map(|list| {
+                let devices = list.to_vec();
+                self.given.send_replace(list);
+                Ok(ListAndWatchResponse { devices })
+            })
+        })
     }
 }
 
@@ -88,7 +100,7 @@ impl DevicePlugin for Service {
         self.streams.send_modify(|count| *count += 1);
         // Begins with the list as it is; a slow reader skips to the newest, since each is the whole.
         let lists = WatchStream::new(self.list.clone());
-        Ok(Response::new(Lists { lists, streams: self.streams.clone() }))
+        Ok(Response::new(Lists { lists, streams: self.streams.clone(), given: self.given.clone() }))
     }
 
     async fn get_preferred_allocation(
@@ -117,7 +129,7 @@ impl DevicePlugin for Service {
             |status| tracing::warn!(resource = %self.resource, error = status.message(), "refused"),
         )?;
         for (group, view) in plan.groups() {
-            self.check(group, view, &snapshot, deadline).await?;
+            self.check(group, view, deadline).await?;
         }
         tracing::debug!(resource = %self.resource, ?request, "allocated");
         Ok(Response::new(plan.answer(&self.resource)))
@@ -138,23 +150,21 @@ impl Service {
     }
 
     /// Opens a group before it is given away.
-    async fn check(
-        &self,
-        group: GroupId,
-        view: &DeviceView,
-        snapshot: &Snapshot,
-        deadline: Instant,
-    ) -> Result<(), Status> {
-        let peek = view.group.as_ref().map_or(Peek::Blind, |group| group.peek);
+    async fn check(&self, group: GroupId, view: &DeviceView, deadline: Instant) -> Result<(), Status> {
         let give_up = (Instant::now() + CLOSING).min(deadline);
         loop {
             let answer = self.open(group, deadline).await;
+            // What is known by now: an open may have taken its time, and a machine may have ended meanwhile.
+            let snapshot = self.snapshot();
+            let known = snapshot.device(&view.device.id.to_string()).and_then(|view| view.group.as_ref());
+            let looks_held =
+                known.is_some_and(|group| group.peek == Peek::LooksHeld || group.occupancy.is_held());
             let sure = answer == Occupancy::Absent && snapshot.vfio_visible && !self.exists(group);
-            match allocate::judge(answer, peek, sure) {
+            match allocate::judge(answer, looks_held, sure) {
                 Verdict::Grant => {
                     // News only where the monitor thinks otherwise; the usual answer costs nothing more.
-                    let known = view.group.as_ref().map(|group| group.occupancy);
-                    if answer == Occupancy::Free && known != Some(Occupancy::Free) {
+                    let agreed = known.is_some_and(|group| group.occupancy == Occupancy::Free);
+                    if answer == Occupancy::Free && !agreed {
                         self.monitoring.told(group, answer);
                     }
                     return Ok(());
@@ -171,18 +181,24 @@ impl Service {
     }
 
     async fn open(&self, group: GroupId, deadline: Instant) -> Occupancy {
-        let (send, receive) = oneshot::channel();
-        let question = Question { group, baseline_of: Vec::new(), deadline: deadline.into_std() };
-        let done = Box::new(move |answer: Answer, _| {
-            let _ = send.send(answer.occupancy);
-        });
-        if self.monitoring.prober.start(question, done).is_err() {
-            // The monitor is asking just now; its answer is in the next snapshot, or late as ours would be.
-            return Occupancy::Unknown(Why::Late);
+        if !self.monitoring.probe {
+            return Occupancy::Unknown(Why::Denied);
         }
-        match timeout_at(deadline, receive).await {
-            Ok(Ok(occupancy)) => occupancy,
-            _ => Occupancy::Unknown(Why::Late),
+        loop {
+            let (send, receive) = oneshot::channel();
+            let question = Question { group, baseline_of: Vec::new(), deadline: deadline.into_std() };
+            let done = Box::new(move |answer: Answer, _| {
+                let _ = send.send(answer.occupancy);
+            });
+            if self.monitoring.prober.start(question, done).is_ok() {
+                let answer = timeout_at(deadline, receive).await;
+                return answer.ok().and_then(Result::ok).unwrap_or(Occupancy::Unknown(Why::Late));
+            }
+            // The monitor is opening it just now, for microseconds unless it hangs.
+            if Instant::now() + OUTSTANDING >= deadline {
+                return Occupancy::Unknown(Why::Late);
+            }
+            sleep(OUTSTANDING).await;
         }
     }
 
@@ -195,7 +211,15 @@ impl Service {
             self.monitoring.told(group, answer);
         }
         // The owner of the failed pod makes the next one at once; it must find a list that says so already.
-        let _ = timeout(LIST_FIRST, self.board.told_unhealthy(view.device.id)).await;
+        // The policy may call it Healthy for ever, and with no stream nobody can be told.
+        if self.board.busy() != Busy::Advertise && *self.streams.borrow() > 0 {
+            let mut given = self.given.subscribe();
+            let id = view.device.id.to_string();
+            let unhealthy = |list: &List| {
+                list.iter().any(|device| device.id == id && device.health == kubelet_api::UNHEALTHY)
+            };
+            let _ = timeout(LIST_FIRST, given.wait_for(unhealthy)).await;
+        }
         let now = self.snapshot();
         let holders = now
             .device(&view.device.id.to_string())

@@ -32,8 +32,9 @@ pub(crate) struct Settings {
     #[arg(long, global = true, value_enum, default_value = "unhealthy", env = "VFIO_DEVICE_PLUGIN_BUSY")]
     pub(crate) busy: Busy,
 
-    /// Devices to offer, VENDOR[:DEVICE][/CLASS] in hex, `*` for any; may be given more than once
+    /// The selected devices.
     #[arg(
+        help = "Devices to offer, VENDOR[:DEVICE][/CLASS] in hex, `*` for any; may be given more than once",
         long,
         global = true,
         value_name = "SELECTOR",

@@ -88,7 +88,8 @@ impl Snapshot {
     /// A device by the id that the kubelet knows it by.
     pub(crate) fn device(&self, id: &str) -> Option<&DeviceView> {
         let id: DeviceId = id.parse().ok()?;
-        self.devices.iter().find(|view| view.device.id == id)
+        let place = self.devices.binary_search_by_key(&id, |view| view.device.id).ok()?;
+        self.devices.get(place)
     }
 }
 
