@@ -1,0 +1,163 @@
+//! The commands that operators run, on a simulated node.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
+
+mod common;
+
+use common::{PATIENCE, Serve, list, program, run};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use vfio_sim_node::{Function, Node, VmSpec};
+
+const GPU: &str = "0000:1b:00.0";
+
+#[test]
+fn list_prints_every_field() {
+    let node = Node::with_eight_gpus().unwrap();
+    let uid = "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab";
+    let vm = node.start_vm(&VmSpec::of_pod(uid, &[GPU.to_owned()])).unwrap();
+    let devices = list(&node);
+    assert_eq!(devices.len(), 8);
+    let holder = &devices[0]["holders"][0];
+    assert_eq!((holder["pid"].as_u64(), holder["pod_uid"].as_str()), (Some(u64::from(vm.pid())), Some(uid)));
+    assert_eq!(holder["command"], "qemu-system-x86");
+    assert_eq!(holder["container_id"].as_str().map(str::len), Some(64));
+    let expected = serde_json::json!({
+        "address": "0000:3d:00.0", "vendor": "10de", "device": "2330", "class": "030200", "driver": "vfio-pci",
+        "iommu_group": 52, "numa_node": 0, "kind": "pci", "resource": "nvidia.com/2330", "state": "free",
+        "evidence": "enable", "viable": true, "owner": null, "health": null, "reason": null, "holders": []
+    });
+    assert_eq!(devices[1], expected);
+    assert_eq!(node.opens(52), 0, "list opens nothing");
+    let (code, table, told) = run(&node, &["list", "--probe"]);
+    assert_eq!(code, 0);
+    assert!(table.contains("0000:3d:00.0  52     0     nvidia.com/2330  free   open"), "{table}");
+    assert!(told.contains("no serve answers"), "{told}");
+    assert!(node.opens(52) > 0);
+}
+
+#[test]
+fn wrong_usage_exits_64_and_says_why() {
+    let node = Node::new().unwrap();
+    for (words, says) in [
+        (&["--interval", "fast"][..], "50ms to 1h"),
+        (&["--interval", "0"], "50ms to 1h"),
+        (&["--frobnicate"], "--frobnicate"),
+        (&["frobnicate"], "frobnicate"),
+        (&["--select", "nvidia"], "no selector"),
+        (&["--busy", "maybe"], "advertise"),
+    ] {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_vfio-device-plugin")).arg("list").args(words).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{words:?}: {text}");
+        assert!(text.contains(says), "{words:?}: {text}");
+    }
+    let (code, _, text) = run(&node, &["who", "nonsense"]);
+    assert_eq!(code, 2);
+    assert!(text.contains("expected a PCI address"), "{text}");
+}
+
+#[test]
+fn a_root_that_cannot_be_read_is_named() {
+    for command in ["list", "serve", "watch", "doctor"] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_vfio-device-plugin"));
+        let output = program.args([command, "--root", "/nowhere"]).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{command}: {text}");
+        assert!(text.contains("/nowhere") && text.contains("No such file"), "{command}: {text}");
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_vfio-device-plugin"));
+    let output = program.args(["list", "--root"]).arg(empty.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("not a tree with the host's sys"));
+}
+
+#[test]
+fn who_finds_the_holder_by_device_and_by_group() {
+    let node = Node::with_eight_gpus().unwrap();
+    let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    for target in [GPU, "51"] {
+        let (code, out, _) = run(&node, &["who", target, "--json"]);
+        let who: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(code, 0, "{who}");
+        assert_eq!(who["holders"][0]["pid"], vm.pid(), "{who}");
+    }
+    let (code, out, _) = run(&node, &["who", "52"]);
+    assert_eq!((code, out.contains("No process was found that holds group 52")), (1, true), "{out}");
+    assert_eq!(run(&node, &["who", "4711"]).0, 2);
+}
+
+#[test]
+fn watch_tells_what_happens() {
+    let node = Node::with_eight_gpus().unwrap();
+    let mut watch = program(&node, &["watch", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let out = watch.stdout.take().unwrap();
+    let (send, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(out).lines().map_while(Result::ok) {
+            let _ = send.send(serde_json::from_str::<Value>(&line).unwrap());
+        }
+    });
+    let expect = |event: &str, device: &str| loop {
+        let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {event} {device}"));
+        if line["event"] == event && line["device"] == device {
+            break line;
+        }
+    };
+    expect("bound", GPU);
+    let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    assert_eq!(expect("held", GPU)["holders"][0]["pid"], vm.pid());
+    vm.kill();
+    expect("freed", GPU);
+    node.unbind(GPU).unwrap();
+    expect("unbound", GPU);
+    node.bind(GPU, "vfio-pci").unwrap();
+    expect("bound", GPU);
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
+#[test]
+fn ready_and_doctor_tell_a_node_without_serve() {
+    let node = Node::with_eight_gpus().unwrap();
+    let (code, _, text) = run(&node, &["ready"]);
+    assert_eq!(code, 1);
+    assert!(text.contains("no serve answers"), "{text}");
+    node.add(Function::gpu("0000:f1:00.0", 90, 0)).unwrap();
+    node.add(Function { driver: Some("snd_hda_intel".into()), ..Function::new("0000:f1:00.1", 90) }).unwrap();
+    node.add(Function::gpu("0000:f3:00.0", 92, 0).with_driver(Some("nouveau"))).unwrap();
+    let (code, out, _) = run(&node, &["doctor", "--json"]);
+    assert_eq!(code, 1);
+    for words in [
+        "0000:f1:00.1 is bound to snd_hda_intel",
+        "bound to nouveau",
+        "there is no kubelet.sock",
+        "no serve answers",
+    ] {
+        assert!(out.contains(words), "{words}: {out}");
+    }
+    let empty = Node::new().unwrap();
+    let (code, out, _) = run(&empty, &["doctor"]);
+    assert_eq!(code, 2);
+    assert!(out.contains("the IOMMU is off"), "{out}");
+}
+
+#[test]
+fn a_second_serve_leaves_the_first_ones_status_alone() {
+    let node = Node::with_eight_gpus().unwrap();
+    let _first = Serve::start(&node, &[]);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !run(&node, &["ready"]).2.contains("not registered") {
+        assert!(std::time::Instant::now() < deadline, "serve does not answer");
+    }
+    let second = Serve::start(&node, &[]);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let (code, _, log) = second.terminate();
+    assert_eq!(code, 0);
+    assert!(log.contains("another one serves there"), "{log}");
+    assert!(run(&node, &["ready"]).2.contains("not registered"), "the first still answers");
+}

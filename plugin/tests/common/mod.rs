@@ -1,0 +1,103 @@
+//! A simulated node with a kubelet's stand-in, and the real program beside them.
+
+#![allow(dead_code, reason = "each test program uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test's helper may fail loudly"
+)]
+
+use serde_json::Value;
+use std::io::Read;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use vfio_sim_node::kubelet::Books;
+use vfio_sim_node::{Kubelet, Node};
+
+pub const H100: &str = "nvidia.com/2330";
+pub const INTERVAL: Duration = Duration::from_millis(200);
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The program on a node: names are hex ids, whatever pci.ids the machine has.
+pub fn program(node: &Node, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vfio-device-plugin"));
+    command
+        .args(words)
+        .args(["--root".as_ref(), node.root()])
+        .args(["--kubelet-dir".as_ref(), node.kubelet_dir().as_path()])
+        .args(["--pod-resources".as_ref(), node.pod_resources_socket().as_path()])
+        .args(["--run-dir".as_ref(), node.run_dir().as_path()])
+        .args(["--interval", "200ms", "--pci-ids", "/dev/null"]);
+    command
+}
+
+/// Runs a command to its end.
+pub fn run(node: &Node, words: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = program(node, words).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+/// The devices of `list --json`.
+pub fn list(node: &Node) -> Vec<Value> {
+    let (code, out, _) = run(node, &["list", "--json"]);
+    assert_eq!(code, 0);
+    serde_json::from_str::<Value>(&out).unwrap()["devices"].as_array().unwrap().clone()
+}
+
+/// A running `serve`; killed when dropped.
+pub struct Serve(pub Child);
+
+impl Serve {
+    pub fn start(node: &Node, words: &[&str]) -> Self {
+        let mut all = vec!["serve"];
+        all.extend(words);
+        Self(program(node, &all).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// SIGTERM: exit code, how long it took, and its log.
+    pub fn terminate(mut self) -> (i32, Duration, String) {
+        let began = Instant::now();
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let code = self.0.wait().unwrap().code().unwrap_or(-1);
+        let took = began.elapsed();
+        let mut log = String::new();
+        self.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (code, took, log)
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub async fn kubelet(node: &Node) -> Kubelet {
+    Kubelet::start(&node.kubelet_dir(), &node.pod_resources_socket()).await.unwrap()
+}
+
+/// Waits for the kubelet's books; how long it took.
+pub async fn expect(kubelet: &Kubelet, what: &str, wanted: impl FnMut(&Books) -> bool) -> Duration {
+    let began = Instant::now();
+    if let Err(books) = kubelet.wait_for(PATIENCE, wanted).await {
+        panic!("not within {PATIENCE:?}: {what}: {books:#?}");
+    }
+    began.elapsed()
+}
+
+/// `Some(true)` Healthy, `Some(false)` Unhealthy, `None` not listed.
+pub fn health(books: &Books, resource: &str, id: &str) -> Option<bool> {
+    books.resources.get(resource)?.health(id).map(|health| health == "Healthy")
+}
+
+/// Sockets that the plugin has in the kubelet's folder.
+pub fn own_sockets(node: &Node) -> usize {
+    let entries = std::fs::read_dir(node.kubelet_dir()).unwrap().flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("vfio-")).count()
+}

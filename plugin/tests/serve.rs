@@ -1,0 +1,223 @@
+//! `serve` on a simulated node, with a kubelet's stand-in over real sockets.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
+
+mod common;
+
+use common::{H100, PATIENCE, Serve, expect, health, kubelet, list, own_sockets, run};
+use std::time::Duration;
+use tokio_stream::StreamExt;
+use vfio_sim_node::kubelet::{AdmitError, Books};
+use vfio_sim_node::{Function, Hold, Node, VmSpec};
+
+const GPU: &str = "0000:1b:00.0";
+const OTHER: &str = "0000:3d:00.0";
+
+fn capacity(books: &Books) -> (usize, usize) {
+    let numbers = books.capacity(H100);
+    (numbers.capacity, numbers.allocatable)
+}
+
+#[tokio::test]
+async fn a_held_device_stays_listed_as_unhealthy_and_comes_back() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    let serve = Serve::start(&node, &[]);
+    expect(&kubelet, "held at start", |books| capacity(books) == (8, 7)).await;
+    assert_eq!(health(&kubelet.books(), H100, GPU), Some(false));
+    assert_eq!(health(&kubelet.books(), H100, OTHER), Some(true));
+    let device = list(&node).into_iter().find(|device| device["address"] == GPU).unwrap();
+    assert_eq!(device["state"], "held");
+    assert_eq!(device["health"], "Unhealthy");
+    assert_eq!(device["holders"][0]["pid"], vm.pid());
+    assert!(device["reason"].as_str().unwrap().contains(&format!("held by pid {}", vm.pid())), "{device}");
+    vm.kill();
+    expect(&kubelet, "freed", |books| capacity(books) == (8, 8)).await;
+    let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    expect(&kubelet, "held again", |books| capacity(books) == (8, 7)).await;
+    drop(vm);
+    expect(&kubelet, "freed again", |books| capacity(books) == (8, 8)).await;
+    let (code, took, log) = serve.terminate();
+    assert_eq!(code, 0);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(own_sockets(&node), 0);
+    let changes: Vec<_> =
+        log.lines().filter(|line| line.contains(" health ") && line.contains(GPU)).collect();
+    assert_eq!(changes.len(), 4, "each change of health is logged once: {changes:#?}");
+    assert!(
+        changes[2].contains("old=\"Healthy\" new=\"Unhealthy\"") && changes[2].contains("reason="),
+        "{changes:#?}"
+    );
+}
+
+#[tokio::test]
+async fn a_holder_without_a_device_is_seen_at_the_start_and_its_end_found_by_opening() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let vm = node.start_vm(&VmSpec { hold: Hold::GroupOnly, ..VmSpec::foreign(&[GPU]) }).unwrap();
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "held", |books| capacity(books) == (8, 7)).await;
+    vm.kill();
+    expect(&kubelet, "freed", |books| capacity(books) == (8, 8)).await;
+}
+
+#[tokio::test]
+async fn with_advertise_everything_is_healthy_and_allocate_still_refuses() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    let _serve = Serve::start(&node, &["--busy", "advertise"]);
+    expect(&kubelet, "all healthy", |books| capacity(books) == (8, 8)).await;
+    let refused = kubelet.admit_with("vm", H100, vec![GPU.to_owned()]).await.unwrap_err();
+    let AdmitError::Refused(status) = refused else { panic!("{refused}") };
+    assert_eq!(status.code(), tonic::Code::FailedPrecondition);
+    let expected = format!("{GPU} (group 51) is held by pid {} (qemu-system-x86)", vm.pid());
+    assert_eq!(status.message(), expected);
+}
+
+#[tokio::test]
+async fn devices_and_models_come_and_go_without_a_restart() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "eight", |books| capacity(books) == (8, 8)).await;
+    node.add(Function::gpu("0000:f1:00.0", 90, -1)).unwrap();
+    expect(&kubelet, "one bound late", |books| capacity(books) == (9, 9)).await;
+    let books = kubelet.books();
+    let late = books.resources[H100].devices.iter().find(|device| device.id == "0000:f1:00.0").unwrap();
+    assert_eq!(late.topology, None, "-1 is unknown, not node 0");
+    node.add(Function::gpu("0000:f2:00.0", 91, 1).with_device(0x20b0)).unwrap();
+    expect(&kubelet, "a new model", |books| health(books, "nvidia.com/20b0", "0000:f2:00.0") == Some(true))
+        .await;
+    node.unbind("0000:f2:00.0").unwrap();
+    expect(&kubelet, "the model has gone", |books| books.capacity("nvidia.com/20b0").capacity == 0).await;
+    let vm = node.start_vm(&VmSpec::foreign(&["0000:f1:00.0"])).unwrap();
+    node.unbind("0000:f1:00.0").unwrap();
+    expect(&kubelet, "unbinding", |books| capacity(books) == (9, 8)).await;
+    vm.kill();
+    expect(&kubelet, "unbound", |books| capacity(books) == (8, 8)).await;
+}
+
+#[tokio::test]
+async fn kubelets_may_start_late_restart_and_stay_away() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = vfio_sim_node::Kubelet::stopped(&node.kubelet_dir(), &node.pod_resources_socket());
+    std::fs::remove_dir_all(node.kubelet_dir()).unwrap();
+    let serve = Serve::start(&node, &[]);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let (code, _, reasons) = run(&node, &["ready"]);
+    assert_eq!(code, 1);
+    assert!(reasons.contains("not registered with the kubelet"), "{reasons}");
+    kubelet.run().await.unwrap();
+    expect(&kubelet, "a late start", |books| capacity(books) == (8, 8)).await;
+    assert_eq!(run(&node, &["ready"]).0, 0);
+    for keep_checkpoint in [true, false] {
+        let before = kubelet.books().registrations_of(H100);
+        kubelet.restart(keep_checkpoint).await.unwrap();
+        expect(&kubelet, "a restart", |books| {
+            books.registrations_of(H100) > before && capacity(books) == (8, 8)
+        })
+        .await;
+    }
+    kubelet.stop();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    kubelet.run().await.unwrap();
+    expect(&kubelet, "a long absence", |books| capacity(books) == (8, 8)).await;
+    let endpoints: Vec<String> =
+        kubelet.books().registrations.iter().map(|registration| registration.endpoint.clone()).collect();
+    let mut unique = endpoints.clone();
+    unique.sort();
+    unique.dedup();
+    assert_eq!(unique.len(), endpoints.len(), "a socket's name is never used twice: {endpoints:?}");
+    assert_eq!(own_sockets(&node), 1);
+    let (_, _, log) = serve.terminate();
+    assert!(log.contains("the kubelet's folder is not there; waiting for it"), "{log}");
+}
+
+#[tokio::test]
+async fn a_lost_stream_or_socket_is_registered_again() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "eight", |books| capacity(books) == (8, 8)).await;
+    kubelet.drop_stream(H100);
+    expect(&kubelet, "a lost stream", |books| books.registrations_of(H100) == 2 && capacity(books) == (8, 8))
+        .await;
+    let endpoint = kubelet.books().resources[H100].endpoint.clone();
+    std::fs::remove_file(node.kubelet_dir().join(endpoint)).unwrap();
+    expect(&kubelet, "a lost socket", |books| books.registrations_of(H100) == 3 && capacity(books) == (8, 8))
+        .await;
+}
+
+#[tokio::test]
+async fn every_stream_gets_every_change() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "eight", |books| capacity(books) == (8, 8)).await;
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        streams.push(kubelet.extra_stream(H100).await.unwrap());
+    }
+    drop(streams.pop());
+    let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    for stream in &mut streams {
+        let mut healthy = 8;
+        while healthy != 7 {
+            let list = tokio::time::timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap();
+            healthy = list.devices.iter().filter(|device| device.health == "Healthy").count();
+        }
+    }
+    assert_eq!(kubelet.books().registrations_of(H100), 1);
+}
+
+#[tokio::test]
+async fn answers_are_exact_and_bad_requests_refused() {
+    let node = Node::with_eight_gpus().unwrap();
+    node.add(Function::gpu("0000:f2:00.0", 91, 1).with_device(0x20b0)).unwrap();
+    let kubelet = kubelet(&node).await;
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "all", |books| capacity(books) == (8, 8)).await;
+    let ids = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect::<Vec<_>>();
+    let answer = kubelet.allocate(H100, &[&ids(&[GPU, OTHER]), &ids(&["0000:4e:00.0"])]).await.unwrap();
+    let paths =
+        |index: usize| answer[index].devices.iter().map(|spec| spec.host_path.as_str()).collect::<Vec<_>>();
+    assert_eq!(answer[0].envs["PCI_RESOURCE_NVIDIA_COM_2330"], format!("{GPU},{OTHER}"));
+    assert_eq!(paths(0), ["/dev/vfio/vfio", "/dev/vfio/51", "/dev/vfio/52"]);
+    assert_eq!(answer[1].envs["PCI_RESOURCE_NVIDIA_COM_2330"], "0000:4e:00.0");
+    assert_eq!(paths(1), ["/dev/vfio/vfio", "/dev/vfio/53"]);
+    for (id, words) in [
+        ("0000:ff:00.0", "0000:ff:00.0: no device of nvidia.com/2330"),
+        ("0000:f2:00.0", "0000:f2:00.0: no device of nvidia.com/2330"),
+        ("", "no device of"),
+    ] {
+        let status = kubelet.allocate(H100, &[&ids(&[id])]).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        assert!(status.message().contains(words), "{}", status.message());
+    }
+    let chosen = kubelet.preferred(H100, &ids(&[GPU, "0000:9b:00.0", "0000:bd:00.0"]), &[], 2).await.unwrap();
+    assert_eq!(chosen, ["0000:9b:00.0", "0000:bd:00.0"], "one NUMA node");
+}
+
+#[tokio::test]
+async fn one_bad_device_never_costs_another() {
+    let node = Node::with_eight_gpus().unwrap();
+    for (path, content) in [
+        (format!("sys/devices/pci0000:00/{GPU}/uevent"), &b""[..]),
+        (format!("sys/devices/pci0000:00/{OTHER}/numa_node"), b"\xff\xfe garbage"),
+        ("sys/class/vfio-dev/vfio99".into(), b"not a link"),
+        ("sys/class/vfio-dev/garbage".into(), b""),
+        ("dev/vfio/garbage".into(), b""),
+        ("sys/kernel/iommu_groups/54/devices/garbage".into(), b""),
+    ] {
+        node.write(&path, content).unwrap();
+    }
+    let kubelet = kubelet(&node).await;
+    let serve = Serve::start(&node, &[]);
+    expect(&kubelet, "six of eight", |books| capacity(books) == (6, 6)).await;
+    let _vm = node.start_vm(&VmSpec::foreign(&["0000:9b:00.0"])).unwrap();
+    expect(&kubelet, "one held", |books| capacity(books) == (6, 5)).await;
+    let (_, _, log) = serve.terminate();
+    assert!(log.contains(&format!("{GPU}: uevent")) && log.contains(&format!("{OTHER}: numa_node")), "{log}");
+}
