@@ -108,6 +108,7 @@ pub struct Monitor {
     answers: Arc<Answers>,
     buffer: Buffer,
     listed: Vec<Bound>,
+    failed: Vec<Error>,
     nodes: Vec<GroupId>,
     visible: bool,
     started: bool,
@@ -133,6 +134,7 @@ impl Monitor {
             answers: Arc::new(Answers { arrived: Mutex::default(), signal }),
             buffer: Buffer::new(),
             listed: Vec::new(),
+            failed: Vec::new(),
             nodes: Vec::new(),
             visible: false,
             started: false,
@@ -284,17 +286,20 @@ impl Monitor {
     fn list_bound(&mut self, now: Instant, changes: &mut Vec<Change>) -> Result<()> {
         let refresh = now >= self.refresh_at;
         self.listed.clear();
-        let (listed, mut failed) = (&mut self.listed, None);
+        self.failed.clear();
+        let (listed, failed) = (&mut self.listed, &mut self.failed);
         self.root.bound(&mut self.buffer, |bound| match bound {
             Ok(bound) => listed.push(bound),
-            Err(error) => failed = Some(error),
+            Err(error) => failed.push(error),
         })?;
         if refresh {
             self.refresh_at = now + REFRESH;
             self.errors.clear();
         }
-        if let Some(error) = failed {
-            self.remember(error);
+        for index in 0..self.failed.len() {
+            if let Some(&error) = self.failed.get(index) {
+                self.remember(error);
+            }
         }
         for tracked in &mut self.devices {
             tracked.seen = false;
@@ -411,8 +416,9 @@ impl Monitor {
             });
             failed.extend(listed.err());
             if members != group.members {
-                if !group.members.is_empty() {
-                    changes.push(Change::Changed(group.id));
+                let change = Change::Changed(group.id);
+                if !group.members.is_empty() && !changes.contains(&change) {
+                    changes.push(change);
                 }
                 group.viability = Viability::of(&members);
                 group.members = members;

@@ -233,6 +233,43 @@ mod tests {
         }
     }
 
+    /// An answer that its taker holds up keeps its helper as long as an open that hangs in the kernel would.
+    #[test]
+    fn a_fifth_question_is_late_when_four_hang_and_the_end_waits_for_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let prober = Prober::new(Arc::new(Root::open(folder.path()).unwrap()));
+        let (began, beginnings) = mpsc::channel();
+        let mut hangs = Vec::new();
+        for group in 0..4 {
+            let (release, hang) = mpsc::channel::<()>();
+            hangs.push(release);
+            let began = began.clone();
+            let request = Request {
+                group: GroupId(group),
+                baseline_of: Vec::new(),
+                deadline: Instant::now() + Duration::from_secs(10),
+            };
+            let done = Box::new(move |_, _| {
+                began.send(()).unwrap();
+                let _ = hang.recv();
+            });
+            prober.start(request, done).unwrap();
+            while beginnings.try_recv().is_err() {
+                prober.hurry();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        assert_eq!(prober.shared.lock().workers, MOST_AT_ONCE);
+        let late = Occupancy::Unknown(Why::Late);
+        assert_eq!(prober.probe(GroupId(4), Duration::from_millis(20)), late);
+        assert_eq!(prober.probe(GroupId(4), Duration::from_millis(20)), late, "and not asked twice at once");
+        assert_eq!(prober.shared.lock().workers, MOST_AT_ONCE);
+        hangs.pop();
+        assert_eq!(prober.probe(GroupId(5), Duration::from_secs(10)), Occupancy::Absent, "one is back");
+        drop(prober);
+        drop(hangs);
+    }
+
     /// A FIFO without O_NONBLOCK would hang; with it our open returns, so a question that expired stands in for a hang.
     #[test]
     fn a_question_past_its_deadline_is_not_asked() {

@@ -92,11 +92,16 @@ pub struct Watch {
     own_processes: bool,
     /// Groups whose holder has exited and that were still held then, with the next pause before another look.
     exited: Vec<(GroupId, Duration)>,
+    /// A node came or went just now, in the midst of a bind or unbind.
+    half_bound: bool,
 }
 
 /// A group whose holder has exited is looked at again after 10, 20, 40, ... ms, as long as this is not exceeded: with the
 /// exit the group can be opened, unless another process shares the descriptor.
 const LAST_FOLLOW_UP: Duration = Duration::from_millis(160);
+/// The kernel makes a group's node before the device's entry in sysfs (`__vfio_register_dev`), so that a pass between the
+/// two finds nothing; another follows after this.
+const BIND: Duration = Duration::from_millis(10);
 
 impl Watch {
     /// Begins to watch; the first [`Watch::next`] takes stock. Sources that cannot be had (uevents in a user namespace,
@@ -139,6 +144,7 @@ impl Watch {
             failure: None,
             own_processes,
             exited: Vec::new(),
+            half_bound: false,
         };
         watch.watch_nodes();
         Ok(watch)
@@ -236,6 +242,7 @@ impl Watch {
                     if let Some(nodes) = &self.nodes {
                         drain(nodes);
                     }
+                    self.half_bound = true;
                     self.next_pass = now;
                 }
                 TICK => {
@@ -256,7 +263,7 @@ impl Watch {
         }
     }
 
-    /// Looks again soon at groups that are still held after their holder's exit.
+    /// Looks again soon: at groups that are still held after their holder's exit, and after a node came or went.
     fn follow_up(&mut self, now: Instant) {
         let monitor = &mut self.monitor;
         self.exited.retain_mut(|(group, pause)| {
@@ -267,7 +274,8 @@ impl Watch {
             }
             held && *pause <= LAST_FOLLOW_UP
         });
-        if let Some(pause) = self.exited.iter().map(|(_, pause)| *pause / 2).min() {
+        let bind = std::mem::take(&mut self.half_bound).then_some(BIND);
+        if let Some(pause) = self.exited.iter().map(|(_, pause)| *pause / 2).chain(bind).min() {
             let interval = self.monitor.options().interval;
             let times =
                 Itimerspec { it_interval: timespec(interval), it_value: timespec(pause.min(interval)) };

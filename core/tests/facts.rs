@@ -1,0 +1,82 @@
+//! The three facts that everything rests on, with the kernel's own errno.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+use vfio_probe::peek::Peek;
+use vfio_probe::{Buffer, GroupId, Occupancy, Root};
+use vfio_sim_node::{Hold, Node, VmSpec};
+
+const GPU: &str = "0000:1b:00.0";
+const GROUP: GroupId = GroupId(51);
+
+fn node() -> (Node, Root) {
+    let node = Node::with_eight_gpus().unwrap();
+    let root = Root::open(node.root()).unwrap();
+    (node, root)
+}
+
+#[test]
+fn a_missing_node_is_not_held() {
+    let (node, root) = node();
+    node.delete("dev/vfio/51").unwrap();
+    let answer = root.probe(GROUP);
+    assert_eq!(answer, Occupancy::Absent);
+    assert!(!answer.is_held());
+}
+
+#[test]
+fn a_node_that_opens_is_not_held() {
+    let (node, root) = node();
+    let answer = root.probe(GROUP);
+    assert_eq!(answer, Occupancy::Free);
+    assert!(!answer.is_held());
+    assert_eq!(node.opens(51), 1);
+    assert_eq!(root.probe(GROUP), Occupancy::Free, "the first open was closed at once");
+}
+
+#[test]
+fn only_ebusy_is_held() {
+    let (node, root) = node();
+    let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    assert_eq!(root.probe(GROUP), Occupancy::Held);
+    assert_eq!(root.probe(GroupId(52)), Occupancy::Free, "its neighbour is not");
+    vm.kill();
+    assert_eq!(root.probe(GROUP), Occupancy::Free);
+    // A folder in the node's place answers EISDIR: strange, but nobody's.
+    node.delete("dev/vfio/51").unwrap();
+    std::fs::create_dir(node.root().join("dev/vfio/51")).unwrap();
+    let answer = root.probe(GROUP);
+    assert_eq!(answer.as_str(), "unknown");
+    assert!(!answer.is_held());
+}
+
+#[test]
+fn a_look_opens_nothing_and_is_blind_to_a_group_without_device() {
+    let (node, root) = node();
+    let mut buffer = Buffer::new();
+    assert_eq!(root.peek(GROUP, &mut buffer), Ok(Peek::LooksFree));
+    let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    assert_eq!(root.peek(GROUP, &mut buffer), Ok(Peek::LooksHeld));
+    vm.kill();
+    let _vm = node.start_vm(&VmSpec { hold: Hold::GroupOnly, ..VmSpec::foreign(&[GPU]) }).unwrap();
+    assert_eq!(root.peek(GROUP, &mut buffer), Ok(Peek::LooksFree));
+    assert_eq!(root.probe(GROUP), Occupancy::Held);
+    assert_eq!(node.opens(51), 0);
+}
+
+#[test]
+fn a_device_cgroup_or_a_mode_that_denies_says_nothing() {
+    use rustix::process::geteuid;
+    let (node, root) = node();
+    node.delete("dev/vfio/51").unwrap();
+    // Nobody may open a file of mode 0, but for root, which this thread stops being.
+    let path = node.root().join("dev/vfio/51");
+    std::fs::write(&path, "").unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+    if geteuid().is_root() {
+        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).unwrap();
+    }
+    let answer = root.probe(GROUP);
+    assert_eq!(answer, Occupancy::Unknown(vfio_probe::Why::Denied));
+    assert!(!answer.is_held());
+}

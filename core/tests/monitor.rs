@@ -1,0 +1,246 @@
+//! The monitor over time: what it finds, and what it opens for that.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use vfio_probe::monitor::Options;
+use vfio_probe::{Change, DeviceId, Evidence, GroupId, Monitor, Occupancy, Prober, Root};
+use vfio_sim_node::{Function, Hold, Node, VmSpec};
+
+const GPU: &str = "0000:1b:00.0";
+const GROUP: GroupId = GroupId(51);
+const INTERVAL: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn id(address: &str) -> DeviceId {
+    address.parse().unwrap()
+}
+
+fn enable(node: &Node, count: u32) {
+    node.write(&format!("sys/bus/pci/devices/{GPU}/enable"), format!("{count}\n")).unwrap();
+}
+
+struct Story {
+    node: Node,
+    monitor: Monitor,
+}
+
+impl Story {
+    /// A monitor that has not looked yet.
+    fn new(node: Node) -> Self {
+        let root = Arc::new(Root::open(node.root()).unwrap());
+        let prober = Arc::new(Prober::new(Arc::clone(&root)));
+        let options = Options { interval: INTERVAL, ..Options::default() };
+        Self { node, monitor: Monitor::new(root, prober, options).unwrap() }
+    }
+
+    /// One that has taken stock.
+    fn settled(node: Node) -> Self {
+        let mut story = Self::new(node);
+        story.until("the first picture", |monitor, _| monitor.settled());
+        story
+    }
+
+    /// Passes until something holds; the changes met on the way.
+    fn until(&mut self, what: &str, mut holds: impl FnMut(&Monitor, &[Change]) -> bool) -> Vec<Change> {
+        let (mut changes, deadline) = (Vec::new(), Instant::now() + PATIENCE);
+        loop {
+            self.monitor.pass(Instant::now(), &mut changes).unwrap();
+            if holds(&self.monitor, &changes) {
+                return changes;
+            }
+            assert!(Instant::now() < deadline, "never: {what}; {changes:?} {:#?}", self.monitor);
+            std::thread::sleep(INTERVAL / 4);
+        }
+    }
+
+    /// One pass.
+    fn pass(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        self.monitor.pass(Instant::now(), &mut changes).unwrap();
+        changes
+    }
+
+    fn state(&self) -> (Occupancy, Evidence) {
+        let state = &self.monitor.group(GROUP).unwrap().state;
+        (state.occupancy, state.evidence)
+    }
+}
+
+#[test]
+fn a_free_group_is_opened_once_and_looks_tell_the_rest() {
+    let mut story = Story::settled(Node::with_eight_gpus().unwrap());
+    assert_eq!(story.state(), (Occupancy::Free, Evidence::Open));
+    for _ in 0..3 {
+        let vm = story.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+        assert_eq!(story.pass(), [Change::Held(GROUP)]);
+        assert_eq!(story.state(), (Occupancy::Held, Evidence::Enable));
+        assert_eq!(story.pass(), [], "told once");
+        vm.kill();
+        assert_eq!(story.pass(), [Change::Freed(GROUP)]);
+        std::thread::sleep(INTERVAL);
+        assert_eq!(story.pass(), []);
+    }
+    for group in 51..59 {
+        assert_eq!(story.node.opens(group), 1, "group {group}");
+    }
+}
+
+#[test]
+fn a_holder_from_before_is_proven_by_ebusy_and_its_end_by_an_open() {
+    for hold in [Hold::Device, Hold::GroupOnly] {
+        let node = Node::with_eight_gpus().unwrap();
+        let vm = node.start_vm(&VmSpec { hold, ..VmSpec::foreign(&[GPU]) }).unwrap();
+        let mut story = Story::settled(node);
+        assert_eq!(story.state(), (Occupancy::Held, Evidence::Open), "{hold:?}");
+        std::thread::sleep(INTERVAL * 3);
+        assert_eq!(story.pass(), [], "{hold:?}");
+        vm.kill();
+        let changes = story
+            .until("freed", |monitor, _| monitor.group(GROUP).unwrap().state.occupancy == Occupancy::Free);
+        assert_eq!(changes, [Change::Freed(GROUP)], "{hold:?}");
+        assert_eq!((story.state().1, story.node.opens(51)), (Evidence::Open, 1), "{hold:?}");
+    }
+}
+
+#[test]
+fn an_owned_group_is_never_opened() {
+    let node = Node::with_eight_gpus().unwrap();
+    let mut story = Story::new(node);
+    story.monitor.set_owned(&[GROUP]);
+    story.until("the first picture", |monitor, _| monitor.settled());
+    assert_eq!(story.state(), (Occupancy::Free, Evidence::Enable));
+    let vm = story.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    assert_eq!(story.pass(), [Change::Held(GROUP)]);
+    vm.kill();
+    assert_eq!(story.pass(), [Change::Freed(GROUP)]);
+    assert_eq!((story.node.opens(51), story.node.opens(52)), (0, 1));
+}
+
+#[test]
+fn without_leave_to_probe_nothing_is_opened() {
+    let node = Node::with_eight_gpus().unwrap();
+    let root = Arc::new(Root::open(node.root()).unwrap());
+    let prober = Arc::new(Prober::new(Arc::clone(&root)));
+    let options = Options { interval: INTERVAL, probe: false, ..Options::default() };
+    let mut story = Story { node, monitor: Monitor::new(root, prober, options).unwrap() };
+    for _ in 0..3 {
+        story.pass();
+        std::thread::sleep(INTERVAL);
+    }
+    assert_eq!(story.state(), (Occupancy::Free, Evidence::Enable));
+    assert_eq!(story.node.opens(51), 0);
+}
+
+#[test]
+fn a_count_left_over_from_before_is_no_holder() {
+    let node = Node::with_eight_gpus().unwrap();
+    enable(&node, 1);
+    let mut story = Story::settled(node);
+    assert_eq!(story.state(), (Occupancy::Free, Evidence::Open));
+    assert_eq!(story.pass(), [], "at its baseline it looks free");
+    enable(&story.node, 2);
+    assert_eq!(story.pass(), [Change::Held(GROUP)]);
+    enable(&story.node, 1);
+    assert_eq!(story.pass(), [Change::Freed(GROUP)]);
+    enable(&story.node, 0);
+    assert_eq!(story.pass(), []);
+    enable(&story.node, 1);
+    assert_eq!(story.pass(), [Change::Held(GROUP)], "the baseline has fallen");
+}
+
+#[test]
+fn a_count_left_over_is_forgotten_with_the_bind() {
+    let node = Node::with_eight_gpus().unwrap();
+    enable(&node, 1);
+    let mut story = Story::settled(node);
+    story.node.unbind(GPU).unwrap();
+    assert_eq!(story.pass(), [Change::Unbound(id(GPU))]);
+    story.node.bind(GPU, "vfio-pci").unwrap();
+    enable(&story.node, 1);
+    let changes = story.until("opened again", |monitor, _| {
+        monitor.group(GROUP).is_some_and(|group| group.state.evidence == Evidence::Open)
+    });
+    assert_eq!(changes, [Change::Bound(id(GPU)), Change::Held(GROUP), Change::Freed(GROUP)]);
+}
+
+#[test]
+fn bound_late_and_unbound() {
+    let mut story = Story::settled(Node::with_eight_gpus().unwrap());
+    let late = "0000:f1:00.0";
+    story.node.add(Function::gpu(late, 90, 1)).unwrap();
+    let changes = story.pass();
+    assert!(changes.starts_with(&[Change::Bound(id(late))]), "{changes:?}");
+    assert_eq!(story.monitor.group(GroupId(90)).unwrap().state.occupancy, Occupancy::Free);
+    assert_eq!(story.node.opens(90), 0, "a count that is 0 at first sight needs no open");
+    story.node.unbind(late).unwrap();
+    assert_eq!(story.pass(), [Change::Unbound(id(late))]);
+    assert!(story.monitor.group(GroupId(90)).is_none());
+}
+
+#[test]
+fn an_unbind_that_waits_for_the_holder_is_told_as_such() {
+    let mut story = Story::settled(Node::with_eight_gpus().unwrap());
+    let vm = story.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    assert_eq!(story.pass(), [Change::Held(GROUP)]);
+    story.node.unbind(GPU).unwrap();
+    assert_eq!(story.pass(), [Change::Changed(GROUP)]);
+    let tracked = |monitor: &Monitor| {
+        let tracked = monitor.devices().iter().find(|tracked| tracked.device.id == id(GPU));
+        tracked.map(|tracked| (tracked.unbinding, tracked.device.driver.is_none()))
+    };
+    assert_eq!(tracked(&story.monitor), Some((true, true)));
+    assert_eq!(story.state().0, Occupancy::Held);
+    vm.kill();
+    assert_eq!(story.pass(), [Change::Unbound(id(GPU))]);
+    assert_eq!(tracked(&story.monitor), None);
+}
+
+#[test]
+fn a_node_that_goes_and_comes_back() {
+    let mut story = Story::settled(Node::with_eight_gpus().unwrap());
+    let target = std::fs::read_link(story.node.root().join("dev/vfio/51")).unwrap();
+    story.node.delete("dev/vfio/51").unwrap();
+    assert_eq!(story.pass(), [Change::Changed(GROUP)]);
+    assert_eq!(story.state(), (Occupancy::Absent, Evidence::Node));
+    std::os::unix::fs::symlink(target, story.node.root().join("dev/vfio/51")).unwrap();
+    assert_eq!(story.pass(), [Change::Changed(GROUP)]);
+    assert_eq!(story.state().0, Occupancy::Free);
+}
+
+#[test]
+fn a_listing_that_fails_changes_nothing() {
+    let mut story = Story::settled(Node::with_eight_gpus().unwrap());
+    let _vm = story.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    story.pass();
+    let class = story.node.root().join("sys/class/vfio-dev");
+    let aside = story.node.root().join("aside");
+    std::fs::rename(&class, &aside).unwrap();
+    std::fs::write(&class, "").unwrap();
+    let mut changes = Vec::new();
+    let error = story.monitor.pass(Instant::now(), &mut changes).unwrap_err();
+    assert!(error.to_string().contains("sys/class/vfio-dev"), "{error}");
+    assert_eq!((changes.len(), story.monitor.devices().len()), (0, 8));
+    std::fs::remove_file(&class).unwrap();
+    std::fs::rename(&aside, &class).unwrap();
+    assert_eq!(story.pass(), []);
+    assert_eq!(story.state().0, Occupancy::Held);
+}
+
+#[test]
+fn one_bad_device_costs_no_other() {
+    let node = Node::with_eight_gpus().unwrap();
+    node.write("sys/bus/pci/devices/0000:3d:00.0/enable", "many\n").unwrap();
+    node.delete("sys/kernel/iommu_groups/53").unwrap();
+    node.delete("sys/bus/pci/devices/0000:5f:00.0/uevent").unwrap();
+    node.replace_by_fifo("sys/bus/pci/devices/0000:9b:00.0/uevent").unwrap();
+    let mut story = Story::settled(node);
+    let _vm = story.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    assert_eq!(story.pass(), [Change::Held(GROUP)]);
+    let errors: Vec<String> = story.monitor.errors().iter().map(ToString::to_string).collect();
+    assert!(errors.iter().any(|error| error.contains("group 53")), "{errors:?}");
+    for address in ["0000:ce:00.0", "0000:df:00.0"] {
+        assert!(story.monitor.devices().iter().any(|tracked| tracked.device.id == id(address)));
+    }
+}
