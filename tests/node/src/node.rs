@@ -45,7 +45,7 @@ impl Node {
         }
         symlink("/dev/null", root.join("dev/vfio/vfio"))?;
         symlink("/proc/self", root.join("proc/self"))?;
-        Ok(Self { shared: Arc::new(Shared::new(folder)), program: VmProgram::default() })
+        Ok(Self { shared: Arc::new(Shared::new(folder)?), program: VmProgram::default() })
     }
 
     /// The same without /sys/class/vfio-dev, as kernels before 6.1.
@@ -117,7 +117,7 @@ impl Node {
     /// How often others than its machines have opened a group with success.
     #[must_use]
     pub fn opens(&self, group: u32) -> u64 {
-        self.shared.lock().groups.get_mut(&group).map_or(0, GroupNode::opens)
+        self.shared.lock().groups.get(&group).map_or(0, GroupNode::opens)
     }
 
     /// Whether a machine holds the group.

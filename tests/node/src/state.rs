@@ -1,7 +1,7 @@
 //! What the node knows beside its files, and what the kernel does when a group is taken and given back.
 
 use crate::function::Function;
-use crate::group_node::GroupNode;
+use crate::group_node::{GroupNode, OpenCounter};
 use crate::machine::{Hold, Vm, VmProgram, VmSpec};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) root: PathBuf,
+    pub(crate) opens: Arc<OpenCounter>,
     state: Mutex<State>,
     folder: Mutex<tempfile::TempDir>,
 }
@@ -77,8 +78,14 @@ impl State {
 }
 
 impl Shared {
-    pub(crate) fn new(folder: tempfile::TempDir) -> Self {
-        Self { root: folder.path().to_owned(), state: Mutex::default(), folder: Mutex::new(folder) }
+    pub(crate) fn new(folder: tempfile::TempDir) -> Result<Self> {
+        let opens = Arc::new(OpenCounter::new()?);
+        Ok(Self {
+            root: folder.path().to_owned(),
+            opens,
+            state: Mutex::default(),
+            folder: Mutex::new(folder),
+        })
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

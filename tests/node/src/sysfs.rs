@@ -88,7 +88,7 @@ impl Node {
         symlink(format!("../../../../devices/pci0000:00/{address}"), driver_folder.join(address))?;
         if let (true, Some(group)) = (function.has_vfio_driver(), function.group) {
             if let Entry::Vacant(place) = state.groups.entry(group) {
-                let node = GroupNode::new()?;
+                let node = GroupNode::new(&self.shared.opens)?;
                 let class = root.join(format!("sys/class/vfio/{group}"));
                 fs::create_dir_all(&class)?;
                 fs::write(class.join("dev"), node.number()?)?;
