@@ -4,6 +4,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 use vfio_probe::device::Detail;
@@ -75,5 +76,28 @@ fn one(criterion: &mut Criterion) {
     group.bench_function("probe a held group", |bencher| bencher.iter(|| root.probe(GroupId(4))));
 }
 
-criterion_group!(benches, scan, pass, one);
+/// A file of pci.ids' size and shape, with the wanted vendor where NVIDIA is: after 60 % of it.
+fn names(criterion: &mut Criterion) {
+    let mut file = Vec::new();
+    for vendor in 0..2400_u32 {
+        writeln!(file, "{:04x}  Vendor {vendor}", 0x400 + vendor * 2).unwrap();
+        for device in 0..16 {
+            writeln!(
+                file,
+                "\t{device:04x}  Device {device} of some name\n\t\t1028 {device:04x}  A subsystem"
+            )
+            .unwrap();
+        }
+    }
+    criterion.bench_function("names", |bencher| {
+        let wanted = 0x400 + 1440 * 2;
+        bencher.iter(|| {
+            let mut found = 0;
+            vfio_probe::names::find(&mut file.as_slice(), &[(wanted, 7)], &mut |_, _| found += 1).unwrap();
+            assert_eq!(found, 1);
+        });
+    });
+}
+
+criterion_group!(benches, names, scan, pass, one);
 criterion_main!(benches);

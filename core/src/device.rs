@@ -36,7 +36,7 @@ pub struct Device {
     pub kind: Kind,
     /// The mdev type's folder name (`nvidia-35`), or a vendor VF's vGPU type number.
     pub vgpu_type: Option<Text<64>>,
-    /// The parent of a virtual function or mediated device.
+    /// The parent of a mediated device, or of a virtual function (not looked at by [`Detail::Identity`]).
     pub parent: Option<PciAddress>,
 }
 
@@ -77,7 +77,7 @@ pub enum Sriov {
 /// How much of a device to read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Detail {
-    /// Everything but the number of a physical function's virtual functions; one system call a device less.
+    /// Everything but the SR-IOV role and a virtual function's parent: four system calls a device less.
     Identity,
     /// Everything.
     Full,
@@ -168,10 +168,10 @@ impl Root {
         let class = uevent.class.ok_or(Error::malformed("uevent"))?;
         let group = self.group_of(format_args!("sys/bus/pci/devices/{address}/iommu_group"))?;
         let numa_node = self.numa_node(address)?;
-        let parent = optional(self.link(format_args!("sys/bus/pci/devices/{address}/physfn"), &mut buffer))
-            .map_err(|errno| at(errno, "physfn"))?
-            .map(|link| PciAddress::parse(last_component(link)).ok_or(Error::malformed("physfn")))
-            .transpose()?;
+        let parent = match detail {
+            Detail::Identity => None,
+            Detail::Full => self.physical_function(address)?,
+        };
         let sriov = match (parent, detail) {
             (Some(_), _) => Sriov::Virtual,
             (None, Detail::Identity) => Sriov::None,
@@ -248,6 +248,14 @@ impl Root {
                 node.and_then(|node| u16::try_from(node).ok()).map(Some).ok_or(Error::malformed("numa_node"))
             }
         }
+    }
+
+    fn physical_function(&self, address: PciAddress) -> Result<Option<PciAddress>> {
+        let mut buffer = [0; 256];
+        optional(self.link(format_args!("sys/bus/pci/devices/{address}/physfn"), &mut buffer))
+            .map_err(|errno| Error::system(errno, "physfn"))?
+            .map(|link| PciAddress::parse(last_component(link)).ok_or(Error::malformed("physfn")))
+            .transpose()
     }
 
     fn enabled_functions(&self, address: PciAddress) -> Result<Sriov> {

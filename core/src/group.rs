@@ -74,12 +74,26 @@ impl Root {
         &self,
         group: GroupId,
         buffer: &mut Buffer,
+        visit: impl FnMut(Result<Member>),
+    ) -> Result<()> {
+        self.members_but(group, buffer, |_| None, visit)
+    }
+
+    /// The same without asking for VFIO drivers that `known` tells.
+    pub(crate) fn members_but(
+        &self,
+        group: GroupId,
+        buffer: &mut Buffer,
+        known: impl Fn(&[u8]) -> Option<DriverName>,
         mut visit: impl FnMut(Result<Member>),
     ) -> Result<()> {
         const WHAT: &str = "iommu_groups/devices";
         self.list(format_args!("sys/kernel/iommu_groups/{group}/devices"), buffer, |name| {
             let member = Text::new(name).ok_or(Error::malformed(WHAT).of_group(group).of_entry(name));
-            visit(member.and_then(|name| self.member(group, name)));
+            visit(member.and_then(|member| match known(name) {
+                Some(driver) => Ok(Member { name: member, driver: Some(driver), vfio: true }),
+                None => self.member(group, member),
+            }));
         })
         .map_err(|errno| Error::system(errno, WHAT).of_group(group))
     }

@@ -6,7 +6,7 @@ use crate::group::{Member, Viability};
 use crate::id::{DeviceId, GroupId};
 use crate::occupancy::{GroupState, Look, Node, Occupancy, Why};
 use crate::peek::{EnableCount, Peek};
-use crate::prober::{Answer, Prober, Request};
+use crate::prober::{Answer, Done, Prober, Request};
 use crate::root::{Buffer, Root};
 use crate::scan::Bound;
 use rustix::event::{EventfdFlags, eventfd};
@@ -69,8 +69,8 @@ pub struct Group {
     pub viability: Viability,
     /// Whether it is held.
     pub state: GroupState,
-    /// The latest look without opening.
-    pub peek: Peek,
+    /// The latest look without opening; none before the first.
+    pub peek: Option<Peek>,
     node: Node,
     asked: Option<Instant>,
 }
@@ -238,10 +238,19 @@ impl Monitor {
         self.collect(now, changes);
         self.list_bound(now, changes)?;
         self.list_nodes();
+        let mut questions = Vec::new();
         for index in 0..self.groups.len() {
-            self.look(index, now, changes);
+            questions.extend(self.look(index, now, changes));
         }
-        self.prober.hurry();
+        if questions.is_empty() {
+            self.prober.hurry();
+        } else {
+            // An open of an earlier question still hangs: its answer, or the deadline, comes first.
+            let groups = &mut self.groups;
+            self.prober.start_all(questions, |refused| {
+                groups.iter_mut().filter(|group| group.id == refused).for_each(|group| group.asked = None);
+            });
+        }
         self.started = true;
         Ok(())
     }
@@ -256,22 +265,36 @@ impl Monitor {
         }
         for answer in arrived {
             self.set_baselines(&answer);
-            let Some(group) = self.groups.iter_mut().find(|group| group.id == answer.group) else { continue };
+            let Ok(index) = self.groups.binary_search_by_key(&answer.group, |group| group.id) else {
+                continue;
+            };
             // An answer that nobody waits for any more was late: the world may have moved on.
-            if group.asked.take().is_some() {
-                let before = group.state.occupancy;
-                group.state.answered(answer.occupancy, group.peek, now);
-                changes.extend(changed(group.id, before, group.state.occupancy));
+            if self.groups.get_mut(index).is_some_and(|group| group.asked.take().is_some()) {
+                self.answered(index, answer.occupancy, now, changes);
             }
         }
-        for group in &mut self.groups {
-            if group.asked.is_some_and(|asked| now.duration_since(asked) > self.options.probe_deadline) {
-                group.asked = None;
-                let before = group.state.occupancy;
-                group.state.answered(Occupancy::Unknown(Why::Late), group.peek, now);
-                changes.extend(changed(group.id, before, group.state.occupancy));
+        for index in 0..self.groups.len() {
+            let deadline = self.options.probe_deadline;
+            let late = |asked: &mut Instant| now.duration_since(*asked) > deadline;
+            if self.groups.get_mut(index).is_some_and(|group| group.asked.take_if(late).is_some()) {
+                self.answered(index, Occupancy::Unknown(Why::Late), now, changes);
             }
         }
+    }
+
+    fn answered(&mut self, index: usize, answer: Occupancy, now: Instant, changes: &mut Vec<Change>) {
+        let Some(group) = self.groups.get_mut(index) else { return };
+        if let (Occupancy::Unknown(_), None) = (answer, group.peek) {
+            // The open that was to spare the look says nothing.
+            group.peek = Some(peek(&self.root, &mut self.devices, group.id).unwrap_or(Peek::Blind));
+            let owned = self.owned.contains(&group.id);
+            let before = group.state.occupancy;
+            let _ = group.state.look(&Look { now, peek: group.peek, node: group.node, owned });
+            changes.extend(changed(group.id, before, group.state.occupancy));
+        }
+        let before = group.state.occupancy;
+        group.state.answered(answer, group.peek, now);
+        changes.extend(changed(group.id, before, group.state.occupancy));
     }
 
     fn set_baselines(&mut self, answer: &Answer) {
@@ -304,6 +327,7 @@ impl Monitor {
         for tracked in &mut self.devices {
             tracked.seen = false;
         }
+        self.devices.reserve(self.listed.len().saturating_sub(self.devices.len()));
         let mut regroup = refresh;
         for index in 0..self.listed.len() {
             let Some(&bound) = self.listed.get(index) else { break };
@@ -400,7 +424,7 @@ impl Monitor {
                         members: Vec::new(),
                         viability: Viability::Viable,
                         state: GroupState::new(now, !self.started, self.options.interval),
-                        peek: Peek::Blind,
+                        peek: None,
                         node: Node::Hidden,
                         asked: None,
                     },
@@ -408,9 +432,16 @@ impl Monitor {
             }
         }
         let mut failed = Vec::new();
+        let devices = &self.devices;
         for group in &mut self.groups {
             let mut members = Vec::with_capacity(group.members.len());
-            let listed = self.root.members(group.id, &mut self.buffer, |member| match member {
+            // Of tracked devices the driver has been read just now.
+            let known = |name: &[u8]| {
+                let id = DeviceId::parse(name)?;
+                let place = devices.binary_search_by_key(&id, |tracked| tracked.device.id).ok()?;
+                devices.get(place)?.device.driver
+            };
+            let listed = self.root.members_but(group.id, &mut self.buffer, known, |member| match member {
                 Ok(member) => members.push(member),
                 Err(error) => failed.push(error),
             });
@@ -446,35 +477,36 @@ impl Monitor {
         }
     }
 
-    fn look(&mut self, index: usize, now: Instant, changes: &mut Vec<Change>) {
-        let Some(group) = self.groups.get_mut(index) else { return };
-        group.peek = match peek(&self.root, &mut self.devices, group.id) {
-            Ok(peek) => peek,
-            // An unreadable count is no news; a device that goes is found by the listing.
-            Err(_) => group.peek,
-        };
+    /// Looks at one group; a question where only an open can tell.
+    fn look(&mut self, index: usize, now: Instant, changes: &mut Vec<Change>) -> Option<(Request, Done)> {
+        let group = self.groups.get_mut(index)?;
         let before = group.state.occupancy;
         let owned = self.owned.contains(&group.id);
+        if !self.options.probe || !group.state.look_can_wait(group.node, owned) {
+            group.peek = match peek(&self.root, &mut self.devices, group.id) {
+                Ok(peek) => Some(peek),
+                // An unreadable count is no news; a device that goes is found by the listing.
+                Err(_) => group.peek.or(Some(Peek::Blind)),
+            };
+        }
         let wanted = group.state.look(&Look { now, peek: group.peek, node: group.node, owned });
         changes.extend(changed(group.id, before, group.state.occupancy));
-        if wanted && group.asked.is_none() && self.options.probe {
-            let baseline_of =
-                if group.peek == Peek::LooksHeld { in_group(&self.devices, group.id) } else { Vec::new() };
-            let request =
-                Request { group: group.id, baseline_of, deadline: now + self.options.probe_deadline };
-            let answers = Arc::clone(&self.answers);
-            let done = Box::new(move |answer: Answer, more: bool| {
-                answers.arrived.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
-                if !more {
-                    // Fails only when 2^64 - 2 signals were not taken.
-                    let _ = rustix::io::write(&answers.signal, &1_u64.to_ne_bytes());
-                }
-            });
-            // An open of an earlier question still hangs: its answer, or the deadline, comes first.
-            if self.prober.start(request, done).is_ok() {
-                group.asked = Some(now);
-            }
+        if !wanted || group.asked.is_some() || !self.options.probe {
+            return None;
         }
+        group.asked = Some(now);
+        let baseline_of =
+            if group.peek == Some(Peek::LooksHeld) { in_group(&self.devices, group.id) } else { Vec::new() };
+        let request = Request { group: group.id, baseline_of, deadline: now + self.options.probe_deadline };
+        let answers = Arc::clone(&self.answers);
+        let done = Box::new(move |answer: Answer, more: bool| {
+            answers.arrived.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+            if !more {
+                // Fails only when 2^64 - 2 signals were not taken.
+                let _ = rustix::io::write(&answers.signal, &1_u64.to_ne_bytes());
+            }
+        });
+        Some((request, done))
     }
 
     fn remember(&mut self, error: Error) {

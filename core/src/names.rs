@@ -89,7 +89,7 @@ fn lines(file: &mut dyn Read, take: &mut dyn FnMut(&[u8]) -> bool) -> std::io::R
 }
 
 fn find_newline(bytes: &[u8]) -> Option<usize> {
-    bytes.iter().position(|&byte| byte == b'\n')
+    memchr::memchr(b'\n', bytes)
 }
 
 #[cfg(test)]

@@ -93,8 +93,8 @@ pub enum Node {
 pub struct Look {
     /// When.
     pub now: Instant,
-    /// What `enable` says.
-    pub peek: Peek,
+    /// What `enable` says; none if nobody looked, see [`GroupState::look_can_wait`].
+    pub peek: Option<Peek>,
     /// Whether the node is there.
     pub node: Node,
     /// Whether a pod owns a device of it: then its VM may be about to open it, and we never do.
@@ -117,6 +117,9 @@ pub struct GroupState {
     /// without a device never raises it: only an open ends this.
     busy_proven: bool,
     first_open: FirstOpen,
+    /// The latest look saw a count above its baseline.
+    counted: bool,
+    last_answer: Option<Occupancy>,
     next_open: Instant,
     pause: Duration,
     interval: Duration,
@@ -129,6 +132,8 @@ enum FirstOpen {
     Due,
     /// Wanted only if a count is above 0: it appeared while we watched.
     IfCounted,
+    /// Had, before anybody looked at the counts, and it succeeded: one above 0 at the first look may be left over.
+    Unlooked,
     Done,
 }
 
@@ -142,6 +147,8 @@ impl GroupState {
             since: now,
             busy_proven: false,
             first_open: if at_start { FirstOpen::Due } else { FirstOpen::IfCounted },
+            counted: false,
+            last_answer: None,
             next_open: now,
             pause: interval,
             interval,
@@ -158,9 +165,23 @@ impl GroupState {
             self.first_open = FirstOpen::IfCounted;
             return false;
         }
-        let counted = look.peek == Peek::LooksHeld;
+        let Some(peek) = look.peek else {
+            return self.first_open == FirstOpen::Due && look.now >= self.next_open;
+        };
+        let counted = peek == Peek::LooksHeld;
+        if std::mem::replace(&mut self.counted, counted) && !counted {
+            // The device was closed just now, so the group is about to be.
+            self.hurry(look.now);
+        }
+        if look.owned && self.first_open == FirstOpen::Due {
+            // When its pod has gone, only a count that stays is worth an open: left over, or held by who cannot be hurt.
+            self.first_open = FirstOpen::IfCounted;
+        }
+        let can_ask = !look.owned && look.node == Node::Present;
+        let doubtful = self.first_open == FirstOpen::Unlooked && can_ask;
         if !self.busy_proven {
-            match look.peek {
+            match peek {
+                Peek::LooksHeld if doubtful => {}
                 Peek::LooksHeld => self.set(Occupancy::Held, Evidence::Enable, look.now),
                 // Free by an open and still looking free: the open is the better evidence.
                 Peek::LooksFree if self.occupancy != Occupancy::Free => {
@@ -173,30 +194,32 @@ impl GroupState {
                 Peek::Blind => {}
             }
         }
-        if look.owned && self.first_open == FirstOpen::Due {
-            // When its pod has gone, only a count that stays is worth an open: left over, or held by who cannot be hurt.
-            self.first_open = FirstOpen::IfCounted;
-        }
-        if look.owned || look.node == Node::Hidden {
+        if !can_ask {
             return false;
         }
         let wanted = match self.first_open {
             FirstOpen::Due => true,
-            FirstOpen::IfCounted if counted => true,
-            FirstOpen::IfCounted | FirstOpen::Done if look.peek == Peek::Blind => true,
-            FirstOpen::IfCounted => {
+            FirstOpen::IfCounted | FirstOpen::Unlooked if counted => true,
+            _ if peek == Peek::Blind => true,
+            FirstOpen::IfCounted | FirstOpen::Unlooked => {
                 // It came with nobody in it, so a later change from 0 needs no open.
                 self.first_open = FirstOpen::Done;
                 false
             }
             FirstOpen::Done => self.busy_proven && !counted,
         };
-        wanted && look.now >= self.next_open
+        // A doubt is not left standing for the pause after the first open.
+        wanted && (look.now >= self.next_open || doubtful && counted)
     }
 
-    /// Takes in the answer to an open; `peek` is the latest look without opening.
-    pub fn answered(&mut self, answer: Occupancy, peek: Peek, now: Instant) {
-        let before = self.occupancy;
+    /// Whether the open that is due will tell more than a look, which then is not worth its system calls.
+    #[must_use]
+    pub fn look_can_wait(&self, node: Node, owned: bool) -> bool {
+        self.first_open == FirstOpen::Due && node == Node::Present && !owned
+    }
+
+    /// Takes in the answer to an open; `peek` is the latest look without opening, if there was one.
+    pub fn answered(&mut self, answer: Occupancy, peek: Option<Peek>, now: Instant) {
         match answer {
             Occupancy::Free => {
                 self.busy_proven = false;
@@ -211,15 +234,23 @@ impl GroupState {
                 self.set(answer, Evidence::Open, now);
             }
             // Late or denied changes nothing; where nothing else can tell, it is said.
-            Occupancy::Unknown(_) if peek == Peek::Blind && !self.busy_proven => {
+            Occupancy::Unknown(_) if peek == Some(Peek::Blind) && !self.busy_proven => {
                 self.set(answer, Evidence::Open, now);
+            }
+            // The count that an open was to explain stays unexplained.
+            Occupancy::Unknown(_) if peek == Some(Peek::LooksHeld) && !self.busy_proven => {
+                self.set(Occupancy::Held, Evidence::Enable, now);
             }
             Occupancy::Unknown(_) => {}
         }
-        if answer != Occupancy::Unknown(Why::Late) {
-            self.first_open = FirstOpen::Done;
-        }
-        self.pause = if answer == before { (self.pause * 2).min(LONGEST_PAUSE) } else { self.interval };
+        self.first_open = match (answer, peek) {
+            (Occupancy::Unknown(Why::Late), None) => FirstOpen::Due,
+            (Occupancy::Unknown(Why::Late), Some(_)) if self.first_open == FirstOpen::Due => FirstOpen::Due,
+            (Occupancy::Free, None) => FirstOpen::Unlooked,
+            _ => FirstOpen::Done,
+        };
+        let same = self.last_answer.replace(answer) == Some(answer);
+        self.pause = if same { (self.pause * 2).min(LONGEST_PAUSE) } else { self.interval };
         self.next_open = now + self.pause;
     }
 
@@ -227,6 +258,7 @@ impl GroupState {
     pub fn hurry(&mut self, now: Instant) {
         self.next_open = now;
         self.pause = self.interval;
+        self.last_answer = None;
     }
 
     /// Whether the open that a group gets at first sight is still to come.
@@ -259,14 +291,14 @@ mod tests {
     impl Story {
         fn new(at_start: bool) -> Self {
             let now = Instant::now();
-            let look = Look { now, peek: Peek::LooksFree, node: Node::Present, owned: false };
+            let look = Look { now, peek: None, node: Node::Present, owned: false };
             Self { state: GroupState::new(now, at_start, INTERVAL), now, look }
         }
 
         /// A look `after` the last one; whether it wants an open.
         fn look(&mut self, peek: Peek, after: Duration) -> bool {
             self.now += after;
-            self.look = Look { now: self.now, peek, ..self.look };
+            self.look = Look { now: self.now, peek: Some(peek), ..self.look };
             self.state.look(&self.look)
         }
 
@@ -323,6 +355,54 @@ mod tests {
         assert!(story.look(Peek::LooksFree, Duration::ZERO));
         story.answer(Occupancy::Free);
         assert_eq!(story.state.occupancy, Occupancy::Free);
+    }
+
+    #[test]
+    fn a_count_that_the_first_look_finds_after_the_first_open_is_asked_about_before_it_is_believed() {
+        for (answer, expected) in [
+            (Occupancy::Free, Occupancy::Free),
+            (Occupancy::Held, Occupancy::Held),
+            (Occupancy::Unknown(Why::Late), Occupancy::Held),
+        ] {
+            let mut story = Story::new(true);
+            assert!(story.state.look_can_wait(Node::Present, false));
+            assert!(story.state.look(&story.look), "by the open alone");
+            story.answer(Occupancy::Free);
+            assert!(!story.state.look_can_wait(Node::Present, false));
+            assert!(story.look(Peek::LooksHeld, Duration::ZERO), "at once");
+            assert_eq!(story.state.occupancy, Occupancy::Free);
+            story.answer(answer);
+            assert_eq!(story.state.occupancy, expected);
+        }
+        let mut story = Story::new(true);
+        assert!(story.state.look(&story.look));
+        story.answer(Occupancy::Free);
+        assert!(!story.look(Peek::LooksFree, INTERVAL));
+        assert!(!story.look(Peek::LooksHeld, INTERVAL), "a change from 0 needs no open");
+        assert_eq!(story.state.occupancy, Occupancy::Held);
+    }
+
+    #[test]
+    fn where_the_open_is_denied_the_look_decides() {
+        let mut story = Story::new(true);
+        assert!(story.state.look(&story.look));
+        story.answer(Occupancy::Unknown(Why::Denied));
+        assert!(!story.look(Peek::LooksHeld, Duration::ZERO));
+        assert_eq!((story.state.occupancy, story.state.evidence), (Occupancy::Held, Evidence::Enable));
+    }
+
+    #[test]
+    fn a_group_whose_device_was_closed_is_asked_at_the_next_look() {
+        let mut story = Story::new(true);
+        assert!(story.look(Peek::LooksHeld, INTERVAL));
+        story.answer(Occupancy::Held);
+        for _ in 0..3 {
+            assert!(!story.look(Peek::LooksHeld, INTERVAL / 10));
+        }
+        assert!(story.look(Peek::LooksFree, INTERVAL / 10), "although no interval has gone since the open");
+        story.answer(Occupancy::Held);
+        assert!(!story.look(Peek::LooksFree, INTERVAL / 2));
+        assert!(story.look(Peek::LooksFree, INTERVAL / 2), "an interval after an answer, not two");
     }
 
     #[test]

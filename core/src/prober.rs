@@ -67,6 +67,17 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    fn queue(&mut self, request: Request, done: Done) -> bool {
+        if self.outstanding.contains(&request.group) {
+            return false;
+        }
+        self.outstanding.push(request.group);
+        self.queue.push_back((request, done));
+        true
+    }
+}
+
 impl Shared {
     // A worker that panicked left counters behind, nothing half done.
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -87,19 +98,34 @@ impl Prober {
     /// The group's last question has no answer yet.
     pub fn start(&self, request: Request, done: Done) -> Result<(), Outstanding> {
         let mut state = self.shared.lock();
-        if state.outstanding.contains(&request.group) {
-            return Err(Outstanding);
+        if state.queue(request, done) {
+            self.begin(&mut state);
+            Ok(())
+        } else {
+            Err(Outstanding)
         }
-        state.outstanding.push(request.group);
-        state.queue.push_back((request, done));
+    }
+
+    /// Queues many, in one go; `refused` gets the groups whose last question has no answer yet.
+    pub fn start_all(&self, questions: Vec<(Request, Done)>, mut refused: impl FnMut(GroupId)) {
+        let mut state = self.shared.lock();
+        for (request, done) in questions {
+            let group = request.group;
+            if !state.queue(request, done) {
+                refused(group);
+            }
+        }
+        self.begin(&mut state);
+    }
+
+    fn begin(&self, state: &mut State) {
         // One worker takes a whole batch, an open is microseconds; more start only when it seems to hang in one.
         let hangs = state.taken.is_some_and(|taken| taken.elapsed() > Duration::from_millis(20));
         if state.idle > 0 {
             self.shared.wake.notify_one();
         } else if state.workers == 0 || hangs {
-            self.spawn(&mut state);
+            self.spawn(state);
         }
-        Ok(())
     }
 
     /// Adds a helper thread if questions wait while others hang. Call it when answers are overdue.

@@ -12,6 +12,11 @@ use std::path::Path;
 /// sysfs gives an attribute at most a page (`sysfs_emit`), 4096 bytes on the architectures that have VFIO for PCI.
 pub(crate) const PAGE: usize = 4096;
 
+/// Bytes of `struct linux_dirent64` before the name.
+const DIRENT: usize = 19;
+/// Longest name of a directory entry, with its final 0 and alignment.
+const NAME_MAX: usize = 264;
+
 /// A directory that holds `sys`, `dev` and `proc`: `/`, a host tree mounted into a container, or a test's folder.
 ///
 /// Lookups are relative to it, but symbolic links inside are followed as the kernel does; sysfs' are relative.
@@ -152,12 +157,24 @@ impl Root {
         mut visit: impl FnMut(&[u8]),
     ) -> std::result::Result<(), Errno> {
         let directory = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let capacity = buffer.0.len();
         let mut entries = RawDir::new(directory.as_fd(), &mut buffer.0);
+        let mut used = 0;
         while let Some(entry) = entries.next() {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
                 visit(name);
+            }
+            used += (DIRENT + name.len() + 1).next_multiple_of(8);
+            if entries.is_buffer_empty() {
+                // sysfs, procfs and tmpfs stop early only where the next entry does not fit (`kernfs_fop_readdir`,
+                // `proc_readfd_common`, `dcache_readdir`): with room for any name left, this was the end, and the
+                // call that would say so is saved.
+                if used + DIRENT + NAME_MAX < capacity {
+                    break;
+                }
+                used = 0;
             }
         }
         Ok(())
@@ -194,6 +211,27 @@ mod tests {
         assert_eq!(root.read(format_args!("fifo"), &mut buffer), Ok(&b""[..]));
         let long = "x".repeat(300);
         assert_eq!(root.read(format_args!("{long}"), &mut buffer), Err(Errno::NAMETOOLONG));
+    }
+
+    #[test]
+    fn listings_are_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        for index in 0..3000 {
+            fs::write(folder.path().join(format!("{index}{}", "x".repeat(index % 200))), "").unwrap();
+        }
+        let many = folder.path().to_str().unwrap();
+        let root = Root::host().unwrap();
+        let mut buffer = Buffer::new();
+        for path in [many, "/sys/devices/system/cpu", "/sys/kernel", "/sys/class", "/proc/self"] {
+            let mut names = Vec::new();
+            let relative = &path[1..];
+            root.list(format_args!("{relative}"), &mut buffer, |name| names.push(name.to_vec())).unwrap();
+            let entries = fs::read_dir(path).unwrap().flatten();
+            let mut expected: Vec<_> = entries.map(|entry| entry.file_name().into_encoded_bytes()).collect();
+            names.sort();
+            expected.sort();
+            assert_eq!(names, expected, "{path}");
+        }
     }
 
     #[test]

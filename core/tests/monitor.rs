@@ -139,6 +139,14 @@ fn a_count_left_over_from_before_is_no_holder() {
     enable(&node, 1);
     let mut story = Story::settled(node);
     assert_eq!(story.state(), (Occupancy::Free, Evidence::Open));
+    let changes = story.until("its baseline is known", |monitor, _| {
+        monitor.devices().iter().any(|tracked| tracked.count_is_left_over())
+    });
+    assert_eq!(
+        (changes, story.node.opens(51)),
+        (vec![], 2),
+        "never told held; the second open is for the baseline"
+    );
     assert_eq!(story.pass(), [], "at its baseline it looks free");
     enable(&story.node, 2);
     assert_eq!(story.pass(), [Change::Held(GROUP)]);

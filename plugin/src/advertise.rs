@@ -82,6 +82,10 @@ fn log(view: &DeviceView, before: Option<&Health>, health: &Health) {
         Some(reason) => {
             tracing::warn!(%device, group, resource = %view.resource, old, new, reason, holder, "health");
         }
+        // The usual case at the start, of which the resource tells the number.
+        None if before.is_none() => {
+            tracing::debug!(%device, group, resource = %view.resource, old, new, "health");
+        }
         None => tracing::info!(%device, group, resource = %view.resource, old, new, "health"),
     }
 }

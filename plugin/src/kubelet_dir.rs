@@ -10,10 +10,21 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// How often the folder is looked at although inotify says nothing: it may be a file system that raises no events.
+/// How often the folder is looked at where inotify cannot be had.
 const LOOK: Duration = Duration::from_secs(1);
+/// And where it can: the file system may be one that raises no events.
+const SELDOM: Duration = Duration::from_secs(10);
 /// How often a missing folder is spoken of.
 const REMIND: Duration = Duration::from_secs(60);
+
+/// The folder as it is now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Folder {
+    /// The kubelet's socket, if there is one.
+    pub(crate) kubelet: Option<KubeletSocket>,
+    /// Grows with everything that comes and goes in it, our own sockets among it.
+    pub(crate) changes: u64,
+}
 
 /// Which kubelet.sock: another one means another kubelet process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,8 +44,8 @@ pub(crate) fn kubelet_socket(folder: &Path) -> Option<KubeletSocket> {
     })
 }
 
-/// Publishes changes of the kubelet's socket for ever.
-pub(crate) async fn follow(folder: PathBuf, sender: watch::Sender<Option<KubeletSocket>>) {
+/// Publishes changes of the folder for ever.
+pub(crate) async fn follow(folder: PathBuf, sender: watch::Sender<Folder>) {
     let mut events: Option<AsyncFd<OwnedFd>> = None;
     let mut reminded: Option<Instant> = None;
     loop {
@@ -49,12 +60,8 @@ pub(crate) async fn follow(folder: PathBuf, sender: watch::Sender<Option<Kubelet
             reminded = None;
             events = watch_folder(&folder).ok();
         }
-        let socket = kubelet_socket(&folder);
-        sender.send_if_modified(|known| {
-            let changed = *known != socket;
-            *known = socket;
-            changed
-        });
+        let kubelet = kubelet_socket(&folder);
+        sender.send_modify(|known| *known = Folder { kubelet, changes: known.changes + 1 });
         match &events {
             Some(inotify) => {
                 tokio::select! {
@@ -64,7 +71,7 @@ pub(crate) async fn follow(folder: PathBuf, sender: watch::Sender<Option<Kubelet
                             ready.clear_ready();
                         }
                     }
-                    () = sleep(LOOK) => {}
+                    () = sleep(SELDOM) => {}
                 }
             }
             None => sleep(LOOK).await,

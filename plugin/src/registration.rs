@@ -1,7 +1,7 @@
 //! One resource's life with the kubelet: serve, register, follow, and begin again when the kubelet has forgotten us.
 
 use crate::advertise::Board;
-use crate::kubelet_dir::KubeletSocket;
+use crate::kubelet_dir::{Folder, KubeletSocket};
 use crate::monitoring::Monitoring;
 use crate::service::{List, Service};
 use kubelet_api::v1beta1::device_plugin_server::DevicePluginServer;
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Endpoint, Server};
@@ -24,8 +24,6 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const REGISTER: Duration = Duration::from_secs(15);
 /// A kubelet that has registered us and follows no stream for this long has dropped us: it never dials again by itself.
 const NO_STREAM: Duration = Duration::from_secs(1);
-/// How often our own socket is looked for; a kubelet that starts removes every socket of the folder.
-const LOOK: Duration = Duration::from_secs(1);
 /// How long an old server may take to end after its streams have.
 const LINGER: Duration = Duration::from_millis(300);
 
@@ -48,8 +46,8 @@ pub(crate) struct Resource {
     pub(crate) list: watch::Receiver<List>,
     /// The kubelet's folder.
     pub(crate) folder: PathBuf,
-    /// The kubelet's socket there.
-    pub(crate) kubelet: watch::Receiver<Option<KubeletSocket>>,
+    /// What is in it.
+    pub(crate) contents: watch::Receiver<Folder>,
     /// The monitor.
     pub(crate) monitoring: Monitoring,
     /// What is told.
@@ -87,13 +85,13 @@ impl Resource {
     }
 
     async fn round(&self, pause: &mut Duration) -> &'static str {
-        let kubelet = *self.kubelet.clone().borrow_and_update();
+        let kubelet = self.contents.borrow().kubelet;
         let Some(kubelet) = kubelet else {
             // Nothing to serve: the kubelet removes every socket of its folder when it starts.
-            let mut waiting = self.kubelet.clone();
+            let mut waiting = self.contents.clone();
             tokio::select! {
                 () = self.stop.cancelled() => {}
-                _ = waiting.wait_for(Option::is_some) => {}
+                _ = waiting.wait_for(|now| now.kubelet.is_some()) => {}
             }
             return "kubelet.sock has appeared";
         };
@@ -157,7 +155,7 @@ impl Resource {
         streams: &watch::Sender<usize>,
         pause: &mut Duration,
     ) -> &'static str {
-        let mut kubelets = self.kubelet.clone();
+        let mut contents = self.contents.clone();
         loop {
             let socket = self.folder.join(kubelet_api::KUBELET_SOCKET);
             let outcome = timeout(REGISTER, register(&socket, &self.name, endpoint)).await;
@@ -169,7 +167,7 @@ impl Resource {
                 Err(_) => tracing::warn!(resource = %self.name, "Register takes too long; trying again"),
             }
             tokio::select! {
-                _ = kubelets.wait_for(|now| *now != Some(kubelet)) => return "kubelet.sock has changed",
+                _ = contents.wait_for(|now| now.kubelet != Some(kubelet)) => return "kubelet.sock has changed",
                 () = self.wait(pause) => {}
             }
             if !path.exists() {
@@ -179,7 +177,7 @@ impl Resource {
         self.set(|state| state.registered = true);
         tracing::info!(resource = %self.name, endpoint, "registered");
         let mut counts = streams.subscribe();
-        let mut alone = Duration::ZERO;
+        let mut patience = Instant::now() + NO_STREAM;
         loop {
             let count = *counts.borrow_and_update();
             self.set(|state| state.streams = count);
@@ -187,19 +185,17 @@ impl Resource {
                 *pause = BACKOFF.0;
             }
             tokio::select! {
-                _ = kubelets.wait_for(|now| *now != Some(kubelet)) => return "kubelet.sock has changed",
-                _ = counts.changed() => alone = Duration::ZERO,
-                () = sleep(LOOK.min(NO_STREAM)) => {
-                    if *counts.borrow() == 0 {
-                        alone += LOOK.min(NO_STREAM);
-                        if alone >= NO_STREAM {
-                            break;
-                        }
+                Ok(()) = counts.changed() => patience = Instant::now() + NO_STREAM,
+                Ok(()) = contents.changed() => {
+                    if contents.borrow_and_update().kubelet != Some(kubelet) {
+                        return "kubelet.sock has changed";
                     }
+                    // A kubelet that starts removes every socket of the folder.
                     if !path.exists() {
                         return "our socket is gone";
                     }
                 }
+                () = sleep_until(patience), if count == 0 => break,
             }
         }
         // A kubelet that accepts and never follows is not asked again at once for ever.

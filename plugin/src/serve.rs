@@ -1,7 +1,7 @@
 //! `serve`: the monitor's snapshots become lists, and each resource with a device is registered with the kubelet.
 
 use crate::advertise::Board;
-use crate::kubelet_dir::{self, KubeletSocket};
+use crate::kubelet_dir::{self, Folder};
 use crate::monitoring::Monitoring;
 use crate::registration::{self, Resource, State};
 use crate::service::List;
@@ -74,8 +74,9 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::default());
     let folder = settings.kubelet_dir.clone();
     registration::sweep(&folder);
-    let (kubelet_sender, kubelet) = watch::channel(kubelet_dir::kubelet_socket(&folder));
-    tokio::spawn(kubelet_dir::follow(folder.clone(), kubelet_sender));
+    let now = Folder { kubelet: kubelet_dir::kubelet_socket(&folder), changes: 0 };
+    let (sender, contents) = watch::channel(now);
+    tokio::spawn(kubelet_dir::follow(folder.clone(), sender));
     let status = status::Server {
         monitoring: monitoring.clone(),
         board: Arc::clone(&board),
@@ -85,7 +86,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     tracing::info!(root = %settings.root.display(), kubelet_dir = %folder.display(), busy = %settings.busy,
         interval = ?settings.interval, "serving");
     let mut running = BTreeMap::new();
-    let advertise = advertise(&monitoring, &board, &registry, &folder, &kubelet, &mut running);
+    let advertise = advertise(&monitoring, &board, &registry, &folder, &contents, &mut running);
     let asked = tokio::select! {
         () = advertise => false,
         _ = terminate.recv() => true,
@@ -116,7 +117,7 @@ async fn advertise(
     board: &Arc<Board>,
     registry: &Registry,
     folder: &Path,
-    kubelet: &watch::Receiver<Option<KubeletSocket>>,
+    contents: &watch::Receiver<Folder>,
     running: &mut BTreeMap<Arc<str>, Running>,
 ) {
     let mut snapshots = monitoring.snapshots.clone();
@@ -144,7 +145,7 @@ async fn advertise(
                         changed
                     });
                 } else {
-                    running.insert(Arc::clone(&name), begin(name, list, monitoring, board, folder, kubelet));
+                    running.insert(Arc::clone(&name), begin(name, list, monitoring, board, folder, contents));
                 }
             }
             let states =
@@ -169,7 +170,7 @@ fn begin(
     monitoring: &Monitoring,
     board: &Arc<Board>,
     folder: &Path,
-    kubelet: &watch::Receiver<Option<KubeletSocket>>,
+    contents: &watch::Receiver<Folder>,
 ) -> Running {
     let (sender, list) = watch::channel(list);
     let (stop, state) = (CancellationToken::new(), Arc::<Mutex<State>>::default());
@@ -177,7 +178,7 @@ fn begin(
         name,
         list,
         folder: folder.to_owned(),
-        kubelet: kubelet.clone(),
+        contents: contents.clone(),
         monitoring: monitoring.clone(),
         board: Arc::clone(board),
         state: Arc::clone(&state),

@@ -65,7 +65,7 @@ impl Snapshot {
                 evidence: group.state.evidence,
                 since: group.state.since,
                 viability: group.viability,
-                peek: group.peek,
+                peek: group.peek.unwrap_or(Peek::Blind),
                 holders: watch.holders(group.id).to_vec(),
                 looked: watch.looked(group.id),
             });
