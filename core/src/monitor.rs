@@ -108,6 +108,8 @@ pub struct Monitor {
     answers: Arc<Answers>,
     buffer: Buffer,
     listed: Vec<Bound>,
+    entries: Vec<(u32, u64)>,
+    new_entries: Vec<(u32, u64)>,
     failed: Vec<Error>,
     nodes: Vec<GroupId>,
     visible: bool,
@@ -134,6 +136,8 @@ impl Monitor {
             answers: Arc::new(Answers { arrived: Mutex::default(), signal }),
             buffer: Buffer::new(),
             listed: Vec::new(),
+            entries: Vec::new(),
+            new_entries: Vec::new(),
             failed: Vec::new(),
             nodes: Vec::new(),
             visible: false,
@@ -308,13 +312,26 @@ impl Monitor {
 
     fn list_bound(&mut self, now: Instant, changes: &mut Vec<Change>) -> Result<()> {
         let refresh = now >= self.refresh_at;
+        if self.started {
+            self.root.bound_entries(&mut self.buffer, &mut self.new_entries);
+        }
+        let unchanged = !self.entries.is_empty() && self.entries == self.new_entries;
+        std::mem::swap(&mut self.entries, &mut self.new_entries);
+        if unchanged && !refresh && !self.devices.iter().any(|tracked| tracked.unbinding) {
+            return Ok(());
+        }
         self.listed.clear();
         self.failed.clear();
         let (listed, failed) = (&mut self.listed, &mut self.failed);
-        self.root.bound(&mut self.buffer, |bound| match bound {
+        let walked = self.root.bound(&mut self.buffer, |bound| match bound {
             Ok(bound) => listed.push(bound),
             Err(error) => failed.push(error),
-        })?;
+        });
+        if walked.is_err() || !self.failed.is_empty() {
+            // Not understood yet, so not to be passed over the next time.
+            self.entries.clear();
+        }
+        walked?;
         if refresh {
             self.refresh_at = now + REFRESH;
             self.errors.clear();
@@ -357,7 +374,9 @@ impl Monitor {
             Ok(device) => Device { cdev: bound.cdev, ..device },
             Err(error) => {
                 // Gone between listing and reading is no error; neither does a known device vanish by a glitch.
-                if error.kind != ErrorKind::Missing {
+                if error.kind == ErrorKind::Missing {
+                    self.entries.clear();
+                } else {
                     self.remember(error);
                 }
                 return false;

@@ -251,7 +251,8 @@ impl GroupState {
         };
         let same = self.last_answer.replace(answer) == Some(answer);
         self.pause = if same { (self.pause * 2).min(LONGEST_PAUSE) } else { self.interval };
-        self.next_open = now + self.pause;
+        // The answer comes a little after the look that asked, and the look after the pause is to find it over.
+        self.next_open = now + self.pause - self.interval / 4;
     }
 
     /// Somebody knows better, for example that the holder has exited: the next look may open at once.
@@ -402,7 +403,8 @@ mod tests {
         assert!(story.look(Peek::LooksFree, INTERVAL / 10), "although no interval has gone since the open");
         story.answer(Occupancy::Held);
         assert!(!story.look(Peek::LooksFree, INTERVAL / 2));
-        assert!(story.look(Peek::LooksFree, INTERVAL / 2), "an interval after an answer, not two");
+        story.now += Duration::from_millis(1);
+        assert!(story.look(Peek::LooksFree, INTERVAL / 2 - Duration::from_millis(1)), "an interval, not two");
     }
 
     #[test]

@@ -156,6 +156,16 @@ impl Root {
         buffer: &mut Buffer,
         mut visit: impl FnMut(&[u8]),
     ) -> std::result::Result<(), Errno> {
+        self.list_inodes(path, buffer, |name, _| visit(name))
+    }
+
+    /// The same with each entry's inode number.
+    pub(crate) fn list_inodes(
+        &self,
+        path: fmt::Arguments<'_>,
+        buffer: &mut Buffer,
+        mut visit: impl FnMut(&[u8], u64),
+    ) -> std::result::Result<(), Errno> {
         let directory = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let capacity = buffer.0.len();
         let mut entries = RawDir::new(directory.as_fd(), &mut buffer.0);
@@ -164,7 +174,7 @@ impl Root {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
-                visit(name);
+                visit(name, entry.ino());
             }
             used += (DIRENT + name.len() + 1).next_multiple_of(8);
             if entries.is_buffer_empty() {

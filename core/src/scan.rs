@@ -52,12 +52,29 @@ impl Root {
         })
     }
 
+    /// Fills `entries` with what tells one content of /sys/class/vfio-dev from another: each entry's number and inode.
+    /// An inode's number is not soon used again in sysfs (`__kernfs_new_node` gives them out in a circle), so the same
+    /// entries mean the same devices, at a system call a folder instead of one a device. Empty where there is no such
+    /// folder, or an entry in it that is none of the kernel's.
+    pub(crate) fn bound_entries(&self, buffer: &mut Buffer, entries: &mut Vec<(u32, u64)>) {
+        entries.clear();
+        let mut odd = false;
+        let listed = self.list_inodes(format_args!("sys/class/vfio-dev"), buffer, |name, inode| {
+            match class_number(name) {
+                Some(number) => entries.push((number, inode)),
+                None => odd = true,
+            }
+        });
+        if odd || listed.is_err() {
+            entries.clear();
+        }
+    }
+
     /// `vfio0 -> ../../devices/pci0000:00/0000:00:02.0/vfio-dev/vfio0`: the device is two components up.
     fn class_entry(&self, name: &[u8], buffer: &mut [u8]) -> Result<Bound> {
         const WHAT: &str = "sys/class/vfio-dev";
         let malformed = || Error::malformed(WHAT).of_entry(name);
-        let number = name.strip_prefix(b"vfio").and_then(|digits| std::str::from_utf8(digits).ok());
-        let number = number.and_then(|digits| digits.parse().ok()).ok_or_else(malformed)?;
+        let number = class_number(name).ok_or_else(malformed)?;
         let entry = std::str::from_utf8(name).map_err(|_| malformed())?;
         let link = self
             .link(format_args!("sys/class/vfio-dev/{entry}"), buffer)
@@ -107,4 +124,8 @@ impl Root {
         }
         Ok(())
     }
+}
+
+fn class_number(name: &[u8]) -> Option<u32> {
+    std::str::from_utf8(name.strip_prefix(b"vfio")?).ok()?.parse().ok()
 }

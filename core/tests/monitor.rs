@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use vfio_probe::monitor::Options;
+use vfio_probe::monitor::{Options, Tracked};
 use vfio_probe::{Change, DeviceId, Evidence, GroupId, Monitor, Occupancy, Prober, Root};
 use vfio_sim_node::{Function, Hold, Node, VmSpec};
 
@@ -140,7 +140,7 @@ fn a_count_left_over_from_before_is_no_holder() {
     let mut story = Story::settled(node);
     assert_eq!(story.state(), (Occupancy::Free, Evidence::Open));
     let changes = story.until("its baseline is known", |monitor, _| {
-        monitor.devices().iter().any(|tracked| tracked.count_is_left_over())
+        monitor.devices().iter().any(Tracked::count_is_left_over)
     });
     assert_eq!(
         (changes, story.node.opens(51)),

@@ -1,7 +1,7 @@
 //! The kubelet's folder: when kubelet.sock is there, and when it has become another one.
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -49,8 +49,8 @@ pub(crate) async fn follow(folder: PathBuf, sender: watch::Sender<Folder>) {
     let mut events: Option<AsyncFd<OwnedFd>> = None;
     let mut reminded: Option<Instant> = None;
     loop {
-        let there = folder.is_dir();
-        if !there {
+        let kubelet = kubelet_socket(&folder);
+        if kubelet.is_none() && !folder.is_dir() {
             events = None;
             if reminded.is_none_or(|when| when.elapsed() >= REMIND) {
                 reminded = Some(Instant::now());
@@ -59,16 +59,20 @@ pub(crate) async fn follow(folder: PathBuf, sender: watch::Sender<Folder>) {
         } else if events.is_none() {
             reminded = None;
             events = watch_folder(&folder).ok();
+            if events.is_some() {
+                continue; // What came before the watch is looked for once more.
+            }
         }
-        let kubelet = kubelet_socket(&folder);
         sender.send_modify(|known| *known = Folder { kubelet, changes: known.changes + 1 });
         match &events {
             Some(inotify) => {
                 tokio::select! {
                     ready = inotify.readable() => {
                         if let Ok(mut ready) = ready {
-                            drain(inotify.get_ref());
                             ready.clear_ready();
+                            if !drain(inotify.get_ref()) {
+                                events = None;
+                            }
                         }
                     }
                     () = sleep(SELDOM) => {}
@@ -88,11 +92,18 @@ fn watch_folder(folder: &Path) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(notify)
 }
 
-fn drain(fd: &OwnedFd) {
-    let mut buffer = [0_u8; 4096];
-    let waiting = |fd: &OwnedFd| {
-        let mut fds = [PollFd::new(fd, PollFlags::IN)];
-        poll(&mut fds, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
-    };
-    while waiting(fd) && rustix::io::read(fd, &mut buffer).is_ok_and(|length| length > 0) {}
+/// Takes the events that wait; false if the folder itself is gone, and with it the watch.
+fn drain(fd: &OwnedFd) -> bool {
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(fd, &mut buffer);
+    while let Ok(event) = events.next() {
+        if event.events().contains(inotify::ReadFlags::IGNORED) {
+            return false;
+        }
+        // What did not fit makes the descriptor readable again.
+        if events.is_buffer_empty() {
+            break;
+        }
+    }
+    true
 }

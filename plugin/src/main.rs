@@ -11,6 +11,7 @@ mod kubelet_dir;
 mod list;
 mod monitoring;
 mod names;
+mod opening;
 mod preferred;
 mod ready;
 mod registration;

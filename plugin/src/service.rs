@@ -4,6 +4,7 @@ use crate::advertise::Board;
 use crate::allocate::{self, Verdict};
 use crate::health::Busy;
 use crate::monitoring::Monitoring;
+use crate::opening;
 use crate::preferred;
 use crate::snapshot::{DeviceView, Snapshot};
 use kubelet_api::v1beta1::device_plugin_server::DevicePlugin;
@@ -16,14 +17,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 use vfio_probe::peek::Peek;
-use vfio_probe::prober::{Answer, Request as Question};
-use vfio_probe::{Buffer, GroupId, Occupancy, Why};
+use vfio_probe::{Buffer, GroupId, Occupancy};
 
 /// What the kubelet is sent: one resource's whole list.
 pub(crate) type List = Arc<Vec<Device>>;
@@ -33,8 +33,6 @@ const ALLOCATE: Duration = Duration::from_secs(2);
 /// A former machine may still be closing: a held group is asked again for this long.
 const CLOSING: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
-/// Pause before a group is asked whose last question has no answer yet.
-const OUTSTANDING: Duration = Duration::from_millis(5);
 /// The list that calls a refused device Unhealthy goes out before the refusal, if it can be had in this time.
 const LIST_FIRST: Duration = Duration::from_millis(200);
 
@@ -153,7 +151,7 @@ impl Service {
     async fn check(&self, group: GroupId, view: &DeviceView, deadline: Instant) -> Result<(), Status> {
         let give_up = (Instant::now() + CLOSING).min(deadline);
         loop {
-            let answer = self.open(group, deadline).await;
+            let answer = opening::open(&self.monitoring, group, deadline).await;
             // What is known by now: an open may have taken its time, and a machine may have ended meanwhile.
             let snapshot = self.snapshot();
             let known = snapshot.device(&view.device.id.to_string()).and_then(|view| view.group.as_ref());
@@ -177,28 +175,6 @@ impl Service {
                     return Err(Status::failed_precondition(text));
                 }
             }
-        }
-    }
-
-    async fn open(&self, group: GroupId, deadline: Instant) -> Occupancy {
-        if !self.monitoring.probe {
-            return Occupancy::Unknown(Why::Denied);
-        }
-        loop {
-            let (send, receive) = oneshot::channel();
-            let question = Question { group, baseline_of: Vec::new(), deadline: deadline.into_std() };
-            let done = Box::new(move |answer: Answer, _| {
-                let _ = send.send(answer.occupancy);
-            });
-            if self.monitoring.prober.start(question, done).is_ok() {
-                let answer = timeout_at(deadline, receive).await;
-                return answer.ok().and_then(Result::ok).unwrap_or(Occupancy::Unknown(Why::Late));
-            }
-            // The monitor is opening it just now, for microseconds unless it hangs.
-            if Instant::now() + OUTSTANDING >= deadline {
-                return Occupancy::Unknown(Why::Late);
-            }
-            sleep(OUTSTANDING).await;
         }
     }
 

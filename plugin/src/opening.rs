@@ -1,0 +1,65 @@
+//! One group opened from async code, by a deadline.
+
+use crate::monitoring::Monitoring;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout_at};
+use vfio_probe::prober::{Answer, Request};
+use vfio_probe::{GroupId, Occupancy, Why};
+
+/// An open takes microseconds unless it hangs, so its answer is waited for on the spot this long: that spares a timer, two
+/// wakeups by way of the runtime's epoll, and a third of an Allocate's CPU. What else is served waits as long.
+const AT_ONCE: Duration = Duration::from_millis(1);
+/// Pause before a group is asked whose last question has no answer yet.
+const OUTSTANDING: Duration = Duration::from_millis(5);
+
+/// An answer on its way.
+#[derive(Default)]
+struct Pending {
+    answer: Mutex<Option<Occupancy>>,
+    arrived: Condvar,
+    notify: Notify,
+}
+
+impl Pending {
+    fn give(&self, answer: Occupancy) {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        self.arrived.notify_one();
+        self.notify.notify_one();
+    }
+
+    fn wait(&self) -> Option<Occupancy> {
+        let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.arrived.wait_timeout_while(answer, AT_ONCE, |answer| answer.is_none());
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// Opens a group on a helper thread; `Unknown` if that is not allowed or takes longer than until `deadline`.
+pub(crate) async fn open(monitoring: &Monitoring, group: GroupId, deadline: Instant) -> Occupancy {
+    if !monitoring.probe {
+        return Occupancy::Unknown(Why::Denied);
+    }
+    loop {
+        let pending = Arc::new(Pending::default());
+        let theirs = Arc::clone(&pending);
+        let request = Request { group, baseline_of: Vec::new(), deadline: deadline.into_std() };
+        let done = Box::new(move |answer: Answer, _| theirs.give(answer.occupancy));
+        if monitoring.prober.start(request, done).is_ok() {
+            if let Some(answer) = pending.wait() {
+                return answer;
+            }
+            // Nobody may be there to ask: all helpers may hang.
+            monitoring.prober.hurry();
+            let _ = timeout_at(deadline, pending.notify.notified()).await;
+            let answer = *pending.answer.lock().unwrap_or_else(PoisonError::into_inner);
+            return answer.unwrap_or(Occupancy::Unknown(Why::Late));
+        }
+        // The monitor is opening it just now, for microseconds unless it hangs.
+        if Instant::now() + OUTSTANDING >= deadline {
+            return Occupancy::Unknown(Why::Late);
+        }
+        sleep(OUTSTANDING).await;
+    }
+}
