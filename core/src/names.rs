@@ -5,7 +5,7 @@ use std::io::Read;
 /// Calls `visit` with the index and the name of each of `wanted` (vendor, device) pairs that the file names.
 ///
 /// The file's form: a vendor's line is `10de  NVIDIA Corporation`; its devices follow, each after a tab; subsystems
-/// after two. Reads at most until the last wanted vendor's block has ended. Names are as written, trimmed.
+/// after two. Reads at most until all are found or the last wanted vendor's block has ended. Names are as written, trimmed.
 ///
 /// # Errors
 /// The reader failed. A malformed line names nothing and costs nothing else.
@@ -18,6 +18,7 @@ pub fn find(
     vendors.sort_unstable();
     vendors.dedup();
     let mut left = vendors.len();
+    let mut unnamed = wanted.len();
     let mut vendor = None;
     lines(file, &mut |line| {
         match line {
@@ -27,6 +28,7 @@ pub fn find(
                     for (index, _) in wanted.iter().enumerate().filter(|(_, pair)| **pair == (vendor, device))
                     {
                         visit(index, name);
+                        unnamed = unnamed.saturating_sub(1);
                     }
                 }
             }
@@ -40,7 +42,7 @@ pub fn find(
                     .filter(|vendor| vendors.binary_search(vendor).is_ok());
             }
         }
-        left > 0
+        left > 0 && unnamed > 0
     })
 }
 

@@ -116,10 +116,13 @@ fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Send
                 tracing::warn!(%error, "cannot list bound devices; what is known stays");
             }
         }
+        if news {
+            // Even while the first opens are under way.
+            namer.learn(watch.monitor().devices().iter().map(|tracked| &tracked.device));
+        }
         let whole = watch.monitor().settled() || shared.began.elapsed() > FIRST_ANSWERS;
         let first = sender.borrow().is_none();
         if whole && (news || first) {
-            namer.learn(watch.monitor().devices().iter().map(|tracked| &tracked.device));
             let snapshot = Snapshot::take(&watch, |device| namer.resource(device));
             for error in &snapshot.errors {
                 if !reported.contains(error) {
