@@ -143,6 +143,16 @@ fn optional<T>(result: std::result::Result<T, Errno>) -> std::result::Result<Opt
 }
 
 impl Root {
+    /// Whether the device exists, whatever it is bound to. One look at sysfs.
+    #[must_use]
+    pub fn has(&self, id: DeviceId) -> bool {
+        let bus = match id {
+            DeviceId::Pci(_) => "pci",
+            DeviceId::Mdev(_) => "mdev",
+        };
+        self.stat(format_args!("sys/bus/{bus}/devices/{id}")).is_ok()
+    }
+
     /// Reads one device's record; it need not be bound. [`Device::cdev`] stays empty: only a scan, which comes from
     /// /sys/class/vfio-dev, knows it.
     ///

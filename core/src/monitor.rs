@@ -75,6 +75,15 @@ pub struct Group {
     asked: Option<Instant>,
 }
 
+/// What pods own, by device or, where only that is known, by group.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Owned {
+    /// Devices, in any order.
+    pub devices: Vec<DeviceId>,
+    /// Groups, in any order.
+    pub groups: Vec<GroupId>,
+}
+
 /// What a pass found changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Change {
@@ -103,7 +112,8 @@ pub struct Monitor {
     options: Options,
     devices: Vec<Tracked>,
     groups: Vec<Group>,
-    owned: Vec<GroupId>,
+    owned: Owned,
+    withheld: bool,
     errors: Vec<Error>,
     answers: Arc<Answers>,
     buffer: Buffer,
@@ -131,7 +141,8 @@ impl Monitor {
             options,
             devices: Vec::new(),
             groups: Vec::new(),
-            owned: Vec::new(),
+            owned: Owned::default(),
+            withheld: false,
             errors: Vec::new(),
             answers: Arc::new(Answers { arrived: Mutex::default(), signal }),
             buffer: Buffer::new(),
@@ -197,14 +208,32 @@ impl Monitor {
     /// Whether the opens that groups get at first sight have been answered, so that the picture is whole.
     #[must_use]
     pub fn settled(&self) -> bool {
-        self.started
-            && !self.groups.iter().any(|group| group.asked.is_some() && group.state.first_open_is_due())
+        let asked = |group: &Group| group.asked.is_some() && group.state.first_open_is_due();
+        self.started && !self.withheld && !self.groups.iter().any(asked)
     }
 
-    /// Groups that a pod owns: they are never opened.
-    pub fn set_owned(&mut self, groups: &[GroupId]) {
-        self.owned.clear();
-        self.owned.extend_from_slice(groups);
+    /// What pods own: a group of which a device is owned, or the whole, is never opened, since its machine may be about to.
+    pub fn set_owned(&mut self, owned: Owned) {
+        self.owned = owned;
+    }
+
+    /// While true nothing is opened; for the time until it is known what pods own. What is due then is opened later.
+    pub fn withhold_opens(&mut self, withheld: bool) {
+        self.withheld = withheld;
+    }
+
+    /// Whether opens are withheld now.
+    #[must_use]
+    pub fn withholds_opens(&self) -> bool {
+        self.withheld
+    }
+
+    fn owns(&self, group: GroupId) -> bool {
+        let device = |tracked: &Tracked| {
+            tracked.device.group == Some(group) && self.owned.devices.contains(&tracked.device.id)
+        };
+        self.owned.groups.contains(&group)
+            || !self.owned.devices.is_empty() && self.devices.iter().any(device)
     }
 
     /// Takes in the answer to an open made elsewhere, as in an allocation.
@@ -287,11 +316,12 @@ impl Monitor {
     }
 
     fn answered(&mut self, index: usize, answer: Occupancy, now: Instant, changes: &mut Vec<Change>) {
+        let Some(id) = self.groups.get(index).map(|group| group.id) else { return };
+        let owned = self.owns(id);
         let Some(group) = self.groups.get_mut(index) else { return };
         if let (Occupancy::Unknown(_), None) = (answer, group.peek) {
             // The open that was to spare the look says nothing.
             group.peek = Some(peek(&self.root, &mut self.devices, group.id).unwrap_or(Peek::Blind));
-            let owned = self.owned.contains(&group.id);
             let before = group.state.occupancy;
             let _ = group.state.look(&Look { now, peek: group.peek, node: group.node, owned });
             changes.extend(changed(group.id, before, group.state.occupancy));
@@ -498,9 +528,12 @@ impl Monitor {
 
     /// Looks at one group; a question where only an open can tell.
     fn look(&mut self, index: usize, now: Instant, changes: &mut Vec<Change>) -> Option<(Request, Done)> {
+        let owned = self.owns(self.groups.get(index)?.id);
         let group = self.groups.get_mut(index)?;
+        if self.withheld && group.state.look_can_wait(group.node, owned) {
+            return None;
+        }
         let before = group.state.occupancy;
-        let owned = self.owned.contains(&group.id);
         if !self.options.probe || !group.state.look_can_wait(group.node, owned) {
             group.peek = match peek(&self.root, &mut self.devices, group.id) {
                 Ok(peek) => Some(peek),
@@ -510,7 +543,7 @@ impl Monitor {
         }
         let wanted = group.state.look(&Look { now, peek: group.peek, node: group.node, owned });
         changes.extend(changed(group.id, before, group.state.occupancy));
-        if !wanted || group.asked.is_some() || !self.options.probe {
+        if !wanted || self.withheld || group.asked.is_some() || !self.options.probe {
             return None;
         }
         group.asked = Some(now);

@@ -108,7 +108,7 @@ fn a_holder_from_before_is_proven_by_ebusy_and_its_end_by_an_open() {
 fn an_owned_group_is_never_opened() {
     let node = Node::with_eight_gpus().unwrap();
     let mut story = Story::new(node);
-    story.monitor.set_owned(&[GROUP]);
+    story.monitor.set_owned(vfio_probe::monitor::Owned { groups: vec![GROUP], ..Default::default() });
     story.until("the first picture", |monitor, _| monitor.settled());
     assert_eq!(story.state(), (Occupancy::Free, Evidence::Enable));
     let vm = story.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
