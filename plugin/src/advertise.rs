@@ -1,25 +1,58 @@
-//! From snapshots to what the kubelet is told: each resource's list, and a log line for each change of health.
+//! From snapshots and owners to what the kubelet is told: each resource's list, and a log line for each change of health.
 
-use crate::health::{Busy, Health, decide};
+use crate::health::{Busy, Case, Decision, Health, Standing, decide};
+use crate::owners::Ownership;
 use crate::service::List;
 use crate::snapshot::{DeviceReport, DeviceView, Snapshot};
 use kubelet_api::v1beta1::{Device, NumaNode, TopologyInfo};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
-use vfio_probe::DeviceId;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use vfio_probe::{DeviceId, GroupId, Root};
 
-/// What the kubelet has been told.
+/// What the kubelet has been told, and what of the past decides what it is told next.
 #[derive(Debug)]
 pub(crate) struct Board {
     busy: Busy,
-    told: Mutex<BTreeMap<DeviceId, Health>>,
+    settling: Duration,
+    root: Arc<Root>,
+    past: Mutex<Past>,
+    /// Something other than a snapshot or the owners makes lists differ.
+    pub(crate) news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Past {
+    told: BTreeMap<DeviceId, Decision>,
+    /// Since when no pod owns a device.
+    unowned: BTreeMap<DeviceId, Instant>,
+    /// Groups of which an Allocate was refused.
+    refused: BTreeMap<GroupId, Refusal>,
+    /// Owned devices as last seen: one that is unbound stays listed until its pod ends.
+    owned: BTreeMap<DeviceId, DeviceView>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    at: Instant,
+    /// A snapshot that has heard as many answers knows that the group is held.
+    heard: u64,
+}
+
+/// What a round has decided.
+#[derive(Debug, Default)]
+pub(crate) struct Lists {
+    /// By resource.
+    pub(crate) lists: BTreeMap<Arc<str>, List>,
+    /// When to decide again though nothing changes.
+    pub(crate) again: Option<Instant>,
 }
 
 impl Board {
     /// Nothing told yet.
-    pub(crate) fn new(busy: Busy) -> Self {
-        Self { busy, told: Mutex::default() }
+    pub(crate) fn new(busy: Busy, settling: Duration, root: Arc<Root>) -> Self {
+        Self { busy, settling, root, past: Mutex::default(), news: Notify::new() }
     }
 
     /// The policy.
@@ -27,42 +60,136 @@ impl Board {
         self.busy
     }
 
-    fn told(&self) -> MutexGuard<'_, BTreeMap<DeviceId, Health>> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Decides on every device and makes each resource's list; also when to decide again though nothing changes.
-    pub(crate) fn lists(
-        &self,
-        snapshot: &Snapshot,
-        now: Instant,
-    ) -> (BTreeMap<Arc<str>, List>, Option<Instant>) {
-        let mut told = self.told();
+    /// An Allocate of a held group is about to be refused: until an open succeeds it is Unhealthy without settling, so
+    /// that whoever replaces the refused pod is given another. `heard` answers to opens include the one that said so.
+    pub(crate) fn refused(&self, group: GroupId, heard: u64) {
+        self.past().refused.insert(group, Refusal { at: Instant::now(), heard });
+        self.news.notify_one();
+    }
+
+    /// Decides on every device and makes each resource's list.
+    pub(crate) fn lists(&self, snapshot: &Snapshot, owners: &Ownership, now: Instant) -> Lists {
+        let mut past = self.past();
+        past.forget(snapshot, owners);
         let mut lists: BTreeMap<Arc<str>, Vec<Device>> = BTreeMap::new();
         let mut again: Option<Instant> = None;
-        let mut now_told = BTreeMap::new();
+        let mut told = BTreeMap::new();
         for view in &snapshot.devices {
             let id = view.device.id;
-            let before = told.get(&id);
-            let (health, when) = decide(self.busy, view, snapshot.vfio_visible, before, now);
-            again = again.into_iter().chain(when).min();
-            if before != Some(&health) {
-                log(view, before, &health);
-            }
-            lists.entry(Arc::clone(&view.resource)).or_default().push(listed(view, &health));
-            now_told.insert(id, health);
+            let standing = past.standing(view, snapshot, owners, now);
+            let before = past.told.get(&id);
+            let refused = view.device.group.is_some_and(|group| past.refused.contains_key(&group));
+            let decision = decide(&Case {
+                busy: self.busy,
+                view,
+                vfio_visible: snapshot.vfio_visible,
+                standing,
+                refused,
+                before: before.map(|decision| &decision.health),
+                settling: self.settling,
+                now,
+            });
+            again = again.into_iter().chain(decision.again).min();
+            log(view, before, &decision);
+            lists.entry(Arc::clone(&view.resource)).or_default().push(listed(view, &decision.health));
+            told.insert(id, decision);
         }
-        for (id, _) in told.iter().filter(|(id, _)| !now_told.contains_key(id)) {
+        // A device that a pod owns is counted as requested: to drop it would take it from the free ones.
+        let owned: Vec<DeviceView> = past.owned.values().cloned().collect();
+        for view in &owned {
+            let id = view.device.id;
+            if told.contains_key(&id) {
+                continue;
+            }
+            let decision = self.unbound(id);
+            log(view, past.told.get(&id), &decision);
+            let list = lists.entry(Arc::clone(&view.resource)).or_default();
+            let place = list.partition_point(|device| device.id < id.to_string());
+            list.insert(place, listed(view, &decision.health));
+            told.insert(id, decision);
+        }
+        for (id, _) in past.told.iter().filter(|(id, _)| !told.contains_key(id)) {
             tracing::info!(device = %id, "no longer bound, dropped from the list");
         }
-        *told = now_told;
-        (lists.into_iter().map(|(resource, list)| (resource, Arc::new(list))).collect(), again)
+        past.told = told;
+        let lists = lists.into_iter().map(|(resource, list)| (resource, Arc::new(list))).collect();
+        Lists { lists, again }
+    }
+
+    /// An owned device that is no longer bound: only lost hardware is told of.
+    fn unbound(&self, id: DeviceId) -> Decision {
+        if self.root.has(id) {
+            let warning = Some("no longer bound to a VFIO driver".to_owned());
+            return Decision { health: Health::Healthy, again: None, warning };
+        }
+        let health = Health::Unhealthy("the device is gone".to_owned());
+        Decision { health, again: None, warning: None }
     }
 
     /// All devices as `list` prints them.
-    pub(crate) fn reports(&self, snapshot: &Snapshot) -> Vec<DeviceReport> {
-        let told = self.told();
-        snapshot.devices.iter().map(|view| DeviceReport::new(view, told.get(&view.device.id))).collect()
+    pub(crate) fn reports(&self, snapshot: &Snapshot, owners: &Ownership) -> Vec<DeviceReport> {
+        let past = self.past();
+        let unbound = past.owned.values().filter(|view| snapshot.of(view.device.id).is_none());
+        let views = snapshot.devices.iter().chain(unbound);
+        views
+            .map(|view| {
+                let owner = owners.owner(view.device.id, view.device.group, &view.resource);
+                DeviceReport::new(view, past.told.get(&view.device.id), owner.map(|given| &given.pod))
+            })
+            .collect()
+    }
+}
+
+impl Past {
+    /// Lets go of what has ended.
+    fn forget(&mut self, snapshot: &Snapshot, owners: &Ownership) {
+        let owner = |view: &DeviceView| owners.owner(view.device.id, view.device.group, &view.resource);
+        self.owned.retain(|_, view| owner(view).is_some());
+        for view in snapshot.devices.iter().filter(|view| owner(view).is_some()) {
+            self.owned.insert(view.device.id, view.clone());
+        }
+        self.unowned.retain(|id, _| snapshot.of(*id).is_some_and(|view| owner(view).is_none()));
+        self.refused.retain(|group, refusal| {
+            let members = || snapshot.devices.iter().filter(|view| view.device.group == Some(*group));
+            let held = || members().any(DeviceView::is_held);
+            // A pod that the kubelet lists still owns it: then it was the kubelet's books that were wrong.
+            let stands = members().any(|view| {
+                owner(view).is_some_and(|given| given.confirmed.is_some_and(|at| at > refusal.at))
+            });
+            (snapshot.heard < refusal.heard || held()) && !stands
+        });
+    }
+
+    fn standing(
+        &mut self,
+        view: &DeviceView,
+        snapshot: &Snapshot,
+        owners: &Ownership,
+        now: Instant,
+    ) -> Standing {
+        let id = view.device.id;
+        let refused = view.device.group.is_some_and(|group| self.refused.contains_key(&group));
+        if owners.owner(id, view.device.group, &view.resource).is_some() && !refused {
+            return Standing::Owned;
+        }
+        let mates = snapshot.devices.iter().chain(self.owned.values()).filter(|mate| {
+            mate.device.id != id && mate.device.group == view.device.group && view.device.group.is_some()
+        });
+        let mate = mates
+            .filter_map(|mate| {
+                let given = owners.owner(mate.device.id, mate.device.group, &mate.resource)?;
+                Some((mate.device.id, given.pod.to_string()))
+            })
+            .next();
+        if !owners.told && mate.is_none() {
+            return Standing::Untold;
+        }
+        let since = *self.unowned.entry(id).or_insert(now);
+        Standing::Unowned { since, mate }
     }
 }
 
@@ -73,19 +200,24 @@ fn listed(view: &DeviceView, health: &Health) -> Device {
     Device { id: view.device.id.to_string(), health: health.as_str().to_owned(), topology }
 }
 
-fn log(view: &DeviceView, before: Option<&Health>, health: &Health) {
+fn log(view: &DeviceView, before: Option<&Decision>, decision: &Decision) {
     let device = view.device.id;
     let group = view.device.group.map(|group| group.0);
     let holder = view.group.as_ref().and_then(|group| group.holders.first()).map(|holder| holder.pid);
-    let (old, new) = (before.map_or("new", Health::as_str), health.as_str());
-    match health.reason() {
-        Some(reason) => {
-            tracing::warn!(%device, group, resource = %view.resource, old, new, reason, holder, "health");
+    let health = &decision.health;
+    let resource = &view.resource;
+    if before.map(|before| &before.health) != Some(health) {
+        let (old, new) = (before.map_or("new", |before| before.health.as_str()), health.as_str());
+        match health.reason() {
+            Some(reason) => tracing::warn!(%device, group, %resource, old, new, reason, holder, "health"),
+            // The usual case at the start, of which the resource tells the number.
+            None if before.is_none() => tracing::debug!(%device, group, %resource, old, new, "health"),
+            None => tracing::info!(%device, group, %resource, old, new, "health"),
         }
-        // The usual case at the start, of which the resource tells the number.
-        None if before.is_none() => {
-            tracing::debug!(%device, group, resource = %view.resource, old, new, "health");
-        }
-        None => tracing::info!(%device, group, resource = %view.resource, old, new, "health"),
+    }
+    if let Some(warning) = &decision.warning
+        && before.and_then(|before| before.warning.as_ref()) != Some(warning)
+    {
+        tracing::warn!(%device, group, %resource, warning, "a pod's device; it stays Healthy until the pod ends");
     }
 }

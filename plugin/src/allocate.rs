@@ -1,16 +1,31 @@
 //! Pure: whether a request can be granted, and the answer to it.
 
+use crate::owners::Ownership;
+use crate::preferred;
 use crate::resources::env_name;
 use crate::snapshot::{DeviceView, Snapshot, describe};
 use kubelet_api::v1beta1::{AllocateRequest, AllocateResponse, ContainerAllocateResponse, DeviceSpec};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use tonic::Status;
-use vfio_probe::{GroupId, Kind, Occupancy, Viability};
+use vfio_probe::{DeviceId, GroupId, Kind, Occupancy, Viability};
 
-/// A request that may be granted if its groups can be opened: the devices of each container.
+/// A request that may be granted if its groups can be opened.
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
-    containers: Vec<Vec<&'a DeviceView>>,
+    pub(crate) containers: Vec<Wish<'a>>,
+}
+
+/// What one container is to be given.
+#[derive(Debug)]
+pub(crate) struct Wish<'a> {
+    /// The ids of the kubelet's books.
+    pub(crate) ids: BTreeSet<String>,
+    /// The devices, in the order of the request.
+    pub(crate) views: Vec<&'a DeviceView>,
+    /// The call was answered before: a pod has these very ids.
+    pub(crate) repeated: bool,
+    /// And what it was given is another device than the kubelet's books say.
+    pub(crate) substituted: bool,
 }
 
 /// Checks a request against what is known, before any group is opened.
@@ -22,6 +37,7 @@ pub(crate) fn plan<'a>(
     resource: &str,
     request: &AllocateRequest,
     snapshot: &'a Snapshot,
+    owners: &Ownership,
 ) -> Result<Plan<'a>, Status> {
     let mut seen = Vec::new();
     let mut containers = Vec::new();
@@ -36,11 +52,90 @@ pub(crate) fn plan<'a>(
                 return Err(Status::invalid_argument(format!("{id}: asked for twice in one request")));
             }
             seen.push(view.device.id);
-            views.push(usable(view)?);
+            views.push(view);
         }
-        containers.push(views);
+        let ids: BTreeSet<String> = views.iter().map(|view| view.device.id.to_string()).collect();
+        let before = owners.exactly(resource, &ids);
+        let substitute = before.filter(|given| given.real != ids && !given.real.is_empty());
+        if let Some(given) = substitute {
+            let real = given.real.iter().map(|id| {
+                snapshot.device(id).ok_or_else(|| {
+                    Status::failed_precondition(format!(
+                        "{id}: given in place of another, and no longer bound"
+                    ))
+                })
+            });
+            views = real.collect::<Result<_, _>>()?;
+        }
+        let (repeated, substituted) = (before.is_some(), substitute.is_some());
+        containers.push(Wish { ids, views, repeated, substituted });
+    }
+    for view in containers.iter().filter(|wish| !wish.repeated).flat_map(|wish| &wish.views) {
+        usable(view)?;
+        if let Some((mate, pod)) = mate(view, &seen, snapshot, owners) {
+            let text = format!("{}: group {} belongs to {mate} ({pod})", view.device.id, group_of(view));
+            return Err(Status::failed_precondition(text));
+        }
     }
     Ok(Plan { containers })
+}
+
+/// Another member of the device's group that a pod owns and that is not asked for as well: a group goes to one pod only.
+pub(crate) fn mate(
+    view: &DeviceView,
+    wanted: &[DeviceId],
+    snapshot: &Snapshot,
+    owners: &Ownership,
+) -> Option<(DeviceId, String)> {
+    let mates = snapshot.devices.iter().filter(|mate| {
+        mate.device.group == view.device.group
+            && view.device.group.is_some()
+            && !wanted.contains(&mate.device.id)
+            && mate.device.id != view.device.id
+    });
+    mates
+        .filter_map(|mate| {
+            let given = owners.owner(mate.device.id, mate.device.group, &mate.resource)?;
+            Some((mate.device.id, given.pod.to_string()))
+        })
+        .next()
+}
+
+fn group_of(view: &DeviceView) -> String {
+    view.device.group.map(|group| group.to_string()).unwrap_or_default()
+}
+
+/// Devices that could take the place of held ones, best first: free, of the same pool, nobody's by any book.
+///
+/// `given` is what the kubelet's checkpoint shows as given (`AllocResp`), which after an earlier substitution is not what
+/// the kubelet's books say.
+pub(crate) fn substitutes(
+    resource: &str,
+    plan: &Plan<'_>,
+    snapshot: &Snapshot,
+    owners: &Ownership,
+    given: &BTreeSet<String>,
+) -> Vec<DeviceId> {
+    let wanted: Vec<&DeviceView> =
+        plan.containers.iter().flat_map(|wish| wish.views.iter().copied()).collect();
+    let fits = |view: &&DeviceView| {
+        let id = view.device.id;
+        let free = view.group.as_ref().is_some_and(|group| group.occupancy == Occupancy::Free);
+        &*view.resource == resource
+            && free
+            && usable(view).is_ok()
+            && !wanted.iter().any(|wanted| wanted.device.group == view.device.group)
+            && owners.owner(id, view.device.group, resource).is_none()
+            && mate(view, &[], snapshot, owners).is_none()
+            && !given.contains(&id.to_string())
+    };
+    let available: Vec<String> =
+        snapshot.devices.iter().filter(fits).map(|view| view.device.id.to_string()).collect();
+    // Beside what is wanted anyway, for its NUMA node.
+    let must: Vec<String> = wanted.iter().map(|view| view.device.id.to_string()).collect();
+    let all: Vec<String> = must.iter().chain(&available).cloned().collect();
+    let chosen = preferred::choose(snapshot, owners, &all, &must, all.len());
+    chosen.iter().filter(|id| !must.contains(id)).filter_map(|id| id.parse().ok()).collect()
 }
 
 fn usable(view: &DeviceView) -> Result<&DeviceView, Status> {
@@ -84,11 +179,12 @@ pub(crate) fn judge(answer: Occupancy, looks_held: bool, absent_is_sure: bool) -
     }
 }
 
-impl<'a> Plan<'a> {
-    /// The groups to open, each once, with a device to name them by.
+impl<'a> Wish<'a> {
+    /// The groups to open, each once, with a device to name them by. None for what was substituted before: its machine may
+    /// be about to open it.
     pub(crate) fn groups(&self) -> Vec<(GroupId, &'a DeviceView)> {
         let mut groups: Vec<(GroupId, &DeviceView)> = Vec::new();
-        for view in self.containers.iter().flatten() {
+        for &view in self.views.iter().filter(|_| !self.substituted) {
             if let Some(group) = view.device.group
                 && !groups.iter().any(|(known, _)| *known == group)
             {
@@ -98,9 +194,17 @@ impl<'a> Plan<'a> {
         groups
     }
 
-    /// The answer, for KubeVirt exactly: requested addresses in the variable, the container node and each group's node once.
+    /// What it is given, by ids.
+    pub(crate) fn real(&self) -> BTreeSet<String> {
+        self.views.iter().map(|view| view.device.id.to_string()).collect()
+    }
+}
+
+impl Plan<'_> {
+    /// The answer, for KubeVirt exactly: addresses in the variable, the container node and each group's node once.
     pub(crate) fn answer(&self, resource: &str) -> AllocateResponse {
-        let container_responses = self.containers.iter().map(|views| container(resource, views)).collect();
+        let container_responses =
+            self.containers.iter().map(|wish| container(resource, &wish.views)).collect();
         AllocateResponse { container_responses }
     }
 }
@@ -126,11 +230,11 @@ fn container(resource: &str, views: &[&DeviceView]) -> ContainerAllocateResponse
 }
 
 /// The refusal of a held device.
-pub(crate) fn held(view: &DeviceView, holders: &[vfio_probe::Holder]) -> Status {
-    let group = view.device.group.map(|group| group.to_string()).unwrap_or_default();
+pub(crate) fn held(view: &DeviceView, holders: &[vfio_probe::Holder], more: &str) -> Status {
     Status::failed_precondition(format!(
-        "{} (group {group}) is held by {}",
+        "{} (group {}) is held by {}{more}",
         view.device.id,
+        group_of(view),
         describe(holders)
     ))
 }
@@ -158,7 +262,7 @@ mod tests {
             view("0000:04:00.0", 54, Occupancy::Held, now, Viability::Viable, true),
             view("0000:05:00.0", 55, Occupancy::Free, now, offender, false),
         ];
-        Snapshot { devices, vfio_visible: true, errors: Vec::new() }
+        Snapshot { devices, vfio_visible: true, ..Snapshot::default() }
     }
 
     fn request(containers: &[&[&str]]) -> AllocateRequest {
@@ -168,13 +272,25 @@ mod tests {
         AllocateRequest { container_requests: containers.iter().map(container).collect() }
     }
 
+    fn planned<'a>(
+        containers: &[&[&str]],
+        snapshot: &'a Snapshot,
+        owners: &Ownership,
+    ) -> Result<Plan<'a>, Status> {
+        plan(RESOURCE, &request(containers), snapshot, owners)
+    }
+
     #[test]
     fn two_containers_never_share_an_answer() {
         let snapshot = snapshot();
-        let plan =
-            plan(RESOURCE, &request(&[&["0000:01:00.0"], &["0000:02:00.0", "0000:02:00.1"]]), &snapshot)
-                .unwrap();
-        assert_eq!(plan.groups().iter().map(|(group, _)| group.0).collect::<Vec<_>>(), [51, 52]);
+        let plan = planned(
+            &[&["0000:01:00.0"], &["0000:02:00.0", "0000:02:00.1"]],
+            &snapshot,
+            &Ownership::default(),
+        )
+        .unwrap();
+        let groups = plan.containers.iter().flat_map(Wish::groups);
+        assert_eq!(groups.map(|(group, _)| group.0).collect::<Vec<_>>(), [51, 52]);
         let answer = plan.answer(RESOURCE).container_responses;
         let show = |answer: &ContainerAllocateResponse| {
             let paths: Vec<_> = answer.devices.iter().map(|spec| spec.host_path.clone()).collect();
@@ -208,13 +324,14 @@ mod tests {
                 "group 55 is not viable: 0000:05:00.1 is bound to e1000",
             ),
         ] {
-            let status = plan(RESOURCE, &request(&[ids]), &snapshot).unwrap_err();
+            let status = planned(&[ids], &snapshot, &Ownership::default()).unwrap_err();
             assert_eq!(status.code(), code, "{ids:?}");
             assert!(status.message().contains(words), "{}", status.message());
         }
-        assert!(plan("nvidia.com/OTHER", &request(&[&["0000:01:00.0"]]), &snapshot).is_err());
+        let other = request(&[&["0000:01:00.0"]]);
+        assert!(plan("nvidia.com/OTHER", &other, &snapshot, &Ownership::default()).is_err());
         let view = snapshot.device("0000:04:00.0").unwrap();
-        let status = held(view, &view.group.as_ref().unwrap().holders);
+        let status = held(view, &view.group.as_ref().unwrap().holders, "");
         assert_eq!(status.message(), "0000:04:00.0 (group 54) is held by pid 7 (qemu)");
     }
 

@@ -4,12 +4,13 @@ use crate::snapshot::{DeviceView, describe};
 use clap::ValueEnum;
 use std::fmt;
 use std::time::{Duration, Instant};
-use vfio_probe::{Occupancy, Viability};
+use vfio_probe::{DeviceId, Occupancy, Viability};
 
 /// What to do with held devices.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Busy {
-    // `attributed` comes here: Unhealthy only what is held and no pod owns.
+    /// Unhealthy what is held and no pod of this node owns
+    Attributed,
     /// Every held device is Unhealthy at once
     Unhealthy,
     /// Held devices stay Healthy; allocating one is refused
@@ -25,47 +26,124 @@ pub(crate) enum Health {
     Unhealthy(String),
 }
 
-/// How long a node may be missing before it counts: udev and devtmpfs take a moment.
-pub(crate) const SETTLING: Duration = Duration::from_secs(3);
+/// Whose a device is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// A pod's: it is counted in `requested`, and stays Healthy whatever its machine does.
+    Owned,
+    /// No pod's, since then; `mate` is another member of its group that is a pod's, and that pod.
+    Unowned {
+        /// Since when that is known.
+        since: Instant,
+        /// Another member of its group, and the pod that owns it.
+        mate: Option<(DeviceId, String)>,
+    },
+    /// The kubelet does not tell.
+    Untold,
+}
 
-/// The health of a device, and when to ask again though nothing has changed.
+/// What a decision rests on.
+#[derive(Clone, Debug)]
+pub(crate) struct Case<'a> {
+    /// The policy.
+    pub(crate) busy: Busy,
+    /// The device.
+    pub(crate) view: &'a DeviceView,
+    /// Whether /dev/vfio can be listed.
+    pub(crate) vfio_visible: bool,
+    /// Whose it is.
+    pub(crate) standing: Standing,
+    /// An Allocate of it was refused, and no open has succeeded since.
+    pub(crate) refused: bool,
+    /// What was told before.
+    pub(crate) before: Option<&'a Health>,
+    /// How long a machine that starts or ends may be without its pod, and a group without its node: the kubelet, udev and
+    /// devtmpfs take a moment.
+    pub(crate) settling: Duration,
+    /// Now.
+    pub(crate) now: Instant,
+}
+
+/// The decision.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Decision {
+    /// What to tell the kubelet.
+    pub(crate) health: Health,
+    /// When to decide again though nothing has changed.
+    pub(crate) again: Option<Instant>,
+    /// What is wrong with a device that is called Healthy all the same, because a pod owns it.
+    pub(crate) warning: Option<String>,
+}
+
+/// The health of a device.
 ///
-/// The first row that fits: being unbound while held; held (by policy); group not viable, unless it is held, which proves
-/// that it was viable; no node; unknown, which changes nothing; else Healthy.
-pub(crate) fn decide(
-    busy: Busy,
-    view: &DeviceView,
-    vfio_visible: bool,
-    before: Option<&Health>,
-    now: Instant,
-) -> (Health, Option<Instant>) {
-    let unhealthy = |reason: String| (Health::Unhealthy(reason), None);
+/// One that a pod owns is never Unhealthy: the scheduler counts it as requested, and would count it twice. Of the others
+/// the first row that fits: being unbound while held; of a group that belongs to a pod; held; group not viable, unless it
+/// is held, which proves that it was viable; no node; unknown, which changes nothing; else Healthy. Policies other than
+/// `attributed` do not ask whose a device is.
+pub(crate) fn decide(case: &Case<'_>) -> Decision {
+    let attributed = case.busy == Busy::Attributed;
+    if attributed && case.standing == Standing::Owned {
+        // What was wrong before it was a pod's is no warning.
+        let decision = trouble(&Case { before: None, ..case.clone() });
+        // Held is what an owned device is for.
+        let held = case.view.group.as_ref().is_some_and(|group| group.occupancy.is_held());
+        let warning = decision.health.reason().filter(|_| !held || case.view.unbinding).map(str::to_owned);
+        return Decision { health: Health::Healthy, warning, ..decision };
+    }
+    trouble(case)
+}
+
+fn trouble(case: &Case<'_>) -> Decision {
+    let view = case.view;
+    let told = |health: Health| Decision { health, again: None, warning: None };
+    let unhealthy = |reason: String| told(Health::Unhealthy(reason));
+    let as_before = || told(case.before.cloned().unwrap_or(Health::Healthy));
     let Some(group) = &view.group else {
         return unhealthy("no IOMMU group: is the IOMMU off?".to_owned());
     };
     if view.unbinding {
         return unhealthy(format!("unbinding, held by {}", describe(&group.holders)));
     }
+    if case.busy == Busy::Attributed
+        && let Standing::Unowned { mate: Some((mate, pod)), .. } = &case.standing
+    {
+        return unhealthy(format!("group {} belongs to {mate} ({pod})", group.id));
+    }
     if group.occupancy.is_held() {
-        return match busy {
-            Busy::Unhealthy => unhealthy(format!("held by {}", describe(&group.holders))),
-            Busy::Advertise => (Health::Healthy, None),
+        let held = || unhealthy(format!("held by {}", describe(&group.holders)));
+        return match (case.busy, &case.standing) {
+            (Busy::Unhealthy, _) => held(),
+            (Busy::Advertise, _) => told(Health::Healthy),
+            (Busy::Attributed, _) if case.refused => held(),
+            (Busy::Attributed, Standing::Unowned { since, .. }) => {
+                let settled = group.since.max(*since) + case.settling;
+                if case.now >= settled {
+                    held()
+                } else {
+                    // A machine of a pod that the kubelet does not show yet, or one that is just closing.
+                    Decision { again: Some(settled), ..told(Health::Healthy) }
+                }
+            }
+            // Nobody knows whose it is: what was told stays, and Allocate refuses it.
+            (Busy::Attributed, Standing::Untold) => as_before(),
+            (Busy::Attributed, Standing::Owned) => told(Health::Healthy),
         };
     }
     if let Viability::NotViable { member, driver } = group.viability {
         return unhealthy(format!("group {} is not viable: {member} is bound to {driver}", group.id));
     }
     match group.occupancy {
-        Occupancy::Absent if vfio_visible => {
-            let settled = group.since + SETTLING;
-            if now >= settled {
+        Occupancy::Absent if case.vfio_visible => {
+            let settled = group.since + case.settling;
+            if case.now >= settled {
                 unhealthy(format!("no device node /dev/vfio/{}", group.id))
             } else {
-                (before.cloned().unwrap_or(Health::Healthy), Some(settled))
+                Decision { again: Some(settled), ..as_before() }
             }
         }
-        Occupancy::Unknown(_) => (before.cloned().unwrap_or(Health::Healthy), None),
-        _ => (Health::Healthy, None),
+        Occupancy::Unknown(_) => as_before(),
+        _ => told(Health::Healthy),
     }
 }
 
@@ -90,6 +168,7 @@ impl Health {
 impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Attributed => "attributed",
             Self::Unhealthy => "unhealthy",
             Self::Advertise => "advertise",
         })
@@ -97,68 +176,4 @@ impl fmt::Display for Busy {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::snapshot::tests::view;
-    use vfio_probe::Why;
-    use vfio_probe::text::Text;
-
-    #[test]
-    fn each_row_of_the_table() {
-        use Busy::{Advertise, Unhealthy};
-        let now = Instant::now();
-        let long_ago = now.checked_sub(SETTLING).unwrap();
-        let not_viable = Viability::NotViable {
-            member: Text::lossy(b"0000:3b:00.1"),
-            driver: Text::lossy(b"snd_hda_intel"),
-        };
-        let viable = Viability::Viable;
-        let unknown = Occupancy::Unknown(Why::Denied);
-        let was = Health::Unhealthy("was".into());
-        // policy, unbinding, occupancy, since, viability, /dev/vfio visible, before, reason or "" for Healthy
-        for (busy, unbinding, occupancy, since, viability, visible, before, reason) in [
-            (Unhealthy, false, Occupancy::Free, now, viable, true, None, ""),
-            (Unhealthy, false, Occupancy::Free, now, viable, true, Some(&was), ""),
-            (Unhealthy, false, Occupancy::Held, now, viable, true, None, "held by pid 7 (qemu)"),
-            (Advertise, false, Occupancy::Held, now, viable, true, None, ""),
-            (Unhealthy, true, Occupancy::Held, now, viable, true, None, "unbinding, held by pid 7 (qemu)"),
-            (Advertise, true, Occupancy::Held, now, viable, true, None, "unbinding, held by pid 7 (qemu)"),
-            (Unhealthy, false, Occupancy::Held, now, not_viable, true, None, "held by pid 7 (qemu)"),
-            (
-                Advertise,
-                false,
-                Occupancy::Free,
-                now,
-                not_viable,
-                true,
-                None,
-                "group 51 is not viable: 0000:3b:00.1 is bound to snd_hda_intel",
-            ),
-            (Unhealthy, false, Occupancy::Absent, now, viable, true, None, ""),
-            (
-                Unhealthy,
-                false,
-                Occupancy::Absent,
-                long_ago,
-                viable,
-                true,
-                None,
-                "no device node /dev/vfio/51",
-            ),
-            (Unhealthy, false, Occupancy::Absent, long_ago, viable, false, None, ""),
-            (Unhealthy, false, unknown, long_ago, viable, true, None, ""),
-            (Unhealthy, false, unknown, long_ago, viable, true, Some(&was), "was"),
-        ] {
-            let view = view("0000:3b:00.0", 51, occupancy, since, viability, unbinding);
-            let (health, _) = decide(busy, &view, visible, before, now);
-            assert_eq!(health.reason().unwrap_or(""), reason, "{busy} {occupancy:?} {viability:?}");
-        }
-    }
-
-    #[test]
-    fn a_missing_node_is_asked_for_again() {
-        let now = Instant::now();
-        let view = view("0000:3b:00.0", 51, Occupancy::Absent, now, Viability::Viable, false);
-        assert_eq!(decide(Busy::Unhealthy, &view, true, None, now).1, Some(now + SETTLING));
-    }
-}
+mod tests;

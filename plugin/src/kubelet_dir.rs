@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -32,6 +32,18 @@ pub(crate) struct KubeletSocket {
     inode: u64,
     device: u64,
     changed: (i64, i64),
+}
+
+impl KubeletSocket {
+    /// How long it has been there.
+    pub(crate) fn age(&self) -> Duration {
+        let (seconds, nanoseconds) = self.changed;
+        let changed = u64::try_from(seconds).unwrap_or(0);
+        let changed = UNIX_EPOCH
+            + Duration::from_secs(changed)
+            + Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0));
+        changed.elapsed().unwrap_or_default()
+    }
 }
 
 /// The kubelet's socket, if there is one.

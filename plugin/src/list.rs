@@ -99,9 +99,10 @@ fn group(root: &Root, id: GroupId, prober: Option<&Prober>, buffer: &mut Buffer)
 /// A fresh look, with what a running `serve` has told, and with its knowledge where a look cannot have it: a holder that
 /// has the group open but no device, a count that is left over from before, a node that is missing.
 pub(crate) fn beside(view: &DeviceView, told: &[DeviceReport]) -> DeviceReport {
-    let mut report = DeviceReport::new(view, None);
+    let mut report = DeviceReport::new(view, None, None);
     let Some(told) = told.iter().find(|told| told.address == report.address) else { return report };
     report.health.clone_from(&told.health);
+    report.owner.clone_from(&told.owner);
     if told.reason.is_some() {
         report.reason.clone_from(&told.reason);
     }
@@ -126,7 +127,7 @@ pub(crate) fn table(listing: &Listing) -> String {
     if listing.devices.is_empty() {
         return "No device of the selection is bound to a VFIO driver.\n".to_owned();
     }
-    let rows: Vec<[String; 8]> = listing
+    let rows: Vec<[String; 9]> = listing
         .devices
         .iter()
         .map(|device| {
@@ -142,9 +143,10 @@ pub(crate) fn table(listing: &Listing) -> String {
                 device.state.clone(),
                 device.evidence.clone(),
                 or_dash(device.health.clone()),
+                or_dash(device.owner.clone()),
                 note,
             ]
         })
         .collect();
-    layout(["ADDRESS", "GROUP", "NUMA", "RESOURCE", "STATE", "BY", "KUBELET", "NOTE"], &rows)
+    layout(["ADDRESS", "GROUP", "NUMA", "RESOURCE", "STATE", "BY", "KUBELET", "POD", "NOTE"], &rows)
 }

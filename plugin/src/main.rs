@@ -12,6 +12,7 @@ mod list;
 mod monitoring;
 mod names;
 mod opening;
+mod owners;
 mod preferred;
 mod ready;
 mod registration;

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use vfio_probe::monitor::{self, Monitor};
+use vfio_probe::monitor::{self, Monitor, Owned};
 use vfio_probe::{GroupId, Occupancy, Prober, Root, Watch};
 
-/// The first snapshot waits this long for the first opens, which hang where a device is being reset.
+/// The first opens wait this long for the owners, and the first snapshot for the first opens, which hang where a device is
+/// being reset.
 const FIRST_ANSWERS: Duration = Duration::from_secs(1);
 /// A pause as long as this without a tick means that the timer is gone; then passes come at least this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
@@ -35,12 +36,20 @@ pub(crate) struct Monitoring {
 
 #[derive(Debug)]
 struct Shared {
-    told: Mutex<Vec<(GroupId, Occupancy)>>,
+    told: Mutex<Told>,
+    owned: Mutex<Option<Owned>>,
     wake: OwnedFd,
     stop: AtomicBool,
     began: Instant,
     /// Milliseconds after `began` of the latest loop.
     alive: AtomicU64,
+}
+
+/// Answers to opens made elsewhere, and how many there were since the start.
+#[derive(Debug, Default)]
+struct Told {
+    answers: Vec<(GroupId, Occupancy)>,
+    count: u64,
 }
 
 impl Monitoring {
@@ -59,6 +68,7 @@ impl Monitoring {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("eventfd")?;
         let shared = Arc::new(Shared {
             told: Mutex::default(),
+            owned: Mutex::default(),
             wake,
             stop: AtomicBool::new(false),
             began: Instant::now(),
@@ -73,7 +83,25 @@ impl Monitoring {
 
     /// Tells the monitor what an open made elsewhere has answered.
     pub(crate) fn told(&self, group: GroupId, occupancy: Occupancy) {
-        self.shared.told.lock().unwrap_or_else(PoisonError::into_inner).push((group, occupancy));
+        let mut told = self.shared.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.answers.push((group, occupancy));
+        told.count += 1;
+        drop(told);
+        self.wake();
+    }
+
+    /// How often [`Monitoring::told`] was called; a snapshot says how many of these it has heard.
+    pub(crate) fn told_so_far(&self) -> u64 {
+        self.shared.told.lock().unwrap_or_else(PoisonError::into_inner).count
+    }
+
+    /// Tells the monitor what pods own. Nothing is opened before it was told for the first time, or [`FIRST_ANSWERS`].
+    pub(crate) fn set_owned(&self, owned: Owned) {
+        *self.shared.owned.lock().unwrap_or_else(PoisonError::into_inner) = Some(owned);
+        self.wake();
+    }
+
+    fn wake(&self) {
         let _ = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
     }
 
@@ -91,17 +119,30 @@ impl Monitoring {
     /// Asks the thread to end; does not wait for it.
     pub(crate) fn stop(&self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let _ = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
+        self.wake();
     }
 }
 
 fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Sender<Option<Arc<Snapshot>>>) {
     let mut reported = Vec::new();
     let mut failing = None;
+    let mut owners_known = false;
+    let mut heard = 0;
+    watch.monitor_mut().withhold_opens(true);
     while !shared.stop.load(Ordering::Relaxed) {
-        let told = std::mem::take(&mut *shared.told.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut news = !told.is_empty();
-        for (group, occupancy) in told {
+        if let Some(owned) = shared.owned.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            watch.monitor_mut().set_owned(owned);
+            owners_known = true;
+        }
+        if owners_known || shared.began.elapsed() > FIRST_ANSWERS {
+            release_opens(&mut watch);
+        }
+        let mut told = shared.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let answers = std::mem::take(&mut told.answers);
+        let mut news = told.count > heard;
+        heard = told.count;
+        drop(told);
+        for (group, occupancy) in answers {
             watch.told(group, occupancy);
         }
         while let Some(event) = watch.next() {
@@ -123,7 +164,7 @@ fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Send
         let whole = watch.monitor().settled() || shared.began.elapsed() > FIRST_ANSWERS;
         let first = sender.borrow().is_none();
         if whole && (news || first) {
-            let snapshot = Snapshot::take(&watch, |device| namer.resource(device));
+            let snapshot = Snapshot { heard, ..Snapshot::take(&watch, |device| namer.resource(device)) };
             for error in &snapshot.errors {
                 if !reported.contains(error) {
                     tracing::warn!(%error, "left out");
@@ -134,6 +175,14 @@ fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Send
         }
         let sleep = if whole { LONGEST_SLEEP } else { Duration::from_millis(50) };
         wait(&watch, shared, sleep);
+    }
+}
+
+/// Opens were withheld until owners are known: a group that a pod owns is never opened.
+fn release_opens(watch: &mut Watch) {
+    if watch.monitor().withholds_opens() {
+        watch.monitor_mut().withhold_opens(false);
+        watch.pass_now();
     }
 }
 

@@ -1,5 +1,6 @@
 //! Pure: which of the available devices a pod had best be given.
 
+use crate::owners::Ownership;
 use crate::snapshot::{DeviceView, Snapshot};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -8,20 +9,34 @@ use vfio_probe::{GroupId, Occupancy};
 /// Devices that had best go together: those of one group, or one that is not known.
 struct Unit<'a> {
     ids: Vec<&'a String>,
-    known: bool,
-    free: bool,
+    /// The lower the better.
+    rank: Rank,
     node: Option<u16>,
     group: Option<GroupId>,
+}
+
+/// How far a device can be given away. A kubelet without its checkpoint offers owned ones too.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// Free and no pod's.
+    Free,
+    /// A pod's whose machine does not run: perhaps the very pod that asks.
+    Owned,
+    /// Held, or nobody can tell.
+    Held,
+    /// Not bound any more.
+    Gone,
 }
 
 /// Chooses `size` of `available`, with all of `must_include` among them. Never fails: what it does not know comes last,
 /// since an error would fail the admission (`callGetPreferredAllocationIfAvailable`).
 ///
-/// Free before held, which saves machines when the kubelet has lost its checkpoint; then whole groups, since what is left
+/// Free before owned before held, which saves machines when the kubelet has lost its checkpoint; then whole groups, since what is left
 /// of one is of no use to another pod; then the NUMA node that must be used anyway, or that has the fewest but enough free
 /// ones, so that large requests find room later.
 pub(crate) fn choose(
     snapshot: &Snapshot,
+    owners: &Ownership,
     available: &[String],
     must_include: &[String],
     size: usize,
@@ -38,17 +53,17 @@ pub(crate) fn choose(
         anchors.push(view.device.numa_node);
         begun.extend(view.device.group);
     }
-    let mut units = units(snapshot, available, &chosen);
+    let mut units = units(snapshot, owners, available, &chosen);
     while chosen.len() < size {
         let wanted = size - chosen.len();
         let mut room: BTreeMap<Option<u16>, usize> = BTreeMap::new();
-        for unit in units.iter().filter(|unit| unit.free) {
+        for unit in units.iter().filter(|unit| unit.rank == Rank::Free) {
             *room.entry(unit.node).or_default() += unit.ids.len();
         }
         let best = units.iter().enumerate().min_by_key(|(_, unit)| {
             let room = room.get(&unit.node).copied().unwrap_or(0);
             (
-                (!unit.free, !unit.known),
+                unit.rank,
                 !unit.group.is_some_and(|group| begun.contains(&group)),
                 unit.ids.len() > wanted,
                 !anchors.contains(&unit.node),
@@ -66,7 +81,12 @@ pub(crate) fn choose(
     chosen
 }
 
-fn units<'a>(snapshot: &Snapshot, available: &'a [String], chosen: &[String]) -> Vec<Unit<'a>> {
+fn units<'a>(
+    snapshot: &Snapshot,
+    owners: &Ownership,
+    available: &'a [String],
+    chosen: &[String],
+) -> Vec<Unit<'a>> {
     let mut left: Vec<&String> = available.iter().filter(|id| !chosen.contains(id)).collect();
     left.sort();
     left.dedup();
@@ -79,8 +99,7 @@ fn units<'a>(snapshot: &Snapshot, available: &'a [String], chosen: &[String]) ->
         } else {
             units.push(Unit {
                 ids: vec![id],
-                known: view.is_some(),
-                free: view.is_some_and(is_free),
+                rank: view.map_or(Rank::Gone, |view| rank(view, owners)),
                 node: view.and_then(|view| view.device.numa_node),
                 group,
             });
@@ -89,15 +108,22 @@ fn units<'a>(snapshot: &Snapshot, available: &'a [String], chosen: &[String]) ->
     units
 }
 
-fn is_free(view: &DeviceView) -> bool {
-    view.group.as_ref().is_some_and(|group| group.occupancy == Occupancy::Free)
+fn rank(view: &DeviceView, owners: &Ownership) -> Rank {
+    let free = view.group.as_ref().is_some_and(|group| group.occupancy == Occupancy::Free);
+    match owners.owner(view.device.id, view.device.group, &view.resource) {
+        None if free => Rank::Free,
+        Some(_) if free => Rank::Owned,
+        _ => Rank::Held,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::owners::ledger::Ledger;
     use crate::snapshot::tests::view;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
     use std::time::Instant;
     use vfio_probe::Viability;
 
@@ -110,7 +136,7 @@ mod tests {
             view.device.numa_node = Some(node);
             view
         });
-        Snapshot { devices: devices.collect(), vfio_visible: true, errors: Vec::new() }
+        Snapshot { devices: devices.collect(), vfio_visible: true, ..Snapshot::default() }
     }
 
     fn address(bus: u8) -> String {
@@ -140,8 +166,25 @@ mod tests {
             (vec![1], 2, vec![1, 2]),
             (vec![], 6, vec![2, 5, 6, 3, 4, 1]),
         ] {
-            assert_eq!(choose(&node, &all, &ids(&must), size), ids(&expected), "{must:?} {size}");
+            assert_eq!(
+                choose(&node, &Ownership::default(), &all, &ids(&must), size),
+                ids(&expected),
+                "{must:?} {size}"
+            );
         }
+    }
+
+    #[test]
+    fn a_kubelet_without_its_checkpoint_is_given_what_its_pods_do_not_run_on() {
+        let node = snapshot(&[(1, 0, true), (2, 0, false), (3, 0, false)]);
+        let mut ledger = Ledger::default();
+        for bus in [1, 2] {
+            let owned = BTreeSet::from([address(bus)]);
+            ledger.granted("r", owned.clone(), owned, Instant::now());
+        }
+        let owners = Ownership::new(true, &ledger);
+        let all = ids(&[1, 2, 3, 4]);
+        assert_eq!(choose(&node, &owners, &all, &[], 4), ids(&[3, 2, 1, 4]));
     }
 
     #[test]
@@ -150,7 +193,7 @@ mod tests {
         let devices = devices.map(|(address, group)| {
             view(address, group, Occupancy::Free, Instant::now(), Viability::Viable, false)
         });
-        let node = Snapshot { devices: devices.to_vec(), vfio_visible: true, errors: Vec::new() };
+        let node = Snapshot { devices: devices.to_vec(), vfio_visible: true, ..Snapshot::default() };
         let all: Vec<String> = node.devices.iter().map(|view| view.device.id.to_string()).collect();
         for (must, size, expected) in [
             (&[][..], 1, &[2][..]),
@@ -162,7 +205,11 @@ mod tests {
         ] {
             let pick =
                 |indices: &[usize]| indices.iter().map(|&index| all[index].clone()).collect::<Vec<_>>();
-            assert_eq!(choose(&node, &all, &pick(must), size), pick(expected), "{must:?} {size}");
+            assert_eq!(
+                choose(&node, &Ownership::default(), &all, &pick(must), size),
+                pick(expected),
+                "{must:?} {size}"
+            );
         }
     }
 
@@ -175,7 +222,7 @@ mod tests {
         ) {
             let node = snapshot(&[(1, 0, true), (2, 0, false), (3, 1, false), (4, 1, true)]);
             let (available, must) = (ids(&available), ids(&must));
-            let chosen = choose(&node, &available, &must, size);
+            let chosen = choose(&node, &Ownership::default(), &available, &must, size);
             let mut unique = available.clone();
             unique.sort();
             unique.dedup();

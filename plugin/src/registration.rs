@@ -3,7 +3,9 @@
 use crate::advertise::Board;
 use crate::kubelet_dir::{Folder, KubeletSocket};
 use crate::monitoring::Monitoring;
+use crate::owners::Owners;
 use crate::service::{List, Service};
+use crate::settings::BusyAllocate;
 use kubelet_api::v1beta1::device_plugin_server::DevicePluginServer;
 use kubelet_api::v1beta1::registration_client::RegistrationClient;
 use kubelet_api::v1beta1::{DevicePluginOptions, RegisterRequest};
@@ -52,6 +54,10 @@ pub(crate) struct Resource {
     pub(crate) monitoring: Monitoring,
     /// What is told.
     pub(crate) board: Arc<Board>,
+    /// What pods own.
+    pub(crate) owners: Owners,
+    /// What Allocate does with a held device.
+    pub(crate) busy_allocate: BusyAllocate,
     /// Where its state is shown.
     pub(crate) state: Arc<Mutex<State>>,
     /// Ends it.
@@ -115,6 +121,9 @@ impl Resource {
             given: watch::Sender::default(),
             monitoring: self.monitoring.clone(),
             board: Arc::clone(&self.board),
+            owners: self.owners.clone(),
+            busy_allocate: self.busy_allocate,
+            kubelet_dir: self.folder.clone(),
         };
         let end = CancellationToken::new();
         let server = Server::builder()

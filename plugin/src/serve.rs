@@ -1,15 +1,15 @@
 //! `serve`: the monitor's snapshots become lists, and each resource with a device is registered with the kubelet.
 
-use crate::advertise::Board;
+use crate::advertise::{Board, Lists};
 use crate::kubelet_dir::{self, Folder};
 use crate::monitoring::Monitoring;
+use crate::owners::Owners;
 use crate::registration::{self, Resource, State};
 use crate::service::List;
 use crate::settings::Settings;
 use crate::status::{self, ResourceStatus};
 use anyhow::Context;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -70,23 +70,28 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let monitoring = Monitoring::start(settings)?;
-    let board = Arc::new(Board::new(settings.busy));
+    let board = Arc::new(Board::new(settings.busy, settings.settling, Arc::clone(&monitoring.root)));
+    let owners = Owners::new(settings, monitoring.clone());
     let registry = Arc::new(Registry::default());
     let folder = settings.kubelet_dir.clone();
     registration::sweep(&folder);
     let now = Folder { kubelet: kubelet_dir::kubelet_socket(&folder), changes: 0 };
     let (sender, contents) = watch::channel(now);
     tokio::spawn(kubelet_dir::follow(folder.clone(), sender));
+    tokio::spawn(owners.clone().follow(settings.clone(), contents.clone(), monitoring.snapshots.clone()));
     let status = status::Server {
         monitoring: monitoring.clone(),
         board: Arc::clone(&board),
+        owners: owners.clone(),
         registry: Arc::clone(&registry),
     };
     let _socket = status.start(&settings.run_dir);
     tracing::info!(root = %settings.root.display(), kubelet_dir = %folder.display(), busy = %settings.busy,
         interval = ?settings.interval, "serving");
     let mut running = BTreeMap::new();
-    let advertise = advertise(&monitoring, &board, &registry, &folder, &contents, &mut running);
+    let shared =
+        Common { monitoring: &monitoring, board: &board, owners: &owners, settings, contents: &contents };
+    let advertise = advertise(&shared, &registry, &mut running);
     let asked = tokio::select! {
         () = advertise => false,
         _ = terminate.recv() => true,
@@ -111,46 +116,27 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Turns snapshots into lists, until the monitor ends.
-async fn advertise(
-    monitoring: &Monitoring,
-    board: &Arc<Board>,
-    registry: &Registry,
-    folder: &Path,
-    contents: &watch::Receiver<Folder>,
-    running: &mut BTreeMap<Arc<str>, Running>,
-) {
-    let mut snapshots = monitoring.snapshots.clone();
+/// What every resource's task shares.
+struct Common<'a> {
+    monitoring: &'a Monitoring,
+    board: &'a Arc<Board>,
+    owners: &'a Owners,
+    settings: &'a Settings,
+    contents: &'a watch::Receiver<Folder>,
+}
+
+/// Turns snapshots and owners into lists, until the monitor ends.
+async fn advertise(common: &Common<'_>, registry: &Registry, running: &mut BTreeMap<Arc<str>, Running>) {
+    let mut snapshots = common.monitoring.snapshots.clone();
+    let mut owners = common.owners.subscribe();
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
+        let ownership = owners.borrow_and_update().clone();
         let mut again = None;
         if let Some(snapshot) = snapshot {
-            let (lists, when) = board.lists(&snapshot, Instant::now());
+            let Lists { lists, again: when } = common.board.lists(&snapshot, &ownership, Instant::now());
             again = when;
-            running.retain(|name, resource| {
-                let kept = lists.contains_key(name);
-                if !kept {
-                    tracing::info!(resource = %name, "has no devices any more");
-                    // An empty list first: the kubelet then counts 0 at once, not after its grace period of 5 minutes.
-                    resource.list.send_replace(List::default());
-                    resource.stop.cancel();
-                }
-                kept
-            });
-            for (name, list) in lists {
-                if let Some(resource) = running.get(&name) {
-                    resource.list.send_if_modified(|known| {
-                        let changed = known != &list;
-                        *known = list;
-                        changed
-                    });
-                } else {
-                    running.insert(Arc::clone(&name), begin(name, list, monitoring, board, folder, contents));
-                }
-            }
-            let states =
-                running.iter().map(|(name, resource)| (Arc::clone(name), Arc::clone(&resource.state)));
-            *registry.states.lock().unwrap_or_else(PoisonError::into_inner) = states.collect();
+            publish(lists, common, registry, running);
         }
         let again = again.map(tokio::time::Instant::from_std);
         tokio::select! {
@@ -159,28 +145,57 @@ async fn advertise(
                     return;
                 }
             }
+            Ok(()) = owners.changed() => {}
+            () = common.board.news.notified() => {}
             () = async { sleep_until(again.unwrap_or_else(tokio::time::Instant::now)).await }, if again.is_some() => {}
         }
     }
 }
 
-fn begin(
-    name: Arc<str>,
-    list: List,
-    monitoring: &Monitoring,
-    board: &Arc<Board>,
-    folder: &Path,
-    contents: &watch::Receiver<Folder>,
-) -> Running {
+/// Gives each resource its list; a new one begins, one without devices ends.
+fn publish(
+    lists: BTreeMap<Arc<str>, List>,
+    common: &Common<'_>,
+    registry: &Registry,
+    running: &mut BTreeMap<Arc<str>, Running>,
+) {
+    running.retain(|name, resource| {
+        let kept = lists.contains_key(name);
+        if !kept {
+            tracing::info!(resource = %name, "has no devices any more");
+            // An empty list first: the kubelet then counts 0 at once, not after its grace period of 5 minutes.
+            resource.list.send_replace(List::default());
+            resource.stop.cancel();
+        }
+        kept
+    });
+    for (name, list) in lists {
+        if let Some(resource) = running.get(&name) {
+            resource.list.send_if_modified(|known| {
+                let changed = known != &list;
+                *known = list;
+                changed
+            });
+        } else {
+            running.insert(Arc::clone(&name), begin(name, list, common));
+        }
+    }
+    let states = running.iter().map(|(name, resource)| (Arc::clone(name), Arc::clone(&resource.state)));
+    *registry.states.lock().unwrap_or_else(PoisonError::into_inner) = states.collect();
+}
+
+fn begin(name: Arc<str>, list: List, common: &Common<'_>) -> Running {
     let (sender, list) = watch::channel(list);
     let (stop, state) = (CancellationToken::new(), Arc::<Mutex<State>>::default());
     let resource = Resource {
         name,
         list,
-        folder: folder.to_owned(),
-        contents: contents.clone(),
-        monitoring: monitoring.clone(),
-        board: Arc::clone(board),
+        folder: common.settings.kubelet_dir.clone(),
+        contents: common.contents.clone(),
+        monitoring: common.monitoring.clone(),
+        board: Arc::clone(common.board),
+        owners: common.owners.clone(),
+        busy_allocate: common.settings.busy_allocate,
         state: Arc::clone(&state),
         stop: stop.clone(),
     };

@@ -1,11 +1,13 @@
 //! The DevicePlugin service of one resource.
 
 use crate::advertise::Board;
-use crate::allocate::{self, Verdict};
+use crate::allocate::{self, Plan, Verdict, Wish};
 use crate::health::Busy;
 use crate::monitoring::Monitoring;
 use crate::opening;
+use crate::owners::{Owners, checkpoint};
 use crate::preferred;
+use crate::settings::BusyAllocate;
 use crate::snapshot::{DeviceView, Snapshot};
 use kubelet_api::v1beta1::device_plugin_server::DevicePlugin;
 use kubelet_api::v1beta1::{
@@ -13,6 +15,7 @@ use kubelet_api::v1beta1::{
     Empty, ListAndWatchResponse, PreStartContainerRequest, PreStartContainerResponse,
     PreferredAllocationRequest, PreferredAllocationResponse,
 };
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -50,6 +53,12 @@ pub(crate) struct Service {
     pub(crate) monitoring: Monitoring,
     /// What the kubelet has been told.
     pub(crate) board: Arc<Board>,
+    /// What pods own.
+    pub(crate) owners: Owners,
+    /// What to do with a device that is held after all.
+    pub(crate) busy_allocate: BusyAllocate,
+    /// Where the kubelet's checkpoint is.
+    pub(crate) kubelet_dir: PathBuf,
 }
 
 /// A stream of lists that counts itself.
@@ -105,12 +114,18 @@ impl DevicePlugin for Service {
         &self,
         request: Request<PreferredAllocationRequest>,
     ) -> Result<Response<PreferredAllocationResponse>, Status> {
-        let snapshot = self.snapshot();
+        let (snapshot, owners) = (self.snapshot(), self.owners.current());
         let answer = request.into_inner().container_requests.into_iter().map(|container| {
             let size = usize::try_from(container.allocation_size).unwrap_or(0);
             let (available, must) = (&container.available_device_i_ds, &container.must_include_device_i_ds);
             ContainerPreferredAllocationResponse {
-                device_i_ds: preferred::choose(&snapshot, available, must, size.min(available.len())),
+                device_i_ds: preferred::choose(
+                    &snapshot,
+                    &owners,
+                    available,
+                    must,
+                    size.min(available.len()),
+                ),
             }
         });
         Ok(Response::new(PreferredAllocationResponse { container_responses: answer.collect() }))
@@ -122,13 +137,28 @@ impl DevicePlugin for Service {
     ) -> Result<Response<AllocateResponse>, Status> {
         let request = request.into_inner();
         let deadline = Instant::now() + ALLOCATE;
-        let snapshot = self.snapshot();
-        let plan = allocate::plan(&self.resource, &request, &snapshot).inspect_err(
+        let (snapshot, owners) = (self.snapshot(), self.owners.current());
+        let plan = allocate::plan(&self.resource, &request, &snapshot, &owners);
+        let mut plan = plan.inspect_err(
             |status| tracing::warn!(resource = %self.resource, error = status.message(), "refused"),
         )?;
-        for (group, view) in plan.groups() {
-            self.check(group, view, deadline).await?;
+        for place in 0..plan.containers.len() {
+            let groups = plan.containers.get(place).map(Wish::groups).unwrap_or_default();
+            let repeated = plan.containers.get(place).is_some_and(|wish| wish.repeated);
+            for (group, view) in groups {
+                match self.check(group, view, deadline, repeated).await? {
+                    Verdict::Held if !repeated => {
+                        self.substitute(&mut plan, place, group, view, &snapshot, deadline).await?;
+                    }
+                    // The kubelet repeats a call for a machine that runs already (`GetDeviceRunContainerOptions`).
+                    _ => {}
+                }
+            }
         }
+        for wish in &plan.containers {
+            self.owners.granted(&self.resource, wish.ids.clone(), wish.real());
+        }
+        self.tell_mates(&plan, &snapshot).await;
         tracing::debug!(resource = %self.resource, ?request, "allocated");
         Ok(Response::new(plan.answer(&self.resource)))
     }
@@ -147,14 +177,20 @@ impl Service {
         self.monitoring.snapshots.borrow().clone().unwrap_or_default()
     }
 
-    /// Opens a group before it is given away.
-    async fn check(&self, group: GroupId, view: &DeviceView, deadline: Instant) -> Result<(), Status> {
+    /// Opens a group before it is given away. `Held` only where it may be: for a repeated call, or to be substituted.
+    async fn check(
+        &self,
+        group: GroupId,
+        view: &DeviceView,
+        deadline: Instant,
+        repeated: bool,
+    ) -> Result<Verdict, Status> {
         let give_up = (Instant::now() + CLOSING).min(deadline);
         loop {
             let answer = opening::open(&self.monitoring, group, deadline).await;
             // What is known by now: an open may have taken its time, and a machine may have ended meanwhile.
             let snapshot = self.snapshot();
-            let known = snapshot.device(&view.device.id.to_string()).and_then(|view| view.group.as_ref());
+            let known = snapshot.of(view.device.id).and_then(|view| view.group.as_ref());
             let looks_held =
                 known.is_some_and(|group| group.peek == Peek::LooksHeld || group.occupancy.is_held());
             let sure = answer == Occupancy::Absent && snapshot.vfio_visible && !self.exists(group);
@@ -165,10 +201,19 @@ impl Service {
                     if answer == Occupancy::Free && !agreed {
                         self.monitoring.told(group, answer);
                     }
-                    return Ok(());
+                    return Ok(Verdict::Grant);
                 }
+                Verdict::Held if repeated => return Ok(Verdict::Held),
                 Verdict::Held if Instant::now() + ASK_AGAIN < give_up => sleep(ASK_AGAIN).await,
-                Verdict::Held => return Err(self.refuse_held(group, view, answer).await),
+                Verdict::Held => {
+                    if answer == Occupancy::Held {
+                        self.monitoring.told(group, answer);
+                    }
+                    if self.busy_allocate == BusyAllocate::Substitute {
+                        return Ok(Verdict::Held);
+                    }
+                    return Err(self.refuse_held(group, view, "").await);
+                }
                 Verdict::Absent => {
                     let text = format!("{}: group {group} does not exist any more", view.device.id);
                     tracing::warn!(resource = %self.resource, error = text, "refused");
@@ -178,30 +223,97 @@ impl Service {
         }
     }
 
+    /// Puts free devices in the place of a held group's.
+    async fn substitute<'a>(
+        &self,
+        plan: &mut Plan<'a>,
+        place: usize,
+        group: GroupId,
+        view: &DeviceView,
+        snapshot: &'a Snapshot,
+        deadline: Instant,
+    ) -> Result<(), Status> {
+        // The kubelet's books name devices that an earlier substitution has left free; only what containers were told is
+        // what they have.
+        let Some(entries) = checkpoint::read(&self.kubelet_dir) else {
+            return Err(self
+                .refuse_held(group, view, "; no substitute: the kubelet's checkpoint cannot be read")
+                .await);
+        };
+        let given = entries.into_iter().flat_map(|entry| entry.told).collect();
+        let owners = self.owners.current();
+        let candidates = allocate::substitutes(&self.resource, plan, snapshot, &owners, &given);
+        let mut free = Vec::new();
+        let held = |known: &DeviceView| known.device.group == Some(group);
+        let needed =
+            plan.containers.get(place).map_or(0, |wish| wish.views.iter().filter(|view| held(view)).count());
+        for candidate in candidates.into_iter().filter_map(|id| snapshot.of(id)) {
+            let Some(id) = candidate.device.group else { continue };
+            if free.len() < needed && opening::open(&self.monitoring, id, deadline).await == Occupancy::Free {
+                free.push(candidate);
+            }
+        }
+        if free.len() < needed {
+            return Err(self.refuse_held(group, view, "; no substitute: no other device is free").await);
+        }
+        if let Some(wish) = plan.containers.get_mut(place) {
+            for slot in wish.views.iter_mut().filter(|view| held(view)) {
+                let Some(instead) = free.pop() else { break };
+                tracing::warn!(resource = %self.resource, held = %slot.device.id, given = %instead.device.id,
+                    "substituted: the kubelet's books name the held one");
+                *slot = instead;
+            }
+        }
+        Ok(())
+    }
+
+    /// Other members of the groups that were given away are Unhealthy before the answer, so that the kubelet gives them to
+    /// nobody meanwhile.
+    async fn tell_mates(&self, plan: &Plan<'_>, snapshot: &Snapshot) {
+        let given: Vec<&DeviceView> =
+            plan.containers.iter().flat_map(|wish| wish.views.iter().copied()).collect();
+        let mates: Vec<String> = snapshot
+            .devices
+            .iter()
+            .filter(|mate| !given.iter().any(|view| view.device.id == mate.device.id))
+            .filter(|mate| given.iter().any(|view| view.device.group == mate.device.group))
+            .filter(|mate| mate.device.group.is_some() && mate.resource == self.resource)
+            .map(|mate| mate.device.id.to_string())
+            .collect();
+        if !mates.is_empty() && self.board.busy() == Busy::Attributed {
+            self.list_first(|list| mates.iter().all(|id| is_unhealthy(list, id))).await;
+        }
+    }
+
+    /// Waits a moment until the kubelet was sent a list as wanted, if it follows one at all.
+    async fn list_first(&self, wanted: impl FnMut(&List) -> bool) {
+        if *self.streams.borrow() > 0 {
+            let mut given = self.given.subscribe();
+            let _ = timeout(LIST_FIRST, given.wait_for(wanted)).await;
+        }
+    }
+
     fn exists(&self, group: GroupId) -> bool {
         self.monitoring.root.members(group, &mut Buffer::new(), |_| {}).is_ok()
     }
 
-    async fn refuse_held(&self, group: GroupId, view: &DeviceView, answer: Occupancy) -> Status {
-        if answer == Occupancy::Held {
-            self.monitoring.told(group, answer);
-        }
+    async fn refuse_held(&self, group: GroupId, view: &DeviceView, more: &str) -> Status {
+        self.board.refused(group, self.monitoring.told_so_far());
+        self.owners.ask();
         // The owner of the failed pod makes the next one at once; it must find a list that says so already.
-        // The policy may call it Healthy for ever, and with no stream nobody can be told.
-        if self.board.busy() != Busy::Advertise && *self.streams.borrow() > 0 {
-            let mut given = self.given.subscribe();
-            let id = view.device.id.to_string();
-            let unhealthy = |list: &List| {
-                list.iter().any(|device| device.id == id && device.health == kubelet_api::UNHEALTHY)
-            };
-            let _ = timeout(LIST_FIRST, given.wait_for(unhealthy)).await;
+        // With `advertise` it stays Healthy for ever.
+        let id = view.device.id.to_string();
+        if self.board.busy() != Busy::Advertise {
+            self.list_first(|list| is_unhealthy(list, &id)).await;
         }
         let now = self.snapshot();
-        let holders = now
-            .device(&view.device.id.to_string())
-            .and_then(|view| Some(view.group.as_ref()?.holders.clone()));
-        let status = allocate::held(view, &holders.unwrap_or_default());
+        let holders = now.of(view.device.id).and_then(|view| Some(view.group.as_ref()?.holders.clone()));
+        let status = allocate::held(view, &holders.unwrap_or_default(), more);
         tracing::warn!(resource = %self.resource, error = status.message(), "refused");
         status
     }
+}
+
+fn is_unhealthy(list: &List, id: &str) -> bool {
+    list.iter().any(|device| device.id == id && device.health == kubelet_api::UNHEALTHY)
 }

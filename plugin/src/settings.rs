@@ -29,8 +29,34 @@ pub(crate) struct Settings {
     pub(crate) interval: Duration,
 
     /// What the kubelet is told of a held device
-    #[arg(long, global = true, value_enum, default_value = "unhealthy", env = "VFIO_DEVICE_PLUGIN_BUSY")]
+    #[arg(long, global = true, value_enum, default_value = "attributed", env = "VFIO_DEVICE_PLUGIN_BUSY")]
     pub(crate) busy: Busy,
+
+    /// What Allocate does with a device that is held after all
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "reject",
+        env = "VFIO_DEVICE_PLUGIN_BUSY_ALLOCATE"
+    )]
+    pub(crate) busy_allocate: BusyAllocate,
+
+    /// How long a device may be held without a pod, or without its node, before it is Unhealthy
+    #[arg(long, global = true, value_name = "TIME", default_value = "3s", value_parser = interval,
+          env = "VFIO_DEVICE_PLUGIN_SETTLING")]
+    pub(crate) settling: Duration,
+
+    /// Time between two questions to the kubelet for what pods own while anything is held or owned; what happens on the
+    /// node asks sooner
+    #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = interval,
+          env = "VFIO_DEVICE_PLUGIN_OWNERS_INTERVAL")]
+    pub(crate) owners_interval: Duration,
+
+    /// How long a kubelet may take after its start to know its pods
+    #[arg(long, global = true, value_name = "TIME", default_value = "60s", value_parser = interval,
+          env = "VFIO_DEVICE_PLUGIN_KUBELET_START")]
+    pub(crate) kubelet_start: Duration,
 
     /// The selected devices.
     #[arg(
@@ -76,6 +102,15 @@ pub(crate) struct Settings {
     /// Form of the log
     #[arg(long, global = true, value_enum, default_value = "text", env = "VFIO_DEVICE_PLUGIN_LOG_FORMAT")]
     pub(crate) log_format: LogFormat,
+}
+
+/// What Allocate does with a held device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum BusyAllocate {
+    /// Refuse; the pod fails, and the one that replaces it is given another device
+    Reject,
+    /// Give a free device instead; the kubelet's books then name the other one
+    Substitute,
 }
 
 /// Forms of the log.

@@ -1,6 +1,7 @@
 //! What the monitor knew at one moment, immutable, and the record in which it is printed.
 
-use crate::health::Health;
+use crate::health::Decision;
+use crate::owners::ledger::Pod;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,6 +17,8 @@ pub(crate) struct Snapshot {
     pub(crate) vfio_visible: bool,
     /// What could not be read.
     pub(crate) errors: Vec<vfio_probe::Error>,
+    /// How many answers to opens made elsewhere it has taken in.
+    pub(crate) heard: u64,
 }
 
 /// One device.
@@ -82,14 +85,26 @@ impl Snapshot {
             devices: devices.collect(),
             vfio_visible: monitor.vfio_visible(),
             errors: monitor.errors().to_vec(),
+            heard: 0,
         }
     }
 
     /// A device by the id that the kubelet knows it by.
     pub(crate) fn device(&self, id: &str) -> Option<&DeviceView> {
-        let id: DeviceId = id.parse().ok()?;
+        self.of(id.parse().ok()?)
+    }
+
+    /// A device.
+    pub(crate) fn of(&self, id: DeviceId) -> Option<&DeviceView> {
         let place = self.devices.binary_search_by_key(&id, |view| view.device.id).ok()?;
         self.devices.get(place)
+    }
+}
+
+impl DeviceView {
+    /// Whether its group is held.
+    pub(crate) fn is_held(&self) -> bool {
+        self.group.as_ref().is_some_and(|group| group.occupancy.is_held())
     }
 }
 
@@ -140,7 +155,7 @@ pub(crate) struct DeviceReport {
     pub(crate) evidence: String,
     /// Whether the group can be used.
     pub(crate) viable: bool,
-    /// The pod that owns it; not told in this release.
+    /// The pod that owns it: `namespace/name`, its uid where only that is known; none when nothing serves.
     pub(crate) owner: Option<String>,
     /// What the kubelet was told; none when nothing serves.
     pub(crate) health: Option<String>,
@@ -178,14 +193,16 @@ impl From<&Holder> for HolderReport {
 }
 
 impl DeviceReport {
-    /// A device as printed, with the health that the kubelet was told.
-    pub(crate) fn new(view: &DeviceView, health: Option<&Health>) -> Self {
+    /// A device as printed, with what the kubelet was told and the pod that owns it.
+    pub(crate) fn new(view: &DeviceView, told: Option<&Decision>, owner: Option<&Pod>) -> Self {
         let (device, group) = (&view.device, view.group.as_ref());
         let viability = group.map_or(Viability::Viable, |group| group.viability);
         let not_viable = match viability {
             Viability::NotViable { member, driver } => Some(format!("{member} is bound to {driver}")),
             Viability::Viable => None,
         };
+        let reason =
+            told.and_then(|told| told.health.reason().or(told.warning.as_deref()).map(str::to_owned));
         Self {
             address: device.id.to_string(),
             vendor: format!("{:04x}", device.vendor),
@@ -199,9 +216,11 @@ impl DeviceReport {
             state: group.map_or("unknown", |group| group.occupancy.as_str()).to_owned(),
             evidence: group.map_or("none", |group| group.evidence.as_str()).to_owned(),
             viable: group.is_some() && viability.is_viable(),
-            owner: None,
-            health: health.map(|health| health.as_str().to_owned()),
-            reason: health.and_then(Health::reason).map(str::to_owned).or(not_viable),
+            owner: owner.map(|pod| {
+                pod.name.clone().or_else(|| pod.uid.clone()).unwrap_or_else(|| "being admitted".to_owned())
+            }),
+            health: told.map(|told| told.health.as_str().to_owned()),
+            reason: reason.or(not_viable),
             holders: group
                 .map(|group| group.holders.iter().map(HolderReport::from).collect())
                 .unwrap_or_default(),

@@ -2,6 +2,7 @@
 
 use crate::advertise::Board;
 use crate::monitoring::Monitoring;
+use crate::owners::Owners;
 use crate::serve::Registry;
 use crate::snapshot::DeviceReport;
 use anyhow::{Context, bail};
@@ -58,6 +59,7 @@ pub(crate) struct ResourceStatus {
 pub(crate) struct Server {
     pub(crate) monitoring: Monitoring,
     pub(crate) board: Arc<Board>,
+    pub(crate) owners: Owners,
     pub(crate) registry: Arc<Registry>,
 }
 
@@ -123,7 +125,9 @@ impl Server {
             silent_ms: millis(self.monitoring.silence()),
             settled: snapshot.is_some(),
             resources: self.registry.resources(),
-            devices: snapshot.map(|snapshot| self.board.reports(&snapshot)).unwrap_or_default(),
+            devices: snapshot
+                .map(|snapshot| self.board.reports(&snapshot, &self.owners.current()))
+                .unwrap_or_default(),
         }
     }
 }

@@ -1,0 +1,369 @@
+//! What begins an ownership, what ends one, and what does not.
+
+use super::*;
+use crate::kubelet_dir::kubelet_socket;
+use crate::owners::Ownership;
+use proptest::prelude::*;
+
+const A: &str = "0000:01:00.0";
+const B: &str = "0000:02:00.0";
+const R: &str = "nvidia.com/GPU";
+
+fn set(ids: &[&str]) -> BTreeSet<String> {
+    ids.iter().map(|&id| id.to_owned()).collect()
+}
+
+fn pod(name: &str, ids: &[&str]) -> Listed {
+    let given = ((String::from("compute"), R.to_owned()), set(ids));
+    let devices = if ids.is_empty() { BTreeMap::new() } else { BTreeMap::from([given]) };
+    Listed { pod: name.to_owned(), devices }
+}
+
+fn entry(uid: &str, ids: &[&str]) -> Entry {
+    told(uid, ids, ids)
+}
+
+fn told(uid: &str, ids: &[&str], told: &[&str]) -> Entry {
+    let (pod_uid, container, resource) = (uid.to_owned(), "compute".to_owned(), R.to_owned());
+    Entry { pod_uid, container, resource, ids: set(ids), told: set(told) }
+}
+
+struct Story {
+    ledger: Ledger,
+    now: Instant,
+    young: bool,
+    kubelet: Option<KubeletSocket>,
+}
+
+impl Story {
+    fn new() -> Self {
+        Self { ledger: Ledger::default(), now: Instant::now(), young: false, kubelet: None }
+    }
+
+    fn round(&mut self, pods: Option<&[Listed]>, checkpoint: Option<&[Entry]>) -> Outcome {
+        self.round_with(pods, checkpoint, &[])
+    }
+
+    fn round_with(
+        &mut self,
+        pods: Option<&[Listed]>,
+        checkpoint: Option<&[Entry]>,
+        cgroups: &[(String, BTreeSet<String>, String)],
+    ) -> Outcome {
+        self.now += Duration::from_secs(1);
+        let (now, young, kubelet) = (self.now, self.young, self.kubelet);
+        self.ledger.take(&Round {
+            now,
+            pods,
+            checkpoint,
+            kubelet,
+            young,
+            settling: Duration::from_secs(3),
+            cgroups,
+        })
+    }
+
+    fn grant(&mut self, ids: &[&str]) {
+        self.ledger.granted(R, set(ids), set(ids), self.now);
+    }
+
+    /// What is owned, and by whom.
+    fn owned(&self) -> Vec<(String, String)> {
+        let mut owned: Vec<(String, String)> = Vec::new();
+        for given in self.ledger.given() {
+            owned.extend(given.real.iter().map(|id| (id.clone(), given.pod.to_string())));
+        }
+        owned.sort();
+        owned
+    }
+
+    fn is(&self, expected: &[(&str, &str)]) {
+        let expected: Vec<_> =
+            expected.iter().map(|(id, pod)| ((*id).to_owned(), format!("pod {pod}"))).collect();
+        assert_eq!(self.owned(), expected);
+    }
+}
+
+const OTHER: &str = "a/other";
+
+#[test]
+fn a_pod_is_known_by_name_and_uid_once() {
+    let mut story = Story::new();
+    let outcome = story.round(Some(&[pod("a/vm", &[A])]), Some(&[entry("u1", &[A])]));
+    assert!(outcome.answered && outcome.changed);
+    story.is(&[(A, "a/vm")]);
+    assert_eq!(story.ledger.given()[0].pod.uid.as_deref(), Some("u1"));
+    let outcome = story.round(Some(&[pod("a/vm", &[A])]), Some(&[entry("u1", &[A])]));
+    assert!(!outcome.changed && !outcome.ask_again);
+}
+
+#[test]
+fn either_source_alone_is_enough_to_begin() {
+    let mut story = Story::new();
+    story.round(None, Some(&[entry("u1", &[A])]));
+    story.is(&[(A, "u1")]);
+    story.round(Some(&[pod("a/vm", &[A])]), None);
+    story.is(&[(A, "a/vm")]);
+    let mut story = Story::new();
+    story.round(Some(&[pod("a/vm", &[A])]), None);
+    story.is(&[(A, "a/vm")]);
+}
+
+#[test]
+fn it_ends_when_the_pod_is_missing_from_two_lists_though_the_checkpoint_is_not_written_yet() {
+    let mut story = Story::new();
+    let stale = [entry("u1", &[A])];
+    story.round(Some(&[pod("a/vm", &[A]), pod(OTHER, &[])]), Some(&stale));
+    let outcome = story.round(Some(&[pod(OTHER, &[])]), Some(&stale));
+    assert!(outcome.ask_again);
+    story.is(&[(A, "a/vm")]);
+    story.round(Some(&[pod(OTHER, &[])]), Some(&stale));
+    story.is(&[]);
+    story.round(Some(&[pod(OTHER, &[])]), Some(&stale));
+    story.is(&[]);
+}
+
+#[test]
+fn empty_lists_failures_and_a_new_kubelet_end_nothing() {
+    let mut story = Story::new();
+    story.round(Some(&[pod("a/vm", &[A])]), None);
+    for _ in 0..5 {
+        assert!(!story.round(Some(&[]), None).answered);
+        assert!(!story.round(None, None).answered);
+    }
+    story.is(&[(A, "a/vm")]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(kubelet_api::KUBELET_SOCKET);
+    for _ in 0..4 {
+        let _kept = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        story.kubelet = kubelet_socket(folder.path());
+        story.round(Some(&[pod(OTHER, &[])]), None);
+        story.is(&[(A, "a/vm")]);
+        std::fs::rename(&path, folder.path().join("old")).unwrap();
+    }
+    story.round(Some(&[pod(OTHER, &[])]), None);
+    story.is(&[]);
+}
+
+#[test]
+fn a_pod_listed_without_its_devices_keeps_them() {
+    let mut story = Story::new();
+    story.round(Some(&[pod("a/vm", &[A])]), Some(&[entry("u1", &[A])]));
+    for _ in 0..5 {
+        story.round(Some(&[pod("a/vm", &[])]), Some(&[]));
+    }
+    story.is(&[(A, "a/vm")]);
+    assert_eq!(story.ledger.given()[0].confirmed, Some(story.now));
+    for _ in 0..2 {
+        story.round(Some(&[pod(OTHER, &[])]), Some(&[]));
+    }
+    story.is(&[]);
+}
+
+#[test]
+fn a_successor_of_the_same_name_does_not_inherit() {
+    let mut story = Story::new();
+    story.round(Some(&[pod("a/vm", &[A])]), Some(&[entry("u1", &[A])]));
+    for _ in 0..2 {
+        story.round(Some(&[pod("a/vm", &[B])]), Some(&[entry("u2", &[B])]));
+    }
+    story.is(&[(B, "a/vm")]);
+}
+
+#[test]
+fn the_next_pod_with_the_same_device_is_the_owner() {
+    let mut story = Story::new();
+    story.round(Some(&[pod("a/one", &[A])]), Some(&[entry("u1", &[A])]));
+    for _ in 0..2 {
+        story.round(Some(&[pod("a/two", &[A])]), Some(&[entry("u2", &[A])]));
+    }
+    story.is(&[(A, "a/two")]);
+}
+
+#[test]
+fn a_young_kubelet_that_lists_less_than_its_checkpoint_says_nothing() {
+    let mut story = Story::new();
+    let book = [entry("u1", &[A]), entry("u2", &[B])];
+    story.round(Some(&[pod("a/vm", &[A]), pod("b/vm", &[B])]), Some(&book));
+    story.young = true;
+    for _ in 0..5 {
+        story.round(Some(&[pod("b/vm", &[B])]), Some(&book));
+    }
+    story.is(&[(A, "a/vm"), (B, "b/vm")]);
+    for _ in 0..2 {
+        story.round(Some(&[pod("b/vm", &[B])]), Some(&book[1..]));
+    }
+    story.is(&[(B, "b/vm")]);
+}
+
+#[test]
+fn a_list_that_ends_nothing_still_names_what_it_has() {
+    let mut story = Story::new();
+    story.young = true;
+    story.round(Some(&[pod("a/vm", &[A])]), Some(&[entry("u1", &[A]), entry("u2", &[B])]));
+    story.is(&[(A, "a/vm"), (B, "u2")]);
+}
+
+#[test]
+fn our_allocate_counts_until_it_is_shown_or_expires() {
+    let mut story = Story::new();
+    story.grant(&[A]);
+    assert_eq!(story.owned(), [(A.to_owned(), "a pod being admitted".to_owned())]);
+    for (pods, book) in [(None, None), (None, Some(&[][..])), (Some(&[pod(OTHER, &[])][..]), None)] {
+        for _ in 0..5 {
+            assert!(!story.round(pods, book).ask_again);
+        }
+    }
+    assert_eq!(story.owned().len(), 1, "half an answer is none");
+    story.now += UNCONFIRMED;
+    story.round(None, None);
+    story.is(&[]);
+    story.grant(&[A]);
+    story.round(Some(&[pod("a/vm", &[A])]), Some(&[entry("u1", &[A])]));
+    story.now += UNCONFIRMED;
+    story.round(Some(&[pod("a/vm", &[A])]), Some(&[entry("u1", &[A])]));
+    story.is(&[(A, "a/vm")]);
+    story.grant(&[A]);
+    assert_eq!(story.owned().len(), 1, "a repeated call is no second ownership");
+}
+
+#[test]
+fn our_allocate_ends_when_the_kubelet_does_not_show_it_though_it_had_the_time() {
+    let mut story = Story::new();
+    story.grant(&[A]);
+    let mut round = || {
+        let again = story.round(Some(&[pod(OTHER, &[])]), Some(&[])).ask_again;
+        (again, story.owned().len())
+    };
+    assert_eq!([round(), round()], [(false, 1); 2], "not before the settling time is over");
+    assert_eq!([round(), round()], [(true, 1), (false, 0)]);
+}
+
+#[test]
+fn what_a_kubelet_without_its_checkpoint_asks_for_is_no_repetition() {
+    let mut story = Story::new();
+    let repeated = |story: &Story| Ownership::new(true, &story.ledger).exactly(R, &set(&[A])).is_some();
+    story.grant(&[A]);
+    assert!(repeated(&story));
+    story.round(Some(&[pod("a/vm", &[A])]), Some(&[entry("u1", &[A])]));
+    assert!(repeated(&story));
+    story.round(None, None);
+    assert!(repeated(&story));
+    story.round(Some(&[pod("a/vm", &[])]), Some(&[]));
+    story.is(&[(A, "a/vm")]);
+    assert!(!repeated(&story), "the pod has it, the books do not");
+    story.ledger.restarted(story.now);
+    assert!(repeated(&story), "nobody has told yet");
+}
+
+#[test]
+fn after_a_substitution_the_real_device_is_owned() {
+    let mut story = Story::new();
+    story.ledger.granted(R, set(&[A]), set(&[B]), story.now);
+    story.round(Some(&[pod("a/vm", &[A])]), Some(&[told("u1", &[A], &[B])]));
+    story.is(&[(B, "a/vm")]);
+    let mut restarted = Story::new();
+    restarted.round(Some(&[pod("a/vm", &[A])]), Some(&[told("u1", &[A], &[B])]));
+    restarted.is(&[(B, "a/vm")]);
+}
+
+#[test]
+fn an_init_containers_device_is_known_by_the_checkpoint_alone() {
+    let mut story = Story::new();
+    let init = Entry { container: "init".into(), ..entry("u1", &[A, B]) };
+    let book = [init, entry("u1", &[A])];
+    for _ in 0..3 {
+        story.round(Some(&[pod("a/vm", &[A])]), Some(&book));
+    }
+    let mut devices: Vec<_> = story.owned().into_iter().map(|(id, _)| id).collect();
+    devices.dedup();
+    assert_eq!(devices, [A, B]);
+    for _ in 0..2 {
+        story.round(Some(&[pod(OTHER, &[])]), Some(&book));
+    }
+    story.is(&[]);
+}
+
+#[test]
+fn a_holders_cgroup_counts_only_for_a_pod_that_the_checkpoint_names() {
+    let cgroups = [(R.to_owned(), set(&[A]), "u1".to_owned())];
+    let mut story = Story::new();
+    story.round_with(Some(&[pod(OTHER, &[])]), Some(&[]), &cgroups);
+    story.is(&[]);
+    let mut other = entry("u1", &["0000:09:00.0"]);
+    other.resource = "example.com/other".into();
+    story.round_with(Some(&[pod(OTHER, &[])]), Some(&[other.clone()]), &cgroups);
+    assert!(story.owned().contains(&(A.to_owned(), "pod u1".to_owned())));
+    story.round(Some(&[pod(OTHER, &[])]), Some(&[other]));
+    assert!(story.owned().contains(&(A.to_owned(), "pod u1".to_owned())));
+    for _ in 0..2 {
+        story.round(Some(&[pod(OTHER, &[])]), Some(&[]));
+    }
+    story.is(&[]);
+}
+
+#[test]
+fn other_plugins_devices_are_none_of_ours() {
+    let mut story = Story::new();
+    story.round(Some(&[pod("a/fpga", &["fpga-0"])]), Some(&[entry("u1", &["fpga-0"])]));
+    story.is(&[]);
+}
+
+#[test]
+fn what_is_remembered_survives_a_restart_and_a_lost_checkpoint() {
+    let mut story = Story::new();
+    story.round(Some(&[pod("a/vm", &[A])]), Some(&[entry("u1", &[A])]));
+    let text = serde_json::to_vec(&story.ledger).unwrap();
+    story.ledger = serde_json::from_slice(&text).unwrap();
+    story.ledger.restarted(story.now);
+    for _ in 0..3 {
+        story.round(Some(&[pod("a/vm", &[])]), Some(&[]));
+    }
+    story.is(&[(A, "a/vm")]);
+}
+
+proptest! {
+    /// Whatever the kubelet says in whatever order: a pod that every list names keeps its device.
+    #[test]
+    fn a_listed_pod_never_loses_its_device(steps in prop::collection::vec((0..5, 0..4, any::<bool>()), 0..40)) {
+        let mut story = Story::new();
+        story.round(Some(&[pod("a/vm", &[A])]), Some(&[entry("u1", &[A])]));
+        for (pods, book, young) in steps {
+            story.young = young;
+            let pods: Option<Vec<Listed>> = match pods {
+                0 => None,
+                1 => Some(vec![]),
+                2 => Some(vec![pod("a/vm", &[])]),
+                3 => Some(vec![pod("a/vm", &[A]), pod("b/vm", &[B])]),
+                _ => Some(vec![pod("a/vm", &[A]), pod(OTHER, &[])]),
+            };
+            let book: Option<Vec<Entry>> = match book {
+                0 => None,
+                1 => Some(vec![]),
+                2 => Some(vec![entry("u1", &[A])]),
+                _ => Some(vec![entry("u1", &[A]), entry("u2", &[B])]),
+            };
+            story.round(pods.as_deref(), book.as_deref());
+            prop_assert!(story.owned().contains(&(A.to_owned(), "pod a/vm".to_owned())), "{:?}", story.owned());
+        }
+    }
+
+    /// And one that no list names any more has lost it after two of them.
+    #[test]
+    fn a_pod_that_is_gone_ends(books in prop::collection::vec(0..3, 2..6)) {
+        let mut story = Story::new();
+        story.round(Some(&[pod("a/vm", &[A])]), Some(&[entry("u1", &[A])]));
+        let mut written = false;
+        for book in books {
+            // Once it is written without the pod it never names it again.
+            written |= book == 1;
+            let book: Option<Vec<Entry>> = match book {
+                0 => None,
+                _ if written => Some(vec![]),
+                _ => Some(vec![entry("u1", &[A])]),
+            };
+            story.round(Some(&[pod(OTHER, &[])]), book.as_deref());
+        }
+        prop_assert!(story.owned().is_empty());
+    }
+}
