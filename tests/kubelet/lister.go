@@ -1,0 +1,83 @@
+package main
+
+import (
+	"net"
+	"os"
+
+	"google.golang.org/grpc"
+	v1 "k8s.io/api/core/v1"
+	podresourcesapi "k8s.io/kubelet/pkg/apis/podresources/v1"
+	apisgrpc "k8s.io/kubernetes/pkg/kubelet/apis/grpc"
+	"k8s.io/kubernetes/pkg/kubelet/apis/podresources"
+	"k8s.io/kubernetes/pkg/kubelet/cm/devicemanager"
+)
+
+const (
+	podResourcesFolder = "/var/lib/kubelet/pod-resources"
+	podResourcesSocket = podResourcesFolder + "/kubelet.sock"
+)
+
+// lister is the pod resources service (ListenAndServePodResources, with its rate limit).
+type lister struct{ server *grpc.Server }
+
+func serve(n *node) (*lister, error) {
+	if err := os.MkdirAll(podResourcesFolder, 0o750); err != nil {
+		return nil, err
+	}
+	if err := os.Remove(podResourcesSocket); err != nil && !os.IsNotExist(err) {
+		return nil, err
+	}
+	socket, err := net.Listen("unix", podResourcesSocket)
+	if err != nil {
+		return nil, err
+	}
+	server := grpc.NewServer(apisgrpc.WithRateLimiter(n.ctx, "podresources", podresources.DefaultQPS, podresources.DefaultBurstTokens))
+	providers := podresources.PodResourcesProviders{
+		Pods: podsProvider{n}, Devices: devicesProvider{n}, Cpus: none{}, Memory: none{}, DynamicResources: none{},
+	}
+	podresourcesapi.RegisterPodResourcesListerServer(server, podresources.NewV1PodResourcesServer(n.ctx, providers))
+	go func() { _ = server.Serve(socket) }()
+	return &lister{server}, nil
+}
+
+func (l *lister) stop() { l.server.Stop() }
+
+type podsProvider struct{ *node }
+
+func (p podsProvider) GetActivePods() []*v1.Pod { return p.active() }
+func (p podsProvider) GetPods() []*v1.Pod       { return p.active() }
+func (p podsProvider) GetPodByName(namespace, name string) (*v1.Pod, bool) {
+	for _, pod := range p.active() {
+		if pod.Namespace == namespace && pod.Name == name {
+			return pod, true
+		}
+	}
+	return nil, false
+}
+
+// devicesProvider is containerManagerImpl's view of the device manager.
+type devicesProvider struct{ *node }
+
+func (d devicesProvider) GetDevices(uid, container string) []*podresourcesapi.ContainerDevices {
+	return containerDevices(d.devices.GetDevices(uid, container))
+}
+
+// containerDevices is containerDevicesFromResourceDeviceInstances: an entry a device and NUMA node.
+func containerDevices(resources devicemanager.ResourceDeviceInstances) []*podresourcesapi.ContainerDevices {
+	var out []*podresourcesapi.ContainerDevices
+	for resource, devices := range resources {
+		for id, device := range devices {
+			entry := &podresourcesapi.ContainerDevices{ResourceName: resource, DeviceIds: []string{id}}
+			for _, numa := range device.GetTopology().GetNodes() {
+				entry.Topology = &podresourcesapi.TopologyInfo{Nodes: []*podresourcesapi.NUMANode{{ID: numa.GetID()}}}
+			}
+			out = append(out, entry)
+		}
+	}
+	return out
+}
+
+// none provides no CPUs, memory or dynamic resources.
+type none struct{}
+
+func (none) GetAllocatableCPUs() []int64 { return nil }

@@ -1,0 +1,81 @@
+//go:build !older
+
+package main
+
+import (
+	"context"
+
+	cadvisorapi "github.com/google/cadvisor/info/v1"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/klog/v2"
+	podresourcesapi "k8s.io/kubelet/pkg/apis/podresources/v1"
+	"k8s.io/kubernetes/pkg/kubelet/cm/containermap"
+	"k8s.io/kubernetes/pkg/kubelet/cm/devicemanager"
+	"k8s.io/kubernetes/pkg/kubelet/cm/topologymanager"
+	"k8s.io/kubernetes/pkg/kubelet/config"
+	"k8s.io/kubernetes/pkg/kubelet/lifecycle"
+)
+
+const version = "v1.37.2"
+
+// The newest minor whose go.mod the Go at hand accepts: its managers take loggers and contexts.
+
+func managers(ctx context.Context, nodes []cadvisorapi.Node) (*devicemanager.ManagerImpl, topologymanager.Manager, error) {
+	logger := klog.FromContext(ctx)
+	topology, err := topologymanager.NewManager(logger, nodes, topologymanager.PolicyNone, "container", nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	devices, err := devicemanager.NewManagerImpl(logger, nodes, topology)
+	if err != nil {
+		return nil, nil, err
+	}
+	topology.AddHintProvider(logger, devices)
+	return devices, topology, nil
+}
+
+func startManager(ctx context.Context, m *devicemanager.ManagerImpl, active devicemanager.ActivePodsFunc, sources config.SourcesReady, containers containermap.ContainerMap, running sets.Set[string]) error {
+	return m.Start(klog.FromContext(ctx), active, sources, containers, running)
+}
+
+// admitPod is empty if the pod is admitted, else why not.
+func admitPod(ctx context.Context, topology topologymanager.Manager, pod *v1.Pod) string {
+	result := topology.Admit(ctx, &lifecycle.PodAdmitAttributes{Pod: pod, Operation: lifecycle.AddOperation})
+	if result.Admit {
+		return ""
+	}
+	return result.Reason + ": " + result.Message
+}
+
+func getCapacity(ctx context.Context, m *devicemanager.ManagerImpl) (v1.ResourceList, v1.ResourceList) {
+	capacity, allocatable, _ := m.GetCapacity(klog.FromContext(ctx))
+	return capacity, allocatable
+}
+
+func runOptions(ctx context.Context, m *devicemanager.ManagerImpl, pod *v1.Pod, c *v1.Container) (*devicemanager.DeviceRunContainerOptions, error) {
+	return m.GetDeviceRunContainerOptions(ctx, pod, c)
+}
+
+func allocatableDevices(ctx context.Context, m *devicemanager.ManagerImpl) devicemanager.ResourceDeviceInstances {
+	return m.GetAllocatableDevices(klog.FromContext(ctx))
+}
+
+func (d devicesProvider) UpdateAllocatedDevices(logger klog.Logger) {
+	d.devices.UpdateAllocatedDevices(logger)
+}
+
+func (d devicesProvider) GetAllocatableDevices(logger klog.Logger) []*podresourcesapi.ContainerDevices {
+	return containerDevices(d.devices.GetAllocatableDevices(logger))
+}
+
+func (none) GetCPUs(*v1.Pod, *v1.Container) []int64 { return nil }
+func (none) GetPodCPUs(string) []int64              { return nil }
+func (none) GetMemory(klog.Logger, *v1.Pod, *v1.Container) []*podresourcesapi.ContainerMemory {
+	return nil
+}
+func (none) GetPodMemory(klog.Logger, string) []*podresourcesapi.ContainerMemory { return nil }
+func (none) GetAllocatableMemory(klog.Logger) []*podresourcesapi.ContainerMemory { return nil }
+func (none) GetDynamicResources(klog.Logger, *v1.Pod, *v1.Container) []*podresourcesapi.DynamicResource {
+	return nil
+}

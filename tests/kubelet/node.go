@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"sync"
+	"sync/atomic"
+
+	cadvisorapi "github.com/google/cadvisor/info/v1"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/kubernetes/pkg/kubelet/cm/containermap"
+	"k8s.io/kubernetes/pkg/kubelet/cm/devicemanager"
+	"k8s.io/kubernetes/pkg/kubelet/cm/topologymanager"
+	"k8s.io/kubernetes/pkg/kubelet/config"
+)
+
+// node is the kubelet's knowledge of its pods, and its managers.
+type node struct {
+	ctx      context.Context
+	mu       sync.Mutex
+	pods     map[string]*v1.Pod
+	ready    atomic.Bool
+	devices  *devicemanager.ManagerImpl
+	topology topologymanager.Manager
+	lister   *lister
+}
+
+func newNode() *node { return &node{ctx: context.Background(), pods: map[string]*v1.Pod{}} }
+
+func (n *node) do(r request) answer {
+	if r.Op != "start" && n.devices == nil {
+		return failed(errors.New("not started"))
+	}
+	switch r.Op {
+	case "start":
+		return n.start(r)
+	case "admit":
+		return n.admit(r.Pod.pod())
+	case "run":
+		return n.run(r.UID, r.Container)
+	case "remove":
+		n.remove(r.UID)
+		return answer{OK: true}
+	case "capacity":
+		capacity, allocatable := getCapacity(n.ctx, n.devices)
+		return answer{OK: true, Capacity: counts(capacity), Allocatable: counts(allocatable)}
+	case "devices":
+		return n.inventory()
+	case "pod_resources":
+		return n.podResources(r.On)
+	}
+	return failed(fmt.Errorf("unknown op %q", r.Op))
+}
+
+// start does what Kubelet.Run does as far as devices go: managers first, then the pods that it finds are admitted again
+// while the sources are not ready, so that running containers keep what they have (devicesToAllocate).
+func (n *node) start(r request) answer {
+	if n.devices != nil {
+		return failed(errors.New("started before; a restart is a new process"))
+	}
+	nodes := []cadvisorapi.Node{{Id: 0}, {Id: 1}}
+	running, containers := sets.New[string](), containermap.NewContainerMap()
+	for _, c := range r.Running {
+		id := c.UID + "/" + c.Container
+		containers.Add(c.UID, c.Container, id)
+		running.Insert(id)
+	}
+	for _, spec := range r.Pods {
+		n.pods[spec.UID] = spec.pod()
+	}
+	sources := config.NewSourcesReady(func(sets.Set[string]) bool { return n.ready.Load() })
+	var err error
+	if n.devices, n.topology, err = managers(n.ctx, nodes); err != nil {
+		return failed(err)
+	}
+	if err = startManager(n.ctx, n.devices, n.active, sources, containers, running); err != nil {
+		return failed(err)
+	}
+	if a := n.podResources(true); !a.OK {
+		return a
+	}
+	a := answer{OK: true, Version: version, Rejected: map[string]string{}}
+	for _, spec := range r.Pods {
+		if again := n.admit(n.pods[spec.UID]); !again.OK {
+			a.Rejected[spec.UID] = again.Error
+		}
+	}
+	n.ready.Store(true)
+	return a
+}
+
+// admit is HandlePodAdditions: a pod that is not admitted is Failed, and so not active.
+func (n *node) admit(pod *v1.Pod) answer {
+	uid := string(pod.UID)
+	n.mu.Lock()
+	n.pods[uid] = pod
+	n.mu.Unlock()
+	if reason := admitPod(n.ctx, n.topology, pod); reason != "" {
+		n.remove(uid)
+		return answer{Error: reason}
+	}
+	a := answer{OK: true, Containers: map[string]containerGiven{}}
+	if !n.ready.Load() {
+		return a
+	}
+	for _, c := range append(append([]v1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...) {
+		g, err := n.container(pod, &c)
+		if err != nil {
+			return failed(err)
+		}
+		a.Containers[c.Name] = g
+	}
+	return a
+}
+
+// run is a container's creation, for which the kubelet may call Allocate again.
+func (n *node) run(uid, name string) answer {
+	n.mu.Lock()
+	pod := n.pods[uid]
+	n.mu.Unlock()
+	if pod == nil {
+		return failed(fmt.Errorf("no pod %s", uid))
+	}
+	for _, c := range append(append([]v1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...) {
+		if c.Name == name {
+			g, err := n.container(pod, &c)
+			if err != nil {
+				return failed(err)
+			}
+			return answer{OK: true, Containers: map[string]containerGiven{name: g}}
+		}
+	}
+	return failed(fmt.Errorf("no container %s in pod %s", name, uid))
+}
+
+func (n *node) container(pod *v1.Pod, c *v1.Container) (containerGiven, error) {
+	g := containerGiven{Devices: map[string][]string{}, Envs: map[string]string{}, Nodes: []string{}}
+	options, err := runOptions(n.ctx, n.devices, pod, c)
+	if err != nil {
+		return g, err
+	}
+	if options != nil {
+		for _, e := range options.Envs {
+			g.Envs[e.Name] = e.Value
+		}
+		for _, d := range options.Devices {
+			g.Nodes = append(g.Nodes, d.PathOnHost)
+		}
+	}
+	g.Devices = ids(n.devices.GetDevices(string(pod.UID), c.Name))
+	return g, nil
+}
+
+func (n *node) remove(uid string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.pods, uid)
+}
+
+// active is GetActivePods: pods that are neither terminated nor deleted by force.
+func (n *node) active() []*v1.Pod {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	pods := make([]*v1.Pod, 0, len(n.pods))
+	for _, pod := range n.pods {
+		pods = append(pods, pod)
+	}
+	sort.Slice(pods, func(i, j int) bool { return pods[i].UID < pods[j].UID })
+	return pods
+}
+
+func (n *node) inventory() answer {
+	a := answer{OK: true, Healthy: ids(allocatableDevices(n.ctx, n.devices)), Allocated: map[string]map[string]map[string][]string{}}
+	for _, pod := range n.active() {
+		containers := map[string]map[string][]string{}
+		for _, c := range append(append([]v1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...) {
+			if given := ids(n.devices.GetDevices(string(pod.UID), c.Name)); len(given) > 0 {
+				containers[c.Name] = given
+			}
+		}
+		a.Allocated[string(pod.UID)] = containers
+	}
+	return a
+}
+
+func (n *node) podResources(on bool) answer {
+	if n.lister != nil {
+		n.lister.stop()
+		n.lister = nil
+	}
+	if on {
+		lister, err := serve(n)
+		if err != nil {
+			return failed(err)
+		}
+		n.lister = lister
+	}
+	return answer{OK: true}
+}
+
+func counts(list v1.ResourceList) map[string]int64 {
+	m := map[string]int64{}
+	for name, quantity := range list {
+		m[string(name)] = quantity.Value()
+	}
+	return m
+}
+
+func ids(devices devicemanager.ResourceDeviceInstances) map[string][]string {
+	m := map[string][]string{}
+	for resource, instances := range devices {
+		for id := range instances {
+			m[resource] = append(m[resource], id)
+		}
+		sort.Strings(m[resource])
+	}
+	return m
+}
