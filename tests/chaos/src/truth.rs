@@ -1,0 +1,83 @@
+//! What is true of the node, by its own tree and the API server's books: the plugin is not asked.
+
+use crate::pods::Pod;
+use crate::world::World;
+use std::collections::{BTreeMap, BTreeSet};
+use vfio_sim_node::Hold;
+
+impl World {
+    /// Addresses that pods of the API server have, with their groups.
+    pub(crate) fn owned(&self) -> BTreeMap<String, u32> {
+        self.owned_by(|_| true)
+    }
+
+    /// Addresses that some of them have.
+    pub(crate) fn owned_by(&self, wanted: impl Fn(&Pod) -> bool) -> BTreeMap<String, u32> {
+        let pods = self.pods.iter().filter(|pod| wanted(pod));
+        let addresses = pods.flat_map(|pod| pod.given.values().flatten());
+        addresses.filter_map(|address| Some((address.clone(), self.group_of(address)?))).collect()
+    }
+
+    /// What pods have asked for: the scheduler counts nothing else.
+    pub(crate) fn requested(&self) -> usize {
+        self.pods.iter().map(|pod| pod.spec.count()).sum()
+    }
+
+    /// Groups that a new machine could open now and that are promised to nobody.
+    pub(crate) fn free_groups(&self) -> BTreeSet<u32> {
+        let taken: BTreeSet<u32> = self.owned().into_values().collect();
+        let groups = self.bound.values().copied();
+        groups.filter(|group| !taken.contains(group) && !self.node.is_held(*group)).collect()
+    }
+
+    /// Bound devices of those groups. Two of one group both count: a machine may be given both; once one is given away,
+    /// the other is no longer free.
+    pub(crate) fn free(&self) -> BTreeSet<String> {
+        let groups = self.free_groups();
+        self.bound
+            .iter()
+            .filter(|(_, group)| groups.contains(group))
+            .map(|(address, _)| address.clone())
+            .collect()
+    }
+
+    /// Devices of groups that somebody has opened, but no device of: without an open of one's own that cannot be seen, and
+    /// QEMU is in that state for milliseconds. Allocate refuses them.
+    pub(crate) fn unseen(&self) -> usize {
+        let taken: BTreeSet<u32> = self.owned().into_values().collect();
+        let opened = self.foreign.iter().filter(|foreign| foreign.hold == Hold::GroupOnly);
+        let groups: BTreeSet<u32> = opened
+            .flat_map(|foreign| &foreign.groups)
+            .copied()
+            .filter(|group| !taken.contains(group))
+            .collect();
+        self.bound.values().filter(|group| groups.contains(group)).count()
+    }
+
+    /// The group of a function.
+    pub(crate) fn group_of(&self, address: &str) -> Option<u32> {
+        self.bound.get(address).or_else(|| self.unbound.get(address)).copied()
+    }
+
+    /// Groups of what a pod was given.
+    pub(crate) fn groups_of_pod(&self, place: usize) -> Vec<u32> {
+        let given = self.pods.get(place).map(|pod| &pod.given);
+        let groups: BTreeSet<u32> = given
+            .into_iter()
+            .flat_map(BTreeMap::values)
+            .flatten()
+            .filter_map(|address| self.group_of(address))
+            .collect();
+        groups.into_iter().collect()
+    }
+
+    /// Places of pods.
+    pub(crate) fn pods_where(&self, wanted: impl Fn(&Pod) -> bool) -> Vec<usize> {
+        self.pods.iter().enumerate().filter(|(_, pod)| wanted(pod)).map(|(place, _)| place).collect()
+    }
+
+    /// Whether the invariant can be kept: a pod that ended while pods could not be listed is one that nobody tells of.
+    pub(crate) fn promises_kept(&self) -> bool {
+        !self.ended_unseen
+    }
+}

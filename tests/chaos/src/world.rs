@@ -1,0 +1,429 @@
+//! The node, its kubelet, its plugin, and what happens to them.
+
+use crate::device_manager::{DeviceManager, Launcher, Place};
+use crate::pods::{Container, Given, Pod, PodShape, PodSpec};
+use crate::violation::violated;
+use anyhow::Context;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use vfio_sim_node::{Function, Hold, Node, Vm, VmSpec};
+
+/// The pool's resource, by hex id.
+pub(crate) const RESOURCE: &str = "nvidia.com/2330";
+/// Times small enough for thousands of steps.
+const TIMES: [&str; 8] =
+    ["--interval", "50ms", "--settling", "80ms", "--owners-interval", "200ms", "--kubelet-start", "150ms"];
+/// Groups are given back when the run says so, not by themselves.
+const HUNG: Duration = Duration::from_secs(24 * 3600);
+
+/// What a run needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// The plugin.
+    pub(crate) plugin: PathBuf,
+    /// The kubelet.
+    pub(crate) kubelet: PathBuf,
+    /// The plugin's policy.
+    pub(crate) busy: String,
+    /// Say every step.
+    pub(crate) verbose: bool,
+}
+
+/// A machine that no pod of the API server owns: a foreign one, or what is left of a deleted pod's.
+#[derive(Debug)]
+pub(crate) struct Foreign {
+    /// Stopped already: its groups are held by nobody one could see.
+    pub(crate) hung: bool,
+    /// How far it went.
+    pub(crate) hold: Hold,
+    pub(crate) vm: Vm,
+    pub(crate) groups: Vec<u32>,
+}
+
+/// Everything.
+pub(crate) struct World {
+    pub(crate) node: Node,
+    pub(crate) pods: Vec<Pod>,
+    pub(crate) foreign: Vec<Foreign>,
+    /// Bound functions with their groups.
+    pub(crate) bound: BTreeMap<String, u32>,
+    pub(crate) unbound: BTreeMap<String, u32>,
+    pub(crate) restarts: Restarts,
+    /// How often each group may have been opened by the plugin at most.
+    pub(crate) opens_allowed: BTreeMap<u32, u64>,
+    /// How often the health of a group's devices may change, since something happened to it.
+    pub(crate) changes_allowed: BTreeMap<u32, u32>,
+    /// Pods whose end the plugin cannot have learned: pod resources were away.
+    pub(crate) ended_unseen: bool,
+    pub(crate) log: PathBuf,
+    kubelet_log: PathBuf,
+    manager: Option<DeviceManager>,
+    pod_resources: bool,
+    plugin: Option<Child>,
+    launcher: Launcher,
+    settings: Settings,
+    pods_so_far: u32,
+}
+
+/// How often things were restarted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Restarts {
+    pub(crate) plugin: u32,
+    pub(crate) kubelet: u32,
+    pub(crate) lost_checkpoints: u32,
+}
+
+impl Restarts {
+    /// Adds another's.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.plugin += other.plugin;
+        self.kubelet += other.kubelet;
+        self.lost_checkpoints += other.lost_checkpoints;
+    }
+}
+
+impl World {
+    /// Eight GPUs in groups of their own, and two in one.
+    pub(crate) fn new(launcher: &Launcher, settings: &Settings) -> anyhow::Result<Self> {
+        let node = Node::with_eight_gpus()?;
+        for function in ["0000:e1:00.0", "0000:e1:00.1"] {
+            node.add(Function::gpu(function, 70, 1))?;
+        }
+        let mut bound = BTreeMap::new();
+        for entry in std::fs::read_dir(node.root().join("sys/bus/pci/drivers/vfio-pci"))? {
+            let address = entry?.file_name().to_string_lossy().into_owned();
+            let group =
+                std::fs::read_link(node.root().join(format!("sys/bus/pci/devices/{address}/iommu_group")))?;
+            bound.insert(address, group.file_name().unwrap_or_default().to_string_lossy().parse()?);
+        }
+        let mut world = Self {
+            log: node.root().join("plugin.log"),
+            kubelet_log: node.root().join("kubelet.log"),
+            node,
+            manager: None,
+            pod_resources: true,
+            plugin: None,
+            launcher: launcher.clone(),
+            settings: settings.clone(),
+            pods: Vec::new(),
+            foreign: Vec::new(),
+            bound,
+            unbound: BTreeMap::new(),
+            pods_so_far: 0,
+            restarts: Restarts::default(),
+            opens_allowed: BTreeMap::new(),
+            changes_allowed: BTreeMap::new(),
+            ended_unseen: false,
+        };
+        world.start_kubelet()?;
+        world.start_plugin()?;
+        Ok(world)
+    }
+
+    /// How many pods there have been.
+    pub(crate) fn pods_so_far(&self) -> u32 {
+        self.pods_so_far
+    }
+
+    /// Leaves the logs where they can be read, if every step is to be said.
+    pub(crate) fn keep_logs(&self) {
+        if self.settings.verbose {
+            self.node.keep();
+            eprintln!("logs: {}", self.node.root().display());
+        }
+    }
+
+    /// Says what happens.
+    pub(crate) fn say(&self, what: &dyn std::fmt::Display) {
+        if self.settings.verbose {
+            eprintln!("{what}");
+        }
+    }
+
+    /// The kubelet, of which there is always one between moves.
+    pub(crate) fn manager(&mut self) -> anyhow::Result<&mut DeviceManager> {
+        self.manager.as_mut().context("no kubelet")
+    }
+
+    fn start_kubelet(&mut self) -> anyhow::Result<()> {
+        let folder = self.node.root().join("var/lib/kubelet");
+        let log = self.kubelet_log.clone();
+        let place = Place { program: self.settings.kubelet.clone(), folder, log };
+        // On a node with a device plugin there is always one pod: the plugin's.
+        let mut pods = vec![PodSpec::of_the_plugin()];
+        pods.extend(self.pods.iter().map(|pod| pod.spec.clone()));
+        let running = self.pods.iter().filter(|pod| pod.vm.is_some());
+        let running: Vec<(String, String)> = running
+            .flat_map(|pod| {
+                pod.spec.containers.iter().map(|container| (pod.spec.uid.clone(), container.name.clone()))
+            })
+            .collect();
+        let manager = DeviceManager::start(&self.launcher, &place, &pods, &running)?;
+        // A pod that a restarted kubelet does not admit again is Failed: it requests nothing any more.
+        let rejected: Vec<String> = manager.rejected.keys().cloned().collect();
+        self.manager = Some(manager);
+        self.pod_resources = true;
+        self.ended_unseen = false;
+        for uid in rejected {
+            let Some(place) = self.pods.iter().position(|pod| pod.spec.uid == uid) else { continue };
+            self.remove(place, false)?;
+        }
+        Ok(())
+    }
+
+    /// SIGKILL, as all of the kubelet's restarts look from outside.
+    pub(crate) fn restart_kubelet(&mut self, keep_checkpoint: bool) -> anyhow::Result<()> {
+        self.manager = None;
+        self.restarts.kubelet += 1;
+        if !keep_checkpoint {
+            self.restarts.lost_checkpoints += 1;
+            let _ = self.node.delete("var/lib/kubelet/device-plugins/kubelet_internal_checkpoint");
+            self.pods.iter_mut().for_each(|pod| pod.in_books = false);
+        }
+        // It may call Allocate again for what it admits again.
+        for group in self.owned().values().copied().collect::<Vec<u32>>() {
+            self.may_open(group);
+        }
+        self.start_kubelet()
+    }
+
+    fn start_plugin(&mut self) -> anyhow::Result<()> {
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let mut command = Command::new(&self.settings.plugin);
+        command
+            .arg("serve")
+            .args(["--root".as_ref(), self.node.root()])
+            .args(["--kubelet-dir".as_ref(), self.node.kubelet_dir().as_path()])
+            .args(["--pod-resources".as_ref(), self.node.pod_resources_socket().as_path()])
+            .args(["--run-dir".as_ref(), self.node.run_dir().as_path()])
+            .args(TIMES)
+            .args([
+                "--log-level",
+                "debug",
+                "--pci-ids",
+                "/dev/null",
+                "--log-format",
+                "json",
+                "--busy",
+                &self.settings.busy,
+            ])
+            .stdin(Stdio::null())
+            .stderr(log);
+        self.plugin = Some(command.spawn()?);
+        for group in self.bound.values().copied().collect::<Vec<u32>>() {
+            self.may_open(group);
+        }
+        Ok(())
+    }
+
+    /// SIGKILL and a new start.
+    pub(crate) fn restart_plugin(&mut self) -> anyhow::Result<()> {
+        if let Some(status) = self.plugin.as_mut().and_then(|plugin| plugin.try_wait().ok().flatten()) {
+            violated!("the plugin has ended by itself: {status}");
+        }
+        self.kill_plugin();
+        self.restarts.plugin += 1;
+        self.start_plugin()
+    }
+
+    fn kill_plugin(&mut self) {
+        if let Some(mut plugin) = self.plugin.take() {
+            let _ = plugin.kill();
+            let _ = plugin.wait();
+        }
+    }
+
+    /// Pod resources are served, or not; whether that is another state than before.
+    pub(crate) fn serve_pod_resources(&mut self, on: bool) -> anyhow::Result<bool> {
+        if self.pod_resources == on {
+            return Ok(false);
+        }
+        self.manager()?.serve_pod_resources(on)?;
+        self.pod_resources = on;
+        self.ended_unseen &= !on;
+        Ok(true)
+    }
+
+    fn may_open(&mut self, group: u32) {
+        *self.opens_allowed.entry(group).or_default() += 1;
+    }
+
+    /// Something happened to a group: its devices' health may change, once for each such thing.
+    fn touch(&mut self, group: u32) {
+        *self.changes_allowed.entry(group).or_default() += 1;
+    }
+
+    fn release(&mut self, groups: &[u32]) {
+        for &group in groups {
+            self.touch(group);
+            self.may_open(group);
+        }
+    }
+
+    /// Admits a new pod: its place, or why not.
+    pub(crate) fn admit(&mut self, shape: PodShape) -> anyhow::Result<Result<usize, String>> {
+        self.pods_so_far += 1;
+        let spec = PodSpec::new(self.pods_so_far, shape, RESOURCE);
+        let owned = self.owned();
+        let admitted = self.manager()?.admit(&spec)?;
+        let containers = match admitted {
+            Ok(containers) => containers,
+            Err(reason) => {
+                // Whatever it was to be given may have been opened before.
+                for group in self.free_groups() {
+                    self.release(&[group]);
+                }
+                return Ok(Err(reason));
+            }
+        };
+        let given: BTreeMap<String, Vec<String>> =
+            containers.iter().map(|(name, given)| (name.clone(), given.addresses())).collect();
+        self.granted(&spec, &given, &owned)?;
+        self.pods.push(Pod { spec, given, vm: None, in_books: true });
+        Ok(Ok(self.pods.len() - 1))
+    }
+
+    /// What an Allocate was answered must be nobody's and held by nobody.
+    fn granted(
+        &mut self,
+        spec: &PodSpec,
+        given: &BTreeMap<String, Vec<String>>,
+        owned: &BTreeMap<String, u32>,
+    ) -> anyhow::Result<()> {
+        let name = &spec.name;
+        for address in given.values().flatten() {
+            let Some(&group) = self.bound.get(address) else {
+                violated!("{name} is given {address}, which is not bound")
+            };
+            if self.node.is_held(group) {
+                violated!("{name} is given {address}, which is held");
+            }
+            if let Some((mate, _)) = owned.iter().find(|(_, taken)| **taken == group) {
+                violated!("{name} is given {address}; {mate} of the same group is another pod's");
+            }
+            self.release(&[group]);
+        }
+        let wanted: usize = spec.count();
+        let all: std::collections::BTreeSet<&String> = given.values().flatten().collect();
+        if all.len() != wanted {
+            violated!("{name} asks for {wanted} and is given {all:?}");
+        }
+        Ok(())
+    }
+
+    /// Starts the machine of an admitted pod, as its containers are created. Nothing where it cannot run.
+    pub(crate) fn start_machine(&mut self, place: usize) -> anyhow::Result<()> {
+        let Some(pod) = self.pods.get(place) else { return Ok(()) };
+        let spec = pod.spec.clone();
+        let before = pod.given.clone();
+        let others: BTreeMap<String, u32> = self.owned_by(|other| other.spec.uid != spec.uid);
+        let mut given = BTreeMap::new();
+        for Container { name, .. } in &spec.containers {
+            // Refused: the kubelet has lost its books, and finds nothing to give. It would try again for ever.
+            let Ok(told) = self.manager()?.run(&spec.uid, name)? else { return Ok(()) };
+            given.insert(name.clone(), Given::addresses(&told));
+        }
+        let same = given.iter().all(|(name, addresses)| before.get(name) == Some(addresses));
+        if !same {
+            // The kubelet has lost its checkpoint and called Allocate again: what the pod had is nobody's now.
+            self.granted(&spec, &given, &others)?;
+            for group in
+                before.values().flatten().filter_map(|address| self.group_of(address)).collect::<Vec<u32>>()
+            {
+                self.release(&[group]);
+            }
+        }
+        let addresses: Vec<String> = given.values().flatten().cloned().collect();
+        let groups: Vec<u32> = addresses.iter().filter_map(|address| self.group_of(address)).collect();
+        let possible = addresses.iter().all(|address| self.bound.contains_key(address))
+            && !groups.iter().any(|group| self.node.is_held(*group));
+        let vm = VmSpec { teardown: HUNG, ..VmSpec::of_pod(&spec.uid, &addresses) };
+        let started = self.node.start_vm(&vm);
+        let Some(pod) = self.pods.get_mut(place) else { return Ok(()) };
+        pod.given = given;
+        pod.in_books = true;
+        match started {
+            Ok(vm) => pod.vm = Some(vm),
+            Err(error) if possible => {
+                violated!("the machine of {} cannot open {addresses:?}: {error}", spec.name)
+            }
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The machine of a pod ends; its groups can be opened when this returns.
+    pub(crate) fn stop_machine(&mut self, place: usize) {
+        let Some(pod) = self.pods.get_mut(place) else { return };
+        if let Some(vm) = pod.vm.take() {
+            drop(vm);
+            let groups = self.groups_of_pod(place);
+            self.release(&groups);
+        }
+    }
+
+    /// Takes a pod from the API server's books and the kubelet's. Its machine, if it still runs, stays, or is `hung`: the
+    /// process has ended, its groups are held on.
+    pub(crate) fn remove(&mut self, place: usize, hung: bool) -> anyhow::Result<()> {
+        let groups = self.groups_of_pod(place);
+        let pod = self.pods.remove(place);
+        if let Some(vm) = pod.vm {
+            if hung {
+                vm.stop();
+            }
+            self.foreign.push(Foreign { hung, hold: Hold::Device, vm, groups: groups.clone() });
+        }
+        groups.iter().for_each(|group| self.touch(*group));
+        self.ended_unseen |= !self.pod_resources;
+        self.manager()?.remove(&pod.spec.uid)
+    }
+
+    /// A machine without a pod starts.
+    pub(crate) fn start_foreign(&mut self, address: &str, hold: Hold) -> anyhow::Result<()> {
+        let vm = self.node.start_vm(&VmSpec { hold, teardown: HUNG, ..VmSpec::foreign(&[address]) })?;
+        let groups: Vec<u32> = self.group_of(address).into_iter().collect();
+        groups.iter().for_each(|group| self.touch(*group));
+        self.foreign.push(Foreign { hung: false, hold, vm, groups });
+        Ok(())
+    }
+
+    /// One that belongs to no pod ends; its groups can be opened when this returns.
+    pub(crate) fn end_foreign(&mut self, place: usize) {
+        let Foreign { vm, groups, .. } = self.foreign.remove(place);
+        drop(vm);
+        self.release(&groups);
+    }
+
+    /// Unbinds; while it is held the kernel's unbind would wait for the holder.
+    pub(crate) fn unbind(&mut self, address: &str) -> anyhow::Result<()> {
+        self.node.unbind(address)?;
+        if let Some(group) = self.bound.remove(address) {
+            self.unbound.insert(address.to_owned(), group);
+            self.touch(group);
+        }
+        Ok(())
+    }
+
+    /// Binds again; whether it could be: not before an unbind has ended.
+    pub(crate) fn bind(&mut self, address: &str) -> anyhow::Result<bool> {
+        let Some(&group) = self.unbound.get(address) else { return Ok(false) };
+        if self.node.is_held(group) {
+            return Ok(false);
+        }
+        self.node.bind(address, "vfio-pci")?;
+        self.unbound.remove(address);
+        self.bound.insert(address.to_owned(), group);
+        self.release(&[group]);
+        Ok(true)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.kill_plugin();
+        self.manager = None;
+    }
+}
