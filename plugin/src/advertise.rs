@@ -1,8 +1,10 @@
 //! From snapshots and owners to what the kubelet is told: each resource's list, and a log line for each change of health.
 
 use crate::health::{Busy, Case, Decision, Health, Standing, decide};
+use crate::memory::Memory;
 use crate::owners::Ownership;
 use crate::service::List;
+use crate::settings::Settings;
 use crate::snapshot::{DeviceReport, DeviceView, Snapshot};
 use kubelet_api::v1beta1::{Device, NumaNode, TopologyInfo};
 use std::collections::BTreeMap;
@@ -25,6 +27,9 @@ pub(crate) struct Board {
 #[derive(Debug, Default)]
 struct Past {
     told: BTreeMap<DeviceId, Decision>,
+    /// Why devices were Unhealthy when an earlier process of ours ended.
+    before: BTreeMap<String, Health>,
+    memory: Option<Memory>,
     /// Since when no pod owns a device.
     unowned: BTreeMap<DeviceId, Instant>,
     /// Groups of which an Allocate was refused.
@@ -50,9 +55,14 @@ pub(crate) struct Lists {
 }
 
 impl Board {
-    /// Nothing told yet.
-    pub(crate) fn new(busy: Busy, settling: Duration, root: Arc<Root>) -> Self {
-        Self { busy, settling, root, past: Mutex::default(), news: Notify::new() }
+    /// Nothing told yet, by this process.
+    pub(crate) fn new(settings: &Settings, root: Arc<Root>) -> Self {
+        let memory = Memory::new(&settings.run_dir, "unhealthy.json");
+        let reasons: BTreeMap<String, String> = memory.read();
+        let before = reasons.into_iter().map(|(id, reason)| (id, Health::Unhealthy(reason))).collect();
+        let past = Mutex::new(Past { before, memory: Some(memory), ..Past::default() });
+        let Settings { busy, settling, .. } = *settings;
+        Self { busy, settling, root, past, news: Notify::new() }
     }
 
     /// The policy.
@@ -89,7 +99,7 @@ impl Board {
                 vfio_visible: snapshot.vfio_visible,
                 standing,
                 refused,
-                before: before.map(|decision| &decision.health),
+                before: before.map(|decision| &decision.health).or_else(|| past.before.get(&id.to_string())),
                 settling: self.settling,
                 now,
             });
@@ -116,6 +126,7 @@ impl Board {
             tracing::info!(device = %id, "no longer bound, dropped from the list");
         }
         past.told = told;
+        past.remember();
         let lists = lists.into_iter().map(|(resource, list)| (resource, Arc::new(list))).collect();
         Lists { lists, again }
     }
@@ -137,28 +148,40 @@ impl Board {
         let views = snapshot.devices.iter().chain(unbound);
         views
             .map(|view| {
-                let owner = owners.owner(view.device.id, view.device.group, &view.resource);
-                DeviceReport::new(view, past.told.get(&view.device.id), owner.map(|given| &given.pod))
+                let owner = owners.owner(view).map(|given| &given.pod);
+                DeviceReport::new(view, past.told.get(&view.device.id), owner)
             })
             .collect()
     }
 }
 
 impl Past {
+    /// Keeps why devices are Unhealthy: what nobody can tell at once after a restart then stays as it was.
+    fn remember(&mut self) {
+        let unhealthy =
+            self.told.iter().filter_map(|(id, told)| Some((id.to_string(), told.health.reason()?)));
+        let unhealthy: BTreeMap<String, &str> = unhealthy.collect();
+        if let Some(memory) = &mut self.memory {
+            memory.write(&unhealthy);
+        }
+    }
+
     /// Lets go of what has ended.
     fn forget(&mut self, snapshot: &Snapshot, owners: &Ownership) {
-        let owner = |view: &DeviceView| owners.owner(view.device.id, view.device.group, &view.resource);
-        self.owned.retain(|_, view| owner(view).is_some());
-        for view in snapshot.devices.iter().filter(|view| owner(view).is_some()) {
+        self.owned.retain(|_, view| owners.counts(view));
+        for view in snapshot.devices.iter().filter(|view| owners.counts(view)) {
             self.owned.insert(view.device.id, view.clone());
         }
-        self.unowned.retain(|id, _| snapshot.of(*id).is_some_and(|view| owner(view).is_none()));
+        for view in snapshot.unbound.iter().filter(|view| owners.counts(view)) {
+            self.owned.entry(view.device.id).or_insert_with(|| view.clone());
+        }
+        self.unowned.retain(|id, _| snapshot.of(*id).is_some_and(|view| !owners.counts(view)));
         self.refused.retain(|group, refusal| {
             let members = || snapshot.devices.iter().filter(|view| view.device.group == Some(*group));
             let held = || members().any(DeviceView::is_held);
             // A pod that the kubelet lists still owns it: then it was the kubelet's books that were wrong.
             let stands = members().any(|view| {
-                owner(view).is_some_and(|given| given.confirmed.is_some_and(|at| at > refusal.at))
+                owners.owner(view).is_some_and(|given| given.confirmed.is_some_and(|at| at > refusal.at))
             });
             (snapshot.heard < refusal.heard || held()) && !stands
         });
@@ -173,18 +196,11 @@ impl Past {
     ) -> Standing {
         let id = view.device.id;
         let refused = view.device.group.is_some_and(|group| self.refused.contains_key(&group));
-        if owners.owner(id, view.device.group, &view.resource).is_some() && !refused {
+        if owners.counts(view) && !refused {
             return Standing::Owned;
         }
-        let mates = snapshot.devices.iter().chain(self.owned.values()).filter(|mate| {
-            mate.device.id != id && mate.device.group == view.device.group && view.device.group.is_some()
-        });
-        let mate = mates
-            .filter_map(|mate| {
-                let given = owners.owner(mate.device.id, mate.device.group, &mate.resource)?;
-                Some((mate.device.id, given.pod.to_string()))
-            })
-            .next();
+        let keeper = owners.keeper(view, snapshot.devices.iter().chain(self.owned.values()));
+        let mate = keeper.map(|(keeper, given)| (keeper, given.pod.to_string()));
         if !owners.told && mate.is_none() {
             return Standing::Untold;
         }

@@ -22,10 +22,6 @@ pub(crate) struct Wish<'a> {
     pub(crate) ids: BTreeSet<String>,
     /// The devices, in the order of the request.
     pub(crate) views: Vec<&'a DeviceView>,
-    /// The call was answered before: a pod has these very ids.
-    pub(crate) repeated: bool,
-    /// And what it was given is another device than the kubelet's books say.
-    pub(crate) substituted: bool,
 }
 
 /// Checks a request against what is known, before any group is opened.
@@ -55,50 +51,19 @@ pub(crate) fn plan<'a>(
             views.push(view);
         }
         let ids: BTreeSet<String> = views.iter().map(|view| view.device.id.to_string()).collect();
-        let before = owners.exactly(resource, &ids);
-        let substitute = before.filter(|given| given.real != ids && !given.real.is_empty());
-        if let Some(given) = substitute {
-            let real = given.real.iter().map(|id| {
-                snapshot.device(id).ok_or_else(|| {
-                    Status::failed_precondition(format!(
-                        "{id}: given in place of another, and no longer bound"
-                    ))
-                })
-            });
-            views = real.collect::<Result<_, _>>()?;
-        }
-        let (repeated, substituted) = (before.is_some(), substitute.is_some());
-        containers.push(Wish { ids, views, repeated, substituted });
+        containers.push(Wish { ids, views });
     }
-    for view in containers.iter().filter(|wish| !wish.repeated).flat_map(|wish| &wish.views) {
+    for view in containers.iter().flat_map(|wish| &wish.views) {
         usable(view)?;
-        if let Some((mate, pod)) = mate(view, &seen, snapshot, owners) {
-            let text = format!("{}: group {} belongs to {mate} ({pod})", view.device.id, group_of(view));
+        // A group goes to one pod only.
+        let others = snapshot.devices.iter().filter(|other| !seen.contains(&other.device.id));
+        if let Some((keeper, given)) = owners.keeper(view, others) {
+            let text =
+                format!("{}: group {} belongs to {keeper} ({})", view.device.id, group_of(view), given.pod);
             return Err(Status::failed_precondition(text));
         }
     }
     Ok(Plan { containers })
-}
-
-/// Another member of the device's group that a pod owns and that is not asked for as well: a group goes to one pod only.
-pub(crate) fn mate(
-    view: &DeviceView,
-    wanted: &[DeviceId],
-    snapshot: &Snapshot,
-    owners: &Ownership,
-) -> Option<(DeviceId, String)> {
-    let mates = snapshot.devices.iter().filter(|mate| {
-        mate.device.group == view.device.group
-            && view.device.group.is_some()
-            && !wanted.contains(&mate.device.id)
-            && mate.device.id != view.device.id
-    });
-    mates
-        .filter_map(|mate| {
-            let given = owners.owner(mate.device.id, mate.device.group, &mate.resource)?;
-            Some((mate.device.id, given.pod.to_string()))
-        })
-        .next()
 }
 
 fn group_of(view: &DeviceView) -> String {
@@ -125,8 +90,8 @@ pub(crate) fn substitutes(
             && free
             && usable(view).is_ok()
             && !wanted.iter().any(|wanted| wanted.device.group == view.device.group)
-            && owners.owner(id, view.device.group, resource).is_none()
-            && mate(view, &[], snapshot, owners).is_none()
+            && owners.owner(view).is_none()
+            && owners.keeper(view, &snapshot.devices).is_none()
             && !given.contains(&id.to_string())
     };
     let available: Vec<String> =
@@ -180,11 +145,10 @@ pub(crate) fn judge(answer: Occupancy, looks_held: bool, absent_is_sure: bool) -
 }
 
 impl<'a> Wish<'a> {
-    /// The groups to open, each once, with a device to name them by. None for what was substituted before: its machine may
-    /// be about to open it.
+    /// The groups to open, each once, with a device to name them by.
     pub(crate) fn groups(&self) -> Vec<(GroupId, &'a DeviceView)> {
         let mut groups: Vec<(GroupId, &DeviceView)> = Vec::new();
-        for &view in self.views.iter().filter(|_| !self.substituted) {
+        for &view in &self.views {
             if let Some(group) = view.device.group
                 && !groups.iter().any(|(known, _)| *known == group)
             {

@@ -122,7 +122,7 @@ fn trouble(case: &Case<'_>) -> Decision {
                     held()
                 } else {
                     // A machine of a pod that the kubelet does not show yet, or one that is just closing.
-                    Decision { again: Some(settled), ..told(Health::Healthy) }
+                    Decision { again: Some(settled), ..as_before() }
                 }
             }
             // Nobody knows whose it is: what was told stays, and Allocate refuses it.

@@ -24,9 +24,11 @@ pub(crate) fn run(settings: &Settings, json: bool, probe: bool) -> anyhow::Resul
     let views = look(settings, probe, |error| eprintln!("vfio-device-plugin: left out: {error}"))?;
     let told = told.map(|status| status.devices).unwrap_or_default();
     let mut devices: Vec<DeviceReport> = views.iter().map(|view| beside(view, &told)).collect();
-    // One whose unbind waits for its holder is in no listing of bound devices any more; only serve remembers it.
+    // One whose unbind waits for its holder, or that a pod owns still, is in no listing of bound devices any more; only
+    // serve remembers it.
     devices.extend(told.into_iter().filter(|told| {
-        told.driver.is_none() && !views.iter().any(|view| view.device.id.to_string() == told.address)
+        (told.driver.is_none() || told.owner.is_some())
+            && !views.iter().any(|view| view.device.id.to_string() == told.address)
     }));
     let listing = Listing { devices };
     if json {

@@ -2,6 +2,7 @@
 
 mod advertise;
 mod allocate;
+mod claims;
 mod cli;
 #[cfg(feature = "demo")]
 mod demo;
@@ -9,6 +10,7 @@ mod doctor;
 mod health;
 mod kubelet_dir;
 mod list;
+mod memory;
 mod monitoring;
 mod names;
 mod opening;
@@ -31,6 +33,8 @@ use cli::{Cli, Command};
 use settings::{LogFormat, Settings};
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 /// EX_USAGE of sysexits.h: a supervisor can tell bad settings from a crash.
 const USAGE: u8 = 64;
@@ -69,13 +73,17 @@ fn main() -> ExitCode {
     .into()
 }
 
-/// Logs go to standard error; standard output is for answers.
+/// Logs go to standard error; standard output is for answers. What the HTTP/2 library says of each frame is never of use.
 fn log(settings: &Settings) {
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(settings.log_level);
+    let level = settings.log_level;
+    let targets =
+        Targets::new().with_target("vfio_device_plugin", level).with_default(level.min(LevelFilter::INFO));
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level);
     match settings.log_format {
         LogFormat::Text => {
-            log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init();
+            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            log.with_ansi(colours).finish().with(targets).init();
         }
-        LogFormat::Json => log.json().init(),
+        LogFormat::Json => log.json().finish().with(targets).init(),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::names::Namer;
 use crate::settings::Settings;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{DeviceView, Snapshot};
 use anyhow::Context;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use vfio_probe::device::Detail;
 use vfio_probe::monitor::{self, Monitor, Owned};
-use vfio_probe::{GroupId, Occupancy, Prober, Root, Watch};
+use vfio_probe::{Device, GroupId, Occupancy, Prober, Root, Watch};
 
 /// The first opens wait this long for the owners, and the first snapshot for the first opens, which hang where a device is
 /// being reset.
@@ -127,11 +128,15 @@ fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Send
     let mut reported = Vec::new();
     let mut failing = None;
     let mut owners_known = false;
+    let mut owned = Owned::default();
     let mut heard = 0;
     watch.monitor_mut().withhold_opens(true);
     while !shared.stop.load(Ordering::Relaxed) {
-        if let Some(owned) = shared.owned.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            watch.monitor_mut().set_owned(owned);
+        let mut news = false;
+        if let Some(told) = shared.owned.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            news = told != owned && unbound(&watch, &told).next().is_some();
+            owned = told;
+            watch.monitor_mut().set_owned(owned.clone());
             owners_known = true;
         }
         if owners_known || shared.began.elapsed() > FIRST_ANSWERS {
@@ -139,7 +144,7 @@ fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Send
         }
         let mut told = shared.told.lock().unwrap_or_else(PoisonError::into_inner);
         let answers = std::mem::take(&mut told.answers);
-        let mut news = told.count > heard;
+        news |= told.count > heard;
         heard = told.count;
         drop(told);
         for (group, occupancy) in answers {
@@ -164,7 +169,13 @@ fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Send
         let whole = watch.monitor().settled() || shared.began.elapsed() > FIRST_ANSWERS;
         let first = sender.borrow().is_none();
         if whole && (news || first) {
-            let snapshot = Snapshot { heard, ..Snapshot::take(&watch, |device| namer.resource(device)) };
+            let snapshot = Snapshot::take(&watch, |device| namer.resource(device));
+            let unbound: Vec<Device> = unbound(&watch, &owned).collect();
+            namer.learn(unbound.iter());
+            let unbound = unbound
+                .into_iter()
+                .filter_map(|device| Some(DeviceView::unbound(device, namer.resource(&device)?)));
+            let snapshot = Snapshot { heard, unbound: unbound.collect(), ..snapshot };
             for error in &snapshot.errors {
                 if !reported.contains(error) {
                     tracing::warn!(%error, "left out");
@@ -176,6 +187,14 @@ fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Send
         let sleep = if whole { LONGEST_SLEEP } else { Duration::from_millis(50) };
         wait(&watch, shared, sleep);
     }
+}
+
+/// Devices that pods own and that are there, but not bound: also those that were unbound before we have started.
+fn unbound(watch: &Watch, owned: &Owned) -> impl Iterator<Item = Device> {
+    let monitor = watch.monitor();
+    let bound = |id| monitor.devices().iter().any(|tracked| tracked.device.id == id);
+    let unbound = owned.devices.iter().filter(move |id| !bound(**id));
+    unbound.filter_map(|id| monitor.root().device(*id, Detail::Identity).ok())
 }
 
 /// Opens were withheld until owners are known: a group that a pod owns is never opened.

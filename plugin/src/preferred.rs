@@ -110,7 +110,7 @@ fn units<'a>(
 
 fn rank(view: &DeviceView, owners: &Ownership) -> Rank {
     let free = view.group.as_ref().is_some_and(|group| group.occupancy == Occupancy::Free);
-    match owners.owner(view.device.id, view.device.group, &view.resource) {
+    match owners.owner(view) {
         None if free => Rank::Free,
         Some(_) if free => Rank::Owned,
         _ => Rank::Held,

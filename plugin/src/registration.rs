@@ -1,6 +1,7 @@
 //! One resource's life with the kubelet: serve, register, follow, and begin again when the kubelet has forgotten us.
 
 use crate::advertise::Board;
+use crate::claims::Claims;
 use crate::kubelet_dir::{Folder, KubeletSocket};
 use crate::monitoring::Monitoring;
 use crate::owners::Owners;
@@ -56,6 +57,8 @@ pub(crate) struct Resource {
     pub(crate) board: Arc<Board>,
     /// What pods own.
     pub(crate) owners: Owners,
+    /// What Allocates are about to give away.
+    pub(crate) claims: Claims,
     /// What Allocate does with a held device.
     pub(crate) busy_allocate: BusyAllocate,
     /// Where its state is shown.
@@ -112,7 +115,8 @@ impl Resource {
             }
         };
         let file = SocketFile(path);
-        let (lists, list) = watch::channel(self.list.borrow().clone());
+        let mut from = self.list.clone();
+        let (lists, list) = watch::channel(from.borrow_and_update().clone());
         let streams = watch::Sender::new(0);
         let service = Service {
             resource: Arc::clone(&self.name),
@@ -122,6 +126,7 @@ impl Resource {
             monitoring: self.monitoring.clone(),
             board: Arc::clone(&self.board),
             owners: self.owners.clone(),
+            claims: self.claims.clone(),
             busy_allocate: self.busy_allocate,
             kubelet_dir: self.folder.clone(),
         };
@@ -134,7 +139,7 @@ impl Resource {
         let why = tokio::select! {
             () = self.stop.cancelled() => "stopped",
             why = self.follow(kubelet, &endpoint, &file.0, &streams, pause) => why,
-            () = forward(self.list.clone(), &lists) => "the list ended",
+            () = forward(from, &lists) => "the list ended",
         };
         // What was said last still goes out: a resource without devices says so with an empty list.
         lists.send_if_modified(|known| {
@@ -225,12 +230,8 @@ impl Resource {
 /// Passes lists on to one registration's streams.
 async fn forward(mut from: watch::Receiver<List>, to: &watch::Sender<List>) {
     while from.changed().await.is_ok() {
-        let list = from.borrow_and_update().clone();
-        to.send_if_modified(|known| {
-            let changed = known != &list;
-            *known = list;
-            changed
-        });
+        // Also one that is as before: it was sent again on purpose.
+        to.send_replace(from.borrow_and_update().clone());
     }
     // The resource's sender went: the stop that comes with it ends the round.
     std::future::pending::<()>().await;

@@ -1,6 +1,7 @@
 //! `serve`: the monitor's snapshots become lists, and each resource with a device is registered with the kubelet.
 
 use crate::advertise::{Board, Lists};
+use crate::claims::Claims;
 use crate::kubelet_dir::{self, Folder};
 use crate::monitoring::Monitoring;
 use crate::owners::Owners;
@@ -70,7 +71,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let monitoring = Monitoring::start(settings)?;
-    let board = Arc::new(Board::new(settings.busy, settings.settling, Arc::clone(&monitoring.root)));
+    let board = Arc::new(Board::new(settings, Arc::clone(&monitoring.root)));
     let owners = Owners::new(settings, monitoring.clone());
     let registry = Arc::new(Registry::default());
     let folder = settings.kubelet_dir.clone();
@@ -89,8 +90,14 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     tracing::info!(root = %settings.root.display(), kubelet_dir = %folder.display(), busy = %settings.busy,
         interval = ?settings.interval, "serving");
     let mut running = BTreeMap::new();
-    let shared =
-        Common { monitoring: &monitoring, board: &board, owners: &owners, settings, contents: &contents };
+    let shared = Common {
+        monitoring: &monitoring,
+        board: &board,
+        owners: &owners,
+        claims: Claims::default(),
+        settings,
+        contents: &contents,
+    };
     let advertise = advertise(&shared, &registry, &mut running);
     let asked = tokio::select! {
         () = advertise => false,
@@ -121,6 +128,7 @@ struct Common<'a> {
     monitoring: &'a Monitoring,
     board: &'a Arc<Board>,
     owners: &'a Owners,
+    claims: Claims,
     settings: &'a Settings,
     contents: &'a watch::Receiver<Folder>,
 }
@@ -147,6 +155,9 @@ async fn advertise(common: &Common<'_>, registry: &Registry, running: &mut BTree
             }
             Ok(()) = owners.changed() => {}
             () = common.board.news.notified() => {}
+            () = common.owners.checkpoint_is_stale() => {
+                running.values().for_each(|resource| resource.list.send_modify(|_| {}));
+            }
             () = async { sleep_until(again.unwrap_or_else(tokio::time::Instant::now)).await }, if again.is_some() => {}
         }
     }
@@ -195,6 +206,7 @@ fn begin(name: Arc<str>, list: List, common: &Common<'_>) -> Running {
         monitoring: common.monitoring.clone(),
         board: Arc::clone(common.board),
         owners: common.owners.clone(),
+        claims: common.claims.clone(),
         busy_allocate: common.settings.busy_allocate,
         state: Arc::clone(&state),
         stop: stop.clone(),

@@ -2,10 +2,11 @@
 
 use crate::advertise::Board;
 use crate::allocate::{self, Plan, Verdict, Wish};
+use crate::claims::{Claim, Claims};
 use crate::health::Busy;
 use crate::monitoring::Monitoring;
 use crate::opening;
-use crate::owners::{Owners, checkpoint};
+use crate::owners::{Owners, Ownership, checkpoint};
 use crate::preferred;
 use crate::settings::BusyAllocate;
 use crate::snapshot::{DeviceView, Snapshot};
@@ -55,6 +56,8 @@ pub(crate) struct Service {
     pub(crate) board: Arc<Board>,
     /// What pods own.
     pub(crate) owners: Owners,
+    /// What other Allocates are about to give away.
+    pub(crate) claims: Claims,
     /// What to do with a device that is held after all.
     pub(crate) busy_allocate: BusyAllocate,
     /// Where the kubelet's checkpoint is.
@@ -115,6 +118,7 @@ impl DevicePlugin for Service {
         request: Request<PreferredAllocationRequest>,
     ) -> Result<Response<PreferredAllocationResponse>, Status> {
         let (snapshot, owners) = (self.snapshot(), self.owners.current());
+        tracing::debug!(resource = %self.resource, ?request, "asked for a preference");
         let answer = request.into_inner().container_requests.into_iter().map(|container| {
             let size = usize::try_from(container.allocation_size).unwrap_or(0);
             let (available, must) = (&container.available_device_i_ds, &container.must_include_device_i_ds);
@@ -142,16 +146,20 @@ impl DevicePlugin for Service {
         let mut plan = plan.inspect_err(
             |status| tracing::warn!(resource = %self.resource, error = status.message(), "refused"),
         )?;
+        let mut claim = self.claims.begin();
+        for (group, view) in plan.containers.iter().flat_map(Wish::groups) {
+            if !claim.take(group) {
+                let text = format!("{}: group {group} is being given to another pod", view.device.id);
+                tracing::warn!(resource = %self.resource, error = text, "refused");
+                return Err(Status::failed_precondition(text));
+            }
+        }
         for place in 0..plan.containers.len() {
             let groups = plan.containers.get(place).map(Wish::groups).unwrap_or_default();
-            let repeated = plan.containers.get(place).is_some_and(|wish| wish.repeated);
             for (group, view) in groups {
-                match self.check(group, view, deadline, repeated).await? {
-                    Verdict::Held if !repeated => {
-                        self.substitute(&mut plan, place, group, view, &snapshot, deadline).await?;
-                    }
-                    // The kubelet repeats a call for a machine that runs already (`GetDeviceRunContainerOptions`).
-                    _ => {}
+                if self.check(group, view, &owners, deadline).await? == Verdict::Held {
+                    let held = (group, view);
+                    self.substitute(&mut plan, place, held, &snapshot, &mut claim, deadline).await?;
                 }
             }
         }
@@ -177,14 +185,26 @@ impl Service {
         self.monitoring.snapshots.borrow().clone().unwrap_or_default()
     }
 
-    /// Opens a group before it is given away. `Held` only where it may be: for a repeated call, or to be substituted.
+    /// Opens a group before it is given away. `Held` only where it may be substituted.
+    ///
+    /// A held one is given to nobody, not even where the very same ids were granted before: the kubelet asks again only for
+    /// a container that does not run (`GetDeviceRunContainerOptions`), or for another pod, its former owner having been
+    /// deleted by force a moment ago.
     async fn check(
         &self,
         group: GroupId,
         view: &DeviceView,
+        owners: &Ownership,
         deadline: Instant,
-        repeated: bool,
     ) -> Result<Verdict, Status> {
+        if let Some(given) = owners.given_instead(view) {
+            let text = format!("{}: {} was given it in place of another", view.device.id, given.pod);
+            tracing::warn!(resource = %self.resource, error = text, "the kubelet's books do not know");
+            return match self.busy_allocate {
+                BusyAllocate::Substitute => Ok(Verdict::Held),
+                BusyAllocate::Reject => Err(Status::failed_precondition(text)),
+            };
+        }
         let give_up = (Instant::now() + CLOSING).min(deadline);
         loop {
             let answer = opening::open(&self.monitoring, group, deadline).await;
@@ -203,7 +223,6 @@ impl Service {
                     }
                     return Ok(Verdict::Grant);
                 }
-                Verdict::Held if repeated => return Ok(Verdict::Held),
                 Verdict::Held if Instant::now() + ASK_AGAIN < give_up => sleep(ASK_AGAIN).await,
                 Verdict::Held => {
                     if answer == Occupancy::Held {
@@ -228,9 +247,9 @@ impl Service {
         &self,
         plan: &mut Plan<'a>,
         place: usize,
-        group: GroupId,
-        view: &DeviceView,
+        (group, view): (GroupId, &DeviceView),
         snapshot: &'a Snapshot,
+        claim: &mut Claim,
         deadline: Instant,
     ) -> Result<(), Status> {
         // The kubelet's books name devices that an earlier substitution has left free; only what containers were told is
@@ -249,7 +268,10 @@ impl Service {
             plan.containers.get(place).map_or(0, |wish| wish.views.iter().filter(|view| held(view)).count());
         for candidate in candidates.into_iter().filter_map(|id| snapshot.of(id)) {
             let Some(id) = candidate.device.group else { continue };
-            if free.len() < needed && opening::open(&self.monitoring, id, deadline).await == Occupancy::Free {
+            if free.len() < needed
+                && claim.take(id)
+                && opening::open(&self.monitoring, id, deadline).await == Occupancy::Free
+            {
                 free.push(candidate);
             }
         }

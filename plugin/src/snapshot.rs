@@ -13,6 +13,8 @@ use vfio_probe::{Device, DeviceId, Evidence, GroupId, Holder, Looked, Occupancy,
 pub(crate) struct Snapshot {
     /// By id.
     pub(crate) devices: Vec<DeviceView>,
+    /// Devices that pods own and that are no longer bound.
+    pub(crate) unbound: Vec<DeviceView>,
     /// Whether /dev/vfio can be listed.
     pub(crate) vfio_visible: bool,
     /// What could not be read.
@@ -83,6 +85,7 @@ impl Snapshot {
         });
         Self {
             devices: devices.collect(),
+            unbound: Vec::new(),
             vfio_visible: monitor.vfio_visible(),
             errors: monitor.errors().to_vec(),
             heard: 0,
@@ -102,6 +105,11 @@ impl Snapshot {
 }
 
 impl DeviceView {
+    /// One that is not bound.
+    pub(crate) fn unbound(device: Device, resource: Arc<str>) -> Self {
+        Self { device, resource, unbinding: false, left_over: false, group: None }
+    }
+
     /// Whether its group is held.
     pub(crate) fn is_held(&self) -> bool {
         self.group.as_ref().is_some_and(|group| group.occupancy.is_held())

@@ -32,6 +32,8 @@ pub(crate) struct Pod {
 pub(crate) struct Given {
     /// The pod.
     pub(crate) pod: Pod,
+    /// The container of the pod, which an Allocate does not tell.
+    container: Option<String>,
     /// The resource.
     pub(crate) resource: String,
     /// The ids in the kubelet's books.
@@ -45,9 +47,6 @@ pub(crate) struct Given {
     /// When that was, or when we have started again since.
     #[serde(skip)]
     granted: Option<Instant>,
-    /// The kubelet's books had it when they were last seen, or will soon; not so those of a kubelet without its checkpoint.
-    #[serde(skip)]
-    pub(crate) in_books: bool,
     /// When the kubelet last said that the pod is there.
     #[serde(skip)]
     pub(crate) confirmed: Option<Instant>,
@@ -92,6 +91,9 @@ pub(crate) struct Outcome {
     pub(crate) ask_again: bool,
     /// Something is owned otherwise than before.
     pub(crate) changed: bool,
+    /// The checkpoint names a pod that cannot be found in the list: one that has ended since it was written, or one that has
+    /// devices in its init containers alone. Only a checkpoint that is written anew tells.
+    pub(crate) stale: bool,
 }
 
 /// All that is known.
@@ -119,7 +121,6 @@ impl Ledger {
     pub(crate) fn restarted(&mut self, now: Instant) {
         for given in &mut self.given {
             given.granted = Some(now).filter(|_| given.unconfirmed);
-            given.in_books = true;
         }
     }
 
@@ -131,22 +132,12 @@ impl Ledger {
         real: BTreeSet<String>,
         now: Instant,
     ) {
-        if self.given.iter().any(|given| !given.unconfirmed && given.ids == ids && given.resource == resource)
-        {
-            return; // The kubelet repeats a call (`GetDeviceRunContainerOptions`).
-        }
         self.given.retain(|given| !(given.unconfirmed && given.real.iter().any(|id| real.contains(id))));
         self.given.push(Given {
-            pod: Pod::default(),
-            resource: resource.to_owned(),
-            ids,
             real,
-            by_cgroup: false,
             unconfirmed: true,
             granted: Some(now),
-            in_books: true,
-            confirmed: None,
-            missing: 0,
+            ..Given::of(Pod::default(), resource, ids)
         });
     }
 
@@ -173,13 +164,17 @@ impl Ledger {
         }
         let entries = checkpoint.as_deref().unwrap_or_default();
         let mut affirmed = BTreeSet::new();
+        let mut stale = false;
         for entry in entries {
-            affirmed.extend(self.take_entry(entry, listed, pods.is_some(), round.now));
+            let place = self.take_entry(entry, listed, pods.is_some(), round.now);
+            let named = |place: usize| self.given.get(place).is_some_and(|given| given.pod.name.is_some());
+            stale |= pods.is_some() && place.is_some_and(|place| !named(place));
+            affirmed.extend(place);
         }
         for pod in listed {
-            for ((_, resource), ids) in &pod.devices {
+            for ((container, resource), ids) in &pod.devices {
                 if ids.iter().any(|id| is_ours(id)) {
-                    affirmed.insert(self.take_listed(&pod.pod, resource, ids, round.now));
+                    affirmed.insert(self.take_listed(&pod.pod, container, (resource, ids), round.now));
                 }
             }
         }
@@ -201,7 +196,7 @@ impl Ledger {
         let ask_again = self.end(&affirmed, pods, round);
         let after = self.given.iter().map(|given| (given.pod.clone(), given.real.clone()));
         let changed = !before.into_iter().eq(after);
-        Outcome { answered: pods.is_some() || checkpoint.is_some(), ask_again, changed }
+        Outcome { answered: pods.is_some() || checkpoint.is_some(), ask_again, changed, stale }
     }
 
     /// One entry of the checkpoint; its place in the ledger, if it shows that the pod is there. `all`: no pod is missing from
@@ -224,21 +219,30 @@ impl Ledger {
         });
         let given = self.given.get_mut(place)?;
         given.pod.uid = uid.cloned();
+        given.container = Some(entry.container.clone());
         given.pod.name = given.pod.name.take().or(name);
         given.real = real;
         given.unconfirmed = false;
         given.granted = None;
         // Until it is written anew the checkpoint names pods that are gone; a list of pods knows better.
         let name = given.pod.name.as_ref();
-        let gone = all && name.is_some_and(|name| !listed.iter().any(|pod| pod.pod == *name));
-        if gone {
+        let known = name.is_some();
+        if all && name.is_some_and(|name| !listed.iter().any(|pod| pod.pod == *name)) {
             return None;
         }
-        given.confirmed = Some(now);
+        if known || !all {
+            given.confirmed = Some(now);
+        }
         Some(place)
     }
 
-    fn take_listed(&mut self, pod: &str, resource: &str, ids: &BTreeSet<String>, now: Instant) -> usize {
+    fn take_listed(
+        &mut self,
+        pod: &str,
+        container: &str,
+        (resource, ids): (&str, &BTreeSet<String>),
+        now: Instant,
+    ) -> usize {
         let same = |given: &Given| given.ids == *ids && given.resource == resource;
         let name = |given: &Given| given.pod.name.as_deref() == Some(pod);
         let place = self
@@ -253,6 +257,7 @@ impl Ledger {
         });
         if let Some(given) = self.given.get_mut(place) {
             given.pod.name = Some(pod.to_owned());
+            given.container = Some(container.to_owned());
             given.unconfirmed = false;
             given.granted = None;
             given.confirmed = Some(now);
@@ -264,6 +269,17 @@ impl Ledger {
     fn end(&mut self, affirmed: &BTreeSet<usize>, pods: Option<&[Listed]>, round: &Round<'_>) -> bool {
         let mut ask_again = false;
         let mut place = 0;
+        let shown: BTreeSet<(String, BTreeSet<String>)> = affirmed
+            .iter()
+            .filter_map(|&place| self.given.get(place))
+            .map(|given| (given.resource.clone(), given.ids.clone()))
+            .collect();
+        let mut successors: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for given in affirmed.iter().filter_map(|&place| self.given.get(place)) {
+            if let Pod { name: Some(name), uid: Some(uid) } = &given.pod {
+                successors.entry(name.clone()).or_default().insert(uid.clone());
+            }
+        }
         let ended = &mut self.ended;
         let uids: BTreeSet<&str> =
             round.checkpoint.unwrap_or_default().iter().map(|entry| entry.pod_uid.as_str()).collect();
@@ -271,22 +287,28 @@ impl Ledger {
             place += 1;
             if affirmed.contains(&(place - 1)) {
                 given.missing = 0;
-                given.in_books = true;
                 return true;
             }
             if given.unconfirmed {
+                // Shown as a pod's: that one's, or its predecessor's, and when that goes the list has that one.
+                if shown.contains(&(given.resource.clone(), given.ids.clone())) {
+                    return false;
+                }
                 let age = given.granted.map_or(UNCONFIRMED, |granted| round.now.duration_since(granted));
                 let asked = pods.is_some() && round.checkpoint.is_some() && age >= round.settling;
                 given.missing += u32::from(asked);
                 ask_again |= asked && given.missing < MISSING;
                 return given.missing < MISSING && age < UNCONFIRMED;
             }
-            given.in_books &= pods.is_none() && round.checkpoint.is_none();
             let Some(pods) = pods else { return true };
             let there = match (&given.pod.name, &given.pod.uid) {
-                // Still listed without its devices: the kubelet has lost its checkpoint, the pod has not lost them. One of
-                // the same name with other devices is its successor.
-                (Some(name), _) => pods.iter().any(|pod| pod.pod == *name && !has_devices(pod)),
+                // Still listed without its devices: the kubelet has lost its checkpoint, the pod has not lost them. Unless its
+                // container was created anew and given others, or it is another pod of the same name.
+                (Some(name), uid) => {
+                    let of = |known: &&BTreeSet<String>| uid.as_ref().is_some_and(|uid| !known.contains(uid));
+                    successors.get(name).filter(of).is_none()
+                        && pods.iter().any(|pod| pod.pod == *name && !has_others(pod, given))
+                }
                 (None, Some(uid)) => {
                     round.checkpoint.is_none() || given.by_cgroup && uids.contains(uid.as_str())
                 }
@@ -309,16 +331,22 @@ impl Ledger {
 }
 
 impl Given {
+    /// Whether it was given in one with the other, or to the same pod.
+    pub(crate) fn is_of_the_same_pod(&self, other: &Self) -> bool {
+        let both = |one: &Option<String>, two: &Option<String>| one.is_some() && one == two;
+        self.ids == other.ids || both(&self.pod.uid, &other.pod.uid) || both(&self.pod.name, &other.pod.name)
+    }
+
     fn of(pod: Pod, resource: &str, ids: BTreeSet<String>) -> Self {
         Self {
             pod,
+            container: None,
             resource: resource.to_owned(),
             real: ids.clone(),
             ids,
             by_cgroup: false,
             unconfirmed: false,
             granted: None,
-            in_books: true,
             confirmed: None,
             missing: 0,
         }
@@ -333,8 +361,12 @@ fn name_of(resource: &str, ids: &BTreeSet<String>, pods: &[Listed]) -> Option<St
     pods.iter().find(has).map(|pod| pod.pod.clone())
 }
 
-fn has_devices(pod: &Listed) -> bool {
-    pod.devices.values().flatten().any(|id| is_ours(id))
+/// Whether the pod's container has devices other than these; any container, where it is not known which.
+fn has_others(pod: &Listed, given: &Given) -> bool {
+    let mut devices = pod.devices.iter().filter(|((container, resource), _)| {
+        given.container.as_ref().is_none_or(|of| of == container) && *resource == given.resource
+    });
+    devices.any(|(_, ids)| ids.iter().any(|id| is_ours(id)))
 }
 
 /// Whether the checkpoint has devices that no listed pod has.

@@ -2,77 +2,23 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod ledger;
-mod memory;
+mod ownership;
 mod pod_resources;
 
 use crate::kubelet_dir::{Folder, KubeletSocket};
+use crate::memory::Memory;
 use crate::monitoring::Monitoring;
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
-use ledger::{Given, Ledger, Round};
+use ledger::{Ledger, Round};
+pub(crate) use ownership::Ownership;
 use pod_resources::Lister;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
-use vfio_probe::monitor::Owned;
-use vfio_probe::{DeviceId, GroupId};
-
-/// Who owns what, at one moment.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Ownership {
-    /// The kubelet's answer to either question has been had at the latest asking.
-    pub(crate) told: bool,
-    given: Vec<Given>,
-    devices: BTreeMap<DeviceId, usize>,
-    /// By an older plugin's ids, which are numbers of groups; only of the same resource.
-    groups: BTreeMap<(String, GroupId), usize>,
-}
-
-impl Ownership {
-    /// As the ledger has it.
-    pub(crate) fn new(told: bool, ledger: &Ledger) -> Self {
-        let given = ledger.given().to_vec();
-        let mut ownership = Self { told, ..Self::default() };
-        for (place, known) in given.iter().enumerate() {
-            for id in &known.real {
-                if let Ok(device) = id.parse::<DeviceId>() {
-                    ownership.devices.insert(device, place);
-                } else if let Ok(group) = id.parse::<GroupId>() {
-                    ownership.groups.insert((known.resource.clone(), group), place);
-                }
-            }
-        }
-        Self { given, ..ownership }
-    }
-
-    /// What gave a device away.
-    pub(crate) fn owner(&self, device: DeviceId, group: Option<GroupId>, resource: &str) -> Option<&Given> {
-        let by_group = || self.groups.get(&(resource.to_owned(), group?));
-        let by_group = if self.groups.is_empty() { None } else { by_group() };
-        self.devices.get(&device).or(by_group).and_then(|&place| self.given.get(place))
-    }
-
-    /// What was given to just these ids of the kubelet's books. A kubelet that has lost its checkpoint does not repeat a
-    /// call, it makes a new one for whatever seems to be nobody's.
-    pub(crate) fn exactly(&self, resource: &str, ids: &BTreeSet<String>) -> Option<&Given> {
-        self.given.iter().find(|given| given.in_books && given.resource == resource && given.ids == *ids)
-    }
-
-    /// Whether anything is owned.
-    pub(crate) fn any(&self) -> bool {
-        !self.given.is_empty()
-    }
-
-    fn owned(&self) -> Owned {
-        Owned {
-            devices: self.devices.keys().copied().collect(),
-            groups: self.groups.keys().map(|(_, group)| *group).collect(),
-        }
-    }
-}
+use vfio_probe::GroupId;
 
 /// The owners, as the rest of the plugin sees them. Clones share them.
 #[derive(Clone, Debug)]
@@ -85,19 +31,19 @@ struct Shared {
     ledger: Mutex<Ledger>,
     published: watch::Sender<Arc<Ownership>>,
     ask: Notify,
+    stale: Notify,
     monitoring: Monitoring,
-    memory: PathBuf,
 }
 
 impl Owners {
     /// What was remembered; nothing has been asked yet.
     pub(crate) fn new(settings: &Settings, monitoring: Monitoring) -> Self {
-        let memory = memory::path(&settings.run_dir);
-        let mut ledger = memory::read(&memory);
+        let mut ledger: Ledger = remembered(settings).read();
         ledger.restarted(std::time::Instant::now());
         let published = watch::Sender::new(Arc::new(Ownership::new(false, &ledger)));
         let ledger = Mutex::new(ledger);
-        Self { shared: Arc::new(Shared { ledger, published, ask: Notify::new(), monitoring, memory }) }
+        let (ask, stale) = (Notify::new(), Notify::new());
+        Self { shared: Arc::new(Shared { ledger, published, ask, stale, monitoring }) }
     }
 
     /// Who owns what now.
@@ -125,6 +71,12 @@ impl Owners {
         self.shared.ask.notify_one();
     }
 
+    /// Waits until the kubelet's checkpoint names pods that it does not list: it is written anew with every list of ours
+    /// (`genericDeviceUpdateCallback`), also with one that says nothing new.
+    pub(crate) async fn checkpoint_is_stale(&self) {
+        self.shared.stale.notified().await;
+    }
+
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -146,10 +98,10 @@ impl Owners {
         let mut asking = Asking {
             owners: self.clone(),
             lister: Lister::new(settings.pod_resources.clone()),
+            memory: remembered(&settings),
             settings,
             cgroups_seen: false,
             troubled: None,
-            remembered: Some(Vec::new()),
         };
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
@@ -211,6 +163,11 @@ fn held(snapshot: Option<&Snapshot>) -> Vec<GroupId> {
     held
 }
 
+/// A kubelet that has lost its checkpoint will not tell again what pods own.
+fn remembered(settings: &Settings) -> Memory {
+    Memory::new(&settings.run_dir, "owners.json")
+}
+
 /// Which checkpoint: the kubelet writes a new file each time and renames it into place (`FileStore.Write`).
 fn stamp(settings: &Settings) -> Option<(u64, SystemTime)> {
     use std::os::unix::fs::MetadataExt;
@@ -222,12 +179,11 @@ fn stamp(settings: &Settings) -> Option<(u64, SystemTime)> {
 struct Asking {
     owners: Owners,
     lister: Lister,
+    memory: Memory,
     settings: Settings,
     /// Holders' cgroups count after our own start only: later whoever holds without owning is foreign.
     cgroups_seen: bool,
     troubled: Option<String>,
-    /// What was written last; none after a failure, which is told once.
-    remembered: Option<Vec<u8>>,
 }
 
 impl Asking {
@@ -255,27 +211,13 @@ impl Asking {
         let outcome = ledger.take(&round);
         tracing::debug!(pods = ?round.pods, checkpoint = ?round.checkpoint, young = round.young, given = ?ledger.given(), "asked");
         owners.publish(Ownership::new(outcome.answered, &ledger));
-        self.remember(&ledger);
+        self.memory.write(&*ledger);
         drop(ledger);
+        if outcome.stale {
+            owners.shared.stale.notify_one();
+        }
         self.complain(pods.err(), outcome.answered);
         outcome.ask_again
-    }
-
-    fn remember(&mut self, ledger: &Ledger) {
-        let text = memory::text(ledger);
-        if self.remembered.as_ref() == Some(&text) {
-            return;
-        }
-        let file = &self.owners.shared.memory;
-        if let Err(error) = memory::write(file, &text)
-            && self.remembered.is_some()
-        {
-            let file = file.display();
-            tracing::warn!(%file, %error, "cannot remember owners; after a restart the kubelet is asked anew");
-            self.remembered = None;
-            return;
-        }
-        self.remembered = Some(text);
     }
 
     fn complain(&mut self, trouble: Option<String>, answered: bool) {

@@ -3,7 +3,7 @@
 use crate::pods::{Given, PodSpec};
 use anyhow::{Context, bail};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -53,6 +53,8 @@ struct Answer {
     capacity: BTreeMap<String, usize>,
     #[serde(default)]
     allocatable: BTreeMap<String, usize>,
+    #[serde(default)]
+    healthy: BTreeMap<String, Vec<String>>,
 }
 
 /// A running device manager; killed when dropped.
@@ -166,6 +168,15 @@ impl DeviceManager {
         let answer = self.tell(&serde_json::json!({"op": "capacity"}))?;
         let of = |counts: &BTreeMap<String, usize>| counts.get(resource).copied().unwrap_or(0);
         Ok((of(&answer.capacity), of(&answer.allocatable)))
+    }
+
+    /// The devices of a resource that it may give to pods, or has given (`GetAllocatableDevices`).
+    ///
+    /// # Errors
+    /// The kubelet has ended.
+    pub(crate) fn healthy(&mut self, resource: &str) -> anyhow::Result<BTreeSet<String>> {
+        let mut answer = self.tell(&serde_json::json!({"op": "devices"}))?;
+        Ok(answer.healthy.remove(resource).unwrap_or_default().into_iter().collect())
     }
 
     /// Whether pod resources are served.

@@ -192,7 +192,7 @@ impl Move {
         match world.admit(shape)? {
             Ok(place) if start => world.start_machine(place)?,
             Ok(_) => {}
-            Err(reason) if settled && room && world.promises_kept() && world.unseen() == 0 => {
+            Err(reason) if settled && room && world.promises_kept() && world.unseen().is_empty() => {
                 violated!(
                     "{allocatable} allocatable - {} requested, but a pod with {} is not admitted: {reason}",
                     world.requested(),

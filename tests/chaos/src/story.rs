@@ -72,14 +72,14 @@ fn steps(
     for (number, step) in story.iter().enumerate() {
         let mut play = || {
             world.say(step);
-            checker.still(world)?;
+            checker.settle(world)?;
             for (place, what) in step.moves.iter().enumerate() {
                 counts.moves += u64::from(what.play(world, place == 0)?);
             }
             checker.settle(world)?;
             if step.pause {
                 std::thread::sleep(PAUSE);
-                checker.still(world)?;
+                checker.settle(world)?;
             }
             anyhow::Ok(())
         };

@@ -43,7 +43,7 @@ impl World {
 
     /// Devices of groups that somebody has opened, but no device of: without an open of one's own that cannot be seen, and
     /// QEMU is in that state for milliseconds. Allocate refuses them.
-    pub(crate) fn unseen(&self) -> usize {
+    pub(crate) fn unseen(&self) -> BTreeSet<String> {
         let taken: BTreeSet<u32> = self.owned().into_values().collect();
         let opened = self.foreign.iter().filter(|foreign| foreign.hold == Hold::GroupOnly);
         let groups: BTreeSet<u32> = opened
@@ -51,7 +51,8 @@ impl World {
             .copied()
             .filter(|group| !taken.contains(group))
             .collect();
-        self.bound.values().filter(|group| groups.contains(group)).count()
+        let bound = self.bound.iter().filter(|(_, group)| groups.contains(group));
+        bound.map(|(address, _)| address.clone()).collect()
     }
 
     /// The group of a function.

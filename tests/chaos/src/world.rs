@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vfio_sim_node::{Function, Hold, Node, Vm, VmSpec};
 
 /// The pool's resource, by hex id.
@@ -16,6 +16,8 @@ pub(crate) const RESOURCE: &str = "nvidia.com/2330";
 /// Times small enough for thousands of steps.
 const TIMES: [&str; 8] =
     ["--interval", "50ms", "--settling", "80ms", "--owners-interval", "200ms", "--kubelet-start", "150ms"];
+/// A pod that ended as long ago is missing from two lists.
+const LEARNED: Duration = Duration::from_secs(1);
 /// Groups are given back when the run says so, not by themselves.
 const HUNG: Duration = Duration::from_secs(24 * 3600);
 
@@ -58,6 +60,7 @@ pub(crate) struct World {
     pub(crate) changes_allowed: BTreeMap<u32, u32>,
     /// Pods whose end the plugin cannot have learned: pod resources were away.
     pub(crate) ended_unseen: bool,
+    last_removed: Option<Instant>,
     pub(crate) log: PathBuf,
     kubelet_log: PathBuf,
     manager: Option<DeviceManager>,
@@ -117,6 +120,7 @@ impl World {
             opens_allowed: BTreeMap::new(),
             changes_allowed: BTreeMap::new(),
             ended_unseen: false,
+            last_removed: None,
         };
         world.start_kubelet()?;
         world.start_plugin()?;
@@ -187,7 +191,19 @@ impl World {
         for group in self.owned().values().copied().collect::<Vec<u32>>() {
             self.may_open(group);
         }
-        self.start_kubelet()
+        self.start_kubelet()?;
+        if !keep_checkpoint {
+            // Of a resource that is neither registered nor in its books a kubelet knows nothing (`isDevicePluginResource`): a
+            // container that it creates then has no devices. What comes of that pod nobody can tell.
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while self.manager()?.capacity(RESOURCE)?.0 == 0 {
+                if Instant::now() > deadline {
+                    violated!("a restarted kubelet is not registered with again");
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        Ok(())
     }
 
     fn start_plugin(&mut self) -> anyhow::Result<()> {
@@ -243,7 +259,7 @@ impl World {
         }
         self.manager()?.serve_pod_resources(on)?;
         self.pod_resources = on;
-        self.ended_unseen &= !on;
+        self.ended_unseen = !on && self.last_removed.is_some_and(|when| when.elapsed() < LEARNED);
         Ok(true)
     }
 
@@ -322,8 +338,9 @@ impl World {
         let others: BTreeMap<String, u32> = self.owned_by(|other| other.spec.uid != spec.uid);
         let mut given = BTreeMap::new();
         for Container { name, .. } in &spec.containers {
-            // Refused: the kubelet has lost its books, and finds nothing to give. It would try again for ever.
-            let Ok(told) = self.manager()?.run(&spec.uid, name)? else { return Ok(()) };
+            // Refused: the kubelet has lost its books, and finds nothing to give. It would try again for ever, with a pod that
+            // has what of its devices nobody can tell; whoever made it takes it away.
+            let Ok(told) = self.manager()?.run(&spec.uid, name)? else { return self.remove(place, false) };
             given.insert(name.clone(), Given::addresses(&told));
         }
         let same = given.iter().all(|(name, addresses)| before.get(name) == Some(addresses));
@@ -378,6 +395,7 @@ impl World {
         }
         groups.iter().for_each(|group| self.touch(*group));
         self.ended_unseen |= !self.pod_resources;
+        self.last_removed = Some(Instant::now());
         self.manager()?.remove(&pod.spec.uid)
     }
 

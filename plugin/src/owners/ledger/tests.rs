@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::kubelet_dir::kubelet_socket;
-use crate::owners::Ownership;
 use proptest::prelude::*;
 
 const A: &str = "0000:01:00.0";
@@ -161,6 +160,26 @@ fn a_pod_listed_without_its_devices_keeps_them() {
 }
 
 #[test]
+fn a_container_that_is_created_anew_after_a_lost_checkpoint_leaves_the_others_theirs() {
+    let two = |compute: &[&str], second: &[&str]| {
+        let mut listed = pod("a/vm", compute);
+        if !second.is_empty() {
+            listed.devices.insert(("second".into(), R.into()), set(second));
+        }
+        listed
+    };
+    let second = Entry { container: "second".into(), ..entry("u1", &[B]) };
+    let mut story = Story::new();
+    story.round(Some(&[two(&[A], &[B])]), Some(&[entry("u1", &[A]), second]));
+    story.is(&[(A, "a/vm"), (B, "a/vm")]);
+    const NEW: &str = "0000:03:00.0";
+    for _ in 0..3 {
+        story.round(Some(&[two(&[NEW], &[])]), Some(&[entry("u1", &[NEW])]));
+    }
+    story.is(&[(B, "a/vm"), (NEW, "a/vm")]);
+}
+
+#[test]
 fn a_successor_of_the_same_name_does_not_inherit() {
     let mut story = Story::new();
     story.round(Some(&[pod("a/vm", &[A])]), Some(&[entry("u1", &[A])]));
@@ -168,6 +187,14 @@ fn a_successor_of_the_same_name_does_not_inherit() {
         story.round(Some(&[pod("a/vm", &[B])]), Some(&[entry("u2", &[B])]));
     }
     story.is(&[(B, "a/vm")]);
+    let other = Entry { container: "other".into(), ..entry("u3", &[A]) };
+    let mut listed = pod("a/vm", &[A]);
+    let given = listed.devices.remove(&("compute".to_owned(), R.to_owned())).unwrap();
+    listed.devices.insert(("other".into(), R.into()), given);
+    for _ in 0..2 {
+        story.round(Some(&[listed.clone()]), Some(std::slice::from_ref(&other)));
+    }
+    story.is(&[(A, "a/vm")]);
 }
 
 #[test]
@@ -224,7 +251,9 @@ fn our_allocate_counts_until_it_is_shown_or_expires() {
     story.round(Some(&[pod("a/vm", &[A])]), Some(&[entry("u1", &[A])]));
     story.is(&[(A, "a/vm")]);
     story.grant(&[A]);
-    assert_eq!(story.owned().len(), 1, "a repeated call is no second ownership");
+    assert_eq!(story.owned().len(), 2, "another pod's, for all we know");
+    story.round(Some(&[pod("a/vm", &[A])]), Some(&[entry("u1", &[A])]));
+    story.is(&[(A, "a/vm")]);
 }
 
 #[test]
@@ -237,23 +266,6 @@ fn our_allocate_ends_when_the_kubelet_does_not_show_it_though_it_had_the_time() 
     };
     assert_eq!([round(), round()], [(false, 1); 2], "not before the settling time is over");
     assert_eq!([round(), round()], [(true, 1), (false, 0)]);
-}
-
-#[test]
-fn what_a_kubelet_without_its_checkpoint_asks_for_is_no_repetition() {
-    let mut story = Story::new();
-    let repeated = |story: &Story| Ownership::new(true, &story.ledger).exactly(R, &set(&[A])).is_some();
-    story.grant(&[A]);
-    assert!(repeated(&story));
-    story.round(Some(&[pod("a/vm", &[A])]), Some(&[entry("u1", &[A])]));
-    assert!(repeated(&story));
-    story.round(None, None);
-    assert!(repeated(&story));
-    story.round(Some(&[pod("a/vm", &[])]), Some(&[]));
-    story.is(&[(A, "a/vm")]);
-    assert!(!repeated(&story), "the pod has it, the books do not");
-    story.ledger.restarted(story.now);
-    assert!(repeated(&story), "nobody has told yet");
 }
 
 #[test]
@@ -285,6 +297,24 @@ fn an_init_containers_device_is_known_by_the_checkpoint_alone() {
 }
 
 #[test]
+fn whether_an_entry_that_no_listed_pod_has_is_out_of_date_only_a_newer_checkpoint_tells() {
+    let mut story = Story::new();
+    let book = [entry("u1", &[A])];
+    for _ in 0..3 {
+        assert!(story.round(Some(&[pod(OTHER, &[])]), Some(&book)).stale);
+        story.is(&[(A, "u1")]);
+    }
+    for _ in 0..2 {
+        assert!(!story.round(Some(&[pod(OTHER, &[])]), Some(&[])).stale);
+    }
+    story.is(&[]);
+    assert!(!story.round(Some(&[]), Some(&book)).stale, "an empty list is no answer");
+    assert!(!story.round(None, Some(&book)).stale);
+    assert!(!story.round(Some(&[pod("a/vm", &[A])]), Some(&book)).stale);
+    assert!(!story.round(Some(&[pod(OTHER, &[])]), Some(&book)).stale, "of a pod with a name the list tells");
+}
+
+#[test]
 fn a_holders_cgroup_counts_only_for_a_pod_that_the_checkpoint_names() {
     let cgroups = [(R.to_owned(), set(&[A]), "u1".to_owned())];
     let mut story = Story::new();
@@ -292,7 +322,7 @@ fn a_holders_cgroup_counts_only_for_a_pod_that_the_checkpoint_names() {
     story.is(&[]);
     let mut other = entry("u1", &["0000:09:00.0"]);
     other.resource = "example.com/other".into();
-    story.round_with(Some(&[pod(OTHER, &[])]), Some(&[other.clone()]), &cgroups);
+    story.round_with(Some(&[pod(OTHER, &[])]), Some(std::slice::from_ref(&other)), &cgroups);
     assert!(story.owned().contains(&(A.to_owned(), "pod u1".to_owned())));
     story.round(Some(&[pod(OTHER, &[])]), Some(&[other]));
     assert!(story.owned().contains(&(A.to_owned(), "pod u1".to_owned())));

@@ -1,0 +1,77 @@
+//! What is kept over a restart of ours, as small JSON files in a folder that a reboot empties, as it empties the node of
+//! machines.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+const LONGEST: u64 = 16 * 1024 * 1024;
+
+/// One such file.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    path: PathBuf,
+    /// What was written last; none after a failure, which is told once.
+    written: Option<Vec<u8>>,
+}
+
+impl Memory {
+    /// The file of this name, which need not be there.
+    pub(crate) fn new(run_dir: &Path, name: &str) -> Self {
+        Self { path: run_dir.join(name), written: Some(Vec::new()) }
+    }
+
+    /// What was written before; what is not there or not understood is nothing remembered.
+    pub(crate) fn read<T: DeserializeOwned + Default>(&self) -> T {
+        let mut text = Vec::new();
+        let read = std::fs::File::open(&self.path).and_then(|file| file.take(LONGEST).read_to_end(&mut text));
+        read.ok().and_then(|_| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    /// Writes it, if it is another than before.
+    pub(crate) fn write<T: Serialize>(&mut self, what: &T) {
+        let text = serde_json::to_vec(what).unwrap_or_default();
+        if self.written.as_ref() == Some(&text) {
+            return;
+        }
+        match replace(&self.path, &text) {
+            Ok(()) => self.written = Some(text),
+            Err(error) => {
+                if self.written.take().is_some() {
+                    let file = self.path.display();
+                    tracing::warn!(%file, %error, "cannot be written: after a restart all is asked anew");
+                }
+            }
+        }
+    }
+}
+
+/// In one step: whoever is killed meanwhile leaves the old one.
+fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = std::fs::File::create(&fresh)?;
+    file.write_all(text)?;
+    std::fs::rename(fresh, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_garbage_is_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut memory = Memory::new(folder.path(), "x.json");
+        assert_eq!(memory.read::<Vec<u32>>(), Vec::<u32>::new());
+        memory.write(&[1, 2]);
+        assert_eq!(Memory::new(folder.path(), "x.json").read::<Vec<u32>>(), [1, 2]);
+        std::fs::write(folder.path().join("x.json"), b"[1,").unwrap();
+        assert_eq!(memory.read::<Vec<u32>>(), Vec::<u32>::new());
+        memory.write(&[1, 2]);
+        assert_eq!(memory.read::<Vec<u32>>(), Vec::<u32>::new(), "what has not changed is not written again");
+        let mut nowhere = Memory::new(Path::new("/nonexistent"), "x.json");
+        nowhere.write(&[1]);
+        assert_eq!(nowhere.read::<Vec<u32>>(), Vec::<u32>::new());
+    }
+}
