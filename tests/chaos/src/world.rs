@@ -279,6 +279,15 @@ impl World {
         }
     }
 
+    /// A container was given nothing. Others of its pod may have been before it: those devices were opened, and are the pod's
+    /// until the plugin has learned of its end.
+    fn given_in_vain(&mut self) {
+        for group in self.free_groups() {
+            self.release(&[group]);
+            self.touch(group);
+        }
+    }
+
     /// Admits a new pod: its place, or why not.
     pub(crate) fn admit(&mut self, shape: PodShape) -> anyhow::Result<Result<usize, String>> {
         self.pods_so_far += 1;
@@ -288,10 +297,7 @@ impl World {
         let containers = match admitted {
             Ok(containers) => containers,
             Err(reason) => {
-                // Whatever it was to be given may have been opened before.
-                for group in self.free_groups() {
-                    self.release(&[group]);
-                }
+                self.given_in_vain();
                 return Ok(Err(reason));
             }
         };
@@ -340,7 +346,11 @@ impl World {
         for Container { name, .. } in &spec.containers {
             // Refused: the kubelet has lost its books, and finds nothing to give. It would try again for ever, with a pod that
             // has what of its devices nobody can tell; whoever made it takes it away.
-            let Ok(told) = self.manager()?.run(&spec.uid, name)? else { return self.remove(place, false) };
+            let Ok(told) = self.manager()?.run(&spec.uid, name)? else {
+                self.remove(place, false)?;
+                self.given_in_vain();
+                return Ok(());
+            };
             given.insert(name.clone(), Given::addresses(&told));
         }
         let same = given.iter().all(|(name, addresses)| before.get(name) == Some(addresses));
