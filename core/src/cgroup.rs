@@ -3,7 +3,7 @@
 use crate::text::Text;
 
 /// What a cgroup path names.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Owner {
     /// The pod's uid as the API writes it (with hyphens), or a static pod's 32 hex digits.
     pub pod_uid: Option<Text<36>>,

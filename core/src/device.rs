@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use std::str::FromStr;
 
 /// One device bound to a VFIO driver, as sysfs describes it. `Copy`, no heap.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Device {
     /// PCI address or mdev uuid.
     pub id: DeviceId,
@@ -75,7 +75,7 @@ pub enum Sriov {
 }
 
 /// How much of a device to read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Detail {
     /// Everything but the SR-IOV role and a virtual function's parent: four system calls a device less.
     Identity,

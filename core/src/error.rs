@@ -9,7 +9,7 @@ use std::fmt;
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// An error about one place; never about more than that place.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Error {
     /// What kind of trouble.
     pub kind: ErrorKind,

@@ -8,7 +8,7 @@ use crate::text::{DriverName, Text};
 use rustix::io::Errno;
 
 /// One function (or other device) of an IOMMU group.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Member {
     /// Its name in the group's folder: a PCI address, an mdev uuid, or what another bus calls its devices.
     pub name: Text<64>,
@@ -34,7 +34,7 @@ impl Member {
 }
 
 /// Whether a group can be used through VFIO (`VFIO_GROUP_FLAGS_VIABLE`, `iommu_group_claim_dma_owner`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Viability {
     /// It can.
     Viable,

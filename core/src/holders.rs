@@ -9,7 +9,7 @@ use crate::text::Text;
 use rustix::fs::{FileType, makedev};
 
 /// One descriptor of a process that holds a group.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Holder {
     /// The group held.
     pub group: GroupId,
@@ -49,7 +49,7 @@ impl Via {
 }
 
 /// How far a look for holders reached. **"Not found" is never "nobody"** while one of the latter two is not 0.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Looked {
     /// Processes seen.
     pub processes: u32,

@@ -7,7 +7,7 @@ use rustix::io::{Errno, pread};
 use std::os::fd::OwnedFd;
 
 /// What a peek says about a group.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Peek {
     /// No function of it is enabled beyond its baseline. A holder that has the group but no device yet looks like this.
     LooksFree,

@@ -1,6 +1,7 @@
 //! Pure: whether a request can be granted, and the answer to it.
 
 use crate::owners::Ownership;
+use crate::owners::checkpoint::Entry;
 use crate::preferred;
 use crate::resources::env_name;
 use crate::snapshot::{DeviceView, Snapshot, describe};
@@ -118,6 +119,19 @@ fn usable(view: &DeviceView) -> Result<&DeviceView, Status> {
         return refuse(format!("group {} is not viable: {member} is bound to {driver}", group.id));
     }
     Ok(view)
+}
+
+/// Whether a device is a pod's of which the kubelet has lost its books. Of one that its books name, the kubelet knows that the
+/// pod is gone, or it would not ask for it: the file is behind what it has in memory (`UpdateAllocatedDevices`).
+pub(crate) fn lost_by_the_kubelet(
+    resource: &str,
+    view: &DeviceView,
+    owners: &Ownership,
+    checkpoint: &[Entry],
+) -> bool {
+    let id = view.device.id.to_string();
+    let in_books = || checkpoint.iter().any(|entry| entry.resource == resource && entry.ids.contains(&id));
+    owners.counts(view) && !in_books()
 }
 
 /// What to do when a group's open has answered.

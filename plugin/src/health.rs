@@ -18,7 +18,7 @@ pub(crate) enum Busy {
 }
 
 /// A device's health as the kubelet is told it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Health {
     /// Pods may be given it.
     Healthy,
@@ -65,7 +65,7 @@ pub(crate) struct Case<'a> {
 }
 
 /// The decision.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Decision {
     /// What to tell the kubelet.
     pub(crate) health: Health,

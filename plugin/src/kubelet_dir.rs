@@ -27,7 +27,7 @@ pub(crate) struct Folder {
 }
 
 /// Which kubelet.sock: another one means another kubelet process.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct KubeletSocket {
     inode: u64,
     device: u64,
@@ -35,6 +35,12 @@ pub(crate) struct KubeletSocket {
 }
 
 impl KubeletSocket {
+    /// One of its own for each number.
+    #[cfg(test)]
+    pub(crate) fn numbered(inode: u64) -> Self {
+        Self { inode, device: 0, changed: (0, 0) }
+    }
+
     /// How long it has been there.
     pub(crate) fn age(&self) -> Duration {
         let (seconds, nanoseconds) = self.changed;

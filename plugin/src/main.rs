@@ -11,6 +11,8 @@ mod health;
 mod kubelet_dir;
 mod list;
 mod memory;
+#[cfg(test)]
+mod model;
 mod monitoring;
 mod names;
 mod opening;
@@ -25,6 +27,7 @@ mod settings;
 mod snapshot;
 mod status;
 mod table;
+mod told;
 mod watch;
 mod who;
 

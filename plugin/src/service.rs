@@ -319,23 +319,13 @@ impl Service {
         self.monitoring.root.members(group, &mut Buffer::new(), |_| {}).is_ok()
     }
 
-    /// Whether the device is a pod's of which the kubelet has lost its books. Of one that its books name, the kubelet knows
-    /// that the pod is gone, or it would not ask for it: the file is behind what it has in memory (`UpdateAllocatedDevices`).
-    fn lost_by_the_kubelet(&self, view: &DeviceView) -> bool {
-        let id = view.device.id.to_string();
-        let in_books = || {
-            let entries = checkpoint::read(&self.kubelet_dir).unwrap_or_default();
-            entries.iter().any(|entry| *entry.resource == *self.resource && entry.ids.contains(&id))
-        };
-        self.owners.current().counts(view) && !in_books()
-    }
-
     async fn refuse_held(&self, group: GroupId, view: &DeviceView, more: &str) -> Status {
         self.owners.ask();
         // The owner of the failed pod makes the next one at once; it must find a list that says so already.
         // With `advertise` it stays Healthy for ever.
         let id = view.device.id.to_string();
-        if !self.lost_by_the_kubelet(view) {
+        let checkpoint = checkpoint::read(&self.kubelet_dir).unwrap_or_default();
+        if !allocate::lost_by_the_kubelet(&self.resource, view, &self.owners.current(), &checkpoint) {
             self.board.refused(group, self.monitoring.told_so_far());
             if self.board.busy() != Busy::Advertise {
                 self.list_first(|list| is_unhealthy(list, &id)).await;

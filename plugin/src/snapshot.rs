@@ -1,7 +1,7 @@
 //! What the monitor knew at one moment, immutable, and the record in which it is printed.
 
 use crate::health::Decision;
-use crate::owners::ledger::Pod;
+use crate::owners::given::Pod;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use vfio_probe::peek::Peek;
 use vfio_probe::{Device, DeviceId, Evidence, GroupId, Holder, Looked, Occupancy, Viability, Watch};
 
 /// All offered devices.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Snapshot {
     /// By id.
     pub(crate) devices: Vec<DeviceView>,
@@ -24,7 +24,7 @@ pub(crate) struct Snapshot {
 }
 
 /// One device.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct DeviceView {
     /// Its record.
     pub(crate) device: Device,
@@ -39,7 +39,7 @@ pub(crate) struct DeviceView {
 }
 
 /// A device's group.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct GroupView {
     /// Its number.
     pub(crate) id: GroupId,

@@ -1,6 +1,8 @@
 //! Which devices pods own: asked of the kubelet where something may have changed, remembered, and published.
 
+mod answer;
 pub(crate) mod checkpoint;
+pub(crate) mod given;
 pub(crate) mod ledger;
 mod ownership;
 mod pod_resources;

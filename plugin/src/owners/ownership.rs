@@ -1,6 +1,7 @@
 //! Pure: who owns what at one moment, and whose it is that keeps a device from being given away.
 
-use super::ledger::{Given, Ledger};
+use super::given::Given;
+use super::ledger::Ledger;
 use crate::snapshot::DeviceView;
 use std::collections::BTreeMap;
 use vfio_probe::monitor::Owned;

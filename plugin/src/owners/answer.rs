@@ -1,0 +1,115 @@
+//! Pure: what the kubelet's answers say of a pod that they do not show with its devices: what ends an ownership, and what
+//! does not.
+
+use super::checkpoint::Entry;
+use super::given::{Given, Source, is_ours};
+use super::ledger::Listed;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// A device that an Allocate gave away, and that the kubelet shows nowhere, is a pod's for this long at most, if the kubelet
+/// cannot be asked. If it can: until it is missing like any other. Its admission may have failed for another reason, or the
+/// pod may be gone already, of which nobody tells us.
+pub(super) const UNCONFIRMED: Duration = Duration::from_secs(60);
+
+/// What it says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    /// The pod is there, with what it was given.
+    There,
+    /// The pod is missing; if it is again, it is gone.
+    Missing,
+    /// The pod is there, but its container was given others instead.
+    Replaced,
+    /// Nothing.
+    Silent,
+    /// It was never a pod's, or is shown as one's elsewhere.
+    Over,
+}
+
+/// An answer, of which what is shown has been taken in.
+#[derive(Debug)]
+pub(super) struct Answer<'a> {
+    now: Instant,
+    /// None if it is none: no pods at all, or fewer than a kubelet knows that has just started.
+    pods: Option<&'a [Listed]>,
+    checkpoint: Option<&'a [Entry]>,
+    settling: Duration,
+    /// What it shows, by resource and ids.
+    shown: BTreeSet<(String, BTreeSet<String>)>,
+    /// Uids of the pods that it shows, by name.
+    uids: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl<'a> Answer<'a> {
+    /// With what it shows.
+    pub(super) fn new<'g>(
+        (now, settling): (Instant, Duration),
+        pods: Option<&'a [Listed]>,
+        checkpoint: Option<&'a [Entry]>,
+        shown: impl Iterator<Item = &'g Given>,
+    ) -> Self {
+        let mut answer =
+            Self { now, pods, checkpoint, settling, shown: BTreeSet::new(), uids: BTreeMap::new() };
+        for given in shown {
+            answer.shown.insert((given.resource.clone(), given.ids.clone()));
+            if let (Some(name), Some(uid)) = (&given.pod.name, &given.pod.uid) {
+                answer.uids.entry(name.clone()).or_default().insert(uid.clone());
+            }
+        }
+        answer
+    }
+
+    /// What it says of what it does not show.
+    pub(super) fn of(&self, given: &Given) -> Verdict {
+        match given.source {
+            Source::Allocate(granted) => self.of_unconfirmed(given, granted),
+            Source::Kubelet | Source::Cgroup => self.of_pod(given),
+        }
+    }
+
+    fn of_unconfirmed(&self, given: &Given, granted: Option<Instant>) -> Verdict {
+        // Shown as a pod's: that one's, or its predecessor's, and when that goes the list has that one.
+        if self.shown.contains(&(given.resource.clone(), given.ids.clone())) {
+            return Verdict::Over;
+        }
+        let age = granted.map_or(UNCONFIRMED, |granted| self.now.duration_since(granted));
+        if age >= UNCONFIRMED {
+            Verdict::Over
+        } else if self.pods.is_some() && self.checkpoint.is_some() && age >= self.settling {
+            Verdict::Missing
+        } else {
+            Verdict::Silent
+        }
+    }
+
+    fn of_pod(&self, given: &Given) -> Verdict {
+        let Some(pods) = self.pods else { return Verdict::Silent };
+        let Some(name) = &given.pod.name else {
+            // Of a pod without a name only the checkpoint could tell.
+            let uids = || self.checkpoint.unwrap_or_default().iter().map(|entry| Some(&entry.pod_uid));
+            let held = given.source == Source::Cgroup && uids().any(|uid| uid == given.pod.uid.as_ref());
+            let untold = self.checkpoint.is_none() && given.pod.uid.is_some();
+            return if held || untold { Verdict::There } else { Verdict::Missing };
+        };
+        let another = |uids: &BTreeSet<String>| given.pod.uid.as_ref().is_some_and(|uid| !uids.contains(uid));
+        let mut pods = pods.iter().filter(|pod| pod.pod == *name).peekable();
+        if pods.peek().is_none() || self.uids.get(name).is_some_and(another) {
+            // Not listed; or another pod of the same name is.
+            Verdict::Missing
+        } else if pods.any(|pod| has_others(pod, given)) {
+            Verdict::Replaced
+        } else {
+            // Listed without its devices: the kubelet has lost its checkpoint, the pod has not lost them.
+            Verdict::There
+        }
+    }
+}
+
+/// Whether the pod's container has devices other than these; any container, where it is not known which.
+fn has_others(pod: &Listed, given: &Given) -> bool {
+    let mut devices = pod.devices.iter().filter(|((container, resource), _)| {
+        given.container.as_ref().is_none_or(|of| of == container) && *resource == given.resource
+    });
+    devices.any(|(_, ids)| ids.iter().any(|id| is_ours(id)))
+}

@@ -1,0 +1,90 @@
+//! What a container was given, and whose container it is, as far as that is known.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Instant;
+use vfio_probe::{DeviceId, GroupId};
+
+/// A pod, as far as it is known.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Pod {
+    /// Its uid, from the checkpoint or a cgroup.
+    pub(crate) uid: Option<String>,
+    /// `namespace/name`, from pod resources.
+    pub(crate) name: Option<String>,
+}
+
+/// What one container was given of one resource.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub(crate) struct Given {
+    /// The pod.
+    pub(crate) pod: Pod,
+    /// The container of the pod, which an Allocate does not tell.
+    pub(super) container: Option<String>,
+    /// The resource.
+    pub(crate) resource: String,
+    /// The ids in the kubelet's books.
+    pub(crate) ids: BTreeSet<String>,
+    /// What it really has; others than `ids` after a substitution.
+    pub(crate) real: BTreeSet<String>,
+    /// How it is known.
+    pub(super) source: Source,
+    /// When the kubelet last said that the pod is there.
+    #[serde(skip)]
+    pub(crate) confirmed: Option<Instant>,
+    /// From how many answers in a row the pod was missing.
+    #[serde(skip)]
+    pub(super) missing: u32,
+}
+
+/// How it is known what a container was given.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub(super) enum Source {
+    /// The kubelet has shown it.
+    Kubelet,
+    /// By an Allocate of ours at this time, or by one before our restart at that; the kubelet has not shown it yet.
+    Allocate(#[serde(skip)] Option<Instant>),
+    /// By a holder's cgroup alone.
+    Cgroup,
+}
+
+impl Given {
+    pub(super) fn new(pod: Pod, resource: &str, ids: BTreeSet<String>, source: Source) -> Self {
+        Self {
+            pod,
+            container: None,
+            resource: resource.to_owned(),
+            real: ids.clone(),
+            ids,
+            source,
+            confirmed: None,
+            missing: 0,
+        }
+    }
+
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        matches!(self.source, Source::Allocate(_))
+    }
+
+    /// Whether it was given in one with the other, or to the same pod.
+    pub(crate) fn is_of_the_same_pod(&self, other: &Self) -> bool {
+        let both = |one: &Option<String>, two: &Option<String>| one.is_some() && one == two;
+        self.ids == other.ids || both(&self.pod.uid, &other.pod.uid) || both(&self.pod.name, &other.pod.name)
+    }
+}
+
+impl fmt::Display for Pod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.name, &self.uid) {
+            (Some(name), _) => write!(f, "pod {name}"),
+            (None, Some(uid)) => write!(f, "pod {uid}"),
+            (None, None) => f.write_str("a pod being admitted"),
+        }
+    }
+}
+
+/// Whether an id can be one of VFIO's: a PCI address, a uuid, or the group's number that older plugins used.
+pub(super) fn is_ours(id: &str) -> bool {
+    id.parse::<DeviceId>().is_ok() || id.parse::<GroupId>().is_ok()
+}
