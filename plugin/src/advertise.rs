@@ -1,9 +1,9 @@
 //! From snapshots and owners to what the kubelet is told: each resource's list, and a log line for each change of health.
 
+use crate::feed::List;
 use crate::health::{Busy, Decision, Health};
 use crate::memory::Memory;
 use crate::owners::Ownership;
-use crate::service::List;
 use crate::settings::Settings;
 use crate::snapshot::{DeviceReport, DeviceView, Snapshot};
 use crate::told::{Policy, Told};

@@ -7,6 +7,8 @@ mod cli;
 #[cfg(feature = "demo")]
 mod demo;
 mod doctor;
+mod feed;
+mod guard;
 mod health;
 mod kubelet_dir;
 mod list;

@@ -2,10 +2,12 @@
 
 use crate::advertise::Board;
 use crate::claims::Claims;
+use crate::feed::{Feed, List};
+use crate::guard::Guard;
 use crate::kubelet_dir::{Folder, KubeletSocket};
 use crate::monitoring::Monitoring;
 use crate::owners::Owners;
-use crate::service::{List, Service};
+use crate::service::Service;
 use crate::settings::BusyAllocate;
 use kubelet_api::v1beta1::device_plugin_server::DevicePluginServer;
 use kubelet_api::v1beta1::registration_client::RegistrationClient;
@@ -117,12 +119,10 @@ impl Resource {
         let file = SocketFile(path);
         let mut from = self.list.clone();
         let (lists, list) = watch::channel(from.borrow_and_update().clone());
-        let streams = watch::Sender::new(0);
-        let service = Service {
+        let feed = Feed::new(list);
+        let guard = Guard {
             resource: Arc::clone(&self.name),
-            list,
-            streams: streams.clone(),
-            given: watch::Sender::default(),
+            feed: feed.clone(),
             monitoring: self.monitoring.clone(),
             board: Arc::clone(&self.board),
             owners: self.owners.clone(),
@@ -130,6 +130,7 @@ impl Resource {
             busy_allocate: self.busy_allocate,
             kubelet_dir: self.folder.clone(),
         };
+        let service = Service { feed: feed.clone(), guard };
         let end = CancellationToken::new();
         let server = Server::builder()
             .add_service(DevicePluginServer::new(service))
@@ -138,7 +139,7 @@ impl Resource {
         self.set(|state| state.endpoint.clone_from(&endpoint));
         let why = tokio::select! {
             () = self.stop.cancelled() => "stopped",
-            why = self.follow(kubelet, &endpoint, &file.0, &streams, pause) => why,
+            why = self.follow(kubelet, &endpoint, &file.0, feed.streams(), pause) => why,
             () = forward(from, &lists) => "the list ended",
         };
         // What was said last still goes out: a resource without devices says so with an empty list.
@@ -166,7 +167,7 @@ impl Resource {
         kubelet: KubeletSocket,
         endpoint: &str,
         path: &Path,
-        streams: &watch::Sender<usize>,
+        mut counts: watch::Receiver<usize>,
         pause: &mut Duration,
     ) -> &'static str {
         let mut contents = self.contents.clone();
@@ -190,7 +191,6 @@ impl Resource {
         }
         self.set(|state| state.registered = true);
         tracing::info!(resource = %self.name, endpoint, "registered");
-        let mut counts = streams.subscribe();
         let mut patience = Instant::now() + NO_STREAM;
         loop {
             let count = *counts.borrow_and_update();

@@ -2,11 +2,11 @@
 
 use crate::advertise::{Board, Lists};
 use crate::claims::Claims;
+use crate::feed::List;
 use crate::kubelet_dir::{self, Folder};
 use crate::monitoring::Monitoring;
 use crate::owners::Owners;
 use crate::registration::{self, Resource, State};
-use crate::service::List;
 use crate::settings::Settings;
 use crate::status::{self, ResourceStatus};
 use anyhow::Context;
@@ -79,7 +79,14 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let now = Folder { kubelet: kubelet_dir::kubelet_socket(&folder), changes: 0 };
     let (sender, contents) = watch::channel(now);
     tokio::spawn(kubelet_dir::follow(folder.clone(), sender));
-    tokio::spawn(owners.clone().follow(settings.clone(), contents.clone(), monitoring.snapshots.clone()));
+    let claims = Claims::default();
+    let asking = owners.clone().follow(
+        settings.clone(),
+        claims.clone(),
+        contents.clone(),
+        monitoring.snapshots.clone(),
+    );
+    tokio::spawn(asking);
     let status = status::Server {
         monitoring: monitoring.clone(),
         board: Arc::clone(&board),
@@ -94,7 +101,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         monitoring: &monitoring,
         board: &board,
         owners: &owners,
-        claims: Claims::default(),
+        claims,
         settings,
         contents: &contents,
     };

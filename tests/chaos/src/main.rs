@@ -46,6 +46,9 @@ struct Args {
     /// The plugin's policy
     #[arg(long, default_value = "attributed")]
     busy: String,
+    /// What the plugin's Allocate does with a held device
+    #[arg(long, default_value = "reject")]
+    busy_allocate: String,
     /// Succeed only if a violation is found
     #[arg(long)]
     expect_violation: bool,
@@ -72,6 +75,7 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         plugin: args.plugin.canonicalize()?,
         kubelet: args.kubelet.canonicalize()?,
         busy: args.busy.clone(),
+        busy_allocate: args.busy_allocate.clone(),
         verbose: args.verbose,
     };
     let began = Instant::now();

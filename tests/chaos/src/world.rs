@@ -30,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) kubelet: PathBuf,
     /// The plugin's policy.
     pub(crate) busy: String,
+    /// What its Allocate does with a held device.
+    pub(crate) busy_allocate: String,
     /// Say every step.
     pub(crate) verbose: bool,
 }
@@ -225,6 +227,8 @@ impl World {
                 "json",
                 "--busy",
                 &self.settings.busy,
+                "--busy-allocate",
+                &self.settings.busy_allocate,
             ])
             .stdin(Stdio::null())
             .stderr(log);

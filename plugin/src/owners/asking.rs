@@ -1,0 +1,237 @@
+//! When the kubelet is asked who owns what, and what is done with its answer.
+
+use super::checkpoint::{self, Entry};
+use super::ledger::{Ledger, Listed, Outcome, Round};
+use super::pod_resources::Lister;
+use super::{Owners, Ownership};
+use crate::claims::Claims;
+use crate::kubelet_dir::{Folder, KubeletSocket};
+use crate::memory::Memory;
+use crate::settings::Settings;
+use crate::snapshot::Snapshot;
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use vfio_probe::GroupId;
+
+/// After our start the checkpoint alone says who owns what, if the kubelet takes longer than this to list its pods: the
+/// first opens and the first list wait for it.
+const FIRST: Duration = Duration::from_millis(300);
+
+/// A kubelet that has lost its checkpoint will not tell again what pods own.
+pub(super) fn memory(settings: &Settings) -> Memory {
+    Memory::new(&settings.run_dir, "owners.json")
+}
+
+/// Asks for ever: when occupancy changes, after each Allocate, when the kubelet's socket or its checkpoint is another one,
+/// and now and then while anything is held or owned. Never more often than once an interval, since the kubelet's rate limit
+/// is for all its clients together, and never during an Allocate.
+pub(super) async fn ask_for_ever(
+    owners: Owners,
+    settings: Settings,
+    claims: Claims,
+    mut contents: watch::Receiver<Folder>,
+    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+) {
+    let mut lister = Lister::new(settings.pod_resources.clone());
+    let mut asking = Asking::new(owners.clone(), settings);
+    loop {
+        claims.quiet().await;
+        let snapshot = snapshots.borrow_and_update().clone();
+        let folder = *contents.borrow_and_update();
+        let seen = Seen::of(snapshot.as_deref(), &folder, &asking.settings);
+        let asked = Instant::now();
+        let pods = if asking.begun { lister.list().await } else { asking.first(&mut lister).await };
+        let pause = asking.take(pods, snapshot.as_deref(), folder.kubelet);
+        let idle = asking.content && seen.held.is_empty() && !owners.current().any();
+        loop {
+            let due = tokio::select! {
+                () = owners.shared.ask.notified() => true,
+                () = sleep_until(asked + pause), if !idle => true,
+                changed = contents.changed() => changed.is_err() || {
+                    let folder = *contents.borrow();
+                    seen.folder_differs(&folder, &asking.settings)
+                },
+                changed = snapshots.changed() => {
+                    if changed.is_err() {
+                        return; // The monitor has ended.
+                    }
+                    !asking.cgroups_seen || seen.held != held(snapshots.borrow().as_deref())
+                }
+            };
+            if due {
+                break;
+            }
+        }
+        sleep_until(asked + asking.settings.interval).await;
+    }
+}
+
+/// What the latest asking saw; where it differs another is due.
+#[derive(Debug)]
+struct Seen {
+    held: Vec<GroupId>,
+    kubelet: Option<KubeletSocket>,
+    checkpoint: Option<(u64, SystemTime)>,
+}
+
+impl Seen {
+    fn of(snapshot: Option<&Snapshot>, folder: &Folder, settings: &Settings) -> Self {
+        Self { held: held(snapshot), kubelet: folder.kubelet, checkpoint: stamp(settings) }
+    }
+
+    fn folder_differs(&self, folder: &Folder, settings: &Settings) -> bool {
+        self.kubelet != folder.kubelet || self.checkpoint != stamp(settings)
+    }
+}
+
+fn held(snapshot: Option<&Snapshot>) -> Vec<GroupId> {
+    let devices = snapshot.map(|snapshot| snapshot.devices.as_slice()).unwrap_or_default();
+    let groups = devices.iter().filter_map(|view| view.group.as_ref());
+    let mut held: Vec<GroupId> =
+        groups.filter(|group| group.occupancy.is_held()).map(|group| group.id).collect();
+    held.dedup();
+    held
+}
+
+/// Which checkpoint: the kubelet writes a new file each time and renames it into place (`FileStore.Write`).
+fn stamp(settings: &Settings) -> Option<(u64, SystemTime)> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(settings.kubelet_dir.join(kubelet_api::CHECKPOINT)).ok()?;
+    Some((metadata.ino(), metadata.modified().ok()?))
+}
+
+/// What asking needs, from one time to the next.
+struct Asking {
+    owners: Owners,
+    memory: Memory,
+    settings: Settings,
+    /// Something was asked before.
+    begun: bool,
+    /// The latest answer was whole, and needs no other soon.
+    content: bool,
+    /// How long to wait before a kubelet that did not answer is asked again; doubles.
+    backoff: Duration,
+    /// Holders' cgroups count after our own start only: later whoever holds without owning is foreign.
+    cgroups_seen: bool,
+    troubled: Option<String>,
+}
+
+impl Asking {
+    fn new(owners: Owners, settings: Settings) -> Self {
+        Self {
+            owners,
+            memory: memory(&settings),
+            begun: false,
+            content: false,
+            backoff: settings.interval,
+            cgroups_seen: false,
+            troubled: None,
+            settings,
+        }
+    }
+
+    /// Lists pods for the first time; the checkpoint is looked into meanwhile if that takes long.
+    async fn first(&mut self, lister: &mut Lister) -> Result<Vec<Listed>, String> {
+        self.begun = true;
+        let mut listing = pin!(lister.list());
+        tokio::select! {
+            pods = &mut listing => return pods,
+            () = sleep(FIRST) => {}
+        }
+        if let Some(checkpoint) = checkpoint::read(&self.settings.kubelet_dir) {
+            self.give_to_ledger(None, Some(&checkpoint), None, None);
+        }
+        listing.await
+    }
+
+    /// Takes in an answer; how long to wait at most until the next asking.
+    fn take(
+        &mut self,
+        pods: Result<Vec<Listed>, String>,
+        snapshot: Option<&Snapshot>,
+        kubelet: Option<KubeletSocket>,
+    ) -> Duration {
+        // After the list, so that the checkpoint has whoever was admitted meanwhile.
+        let checkpoint = checkpoint::read(&self.settings.kubelet_dir);
+        let outcome = self.give_to_ledger(pods.as_deref().ok(), checkpoint.as_deref(), snapshot, kubelet);
+        if outcome.stale {
+            self.owners.shared.stale.notify_one();
+        }
+        let pause = match &pods {
+            Ok(_) if outcome.ask_again => self.settings.interval,
+            Ok(_) => self.settings.owners_interval,
+            Err(_) => self.backoff.min(self.settings.owners_interval),
+        };
+        self.backoff = if pods.is_ok() { self.settings.interval } else { pause * 2 };
+        // A kubelet that is not there is not asked for ever: its socket's appearing is seen.
+        self.content = !outcome.ask_again && (pods.is_ok() || kubelet.is_none());
+        self.complain(pods.err(), outcome.answered);
+        pause
+    }
+
+    fn give_to_ledger(
+        &mut self,
+        pods: Option<&[Listed]>,
+        checkpoint: Option<&[Entry]>,
+        snapshot: Option<&Snapshot>,
+        kubelet: Option<KubeletSocket>,
+    ) -> Outcome {
+        let cgroups = match snapshot {
+            Some(snapshot) if !self.cgroups_seen => cgroups(snapshot),
+            _ => Vec::new(),
+        };
+        self.cgroups_seen |= snapshot.is_some() && checkpoint.is_some();
+        let round = Round {
+            now: std::time::Instant::now(),
+            pods,
+            checkpoint,
+            kubelet,
+            young: kubelet.is_some_and(|kubelet| kubelet.age() < self.settings.kubelet_start),
+            settling: self.settings.settling,
+            cgroups: &cgroups,
+        };
+        let owners = self.owners.clone();
+        let mut ledger = owners.ledger();
+        let outcome = ledger.take(&round);
+        tracing::debug!(?pods, ?checkpoint, young = round.young, given = ?ledger.given(), "asked");
+        owners.publish(Ownership::new(outcome.answered, &ledger));
+        self.memory.write::<Ledger>(&ledger);
+        outcome
+    }
+
+    fn complain(&mut self, trouble: Option<String>, answered: bool) {
+        if trouble == self.troubled {
+            return;
+        }
+        match &trouble {
+            Some(error) if answered => {
+                tracing::warn!(error, "pods cannot be listed; owners are told by the kubelet's checkpoint");
+            }
+            Some(error) => {
+                tracing::warn!(
+                    error,
+                    "neither pods nor the kubelet's checkpoint can be read: held devices stay as they are, Allocate refuses them"
+                );
+            }
+            None => tracing::info!("pods are listed again"),
+        }
+        self.troubled = trouble;
+    }
+}
+
+/// Held devices with the pod of their holder's cgroup.
+fn cgroups(snapshot: &Snapshot) -> Vec<(String, BTreeSet<String>, String)> {
+    let mut found: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
+    for view in &snapshot.devices {
+        let holders = view.group.as_ref().map(|group| group.holders.as_slice()).unwrap_or_default();
+        for uid in holders.iter().filter_map(|holder| holder.owner.pod_uid) {
+            let ids = found.entry((view.resource.to_string(), uid.to_string())).or_default();
+            ids.insert(view.device.id.to_string());
+        }
+    }
+    found.into_iter().map(|((resource, uid), ids)| (resource, ids, uid)).collect()
+}
