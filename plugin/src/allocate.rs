@@ -71,7 +71,8 @@ fn group_of(view: &DeviceView) -> String {
     view.device.group.map(|group| group.to_string()).unwrap_or_default()
 }
 
-/// Devices that could take the place of held ones, best first: free, of the same pool, nobody's by any book.
+/// Devices that could take the place of held ones, best first: what was given in their place before, to an init container
+/// that hands it on; then what is free, of the same pool, nobody's by any book.
 ///
 /// `given` is what the kubelet's checkpoint shows as given (`AllocResp`), which after an earlier substitution is not what
 /// the kubelet's books say.
@@ -101,7 +102,10 @@ pub(crate) fn substitutes(
     let must: Vec<String> = wanted.iter().map(|view| view.device.id.to_string()).collect();
     let all: Vec<String> = must.iter().chain(&available).cloned().collect();
     let chosen = preferred::choose(snapshot, owners, &all, &must, all.len());
-    chosen.iter().filter(|id| !must.contains(id)).filter_map(|id| id.parse().ok()).collect()
+    let chosen = chosen.iter().filter(|id| !must.contains(id)).filter_map(|id| id.parse().ok());
+    let again = must.iter().flat_map(|id| owners.instead_of(resource, id));
+    let again = again.filter(|id| snapshot.of(*id).is_some_and(|view| usable(view).is_ok()));
+    again.filter(|id| !wanted.iter().any(|wanted| wanted.device.id == *id)).chain(chosen).collect()
 }
 
 fn usable(view: &DeviceView) -> Result<&DeviceView, Status> {
@@ -131,7 +135,9 @@ pub(crate) fn lost_by_the_kubelet(
 ) -> bool {
     let id = view.device.id.to_string();
     let in_books = || checkpoint.iter().any(|entry| entry.resource == resource && entry.ids.contains(&id));
-    owners.counts(view) && !in_books()
+    // By its name the kubelet has listed it.
+    let listed = owners.owner(view).is_some_and(|given| given.pod.name.is_some());
+    owners.counts(view) && listed && !in_books()
 }
 
 /// What to do when a group's open has answered.
@@ -311,6 +317,41 @@ mod tests {
         let view = snapshot.device("0000:04:00.0").unwrap();
         let status = held(view, &view.group.as_ref().unwrap().holders, "");
         assert_eq!(status.message(), "0000:04:00.0 (group 54) is held by pid 7 (qemu)");
+    }
+
+    #[test]
+    fn a_substitute_is_free_and_nobodys_by_any_book() {
+        let now = Instant::now();
+        let device =
+            |address, group, occupancy| view(address, group, occupancy, now, Viability::Viable, false);
+        let offender =
+            Viability::NotViable { member: Text::lossy(b"0000:05:00.1"), driver: Text::lossy(b"e1000") };
+        let snapshot = Snapshot {
+            devices: vec![
+                device("0000:01:00.0", 51, Occupancy::Held),
+                device("0000:02:00.0", 52, Occupancy::Free),
+                device("0000:03:00.0", 53, Occupancy::Held),
+                device("0000:04:00.0", 54, Occupancy::Free),
+                view("0000:05:00.0", 55, Occupancy::Free, now, offender, false),
+                device("0000:06:00.0", 56, Occupancy::Free),
+            ],
+            vfio_visible: true,
+            ..Snapshot::default()
+        };
+        let set = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect::<BTreeSet<_>>();
+        let shown = |owners: &Ownership, given: &[&str]| {
+            let plan = planned(&[&["0000:01:00.0"]], &snapshot, owners).unwrap();
+            let found = substitutes(RESOURCE, &plan, &snapshot, owners, &set(given));
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(&Ownership::default(), &[]), ["0000:02:00.0", "0000:04:00.0", "0000:06:00.0"]);
+        assert_eq!(shown(&Ownership::default(), &["0000:02:00.0"]), ["0000:04:00.0", "0000:06:00.0"]);
+        let mut ledger = crate::owners::ledger::Ledger::default();
+        ledger.granted(RESOURCE, set(&["0000:02:00.0"]), set(&["0000:02:00.0"]), now);
+        assert_eq!(shown(&Ownership::new(true, &ledger), &[]), ["0000:04:00.0", "0000:06:00.0"]);
+        // An init container was given another in its place, which it hands on.
+        ledger.granted(RESOURCE, set(&["0000:01:00.0"]), set(&["0000:06:00.0"]), now);
+        assert_eq!(shown(&Ownership::new(true, &ledger), &[]), ["0000:06:00.0", "0000:04:00.0"]);
     }
 
     #[test]

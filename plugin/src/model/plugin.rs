@@ -129,6 +129,7 @@ impl Plugin {
             young: young && rule != Rule::ListsCountAtOnce,
             settling: SETTLING,
             cgroups: &[],
+            adopt: false,
         });
         self.answered = outcome.answered;
         self.again |= outcome.stale && rule != Rule::NeverSentAgain;

@@ -3,7 +3,7 @@
 
 use super::checkpoint::Entry;
 use super::given::{Given, Source, is_ours};
-use super::ledger::Listed;
+use super::ledger::{Listed, Round};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,8 @@ pub(super) struct Answer<'a> {
     pods: Option<&'a [Listed]>,
     checkpoint: Option<&'a [Entry]>,
     settling: Duration,
+    /// Uids of pods whose processes hold devices.
+    cgroups: BTreeSet<&'a String>,
     /// What it shows, by resource and ids.
     shown: BTreeSet<(String, BTreeSet<String>)>,
     /// Uids of the pods that it shows, by name.
@@ -44,13 +46,19 @@ pub(super) struct Answer<'a> {
 impl<'a> Answer<'a> {
     /// With what it shows.
     pub(super) fn new<'g>(
-        (now, settling): (Instant, Duration),
+        round: &Round<'a>,
         pods: Option<&'a [Listed]>,
-        checkpoint: Option<&'a [Entry]>,
         shown: impl Iterator<Item = &'g Given>,
     ) -> Self {
-        let mut answer =
-            Self { now, pods, checkpoint, settling, shown: BTreeSet::new(), uids: BTreeMap::new() };
+        let mut answer = Self {
+            now: round.now,
+            pods,
+            checkpoint: round.checkpoint,
+            settling: round.settling,
+            cgroups: round.cgroups.iter().map(|(_, _, uid)| uid).collect(),
+            shown: BTreeSet::new(),
+            uids: BTreeMap::new(),
+        };
         for given in shown {
             answer.shown.insert((given.resource.clone(), given.ids.clone()));
             if let (Some(name), Some(uid)) = (&given.pod.name, &given.pod.uid) {
@@ -90,7 +98,14 @@ impl<'a> Answer<'a> {
             let uids = || self.checkpoint.unwrap_or_default().iter().map(|entry| Some(&entry.pod_uid));
             let held = given.source == Source::Cgroup && uids().any(|uid| uid == given.pod.uid.as_ref());
             let untold = self.checkpoint.is_none() && given.pod.uid.is_some();
-            return if held || untold { Verdict::There } else { Verdict::Missing };
+            // Listed by a name that is not known to be its: the kubelet has lost its checkpoint, and the pod still runs.
+            let runs =
+                || given.unshown && given.pod.uid.as_ref().is_some_and(|uid| self.cgroups.contains(uid));
+            return match held || untold {
+                true => Verdict::There,
+                false if runs() => Verdict::Silent,
+                false => Verdict::Missing,
+            };
         };
         let another = |uids: &BTreeSet<String>| given.pod.uid.as_ref().is_some_and(|uid| !uids.contains(uid));
         let mut pods = pods.iter().filter(|pod| pod.pod == *name).peekable();

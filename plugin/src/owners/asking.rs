@@ -115,7 +115,7 @@ struct Asking {
     content: bool,
     /// How long to wait before a kubelet that did not answer is asked again; doubles.
     backoff: Duration,
-    /// Holders' cgroups count after our own start only: later whoever holds without owning is foreign.
+    /// Holders' cgroups made owners, as they do after our own start only.
     cgroups_seen: bool,
     troubled: Option<String>,
 }
@@ -180,10 +180,8 @@ impl Asking {
         snapshot: Option<&Snapshot>,
         kubelet: Option<KubeletSocket>,
     ) -> Outcome {
-        let cgroups = match snapshot {
-            Some(snapshot) if !self.cgroups_seen => cgroups(snapshot),
-            _ => Vec::new(),
-        };
+        let cgroups = snapshot.map(cgroups).unwrap_or_default();
+        let adopt = !self.cgroups_seen;
         self.cgroups_seen |= snapshot.is_some() && checkpoint.is_some();
         let round = Round {
             now: std::time::Instant::now(),
@@ -193,6 +191,7 @@ impl Asking {
             young: kubelet.is_some_and(|kubelet| kubelet.age() < self.settings.kubelet_start),
             settling: self.settings.settling,
             cgroups: &cgroups,
+            adopt,
         };
         let owners = self.owners.clone();
         let mut ledger = owners.ledger();

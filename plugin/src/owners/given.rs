@@ -36,6 +36,9 @@ pub(crate) struct Given {
     /// From how many answers in a row the pod was missing.
     #[serde(skip)]
     pub(super) missing: u32,
+    /// The kubelet has started anew since it last showed this, perhaps without its checkpoint.
+    #[serde(skip)]
+    pub(super) unshown: bool,
 }
 
 /// How it is known what a container was given.
@@ -60,6 +63,7 @@ impl Given {
             source,
             confirmed: None,
             missing: 0,
+            unshown: false,
         }
     }
 

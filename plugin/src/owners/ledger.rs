@@ -38,8 +38,10 @@ pub(crate) struct Round<'a> {
     pub(crate) young: bool,
     /// How long after an Allocate the kubelet may not show what it has given.
     pub(crate) settling: Duration,
-    /// Ids of devices in groups that are held, with the pod uid of the holder's cgroup; for a first round.
+    /// Resource and ids of devices in groups that are held, with the pod uid of the holder's cgroup.
     pub(crate) cgroups: &'a [(String, BTreeSet<String>, String)],
+    /// Whether they make owners: after our own start only; later whoever holds without owning is foreign.
+    pub(crate) adopt: bool,
 }
 
 /// What came of a round.
@@ -118,7 +120,9 @@ impl Ledger {
         let pods = round.pods.filter(|pods| !no_answer(pods));
         if self.kubelet != round.kubelet {
             self.kubelet = round.kubelet;
-            self.given.iter_mut().for_each(|given| given.missing = 0);
+            for given in &mut self.given {
+                (given.missing, given.unshown) = (0, true);
+            }
         }
         let entries = checkpoint.as_deref().unwrap_or_default();
         let mut affirmed = BTreeSet::new();
@@ -136,9 +140,11 @@ impl Ledger {
                 }
             }
         }
-        affirmed.extend(self.take_cgroups(round));
+        if round.adopt {
+            affirmed.extend(self.take_cgroups(round));
+        }
         let shown = affirmed.iter().filter_map(|&place| self.given.get(place));
-        let answer = Answer::new((round.now, round.settling), pods, round.checkpoint, shown);
+        let answer = Answer::new(round, pods, shown);
         let ask_again = self.end(&affirmed, &answer, round.now);
         Outcome { answered: pods.is_some() || checkpoint.is_some(), ask_again, stale }
     }
@@ -231,7 +237,7 @@ impl Ledger {
         self.given.retain_mut(|given| {
             place += 1;
             if affirmed.contains(&(place - 1)) {
-                given.missing = 0;
+                (given.missing, given.unshown) = (0, false);
                 return true;
             }
             let verdict = answer.of(given);

@@ -75,6 +75,13 @@ impl Ownership {
         self.given.get(place).filter(|given| !given.ids.contains(&view.device.id.to_string()))
     }
 
+    /// What was given in place of an id, to the last container that the kubelet's books have it for: while that is there
+    /// the kubelet asks for the id only for the same pod, whose init container hands it on.
+    pub(crate) fn instead_of<'a>(&'a self, resource: &'a str, id: &'a str) -> impl Iterator<Item = DeviceId> {
+        let last = self.given.iter().rev().find(|given| given.resource == resource && given.ids.contains(id));
+        last.into_iter().flat_map(|given| given.real.difference(&given.ids)).filter_map(|id| id.parse().ok())
+    }
+
     /// Whether anything is owned.
     pub(crate) fn any(&self) -> bool {
         !self.given.is_empty()
@@ -150,5 +157,8 @@ mod tests {
         assert!(owners.given_instead(&device(A)).is_some());
         assert!(owned(&[(RESOURCE, &[A], &[A])]).given_instead(&device(A)).is_none());
         assert!(owned(&[(RESOURCE, &["51"], &["51"])]).given_instead(&device(A)).is_none());
+        let instead = |id| owners.instead_of(RESOURCE, id).map(|id| id.to_string()).collect::<Vec<_>>();
+        assert_eq!(instead("0000:09:00.0"), [A]);
+        assert!(instead(A).is_empty());
     }
 }

@@ -2,7 +2,7 @@
 //! every step: allocatable - requested = the number of devices that a new machine could open now.
 
 mod check;
-mod device_manager;
+mod launcher;
 mod moves;
 mod pods;
 mod shrink;
@@ -12,7 +12,7 @@ mod violation;
 mod world;
 
 use clap::Parser;
-use device_manager::Launcher;
+use launcher::Launcher;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

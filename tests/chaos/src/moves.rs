@@ -1,8 +1,8 @@
 //! What can happen to a node, as data: a story that was played can be played again, and made shorter.
 
-use crate::pods::PodShape;
 use crate::violation::violated;
 use crate::world::{RESOURCE, World};
+use kubelet_process::PodShape;
 use std::fmt;
 use std::time::Duration;
 use vfio_sim_node::Hold;

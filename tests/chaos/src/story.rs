@@ -1,7 +1,7 @@
 //! A story: steps that were drawn from a seed, and how they are played on a node of their own.
 
 use crate::check::Checker;
-use crate::device_manager::Launcher;
+use crate::launcher::Launcher;
 use crate::moves::Move;
 use crate::world::{Restarts, Settings, World};
 use std::fmt;

@@ -1,9 +1,10 @@
 //! The node, its kubelet, its plugin, and what happens to them.
 
-use crate::device_manager::{DeviceManager, Launcher, Place};
-use crate::pods::{Container, Given, Pod, PodShape, PodSpec};
+use crate::launcher::{Launcher, Place};
+use crate::pods::Pod;
 use crate::violation::violated;
 use anyhow::Context;
+use kubelet_process::{Container, DeviceManager, Given, PodShape, PodSpec};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
@@ -167,7 +168,7 @@ impl World {
                 pod.spec.containers.iter().map(|container| (pod.spec.uid.clone(), container.name.clone()))
             })
             .collect();
-        let manager = DeviceManager::start(&self.launcher, &place, &pods, &running)?;
+        let manager = place.start(&self.launcher, &pods, &running)?;
         // A pod that a restarted kubelet does not admit again is Failed: it requests nothing any more.
         let rejected: Vec<String> = manager.rejected.keys().cloned().collect();
         self.manager = Some(manager);

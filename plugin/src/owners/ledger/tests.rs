@@ -60,6 +60,7 @@ impl Story {
             young,
             settling: Duration::from_secs(3),
             cgroups,
+            adopt: self.kubelet.is_none(),
         })
     }
 
@@ -142,6 +143,31 @@ fn empty_lists_failures_and_a_new_kubelet_end_nothing() {
         std::fs::rename(&path, folder.path().join("old")).unwrap();
     }
     story.round(Some(&[pod(OTHER, &[])]), None);
+    story.is(&[]);
+}
+
+#[test]
+fn a_pod_that_runs_keeps_its_devices_though_the_books_were_lost_before_its_name_was_known() {
+    let cgroups = [(R.to_owned(), set(&[A]), "u1".to_owned())];
+    let mut story = Story::new();
+    story.round(None, Some(&[entry("u1", &[A])]));
+    let folder = tempfile::tempdir().unwrap();
+    let _socket =
+        std::os::unix::net::UnixListener::bind(folder.path().join(kubelet_api::KUBELET_SOCKET)).unwrap();
+    story.kubelet = kubelet_socket(folder.path());
+    for _ in 0..3 {
+        story.round_with(Some(&[pod("a/vm", &[]), pod(OTHER, &[])]), Some(&[]), &cgroups);
+        story.is(&[(A, "u1")]);
+    }
+    for _ in 0..2 {
+        story.round(Some(&[pod(OTHER, &[])]), Some(&[]));
+    }
+    story.is(&[]);
+    // The same kubelet has forgotten it: the pod is gone, whatever is left of its machine.
+    story.round(None, Some(&[entry("u1", &[A])]));
+    for _ in 0..2 {
+        story.round_with(Some(&[pod(OTHER, &[])]), Some(&[]), &cgroups);
+    }
     story.is(&[]);
 }
 
@@ -351,6 +377,24 @@ fn what_is_remembered_survives_a_restart_and_a_lost_checkpoint() {
         story.round(Some(&[pod("a/vm", &[])]), Some(&[]));
     }
     story.is(&[(A, "a/vm")]);
+}
+
+#[test]
+fn what_was_just_given_away_survives_a_restart_until_it_is_shown_or_expires() {
+    let mut story = Story::new();
+    story.ledger.granted(R, set(&["0000:09:00.0"]), set(&[A]), story.now);
+    let text = serde_json::to_vec(&story.ledger).unwrap();
+    story.ledger = serde_json::from_slice(&text).unwrap();
+    story.ledger.restarted(story.now);
+    story.round(None, None);
+    assert_eq!(story.owned(), [(A.to_owned(), "a pod being admitted".to_owned())]);
+    story.round(Some(&[pod("a/vm", &["0000:09:00.0"])]), Some(&[told("u1", &["0000:09:00.0"], &[A])]));
+    story.is(&[(A, "a/vm")]);
+    story.ledger = serde_json::from_slice(&text).unwrap();
+    story.ledger.restarted(story.now);
+    story.now += UNCONFIRMED;
+    story.round(None, None);
+    story.is(&[]);
 }
 
 proptest! {
