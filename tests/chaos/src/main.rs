@@ -1,11 +1,13 @@
 //! The plugin, the kubelet's own device manager and a simulated node, driven at random, and compared with the truth after
 //! every step: allocatable - requested = the number of devices that a new machine could open now.
+#![allow(clippy::indexing_slicing, reason = "only JSON values are indexed: Null where there is nothing")]
 
 mod check;
 mod launcher;
 mod moves;
 mod pods;
 mod shrink;
+mod stories;
 mod story;
 mod truth;
 mod violation;
@@ -52,6 +54,9 @@ struct Args {
     /// Succeed only if a violation is found
     #[arg(long)]
     expect_violation: bool,
+    /// Tell the stories that the plugin was made for instead
+    #[arg(long)]
+    stories: bool,
     /// Say every step
     #[arg(long)]
     verbose: bool,
@@ -76,8 +81,12 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         kubelet: args.kubelet.canonicalize()?,
         busy: args.busy.clone(),
         busy_allocate: args.busy_allocate.clone(),
+        as_shipped: false,
         verbose: args.verbose,
     };
+    if args.stories {
+        return Ok(stories::tell(&launcher, &settings));
+    }
     let began = Instant::now();
     let mut counts = Counts::default();
     for chapter in 0..args.steps.div_ceil(CHAPTER) {

@@ -164,6 +164,7 @@ impl Move {
                 // Of an Allocate that nobody was asked about before the books were lost, nobody knows any more whose it was;
                 // and what a pod has whose container is created after that, its next Allocate says.
                 std::thread::sleep(ASKED);
+                world.wait_until_listed();
                 while let Some(place) = world.pods_where(|pod| pod.vm.is_none()).pop() {
                     world.remove(place, false)?;
                 }

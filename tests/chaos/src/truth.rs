@@ -42,10 +42,11 @@ impl World {
     }
 
     /// Devices of groups that somebody has opened, but no device of: without an open of one's own that cannot be seen, and
-    /// QEMU is in that state for milliseconds. Allocate refuses them.
+    /// QEMU is in that state for milliseconds. And what is left of a pod of which nobody can tell that it is gone. Allocate
+    /// refuses them.
     pub(crate) fn unseen(&self) -> BTreeSet<String> {
         let taken: BTreeSet<u32> = self.owned().into_values().collect();
-        let opened = self.foreign.iter().filter(|foreign| foreign.hold == Hold::GroupOnly);
+        let opened = self.foreign.iter().filter(|foreign| foreign.hold == Hold::GroupOnly || foreign.untold);
         let groups: BTreeSet<u32> = opened
             .flat_map(|foreign| &foreign.groups)
             .copied()

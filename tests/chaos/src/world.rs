@@ -33,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) busy: String,
     /// What its Allocate does with a held device.
     pub(crate) busy_allocate: String,
+    /// Eight devices and the plugin's own times, not times for thousands of steps.
+    pub(crate) as_shipped: bool,
     /// Say every step.
     pub(crate) verbose: bool,
 }
@@ -44,6 +46,8 @@ pub(crate) struct Foreign {
     pub(crate) hung: bool,
     /// How far it went.
     pub(crate) hold: Hold,
+    /// Left of a pod of which nobody can tell that it is gone.
+    pub(crate) untold: bool,
     pub(crate) vm: Vm,
     pub(crate) groups: Vec<u32>,
 }
@@ -92,10 +96,11 @@ impl Restarts {
 }
 
 impl World {
-    /// Eight GPUs in groups of their own, and two in one.
+    /// Eight GPUs in groups of their own, and two in one where chance plays.
     pub(crate) fn new(launcher: &Launcher, settings: &Settings) -> anyhow::Result<Self> {
         let node = Node::with_eight_gpus()?;
-        for function in ["0000:e1:00.0", "0000:e1:00.1"] {
+        let pair: &[&str] = if settings.as_shipped { &[] } else { &["0000:e1:00.0", "0000:e1:00.1"] };
+        for function in pair {
             node.add(Function::gpu(function, 70, 1))?;
         }
         let mut bound = BTreeMap::new();
@@ -188,7 +193,9 @@ impl World {
         if !keep_checkpoint {
             self.restarts.lost_checkpoints += 1;
             let _ = self.node.delete("var/lib/kubelet/device-plugins/kubelet_internal_checkpoint");
-            self.pods.iter_mut().for_each(|pod| pod.in_books = false);
+            for pod in &mut self.pods {
+                (pod.in_books, pod.untold) = (false, pod.untold || !pod.listed);
+            }
         }
         // It may call Allocate again for what it admits again.
         for group in self.owned().values().copied().collect::<Vec<u32>>() {
@@ -218,7 +225,7 @@ impl World {
             .args(["--kubelet-dir".as_ref(), self.node.kubelet_dir().as_path()])
             .args(["--pod-resources".as_ref(), self.node.pod_resources_socket().as_path()])
             .args(["--run-dir".as_ref(), self.node.run_dir().as_path()])
-            .args(TIMES)
+            .args(if self.settings.as_shipped { &[][..] } else { &TIMES })
             .args([
                 "--log-level",
                 "debug",
@@ -238,6 +245,23 @@ impl World {
             self.may_open(group);
         }
         Ok(())
+    }
+
+    /// What `list --json` says.
+    pub(crate) fn listed(&self) -> anyhow::Result<Vec<serde_json::Value>> {
+        let output = Command::new(&self.settings.plugin)
+            .args(["list", "--json", "--pci-ids", "/dev/null"])
+            .args(["--root".as_ref(), self.node.root()])
+            .args(["--run-dir".as_ref(), self.node.run_dir().as_path()])
+            .output()?;
+        let mut list: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        Ok(list["devices"].as_array_mut().map(std::mem::take).unwrap_or_default())
+    }
+
+    /// One device of it.
+    pub(crate) fn device(&self, address: &str) -> anyhow::Result<serde_json::Value> {
+        let found = self.listed()?.into_iter().find(|device| device["address"] == address);
+        found.with_context(|| format!("{address} is not listed"))
     }
 
     /// SIGKILL and a new start.
@@ -266,6 +290,14 @@ impl World {
         self.pod_resources = on;
         self.ended_unseen = !on && self.last_removed.is_some_and(|when| when.elapsed() < LEARNED);
         Ok(true)
+    }
+
+    /// Waits until every pod has been listed, if pods can be.
+    pub(crate) fn wait_until_listed(&mut self) {
+        if self.pod_resources && self.pods.iter().any(|pod| !pod.listed) {
+            std::thread::sleep(LEARNED);
+            self.pods.iter_mut().for_each(|pod| pod.listed = true);
+        }
     }
 
     fn may_open(&mut self, group: u32) {
@@ -309,7 +341,8 @@ impl World {
         let given: BTreeMap<String, Vec<String>> =
             containers.iter().map(|(name, given)| (name.clone(), given.addresses())).collect();
         self.granted(&spec, &given, &owned)?;
-        self.pods.push(Pod { spec, given, vm: None, in_books: true });
+        let listed = self.pod_resources;
+        self.pods.push(Pod { spec, given, vm: None, in_books: true, listed, untold: false });
         Ok(Ok(self.pods.len() - 1))
     }
 
@@ -376,7 +409,8 @@ impl World {
         let started = self.node.start_vm(&vm);
         let Some(pod) = self.pods.get_mut(place) else { return Ok(()) };
         pod.given = given;
-        pod.in_books = true;
+        // An Allocate was just made for it, if it was untold.
+        (pod.in_books, pod.untold) = (true, false);
         match started {
             Ok(vm) => pod.vm = Some(vm),
             Err(error) if possible => {
@@ -406,7 +440,8 @@ impl World {
             if hung {
                 vm.stop();
             }
-            self.foreign.push(Foreign { hung, hold: Hold::Device, vm, groups: groups.clone() });
+            let (untold, groups) = (pod.untold, groups.clone());
+            self.foreign.push(Foreign { hung, hold: Hold::Device, untold, vm, groups });
         }
         groups.iter().for_each(|group| self.touch(*group));
         self.ended_unseen |= !self.pod_resources;
@@ -419,7 +454,7 @@ impl World {
         let vm = self.node.start_vm(&VmSpec { hold, teardown: HUNG, ..VmSpec::foreign(&[address]) })?;
         let groups: Vec<u32> = self.group_of(address).into_iter().collect();
         groups.iter().for_each(|group| self.touch(*group));
-        self.foreign.push(Foreign { hung: false, hold, vm, groups });
+        self.foreign.push(Foreign { hung: false, hold, untold: false, vm, groups });
         Ok(())
     }
 
