@@ -286,6 +286,9 @@ impl World {
         if self.pod_resources == on {
             return Ok(false);
         }
+        if !on {
+            self.pods.iter_mut().for_each(|pod| pod.listed |= pod.came.elapsed() > LEARNED);
+        }
         self.manager()?.serve_pod_resources(on)?;
         self.pod_resources = on;
         self.ended_unseen = !on && self.last_removed.is_some_and(|when| when.elapsed() < LEARNED);
@@ -341,8 +344,8 @@ impl World {
         let given: BTreeMap<String, Vec<String>> =
             containers.iter().map(|(name, given)| (name.clone(), given.addresses())).collect();
         self.granted(&spec, &given, &owned)?;
-        let listed = self.pod_resources;
-        self.pods.push(Pod { spec, given, vm: None, in_books: true, listed, untold: false });
+        let came = Instant::now();
+        self.pods.push(Pod { spec, given, vm: None, in_books: true, came, listed: false, untold: false });
         Ok(Ok(self.pods.len() - 1))
     }
 

@@ -24,6 +24,19 @@ pub(crate) const NEIGHBOUR: &str = "0000:00:04.1";
 pub(crate) const LATE: &str = "0000:00:05.0";
 /// Below a root port that shares its group.
 pub(crate) const BELOW_BRIDGE: &str = "0000:01:00.0";
+/// Bound at the start of each test: one alone, the pair, and the one beside a host driver.
+pub(crate) const BOUND: [&str; 4] = [ALONE, FIRST, SECOND, BESIDE];
+/// Each alone in its group, bound where a node with eight devices is wanted.
+pub(crate) const EIGHT: [&str; 8] = [
+    "0000:00:0a.0",
+    "0000:00:0b.0",
+    "0000:00:0c.0",
+    "0000:00:0d.0",
+    "0000:00:0e.0",
+    "0000:00:0f.0",
+    "0000:00:10.0",
+    "0000:00:11.0",
+];
 
 /// Software emulation is slow; what matters is printed in milliseconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -78,14 +91,15 @@ pub(crate) fn enable(address: &str) -> Result<String> {
     Ok(fs::read_to_string(device(address).join("enable"))?.trim().to_owned())
 }
 
-/// Everything bound as at the start of each test: one alone, the pair, and the one beside a host driver.
+/// Everything bound as at the start of each test.
 pub(crate) fn reset() {
-    for address in [ALONE, FIRST, SECOND, BESIDE] {
+    for address in BOUND {
         if let Err(error) = bind(address) {
             println!("cannot bind {address}: {error:#}");
         }
     }
-    for (address, driver) in [(LATE, None), (BELOW_BRIDGE, None), (NEIGHBOUR, Some("e1000"))] {
+    let unbound = EIGHT.into_iter().chain([LATE, BELOW_BRIDGE]).map(|address| (address, None));
+    for (address, driver) in unbound.chain([(NEIGHBOUR, Some("e1000"))]) {
         let done = driver.map_or_else(|| unbind(address), |driver| bind_to(address, driver));
         if let Err(error) = done {
             println!("cannot reset {address}: {error:#}");

@@ -5,7 +5,9 @@
 
 mod host;
 mod plugin;
+mod pods;
 mod scenarios;
+mod stories;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;

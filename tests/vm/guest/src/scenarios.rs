@@ -5,6 +5,7 @@ use crate::host::{
     group, unbind, wait_until,
 };
 use crate::plugin::{Served, Watching, has_words, holders, json, listed, run};
+use crate::stories;
 use anyhow::{Context, Result, ensure};
 use std::process::Command;
 use std::time::Duration;
@@ -14,9 +15,9 @@ use vfio_probe::{Buffer, GroupId, Occupancy, Root};
 type Test = fn() -> Result<String>;
 
 /// `serve`'s interval in these tests.
-const INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const INTERVAL: Duration = Duration::from_secs(1);
 /// What emulation may add to one interval: a pass, a look at all processes, a start of `list`.
-const EMULATION: Duration = Duration::from_millis(1500);
+pub(crate) const EMULATION: Duration = Duration::from_millis(1500);
 
 pub(crate) const ALL: &[(&str, Test)] = &[
     ("probe_and_peek_tell_each_state", probe_and_peek),
@@ -33,6 +34,9 @@ pub(crate) const ALL: &[(&str, Test)] = &[
     ("allocate_refuses_a_held_device", allocate),
     ("advertise_keeps_held_devices_healthy", advertise),
     ("watch_tells_everything", watching),
+    ("the_plugin_is_killed_while_six_of_eight_are_held", stories::killed),
+    ("the_same_with_the_policy_unhealthy", stories::killed_unhealthy),
+    ("a_foreign_holder_takes_one_of_two_and_leaves_it", stories::foreign),
     ("a_thousand_opens_are_never_disturbed", undisturbed),
 ];
 
