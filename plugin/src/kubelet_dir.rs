@@ -1,6 +1,7 @@
 //! The kubelet's folder: when kubelet.sock is there, and when it has become another one.
 
 use rustix::fs::inotify;
+use serde::{Deserialize, Serialize};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -27,7 +28,7 @@ pub(crate) struct Folder {
 }
 
 /// Which kubelet.sock: another one means another kubelet process.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub(crate) struct KubeletSocket {
     inode: u64,
     device: u64,

@@ -37,7 +37,6 @@ pub(crate) struct Given {
     #[serde(skip)]
     pub(super) missing: u32,
     /// The kubelet has started anew since it last showed this, perhaps without its checkpoint.
-    #[serde(skip)]
     pub(super) unshown: bool,
 }
 

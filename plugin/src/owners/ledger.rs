@@ -62,7 +62,6 @@ pub(crate) struct Ledger {
     given: Vec<Given>,
     /// Pods that are gone, and that a checkpoint not written since still names.
     ended: BTreeSet<String>,
-    #[serde(skip)]
     kubelet: Option<KubeletSocket>,
 }
 

@@ -1,6 +1,6 @@
 //! What must be true after each step, and of all that the plugin said during it.
 
-use crate::violation::violated;
+use crate::violation::{Violation, violated};
 use crate::world::{RESOURCE, World};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,7 +58,15 @@ impl Checker {
             std::thread::sleep(LOOK_AGAIN);
         }
         self.checks += 1;
-        self.said(world)?;
+        if let Err(error) = self.said(world) {
+            // What that does to the numbers is what the scheduler sees.
+            return Err(match difference(world)? {
+                Some(difference) if error.is::<Violation>() => {
+                    Violation(format!("{error}; {difference}")).into()
+                }
+                _ => error,
+            });
+        }
         self.opens(world)
     }
 

@@ -163,8 +163,11 @@ fn a_pod_that_runs_keeps_its_devices_though_the_books_were_lost_before_its_name_
         story.round(Some(&[pod(OTHER, &[])]), Some(&[]));
     }
     story.is(&[]);
-    // The same kubelet has forgotten it: the pod is gone, whatever is left of its machine.
+    // The same kubelet has forgotten it, also if we have restarted meanwhile: the pod is gone, whatever is left of its machine.
     story.round(None, Some(&[entry("u1", &[A])]));
+    let text = serde_json::to_vec(&story.ledger).unwrap();
+    story.ledger = serde_json::from_slice(&text).unwrap();
+    story.ledger.restarted(story.now);
     for _ in 0..2 {
         story.round_with(Some(&[pod(OTHER, &[])]), Some(&[]), &cgroups);
     }
