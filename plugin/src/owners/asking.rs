@@ -182,7 +182,6 @@ impl Asking {
     ) -> Outcome {
         let cgroups = snapshot.map(cgroups).unwrap_or_default();
         let adopt = !self.cgroups_seen;
-        self.cgroups_seen |= snapshot.is_some() && checkpoint.is_some();
         let round = Round {
             now: std::time::Instant::now(),
             pods,
@@ -196,6 +195,7 @@ impl Asking {
         let owners = self.owners.clone();
         let mut ledger = owners.ledger();
         let outcome = ledger.take(&round);
+        self.cgroups_seen |= snapshot.is_some() && outcome.answered;
         tracing::debug!(?pods, ?checkpoint, young = round.young, given = ?ledger.given(), "asked");
         owners.publish(Ownership::new(outcome.answered, &ledger));
         self.memory.write::<Ledger>(&ledger);

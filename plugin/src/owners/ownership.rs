@@ -66,6 +66,7 @@ impl Ownership {
         mates
             .filter(|mate| mate.device.id != view.device.id)
             .filter_map(|mate| Some((mate.device.id, self.owner(mate)?)))
+            .filter(|(_, given)| !given.real.contains(&view.device.id.to_string()))
             .find(|(_, given)| !own.is_some_and(|own| own.is_of_the_same_pod(given)))
     }
 
@@ -80,6 +81,12 @@ impl Ownership {
     pub(crate) fn instead_of<'a>(&'a self, resource: &'a str, id: &'a str) -> impl Iterator<Item = DeviceId> {
         let last = self.given.iter().rev().find(|given| given.resource == resource && given.ids.contains(id));
         last.into_iter().flat_map(|given| given.real.difference(&given.ids)).filter_map(|id| id.parse().ok())
+    }
+
+    /// The name of a pod that owns something, by its uid.
+    pub(crate) fn name_of(&self, uid: &str) -> Option<&str> {
+        let of = |given: &&Given| given.pod.uid.as_deref() == Some(uid) && given.pod.name.is_some();
+        self.given.iter().find(of)?.pod.name.as_deref()
     }
 
     /// Whether anything is owned.
@@ -131,6 +138,10 @@ mod tests {
         assert_eq!(keeper(&by_mate, &mate), None);
         let together = owned(&[(RESOURCE, &[A, MATE], &[A, MATE])]);
         assert_eq!(keeper(&together, &a), None, "both are back, or neither");
+        // The pod that had both is gone, and the next one has the first for two of its containers.
+        let again = owned(&[(RESOURCE, &[A, MATE], &[A, MATE]), (RESOURCE, &[A], &[A])]);
+        assert_eq!(keeper(&again, &a), None);
+        assert_eq!(keeper(&again, &mate).as_deref(), Some(A));
         let apart = owned(&[(RESOURCE, &[A], &[A]), (RESOURCE, &[MATE], &[MATE])]);
         assert_eq!(keeper(&apart, &a).as_deref(), Some(MATE));
     }
