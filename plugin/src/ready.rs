@@ -25,7 +25,7 @@ fn report_unready(report: &StatusReport, interval: Duration) -> u8 {
 }
 
 /// Why it is not ready; a node without devices is.
-fn unready(report: &StatusReport, interval: Duration) -> Vec<String> {
+pub(crate) fn unready(report: &StatusReport, interval: Duration) -> Vec<String> {
     let mut reasons = Vec::new();
     let patience = interval * 5 + Duration::from_secs(5);
     if Duration::from_millis(report.silent_ms) > patience {
@@ -52,6 +52,7 @@ mod tests {
             registered,
             streams: 1,
             endpoint: String::new(),
+            unfollowed: 0,
         };
         let report = |silent_ms, settled, resources| StatusReport {
             pid: 1,

@@ -41,6 +41,9 @@ pub(crate) struct State {
     pub(crate) endpoint: String,
     /// Streams open now.
     pub(crate) streams: usize,
+    /// Registrations in a row that the kubelet has accepted and not followed: as one before 1.26 does, which puts its
+    /// socket's path into `:authority`, where HTTP/2 allows none.
+    pub(crate) unfollowed: u32,
 }
 
 /// What a resource's task needs.
@@ -84,7 +87,7 @@ impl Resource {
         let mut pause = BACKOFF.0;
         while !self.stop.is_cancelled() {
             let why = self.round(&mut pause).await;
-            self.set(|state| *state = State::default());
+            self.set(|state| *state = State { unfollowed: state.unfollowed, ..State::default() });
             if !self.stop.is_cancelled() {
                 tracing::info!(resource = %self.name, why, "registering again");
             }
@@ -192,11 +195,14 @@ impl Resource {
         self.set(|state| state.registered = true);
         tracing::info!(resource = %self.name, endpoint, "registered");
         let mut patience = Instant::now() + NO_STREAM;
+        let mut followed = false;
         loop {
             let count = *counts.borrow_and_update();
             self.set(|state| state.streams = count);
             if count > 0 {
                 *pause = BACKOFF.0;
+                followed = true;
+                self.set(|state| state.unfollowed = 0);
             }
             tokio::select! {
                 Ok(()) = counts.changed() => patience = Instant::now() + NO_STREAM,
@@ -211,6 +217,11 @@ impl Resource {
                 }
                 () = sleep_until(patience), if count == 0 => break,
             }
+        }
+        if !followed {
+            self.set(|state| state.unfollowed += 1);
+            tracing::warn!(resource = %self.name,
+                "the kubelet has accepted the registration and does not ask for devices: is it older than 1.26?");
         }
         // A kubelet that accepts and never follows is not asked again at once for ever.
         self.wait(pause).await;

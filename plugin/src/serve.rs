@@ -49,6 +49,7 @@ impl Registry {
                     registered: state.registered,
                     streams: state.streams,
                     endpoint: state.endpoint.clone(),
+                    unfollowed: state.unfollowed,
                 }
             })
             .collect()

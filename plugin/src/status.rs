@@ -53,6 +53,9 @@ pub(crate) struct ResourceStatus {
     pub(crate) streams: usize,
     /// Our socket's file name.
     pub(crate) endpoint: String,
+    /// Registrations in a row that the kubelet has accepted and not followed.
+    #[serde(default)]
+    pub(crate) unfollowed: u32,
 }
 
 /// What the socket's answers are made of.

@@ -6,7 +6,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod given;
 pub(crate) mod ledger;
 mod ownership;
-mod pod_resources;
+pub(crate) mod pod_resources;
 
 use crate::claims::Claims;
 use crate::kubelet_dir::Folder;

@@ -1,0 +1,100 @@
+//! One device: its group, its node, and who holds it.
+
+use super::finding::Findings;
+use super::kubelet::{Owners, Whose};
+use crate::settings::Settings;
+use crate::snapshot::{DeviceView, GroupView};
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::io::Errno;
+use vfio_probe::{Occupancy, Viability, Why};
+
+pub(super) fn examine(settings: &Settings, view: &DeviceView, owners: &Owners, findings: &mut Findings) {
+    let id = view.device.id.to_string();
+    let Some(group) = &view.group else {
+        let advice = "Turn on the IOMMU in the firmware and on the kernel's command line, or bind it anew.";
+        return findings.broken(id, "has no IOMMU group", advice);
+    };
+    if let Viability::NotViable { member, driver } = group.viability {
+        let what = format!("group {} is not viable: {member} is bound to {driver}", group.id);
+        let advice = format!(
+            "driverctl set-override {member} vfio-pci (or none): a group is given to a machine whole, or not at all."
+        );
+        findings.warn(&id, what, advice);
+    }
+    node(settings, &id, group, findings);
+    if group.occupancy.is_held() {
+        holders(view, group, owners, findings);
+    }
+}
+
+fn node(settings: &Settings, id: &str, group: &GroupView, findings: &mut Findings) {
+    let folder = settings.root.join("dev/vfio");
+    if !folder.is_dir() {
+        return;
+    }
+    if folder.join(format!("noiommu-{}", group.id)).exists() {
+        let what = "is used without an IOMMU (enable_unsafe_noiommu_mode)";
+        return findings.warn(
+            id,
+            what,
+            "A machine with it can write to all of the host's memory: turn on the IOMMU.",
+        );
+    }
+    let node = folder.join(group.id.to_string());
+    // Asks what an open would, the device cgroup too (`inode_permission`), and opens nothing.
+    let access = accessat(CWD, &node, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS);
+    match access {
+        Err(Errno::ACCESS | Errno::PERM) => denied(id, group, findings),
+        _ if group.occupancy == Occupancy::Unknown(Why::Denied) => denied(id, group, findings),
+        Err(Errno::NOENT | Errno::NOTDIR) => {
+            let what = format!("/dev/vfio/{} does not exist", group.id);
+            findings.warn(
+                id,
+                what,
+                "Bind the device anew; look into dmesg for vfio, and mount all of /dev/vfio.",
+            );
+        }
+        _ => {}
+    }
+}
+
+fn denied(id: &str, group: &GroupView, findings: &mut Findings) {
+    let what = format!("/dev/vfio/{} may not be opened from here", group.id);
+    let advice = "Run as root; in a container the device cgroup must allow it. Without, give --no-probe: sysfs alone is asked.";
+    findings.warn(id, what, advice);
+}
+
+fn holders(view: &DeviceView, group: &GroupView, owners: &Owners, findings: &mut Findings) {
+    let id = view.device.id.to_string();
+    let by = owners.name(&group.holders);
+    let pods = || group.holders.iter().filter_map(|holder| holder.owner.pod_uid);
+    let foreign = match owners.of(view) {
+        Whose::Pod(pod) => {
+            let other = |uid: &str| pod.uid.as_deref().is_some_and(|owner| owner != uid);
+            if pods().any(|uid| other(uid.as_str())) {
+                let what = format!("was given to {pod}, but is held by {by}");
+                let advice = "That pod's machine cannot start before the other has ended. Look for what is left of a deleted pod.";
+                findings.warn(id, what, advice);
+            }
+            return;
+        }
+        Whose::Nobody => true,
+        // Then only a holder that is in no pod is surely foreign.
+        Whose::Untold => group.holders.is_empty() || pods().next().is_none(),
+    };
+    if !foreign {
+        return;
+    }
+    let advice = if group.holders.is_empty() {
+        format!(
+            "Run `vfio-device-plugin who {id}` as root in the host's process namespace (hostPID) to see it."
+        )
+    } else if pods().next().is_some() {
+        "The kubelet knows of no such gift: that pod was deleted by force and its machine runs on, or it has the device by \
+         other means. If it should not, end that process; the device comes back by itself."
+            .to_owned()
+    } else {
+        "No pod's process. If it should not have it, end it; the device comes back by itself.".to_owned()
+    };
+    findings.warn(id, format!("is held by {by}, and was given to no pod"), advice);
+}

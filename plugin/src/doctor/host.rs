@@ -1,0 +1,68 @@
+//! The host: its IOMMU, its device nodes, and what is bound.
+
+use super::finding::Findings;
+use crate::settings::Settings;
+use crate::snapshot::DeviceView;
+use std::path::Path;
+use vfio_probe::device::Detail;
+use vfio_probe::{Device, DeviceId, Root};
+
+pub(super) fn examine(
+    settings: &Settings,
+    root: &Root,
+    views: &[DeviceView],
+    unreadable: &[vfio_probe::Error],
+    findings: &mut Findings,
+) {
+    if is_empty(&settings.root.join("sys/kernel/iommu_groups")) {
+        findings.broken(
+            "host",
+            "there are no IOMMU groups: the IOMMU is off",
+            "Turn on the IOMMU (VT-d, AMD-Vi) in the firmware and boot with intel_iommu=on or amd_iommu=on.",
+        );
+    }
+    let nodes = settings.root.join("dev/vfio");
+    if !views.is_empty() && !nodes.is_dir() {
+        let advice = "In a container, mount the host's /dev/vfio; without it only sysfs can be looked at.";
+        findings.warn("/dev/vfio", "cannot be seen", advice);
+    } else if !views.is_empty() && !nodes.join("vfio").exists() {
+        let advice = "Load the module vfio_iommu_type1 or vfio; every machine opens that node first.";
+        findings.warn("/dev/vfio/vfio", "does not exist", advice);
+    }
+    for error in unreadable {
+        findings.warn("sysfs", error.to_string(), "The device is left out until this can be read.");
+    }
+    if views.is_empty() {
+        let advice = "Bind devices to vfio-pci (driverctl set-override ADDRESS vfio-pci), or give --select.";
+        findings.warn("selection", "no device of it is bound to a VFIO driver", advice);
+    }
+    for (id, driver) in unbound(settings, root, views) {
+        let what = match driver {
+            Some(driver) => format!("is selected, but bound to {driver}"),
+            None => "is selected, but bound to no driver".to_owned(),
+        };
+        let advice = format!("If machines are to have it: driverctl set-override {id} vfio-pci.");
+        findings.warn(id.to_string(), what, advice);
+    }
+}
+
+/// Functions that the selection names and that no VFIO driver has; here all functions may be looked at.
+fn unbound(settings: &Settings, root: &Root, views: &[DeviceView]) -> Vec<(DeviceId, Option<String>)> {
+    let Ok(entries) = std::fs::read_dir(settings.root.join("sys/bus/pci/devices")) else { return Vec::new() };
+    let mut found: Vec<(DeviceId, Option<String>)> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|id| !views.iter().any(|view| view.device.id == *id))
+        .filter_map(|id| root.device(id, Detail::Identity).ok())
+        // Bridges are never passed through, whatever a wide selection says.
+        .filter(|device: &Device| device.class >> 16 != 0x06)
+        .filter(|device| settings.select.iter().any(|selector| selector.matches(device)))
+        .map(|device| (device.id, device.driver.map(|driver| driver.to_string())))
+        .collect();
+    found.sort();
+    found
+}
+
+fn is_empty(folder: &Path) -> bool {
+    std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none())
+}

@@ -1,0 +1,314 @@
+//! `doctor` on simulated nodes: each thing that can be wrong is told in plain words, with what to do.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
+
+mod common;
+
+use common::{H100, PATIENCE, Serve, expect, kubelet, run};
+use kubelet_api::v1beta1::registration_server::{Registration, RegistrationServer};
+use kubelet_api::v1beta1::{Empty, RegisterRequest};
+use serde_json::Value;
+use std::os::unix::net::UnixListener;
+use std::process::Command;
+use std::time::Instant;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status};
+use vfio_sim_node::kubelet::Answer;
+use vfio_sim_node::{Function, Node, VmSpec};
+
+const GPU: &str = "0000:1b:00.0";
+const OTHER: &str = "0000:3d:00.0";
+
+/// Exit code and findings, each as `level about: what`, with its advice.
+fn examine(node: &Node) -> (i32, Vec<(String, String)>) {
+    examine_with(&mut common::program(node, &["doctor", "--json"]))
+}
+
+fn examine_with(doctor: &mut Command) -> (i32, Vec<(String, String)>) {
+    let output = doctor.output().unwrap();
+    let code = output.status.code().unwrap();
+    let found: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let findings = found["findings"].as_array().unwrap().iter().map(|finding| {
+        let [level, about, what] = ["level", "about", "what"].map(|key| text(&finding[key]));
+        (format!("{level} {about}: {what}"), text(&finding["advice"]))
+    });
+    (code, findings.collect())
+}
+
+#[track_caller]
+fn has(findings: &[(String, String)], what: &str, advice: &str) {
+    let found = findings.iter().any(|(told, todo)| told.contains(what) && todo.contains(advice));
+    assert!(found, "nothing says {what:?} with {advice:?}: {findings:#?}");
+}
+
+/// Until `serve` has told the kubelet of everything and asked it about owners.
+async fn wait_for_owner(node: &Node, owner: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while !common::list(node).iter().any(|device| device["owner"] == owner) {
+        assert!(Instant::now() < deadline, "{owner} owns nothing");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_with_a_running_machine_is_fine() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
+    let pod = kubelet.admit("vm-1", H100, 1).await.unwrap();
+    let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
+    wait_for_owner(&node, "default/vm-1").await;
+    assert_eq!(examine(&node), (0, vec![]));
+    let (code, out, _) = run(&node, &["doctor"]);
+    assert_eq!((code, out.as_str()), (0, "Nothing is wrong.\n"));
+}
+
+#[test]
+fn a_host_that_is_not_prepared() {
+    let node = Node::new().unwrap();
+    let (code, findings) = examine(&node);
+    assert_eq!(code, 2);
+    has(&findings, "broken host: there are no IOMMU groups: the IOMMU is off", "intel_iommu=on");
+    has(&findings, "warning selection: no device of it is bound", "driverctl set-override ADDRESS vfio-pci");
+
+    let node = Node::with_eight_gpus().unwrap();
+    node.add(Function::gpu("0000:f1:00.0", 90, 0)).unwrap();
+    node.add(Function { driver: Some("snd_hda_intel".into()), ..Function::new("0000:f1:00.1", 90) }).unwrap();
+    node.add(Function::gpu("0000:f3:00.0", 92, 0).with_driver(Some("nouveau"))).unwrap();
+    node.add(Function::gpu("0000:f4:00.0", 93, 0).with_driver(None)).unwrap();
+    node.write("sys/devices/pci0000:00/0000:4e:00.0/uevent", "").unwrap();
+    node.delete("dev/vfio/vfio").unwrap();
+    node.delete("dev/vfio/52").unwrap();
+    let (code, findings) = examine(&node);
+    assert_eq!(code, 1, "{findings:#?}");
+    has(
+        &findings,
+        "warning 0000:f1:00.0: group 90 is not viable: 0000:f1:00.1 is bound to snd_hda_intel",
+        "driverctl set-override 0000:f1:00.1 vfio-pci",
+    );
+    has(&findings, "warning 0000:f3:00.0: is selected, but bound to nouveau", "0000:f3:00.0 vfio-pci");
+    has(&findings, "warning 0000:f4:00.0: is selected, but bound to no driver", "0000:f4:00.0 vfio-pci");
+    has(&findings, "warning sysfs: 0000:4e:00.0: uevent", "left out");
+    has(&findings, "warning /dev/vfio/vfio: does not exist", "Load the module");
+    has(&findings, "warning 0000:3d:00.0: /dev/vfio/52 does not exist", "Bind the device anew");
+    has(&findings, "there is no kubelet.sock", "--kubelet-dir");
+    has(&findings, "warning serve: no serve answers", "Start serve");
+    std::fs::rename(node.root().join("dev/vfio/53"), node.root().join("dev/vfio/noiommu-53")).unwrap();
+    node.write(
+        "sys/devices/pci0000:00/0000:4e:00.0/uevent",
+        "DRIVER=vfio-pci\nPCI_CLASS=30200\nPCI_ID=10DE:2330\n",
+    )
+    .unwrap();
+    has(&examine(&node).1, "0000:4e:00.0: is used without an IOMMU", "turn on the IOMMU");
+    std::fs::rename(node.root().join("dev/vfio"), node.root().join("dev/elsewhere")).unwrap();
+    has(&examine(&node).1, "warning /dev/vfio: cannot be seen", "mount the host's /dev/vfio");
+}
+
+#[test]
+fn a_node_that_may_not_be_opened_is_seen_without_opening() {
+    let node = Node::with_eight_gpus().unwrap();
+    let nobody = std::os::unix::fs::PermissionsExt::from_mode(0o000);
+    std::fs::set_permissions(node.root().join("dev/vfio/51"), nobody).unwrap();
+    let mut doctor = common::program(&node, &["doctor", "--json"]);
+    if rustix::process::geteuid().is_root() {
+        // Root may open whatever the mode is, for as long as it has this capability.
+        let mut without = Command::new("setpriv");
+        without.args(["--bounding-set", "-dac_override,-dac_read_search", "--inh-caps", "-all", "--"]);
+        without.arg(doctor.get_program()).args(doctor.get_args());
+        doctor = without;
+    }
+    let (_, findings) = examine_with(&mut doctor);
+    has(&findings, "warning 0000:1b:00.0: /dev/vfio/51 may not be opened from here", "--no-probe");
+    assert!(!findings.iter().any(|(what, _)| what.contains("/dev/vfio/52")), "{findings:#?}");
+    assert_eq!((node.opens(51), node.opens(52)), (0, 0));
+}
+
+#[tokio::test]
+async fn a_kubelet_that_does_not_tell() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    // It has no pods and no checkpoint yet, and that is nothing to complain of.
+    let (code, findings) = examine(&node);
+    assert_eq!((code, findings.len()), (1, 1), "serve alone is missing: {findings:#?}");
+    kubelet.answer_pod_resources(Answer::Hang);
+    let began = Instant::now();
+    let (code, findings) = examine(&node);
+    assert_eq!(code, 2);
+    has(&findings, "broken pod resources: nobody tells what pods own", "no held device becomes Unhealthy");
+    assert!(began.elapsed() < PATIENCE);
+    kubelet.answer_pod_resources(Answer::Refuse);
+    let serve = Serve::start(&node, &[]);
+    expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
+    kubelet.admit("vm-1", H100, 1).await.unwrap();
+    let (code, findings) = examine(&node);
+    assert_eq!(code, 1, "the checkpoint tells: {findings:#?}");
+    has(&findings, "warning pod resources: cannot be listed", "checkpoint alone");
+    has(&findings, "rejected by rate limit", "");
+    kubelet.answer_pod_resources(Answer::Books);
+    let checkpoint = format!("var/lib/kubelet/device-plugins/{}", kubelet_api::CHECKPOINT);
+    node.write(&checkpoint, "{\"Data\":{\"PodDeviceEntries\":[{").unwrap();
+    let (code, findings) = examine(&node);
+    assert_eq!(code, 1, "{findings:#?}");
+    has(&findings, "cannot be understood", "init containers");
+    drop(serve);
+    kubelet.stop();
+    let (_, findings) = examine(&node);
+    has(&findings, "kubelet.sock: nobody answers", "start it");
+}
+
+#[tokio::test]
+async fn garbage_and_an_older_service_in_place_of_pod_resources() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    // A gRPC server that has never heard of it.
+    let registration = node.kubelet_dir().join(kubelet_api::KUBELET_SOCKET);
+    std::fs::remove_file(node.pod_resources_socket()).unwrap();
+    std::os::unix::fs::symlink(registration, node.pod_resources_socket()).unwrap();
+    let (code, findings) = examine(&node);
+    assert_eq!(code, 2);
+    has(&findings, "broken kubelet: is too old: ", "1.26");
+    std::fs::remove_file(node.pod_resources_socket()).unwrap();
+    let listener = UnixListener::bind(node.pod_resources_socket()).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = std::io::Write::write_all(&mut stream.unwrap(), b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let (code, findings) = examine(&node);
+    assert_eq!(code, 2);
+    has(&findings, "broken pod resources: nobody tells what pods own", "--pod-resources");
+    drop(kubelet);
+}
+
+#[tokio::test]
+async fn foreign_holders_are_named_with_their_pod() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
+    let pod = kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
+    // Of what is held before serve knows its pods a holder's cgroup tells whose it is.
+    wait_for_owner(&node, "default/vm-1").await;
+    let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &[OTHER.to_owned()])).unwrap();
+    let stranger = "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab";
+    let left = node.start_vm(&VmSpec::of_pod(stranger, &["0000:4e:00.0".to_owned()])).unwrap();
+    let process = node.start_vm(&VmSpec::foreign(&["0000:5f:00.0"])).unwrap();
+    let (code, findings) = examine(&node);
+    assert_eq!(code, 1);
+    has(&findings, &format!("{OTHER}: is held by pid"), "deleted by force");
+    has(&findings, ", pod default/vm-1, and was given to no pod", "");
+    has(
+        &findings,
+        &format!("0000:4e:00.0: is held by pid {} (qemu-system-x86), pod {stranger}", left.pid()),
+        "by force",
+    );
+    has(&findings, &format!("0000:5f:00.0: is held by pid {}", process.pid()), "No pod's process");
+    assert!(!findings.iter().any(|(what, _)| what.contains(GPU)), "{findings:#?}");
+    // One that was given to a pod, and that another's machine has.
+    let second = kubelet.admit_with("vm-2", H100, vec!["0000:9b:00.0".to_owned()]).await.unwrap();
+    let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &second.devices)).unwrap();
+    wait_for_owner(&node, "default/vm-2").await;
+    let (_, findings) = examine(&node);
+    has(
+        &findings,
+        "0000:9b:00.0: was given to pod default/vm-2, but is held by",
+        "before the other has ended",
+    );
+}
+
+#[tokio::test]
+async fn a_policy_that_makes_the_numbers_wrong() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let _serve = Serve::start(&node, &["--busy", "unhealthy"]);
+    expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
+    let pod = kubelet.admit("vm-1", H100, 2).await.unwrap();
+    let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
+    expect(&kubelet, "two less", |books| books.capacity(H100).allocatable == 6).await;
+    wait_for_owner(&node, "default/vm-1").await;
+    let (code, findings) = examine(&node);
+    assert_eq!((code, findings.len()), (1, 1), "{findings:#?}");
+    has(
+        &findings,
+        "calls 2 devices of running pods Unhealthy (0000:1b:00.0, 0000:3d:00.0): allocatable - requested is 2 less",
+        "--busy unhealthy",
+    );
+}
+
+#[tokio::test]
+async fn an_owned_device_that_was_unbound() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
+    kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
+    wait_for_owner(&node, "default/vm-1").await;
+    node.unbind(GPU).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (_, findings) = examine(&node);
+        if findings.iter().any(|(what, _)| what.contains("is pod default/vm-1's, and is no longer bound")) {
+            has(&findings, GPU, "Bind it again");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{findings:#?}");
+    }
+    let held = node.start_vm(&VmSpec::foreign(&[OTHER])).unwrap();
+    expect(&kubelet, "held", |books| books.capacity(H100).allocatable == 7).await;
+    node.unbind(OTHER).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (_, findings) = examine(&node);
+        if findings
+            .iter()
+            .any(|(what, _)| what.contains(&format!("{OTHER}: unbinding, held by pid {}", held.pid())))
+        {
+            has(&findings, OTHER, "unbind waits");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{findings:#?}");
+    }
+}
+
+/// A kubelet before 1.26 as a plugin sees it: it registers whoever asks, and its first call to the plugin breaks, since it puts
+/// its socket's path where HTTP/2 allows none.
+struct Ancient;
+
+#[tonic::async_trait]
+impl Registration for Ancient {
+    async fn register(&self, _: Request<RegisterRequest>) -> Result<Response<Empty>, Status> {
+        Ok(Response::new(Empty {}))
+    }
+}
+
+#[test]
+fn a_kubelet_that_registers_and_never_asks_is_too_old() {
+    let node = Node::with_eight_gpus().unwrap();
+    let listener = UnixListener::bind(node.kubelet_dir().join(kubelet_api::KUBELET_SOCKET)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = UnixListenerStream::new(tokio::net::UnixListener::from_std(listener).unwrap());
+            let server = tonic::transport::Server::builder().add_service(RegistrationServer::new(Ancient));
+            server.serve_with_incoming(listener).await
+        })
+    });
+    let serve = Serve::start(&node, &[]);
+    let deadline = Instant::now() + PATIENCE;
+    let says = "broken kubelet: has accepted the registration of nvidia.com/2330";
+    loop {
+        let (code, findings) = examine(&node);
+        if findings.iter().any(|(what, _)| what.contains(says)) {
+            has(&findings, "in a row and never asked for its devices", "1.26");
+            assert_eq!(code, 2);
+            break;
+        }
+        assert!(Instant::now() < deadline, "{findings:#?}");
+    }
+    let (_, _, log) = serve.terminate();
+    assert!(log.contains("is it older than 1.26?"), "{log}");
+}
