@@ -8,7 +8,7 @@ use crate::settings::Settings;
 use crate::snapshot::{DeviceReport, DeviceView, Snapshot};
 use crate::told::{Policy, Told};
 use kubelet_api::v1beta1::{Device, NumaNode, TopologyInfo};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -55,6 +55,11 @@ impl Board {
     pub(crate) fn refused(&self, group: GroupId, heard: u64) {
         self.told().0.refused(group, heard, Instant::now());
         self.news.notify_one();
+    }
+
+    /// As [`Told::contested`].
+    pub(crate) fn contested(&self) -> BTreeSet<GroupId> {
+        self.told().0.contested().collect()
     }
 
     /// Decides on every device and makes each resource's list.

@@ -18,6 +18,7 @@ mod model;
 mod monitoring;
 mod names;
 mod opening;
+mod owned_groups;
 mod owners;
 mod preferred;
 mod ready;

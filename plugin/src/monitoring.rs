@@ -1,17 +1,18 @@
 //! The thread that drives the core's watch and publishes what it finds.
 
 use crate::names::Namer;
+use crate::owned_groups::OwnedGroups;
 use crate::settings::Settings;
 use crate::snapshot::{DeviceView, Snapshot};
 use anyhow::Context;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use vfio_probe::device::Detail;
 use vfio_probe::monitor::{self, Monitor, Owned};
 use vfio_probe::{Device, GroupId, Occupancy, Prober, Root, Watch};
 
@@ -38,7 +39,7 @@ pub(crate) struct Monitoring {
 #[derive(Debug)]
 struct Shared {
     told: Mutex<Told>,
-    owned: Mutex<Option<Owned>>,
+    owned: Mutex<OwnedGroups>,
     wake: OwnedFd,
     stop: AtomicBool,
     began: Instant,
@@ -98,8 +99,23 @@ impl Monitoring {
 
     /// Tells the monitor what pods own. Nothing is opened before it was told for the first time, or [`FIRST_ANSWERS`].
     pub(crate) fn set_owned(&self, owned: Owned) {
-        *self.shared.owned.lock().unwrap_or_else(PoisonError::into_inner) = Some(owned);
-        self.wake();
+        self.change_owned(|groups| groups.owned = Some(owned));
+    }
+
+    /// Tells the monitor which groups are refused though a pod owns them: whether they are free only an open tells.
+    pub(crate) fn set_contested(&self, contested: BTreeSet<GroupId>) {
+        self.change_owned(|groups| groups.contested = contested);
+    }
+
+    fn change_owned(&self, change: impl FnOnce(&mut OwnedGroups)) {
+        let mut groups = self.shared.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = groups.clone();
+        change(&mut groups);
+        let changed = *groups != before;
+        drop(groups);
+        if changed {
+            self.wake();
+        }
     }
 
     fn wake(&self) {
@@ -127,19 +143,20 @@ impl Monitoring {
 fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Sender<Option<Arc<Snapshot>>>) {
     let mut reported = Vec::new();
     let mut failing = None;
-    let mut owners_known = false;
-    let mut owned = Owned::default();
+    let mut groups = OwnedGroups::default();
     let mut heard = 0;
     watch.monitor_mut().withhold_opens(true);
     while !shared.stop.load(Ordering::Relaxed) {
         let mut news = false;
-        if let Some(told) = shared.owned.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            news = told != owned && unbound(&watch, &told).next().is_some();
-            owned = told;
-            watch.monitor_mut().set_owned(owned.clone());
-            owners_known = true;
+        let told = shared.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = (*told != groups).then(|| told.clone());
+        if let Some(told) = told {
+            news = told.owned != groups.owned && told.unbound(&watch).next().is_some();
+            groups = told;
+            let owned = groups.not_to_open(&watch);
+            watch.monitor_mut().set_owned(owned);
         }
-        if owners_known || shared.began.elapsed() > FIRST_ANSWERS {
+        if groups.owned.is_some() || shared.began.elapsed() > FIRST_ANSWERS {
             release_opens(&mut watch);
         }
         let mut told = shared.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -170,7 +187,7 @@ fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Send
         let first = sender.borrow().is_none();
         if whole && (news || first) {
             let snapshot = Snapshot::take(&watch, |device| namer.resource(device));
-            let unbound: Vec<Device> = unbound(&watch, &owned).collect();
+            let unbound: Vec<Device> = groups.unbound(&watch).collect();
             namer.learn(unbound.iter());
             let unbound = unbound
                 .into_iter()
@@ -187,14 +204,6 @@ fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Send
         let sleep = if whole { LONGEST_SLEEP } else { Duration::from_millis(50) };
         wait(&watch, shared, sleep);
     }
-}
-
-/// Devices that pods own and that are there, but not bound: also those that were unbound before we have started.
-fn unbound(watch: &Watch, owned: &Owned) -> impl Iterator<Item = Device> {
-    let monitor = watch.monitor();
-    let bound = |id| monitor.devices().iter().any(|tracked| tracked.device.id == id);
-    let unbound = owned.devices.iter().filter(move |id| !bound(**id));
-    unbound.filter_map(|id| monitor.root().device(*id, Detail::Identity).ok())
 }
 
 /// Opens were withheld until owners are known: a group that a pod owns is never opened.

@@ -152,6 +152,7 @@ async fn advertise(common: &Common<'_>, registry: &Registry, running: &mut BTree
         if let Some(snapshot) = snapshot {
             let Lists { lists, again: when } = common.board.lists(&snapshot, &ownership, Instant::now());
             again = when;
+            common.monitoring.set_contested(common.board.contested());
             publish(lists, common, registry, running);
         }
         let again = again.map(tokio::time::Instant::from_std);

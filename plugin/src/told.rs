@@ -75,6 +75,12 @@ impl Told {
         self.refused.insert(group, Refusal { at: now, heard });
     }
 
+    /// Groups that were refused in spite of what is owned: the kubelet asks for what it knows as free, so that only an open
+    /// tells when they are.
+    pub(crate) fn contested(&self) -> impl Iterator<Item = GroupId> {
+        self.refused.keys().copied()
+    }
+
     /// Decides on every device; `visit` is called with each in the order of ids within bound and unbound ones, with what was
     /// told before and what is told now. `exists` tells whether a device that is not bound is there at all.
     pub(crate) fn decide(

@@ -124,6 +124,10 @@ impl Ledger {
             }
         }
         let entries = checkpoint.as_deref().unwrap_or_default();
+        if entries.iter().any(|entry| self.given.iter().any(|given| is_entry_of(entry, given))) {
+            // It has not started without its checkpoint: what that does not name any more is gone.
+            self.given.iter_mut().for_each(|given| given.unshown = false);
+        }
         let mut affirmed = BTreeSet::new();
         let mut stale = false;
         for entry in entries {
@@ -173,7 +177,7 @@ impl Ledger {
         let place = self
             .given
             .iter()
-            .position(|given| given.pod.uid.as_ref() == uid && same(given))
+            .position(|given| is_entry_of(entry, given))
             .or_else(|| self.given.iter().position(|given| given.pod.uid.is_none() && same(given)));
         let real =
             if entry.told.iter().any(|id| is_ours(id)) { entry.told.clone() } else { entry.ids.clone() };
@@ -260,6 +264,13 @@ impl Ledger {
         });
         ask_again
     }
+}
+
+/// Whether an entry of the checkpoint is of the same container as something that is known already.
+fn is_entry_of(entry: &Entry, given: &Given) -> bool {
+    given.pod.uid.as_ref() == Some(&entry.pod_uid)
+        && given.ids == entry.ids
+        && given.resource == entry.resource
 }
 
 /// The listed pod that has what the checkpoint says a pod was given.

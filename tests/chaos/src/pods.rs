@@ -19,6 +19,8 @@ pub(crate) struct Pod {
     pub(crate) came: Instant,
     /// The plugin has seen it listed.
     pub(crate) listed: bool,
+    /// The kubelet has restarted, with its checkpoint, before that.
+    pub(crate) restarted: bool,
     /// Its name and its uid were never seen together: the kubelet has lost its checkpoint before it was listed. While it
     /// runs, its cgroup tells that it is there; once it is deleted by force, nobody tells whose its machine is.
     pub(crate) untold: bool,

@@ -67,6 +67,8 @@ pub(crate) struct World {
     pub(crate) changes_allowed: BTreeMap<u32, u32>,
     /// Pods whose end the plugin cannot have learned: pod resources were away.
     pub(crate) ended_unseen: bool,
+    /// Since when pods could be listed, or could not.
+    listing_since: Instant,
     last_removed: Option<Instant>,
     pub(crate) log: PathBuf,
     kubelet_log: PathBuf,
@@ -128,6 +130,7 @@ impl World {
             opens_allowed: BTreeMap::new(),
             changes_allowed: BTreeMap::new(),
             ended_unseen: false,
+            listing_since: Instant::now(),
             last_removed: None,
         };
         world.start_kubelet()?;
@@ -178,6 +181,7 @@ impl World {
         let rejected: Vec<String> = manager.rejected.keys().cloned().collect();
         self.manager = Some(manager);
         self.pod_resources = true;
+        self.listing_since = Instant::now();
         self.ended_unseen = false;
         for uid in rejected {
             let Some(place) = self.pods.iter().position(|pod| pod.spec.uid == uid) else { continue };
@@ -188,6 +192,8 @@ impl World {
 
     /// SIGKILL, as all of the kubelet's restarts look from outside.
     pub(crate) fn restart_kubelet(&mut self, keep_checkpoint: bool) -> anyhow::Result<()> {
+        self.note_listed();
+        self.pods.iter_mut().for_each(|pod| pod.restarted |= !pod.listed);
         self.manager = None;
         self.restarts.kubelet += 1;
         if !keep_checkpoint {
@@ -286,9 +292,8 @@ impl World {
         if self.pod_resources == on {
             return Ok(false);
         }
-        if !on {
-            self.pods.iter_mut().for_each(|pod| pod.listed |= pod.came.elapsed() > LEARNED);
-        }
+        self.note_listed();
+        self.listing_since = Instant::now();
         self.manager()?.serve_pod_resources(on)?;
         self.pod_resources = on;
         self.ended_unseen = !on && self.last_removed.is_some_and(|when| when.elapsed() < LEARNED);
@@ -299,7 +304,15 @@ impl World {
     pub(crate) fn wait_until_listed(&mut self) {
         if self.pod_resources && self.pods.iter().any(|pod| !pod.listed) {
             std::thread::sleep(LEARNED);
-            self.pods.iter_mut().for_each(|pod| pod.listed = true);
+            self.note_listed();
+        }
+    }
+
+    /// Which pods the plugin has seen listed by now.
+    fn note_listed(&mut self) {
+        let (on, since) = (self.pod_resources, self.listing_since);
+        for pod in &mut self.pods {
+            pod.listed |= on && pod.came.max(since).elapsed() > LEARNED;
         }
     }
 
@@ -344,8 +357,9 @@ impl World {
         let given: BTreeMap<String, Vec<String>> =
             containers.iter().map(|(name, given)| (name.clone(), given.addresses())).collect();
         self.granted(&spec, &given, &owned)?;
-        let came = Instant::now();
-        self.pods.push(Pod { spec, given, vm: None, in_books: true, came, listed: false, untold: false });
+        let (came, listed) = (Instant::now(), false);
+        let (vm, in_books, restarted, untold) = (None, true, false, false);
+        self.pods.push(Pod { spec, given, vm, in_books, came, listed, restarted, untold });
         Ok(Ok(self.pods.len() - 1))
     }
 
@@ -438,12 +452,13 @@ impl World {
     /// process has ended, its groups are held on.
     pub(crate) fn remove(&mut self, place: usize, hung: bool) -> anyhow::Result<()> {
         let groups = self.groups_of_pod(place);
+        self.note_listed();
         let pod = self.pods.remove(place);
         if let Some(vm) = pod.vm {
             if hung {
                 vm.stop();
             }
-            let (untold, groups) = (pod.untold, groups.clone());
+            let (untold, groups) = (pod.untold || pod.restarted && !pod.listed, groups.clone());
             self.foreign.push(Foreign { hung, hold: Hold::Device, untold, vm, groups });
         }
         groups.iter().for_each(|group| self.touch(*group));

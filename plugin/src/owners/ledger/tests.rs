@@ -163,6 +163,21 @@ fn a_pod_that_runs_keeps_its_devices_though_the_books_were_lost_before_its_name_
         story.round(Some(&[pod(OTHER, &[])]), Some(&[]));
     }
     story.is(&[]);
+    // One that has started with its checkpoint, in which another pod is still.
+    let other = entry("u2", &["0000:09:00.0"]);
+    story.round(None, Some(&[entry("u1", &[A]), other.clone()]));
+    story.kubelet = Some(KubeletSocket::numbered(7));
+    for _ in 0..2 {
+        story.round_with(
+            Some(&[pod(OTHER, &["0000:09:00.0"])]),
+            Some(std::slice::from_ref(&other)),
+            &cgroups,
+        );
+    }
+    story.is(&[("0000:09:00.0", OTHER)]);
+    for _ in 0..2 {
+        story.round(Some(&[pod("a/vm", &[])]), Some(&[]));
+    }
     // The same kubelet has forgotten it, also if we have restarted meanwhile: the pod is gone, whatever is left of its machine.
     story.round(None, Some(&[entry("u1", &[A])]));
     let text = serde_json::to_vec(&story.ledger).unwrap();

@@ -1,0 +1,39 @@
+//! What the monitor must not open, and what it must remember, because a pod owns it.
+
+use std::collections::BTreeSet;
+use vfio_probe::device::Detail;
+use vfio_probe::monitor::Owned;
+use vfio_probe::{Device, GroupId, Watch};
+
+/// What pods own, which is not opened, but for what is refused all the same.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct OwnedGroups {
+    /// None until it is known.
+    pub(crate) owned: Option<Owned>,
+    /// Groups that are refused all the same.
+    pub(crate) contested: BTreeSet<GroupId>,
+}
+
+impl OwnedGroups {
+    /// What pods own, but for what is contested.
+    pub(crate) fn not_to_open(&self, watch: &Watch) -> Owned {
+        let mut owned = self.owned.clone().unwrap_or_default();
+        if self.contested.is_empty() {
+            return owned;
+        }
+        let devices = watch.monitor().devices();
+        let group = |id| devices.iter().find(|tracked| tracked.device.id == id)?.device.group;
+        owned.devices.retain(|id| group(*id).is_none_or(|group| !self.contested.contains(&group)));
+        owned.groups.retain(|group| !self.contested.contains(group));
+        owned
+    }
+
+    /// Devices that pods own and that are there, but not bound: also those that were unbound before we have started.
+    pub(crate) fn unbound(&self, watch: &Watch) -> impl Iterator<Item = Device> {
+        let monitor = watch.monitor();
+        let bound = |id| monitor.devices().iter().any(|tracked| tracked.device.id == id);
+        let owned = self.owned.iter().flat_map(|owned| &owned.devices);
+        let unbound = owned.filter(move |id| !bound(**id));
+        unbound.filter_map(|id| monitor.root().device(*id, Detail::Identity).ok())
+    }
+}
