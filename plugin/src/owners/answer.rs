@@ -100,7 +100,7 @@ impl<'a> Answer<'a> {
             let untold = self.checkpoint.is_none() && given.pod.uid.is_some();
             // Listed by a name that is not known to be its: the kubelet has lost its checkpoint, and the pod still runs.
             let runs =
-                || given.unshown && given.pod.uid.as_ref().is_some_and(|uid| self.cgroups.contains(uid));
+                || given.unshown > 0 && given.pod.uid.as_ref().is_some_and(|uid| self.cgroups.contains(uid));
             return match held || untold {
                 true => Verdict::There,
                 false if runs() => Verdict::Silent,

@@ -36,8 +36,8 @@ pub(crate) struct Given {
     /// From how many answers in a row the pod was missing.
     #[serde(skip)]
     pub(super) missing: u32,
-    /// The kubelet has started anew since it last showed this, perhaps without its checkpoint.
-    pub(super) unshown: bool,
+    /// How often the kubelet has started anew since it last showed this, perhaps without its checkpoint; 2 is often.
+    pub(super) unshown: u8,
 }
 
 /// How it is known what a container was given.
@@ -62,7 +62,7 @@ impl Given {
             source,
             confirmed: None,
             missing: 0,
-            unshown: false,
+            unshown: 0,
         }
     }
 

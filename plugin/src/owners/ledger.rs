@@ -120,13 +120,17 @@ impl Ledger {
         if self.kubelet != round.kubelet {
             self.kubelet = round.kubelet;
             for given in &mut self.given {
-                (given.missing, given.unshown) = (0, true);
+                (given.missing, given.unshown) = (0, (given.unshown + 1).min(2));
             }
         }
         let entries = checkpoint.as_deref().unwrap_or_default();
-        if entries.iter().any(|entry| self.given.iter().any(|given| is_entry_of(entry, given))) {
+        let latest = self.given.iter().filter(|given| given.unshown == 1);
+        if latest
+            .flat_map(|given| entries.iter().map(move |entry| is_entry_of(entry, given)))
+            .any(|kept| kept)
+        {
             // It has not started without its checkpoint: what that does not name any more is gone.
-            self.given.iter_mut().for_each(|given| given.unshown = false);
+            self.given.iter_mut().filter(|given| given.unshown == 1).for_each(|given| given.unshown = 0);
         }
         let mut affirmed = BTreeSet::new();
         let mut stale = false;
@@ -240,7 +244,7 @@ impl Ledger {
         self.given.retain_mut(|given| {
             place += 1;
             if affirmed.contains(&(place - 1)) {
-                (given.missing, given.unshown) = (0, false);
+                (given.missing, given.unshown) = (0, 0);
                 return true;
             }
             let verdict = answer.of(given);

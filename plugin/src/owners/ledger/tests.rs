@@ -175,6 +175,18 @@ fn a_pod_that_runs_keeps_its_devices_though_the_books_were_lost_before_its_name_
         );
     }
     story.is(&[("0000:09:00.0", OTHER)]);
+    // Not so, if the checkpoint was lost before that other pod came.
+    story.round(None, Some(&[entry("u1", &[A])]));
+    let later = entry("u3", &["0000:0a:00.0"]);
+    for number in [8, 9] {
+        story.kubelet = Some(KubeletSocket::numbered(number));
+        story.round_with(None, Some(std::slice::from_ref(&later)), &cgroups);
+    }
+    for _ in 0..3 {
+        let pods = [pod(OTHER, &[]), pod("a/later", &["0000:0a:00.0"])];
+        story.round_with(Some(&pods), Some(std::slice::from_ref(&later)), &cgroups);
+        story.is(&[(A, "u1"), ("0000:09:00.0", OTHER), ("0000:0a:00.0", "a/later")]);
+    }
     for _ in 0..2 {
         story.round(Some(&[pod("a/vm", &[])]), Some(&[]));
     }
