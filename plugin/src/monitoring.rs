@@ -54,6 +54,14 @@ struct Told {
     count: u64,
 }
 
+impl Shared {
+    /// What pods own, if that is not what is known. A function, so that the lock ends with it.
+    fn owned_unless(&self, known: &OwnedGroups) -> Option<OwnedGroups> {
+        let owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        (*owned != *known).then(|| owned.clone())
+    }
+}
+
 impl Monitoring {
     /// Opens the root and starts the thread.
     ///
@@ -148,9 +156,7 @@ fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Send
     watch.monitor_mut().withhold_opens(true);
     while !shared.stop.load(Ordering::Relaxed) {
         let mut news = false;
-        let told = shared.owned.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = (*told != groups).then(|| told.clone());
-        if let Some(told) = told {
+        if let Some(told) = shared.owned_unless(&groups) {
             news = told.owned != groups.owned && told.unbound(&watch).next().is_some();
             groups = told;
             let owned = groups.not_to_open(&watch);

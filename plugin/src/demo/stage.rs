@@ -1,6 +1,7 @@
 //! The demo's node, kubelet and plugin process, and what can be done with them.
 
 use super::screen::Screen;
+use crate::health::Busy;
 use crate::snapshot::Listing;
 use crate::{list, status};
 use anyhow::{Context, bail};
@@ -38,23 +39,47 @@ impl Stage {
     }
 
     /// Runs `serve`, as it would run on a node.
-    pub(crate) async fn start_plugin(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn start_plugin(&mut self, busy: Busy) -> anyhow::Result<()> {
+        let known = self.kubelet.books().registrations_of(&self.resource);
         let child = Command::new(std::env::current_exe()?)
             .arg("serve")
             .args(["--root".as_ref(), self.node.root()])
             .args(["--kubelet-dir".as_ref(), self.node.kubelet_dir().as_path()])
             .args(["--pod-resources".as_ref(), self.node.pod_resources_socket().as_path()])
             .args(["--run-dir".as_ref(), self.node.run_dir().as_path()])
-            .args(["--interval", "1s", "--busy", "unhealthy", "--select", "10de/03", "--log-level", "error"])
+            .args([
+                "--interval",
+                "1s",
+                "--busy",
+                &busy.to_string(),
+                "--select",
+                "10de/03",
+                "--log-level",
+                "error",
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
             .context("cannot start serve")?;
         self.plugin = Some(child);
-        let books = self.wait(|books| books.resources.values().any(|resource| resource.lists > 0)).await;
-        let Ok(books) = books else { bail!("the plugin has not registered within {PATIENCE:?}") };
+        let resource = &self.resource;
+        let listed = |books: &Books| {
+            let new = resource.is_empty() || books.registrations_of(resource) > known;
+            new && books.resources.values().any(|resource| resource.lists > 0)
+        };
+        let Ok(books) = self.wait(listed).await else {
+            bail!("the plugin has not registered within {PATIENCE:?}")
+        };
         self.resource = books.resources.keys().next().cloned().unwrap_or_default();
         Ok(())
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill_plugin(&mut self) {
+        if let Some(mut plugin) = self.plugin.take() {
+            let _ = plugin.kill();
+            let _ = plugin.wait();
+        }
     }
 
     /// SIGTERM, and whether it exited with 0 within a second and left no socket.
@@ -126,9 +151,6 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        if let Some(mut plugin) = self.plugin.take() {
-            let _ = plugin.kill();
-            let _ = plugin.wait();
-        }
+        self.kill_plugin();
     }
 }

@@ -2,23 +2,28 @@
 
 use super::screen::Screen;
 use super::stage::{INTERVAL, PATIENCE, Stage};
+use crate::health::Busy;
 use std::time::Duration;
-use vfio_sim_node::kubelet::{AdmitError, Books};
+use vfio_sim_node::kubelet::{AdmitError, Books, Capacity};
 use vfio_sim_node::{Function, Vm, VmSpec};
 
 const FOREIGN: &str = "0000:1b:00.0";
 const LATE: &str = "0000:f1:00.0";
 /// What a loaded machine may add to the interval; the budget itself is measured by tests/measure.
 const GRACE: Duration = Duration::from_millis(500);
+/// The settling time as shipped, and a little more.
+const SETTLED: Duration = Duration::from_millis(3500);
 
 /// Plays all acts.
 pub(crate) async fn play(stage: &mut Stage, screen: &mut Screen) -> anyhow::Result<()> {
     first_act(stage, screen).await?;
     second_act(stage, screen).await?;
     let machines = third_act(stage, screen).await?;
+    as_others_do(stage, screen).await?;
+    let more = one_of_two_is_taken(stage, screen).await?;
     kubelet_restarts(stage, screen).await?;
     changes(stage, screen).await?;
-    drop(machines);
+    drop((machines, more));
     screen.act("Curtain: SIGTERM");
     screen.promise("serve exits 0 within a second and leaves no socket behind", stage.stop_plugin());
     Ok(())
@@ -32,7 +37,7 @@ async fn first_act(stage: &mut Stage, screen: &mut Screen) -> anyhow::Result<()>
         vm.pid()
     ));
     screen.tell("then dies of EBUSY and the pod crash-loops.");
-    stage.start_plugin().await?;
+    stage.start_plugin(Busy::Attributed).await?;
     let resource = stage.resource.clone();
     let told = stage.wait_for_health(FOREIGN, false).await.is_some();
     screen.promise(&format!("{resource}: the held GPU is listed, and Unhealthy"), told);
@@ -99,44 +104,87 @@ async fn second_act(stage: &mut Stage, screen: &mut Screen) -> anyhow::Result<()
 }
 
 async fn third_act(stage: &mut Stage, screen: &mut Screen) -> anyhow::Result<Vec<Vm>> {
-    screen.act("Act 3: six machines run");
-    let resource = stage.resource.clone();
+    screen.act("Act 3: six machines run, and two GPUs are free");
     let mut machines = Vec::new();
-    let mut refusal = None;
     for number in 1..=6 {
-        match stage.kubelet.admit(&format!("vm-{number}"), &resource, 1).await {
-            Ok(pod) => machines.push(stage.node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices))?),
-            Err(error) => refusal = refusal.or(Some((number, error))),
-        }
-        // The scheduler places pods one by one; by then the plugin has seen the last machine.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        machines.extend(run_pod(stage, screen, &format!("vm-{number}")).await?);
     }
-    while machines.len() < 6 {
-        // Those that the arithmetic below kept out: they were placed before the plugin looked, as in the incident.
-        let free = stage.kubelet.books().available(&resource).into_iter().next();
-        let Some(free) = free else { break };
-        match stage.kubelet.admit_with("vm-early", &resource, vec![free]).await {
-            Ok(pod) => machines.push(stage.node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices))?),
-            Err(_) => break,
-        }
-    }
-    if let Some((number, error)) = &refusal {
-        screen.tell(&format!("Pod {number} was kept waiting: {error}."));
-    }
-    let seen = stage.wait(|books| books.capacity(&resource).allocatable == 2).await.is_ok();
-    let numbers = stage.kubelet.capacity(&resource);
+    let promised = stage.kubelet.capacity(&stage.resource);
+    screen.promise("all six were placed, and their machines have opened their groups", machines.len() == 6);
+    screen.promise("8 allocatable - 6 requested = 2 free", left(promised) == (8, 8, 2));
+    // Were they Unhealthy for being held, they were so by now.
+    tokio::time::sleep(SETTLED).await;
+    let later = stage.kubelet.capacity(&stage.resource);
     screen.show(&stage.table());
-    screen.promise("the six held GPUs stay listed: capacity 8", seen && numbers.capacity == 8);
-    screen.promise("the two free ones are Healthy, and no more", numbers.allocatable == 2);
-    let left = numbers.left();
-    screen.tell(&format!(
-        "But 2 allocatable - 6 requested = {left}: the scheduler places nothing, though 2 GPUs are free."
-    ));
-    screen.tell("That is what the policy `unhealthy` does, and why the next release's policy `attributed` calls a device");
-    screen.tell("Unhealthy only if it is held and no pod of this node owns it.");
-    screen.promise("told as it is: the scheduler sees -4", left == -4);
+    screen
+        .promise("and so it stays: they are their pods', and held by nobody else", left(later) == (8, 8, 2));
     stage.pause(screen).await;
+    stage.kill_plugin();
+    stage.start_plugin(Busy::Attributed).await?;
+    tokio::time::sleep(SETTLED).await;
+    let again = stage.kubelet.capacity(&stage.resource);
+    screen.promise("the plugin is killed and starts anew: still 2 free", left(again) == (8, 8, 2));
     Ok(machines)
+}
+
+async fn as_others_do(stage: &mut Stage, screen: &mut Screen) -> anyhow::Result<()> {
+    screen.act("The same six machines with --busy unhealthy, as others tell it");
+    screen.promise("serve ends when asked to", stage.stop_plugin());
+    stage.start_plugin(Busy::Unhealthy).await?;
+    let resource = stage.resource.clone();
+    let seen = stage.wait(|books| books.capacity(&resource).allocatable == 2).await.is_ok();
+    screen.show(&stage.table());
+    let numbers = stage.kubelet.capacity(&resource);
+    screen.promise(
+        "2 allocatable - 6 requested = -4: every held device is Unhealthy",
+        seen && numbers.left() == -4,
+    );
+    let waits = stage.kubelet.admit("vm-kept-out", &resource, 1).await;
+    screen.promise("a pod waits, though 2 GPUs are free", matches!(waits, Err(AdmitError::Unschedulable(_))));
+    stage.pause(screen).await;
+    stage.stop_plugin();
+    stage.start_plugin(Busy::Attributed).await?;
+    let back = stage.wait(|books| books.capacity(&resource).allocatable == 8).await.is_ok();
+    screen.promise("with attributed 2 are free again", back && stage.kubelet.capacity(&resource).left() == 2);
+    Ok(())
+}
+
+async fn one_of_two_is_taken(stage: &mut Stage, screen: &mut Screen) -> anyhow::Result<Vec<Vm>> {
+    screen.act("A process without a pod takes one of the two");
+    let resource = stage.resource.clone();
+    let free = stage.listing().devices.into_iter().find(|device| device.state == "free");
+    let free = free.map(|device| device.address).unwrap_or_default();
+    let vm = stage.node.start_vm(&VmSpec::foreign(&[&free]))?;
+    let told = stage.wait(|books| books.capacity(&resource).allocatable == 7).await.is_ok();
+    screen.promise("7 allocatable - 6 requested = 1 free", told);
+    screen.show(&stage.table());
+    let mut machines: Vec<Vm> = run_pod(stage, screen, "vm-7").await?.into_iter().collect();
+    let waits = stage.kubelet.admit("vm-8", &resource, 1).await;
+    let waits = matches!(waits, Err(AdmitError::Unschedulable(_)));
+    screen.promise("one pod is placed, the next one waits", machines.len() == 1 && waits);
+    stage.pause(screen).await;
+    vm.kill();
+    let took = stage.wait_for_health(&free, true).await;
+    screen.promise("the process ends, and its GPU is offered again", took.is_some());
+    machines.extend(run_pod(stage, screen, "vm-8").await?);
+    screen.promise("the pod that waited is placed, and its machine runs", machines.len() == 2);
+    Ok(machines)
+}
+
+/// A pod with one GPU and its machine, if the scheduler and the kubelet let it.
+async fn run_pod(stage: &Stage, screen: &mut Screen, name: &str) -> anyhow::Result<Option<Vm>> {
+    match stage.kubelet.admit(name, &stage.resource, 1).await {
+        Ok(pod) => Ok(Some(stage.node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices))?)),
+        Err(error) => {
+            screen.tell(&format!("{name} was kept waiting: {error}."));
+            Ok(None)
+        }
+    }
+}
+
+/// Capacity, allocatable, and what the scheduler sees as free.
+fn left(numbers: Capacity) -> (usize, usize, i64) {
+    (numbers.capacity, numbers.allocatable, numbers.left())
 }
 
 async fn kubelet_restarts(stage: &mut Stage, screen: &mut Screen) -> anyhow::Result<()> {
@@ -145,7 +193,7 @@ async fn kubelet_restarts(stage: &mut Stage, screen: &mut Screen) -> anyhow::Res
     let before = stage.kubelet.books().registrations_of(&resource);
     stage.kubelet.restart(true).await?;
     let again = |books: &Books| {
-        books.registrations_of(&resource) > before && books.capacity(&resource).allocatable == 2
+        books.registrations_of(&resource) > before && books.capacity(&resource).allocatable == 8
     };
     let back = stage.wait(again).await.is_ok();
     screen.promise("the plugin has registered again, and its list is as before", back);

@@ -23,6 +23,8 @@ pub(super) enum Verdict {
     Replaced,
     /// Nothing.
     Silent,
+    /// Nothing yet: it was given away a moment ago.
+    Early,
     /// It was never a pod's, or is shown as one's elsewhere.
     Over,
 }
@@ -84,10 +86,12 @@ impl<'a> Answer<'a> {
         let age = granted.map_or(UNCONFIRMED, |granted| self.now.duration_since(granted));
         if age >= UNCONFIRMED {
             Verdict::Over
-        } else if self.pods.is_some() && self.checkpoint.is_some() && age >= self.settling {
-            Verdict::Missing
-        } else {
+        } else if self.pods.is_none() || self.checkpoint.is_none() {
             Verdict::Silent
+        } else if age < self.settling {
+            Verdict::Early
+        } else {
+            Verdict::Missing
         }
     }
 

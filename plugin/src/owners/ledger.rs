@@ -49,7 +49,7 @@ pub(crate) struct Round<'a> {
 pub(crate) struct Outcome {
     /// Either source gave an answer.
     pub(crate) answered: bool,
-    /// A pod was missing for the first time: worth asking again soon.
+    /// A pod was missing for the first time, or is not shown yet: worth asking again soon.
     pub(crate) ask_again: bool,
     /// The checkpoint names a pod that cannot be found in the list: one that has ended since it was written, or one that has
     /// devices in its init containers alone. Only a checkpoint that is written anew tells.
@@ -250,6 +250,7 @@ impl Ledger {
             let verdict = answer.of(given);
             match verdict {
                 Verdict::Silent => {}
+                Verdict::Early => ask_again = true,
                 Verdict::Over => return false,
                 Verdict::There => {
                     given.missing = 0;

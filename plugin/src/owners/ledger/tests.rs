@@ -321,7 +321,7 @@ fn our_allocate_ends_when_the_kubelet_does_not_show_it_though_it_had_the_time() 
         let again = story.round(Some(&[pod(OTHER, &[])]), Some(&[])).ask_again;
         (again, story.owned().len())
     };
-    assert_eq!([round(), round()], [(false, 1); 2], "not before the settling time is over");
+    assert_eq!([round(), round()], [(true, 1); 2], "not before the settling time is over");
     assert_eq!([round(), round()], [(true, 1), (false, 0)]);
 }
 
