@@ -1,0 +1,207 @@
+//! The policy `attributed` on a simulated node: what pods own, who tells it, and the guard of Allocate.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
+
+mod common;
+
+use common::{H100, INTERVAL, PATIENCE, Serve, expect, health, kubelet, list};
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+use vfio_sim_node::kubelet::{AdmitError, Answer, Books};
+use vfio_sim_node::{Kubelet, Node, VmSpec};
+
+const GPU: &str = "0000:1b:00.0";
+const OTHER: &str = "0000:3d:00.0";
+const THIRD: &str = "0000:4e:00.0";
+/// `--settling` of these tests, and time for everything after it.
+const SETTLED: Duration = Duration::from_millis(300 + 1200);
+
+fn allocatable(books: &Books) -> usize {
+    books.capacity(H100).allocatable
+}
+
+fn device(node: &Node, address: &str) -> serde_json::Value {
+    list(node).into_iter().find(|device| device["address"] == address).unwrap()
+}
+
+async fn wait_for_owner(node: &Node, address: &str, owner: &serde_json::Value) {
+    let deadline = Instant::now() + PATIENCE;
+    while device(node, address)["owner"] != *owner {
+        assert!(Instant::now() < deadline, "{}", device(node, address));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Eight devices offered by a plugin that runs, and a pod that has [`GPU`] with its machine.
+async fn with_a_pod(words: &[&str]) -> (Node, Kubelet, Serve, vfio_sim_node::Vm) {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let serve = Serve::start(&node, words);
+    expect(&kubelet, "offered", |books| allocatable(books) == 8).await;
+    let pod = kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
+    let vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
+    wait_for_owner(&node, GPU, &"default/vm-1".into()).await;
+    (node, kubelet, serve, vm)
+}
+
+#[tokio::test]
+async fn a_pods_device_stays_healthy_whoever_restarts() {
+    let (node, kubelet, serve, _vm) = with_a_pod(&[]).await;
+    tokio::time::sleep(SETTLED).await;
+    assert_eq!(allocatable(&kubelet.books()), 8);
+    drop(serve);
+    let serve = Serve::start(&node, &[]);
+    expect(&kubelet, "registered again", |books| {
+        books.registrations_of(H100) == 2 && allocatable(books) == 8
+    })
+    .await;
+    tokio::time::sleep(SETTLED).await;
+    assert_eq!(allocatable(&kubelet.books()), 8);
+    for keep_checkpoint in [true, false] {
+        let before = kubelet.books().registrations_of(H100);
+        kubelet.restart(keep_checkpoint).await.unwrap();
+        expect(&kubelet, "registered again", |books| {
+            books.registrations_of(H100) > before && allocatable(books) == 8
+        })
+        .await;
+        tokio::time::sleep(SETTLED).await;
+        assert_eq!(allocatable(&kubelet.books()), 8, "checkpoint kept: {keep_checkpoint}");
+        assert_eq!(device(&node, GPU)["owner"], "default/vm-1");
+    }
+    assert_eq!(node.opens(51), 2, "at the start, and in Allocate; none after a restart: it is a pod's");
+    let (_, _, log) = serve.terminate();
+    assert!(!log.contains("Unhealthy"), "{log}");
+}
+
+#[tokio::test]
+async fn when_nobody_tells_nothing_is_unhealthy_for_being_held_and_allocate_refuses_it() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    kubelet.answer_pod_resources(Answer::Hang);
+    let began = Instant::now();
+    let serve = Serve::start(&node, &[]);
+    expect(&kubelet, "the first list does not wait for ever", |books| allocatable(books) == 8).await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    let checkpoint = node.kubelet_dir().join(kubelet_api::CHECKPOINT);
+    std::fs::write(checkpoint, "{\"Data\":").unwrap();
+    let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    tokio::time::sleep(SETTLED).await;
+    assert_eq!(health(&kubelet.books(), H100, GPU), Some(true));
+    assert_eq!(device(&node, GPU)["state"], "held");
+    let refused = kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await;
+    let Err(AdmitError::Refused(status)) = refused else { panic!("{refused:?}") };
+    assert_eq!(status.code(), tonic::Code::FailedPrecondition);
+    assert!(status.message().contains(&format!("{GPU} (group 51) is held by pid {}", vm.pid())), "{status}");
+    // And that is told, before the refusal, so that the pod that replaces the failed one is given another.
+    assert_eq!(health(&kubelet.books(), H100, GPU), Some(false));
+    vm.kill();
+    expect(&kubelet, "free again", |books| allocatable(books) == 8).await;
+    let (_, _, log) = serve.terminate();
+    let warning = "neither pods nor the kubelet's checkpoint can be read";
+    assert_eq!(log.matches(warning).count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn the_checkpoint_alone_tells_owners_where_pod_resources_speak_garbage() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    std::fs::remove_file(node.pod_resources_socket()).unwrap();
+    let garbage = UnixListener::bind(node.pod_resources_socket()).unwrap();
+    std::thread::spawn(move || {
+        for stream in garbage.incoming() {
+            let _ = std::io::Write::write_all(&mut stream.unwrap(), &[0xff; 4096]);
+        }
+    });
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "offered", |books| allocatable(books) == 8).await;
+    let pod = kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
+    let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
+    let _foreign = node.start_vm(&VmSpec::foreign(&[OTHER])).unwrap();
+    expect(&kubelet, "the foreign one alone", |books| allocatable(books) == 7).await;
+    tokio::time::sleep(SETTLED).await;
+    assert_eq!(health(&kubelet.books(), H100, GPU), Some(true));
+    assert_eq!(device(&node, GPU)["owner"], pod.pod_uid);
+}
+
+#[tokio::test]
+async fn the_kubelet_is_asked_no_more_often_than_once_an_interval() {
+    let (node, kubelet, _serve, _vm) = with_a_pod(&[]).await;
+    let (before, began) = (kubelet.pod_lists(), Instant::now());
+    for _ in 0..40 {
+        let vm = node.start_vm(&VmSpec::foreign(&[OTHER])).unwrap();
+        tokio::time::sleep(Duration::from_millis(25)).await;
+        drop(vm);
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    let lists = u128::from(kubelet.pod_lists() - before);
+    let intervals = began.elapsed().as_millis() / INTERVAL.as_millis() + 1;
+    assert!((2..=intervals).contains(&lists), "{lists} lists in {intervals} intervals");
+}
+
+#[tokio::test]
+async fn a_pod_that_is_gone_ends_its_ownership_and_its_hung_machine_is_foreign() {
+    let (node, kubelet, _serve, vm) = with_a_pod(&[]).await;
+    let pods = kubelet.books().pods;
+    kubelet.admit_with("vm-2", H100, vec![OTHER.to_owned()]).await.unwrap();
+    wait_for_owner(&node, OTHER, &"default/vm-2".into()).await;
+    kubelet.remove(&pods[0].uid);
+    expect(&kubelet, "held by nobody's machine", |books| health(books, H100, GPU) == Some(false)).await;
+    let told = device(&node, GPU);
+    assert!(told["owner"].is_null(), "{told}");
+    assert!(told["reason"].as_str().unwrap().contains(&format!("held by pid {}", vm.pid())), "{told}");
+    vm.kill();
+    expect(&kubelet, "free again", |books| allocatable(books) == 8).await;
+}
+
+#[tokio::test]
+async fn an_owned_device_that_is_unbound_stays_listed_until_its_pod_ends() {
+    let (node, kubelet, serve, vm) = with_a_pod(&[]).await;
+    kubelet.admit_with("vm-2", H100, vec![OTHER.to_owned()]).await.unwrap();
+    wait_for_owner(&node, OTHER, &"default/vm-2".into()).await;
+    drop(vm);
+    node.unbind(GPU).unwrap();
+    tokio::time::sleep(SETTLED).await;
+    assert_eq!(kubelet.capacity(H100).capacity, 8, "it is counted as requested");
+    assert_eq!(health(&kubelet.books(), H100, GPU), Some(true));
+    drop(serve);
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "also after a restart", |books| {
+        books.registrations_of(H100) == 2 && allocatable(books) == 8
+    })
+    .await;
+    let uid = kubelet.books().pods.iter().find(|pod| pod.name == "vm-1").unwrap().uid.clone();
+    kubelet.remove(&uid);
+    expect(&kubelet, "dropped", |books| books.capacity(H100).capacity == 7).await;
+}
+
+#[tokio::test]
+async fn substitution_gives_another_and_never_one_that_was_given() {
+    let (node, kubelet, _serve, _vm) = with_a_pod(&["--busy-allocate", "substitute"]).await;
+    let foreign = node.start_vm(&VmSpec::foreign(&[OTHER])).unwrap();
+    let swapped = kubelet.admit_with("vm-2", H100, vec![OTHER.to_owned()]).await.unwrap();
+    let given = swapped.response.envs["PCI_RESOURCE_NVIDIA_COM_2330"].clone();
+    assert_eq!(given, THIRD, "{swapped:?}");
+    assert_eq!(swapped.response.devices[1].host_path, "/dev/vfio/53");
+    // The books say OTHER; what vm-2 has is THIRD, and OTHER is held by nobody's machine.
+    wait_for_owner(&node, THIRD, &"default/vm-2".into()).await;
+    expect(&kubelet, "the held one is not offered", |books| {
+        health(books, H100, OTHER) == Some(false) && health(books, H100, THIRD) == Some(true)
+    })
+    .await;
+    assert_eq!(kubelet.capacity(H100).left(), 5, "five can be opened");
+    let _vm = node.start_vm(&VmSpec::of_pod(&swapped.pod_uid, &[given])).unwrap();
+    // The kubelet's books have it as free: whoever is given it is swapped too.
+    let again = kubelet.admit_with("vm-3", H100, vec![THIRD.to_owned()]).await.unwrap();
+    assert_eq!(again.response.envs["PCI_RESOURCE_NVIDIA_COM_2330"], "0000:5f:00.0");
+    // Without the checkpoint nobody knows what was given in place of what.
+    // A folder in its place, which the kubelet does not overwrite with its next list.
+    let checkpoint = node.kubelet_dir().join(kubelet_api::CHECKPOINT);
+    std::fs::remove_file(&checkpoint).unwrap();
+    std::fs::create_dir_all(checkpoint.join("not a file")).unwrap();
+    let _second = node.start_vm(&VmSpec::foreign(&["0000:9b:00.0"])).unwrap();
+    let refused = kubelet.admit_with("vm-4", H100, vec!["0000:9b:00.0".to_owned()]).await;
+    let Err(AdmitError::Refused(status)) = refused else { panic!("{refused:?}") };
+    assert!(status.message().contains("no substitute: the kubelet's checkpoint cannot be read"), "{status}");
+    foreign.kill();
+    expect(&kubelet, "offered again", |books| health(books, H100, OTHER) == Some(true)).await;
+}
