@@ -37,8 +37,8 @@ pub(super) struct Answer<'a> {
     pods: Option<&'a [Listed]>,
     checkpoint: Option<&'a [Entry]>,
     settling: Duration,
-    /// Uids of pods whose processes hold devices.
-    cgroups: BTreeSet<&'a String>,
+    /// Resource and ids of devices that are held, with the pod uid of the holder's cgroup.
+    cgroups: &'a [(String, BTreeSet<String>, String)],
     /// What it shows, by resource and ids.
     shown: BTreeSet<(String, BTreeSet<String>)>,
     /// Uids of the pods that it shows, by name.
@@ -57,7 +57,7 @@ impl<'a> Answer<'a> {
             pods,
             checkpoint: round.checkpoint,
             settling: round.settling,
-            cgroups: round.cgroups.iter().map(|(_, _, uid)| uid).collect(),
+            cgroups: round.cgroups,
             shown: BTreeSet::new(),
             uids: BTreeMap::new(),
         };
@@ -103,8 +103,7 @@ impl<'a> Answer<'a> {
             let held = given.source == Source::Cgroup && uids().any(|uid| uid == given.pod.uid.as_ref());
             let untold = self.checkpoint.is_none() && given.pod.uid.is_some();
             // Listed by a name that is not known to be its: the kubelet has lost its checkpoint, and the pod still runs.
-            let runs =
-                || given.unshown > 0 && given.pod.uid.as_ref().is_some_and(|uid| self.cgroups.contains(uid));
+            let runs = || given.unshown > 0 && self.holds(given);
             return match held || untold {
                 true => Verdict::There,
                 false if runs() => Verdict::Silent,
@@ -122,6 +121,13 @@ impl<'a> Answer<'a> {
             // Listed without its devices: the kubelet has lost its checkpoint, the pod has not lost them.
             Verdict::There
         }
+    }
+
+    /// Whether a process of the pod holds it.
+    fn holds(&self, given: &Given) -> bool {
+        let uid = given.pod.uid.as_ref();
+        let mut theirs = self.cgroups.iter().filter(|(_, _, pod)| Some(pod) == uid);
+        theirs.any(|(_, ids, _)| !ids.is_disjoint(&given.real))
     }
 }
 

@@ -98,6 +98,7 @@ impl Checker {
             }
         }
         let owned: BTreeSet<String> = world.owned().into_keys().collect();
+        let rebound = std::mem::take(&mut world.rebound);
         for Fields { message, device, old, new, reason, error } in self.lines(world)? {
             self.checks += 1;
             match message.as_str() {
@@ -112,7 +113,9 @@ impl Checker {
                         *self.changes.entry(device.clone()).or_default() += 2;
                     }
                 }
-                "no longer bound, dropped from the list" if world.bound.contains_key(&device) => {
+                "no longer bound, dropped from the list"
+                    if world.bound.contains_key(&device) && !rebound.contains(&device) =>
+                {
                     violated!("{device} left the list while it was bound");
                 }
                 "health" if old != new && old != "new" => {

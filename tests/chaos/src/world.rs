@@ -5,7 +5,7 @@ use crate::pods::Pod;
 use crate::violation::violated;
 use anyhow::Context;
 use kubelet_process::{Container, DeviceManager, Given, PodShape, PodSpec};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -60,6 +60,8 @@ pub(crate) struct World {
     /// Bound functions with their groups.
     pub(crate) bound: BTreeMap<String, u32>,
     pub(crate) unbound: BTreeMap<String, u32>,
+    /// Those that were unbound when the plugin's log was last read.
+    pub(crate) rebound: BTreeSet<String>,
     pub(crate) restarts: Restarts,
     /// How often each group may have been opened by the plugin at most.
     pub(crate) opens_allowed: BTreeMap<u32, u64>,
@@ -125,6 +127,7 @@ impl World {
             foreign: Vec::new(),
             bound,
             unbound: BTreeMap::new(),
+            rebound: BTreeSet::new(),
             pods_so_far: 0,
             restarts: Restarts::default(),
             opens_allowed: BTreeMap::new(),
@@ -384,7 +387,7 @@ impl World {
             self.release(&[group]);
         }
         let wanted: usize = spec.count();
-        let all: std::collections::BTreeSet<&String> = given.values().flatten().collect();
+        let all: BTreeSet<&String> = given.values().flatten().collect();
         if all.len() != wanted {
             violated!("{name} asks for {wanted} and is given {all:?}");
         }
@@ -502,6 +505,7 @@ impl World {
         self.node.bind(address, "vfio-pci")?;
         self.unbound.remove(address);
         self.bound.insert(address.to_owned(), group);
+        self.rebound.insert(address.to_owned());
         self.release(&[group]);
         Ok(true)
     }
