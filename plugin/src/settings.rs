@@ -79,7 +79,7 @@ pub(crate) struct Settings {
     #[arg(long, global = true, value_name = "FILE", env = "VFIO_DEVICE_PLUGIN_PCI_IDS")]
     pub(crate) pci_ids: Option<PathBuf>,
 
-    /// Folder of the socket on which `serve` tells its state to the other commands
+    /// Folder of the socket on which `serve` tells its state to the other commands, and of what it remembers
     #[arg(
         long,
         global = true,
