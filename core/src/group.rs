@@ -98,6 +98,21 @@ impl Root {
         .map_err(|errno| Error::system(errno, WHAT).of_group(group))
     }
 
+    /// The driver of one member, by a single look; none if it has none, or is no member of this group.
+    ///
+    /// # Errors
+    /// sysfs cannot be read, or holds what the kernel would not write.
+    pub fn driver_in(&self, group: GroupId, id: DeviceId) -> Result<Option<DriverName>> {
+        let mut buffer = [0; 512];
+        match self.link(format_args!("sys/kernel/iommu_groups/{group}/devices/{id}/driver"), &mut buffer) {
+            Ok(link) => DriverName::new(last_component(link))
+                .map(Some)
+                .ok_or(Error::malformed("driver").of_group(group).of_device(id)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(Error::system(errno, "driver").of_group(group).of_device(id)),
+        }
+    }
+
     fn member(&self, group: GroupId, name: Text<64>) -> Result<Member> {
         let mut buffer = [0; 512];
         let folder = format_args!("sys/kernel/iommu_groups/{group}/devices/{name}/driver");

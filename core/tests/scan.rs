@@ -176,3 +176,18 @@ fn the_function_that_offends_is_named() {
     let Viability::NotViable { member, driver } = viability() else { unreachable!("viable") };
     assert_eq!((member.as_str(), driver.as_str()), ("0000:01:00.2", "snd_hda_intel"));
 }
+
+#[test]
+fn one_look_tells_a_members_driver() {
+    let node = Node::new().unwrap();
+    node.add(Function::gpu("0000:01:00.0", 1, 0)).unwrap();
+    node.add(Function::gpu("0000:02:00.0", 2, 0)).unwrap();
+    let root = Root::open(node.root()).unwrap();
+    let driver = |group, address: &str| {
+        root.driver_in(GroupId(group), address.parse().unwrap()).unwrap().map(|driver| driver.to_string())
+    };
+    assert_eq!(driver(1, "0000:01:00.0").as_deref(), Some("vfio-pci"));
+    assert_eq!(driver(2, "0000:01:00.0"), None, "of another group");
+    node.unbind("0000:01:00.0").unwrap();
+    assert_eq!(driver(1, "0000:01:00.0"), None);
+}

@@ -92,6 +92,9 @@ impl Guard {
                 }
             }
         }
+        for view in plan.containers.iter().flat_map(|wish| &wish.views) {
+            self.check_bound(view)?;
+        }
         for wish in &plan.containers {
             self.owners.granted(&self.resource, wish.ids.clone(), wish.real());
         }
@@ -152,6 +155,20 @@ impl Guard {
                 }
             }
         }
+    }
+
+    /// Looks once more whether a device is bound as it was: where another of its group is, the group's open does not tell.
+    fn check_bound(&self, view: &DeviceView) -> Result<(), Status> {
+        let Some(group) = view.device.group else { return Ok(()) };
+        // What cannot be read says nothing.
+        let Ok(driver) = self.monitoring.root.driver_in(group, view.device.id) else { return Ok(()) };
+        if driver == view.device.driver {
+            return Ok(());
+        }
+        let now = driver.map_or("no driver".to_owned(), |driver| driver.to_string());
+        let text = format!("{}: is no longer bound as it was, but to {now}", view.device.id);
+        tracing::warn!(resource = %self.resource, error = text, "refused");
+        Err(Status::failed_precondition(text))
     }
 
     /// Puts free devices in the place of a held group's, or says why not.

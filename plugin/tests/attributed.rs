@@ -205,3 +205,24 @@ async fn substitution_gives_another_and_never_one_that_was_given() {
     foreign.kill();
     expect(&kubelet, "offered again", |books| health(books, H100, OTHER) == Some(true)).await;
 }
+
+#[tokio::test]
+async fn a_device_that_was_unbound_a_moment_ago_is_not_given() {
+    let node = Node::with_eight_gpus().unwrap();
+    // Its group can be opened all the same, as the other is still bound.
+    for function in ["0000:e1:00.0", "0000:e1:00.1"] {
+        node.add(vfio_sim_node::Function::gpu(function, 70, 1)).unwrap();
+    }
+    let kubelet = kubelet(&node).await;
+    // So seldom that the plugin cannot have seen it.
+    let _serve = Serve::start(&node, &["--interval", "1h"]);
+    expect(&kubelet, "offered", |books| allocatable(books) == 10).await;
+    node.unbind("0000:e1:00.0").unwrap();
+    let refused = kubelet.admit_with("vm-1", H100, vec!["0000:e1:00.0".to_owned()]).await;
+    let Err(AdmitError::Refused(status)) = refused else { panic!("{refused:?}") };
+    assert!(
+        status.message().contains("0000:e1:00.0: is no longer bound as it was, but to no driver"),
+        "{status}"
+    );
+    kubelet.admit_with("vm-2", H100, vec![GPU.to_owned()]).await.unwrap();
+}

@@ -30,16 +30,8 @@ pub fn program(node: &Node, words: &[&str]) -> Command {
         .args(["--kubelet-dir".as_ref(), node.kubelet_dir().as_path()])
         .args(["--pod-resources".as_ref(), node.pod_resources_socket().as_path()])
         .args(["--run-dir".as_ref(), node.run_dir().as_path()])
-        .args([
-            "--interval",
-            "200ms",
-            "--settling",
-            "300ms",
-            "--owners-interval",
-            "1s",
-            "--kubelet-start",
-            "1s",
-        ])
+        .args(if words.contains(&"--interval") { &[][..] } else { &["--interval", "200ms"] })
+        .args(["--settling", "300ms", "--owners-interval", "1s", "--kubelet-start", "1s"])
         .args(["--pci-ids", "/dev/null"]);
     command
 }

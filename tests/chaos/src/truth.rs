@@ -1,7 +1,7 @@
 //! What is true of the node, by its own tree and the API server's books: the plugin is not asked.
 
 use crate::pods::Pod;
-use crate::world::World;
+use crate::world::{Foreign, World};
 use std::collections::{BTreeMap, BTreeSet};
 use vfio_sim_node::Hold;
 
@@ -41,19 +41,24 @@ impl World {
             .collect()
     }
 
-    /// Devices of groups that somebody has opened, but no device of: without an open of one's own that cannot be seen, and
-    /// QEMU is in that state for milliseconds. And what is left of a pod of which nobody can tell that it is gone. Allocate
-    /// refuses them.
+    /// Devices of which nobody can tell, and which Allocate refuses: bound ones of groups that somebody has opened, but no
+    /// device of (without an open of one's own that cannot be seen, and QEMU is in that state for milliseconds); and what is
+    /// left of a pod that nobody can tell is gone.
     pub(crate) fn unseen(&self) -> BTreeSet<String> {
         let taken: BTreeSet<u32> = self.owned().into_values().collect();
-        let opened = self.foreign.iter().filter(|foreign| foreign.hold == Hold::GroupOnly || foreign.untold);
-        let groups: BTreeSet<u32> = opened
-            .flat_map(|foreign| &foreign.groups)
-            .copied()
-            .filter(|group| !taken.contains(group))
-            .collect();
-        let bound = self.bound.iter().filter(|(_, group)| groups.contains(group));
-        bound.map(|(address, _)| address.clone()).collect()
+        let groups = |wanted: fn(&Foreign) -> bool| -> BTreeSet<u32> {
+            let foreign = self.foreign.iter().filter(|foreign| wanted(foreign));
+            foreign
+                .flat_map(|foreign| &foreign.groups)
+                .copied()
+                .filter(|group| !taken.contains(group))
+                .collect()
+        };
+        let opened = groups(|foreign| foreign.hold == Hold::GroupOnly);
+        let untold = groups(|foreign| foreign.untold);
+        let bound = self.bound.iter().filter(|(_, group)| opened.contains(group));
+        let all = self.bound.iter().chain(&self.unbound).filter(|(_, group)| untold.contains(group));
+        bound.chain(all).map(|(address, _)| address.clone()).collect()
     }
 
     /// The group of a function.
