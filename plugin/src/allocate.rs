@@ -2,6 +2,7 @@
 
 use crate::owners::Ownership;
 use crate::owners::checkpoint::Entry;
+use crate::owners::given::Given;
 use crate::preferred;
 use crate::resources::env_name;
 use crate::snapshot::{DeviceView, Snapshot, describe};
@@ -131,13 +132,13 @@ pub(crate) fn lost_by_the_kubelet(
     resource: &str,
     view: &DeviceView,
     owners: &Ownership,
-    checkpoint: &[Entry],
+    checkpoint: Option<&[Entry]>,
 ) -> bool {
     let id = view.device.id.to_string();
-    let in_books = || checkpoint.iter().any(|entry| entry.resource == resource && entry.ids.contains(&id));
-    // By its name the kubelet has listed it.
-    let listed = owners.owner(view).is_some_and(|given| given.pod.name.is_some());
-    owners.counts(view) && listed && !in_books()
+    let names = |entry: &Entry| entry.resource == resource && entry.ids.contains(&id);
+    owners.counts(view)
+        && owners.owner(view).is_some_and(Given::may_be_lost)
+        && checkpoint.is_some_and(|entries| !entries.iter().any(names))
 }
 
 /// What to do when a group's open has answered.

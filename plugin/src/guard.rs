@@ -254,8 +254,9 @@ impl Guard {
         // The owner of the failed pod makes the next one at once; it must find a list that says so already.
         // With `advertise` it stays Healthy for ever.
         let id = view.device.id.to_string();
-        let checkpoint = checkpoint::read(&self.kubelet_dir).unwrap_or_default();
-        if !allocate::lost_by_the_kubelet(&self.resource, view, &self.owners.current(), &checkpoint) {
+        let checkpoint = checkpoint::read(&self.kubelet_dir);
+        let owners = self.owners.current();
+        if !allocate::lost_by_the_kubelet(&self.resource, view, &owners, checkpoint.as_deref()) {
             self.board.refused(group, self.monitoring.told_so_far());
             if self.board.busy() != Busy::Advertise {
                 self.feed.sent(LIST_FIRST, |list| is_unhealthy(list, &id)).await;

@@ -32,24 +32,23 @@ pub(crate) struct Folder {
 pub(crate) struct KubeletSocket {
     inode: u64,
     device: u64,
-    changed: (i64, i64),
+    /// Of its making: nothing is ever written to a socket's file, while its mode may change.
+    modified: (i64, i64),
 }
 
 impl KubeletSocket {
     /// One of its own for each number.
     #[cfg(test)]
     pub(crate) fn numbered(inode: u64) -> Self {
-        Self { inode, device: 0, changed: (0, 0) }
+        Self { inode, device: 0, modified: (0, 0) }
     }
 
-    /// How long it has been there.
+    /// How long it has been there, by the wall clock.
     pub(crate) fn age(&self) -> Duration {
-        let (seconds, nanoseconds) = self.changed;
-        let changed = u64::try_from(seconds).unwrap_or(0);
-        let changed = UNIX_EPOCH
-            + Duration::from_secs(changed)
+        let (seconds, nanoseconds) = self.modified;
+        let modified = Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
             + Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0));
-        changed.elapsed().unwrap_or_default()
+        UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(modified)
     }
 }
 
@@ -59,7 +58,7 @@ pub(crate) fn kubelet_socket(folder: &Path) -> Option<KubeletSocket> {
     metadata.file_type().is_socket().then(|| KubeletSocket {
         inode: metadata.ino(),
         device: metadata.dev(),
-        changed: (metadata.ctime(), metadata.ctime_nsec()),
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
     })
 }
 

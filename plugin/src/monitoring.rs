@@ -110,6 +110,11 @@ impl Monitoring {
         self.change_owned(|groups| groups.owned = Some(owned));
     }
 
+    /// Tells the monitor what pods owned when an earlier process of ours ended.
+    pub(crate) fn set_remembered(&self, owned: Owned) {
+        self.change_owned(|groups| groups.remembered = owned);
+    }
+
     /// Tells the monitor which groups are refused though a pod owns them: whether they are free only an open tells.
     pub(crate) fn set_contested(&self, contested: BTreeSet<GroupId>) {
         self.change_owned(|groups| groups.contested = contested);

@@ -10,6 +10,8 @@ use vfio_probe::{Device, GroupId, Watch};
 pub(crate) struct OwnedGroups {
     /// None until it is known.
     pub(crate) owned: Option<Owned>,
+    /// What an earlier process of ours has remembered; counts until then.
+    pub(crate) remembered: Owned,
     /// Groups that are refused all the same.
     pub(crate) contested: BTreeSet<GroupId>,
 }
@@ -17,7 +19,7 @@ pub(crate) struct OwnedGroups {
 impl OwnedGroups {
     /// What pods own, but for what is contested.
     pub(crate) fn not_to_open(&self, watch: &Watch) -> Owned {
-        let mut owned = self.owned.clone().unwrap_or_default();
+        let mut owned = self.owned.clone().unwrap_or_else(|| self.remembered.clone());
         if self.contested.is_empty() {
             return owned;
         }

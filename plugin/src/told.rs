@@ -119,6 +119,8 @@ impl Told {
         }
         round.dropped = self.told.keys().filter(|id| !told.contains_key(id)).copied().collect();
         self.told = told;
+        // Of what comes later nobody has told anything.
+        self.before.clear();
         round
     }
 

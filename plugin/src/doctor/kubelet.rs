@@ -82,11 +82,13 @@ pub(super) fn examine(
         now: Instant::now(),
         pods: pods.as_deref().ok(),
         checkpoint: checkpoint.as_deref(),
+        written: false,
         kubelet: None,
         young: false,
         settling: Duration::ZERO,
         cgroups: &[],
         adopt: false,
+        offered: None,
     });
     let told = serving.map(|report| report.devices.clone()).unwrap_or_default();
     Ok(Owners { now: Ownership::new(outcome.answered, &ledger), told })

@@ -40,6 +40,8 @@ pub(super) struct Kubelet {
     books: BTreeMap<u8, u8>,
     /// And in its checkpoint, as of when it was last written.
     file: BTreeMap<u8, u8>,
+    /// That was written since the plugin asked.
+    written: bool,
     /// The list that it was sent last: Healthy or not.
     list: BTreeMap<String, bool>,
     /// It knows the API server's pods.
@@ -297,7 +299,7 @@ impl World {
                 }
                 state.set_pod(pod, Pod::Active(device));
                 state.kubelet.books.insert(pod, device);
-                state.kubelet.file = state.kubelet.books.clone();
+                state.kubelet.write();
             }
             Granted::No => state.set_pod(pod, Pod::Gone),
             Granted::NoAndTold => {
@@ -320,7 +322,8 @@ impl World {
             }
         }
         let process = (u64::from(kubelet.number), !kubelet.synced);
-        state.plugin.ask(self.rule, (&pods, &kubelet.checkpoint()), process, self.now);
+        let written = std::mem::take(&mut kubelet.written);
+        state.plugin.ask(self.rule, (&pods, &kubelet.checkpoint(), written), process, self.now);
     }
 
     fn tell(&self, state: &mut State) {
@@ -335,7 +338,7 @@ impl World {
             state.broken = Some("a pod's device was called Unhealthy");
         }
         state.kubelet.list = list;
-        state.kubelet.file = state.kubelet.books.clone();
+        state.kubelet.write();
     }
 
     fn restart_kubelet(&self, state: &mut State, with_checkpoint: bool) {
@@ -352,9 +355,9 @@ impl World {
         state.kubelet = Kubelet {
             books: file.clone(),
             file,
+            written: false,
             list: BTreeMap::new(),
-            // Without its checkpoint nothing tells that it does not know its pods yet.
-            synced: !with_checkpoint,
+            synced: false,
             number: state.kubelet.number + 1,
         };
         state.plugin.lose_stream();
@@ -446,6 +449,12 @@ impl Kubelet {
         let given: BTreeSet<String> = self.books.values().map(|device| id(*device)).collect();
         let healthy = self.list.iter().filter(|(_, healthy)| **healthy).map(|(id, _)| id);
         healthy.filter(|id| !given.contains(*id)).cloned().collect()
+    }
+
+    /// `writeCheckpoint`.
+    fn write(&mut self) {
+        self.file = self.books.clone();
+        self.written = true;
     }
 
     fn checkpoint(&self) -> Vec<Entry> {

@@ -117,7 +117,7 @@ impl Plugin {
     pub(super) fn ask(
         &mut self,
         rule: Rule,
-        (pods, checkpoint): (&[Listed], &[Entry]),
+        (pods, checkpoint, written): (&[Listed], &[Entry], bool),
         (kubelet, young): (u64, bool),
         now: Instant,
     ) {
@@ -125,11 +125,13 @@ impl Plugin {
             now: now + Duration::from_millis(1),
             pods: Some(pods),
             checkpoint: Some(checkpoint),
+            written,
             kubelet: Some(KubeletSocket::numbered(kubelet)),
             young: young && rule != Rule::ListsCountAtOnce,
             settling: SETTLING,
             cgroups: &[],
             adopt: false,
+            offered: None,
         });
         self.answered = outcome.answered;
         self.again |= outcome.stale && rule != Rule::NeverSentAgain;
@@ -185,7 +187,7 @@ impl Plugin {
             Verdict::Grant => {}
             Verdict::Held if given_before => {}
             Verdict::Held => {
-                let marked = !allocate::lost_by_the_kubelet(RESOURCE, view, &owners, checkpoint);
+                let marked = !allocate::lost_by_the_kubelet(RESOURCE, view, &owners, Some(checkpoint));
                 if marked {
                     self.ledger.age(now);
                     self.told.refused(group, 0, now);

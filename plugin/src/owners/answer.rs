@@ -2,7 +2,7 @@
 //! does not.
 
 use super::checkpoint::Entry;
-use super::given::{Given, Source, is_ours};
+use super::given::{Given, Source};
 use super::ledger::{Listed, Round};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -117,9 +117,13 @@ impl<'a> Answer<'a> {
             Verdict::Missing
         } else if pods.any(|pod| has_others(pod, given)) {
             Verdict::Replaced
-        } else {
+        } else if given.unshown > 0 {
             // Listed without its devices: the kubelet has lost its checkpoint, the pod has not lost them.
             Verdict::There
+        } else {
+            // The same kubelet has shown them: the pod has ended. Until 1.34 such ones are listed too
+            // (`KubeletPodResourcesListUseActivePods`).
+            Verdict::Missing
         }
     }
 
@@ -131,10 +135,10 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// Whether the pod's container has devices other than these; any container, where it is not known which.
+/// Whether the pod's container has devices of the resource, which are not these; any container, where it is not known which.
 fn has_others(pod: &Listed, given: &Given) -> bool {
     let mut devices = pod.devices.iter().filter(|((container, resource), _)| {
         given.container.as_ref().is_none_or(|of| of == container) && *resource == given.resource
     });
-    devices.any(|(_, ids)| ids.iter().any(|id| is_ours(id)))
+    devices.any(|(_, ids)| !ids.is_empty())
 }

@@ -1,12 +1,11 @@
 //! When the kubelet is asked who owns what, and what is done with its answer.
 
 use super::checkpoint::{self, Entry};
-use super::ledger::{Ledger, Listed, Outcome, Round};
+use super::ledger::{Listed, Outcome, Round};
 use super::pod_resources::Lister;
 use super::{Owners, Ownership};
 use crate::claims::Claims;
 use crate::kubelet_dir::{Folder, KubeletSocket};
-use crate::memory::Memory;
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,11 +19,6 @@ use vfio_probe::GroupId;
 /// After our start the checkpoint alone says who owns what, if the kubelet takes longer than this to list its pods: the
 /// first opens and the first list wait for it.
 const FIRST: Duration = Duration::from_millis(300);
-
-/// A kubelet that has lost its checkpoint will not tell again what pods own.
-pub(super) fn memory(settings: &Settings) -> Memory {
-    Memory::new(&settings.run_dir, "owners.json")
-}
 
 /// Asks for ever: when occupancy changes, after each Allocate, when the kubelet's socket or its checkpoint is another one,
 /// and now and then while anything is held or owned. Never more often than once an interval, since the kubelet's rate limit
@@ -44,7 +38,10 @@ pub(super) async fn ask_for_ever(
         let folder = *contents.borrow_and_update();
         let seen = Seen::of(snapshot.as_deref(), &folder, &asking.settings);
         let asked = Instant::now();
-        let pods = if asking.begun { lister.list().await } else { asking.first(&mut lister).await };
+        let pods = match asking.begun {
+            true => lister.list().await,
+            false => asking.first(&mut lister, folder.kubelet).await,
+        };
         let pause = asking.take(pods, snapshot.as_deref(), folder.kubelet);
         let idle = asking.content && seen.held.is_empty() && !owners.current().any();
         loop {
@@ -75,7 +72,7 @@ pub(super) async fn ask_for_ever(
 struct Seen {
     held: Vec<GroupId>,
     kubelet: Option<KubeletSocket>,
-    checkpoint: Option<(u64, SystemTime)>,
+    checkpoint: Option<Stamp>,
 }
 
 impl Seen {
@@ -98,7 +95,9 @@ fn held(snapshot: Option<&Snapshot>) -> Vec<GroupId> {
 }
 
 /// Which checkpoint: the kubelet writes a new file each time and renames it into place (`FileStore.Write`).
-fn stamp(settings: &Settings) -> Option<(u64, SystemTime)> {
+type Stamp = (u64, SystemTime);
+
+fn stamp(settings: &Settings) -> Option<Stamp> {
     use std::os::unix::fs::MetadataExt;
     let metadata = std::fs::metadata(settings.kubelet_dir.join(kubelet_api::CHECKPOINT)).ok()?;
     Some((metadata.ino(), metadata.modified().ok()?))
@@ -107,7 +106,6 @@ fn stamp(settings: &Settings) -> Option<(u64, SystemTime)> {
 /// What asking needs, from one time to the next.
 struct Asking {
     owners: Owners,
-    memory: Memory,
     settings: Settings,
     /// Something was asked before.
     begun: bool,
@@ -118,24 +116,33 @@ struct Asking {
     /// Holders' cgroups made owners, as they do after our own start only.
     cgroups_seen: bool,
     troubled: Option<String>,
+    /// Which checkpoint there was.
+    stamp: Option<Stamp>,
+    /// The kubelet's socket, since when it has been seen, and how old it was then.
+    kubelet: Option<(KubeletSocket, Instant, Duration)>,
 }
 
 impl Asking {
     fn new(owners: Owners, settings: Settings) -> Self {
         Self {
             owners,
-            memory: memory(&settings),
             begun: false,
             content: false,
             backoff: settings.interval,
             cgroups_seen: false,
             troubled: None,
+            stamp: None,
+            kubelet: None,
             settings,
         }
     }
 
     /// Lists pods for the first time; the checkpoint is looked into meanwhile if that takes long.
-    async fn first(&mut self, lister: &mut Lister) -> Result<Vec<Listed>, String> {
+    async fn first(
+        &mut self,
+        lister: &mut Lister,
+        kubelet: Option<KubeletSocket>,
+    ) -> Result<Vec<Listed>, String> {
         self.begun = true;
         let mut listing = pin!(lister.list());
         tokio::select! {
@@ -143,7 +150,7 @@ impl Asking {
             () = sleep(FIRST) => {}
         }
         if let Some(checkpoint) = checkpoint::read(&self.settings.kubelet_dir) {
-            self.give_to_ledger(None, Some(&checkpoint), None, None);
+            self.give_to_ledger(None, (Some(&checkpoint), false), None, kubelet);
         }
         listing.await
     }
@@ -156,8 +163,12 @@ impl Asking {
         kubelet: Option<KubeletSocket>,
     ) -> Duration {
         // After the list, so that the checkpoint has whoever was admitted meanwhile.
+        let stamp = stamp(&self.settings);
+        let written = stamp.is_some() && stamp != self.stamp;
+        self.stamp = stamp;
         let checkpoint = checkpoint::read(&self.settings.kubelet_dir);
-        let outcome = self.give_to_ledger(pods.as_deref().ok(), checkpoint.as_deref(), snapshot, kubelet);
+        let outcome =
+            self.give_to_ledger(pods.as_deref().ok(), (checkpoint.as_deref(), written), snapshot, kubelet);
         if outcome.stale {
             self.owners.shared.stale.notify_one();
         }
@@ -176,21 +187,25 @@ impl Asking {
     fn give_to_ledger(
         &mut self,
         pods: Option<&[Listed]>,
-        checkpoint: Option<&[Entry]>,
+        (checkpoint, written): (Option<&[Entry]>, bool),
         snapshot: Option<&Snapshot>,
         kubelet: Option<KubeletSocket>,
     ) -> Outcome {
+        let age = self.age(kubelet);
+        let offered = snapshot.map(offered);
         let cgroups = snapshot.map(cgroups).unwrap_or_default();
         let adopt = !self.cgroups_seen;
         let round = Round {
             now: std::time::Instant::now(),
             pods,
             checkpoint,
+            written,
             kubelet,
-            young: kubelet.is_some_and(|kubelet| kubelet.age() < self.settings.kubelet_start),
+            young: age.is_some_and(|age| age < self.settings.kubelet_start),
             settling: self.settings.settling,
             cgroups: &cgroups,
             adopt,
+            offered: offered.as_ref(),
         };
         let owners = self.owners.clone();
         let mut ledger = owners.ledger();
@@ -198,8 +213,20 @@ impl Asking {
         self.cgroups_seen |= snapshot.is_some() && outcome.answered;
         tracing::debug!(?pods, ?checkpoint, young = round.young, given = ?ledger.given(), "asked");
         owners.publish(Ownership::new(outcome.answered, &ledger));
-        self.memory.write::<Ledger>(&ledger);
+        owners.remember(&ledger);
         outcome
+    }
+
+    /// How long the kubelet's socket has been there: by our own clock, but for one that was there before us.
+    fn age(&mut self, kubelet: Option<KubeletSocket>) -> Option<Duration> {
+        let kubelet = kubelet?;
+        let first = self.kubelet.is_none();
+        let (since, before) = match self.kubelet {
+            Some((known, since, before)) if known == kubelet => (since, before),
+            _ => (Instant::now(), if first { kubelet.age() } else { Duration::ZERO }),
+        };
+        self.kubelet = Some((kubelet, since, before));
+        Some(before + since.elapsed())
     }
 
     fn complain(&mut self, trouble: Option<String>, answered: bool) {
@@ -220,6 +247,11 @@ impl Asking {
         }
         self.troubled = trouble;
     }
+}
+
+fn offered(snapshot: &Snapshot) -> BTreeSet<Arc<str>> {
+    let views = snapshot.devices.iter().chain(&snapshot.unbound);
+    views.map(|view| Arc::clone(&view.resource)).collect()
 }
 
 /// Held devices with the pod of their holder's cgroup.

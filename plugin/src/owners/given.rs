@@ -38,6 +38,9 @@ pub(crate) struct Given {
     pub(super) missing: u32,
     /// How often the kubelet has started anew since it last showed this, perhaps without its checkpoint; 2 is often.
     pub(super) unshown: u8,
+    /// When a checkpoint that was written after a list without it was seen to name it.
+    #[serde(skip)]
+    pub(super) booked: Option<Instant>,
 }
 
 /// How it is known what a container was given.
@@ -63,7 +66,13 @@ impl Given {
             confirmed: None,
             missing: 0,
             unshown: 0,
+            booked: None,
         }
+    }
+
+    /// Whether the kubelet may have lost its books of it: it lists the pod, and has started anew since it showed this.
+    pub(crate) fn may_be_lost(&self) -> bool {
+        self.unshown > 0 && self.pod.name.is_some()
     }
 
     pub(super) fn is_unconfirmed(&self) -> bool {
@@ -87,7 +96,8 @@ impl fmt::Display for Pod {
     }
 }
 
-/// Whether an id can be one of VFIO's: a PCI address, a uuid, or the group's number that older plugins used.
-pub(super) fn is_ours(id: &str) -> bool {
-    id.parse::<DeviceId>().is_ok() || id.parse::<GroupId>().is_ok()
+/// Whether an id can be one of VFIO's: a PCI address, a uuid, or the group's number that older plugins used for resources that
+/// we `offer`; others' plugins number what they have too.
+pub(super) fn is_ours(id: &str, offer: bool) -> bool {
+    id.parse::<DeviceId>().is_ok() || offer && id.parse::<GroupId>().is_ok()
 }

@@ -5,14 +5,18 @@
 
 use super::answer::{Answer, Verdict};
 use super::checkpoint::Entry;
-use super::given::{Given, Pod, Source, is_ours};
+use super::given::{self, Given, Pod, Source};
+use super::merging::{Shown, is_entry_of, name_of};
 use crate::kubelet_dir::KubeletSocket;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Answers in a row from which a pod must be missing.
 const MISSING: u32 = 2;
+/// And from how many, if the kubelet's checkpoint names it all the same and is not written anew.
+const DOUBTFUL: u32 = 5;
 
 /// One container of a listed pod.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,6 +36,8 @@ pub(crate) struct Round<'a> {
     pub(crate) pods: Option<&'a [Listed]>,
     /// The checkpoint, if it could be read.
     pub(crate) checkpoint: Option<&'a [Entry]>,
+    /// It was written since the round before.
+    pub(crate) written: bool,
     /// The kubelet's socket.
     pub(crate) kubelet: Option<KubeletSocket>,
     /// It has appeared a short time ago: its pods may not be known to it yet.
@@ -42,6 +48,15 @@ pub(crate) struct Round<'a> {
     pub(crate) cgroups: &'a [(String, BTreeSet<String>, String)],
     /// Whether they make owners: after our own start only; later whoever holds without owning is foreign.
     pub(crate) adopt: bool,
+    /// The resources that we offer, if they are known: of others numbers are no ids of ours.
+    pub(crate) offered: Option<&'a BTreeSet<Arc<str>>>,
+}
+
+impl Round<'_> {
+    /// Whether an id can be one of VFIO's.
+    fn is_ours(&self, resource: &str, id: &str) -> bool {
+        given::is_ours(id, self.offered.is_none_or(|offered| offered.contains(resource)))
+    }
 }
 
 /// What came of a round.
@@ -59,10 +74,17 @@ pub(crate) struct Outcome {
 /// All that is known.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Ledger {
-    given: Vec<Given>,
+    pub(super) given: Vec<Given>,
     /// Pods that are gone, and that a checkpoint not written since still names.
-    ended: BTreeSet<String>,
+    pub(super) ended: BTreeSet<String>,
     kubelet: Option<KubeletSocket>,
+    /// Names of all pods of the latest answer.
+    #[serde(skip)]
+    names: BTreeSet<String>,
+    /// Whether the checkpoint was written since the latest answer of this kubelet, if there was one. A list of pods makes the
+    /// kubelet's books anew (`UpdateAllocatedDevices`), so that one which was written after it names no pod that is gone.
+    #[serde(skip)]
+    written: Option<bool>,
 }
 
 impl Ledger {
@@ -98,51 +120,45 @@ impl Ledger {
         now: Instant,
     ) {
         self.given.retain(|given| !given.is_unconfirmed() || given.real.is_disjoint(&real));
+        // From now on its being in the checkpoint does not tell that the kubelet has started with one.
+        for given in self.given.iter_mut().filter(|given| given.unshown > 0 && !given.ids.is_disjoint(&ids)) {
+            given.unshown = 2;
+        }
         let source = Source::Allocate(Some(now));
         self.given.push(Given { real, ..Given::new(Pod::default(), resource, ids, source) });
     }
 
     /// Takes in what the kubelet answered.
     pub(crate) fn take(&mut self, round: &Round<'_>) -> Outcome {
+        let ours = |entry: &&Entry| entry.ids.iter().any(|id| round.is_ours(&entry.resource, id));
         let checkpoint: Option<Vec<&Entry>> = round.checkpoint.map(|entries| {
             self.ended.retain(|uid| entries.iter().any(|entry| entry.pod_uid == *uid));
-            let live = |entry: &&Entry| {
-                !self.ended.contains(&entry.pod_uid) && entry.ids.iter().any(|id| is_ours(id))
-            };
-            entries.iter().filter(live).collect()
+            entries.iter().filter(|entry| !self.ended.contains(&entry.pod_uid)).filter(ours).collect()
         });
-        // A kubelet that has not synced yet lists no pods, or few: what it lists is there, what it does not may be too.
-        let listed = round.pods.unwrap_or_default();
-        let no_answer = |pods: &[Listed]| {
-            pods.is_empty() || round.young && disagrees(pods, checkpoint.as_deref().unwrap_or_default())
-        };
-        let pods = round.pods.filter(|pods| !no_answer(pods));
-        if self.kubelet != round.kubelet {
-            self.kubelet = round.kubelet;
-            for given in &mut self.given {
-                (given.missing, given.unshown) = (0, (given.unshown + 1).min(2));
-            }
-        }
         let entries = checkpoint.as_deref().unwrap_or_default();
-        let latest = self.given.iter().filter(|given| given.unshown == 1);
-        if latest
-            .flat_map(|given| entries.iter().map(move |entry| is_entry_of(entry, given)))
-            .any(|kept| kept)
-        {
-            // It has not started without its checkpoint: what that does not name any more is gone.
-            self.given.iter_mut().filter(|given| given.unshown == 1).for_each(|given| given.unshown = 0);
+        let listed = round.pods.unwrap_or_default();
+        let pods = round.pods.filter(|pods| self.is_answer(round, pods, entries));
+        self.take_kubelet(round.kubelet, entries);
+        let names: BTreeSet<String> = listed.iter().map(|pod| pod.pod.clone()).collect();
+        if pods.is_some() && names != self.names {
+            self.given.iter_mut().for_each(|given| given.booked = None);
         }
-        let mut affirmed = BTreeSet::new();
+        self.written = self.written.map(|before| before || round.written);
+        let fresh = self.written == Some(true);
+        let (mut affirmed, mut doubtful) = (BTreeSet::new(), BTreeSet::new());
         let mut stale = false;
         for entry in entries {
-            let place = self.take_entry(entry, listed, pods.is_some(), round.now);
-            let named = |place: usize| self.given.get(place).is_some_and(|given| given.pod.name.is_some());
-            stale |= pods.is_some() && place.is_some_and(|place| !named(place));
-            affirmed.extend(place);
+            let (place, shown) = self.take_entry(entry, pods, fresh, round);
+            stale |= shown != Shown::There;
+            if shown == Shown::Doubtful {
+                doubtful.insert(place)
+            } else {
+                affirmed.insert(place)
+            };
         }
         for pod in listed {
             for ((container, resource), ids) in &pod.devices {
-                if ids.iter().any(|id| is_ours(id)) {
+                if ids.iter().any(|id| round.is_ours(resource, id)) {
                     affirmed.insert(self.take_listed(&pod.pod, container, (resource, ids), round.now));
                 }
             }
@@ -150,103 +166,62 @@ impl Ledger {
         if round.adopt {
             affirmed.extend(self.take_cgroups(round));
         }
+        if pods.is_some() {
+            self.names = names;
+            self.written = Some(false);
+        }
         let shown = affirmed.iter().filter_map(|&place| self.given.get(place));
         let answer = Answer::new(round, pods, shown);
-        let ask_again = self.end(&affirmed, &answer, round.now);
+        let ask_again = self.end(&affirmed, &doubtful, &answer, round.now);
         Outcome { answered: pods.is_some() || checkpoint.is_some(), ask_again, stale }
     }
 
-    /// Holders whose cgroup names a pod that the kubelet knows, though it does not say what that has.
-    fn take_cgroups(&mut self, round: &Round<'_>) -> Vec<usize> {
-        let mut places = Vec::new();
-        for (resource, ids, uid) in round.cgroups {
-            let mut entries = round.checkpoint.unwrap_or_default().iter();
-            let there = entries.any(|entry| entry.pod_uid == *uid) && !self.ended.contains(uid);
-            if there && self.given.iter().all(|given| given.real.is_disjoint(ids)) {
-                places.push(self.given.len());
-                let pod = Pod { uid: Some(uid.clone()), name: None };
-                let given = Given::new(pod, resource, ids.clone(), Source::Cgroup);
-                self.given.push(Given { confirmed: Some(round.now), ..given });
+    /// Whether a list tells who is missing. A kubelet that has just started does not know all of its pods, but static ones:
+    /// what it lists is there, what it does not may be too, if its checkpoint or we know of it.
+    fn is_answer(&self, round: &Round<'_>, pods: &[Listed], entries: &[&Entry]) -> bool {
+        let listed = |name: &String| pods.iter().any(|pod| pod.pod == *name);
+        let lacks =
+            || self.given.iter().filter_map(|given| given.pod.name.as_ref()).any(|name| !listed(name));
+        !pods.is_empty() && !(round.young && (disagrees(pods, entries) || lacks()))
+    }
+
+    /// Another kubelet may have started without its checkpoint.
+    fn take_kubelet(&mut self, kubelet: Option<KubeletSocket>, entries: &[&Entry]) {
+        if kubelet.is_some() && self.kubelet != kubelet {
+            let restarted = self.kubelet.is_some();
+            self.kubelet = kubelet;
+            self.written = None;
+            for given in &mut self.given {
+                given.missing = 0;
+                given.unshown = (given.unshown + u8::from(restarted)).min(2);
             }
         }
-        places
-    }
-
-    /// One entry of the checkpoint; its place in the ledger, if it shows that the pod is there. `all`: no pod is missing from
-    /// the list.
-    fn take_entry(&mut self, entry: &Entry, listed: &[Listed], all: bool, now: Instant) -> Option<usize> {
-        let name = name_of(&entry.resource, &entry.ids, listed);
-        let uid = Some(&entry.pod_uid);
-        let same = |given: &Given| given.ids == entry.ids && given.resource == entry.resource;
-        let place = self
-            .given
-            .iter()
-            .position(|given| is_entry_of(entry, given))
-            .or_else(|| self.given.iter().position(|given| given.pod.uid.is_none() && same(given)));
-        let real =
-            if entry.told.iter().any(|id| is_ours(id)) { entry.told.clone() } else { entry.ids.clone() };
-        let place = place.unwrap_or_else(|| {
-            let pod = Pod { uid: uid.cloned(), name: None };
-            self.given.push(Given::new(pod, &entry.resource, entry.ids.clone(), Source::Kubelet));
-            self.given.len() - 1
-        });
-        let given = self.given.get_mut(place)?;
-        given.pod.uid = uid.cloned();
-        given.container = Some(entry.container.clone());
-        given.pod.name = given.pod.name.take().or(name);
-        given.real = real;
-        given.source = Source::Kubelet;
-        // Until it is written anew the checkpoint names pods that are gone; a list of pods knows better.
-        let name = given.pod.name.as_ref();
-        let known = name.is_some();
-        if all && name.is_some_and(|name| !listed.iter().any(|pod| pod.pod == *name)) {
-            return None;
+        let known = |given: &Given| entries.iter().any(|entry| is_entry_of(entry, given));
+        if self.given.iter().any(|given| given.unshown == 1 && known(given)) {
+            // It has not: what its checkpoint does not name any more is gone.
+            self.given.iter_mut().filter(|given| given.unshown == 1).for_each(|given| given.unshown = 0);
         }
-        if known || !all {
-            given.confirmed = Some(now);
-        }
-        Some(place)
-    }
-
-    fn take_listed(
-        &mut self,
-        pod: &str,
-        container: &str,
-        (resource, ids): (&str, &BTreeSet<String>),
-        now: Instant,
-    ) -> usize {
-        let same = |given: &Given| given.ids == *ids && given.resource == resource;
-        let name = |given: &Given| given.pod.name.as_deref() == Some(pod);
-        let place = self
-            .given
-            .iter()
-            .position(|given| name(given) && same(given))
-            .or_else(|| self.given.iter().position(|given| given.pod.name.is_none() && same(given)));
-        let place = place.unwrap_or_else(|| {
-            let pod = Pod { uid: None, name: Some(pod.to_owned()) };
-            self.given.push(Given::new(pod, resource, ids.clone(), Source::Kubelet));
-            self.given.len() - 1
-        });
-        if let Some(given) = self.given.get_mut(place) {
-            given.pod.name = Some(pod.to_owned());
-            given.container = Some(container.to_owned());
-            given.source = Source::Kubelet;
-            given.confirmed = Some(now);
-        }
-        place
     }
 
     /// Lets go of what nobody has any more; whether a pod is missing for the first time.
-    fn end(&mut self, affirmed: &BTreeSet<usize>, answer: &Answer<'_>, now: Instant) -> bool {
+    fn end(
+        &mut self,
+        affirmed: &BTreeSet<usize>,
+        doubtful: &BTreeSet<usize>,
+        answer: &Answer<'_>,
+        now: Instant,
+    ) -> bool {
         let mut ask_again = false;
-        let mut place = 0;
+        let mut next = 0;
         let ended = &mut self.ended;
         self.given.retain_mut(|given| {
-            place += 1;
-            if affirmed.contains(&(place - 1)) {
+            let place = next;
+            next += 1;
+            if affirmed.contains(&place) {
                 (given.missing, given.unshown) = (0, 0);
                 return true;
             }
+            let enough = if doubtful.contains(&place) { DOUBTFUL } else { MISSING };
             let verdict = answer.of(given);
             match verdict {
                 Verdict::Silent => {}
@@ -258,10 +233,10 @@ impl Ledger {
                 }
                 Verdict::Missing | Verdict::Replaced => {
                     given.missing += 1;
-                    ask_again |= given.missing < MISSING;
+                    ask_again |= given.missing < enough;
                 }
             }
-            let gone = given.missing >= MISSING;
+            let gone = given.missing >= enough;
             if gone && verdict == Verdict::Missing {
                 ended.extend(given.pod.uid.clone());
             }
@@ -269,21 +244,6 @@ impl Ledger {
         });
         ask_again
     }
-}
-
-/// Whether an entry of the checkpoint is of the same container as something that is known already.
-fn is_entry_of(entry: &Entry, given: &Given) -> bool {
-    given.pod.uid.as_ref() == Some(&entry.pod_uid)
-        && given.ids == entry.ids
-        && given.resource == entry.resource
-}
-
-/// The listed pod that has what the checkpoint says a pod was given.
-fn name_of(resource: &str, ids: &BTreeSet<String>, pods: &[Listed]) -> Option<String> {
-    let has = |pod: &&Listed| {
-        pod.devices.iter().any(|((_, listed), theirs)| listed == resource && !theirs.is_disjoint(ids))
-    };
-    pods.iter().find(has).map(|pod| pod.pod.clone())
 }
 
 /// Whether the checkpoint has devices that no listed pod has.

@@ -5,11 +5,13 @@ mod asking;
 pub(crate) mod checkpoint;
 pub(crate) mod given;
 pub(crate) mod ledger;
+mod merging;
 mod ownership;
 pub(crate) mod pod_resources;
 
 use crate::claims::Claims;
 use crate::kubelet_dir::Folder;
+use crate::memory::Memory;
 use crate::monitoring::Monitoring;
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
@@ -28,6 +30,8 @@ pub(crate) struct Owners {
 #[derive(Debug)]
 struct Shared {
     ledger: Mutex<Ledger>,
+    /// A kubelet that has lost its checkpoint will not tell again what pods own.
+    memory: Mutex<Memory>,
     published: watch::Sender<Arc<Ownership>>,
     ask: Notify,
     stale: Notify,
@@ -37,12 +41,15 @@ struct Shared {
 impl Owners {
     /// What was remembered; nothing has been asked yet.
     pub(crate) fn new(settings: &Settings, monitoring: Monitoring) -> Self {
-        let mut ledger: Ledger = asking::memory(settings).read();
+        let memory = Memory::new(&settings.run_dir, "owners.json");
+        let mut ledger: Ledger = memory.read();
         ledger.restarted(std::time::Instant::now());
-        let published = watch::Sender::new(Arc::new(Ownership::new(false, &ledger)));
-        let ledger = Mutex::new(ledger);
+        let ownership = Ownership::new(false, &ledger);
+        monitoring.set_remembered(ownership.owned());
+        let published = watch::Sender::new(Arc::new(ownership));
+        let (ledger, memory) = (Mutex::new(ledger), Mutex::new(memory));
         let (ask, stale) = (Notify::new(), Notify::new());
-        Self { shared: Arc::new(Shared { ledger, published, ask, stale, monitoring }) }
+        Self { shared: Arc::new(Shared { ledger, memory, published, ask, stale, monitoring }) }
     }
 
     /// Keeps them up to date until the monitor ends.
@@ -69,7 +76,12 @@ impl Owners {
     /// An Allocate of ours is about to be answered.
     pub(crate) fn granted(&self, resource: &str, ids: BTreeSet<String>, real: BTreeSet<String>) {
         let mut ledger = self.ledger();
+        let swapped = ids != real;
         ledger.granted(resource, ids, real, std::time::Instant::now());
+        if swapped {
+            // The kubelet's books will name the other one; the usual grant is in its checkpoint in a moment.
+            self.remember(&ledger);
+        }
         let told = self.current().told;
         self.publish(Ownership::new(told, &ledger));
         drop(ledger);
@@ -89,6 +101,10 @@ impl Owners {
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, ledger: &Ledger) {
+        self.shared.memory.lock().unwrap_or_else(PoisonError::into_inner).write(ledger);
     }
 
     fn publish(&self, ownership: Ownership) {

@@ -1,0 +1,140 @@
+//! Pure: which record of the ledger an answer of the kubelet is about, and what it adds to it.
+
+use super::checkpoint::Entry;
+use super::given::{Given, Pod, Source, is_ours};
+use super::ledger::{Ledger, Listed, Round};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// How long a checkpoint that was written after a list is believed in what the list does not show, as long as the pods are the
+/// same ones.
+const BOOKED: Duration = Duration::from_secs(60);
+
+/// What a round says of an entry of the checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Shown {
+    /// A listed pod has it, or the kubelet keeps it in its books though it lists it not, or nobody lists pods.
+    There,
+    /// No listed pod is known to have it: an init container's, or a pod's that has ended since the checkpoint was written. It
+    /// stands until that is written anew.
+    Perhaps,
+    /// Its pod is not listed, or without it; until it is written anew the checkpoint may be behind.
+    Doubtful,
+}
+
+impl Ledger {
+    /// One entry of the checkpoint: its place in the ledger, and what it shows; `pods` if the list tells who is missing,
+    /// `fresh` if the checkpoint was written after the list before.
+    pub(super) fn take_entry(
+        &mut self,
+        entry: &Entry,
+        pods: Option<&[Listed]>,
+        fresh: bool,
+        round: &Round<'_>,
+    ) -> (usize, Shown) {
+        let name = name_of(&entry.resource, &entry.ids, round.pods.unwrap_or_default());
+        let same = |given: &Given| given.ids == entry.ids && given.resource == entry.resource;
+        // One whose pod has another name is its predecessor's.
+        let unnamed = |given: &Given| given.pod.name.is_none() || given.pod.name == name;
+        let before = self.given.iter().position(|given| is_entry_of(entry, given));
+        let known = before.or_else(|| {
+            self.given.iter().position(|given| given.pod.uid.is_none() && same(given) && unnamed(given))
+        });
+        let place = known.unwrap_or_else(|| {
+            let pod = Pod { uid: Some(entry.pod_uid.clone()), name: None };
+            self.given.push(Given::new(pod, &entry.resource, entry.ids.clone(), Source::Kubelet));
+            self.given.len() - 1
+        });
+        let Some(given) = self.given.get_mut(place) else { return (place, Shown::Doubtful) };
+        given.pod.uid = Some(entry.pod_uid.clone());
+        given.container = Some(entry.container.clone());
+        given.pod.name = given.pod.name.take().or(name);
+        given.real =
+            if entry.told.iter().any(|id| is_ours(id, true)) { &entry.told } else { &entry.ids }.clone();
+        given.source = Source::Kubelet;
+        let Some(pods) = pods else {
+            given.confirmed = Some(round.now);
+            return (place, Shown::There);
+        };
+        let name = given.pod.name.as_ref();
+        if name.is_some_and(|name| {
+            pods.iter().any(|pod| pod.pod == *name && has_any(pod, &entry.resource, &entry.ids))
+        }) {
+            given.confirmed = Some(round.now);
+            given.booked = None;
+            return (place, Shown::There);
+        }
+        // Not the first checkpoint that names it: the Allocate itself has made the kubelet write that one. And only the first
+        // list that lacks a pod makes the kubelet forget it.
+        let lacked = name.is_none() || given.missing > 0 || given.booked.is_some();
+        if fresh && before.is_some() && lacked {
+            given.booked = Some(round.now);
+        }
+        match (name, given.booked.is_some_and(|at| round.now.duration_since(at) < BOOKED)) {
+            (_, true) => (place, Shown::There),
+            (None, false) => (place, Shown::Perhaps),
+            (Some(_), false) => (place, Shown::Doubtful),
+        }
+    }
+
+    /// What a listed pod has; its place in the ledger.
+    pub(super) fn take_listed(
+        &mut self,
+        pod: &str,
+        container: &str,
+        (resource, ids): (&str, &BTreeSet<String>),
+        now: Instant,
+    ) -> usize {
+        let same = |given: &Given| given.ids == *ids && given.resource == resource;
+        let name = |given: &Given| given.pod.name.as_deref() == Some(pod);
+        let place = self
+            .given
+            .iter()
+            .position(|given| name(given) && same(given))
+            .or_else(|| self.given.iter().position(|given| given.pod.name.is_none() && same(given)));
+        let place = place.unwrap_or_else(|| {
+            let pod = Pod { uid: None, name: Some(pod.to_owned()) };
+            self.given.push(Given::new(pod, resource, ids.clone(), Source::Kubelet));
+            self.given.len() - 1
+        });
+        if let Some(given) = self.given.get_mut(place) {
+            given.pod.name = Some(pod.to_owned());
+            given.container = Some(container.to_owned());
+            given.source = Source::Kubelet;
+            given.confirmed = Some(now);
+        }
+        place
+    }
+
+    /// Holders whose cgroup names a pod that the kubelet knows, though it does not say what that has.
+    pub(super) fn take_cgroups(&mut self, round: &Round<'_>) -> Vec<usize> {
+        let mut places = Vec::new();
+        for (resource, ids, uid) in round.cgroups {
+            let mut entries = round.checkpoint.unwrap_or_default().iter();
+            let there = entries.any(|entry| entry.pod_uid == *uid) && !self.ended.contains(uid);
+            if there && self.given.iter().all(|given| given.real.is_disjoint(ids)) {
+                places.push(self.given.len());
+                let pod = Pod { uid: Some(uid.clone()), name: None };
+                let given = Given::new(pod, resource, ids.clone(), Source::Cgroup);
+                self.given.push(Given { confirmed: Some(round.now), ..given });
+            }
+        }
+        places
+    }
+}
+
+/// Whether an entry of the checkpoint is of the same container as something that is known already.
+pub(super) fn is_entry_of(entry: &Entry, given: &Given) -> bool {
+    given.pod.uid.as_ref() == Some(&entry.pod_uid)
+        && given.ids == entry.ids
+        && given.resource == entry.resource
+}
+
+/// The listed pod that has what the checkpoint says a pod was given.
+pub(super) fn name_of(resource: &str, ids: &BTreeSet<String>, pods: &[Listed]) -> Option<String> {
+    pods.iter().find(|pod| has_any(pod, resource, ids)).map(|pod| pod.pod.clone())
+}
+
+fn has_any(pod: &Listed, resource: &str, ids: &BTreeSet<String>) -> bool {
+    pod.devices.iter().any(|((_, listed), theirs)| listed == resource && !theirs.is_disjoint(ids))
+}
