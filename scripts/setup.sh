@@ -1,5 +1,11 @@
 # shellcheck shell=bash
 # What ./run and ./verify need on the machine: installed through apt as root on Debian and its kin, else named.
+# To be sourced before any cd.
+
+# modprobe and its kin are there, which a user's PATH on Debian lacks.
+PATH=$PATH:/usr/sbin:/sbin
+# Means the caller's folder to all that runs later, wherever that runs.
+case ${CARGO_TARGET_DIR:-/} in /*) ;; *) export CARGO_TARGET_DIR=$PWD/$CARGO_TARGET_DIR ;; esac
 
 # die TEXT: an error and what to do about it.
 die() {
