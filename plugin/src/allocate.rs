@@ -152,15 +152,15 @@ pub(crate) enum Verdict {
     Absent,
 }
 
-/// Decides by the answer; `looks_held` is what the monitor thinks, `absent_is_sure`: /dev/vfio can be seen and sysfs has
-/// no such group.
-pub(crate) fn judge(answer: Occupancy, looks_held: bool, absent_is_sure: bool) -> Verdict {
+/// Decides by the answer; `looks_held` is what can be seen without it, `absent_is_sure`: /dev/vfio can be seen and sysfs
+/// has no such group.
+pub(crate) fn judge(answer: Occupancy, looks_held: impl Fn() -> bool, absent_is_sure: bool) -> Verdict {
     match answer {
         Occupancy::Free => Verdict::Grant,
         Occupancy::Held => Verdict::Held,
         Occupancy::Absent if absent_is_sure => Verdict::Absent,
         // A denied or late open says nothing; a count above its baseline does, and so does an EBUSY from before.
-        Occupancy::Absent | Occupancy::Unknown(_) if looks_held => Verdict::Held,
+        Occupancy::Absent | Occupancy::Unknown(_) if looks_held() => Verdict::Held,
         Occupancy::Absent | Occupancy::Unknown(_) => Verdict::Grant,
     }
 }
@@ -368,7 +368,7 @@ mod tests {
             (denied, false, false, Verdict::Grant),
             (denied, true, false, Verdict::Held),
         ] {
-            assert_eq!(judge(answer, looks_held, sure), verdict, "{answer:?} {looks_held}");
+            assert_eq!(judge(answer, || looks_held, sure), verdict, "{answer:?} {looks_held}");
         }
     }
 }

@@ -36,30 +36,67 @@ impl Pending {
     }
 }
 
-/// Opens a group on a helper thread; `Unknown` if that is not allowed or takes longer than until `deadline`.
+/// An open that has begun.
+pub(crate) struct Opening<'a> {
+    monitoring: &'a Monitoring,
+    group: GroupId,
+    deadline: Instant,
+    /// None if it could not begin: the monitor is opening the group just now.
+    pending: Option<Arc<Pending>>,
+}
+
+/// Begins to open a group on a helper thread, of which there are several: one that hangs delays no other.
+pub(crate) fn begin(monitoring: &Monitoring, group: GroupId, deadline: Instant) -> Opening<'_> {
+    let mut opening = Opening { monitoring, group, deadline, pending: None };
+    opening.start();
+    opening
+}
+
+/// Opens a group; `Unknown` if that is not allowed or takes longer than until `deadline`.
 pub(crate) async fn open(monitoring: &Monitoring, group: GroupId, deadline: Instant) -> Occupancy {
-    if !monitoring.probe {
-        return Occupancy::Unknown(Why::Denied);
-    }
-    loop {
+    begin(monitoring, group, deadline).answer().await
+}
+
+impl Opening<'_> {
+    fn start(&mut self) {
+        if !self.monitoring.probe {
+            return;
+        }
         let pending = Arc::new(Pending::default());
         let theirs = Arc::clone(&pending);
-        let request = Request { group, baseline_of: Vec::new(), deadline: deadline.into_std() };
+        let request =
+            Request { group: self.group, baseline_of: Vec::new(), deadline: self.deadline.into_std() };
         let done = Box::new(move |answer: Answer, _| theirs.give(answer.occupancy));
-        if monitoring.prober.start(request, done).is_ok() {
-            if let Some(answer) = pending.wait() {
-                return answer;
+        self.pending = self.monitoring.prober.start(request, done).is_ok().then_some(pending);
+    }
+
+    /// Which group is opened.
+    pub(crate) fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// Its answer; `Unknown` if it is not allowed or takes longer than until the deadline.
+    pub(crate) async fn answer(mut self) -> Occupancy {
+        if !self.monitoring.probe {
+            return Occupancy::Unknown(Why::Denied);
+        }
+        loop {
+            if let Some(pending) = &self.pending {
+                if let Some(answer) = pending.wait() {
+                    return answer;
+                }
+                // Nobody may be there to ask: all helpers may hang.
+                self.monitoring.prober.hurry();
+                let _ = timeout_at(self.deadline, pending.notify.notified()).await;
+                let answer = *pending.answer.lock().unwrap_or_else(PoisonError::into_inner);
+                return answer.unwrap_or(Occupancy::Unknown(Why::Late));
             }
-            // Nobody may be there to ask: all helpers may hang.
-            monitoring.prober.hurry();
-            let _ = timeout_at(deadline, pending.notify.notified()).await;
-            let answer = *pending.answer.lock().unwrap_or_else(PoisonError::into_inner);
-            return answer.unwrap_or(Occupancy::Unknown(Why::Late));
+            // The monitor is opening it just now, for microseconds unless it hangs.
+            if Instant::now() + OUTSTANDING >= self.deadline {
+                return Occupancy::Unknown(Why::Late);
+            }
+            sleep(OUTSTANDING).await;
+            self.start();
         }
-        // The monitor is opening it just now, for microseconds unless it hangs.
-        if Instant::now() + OUTSTANDING >= deadline {
-            return Occupancy::Unknown(Why::Late);
-        }
-        sleep(OUTSTANDING).await;
     }
 }

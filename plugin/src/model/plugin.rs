@@ -183,7 +183,7 @@ impl Plugin {
         };
         let looks_held = view.is_held();
         let given_before = rule == Rule::GrantedAgain && owners.counts(view);
-        match allocate::judge(open, looks_held, open == Occupancy::Absent) {
+        match allocate::judge(open, || looks_held, open == Occupancy::Absent) {
             Verdict::Grant => {}
             Verdict::Held if given_before => {}
             Verdict::Held => {

@@ -36,8 +36,7 @@ impl Ledger {
         let same = |given: &Given| given.ids == entry.ids && given.resource == entry.resource;
         // One whose pod has another name is its predecessor's.
         let unnamed = |given: &Given| given.pod.name.is_none() || given.pod.name == name;
-        let before = self.given.iter().position(|given| is_entry_of(entry, given));
-        let known = before.or_else(|| {
+        let known = self.given.iter().position(|given| is_entry_of(entry, given)).or_else(|| {
             self.given.iter().position(|given| given.pod.uid.is_none() && same(given) && unnamed(given))
         });
         let place = known.unwrap_or_else(|| {
@@ -61,15 +60,14 @@ impl Ledger {
             pods.iter().any(|pod| pod.pod == *name && has_any(pod, &entry.resource, &entry.ids))
         }) {
             given.confirmed = Some(round.now);
-            given.booked = None;
+            (given.booked, given.lacked) = (None, false);
             return (place, Shown::There);
         }
-        // Not the first checkpoint that names it: the Allocate itself has made the kubelet write that one. And only the first
-        // list that lacks a pod makes the kubelet forget it.
-        let lacked = name.is_none() || given.missing > 0 || given.booked.is_some();
-        if fresh && before.is_some() && lacked {
+        // Only a list that lacks its pod makes the kubelet forget it; the Allocate itself has made it write the checkpoint too.
+        if fresh && given.lacked {
             given.booked = Some(round.now);
         }
+        given.lacked = true;
         match (name, given.booked.is_some_and(|at| round.now.duration_since(at) < BOOKED)) {
             (_, true) => (place, Shown::There),
             (None, false) => (place, Shown::Perhaps),
@@ -112,7 +110,9 @@ impl Ledger {
         for (resource, ids, uid) in round.cgroups {
             let mut entries = round.checkpoint.unwrap_or_default().iter();
             let there = entries.any(|entry| entry.pod_uid == *uid) && !self.ended.contains(uid);
-            if there && self.given.iter().all(|given| given.real.is_disjoint(ids)) {
+            // Of a pod that has some of the resource it is known what it has: another member of the group perhaps.
+            let known = |given: &Given| given.pod.uid.as_ref() == Some(uid) && given.resource == *resource;
+            if there && !self.given.iter().any(|given| known(given) || !given.real.is_disjoint(ids)) {
                 places.push(self.given.len());
                 let pod = Pod { uid: Some(uid.clone()), name: None };
                 let given = Given::new(pod, resource, ids.clone(), Source::Cgroup);

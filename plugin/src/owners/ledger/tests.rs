@@ -500,6 +500,14 @@ fn whether_an_entry_that_no_listed_pod_has_is_out_of_date_only_a_newer_checkpoin
         assert!(story.round(Some(&[pod(OTHER, &[])]), Some(&book)).stale);
         story.is(&[(A, "u1")]);
     }
+    // Written before a list could lack it, as by the Allocate.
+    let mut other = Story::new();
+    other.round(Some(&[pod(OTHER, &[])]), Some(&[]));
+    other.written = true;
+    other.young = true;
+    assert!(!other.round(Some(&[pod(OTHER, &[])]), Some(&book)).stale);
+    (other.young, other.written) = (false, false);
+    assert!(other.round(Some(&[pod(OTHER, &[])]), Some(&book)).stale);
     // An init container's: once a newer one names it, it is not asked for again before there are other pods.
     story.written = true;
     assert!(!story.round(Some(&[pod(OTHER, &[])]), Some(&book)).stale);
@@ -535,6 +543,15 @@ fn a_holders_cgroup_counts_only_for_a_pod_that_the_checkpoint_names() {
         story.round(Some(&[pod(OTHER, &[])]), Some(&[]));
     }
     story.is(&[]);
+}
+
+#[test]
+fn a_pod_that_holds_its_device_does_not_own_the_others_of_the_group() {
+    let mut story = Story::new();
+    story.adopt = true;
+    let cgroups = [(R.to_owned(), set(&[B]), "u1".to_owned())];
+    story.round_with(Some(&[pod("a/vm", &[A])]), Some(&[entry("u1", &[A])]), &cgroups);
+    story.is(&[(A, "a/vm")]);
 }
 
 #[test]

@@ -1,0 +1,111 @@
+//! Whether a device can be given away at this moment.
+
+use super::Guard;
+use crate::allocate::{self, Verdict};
+use crate::opening::{self, Opening};
+use crate::owners::Ownership;
+use crate::snapshot::DeviceView;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use tonic::Status;
+use vfio_probe::peek::Peek;
+use vfio_probe::{Buffer, Evidence, GroupId, Occupancy};
+
+/// A former machine may still be closing: a held group is asked again for this long.
+const CLOSING: Duration = Duration::from_secs(1);
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Why a device cannot be given as asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Taken {
+    /// Somebody has it open.
+    Held,
+    /// This pod was given it in place of another, of which the kubelet's books know nothing.
+    GivenInstead(String),
+}
+
+impl Guard {
+    /// Opens a group before it is given away; none if it can be.
+    ///
+    /// A held one is given to nobody, not even where the very same ids were granted before: the kubelet asks again only for
+    /// a container that does not run (`GetDeviceRunContainerOptions`), or for another pod, its former owner having been
+    /// deleted by force a moment ago.
+    pub(super) async fn check(
+        &self,
+        view: &DeviceView,
+        first: Opening<'_>,
+        owners: &Ownership,
+        deadline: Instant,
+    ) -> Result<Option<Taken>, Status> {
+        if let Some(given) = owners.given_instead(view) {
+            return Ok(Some(Taken::GivenInstead(given.pod.to_string())));
+        }
+        let group = first.group();
+        let give_up = (Instant::now() + CLOSING).min(deadline);
+        let mut next = Some(first);
+        loop {
+            let opening = next.take().unwrap_or_else(|| opening::begin(&self.monitoring, group, deadline));
+            let answer = opening.answer().await;
+            // What is known by now: an open may have taken its time, and a machine may have ended meanwhile.
+            let snapshot = self.snapshot();
+            let known = snapshot.of(view.device.id);
+            let looks_held = || known.is_some_and(|known| self.looks_held(known, group));
+            let sure = answer == Occupancy::Absent && snapshot.vfio_visible && !self.exists(group);
+            match allocate::judge(answer, looks_held, sure) {
+                Verdict::Grant => {
+                    // News only where the monitor thinks otherwise; the usual answer costs nothing more.
+                    let group_of = |view: &DeviceView| view.group.as_ref().map(|group| group.occupancy);
+                    let agreed = known.and_then(group_of) == Some(Occupancy::Free);
+                    if answer == Occupancy::Free && !agreed {
+                        self.monitoring.told(group, answer);
+                    }
+                    return Ok(None);
+                }
+                Verdict::Held if Instant::now() + ASK_AGAIN < give_up => sleep(ASK_AGAIN).await,
+                Verdict::Held => {
+                    if answer == Occupancy::Held {
+                        self.monitoring.told(group, answer);
+                    }
+                    return Ok(Some(Taken::Held));
+                }
+                Verdict::Absent => {
+                    let text = format!("{}: group {group} does not exist any more", view.device.id);
+                    tracing::warn!(resource = %self.resource, error = text, "refused");
+                    return Err(Status::failed_precondition(text));
+                }
+            }
+        }
+    }
+
+    /// Whether a group that could not be opened is held, by a look made now; what the monitor knows may be an interval old.
+    fn looks_held(&self, known: &DeviceView, group: GroupId) -> bool {
+        let Some(seen) = &known.group else { return false };
+        let now = self.monitoring.root.peek(group, &mut Buffer::new()).unwrap_or(Peek::Blind);
+        match now {
+            // Only the monitor knows what a count is when nobody is there.
+            Peek::LooksHeld if known.left_over => seen.occupancy.is_held(),
+            Peek::LooksHeld => true,
+            // An open has found somebody who raises no count.
+            Peek::LooksFree => seen.occupancy.is_held() && seen.evidence == Evidence::Open,
+            Peek::Blind => seen.occupancy.is_held(),
+        }
+    }
+
+    /// Looks once more whether a device is bound as it was: where another of its group is, the group's open does not tell.
+    pub(super) fn check_bound(&self, view: &DeviceView) -> Result<(), Status> {
+        let Some(group) = view.device.group else { return Ok(()) };
+        // What cannot be read says nothing.
+        let Ok(driver) = self.monitoring.root.driver_in(group, view.device.id) else { return Ok(()) };
+        if driver == view.device.driver {
+            return Ok(());
+        }
+        let now = driver.map_or("no driver".to_owned(), |driver| driver.to_string());
+        let text = format!("{}: is no longer bound as it was, but to {now}", view.device.id);
+        tracing::warn!(resource = %self.resource, error = text, "refused");
+        Err(Status::failed_precondition(text))
+    }
+
+    fn exists(&self, group: GroupId) -> bool {
+        self.monitoring.root.members(group, &mut Buffer::new(), |_| {}).is_ok()
+    }
+}
