@@ -158,6 +158,7 @@ fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Send
     let mut failing = None;
     let mut groups = OwnedGroups::default();
     let mut heard = 0;
+    let mut left_over = 0;
     watch.monitor_mut().withhold_opens(true);
     while !shared.stop.load(Ordering::Relaxed) {
         let mut news = false;
@@ -182,6 +183,10 @@ fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Send
             tracing::debug!(?event, "event");
             news = true;
         }
+        // No event tells that a count has turned out to be left over.
+        let counts = watch.monitor().devices().iter().filter(|tracked| tracked.count_is_left_over()).count();
+        news |= counts != left_over;
+        left_over = counts;
         let alive = u64::try_from(shared.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         shared.alive.store(alive, Ordering::Relaxed);
         if watch.failure() != failing {

@@ -147,6 +147,17 @@ fn listen(run_dir: &Path) -> anyhow::Result<UnixListener> {
     UnixListener::bind(&path).with_context(|| format!("{}", path.display()))
 }
 
+/// Connects by a deadline: where nobody accepts any more, a connect waits for ever (`unix_stream_connect`).
+///
+/// # Errors
+/// Nobody listens, or nobody accepts in time.
+pub(crate) fn connect(path: &Path, deadline: Duration) -> std::io::Result<UnixStream> {
+    let (sender, answer) = std::sync::mpsc::channel();
+    let path = path.to_owned();
+    std::thread::spawn(move || sender.send(UnixStream::connect(path)));
+    answer.recv_timeout(deadline).unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+}
+
 /// Asks the running `serve`.
 ///
 /// # Errors
@@ -155,7 +166,7 @@ pub(crate) fn fetch(run_dir: &Path, deadline: Duration) -> anyhow::Result<Status
     let path = path(run_dir);
     let until = Instant::now() + deadline;
     let mut stream =
-        UnixStream::connect(&path).with_context(|| format!("no serve answers at {}", path.display()))?;
+        connect(&path, deadline).with_context(|| format!("no serve answers at {}", path.display()))?;
     let mut text = Vec::new();
     let mut part = [0; 64 * 1024];
     loop {

@@ -14,7 +14,7 @@ use std::time::Instant;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
 use vfio_sim_node::kubelet::Answer;
-use vfio_sim_node::{Function, Node, VmSpec};
+use vfio_sim_node::{Function, Hold, Node, VmSpec};
 
 const GPU: &str = "0000:1b:00.0";
 const OTHER: &str = "0000:3d:00.0";
@@ -311,4 +311,43 @@ fn a_kubelet_that_registers_and_never_asks_is_too_old() {
     }
     let (_, _, log) = serve.terminate();
     assert!(log.contains("is it older than 1.26?"), "{log}");
+}
+
+#[tokio::test]
+async fn what_only_serve_can_know() {
+    let node = Node::with_eight_gpus().unwrap();
+    // Enabled by whoever had it before, and held by nobody.
+    node.write("sys/devices/pci0000:00/0000:1b:00.0/enable", "1\n").unwrap();
+    let kubelet = kubelet(&node).await;
+    let vm = node.start_vm(&VmSpec { hold: Hold::GroupOnly, ..VmSpec::foreign(&[OTHER]) }).unwrap();
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "one is held", |books| books.capacity(H100).allocatable == 7).await;
+    let (code, findings) = examine(&node);
+    assert_eq!((code, findings.len()), (1, 1), "{findings:#?}");
+    has(
+        &findings,
+        &format!("{OTHER}: is held by pid {} (qemu-system-x86), and was given to no pod", vm.pid()),
+        "end it",
+    );
+}
+
+#[tokio::test]
+async fn what_the_checkpoint_alone_tells_is_said_to_be_no_more_than_that() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let serve = Serve::start(&node, &[]);
+    expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
+    kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
+    let pod = kubelet.admit_with("vm-2", H100, vec![OTHER.to_owned()]).await.unwrap();
+    drop(serve);
+    let checkpoint = node.kubelet_dir().join(kubelet_api::CHECKPOINT);
+    let before = std::fs::read(&checkpoint).unwrap();
+    let _left = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
+    kubelet.remove(&pod.pod_uid);
+    // Until it is written anew it names a pod that is gone.
+    std::fs::write(&checkpoint, before).unwrap();
+    let (_, findings) = examine(&node);
+    let what =
+        format!("the kubelet's checkpoint gives it to pod {}, which it does not list with it", pod.pod_uid);
+    has(&findings, &what, "a running serve finds out");
 }

@@ -3,12 +3,19 @@
 use super::finding::Findings;
 use super::kubelet::{Owners, Whose};
 use crate::settings::Settings;
-use crate::snapshot::{DeviceView, GroupView};
+use crate::snapshot::{DeviceReport, DeviceView, GroupView, HolderReport};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use vfio_probe::{Occupancy, Viability, Why};
 
-pub(super) fn examine(settings: &Settings, view: &DeviceView, owners: &Owners, findings: &mut Findings) {
+/// `report` is what `list` would say of it.
+pub(super) fn examine(
+    settings: &Settings,
+    view: &DeviceView,
+    report: &DeviceReport,
+    owners: &Owners,
+    findings: &mut Findings,
+) {
     let id = view.device.id.to_string();
     let Some(group) = &view.group else {
         let advice = "Turn on the IOMMU in the firmware and on the kernel's command line, or bind it anew.";
@@ -22,8 +29,8 @@ pub(super) fn examine(settings: &Settings, view: &DeviceView, owners: &Owners, f
         findings.warn(&id, what, advice);
     }
     node(settings, &id, group, findings);
-    if group.occupancy.is_held() {
-        holders(view, group, owners, findings);
+    if report.state == "held" {
+        holders(view, &report.holders, owners, findings);
     }
 }
 
@@ -64,28 +71,35 @@ fn denied(id: &str, group: &GroupView, findings: &mut Findings) {
     findings.warn(id, what, advice);
 }
 
-fn holders(view: &DeviceView, group: &GroupView, owners: &Owners, findings: &mut Findings) {
+fn holders(view: &DeviceView, holders: &[HolderReport], owners: &Owners, findings: &mut Findings) {
     let id = view.device.id.to_string();
-    let by = owners.name(&group.holders);
-    let pods = || group.holders.iter().filter_map(|holder| holder.owner.pod_uid);
+    let by = owners.name(holders);
+    let pods = || holders.iter().filter_map(|holder| holder.pod_uid.as_deref());
     let foreign = match owners.of(view) {
         Whose::Pod(pod) => {
             let other = |uid: &str| pod.uid.as_deref().is_some_and(|owner| owner != uid);
-            if pods().any(|uid| other(uid.as_str())) {
+            if pods().any(other) {
                 let what = format!("was given to {pod}, but is held by {by}");
                 let advice = "That pod's machine cannot start before the other has ended. Look for what is left of a deleted pod.";
                 findings.warn(id, what, advice);
             }
             return;
         }
+        Whose::Unlisted(pod) => {
+            let what = format!(
+                "is held by {by}; the kubelet's checkpoint gives it to {pod}, which it does not list with it"
+            );
+            let advice = "An init container's device; or the pod is gone, and the checkpoint behind: a running serve finds out.";
+            return findings.warn(id, what, advice);
+        }
         Whose::Nobody => true,
         // Then only a holder that is in no pod is surely foreign.
-        Whose::Untold => group.holders.is_empty() || pods().next().is_none(),
+        Whose::Untold => holders.is_empty() || pods().next().is_none(),
     };
     if !foreign {
         return;
     }
-    let advice = if group.holders.is_empty() {
+    let advice = if holders.is_empty() {
         format!(
             "Run `vfio-device-plugin who {id}` as root in the host's process namespace (hostPID) to see it."
         )

@@ -59,6 +59,11 @@ impl Findings {
         self.0.extend(more.0);
     }
 
+    /// Whether anything was said about it.
+    pub(super) fn mention(&self, about: &str) -> bool {
+        self.0.iter().any(|finding| finding.about == about)
+    }
+
     /// The worst of it.
     pub(super) fn worst(&self) -> Level {
         self.0.iter().map(|finding| finding.level).max().unwrap_or(Level::Fine)

@@ -2,28 +2,31 @@
 
 use super::finding::Findings;
 use crate::kubelet_dir::kubelet_socket;
+use crate::list::ANSWER;
 use crate::owners::Ownership;
 use crate::owners::checkpoint::{self, Entry};
 use crate::owners::given::Pod;
 use crate::owners::ledger::{Ledger, Listed, Round};
 use crate::owners::pod_resources::Lister;
 use crate::settings::Settings;
-use crate::snapshot::{DeviceReport, DeviceView, describe};
-use crate::status::StatusReport;
+use crate::snapshot::{DeviceReport, DeviceView, HolderReport};
+use crate::status;
 use anyhow::Context;
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-use vfio_probe::Holder;
 
 /// Who owns what, by what the kubelet told just now and by what `serve` knows.
 pub(super) struct Owners {
     now: Ownership,
+    /// Pods were listed.
+    listed: bool,
     told: Vec<DeviceReport>,
 }
 
 /// Whose a device is.
 pub(super) enum Whose {
     Pod(Pod),
+    /// A pod's by the checkpoint, and by no listed pod.
+    Unlisted(Pod),
     Nobody,
     /// Neither the kubelet nor `serve` tells.
     Untold,
@@ -31,34 +34,39 @@ pub(super) enum Whose {
 
 impl Owners {
     pub(super) fn of(&self, view: &DeviceView) -> Whose {
-        if let Some(given) = self.now.owner(view) {
-            return Whose::Pod(given.pod.clone());
-        }
         let address = view.device.id.to_string();
         let told = self.told.iter().find(|told| told.address == address);
-        match told.and_then(|told| told.owner.clone()) {
-            Some(name) => Whose::Pod(Pod { uid: None, name: Some(name) }),
-            None if self.now.told => Whose::Nobody,
-            None => Whose::Untold,
+        let told = told.and_then(|told| told.owner.clone());
+        match (self.now.owner(view), told) {
+            // An entry of the checkpoint that no list has confirmed.
+            (Some(given), None) if self.listed && given.confirmed.is_none() => {
+                Whose::Unlisted(given.pod.clone())
+            }
+            (Some(given), _) => Whose::Pod(given.pod.clone()),
+            (None, Some(name)) => Whose::Pod(Pod { uid: None, name: Some(name) }),
+            (None, None) if self.now.told => Whose::Nobody,
+            (None, None) => Whose::Untold,
         }
     }
 
     /// Holders in words, their pods by name where they have any device.
-    pub(super) fn name(&self, holders: &[Holder]) -> String {
-        let mut text = describe(holders);
-        for uid in holders.iter().filter_map(|holder| holder.owner.pod_uid) {
-            if let Some(name) = self.now.name_of(uid.as_str()) {
-                text = text.replace(uid.as_str(), name);
-            }
+    pub(super) fn name(&self, holders: &[HolderReport]) -> String {
+        if holders.is_empty() {
+            return "a process that could not be found".to_owned();
         }
-        text
+        let name = |holder: &HolderReport| {
+            let uid = holder.pod_uid.as_deref();
+            let pod = uid.map(|uid| format!(", pod {}", self.now.name_of(uid).unwrap_or(uid)));
+            format!("pid {} ({}){}", holder.pid, holder.command, pod.unwrap_or_default())
+        };
+        holders.iter().map(name).collect::<Vec<_>>().join("; ")
     }
 }
 
 /// Asks the kubelet once, with the plugin's own deadline.
 pub(super) fn examine(
     settings: &Settings,
-    serving: Option<&StatusReport>,
+    told: &[DeviceReport],
     findings: &mut Findings,
 ) -> anyhow::Result<Owners> {
     let socket = settings.kubelet_dir.join(kubelet_api::KUBELET_SOCKET);
@@ -66,7 +74,7 @@ pub(super) fn examine(
     if !there {
         let advice = "Is the kubelet running? Give --kubelet-dir if its root directory was moved.";
         findings.warn(settings.kubelet_dir.display().to_string(), "there is no kubelet.sock", advice);
-    } else if let Err(error) = UnixStream::connect(&socket) {
+    } else if let Err(error) = status::connect(&socket, ANSWER) {
         let advice = "The kubelet has ended without removing it: start it, and look into its log.";
         findings.warn(socket.display().to_string(), format!("nobody answers: {error}"), advice);
     }
@@ -90,8 +98,8 @@ pub(super) fn examine(
         adopt: false,
         offered: None,
     });
-    let told = serving.map(|report| report.devices.clone()).unwrap_or_default();
-    Ok(Owners { now: Ownership::new(outcome.answered, &ledger), told })
+    let listed = pods.is_ok_and(|pods| !pods.is_empty());
+    Ok(Owners { now: Ownership::new(outcome.answered, &ledger), listed, told: told.to_vec() })
 }
 
 fn complain(

@@ -6,7 +6,7 @@ mod host;
 mod kubelet;
 mod serving;
 
-use crate::list::{ANSWER, look};
+use crate::list::{ANSWER, beside, look};
 use crate::settings::Settings;
 use crate::status;
 use finding::Findings;
@@ -32,9 +32,11 @@ fn examine(settings: &Settings, probe: bool) -> anyhow::Result<Findings> {
     let serving = status::fetch(&settings.run_dir, ANSWER);
     host::examine(settings, &root, &views, &unreadable, &mut findings);
     let mut kubelet = Findings::default();
-    let owners = kubelet::examine(settings, serving.as_ref().ok(), &mut kubelet)?;
+    let told = serving.as_ref().map(|report| report.devices.clone()).unwrap_or_default();
+    let owners = kubelet::examine(settings, &told, &mut kubelet)?;
     for view in &views {
-        device::examine(settings, view, &owners, &mut findings);
+        // With what a look alone cannot know: a count that is left over, a holder without a device.
+        device::examine(settings, view, &beside(view, &told), &owners, &mut findings);
     }
     findings.extend(kubelet);
     serving::examine(settings, &serving, &views, &mut findings);

@@ -59,6 +59,18 @@ pub(super) fn examine(
     for device in &report.devices {
         let seen = views.iter().any(|view| view.device.id.to_string() == device.address);
         unbinding(device, seen, findings);
+        let unhealthy = device.health.as_deref() == Some(kubelet_api::UNHEALTHY);
+        if let Some(reason) = &device.reason
+            && unhealthy
+            && device.owner.is_none()
+            && !findings.mention(&device.address)
+        {
+            findings.warn(
+                &device.address,
+                format!("is Unhealthy: {reason}"),
+                "It is offered again when that ends.",
+            );
+        }
     }
 }
 
