@@ -183,3 +183,6 @@ fn unbound(exists: bool) -> Decision {
     }
     Decision { health: Health::Unhealthy("the device is gone".to_owned()), again: None, warning: None }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,239 +1,358 @@
-//! One test per row of the table, and properties over all combinations.
+//! Every combination of what a decision rests on, compared with the table written down a second time, and what has to hold
+//! whatever the table says.
 
 use super::*;
 use crate::snapshot::tests::view;
-use proptest::prelude::*;
+use std::sync::LazyLock;
 use vfio_probe::Why;
 use vfio_probe::text::Text;
 
 const SETTLING: Duration = Duration::from_secs(3);
-const LONG_AGO: Duration = Duration::from_secs(60);
+const MOMENT: Duration = Duration::from_nanos(1);
+/// For how long something is so: not at all, almost settled, just settled, and long.
+const AGES: [Duration; 4] =
+    [Duration::ZERO, SETTLING.saturating_sub(MOMENT), SETTLING, Duration::from_secs(60)];
 
-/// What a case is made of, so that a test says only what matters to it.
+/// When it is asked. Later than now, for a machine that has just started has no long ago.
+static NOW: LazyLock<Instant> = LazyLock::new(|| Instant::now() + Duration::from_secs(3600));
+static ALL: LazyLock<Vec<Facts>> = LazyLock::new(all);
+
+/// What a case is made of, with ages in place of times.
 #[derive(Clone, Debug)]
 struct Facts {
     busy: Busy,
+    group: Option<Group>,
     unbinding: bool,
-    occupancy: Occupancy,
-    /// Since when it is so.
-    for_long: bool,
-    viable: bool,
     visible: bool,
-    standing: Standing,
+    whose: Whose,
     refused: bool,
     before: Option<Health>,
-    /// When the story begins, and when it is asked.
-    begin: Instant,
-    now: Instant,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    occupancy: Occupancy,
+    /// Its holder is known.
+    found: bool,
+    age: Duration,
+    viable: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Whose {
+    APods,
+    Untold,
+    Nobodys { age: Duration, mate: bool },
+}
+
+/// What a row of the table reports.
+#[derive(Clone, Debug)]
+enum Report {
+    Healthy,
+    Unhealthy(String),
+    AsBefore,
+    /// As before, until it is decided again.
+    AsBeforeFor(Duration),
+}
+use Report::{AsBefore, AsBeforeFor, Healthy, Unhealthy};
+
 impl Facts {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self {
-            busy: Busy::Attributed,
-            unbinding: false,
-            occupancy: Occupancy::Free,
-            for_long: true,
-            viable: true,
-            visible: true,
-            standing: Standing::Unowned { since: now.checked_sub(LONG_AGO).unwrap(), mate: None },
-            refused: false,
-            before: None,
-            begin: now,
-            now,
-        }
-    }
-
-    fn owned() -> Self {
-        Self { standing: Standing::Owned, ..Self::new() }
-    }
-
-    fn mate() -> Self {
-        let mate = Some(("0000:3b:00.1".parse().unwrap(), "pod a/vm".to_owned()));
-        let now = Instant::now();
-        Self { standing: Standing::Unowned { since: now, mate }, begin: now, now, ..Self::new() }
-    }
-
     fn decide(&self) -> Decision {
-        let not_viable = Viability::NotViable {
-            member: Text::lossy(b"0000:3b:00.1"),
-            driver: Text::lossy(b"snd_hda_intel"),
+        self.decide_at(*NOW)
+    }
+
+    fn decide_at(&self, now: Instant) -> Decision {
+        let ago = |age: Duration| NOW.checked_sub(age).unwrap();
+        let group = self.group.unwrap_or(Group {
+            occupancy: Occupancy::Free,
+            found: false,
+            age: Duration::ZERO,
+            viable: true,
+        });
+        let viability = if group.viable {
+            Viability::Viable
+        } else {
+            Viability::NotViable {
+                member: Text::lossy(b"0000:3b:00.1"),
+                driver: Text::lossy(b"snd_hda_intel"),
+            }
         };
-        let viability = if self.viable { Viability::Viable } else { not_viable };
-        let since = if self.for_long { self.begin.checked_sub(LONG_AGO).unwrap() } else { self.begin };
-        let view = view("0000:3b:00.0", 51, self.occupancy, since, viability, self.unbinding);
+        let mut view = view("0000:3b:00.0", 51, group.occupancy, ago(group.age), viability, self.unbinding);
+        view.group.as_mut().unwrap().holders.truncate(usize::from(group.found));
+        if self.group.is_none() {
+            (view.group, view.device.group) = (None, None);
+        }
+        let standing = match self.whose {
+            Whose::APods => Standing::Owned,
+            Whose::Untold => Standing::Untold,
+            Whose::Nobodys { age, mate } => {
+                let mate = mate.then(|| ("0000:3b:00.1".parse().unwrap(), "pod a/vm".to_owned()));
+                Standing::Unowned { since: ago(age), mate }
+            }
+        };
         decide(&Case {
             busy: self.busy,
             view: &view,
             vfio_visible: self.visible,
-            standing: self.standing.clone(),
+            standing,
             refused: self.refused,
             before: self.before.as_ref(),
             settling: SETTLING,
-            now: self.now,
+            now,
         })
     }
 
-    /// The reason, or nothing for Healthy.
-    fn reason(&self) -> String {
-        self.decide().health.reason().unwrap_or_default().to_owned()
+    fn is_held(&self) -> bool {
+        self.group.is_some_and(|group| group.occupancy == Occupancy::Held)
+    }
+
+    /// Whether whose it is counts, and it is a pod's.
+    fn is_a_pods(&self) -> bool {
+        self.busy == Busy::Attributed && matches!(self.whose, Whose::APods)
     }
 }
 
-const HELD: &str = "held by pid 7 (qemu)";
-
-#[test]
-fn being_unbound_while_held_is_unhealthy() {
-    let facts = Facts { unbinding: true, occupancy: Occupancy::Held, ..Facts::new() };
-    for busy in [Busy::Attributed, Busy::Unhealthy, Busy::Advertise] {
-        assert_eq!(Facts { busy, ..facts.clone() }.reason(), format!("unbinding, {HELD}"));
+/// All combinations.
+fn all() -> Vec<Facts> {
+    let mut whose = vec![Whose::APods, Whose::Untold];
+    for age in AGES {
+        whose.extend([false, true].map(|mate| Whose::Nobodys { age, mate }));
     }
-    let owned = Facts { standing: Standing::Owned, ..facts };
-    assert_eq!(owned.reason(), "");
-    assert_eq!(owned.decide().warning.unwrap(), format!("unbinding, {HELD}"));
-}
-
-#[test]
-fn a_group_that_belongs_to_a_pod_is_unhealthy_for_others() {
-    for occupancy in [Occupancy::Free, Occupancy::Held, Occupancy::Unknown(Why::Denied)] {
-        let facts = Facts { occupancy, ..Facts::mate() };
-        assert_eq!(facts.reason(), "group 51 belongs to 0000:3b:00.1 (pod a/vm)");
-        assert_eq!(Facts { busy: Busy::Advertise, ..facts }.reason(), "");
-    }
-}
-
-#[test]
-fn held_and_nobodys_is_unhealthy_once_settled() {
-    let facts = Facts { occupancy: Occupancy::Held, ..Facts::new() };
-    assert_eq!(facts.reason(), HELD);
-    let just_held = Facts { for_long: false, ..facts.clone() };
-    assert_eq!(just_held.reason(), "");
-    assert_eq!(just_held.decide().again, Some(just_held.now + SETTLING));
-    let since = facts.now;
-    let just_left = Facts { standing: Standing::Unowned { since, mate: None }, ..facts.clone() };
-    assert_eq!(just_left.reason(), "", "its pod has just ended, the machine closes");
-    assert_eq!(just_left.decide().again, Some(since + SETTLING));
-    let settled = Facts { now: since + SETTLING, ..just_left };
-    assert_eq!(settled.reason(), HELD, "exactly at the settling time");
-    let refused = Facts { refused: true, ..just_held };
-    assert_eq!(refused.reason(), HELD, "a refusal does not settle");
-    assert_eq!(Facts { busy: Busy::Unhealthy, for_long: false, ..facts.clone() }.reason(), HELD);
-    assert_eq!(Facts { busy: Busy::Advertise, ..facts.clone() }.reason(), "");
-    assert_eq!(Facts { viable: false, ..facts }.reason(), HELD, "held proves that it was viable");
-}
-
-#[test]
-fn held_by_its_pod_is_healthy() {
-    let facts = Facts { occupancy: Occupancy::Held, ..Facts::owned() };
-    let healthy = Decision { health: Health::Healthy, again: None, warning: None };
-    assert_eq!(facts.decide(), healthy);
-    assert_eq!(Facts { busy: Busy::Unhealthy, ..facts }.reason(), HELD);
-}
-
-#[test]
-fn while_the_kubelet_does_not_tell_held_changes_nothing() {
-    let facts = Facts { occupancy: Occupancy::Held, standing: Standing::Untold, ..Facts::new() };
-    assert_eq!(facts.reason(), "");
-    let before = Some(Health::Unhealthy("was".into()));
-    assert_eq!(Facts { before, ..facts.clone() }.reason(), "was");
-    assert_eq!(Facts { refused: true, ..facts }.reason(), HELD);
-}
-
-#[test]
-fn a_group_that_is_not_viable_is_unhealthy() {
-    let facts = Facts { viable: false, ..Facts::new() };
-    let reason = "group 51 is not viable: 0000:3b:00.1 is bound to snd_hda_intel";
-    for busy in [Busy::Attributed, Busy::Unhealthy, Busy::Advertise] {
-        assert_eq!(Facts { busy, ..facts.clone() }.reason(), reason);
-    }
-    let owned = Facts { standing: Standing::Owned, ..facts };
-    assert_eq!((owned.reason(), owned.decide().warning), (String::new(), Some(reason.to_owned())));
-}
-
-#[test]
-fn without_a_node_it_is_unhealthy_once_settled() {
-    let facts = Facts { occupancy: Occupancy::Absent, ..Facts::new() };
-    assert_eq!(facts.reason(), "no device node /dev/vfio/51");
-    assert_eq!(Facts { visible: false, ..facts.clone() }.reason(), "");
-    let fresh = Facts { for_long: false, ..facts };
-    assert_eq!((fresh.reason(), fresh.decide().again), (String::new(), Some(fresh.now + SETTLING)));
-}
-
-#[test]
-fn unknown_changes_nothing() {
-    let facts = Facts { occupancy: Occupancy::Unknown(Why::Denied), ..Facts::new() };
-    assert_eq!(facts.reason(), "");
-    let before = Some(Health::Unhealthy("was".into()));
-    assert_eq!(Facts { before, ..facts }.reason(), "was");
-}
-
-#[test]
-fn free_is_healthy_whatever_was_before() {
-    let before = Some(Health::Unhealthy("was".into()));
-    assert_eq!(Facts { before, ..Facts::new() }.reason(), "");
-}
-
-prop_compose! {
-    fn any_facts()(
-        busy in prop::sample::select(vec![Busy::Attributed, Busy::Unhealthy, Busy::Advertise]),
-        unbinding: bool, for_long: bool, viable: bool, visible: bool, refused: bool,
-        occupancy in prop::sample::select(vec![
-            Occupancy::Free, Occupancy::Held, Occupancy::Absent, Occupancy::Unknown(Why::Late),
-        ]),
-        standing in 0..4, before in 0..3,
-    ) -> Facts {
-        let facts = Facts::new();
-        let standing = match standing {
-            0 => Standing::Owned,
-            1 => Standing::Untold,
-            2 => Facts::mate().standing,
-            _ => facts.standing.clone(),
-        };
-        let before = match before {
-            0 => None,
-            1 => Some(Health::Healthy),
-            _ => Some(Health::Unhealthy("was".into())),
-        };
-        Facts { busy, unbinding, occupancy, for_long, viable, visible, standing, refused, before, ..facts }
-    }
-}
-
-proptest! {
-    #[test]
-    fn a_pods_device_is_never_unhealthy(facts in any_facts()) {
-        let facts = Facts { busy: Busy::Attributed, standing: Standing::Owned, ..facts };
-        prop_assert_eq!(facts.decide().health, Health::Healthy);
-    }
-
-    #[test]
-    fn every_unhealthy_has_a_reason(facts in any_facts()) {
-        if let Health::Unhealthy(reason) = facts.decide().health {
-            prop_assert!(!reason.is_empty());
+    let mut groups = vec![None];
+    for (occupancy, found) in [
+        (Occupancy::Free, false),
+        (Occupancy::Held, true),
+        (Occupancy::Held, false),
+        (Occupancy::Absent, false),
+        (Occupancy::Unknown(Why::Denied), false),
+        (Occupancy::Unknown(Why::Late), false),
+        (Occupancy::Unknown(Why::Errno(5)), false),
+        (Occupancy::Unknown(Why::NotAsked), false),
+    ] {
+        for age in AGES {
+            groups.extend([true, false].map(|viable| Some(Group { occupancy, found, age, viable })));
         }
     }
+    let was = Health::Unhealthy("was".to_owned());
+    let first = Facts {
+        busy: Busy::Attributed,
+        group: None,
+        unbinding: false,
+        visible: false,
+        whose: Whose::APods,
+        refused: false,
+        before: None,
+    };
+    let busy = [Busy::Attributed, Busy::Unhealthy, Busy::Advertise];
+    let all = each(vec![first], &busy, |facts, it| facts.busy = it);
+    let all = each(all, &groups, |facts, it| facts.group = it);
+    let all = each(all, &[false, true], |facts, it| facts.unbinding = it);
+    let all = each(all, &[false, true], |facts, it| facts.visible = it);
+    let all = each(all, &whose, |facts, it| facts.whose = it);
+    let all = each(all, &[false, true], |facts, it| facts.refused = it);
+    each(all, &[None, Some(Health::Healthy), Some(was)], |facts, it| facts.before = it)
+}
 
-    #[test]
-    fn a_settled_foreign_hold_is_always_unhealthy(facts in any_facts()) {
-        let standing = Facts::new().standing;
-        let busy = Busy::Attributed;
-        let facts = Facts { busy, standing, occupancy: Occupancy::Held, for_long: true, ..facts };
-        prop_assert!(facts.decide().health != Health::Healthy);
+/// All of them with each of these.
+fn each<T: Clone>(all: Vec<Facts>, these: &[T], set: fn(&mut Facts, T)) -> Vec<Facts> {
+    let with = |mut facts: Facts, it: &T| {
+        set(&mut facts, it.clone());
+        facts
+    };
+    all.into_iter().flat_map(|facts| these.iter().map(move |it| with(facts.clone(), it))).collect()
+}
+
+const ROWS: usize = 14;
+
+/// The table, in its order: whether a row fits, and what it reports. It knows nothing of how `decide` goes about it.
+/// What has not settled yet is a row of its own: as before.
+fn table(facts: &Facts) -> [(bool, Report); ROWS] {
+    let is = |state: fn(&Group) -> bool| facts.group.as_ref().is_some_and(state);
+    let held = facts.is_held();
+    let absent = facts.visible && is(|group| group.occupancy == Occupancy::Absent);
+    let unknown = is(|group| matches!(group.occupancy, Occupancy::Unknown(_)));
+    let attributed = facts.busy == Busy::Attributed;
+    let (unowned, mate) = match facts.whose {
+        Whose::Nobodys { age, mate } => (Some(age), mate),
+        Whose::APods | Whose::Untold => (None, false),
+    };
+    // What is left of the settling time of a hold, and of a missing node.
+    let age = facts.group.map_or(Duration::ZERO, |group| group.age);
+    let hold_settles = unowned.map(|unowned| SETTLING.saturating_sub(unowned.min(age)));
+    let node_settles = SETTLING.saturating_sub(age);
+    let by = if is(|group| group.found) { "pid 7 (qemu)" } else { "a process that could not be found" };
+    let unhealthy = |reason: &str| Unhealthy(reason.to_owned());
+    let held_by = || Unhealthy(format!("held by {by}"));
+    [
+        (facts.group.is_none(), unhealthy("no IOMMU group: is the IOMMU off?")),
+        (facts.unbinding, Unhealthy(format!("unbinding, held by {by}"))),
+        (attributed && mate, unhealthy("group 51 belongs to 0000:3b:00.1 (pod a/vm)")),
+        (held && facts.busy == Busy::Unhealthy, held_by()),
+        (held && facts.busy == Busy::Advertise, Healthy),
+        (held && facts.is_a_pods(), Healthy),
+        (held && facts.refused, held_by()),
+        (held && hold_settles == Some(Duration::ZERO), held_by()),
+        (held, hold_settles.map_or(AsBefore, AsBeforeFor)),
+        (
+            is(|group| !group.viable),
+            unhealthy("group 51 is not viable: 0000:3b:00.1 is bound to snd_hda_intel"),
+        ),
+        (absent && node_settles.is_zero(), unhealthy("no device node /dev/vfio/51")),
+        (absent, AsBeforeFor(node_settles)),
+        (unknown, AsBefore),
+        (true, Healthy),
+    ]
+}
+
+/// The place of the first row that fits, and the decision that it makes.
+fn by_the_table(facts: &Facts) -> (usize, Decision) {
+    let first = |(_, (fits, _)): &(usize, (bool, Report))| *fits;
+    let (place, (_, report)) = table(facts).into_iter().enumerate().find(first).unwrap();
+    // What was wrong with a device before it was a pod's is over.
+    let before = facts.before.clone().filter(|_| !facts.is_a_pods()).unwrap_or(Health::Healthy);
+    let (health, again) = match report {
+        Healthy => (Health::Healthy, None),
+        Unhealthy(reason) => (Health::Unhealthy(reason), None),
+        AsBefore => (before, None),
+        AsBeforeFor(left) => (before, Some(*NOW + left)),
+    };
+    // The rule above the table: a pod's device is warned about.
+    match health {
+        Health::Unhealthy(reason) if facts.is_a_pods() => {
+            (place, Decision { health: Health::Healthy, again, warning: Some(reason) })
+        }
+        health => (place, Decision { health, again, warning: None }),
     }
+}
 
-    #[test]
-    fn deciding_again_with_what_was_told_changes_nothing(facts in any_facts()) {
+#[test]
+fn every_combination_is_decided_by_the_first_row_that_fits() {
+    let mut decided = [0; ROWS];
+    for facts in ALL.iter() {
+        let (place, expected) = by_the_table(facts);
+        assert_eq!(facts.decide(), expected, "row {place}: {facts:?}");
+        decided[place] += 1;
+    }
+    assert_eq!(ALL.len(), 46_800);
+    assert!(!decided.contains(&0), "a row decides nothing: {decided:?}");
+}
+
+#[test]
+fn a_pods_device_is_never_unhealthy() {
+    for facts in ALL.iter().filter(|facts| facts.is_a_pods()) {
+        assert_eq!(facts.decide().health, Health::Healthy, "{facts:?}");
+    }
+}
+
+#[test]
+fn a_pods_device_that_is_held_is_warned_of_only_while_it_is_unbound() {
+    for facts in ALL.iter().filter(|facts| facts.is_a_pods() && facts.is_held()) {
+        assert_eq!(facts.decide().warning.is_some(), facts.unbinding, "{facts:?}");
+    }
+}
+
+#[test]
+fn every_unhealthy_and_every_warning_says_why_and_only_one_of_them_does() {
+    for facts in ALL.iter() {
+        let Decision { health, warning, .. } = facts.decide();
+        assert!(health.reason().is_none_or(|reason| !reason.is_empty()), "{facts:?}");
+        assert!(warning.as_ref().is_none_or(|warning| !warning.is_empty()), "{facts:?}");
+        assert!(warning.is_none() || health == Health::Healthy, "{facts:?}");
+    }
+}
+
+#[test]
+fn with_unhealthy_every_held_device_is_unhealthy_at_once() {
+    for facts in ALL.iter().filter(|facts| facts.busy == Busy::Unhealthy && facts.is_held()) {
+        let Decision { health, again, .. } = facts.decide();
+        assert!(health.reason().unwrap().contains("held by "), "{facts:?}");
+        assert_eq!(again, None, "{facts:?}");
+    }
+}
+
+#[test]
+fn with_advertise_no_device_is_unhealthy_for_being_held() {
+    let advertised = |facts: &&Facts| facts.busy == Busy::Advertise && facts.is_held() && !facts.unbinding;
+    for facts in ALL.iter().filter(advertised) {
+        assert_eq!(
+            facts.decide(),
+            Decision { health: Health::Healthy, again: None, warning: None },
+            "{facts:?}"
+        );
+    }
+}
+
+#[test]
+fn other_policies_do_not_ask_whose_a_device_is() {
+    for facts in ALL.iter().filter(|facts| facts.busy != Busy::Attributed) {
+        let another = Facts { whose: Whose::APods, refused: false, ..facts.clone() };
+        assert_eq!(facts.decide(), another.decide(), "{facts:?}");
+    }
+}
+
+#[test]
+fn without_a_group_it_is_unhealthy_whatever_else() {
+    for facts in ALL.iter().filter(|facts| facts.group.is_none()) {
+        let Decision { health, again, warning } = facts.decide();
+        let why = if facts.is_a_pods() { warning.as_deref() } else { health.reason() };
+        assert_eq!((why, again), (Some("no IOMMU group: is the IOMMU off?"), None), "{facts:?}");
+    }
+}
+
+#[test]
+fn held_and_nobodys_is_unhealthy_once_settled_or_refused() {
+    for facts in ALL.iter().filter(|facts| facts.busy == Busy::Attributed && facts.is_held()) {
+        let Whose::Nobodys { age, .. } = facts.whose else { continue };
+        let both = age.min(facts.group.unwrap().age);
+        if both >= SETTLING || facts.refused {
+            assert!(facts.decide().health != Health::Healthy, "{facts:?}");
+        }
+    }
+}
+
+#[test]
+fn while_the_kubelet_does_not_tell_being_held_changes_nothing() {
+    let untold = |facts: &&Facts| facts.busy == Busy::Attributed && matches!(facts.whose, Whose::Untold);
+    let held = |facts: &&Facts| facts.is_held() && !facts.refused && !facts.unbinding;
+    for facts in ALL.iter().filter(untold).filter(held) {
+        let before = facts.before.clone().unwrap_or(Health::Healthy);
+        assert_eq!(facts.decide(), Decision { health: before, again: None, warning: None }, "{facts:?}");
+    }
+}
+
+#[test]
+fn a_refusal_says_nothing_of_a_device_that_is_not_held() {
+    for facts in ALL.iter().filter(|facts| facts.refused && !facts.is_held()) {
+        assert_eq!(facts.decide(), Facts { refused: false, ..facts.clone() }.decide(), "{facts:?}");
+    }
+}
+
+#[test]
+fn deciding_again_with_what_was_told_changes_nothing() {
+    for facts in ALL.iter() {
         let first = facts.decide();
-        let again = Facts { before: Some(first.health.clone()), ..facts }.decide();
-        prop_assert_eq!(first, again);
+        let again = Facts { before: Some(first.health.clone()), ..facts.clone() }.decide();
+        assert_eq!(first, again, "{facts:?}");
     }
+}
 
-    #[test]
-    fn what_is_due_later_is_decided_then(facts in any_facts()) {
-        if let Some(again) = facts.decide().again {
-            prop_assert!(again > facts.now);
-            let later = Facts { now: again, ..facts }.decide();
-            prop_assert_eq!(later.again, None);
+#[test]
+fn what_is_due_later_is_decided_then_and_not_before() {
+    for facts in ALL.iter() {
+        let first = facts.decide();
+        let Some(again) = first.again else { continue };
+        assert!(again > *NOW, "{facts:?}");
+        assert_eq!(facts.decide_at(again.checked_sub(MOMENT).unwrap()), first, "{facts:?}");
+        assert_eq!(facts.decide_at(again).again, None, "{facts:?}");
+    }
+}
+
+#[test]
+fn what_is_not_due_later_stays_so_if_nothing_changes() {
+    for facts in ALL.iter() {
+        let first = facts.decide();
+        if first.again.is_none() {
+            assert_eq!(facts.decide_at(*NOW + Duration::from_secs(3600)), first, "{facts:?}");
         }
     }
 }
