@@ -54,6 +54,7 @@ impl Guard {
     /// INVALID_ARGUMENT for ids that are not this resource's, FAILED_PRECONDITION for devices that cannot be given; each
     /// names the device and says why.
     pub(crate) async fn allocate(&self, request: &AllocateRequest) -> Result<AllocateResponse, Status> {
+        tracing::debug!(resource = %self.resource, ?request, "asked to allocate");
         let mut claim = self.claims.begin();
         let deadline = Instant::now() + ALLOCATE;
         let (snapshot, owners) = (self.snapshot(), self.owners.current());

@@ -1,5 +1,5 @@
-//! Every state that pods, machines, a kubelet and the plugin's own decisions can reach together, within bounds: in each,
-//! once it has settled, the kubelet believes what is true, and nothing that must never happen has.
+//! Every state that pods of one container, machines, a kubelet that answers and the plugin's own decisions can reach together,
+//! within bounds: in each, once it has settled, the kubelet believes what is true, and nothing that must never happen has.
 //!
 //! The kubelet and the kernel are models here; the decisions are the plugin's own functions. What the real kubelet does is
 //! tested in tests/chaos.

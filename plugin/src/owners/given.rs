@@ -38,9 +38,9 @@ pub(crate) struct Given {
     pub(super) missing: u32,
     /// How often the kubelet has started anew since it last showed this, perhaps without its checkpoint; 2 is often.
     pub(super) unshown: u8,
-    /// The checkpoint named it, and the list did not.
+    /// How often the checkpoint named it, and the list did not.
     #[serde(skip)]
-    pub(super) lacked: bool,
+    pub(super) lacked: u8,
     /// When a checkpoint that was written after such a list was seen to name it still.
     #[serde(skip)]
     pub(super) booked: Option<Instant>,
@@ -69,7 +69,7 @@ impl Given {
             confirmed: None,
             missing: 0,
             unshown: 0,
-            lacked: false,
+            lacked: 0,
             booked: None,
         }
     }

@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 /// same ones.
 const BOOKED: Duration = Duration::from_secs(60);
 
+/// So many lists must lack a pod before a checkpoint that was written after them tells that the kubelet keeps it: it makes
+/// its books anew before it lists its pods, and one may end between the two.
+const LACKED: u8 = 2;
+
 /// What a round says of an entry of the checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Shown {
@@ -60,14 +64,15 @@ impl Ledger {
             pods.iter().any(|pod| pod.pod == *name && has_any(pod, &entry.resource, &entry.ids))
         }) {
             given.confirmed = Some(round.now);
-            (given.booked, given.lacked) = (None, false);
+            (given.booked, given.lacked) = (None, 0);
             return (place, Shown::There);
         }
-        // Only a list that lacks its pod makes the kubelet forget it; the Allocate itself has made it write the checkpoint too.
-        if fresh && given.lacked {
+        // A list that lacks its pod makes the kubelet forget it; the first one, if it was there when that began. Before, the
+        // Allocate itself has made it write the checkpoint.
+        if fresh && given.lacked >= LACKED {
             given.booked = Some(round.now);
         }
-        given.lacked = true;
+        given.lacked = given.lacked.saturating_add(1).min(LACKED);
         match (name, given.booked.is_some_and(|at| round.now.duration_since(at) < BOOKED)) {
             (_, true) => (place, Shown::There),
             (None, false) => (place, Shown::Perhaps),

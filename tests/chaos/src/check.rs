@@ -3,7 +3,7 @@
 use crate::violation::{Violation, violated};
 use crate::world::{RESOURCE, World};
 use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -20,10 +20,32 @@ pub(crate) struct Checker {
     pub(crate) checks: u64,
     /// How much of the plugin's log was read.
     read: u64,
-    /// What is left of the changes that a device's health may make.
-    changes: BTreeMap<String, u32>,
-    /// What pods had when the last step had settled.
-    owned: BTreeSet<String>,
+    /// How often the health of each device may change.
+    changes: BTreeMap<String, Budget>,
+    /// How often each group may be opened.
+    opens: BTreeMap<u32, Budget>,
+    /// How often each was, at the last check.
+    opened: BTreeMap<u32, u64>,
+    /// What pods had when the last step had settled, and which.
+    owned: BTreeMap<String, String>,
+}
+
+/// The plugin takes so long at most for what follows from something: settling, two questions to the kubelet, a list.
+const LATE: Duration = Duration::from_millis(1500);
+
+/// How often something may happen, each until it is too late for that.
+#[derive(Clone, Debug, Default)]
+struct Budget(VecDeque<Instant>);
+
+impl Budget {
+    fn add(&mut self, times: u64) {
+        self.0.extend((0..times).map(|_| Instant::now()));
+    }
+
+    fn spend(&mut self) -> bool {
+        self.0.retain(|when| when.elapsed() < LATE);
+        self.0.pop_front().is_some()
+    }
 }
 
 #[derive(Deserialize)]
@@ -44,6 +66,11 @@ struct Fields {
     reason: String,
     #[serde(default)]
     error: String,
+    /// The one that was swapped.
+    #[serde(default)]
+    held: String,
+    #[serde(default)]
+    request: String,
 }
 
 impl Checker {
@@ -51,18 +78,20 @@ impl Checker {
     /// taking in what has happened. Whether it changes its mind more often than that is told by its log.
     pub(crate) fn settle(&mut self, world: &mut World) -> anyhow::Result<()> {
         let deadline = Instant::now() + SETTLED;
-        while let Some(difference) = difference(world)? {
+        while let Some(violation) = difference(world)? {
             if Instant::now() > deadline {
-                violated!("{difference}");
+                return Err(violation.into());
             }
             std::thread::sleep(LOOK_AGAIN);
         }
         self.checks += 1;
-        if let Err(error) = self.said(world) {
+        let lines = self.lines(world)?;
+        self.allow(world, &lines);
+        if let Err(error) = self.said(world, &lines) {
             // What that does to the numbers is what the scheduler sees.
             return Err(match difference(world)? {
-                Some(difference) if error.is::<Violation>() => {
-                    Violation(format!("{error}; {difference}")).into()
+                Some(Violation { text, short }) if error.is::<Violation>() => {
+                    Violation { text: format!("{error}; {text}"), short }.into()
                 }
                 _ => error,
             });
@@ -70,72 +99,94 @@ impl Checker {
         self.opens(world)
     }
 
-    /// No free group was opened but where it may be.
+    /// What may have happened since the last check.
+    fn allow(&mut self, world: &mut World, lines: &[Fields]) {
+        let happened = std::mem::take(&mut world.happened);
+        for (group, times) in happened.touched {
+            for address in world.members(group) {
+                self.changes.entry(address).or_default().add(times);
+            }
+        }
+        // A node that is made anew counts from 0.
+        self.opened.retain(|group, _| !happened.made.contains(group));
+        for (group, times) in happened.opened {
+            self.opens.entry(group).or_default().add(times);
+        }
+        for Fields { message, error, held, request, .. } in lines {
+            match message.as_str() {
+                // Each Allocate opens what it is asked for; what it gives is somebody's until that is known to be over.
+                "asked to allocate" => {
+                    for group in world.groups_named(request) {
+                        self.opens.entry(group).or_default().add(1);
+                        for address in world.members(group) {
+                            self.changes.entry(address).or_default().add(2);
+                        }
+                    }
+                }
+                // And one that is held is asked for again until it answers, as are the substitutes of it.
+                "refused" | "substituted: the kubelet's books name the held one" => {
+                    for group in world.groups_named(error).union(&world.groups_named(held)).copied() {
+                        world.proven.insert(group);
+                        self.opens.entry(group).or_default().add(10);
+                    }
+                    if world.substitutes() {
+                        for group in world.groups() {
+                            self.opens.entry(group).or_default().add(1);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// No free group was opened but where it may be: by a start of the plugin, by Allocate, and once after an EBUSY.
     fn opens(&mut self, world: &World) -> anyhow::Result<()> {
-        for (&group, &allowed) in &world.opens_allowed {
+        for group in world.groups() {
             let opens = world.node.opens(group);
-            if opens > allowed {
-                violated!("group {group} was opened {opens} times, where {allowed} can be explained");
+            let known = self.opened.entry(group).or_default();
+            let before = std::mem::replace(known, opens.max(*known));
+            for _ in before..opens {
+                if !self.opens.entry(group).or_default().spend() {
+                    violated!(
+                        "group {group} was opened once more than can be explained ({opens} times in all)"
+                    );
+                }
             }
             self.checks += 1;
         }
         Ok(())
     }
 
-    /// Reads on in the plugin's log: nothing leaves the list while it is bound, no device that a pod owns is ever Unhealthy,
+    /// What the plugin said: nothing leaves the list while it is bound, no device that a pod has all the time is Unhealthy,
     /// and nobody's health changes more often than something happened to its group.
-    fn said(&mut self, world: &mut World) -> anyhow::Result<()> {
-        for (group, more) in std::mem::take(&mut world.changes_allowed) {
-            for address in world
-                .bound
-                .iter()
-                .chain(&world.unbound)
-                .filter(|(_, of)| **of == group)
-                .map(|(address, _)| address)
-            {
-                let left = self.changes.entry(address.clone()).or_default();
-                *left = (*left + more).min(4);
-            }
-        }
-        let owned: BTreeSet<String> = world.owned().into_keys().collect();
+    fn said(&mut self, world: &mut World, lines: &[Fields]) -> anyhow::Result<()> {
+        let owned = world.pods_of_devices();
         let rebound = std::mem::take(&mut world.rebound);
-        for Fields { message, device, old, new, reason, error } in self.lines(world)? {
+        let refused: BTreeSet<u32> = lines
+            .iter()
+            .filter(|line| line.message == "refused")
+            .flat_map(|line| world.groups_named(&line.error))
+            .collect();
+        for Fields { message, device, old, new, reason, .. } in lines {
             self.checks += 1;
             match message.as_str() {
-                // The refused one is Unhealthy until an open of it succeeds, whatever it was before.
-                "refused" => {
-                    let device = error.split([' ', ':', ',']).next().unwrap_or_default();
-                    let device = world
-                        .bound
-                        .keys()
-                        .find(|address| address.starts_with(device) && error.starts_with(*address));
-                    if let Some(device) = device {
-                        *self.changes.entry(device.clone()).or_default() += 2;
-                    }
-                }
                 "no longer bound, dropped from the list"
-                    if world.bound.contains_key(&device) && !rebound.contains(&device) =>
+                    if world.bound.contains_key(device) && !rebound.contains(device) =>
                 {
                     violated!("{device} left the list while it was bound");
                 }
-                "health" if old != new && old != "new" => {
-                    let left = self.changes.entry(device.clone()).or_default();
-                    let Some(less) = left.checked_sub(1) else {
+                "health" if old != new => {
+                    let same = owned.get(device).is_some_and(|pod| self.owned.get(device) == Some(pod));
+                    let asked_for = world.group_of(device).is_some_and(|group| refused.contains(&group));
+                    if new == "Unhealthy" && same && !asked_for {
+                        violated!("{device} is a pod's all the time, and is Unhealthy: {reason}");
+                    }
+                    if old != "new" && !self.changes.entry(device.clone()).or_default().spend() {
                         violated!(
                             "{device} flaps: {old} -> {new} {reason}, though nothing has happened to it"
                         );
-                    };
-                    *left = less;
-                    if new == "Unhealthy"
-                        && self.owned.contains(&device)
-                        && owned.contains(&device)
-                        && less == 0
-                    {
-                        violated!("{device} is a pod's all the time, and is Unhealthy: {reason}");
                     }
-                }
-                "health" if new == "Unhealthy" && self.owned.contains(&device) && owned.contains(&device) => {
-                    violated!("{device} is a pod's, and is Unhealthy in a new plugin's first list: {reason}");
                 }
                 _ => {}
             }
@@ -163,15 +214,17 @@ impl Checker {
     }
 }
 
-/// In what the kubelet's beliefs differ from the truth: allocatable - requested, and which devices that are.
-fn difference(world: &mut World) -> anyhow::Result<Option<String>> {
-    let (capacity, allocatable) = world.manager()?.capacity(RESOURCE)?;
-    let healthy = world.manager()?.healthy(RESOURCE)?;
-    if !world.promises_kept() && capacity > 0 {
+/// In what the kubelet's beliefs differ from the truth: allocatable - requested, and which devices that are. While there is
+/// no plugin it believes nothing.
+fn difference(world: &mut World) -> anyhow::Result<Option<Violation>> {
+    if !world.plugin_runs() {
         return Ok(None);
     }
+    let (capacity, allocatable) = world.manager()?.capacity(RESOURCE)?;
+    let healthy = world.manager()?.healthy(RESOURCE)?;
     let (requested, free, unseen) = (world.requested(), world.free(), world.unseen());
-    let promised = requested + free.len()..=requested + free.len() + unseen.len();
+    let open: BTreeSet<&String> = free.difference(&unseen).collect();
+    let promised = requested + open.len()..=requested + free.union(&unseen).count();
     let right: BTreeSet<String> = world.owned().into_keys().chain(free.iter().cloned()).collect();
     let wrong: Vec<&String> =
         healthy.symmetric_difference(&right).filter(|device| !unseen.contains(*device)).collect();
@@ -197,5 +250,5 @@ fn difference(world: &mut World) -> anyhow::Result<Option<String>> {
         let _ = write!(text, "\n  {hung} pid {} holds {:?}", foreign.vm.pid(), foreign.groups);
     }
     let _ = write!(text, "\n  unbound: {:?}, capacity {capacity}", world.unbound);
-    Ok(Some(text))
+    Ok(Some(Violation { text, short: allocatable < requested + free.len() }))
 }

@@ -41,7 +41,11 @@ pub(crate) enum What {
     Unbind,
     Bind,
     KillPlugin,
+    PluginAway,
+    PluginBack,
     RestartKubelet,
+    /// Something happens while there is no kubelet.
+    KubeletAway,
     LoseCheckpoint,
     PodResourcesAway,
     PodResourcesBack,
@@ -53,7 +57,7 @@ pub(crate) enum What {
 const ASKED: Duration = Duration::from_millis(200);
 
 /// What is drawn how often.
-const CHANCES: [(What, u32); 21] = [
+const CHANCES: [(What, u32); 22] = [
     (What::Admit(PodShape::One), 10),
     (What::Admit(PodShape::Two), 5),
     (What::Admit(PodShape::TwoContainers), 5),
@@ -72,31 +76,56 @@ const CHANCES: [(What, u32); 21] = [
     (What::Unbind, 4),
     (What::Bind, 5),
     (What::KillPlugin, 4),
-    (What::RestartKubelet, 3),
+    (What::RestartKubelet, 2),
+    (What::KubeletAway, 2),
     (What::LoseCheckpoint, 2),
     (What::Wait, 1),
 ];
 /// Away for one to a few moves; drawn apart, since what is promised meanwhile is less.
 const AWAY: u32 = 2;
+/// What happens while there is no kubelet.
+const MEANWHILE: [What; 6] = [
+    What::Delete,
+    What::DeleteByForce,
+    What::StartForeign(Hold::Device),
+    What::EndForeign,
+    What::Unbind,
+    What::KillPlugin,
+];
+
+/// What is away while a story is drawn.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Away {
+    pod_resources: bool,
+    plugin: bool,
+}
 
 impl Move {
-    /// The next one; pod resources are away now and then for a while.
-    pub(crate) fn draw(random: &mut fastrand::Rng, away: &mut bool) -> Self {
+    /// The next one; pod resources and the plugin are away now and then for a while.
+    pub(crate) fn draw(random: &mut fastrand::Rng, away: &mut Away) -> Self {
         let pick = random.usize(..1 << 16);
-        if *away && random.u32(..3) == 0 {
-            *away = false;
-            return Self { what: What::PodResourcesBack, pick };
+        for (away, back) in
+            [(&mut away.pod_resources, What::PodResourcesBack), (&mut away.plugin, What::PluginBack)]
+        {
+            if *away && random.u32(..3) == 0 {
+                *away = false;
+                return Self { what: back, pick };
+            }
         }
         let total: u32 = CHANCES.iter().map(|(_, weight)| weight).sum();
-        let mut left = random.u32(..total + AWAY);
+        let mut left = random.u32(..total + 2 * AWAY);
         for (what, weight) in CHANCES {
             if left < weight {
                 return Self { what, pick };
             }
             left -= weight;
         }
+        let (away, what) = match left < AWAY {
+            true => (&mut away.pod_resources, What::PodResourcesAway),
+            false => (&mut away.plugin, What::PluginAway),
+        };
         *away = true;
-        Self { what: What::PodResourcesAway, pick }
+        Self { what, pick }
     }
 
     /// Makes it happen; whether there was something for it to happen to. `settled`: nothing has happened since the last check.
@@ -158,8 +187,17 @@ impl Move {
                 let Some(address) = self.choose(&unbound) else { return Ok(false) };
                 return world.bind(&address);
             }
-            What::KillPlugin => world.restart_plugin()?,
-            What::RestartKubelet => world.restart_kubelet(true)?,
+            What::KillPlugin if world.plugin_runs() => world.restart_plugin()?,
+            What::KillPlugin => return Ok(false),
+            What::PluginAway => return world.run_plugin(false),
+            What::PluginBack => return world.run_plugin(true),
+            What::RestartKubelet => world.restart_kubelet(true, None)?,
+            What::KubeletAway => {
+                let what = MEANWHILE.get(self.pick % MEANWHILE.len()).copied().unwrap_or(What::EndForeign);
+                world.restart_kubelet(true, Some(Self { what, pick: self.pick / MEANWHILE.len() }))?;
+            }
+            // What comes of pods of a resource that nobody has registered a kubelet without its books does not say.
+            What::LoseCheckpoint if !world.plugin_runs() => return Ok(false),
             What::LoseCheckpoint => {
                 // Of an Allocate that nobody was asked about before the books were lost, nobody knows any more whose it was;
                 // and what a pod has whose container is created after that, its next Allocate says.
@@ -168,7 +206,7 @@ impl Move {
                 while let Some(place) = world.pods_where(|pod| pod.vm.is_none()).pop() {
                     world.remove(place, false)?;
                 }
-                world.restart_kubelet(false)?;
+                world.restart_kubelet(false, None)?;
             }
             What::PodResourcesAway => return world.serve_pod_resources(false),
             What::PodResourcesBack => return world.serve_pod_resources(true),
@@ -193,7 +231,10 @@ impl Move {
         match world.admit(shape)? {
             Ok(place) if start => world.start_machine(place)?,
             Ok(_) => {}
-            Err(reason) if settled && room && world.promises_kept() && world.unseen().is_empty() => {
+            // But for what nobody can tell: then it is this that was refused.
+            Err(reason)
+                if settled && room && !world.unseen().iter().any(|device| reason.contains(device)) =>
+            {
                 violated!(
                     "{allocatable} allocatable - {} requested, but a pod with {} is not admitted: {reason}",
                     world.requested(),

@@ -2,7 +2,7 @@
 
 use crate::check::Checker;
 use crate::launcher::Launcher;
-use crate::moves::Move;
+use crate::moves::{Away, Move};
 use crate::world::{Restarts, Settings, World};
 use std::fmt;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub(crate) struct Counts {
 /// Draws a story.
 pub(crate) fn draw(seed: u64, steps: usize) -> Vec<Step> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut away = false;
+    let mut away = Away::default();
     let mut step = |number| {
         let several = random.u32(..5) == 0;
         let count = if several { random.usize(2..4) } else { 1 };

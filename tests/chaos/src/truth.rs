@@ -42,8 +42,8 @@ impl World {
     }
 
     /// Devices of which nobody can tell, and which Allocate refuses: bound ones of groups that somebody has opened, but no
-    /// device of (without an open of one's own that cannot be seen, and QEMU is in that state for milliseconds); and what is
-    /// left of a pod that nobody can tell is gone.
+    /// device of (without an open of one's own that cannot be seen, and QEMU is in that state for milliseconds); what is left
+    /// of a pod that nobody can tell is gone; and what was a pod's that has ended while pods cannot be listed.
     pub(crate) fn unseen(&self) -> BTreeSet<String> {
         let taken: BTreeSet<u32> = self.owned().into_values().collect();
         let groups = |wanted: fn(&Foreign) -> bool| -> BTreeSet<u32> {
@@ -56,8 +56,10 @@ impl World {
         };
         let opened = groups(|foreign| foreign.hold == Hold::GroupOnly);
         let untold = groups(|foreign| foreign.untold);
+        let ended = self.ended_unseen();
+        let unknown = |group: &u32| untold.contains(group) || ended.contains(group) && !taken.contains(group);
         let bound = self.bound.iter().filter(|(_, group)| opened.contains(group));
-        let all = self.bound.iter().chain(&self.unbound).filter(|(_, group)| untold.contains(group));
+        let all = self.bound.iter().chain(&self.unbound).filter(|(_, group)| unknown(group));
         bound.chain(all).map(|(address, _)| address.clone()).collect()
     }
 
@@ -83,8 +85,28 @@ impl World {
         self.pods.iter().enumerate().filter(|(_, pod)| wanted(pod)).map(|(place, _)| place).collect()
     }
 
-    /// Whether the invariant can be kept: a pod that ended while pods could not be listed is one that nobody tells of.
-    pub(crate) fn promises_kept(&self) -> bool {
-        !self.ended_unseen
+    /// All groups that there are.
+    pub(crate) fn groups(&self) -> BTreeSet<u32> {
+        self.bound.values().chain(self.unbound.values()).copied().collect()
+    }
+
+    /// Functions of a group, bound and unbound.
+    pub(crate) fn members(&self, group: u32) -> Vec<String> {
+        let all = self.bound.iter().chain(&self.unbound);
+        all.filter(|(_, of)| **of == group).map(|(address, _)| address.clone()).collect()
+    }
+
+    /// Groups of the functions that a text names.
+    pub(crate) fn groups_named(&self, text: &str) -> BTreeSet<u32> {
+        let all = self.bound.iter().chain(&self.unbound);
+        all.filter(|(address, _)| text.contains(*address)).map(|(_, group)| *group).collect()
+    }
+
+    /// Addresses that pods have, with the pod.
+    pub(crate) fn pods_of_devices(&self) -> BTreeMap<String, String> {
+        let given = |pod: &Pod| -> Vec<(String, String)> {
+            pod.given.values().flatten().map(|address| (address.clone(), pod.spec.uid.clone())).collect()
+        };
+        self.pods.iter().flat_map(given).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! The node, its kubelet, its plugin, and what happens to them.
 
 use crate::launcher::{Launcher, Place};
+use crate::moves::Move;
 use crate::pods::Pod;
 use crate::violation::violated;
 use anyhow::Context;
@@ -19,6 +20,8 @@ const TIMES: [&str; 8] =
     ["--interval", "50ms", "--settling", "80ms", "--owners-interval", "200ms", "--kubelet-start", "150ms"];
 /// A pod that ended as long ago is missing from two lists.
 const LEARNED: Duration = Duration::from_secs(1);
+/// The plugin has looked at what came into its sight so long ago: several intervals.
+const LOOKED: Duration = Duration::from_millis(500);
 /// Groups are given back when the run says so, not by themselves.
 const HUNG: Duration = Duration::from_secs(24 * 3600);
 
@@ -52,6 +55,17 @@ pub(crate) struct Foreign {
     pub(crate) groups: Vec<u32>,
 }
 
+/// What has happened to groups, and how often.
+#[derive(Debug, Default)]
+pub(crate) struct Happened {
+    /// Something that may change what the plugin says of their devices.
+    pub(crate) touched: BTreeMap<u32, u64>,
+    /// Something for which the plugin may open them.
+    pub(crate) opened: BTreeMap<u32, u64>,
+    /// Groups whose node was made anew.
+    pub(crate) made: BTreeSet<u32>,
+}
+
 /// Everything.
 pub(crate) struct World {
     pub(crate) node: Node,
@@ -63,15 +77,16 @@ pub(crate) struct World {
     /// Those that were unbound when the plugin's log was last read.
     pub(crate) rebound: BTreeSet<String>,
     pub(crate) restarts: Restarts,
-    /// How often each group may have been opened by the plugin at most.
-    pub(crate) opens_allowed: BTreeMap<u32, u64>,
-    /// How often the health of a group's devices may change, since something happened to it.
-    pub(crate) changes_allowed: BTreeMap<u32, u32>,
-    /// Pods whose end the plugin cannot have learned: pod resources were away.
-    pub(crate) ended_unseen: bool,
+    /// What has happened since the last check.
+    pub(crate) happened: Happened,
+    /// Groups of which the plugin has seen an EBUSY: that they are free only an open tells it.
+    pub(crate) proven: BTreeSet<u32>,
+    /// When groups have come into the plugin's sight.
+    seen: BTreeMap<u32, Instant>,
+    /// Groups of pods that have ended lately, or while pods could not be listed: of their end the plugin cannot know.
+    ended: Vec<(Instant, u32)>,
     /// Since when pods could be listed, or could not.
     listing_since: Instant,
-    last_removed: Option<Instant>,
     pub(crate) log: PathBuf,
     kubelet_log: PathBuf,
     manager: Option<DeviceManager>,
@@ -130,11 +145,11 @@ impl World {
             rebound: BTreeSet::new(),
             pods_so_far: 0,
             restarts: Restarts::default(),
-            opens_allowed: BTreeMap::new(),
-            changes_allowed: BTreeMap::new(),
-            ended_unseen: false,
+            happened: Happened::default(),
+            proven: BTreeSet::new(),
+            seen: BTreeMap::new(),
+            ended: Vec::new(),
             listing_since: Instant::now(),
-            last_removed: None,
         };
         world.start_kubelet()?;
         world.start_plugin()?;
@@ -185,7 +200,6 @@ impl World {
         self.manager = Some(manager);
         self.pod_resources = true;
         self.listing_since = Instant::now();
-        self.ended_unseen = false;
         for uid in rejected {
             let Some(place) = self.pods.iter().position(|pod| pod.spec.uid == uid) else { continue };
             self.remove(place, false)?;
@@ -193,8 +207,12 @@ impl World {
         Ok(())
     }
 
-    /// SIGKILL, as all of the kubelet's restarts look from outside.
-    pub(crate) fn restart_kubelet(&mut self, keep_checkpoint: bool) -> anyhow::Result<()> {
+    /// SIGKILL, as all of the kubelet's restarts look from outside; what happens `meanwhile` happens without a kubelet.
+    pub(crate) fn restart_kubelet(
+        &mut self,
+        keep_checkpoint: bool,
+        meanwhile: Option<Move>,
+    ) -> anyhow::Result<()> {
         self.note_listed();
         self.pods.iter_mut().for_each(|pod| pod.restarted |= !pod.listed);
         self.manager = None;
@@ -206,9 +224,8 @@ impl World {
                 (pod.in_books, pod.untold) = (false, pod.untold || !pod.listed);
             }
         }
-        // It may call Allocate again for what it admits again.
-        for group in self.owned().values().copied().collect::<Vec<u32>>() {
-            self.may_open(group);
+        if let Some(meanwhile) = meanwhile {
+            meanwhile.play(self, false)?;
         }
         self.start_kubelet()?;
         if !keep_checkpoint {
@@ -250,10 +267,50 @@ impl World {
             .stdin(Stdio::null())
             .stderr(log);
         self.plugin = Some(command.spawn()?);
-        for group in self.bound.values().copied().collect::<Vec<u32>>() {
+        for group in self.groups() {
             self.may_open(group);
+            // Who holds without a pod is Unhealthy when that has settled for the new one.
+            self.touch(group);
+            self.seen.insert(group, Instant::now());
+            // A pod's is asked for when that has gone: its count may be left over.
+            if self.node.is_held(group) {
+                self.proven.insert(group);
+            }
         }
         Ok(())
+    }
+
+    /// A machine has opened groups. A count that is raised at the plugin's first look may be left over, so that it asks.
+    fn held(&mut self, groups: &[u32]) {
+        for group in groups {
+            if self.seen.get(group).is_some_and(|when| when.elapsed() < LOOKED) {
+                self.proven.insert(*group);
+            }
+        }
+    }
+
+    /// Whether there is a plugin.
+    pub(crate) fn plugin_runs(&self) -> bool {
+        self.plugin.is_some()
+    }
+
+    /// Whether it swaps held devices for others.
+    pub(crate) fn substitutes(&self) -> bool {
+        self.settings.busy_allocate == "substitute"
+    }
+
+    /// The plugin is away, or back; whether that is another state than before.
+    pub(crate) fn run_plugin(&mut self, on: bool) -> anyhow::Result<bool> {
+        if self.plugin_runs() == on {
+            return Ok(false);
+        }
+        if on {
+            self.restarts.plugin += 1;
+            self.start_plugin()?;
+        } else {
+            self.kill_plugin()?;
+        }
+        Ok(true)
     }
 
     /// What `list --json` says.
@@ -275,19 +332,19 @@ impl World {
 
     /// SIGKILL and a new start.
     pub(crate) fn restart_plugin(&mut self) -> anyhow::Result<()> {
-        if let Some(status) = self.plugin.as_mut().and_then(|plugin| plugin.try_wait().ok().flatten()) {
-            violated!("the plugin has ended by itself: {status}");
-        }
-        self.kill_plugin();
-        self.restarts.plugin += 1;
-        self.start_plugin()
+        self.run_plugin(false)?;
+        self.run_plugin(true).map(drop)
     }
 
-    fn kill_plugin(&mut self) {
-        if let Some(mut plugin) = self.plugin.take() {
-            let _ = plugin.kill();
-            let _ = plugin.wait();
+    fn kill_plugin(&mut self) -> anyhow::Result<()> {
+        let Some(mut plugin) = self.plugin.take() else { return Ok(()) };
+        let ended = plugin.try_wait()?;
+        let _ = plugin.kill();
+        let _ = plugin.wait();
+        if let Some(status) = ended {
+            violated!("the plugin has ended by itself: {status}");
         }
+        Ok(())
     }
 
     /// Pod resources are served, or not; whether that is another state than before.
@@ -299,7 +356,6 @@ impl World {
         self.listing_since = Instant::now();
         self.manager()?.serve_pod_resources(on)?;
         self.pod_resources = on;
-        self.ended_unseen = !on && self.last_removed.is_some_and(|when| when.elapsed() < LEARNED);
         Ok(true)
     }
 
@@ -320,27 +376,20 @@ impl World {
     }
 
     fn may_open(&mut self, group: u32) {
-        *self.opens_allowed.entry(group).or_default() += 1;
+        *self.happened.opened.entry(group).or_default() += 1;
     }
 
     /// Something happened to a group: its devices' health may change, once for each such thing.
     fn touch(&mut self, group: u32) {
-        *self.changes_allowed.entry(group).or_default() += 1;
+        *self.happened.touched.entry(group).or_default() += 1;
     }
 
     fn release(&mut self, groups: &[u32]) {
         for &group in groups {
             self.touch(group);
-            self.may_open(group);
-        }
-    }
-
-    /// A container was given nothing. Others of its pod may have been before it: those devices were opened, and are the pod's
-    /// until the plugin has learned of its end.
-    fn given_in_vain(&mut self) {
-        for group in self.free_groups() {
-            self.release(&[group]);
-            self.touch(group);
+            if self.proven.remove(&group) {
+                self.may_open(group);
+            }
         }
     }
 
@@ -353,7 +402,6 @@ impl World {
         let containers = match admitted {
             Ok(containers) => containers,
             Err(reason) => {
-                self.given_in_vain();
                 return Ok(Err(reason));
             }
         };
@@ -406,7 +454,6 @@ impl World {
             // has what of its devices nobody can tell; whoever made it takes it away.
             let Ok(told) = self.manager()?.run(&spec.uid, name)? else {
                 self.remove(place, false)?;
-                self.given_in_vain();
                 return Ok(());
             };
             given.insert(name.clone(), Given::addresses(&told));
@@ -427,6 +474,9 @@ impl World {
             && !groups.iter().any(|group| self.node.is_held(*group));
         let vm = VmSpec { teardown: HUNG, ..VmSpec::of_pod(&spec.uid, &addresses) };
         let started = self.node.start_vm(&vm);
+        if started.is_ok() {
+            self.held(&groups);
+        }
         let Some(pod) = self.pods.get_mut(place) else { return Ok(()) };
         pod.given = given;
         // An Allocate was just made for it, if it was untold.
@@ -465,9 +515,19 @@ impl World {
             self.foreign.push(Foreign { hung, hold: Hold::Device, untold, vm, groups });
         }
         groups.iter().for_each(|group| self.touch(*group));
-        self.ended_unseen |= !self.pod_resources;
-        self.last_removed = Some(Instant::now());
-        self.manager()?.remove(&pod.spec.uid)
+        self.ended.extend(groups.iter().map(|group| (Instant::now(), *group)));
+        // While there is no kubelet, the next one finds it gone.
+        self.manager.as_mut().map_or(Ok(()), |manager| manager.remove(&pod.spec.uid))
+    }
+
+    /// Groups of pods whose end the plugin cannot have learned: pod resources are away.
+    pub(crate) fn ended_unseen(&self) -> BTreeSet<u32> {
+        if self.pod_resources {
+            return BTreeSet::new();
+        }
+        // One that has ended as long before is missing from two lists.
+        let unseen = self.ended.iter().filter(|(when, _)| *when + LEARNED > self.listing_since);
+        unseen.map(|(_, group)| *group).collect()
     }
 
     /// A machine without a pod starts.
@@ -475,6 +535,7 @@ impl World {
         let vm = self.node.start_vm(&VmSpec { hold, teardown: HUNG, ..VmSpec::foreign(&[address]) })?;
         let groups: Vec<u32> = self.group_of(address).into_iter().collect();
         groups.iter().for_each(|group| self.touch(*group));
+        self.held(&groups);
         self.foreign.push(Foreign { hung: false, hold, untold: false, vm, groups });
         Ok(())
     }
@@ -506,14 +567,18 @@ impl World {
         self.unbound.remove(address);
         self.bound.insert(address.to_owned(), group);
         self.rebound.insert(address.to_owned());
-        self.release(&[group]);
+        if self.bound.values().filter(|of| **of == group).count() == 1 {
+            self.happened.made.insert(group);
+        }
+        self.seen.insert(group, Instant::now());
+        self.touch(group);
         Ok(true)
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.kill_plugin();
+        let _ = self.kill_plugin();
         self.manager = None;
     }
 }
