@@ -42,12 +42,13 @@ impl DevicePlugin for Service {
         request: Request<PreferredAllocationRequest>,
     ) -> Result<Response<PreferredAllocationResponse>, Status> {
         let request = request.into_inner();
-        let (snapshot, owners) = (self.guard.snapshot(), self.guard.owners.current());
+        let owners = self.guard.owners.current();
         tracing::debug!(resource = %self.guard.resource, ?request, "asked for a preference");
         let answer = request.container_requests.into_iter().map(|container| {
             let size = usize::try_from(container.allocation_size).unwrap_or(0);
             let (available, must) = (&container.available_device_i_ds, &container.must_include_device_i_ds);
             let size = size.min(available.len());
+            let snapshot = self.guard.looked_again(available);
             ContainerPreferredAllocationResponse {
                 device_i_ds: preferred::choose(&snapshot, &owners, available, must, size),
             }

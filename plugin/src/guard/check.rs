@@ -4,7 +4,8 @@ use super::Guard;
 use crate::allocate::{self, Verdict};
 use crate::opening::{self, Opening};
 use crate::owners::Ownership;
-use crate::snapshot::DeviceView;
+use crate::snapshot::{DeviceView, Snapshot};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
@@ -75,6 +76,24 @@ impl Guard {
                 }
             }
         }
+    }
+
+    /// What is known, with a new look at what of these is known to be held: the kubelet asks for that only if it has lost its
+    /// books, or has just heard of a machine's end.
+    pub(crate) fn looked_again(&self, ids: &[String]) -> Arc<Snapshot> {
+        let mut snapshot = self.snapshot();
+        let held = |id: &String| snapshot.device(id).is_some_and(DeviceView::is_held);
+        if ids.iter().any(held) {
+            for view in &mut Arc::make_mut(&mut snapshot).devices {
+                let asked = view.is_held() && ids.contains(&view.device.id.to_string());
+                if let Some(group) = view.device.group.filter(|group| asked && !self.looks_held(view, *group))
+                    && let Some(known) = view.group.as_mut().filter(|known| known.id == group)
+                {
+                    known.occupancy = Occupancy::Free;
+                }
+            }
+        }
+        snapshot
     }
 
     /// Whether a group that could not be opened is held, by a look made now; what the monitor knows may be an interval old.

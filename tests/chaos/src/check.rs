@@ -3,8 +3,7 @@
 use crate::violation::{Violation, violated};
 use crate::world::{RESOURCE, World};
 use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::time::{Duration, Instant};
@@ -32,19 +31,26 @@ pub(crate) struct Checker {
 
 /// The plugin takes so long at most for what follows from something: settling, two questions to the kubelet, a list.
 const LATE: Duration = Duration::from_millis(1500);
+/// And so long, if it has to find out by an open that is made less and less often (`LONGEST_PAUSE`).
+const VERY_LATE: Duration = Duration::from_millis(7000);
 
 /// How often something may happen, each until it is too late for that.
 #[derive(Clone, Debug, Default)]
-struct Budget(VecDeque<Instant>);
+struct Budget(Vec<Instant>);
 
 impl Budget {
-    fn add(&mut self, times: u64) {
-        self.0.extend((0..times).map(|_| Instant::now()));
+    fn add(&mut self, times: u64, late: Duration) {
+        self.0.extend((0..times).map(|_| Instant::now() + late));
+        self.0.sort();
     }
 
     fn spend(&mut self) -> bool {
-        self.0.retain(|when| when.elapsed() < LATE);
-        self.0.pop_front().is_some()
+        self.0.retain(|until| *until > Instant::now());
+        let enough = !self.0.is_empty();
+        if enough {
+            self.0.remove(0);
+        }
+        enough
     }
 }
 
@@ -104,22 +110,28 @@ impl Checker {
         let happened = std::mem::take(&mut world.happened);
         for (group, times) in happened.touched {
             for address in world.members(group) {
-                self.changes.entry(address).or_default().add(times);
+                self.changes.entry(address).or_default().add(times, LATE);
             }
         }
         // A node that is made anew counts from 0.
         self.opened.retain(|group, _| !happened.made.contains(group));
+        for group in happened.doubted {
+            self.opens.entry(group).or_default().add(1, VERY_LATE);
+            for address in world.members(group) {
+                self.changes.entry(address).or_default().add(1, VERY_LATE);
+            }
+        }
         for (group, times) in happened.opened {
-            self.opens.entry(group).or_default().add(times);
+            self.opens.entry(group).or_default().add(times, LATE);
         }
         for Fields { message, error, held, request, .. } in lines {
             match message.as_str() {
                 // Each Allocate opens what it is asked for; what it gives is somebody's until that is known to be over.
                 "asked to allocate" => {
                     for group in world.groups_named(request) {
-                        self.opens.entry(group).or_default().add(1);
+                        self.opens.entry(group).or_default().add(1, LATE);
                         for address in world.members(group) {
-                            self.changes.entry(address).or_default().add(2);
+                            self.changes.entry(address).or_default().add(2, LATE);
                         }
                     }
                 }
@@ -127,11 +139,11 @@ impl Checker {
                 "refused" | "substituted: the kubelet's books name the held one" => {
                     for group in world.groups_named(error).union(&world.groups_named(held)).copied() {
                         world.proven.insert(group);
-                        self.opens.entry(group).or_default().add(10);
+                        self.opens.entry(group).or_default().add(10, LATE);
                     }
                     if world.substitutes() {
                         for group in world.groups() {
-                            self.opens.entry(group).or_default().add(1);
+                            self.opens.entry(group).or_default().add(1, LATE);
                         }
                     }
                 }
@@ -220,7 +232,7 @@ fn difference(world: &mut World) -> anyhow::Result<Option<Violation>> {
     if !world.plugin_runs() {
         return Ok(None);
     }
-    let (capacity, allocatable) = world.manager()?.capacity(RESOURCE)?;
+    let (_, allocatable) = world.manager()?.capacity(RESOURCE)?;
     let healthy = world.manager()?.healthy(RESOURCE)?;
     let (requested, free, unseen) = (world.requested(), world.free(), world.unseen());
     let open: BTreeSet<&String> = free.difference(&unseen).collect();
@@ -231,24 +243,9 @@ fn difference(world: &mut World) -> anyhow::Result<Option<Violation>> {
     if promised.contains(&allocatable) && wrong.is_empty() {
         return Ok(None);
     }
-    let mut text = format!(
-        "allocatable {allocatable} - requested {requested} is not the {} that a new machine could open: {}; wrong: {wrong:?}",
-        free.len(),
-        free.iter().map(String::as_str).collect::<Vec<_>>().join(" ")
+    let text = format!(
+        "allocatable {allocatable} - requested {requested} is not the {} that a new machine could open; wrong: {wrong:?}{world}",
+        free.len()
     );
-    for pod in &world.pods {
-        let _ = write!(
-            text,
-            "\n  {} has {:?}{}",
-            pod.spec.name,
-            pod.given,
-            if pod.vm.is_some() { ", runs" } else { "" }
-        );
-    }
-    for foreign in &world.foreign {
-        let hung = if foreign.hung { "what is left of" } else { "another's" };
-        let _ = write!(text, "\n  {hung} pid {} holds {:?}", foreign.vm.pid(), foreign.groups);
-    }
-    let _ = write!(text, "\n  unbound: {:?}, capacity {capacity}", world.unbound);
     Ok(Some(Violation { text, short: allocatable < requested + free.len() }))
 }

@@ -236,7 +236,7 @@ impl Move {
                 if settled && room && !world.unseen().iter().any(|device| reason.contains(device)) =>
             {
                 violated!(
-                    "{allocatable} allocatable - {} requested, but a pod with {} is not admitted: {reason}",
+                    "{allocatable} allocatable - {} requested, but a pod with {} is not admitted: {reason}{world}",
                     world.requested(),
                     shape.count()
                 )

@@ -3,6 +3,7 @@
 use crate::pods::Pod;
 use crate::world::{Foreign, World};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use vfio_sim_node::Hold;
 
 impl World {
@@ -108,5 +109,25 @@ impl World {
             pod.given.values().flatten().map(|address| (address.clone(), pod.spec.uid.clone())).collect()
         };
         self.pods.iter().flat_map(given).collect()
+    }
+}
+
+impl fmt::Display for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = |f: &mut fmt::Formatter<'_>, what: &str, devices: &BTreeSet<String>| {
+            write!(f, "\n  {what}: {}", devices.iter().map(String::as_str).collect::<Vec<_>>().join(" "))
+        };
+        line(f, "free", &self.free())?;
+        line(f, "nobody can tell", &self.unseen())?;
+        line(f, "unbound", &self.unbound.keys().cloned().collect())?;
+        for pod in &self.pods {
+            let runs = if pod.vm.is_some() { ", runs" } else { "" };
+            write!(f, "\n  {} has {:?}{runs}", pod.spec.name, pod.given)?;
+        }
+        for foreign in &self.foreign {
+            let whose = if foreign.hung { "what is left of" } else { "another's" };
+            write!(f, "\n  {whose} pid {} holds {:?}", foreign.vm.pid(), foreign.groups)?;
+        }
+        Ok(())
     }
 }

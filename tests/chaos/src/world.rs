@@ -62,6 +62,8 @@ pub(crate) struct Happened {
     pub(crate) touched: BTreeMap<u32, u64>,
     /// Something for which the plugin may open them.
     pub(crate) opened: BTreeMap<u32, u64>,
+    /// Groups that are free now, as only an open tells.
+    pub(crate) doubted: Vec<u32>,
     /// Groups whose node was made anew.
     pub(crate) made: BTreeSet<u32>,
 }
@@ -388,7 +390,7 @@ impl World {
         for &group in groups {
             self.touch(group);
             if self.proven.remove(&group) {
-                self.may_open(group);
+                self.happened.doubted.push(group);
             }
         }
     }
