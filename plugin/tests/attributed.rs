@@ -226,3 +226,37 @@ async fn a_device_that_was_unbound_a_moment_ago_is_not_given() {
     );
     kubelet.admit_with("vm-2", H100, vec![GPU.to_owned()]).await.unwrap();
 }
+
+#[tokio::test]
+async fn where_groups_may_not_be_opened_allocate_looks_afresh() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let _serve = Serve::start(&node, &["--no-probe", "--interval", "1h"]);
+    expect(&kubelet, "offered", |books| allocatable(books) == 8).await;
+    let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    let refused = kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await;
+    let Err(AdmitError::Refused(status)) = refused else { panic!("{refused:?}") };
+    assert!(status.message().contains("is held by"), "{status}");
+    vm.kill();
+    kubelet.admit_with("vm-2", H100, vec![GPU.to_owned()]).await.unwrap();
+    kubelet.admit_with("vm-3", H100, vec![OTHER.to_owned()]).await.unwrap();
+    assert_eq!((node.opens(51), node.opens(52)), (0, 0));
+}
+
+#[tokio::test]
+async fn what_is_remembered_is_not_opened_though_nobody_tells_any_more() {
+    let (node, kubelet, serve, vm) = with_a_pod(&[]).await;
+    drop((serve, vm));
+    let opens = node.opens(51);
+    kubelet.answer_pod_resources(Answer::Hang);
+    let checkpoint = node.kubelet_dir().join(kubelet_api::CHECKPOINT);
+    std::fs::remove_file(&checkpoint).unwrap();
+    std::fs::create_dir_all(checkpoint.join("not a file")).unwrap();
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "registered again", |books| books.registrations_of(H100) == 2).await;
+    // Opens are withheld for a second at most.
+    tokio::time::sleep(SETTLED).await;
+    assert_eq!(node.opens(51), opens, "its pod's machine may be about to start");
+    assert!(node.opens(52) > 0, "the others are asked");
+    assert_eq!(device(&node, GPU)["owner"], "default/vm-1");
+}
