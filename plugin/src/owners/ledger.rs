@@ -120,10 +120,6 @@ impl Ledger {
         now: Instant,
     ) {
         self.given.retain(|given| !given.is_unconfirmed() || given.real.is_disjoint(&real));
-        // From now on its being in the checkpoint does not tell that the kubelet has started with one.
-        for given in self.given.iter_mut().filter(|given| given.unshown > 0 && !given.ids.is_disjoint(&ids)) {
-            given.unshown = 2;
-        }
         let source = Source::Allocate(Some(now));
         self.given.push(Given { real, ..Given::new(Pod::default(), resource, ids, source) });
     }
@@ -197,7 +193,11 @@ impl Ledger {
             }
         }
         let known = |given: &Given| entries.iter().any(|entry| is_entry_of(entry, given));
-        if self.given.iter().any(|given| given.unshown == 1 && known(given)) {
+        // What it was given again by an Allocate is in the checkpoint of any kubelet.
+        let again = |given: &Given| {
+            self.given.iter().any(|other| other.is_unconfirmed() && !other.ids.is_disjoint(&given.ids))
+        };
+        if self.given.iter().any(|given| given.unshown == 1 && known(given) && !again(given)) {
             // It has not: what its checkpoint does not name any more is gone.
             self.given.iter_mut().filter(|given| given.unshown == 1).for_each(|given| given.unshown = 0);
         }

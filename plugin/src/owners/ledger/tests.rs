@@ -251,12 +251,16 @@ fn a_kubelet_that_has_kept_its_checkpoint_has_not_lost_what_that_does_not_name()
     }
     story.is(&[(B, OTHER)]);
     // Not so, if it was lost, and the other pod was given its device again.
-    let mut story = begin();
-    story.round(None, Some(&[]));
-    story.grant(&[B]);
-    for _ in 0..3 {
-        story.round_with(Some(&with_other), Some(&other), &cgroups);
-        assert!(story.owned().contains(&(A.to_owned(), "pod u1".to_owned())));
+    for noticed in [true, false] {
+        let mut story = begin();
+        if noticed {
+            story.round(None, Some(&[]));
+        }
+        story.grant(&[B]);
+        for _ in 0..3 {
+            story.round_with(Some(&with_other), Some(&other), &cgroups);
+            assert!(story.owned().contains(&(A.to_owned(), "pod u1".to_owned())));
+        }
     }
     // Nor if it was lost by an earlier kubelet, before that other pod came.
     let mut story = Story::new();
