@@ -198,8 +198,9 @@ impl Ledger {
             self.given.iter().any(|other| other.is_unconfirmed() && !other.ids.is_disjoint(&given.ids))
         };
         if self.given.iter().any(|given| given.unshown == 1 && known(given) && !again(given)) {
-            // It has not: what its checkpoint does not name any more is gone.
-            self.given.iter_mut().filter(|given| given.unshown == 1).for_each(|given| given.unshown = 0);
+            // It has not: what its checkpoint does not name any more is gone. Of a pod with a name the lists tell that.
+            let mut nameless = self.given.iter_mut().filter(|given| given.pod.name.is_none());
+            nameless.by_ref().filter(|given| given.unshown == 1).for_each(|given| given.unshown = 0);
         }
     }
 
