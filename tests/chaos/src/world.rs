@@ -85,7 +85,7 @@ pub(crate) struct World {
     pub(crate) proven: BTreeSet<u32>,
     /// When groups have come into the plugin's sight.
     seen: BTreeMap<u32, Instant>,
-    /// Groups of pods that have ended lately, or while pods could not be listed: of their end the plugin cannot know.
+    /// Groups of pods that have ended or were not admitted: of that the plugin cannot know while pods cannot be listed.
     ended: Vec<(Instant, u32)>,
     /// Since when pods could be listed, or could not.
     listing_since: Instant,
@@ -404,6 +404,9 @@ impl World {
         let containers = match admitted {
             Ok(containers) => containers,
             Err(reason) => {
+                // Its earlier containers were given devices, and the kubelet's checkpoint names them until it is written anew.
+                let given = self.free_groups().into_iter().map(|group| (Instant::now(), group));
+                self.ended.extend(given);
                 return Ok(Err(reason));
             }
         };
