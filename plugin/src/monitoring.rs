@@ -107,26 +107,25 @@ impl Monitoring {
 
     /// Tells the monitor what pods own. Nothing is opened before it was told for the first time, or [`FIRST_ANSWERS`].
     pub(crate) fn set_owned(&self, owned: Owned) {
-        self.change_owned(|groups| groups.owned = Some(owned));
+        self.set_part(|groups| &mut groups.owned, Some(owned));
     }
 
     /// Tells the monitor what pods owned when an earlier process of ours ended.
     pub(crate) fn set_remembered(&self, owned: Owned) {
-        self.change_owned(|groups| groups.remembered = owned);
+        self.set_part(|groups| &mut groups.remembered, owned);
     }
 
     /// Tells the monitor which groups are refused though a pod owns them: whether they are free only an open tells.
     pub(crate) fn set_contested(&self, contested: BTreeSet<GroupId>) {
-        self.change_owned(|groups| groups.contested = contested);
+        self.set_part(|groups| &mut groups.contested, contested);
     }
 
-    fn change_owned(&self, change: impl FnOnce(&mut OwnedGroups)) {
+    fn set_part<T: PartialEq>(&self, part: impl FnOnce(&mut OwnedGroups) -> &mut T, value: T) {
         let mut groups = self.shared.owned.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = groups.clone();
-        change(&mut groups);
-        let changed = *groups != before;
-        drop(groups);
-        if changed {
+        let known = part(&mut groups);
+        if *known != value {
+            *known = value;
+            drop(groups);
             self.wake();
         }
     }

@@ -133,7 +133,7 @@ impl Resource {
             busy_allocate: self.busy_allocate,
             kubelet_dir: self.folder.clone(),
         };
-        let service = Service { feed: feed.clone(), guard };
+        let service = Service { guard };
         let end = CancellationToken::new();
         let server = Server::builder()
             .add_service(DevicePluginServer::new(service))

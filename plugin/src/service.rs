@@ -1,6 +1,6 @@
 //! The DevicePlugin service of one resource: the kubelet's calls, and who answers them.
 
-use crate::feed::{Feed, Lists};
+use crate::feed::Lists;
 use crate::guard::Guard;
 use crate::preferred;
 use kubelet_api::v1beta1::device_plugin_server::DevicePlugin;
@@ -13,9 +13,7 @@ use tonic::{Request, Response, Status};
 
 /// One resource, served on one socket.
 pub(crate) struct Service {
-    /// Its streams.
-    pub(crate) feed: Feed,
-    /// Its Allocate.
+    /// Its Allocate, and its streams.
     pub(crate) guard: Guard,
 }
 
@@ -34,7 +32,7 @@ impl DevicePlugin for Service {
     }
 
     async fn list_and_watch(&self, _: Request<Empty>) -> Result<Response<Lists>, Status> {
-        Ok(Response::new(self.feed.open()))
+        Ok(Response::new(self.guard.feed.open()))
     }
 
     async fn get_preferred_allocation(

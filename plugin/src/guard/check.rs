@@ -43,9 +43,8 @@ impl Guard {
         }
         let group = first.group();
         let give_up = (Instant::now() + CLOSING).min(deadline);
-        let mut next = Some(first);
+        let mut opening = first;
         loop {
-            let opening = next.take().unwrap_or_else(|| opening::begin(&self.monitoring, group, deadline));
             let answer = opening.answer().await;
             // What is known by now: an open may have taken its time, and a machine may have ended meanwhile.
             let snapshot = self.snapshot();
@@ -62,7 +61,10 @@ impl Guard {
                     }
                     return Ok(None);
                 }
-                Verdict::Held if Instant::now() + ASK_AGAIN < give_up => sleep(ASK_AGAIN).await,
+                Verdict::Held if Instant::now() + ASK_AGAIN < give_up => {
+                    sleep(ASK_AGAIN).await;
+                    opening = opening::begin(&self.monitoring, group, deadline);
+                }
                 Verdict::Held => {
                     if answer == Occupancy::Held {
                         self.monitoring.told(group, answer);
@@ -71,7 +73,6 @@ impl Guard {
                 }
                 Verdict::Absent => {
                     let text = format!("{}: group {group} does not exist any more", view.device.id);
-                    tracing::warn!(resource = %self.resource, error = text, "refused");
                     return Err(Status::failed_precondition(text));
                 }
             }
@@ -84,11 +85,10 @@ impl Guard {
         let mut snapshot = self.snapshot();
         let held = |id: &String| snapshot.device(id).is_some_and(DeviceView::is_held);
         if ids.iter().any(held) {
-            for view in &mut Arc::make_mut(&mut snapshot).devices {
-                let asked = view.is_held() && ids.contains(&view.device.id.to_string());
-                if let Some(group) = view.device.group.filter(|group| asked && !self.looks_held(view, *group))
-                    && let Some(known) = view.group.as_mut().filter(|known| known.id == group)
-                {
+            let devices = Arc::make_mut(&mut snapshot).devices.iter_mut();
+            for view in devices.filter(|view| view.is_held() && ids.contains(&view.device.id.to_string())) {
+                let looks_held = view.device.group.is_none_or(|group| self.looks_held(view, group));
+                if let Some(known) = view.group.as_mut().filter(|_| !looks_held) {
                     known.occupancy = Occupancy::Free;
                 }
             }
@@ -120,7 +120,6 @@ impl Guard {
         }
         let now = driver.map_or("no driver".to_owned(), |driver| driver.to_string());
         let text = format!("{}: is no longer bound as it was, but to {now}", view.device.id);
-        tracing::warn!(resource = %self.resource, error = text, "refused");
         Err(Status::failed_precondition(text))
     }
 

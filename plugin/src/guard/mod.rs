@@ -55,17 +55,24 @@ impl Guard {
     /// names the device and says why.
     pub(crate) async fn allocate(&self, request: &AllocateRequest) -> Result<AllocateResponse, Status> {
         tracing::debug!(resource = %self.resource, ?request, "asked to allocate");
+        let answer = self.give(request).await;
+        match &answer {
+            Ok(_) => tracing::debug!(resource = %self.resource, ?request, "allocated"),
+            Err(status) => {
+                tracing::warn!(resource = %self.resource, error = status.message(), "refused");
+            }
+        }
+        answer
+    }
+
+    async fn give(&self, request: &AllocateRequest) -> Result<AllocateResponse, Status> {
         let mut claim = self.claims.begin();
         let deadline = Instant::now() + ALLOCATE;
         let (snapshot, owners) = (self.snapshot(), self.owners.current());
-        let plan = allocate::plan(&self.resource, request, &snapshot, &owners);
-        let mut plan = plan.inspect_err(
-            |status| tracing::warn!(resource = %self.resource, error = status.message(), "refused"),
-        )?;
+        let mut plan = allocate::plan(&self.resource, request, &snapshot, &owners)?;
         for (group, view) in plan.containers.iter().flat_map(Wish::groups) {
             if !claim.take(group) {
                 let text = format!("{}: group {group} is being given to another pod", view.device.id);
-                tracing::warn!(resource = %self.resource, error = text, "refused");
                 return Err(Status::failed_precondition(text));
             }
         }
@@ -95,7 +102,6 @@ impl Guard {
             self.owners.granted(&self.resource, wish.ids.clone(), wish.real());
         }
         self.tell_mates(&plan, &snapshot).await;
-        tracing::debug!(resource = %self.resource, ?request, "allocated");
         Ok(plan.answer(&self.resource))
     }
 
@@ -126,15 +132,13 @@ impl Guard {
     }
 
     async fn refuse(&self, taken: Taken, group: GroupId, view: &DeviceView, more: &str) -> Status {
-        let status = match taken {
+        match taken {
             Taken::Held => self.refuse_held(group, view, more).await,
             Taken::GivenInstead(pod) => {
                 let text = format!("{}: {pod} was given it in place of another{more}", view.device.id);
                 Status::failed_precondition(text)
             }
-        };
-        tracing::warn!(resource = %self.resource, error = status.message(), "refused");
-        status
+        }
     }
 
     async fn refuse_held(&self, group: GroupId, view: &DeviceView, more: &str) -> Status {
