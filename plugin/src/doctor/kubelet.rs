@@ -12,7 +12,7 @@ use crate::settings::Settings;
 use crate::snapshot::{DeviceReport, DeviceView, HolderReport};
 use crate::status;
 use anyhow::Context;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Who owns what, by what the kubelet told just now and by what `serve` knows.
 pub(super) struct Owners {
@@ -87,16 +87,9 @@ pub(super) fn examine(
     }
     let mut ledger = Ledger::default();
     let outcome = ledger.take(&Round {
-        now: Instant::now(),
         pods: pods.as_deref().ok(),
         checkpoint: checkpoint.as_deref(),
-        written: false,
-        kubelet: None,
-        young: false,
-        settling: Duration::ZERO,
-        cgroups: &[],
-        adopt: false,
-        offered: None,
+        ..Round::at(Instant::now())
     });
     let listed = pods.is_ok_and(|pods| !pods.is_empty());
     Ok(Owners { now: Ownership::new(outcome.answered, &ledger), listed, told: told.to_vec() })

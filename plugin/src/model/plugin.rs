@@ -122,16 +122,13 @@ impl Plugin {
         now: Instant,
     ) {
         let outcome = self.ledger.take(&Round {
-            now: now + Duration::from_millis(1),
             pods: Some(pods),
             checkpoint: Some(checkpoint),
             written,
             kubelet: Some(KubeletSocket::numbered(kubelet)),
             young: young && rule != Rule::ListsCountAtOnce,
             settling: SETTLING,
-            cgroups: &[],
-            adopt: false,
-            offered: None,
+            ..Round::at(now + Duration::from_millis(1))
         });
         self.answered = outcome.answered;
         self.again |= outcome.stale && rule != Rule::NeverSentAgain;

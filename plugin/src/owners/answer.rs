@@ -1,7 +1,6 @@
 //! Pure: what the kubelet's answers say of a pod that they do not show with its devices: what ends an ownership, and what
 //! does not.
 
-use super::checkpoint::Entry;
 use super::given::{Given, Source};
 use super::ledger::{Listed, Round};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,13 +31,9 @@ pub(super) enum Verdict {
 /// An answer, of which what is shown has been taken in.
 #[derive(Debug)]
 pub(super) struct Answer<'a> {
-    now: Instant,
+    round: &'a Round<'a>,
     /// None if it is none: no pods at all, or fewer than a kubelet knows that has just started.
     pods: Option<&'a [Listed]>,
-    checkpoint: Option<&'a [Entry]>,
-    settling: Duration,
-    /// Resource and ids of devices that are held, with the pod uid of the holder's cgroup.
-    cgroups: &'a [(String, BTreeSet<String>, String)],
     /// What it shows, by resource and ids.
     shown: BTreeSet<(String, BTreeSet<String>)>,
     /// Uids of the pods that it shows, by name.
@@ -48,19 +43,11 @@ pub(super) struct Answer<'a> {
 impl<'a> Answer<'a> {
     /// With what it shows.
     pub(super) fn new<'g>(
-        round: &Round<'a>,
+        round: &'a Round<'a>,
         pods: Option<&'a [Listed]>,
         shown: impl Iterator<Item = &'g Given>,
     ) -> Self {
-        let mut answer = Self {
-            now: round.now,
-            pods,
-            checkpoint: round.checkpoint,
-            settling: round.settling,
-            cgroups: round.cgroups,
-            shown: BTreeSet::new(),
-            uids: BTreeMap::new(),
-        };
+        let mut answer = Self { round, pods, shown: BTreeSet::new(), uids: BTreeMap::new() };
         for given in shown {
             answer.shown.insert((given.resource.clone(), given.ids.clone()));
             if let (Some(name), Some(uid)) = (&given.pod.name, &given.pod.uid) {
@@ -83,12 +70,12 @@ impl<'a> Answer<'a> {
         if self.shown.contains(&(given.resource.clone(), given.ids.clone())) {
             return Verdict::Over;
         }
-        let age = granted.map_or(UNCONFIRMED, |granted| self.now.duration_since(granted));
+        let age = granted.map_or(UNCONFIRMED, |granted| self.round.now.duration_since(granted));
         if age >= UNCONFIRMED {
             Verdict::Over
-        } else if self.pods.is_none() || self.checkpoint.is_none() {
+        } else if self.pods.is_none() || self.round.checkpoint.is_none() {
             Verdict::Silent
-        } else if age < self.settling {
+        } else if age < self.round.settling {
             Verdict::Early
         } else {
             Verdict::Missing
@@ -99,9 +86,9 @@ impl<'a> Answer<'a> {
         let Some(pods) = self.pods else { return Verdict::Silent };
         let Some(name) = &given.pod.name else {
             // Of a pod without a name only the checkpoint could tell.
-            let uids = || self.checkpoint.unwrap_or_default().iter().map(|entry| Some(&entry.pod_uid));
+            let uids = || self.round.checkpoint.unwrap_or_default().iter().map(|entry| Some(&entry.pod_uid));
             let held = given.source == Source::Cgroup && uids().any(|uid| uid == given.pod.uid.as_ref());
-            let untold = self.checkpoint.is_none() && given.pod.uid.is_some();
+            let untold = self.round.checkpoint.is_none() && given.pod.uid.is_some();
             // Listed by a name that is not known to be its: the kubelet has lost its checkpoint, and the pod still runs.
             let runs = || given.unshown > 0 && self.holds(given);
             return match held || untold {
@@ -130,12 +117,13 @@ impl<'a> Answer<'a> {
     /// Whether a process of the pod holds it.
     fn holds(&self, given: &Given) -> bool {
         let uid = given.pod.uid.as_ref();
-        let mut theirs = self.cgroups.iter().filter(|(_, _, pod)| Some(pod) == uid);
+        let mut theirs = self.round.cgroups.iter().filter(|(_, _, pod)| Some(pod) == uid);
         theirs.any(|(_, ids, _)| !ids.is_disjoint(&given.real))
     }
 }
 
-/// Whether the pod's container has devices of the resource, which are not these; any container, where it is not known which.
+/// Whether the pod's container has devices of the resource, which then are not these: what is shown is not asked about. Any
+/// container, where it is not known which.
 fn has_others(pod: &Listed, given: &Given) -> bool {
     let mut devices = pod.devices.iter().filter(|((container, resource), _)| {
         given.container.as_ref().is_none_or(|of| of == container) && *resource == given.resource

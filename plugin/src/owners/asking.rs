@@ -194,7 +194,6 @@ impl Asking {
         let age = self.age(kubelet);
         let offered = snapshot.map(offered);
         let cgroups = snapshot.map(cgroups).unwrap_or_default();
-        let adopt = !self.cgroups_seen;
         let round = Round {
             now: std::time::Instant::now(),
             pods,
@@ -204,7 +203,7 @@ impl Asking {
             young: age.is_some_and(|age| age < self.settings.kubelet_start),
             settling: self.settings.settling,
             cgroups: &cgroups,
-            adopt,
+            adopt: !self.cgroups_seen,
             offered: offered.as_ref(),
         };
         let owners = self.owners.clone();

@@ -53,6 +53,22 @@ pub(crate) struct Round<'a> {
 }
 
 impl Round<'_> {
+    /// One in which nothing was told.
+    pub(crate) fn at(now: Instant) -> Self {
+        Self {
+            now,
+            pods: None,
+            checkpoint: None,
+            written: false,
+            kubelet: None,
+            young: false,
+            settling: Duration::ZERO,
+            cgroups: &[],
+            adopt: false,
+            offered: None,
+        }
+    }
+
     /// Whether an id can be one of VFIO's.
     fn is_ours(&self, resource: &str, id: &str) -> bool {
         given::is_ours(id, self.offered.is_none_or(|offered| offered.contains(resource)))
@@ -146,11 +162,8 @@ impl Ledger {
         for entry in entries {
             let (place, shown) = self.take_entry(entry, pods, fresh, round);
             stale |= shown != Shown::There;
-            if shown == Shown::Doubtful {
-                doubtful.insert(place)
-            } else {
-                affirmed.insert(place)
-            };
+            let places = if shown == Shown::Doubtful { &mut doubtful } else { &mut affirmed };
+            places.insert(place);
         }
         for pod in listed {
             for ((container, resource), ids) in &pod.devices {
@@ -199,8 +212,11 @@ impl Ledger {
         };
         if self.given.iter().any(|given| given.unshown == 1 && known(given) && !again(given)) {
             // It has not: what its checkpoint does not name any more is gone. Of a pod with a name the lists tell that.
-            let mut nameless = self.given.iter_mut().filter(|given| given.pod.name.is_none());
-            nameless.by_ref().filter(|given| given.unshown == 1).for_each(|given| given.unshown = 0);
+            for given in &mut self.given {
+                if given.unshown == 1 && given.pod.name.is_none() {
+                    given.unshown = 0;
+                }
+            }
         }
     }
 

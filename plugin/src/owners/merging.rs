@@ -72,7 +72,7 @@ impl Ledger {
         if fresh && given.lacked >= LACKED {
             given.booked = Some(round.now);
         }
-        given.lacked = given.lacked.saturating_add(1).min(LACKED);
+        given.lacked = (given.lacked + 1).min(LACKED);
         match (name, given.booked.is_some_and(|at| round.now.duration_since(at) < BOOKED)) {
             (_, true) => (place, Shown::There),
             (None, false) => (place, Shown::Perhaps),

@@ -78,18 +78,7 @@ impl Story {
         let vm = Listed { pod: "a/vm".to_owned(), devices: BTreeMap::from([given]) };
         let other = Listed { pod: "a/other".to_owned(), devices: BTreeMap::new() };
         let listed = if ids.is_empty() { vec![other] } else { vec![other, vm] };
-        self.ledger.take(&Asked {
-            now: self.now,
-            pods: Some(&listed),
-            checkpoint: None,
-            written: false,
-            kubelet: None,
-            young: false,
-            settling: SETTLING,
-            cgroups: &[],
-            adopt: false,
-            offered: None,
-        });
+        self.ledger.take(&Asked { pods: Some(&listed), settling: SETTLING, ..Asked::at(self.now) });
         self
     }
 

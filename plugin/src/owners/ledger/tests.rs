@@ -66,7 +66,6 @@ impl Story {
         self.now += Duration::from_secs(1);
         let (now, young, kubelet) = (self.now, self.young, Some(KubeletSocket::numbered(self.kubelet)));
         self.ledger.take(&Round {
-            now,
             pods,
             checkpoint,
             kubelet,
@@ -75,7 +74,7 @@ impl Story {
             cgroups,
             adopt: self.adopt,
             written: self.written,
-            offered: None,
+            ..Round::at(now)
         })
     }
 
@@ -328,16 +327,10 @@ fn numbers_are_ids_of_ours_only_for_what_we_offer() {
     for (offered, known) in [(Some(&offered), 0), (None, 1)] {
         let mut ledger = Ledger::default();
         ledger.take(&Round {
-            now: Instant::now(),
             pods: Some(std::slice::from_ref(&rdma)),
             checkpoint: Some(std::slice::from_ref(&entry)),
-            written: false,
-            kubelet: None,
-            young: false,
-            settling: Duration::ZERO,
-            cgroups: &[],
-            adopt: false,
             offered,
+            ..Round::at(Instant::now())
         });
         assert_eq!(ledger.given().len(), known);
     }
