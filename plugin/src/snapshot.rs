@@ -3,6 +3,7 @@
 use crate::health::Decision;
 use crate::owners::given::Pod;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 use vfio_probe::peek::Peek;
@@ -118,13 +119,20 @@ impl DeviceView {
 
 /// Holders in words: `pid 4711 (qemu-system-x86), pod <uid>`.
 pub(crate) fn describe(holders: &[Holder]) -> String {
-    if holders.is_empty() {
-        return "a process that could not be found".to_owned();
-    }
+    in_words(holders.iter().map(|holder| (holder.pid, &holder.command, holder.owner.pod_uid)))
+}
+
+/// Holders in words, from pid, command and pod.
+pub(crate) fn in_words(
+    holders: impl Iterator<Item = (u32, impl fmt::Display, Option<impl fmt::Display>)>,
+) -> String {
     let mut words = Vec::new();
-    for holder in holders {
-        let pod = holder.owner.pod_uid.map(|uid| format!(", pod {uid}")).unwrap_or_default();
-        words.push(format!("pid {} ({}){pod}", holder.pid, holder.command));
+    for (pid, command, pod) in holders {
+        let pod = pod.map(|pod| format!(", pod {pod}")).unwrap_or_default();
+        words.push(format!("pid {pid} ({command}){pod}"));
+    }
+    if words.is_empty() {
+        return "a process that could not be found".to_owned();
     }
     words.join("; ")
 }
@@ -201,6 +209,11 @@ impl From<&Holder> for HolderReport {
 }
 
 impl DeviceReport {
+    /// Whether the kubelet was told that it is Unhealthy.
+    pub(crate) fn is_unhealthy(&self) -> bool {
+        self.health.as_deref() == Some(kubelet_api::UNHEALTHY)
+    }
+
     /// A device as printed, with what the kubelet was told and the pod that owns it.
     pub(crate) fn new(view: &DeviceView, told: Option<&Decision>, owner: Option<&Pod>) -> Self {
         let (device, group) = (&view.device, view.group.as_ref());

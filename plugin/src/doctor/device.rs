@@ -13,7 +13,7 @@ pub(super) fn examine(
     settings: &Settings,
     view: &DeviceView,
     report: &DeviceReport,
-    owners: &Owners,
+    owners: &Owners<'_>,
     findings: &mut Findings,
 ) {
     let id = view.device.id.to_string();
@@ -71,7 +71,7 @@ fn denied(id: &str, group: &GroupView, findings: &mut Findings) {
     findings.warn(id, what, advice);
 }
 
-fn holders(view: &DeviceView, holders: &[HolderReport], owners: &Owners, findings: &mut Findings) {
+fn holders(view: &DeviceView, holders: &[HolderReport], owners: &Owners<'_>, findings: &mut Findings) {
     let id = view.device.id.to_string();
     let by = owners.name(holders);
     let pods = || holders.iter().filter_map(|holder| holder.pod_uid.as_deref());

@@ -9,17 +9,17 @@ use crate::owners::given::Pod;
 use crate::owners::ledger::{Ledger, Listed, Round};
 use crate::owners::pod_resources::Lister;
 use crate::settings::Settings;
-use crate::snapshot::{DeviceReport, DeviceView, HolderReport};
+use crate::snapshot::{DeviceReport, DeviceView, HolderReport, in_words};
 use crate::status;
 use anyhow::Context;
 use std::time::Instant;
 
 /// Who owns what, by what the kubelet told just now and by what `serve` knows.
-pub(super) struct Owners {
+pub(super) struct Owners<'a> {
     now: Ownership,
     /// Pods were listed.
     listed: bool,
-    told: Vec<DeviceReport>,
+    told: &'a [DeviceReport],
 }
 
 /// Whose a device is.
@@ -32,7 +32,7 @@ pub(super) enum Whose {
     Untold,
 }
 
-impl Owners {
+impl Owners<'_> {
     pub(super) fn of(&self, view: &DeviceView) -> Whose {
         let address = view.device.id.to_string();
         let told = self.told.iter().find(|told| told.address == address);
@@ -51,24 +51,19 @@ impl Owners {
 
     /// Holders in words, their pods by name where they have any device.
     pub(super) fn name(&self, holders: &[HolderReport]) -> String {
-        if holders.is_empty() {
-            return "a process that could not be found".to_owned();
-        }
-        let name = |holder: &HolderReport| {
-            let uid = holder.pod_uid.as_deref();
-            let pod = uid.map(|uid| format!(", pod {}", self.now.name_of(uid).unwrap_or(uid)));
-            format!("pid {} ({}){}", holder.pid, holder.command, pod.unwrap_or_default())
-        };
-        holders.iter().map(name).collect::<Vec<_>>().join("; ")
+        in_words(holders.iter().map(|holder| {
+            let pod = holder.pod_uid.as_deref().map(|uid| self.now.name_of(uid).unwrap_or(uid));
+            (holder.pid, &holder.command, pod)
+        }))
     }
 }
 
 /// Asks the kubelet once, with the plugin's own deadline.
-pub(super) fn examine(
+pub(super) fn examine<'a>(
     settings: &Settings,
-    told: &[DeviceReport],
+    told: &'a [DeviceReport],
     findings: &mut Findings,
-) -> anyhow::Result<Owners> {
+) -> anyhow::Result<Owners<'a>> {
     let socket = settings.kubelet_dir.join(kubelet_api::KUBELET_SOCKET);
     let there = kubelet_socket(&settings.kubelet_dir).is_some();
     if !there {
@@ -92,7 +87,7 @@ pub(super) fn examine(
         ..Round::at(Instant::now())
     });
     let listed = pods.is_ok_and(|pods| !pods.is_empty());
-    Ok(Owners { now: Ownership::new(outcome.answered, &ledger), listed, told: told.to_vec() })
+    Ok(Owners { now: Ownership::new(outcome.answered, &ledger), listed, told })
 }
 
 fn complain(

@@ -32,11 +32,11 @@ fn examine(settings: &Settings, probe: bool) -> anyhow::Result<Findings> {
     let serving = status::fetch(&settings.run_dir, ANSWER);
     host::examine(settings, &root, &views, &unreadable, &mut findings);
     let mut kubelet = Findings::default();
-    let told = serving.as_ref().map(|report| report.devices.clone()).unwrap_or_default();
-    let owners = kubelet::examine(settings, &told, &mut kubelet)?;
+    let told = serving.as_ref().map(|report| report.devices.as_slice()).unwrap_or_default();
+    let owners = kubelet::examine(settings, told, &mut kubelet)?;
     for view in &views {
         // With what a look alone cannot know: a count that is left over, a holder without a device.
-        device::examine(settings, view, &beside(view, &told), &owners, &mut findings);
+        device::examine(settings, view, &beside(view, told), &owners, &mut findings);
     }
     findings.extend(kubelet);
     serving::examine(settings, &serving, &views, &mut findings);

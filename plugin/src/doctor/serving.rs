@@ -43,8 +43,10 @@ pub(super) fn examine(
         let what = format!("is version {}, and this is {}", report.version, env!("CARGO_PKG_VERSION"));
         findings.warn("serve", what, "Run the command of the same image.");
     }
-    let lost: Vec<&str> =
-        report.devices.iter().filter(|device| is_counted_twice(device)).map(address).collect();
+    // The scheduler counts them as requested, and again as not allocatable.
+    let twice =
+        |device: &&DeviceReport| device.owner.is_some() && device.is_unhealthy() && device.state == "held";
+    let lost: Vec<&str> = report.devices.iter().filter(twice).map(|device| device.address.as_str()).collect();
     if !lost.is_empty() {
         let what = format!(
             "calls {} of running pods Unhealthy ({}): allocatable - requested is {} less than what is free",
@@ -59,9 +61,8 @@ pub(super) fn examine(
     for device in &report.devices {
         let seen = views.iter().any(|view| view.device.id.to_string() == device.address);
         unbinding(device, seen, findings);
-        let unhealthy = device.health.as_deref() == Some(kubelet_api::UNHEALTHY);
         if let Some(reason) = &device.reason
-            && unhealthy
+            && device.is_unhealthy()
             && device.owner.is_none()
             && !findings.mention(&device.address)
         {
@@ -72,17 +73,6 @@ pub(super) fn examine(
             );
         }
     }
-}
-
-fn address(device: &DeviceReport) -> &str {
-    &device.address
-}
-
-/// The scheduler counts it as requested, and again as not allocatable.
-fn is_counted_twice(device: &DeviceReport) -> bool {
-    device.owner.is_some()
-        && device.health.as_deref() == Some(kubelet_api::UNHEALTHY)
-        && device.state == "held"
 }
 
 /// What is in no listing of bound devices any more.
