@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{H100, INTERVAL, PATIENCE, Serve, expect, health, kubelet, list};
+use common::{H100, INTERVAL, Serve, device, expect, health, kubelet, offered, wait_for_owner};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 use vfio_sim_node::kubelet::{AdmitError, Answer, Books};
@@ -20,27 +20,12 @@ fn allocatable(books: &Books) -> usize {
     books.capacity(H100).allocatable
 }
 
-fn device(node: &Node, address: &str) -> serde_json::Value {
-    list(node).into_iter().find(|device| device["address"] == address).unwrap()
-}
-
-async fn wait_for_owner(node: &Node, address: &str, owner: &serde_json::Value) {
-    let deadline = Instant::now() + PATIENCE;
-    while device(node, address)["owner"] != *owner {
-        assert!(Instant::now() < deadline, "{}", device(node, address));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// Eight devices offered by a plugin that runs, and a pod that has [`GPU`] with its machine.
 async fn with_a_pod(words: &[&str]) -> (Node, Kubelet, Serve, vfio_sim_node::Vm) {
-    let node = Node::with_eight_gpus().unwrap();
-    let kubelet = kubelet(&node).await;
-    let serve = Serve::start(&node, words);
-    expect(&kubelet, "offered", |books| allocatable(books) == 8).await;
+    let (node, kubelet, serve) = offered(words).await;
     let pod = kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
     let vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
-    wait_for_owner(&node, GPU, &"default/vm-1".into()).await;
+    wait_for_owner(&node, GPU, "default/vm-1").await;
     (node, kubelet, serve, vm)
 }
 
@@ -143,7 +128,7 @@ async fn a_pod_that_is_gone_ends_its_ownership_and_its_hung_machine_is_foreign()
     let (node, kubelet, _serve, vm) = with_a_pod(&[]).await;
     let pods = kubelet.books().pods;
     kubelet.admit_with("vm-2", H100, vec![OTHER.to_owned()]).await.unwrap();
-    wait_for_owner(&node, OTHER, &"default/vm-2".into()).await;
+    wait_for_owner(&node, OTHER, "default/vm-2").await;
     kubelet.remove(&pods[0].uid);
     expect(&kubelet, "held by nobody's machine", |books| health(books, H100, GPU) == Some(false)).await;
     let told = device(&node, GPU);
@@ -157,7 +142,7 @@ async fn a_pod_that_is_gone_ends_its_ownership_and_its_hung_machine_is_foreign()
 async fn an_owned_device_that_is_unbound_stays_listed_until_its_pod_ends() {
     let (node, kubelet, serve, vm) = with_a_pod(&[]).await;
     kubelet.admit_with("vm-2", H100, vec![OTHER.to_owned()]).await.unwrap();
-    wait_for_owner(&node, OTHER, &"default/vm-2".into()).await;
+    wait_for_owner(&node, OTHER, "default/vm-2").await;
     drop(vm);
     node.unbind(GPU).unwrap();
     tokio::time::sleep(SETTLED).await;
@@ -183,7 +168,7 @@ async fn substitution_gives_another_and_never_one_that_was_given() {
     assert_eq!(given, THIRD, "{swapped:?}");
     assert_eq!(swapped.response.devices[1].host_path, "/dev/vfio/53");
     // The books say OTHER; what vm-2 has is THIRD, and OTHER is held by nobody's machine.
-    wait_for_owner(&node, THIRD, &"default/vm-2".into()).await;
+    wait_for_owner(&node, THIRD, "default/vm-2").await;
     expect(&kubelet, "the held one is not offered", |books| {
         health(books, H100, OTHER) == Some(false) && health(books, H100, THIRD) == Some(true)
     })
@@ -229,10 +214,7 @@ async fn a_device_that_was_unbound_a_moment_ago_is_not_given() {
 
 #[tokio::test]
 async fn where_groups_may_not_be_opened_allocate_looks_afresh() {
-    let node = Node::with_eight_gpus().unwrap();
-    let kubelet = kubelet(&node).await;
-    let _serve = Serve::start(&node, &["--no-probe", "--interval", "1h"]);
-    expect(&kubelet, "offered", |books| allocatable(books) == 8).await;
+    let (node, kubelet, _serve) = offered(&["--no-probe", "--interval", "1h"]).await;
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     let refused = kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await;
     let Err(AdmitError::Refused(status)) = refused else { panic!("{refused:?}") };

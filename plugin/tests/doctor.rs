@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{H100, PATIENCE, Serve, expect, kubelet, run};
+use common::{H100, PATIENCE, Serve, expect, kubelet, offered, run, wait_for_owner};
 use kubelet_api::v1beta1::registration_server::{Registration, RegistrationServer};
 use kubelet_api::v1beta1::{Empty, RegisterRequest};
 use serde_json::Value;
@@ -43,24 +43,25 @@ fn has(findings: &[(String, String)], what: &str, advice: &str) {
     assert!(found, "nothing says {what:?} with {advice:?}: {findings:#?}");
 }
 
-/// Until `serve` has told the kubelet of everything and asked it about owners.
-async fn wait_for_owner(node: &Node, owner: &str) {
+/// Examines a node until something is said, which a plugin that runs takes a moment to see; the exit code then.
+#[track_caller]
+fn comes_to_say(node: &Node, what: &str, advice: &str) -> i32 {
     let deadline = Instant::now() + PATIENCE;
-    while !common::list(node).iter().any(|device| device["owner"] == owner) {
-        assert!(Instant::now() < deadline, "{owner} owns nothing");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    loop {
+        let (code, findings) = examine(node);
+        if findings.iter().any(|(told, _)| told.contains(what)) || Instant::now() > deadline {
+            has(&findings, what, advice);
+            return code;
+        }
     }
 }
 
 #[tokio::test]
 async fn a_node_with_a_running_machine_is_fine() {
-    let node = Node::with_eight_gpus().unwrap();
-    let kubelet = kubelet(&node).await;
-    let _serve = Serve::start(&node, &[]);
-    expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
+    let (node, kubelet, _serve) = offered(&[]).await;
     let pod = kubelet.admit("vm-1", H100, 1).await.unwrap();
     let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
-    wait_for_owner(&node, "default/vm-1").await;
+    wait_for_owner(&node, GPU, "default/vm-1").await;
     assert_eq!(examine(&node), (0, vec![]));
     let (code, out, _) = run(&node, &["doctor"]);
     assert_eq!((code, out.as_str()), (0, "Nothing is wrong.\n"));
@@ -185,13 +186,10 @@ async fn garbage_and_an_older_service_in_place_of_pod_resources() {
 
 #[tokio::test]
 async fn foreign_holders_are_named_with_their_pod() {
-    let node = Node::with_eight_gpus().unwrap();
-    let kubelet = kubelet(&node).await;
-    let _serve = Serve::start(&node, &[]);
-    expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
+    let (node, kubelet, _serve) = offered(&[]).await;
     let pod = kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
     // Of what is held before serve knows its pods a holder's cgroup tells whose it is.
-    wait_for_owner(&node, "default/vm-1").await;
+    wait_for_owner(&node, GPU, "default/vm-1").await;
     let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &[OTHER.to_owned()])).unwrap();
     let stranger = "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab";
     let left = node.start_vm(&VmSpec::of_pod(stranger, &["0000:4e:00.0".to_owned()])).unwrap();
@@ -210,7 +208,7 @@ async fn foreign_holders_are_named_with_their_pod() {
     // One that was given to a pod, and that another's machine has.
     let second = kubelet.admit_with("vm-2", H100, vec!["0000:9b:00.0".to_owned()]).await.unwrap();
     let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &second.devices)).unwrap();
-    wait_for_owner(&node, "default/vm-2").await;
+    wait_for_owner(&node, "0000:9b:00.0", "default/vm-2").await;
     let (_, findings) = examine(&node);
     has(
         &findings,
@@ -221,14 +219,11 @@ async fn foreign_holders_are_named_with_their_pod() {
 
 #[tokio::test]
 async fn a_policy_that_makes_the_numbers_wrong() {
-    let node = Node::with_eight_gpus().unwrap();
-    let kubelet = kubelet(&node).await;
-    let _serve = Serve::start(&node, &["--busy", "unhealthy"]);
-    expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
+    let (node, kubelet, _serve) = offered(&["--busy", "unhealthy"]).await;
     let pod = kubelet.admit("vm-1", H100, 2).await.unwrap();
     let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
     expect(&kubelet, "two less", |books| books.capacity(H100).allocatable == 6).await;
-    wait_for_owner(&node, "default/vm-1").await;
+    wait_for_owner(&node, GPU, "default/vm-1").await;
     let (code, findings) = examine(&node);
     assert_eq!((code, findings.len()), (1, 1), "{findings:#?}");
     has(
@@ -240,37 +235,15 @@ async fn a_policy_that_makes_the_numbers_wrong() {
 
 #[tokio::test]
 async fn an_owned_device_that_was_unbound() {
-    let node = Node::with_eight_gpus().unwrap();
-    let kubelet = kubelet(&node).await;
-    let _serve = Serve::start(&node, &[]);
-    expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
+    let (node, kubelet, _serve) = offered(&[]).await;
     kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
-    wait_for_owner(&node, "default/vm-1").await;
+    wait_for_owner(&node, GPU, "default/vm-1").await;
     node.unbind(GPU).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let (_, findings) = examine(&node);
-        if findings.iter().any(|(what, _)| what.contains("is pod default/vm-1's, and is no longer bound")) {
-            has(&findings, GPU, "Bind it again");
-            break;
-        }
-        assert!(Instant::now() < deadline, "{findings:#?}");
-    }
+    comes_to_say(&node, &format!("{GPU}: is pod default/vm-1's, and is no longer bound"), "Bind it again");
     let held = node.start_vm(&VmSpec::foreign(&[OTHER])).unwrap();
     expect(&kubelet, "held", |books| books.capacity(H100).allocatable == 7).await;
     node.unbind(OTHER).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let (_, findings) = examine(&node);
-        if findings
-            .iter()
-            .any(|(what, _)| what.contains(&format!("{OTHER}: unbinding, held by pid {}", held.pid())))
-        {
-            has(&findings, OTHER, "unbind waits");
-            break;
-        }
-        assert!(Instant::now() < deadline, "{findings:#?}");
-    }
+    comes_to_say(&node, &format!("{OTHER}: unbinding, held by pid {}", held.pid()), "unbind waits");
 }
 
 /// A kubelet before 1.26 as a plugin sees it: it registers whoever asks, and its first call to the plugin breaks, since it puts
@@ -298,17 +271,9 @@ fn a_kubelet_that_registers_and_never_asks_is_too_old() {
         })
     });
     let serve = Serve::start(&node, &[]);
-    let deadline = Instant::now() + PATIENCE;
     let says = "broken kubelet: has accepted the registration of nvidia.com/2330";
-    loop {
-        let (code, findings) = examine(&node);
-        if findings.iter().any(|(what, _)| what.contains(says)) {
-            has(&findings, "in a row and never asked for its devices", "1.26");
-            assert_eq!(code, 2);
-            break;
-        }
-        assert!(Instant::now() < deadline, "{findings:#?}");
-    }
+    assert_eq!(comes_to_say(&node, says, "1.26"), 2);
+    comes_to_say(&node, "in a row and never asked for its devices", "1.26");
     let (_, _, log) = serve.terminate();
     assert!(log.contains("is it older than 1.26?"), "{log}");
 }
@@ -333,10 +298,7 @@ async fn what_only_serve_can_know() {
 
 #[tokio::test]
 async fn what_the_checkpoint_alone_tells_is_said_to_be_no_more_than_that() {
-    let node = Node::with_eight_gpus().unwrap();
-    let kubelet = kubelet(&node).await;
-    let serve = Serve::start(&node, &[]);
-    expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
+    let (node, kubelet, serve) = offered(&[]).await;
     kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
     let pod = kubelet.admit_with("vm-2", H100, vec![OTHER.to_owned()]).await.unwrap();
     drop(serve);

@@ -84,6 +84,29 @@ pub async fn kubelet(node: &Node) -> Kubelet {
     Kubelet::start(&node.kubelet_dir(), &node.pod_resources_socket()).await.unwrap()
 }
 
+/// Eight devices that a running plugin offers.
+pub async fn offered(words: &[&str]) -> (Node, Kubelet, Serve) {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let serve = Serve::start(&node, words);
+    expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
+    (node, kubelet, serve)
+}
+
+/// One device of `list --json`.
+pub fn device(node: &Node, address: &str) -> Value {
+    list(node).into_iter().find(|device| device["address"] == address).unwrap()
+}
+
+/// Until `serve` has asked the kubelet whose a device is.
+pub async fn wait_for_owner(node: &Node, address: &str, owner: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while device(node, address)["owner"] != owner {
+        assert!(Instant::now() < deadline, "{}", device(node, address));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Waits for the kubelet's books; how long it took.
 pub async fn expect(kubelet: &Kubelet, what: &str, wanted: impl FnMut(&Books) -> bool) -> Duration {
     let began = Instant::now();
