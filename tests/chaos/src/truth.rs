@@ -35,11 +35,7 @@ impl World {
     /// the other is no longer free.
     pub(crate) fn free(&self) -> BTreeSet<String> {
         let groups = self.free_groups();
-        self.bound
-            .iter()
-            .filter(|(_, group)| groups.contains(group))
-            .map(|(address, _)| address.clone())
-            .collect()
+        addresses(&self.bound, |group| groups.contains(&group)).collect()
     }
 
     /// Devices of which nobody can tell, and which Allocate refuses: bound ones of groups that somebody has opened, but no
@@ -58,10 +54,10 @@ impl World {
         let opened = groups(|foreign| foreign.hold == Hold::GroupOnly);
         let untold = groups(|foreign| foreign.untold);
         let ended = self.ended_unseen();
-        let unknown = |group: &u32| untold.contains(group) || ended.contains(group) && !taken.contains(group);
-        let bound = self.bound.iter().filter(|(_, group)| opened.contains(group));
-        let all = self.bound.iter().chain(&self.unbound).filter(|(_, group)| unknown(group));
-        bound.chain(all).map(|(address, _)| address.clone()).collect()
+        let unknown = |group| untold.contains(&group) || ended.contains(&group) && !taken.contains(&group);
+        addresses(&self.bound, |group| opened.contains(&group))
+            .chain(addresses(self.all(), unknown))
+            .collect()
     }
 
     /// The group of a function.
@@ -86,21 +82,24 @@ impl World {
         self.pods.iter().enumerate().filter(|(_, pod)| wanted(pod)).map(|(place, _)| place).collect()
     }
 
+    /// All functions with their groups, bound and unbound.
+    fn all(&self) -> impl Iterator<Item = (&String, &u32)> {
+        self.bound.iter().chain(&self.unbound)
+    }
+
     /// All groups that there are.
     pub(crate) fn groups(&self) -> BTreeSet<u32> {
-        self.bound.values().chain(self.unbound.values()).copied().collect()
+        self.all().map(|(_, group)| *group).collect()
     }
 
     /// Functions of a group, bound and unbound.
     pub(crate) fn members(&self, group: u32) -> Vec<String> {
-        let all = self.bound.iter().chain(&self.unbound);
-        all.filter(|(_, of)| **of == group).map(|(address, _)| address.clone()).collect()
+        addresses(self.all(), |of| of == group).collect()
     }
 
     /// Groups of the functions that a text names.
     pub(crate) fn groups_named(&self, text: &str) -> BTreeSet<u32> {
-        let all = self.bound.iter().chain(&self.unbound);
-        all.filter(|(address, _)| text.contains(*address)).map(|(_, group)| *group).collect()
+        self.all().filter(|(address, _)| text.contains(*address)).map(|(_, group)| *group).collect()
     }
 
     /// Addresses that pods have, with the pod.
@@ -110,6 +109,14 @@ impl World {
         };
         self.pods.iter().flat_map(given).collect()
     }
+}
+
+/// Addresses of the functions whose group is wanted.
+fn addresses<'a>(
+    functions: impl IntoIterator<Item = (&'a String, &'a u32)>,
+    wanted: impl Fn(u32) -> bool,
+) -> impl Iterator<Item = String> {
+    functions.into_iter().filter(move |(_, group)| wanted(**group)).map(|(address, _)| address.clone())
 }
 
 impl fmt::Display for World {

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use vfio_sim_node::Kubelet;
 
-const PROGRAM: &str = "/bin/vfio-device-plugin";
+pub(crate) const PROGRAM: &str = "/bin/vfio-device-plugin";
 const FOLDER: &str = "/tmp/kubelet/device-plugins";
 const POD_RESOURCES: &str = "/tmp/kubelet/pod-resources/kubelet.sock";
-const RUN: &str = "/tmp/run";
+pub(crate) const RUN: &str = "/tmp/run";
 
 fn command(words: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
@@ -45,11 +45,15 @@ pub(crate) fn json(words: &[&str]) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| format!("{words:?} printed {text:?}"))
 }
 
-/// One device of `list --json`.
-pub(crate) fn listed(address: &str) -> Result<Value> {
+/// The devices of `list --json`.
+pub(crate) fn list() -> Result<Vec<Value>> {
     let list = json(&["list", "--json"])?;
-    let devices = list["devices"].as_array().context("no devices")?;
-    Ok(devices.iter().find(|device| device["address"] == address).cloned().unwrap_or_default())
+    Ok(list["devices"].as_array().context("no devices")?.clone())
+}
+
+/// One of them.
+pub(crate) fn listed(address: &str) -> Result<Value> {
+    Ok(list()?.into_iter().find(|device| device["address"] == address).unwrap_or_default())
 }
 
 /// The pids that `list --json` names as holders.

@@ -1,15 +1,13 @@
 //! The kubelet's own device manager on this node, with pods whose machines really open their groups.
 
 use crate::host::{EIGHT, Holder, bind, group, unbind, wait_until};
-use crate::plugin::listed;
+use crate::plugin::{self, PROGRAM, RUN, list, listed};
 use anyhow::{Context, Result, bail, ensure};
 use kubelet_process::{DeviceManager, PodShape, PodSpec};
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
 const KUBELET: &str = "/bin/kubelet";
-const PLUGIN: &str = "/bin/vfio-device-plugin";
-const RUN: &str = "/tmp/run";
 
 /// Eight devices, each alone in its group, and nothing else that could be offered.
 pub(crate) struct Node {
@@ -111,30 +109,27 @@ impl Node {
         self.serve.kill()?;
         self.serve.wait()?;
         self.serve = serve(self.busy)?;
-        let pid = self.serve.id();
-        wait_until("the new plugin tells of eight devices", || {
-            let told = Command::new(PLUGIN).args(["ready", "--run-dir", RUN]).output()?;
-            Ok(told.status.success() && fs::metadata(format!("/proc/{pid}")).is_ok())
+        wait_until("the new plugin is ready", || {
+            ensure!(self.serve.try_wait()?.is_none(), "it has ended");
+            Ok(plugin::run(&["ready"])?.0 == 0)
         })?;
         Ok(())
     }
 
-    /// Those that no pod of ours has.
+    /// Those that nobody holds.
     pub(crate) fn free(&self) -> Result<Vec<&'static str>> {
-        let mut free = Vec::new();
-        for address in EIGHT {
-            if listed(address)?["state"] == "free" {
-                free.push(address);
-            }
-        }
-        Ok(free)
+        let devices = list()?;
+        let free = |address: &str| {
+            devices.iter().any(|device| device["address"] == address && device["state"] == "free")
+        };
+        Ok(EIGHT.into_iter().filter(|address| free(address)).collect())
     }
 }
 
 fn serve(busy: &str) -> Result<Child> {
-    let mut serve = Command::new(PLUGIN);
+    let mut serve = Command::new(PROGRAM);
     serve.args(["serve", "--select", "1234:11e8", "--busy", busy, "--run-dir", RUN, "--log-level", "error"]);
-    serve.stdin(Stdio::null()).spawn().context(PLUGIN)
+    serve.stdin(Stdio::null()).spawn().context(PROGRAM)
 }
 
 impl Drop for Node {

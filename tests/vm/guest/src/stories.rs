@@ -2,7 +2,7 @@
 //! of devices that a new machine could open now.
 
 use crate::host::Holder;
-use crate::plugin::{has_words, listed};
+use crate::plugin::{has_words, list};
 use crate::pods::Node;
 use crate::scenarios::{EMULATION, INTERVAL};
 use anyhow::{Context, Result, ensure};
@@ -40,8 +40,7 @@ pub(crate) fn killed_unhealthy() -> Result<String> {
     node.restart_plugin()?;
     node.wait_for((8, 2, 6))?;
     let mut said = 0;
-    for address in crate::host::EIGHT {
-        let device = listed(address)?;
+    for device in list()? {
         if device["health"] == "Unhealthy" {
             has_words(device["reason"].as_str().unwrap_or_default(), &["held by pid", "holder"])?;
             said += 1;
