@@ -194,6 +194,11 @@ impl GroupState {
                 Peek::Blind => {}
             }
         }
+        let unsure = matches!(self.first_open, FirstOpen::IfCounted | FirstOpen::Unlooked);
+        if unsure && peek == Peek::LooksFree && look.node == Node::Present {
+            // It came with nobody in it, so a later change from 0 needs no open; whoever owns it by then.
+            self.first_open = FirstOpen::Done;
+        }
         if !can_ask {
             return false;
         }
@@ -201,11 +206,7 @@ impl GroupState {
             FirstOpen::Due => true,
             FirstOpen::IfCounted | FirstOpen::Unlooked if counted => true,
             _ if peek == Peek::Blind => true,
-            FirstOpen::IfCounted | FirstOpen::Unlooked => {
-                // It came with nobody in it, so a later change from 0 needs no open.
-                self.first_open = FirstOpen::Done;
-                false
-            }
+            FirstOpen::IfCounted | FirstOpen::Unlooked => false,
             FirstOpen::Done => self.busy_proven && !counted,
         };
         // A doubt is not left standing for the pause after the first open.
@@ -433,6 +434,18 @@ mod tests {
         assert!(!story.look(Peek::LooksHeld, INTERVAL));
         story.look.owned = false;
         assert!(!story.look(Peek::LooksFree, INTERVAL));
+        assert_eq!(story.state.occupancy, Occupancy::Free);
+    }
+
+    #[test]
+    fn a_count_that_rose_while_a_pod_owned_the_group_is_not_asked_about_when_the_pod_has_gone() {
+        let mut story = Story::new(true);
+        story.look.owned = true;
+        assert!(!story.look(Peek::LooksFree, INTERVAL));
+        assert!(!story.look(Peek::LooksHeld, INTERVAL));
+        story.look.owned = false;
+        assert!((0..9).all(|_| !story.look(Peek::LooksHeld, INTERVAL)), "it was seen to rise from 0");
+        assert!(!story.look(Peek::LooksFree, INTERVAL), "nor is it opened when it is free again");
         assert_eq!(story.state.occupancy, Occupancy::Free);
     }
 
