@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use vfio_probe::device::Detail;
 use vfio_probe::{Buffer, Device, Error, GroupId, Kind, Root, Sriov, Viability};
+use vfio_sim_node::mdev::Mdev;
 use vfio_sim_node::{Function, Node};
 
 fn scan(root: &Path) -> (Vec<Device>, Vec<Error>) {
@@ -74,29 +75,15 @@ fn a_mediated_device_has_its_parents_ids() {
     const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
     for class in [true, false] {
         let node = Node::with_eight_gpus().unwrap();
-        let parent = "sys/devices/pci0000:00/0000:1b:00.0";
-        let folder = node.root().join(parent).join(UUID);
-        fs::create_dir_all(node.root().join(parent).join("mdev_supported_types/nvidia-35")).unwrap();
-        fs::create_dir_all(&folder).unwrap();
-        symlink("../mdev_supported_types/nvidia-35", folder.join("mdev_type")).unwrap();
-        fs::create_dir_all(node.root().join("sys/kernel/iommu_groups/70")).unwrap();
-        symlink("../../../../kernel/iommu_groups/70", folder.join("iommu_group")).unwrap();
-        fs::create_dir_all(node.root().join("sys/bus/mdev/devices")).unwrap();
-        fs::create_dir_all(node.root().join("sys/bus/mdev/drivers/vfio_mdev")).unwrap();
-        symlink("../../../../bus/mdev/drivers/vfio_mdev", folder.join("driver")).unwrap();
-        symlink(
-            format!("../../../devices/pci0000:00/0000:1b:00.0/{UUID}"),
-            node.root().join("sys/bus/mdev/devices").join(UUID),
-        )
+        node.add_mdev(&Mdev {
+            uuid: UUID.to_owned(),
+            parent: "0000:1b:00.0".to_owned(),
+            kind: "nvidia-35".to_owned(),
+            group: 70,
+            cdev: class.then_some(20),
+        })
         .unwrap();
-        if class {
-            fs::create_dir_all(folder.join("vfio-dev/vfio20")).unwrap();
-            symlink(
-                format!("../../devices/pci0000:00/0000:1b:00.0/{UUID}/vfio-dev/vfio20"),
-                node.root().join("sys/class/vfio-dev/vfio20"),
-            )
-            .unwrap();
-        } else {
+        if !class {
             node.delete("sys/class/vfio-dev").unwrap();
         }
         let (devices, errors) = scan(node.root());

@@ -1,7 +1,8 @@
 //! The description of one PCI function.
 
 /// A PCI function to put into the tree.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Function {
     /// `0000:3b:00.0`.
     pub address: String,

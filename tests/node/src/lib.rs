@@ -9,6 +9,7 @@ pub mod function;
 pub mod group_node;
 pub mod kubelet;
 pub mod machine;
+pub mod mdev;
 pub mod node;
 mod state;
 mod sysfs;

@@ -70,11 +70,20 @@ impl Node {
     /// As [`Node::add`].
     pub fn with_eight_gpus() -> Result<Self> {
         let node = Self::new()?;
+        node.add_eight_gpus()?;
+        Ok(node)
+    }
+
+    /// Adds the GPUs of [`Node::with_eight_gpus`].
+    ///
+    /// # Errors
+    /// As [`Node::add`].
+    pub fn add_eight_gpus(&self) -> Result<()> {
         for (index, bus) in [0x1b, 0x3d, 0x4e, 0x5f, 0x9b, 0xbd, 0xce, 0xdf].into_iter().enumerate() {
             let (group, numa) = (51 + u32::try_from(index).unwrap_or(0), i32::from(index >= 4));
-            node.add(Function::gpu(&format!("0000:{bus:02x}:00.0"), group, numa))?;
+            self.add(Function::gpu(&format!("0000:{bus:02x}:00.0"), group, numa))?;
         }
-        Ok(node)
+        Ok(())
     }
 
     /// The folder that stands for `/`.
