@@ -74,6 +74,18 @@ pub enum Sriov {
     Virtual,
 }
 
+impl Sriov {
+    /// `none`, `physical` or `virtual`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Physical(_) => "physical",
+            Self::Virtual => "virtual",
+        }
+    }
+}
+
 /// How much of a device to read.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Detail {

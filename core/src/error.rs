@@ -41,6 +41,20 @@ pub enum ErrorKind {
     System,
 }
 
+impl ErrorKind {
+    /// `missing`, `denied`, `malformed`, `too-long` or `system`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Denied => "denied",
+            Self::Malformed => "malformed",
+            Self::TooLong => "too-long",
+            Self::System => "system",
+        }
+    }
+}
+
 impl Error {
     /// An error with an errno, its kind told from it.
     #[must_use]

@@ -65,7 +65,36 @@ impl Viability {
     }
 }
 
+/// What a look at a whole group tells.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Group {
+    /// How many members could be read.
+    pub members: u32,
+    /// How many could not; viability is that of the others.
+    pub unreadable: u32,
+    /// Whether VFIO can use it.
+    pub viability: Viability,
+}
+
 impl Root {
+    /// Looks at all members of a group and tells whether it is viable. Allocates nothing.
+    ///
+    /// # Errors
+    /// There is no such group, or it cannot be listed.
+    pub fn group(&self, group: GroupId, buffer: &mut Buffer) -> Result<Group> {
+        let mut seen = Group { members: 0, unreadable: 0, viability: Viability::Viable };
+        self.members(group, buffer, |member| match member {
+            Ok(member) => {
+                seen.members += 1;
+                if seen.viability.is_viable() {
+                    seen.viability = Viability::of(&[member]);
+                }
+            }
+            Err(_) => seen.unreadable += 1,
+        })?;
+        Ok(seen)
+    }
+
     /// Calls `visit` with every member of the group.
     ///
     /// # Errors

@@ -1,6 +1,29 @@
 //! Names of PCI devices from a pci.ids file, read in one pass without building the database.
 
+use std::fs::File;
 use std::io::Read;
+use std::path::Path;
+
+/// Where distributions and images put the file.
+const PLACES: [&str; 3] = ["/usr/pci.ids", "/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids"];
+
+/// Opens the pci.ids file at `path`, or the first of /usr/pci.ids, /usr/share/misc/pci.ids and /usr/share/hwdata/pci.ids.
+///
+/// # Errors
+/// It cannot be opened; of the usual places, the last one's error.
+pub fn open(path: Option<&Path>) -> std::io::Result<File> {
+    if let Some(path) = path {
+        return File::open(path);
+    }
+    let mut last = Err(std::io::ErrorKind::NotFound.into());
+    for place in PLACES {
+        last = File::open(place);
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
+}
 
 /// Calls `visit` with the index and the name of each of `wanted` (vendor, device) pairs that the file names.
 ///

@@ -64,6 +64,19 @@ impl Occupancy {
     }
 }
 
+impl Why {
+    /// `denied`, `late`, `errno` or `not-asked`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Late => "late",
+            Self::Errno(_) => "errno",
+            Self::NotAsked => "not-asked",
+        }
+    }
+}
+
 impl Evidence {
     /// `open`, `enable`, `node` or `none`.
     #[must_use]

@@ -17,6 +17,18 @@ pub enum Peek {
     Blind,
 }
 
+impl Peek {
+    /// `looks-free`, `looks-held` or `blind`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::LooksFree => "looks-free",
+            Self::LooksHeld => "looks-held",
+            Self::Blind => "blind",
+        }
+    }
+}
+
 /// A device's `enable` attribute (`enable_show`, drivers/pci/pci-sysfs.c: the function's enable count), kept open:
 /// a pread costs a third of open, read and close.
 #[derive(Debug, Default)]

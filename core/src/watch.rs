@@ -38,6 +38,39 @@ pub enum Event {
     Rescan,
 }
 
+impl Event {
+    /// `bound`, `unbound`, `held`, `freed`, `changed` or `rescan`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bound(_) => "bound",
+            Self::Unbound(_) => "unbound",
+            Self::Held(_) => "held",
+            Self::Freed(_) => "freed",
+            Self::Changed(_) => "changed",
+            Self::Rescan => "rescan",
+        }
+    }
+
+    /// The device that was bound or unbound.
+    #[must_use]
+    pub fn device(self) -> Option<DeviceId> {
+        match self {
+            Self::Bound(device) | Self::Unbound(device) => Some(device),
+            _ => None,
+        }
+    }
+
+    /// The group that was held, freed or changed.
+    #[must_use]
+    pub fn group(self) -> Option<GroupId> {
+        match self {
+            Self::Held(group) | Self::Freed(group) | Self::Changed(group) => Some(group),
+            _ => None,
+        }
+    }
+}
+
 /// Settings of a [`Watch`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {

@@ -156,6 +156,9 @@ fn the_function_that_offends_is_named() {
         let mut members = Vec::new();
         root.members(GroupId(1), &mut Buffer::new(), |member| members.push(member.unwrap())).unwrap();
         members.sort_by_key(|member| member.name.as_str().to_owned());
+        let whole = root.group(GroupId(1), &mut Buffer::new()).unwrap();
+        assert_eq!((whole.members as usize, whole.unreadable), (members.len(), 0));
+        assert_eq!(whole.viability, Viability::of(&members));
         Viability::of(&members)
     };
     assert_eq!(viability(), Viability::Viable);

@@ -2,13 +2,9 @@
 
 use crate::resources::{Selector, resource_name};
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use vfio_probe::Device;
-
-/// Where distributions and our image put the file.
-const PLACES: [&str; 3] = ["/usr/pci.ids", "/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids"];
 
 /// Gives devices their resources; remembers every id that it has seen.
 #[derive(Debug)]
@@ -38,7 +34,7 @@ impl Namer {
             return;
         }
         let mut names = vec![None; unknown.len()];
-        let found = self.open().and_then(|mut file| {
+        let found = vfio_probe::names::open(self.file.as_deref()).and_then(|mut file| {
             vfio_probe::names::find(&mut file, &unknown, &mut |index, name| {
                 if let Some(slot) = names.get_mut(index) {
                     *slot = Some(name.to_owned());
@@ -62,19 +58,5 @@ impl Namer {
 
     fn selects(&self, device: &Device) -> bool {
         self.select.iter().any(|selector| selector.matches(device))
-    }
-
-    fn open(&self) -> std::io::Result<File> {
-        if let Some(file) = &self.file {
-            return File::open(file);
-        }
-        let mut last = Err(std::io::ErrorKind::NotFound.into());
-        for place in PLACES {
-            last = File::open(place);
-            if last.is_ok() {
-                break;
-            }
-        }
-        last
     }
 }

@@ -48,17 +48,6 @@ pub(crate) fn run(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     }
 }
 
-fn parts(event: Event) -> (&'static str, Option<String>, Option<GroupId>) {
-    match event {
-        Event::Bound(device) => ("bound", Some(device.to_string()), None),
-        Event::Unbound(device) => ("unbound", Some(device.to_string()), None),
-        Event::Held(group) => ("held", None, Some(group)),
-        Event::Freed(group) => ("freed", None, Some(group)),
-        Event::Changed(group) => ("changed", None, Some(group)),
-        Event::Rescan => ("rescan", None, None),
-    }
-}
-
 /// The devices of a group, for people who know addresses and not groups.
 fn members(watch: &Watch, group: GroupId) -> String {
     let devices = watch.monitor().devices().iter().filter(|tracked| tracked.device.group == Some(group));
@@ -66,20 +55,20 @@ fn members(watch: &Watch, group: GroupId) -> String {
 }
 
 fn line(watch: &Watch, event: Event) -> Line {
-    let (event, device, group) = parts(event);
+    let group = event.group();
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Line {
         time: (time.as_secs_f64() * 1000.0).round() / 1000.0,
-        event,
-        device: device.or_else(|| group.map(|group| members(watch, group))),
+        event: event.as_str(),
+        device: event.device().map(|id| id.to_string()).or_else(|| group.map(|group| members(watch, group))),
         group: group.map(|group| group.0),
         holders: group.map(|group| watch.holders(group).iter().map(Into::into).collect()).unwrap_or_default(),
     }
 }
 
 fn plain(watch: &Watch, event: Event) -> String {
-    let (word, device, group) = parts(event);
-    match (device, group) {
+    let word = event.as_str();
+    match (event.device(), event.group()) {
         (Some(device), _) => format!("{word:<8} {device}"),
         (None, Some(group)) => {
             let holders = watch.holders(group);
