@@ -1,42 +1,11 @@
-//! The C ABI of vfio-probe. So far only its versions; the functions come with their own tests and header.
+//! The core in other people's processes: a C ABI (feature `capi`, the default), or a Python module (feature `python`).
+//!
+//! The two are never built together: one library exports `vfp_*` and nothing else, the other Python's entry point.
+#[cfg(all(feature = "capi", feature = "python"))]
+compile_error!("capi and python are built one at a time: --no-default-features --features python");
 
-use std::ffi::c_char;
-
-/// The ABI's number; grows by one when a program built against an older header must not run with this library.
-#[unsafe(no_mangle)]
-#[expect(unsafe_code, reason = "an exported name")]
-pub extern "C" fn vfp_abi() -> u32 {
-    0
-}
-
-/// The library's version, `MAJOR.MINOR.PATCH`, NUL-terminated and static: never free it.
-#[unsafe(no_mangle)]
-#[expect(unsafe_code, reason = "an exported name")]
-pub extern "C" fn vfp_version() -> *const c_char {
-    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_version_is_cargos() {
-        #[expect(unsafe_code, reason = "reads what C would read")]
-        // SAFETY: vfp_version() promises a static NUL-terminated string.
-        let version = unsafe { std::ffi::CStr::from_ptr(super::vfp_version()) };
-        assert_eq!(version.to_str(), Ok(env!("CARGO_PKG_VERSION")));
-    }
-
-    /// `UPDATE=1` writes the header anew.
-    #[test]
-    fn the_header_is_up_to_date() {
-        let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        let header = here.join("../include/vfio_probe.h");
-        let mut made = Vec::new();
-        cbindgen::generate(here).unwrap().write(&mut made);
-        if std::env::var_os("UPDATE").is_some() {
-            std::fs::write(&header, &made).unwrap();
-        }
-        let checked_in = std::fs::read(&header).unwrap_or_default();
-        assert!(made == checked_in, "run UPDATE=1 cargo test -p vfio-probe-ffi");
-    }
-}
+#[cfg(feature = "capi")]
+mod capi;
+mod host;
+#[cfg(feature = "python")]
+mod python;

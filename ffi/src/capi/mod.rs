@@ -1,0 +1,3 @@
+//! The C ABI; include/vfio_probe.h is generated from it.
+
+mod version;
