@@ -1,0 +1,78 @@
+//! An IOMMU group and its members, as frozen Python values.
+
+use crate::python::values::push;
+use pyo3::prelude::*;
+use vfio_probe::{GroupId, Viability};
+
+/// What a look at a whole group tells.
+#[pyclass(frozen, eq, hash, get_all, module = "vfio_probe")]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Group {
+    number: u32,
+    members: u32,
+    unreadable: u32,
+    viable: bool,
+    offender: Option<String>,
+    offender_driver: Option<String>,
+}
+
+impl Group {
+    pub(crate) fn new(number: GroupId, group: vfio_probe::group::Group) -> Self {
+        let (offender, offender_driver) = offender(group.viability);
+        Self {
+            number: number.0,
+            members: group.members,
+            unreadable: group.unreadable,
+            viable: group.viability.is_viable(),
+            offender,
+            offender_driver,
+        }
+    }
+}
+
+#[pymethods]
+impl Group {
+    fn __repr__(&self) -> String {
+        let mut text = format!("<Group {} members {}", self.number, self.members);
+        text += if self.viable { " viable" } else { " not viable" };
+        push(&mut text, "because of", self.offender.as_ref());
+        push(&mut text, "on", self.offender_driver.as_ref());
+        text + ">"
+    }
+}
+
+/// One function, or other device, of an IOMMU group.
+#[pyclass(frozen, eq, hash, get_all, module = "vfio_probe")]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Member {
+    name: String,
+    driver: Option<String>,
+    vfio: bool,
+}
+
+impl From<&vfio_probe::Member> for Member {
+    fn from(member: &vfio_probe::Member) -> Self {
+        Self {
+            name: member.name.to_string(),
+            driver: member.driver.map(|driver| driver.to_string()),
+            vfio: member.vfio,
+        }
+    }
+}
+
+#[pymethods]
+impl Member {
+    fn __repr__(&self) -> String {
+        let mut text = format!("<Member {}", self.name);
+        push(&mut text, "driver", self.driver.as_ref());
+        text + ">"
+    }
+}
+
+/// The member that keeps a group from being viable, and its driver.
+pub(crate) fn offender(viability: Viability) -> (Option<String>, Option<String>) {
+    match viability {
+        Viability::Viable => (None, None),
+        Viability::NotViable { member, driver } => (Some(member.to_string()), Some(driver.to_string())),
+    }
+}

@@ -1,0 +1,188 @@
+//! The watch: everything over time, as an iterator and as one pollable descriptor.
+
+use crate::host::Host;
+use crate::python::listing::Holders;
+use crate::python::values::{Device, Event};
+use crate::python::wait::Live;
+use crate::python::watched::{Clock, Known, WatchedGroup};
+use crate::python::{arguments, errors};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use vfio_probe::monitor::{self, Monitor, Owned};
+use vfio_probe::watch::Options;
+
+/// What changes below a root.
+#[pyclass(frozen, module = "vfio_probe")]
+pub(crate) struct Watch {
+    /// None once closed. Locked only to copy the pointer, never over a system call or a call to Python.
+    live: Mutex<Option<Arc<Live>>>,
+    clock: Clock,
+}
+
+impl Watch {
+    pub(crate) fn new(
+        py: Python<'_>,
+        host: &Host,
+        options: monitor::Options,
+        sources: Options,
+    ) -> PyResult<Self> {
+        let (root, prober) = (Arc::clone(&host.root), Arc::clone(&host.prober));
+        let live =
+            py.detach(|| Live::new(vfio_probe::Watch::new(Monitor::new(root, prober, options)?, sources)?));
+        Ok(Self { live: Mutex::new(Some(Arc::new(live.map_err(errors::raised)?))), clock: Clock::now() })
+    }
+
+    fn live(&self) -> PyResult<Arc<Live>> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        live.ok_or_else(closed)
+    }
+
+    /// Calls the core's watch detached from the interpreter, where the locks of other threads are waited for too.
+    fn with<T: Send>(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(&mut vfio_probe::Watch) -> T + Send,
+    ) -> PyResult<T> {
+        let live = self.live()?;
+        Ok(py.detach(move || call(&mut live.lock())))
+    }
+
+    /// The next event, or none when `until` has come.
+    fn wait(&self, py: Python<'_>, live: &Live, until: Option<Instant>) -> PyResult<Option<Event>> {
+        loop {
+            if live.is_closed() {
+                return Err(closed());
+            }
+            if let Some(event) = py.detach(|| live.lock().next()) {
+                return Ok(Some(event.into()));
+            }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Ok(None);
+            }
+            py.detach(|| live.wait(until)).map_err(std::io::Error::from)?;
+            // Where Ctrl-C raises KeyboardInterrupt.
+            py.check_signals()?;
+        }
+    }
+}
+
+fn closed() -> PyErr {
+    PyValueError::new_err("the watch is closed")
+}
+
+#[pymethods]
+impl Watch {
+    #[pyo3(signature = (timeout=None))]
+    fn next_event(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Event>> {
+        let until = arguments::timeout("timeout", timeout)?.map(|timeout| Instant::now() + timeout);
+        self.wait(py, &*self.live()?, until)
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        slf.get().live()?;
+        Ok(slf)
+    }
+
+    /// Without an end but that of the watch.
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Event>> {
+        let Ok(live) = self.live() else { return Ok(None) };
+        let event = self.wait(py, &live, None);
+        if live.is_closed() { Ok(event.ok().flatten()) } else { event }
+    }
+
+    fn __aiter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().live()?;
+        slf.py().import("vfio_probe._asyncio")?.getattr("Events")?.call1((slf,))
+    }
+
+    fn fileno(&self) -> PyResult<i32> {
+        Ok(self.live()?.descriptor().as_raw_fd())
+    }
+
+    /// Keeps the descriptor open while somebody waits for it.
+    fn _waiter(&self) -> PyResult<Waiter> {
+        Ok(Waiter { live: self.live()? })
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.live().is_err()
+    }
+
+    fn devices<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let devices: Vec<vfio_probe::Device> =
+            self.with(py, |watch| watch.monitor().devices().iter().map(|tracked| tracked.device).collect())?;
+        PyTuple::new(py, devices.iter().map(Device::from))
+    }
+
+    fn groups<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let groups: Vec<Known> =
+            self.with(py, |watch| watch.monitor().groups().iter().map(Known::from).collect())?;
+        let groups: PyResult<Vec<WatchedGroup>> =
+            groups.iter().map(|group| WatchedGroup::new(py, self.clock, group)).collect();
+        PyTuple::new(py, groups?)
+    }
+
+    fn group(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Option<WatchedGroup>> {
+        let number = arguments::group("number", number)?;
+        let group = self.with(py, |watch| watch.monitor().group(number).map(Known::from))?;
+        group.map(|group| WatchedGroup::new(py, self.clock, &group)).transpose()
+    }
+
+    fn holders(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Option<Holders>> {
+        let number = arguments::group("number", number)?;
+        let known = self.with(py, |watch| Some((watch.looked(number)?, watch.holders(number).to_vec())))?;
+        known.map(|(looked, holders)| Holders::new(py, &holders, looked)).transpose()
+    }
+
+    /// Groups that are never opened.
+    fn set_owned_groups(&self, py: Python<'_>, groups: &Bound<'_, PyAny>) -> PyResult<()> {
+        let owned = Owned { groups: arguments::groups("groups", groups)?, ..Owned::default() };
+        self.with(py, |watch| watch.monitor_mut().set_owned(owned))
+    }
+
+    fn broken<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let broken = self.with(py, |watch| watch.monitor().errors().to_vec())?;
+        PyTuple::new(py, errors::values(py, &broken))
+    }
+
+    fn failure(&self, py: Python<'_>) -> PyResult<Option<Py<pyo3::exceptions::PyBaseException>>> {
+        let failure = self.with(py, |watch| watch.failure())?;
+        Ok(failure.map(|error| errors::raised(error).into_value(py)))
+    }
+
+    fn close(&self, py: Python<'_>) {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| live.inspect(|live| live.close()));
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        Self::__iter__(slf)
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) {
+        self.close(py);
+    }
+
+    fn __repr__(&self) -> &'static str {
+        if self.closed() { "<Watch closed>" } else { "<Watch>" }
+    }
+}
+
+/// Somebody who waits for a watch; its descriptor stays open for as long, even if the watch is closed meanwhile.
+#[pyclass(frozen, module = "vfio_probe._core")]
+pub(crate) struct Waiter {
+    live: Arc<Live>,
+}
+
+#[pymethods]
+impl Waiter {
+    fn fileno(&self) -> i32 {
+        self.live.descriptor().as_raw_fd()
+    }
+}
