@@ -38,11 +38,8 @@ pub(crate) fn pci_ids(name: &str, values: &Bound<'_, PyAny>) -> PyResult<Vec<(u1
         let (vendor, device): (Bound<'_, PyAny>, Bound<'_, PyAny>) = value.extract().map_err(|_| {
             PyTypeError::new_err(format!("{item} must be a tuple (vendor, device), not {}", type_name(value)))
         })?;
-        let half = |part, value| {
-            let number = number(&format!("the {part} of {item}"), value, u32::from(u16::MAX))?;
-            Ok(u16::try_from(number)?)
-        };
-        Ok((half("vendor", &vendor)?, half("device", &device)?))
+        let half = |part, value| number(&format!("the {part} of {item}"), value, u32::from(u16::MAX));
+        Ok((u16::try_from(half("vendor", &vendor)?)?, u16::try_from(half("device", &device)?)?))
     })
 }
 
