@@ -1,0 +1,3 @@
+module github.com/vfio-probe/vfio-probe/ffi/go
+
+go 1.24

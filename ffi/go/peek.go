@@ -1,0 +1,42 @@
+package vfioprobe
+
+// #include <vfio_probe.h>
+// #cgo noescape vfp_peek
+// #cgo nocallback vfp_peek
+// #cgo nocallback vfp_peek_text
+import "C"
+
+// Peek is what a look at a group tells without opening it.
+type Peek int32
+
+// Answers of [Root.Peek].
+const (
+	// LooksFree is that no function of the group is enabled. A holder that has the group open but no device of it looks
+	// like this too.
+	LooksFree Peek = C.VFP_PEEK_LOOKS_FREE
+	// LooksHeld is that a function of the group is enabled: somebody has its device open, or left the count behind.
+	LooksHeld Peek = C.VFP_PEEK_LOOKS_HELD
+	// Blind is that there is no count to read, as for mediated devices and vendors' virtual functions.
+	Blind Peek = C.VFP_PEEK_BLIND
+)
+
+// String returns looks-free, looks-held or blind.
+func (p Peek) String() string { return C.GoString(C.vfp_peek_text(C.int32_t(p))) }
+
+// Peek looks at a group without opening it, by sysfs enable of its functions. It needs no device node and no privilege,
+// and disturbs nobody. A single look knows no baseline: a count may be left over from before the bind; a [Watch] knows.
+//
+// The error is [os.ErrNotExist] when there is no such group.
+func (r *Root) Peek(group GroupID) (Peek, error) {
+	h, err := r.use()
+	if err != nil {
+		return Blind, err
+	}
+	defer h.release()
+	var peek C.int32_t
+	var failed C.vfp_error
+	if C.vfp_peek(h.c, C.uint32_t(group), &peek, &failed) < 0 {
+		return Blind, failure(&failed)
+	}
+	return Peek(peek), nil
+}

@@ -1,0 +1,119 @@
+package vfioprobe
+
+// #include <vfio_probe.h>
+// #cgo noescape vfp_probe
+// #cgo nocallback vfp_probe
+// #cgo noescape vfp_probe_within
+// #cgo nocallback vfp_probe_within
+import "C"
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"syscall"
+	"time"
+)
+
+// Probe opens the group's node for a moment. While it is open another process' own open fails with EBUSY: do not call
+// this in a loop on a free group, and never on one that a virtual machine is about to open. A held group is not
+// disturbed.
+//
+// Whatever the open says is an answer, with a nil error; the call fails only for its arguments. It can block for
+// seconds, while the kernel resets a device of the group, and keeps a thread as long: see [Root.ProbeContext].
+func (r *Root) Probe(group GroupID) (Occupancy, error) {
+	h, err := r.use()
+	if err != nil {
+		return Occupancy{}, err
+	}
+	defer h.release()
+	var record C.vfp_occupancy
+	var failed C.vfp_error
+	if C.vfp_probe(h.c, C.uint32_t(group), C.sizeof_vfp_occupancy, &record, &failed) < 0 {
+		return Occupancy{}, failure(&failed)
+	}
+	return occupancy(&record), nil
+}
+
+// ProbeWithin is [Root.Probe] on a helper thread of the library, waiting at most timeout for the answer, which is rounded up
+// to milliseconds: later it is [Unknown] with [WhyLate].
+//
+// At most one open a group and four in all are under way at once for one Root. A group whose last open has no answer yet,
+// be it another goroutine's, is late at once.
+func (r *Root) ProbeWithin(group GroupID, timeout time.Duration) (Occupancy, error) {
+	h, err := r.use()
+	if err != nil {
+		return Occupancy{}, err
+	}
+	defer h.release()
+	return h.probeWithin(group, timeout)
+}
+
+func (h *rootHandle) probeWithin(group GroupID, timeout time.Duration) (Occupancy, error) {
+	var record C.vfp_occupancy
+	var failed C.vfp_error
+	status := C.vfp_probe_within(h.c, C.uint32_t(group), C.uint32_t(milliseconds(timeout)),
+		C.sizeof_vfp_occupancy, &record, &failed)
+	if status < 0 {
+		return Occupancy{}, failure(&failed)
+	}
+	return occupancy(&record), nil
+}
+
+// late is the answer that did not come in time.
+var late = Occupancy{State: Unknown, Why: WhyLate}
+
+// ProbeContext is [Root.ProbeWithin] until the context is done. Then it returns an [Unknown] that is [WhyLate], with an error
+// that is the context's, [context.Canceled] or [context.DeadlineExceeded]. With a context that is done already nothing is
+// opened. An open that hangs in the kernel keeps a thread until it ends: one a group, four a Root.
+func (r *Root) ProbeContext(ctx context.Context, group GroupID) (Occupancy, error) {
+	if err := ctx.Err(); err != nil {
+		return late, probeEnded(group, err)
+	}
+	h, err := r.use()
+	if err != nil {
+		return Occupancy{}, err
+	}
+	timeout := time.Duration(math.MaxInt64)
+	deadline, bounded := ctx.Deadline()
+	if bounded {
+		timeout = time.Until(deadline)
+	}
+	type answer struct {
+		Occupancy
+		error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		defer h.release()
+		occupancy, err := h.probeWithin(group, timeout)
+		answered <- answer{occupancy, err}
+	}()
+	select {
+	case got := <-answered:
+		// The library's clock may have been a little faster than the context's.
+		if got.Occupancy == late && bounded && !time.Now().Before(deadline) {
+			return late, probeEnded(group, context.DeadlineExceeded)
+		}
+		return got.Occupancy, got.error
+	case <-ctx.Done():
+		return late, probeEnded(group, ctx.Err())
+	}
+}
+
+// probeEnded says of which group the answer was not waited for.
+func probeEnded(group GroupID, err error) error {
+	return fmt.Errorf("vfio-probe: probe of group %s: %w", group, err)
+}
+
+func occupancy(from *C.vfp_occupancy) Occupancy {
+	return Occupancy{State(from.state), Why(from.why), syscall.Errno(from.os_errno)}
+}
+
+// milliseconds rounds up to what C takes, within its bounds.
+func milliseconds(d time.Duration) uint32 {
+	if d <= 0 {
+		return 0
+	}
+	return uint32(min((d-1)/time.Millisecond+1, math.MaxUint32))
+}
