@@ -1,17 +1,34 @@
 import os
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, final
+from typing import final
 
 from vfio_probe._asyncio import Events
 from vfio_probe._enums import EventKind, Evidence, Kind, Peek, Sriov, State, Via, Why
 from vfio_probe._errors import ProbeError
 
+__all__ = [
+    "Device",
+    "Event",
+    "Group",
+    "Holder",
+    "Holders",
+    "Looked",
+    "Member",
+    "Members",
+    "Occupancy",
+    "Root",
+    "Scan",
+    "Waiter",
+    "Watch",
+    "WatchedGroup",
+    "__version__",
+    "names",
+]
+
 __version__: str
 
 @final
 class Device:
-    """A device bound to a VFIO driver, as sysfs describes it."""
-
     @property
     def id(self) -> str: ...
     @property
@@ -47,8 +64,6 @@ class Device:
 
 @final
 class Event:
-    """What a watch tells."""
-
     @property
     def kind(self) -> EventKind: ...
     @property
@@ -60,8 +75,6 @@ class Event:
 
 @final
 class Group:
-    """What a look at a whole group tells."""
-
     @property
     def number(self) -> int: ...
     @property
@@ -79,8 +92,6 @@ class Group:
 
 @final
 class Member:
-    """One function, or other device, of an IOMMU group."""
-
     @property
     def name(self) -> str: ...
     @property
@@ -92,8 +103,6 @@ class Member:
 
 @final
 class Holder:
-    """One process that holds a group."""
-
     @property
     def group(self) -> int: ...
     @property
@@ -113,8 +122,6 @@ class Holder:
 
 @final
 class Looked:
-    """How far a look for holders reached."""
-
     @property
     def processes(self) -> int: ...
     @property
@@ -126,8 +133,6 @@ class Looked:
 
 @final
 class Occupancy:
-    """Whether a group is held."""
-
     @property
     def group(self) -> int: ...
     @property
@@ -142,8 +147,6 @@ class Occupancy:
 
 @final
 class Scan:
-    """The bound devices, and those that could not be read."""
-
     @property
     def devices(self) -> tuple[Device, ...]: ...
     @property
@@ -153,8 +156,6 @@ class Scan:
 
 @final
 class Members:
-    """A group's members, and those that could not be read."""
-
     @property
     def members(self) -> tuple[Member, ...]: ...
     @property
@@ -164,8 +165,6 @@ class Members:
 
 @final
 class Holders:
-    """The holders found, and how far the look reached."""
-
     @property
     def holders(self) -> tuple[Holder, ...]: ...
     @property
@@ -175,8 +174,6 @@ class Holders:
 
 @final
 class WatchedGroup:
-    """An IOMMU group as a watch knows it."""
-
     @property
     def number(self) -> int: ...
     @property
@@ -198,8 +195,6 @@ class WatchedGroup:
 
 @final
 class Root:
-    """The directory that holds `sys`, `dev` and `proc`."""
-
     def __new__(cls, path: str | os.PathLike[str] = "/") -> Root: ...
     @property
     def path(self) -> str: ...
@@ -225,8 +220,6 @@ class Root:
 
 @final
 class Watch:
-    """What changes below a root."""
-
     def next_event(self, timeout: float | None = None) -> Event | None: ...
     def __iter__(self) -> Watch: ...
     def __next__(self) -> Event: ...
@@ -248,8 +241,6 @@ class Watch:
 
 @final
 class Waiter:
-    """Keeps a watch's descriptor open while somebody waits for it."""
-
     def fileno(self) -> int: ...
 
 def names(

@@ -6,9 +6,12 @@ import enum
 class _Word(str, enum.Enum):
     """A word; equal to its text."""
 
-    # As enum.StrEnum, which Python 3.10 does not have.
-    __str__ = str.__str__
-    __format__ = str.__format__
+    # As enum.StrEnum does, which Python 3.10 does not have.
+    def __str__(self) -> str:
+        return str.__str__(self)
+
+    def __format__(self, format_spec: str) -> str:
+        return str.__format__(self, format_spec)
 
 
 class Kind(_Word):

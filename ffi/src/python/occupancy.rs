@@ -35,21 +35,25 @@ impl Occupancy {
 
 #[pymethods]
 impl Occupancy {
+    /// The group that was asked.
     #[getter]
     fn group(&self) -> u32 {
         self.group.0
     }
 
+    /// Whether it is held.
     #[getter]
     fn state(&self) -> Word {
         Word::state(self.occupancy)
     }
 
+    /// Why the state is unknown; None if it is not.
     #[getter]
     fn why(&self) -> Option<Word> {
         self.because().map(Word::why)
     }
 
+    /// The errno where `why` says errno, else 0.
     #[getter]
     fn errno(&self) -> i32 {
         match self.because() {
@@ -58,6 +62,7 @@ impl Occupancy {
         }
     }
 
+    /// Raises HeldError, MissingError (absent), DeniedError, LateError or another ProbeError; returns if the group is free.
     fn raise_unless_free(&self) -> PyResult<()> {
         let group = self.group;
         let why = match self.occupancy {

@@ -45,23 +45,28 @@ impl Root {
 #[pymethods]
 impl Root {
     #[new]
-    #[pyo3(signature = (path=None))]
+    #[pyo3(signature = (path=None), text_signature = "(path='/')")]
     fn new(py: Python<'_>, path: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let path = path.map_or_else(|| Ok(PathBuf::from("/")), |path| arguments::path("path", path))?;
         let host = py.detach(|| Host::open(&path)).map_err(raised)?;
         Ok(Self { host: Mutex::new(Some(Arc::new(host))), path })
     }
 
+    /// The folder that stands for `/`, as given.
     #[getter]
     fn path(&self) -> &std::ffi::OsStr {
         self.path.as_os_str()
     }
 
+    /// Whether it was closed.
     #[getter]
     fn closed(&self) -> bool {
         self.host().is_err()
     }
 
+    /// All bound devices, by id, and apart from them those that could not be read. Opens nothing.
+    ///
+    /// Raises ProbeError where the bound devices cannot be listed.
     fn scan(&self, py: Python<'_>) -> PyResult<Scan> {
         let (devices, broken) = self.call(py, |root, buffer| {
             let (mut devices, mut broken) = (Vec::new(), Vec::new());
@@ -75,17 +80,20 @@ impl Root {
         Scan::new(py, &devices, &broken)
     }
 
+    /// One device's record by PCI address or mdev uuid; it need not be bound. Its `cdev` is None: only a scan knows it.
     fn device(&self, py: Python<'_>, id: &Bound<'_, PyAny>) -> PyResult<Device> {
         let id = arguments::device_id("id", id)?;
         let device = self.call(py, |root, _| root.device(id, Detail::Full))?;
         Ok((&device).into())
     }
 
+    /// Looks at all members of a group: whether VFIO can use it. Raises MissingError if there is no such group.
     fn group(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Group> {
         let number = arguments::group("number", number)?;
         Ok(Group::new(number, self.call(py, |root, buffer| root.group(number, buffer))?))
     }
 
+    /// The members of a group, by name. Raises MissingError if there is no such group.
     fn members(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Members> {
         let number = arguments::group("number", number)?;
         let (members, broken) = self.call(py, |root, buffer| {
@@ -100,11 +108,16 @@ impl Root {
         Members::new(py, &members, &broken)
     }
 
+    /// Looks whether a group is held, without opening anything. Raises MissingError if there is no such group.
     fn peek(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Word> {
         let number = arguments::group("number", number)?;
         self.call(py, |root, buffer| root.peek(number, buffer)).map(Word::peek)
     }
 
+    /// Opens the group for a moment and tells what the kernel said. While it is open, others' opens of a free group fail.
+    ///
+    /// Without a timeout it can block for seconds, while the kernel resets a device. With one (in seconds) the open is made
+    /// in another thread, and an answer that is late is unknown.
     #[pyo3(signature = (number, timeout=None))]
     fn probe(
         &self,
@@ -122,6 +135,9 @@ impl Root {
         Ok(Occupancy::new(number, occupancy))
     }
 
+    /// The processes that hold any of the groups, by group and pid, and how far the look for them reached. Opens nothing.
+    ///
+    /// Reads /proc of all processes: milliseconds on a busy host.
     fn holders(&self, py: Python<'_>, groups: &Bound<'_, PyAny>) -> PyResult<Holders> {
         let groups = arguments::groups("groups", groups)?;
         let (holders, looked) = self.call(py, |root, _| {
@@ -133,7 +149,13 @@ impl Root {
         Holders::new(py, &holders, looked)
     }
 
-    #[pyo3(signature = (interval=None, probe=false, uevents=true, holders=true))]
+    /// Begins to watch. Every `interval` seconds (0.001 to 86400) it looks anew; kernel events, nodes that come and go, and
+    /// exits of holders make it look at once. Opens groups only if `probe` says so, as rarely as it can. The first
+    /// events tell what is there.
+    #[pyo3(
+        signature = (interval=None, probe=false, uevents=true, holders=true),
+        text_signature = "($self, interval=1.0, probe=False, uevents=True, holders=True)"
+    )]
     fn watch(
         &self,
         py: Python<'_>,
@@ -150,6 +172,7 @@ impl Root {
         Watch::new(py, &host, options, watch::Options { uevents, holders })
     }
 
+    /// Closes it. Watches that came from it go on.
     fn close(&self, py: Python<'_>) {
         let host = self.host.lock().unwrap_or_else(PoisonError::into_inner).take();
         py.detach(|| drop(host));

@@ -76,6 +76,7 @@ fn closed() -> PyErr {
 
 #[pymethods]
 impl Watch {
+    /// The next event, or None if there is none within `timeout` seconds; 0 does not wait, None waits without end.
     #[pyo3(signature = (timeout=None))]
     fn next_event(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Event>> {
         let until = arguments::timeout("timeout", timeout)?.map(|timeout| Instant::now() + timeout);
@@ -99,6 +100,7 @@ impl Watch {
         slf.py().import("vfio_probe._asyncio")?.getattr("Events")?.call1((slf,))
     }
 
+    /// A descriptor that is readable when there may be an event: then call next_event(0) until it says None. Never read it.
     fn fileno(&self) -> PyResult<i32> {
         Ok(self.live()?.descriptor().as_raw_fd())
     }
@@ -108,17 +110,20 @@ impl Watch {
         Ok(Waiter { live: self.live()? })
     }
 
+    /// Whether it was closed.
     #[getter]
     fn closed(&self) -> bool {
         self.live().is_err()
     }
 
+    /// The bound devices, by id, and those that the kernel is unbinding (driver None); SR-IOV is not looked at.
     fn devices<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let devices: Vec<vfio_probe::Device> =
             self.with(py, |watch| watch.monitor().devices().iter().map(|tracked| tracked.device).collect())?;
         PyTuple::new(py, devices.iter().map(Device::from))
     }
 
+    /// Their groups, by number.
     fn groups<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let groups: Vec<Known> =
             self.with(py, |watch| watch.monitor().groups().iter().map(Known::from).collect())?;
@@ -127,34 +132,39 @@ impl Watch {
         PyTuple::new(py, groups?)
     }
 
+    /// One of them, or None.
     fn group(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Option<WatchedGroup>> {
         let number = arguments::group("number", number)?;
         let group = self.with(py, |watch| watch.monitor().group(number).map(Known::from))?;
         group.map(|group| WatchedGroup::new(py, self.clock, &group)).transpose()
     }
 
+    /// The known holders of a held group, or None if nobody looked for them.
     fn holders(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Option<Holders>> {
         let number = arguments::group("number", number)?;
         let known = self.with(py, |watch| Some((watch.looked(number)?, watch.holders(number).to_vec())))?;
         known.map(|(looked, holders)| Holders::new(py, &holders, looked)).transpose()
     }
 
-    /// Groups that are never opened.
+    /// Groups that are never opened, in place of those said before: a machine may be about to open them.
     fn set_owned_groups(&self, py: Python<'_>, groups: &Bound<'_, PyAny>) -> PyResult<()> {
         let owned = Owned { groups: arguments::groups("groups", groups)?, ..Owned::default() };
         self.with(py, |watch| watch.monitor_mut().set_owned(owned))
     }
 
+    /// What could not be read when all was last read, each about one thing.
     fn broken<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let broken = self.with(py, |watch| watch.monitor().errors().to_vec())?;
         PyTuple::new(py, errors::values(py, &broken))
     }
 
+    /// Why the latest look could not list the bound devices, if it could not; what was known before stays.
     fn failure(&self, py: Python<'_>) -> PyResult<Option<Py<pyo3::exceptions::PyBaseException>>> {
         let failure = self.with(py, |watch| watch.failure())?;
         Ok(failure.map(|error| errors::raised(error).into_value(py)))
     }
 
+    /// Closes it and ends all waits for it. Closing twice does nothing.
     fn close(&self, py: Python<'_>) {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).take();
         py.detach(|| live.inspect(|live| live.close()));
@@ -182,6 +192,7 @@ pub(crate) struct Waiter {
 
 #[pymethods]
 impl Waiter {
+    /// The watch's.
     fn fileno(&self) -> i32 {
         self.live.descriptor().as_raw_fd()
     }

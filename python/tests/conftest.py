@@ -1,0 +1,42 @@
+"""What the tests begin with."""
+
+import faulthandler
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sim_node import Node
+
+from vfio_probe import Root
+
+CAP_SYS_ADMIN = 21
+
+
+def pytest_configure() -> None:
+    """Refuses where no group would be held: the kernel lets CAP_SYS_ADMIN open an exclusive terminal."""
+    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    if int(status["CapEff"], 16) >> CAP_SYS_ADMIN & 1:
+        pytest.exit("run the tests below `vfio-sim-node exec`", returncode=2)
+    # A test that hangs is to say where.
+    faulthandler.dump_traceback_later(600, exit=True)
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    """A node with eight GPUs, groups 51 to 58."""
+    with Node("--eight-gpus") as node:
+        yield node
+
+
+@pytest.fixture
+def empty() -> Iterator[Node]:
+    """A node without any."""
+    with Node() as node:
+        yield node
+
+
+@pytest.fixture
+def root(node: Node) -> Iterator[Root]:
+    """The eight-GPU node's root."""
+    with Root(node.root) as root:
+        yield root

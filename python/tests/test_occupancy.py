@@ -1,0 +1,157 @@
+"""Every state that a probe can tell, from the kernel's own answers."""
+
+import errno
+import threading
+
+import pytest
+from sim_node import Node
+
+from vfio_probe import (
+    DeniedError,
+    HeldError,
+    LateError,
+    MissingError,
+    Peek,
+    ProbeError,
+    Root,
+    State,
+    Why,
+)
+
+TIMEOUTS = pytest.mark.parametrize("timeout", [None, 30.0, 30, float("inf"), 1e300])
+
+
+@TIMEOUTS
+def test_free(root: Root, timeout: float | None) -> None:
+    occupancy = root.probe(51, timeout)
+    assert (occupancy.group, occupancy.state, occupancy.why, occupancy.errno) == (51, State.FREE, None, 0)
+    occupancy.raise_unless_free()
+    assert root.peek(51) is Peek.LOOKS_FREE
+
+
+@TIMEOUTS
+def test_held(node: Node, root: Root, timeout: float | None) -> None:
+    node.start_vm(51)
+    occupancy = root.probe(51, timeout)
+    assert (occupancy.state, occupancy.why, occupancy.errno) == (State.HELD, None, 0)
+    assert root.peek(51) is Peek.LOOKS_HELD
+    with pytest.raises(HeldError, match="^group 51: held$") as error:
+        occupancy.raise_unless_free()
+    assert (error.value.errno, error.value.group, error.value.device) == (errno.EBUSY, 51, None)
+    assert root.probe(52, timeout).state is State.FREE
+
+
+def test_free_again(node: Node, root: Root) -> None:
+    pid = node.start_vm(51)
+    assert root.probe(51).state is State.HELD
+    node.kill_vm(pid)
+    assert root.probe(51).state is State.FREE
+    assert root.peek(51) is Peek.LOOKS_FREE
+
+
+def test_a_holder_of_the_group_alone_is_seen_by_the_open_only(node: Node, root: Root) -> None:
+    node.start_vm(51, group_only=True)
+    assert root.peek(51) is Peek.LOOKS_FREE
+    assert root.probe(51).state is State.HELD
+
+
+@TIMEOUTS
+def test_absent(root: Root, timeout: float | None) -> None:
+    occupancy = root.probe(999, timeout)
+    assert (occupancy.state, occupancy.why, occupancy.errno) == (State.ABSENT, None, 0)
+    with pytest.raises(MissingError, match="^group 999: absent: it has no node") as error:
+        occupancy.raise_unless_free()
+    assert (error.value.errno, error.value.group) == (errno.ENODEV, 999)
+
+
+@pytest.mark.parametrize("timeout", [None, 30.0])
+def test_denied(node: Node, root: Root, timeout: float | None) -> None:
+    with node.denied(51):
+        occupancy = root.probe(51, timeout)
+    assert (occupancy.state, occupancy.why, occupancy.errno) == (State.UNKNOWN, Why.DENIED, 0)
+    with pytest.raises(DeniedError, match="^group 51: unknown: the open was denied$") as error:
+        occupancy.raise_unless_free()
+    assert (error.value.errno, error.value.group) == (errno.EACCES, 51)
+
+
+def test_any_other_errno_is_told(node: Node, root: Root) -> None:
+    node.order("link", path="dev/vfio/99", target="99")
+    occupancy = root.probe(99)
+    assert (occupancy.state, occupancy.why, occupancy.errno) == (State.UNKNOWN, Why.ERRNO, errno.ELOOP)
+    with pytest.raises(ProbeError, match="^group 99: unknown: Too many levels of symbolic links") as error:
+        occupancy.raise_unless_free()
+    assert (type(error.value), error.value.errno) == (ProbeError, errno.ELOOP)
+
+
+def test_late(root: Root) -> None:
+    occupancy = root.probe(51, 0)
+    # The helper thread may be quick, which is allowed; then it is asked again.
+    for _ in range(10_000):
+        if occupancy.state is not State.FREE:
+            break
+        occupancy = root.probe(51, 0)
+    assert (occupancy.state, occupancy.why, occupancy.errno) == (State.UNKNOWN, Why.LATE, 0)
+    with pytest.raises(LateError, match="^group 51: unknown: no answer in time$") as error:
+        occupancy.raise_unless_free()
+    assert (error.value.errno, error.value.group) == (errno.ETIMEDOUT, 51)
+    assert isinstance(error.value, TimeoutError)
+
+
+def test_a_group_that_is_not_viable_can_be_free_all_the_same(node: Node, root: Root) -> None:
+    node.order("add", address="0000:1b:00.1", group=51, driver="snd_hda_intel")
+    assert root.probe(51).state is State.FREE
+    assert not root.group(51).viable
+
+
+def test_a_machine_with_one_of_two_holds_their_group(node: Node, root: Root) -> None:
+    node.order("add_gpu", address="0000:1c:00.0", group=51, numa_node=0)
+    node.order("start_vm", addresses=["0000:1c:00.0"])
+    assert (root.probe(51).state, root.peek(51)) == (State.HELD, Peek.LOOKS_HELD)
+
+
+def test_only_a_probe_opens_and_a_probe_opens_once(node: Node, root: Root) -> None:
+    root.scan()
+    root.device("0000:1b:00.0")
+    for group in (51, 52):
+        root.group(group)
+        root.members(group)
+        root.peek(group)
+    root.holders(range(51, 59))
+    with root.watch(interval=0.01) as watch:
+        for _ in range(20):
+            watch.next_event(0.02)
+        assert len(watch.groups()) == 8
+    assert [node.opens(group) for group in range(51, 59)] == [0] * 8
+    root.probe(51)
+    root.probe(52, 30.0)
+    assert [node.opens(group) for group in range(51, 54)] == [1, 1, 0]
+
+
+def test_a_watch_opens_when_asked_and_never_what_is_owned(node: Node, root: Root) -> None:
+    with root.watch(interval=0.01, probe=True) as watch:
+        watch.set_owned_groups([52])
+        for _ in range(40):
+            watch.next_event(0.02)
+        group = watch.group(51)
+        assert group is not None
+        assert (group.occupancy.state, group.evidence) == (State.FREE, "open")
+        owned = watch.group(52)
+        assert owned is not None
+        assert owned.evidence == "enable"
+    assert node.opens(51) >= 1
+    assert node.opens(52) == 0
+
+
+def test_threads_may_probe_at_once(node: Node, root: Root) -> None:
+    node.start_vm(51, 53, 55, 57)
+    answers: dict[int, set[State]] = {}
+
+    def ask(group: int) -> None:
+        answers[group] = {root.probe(group, timeout).state for timeout in (None, 30.0) for _ in range(50)}
+
+    threads = [threading.Thread(target=ask, args=(group,)) for group in range(51, 59)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {group: {State.HELD if group % 2 else State.FREE} for group in range(51, 59)}

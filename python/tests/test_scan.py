@@ -1,0 +1,191 @@
+"""Devices, groups and members, as the tree has them."""
+
+from pathlib import Path
+
+import pytest
+from sim_node import GPUS, Node
+
+from vfio_probe import Device, Kind, MalformedError, Member, MissingError, Peek, ProbeError, Root, Sriov
+
+UUID = "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab"
+
+
+def test_a_scan_has_every_field_of_every_device(root: Root) -> None:
+    scan = root.scan()
+    assert [device.id for device in scan] == list(GPUS.values())
+    assert scan.devices == tuple(scan)
+    assert len(scan) == 8
+    assert scan.broken == ()
+    first = scan.devices[0]
+    assert (first.vendor, first.device, first.subsystem_vendor, first.subsystem_device) == (
+        0x10DE,
+        0x2330,
+        0x10DE,
+        0x16C1,
+    )
+    assert (first.class_code, first.driver, first.group, first.numa_node) == (0x030200, "vfio-pci", 51, 0)
+    assert (first.sriov, first.vfs, first.kind) == (Sriov.NONE, 0, Kind.PCI)
+    assert isinstance(first.cdev, int)
+    assert (first.vgpu_type, first.parent) == (None, None)
+    assert [device.numa_node for device in scan] == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_one_device_is_the_scans_but_for_its_cdev(root: Root) -> None:
+    scanned = root.scan().devices[3]
+    device = root.device(scanned.id)
+    fields = [name for name in dir(Device) if not name.startswith("_") and name != "cdev"]
+    assert len(fields) == 14
+    assert [getattr(device, name) for name in fields] == [getattr(scanned, name) for name in fields]
+    assert device.cdev is None
+    assert root.device("0000:5F:00.0") == device
+
+
+def test_a_broken_device_costs_no_other(node: Node, root: Root) -> None:
+    node.order("write", path="sys/bus/pci/devices/0000:4e:00.0/uevent", content="DRIVER=vfio-pci\nnonsense\n")
+    node.order("make_unreadable", path="sys/bus/pci/devices/0000:bd:00.0/uevent")
+    scan = root.scan()
+    assert [device.group for device in scan] == [51, 52, 54, 55, 57, 58]
+    broken = {error.device: error for error in scan.broken}
+    assert set(broken) == {"0000:4e:00.0", "0000:bd:00.0"}
+    malformed = broken["0000:4e:00.0"]
+    assert type(malformed) is MalformedError
+    assert str(malformed) == "0000:4e:00.0: uevent: not what the kernel writes there"
+    assert malformed.errno == 0
+    unreadable = broken["0000:bd:00.0"]
+    assert isinstance(unreadable, ProbeError)
+    assert unreadable.errno != 0
+    assert str(unreadable).startswith("0000:bd:00.0: uevent: ")
+    with pytest.raises(MalformedError, match="uevent: not what the kernel writes there"):
+        root.device("0000:4e:00.0")
+
+
+def test_a_group_without_a_host_driver_is_viable(node: Node, root: Root) -> None:
+    group = root.group(51)
+    assert (group.number, group.members, group.unreadable, group.viable) == (51, 1, 0, True)
+    assert (group.offender, group.offender_driver) == (None, None)
+    node.order("add", address="0000:1b:00.1", group=51, driver="pcieport")
+    assert (root.group(51).members, root.group(51).viable) == (2, True)
+
+
+def test_a_group_with_a_host_driver_names_it(node: Node, root: Root) -> None:
+    node.order("add", address="0000:1b:00.1", group=51, driver="snd_hda_intel")
+    group = root.group(51)
+    assert (group.viable, group.offender, group.offender_driver) == (False, "0000:1b:00.1", "snd_hda_intel")
+    members = root.members(51)
+    assert [(member.name, member.driver, member.vfio) for member in members] == [
+        ("0000:1b:00.0", "vfio-pci", True),
+        ("0000:1b:00.1", "snd_hda_intel", False),
+    ]
+    assert (members.members, members.broken, len(members)) == (tuple(members), (), 2)
+    assert isinstance(members.members[0], Member)
+
+
+def test_a_member_that_cannot_be_read_is_a_value(node: Node, root: Root) -> None:
+    node.order("link", path="sys/kernel/iommu_groups/51/devices/x\ny", target="nowhere")
+    members = root.members(51)
+    assert len(members) == 1
+    (error,) = members.broken
+    assert (type(error), error.group) == (MalformedError, 51)
+    assert 'entry "x?y"' in str(error)
+    assert (root.group(51).members, root.group(51).unreadable) == (1, 1)
+
+
+def test_two_devices_may_share_a_group(node: Node, root: Root) -> None:
+    node.order("add_gpu", address="0000:1c:00.0", group=51, numa_node=0)
+    assert [device.id for device in root.scan() if device.group == 51] == ["0000:1b:00.0", "0000:1c:00.0"]
+    assert root.group(51).members == 2
+
+
+def test_a_mediated_device(node: Node, root: Root) -> None:
+    node.order("add_mdev", uuid=UUID, parent="0000:1b:00.0", type="nvidia-35", group=90, cdev=40)
+    (device,) = (device for device in root.scan() if device.kind is Kind.MDEV)
+    assert (device.id, device.parent, device.vgpu_type, device.group) == (
+        UUID,
+        "0000:1b:00.0",
+        "nvidia-35",
+        90,
+    )
+    assert (device.vendor, device.class_code, device.driver, device.cdev) == (
+        0x10DE,
+        0x030200,
+        "vfio_mdev",
+        40,
+    )
+    assert root.peek(90) is Peek.BLIND
+
+
+def test_virtual_functions(empty: Node) -> None:
+    physical, virtual = "0000:17:00.0", "0000:17:00.4"
+    empty.order("add", address=physical, group=30, driver="vfio-pci", sriov_numvfs=4)
+    empty.order("add", address=virtual, group=31, driver="nvidia", physfn=physical)
+    with Root(empty.root) as root:
+        first, second = root.scan()
+    assert (first.sriov, first.vfs, first.kind) == (Sriov.PHYSICAL, 4, Kind.PCI)
+    assert (second.sriov, second.vfs, second.kind) == (Sriov.VIRTUAL, 0, Kind.VENDOR_VF)
+    assert second.parent == physical
+
+
+def test_what_sysfs_does_not_know_is_none(empty: Node) -> None:
+    empty.order("add", address="0000:02:00.0", group=None)
+    with Root(empty.root) as root:
+        device = root.device("0000:02:00.0")
+        assert root.scan().devices == ()
+    assert (device.driver, device.group, device.numa_node) == (None, None, None)
+
+
+def test_kernels_before_the_class_are_scanned_by_driver() -> None:
+    with Node("--before-6.1", "--eight-gpus") as node, Root(node.root) as root:
+        assert [(device.id, device.cdev) for device in root.scan()] == [
+            (address, None) for address in GPUS.values()
+        ]
+
+
+def test_what_is_not_there_is_missing(root: Root, tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="^group 999: iommu_groups/devices: No such file") as group:
+        root.group(999)
+    assert (group.value.group, group.value.device, group.value.errno) == (999, None, 2)
+    for call in (root.members, root.peek):
+        with pytest.raises(MissingError, match="^group 999: "):
+            call(999)
+    with pytest.raises(MissingError, match="^0000:aa:00.0: uevent: No such file") as device:
+        root.device("0000:aa:00.0")
+    assert (device.value.device, device.value.group) == ("0000:aa:00.0", None)
+    with pytest.raises(FileNotFoundError, match="root directory"):
+        Root(tmp_path / "nowhere")
+    with Root(tmp_path) as bare, pytest.raises(MissingError, match="^sys/bus/pci/drivers: No such file"):
+        bare.scan()
+
+
+def test_a_root_can_be_any_path_and_is_the_hosts_own_by_default(node: Node) -> None:
+    assert Root().path == "/"
+    for path in (node.root, str(node.root)):
+        with Root(path) as root:
+            assert root.path == str(node.root)
+            assert len(root.scan()) == 8
+    with pytest.raises(ProbeError, match="root directory") as error:
+        Root(__file__)
+    assert error.value.errno == 20
+
+
+def test_a_closed_root_is_of_no_use(node: Node) -> None:
+    root = Root(node.root)
+    with root as entered:
+        assert entered is root
+        assert not root.closed
+    assert root.closed
+    root.close()
+    for call in (
+        root.scan,
+        root.watch,
+        root.__enter__,
+        lambda: root.device("0000:1b:00.0"),
+        lambda: root.group(51),
+        lambda: root.members(51),
+        lambda: root.peek(51),
+        lambda: root.probe(51),
+        lambda: root.probe(51, 1.0),
+        lambda: root.holders([51]),
+    ):
+        with pytest.raises(ValueError, match="^the root is closed$"):
+            call()
+    assert repr(root) == f"<Root {node.root} closed>"

@@ -1,0 +1,77 @@
+"""`python -m vfio_probe`: which devices are free and who has the others, at a terminal.
+
+Exit codes: 0 fine; 1 no holder found; 2 broken; 64 wrong usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import NoReturn
+
+from vfio_probe import _commands
+from vfio_probe._core import Root, __version__
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        # EX_USAGE, as the other commands of vfio-probe have it.
+        self.exit(64, f"{self.prog}: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = _Parser(add_help=False)
+    shared.add_argument(
+        "--root", default="/", metavar="DIR", help="the folder that stands for / (default: /)"
+    )
+    shared.add_argument("--json", action="store_true", help="print JSON")
+    parser = _Parser(
+        prog="python -m vfio_probe", description="Which VFIO devices are free, and who holds the others."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    listing = commands.add_parser(
+        "list", parents=[shared], help="devices, whether they are held, and by whom"
+    )
+    listing.add_argument(
+        "--probe", action="store_true", help="open every group for a moment: certain, but not unseen"
+    )
+    holders = commands.add_parser("who", parents=[shared], help="the processes that hold a device or group")
+    holders.add_argument("target", metavar="GROUP|ADDRESS")
+    changes = commands.add_parser(
+        "watch", parents=[shared], help="what changes, as it changes; opens nothing"
+    )
+    changes.add_argument(
+        "--interval", type=float, default=1.0, metavar="SECONDS", help="time between looks (default: 1)"
+    )
+    return parser
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs a command; its exit code."""
+    arguments = _parser().parse_args(words)
+    try:
+        with Root(arguments.root) as root:
+            if arguments.command == "list":
+                return _commands.list_devices(root, arguments.probe, arguments.json)
+            if arguments.command == "who":
+                return _commands.who(root, arguments.target, arguments.json)
+            return _commands.watch(root, arguments.interval, arguments.json)
+    except BrokenPipeError:
+        # A reader that has gone is the ordinary end; what is still buffered must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OverflowError) as error:
+        _commands.warn(str(error))
+        return 64
+    except (OSError, _commands.CommandError) as error:
+        _commands.warn(str(error))
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
