@@ -1,0 +1,55 @@
+package vfioprobe_test
+
+import (
+	"testing"
+
+	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
+	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
+)
+
+// BenchmarkCgo is what a call from Go to C costs by itself.
+func BenchmarkCgo(b *testing.B) {
+	for b.Loop() {
+		vfioprobe.ABI()
+	}
+}
+
+func BenchmarkPeek(b *testing.B) {
+	_, root := eightGPUs(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := root.Peek(simnode.First); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkProbeFree(b *testing.B) {
+	_, root := eightGPUs(b)
+	benchmarkProbe(b, root, simnode.First, vfioprobe.Free)
+}
+
+func BenchmarkProbeHeld(b *testing.B) {
+	node, root := eightGPUs(b)
+	node.StartVM(simnode.VM{Addresses: []string{simnode.SecondGPU}})
+	benchmarkProbe(b, root, simnode.Second, vfioprobe.Held)
+}
+
+func benchmarkProbe(b *testing.B, root *vfioprobe.Root, group vfioprobe.GroupID, want vfioprobe.State) {
+	b.ReportAllocs()
+	for b.Loop() {
+		if got, err := root.Probe(group); err != nil || got.State != want {
+			b.Fatal(got, err)
+		}
+	}
+}
+
+func BenchmarkScanOf8(b *testing.B) {
+	_, root := eightGPUs(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := root.Scan(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

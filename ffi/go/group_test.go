@@ -1,0 +1,63 @@
+package vfioprobe_test
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
+	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
+)
+
+func TestASharedGroupIsViableUntilAHostDriverHasAMember(t *testing.T) {
+	node, root := eightGPUs(t)
+	equal(t, "alone", must(root.Group(51))(t), vfioprobe.Group{ID: 51, Members: 1, Viable: true})
+	node.Add(map[string]any{"address": "0000:1b:00.1", "group": 51})
+	equal(t, "shared", must(root.Group(51))(t), vfioprobe.Group{ID: 51, Members: 2, Viable: true})
+	node.Bind("0000:1b:00.1", "snd_hda_intel")
+	equal(t, "not viable", must(root.Group(51))(t), vfioprobe.Group{
+		ID: 51, Members: 2, Offender: "0000:1b:00.1", OffenderDriver: "snd_hda_intel",
+	})
+	members := must(root.Members(51))(t)
+	slices.SortFunc(members.Members, func(a, b vfioprobe.Member) int { return strings.Compare(a.Name, b.Name) })
+	want := []vfioprobe.Member{
+		{Name: simnode.FirstGPU, Driver: "vfio-pci", VFIO: true}, {Name: "0000:1b:00.1", Driver: "snd_hda_intel"},
+	}
+	if !slices.Equal(members.Members, want) || members.Broken != nil {
+		t.Errorf("%+v", members)
+	}
+	// An open succeeds either way.
+	equal(t, "probe", must(root.Probe(51))(t).State, vfioprobe.Free)
+}
+
+func TestABrokenMember(t *testing.T) {
+	node, root := eightGPUs(t)
+	driver := "sys/devices/pci0000:00/" + simnode.FirstGPU + "/driver"
+	node.Delete(driver)
+	node.Write(driver, "no link")
+	members := must(root.Members(51))(t)
+	if len(members.Members) != 0 || len(members.Broken) != 1 {
+		t.Fatalf("%+v", members)
+	}
+	broken := members.Broken[0]
+	equal(t, "device", broken.Device, simnode.FirstGPU)
+	equal(t, "group", broken.Group, 51)
+	isAll(t, broken, syscall.EINVAL)
+	equal(t, "unreadable", must(root.Group(51))(t).Unreadable, 1)
+}
+
+func TestAGroupThatIsNotThere(t *testing.T) {
+	_, root := eightGPUs(t)
+	_, group := root.Group(999)
+	_, members := root.Members(999)
+	_, peek := root.Peek(999)
+	_, none := root.Peek(vfioprobe.NoGroup)
+	for _, err := range []error{group, members, peek, none} {
+		isAll(t, err, os.ErrNotExist)
+		if _, ok := err.(*vfioprobe.Error); !ok || !strings.HasPrefix(err.Error(), "vfio-probe: group ") {
+			t.Errorf("%T %v", err, err)
+		}
+	}
+}

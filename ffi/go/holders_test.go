@@ -1,0 +1,54 @@
+package vfioprobe_test
+
+import (
+	"strings"
+	"testing"
+
+	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
+	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
+)
+
+const podUID = "0d9a1c7e-5b0a-4a57-9d3a-0123456789ab"
+
+var containerID = strings.Repeat("c0", 32)
+
+func TestHolders(t *testing.T) {
+	node, root := eightGPUs(t)
+	pid := node.StartVM(simnode.VM{
+		Addresses: []string{simnode.FirstGPU, simnode.SecondGPU}, PodUID: podUID, ContainerID: containerID,
+	})
+	found := must(root.Holders(51, 52, 53))(t)
+	equal(t, "holders", len(found.Holders), 2)
+	for _, holder := range found.Holders {
+		if holder.StartTime == 0 || holder.Group != 51 && holder.Group != 52 {
+			t.Errorf("%+v", holder)
+		}
+		holder.StartTime, holder.Group = 0, 0
+		equal(t, "holder", holder, vfioprobe.Holder{
+			PID: pid, Command: "qemu-system-x86", Via: vfioprobe.ViaGroup, PodUID: podUID, ContainerID: containerID,
+		})
+	}
+	if found.Looked.Processes == 0 || !found.Looked.Complete() {
+		t.Errorf("%+v", found.Looked)
+	}
+	equal(t, "of a free group", len(must(root.Holders(53))(t).Holders), 0)
+	equal(t, "of no group", len(must(root.Holders())(t).Holders), 0)
+}
+
+func TestNobodyIsFoundOnlyWhereEverybodyWasSeen(t *testing.T) {
+	for looked, complete := range map[vfioprobe.Looked]bool{
+		{}:                              false,
+		{Processes: 3}:                  true,
+		{Processes: 3, Unreadable: 1}:   false,
+		{Processes: 3, Unattributed: 1}: false,
+	} {
+		equal(t, "complete", looked.Complete(), complete)
+	}
+}
+
+func TestNoProc(t *testing.T) {
+	_, err := open(t, t.TempDir()).Holders(51)
+	if err == nil || !strings.Contains(err.Error(), "proc") {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,172 @@
+package vfioprobe_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
+	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
+)
+
+// probes are the ways to ask.
+func probes(root *vfioprobe.Root) map[string]func(vfioprobe.GroupID) (vfioprobe.Occupancy, error) {
+	return map[string]func(vfioprobe.GroupID) (vfioprobe.Occupancy, error){
+		"Probe": root.Probe,
+		"ProbeWithin": func(group vfioprobe.GroupID) (vfioprobe.Occupancy, error) {
+			return root.ProbeWithin(group, 10*time.Second)
+		},
+		"ProbeContext": func(group vfioprobe.GroupID) (vfioprobe.Occupancy, error) {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			return root.ProbeContext(ctx, group)
+		},
+	}
+}
+
+func TestProbe(t *testing.T) {
+	node, root := eightGPUs(t)
+	node.StartVM(simnode.VM{Addresses: []string{simnode.SecondGPU}})
+	node.StartVM(simnode.VM{Addresses: []string{"0000:4e:00.0"}, GroupOnly: true})
+	node.Delete("dev/vfio/54")
+	node.Delete("dev/vfio/55")
+	if err := os.MkdirAll(node.Root+"/dev/vfio/55", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	node.Link("dev/vfio/60", "60")
+	for name, probe := range probes(root) {
+		t.Run(name, func(t *testing.T) {
+			for _, want := range []struct {
+				group  vfioprobe.GroupID
+				state  vfioprobe.State
+				errno  syscall.Errno
+				text   string
+				is     []error
+				isNone []error
+			}{
+				{51, vfioprobe.Free, 0, "free", nil, nil},
+				{52, vfioprobe.Held, 0, "held", []error{vfioprobe.ErrHeld, syscall.EBUSY},
+					[]error{vfioprobe.ErrAbsent, vfioprobe.ErrUnknown}},
+				{53, vfioprobe.Held, 0, "held", []error{vfioprobe.ErrHeld}, nil},
+				{54, vfioprobe.Absent, 0, "absent", []error{vfioprobe.ErrAbsent, os.ErrNotExist},
+					[]error{vfioprobe.ErrHeld, vfioprobe.ErrUnknown}},
+				{55, vfioprobe.Unknown, syscall.EISDIR, "unknown (is a directory)",
+					[]error{vfioprobe.ErrUnknown, syscall.EISDIR}, []error{vfioprobe.ErrHeld, vfioprobe.ErrLate}},
+				{60, vfioprobe.Unknown, syscall.ELOOP, "unknown (too many levels of symbolic links)",
+					[]error{vfioprobe.ErrUnknown, syscall.ELOOP}, []error{os.ErrNotExist}},
+				{999, vfioprobe.Absent, 0, "absent", []error{vfioprobe.ErrAbsent}, nil},
+			} {
+				got := must(probe(want.group))(t)
+				why := vfioprobe.WhyNone
+				if want.errno != 0 {
+					why = vfioprobe.WhyErrno
+				}
+				equal(t, "occupancy", got, vfioprobe.Occupancy{State: want.state, Why: why, Errno: want.errno})
+				equal(t, "text", got.String(), want.text)
+				err := got.Err()
+				if (err == nil) != (want.state == vfioprobe.Free) {
+					t.Errorf("%v: %v", got, err)
+				}
+				isAll(t, err, want.is...)
+				isNone(t, err, want.isNone...)
+			}
+		})
+	}
+}
+
+func TestADeniedOpenSaysNothing(t *testing.T) {
+	node, root := eightGPUs(t)
+	denied(t, node, 51, func() {
+		got := must(root.Probe(51))(t)
+		equal(t, "occupancy", got, vfioprobe.Occupancy{State: vfioprobe.Unknown, Why: vfioprobe.WhyDenied})
+		isAll(t, got.Err(), vfioprobe.ErrUnknown, os.ErrPermission)
+		isNone(t, got.Err(), vfioprobe.ErrHeld, os.ErrNotExist)
+		equal(t, "text", got.Err().Error(), "vfio-probe: group is unknown (denied)")
+	})
+}
+
+func TestLate(t *testing.T) {
+	_, root := eightGPUs(t)
+	// A helper that has answered by the time that the answer is asked for is not late, so once in a while it is free.
+	for range 1000 {
+		got := must(root.ProbeWithin(51, -time.Second))(t)
+		if got.State == vfioprobe.Free {
+			continue
+		}
+		equal(t, "occupancy", got, vfioprobe.Occupancy{State: vfioprobe.Unknown, Why: vfioprobe.WhyLate})
+		isAll(t, got.Err(), vfioprobe.ErrUnknown, vfioprobe.ErrLate, os.ErrDeadlineExceeded)
+		var timeout interface{ Timeout() bool }
+		if !errors.As(got.Err(), &timeout) || !timeout.Timeout() {
+			t.Error("no timeout")
+		}
+		return
+	}
+	t.Error("never late")
+}
+
+func TestAContextThatIsDoneOpensNothing(t *testing.T) {
+	node, root := eightGPUs(t)
+	canceled, cancel := context.WithCancel(context.Background())
+	cancel()
+	expired, cancel := context.WithDeadline(context.Background(), time.Unix(1, 0))
+	defer cancel()
+	for want, ctx := range map[error]context.Context{context.Canceled: canceled, context.DeadlineExceeded: expired} {
+		got, err := root.ProbeContext(ctx, 51)
+		isAll(t, err, want)
+		equal(t, "text", err.Error(), "vfio-probe: probe of group 51: "+want.Error())
+		isAll(t, got.Err(), vfioprobe.ErrLate)
+	}
+	equal(t, "opens", node.Opens(51), 0)
+}
+
+func TestNoContextEndsProbesInTime(t *testing.T) {
+	_, root := eightGPUs(t)
+	// Contexts that end at about the time of the answer: it is either the answer or the context's error, nothing else.
+	for i := range 300 {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i)*time.Microsecond)
+		got, err := root.ProbeContext(ctx, 51)
+		cancel()
+		switch {
+		case err == nil && got.State == vfioprobe.Free:
+		case errors.Is(err, context.DeadlineExceeded) && got.Why == vfioprobe.WhyLate:
+			time.Sleep(time.Millisecond)
+		case err == nil && got.Why == vfioprobe.WhyLate:
+			// The last one's open has no answer yet.
+			time.Sleep(time.Millisecond)
+		default:
+			t.Fatalf("%v, %v", got, err)
+		}
+	}
+}
+
+func TestPeek(t *testing.T) {
+	node, root := eightGPUs(t)
+	node.Order("add_mdev", map[string]any{"uuid": uuid, "parent": simnode.FirstGPU, "type": "nvidia-35", "group": 71})
+	node.StartVM(simnode.VM{Addresses: []string{simnode.SecondGPU}})
+	node.StartVM(simnode.VM{Addresses: []string{"0000:4e:00.0"}, GroupOnly: true})
+	for group, want := range map[vfioprobe.GroupID]vfioprobe.Peek{
+		51: vfioprobe.LooksFree, 52: vfioprobe.LooksHeld, 53: vfioprobe.LooksFree, 71: vfioprobe.Blind,
+	} {
+		equal(t, group.String(), must(root.Peek(group))(t), want)
+	}
+}
+
+func TestOnlyProbesOpenGroups(t *testing.T) {
+	node, root := eightGPUs(t)
+	must(root.Scan())(t)
+	must(root.Device(simnode.FirstGPU))(t)
+	must(root.Group(51))(t)
+	must(root.Members(51))(t)
+	must(root.Peek(51))(t)
+	must(root.Holders(51, 52))(t)
+	watch := must(root.Watch(context.Background(), vfioprobe.WatchOptions{Interval: time.Millisecond}))(t)
+	defer watch.Close()
+	until(t, watch, bound("0000:df:00.0"))
+	time.Sleep(20 * time.Millisecond)
+	equal(t, "opens", node.Opens(51), 0)
+	must(root.Probe(51))(t)
+	equal(t, "opens", node.Opens(51), 1)
+}
