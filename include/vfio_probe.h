@@ -277,7 +277,7 @@ typedef struct vfp_holder {
 typedef struct vfp_looked {
   // Processes seen.
   uint32_t processes;
-  // Of these, those whose descriptors could not be read: other users' without CAP_SYS_PTRACE, or just gone.
+  // Of these, those whose descriptors could not be read: other users' without CAP_SYS_PTRACE.
   uint32_t unreadable;
   // Device descriptors whose device the kernel does not tell (before 6.18).
   uint32_t unattributed;

@@ -7,6 +7,7 @@ use crate::id::{DeviceId, GroupId};
 use crate::root::{Buffer, PAGE, Root, last_component};
 use crate::text::Text;
 use rustix::fs::{FileType, makedev};
+use rustix::io::Errno;
 
 /// One descriptor of a process that holds a group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -53,7 +54,7 @@ impl Via {
 pub struct Looked {
     /// Processes seen.
     pub processes: u32,
-    /// Of these, those whose descriptors could not be read: other users' without CAP_SYS_PTRACE, or just gone.
+    /// Of these, those whose descriptors could not be read: other users' without CAP_SYS_PTRACE.
     pub unreadable: u32,
     /// VFIO device descriptors whose device the kernel does not tell: before 6.18 fdinfo has no `vfio-device-syspath`.
     pub unattributed: u32,
@@ -142,10 +143,15 @@ impl Root {
         let mut unattributed = 0;
         let listed = self.list(format_args!("proc/{pid}/fd"), buffer, |name| {
             let Ok(fd) = std::str::from_utf8(name) else { return };
-            let Ok(stat) = self.stat(format_args!("proc/{pid}/fd/{fd}")) else {
-                // Without CAP_SYS_PTRACE the listing works and every stat fails.
-                unreadable = true;
-                return;
+            let stat = match self.stat(format_args!("proc/{pid}/fd/{fd}")) {
+                Ok(stat) => stat,
+                // Closed since the listing, or its process has ended.
+                Err(Errno::NOENT | Errno::SRCH) => return,
+                Err(_) => {
+                    // Without CAP_SYS_PTRACE the listing works and every stat fails.
+                    unreadable = true;
+                    return;
+                }
             };
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::CharacterDevice => {
@@ -167,7 +173,8 @@ impl Root {
             }
         });
         looked.unattributed += unattributed;
-        looked.unreadable += u32::from(unreadable || listed.is_err());
+        let gone = matches!(listed, Err(Errno::NOENT | Errno::SRCH));
+        looked.unreadable += u32::from(unreadable || (listed.is_err() && !gone));
         found.sort_by_key(|(group, via)| (*group, *via as u8));
         found.dedup_by_key(|(group, _)| *group);
         let Some((command, start_time)) = (if found.is_empty() { None } else { self.process(pid) }) else {

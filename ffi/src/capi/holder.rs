@@ -50,7 +50,7 @@ unsafe impl Record for vfp_holder {
 pub struct vfp_looked {
     /// Processes seen.
     pub processes: u32,
-    /// Of these, those whose descriptors could not be read: other users' without CAP_SYS_PTRACE, or just gone.
+    /// Of these, those whose descriptors could not be read: other users' without CAP_SYS_PTRACE.
     pub unreadable: u32,
     /// Device descriptors whose device the kernel does not tell (before 6.18).
     pub unattributed: u32,
