@@ -7,6 +7,7 @@
 //! | [`text`] | texts from the caller, and texts in records |
 //! | [`root`], [`device`], [`group`], [`occupancy`], [`holder`], [`name`] | one subject each: its records and functions |
 //! | [`watch`], [`watched`] | events behind a descriptor, and what the watch knows |
+//! | [`sharing`] | what threads may share, asked of the compiler |
 //! | [`words`], [`version`] | static texts |
 #![allow(unsafe_code, reason = "pointers from C; every block says what it rests on")]
 #![allow(non_camel_case_types, reason = "the names are C's")]
@@ -20,6 +21,7 @@ mod name;
 mod occupancy;
 mod record;
 mod root;
+mod sharing;
 mod status;
 mod text;
 mod version;

@@ -1,0 +1,360 @@
+/* What the functions tell, on a simulated node whose groups really answer EBUSY. */
+#include "check.h"
+#include "layout.h"
+#include "node.h"
+#include <errno.h>
+#include <poll.h>
+#include <stdint.h>
+
+static struct node node;
+static vfp_root *root;
+
+static const vfp_device *device_of(const vfp_device *devices, size_t count, const char *id) {
+    size_t index;
+    for (index = 0; index < count; index++) {
+        if (strcmp(devices[index].id, id) == 0) return &devices[index];
+    }
+    return NULL;
+}
+
+static int32_t probed(uint32_t group) {
+    vfp_occupancy occupancy;
+    memset(&occupancy, 0xee, sizeof occupancy);
+    CHECK(vfp_probe(root, group, sizeof occupancy, &occupancy, NULL) == VFP_OK);
+    return occupancy.state;
+}
+
+static int32_t peeked(uint32_t group) {
+    int32_t peek = -1;
+    CHECK(vfp_peek(root, group, &peek, NULL) == VFP_OK);
+    return peek;
+}
+
+static void the_library_is_the_headers(void) {
+    CHECK(vfp_abi() == VFP_ABI);
+    CHECK_TEXT(vfp_version(), getenv("EXPECTED_VERSION") ? getenv("EXPECTED_VERSION") : "(EXPECTED_VERSION is not set)");
+}
+
+static void a_scan_counts_more_than_it_writes(void) {
+    vfp_device devices[16];
+    size_t count = 99;
+    CHECK(vfp_scan(root, sizeof devices[0], 0, NULL, &count, NULL) == VFP_MORE);
+    CHECK(count == 8);
+    memset(devices, 0xee, sizeof devices);
+    CHECK(vfp_scan(root, sizeof devices[0], 3, devices, &count, NULL) == VFP_MORE);
+    CHECK(count == 8);
+    CHECK(strncmp(devices[2].id, "0000:", 5) == 0);
+    CHECK((unsigned char)devices[3].id[0] == 0xee);
+    CHECK(vfp_scan(root, sizeof devices[0], 16, devices, &count, NULL) == VFP_OK);
+    CHECK(count == 8);
+    CHECK((unsigned char)devices[8].id[0] == 0xee);
+}
+
+static void a_record_says_everything(void) {
+    vfp_device devices[16], again;
+    const vfp_device *gpu, *vf;
+    size_t count = 0;
+    node_do(&node, "{\"add\":{\"address\":\"0000:f1:00.0\",\"group\":90,\"vendor\":4318,\"device\":9008,\"class\":197120,"
+                   "\"numa_node\":-1,\"driver\":\"vfio-pci\",\"sriov_numvfs\":4}}");
+    node_do(&node, "{\"add\":{\"address\":\"0000:f1:00.1\",\"group\":91,\"vendor\":4318,\"device\":9008,\"class\":197120,"
+                   "\"numa_node\":1,\"driver\":\"vfio-pci\",\"physfn\":\"0000:f1:00.0\"}}");
+    CHECK(vfp_scan(root, sizeof devices[0], 16, devices, &count, NULL) == VFP_OK);
+    CHECK(count == 10);
+    gpu = device_of(devices, count, "0000:1b:00.0");
+    CHECK(gpu != NULL);
+    if (gpu) {
+        CHECK(gpu->status == VFP_OK && gpu->os_errno == 0);
+        CHECK(gpu->vendor == 0x10de && gpu->device == 0x2330 && gpu->class_code == 0x030200);
+        CHECK(gpu->subsystem_vendor == 0x10de && gpu->subsystem_device == 0x16c1);
+        CHECK(gpu->group == 51 && gpu->numa_node == 0 && gpu->cdev >= 0);
+        CHECK(gpu->kind == VFP_KIND_PCI && gpu->sriov == VFP_SRIOV_NONE && gpu->vfs == 0);
+        CHECK_TEXT(gpu->driver, "vfio-pci");
+        CHECK_TEXT(gpu->vgpu_type, "");
+        CHECK_TEXT(gpu->parent, "");
+        CHECK_TEXT(gpu->problem, "");
+    }
+    gpu = device_of(devices, count, "0000:f1:00.0");
+    CHECK(gpu && gpu->numa_node == -1 && gpu->sriov == VFP_SRIOV_PHYSICAL && gpu->vfs == 4);
+    vf = device_of(devices, count, "0000:f1:00.1");
+    CHECK(vf && vf->sriov == VFP_SRIOV_VIRTUAL && strcmp(vf->parent, "0000:f1:00.0") == 0);
+    memset(&again, 0xee, sizeof again);
+    CHECK(vfp_device_read(root, "0000:f1:00.1", sizeof again, &again, NULL) == VFP_OK);
+    CHECK(vf && again.group == vf->group && again.cdev == -1);
+    node_do(&node, "{\"remove\":{\"address\":\"0000:f1:00.1\"}}");
+    node_do(&node, "{\"remove\":{\"address\":\"0000:f1:00.0\"}}");
+}
+
+static void a_broken_device_costs_no_other(void) {
+    vfp_device devices[16];
+    const vfp_device *broken;
+    size_t count = 0;
+    node_do(&node, "{\"add_gpu\":{\"address\":\"0000:f2:00.0\",\"group\":92,\"numa_node\":0}}");
+    node_do(&node, "{\"write\":{\"path\":\"sys/bus/pci/devices/0000:f2:00.0/uevent\",\"content\":\"PCI_ID=zz\\n\"}}");
+    CHECK(vfp_scan(root, sizeof devices[0], 16, devices, &count, NULL) == VFP_OK);
+    CHECK(count == 9);
+    broken = device_of(devices, count, "0000:f2:00.0");
+    CHECK(broken && broken->status == VFP_MALFORMED && broken->group == VFP_NO_GROUP && broken->os_errno == 0);
+    if (broken) CHECK_TEXT(broken->problem, "0000:f2:00.0: uevent: not what the kernel writes there");
+    node_do(&node, "{\"remove\":{\"address\":\"0000:f2:00.0\"}}");
+}
+
+static void each_state_is_told_apart(void) {
+    vfp_occupancy occupancy;
+    long vm;
+    CHECK(peeked(51) == VFP_PEEK_LOOKS_FREE && probed(51) == VFP_STATE_FREE);
+    vm = node_start_vm(&node, "0000:1b:00.0", 0);
+    CHECK(peeked(51) == VFP_PEEK_LOOKS_HELD && probed(51) == VFP_STATE_HELD);
+    CHECK(vfp_probe_within(root, 51, 2000, sizeof occupancy, &occupancy, NULL) == VFP_OK);
+    CHECK(occupancy.state == VFP_STATE_HELD && occupancy.why == VFP_WHY_NONE && occupancy.os_errno == 0);
+    node_kill_vm(&node, vm);
+    CHECK(probed(51) == VFP_STATE_FREE);
+    vm = node_start_vm(&node, "0000:1b:00.0", 1);
+    CHECK(peeked(51) == VFP_PEEK_LOOKS_FREE && probed(51) == VFP_STATE_HELD);
+    node_kill_vm(&node, vm);
+    CHECK(probed(4000) == VFP_STATE_ABSENT);
+    /* An attribute that nobody may write refuses even root (kernfs_fop_open). */
+    node_do(&node, "{\"link\":{\"path\":\"dev/vfio/93\",\"target\":\"/sys/kernel/uevent_seqnum\"}}");
+    CHECK(vfp_probe(root, 93, sizeof occupancy, &occupancy, NULL) == VFP_OK);
+    CHECK(occupancy.state == VFP_STATE_UNKNOWN && occupancy.why == VFP_WHY_DENIED && occupancy.os_errno == 0);
+    node_do(&node, "{\"link\":{\"path\":\"dev/vfio/94\",\"target\":\"/sys\"}}");
+    CHECK(vfp_probe(root, 94, sizeof occupancy, &occupancy, NULL) == VFP_OK);
+    CHECK(occupancy.state == VFP_STATE_UNKNOWN && occupancy.why == VFP_WHY_ERRNO && occupancy.os_errno == EISDIR);
+}
+
+static void only_a_probe_opens(void) {
+    vfp_device devices[16];
+    vfp_holder holders[4];
+    vfp_group group;
+    vfp_watch *watch = NULL;
+    vfp_event event;
+    size_t count;
+    uint32_t number = 53;
+    long before = node_opens(&node, 53);
+    CHECK(vfp_scan(root, sizeof devices[0], 16, devices, &count, NULL) == VFP_OK);
+    CHECK(peeked(53) == VFP_PEEK_LOOKS_FREE);
+    CHECK(vfp_group_read(root, 53, sizeof group, &group, NULL) == VFP_OK);
+    CHECK(vfp_holders(root, &number, 1, sizeof holders[0], 4, holders, &count, 0, NULL, NULL) == VFP_OK && count == 0);
+    CHECK(vfp_watch_open(root, sizeof(vfp_watch_options), NULL, &watch, NULL) == VFP_OK);
+    while (vfp_watch_next(watch, sizeof event, &event, NULL) == VFP_OK) {}
+    vfp_watch_close(&watch);
+    CHECK(node_opens(&node, 53) == before);
+    CHECK(probed(53) == VFP_STATE_FREE);
+    CHECK(node_opens(&node, 53) == before + 1);
+}
+
+static void a_group_names_who_offends(void) {
+    vfp_group group;
+    vfp_member members[4];
+    size_t count = 0, index;
+    CHECK(vfp_group_read(root, 54, sizeof group, &group, NULL) == VFP_OK);
+    CHECK(group.group == 54 && group.members == 1 && group.unreadable == 0 && group.viable == 1);
+    CHECK_TEXT(group.offender, "");
+    node_do(&node, "{\"add\":{\"address\":\"0000:5f:00.1\",\"group\":54,\"class\":262912,\"driver\":\"snd_hda_intel\"}}");
+    CHECK(vfp_group_read(root, 54, sizeof group, &group, NULL) == VFP_OK);
+    CHECK(group.members == 2 && group.viable == 0);
+    CHECK_TEXT(group.offender, "0000:5f:00.1");
+    CHECK_TEXT(group.offender_driver, "snd_hda_intel");
+    CHECK(vfp_members(root, 54, sizeof members[0], 4, members, &count, NULL) == VFP_OK && count == 2);
+    for (index = 0; index < count; index++) {
+        int gpu = strcmp(members[index].name, "0000:5f:00.0") == 0;
+        CHECK(members[index].status == VFP_OK && members[index].vfio == gpu);
+        CHECK_TEXT(members[index].driver, gpu ? "vfio-pci" : "snd_hda_intel");
+    }
+    CHECK(vfp_members(root, 54, sizeof members[0], 1, members, &count, NULL) == VFP_MORE && count == 2);
+    node_do(&node, "{\"remove\":{\"address\":\"0000:5f:00.1\"}}");
+}
+
+static void a_holder_is_named_with_its_pod(void) {
+    vfp_holder holders[4];
+    vfp_looked looked;
+    size_t count = 0;
+    uint32_t groups[] = {51, 52};
+    long vm = node_start_vm(&node, "0000:3d:00.0", 0);
+    memset(holders, 0xee, sizeof holders);
+    CHECK(vfp_holders(root, groups, 2, sizeof holders[0], 4, holders, &count, sizeof looked, &looked, NULL) == VFP_OK);
+    CHECK(count == 1 && looked.processes == 1 && looked.unreadable == 0 && looked.unattributed == 0);
+    CHECK(holders[0].group == 52 && (long)holders[0].pid == vm && holders[0].start_time > 0);
+    CHECK(holders[0].via == VFP_VIA_GROUP);
+    CHECK_TEXT(holders[0].command, "qemu-system-x86");
+    CHECK_TEXT(holders[0].pod_uid, "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab");
+    CHECK(strlen(holders[0].container_id) == 64);
+    node_kill_vm(&node, vm);
+}
+
+static void models_have_names(void) {
+    vfp_pci_id ids[2] = {{0x10de, 0x2330}, {0x10de, 0xffff}};
+    vfp_name names[2];
+    char path[512];
+    FILE *file;
+    snprintf(path, sizeof path, "%s/pci.ids", node.root);
+    file = fopen(path, "w");
+    CHECK(file != NULL);
+    if (!file) return;
+    fputs("10de  NVIDIA Corporation\n\t2330  GH100 [H100 SXM5 80GB]\n", file);
+    fclose(file);
+    CHECK(vfp_names(path, ids, 2, sizeof names[0], names, NULL) == VFP_OK);
+    CHECK_TEXT(names[0].text, "GH100 [H100 SXM5 80GB]");
+    CHECK_TEXT(names[1].text, "");
+}
+
+/* Waits for an event of this kind about a group or device; what comes before it is left. */
+static int comes(vfp_watch *watch, int32_t kind, uint32_t group, const char *device) {
+    int patience;
+    for (patience = 0; patience < 1000; patience++) {
+        vfp_event event;
+        vfp_error error;
+        struct pollfd fd;
+        vfp_status status = vfp_watch_next(watch, sizeof event, &event, &error);
+        if (status == VFP_OK) {
+            if (event.kind == kind && event.group == group && strcmp(event.device, device) == 0) return 1;
+            continue;
+        }
+        if (status != VFP_NOTHING) {
+            fprintf(stderr, "watch: %s\n", error.text);
+            return 0;
+        }
+        fd.fd = vfp_watch_fd(watch), fd.events = POLLIN, fd.revents = 0;
+        if (poll(&fd, 1, 10000) == 0) return 0;
+    }
+    return 0;
+}
+
+static void a_watch_tells_what_happens(void) {
+    vfp_watch_options options;
+    vfp_watch *watch = NULL;
+    vfp_watched groups[16];
+    vfp_device devices[16];
+    vfp_holder holder;
+    vfp_looked looked;
+    size_t count = 0;
+    long vm;
+    memset(&options, 0, sizeof options);
+    options.interval_ms = 20;
+    CHECK(vfp_watch_open(root, sizeof options, &options, &watch, NULL) == VFP_OK);
+    CHECK(vfp_watch_fd(watch) >= 0);
+    CHECK(comes(watch, VFP_EVENT_BOUND, VFP_NO_GROUP, "0000:df:00.0"));
+    vm = node_start_vm(&node, "0000:4e:00.0", 0);
+    CHECK(comes(watch, VFP_EVENT_HELD, 53, ""));
+    CHECK(vfp_watch_holders(watch, 53, sizeof holder, 1, &holder, &count, sizeof looked, &looked, NULL) == VFP_OK);
+    CHECK(count == 1 && (long)holder.pid == vm && looked.processes == 1);
+    CHECK(vfp_watch_groups(watch, sizeof groups[0], 16, groups, &count, NULL) == VFP_OK && count == 8);
+    CHECK(groups[2].group == 53 && groups[2].state == VFP_STATE_HELD && groups[2].evidence == VFP_EVIDENCE_ENABLE);
+    CHECK(groups[2].viable == 1 && groups[2].for_ms < 60000 && groups[3].state == VFP_STATE_FREE);
+    node_kill_vm(&node, vm);
+    CHECK(comes(watch, VFP_EVENT_FREED, 53, ""));
+    CHECK(vfp_watch_holders(watch, 53, sizeof holder, 1, &holder, &count, sizeof looked, &looked, NULL) == VFP_OK);
+    CHECK(count == 0 && looked.processes == 0);
+    node_do(&node, "{\"unbind\":{\"address\":\"0000:df:00.0\"}}");
+    CHECK(comes(watch, VFP_EVENT_UNBOUND, VFP_NO_GROUP, "0000:df:00.0"));
+    CHECK(vfp_watch_devices(watch, sizeof devices[0], 16, devices, &count, NULL) == VFP_OK && count == 7);
+    node_do(&node, "{\"bind\":{\"address\":\"0000:df:00.0\",\"driver\":\"vfio-pci\"}}");
+    CHECK(comes(watch, VFP_EVENT_BOUND, VFP_NO_GROUP, "0000:df:00.0"));
+    vfp_watch_close(&watch);
+    CHECK(watch == NULL);
+}
+
+static void a_watch_that_may_probe_spares_what_is_owned(void) {
+    vfp_watch_options options;
+    vfp_watch *watch = NULL;
+    uint32_t owned = 55;
+    long before_55 = node_opens(&node, 55), before_56 = node_opens(&node, 56);
+    int patience;
+    memset(&options, 0, sizeof options);
+    options.interval_ms = 20;
+    options.flags = VFP_WATCH_PROBE | VFP_WATCH_NO_UEVENTS;
+    CHECK(vfp_watch_open(root, sizeof options, &options, &watch, NULL) == VFP_OK);
+    CHECK(vfp_watch_set_owned(watch, &owned, 1, NULL) == VFP_OK);
+    for (patience = 0; patience < 1000 && node_opens(&node, 56) == before_56; patience++) {
+        vfp_event event;
+        while (vfp_watch_next(watch, sizeof event, &event, NULL) == VFP_OK) {}
+        poll(NULL, 0, 10);
+    }
+    CHECK(node_opens(&node, 56) == before_56 + 1);
+    CHECK(node_opens(&node, 55) == before_55);
+    vfp_watch_close(&watch);
+}
+
+/* A watch has all that it needs of its root. */
+static void a_watch_outlives_its_root(void) {
+    vfp_root *other = NULL;
+    vfp_watch *watch = NULL;
+    CHECK(vfp_root_open(node.root, &other, NULL) == VFP_OK);
+    CHECK(vfp_watch_open(other, sizeof(vfp_watch_options), NULL, &watch, NULL) == VFP_OK);
+    vfp_root_close(&other);
+    CHECK(other == NULL);
+    CHECK(comes(watch, VFP_EVENT_BOUND, VFP_NO_GROUP, "0000:1b:00.0"));
+    vfp_watch_close(&watch);
+}
+
+/* The beginning of vfp_device, as a header of before its texts would have had it. */
+struct older_device {
+    char id[40];
+    int32_t status, os_errno;
+    uint16_t vendor, device, subsystem_vendor, subsystem_device;
+    uint32_t class_code, group;
+    int32_t numa_node, cdev, kind, sriov;
+    uint32_t vfs;
+};
+
+struct newer_device {
+    vfp_device known;
+    uint32_t added;
+    char more[60];
+};
+
+static void records_grow(void) {
+    struct older_device older[16];
+    struct newer_device newer[16];
+    size_t count = 0, index, byte;
+    memset(older, 0xee, sizeof older);
+    CHECK(vfp_scan(root, sizeof older[0], 15, (vfp_device *)(void *)older, &count, NULL) == VFP_OK && count == 8);
+    for (index = 0; index < count; index++) CHECK(older[index].vendor == 0x10de && older[index].group >= 51);
+    CHECK((unsigned char)older[8].id[0] == 0xee);
+    memset(newer, 0xee, sizeof newer);
+    CHECK(vfp_scan(root, sizeof newer[0], 15, &newer[0].known, &count, NULL) == VFP_OK && count == 8);
+    for (index = 0; index < count; index++) {
+        CHECK(newer[index].known.vendor == 0x10de && newer[index].added == 0);
+        for (byte = 0; byte < sizeof newer[0].more; byte++) CHECK(newer[index].more[byte] == 0);
+    }
+    CHECK(newer[8].added == 0xeeeeeeee);
+}
+
+static void options_grow(void) {
+    struct {
+        vfp_watch_options known;
+        uint32_t added;
+    } newer;
+    uint32_t older[2] = {50, 100};
+    vfp_error error;
+    vfp_watch *watch = NULL;
+    memset(&newer, 0, sizeof newer);
+    CHECK(vfp_watch_open(root, sizeof newer, &newer.known, &watch, NULL) == VFP_OK);
+    vfp_watch_close(&watch);
+    newer.added = 1;
+    CHECK(vfp_watch_open(root, sizeof newer, &newer.known, &watch, &error) == VFP_UNSUPPORTED && watch == NULL);
+    CHECK(strstr(error.text, "options") != NULL);
+    CHECK(vfp_watch_open(root, sizeof older, (const vfp_watch_options *)(const void *)older, &watch, NULL) == VFP_OK);
+    vfp_watch_close(&watch);
+}
+
+int main(void) {
+    node = node_start("--eight-gpus");
+    if (vfp_root_open(node.root, &root, NULL) != VFP_OK) return 2;
+    RUN(the_library_is_the_headers);
+    RUN(a_scan_counts_more_than_it_writes);
+    RUN(a_record_says_everything);
+    RUN(a_broken_device_costs_no_other);
+    RUN(each_state_is_told_apart);
+    RUN(only_a_probe_opens);
+    RUN(a_group_names_who_offends);
+    RUN(a_holder_is_named_with_its_pod);
+    RUN(models_have_names);
+    RUN(a_watch_tells_what_happens);
+    RUN(a_watch_that_may_probe_spares_what_is_owned);
+    RUN(a_watch_outlives_its_root);
+    RUN(records_grow);
+    RUN(options_grow);
+    vfp_root_close(&root);
+    node_end(&node);
+    return tests_end();
+}

@@ -1,0 +1,98 @@
+/* The records as they are for ever: fields may follow, none moves. */
+#ifndef LAYOUT_H
+#define LAYOUT_H
+
+#include <assert.h>
+#include <stddef.h>
+#include <vfio_probe.h>
+
+#define AT(record, field, offset) static_assert(offsetof(record, field) == (offset), #record "." #field " has moved")
+#define SIZE(record, size) static_assert(sizeof(record) == (size), #record " has another size: add the new fields here")
+
+AT(vfp_device, id, 0);
+AT(vfp_device, status, 40);
+AT(vfp_device, os_errno, 44);
+AT(vfp_device, vendor, 48);
+AT(vfp_device, device, 50);
+AT(vfp_device, subsystem_vendor, 52);
+AT(vfp_device, subsystem_device, 54);
+AT(vfp_device, class_code, 56);
+AT(vfp_device, group, 60);
+AT(vfp_device, numa_node, 64);
+AT(vfp_device, cdev, 68);
+AT(vfp_device, kind, 72);
+AT(vfp_device, sriov, 76);
+AT(vfp_device, vfs, 80);
+AT(vfp_device, driver, 84);
+AT(vfp_device, vgpu_type, 124);
+AT(vfp_device, parent, 196);
+AT(vfp_device, problem, 220);
+SIZE(vfp_device, 380);
+
+AT(vfp_group, group, 0);
+AT(vfp_group, members, 4);
+AT(vfp_group, unreadable, 8);
+AT(vfp_group, viable, 12);
+AT(vfp_group, offender, 16);
+AT(vfp_group, offender_driver, 88);
+SIZE(vfp_group, 128);
+
+AT(vfp_member, name, 0);
+AT(vfp_member, status, 72);
+AT(vfp_member, os_errno, 76);
+AT(vfp_member, vfio, 80);
+AT(vfp_member, driver, 84);
+AT(vfp_member, problem, 124);
+SIZE(vfp_member, 284);
+
+AT(vfp_occupancy, state, 0);
+AT(vfp_occupancy, why, 4);
+AT(vfp_occupancy, os_errno, 8);
+SIZE(vfp_occupancy, 16);
+
+AT(vfp_holder, start_time, 0);
+AT(vfp_holder, group, 8);
+AT(vfp_holder, pid, 12);
+AT(vfp_holder, via, 16);
+AT(vfp_holder, command, 24);
+AT(vfp_holder, pod_uid, 48);
+AT(vfp_holder, container_id, 88);
+SIZE(vfp_holder, 160);
+
+AT(vfp_looked, processes, 0);
+AT(vfp_looked, unreadable, 4);
+AT(vfp_looked, unattributed, 8);
+SIZE(vfp_looked, 16);
+
+AT(vfp_watch_options, interval_ms, 0);
+AT(vfp_watch_options, probe_deadline_ms, 4);
+AT(vfp_watch_options, flags, 8);
+SIZE(vfp_watch_options, 16);
+
+AT(vfp_event, kind, 0);
+AT(vfp_event, group, 4);
+AT(vfp_event, device, 8);
+SIZE(vfp_event, 48);
+
+AT(vfp_watched, for_ms, 0);
+AT(vfp_watched, group, 8);
+AT(vfp_watched, state, 12);
+AT(vfp_watched, why, 16);
+AT(vfp_watched, os_errno, 20);
+AT(vfp_watched, evidence, 24);
+AT(vfp_watched, viable, 28);
+AT(vfp_watched, offender, 32);
+AT(vfp_watched, offender_driver, 104);
+SIZE(vfp_watched, 144);
+
+AT(vfp_error, status, 0);
+AT(vfp_error, os_errno, 4);
+AT(vfp_error, group, 8);
+AT(vfp_error, device, 16);
+AT(vfp_error, text, 56);
+SIZE(vfp_error, 256);
+
+SIZE(vfp_pci_id, 4);
+SIZE(vfp_name, 160);
+
+#endif

@@ -1,0 +1,122 @@
+/* Eight threads with one root and one watch, while machines come and go. */
+#include "check.h"
+#include "node.h"
+#include <pthread.h>
+#include <stdint.h>
+#include <vfio_probe.h>
+
+enum { THREADS = 8 };
+
+static struct node node;
+static vfp_root *root;
+static vfp_watch *watch;
+static int rounds;
+
+struct result {
+    pthread_t thread;
+    int number, wrong, events;
+};
+
+static void *work(void *argument) {
+    struct result *result = (struct result *)argument;
+    vfp_device devices[16];
+    vfp_holder holders[16];
+    vfp_watched groups[16];
+    vfp_member members[4];
+    vfp_looked looked;
+    vfp_occupancy occupancy;
+    vfp_event event;
+    vfp_error error;
+    vfp_group group;
+    size_t count = 0;
+    int32_t peek;
+    uint32_t numbers[8] = {51, 52, 53, 54, 55, 56, 57, 58};
+    int round;
+    for (round = 0; round < rounds; round++) {
+        uint32_t mine = numbers[(result->number + round) % 8];
+        result->wrong += vfp_scan(root, sizeof devices[0], 16, devices, &count, &error) != VFP_OK || count != 8;
+        result->wrong += vfp_peek(root, mine, &peek, &error) != VFP_OK;
+        result->wrong += vfp_group_read(root, mine, sizeof group, &group, &error) != VFP_OK || group.members != 1;
+        result->wrong += vfp_members(root, mine, sizeof members[0], 4, members, &count, &error) != VFP_OK || count != 1;
+        result->wrong += vfp_probe(root, mine, sizeof occupancy, &occupancy, &error) != VFP_OK;
+        result->wrong += occupancy.state != VFP_STATE_FREE && occupancy.state != VFP_STATE_HELD;
+        result->wrong += vfp_probe_within(root, mine, 5000, sizeof occupancy, &occupancy, &error) != VFP_OK;
+        result->wrong += vfp_holders(root, numbers, 8, sizeof holders[0], 16, holders, &count, sizeof looked, &looked, &error) < 0;
+        while (vfp_watch_next(watch, sizeof event, &event, &error) == VFP_OK) result->events++;
+        result->wrong += vfp_watch_groups(watch, sizeof groups[0], 16, groups, &count, &error) < 0;
+        result->wrong += vfp_watch_devices(watch, sizeof devices[0], 16, devices, &count, &error) < 0;
+        result->wrong += vfp_watch_holders(watch, mine, sizeof holders[0], 16, holders, &count, 0, NULL, &error) < 0;
+        result->wrong += vfp_watch_set_owned(watch, &mine, 1, &error) != VFP_OK;
+        result->wrong += vfp_watch_fd(watch) < 0;
+    }
+    return NULL;
+}
+
+static void eight_threads_share_everything(void) {
+    struct result results[THREADS];
+    vfp_watch_options options;
+    int index, events = 0;
+    memset(&options, 0, sizeof options);
+    options.interval_ms = 5;
+    options.flags = VFP_WATCH_PROBE;
+    CHECK(vfp_watch_open(root, sizeof options, &options, &watch, NULL) == VFP_OK);
+    memset(results, 0, sizeof results);
+    for (index = 0; index < THREADS; index++) {
+        results[index].number = index;
+        if (pthread_create(&results[index].thread, NULL, work, &results[index])) node_die("pthread_create");
+    }
+    for (index = 0; index < 10; index++) {
+        /* An open of ours at the wrong moment makes a machine's fail, here too. */
+        char order[128];
+        snprintf(order, sizeof order, "{\"start_vm\":{\"addresses\":[\"0000:%s:00.0\"]}}", index % 2 ? "1b" : "3d");
+        fprintf(node.orders, "%s\n", order), fflush(node.orders);
+        if (!fgets(node.reply, sizeof node.reply, node.replies)) node_die("the node's reply");
+        if (strstr(node.reply, "pid")) node_kill_vm(&node, strtol(strchr(node.reply, ':') + 1, NULL, 10));
+    }
+    for (index = 0; index < THREADS; index++) {
+        pthread_join(results[index].thread, NULL);
+        CHECK(results[index].wrong == 0);
+        events += results[index].events;
+    }
+    /* Each device was told as bound to exactly one of them. */
+    CHECK(events >= 8);
+    vfp_watch_close(&watch);
+}
+
+static void *open_and_close(void *argument) {
+    int *wrong = (int *)argument, round;
+    for (round = 0; round < rounds; round++) {
+        vfp_root *own = NULL;
+        vfp_watch *own_watch = NULL;
+        vfp_event event;
+        *wrong += vfp_root_open(node.root, &own, NULL) != VFP_OK;
+        *wrong += vfp_watch_open(own, sizeof(vfp_watch_options), NULL, &own_watch, NULL) != VFP_OK;
+        vfp_root_close(&own);
+        *wrong += vfp_watch_next(own_watch, sizeof event, &event, NULL) != VFP_OK;
+        vfp_watch_close(&own_watch);
+    }
+    return NULL;
+}
+
+static void handles_come_and_go_in_all_threads(void) {
+    pthread_t threads[THREADS];
+    int wrong[THREADS] = {0}, index;
+    for (index = 0; index < THREADS; index++) {
+        if (pthread_create(&threads[index], NULL, open_and_close, &wrong[index])) node_die("pthread_create");
+    }
+    for (index = 0; index < THREADS; index++) {
+        pthread_join(threads[index], NULL);
+        CHECK(wrong[index] == 0);
+    }
+}
+
+int main(int argc, char **argv) {
+    rounds = argc > 1 ? atoi(argv[1]) : 50;
+    node = node_start("--eight-gpus");
+    if (vfp_root_open(node.root, &root, NULL) != VFP_OK) return 2;
+    RUN(eight_threads_share_everything);
+    RUN(handles_come_and_go_in_all_threads);
+    vfp_root_close(&root);
+    node_end(&node);
+    return tests_end();
+}
