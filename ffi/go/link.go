@@ -1,7 +1,5 @@
 package vfioprobe
 
-// #cgo !vfio_probe_static pkg-config: vfio-probe
-// #cgo vfio_probe_static pkg-config: vfio-probe-static
 // #include <vfio_probe.h>
 // #cgo nocallback vfp_version
 // #cgo nocallback vfp_abi

@@ -83,7 +83,7 @@ func (r *Root) Watch(ctx context.Context, options WatchOptions) (*Watch, error) 
 		h.close()
 		return nil, err
 	}
-	h.forget = context.AfterFunc(ctx, h.end)
+	h.forget = context.AfterFunc(ctx, h.shut)
 	watch := &Watch{h}
 	runtime.AddCleanup(watch, (*watchHandle).end, h)
 	return watch, nil
@@ -131,9 +131,15 @@ func (h *watchHandle) wait() error {
 	return err
 }
 
-// end wakes who waits, and frees everything when the last call is out of it.
+// end is shut before the context is done.
 func (h *watchHandle) end() {
 	h.forget()
+	h.shut()
+}
+
+// shut wakes who waits, and frees everything when the last call is out of it. The context's end may call it before forget is
+// known.
+func (h *watchHandle) shut() {
 	h.file.Close()
 	h.close()
 }

@@ -227,6 +227,22 @@ func TestTheContextEndsTheWatch(t *testing.T) {
 	isAll(t, err, context.Canceled)
 }
 
+func TestAContextThatEndsAmidTheCall(t *testing.T) {
+	_, root := eightGPUs(t)
+	for range 200 {
+		ctx, cancel := context.WithCancel(context.Background())
+		go cancel()
+		watch, err := root.Watch(ctx, vfioprobe.WatchOptions{})
+		if err != nil {
+			isAll(t, err, context.Canceled)
+			continue
+		}
+		for range watch.Events() {
+		}
+		watch.Close()
+	}
+}
+
 func TestALoopThatIsLeftGoesOnLater(t *testing.T) {
 	_, root := eightGPUs(t)
 	watch := watch(t, root, quick)
@@ -382,8 +398,10 @@ func TestWaitingKeepsNoThread(t *testing.T) {
 		watch := watch(t, root, vfioprobe.WatchOptions{Interval: time.Hour, NoUevents: true})
 		until(t, watch, bound("0000:df:00.0"))
 		go func() {
-			for range watch.Events() {
-				t.Error("an event of an idle node")
+			for _, err := range watch.Events() {
+				if err != nil {
+					t.Error(err)
+				}
 			}
 		}()
 	}

@@ -1,4 +1,4 @@
-// Command list prints every device of a root with its state and who has it, and opens none of them: list [ROOT].
+// Command list prints all devices of a root with their state and holders, and opens none: list [ROOT].
 package main
 
 import (
@@ -19,9 +19,23 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	for _, broken := range scan.Broken {
+		log.Print(broken)
+	}
 	for _, device := range scan.Devices {
-		peek, _ := root.Peek(device.Group)
-		found, _ := root.Holders(device.Group)
-		fmt.Println(device.ID, peek, found.Holders)
+		peek, err := root.Peek(device.Group)
+		if err != nil {
+			log.Print(err)
+			continue
+		}
+		fmt.Print(device.ID, " ", peek)
+		found, err := root.Holders(device.Group)
+		if err != nil {
+			log.Print(err)
+		}
+		for _, holder := range found.Holders {
+			fmt.Printf(", %s (pid %d, pod %s)", holder.Command, holder.PID, holder.PodUID)
+		}
+		fmt.Println()
 	}
 }

@@ -1,0 +1,140 @@
+// Command agent is a node agent: it follows the VFIO devices of a node, and exports what it knows on /metrics.
+//
+// It opens no group unless told to by -probe. /healthz answers 200 while the node can be looked at, else 503. On SIGTERM it
+// ends the requests that are under way, and exits with 0.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
+)
+
+func main() {
+	listen := flag.String("listen", ":9185", "address to serve /metrics and /healthz on")
+	path := flag.String("root", "/", "directory that holds sys, dev and proc")
+	var options vfioprobe.WatchOptions
+	flag.DurationVar(&options.Interval, "interval", time.Second, "time between two looks")
+	flag.BoolVar(&options.Probe, "probe", false, "open groups where a look cannot tell; a machine that opens one in that moment fails")
+	flag.Parse()
+	if flag.NArg() > 0 || options.Interval <= 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	if err := run(ctx, *listen, *path, options); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// run serves until the context is done.
+func run(ctx context.Context, listen, path string, options vfioprobe.WatchOptions) error {
+	root, err := vfioprobe.Open(path)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	watch, err := root.Watch(ctx, options)
+	if err != nil {
+		return err
+	}
+	defer watch.Close()
+	listener, err := net.Listen("tcp", listen)
+	if err != nil {
+		return err
+	}
+	log.Printf("listening on %s", listener.Addr())
+
+	follower := newFollower(watch, options.Interval)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(follower.events, follower.failures, nodeCollector{watch})
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorLog: log.Default()}))
+	mux.Handle("GET /healthz", follower)
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+
+	followed := make(chan struct{})
+	go func() {
+		defer close(followed)
+		follower.follow()
+	}()
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	last, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	err = server.Shutdown(last)
+	<-followed
+	return err
+}
+
+// follower takes the watch's events, which is what makes the watch look.
+type follower struct {
+	watch    *vfioprobe.Watch
+	interval time.Duration
+	events   *prometheus.CounterVec
+	failures prometheus.Counter
+	// When the latest look failed, in nanoseconds since 1970; 0 for never.
+	failed atomic.Int64
+}
+
+func newFollower(watch *vfioprobe.Watch, interval time.Duration) *follower {
+	return &follower{
+		watch:    watch,
+		interval: interval,
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "vfio_watch_events_total", Help: "Events of the watch, by kind.",
+		}, []string{"kind"}),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "vfio_watch_failures_total", Help: "Looks at the node that failed as a whole.",
+		}),
+	}
+}
+
+// follow logs and counts until the watch ends.
+func (f *follower) follow() {
+	for event, err := range f.watch.Events() {
+		if err != nil {
+			f.failed.Store(time.Now().UnixNano())
+			f.failures.Inc()
+			log.Print(err)
+			continue
+		}
+		f.events.WithLabelValues(event.Kind.String()).Inc()
+		if event.Group != vfioprobe.NoGroup {
+			log.Printf("group %s: %s", event.Group, event.Kind)
+		} else {
+			log.Printf("%s: %s", event.Device, event.Kind)
+		}
+	}
+}
+
+// ServeHTTP answers whether the node can be looked at. A failure comes again with each look, so once an interval.
+func (f *follower) ServeHTTP(response http.ResponseWriter, _ *http.Request) {
+	failed := f.failed.Load()
+	if _, err := f.watch.Groups(); errors.Is(err, vfioprobe.ErrClosed) {
+		http.Error(response, "the watch has ended", http.StatusServiceUnavailable)
+	} else if failed != 0 && time.Since(time.Unix(0, failed)) < 2*f.interval+time.Second {
+		http.Error(response, "the node cannot be looked at", http.StatusServiceUnavailable)
+	} else {
+		response.Write([]byte("ok\n"))
+	}
+}
