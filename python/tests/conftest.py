@@ -1,6 +1,5 @@
 """What the tests begin with."""
 
-import faulthandler
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +16,6 @@ def pytest_configure() -> None:
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
     if int(status["CapEff"], 16) >> CAP_SYS_ADMIN & 1:
         pytest.exit("run the tests below `vfio-sim-node exec`", returncode=2)
-    # A test that hangs is to say where.
-    faulthandler.dump_traceback_later(600, exit=True)
 
 
 @pytest.fixture

@@ -102,6 +102,13 @@ pub(crate) fn interval(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Duratio
     }
 }
 
+/// True or False; none for the default.
+pub(crate) fn switch(name: &str, value: Option<&Bound<'_, PyAny>>, default: bool) -> PyResult<bool> {
+    let Some(value) = value else { return Ok(default) };
+    let switch = value.cast::<PyBool>().map(|value| value.is_true());
+    switch.map_err(|_| PyTypeError::new_err(format!("{name} must be bool, not {}", type_name(value))))
+}
+
 fn seconds(name: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
     if value.is_instance_of::<PyBool>() {
         return Err(PyTypeError::new_err(format!("{name} must be a number of seconds, not bool")));

@@ -153,23 +153,28 @@ impl Root {
     /// exits of holders make it look at once. Opens groups only if `probe` says so, as rarely as it can. The first
     /// events tell what is there.
     #[pyo3(
-        signature = (interval=None, probe=false, uevents=true, holders=true),
+        signature = (interval=None, probe=None, uevents=None, holders=None),
         text_signature = "($self, interval=1.0, probe=False, uevents=True, holders=True)"
     )]
     fn watch(
         &self,
         py: Python<'_>,
         interval: Option<&Bound<'_, PyAny>>,
-        probe: bool,
-        uevents: bool,
-        holders: bool,
+        probe: Option<&Bound<'_, PyAny>>,
+        uevents: Option<&Bound<'_, PyAny>>,
+        holders: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Watch> {
         let defaults = monitor::Options::default();
+        let probe = arguments::switch("probe", probe, false)?;
+        let sources = watch::Options {
+            uevents: arguments::switch("uevents", uevents, true)?,
+            holders: arguments::switch("holders", holders, true)?,
+        };
         let interval =
             interval.map_or(Ok(defaults.interval), |interval| arguments::interval("interval", interval))?;
         let host = self.host()?;
         let options = monitor::Options { interval, probe, ..defaults };
-        Watch::new(py, &host, options, watch::Options { uevents, holders })
+        Watch::new(py, &host, options, sources)
     }
 
     /// Closes it. Watches that came from it go on.

@@ -1,0 +1,137 @@
+"""Bad input: the exception's type, and a text that names the argument."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sim_node import Node
+
+from vfio_probe import Root, Watch, names
+
+NUMBERS = [
+    (True, TypeError, "{} must be int, not bool"),
+    (51.0, TypeError, "{} must be int, not float"),
+    ("51", TypeError, "{} must be int, not str"),
+    (None, TypeError, "{} must be int, not NoneType"),
+    (-1, OverflowError, "{} must be between 0 and 4294967295"),
+    (2**32, OverflowError, "{} must be between 0 and 4294967295"),
+    (10**5000, OverflowError, "{} must be between 0 and 4294967295"),
+]
+SECONDS = [
+    (True, TypeError, "{} must be a number of seconds, not bool"),
+    ("1", TypeError, "{} must be a number of seconds, not str"),
+    (b"1", TypeError, "{} must be a number of seconds, not bytes"),
+    (1j, TypeError, "{} must be a number of seconds, not complex"),
+    (10**400, OverflowError, "{} is too large"),
+]
+TIMEOUTS = [
+    *SECONDS,
+    (-1, ValueError, "{} must be None or a number of seconds from 0 on"),
+    (-0.001, ValueError, "{} must be None or a number of seconds from 0 on"),
+    (float("nan"), ValueError, "{} must be None or a number of seconds from 0 on"),
+    (float("-inf"), ValueError, "{} must be None or a number of seconds from 0 on"),
+]
+INTERVALS = [
+    *SECONDS,
+    *(
+        (bad, ValueError, "{} must be between 0.001 and 86400 seconds")
+        for bad in (0, -1, 0.0009, 86_401, float("nan"), float("inf"))
+    ),
+]
+IDS = [
+    (None, TypeError, "{} must be str, not NoneType"),
+    (b"0000:1b:00.0", TypeError, "{} must be str, not bytes"),
+    (51, TypeError, "{} must be str, not int"),
+    *(
+        (bad, ValueError, "{} must be a PCI address like 0000:3b:00.0 or an mdev uuid, not " + repr(bad))
+        for bad in ("", "51", "1b:00.0", "0000:1b:20.0", "0000:1b:00.0\n", "../../etc", "x\0y", "ü")
+    ),
+]
+LISTS = [
+    (None, TypeError, "{} must be an iterable, not NoneType"),
+    (51, TypeError, "{} must be an iterable, not int"),
+    ("51", TypeError, "{} must be an iterable, not str"),
+    (b"51", TypeError, "{} must be an iterable, not bytes"),
+]
+GROUPS = [*LISTS, *(([51, bad], error, "an item of " + text) for bad, error, text in NUMBERS)]
+PAIRS = [
+    *LISTS,
+    ([51], TypeError, "an item of {} must be a tuple (vendor, device), not int"),
+    ([(1, 2, 3)], TypeError, "an item of {} must be a tuple (vendor, device), not tuple"),
+    ([(True, 2)], TypeError, "the vendor of an item of {} must be int, not bool"),
+    ([(1, "2")], TypeError, "the device of an item of {} must be int, not str"),
+    ([(1, 65_536)], OverflowError, "the device of an item of {} must be between 0 and 65535"),
+    ([(-1, 1)], OverflowError, "the vendor of an item of {} must be between 0 and 65535"),
+]
+PATHS = [
+    (1, TypeError, "{} must be str or os.PathLike, not int"),
+    (True, TypeError, "{} must be str or os.PathLike, not bool"),
+    (b"/", TypeError, "{} must be str or os.PathLike, not bytes"),
+    ("/\0", ValueError, "{} has an embedded null character"),
+    (Path("a\0b"), ValueError, "{} has an embedded null character"),
+]
+Call = Callable[[Root, Watch, Any], object]
+CALLS: list[tuple[str, Call, list[tuple[Any, type[Exception], str]]]] = [
+    ("path", lambda _, __, bad: Root(bad), PATHS),
+    ("id", lambda root, _, bad: root.device(bad), IDS),
+    ("number", lambda root, _, bad: root.group(bad), NUMBERS),
+    ("number", lambda root, _, bad: root.members(bad), NUMBERS),
+    ("number", lambda root, _, bad: root.peek(bad), NUMBERS),
+    ("number", lambda root, _, bad: root.probe(bad), NUMBERS),
+    ("timeout", lambda root, _, bad: root.probe(51, bad), TIMEOUTS),
+    ("groups", lambda root, _, bad: root.holders(bad), GROUPS),
+    ("interval", lambda root, _, bad: root.watch(interval=bad), INTERVALS),
+    ("timeout", lambda _, watch, bad: watch.next_event(bad), TIMEOUTS),
+    ("number", lambda _, watch, bad: watch.group(bad), NUMBERS),
+    ("number", lambda _, watch, bad: watch.holders(bad), NUMBERS),
+    ("groups", lambda _, watch, bad: watch.set_owned_groups(bad), GROUPS),
+    ("ids", lambda _, __, bad: names(bad), PAIRS),
+    ("path", lambda _, __, bad: names([], bad), PATHS),
+]
+
+
+def test_bad_arguments_are_refused_by_name(root: Root) -> None:
+    with root.watch() as watch:
+        for name, call, cases in CALLS:
+            for bad, error, text in cases:
+                with pytest.raises(error, match=f"^{re.escape(text.format(name))}$") as raised:
+                    call(root, watch, bad)
+                assert type(raised.value) is error
+
+
+@pytest.mark.parametrize("name", ["probe", "uevents", "holders"])
+def test_switches_are_bools(root: Root, name: str) -> None:
+    bad: Any = {name: 1}
+    with pytest.raises(TypeError, match=f"^{name} must be bool, not int$"):
+        root.watch(**bad)
+
+
+def test_an_iterable_that_fails_says_why_itself(root: Root) -> None:
+    def fails() -> Any:
+        yield 51
+        raise LookupError("of its own")
+
+    with pytest.raises(LookupError, match="of its own"):
+        root.holders(fails())
+
+
+def test_values_are_made_by_the_module_only() -> None:
+    import vfio_probe
+
+    for name in ("Device", "Event", "Group", "Holder", "Looked", "Member", "Occupancy", "Scan", "Watch"):
+        with pytest.raises(TypeError):
+            getattr(vfio_probe, name)()
+
+
+def test_numbers_of_other_types_that_are_numbers_will_do(node: Node, root: Root) -> None:
+    import decimal
+    import fractions
+
+    others: list[Any] = [decimal.Decimal(30), fractions.Fraction(30)]
+    for seconds in others:
+        assert root.probe(51, seconds).state == "free"
+    with root.watch(interval=1) as watch:
+        assert watch.next_event(0) is not None
+    assert node.opens(51) == 2

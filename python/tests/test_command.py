@@ -1,0 +1,193 @@
+"""`python -m vfio_probe`, as an operator runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sim_node import Node
+
+import vfio_probe
+
+HEADING = "ADDRESS       GROUP  NUMA  ID         DRIVER    STATE  BY      NOTE"
+
+
+def run(*words: str | Path, code: int = 0, errors: str = "") -> str:
+    """Runs it; what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "vfio_probe", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (code, errors)
+    return done.stdout
+
+
+def test_list(node: Node) -> None:
+    pid = node.start_vm(51)
+    node.order("add", address="0000:3d:00.1", group=52, driver="snd_hda_intel")
+    lines = run("list", "--root", node.root).splitlines()
+    assert lines[:4] == [
+        HEADING,
+        f"0000:1b:00.0  51     0     10de:2330  vfio-pci  held   enable  pid {pid} (qemu-system-x86)",
+        "0000:3d:00.0  52     0     10de:2330  vfio-pci  free   enable  "
+        "not viable: 0000:3d:00.1 is bound to snd_hda_intel",
+        "0000:4e:00.0  53     0     10de:2330  vfio-pci  free   enable",
+    ]
+    assert len(lines) == 9
+    assert node.opens(52) == 0
+
+
+def test_list_with_probe_sees_who_has_the_group_alone(node: Node) -> None:
+    pid = node.start_vm(51, group_only=True)
+    assert " free   enable" in run("list", "--root", node.root).splitlines()[1]
+    line = run("list", "--probe", "--root", node.root).splitlines()[1]
+    assert line == f"0000:1b:00.0  51     0     10de:2330  vfio-pci  held   open  pid {pid} (qemu-system-x86)"
+    assert [node.opens(group) for group in (52, 53)] == [1, 1]
+
+
+def test_list_as_json(node: Node) -> None:
+    uid, container = "12345678-9abc-def0-1234-56789abcdef0", "ab" * 32
+    pid = node.start_vm(51, pod_uid=uid, container_id=container)
+    devices: list[dict[str, Any]] = json.loads(run("list", "--json", "--root", node.root))["devices"]
+    assert len(devices) == 8
+    assert devices[0] == {
+        "address": "0000:1b:00.0",
+        "vendor": 0x10DE,
+        "device": 0x2330,
+        "class": 0x030200,
+        "driver": "vfio-pci",
+        "iommu_group": 51,
+        "numa_node": 0,
+        "kind": "pci",
+        "state": "held",
+        "evidence": "enable",
+        "viable": True,
+        "holders": [
+            {
+                "pid": pid,
+                "command": "qemu-system-x86",
+                "via": "group",
+                "pod_uid": uid,
+                "container_id": container,
+            }
+        ],
+    }
+    assert (devices[1]["state"], devices[1]["holders"]) == ("free", [])
+
+
+def test_list_says_what_it_leaves_out(node: Node) -> None:
+    node.order("write", path="sys/bus/pci/devices/0000:1b:00.0/uevent", content="")
+    said = "vfio_probe: left out: 0000:1b:00.0: uevent: not what the kernel writes there\n"
+    assert len(run("list", "--root", node.root, errors=said).splitlines()) == 8
+
+
+def test_list_of_nothing(empty: Node) -> None:
+    assert run("list", "--root", empty.root) == "No device is bound to a VFIO driver.\n"
+
+
+@pytest.mark.parametrize("target", ["51", "0000:1b:00.0"])
+def test_who(node: Node, target: str) -> None:
+    said = "No process was found that holds group 51.\n"
+    assert run("who", target, "--root", node.root, code=1) == said
+    pid = node.start_vm(51)
+    lines = run("who", target, "--root", node.root).splitlines()
+    assert [line.split() for line in lines] == [
+        ["PID", "COMMAND", "BY", "POD", "CONTAINER"],
+        [str(pid), "qemu-system-x86", "group", "-", "-"],
+    ]
+    document = json.loads(run("who", target, "--json", "--root", node.root))
+    assert (document["iommu_group"], document["processes"], document["unreadable"]) == (51, 1, 0)
+    assert [holder["pid"] for holder in document["holders"]] == [pid]
+
+
+def test_who_says_what_it_could_not_read(node: Node) -> None:
+    node.order("link", path="proc/4711", target="nowhere")
+    assert "1 of 1 processes could not be read: not found is not nobody" in run(
+        "who", "51", "--root", node.root, code=1
+    )
+
+
+def test_watch(node: Node) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vfio_probe", "watch", "--interval", "0.02", "--root", str(node.root)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    bound = sorted(process.stdout.readline() for _ in range(8))
+    assert bound[0] == "bound    0000:1b:00.0\n"
+    pid = node.start_vm(51)
+    lines = iter(process.stdout.readline, "")
+    held = next(line for line in lines if line.startswith("held"))
+    assert held == f"held     group 51 (0000:1b:00.0) by pid {pid} (qemu-system-x86)\n"
+    node.kill_vm(pid)
+    assert next(line for line in lines if line.startswith("freed")) == "freed    group 51 (0000:1b:00.0)\n"
+    # A reader that has gone is the ordinary end.
+    process.stdout.close()
+    node.start_vm(52)
+    assert process.wait(30) == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+def test_watch_as_json(node: Node) -> None:
+    pid = node.start_vm(51)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vfio_probe", "watch", "--json", "--root", str(node.root)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = map(json.loads, iter(process.stdout.readline, ""))
+    held = next(line for line in lines if line["event"] == "held")
+    assert (held["device"], held["group"]) == ("0000:1b:00.0", 51)
+    assert [holder["pid"] for holder in held["holders"]] == [pid]
+    process.send_signal(2)
+    assert process.wait(30) == 130
+    process.stdout.close()
+
+
+def test_what_is_broken_is_2(node: Node, tmp_path: Path) -> None:
+    nowhere = f'vfio_probe: root directory (entry "{str(tmp_path)[:28]}'
+    done = subprocess.run(
+        [sys.executable, "-m", "vfio_probe", "list", "--root", str(tmp_path / "nowhere")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(nowhere)
+    missing = "No such file or directory (os error 2)\n"
+    run("list", "--root", tmp_path, code=2, errors=f"vfio_probe: sys/bus/pci/drivers: {missing}")
+    run("watch", "--root", tmp_path, code=2, errors=f"vfio_probe: sys/bus/pci/drivers: {missing}")
+    text = f"vfio_probe: group 999: iommu_groups/devices: {missing}"
+    run("who", "999", "--root", node.root, code=2, errors=text)
+
+
+def test_wrong_usage_is_64(node: Node) -> None:
+    for words in ([], ["nonsense"], ["list", "--nonsense"], ["who"], ["watch", "--interval", "x"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "vfio_probe", *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (64, "")
+        assert done.stderr.startswith("usage: python -m vfio_probe")
+    text = "vfio_probe: id must be a PCI address like 0000:3b:00.0 or an mdev uuid, not 'nonsense'\n"
+    run("who", "nonsense", "--root", node.root, code=64, errors=text)
+    text = "vfio_probe: interval must be between 0.001 and 86400 seconds\n"
+    run("watch", "--interval", "0", "--root", node.root, code=64, errors=text)
+
+
+def test_version() -> None:
+    assert run("--version") == f"{vfio_probe.__version__}\n"

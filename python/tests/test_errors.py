@@ -1,0 +1,104 @@
+"""The exceptions: ordinary Python classes, subclasses of what OSError would have been."""
+
+import copy
+import errno
+import pickle
+
+import pytest
+from sim_node import Node
+
+import vfio_probe
+from vfio_probe import (
+    DeniedError,
+    ErrorKind,
+    HeldError,
+    LateError,
+    MalformedError,
+    MissingError,
+    ProbeError,
+    Root,
+    TooLongError,
+)
+
+CLASSES: dict[type[ProbeError], tuple[ErrorKind, type[OSError]]] = {
+    ProbeError: (ErrorKind.SYSTEM, OSError),
+    MissingError: (ErrorKind.MISSING, FileNotFoundError),
+    DeniedError: (ErrorKind.DENIED, PermissionError),
+    MalformedError: (ErrorKind.MALFORMED, OSError),
+    TooLongError: (ErrorKind.TOO_LONG, OSError),
+    HeldError: (ErrorKind.SYSTEM, OSError),
+    LateError: (ErrorKind.SYSTEM, TimeoutError),
+}
+
+
+def state(error: ProbeError) -> tuple[object, ...]:
+    return (
+        type(error),
+        error.args,
+        error.kind,
+        error.errno,
+        error.strerror,
+        error.device,
+        error.group,
+        str(error),
+        repr(error),
+    )
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_every_class_survives_pickling_and_copying(kind: type[ProbeError]) -> None:
+    expected, base = CLASSES[kind]
+    error = kind(errno.EBUSY, "group 51: a text", "0000:1b:00.0", 51)
+    assert isinstance(error, (OSError, base, ProbeError))
+    assert issubclass(kind, base)
+    assert kind.kind is expected
+    assert (error.errno, error.strerror, str(error)) == (16, "group 51: a text", "group 51: a text")
+    assert (error.device, error.group, error.filename) == ("0000:1b:00.0", 51, None)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert state(pickle.loads(pickle.dumps(error, protocol))) == state(error)
+    assert state(copy.copy(error)) == state(error)
+    assert state(copy.deepcopy(error)) == state(error)
+    assert kind.__module__ == "vfio_probe"
+    assert getattr(vfio_probe, kind.__name__) is kind
+
+
+def test_every_kind_of_the_core_has_its_class() -> None:
+    of_core = [error for error in CLASSES if error not in (HeldError, LateError)]
+    assert sorted(error.kind for error in of_core) == sorted(ErrorKind)
+
+
+def test_they_can_be_subclassed() -> None:
+    class OursError(MissingError):
+        pass
+
+    error = OursError(errno.ENOENT, "gone")
+    assert (error.kind, error.device, error.group) == (ErrorKind.MISSING, None, None)
+    with pytest.raises(FileNotFoundError, match="^gone$"):
+        raise error
+
+
+def test_a_scans_broken_devices_can_be_raised_and_pickled(node: Node, root: Root) -> None:
+    node.order("write", path="sys/bus/pci/devices/0000:1b:00.0/uevent", content="")
+    (error,) = root.scan().broken
+    assert state(pickle.loads(pickle.dumps(error))) == state(error)
+    with pytest.raises(MalformedError, match="^0000:1b:00.0: uevent: ") as raised:
+        raise error
+    assert raised.value.device == "0000:1b:00.0"
+
+
+def test_what_is_too_long_says_so(node: Node, root: Root) -> None:
+    node.order("write", path="sys/bus/pci/devices/0000:1b:00.0/uevent", content="x" * 5000)
+    (error,) = root.scan().broken
+    assert (type(error), error.kind, error.errno) == (TooLongError, "too-long", errno.E2BIG)
+    assert str(error) == "0000:1b:00.0: uevent: longer than it may be"
+
+
+def test_what_may_not_be_read_is_denied(node: Node, root: Root) -> None:
+    uevent = node.root / "sys/bus/pci/devices/0000:1b:00.0/uevent"
+    uevent.chmod(0)
+    with node.denied(51):
+        scan = root.scan()
+    (error,) = scan.broken
+    assert (type(error), error.kind, error.errno) == (DeniedError, "denied", errno.EACCES)
+    assert str(error) == "0000:1b:00.0: uevent: Permission denied (os error 13)"
+    assert len(scan) == 7

@@ -1,0 +1,162 @@
+"""The GIL is given up in every call that makes a system call, and Ctrl-C is heard in every wait."""
+
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sim_node import GPUS, Node, eventually
+
+from vfio_probe import EventKind, Root, Watch, names
+
+Call = Callable[[Root, Watch], object]
+CALLS: dict[str, Call] = {
+    "Root": lambda root, _: Root(root.path),
+    "scan": lambda root, _: root.scan(),
+    "device": lambda root, _: root.device("0000:1b:00.0"),
+    "group": lambda root, _: root.group(51),
+    "members": lambda root, _: root.members(51),
+    "peek": lambda root, _: root.peek(51),
+    "probe": lambda root, _: root.probe(51),
+    "probe with a timeout": lambda root, _: root.probe(51, 30),
+    "holders": lambda root, _: root.holders([51]),
+    "names": lambda root, _: names([(1, 2)], Path(root.path) / "sys/bus/pci/devices/0000:1b:00.0/uevent"),
+    "watch": lambda root, _: root.watch(),
+    "next_event": lambda _, watch: watch.next_event(0),
+    "next_event with a timeout": lambda _, watch: watch.next_event(0.001),
+    "devices": lambda _, watch: watch.devices(),
+    "groups": lambda _, watch: watch.groups(),
+    "holders of a watch": lambda _, watch: watch.holders(51),
+}
+
+
+@pytest.fixture
+def greedy() -> Iterator[None]:
+    """Meanwhile a thread keeps the GIL until it gives it up by itself."""
+    assert not sysconfig.get_config_var("Py_GIL_DISABLED")
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def another_runs_during(call: Callable[[], object], calls: int) -> bool:
+    """Whether in so many calls another thread, which has something to do, comes to do it."""
+    began, turn, done = threading.Event(), threading.Semaphore(0), []
+
+    def wait() -> None:
+        began.set()
+        turn.acquire()
+        done.append(True)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    began.wait()
+    turn.release()
+    for _ in range(calls):
+        call()
+        if done:
+            break
+    ran = bool(done)
+    thread.join()
+    return ran
+
+
+@pytest.mark.usefixtures("greedy")
+def test_a_call_that_keeps_the_gil_would_be_found(root: Root) -> None:
+    assert not another_runs_during(lambda: root.path, 1000)
+
+
+@pytest.mark.usefixtures("greedy")
+@pytest.mark.parametrize("name", CALLS)
+def test_others_run_during(root: Root, name: str) -> None:
+    with root.watch(interval=0.001) as watch:
+        assert another_runs_during(lambda: CALLS[name](root, watch), 100_000)
+
+
+def test_a_thread_counts_while_another_waits(node: Node, root: Root) -> None:
+    with root.watch(interval=0.02) as watch:
+        while watch.next_event(0) is not None:
+            pass
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(watch.next_event()))
+        thread.start()
+        count = 0
+        while count < 1_000_000:
+            count += 1
+        assert seen == []
+        node.start_vm(51)
+        thread.join(30)
+        assert [(event.kind, event.group) for event in seen if event] == [(EventKind.HELD, 51)]
+
+
+def test_eight_threads_on_one_root(node: Node, root: Root) -> None:
+    node.start_vm(51)
+    expected = root.scan().devices
+    failures: list[object] = []
+
+    def work(group: int) -> None:
+        try:
+            for _ in range(100):
+                assert root.scan().devices == expected
+                assert root.device(GPUS[group]).group == group
+                assert root.group(group).viable
+                assert root.peek(group) == ("looks-held" if group == 51 else "looks-free")
+                assert len(root.holders([51])) == 1
+        except BaseException as failure:
+            failures.append(failure)
+            raise
+
+    threads = [threading.Thread(target=work, args=(group,)) for group in GPUS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+WAITS = {
+    "iteration": "for event in watch: print(event.kind, flush=True)",
+    "next_event": "while True: print(watch.next_event().kind, flush=True)",
+    "next_event with a timeout": "while True: print(watch.next_event(86400).kind, flush=True)",
+    "asyncio": """
+async def main():
+    async for event in watch: print(event.kind, flush=True)
+import asyncio; asyncio.run(main())""",
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_control_c_ends_a_wait(node: Node, wait: str) -> None:
+    # No tick comes to the wait's help.
+    program = (
+        f"import vfio_probe; watch = vfio_probe.Root({str(node.root)!r}).watch(interval=86400)\n{WAITS[wait]}"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in GPUS] == ["bound\n"] * len(GPUS)
+    eventually(lambda: sleeps(process.pid))
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+def sleeps(pid: int) -> bool:
+    """Whether a process waits, and has for a while."""
+
+    def sample() -> tuple[str, int]:
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        return stat[0], int(stat[11])
+
+    first = sample()
+    time.sleep(0.2)
+    return first == sample() and first[0] == "S"

@@ -1,0 +1,62 @@
+"""Who holds a group, found by device number in the tree's proc."""
+
+from pathlib import Path
+
+import pytest
+from sim_node import Node
+
+from vfio_probe import Holders, MissingError, Root, Via
+
+UID = "12345678-9abc-def0-1234-56789abcdef0"
+CONTAINER = "ab" * 32
+
+
+def test_nobody(root: Root) -> None:
+    found = root.holders([51, 52])
+    assert (found.holders, len(found), list(found)) == ((), 0, [])
+    assert (found.looked.processes, found.looked.unreadable, found.looked.unattributed) == (0, 0, 0)
+
+
+def test_a_machine_of_a_pod(node: Node, root: Root) -> None:
+    pid = node.start_vm(51, 52, pod_uid=UID, container_id=CONTAINER)
+    other = node.start_vm(53)
+    found = root.holders([53, 52, 51])
+    assert [(holder.group, holder.pid) for holder in found] == [(51, pid), (52, pid), (53, other)]
+    first, _, last = found
+    assert (first.command, first.via, first.pod_uid, first.container_id) == (
+        "qemu-system-x86",
+        Via.GROUP,
+        UID,
+        CONTAINER,
+    )
+    assert (last.pod_uid, last.container_id) == (None, None)
+    # Field 22 of its stat, counted after the command.
+    stat = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    assert first.start_time == int(stat[19])
+    assert found.looked.processes == 2
+
+
+def test_any_iterable_of_numbers_will_do(node: Node, root: Root) -> None:
+    pid = node.start_vm(51)
+    for groups in ([51], (51,), {51}, range(51, 52), iter([51]), {51: None}.keys()):
+        found = root.holders(groups)
+        assert isinstance(found, Holders)
+        assert [holder.pid for holder in found] == [pid]
+    assert root.holders([]).holders == ()
+    assert root.holders([999]).holders == ()
+
+
+def test_it_ends_with_the_machine(node: Node, root: Root) -> None:
+    node.kill_vm(node.start_vm(51))
+    assert root.holders([51]).holders == ()
+
+
+def test_without_proc_nothing_is_told(tmp_path: Path) -> None:
+    with Root(tmp_path) as root, pytest.raises(MissingError, match="^proc: No such file"):
+        root.holders([51])
+
+
+def test_processes_that_cannot_be_read_are_counted(node: Node, root: Root) -> None:
+    node.order("link", path="proc/4711", target="nowhere")
+    looked = root.holders([51]).looked
+    assert (looked.processes, looked.unreadable) == (1, 1)

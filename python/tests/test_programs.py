@@ -1,0 +1,149 @@
+"""Examples, programs and the documentation's own example run and tell the truth."""
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sim_node import GPUS, REPOSITORY, Node
+
+EXAMPLES = REPOSITORY / "python/examples"
+
+
+def run(program: Path, *words: str | Path) -> str:
+    """What a program prints."""
+    done = subprocess.run(
+        [sys.executable, program, *map(str, words)], stdout=subprocess.PIPE, text=True, timeout=60, check=True
+    )
+    return done.stdout
+
+
+def test_who_has_what(node: Node) -> None:
+    pid = node.start_vm(51)
+    lines = run(EXAMPLES / "who_has_what.py", node.root).splitlines()
+    assert lines[0] == f"0000:1b:00.0 looks-held by pid {pid} (qemu-system-x86)"
+    assert lines[1:] == [f"{address} looks-free" for group, address in GPUS.items() if group != 51]
+    assert len((EXAMPLES / "who_has_what.py").read_text().splitlines()) <= 15
+
+
+def test_watch_asyncio(node: Node) -> None:
+    pid = node.start_vm(51)
+    process = subprocess.Popen(
+        [sys.executable, EXAMPLES / "watch_asyncio.py", str(node.root)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"group 51 held by {pid}\n"
+    node.kill_vm(pid)
+    assert process.communicate(timeout=60)[0] == "group 51 free again\n"
+    assert process.returncode == 0
+
+
+def test_the_documentations_examples(node: Node, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Each block of docs/python.md runs as it is, but for the root."""
+    pid = node.start_vm(51)
+    node.start_vm(52, group_only=True)
+    text = (REPOSITORY / "docs/python.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    assert len(blocks) >= 3
+    outputs = []
+    for number, block in enumerate(blocks):
+        program = tmp_path / f"block{number}.py"
+        program.write_text(block.replace("Root()", f"Root({str(node.root)!r})"))
+        runpy.run_path(str(program))
+        outputs.append(capsys.readouterr().out)
+    assert f"0000:1b:00.0 looks-held [{pid}]" in outputs[0]
+    assert "group 52: held" in outputs[1]
+
+
+def test_calls_are_measured(node: Node) -> None:
+    node.start_vm(51)
+    figures: dict[str, Any] = json.loads(run(REPOSITORY / "python/benches/calls.py", node.root, "52", "51"))
+    assert figures.pop("language") == "python"
+    assert set(figures) == {"peek_ns", "probe_free_ns", "probe_held_ns"}
+    assert all(isinstance(figure, int) and figure > 0 for figure in figures.values())
+
+
+DUMP = REPOSITORY / "tests/conformance/dump.py"
+
+
+def test_the_dump_says_all_that_there_is(node: Node) -> None:
+    pid = node.start_vm(51, pod_uid="12345678-9abc-def0-1234-56789abcdef0", container_id="ab" * 32)
+    node.order("add", address="0000:3d:00.1", group=52, driver="snd_hda_intel")
+    node.order("write", path="sys/bus/pci/devices/0000:df:00.0/uevent", content="")
+    document: dict[str, Any] = json.loads(run(DUMP, node.root))
+    assert set(document) == {"devices", "broken", "groups", "holders", "looked"}
+    device = document["devices"][0]
+    cdev = device.pop("cdev")
+    assert isinstance(cdev, int)
+    assert device == {
+        "id": "0000:1b:00.0",
+        "vendor": 0x10DE,
+        "device": 0x2330,
+        "subsystem_vendor": 0x10DE,
+        "subsystem_device": 0x16C1,
+        "class": 0x030200,
+        "driver": "vfio-pci",
+        "group": 51,
+        "numa_node": 0,
+        "sriov": "none",
+        "vfs": 0,
+        "kind": "pci",
+        "vgpu_type": None,
+        "parent": None,
+    }
+    assert document["broken"] == [
+        {
+            "device": "0000:df:00.0",
+            "group": None,
+            "kind": "malformed",
+            "errno": 0,
+            "text": "0000:df:00.0: uevent: not what the kernel writes there",
+        }
+    ]
+    groups = document["groups"]
+    assert [group["group"] for group in groups] == list(range(51, 58))
+    assert groups[1] == {
+        "group": 52,
+        "viable": False,
+        "unreadable": 0,
+        "offender": "0000:3d:00.1",
+        "offender_driver": "snd_hda_intel",
+        "members": [
+            {"name": "0000:3d:00.0", "driver": "vfio-pci", "vfio": True},
+            {"name": "0000:3d:00.1", "driver": "snd_hda_intel", "vfio": False},
+        ],
+        "broken": [],
+        "peek": "looks-free",
+        "state": "free",
+        "why": None,
+        "errno": 0,
+    }
+    assert (groups[0]["state"], groups[0]["peek"]) == ("held", "looks-held")
+    (holder,) = document["holders"]
+    assert holder.pop("start_time") > 0
+    assert holder == {
+        "group": 51,
+        "pid": pid,
+        "command": "qemu-system-x86",
+        "via": "group",
+        "pod_uid": "12345678-9abc-def0-1234-56789abcdef0",
+        "container_id": "ab" * 32,
+    }
+    assert document["looked"] == {"processes": 1, "unreadable": 0, "unattributed": 0}
+
+
+def test_the_dump_of_a_broken_tree_is_its_error(node: Node, tmp_path: Path) -> None:
+    missing = "No such file or directory (os error 2)"
+    shape = {"device": None, "group": None, "kind": "missing", "errno": 2}
+    document = json.loads(run(DUMP, tmp_path))
+    assert document == {"error": {**shape, "text": f"sys/bus/pci/drivers: {missing}"}}
+    document = json.loads(run(DUMP, "/nowhere"))
+    assert document == {"error": {**shape, "text": f'root directory (entry "/nowhere"): {missing}'}}
+    node.order("delete", path="sys/kernel/iommu_groups/51/devices")
+    group = json.loads(run(DUMP, node.root))["groups"][0]
+    text = f"group 51: iommu_groups/devices: {missing}"
+    assert group == {"group": 51, "error": {**shape, "group": 51, "text": text}}

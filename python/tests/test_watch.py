@@ -1,0 +1,265 @@
+"""The watch: as an iterator, by descriptor, with timeouts, in threads, and when it ends."""
+
+import itertools
+import os
+import selectors
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from sim_node import GPUS, Node, descriptors, eventually
+
+from vfio_probe import Event, EventKind, MissingError, Peek, Root, State, Watch
+
+
+@pytest.fixture
+def watch(root: Root) -> Iterator[Watch]:
+    """One that looks often, after its first events."""
+    with root.watch(interval=0.02) as watch:
+        drain(watch)
+        yield watch
+
+
+def drain(watch: Watch) -> list[Event]:
+    """What it has to tell now."""
+    return list(iter(lambda: watch.next_event(0), None))
+
+
+def test_the_first_events_tell_what_is_there(root: Root) -> None:
+    with root.watch() as watch:
+        events = drain(watch)
+        assert sorted(event.device or "" for event in events if event.kind is EventKind.BOUND) == sorted(
+            GPUS.values()
+        )
+        assert [device.id for device in watch.devices()] == list(GPUS.values())
+        assert [group.number for group in watch.groups()] == list(GPUS)
+        assert watch.broken() == ()
+        assert watch.failure() is None
+
+
+def test_held_and_freed_with_the_holder(node: Node, watch: Watch) -> None:
+    pid = node.start_vm(51)
+    event = watch.next_event(30)
+    assert event is not None
+    assert (event.kind, event.group, event.device) == (EventKind.HELD, 51, None)
+    holders = watch.holders(51)
+    assert holders is not None
+    assert [holder.pid for holder in holders] == [pid]
+    group = watch.group(51)
+    assert group is not None
+    assert (group.occupancy.state, group.evidence, group.peek) == (State.HELD, "enable", Peek.LOOKS_HELD)
+    assert (group.viable, group.offender, group.offender_driver) == (True, None, None)
+    assert [member.name for member in group.members] == ["0000:1b:00.0"]
+    node.kill_vm(pid)
+    freed = watch.next_event(30)
+    assert freed is not None
+    assert (freed.kind, freed.group) == (EventKind.FREED, 51)
+    assert watch.holders(51) is None
+
+
+def test_since_is_on_the_scale_of_monotonic(node: Node, watch: Watch) -> None:
+    before = time.monotonic()
+    node.start_vm(51)
+    assert watch.next_event(30) is not None
+    first, second = watch.group(51), watch.group(51)
+    assert first is not None
+    assert second is not None
+    assert before <= first.since <= time.monotonic()
+    assert first.since == second.since
+    other = watch.group(52)
+    assert other is not None
+    assert other.since <= before
+
+
+def test_bound_unbound_and_changed(node: Node, watch: Watch) -> None:
+    node.order("unbind", address="0000:df:00.0")
+    event = watch.next_event(30)
+    assert event is not None
+    assert (event.kind, event.device, event.group) == (EventKind.UNBOUND, "0000:df:00.0", None)
+    assert watch.group(58) is None
+    node.order("bind", address="0000:df:00.0", driver="vfio-pci")
+    event = watch.next_event(30)
+    assert event is not None
+    assert (event.kind, event.device) == (EventKind.BOUND, "0000:df:00.0")
+    node.order("delete", path="dev/vfio/51")
+    gone = next(event for event in watch if event.group == 51)
+    assert gone.kind is EventKind.CHANGED
+    group = watch.group(51)
+    assert group is not None
+    assert (group.occupancy.state, group.evidence) == (State.ABSENT, "node")
+    with pytest.raises(MissingError):
+        group.occupancy.raise_unless_free()
+
+
+def test_plain_iteration(node: Node, watch: Watch) -> None:
+    node.start_vm(51)
+    node.start_vm(52)
+    events = itertools.islice(watch, 2)
+    assert {(event.kind, event.group) for event in events} == {(EventKind.HELD, 51), (EventKind.HELD, 52)}
+    assert iter(watch) is watch
+
+
+def test_selectors(node: Node, watch: Watch) -> None:
+    pid = node.start_vm(51)
+    seen: list[Event] = []
+    with selectors.DefaultSelector() as selector:
+        selector.register(watch, selectors.EVENT_READ)
+        while len(seen) < 2:
+            assert selector.select(30)
+            events = drain(watch)
+            seen += events
+            if any(event.kind is EventKind.HELD for event in events):
+                node.kill_vm(pid)
+    assert [(event.kind, event.group) for event in seen] == [(EventKind.HELD, 51), (EventKind.FREED, 51)]
+
+
+def test_timeouts(watch: Watch) -> None:
+    assert watch.next_event(0) is None
+    assert watch.next_event(timeout=0.0) is None
+    before = time.monotonic()
+    assert watch.next_event(0.2) is None
+    assert time.monotonic() - before >= 0.2
+
+
+def test_a_watch_of_a_tree_that_cannot_be_listed_says_so(node: Node, watch: Watch) -> None:
+    node.order("delete", path="sys/class/vfio-dev")
+    node.order("delete", path="sys/bus/pci/drivers")
+    eventually(lambda: watch.next_event(0.01) is None and watch.failure() is not None)
+    failure = watch.failure()
+    assert isinstance(failure, MissingError)
+    assert str(failure).startswith("sys/bus/pci/drivers: No such file")
+    assert len(watch.devices()) == 8
+
+
+def test_what_cannot_be_read_is_told_apart(node: Node, root: Root) -> None:
+    node.order("write", path="sys/bus/pci/devices/0000:4e:00.0/uevent", content="nonsense")
+    with root.watch() as watch:
+        drain(watch)
+        assert [error.device for error in watch.broken()] == ["0000:4e:00.0"]
+        assert len(watch.devices()) == 7
+
+
+def test_without_holders_nobody_looks_for_them(node: Node, root: Root) -> None:
+    node.start_vm(51)
+    with root.watch(holders=False, uevents=False) as watch:
+        assert EventKind.HELD in {event.kind for event in drain(watch)}
+        assert watch.holders(51) is None
+
+
+def test_closing_ends_it(root: Root) -> None:
+    with root.watch() as watch:
+        assert not watch.closed
+    assert watch.closed
+    watch.close()
+    for call in (
+        watch.next_event,
+        lambda: watch.next_event(0),
+        watch.fileno,
+        watch.devices,
+        watch.groups,
+        lambda: watch.group(51),
+        lambda: watch.holders(51),
+        lambda: watch.set_owned_groups([]),
+        watch.broken,
+        watch.failure,
+        lambda: iter(watch),
+        watch.__aiter__,
+        watch.__enter__,
+    ):
+        with pytest.raises(ValueError, match="^the watch is closed$"):
+            call()
+    # As a loop that was under way finds it.
+    with pytest.raises(StopIteration):
+        next(watch)
+
+
+def test_closing_it_wakes_who_waits(root: Root) -> None:
+    watch = root.watch(interval=86_400)
+    drain(watch)
+    ends: list[str] = []
+
+    def follow() -> None:
+        for _ in watch:
+            ends.append("an event")
+        ends.append("end")
+
+    def ask() -> None:
+        try:
+            watch.next_event()
+        except ValueError as error:
+            ends.append(str(error))
+
+    threads = [threading.Thread(target=target) for target in (follow, follow, ask, ask)]
+    for thread in threads:
+        thread.start()
+    watch.close()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    # A thread that was slow to begin finds it closed: the loop's iter() says so as the call does.
+    assert sorted(set(ends)) in (["end", "the watch is closed"], ["end"], ["the watch is closed"])
+
+
+def test_it_goes_on_when_its_root_is_closed(node: Node) -> None:
+    with Root(node.root) as root:
+        watch = root.watch(interval=0.02)
+    with watch:
+        drain(watch)
+        node.start_vm(51)
+        event = watch.next_event(30)
+        assert event is not None
+        assert event.kind is EventKind.HELD
+
+
+def test_each_event_is_told_to_one_of_many_threads(node: Node, watch: Watch) -> None:
+    seen: list[Event] = []
+    looks = []
+
+    def follow() -> None:
+        for event in watch:
+            seen.append(event)
+
+    def ask() -> None:
+        while not watch.closed:
+            try:
+                looks.append((len(watch.devices()), len(watch.groups())))
+            except ValueError:
+                return
+
+    threads = [threading.Thread(target=target) for target in [follow] * 6 + [ask] * 2]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(looks) > 2)
+    pids = [node.start_vm(group) for group in GPUS]
+    eventually(lambda: len(seen) == 8)
+    for pid in pids:
+        node.kill_vm(pid)
+    eventually(lambda: len(seen) == 16)
+    watch.close()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    told = sorted((event.group or 0, event.kind.value) for event in seen)
+    assert told == sorted((group, kind) for group in GPUS for kind in ("freed", "held"))
+    assert set(looks) == {(8, 8)}
+
+
+def test_nothing_stays_open(node: Node) -> None:
+    before = descriptors()
+    for _ in range(3):
+        with Root(node.root) as root:
+            root.scan()
+            root.peek(51)
+            root.probe(51)
+            root.probe(51, 30)
+            root.holders([51])
+            with root.watch(interval=0.01, probe=True) as watch:
+                drain(watch)
+                watch.next_event(0.05)
+                assert os.get_inheritable(watch.fileno()) is False
+                assert descriptors() > before
+        # Dropped without being closed.
+        drain(Root(node.root).watch())
+    # The thread that opened with a timeout has the root until it has ended.
+    eventually(lambda: descriptors() == before)
