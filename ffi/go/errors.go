@@ -14,21 +14,21 @@ import (
 // [os.ErrNotExist], [os.ErrPermission], or a [syscall.Errno].
 var (
 	// ErrHeld is that some process has the group or a device of it open. Also [syscall.EBUSY], which the kernel said.
-	ErrHeld = errors.New("held")
+	ErrHeld = errors.New("group is held")
 	// ErrAbsent is that a group has no node, or no device behind it. Also [os.ErrNotExist].
-	ErrAbsent = errors.New("absent")
+	ErrAbsent = errors.New("group is absent")
 	// ErrUnknown is that it could not be told whether a group is held.
-	ErrUnknown = errors.New("unknown")
+	ErrUnknown = errors.New("group is in an unknown state")
 	// ErrLate is that an open did not answer in time. Also [os.ErrDeadlineExceeded].
-	ErrLate = errors.New("late")
+	ErrLate = errors.New("no answer in time")
 	// ErrMalformed is that something is there, but its content is not what the kernel writes.
-	ErrMalformed = errors.New("malformed")
+	ErrMalformed = errors.New("not what the kernel writes")
 	// ErrTooLong is that something is longer than the kernel's limit for it.
-	ErrTooLong = errors.New("too long")
+	ErrTooLong = errors.New("longer than the kernel's limit")
 	// ErrInvalid is that an argument makes no sense. Also [os.ErrInvalid].
-	ErrInvalid = errors.New("invalid")
+	ErrInvalid = errors.New("argument makes no sense")
 	// ErrClosed is that the Root or Watch was closed before the call. Also [os.ErrClosed].
-	ErrClosed = errors.New("closed")
+	ErrClosed = errors.New("root or watch is closed")
 )
 
 // ErrorKind is what kind of trouble an [Error] is.

@@ -90,13 +90,13 @@ func ExampleOccupancy_Err() {
 		case errors.Is(err, vfioprobe.ErrHeld):
 			fmt.Println(group, "is held")
 		default:
-			fmt.Println(group, err)
+			fmt.Println(err)
 		}
 	}
 	// Output:
 	// 51 is held
 	// 52 is free
-	// 99 vfio-probe: group is absent
+	// vfio-probe: group 99 is absent
 }
 
 func ExampleWatch_Events() {

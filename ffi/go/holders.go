@@ -6,7 +6,10 @@ package vfioprobe
 // #cgo nocallback vfp_via_text
 import "C"
 
-import "unsafe"
+import (
+	"strconv"
+	"unsafe"
+)
 
 // Via is by what a process holds a group.
 type Via int32
@@ -40,6 +43,15 @@ type Holder struct {
 	PodUID string
 	// ContainerID is the container that its cgroup names, 64 hex digits, else "".
 	ContainerID string
+}
+
+// String returns the process for people, with its pod if it has one: pid 15935 (qemu-system-x86), pod 0d9a1c7e-...
+func (h Holder) String() string {
+	text := "pid " + strconv.Itoa(h.PID) + " (" + h.Command + ")"
+	if h.PodUID != "" {
+		text += ", pod " + h.PodUID
+	}
+	return text
 }
 
 // Looked is how far a look for holders reached. No holder found is never "nobody" while Unreadable or Unattributed is not

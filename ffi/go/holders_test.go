@@ -1,6 +1,7 @@
 package vfioprobe_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -23,6 +24,7 @@ func TestHolders(t *testing.T) {
 		if holder.StartTime == 0 || holder.Group != 51 && holder.Group != 52 {
 			t.Errorf("%+v", holder)
 		}
+		equal(t, "text", holder.String(), fmt.Sprintf("pid %d (qemu-system-x86), pod %s", pid, podUID))
 		holder.StartTime, holder.Group = 0, 0
 		equal(t, "holder", holder, vfioprobe.Holder{
 			PID: pid, Command: "qemu-system-x86", Via: vfioprobe.ViaGroup, PodUID: podUID, ContainerID: containerID,

@@ -49,8 +49,10 @@ const (
 // String returns none, denied, late, errno or not-asked.
 func (w Why) String() string { return C.GoString(C.vfp_why_text(C.int32_t(w))) }
 
-// Occupancy is whether somebody has a group, and if that is [Unknown], why. Its zero value is unknown without a reason.
+// Occupancy is whether somebody has a group, and if that is [Unknown], why.
 type Occupancy struct {
+	// Group is the group that it is about.
+	Group GroupID
 	// State is the answer.
 	State State
 	// Why is why it is [Unknown], else [WhyNone].
@@ -71,6 +73,10 @@ func (o Occupancy) String() string {
 	}
 }
 
+func occupancy(group GroupID, from *C.vfp_occupancy) Occupancy {
+	return Occupancy{group, State(from.state), Why(from.why), syscall.Errno(from.os_errno)}
+}
+
 // Err returns nil for [Free] and for nothing else; otherwise an [*OccupancyError], for callers to which anything but
 // free is a failure.
 func (o Occupancy) Err() error {
@@ -88,8 +94,10 @@ func (o Occupancy) Err() error {
 //     was late, with the [syscall.Errno] if it failed with another.
 type OccupancyError struct{ Occupancy }
 
-// Error returns what [Occupancy.String] does.
-func (e *OccupancyError) Error() string { return "vfio-probe: group is " + e.Occupancy.String() }
+// Error names the group, and what [Occupancy.String] says of it.
+func (e *OccupancyError) Error() string {
+	return "vfio-probe: group " + e.Group.String() + " is " + e.Occupancy.String()
+}
 
 // Unwrap returns what [errors.Is] compares with.
 func (e *OccupancyError) Unwrap() []error {

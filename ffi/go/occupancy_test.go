@@ -64,7 +64,9 @@ func TestProbe(t *testing.T) {
 				if want.errno != 0 {
 					why = vfioprobe.WhyErrno
 				}
-				equal(t, "occupancy", got, vfioprobe.Occupancy{State: want.state, Why: why, Errno: want.errno})
+				equal(t, "occupancy", got, vfioprobe.Occupancy{
+					Group: want.group, State: want.state, Why: why, Errno: want.errno,
+				})
 				equal(t, "text", got.String(), want.text)
 				err := got.Err()
 				if (err == nil) != (want.state == vfioprobe.Free) {
@@ -81,10 +83,10 @@ func TestADeniedOpenSaysNothing(t *testing.T) {
 	node, root := eightGPUs(t)
 	denied(t, node, 51, func() {
 		got := must(root.Probe(51))(t)
-		equal(t, "occupancy", got, vfioprobe.Occupancy{State: vfioprobe.Unknown, Why: vfioprobe.WhyDenied})
+		equal(t, "occupancy", got, vfioprobe.Occupancy{Group: 51, State: vfioprobe.Unknown, Why: vfioprobe.WhyDenied})
 		isAll(t, got.Err(), vfioprobe.ErrUnknown, os.ErrPermission)
 		isNone(t, got.Err(), vfioprobe.ErrHeld, os.ErrNotExist)
-		equal(t, "text", got.Err().Error(), "vfio-probe: group is unknown (denied)")
+		equal(t, "text", got.Err().Error(), "vfio-probe: group 51 is unknown (denied)")
 	})
 }
 
@@ -96,7 +98,7 @@ func TestLate(t *testing.T) {
 		if got.State == vfioprobe.Free {
 			continue
 		}
-		equal(t, "occupancy", got, vfioprobe.Occupancy{State: vfioprobe.Unknown, Why: vfioprobe.WhyLate})
+		equal(t, "occupancy", got, vfioprobe.Occupancy{Group: 51, State: vfioprobe.Unknown, Why: vfioprobe.WhyLate})
 		isAll(t, got.Err(), vfioprobe.ErrUnknown, vfioprobe.ErrLate, os.ErrDeadlineExceeded)
 		var timeout interface{ Timeout() bool }
 		if !errors.As(got.Err(), &timeout) || !timeout.Timeout() {

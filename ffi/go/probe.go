@@ -11,7 +11,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"syscall"
 	"time"
 )
 
@@ -24,15 +23,15 @@ import (
 func (r *Root) Probe(group GroupID) (Occupancy, error) {
 	h, err := r.use()
 	if err != nil {
-		return Occupancy{}, err
+		return Occupancy{Group: group}, err
 	}
 	defer h.release()
 	var record C.vfp_occupancy
 	var failed C.vfp_error
 	if C.vfp_probe(h.c, C.uint32_t(group), C.sizeof_vfp_occupancy, &record, &failed) < 0 {
-		return Occupancy{}, failure(&failed)
+		return Occupancy{Group: group}, failure(&failed)
 	}
-	return occupancy(&record), nil
+	return occupancy(group, &record), nil
 }
 
 // ProbeWithin is [Root.Probe] on a helper thread of the library, waiting at most timeout for the answer, which is rounded up
@@ -43,7 +42,7 @@ func (r *Root) Probe(group GroupID) (Occupancy, error) {
 func (r *Root) ProbeWithin(group GroupID, timeout time.Duration) (Occupancy, error) {
 	h, err := r.use()
 	if err != nil {
-		return Occupancy{}, err
+		return Occupancy{Group: group}, err
 	}
 	defer h.release()
 	return h.probeWithin(group, timeout)
@@ -55,24 +54,22 @@ func (h *rootHandle) probeWithin(group GroupID, timeout time.Duration) (Occupanc
 	status := C.vfp_probe_within(h.c, C.uint32_t(group), C.uint32_t(milliseconds(timeout)),
 		C.sizeof_vfp_occupancy, &record, &failed)
 	if status < 0 {
-		return Occupancy{}, failure(&failed)
+		return Occupancy{Group: group}, failure(&failed)
 	}
-	return occupancy(&record), nil
+	return occupancy(group, &record), nil
 }
-
-// late is the answer that did not come in time.
-var late = Occupancy{State: Unknown, Why: WhyLate}
 
 // ProbeContext is [Root.ProbeWithin] until the context is done. Then it returns an [Unknown] that is [WhyLate], with an error
 // that is the context's, [context.Canceled] or [context.DeadlineExceeded]. With a context that is done already nothing is
 // opened. An open that hangs in the kernel keeps a thread until it ends: one a group, four a Root.
 func (r *Root) ProbeContext(ctx context.Context, group GroupID) (Occupancy, error) {
+	late := Occupancy{Group: group, State: Unknown, Why: WhyLate}
 	if err := ctx.Err(); err != nil {
 		return late, probeEnded(group, err)
 	}
 	h, err := r.use()
 	if err != nil {
-		return Occupancy{}, err
+		return Occupancy{Group: group}, err
 	}
 	timeout := time.Duration(math.MaxInt64)
 	deadline, bounded := ctx.Deadline()
@@ -104,10 +101,6 @@ func (r *Root) ProbeContext(ctx context.Context, group GroupID) (Occupancy, erro
 // probeEnded says of which group the answer was not waited for.
 func probeEnded(group GroupID, err error) error {
 	return fmt.Errorf("vfio-probe: probe of group %s: %w", group, err)
-}
-
-func occupancy(from *C.vfp_occupancy) Occupancy {
-	return Occupancy{State(from.state), Why(from.why), syscall.Errno(from.os_errno)}
 }
 
 // milliseconds rounds up to what C takes, within its bounds.

@@ -83,7 +83,7 @@ func (w *Watch) Groups() ([]WatchedGroup, error) {
 func watched(from *C.vfp_watched) WatchedGroup {
 	return WatchedGroup{
 		ID:             GroupID(from.group),
-		Occupancy:      Occupancy{State(from.state), Why(from.why), syscall.Errno(from.os_errno)},
+		Occupancy:      Occupancy{GroupID(from.group), State(from.state), Why(from.why), syscall.Errno(from.os_errno)},
 		Evidence:       Evidence(from.evidence),
 		For:            time.Duration(from.for_ms) * time.Millisecond,
 		Viable:         from.viable != 0,

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -23,19 +24,11 @@ func main() {
 		log.Print(broken)
 	}
 	for _, device := range scan.Devices {
-		peek, err := root.Peek(device.Group)
-		if err != nil {
-			log.Print(err)
-			continue
-		}
-		fmt.Print(device.ID, " ", peek)
-		found, err := root.Holders(device.Group)
-		if err != nil {
+		peek, unseen := root.Peek(device.Group)
+		found, unknown := root.Holders(device.Group)
+		if err := errors.Join(unseen, unknown); err != nil {
 			log.Print(err)
 		}
-		for _, holder := range found.Holders {
-			fmt.Printf(", %s (pid %d, pod %s)", holder.Command, holder.PID, holder.PodUID)
-		}
-		fmt.Println()
+		fmt.Println(device.ID, peek, found.Holders)
 	}
 }
