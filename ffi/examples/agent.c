@@ -4,6 +4,9 @@
  *
  * cc agent.c $(pkg-config --cflags --libs vfio-probe) -o agent
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* epoll, signalfd */
+#endif
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>

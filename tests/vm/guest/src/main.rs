@@ -6,6 +6,7 @@
 mod host;
 mod plugin;
 mod pods;
+mod programs;
 mod scenarios;
 mod stories;
 

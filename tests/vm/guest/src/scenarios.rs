@@ -5,6 +5,7 @@ use crate::host::{
     group, unbind, wait_until,
 };
 use crate::plugin::{Served, Watching, has_words, holders, json, listed, run};
+use crate::programs;
 use crate::stories;
 use anyhow::{Context, Result, ensure};
 use std::process::Command;
@@ -38,6 +39,9 @@ pub(crate) const ALL: &[(&str, Test)] = &[
     ("the_same_with_the_policy_unhealthy", stories::killed_unhealthy),
     ("a_foreign_holder_takes_one_of_two_and_leaves_it", stories::foreign),
     ("a_thousand_opens_are_never_disturbed", undisturbed),
+    ("an_agent_in_c_tells_held_and_freed", programs::c_agent),
+    ("an_agent_in_go_exports_states", programs::go_agent),
+    ("c_and_go_are_told_the_same", programs::dumps),
 ];
 
 fn root() -> Result<Root> {

@@ -1,0 +1,264 @@
+/* Everything that the C ABI tells of a tree, as JSON: dump ROOT. Compared with what the other languages tell. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <vfio_probe.h>
+
+enum { MANY = 512 };
+
+static const char *comma = "";
+
+static void text(const char *value) {
+    putchar('"');
+    for (; *value; value++) {
+        if (*value == '"' || *value == '\\') putchar('\\');
+        putchar(*value);
+    }
+    putchar('"');
+}
+
+static void key(const char *name) {
+    printf("%s\"%s\":", comma, name);
+    comma = ",";
+}
+
+static void text_or_null(const char *name, const char *value) {
+    key(name);
+    if (*value) text(value);
+    else printf("null");
+}
+
+static void number(const char *name, long long value) {
+    key(name);
+    printf("%lld", value);
+}
+
+static void number_or_null(const char *name, long long value, int absent) {
+    key(name);
+    if (absent) printf("null");
+    else printf("%lld", value);
+}
+
+static void boolean(const char *name, int value) {
+    key(name);
+    printf(value ? "true" : "false");
+}
+
+static void open(const char *bracket) {
+    printf("%s", bracket);
+    comma = "";
+}
+
+static void shut(const char *bracket) {
+    printf("%s", bracket);
+    comma = ",";
+}
+
+static void item(const char *bracket) {
+    printf("%s", comma);
+    open(bracket);
+}
+
+static void error_fields(const vfp_error *error) {
+    text_or_null("device", error->device);
+    number_or_null("group", error->group, error->group == VFP_NO_GROUP);
+    text_or_null("kind", vfp_status_text(error->status));
+    number("errno", error->os_errno);
+    text_or_null("text", error->text);
+}
+
+static int fails(const vfp_error *error) {
+    open("{");
+    key("error");
+    open("{");
+    error_fields(error);
+    puts("}}");
+    return 0;
+}
+
+static int by_id(const void *left, const void *right) {
+    return strcmp(((const vfp_device *)left)->id, ((const vfp_device *)right)->id);
+}
+
+static int by_problem(const void *left, const void *right) {
+    return strcmp(((const vfp_device *)left)->problem, ((const vfp_device *)right)->problem);
+}
+
+static int by_name(const void *left, const void *right) {
+    return strcmp(((const vfp_member *)left)->name, ((const vfp_member *)right)->name);
+}
+
+static int by_number(const void *left, const void *right) {
+    uint32_t a = *(const uint32_t *)left, b = *(const uint32_t *)right;
+    return (a > b) - (a < b);
+}
+
+static int by_group_and_pid(const void *left, const void *right) {
+    const vfp_holder *a = (const vfp_holder *)left, *b = (const vfp_holder *)right;
+    int groups = by_number(&a->group, &b->group);
+    return groups ? groups : by_number(&a->pid, &b->pid);
+}
+
+static void device(const vfp_device *device) {
+    item("{");
+    text_or_null("id", device->id);
+    number("vendor", device->vendor);
+    number("device", device->device);
+    number("subsystem_vendor", device->subsystem_vendor);
+    number("subsystem_device", device->subsystem_device);
+    number("class", device->class_code);
+    text_or_null("driver", device->driver);
+    number_or_null("group", device->group, device->group == VFP_NO_GROUP);
+    number_or_null("numa_node", device->numa_node, device->numa_node < 0);
+    text_or_null("sriov", vfp_sriov_text(device->sriov));
+    number("vfs", device->vfs);
+    number_or_null("cdev", device->cdev, device->cdev < 0);
+    text_or_null("kind", vfp_kind_text(device->kind));
+    text_or_null("vgpu_type", device->vgpu_type);
+    text_or_null("parent", device->parent);
+    shut("}");
+}
+
+static void broken(const vfp_device *device) {
+    item("{");
+    text_or_null("device", device->id);
+    number_or_null("group", 0, 1);
+    text_or_null("kind", vfp_status_text(device->status));
+    number("errno", device->os_errno);
+    text_or_null("text", device->problem);
+    shut("}");
+}
+
+static void members(const vfp_root *root, uint32_t group) {
+    static vfp_member all[MANY];
+    size_t count = 0, index;
+    if (vfp_members(root, group, sizeof all[0], MANY, all, &count, NULL) != VFP_OK) exit(2);
+    qsort(all, count, sizeof all[0], by_name);
+    key("members");
+    open("[");
+    for (index = 0; index < count; index++) {
+        if (all[index].status != VFP_OK) continue;
+        item("{");
+        text_or_null("name", all[index].name);
+        text_or_null("driver", all[index].driver);
+        boolean("vfio", all[index].vfio);
+        shut("}");
+    }
+    shut("]");
+    key("broken");
+    open("[");
+    for (index = 0; index < count; index++) {
+        if (all[index].status == VFP_OK) continue;
+        item("");
+        text(all[index].problem);
+        comma = ",";
+    }
+    shut("]");
+}
+
+static void group(const vfp_root *root, uint32_t number_of) {
+    vfp_group seen;
+    vfp_occupancy occupancy;
+    vfp_error error;
+    int32_t peek;
+    item("{");
+    number("group", number_of);
+    if (vfp_group_read(root, number_of, sizeof seen, &seen, &error) < 0) {
+        key("error");
+        open("{");
+        error_fields(&error);
+        shut("}");
+        shut("}");
+        return;
+    }
+    boolean("viable", seen.viable);
+    number("unreadable", seen.unreadable);
+    text_or_null("offender", seen.offender);
+    text_or_null("offender_driver", seen.offender_driver);
+    members(root, number_of);
+    key("peek");
+    if (vfp_peek(root, number_of, &peek, &error) < 0) {
+        open("{");
+        error_fields(&error);
+        shut("}");
+    } else {
+        text(vfp_peek_text(peek));
+    }
+    if (vfp_probe(root, number_of, sizeof occupancy, &occupancy, NULL) < 0) exit(2);
+    text_or_null("state", vfp_state_text(occupancy.state));
+    text_or_null("why", occupancy.why == VFP_WHY_NONE ? "" : vfp_why_text(occupancy.why));
+    number("errno", occupancy.os_errno);
+    shut("}");
+}
+
+static int holders(const vfp_root *root, const uint32_t *groups, size_t group_count) {
+    static vfp_holder all[MANY];
+    vfp_looked looked;
+    size_t count = 0, index;
+    if (vfp_holders(root, groups, group_count, sizeof all[0], MANY, all, &count, sizeof looked, &looked, NULL) != VFP_OK) return -1;
+    qsort(all, count, sizeof all[0], by_group_and_pid);
+    key("holders");
+    open("[");
+    for (index = 0; index < count; index++) {
+        item("{");
+        number("group", all[index].group);
+        number("pid", all[index].pid);
+        number("start_time", (long long)all[index].start_time);
+        text_or_null("command", all[index].command);
+        text_or_null("via", vfp_via_text(all[index].via));
+        text_or_null("pod_uid", all[index].pod_uid);
+        text_or_null("container_id", all[index].container_id);
+        shut("}");
+    }
+    shut("]");
+    key("looked");
+    open("{");
+    number("processes", looked.processes);
+    number("unreadable", looked.unreadable);
+    number("unattributed", looked.unattributed);
+    shut("}");
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    static vfp_device devices[MANY], wrong[MANY];
+    static uint32_t groups[MANY];
+    vfp_root *root = NULL;
+    vfp_error error;
+    size_t count = 0, index, whole = 0, wrongs = 0, group_count = 0;
+    if (argc != 2) return 64;
+    if (vfp_root_open(argv[1], &root, &error) < 0) return fails(&error);
+    if (vfp_scan(root, sizeof devices[0], MANY, devices, &count, &error) < 0) return fails(&error);
+    if (count > MANY) return 2;
+    for (index = 0; index < count; index++) {
+        if (devices[index].status != VFP_OK) wrong[wrongs++] = devices[index];
+        else devices[whole++] = devices[index];
+    }
+    qsort(devices, whole, sizeof devices[0], by_id);
+    qsort(wrong, wrongs, sizeof wrong[0], by_problem);
+    open("{");
+    key("devices");
+    open("[");
+    for (index = 0; index < whole; index++) device(&devices[index]);
+    shut("]");
+    key("broken");
+    open("[");
+    for (index = 0; index < wrongs; index++) broken(&wrong[index]);
+    shut("]");
+    for (index = 0; index < whole; index++) {
+        if (devices[index].group != VFP_NO_GROUP) groups[group_count++] = devices[index].group;
+    }
+    qsort(groups, group_count, sizeof groups[0], by_number);
+    count = 0;
+    for (index = 0; index < group_count; index++) {
+        if (count == 0 || groups[count - 1] != groups[index]) groups[count++] = groups[index];
+    }
+    key("groups");
+    open("[");
+    for (index = 0; index < count; index++) group(root, groups[index]);
+    shut("]");
+    if (holders(root, groups, count) < 0) return 2;
+    puts("}");
+    vfp_root_close(&root);
+    return 0;
+}

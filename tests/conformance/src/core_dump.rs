@@ -1,0 +1,112 @@
+//! What the core itself tells of a tree, as JSON.
+
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::Path;
+use vfio_probe::device::Detail;
+use vfio_probe::{Buffer, Device, Error, GroupId, Occupancy, Root, Sriov, Viability, Why};
+
+/// Everything, in the form that the other languages' programs print.
+pub(crate) fn dump(path: &Path) -> Value {
+    look(path).unwrap_or_else(|error| json!({ "error": failure(&error) }))
+}
+
+fn look(path: &Path) -> vfio_probe::Result<Value> {
+    let root = Root::open(path)?;
+    let mut buffer = Buffer::new();
+    let (mut devices, mut broken) = (Vec::new(), Vec::new());
+    root.scan(Detail::Full, &mut buffer, |device| match device {
+        Ok(device) => devices.push(device),
+        Err(error) => broken.push(error),
+    })?;
+    devices.sort_by_key(|device| device.id.to_string());
+    broken.sort_by_key(ToString::to_string);
+    let groups: BTreeSet<GroupId> = devices.iter().filter_map(|device| device.group).collect();
+    let groups: Vec<GroupId> = groups.into_iter().collect();
+    let mut holders = Vec::new();
+    let looked = root.holders(&groups, &mut |holder| holders.push(holder))?;
+    holders.sort_by_key(|holder| (holder.group, holder.pid));
+    let holders: Vec<Value> = holders
+        .iter()
+        .map(|holder| {
+            json!({
+                "group": holder.group.0, "pid": holder.pid, "start_time": holder.start_time,
+                "command": holder.command.as_str(), "via": holder.via.as_str(),
+                "pod_uid": holder.owner.pod_uid.map(|uid| uid.to_string()),
+                "container_id": holder.owner.container_id.map(|id| id.to_string()),
+            })
+        })
+        .collect();
+    Ok(json!({
+        "devices": devices.iter().map(device).collect::<Vec<_>>(),
+        "broken": broken.iter().map(failure).collect::<Vec<_>>(),
+        "groups": groups.iter().map(|&id| group(&root, id, &mut buffer)).collect::<Vec<_>>(),
+        "holders": holders,
+        "looked": {
+            "processes": looked.processes, "unreadable": looked.unreadable, "unattributed": looked.unattributed,
+        },
+    }))
+}
+
+fn failure(error: &Error) -> Value {
+    json!({
+        "device": error.device.map(|id| id.to_string()), "group": error.group.map(|id| id.0),
+        "kind": error.kind.as_str(), "errno": error.errno, "text": error.to_string(),
+    })
+}
+
+fn device(device: &Device) -> Value {
+    let vfs = match device.sriov {
+        Sriov::Physical(count) => count,
+        Sriov::None | Sriov::Virtual => 0,
+    };
+    json!({
+        "id": device.id.to_string(), "vendor": device.vendor, "device": device.device,
+        "subsystem_vendor": device.subsystem_vendor, "subsystem_device": device.subsystem_device,
+        "class": device.class, "driver": device.driver.map(|driver| driver.to_string()),
+        "group": device.group.map(|id| id.0), "numa_node": device.numa_node,
+        "sriov": device.sriov.as_str(), "vfs": vfs, "cdev": device.cdev, "kind": device.kind.as_str(),
+        "vgpu_type": device.vgpu_type.map(|kind| kind.to_string()),
+        "parent": device.parent.map(|parent| parent.to_string()),
+    })
+}
+
+fn group(root: &Root, id: GroupId, buffer: &mut Buffer) -> Value {
+    let (mut members, mut broken) = (Vec::new(), Vec::new());
+    let seen = root.group(id, buffer).and_then(|seen| {
+        root.members(id, buffer, |member| match member {
+            Ok(member) => members.push(member),
+            Err(error) => broken.push(error.to_string()),
+        })?;
+        Ok(seen)
+    });
+    let seen = match seen {
+        Ok(seen) => seen,
+        Err(error) => return json!({ "group": id.0, "error": failure(&error) }),
+    };
+    members.sort_by_key(|member| member.name);
+    broken.sort();
+    let members: Vec<Value> = members
+        .iter()
+        .map(|member| {
+            let driver = member.driver.map(|driver| driver.to_string());
+            json!({ "name": member.name.as_str(), "driver": driver, "vfio": member.vfio })
+        })
+        .collect();
+    let (offender, offender_driver) = match seen.viability {
+        Viability::Viable => (None, None),
+        Viability::NotViable { member, driver } => (Some(member.to_string()), Some(driver.to_string())),
+    };
+    let occupancy = root.probe(id);
+    let (why, errno) = match occupancy {
+        Occupancy::Unknown(why @ Why::Errno(errno)) => (Some(why.as_str()), errno),
+        Occupancy::Unknown(why) => (Some(why.as_str()), 0),
+        Occupancy::Free | Occupancy::Held | Occupancy::Absent => (None, 0),
+    };
+    json!({
+        "group": id.0, "viable": seen.viability.is_viable(), "unreadable": seen.unreadable,
+        "offender": offender, "offender_driver": offender_driver, "members": members, "broken": broken,
+        "peek": root.peek(id, buffer).map_or_else(|error| failure(&error), |peek| json!(peek.as_str())),
+        "state": occupancy.as_str(), "why": why, "errno": errno,
+    })
+}

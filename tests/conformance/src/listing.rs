@@ -1,0 +1,78 @@
+//! What the command line's `list --json --probe` is to say, told from what the core says.
+
+#![allow(clippy::indexing_slicing, reason = "a key that a Value has not is null")]
+
+use serde_json::{Value, json};
+
+/// The part of a listing that the core knows; the rest (resource, owner, health, reason) is the plugin's own.
+const KNOWN: [&str; 12] = [
+    "address",
+    "vendor",
+    "device",
+    "class",
+    "driver",
+    "iommu_group",
+    "numa_node",
+    "kind",
+    "state",
+    "evidence",
+    "viable",
+    "holders",
+];
+
+/// The listing as it should be: the display controllers of vendor 10de, each with its group's answers.
+pub(crate) fn expected(dump: &Value) -> Value {
+    let none = Vec::new();
+    let devices = dump["devices"].as_array().unwrap_or(&none);
+    let selected = devices.iter().filter(|device| {
+        device["vendor"] == 0x10de && device["class"].as_u64().is_some_and(|class| class >> 16 == 3)
+    });
+    json!({ "devices": selected.map(|device| line(device, dump)).collect::<Vec<_>>() })
+}
+
+fn line(device: &Value, dump: &Value) -> Value {
+    let none = Vec::new();
+    let of_group = |list: &str| {
+        let items = dump[list].as_array().unwrap_or(&none).iter();
+        items
+            .filter(|item| !device["group"].is_null() && item["group"] == device["group"])
+            .collect::<Vec<_>>()
+    };
+    let group = of_group("groups").first().copied().cloned().unwrap_or_default();
+    let (state, evidence) = match (group["state"].as_str(), group["peek"].as_str()) {
+        (Some(state @ ("free" | "held" | "absent")), _) => (state, "open"),
+        (_, Some("looks-held")) => ("held", "enable"),
+        (_, Some("looks-free")) => ("free", "enable"),
+        (Some(state), _) => (state, "open"),
+        (None, _) => ("unknown", "none"),
+    };
+    let holders: Vec<Value> = of_group("holders")
+        .iter()
+        .filter(|_| state == "held")
+        .map(|holder| {
+            json!({
+                "pid": holder["pid"], "command": holder["command"], "pod_uid": holder["pod_uid"],
+                "container_id": holder["container_id"],
+            })
+        })
+        .collect();
+    json!({
+        "address": device["id"], "vendor": hex(&device["vendor"], 4), "device": hex(&device["device"], 4),
+        "class": hex(&device["class"], 6), "driver": device["driver"], "iommu_group": device["group"],
+        "numa_node": device["numa_node"], "kind": device["kind"], "state": state, "evidence": evidence,
+        "viable": group["viable"].as_bool().unwrap_or(!device["group"].is_null()), "holders": holders,
+    })
+}
+
+fn hex(number: &Value, digits: usize) -> String {
+    format!("{:0digits$x}", number.as_u64().unwrap_or(u64::MAX))
+}
+
+/// The listing as it is, without what only the plugin knows.
+pub(crate) fn known_part(mut listing: Value) -> Value {
+    let devices = listing.get_mut("devices").and_then(Value::as_array_mut);
+    for device in devices.into_iter().flatten().filter_map(Value::as_object_mut) {
+        device.retain(|key, _| KNOWN.contains(&key.as_str()));
+    }
+    listing
+}

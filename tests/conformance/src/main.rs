@@ -1,0 +1,103 @@
+//! One truth: the same trees through every door, compared with the core field by field.
+//!
+//! Each door is a program that prints what it is told of a tree as JSON; the command line's is `list --json --probe`. The
+//! last line is `N passed, N failed`, one for each tree and door.
+
+mod compare;
+mod core_dump;
+mod listing;
+mod trees;
+
+use anyhow::{Context, bail, ensure};
+use clap::Parser;
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+/// Compares what every language is told of the same trees.
+#[derive(Parser)]
+struct Arguments {
+    /// A language and the command that prints what it is told, without the tree: `c=target/dump`, `python=python3 dump.py`.
+    #[arg(long = "door", value_name = "LANGUAGE=COMMAND", required = true)]
+    doors: Vec<String>,
+    /// The device plugin, whose `list` is compared too.
+    #[arg(long)]
+    plugin: String,
+    /// Prints what the core says of each tree.
+    #[arg(long)]
+    verbose: bool,
+}
+
+/// One way to ask.
+struct Door {
+    name: String,
+    command: Vec<String>,
+    /// Whether it is the command line, which lists a selection in words of its own.
+    lists: bool,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let mut doors = Vec::new();
+    for door in &arguments.doors {
+        let (name, command) = door.split_once('=').context("a door is LANGUAGE=COMMAND")?;
+        let command = command.split_whitespace().map(str::to_owned).collect();
+        doors.push(Door { name: name.to_owned(), command, lists: false });
+    }
+    let list = [arguments.plugin.as_str(), "list", "--json", "--probe", "--root"];
+    doors.push(Door { name: "list".to_owned(), command: list.map(str::to_owned).to_vec(), lists: true });
+
+    print!("{:<30} {:>6}", "tree", "fields");
+    doors.iter().for_each(|door| print!(" {:>7}", door.name));
+    println!();
+    let (mut passed, mut failed) = (0, 0);
+    for (name, build) in trees::ALL {
+        let tree = build().with_context(|| format!("the tree {name:?}"))?;
+        let ours = core_dump::dump(tree.node.root());
+        if arguments.verbose {
+            println!("{name}: {ours:#}");
+        }
+        print!("{name:<30} {:>6}", compare::fields(&ours));
+        let mut said = Vec::new();
+        for door in &doors {
+            let differs = match ask(door, tree.node.root(), &ours) {
+                Ok(differences) => differences,
+                Err(error) => vec![format!("{error:#}")],
+            };
+            print!(" {:>7}", if differs.is_empty() { "same" } else { "DIFFERS" });
+            *(if differs.is_empty() { &mut passed } else { &mut failed }) += 1;
+            said.extend(differs.into_iter().map(|difference| format!("    {}{difference}", door.name)));
+        }
+        println!();
+        said.iter().for_each(|line| println!("{line}"));
+    }
+    println!("{passed} passed, {failed} failed");
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Where a door's answer is not the core's.
+fn ask(door: &Door, root: &Path, ours: &Value) -> anyhow::Result<Vec<String>> {
+    let (program, words) = door.command.split_first().context("a door without a command")?;
+    let mut command = Command::new(program);
+    command.args(words).arg(root);
+    if door.lists {
+        // Nobody serves here: what the kubelet was told is not asked of this machine's.
+        command.arg("--run-dir").arg(root.join("run"));
+    }
+    let output = command.output().with_context(|| program.clone())?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if door.lists && ours.get("error").is_some() {
+        ensure!(!output.status.success(), ": succeeds where the core fails");
+        let text = ours.pointer("/error/text").and_then(Value::as_str).unwrap_or_default();
+        ensure!(errors.contains(text), ": does not say {text:?} but {errors:?}");
+        return Ok(Vec::new());
+    }
+    if !output.status.success() {
+        bail!(": {}: {errors}", output.status);
+    }
+    let theirs: Value = serde_json::from_slice(&output.stdout).context(": no JSON")?;
+    if door.lists {
+        return Ok(compare::differences(&listing::expected(ours), &listing::known_part(theirs)));
+    }
+    Ok(compare::differences(ours, &theirs))
+}
