@@ -70,6 +70,12 @@ class Node:
         assert isinstance(opens, int)
         return opens
 
+    def add_unreadable_process(self, pid: int) -> None:
+        """A process whose descriptors cannot be listed: for root too, since its `fd` is no folder."""
+        process = self.root / f"proc/{pid}"
+        process.mkdir()
+        (process / "fd").touch()
+
     @contextlib.contextmanager
     def denied(self, group: int) -> Iterator[None]:
         """Meanwhile this process may not open the group, as an ordinary user may not."""

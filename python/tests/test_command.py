@@ -106,7 +106,7 @@ def test_who(node: Node, target: str) -> None:
 
 
 def test_who_says_what_it_could_not_read(node: Node) -> None:
-    node.order("link", path="proc/4711", target="nowhere")
+    node.add_unreadable_process(4711)
     assert "1 of 1 processes could not be read: not found is not nobody" in run(
         "who", "51", "--root", node.root, code=1
     )

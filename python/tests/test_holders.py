@@ -57,6 +57,6 @@ def test_without_proc_nothing_is_told(tmp_path: Path) -> None:
 
 
 def test_processes_that_cannot_be_read_are_counted(node: Node, root: Root) -> None:
-    node.order("link", path="proc/4711", target="nowhere")
+    node.add_unreadable_process(4711)
     looked = root.holders([51]).looked
     assert (looked.processes, looked.unreadable) == (1, 1)

@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyInt, PyString};
+use pyo3::types::{PyBool, PyBoolMethods, PyBytes, PyInt, PyString};
 use std::path::PathBuf;
 use std::time::Duration;
 use vfio_probe::{DeviceId, GroupId};
@@ -105,7 +105,7 @@ pub(crate) fn interval(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Duratio
 /// True or False; none for the default.
 pub(crate) fn switch(name: &str, value: Option<&Bound<'_, PyAny>>, default: bool) -> PyResult<bool> {
     let Some(value) = value else { return Ok(default) };
-    let switch = value.cast::<PyBool>().map(|value| value.is_true());
+    let switch = value.cast::<PyBool>().map(PyBoolMethods::is_true);
     switch.map_err(|_| PyTypeError::new_err(format!("{name} must be bool, not {}", type_name(value))))
 }
 

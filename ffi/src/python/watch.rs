@@ -50,24 +50,30 @@ impl Watch {
         let live = self.live()?;
         Ok(py.detach(move || call(&mut live.lock())))
     }
+}
 
-    /// The next event, or none when `until` has come.
-    fn wait(&self, py: Python<'_>, live: &Live, until: Option<Instant>) -> PyResult<Option<Event>> {
-        loop {
-            if live.is_closed() {
-                return Err(closed());
-            }
-            if let Some(event) = py.detach(|| live.lock().next()) {
-                return Ok(Some(event.into()));
-            }
-            if until.is_some_and(|until| Instant::now() >= until) {
-                return Ok(None);
-            }
-            py.detach(|| live.wait(until)).map_err(std::io::Error::from)?;
-            // Where Ctrl-C raises KeyboardInterrupt.
-            py.check_signals()?;
+/// How a wait ended.
+enum Waited {
+    News(Event),
+    /// The time was up.
+    Nothing,
+    /// Somebody closed the watch.
+    Closed,
+}
+
+fn wait(py: Python<'_>, live: &Live, until: Option<Instant>) -> PyResult<Waited> {
+    while !live.is_closed() {
+        if let Some(event) = py.detach(|| live.lock().next()) {
+            return Ok(Waited::News(event.into()));
         }
+        if until.is_some_and(|until| Instant::now() >= until) {
+            return Ok(Waited::Nothing);
+        }
+        py.detach(|| live.wait(until)).map_err(std::io::Error::from)?;
+        // Where Ctrl-C raises KeyboardInterrupt.
+        py.check_signals()?;
     }
+    Ok(Waited::Closed)
 }
 
 fn closed() -> PyErr {
@@ -80,7 +86,11 @@ impl Watch {
     #[pyo3(signature = (timeout=None))]
     fn next_event(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Event>> {
         let until = arguments::timeout("timeout", timeout)?.map(|timeout| Instant::now() + timeout);
-        self.wait(py, &*self.live()?, until)
+        match wait(py, &*self.live()?, until)? {
+            Waited::News(event) => Ok(Some(event)),
+            Waited::Nothing => Ok(None),
+            Waited::Closed => Err(closed()),
+        }
     }
 
     fn __iter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
@@ -91,8 +101,10 @@ impl Watch {
     /// Without an end but that of the watch.
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Event>> {
         let Ok(live) = self.live() else { return Ok(None) };
-        let event = self.wait(py, &live, None);
-        if live.is_closed() { Ok(event.ok().flatten()) } else { event }
+        match wait(py, &live, None)? {
+            Waited::News(event) => Ok(Some(event)),
+            Waited::Nothing | Waited::Closed => Ok(None),
+        }
     }
 
     fn __aiter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
