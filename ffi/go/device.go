@@ -9,7 +9,11 @@ package vfioprobe
 // #cgo nocallback vfp_sriov_text
 import "C"
 
-import "syscall"
+import (
+	"slices"
+	"strings"
+	"syscall"
+)
 
 // Kind is what a device is.
 type Kind int32
@@ -79,7 +83,7 @@ type Device struct {
 
 // Scan is what [Root.Scan] finds.
 type Scan struct {
-	// Devices are the devices bound to a VFIO driver, in no particular order.
+	// Devices are the devices bound to a VFIO driver, by ID.
 	Devices []Device
 	// Broken says of each device that could not be read why. Nothing is known of such a device but that it is there.
 	Broken []*Error
@@ -109,7 +113,7 @@ func (r *Root) Scan() (Scan, error) {
 	return scan, nil
 }
 
-// take sorts the records into whole and broken ones.
+// take parts the records into whole and broken ones.
 func (s *Scan) take(records []C.vfp_device) {
 	s.Devices = make([]Device, 0, len(records))
 	for i := range records {
@@ -125,6 +129,8 @@ func (s *Scan) take(records []C.vfp_device) {
 			})
 		}
 	}
+	slices.SortFunc(s.Devices, func(a, b Device) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortFunc(s.Broken, func(a, b *Error) int { return strings.Compare(a.Text, b.Text) })
 }
 
 // Device tells one device by its id, a PCI address or an mdev's uuid, whatever it is bound to. Its Cdev is -1: only a

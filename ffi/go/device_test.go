@@ -1,10 +1,10 @@
 package vfioprobe_test
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -32,6 +32,9 @@ func TestScanHasEveryFieldOfEveryDevice(t *testing.T) {
 	scan := must(root.Scan())(t)
 	equal(t, "devices", len(scan.Devices), 9)
 	equal(t, "broken", len(scan.Broken), 0)
+	if !slices.IsSortedFunc(scan.Devices, func(a, b vfioprobe.Device) int { return cmp.Compare(a.ID, b.ID) }) {
+		t.Errorf("no order: %v", scan.Devices)
+	}
 	gpu := byID(t, scan, simnode.FirstGPU)
 	if gpu.Cdev < 0 {
 		t.Errorf("cdev: %d", gpu.Cdev)
@@ -94,7 +97,6 @@ func TestABrokenDeviceCostsNoOther(t *testing.T) {
 	if len(scan.Broken) != 2 {
 		t.Fatalf("broken: %v", scan.Broken)
 	}
-	slices.SortFunc(scan.Broken, func(a, b *vfioprobe.Error) int { return strings.Compare(a.Device, b.Device) })
 	malformed, unreadable := scan.Broken[0], scan.Broken[1]
 	isAll(t, malformed, vfioprobe.ErrMalformed)
 	isNone(t, malformed, os.ErrNotExist, os.ErrPermission, vfioprobe.ErrInvalid)

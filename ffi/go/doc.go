@@ -32,7 +32,7 @@
 //
 // # Goroutines, threads and handles
 //
-// Every method may be called from any goroutine at any time, also together with Close, which never waits: a call that
+// Every method may be called from any goroutine at any time, also together with Close: a call that
 // is under way ends as it would have, a later one fails with [ErrClosed]. Calls take microseconds to milliseconds;
 // only [Root.Probe] can wait for the kernel without bound, and then keeps a thread. A [Watch] waits in the runtime's
 // network poller, so it keeps no thread. Close every Root and Watch; one that is forgotten is closed some time after

@@ -105,6 +105,8 @@ func TestUseAfterClose(t *testing.T) {
 		equal(t, "close", watch.Close(), nil)
 	}
 	var never *vfioprobe.Root
+	var noWatch *vfioprobe.Watch
+	equal(t, "close of none", errors.Join(never.Close(), noWatch.Close(), new(vfioprobe.Root).Close()), nil)
 	for name, call := range map[string]func() error{
 		"Scan":          func() error { _, err := root.Scan(); return err },
 		"Device":        func() error { _, err := root.Device(simnode.FirstGPU); return err },
@@ -118,6 +120,7 @@ func TestUseAfterClose(t *testing.T) {
 		"Watch":         func() error { _, err := root.Watch(ctx, vfioprobe.WatchOptions{}); return err },
 		"never opened":  func() error { _, err := never.Scan(); return err },
 		"zero value":    func() error { _, err := new(vfioprobe.Root).Scan(); return err },
+		"never watched": func() error { _, err := noWatch.Groups(); return err },
 		"watch Groups":  func() error { _, err := watch.Groups(); return err },
 		"watch Devices": func() error { _, err := watch.Devices(); return err },
 		"watch Holders": func() error { _, err := watch.Holders(51); return err },
@@ -131,8 +134,10 @@ func TestUseAfterClose(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for range watch.Events() {
-		t.Error("an event of a closed watch")
+	for _, ended := range []*vfioprobe.Watch{watch, noWatch, {}} {
+		for range ended.Events() {
+			t.Error("an event of a closed watch")
+		}
 	}
 }
 

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"slices"
-	"strings"
 	"time"
 
 	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
@@ -26,7 +24,6 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	slices.SortFunc(scan.Devices, func(a, b vfioprobe.Device) int { return strings.Compare(a.ID, b.ID) })
 	for _, device := range scan.Devices[:2] {
 		peek, err := root.Peek(device.Group)
 		if err != nil {

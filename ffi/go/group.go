@@ -8,7 +8,9 @@ package vfioprobe
 import "C"
 
 import (
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -55,7 +57,7 @@ type Member struct {
 
 // Members is what [Root.Members] finds.
 type Members struct {
-	// Members are those that could be read, in no particular order.
+	// Members are those that could be read, by Name.
 	Members []Member
 	// Broken says of each member that could not be read why.
 	Broken []*Error
@@ -108,7 +110,7 @@ func (r *Root) Members(group GroupID) (Members, error) {
 	return members, nil
 }
 
-// take sorts the records into whole and broken ones.
+// take parts the records into whole and broken ones.
 func (m *Members) take(group GroupID, records []C.vfp_member) {
 	m.Members = make([]Member, 0, len(records))
 	for i := range records {
@@ -128,4 +130,6 @@ func (m *Members) take(group GroupID, records []C.vfp_member) {
 			})
 		}
 	}
+	slices.SortFunc(m.Members, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(m.Broken, func(a, b *Error) int { return strings.Compare(a.Text, b.Text) })
 }

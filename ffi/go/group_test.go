@@ -21,7 +21,6 @@ func TestASharedGroupIsViableUntilAHostDriverHasAMember(t *testing.T) {
 		ID: 51, Members: 2, Offender: "0000:1b:00.1", OffenderDriver: "snd_hda_intel",
 	})
 	members := must(root.Members(51))(t)
-	slices.SortFunc(members.Members, func(a, b vfioprobe.Member) int { return strings.Compare(a.Name, b.Name) })
 	want := []vfioprobe.Member{
 		{Name: simnode.FirstGPU, Driver: "vfio-pci", VFIO: true}, {Name: "0000:1b:00.1", Driver: "snd_hda_intel"},
 	}

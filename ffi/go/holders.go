@@ -7,6 +7,8 @@ package vfioprobe
 import "C"
 
 import (
+	"cmp"
+	"slices"
 	"strconv"
 	"unsafe"
 )
@@ -70,7 +72,7 @@ func (l Looked) Complete() bool { return l.Processes > 0 && l.Unreadable == 0 &&
 
 // Holders is who was found.
 type Holders struct {
-	// Holders are the processes found, in no particular order; one that holds two groups is there twice.
+	// Holders are the processes found, by Group and PID; one that holds two groups is there twice.
 	Holders []Holder
 	// Looked is how far the look reached.
 	Looked Looked
@@ -121,6 +123,9 @@ func (h *Holders) take(records []C.vfp_holder) {
 			ContainerID: text(record.container_id[:]),
 		}
 	}
+	slices.SortFunc(h.Holders, func(a, b Holder) int {
+		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.PID, b.PID))
+	})
 }
 
 func reach(from *C.vfp_looked) Looked {

@@ -19,7 +19,8 @@ const (
 	Unknown State = C.VFP_STATE_UNKNOWN
 	// Free is that nobody has the group.
 	Free State = C.VFP_STATE_FREE
-	// Held is that some process has the group or a device of it open: the kernel said EBUSY, nothing else counts as this.
+	// Held is that some process has the group or a device of it open: the kernel said EBUSY, and no other errno counts as
+	// this. A [Watch] knows it by the enable counts, too: see [WatchedGroup].Evidence.
 	Held State = C.VFP_STATE_HELD
 	// Absent is that there is no node, or no device behind it.
 	Absent State = C.VFP_STATE_ABSENT

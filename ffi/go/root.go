@@ -44,7 +44,9 @@ func Open(path string) (*Root, error) {
 // Close closes the root. Calls that are under way end as they would have, later ones fail with [ErrClosed]. It never
 // waits, not even for an open that hangs in the kernel. Closing again does nothing; the error is always nil.
 func (r *Root) Close() error {
-	r.handle.close()
+	if r != nil && r.handle != nil {
+		r.handle.close()
+	}
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"context"
 	"os"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -53,6 +54,10 @@ type watchHandle struct {
 	failed atomic.Bool
 }
 
+// closing makes watches close one after another: the close of an inotify instance waits some ten milliseconds in the kernel
+// (fsnotify_destroy_group, synchronize_srcu), for which each would keep a thread.
+var closing sync.Mutex
+
 // Watch begins to watch, until the context is done or the watch is closed; the root may be closed before. Nothing is
 // read yet: the first event that is asked for takes stock, and tells every device as [EventBound], every held group as
 // [EventHeld]. Sources that cannot be had, uevents in a user namespace for one, are done without: everything is found all
@@ -78,7 +83,11 @@ func (r *Root) Watch(ctx context.Context, options WatchOptions) (*Watch, error) 
 	if C.vfp_watch_open(root.c, C.sizeof_vfp_watch_options, &settings, &h.c, &failed) < 0 {
 		return nil, failure(&failed)
 	}
-	h.free = func() { C.vfp_watch_close(&h.c) }
+	h.free = func() {
+		closing.Lock()
+		defer closing.Unlock()
+		C.vfp_watch_close(&h.c)
+	}
 	if err := h.wait(); err != nil {
 		h.close()
 		return nil, err
@@ -144,10 +153,12 @@ func (h *watchHandle) shut() {
 	h.close()
 }
 
-// Close ends the watch: ranges over [Watch.Events] end, later calls fail with [ErrClosed]. It never waits. Closing again
-// does nothing; the error is always nil.
+// Close ends the watch: ranges over [Watch.Events] end, later calls fail with [ErrClosed]. It takes milliseconds. Closing
+// again does nothing; the error is always nil.
 func (w *Watch) Close() error {
-	w.handle.end()
+	if w != nil && w.handle != nil {
+		w.handle.end()
+	}
 	return nil
 }
 

@@ -2,7 +2,6 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"log"
@@ -43,11 +42,6 @@ func dump(path string) (object, error) {
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(scan.Devices, func(a, b vfioprobe.Device) int { return cmp.Compare(a.ID, b.ID) })
-	slices.SortFunc(scan.Broken, func(a, b *vfioprobe.Error) int { return cmp.Compare(a.Text, b.Text) })
-	slices.SortFunc(found.Holders, func(a, b vfioprobe.Holder) int {
-		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.PID, b.PID))
-	})
 	return object{
 		"devices": each(scan.Devices, device),
 		"broken":  each(scan.Broken, func(err *vfioprobe.Error) object { return failed(err) }),
@@ -91,9 +85,7 @@ func group(root *vfioprobe.Root, id vfioprobe.GroupID) object {
 	if err != nil {
 		return object{"group": id, "error": failed(err)}
 	}
-	slices.SortFunc(members.Members, func(a, b vfioprobe.Member) int { return cmp.Compare(a.Name, b.Name) })
 	broken := each(members.Broken, func(err *vfioprobe.Error) string { return err.Text })
-	slices.Sort(broken)
 	occupancy, err := root.Probe(id)
 	if err != nil {
 		return object{"group": id, "error": failed(err)}
