@@ -7,6 +7,7 @@ use crate::python::group::Group;
 use crate::python::listing::{Holders, Members, Scan};
 use crate::python::occupancy::Occupancy;
 use crate::python::values::Device;
+use crate::python::wait::release;
 use crate::python::watch::Watch;
 use crate::python::words::Word;
 use pyo3::exceptions::PyValueError;
@@ -39,6 +40,12 @@ impl Root {
         let host = self.host()?;
         // Ends with the host's last use in there, since closing it is a system call too.
         py.detach(move || host.with_buffer(call)).map_err(raised)
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        release(self.host.get_mut().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 

@@ -1,5 +1,6 @@
 //! What lives while a watch is open or waited for: the core's watch and one descriptor for its news and its end.
 
+use pyo3::Python;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
@@ -57,6 +58,13 @@ impl Live {
             Err(errno) => Err(errno),
         }
     }
+}
+
+/// Lets go of what a Python object had, which closes descriptors, detached from the interpreter.
+pub(crate) fn release<T: Send>(handle: T) {
+    let mut handle = Some(handle);
+    // None while the interpreter ends; then it is dropped here.
+    let _ = Python::try_attach(|py| py.detach(|| drop(handle.take())));
 }
 
 fn timespec(duration: Duration) -> Timespec {

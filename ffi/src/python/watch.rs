@@ -3,7 +3,7 @@
 use crate::host::Host;
 use crate::python::listing::Holders;
 use crate::python::values::{Device, Event};
-use crate::python::wait::Live;
+use crate::python::wait::{Live, release};
 use crate::python::watched::{Clock, Known, WatchedGroup};
 use crate::python::{arguments, errors};
 use pyo3::exceptions::PyValueError;
@@ -49,6 +49,12 @@ impl Watch {
     ) -> PyResult<T> {
         let live = self.live()?;
         Ok(py.detach(move || call(&mut live.lock())))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        release(self.live.get_mut().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
