@@ -54,8 +54,8 @@ type watchHandle struct {
 	failed atomic.Bool
 }
 
-// closing makes watches close one after another: the close of an inotify instance waits some ten milliseconds in the kernel
-// (fsnotify_destroy_group, synchronize_srcu), for which each would keep a thread.
+// closing makes watches close one after another: the close of an inotify instance takes some ten milliseconds, for
+// which each would keep a thread (fsnotify_destroy_group waits for an SRCU grace period).
 var closing sync.Mutex
 
 // Watch begins to watch, until the context is done or the watch is closed; the root may be closed before. Nothing is
@@ -63,8 +63,8 @@ var closing sync.Mutex
 // [EventHeld]. Sources that cannot be had, uevents in a user namespace for one, are done without: everything is found all
 // the same, only later.
 //
-// The error is the context's if it is done already, [ErrInvalid] for a negative time, [ErrClosed] for a closed root, or an
-// [*Error] when no descriptor can be had.
+// The error is the context's if it is done already, [ErrInvalid] for a negative time, [ErrClosed] for a closed root, or the
+// system's when no descriptor can be had.
 func (r *Root) Watch(ctx context.Context, options WatchOptions) (*Watch, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -105,14 +105,14 @@ func (o WatchOptions) settings() (C.vfp_watch_options, error) {
 	}
 	settings.interval_ms = C.uint32_t(milliseconds(o.Interval))
 	settings.probe_deadline_ms = C.uint32_t(milliseconds(o.ProbeDeadline))
-	for flag, on := range map[C.uint32_t]bool{
-		C.VFP_WATCH_PROBE:      o.Probe,
-		C.VFP_WATCH_NO_UEVENTS: o.NoUevents,
-		C.VFP_WATCH_NO_HOLDERS: o.NoHolders,
-	} {
-		if on {
-			settings.flags |= flag
-		}
+	if o.Probe {
+		settings.flags |= C.VFP_WATCH_PROBE
+	}
+	if o.NoUevents {
+		settings.flags |= C.VFP_WATCH_NO_UEVENTS
+	}
+	if o.NoHolders {
+		settings.flags |= C.VFP_WATCH_NO_HOLDERS
 	}
 	return settings, nil
 }
