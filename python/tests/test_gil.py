@@ -141,11 +141,14 @@ def test_control_c_ends_a_wait(node: Node, wait: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert process.stdout is not None
-    assert [process.stdout.readline() for _ in GPUS] == ["bound\n"] * len(GPUS)
-    eventually(lambda: sleeps(process.pid))
-    os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    try:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in GPUS] == ["bound\n"] * len(GPUS)
+        eventually(lambda: sleeps(process.pid))
+        os.kill(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == -signal.SIGINT
     assert errors.rstrip().endswith("KeyboardInterrupt")
 
