@@ -52,7 +52,7 @@ class State(_Word):
     FREE = "free"
     """Nobody has it."""
     HELD = "held"
-    """Some process has the group or a device of it open: the kernel said EBUSY, or a watch saw a count rise."""
+    """Some process has the group or a device of it open: EBUSY, or a watch saw a count rise."""
     ABSENT = "absent"
     """There is no node, or no device behind it."""
     UNKNOWN = "unknown"
