@@ -76,6 +76,9 @@
 // A function of the group is enabled: somebody has its device open, or left the count behind.
 #define VFP_PEEK_LOOKS_HELD 1
 
+// Nobody has looked yet; only in vfp_watched.
+#define VFP_PEEK_NONE -1
+
 // There is no count to read: mediated devices, vendor virtual functions.
 #define VFP_PEEK_BLIND 2
 
@@ -85,7 +88,8 @@
 // Nobody has the group.
 #define VFP_STATE_FREE 1
 
-// Some process has the group or a device of it open: the kernel said EBUSY, nothing else counts as this.
+// Some process has the group or a device of it open. From a probe: the kernel said EBUSY, and nothing else counts as this. From
+// a watch also: VFP_EVIDENCE_ENABLE says that it rests on an enable count above its baseline.
 #define VFP_STATE_HELD 2
 
 // There is no node, or no device behind it.
@@ -347,6 +351,10 @@ typedef struct vfp_watched {
   int32_t os_errno;
   // VFP_EVIDENCE_*.
   int32_t evidence;
+  // VFP_PEEK_*: the latest look without opening, VFP_PEEK_NONE before the first.
+  int32_t peek;
+  // How many members the group has, bound to VFIO or not.
+  uint32_t members;
   // 1 if VFIO can use the group, else 0.
   int32_t viable;
   // The member whose driver makes it not viable, else "".
@@ -479,8 +487,8 @@ vfp_status vfp_probe(const struct vfp_root *root,
                      struct vfp_error *out_error);
 
 // The same on a helper thread, waiting at most `timeout_ms` milliseconds for the answer: later it is VFP_STATE_UNKNOWN with
-// VFP_WHY_LATE. At most one open a group and four in all are under way at once; a group whose last open still hangs is late
-// at once.
+// VFP_WHY_LATE. At most one open a group and four in all are under way at once in a root; who asks for a group whose open is
+// under way already, for another caller or because it hangs, is told VFP_WHY_LATE at once.
 vfp_status vfp_probe_within(const struct vfp_root *root,
                             uint32_t group,
                             uint32_t timeout_ms,
@@ -515,7 +523,8 @@ vfp_status vfp_watch_open(const struct vfp_root *root,
                           struct vfp_watch **out_watch,
                           struct vfp_error *out_error);
 
-// Closes a watch with its descriptor and makes `*watch` NULL, as vfp_root_close().
+// Closes a watch with its descriptor and makes `*watch` NULL, as vfp_root_close(). Can take some 20 ms, in which the kernel
+// ends an inotify instance.
 void vfp_watch_close(struct vfp_watch **watch);
 
 // The descriptor to poll: readable when vfp_watch_next() may have news. Do not read or close it; it belongs to the watch.
@@ -526,7 +535,8 @@ int32_t vfp_watch_fd(const struct vfp_watch *watch);
 // then, since events may wait here while the descriptor is not readable.
 //
 // Never waits. It may look at everything once (some 20 system calls with 8 devices) and, where a group became held, at all
-// processes. Fails when the bound devices cannot be listed; the watch goes on, and what was known stays.
+// processes. Fails when the bound devices cannot be listed, once for each look that could not; the watch goes on, and what
+// was known stays.
 vfp_status vfp_watch_next(struct vfp_watch *watch,
                           size_t size,
                           struct vfp_event *out_event,
@@ -577,7 +587,7 @@ const char *vfp_kind_text(int32_t kind);
 // The word for a VFP_SRIOV_*: `none`, `physical`, `virtual`, or `?`.
 const char *vfp_sriov_text(int32_t sriov);
 
-// The word for a VFP_PEEK_*: `looks-free`, `looks-held`, `blind`, or `?`.
+// The word for a VFP_PEEK_*: `looks-free`, `looks-held`, `blind`, `none`, or `?`.
 const char *vfp_peek_text(int32_t peek);
 
 // The word for a VFP_STATE_*: `free`, `held`, `absent`, `unknown`, or `?`.

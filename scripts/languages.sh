@@ -32,7 +32,7 @@ c_library() {
     make -s -C "$top/ffi" install CARGOFLAGS=--quiet PREFIX="$1" >&2 || die "the C library could not be built and installed"
     export PKG_CONFIG_PATH=$1/lib/pkgconfig LD_LIBRARY_PATH=$1/lib
     # Go's build cache knows a package by its files and flags, not by what pkg-config says nor by C headers.
-    CGO_CFLAGS="-O2 -g -DHEADER=$(cksum <"$1/include/vfio_probe.h" | tr -c '0-9\n' _)"
+    CGO_CFLAGS="-O2 -g -DVFIO_PROBE_$({ cat "$1/include/vfio_probe.h"; echo "$1"; } | cksum | cut -d' ' -f1)"
     export CGO_CFLAGS
 }
 

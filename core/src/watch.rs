@@ -122,6 +122,7 @@ pub struct Watch {
     changes: Vec<Change>,
     next_pass: Instant,
     failure: Option<Error>,
+    untold: Option<Error>,
     own_processes: bool,
     /// Groups whose holder has exited and that were still held then, with the next pause before another look.
     exited: Vec<(GroupId, Duration)>,
@@ -175,6 +176,7 @@ impl Watch {
             changes: Vec::new(),
             next_pass,
             failure: None,
+            untold: None,
             own_processes,
             exited: Vec::new(),
             half_bound: false,
@@ -204,6 +206,7 @@ impl Watch {
         if now >= self.next_pass {
             self.next_pass = now + self.monitor.options().interval;
             self.failure = self.monitor.pass(now, &mut self.changes).err();
+            self.untold = self.failure;
             self.watch_nodes();
             self.follow_up(now);
         }
@@ -256,6 +259,11 @@ impl Watch {
     #[must_use]
     pub fn failure(&self) -> Option<Error> {
         self.failure
+    }
+
+    /// The same, once for each pass that failed: for those who are told of events and failures in one stream.
+    pub fn take_failure(&mut self) -> Option<Error> {
+        self.untold.take()
     }
 
     /// The next [`Watch::next`] does a pass.

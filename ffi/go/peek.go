@@ -11,6 +11,8 @@ type Peek int32
 
 // Answers of [Root.Peek].
 const (
+	// PeekNone is that nobody has looked yet; only in a [WatchedGroup].
+	PeekNone Peek = C.VFP_PEEK_NONE
 	// LooksFree is that no function of the group is enabled. A holder that has the group open but no device of it looks
 	// like this too.
 	LooksFree Peek = C.VFP_PEEK_LOOKS_FREE
@@ -20,7 +22,7 @@ const (
 	Blind Peek = C.VFP_PEEK_BLIND
 )
 
-// String returns looks-free, looks-held or blind.
+// String returns looks-free, looks-held, blind or none.
 func (p Peek) String() string { return C.GoString(C.vfp_peek_text(C.int32_t(p))) }
 
 // Peek looks at a group without opening it, by sysfs enable of its functions. It needs no device node and no privilege,

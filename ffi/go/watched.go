@@ -43,8 +43,12 @@ type WatchedGroup struct {
 	Occupancy Occupancy
 	// Evidence is what that rests on.
 	Evidence Evidence
+	// Peek is the latest look without opening, [PeekNone] before the first.
+	Peek Peek
 	// For is how long it has been so, in steps of a millisecond.
 	For time.Duration
+	// Members is how many members the group has, bound to VFIO or not.
+	Members int
 	// Viable is whether VFIO can use the group.
 	Viable bool
 	// Offender is the member whose driver makes it not viable, else "".
@@ -85,7 +89,9 @@ func watched(from *C.vfp_watched) WatchedGroup {
 		ID:             GroupID(from.group),
 		Occupancy:      Occupancy{GroupID(from.group), State(from.state), Why(from.why), syscall.Errno(from.os_errno)},
 		Evidence:       Evidence(from.evidence),
+		Peek:           Peek(from.peek),
 		For:            time.Duration(from.for_ms) * time.Millisecond,
+		Members:        int(from.members),
 		Viable:         from.viable != 0,
 		Offender:       text(from.offender[:]),
 		OffenderDriver: text(from.offender_driver[:]),

@@ -163,6 +163,10 @@ static void group(const vfp_root *root, uint32_t number_of) {
     int32_t peek;
     item("{");
     number("group", number_of);
+    if (vfp_probe(root, number_of, sizeof occupancy, &occupancy, NULL) < 0) exit(2);
+    text_or_null("state", vfp_state_text(occupancy.state));
+    text_or_null("why", occupancy.why == VFP_WHY_NONE ? "" : vfp_why_text(occupancy.why));
+    number("errno", occupancy.os_errno);
     if (vfp_group_read(root, number_of, sizeof seen, &seen, &error) < 0) {
         key("error");
         open("{");
@@ -184,10 +188,6 @@ static void group(const vfp_root *root, uint32_t number_of) {
     } else {
         text(vfp_peek_text(peek));
     }
-    if (vfp_probe(root, number_of, sizeof occupancy, &occupancy, NULL) < 0) exit(2);
-    text_or_null("state", vfp_state_text(occupancy.state));
-    text_or_null("why", occupancy.why == VFP_WHY_NONE ? "" : vfp_why_text(occupancy.why));
-    number("errno", occupancy.os_errno);
     shut("}");
 }
 

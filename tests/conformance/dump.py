@@ -50,16 +50,17 @@ def occupancy_of(occupancy: Occupancy) -> Document:
 
 def group_of(root: Root, number: int) -> Document:
     """A group, all that is to be told of it."""
+    occupancy = {"group": number, **occupancy_of(root.probe(number))}
     try:
         group, members = root.group(number), root.members(number)
     except ProbeError as error:
-        return {"group": number, "error": error_of(error)}
+        return {**occupancy, "error": error_of(error)}
     try:
         peek: str | Document = root.peek(number).value
     except ProbeError as error:
         peek = error_of(error)
     return {
-        "group": number,
+        **occupancy,
         "viable": group.viable,
         "unreadable": group.unreadable,
         "offender": group.offender,
@@ -67,7 +68,6 @@ def group_of(root: Root, number: int) -> Document:
         "members": sorted((member_of(member) for member in members), key=lambda member: str(member["name"])),
         "broken": sorted(str(error) for error in members.broken),
         "peek": peek,
-        **occupancy_of(root.probe(number)),
     }
 
 

@@ -11,6 +11,8 @@ use vfio_probe::{GroupId, Occupancy, Why};
 pub const VFP_PEEK_LOOKS_FREE: i32 = 0;
 /// A function of the group is enabled: somebody has its device open, or left the count behind.
 pub const VFP_PEEK_LOOKS_HELD: i32 = 1;
+/// Nobody has looked yet; only in vfp_watched.
+pub const VFP_PEEK_NONE: i32 = -1;
 /// There is no count to read: mediated devices, vendor virtual functions.
 pub const VFP_PEEK_BLIND: i32 = 2;
 
@@ -18,7 +20,8 @@ pub const VFP_PEEK_BLIND: i32 = 2;
 pub const VFP_STATE_UNKNOWN: i32 = 0;
 /// Nobody has the group.
 pub const VFP_STATE_FREE: i32 = 1;
-/// Some process has the group or a device of it open: the kernel said EBUSY, nothing else counts as this.
+/// Some process has the group or a device of it open. From a probe: the kernel said EBUSY, and nothing else counts as this. From
+/// a watch also: VFP_EVIDENCE_ENABLE says that it rests on an enable count above its baseline.
 pub const VFP_STATE_HELD: i32 = 2;
 /// There is no node, or no device behind it.
 pub const VFP_STATE_ABSENT: i32 = 3;
@@ -53,6 +56,14 @@ const _: () = assert!(size_of::<vfp_occupancy>() == 16);
 // SAFETY: repr(C), four numbers of one size.
 unsafe impl Record for vfp_occupancy {
     const LEAST: usize = std::mem::offset_of!(vfp_occupancy, reserved);
+}
+
+pub(super) fn peek_number(peek: Peek) -> i32 {
+    match peek {
+        Peek::LooksFree => VFP_PEEK_LOOKS_FREE,
+        Peek::LooksHeld => VFP_PEEK_LOOKS_HELD,
+        Peek::Blind => VFP_PEEK_BLIND,
+    }
 }
 
 pub(super) fn state_number(occupancy: Occupancy) -> i32 {
@@ -92,11 +103,7 @@ pub unsafe extern "C" fn vfp_peek(
         // SAFETY: the caller's handle, by the header's conventions.
         let host = unsafe { host(root) }?;
         record::given(out_peek, "out_peek")?;
-        let peek = match host.with_buffer(|root, buffer| root.peek(GroupId(group), buffer))? {
-            Peek::LooksFree => VFP_PEEK_LOOKS_FREE,
-            Peek::LooksHeld => VFP_PEEK_LOOKS_HELD,
-            Peek::Blind => VFP_PEEK_BLIND,
-        };
+        let peek = peek_number(host.with_buffer(|root, buffer| root.peek(GroupId(group), buffer))?);
         // SAFETY: not NULL, and the caller's to be written.
         unsafe { out_peek.write(peek) };
         Ok(VFP_OK)
@@ -131,8 +138,8 @@ pub unsafe extern "C" fn vfp_probe(
 }
 
 /// The same on a helper thread, waiting at most `timeout_ms` milliseconds for the answer: later it is VFP_STATE_UNKNOWN with
-/// VFP_WHY_LATE. At most one open a group and four in all are under way at once; a group whose last open still hangs is late
-/// at once.
+/// VFP_WHY_LATE. At most one open a group and four in all are under way at once in a root; who asks for a group whose open is
+/// under way already, for another caller or because it hangs, is told VFP_WHY_LATE at once.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_probe_within(
     root: *const vfp_root,

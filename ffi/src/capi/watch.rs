@@ -149,7 +149,8 @@ pub unsafe extern "C" fn vfp_watch_open(
     unsafe { guard(out_error, call) }
 }
 
-/// Closes a watch with its descriptor and makes `*watch` NULL, as vfp_root_close().
+/// Closes a watch with its descriptor and makes `*watch` NULL, as vfp_root_close(). Can take some 20 ms, in which the kernel
+/// ends an inotify instance.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_close(watch: *mut *mut vfp_watch) {
     guard_value((), || {
@@ -180,7 +181,8 @@ pub unsafe extern "C" fn vfp_watch_fd(watch: *const vfp_watch) -> i32 {
 /// then, since events may wait here while the descriptor is not readable.
 ///
 /// Never waits. It may look at everything once (some 20 system calls with 8 devices) and, where a group became held, at all
-/// processes. Fails when the bound devices cannot be listed; the watch goes on, and what was known stays.
+/// processes. Fails when the bound devices cannot be listed, once for each look that could not; the watch goes on, and what
+/// was known stays.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_next(
     watch: *mut vfp_watch,
@@ -193,14 +195,11 @@ pub unsafe extern "C" fn vfp_watch_next(
         let mut watch = unsafe { self::watch(watch) }?.lock();
         // SAFETY: the caller's record, by the header's conventions.
         let mut slot = unsafe { Slots::one(size, out_event, "out_event") }?;
-        match (watch.next(), watch.failure()) {
-            (Some(event), _) => {
-                slot.push(&vfp_event::from(event));
-                Ok(VFP_OK)
-            }
-            (None, Some(error)) => Err(error.into()),
-            (None, None) => Ok(VFP_NOTHING),
+        if let Some(event) = watch.next() {
+            slot.push(&vfp_event::from(event));
+            return Ok(VFP_OK);
         }
+        watch.take_failure().map_or(Ok(VFP_NOTHING), |error| Err(error.into()))
     };
     // SAFETY: the caller's error record, by the header's conventions.
     unsafe { guard(out_error, call) }

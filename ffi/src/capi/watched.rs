@@ -3,7 +3,7 @@
 use super::device::vfp_device;
 use super::group::viability;
 use super::holder::{looked_slot, vfp_holder, vfp_looked};
-use super::occupancy::vfp_occupancy;
+use super::occupancy::{VFP_PEEK_NONE, peek_number, vfp_occupancy};
 use super::record::{self, Record, Slots};
 use super::status::{Outcome, guard, vfp_error, vfp_status};
 use super::watch::{vfp_watch, watch};
@@ -37,6 +37,10 @@ pub struct vfp_watched {
     pub os_errno: i32,
     /// VFP_EVIDENCE_*.
     pub evidence: i32,
+    /// VFP_PEEK_*: the latest look without opening, VFP_PEEK_NONE before the first.
+    pub peek: i32,
+    /// How many members the group has, bound to VFIO or not.
+    pub members: u32,
     /// 1 if VFIO can use the group, else 0.
     pub viable: i32,
     /// The member whose driver makes it not viable, else "".
@@ -45,7 +49,7 @@ pub struct vfp_watched {
     pub offender_driver: [c_char; 40],
 }
 
-const _: () = assert!(size_of::<vfp_watched>() == 144);
+const _: () = assert!(size_of::<vfp_watched>() == 152);
 
 // SAFETY: repr(C); the sum of its fields is its size, so there is no padding.
 unsafe impl Record for vfp_watched {
@@ -65,14 +69,15 @@ fn watched(group: &Group, now: Instant) -> vfp_watched {
     let vfp_occupancy { state, why, os_errno, .. } = group.state.occupancy.into();
     let (viable, offender, offender_driver) = viability(group.viability);
     let for_ms = u64::try_from(now.duration_since(group.state.since).as_millis()).unwrap_or(u64::MAX);
-    let evidence = evidence_number(group.state.evidence);
     vfp_watched {
         for_ms,
         group: group.id.0,
         state,
         why,
         os_errno,
-        evidence,
+        evidence: evidence_number(group.state.evidence),
+        peek: group.peek.map_or(VFP_PEEK_NONE, peek_number),
+        members: u32::try_from(group.members.len()).unwrap_or(u32::MAX),
         viable,
         offender,
         offender_driver,

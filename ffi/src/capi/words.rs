@@ -5,9 +5,9 @@ use super::device::{
 };
 use super::holder::{VFP_VIA_CDEV, VFP_VIA_DEVICE, VFP_VIA_GROUP};
 use super::occupancy::{
-    VFP_PEEK_BLIND, VFP_PEEK_LOOKS_FREE, VFP_PEEK_LOOKS_HELD, VFP_STATE_ABSENT, VFP_STATE_FREE,
-    VFP_STATE_HELD, VFP_STATE_UNKNOWN, VFP_WHY_DENIED, VFP_WHY_ERRNO, VFP_WHY_LATE, VFP_WHY_NONE,
-    VFP_WHY_NOT_ASKED,
+    VFP_PEEK_BLIND, VFP_PEEK_LOOKS_FREE, VFP_PEEK_LOOKS_HELD, VFP_PEEK_NONE, VFP_STATE_ABSENT,
+    VFP_STATE_FREE, VFP_STATE_HELD, VFP_STATE_UNKNOWN, VFP_WHY_DENIED, VFP_WHY_ERRNO, VFP_WHY_LATE,
+    VFP_WHY_NONE, VFP_WHY_NOT_ASKED,
 };
 use super::status::{
     VFP_DENIED, VFP_INVALID, VFP_MALFORMED, VFP_MISSING, VFP_MORE, VFP_NOTHING, VFP_OK, VFP_PANIC,
@@ -36,8 +36,12 @@ const KINDS: &[(i32, &CStr)] =
     &[(VFP_KIND_PCI, c"pci"), (VFP_KIND_MDEV, c"mdev"), (VFP_KIND_VENDOR_VF, c"vendor-vf")];
 const SRIOV_ROLES: &[(i32, &CStr)] =
     &[(VFP_SRIOV_NONE, c"none"), (VFP_SRIOV_PHYSICAL, c"physical"), (VFP_SRIOV_VIRTUAL, c"virtual")];
-const PEEKS: &[(i32, &CStr)] =
-    &[(VFP_PEEK_LOOKS_FREE, c"looks-free"), (VFP_PEEK_LOOKS_HELD, c"looks-held"), (VFP_PEEK_BLIND, c"blind")];
+const PEEKS: &[(i32, &CStr)] = &[
+    (VFP_PEEK_NONE, c"none"),
+    (VFP_PEEK_LOOKS_FREE, c"looks-free"),
+    (VFP_PEEK_LOOKS_HELD, c"looks-held"),
+    (VFP_PEEK_BLIND, c"blind"),
+];
 const STATES: &[(i32, &CStr)] = &[
     (VFP_STATE_UNKNOWN, c"unknown"),
     (VFP_STATE_FREE, c"free"),
@@ -90,7 +94,7 @@ pub extern "C" fn vfp_sriov_text(sriov: i32) -> *const c_char {
     word(SRIOV_ROLES, sriov)
 }
 
-/// The word for a VFP_PEEK_*: `looks-free`, `looks-held`, `blind`, or `?`.
+/// The word for a VFP_PEEK_*: `looks-free`, `looks-held`, `blind`, `none`, or `?`.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_peek_text(peek: i32) -> *const c_char {
     word(PEEKS, peek)

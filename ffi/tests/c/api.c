@@ -239,6 +239,7 @@ static void a_watch_tells_what_happens(void) {
     CHECK(count == 1 && (long)holder.pid == vm && looked.processes == 1);
     CHECK(vfp_watch_groups(watch, sizeof groups[0], 16, groups, &count, NULL) == VFP_OK && count == 8);
     CHECK(groups[2].group == 53 && groups[2].state == VFP_STATE_HELD && groups[2].evidence == VFP_EVIDENCE_ENABLE);
+    CHECK(groups[2].peek == VFP_PEEK_LOOKS_HELD && groups[2].members == 1);
     CHECK(groups[2].viable == 1 && groups[2].for_ms < 60000 && groups[3].state == VFP_STATE_FREE);
     node_kill_vm(&node, vm);
     CHECK(comes(watch, VFP_EVENT_FREED, 53, ""));

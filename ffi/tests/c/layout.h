@@ -80,10 +80,12 @@ AT(vfp_watched, state, 12);
 AT(vfp_watched, why, 16);
 AT(vfp_watched, os_errno, 20);
 AT(vfp_watched, evidence, 24);
-AT(vfp_watched, viable, 28);
-AT(vfp_watched, offender, 32);
-AT(vfp_watched, offender_driver, 104);
-SIZE(vfp_watched, 144);
+AT(vfp_watched, peek, 28);
+AT(vfp_watched, members, 32);
+AT(vfp_watched, viable, 36);
+AT(vfp_watched, offender, 40);
+AT(vfp_watched, offender_driver, 112);
+SIZE(vfp_watched, 152);
 
 AT(vfp_error, status, 0);
 AT(vfp_error, os_errno, 4);

@@ -72,6 +72,12 @@ fn device(device: &Device) -> Value {
 }
 
 fn group(root: &Root, id: GroupId, buffer: &mut Buffer) -> Value {
+    let occupancy = root.probe(id);
+    let (why, errno) = match occupancy {
+        Occupancy::Unknown(why @ Why::Errno(errno)) => (Some(why.as_str()), errno),
+        Occupancy::Unknown(why) => (Some(why.as_str()), 0),
+        Occupancy::Free | Occupancy::Held | Occupancy::Absent => (None, 0),
+    };
     let (mut members, mut broken) = (Vec::new(), Vec::new());
     let seen = root.group(id, buffer).and_then(|seen| {
         root.members(id, buffer, |member| match member {
@@ -82,7 +88,11 @@ fn group(root: &Root, id: GroupId, buffer: &mut Buffer) -> Value {
     });
     let seen = match seen {
         Ok(seen) => seen,
-        Err(error) => return json!({ "group": id.0, "error": failure(&error) }),
+        Err(error) => {
+            return json!({
+                "group": id.0, "error": failure(&error), "state": occupancy.as_str(), "why": why, "errno": errno,
+            });
+        }
     };
     members.sort_by_key(|member| member.name);
     broken.sort();
@@ -96,12 +106,6 @@ fn group(root: &Root, id: GroupId, buffer: &mut Buffer) -> Value {
     let (offender, offender_driver) = match seen.viability {
         Viability::Viable => (None, None),
         Viability::NotViable { member, driver } => (Some(member.to_string()), Some(driver.to_string())),
-    };
-    let occupancy = root.probe(id);
-    let (why, errno) = match occupancy {
-        Occupancy::Unknown(why @ Why::Errno(errno)) => (Some(why.as_str()), errno),
-        Occupancy::Unknown(why) => (Some(why.as_str()), 0),
-        Occupancy::Free | Occupancy::Held | Occupancy::Absent => (None, 0),
     };
     json!({
         "group": id.0, "viable": seen.viability.is_viable(), "unreadable": seen.unreadable,

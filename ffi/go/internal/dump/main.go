@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"log"
@@ -77,25 +78,26 @@ func device(d vfioprobe.Device) object {
 }
 
 func group(root *vfioprobe.Root, id vfioprobe.GroupID) object {
-	seen, err := root.Group(id)
-	if err != nil {
-		return object{"group": id, "error": failed(err)}
-	}
-	members, err := root.Members(id)
-	if err != nil {
-		return object{"group": id, "error": failed(err)}
-	}
-	broken := each(members.Broken, func(err *vfioprobe.Error) string { return err.Text })
 	occupancy, err := root.Probe(id)
 	if err != nil {
 		return object{"group": id, "error": failed(err)}
 	}
-	return object{
-		"group": id, "viable": seen.Viable, "unreadable": seen.Unreadable, "offender": orNull(seen.Offender, ""),
-		"offender_driver": orNull(seen.OffenderDriver, ""), "members": each(members.Members, member), "broken": broken,
-		"peek": peek(root, id), "state": occupancy.State.String(), "errno": int(occupancy.Errno),
+	told := object{
+		"group": id, "state": occupancy.State.String(), "errno": int(occupancy.Errno),
 		"why": orNull(occupancy.Why.String(), vfioprobe.WhyNone.String()),
 	}
+	seen, unseen := root.Group(id)
+	members, unlisted := root.Members(id)
+	if err := cmp.Or(unseen, unlisted); err != nil {
+		told["error"] = failed(err)
+		return told
+	}
+	told["viable"], told["unreadable"] = seen.Viable, seen.Unreadable
+	told["offender"], told["offender_driver"] = orNull(seen.Offender, ""), orNull(seen.OffenderDriver, "")
+	told["members"] = each(members.Members, member)
+	told["broken"] = each(members.Broken, func(err *vfioprobe.Error) string { return err.Text })
+	told["peek"] = peek(root, id)
+	return told
 }
 
 func member(m vfioprobe.Member) object {
