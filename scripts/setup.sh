@@ -38,6 +38,12 @@ need() {
     command -v "$1" >/dev/null || install "$2"
 }
 
+# need_cc: a C compiler that can link a program; Debian's gcc alone has no libc to link with.
+need_cc() {
+    need cc gcc
+    printf '#include <stdio.h>\nint main(void) { return 0; }\n' | cc -x c -o /dev/null - 2>/dev/null || install libc6-dev
+}
+
 # need_file FILE PACKAGE
 need_file() {
     [ -e "$1" ] || install "$2"
