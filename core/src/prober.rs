@@ -10,6 +10,9 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+/// An open that takes longer than this hangs, as far as the other questions are concerned.
+const HANGS: Duration = Duration::from_millis(20);
+
 /// Opens that may be under way at once, over all groups. A kernel that lets four hang is asked no fifth.
 pub const MOST_AT_ONCE: usize = 4;
 
@@ -58,7 +61,9 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<(Request, Done)>,
+    queue: VecDeque<Question>,
+    /// Questions so far, by which each has a number.
+    asked: u64,
     outstanding: Vec<GroupId>,
     workers: usize,
     idle: usize,
@@ -67,14 +72,31 @@ struct State {
     closed: bool,
 }
 
+struct Question {
+    number: u64,
+    request: Request,
+    done: Done,
+}
+
 impl State {
-    fn queue(&mut self, request: Request, done: Done) -> bool {
+    /// Queues a question and gives it a number; none while the group's last one has no answer.
+    fn queue(&mut self, request: Request, done: Done) -> Option<u64> {
         if self.outstanding.contains(&request.group) {
-            return false;
+            return None;
         }
+        self.asked += 1;
+        let number = self.asked;
         self.outstanding.push(request.group);
-        self.queue.push_back((request, done));
-        true
+        self.queue.push_back(Question { number, request, done });
+        Some(number)
+    }
+
+    /// Takes back a question that no helper has begun to ask.
+    fn withdraw(&mut self, number: u64) {
+        let place = self.queue.iter().position(|question| question.number == number);
+        if let Some(question) = place.and_then(|place| self.queue.remove(place)) {
+            self.outstanding.retain(|group| *group != question.request.group);
+        }
     }
 }
 
@@ -97,13 +119,14 @@ impl Prober {
     /// # Errors
     /// The group's last question has no answer yet.
     pub fn start(&self, request: Request, done: Done) -> Result<(), Outstanding> {
+        self.ask(request, done).map(|_| ())
+    }
+
+    fn ask(&self, request: Request, done: Done) -> Result<u64, Outstanding> {
         let mut state = self.shared.lock();
-        if state.queue(request, done) {
-            self.begin(&mut state);
-            Ok(())
-        } else {
-            Err(Outstanding)
-        }
+        let number = state.queue(request, done).ok_or(Outstanding)?;
+        self.begin(&mut state);
+        Ok(number)
     }
 
     /// Queues many, in one go; `refused` gets the groups whose last question has no answer yet.
@@ -111,7 +134,7 @@ impl Prober {
         let mut state = self.shared.lock();
         for (request, done) in questions {
             let group = request.group;
-            if !state.queue(request, done) {
+            if state.queue(request, done).is_none() {
                 refused(group);
             }
         }
@@ -120,7 +143,7 @@ impl Prober {
 
     fn begin(&self, state: &mut State) {
         // One worker takes a whole batch, an open is microseconds; more start only when it seems to hang in one.
-        let hangs = state.taken.is_some_and(|taken| taken.elapsed() > Duration::from_millis(20));
+        let hangs = state.taken.is_some_and(|taken| taken.elapsed() > HANGS);
         if state.idle > 0 {
             self.shared.wake.notify_one();
         } else if state.workers == 0 || hangs {
@@ -136,7 +159,10 @@ impl Prober {
         }
     }
 
-    /// Asks one group and waits for the answer, at most `deadline`; later it is `Unknown(Late)`.
+    /// Asks one group and waits for the answer, at most `deadline`; later it is `Unknown(Late)`. An open that has begun by
+    /// then goes on, and may have the group for a moment later; one that has not is not made any more.
+    ///
+    /// Late at once while another question about the group has no answer yet.
     #[must_use]
     pub fn probe(&self, group: GroupId, deadline: Duration) -> Occupancy {
         let (send, receive) = mpsc::sync_channel(1);
@@ -145,10 +171,18 @@ impl Prober {
         let done = Box::new(move |answer: Answer, _| {
             let _ = send.try_send(answer.occupancy);
         });
-        if self.start(request, done).is_err() {
-            return Occupancy::Unknown(Why::Late);
-        }
-        receive.recv_timeout(deadline).unwrap_or(Occupancy::Unknown(Why::Late))
+        let late = Occupancy::Unknown(Why::Late);
+        let Ok(number) = self.ask(request, done) else { return late };
+        let first = deadline.min(HANGS);
+        let told = receive.recv_timeout(first).or_else(|_| {
+            // Behind another group's open that hangs: this one gets a helper of its own.
+            self.hurry();
+            receive.recv_timeout(deadline.saturating_sub(first))
+        });
+        told.unwrap_or_else(|_| {
+            self.shared.lock().withdraw(number);
+            late
+        })
     }
 
     fn spawn(&self, state: &mut State) {
@@ -183,7 +217,7 @@ impl fmt::Debug for Prober {
 fn work(shared: &Shared) {
     let mut state = shared.lock();
     while !state.closed {
-        let Some((request, done)) = state.queue.pop_front() else {
+        let Some(Question { request, done, .. }) = state.queue.pop_front() else {
             if state.idle > 0 {
                 break; // Another one already waits; the extra workers of a hang go.
             }
@@ -288,12 +322,52 @@ mod tests {
         assert_eq!(prober.shared.lock().workers, MOST_AT_ONCE);
         let late = Occupancy::Unknown(Why::Late);
         assert_eq!(prober.probe(GroupId(4), Duration::from_millis(20)), late);
-        assert_eq!(prober.probe(GroupId(4), Duration::from_millis(20)), late, "and not asked twice at once");
         assert_eq!(prober.shared.lock().workers, MOST_AT_ONCE);
         hangs.pop();
         assert_eq!(prober.probe(GroupId(5), Duration::from_secs(10)), Occupancy::Absent, "one is back");
         drop(prober);
         drop(hangs);
+    }
+
+    /// One helper that hangs keeps no other group waiting, whoever asks.
+    #[test]
+    fn a_question_behind_one_that_hangs_is_answered_and_a_late_one_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let prober = Prober::new(Arc::new(Root::open(folder.path()).unwrap()));
+        let patience = Duration::from_secs(10);
+        let mut hangs = Vec::new();
+        for group in 0..4 {
+            let (release, hang) = mpsc::channel::<()>();
+            let (began, begins) = mpsc::channel();
+            hangs.push(release);
+            let request = Request {
+                group: GroupId(group),
+                baseline_of: Vec::new(),
+                deadline: Instant::now() + patience,
+            };
+            let done = Box::new(move |_, _| {
+                began.send(()).unwrap();
+                let _ = hang.recv();
+            });
+            prober.start(request, done).unwrap();
+            // Nobody but the probe below sees to it that there are more helpers.
+            if group == 0 {
+                begins.recv_timeout(patience).unwrap();
+                for asked in 10..13 {
+                    assert_eq!(prober.probe(GroupId(asked), patience), Occupancy::Absent, "group {asked}");
+                }
+            } else {
+                while begins.try_recv().is_err() {
+                    prober.hurry();
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+        let late = Occupancy::Unknown(Why::Late);
+        assert_eq!(prober.probe(GroupId(20), Duration::from_millis(30)), late, "all four hang");
+        assert!(!prober.shared.lock().outstanding.contains(&GroupId(20)), "it was never begun");
+        drop(hangs);
+        assert_eq!(prober.probe(GroupId(20), patience), Occupancy::Absent);
     }
 
     /// A FIFO without O_NONBLOCK would hang; with it our open returns, so a question that expired stands in for a hang.
