@@ -1,8 +1,12 @@
 //! Names of PCI devices from a pci.ids file, read in one pass without building the database.
 
+use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+
+/// No pci.ids has as much; a file that grows while it is read ends here.
+const MOST: usize = 64 << 20;
 
 /// Where distributions and images put the file.
 const PLACES: [&str; 3] = ["/usr/pci.ids", "/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids"];
@@ -13,16 +17,26 @@ const PLACES: [&str; 3] = ["/usr/pci.ids", "/usr/share/misc/pci.ids", "/usr/shar
 /// It cannot be opened; of the usual places, the last one's error.
 pub fn open(path: Option<&Path>) -> std::io::Result<File> {
     if let Some(path) = path {
-        return File::open(path);
+        return open_regular(path);
     }
     let mut last = Err(std::io::ErrorKind::NotFound.into());
     for place in PLACES {
-        last = File::open(place);
+        last = open_regular(Path::new(place));
         if last.is_ok() {
             break;
         }
     }
     last
+}
+
+/// Opens a file that cannot make a reader wait: a FIFO's open would, and a device's read might.
+fn open_regular(path: &Path) -> std::io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"))
 }
 
 /// Calls `visit` with the index and the name of each of `wanted` (vendor, device) pairs that the file names.
@@ -31,7 +45,8 @@ pub fn open(path: Option<&Path>) -> std::io::Result<File> {
 /// after two. Reads at most until all are found or the last wanted vendor's block has ended. Names are as written, trimmed.
 ///
 /// # Errors
-/// The reader failed. A malformed line names nothing and costs nothing else.
+/// The reader failed, or has more than 64 MiB, forty times what there is to know. A malformed line, or a name with control
+/// characters in it, names nothing and costs nothing else.
 pub fn find(
     file: &mut dyn Read,
     wanted: &[(u16, u16)],
@@ -73,7 +88,8 @@ fn entry(line: &[u8]) -> Option<(u16, &str)> {
     let (id, name) = line.split_at_checked(4)?;
     let id = u16::from_str_radix(std::str::from_utf8(id).ok()?, 16).ok()?;
     let name = std::str::from_utf8(name.strip_prefix(b" ")?).ok()?.trim();
-    (!name.is_empty()).then_some((id, name))
+    // Names are printed on terminals.
+    (!name.is_empty() && !name.contains(char::is_control)).then_some((id, name))
 }
 
 /// Feeds `take` line after line until it has enough; of a line longer than the buffer, its beginning.
@@ -81,10 +97,18 @@ fn lines(file: &mut dyn Read, take: &mut dyn FnMut(&[u8]) -> bool) -> std::io::R
     // pci.ids has 1.5 MB, NVIDIA's part ends after a third: 128 KiB make it four reads, and stay in cache.
     let mut buffer = vec![0; 128 * 1024];
     let mut filled = 0;
+    let mut all = 0;
     let mut inside_long_line = false;
     loop {
         let length = file.read(buffer.get_mut(filled..).unwrap_or_default())?;
         filled += length;
+        all += length;
+        if all > MOST {
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::InvalidData,
+                "no pci.ids is as long as this",
+            ));
+        }
         let mut begin = 0;
         while let Some(end) = find_newline(buffer.get(begin..filled).unwrap_or_default()) {
             let enough = !inside_long_line && !take(buffer.get(begin..begin + end).unwrap_or_default());
@@ -145,6 +169,25 @@ mod tests {
     fn a_long_line_costs_only_itself() {
         let file = format!("10de  NVIDIA\n\t2330  {}\n\t20b0  Short\n", "x".repeat(200_000));
         assert!(names(&file, &[(0x10de, 0x20b0)]).contains(&(0, "Short".into())));
+    }
+
+    #[test]
+    fn what_is_no_file_makes_nobody_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        for path in [fifo.as_path(), Path::new("/dev/zero"), folder.path()] {
+            let error = open(Some(path)).unwrap_err();
+            assert_eq!(error.to_string(), "not a regular file", "{}", path.display());
+        }
+        let error = find(&mut std::io::repeat(b'x'), &[(1, 2)], &mut |_, _| {}).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_name_that_would_steer_a_terminal_is_none() {
+        let file = "10de  NVIDIA\n\t2330  Red \u{1b}[31mcard\n\t20b0  Caf\u{e9}\n";
+        assert_eq!(names(file, &[(0x10de, 0x2330), (0x10de, 0x20b0)]), [(1, "Caf\u{e9}".into())]);
     }
 
     proptest! {
