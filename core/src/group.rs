@@ -144,16 +144,18 @@ impl Root {
 
     fn member(&self, group: GroupId, name: Text<64>) -> Result<Member> {
         let mut buffer = [0; 512];
+        // A device where it is one: an entry's name is cut where an mdev's uuid still goes on.
+        let about = |error: Error| match DeviceId::parse(name.as_bytes()) {
+            Some(id) => error.of_group(group).of_device(id),
+            None => error.of_group(group).of_entry(name.as_bytes()),
+        };
         let folder = format_args!("sys/kernel/iommu_groups/{group}/devices/{name}/driver");
         let driver = match self.link(folder, &mut buffer) {
-            Ok(link) => Some(
-                DriverName::new(last_component(link))
-                    .ok_or(Error::malformed("driver").of_group(group).of_entry(name.as_bytes()))?,
-            ),
-            Err(Errno::NOENT) => None,
-            Err(errno) => {
-                return Err(Error::system(errno, "driver").of_group(group).of_entry(name.as_bytes()));
+            Ok(link) => {
+                Some(DriverName::new(last_component(link)).ok_or_else(|| about(Error::malformed("driver")))?)
             }
+            Err(Errno::NOENT) => None,
+            Err(errno) => return Err(about(Error::system(errno, "driver"))),
         };
         // `vfio-dev/` is asked only where the name does not tell: a vendor driver like `nvidia`.
         let vfio = driver.is_some_and(|driver| {
