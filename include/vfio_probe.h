@@ -13,7 +13,7 @@
  * variable and make it NULL. The library keeps no pointer of yours after a call. Texts that a function returns are static.
  *
  * Texts. What you give is NUL-terminated bytes; a path may be any bytes. What you get is NUL-terminated ASCII in a
- * record's field, cut if it does not fit; only an error's text may have other UTF-8 in it.
+ * record's field, cut if it does not fit; only errors' texts and names from pci.ids may have other UTF-8 in them.
  *
  * Records. With every record or array goes its size: pass sizeof. Records grow at their end only: a program built with an
  * older header gets the part that it knows from a newer library; one built with a newer header gets 0 for what an older
@@ -22,9 +22,10 @@
  * Arrays. capacity counts records. At most that many are written, and *out_count tells how many there are: with a capacity
  * of 0 and NULL you only count. More than fit is VFP_MORE, which is no failure.
  *
- * Mistakes. NULL where something is needed, a size of 0, a capacity that no memory has, a text that is no id: VFP_INVALID,
- * with the argument's name in the error's text. A handle that was closed is NULL and so VFP_INVALID; one that you copied
- * before it was closed must not be used. A defect of the library that panics is VFP_PANIC; it prints a line to stderr.
+ * Mistakes. NULL where something is needed, a size of 0 or of more than 4096, a capacity that no memory has, a text that is
+ * no id: VFP_INVALID, with the argument's name in the error's text. A handle that was closed is NULL and so VFP_INVALID; one
+ * that you copied before it was closed must not be used. A defect of the library that panics is VFP_PANIC, and says where
+ * on stderr.
  *
  * Threads. Every function may be called from any thread at any time, also several with one handle; only closing a handle
  * needs the others to be out of it. vfp_probe_within() and watches that may probe start helper threads, at most four a root;
@@ -164,8 +165,8 @@ typedef struct vfp_root vfp_root;
 // Follows all devices of a root. Its functions may be called from any thread; they wait for one another, never long.
 typedef struct vfp_watch vfp_watch;
 
-// What a function returns. Negative: it failed, and `out_error` says why; nothing else was written. Numbers that this
-// header does not name may come from a newer library: treat them by their sign.
+// What a function returns. Negative: it failed, and `out_error` says why. Numbers that this header does not name may come
+// from a newer library: treat them by their sign.
 typedef int32_t vfp_status;
 
 // A device that is bound to a VFIO driver.
@@ -299,7 +300,8 @@ typedef struct vfp_pci_id {
 
 // A device model's name.
 typedef struct vfp_name {
-  // As the file has it (`GH100 [H100 SXM5 80GB]`), cut if it does not fit; "" if it has none.
+  // As the file has it (`GH100 [H100 SXM5 80GB]`), UTF-8 without control characters, cut if it does not fit; "" if it has
+  // none.
   char text[160];
 } vfp_name;
 
@@ -402,7 +404,7 @@ extern "C" {
 
 // Tells all bound devices, in no particular order: the first `capacity` of them are written, all are counted.
 //
-// Opens no device and needs no privilege; reads sysfs, some 9 system calls a device. Fails when the bound devices cannot be
+// Opens no device and needs no privilege; reads sysfs, some 10 system calls a device. Fails when the bound devices cannot be
 // listed at all; a device that cannot be read is a record with a `status`. VFP_MORE: call again with room for `*out_count`,
 // and mind that devices may have come meanwhile.
 vfp_status vfp_scan(const struct vfp_root *root,
@@ -461,7 +463,8 @@ vfp_status vfp_holders(const struct vfp_root *root,
 // NULL as `path` is the first of /usr/pci.ids, /usr/share/misc/pci.ids and /usr/share/hwdata/pci.ids. A model that the file
 // does not name gets "".
 //
-// Fails as the open or a read of the file does. Reads up to 1.5 MB: ask for all models at once, and keep the answer.
+// Fails as the open or a read of the file does, and for what is no regular file or longer than 64 MiB. Reads up to 1.5 MB
+// of an ordinary one: ask for all models at once, and keep the answer.
 vfp_status vfp_names(const char *path,
                      const struct vfp_pci_id *ids,
                      size_t count,
@@ -489,6 +492,9 @@ vfp_status vfp_probe(const struct vfp_root *root,
 // The same on a helper thread, waiting at most `timeout_ms` milliseconds for the answer: later it is VFP_STATE_UNKNOWN with
 // VFP_WHY_LATE. At most one open a group and four in all are under way at once in a root; who asks for a group whose open is
 // under way already, for another caller or because it hangs, is told VFP_WHY_LATE at once.
+//
+// After VFP_WHY_LATE an open that has begun goes on and **may have the group for a moment later**, even when the root was
+// closed; one that has not begun is not made any more. A `timeout_ms` of 0 is always late.
 vfp_status vfp_probe_within(const struct vfp_root *root,
                             uint32_t group,
                             uint32_t timeout_ms,
@@ -535,7 +541,7 @@ int32_t vfp_watch_fd(const struct vfp_watch *watch);
 // then, since events may wait here while the descriptor is not readable.
 //
 // Never waits. It may look at everything once (some 20 system calls with 8 devices) and, where a group became held, at all
-// processes. Fails when the bound devices cannot be listed, once for each look that could not; the watch goes on, and what
+// processes; the first call, which takes stock, reads everything once. Fails when the bound devices cannot be listed, once for each look that could not; the watch goes on, and what
 // was known stays.
 vfp_status vfp_watch_next(struct vfp_watch *watch,
                           size_t size,

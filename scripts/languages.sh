@@ -25,6 +25,15 @@ need_venv() {
     python3 -c 'import venv, ensurepip' 2>/dev/null || install python3-venv
 }
 
+# need_sanitizers: what clang's sanitizers run with, which Debian's clang only recommends.
+need_sanitizers() {
+    need clang clang
+    local runtime
+    runtime=$(clang -print-file-name="libclang_rt.asan-$(uname -m).a")
+    [ -e "$runtime" ] || runtime=$(clang -print-runtime-dir)/libclang_rt.asan-$(uname -m).a
+    need_file "$runtime" "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev"
+}
+
 # c_library FOLDER: the C library, installed there, for pkg-config and the loader.
 c_library() {
     need make make

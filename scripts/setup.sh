@@ -38,6 +38,16 @@ need() {
     command -v "$1" >/dev/null || install "$2"
 }
 
+wanted=()
+# want COMMAND PACKAGE: the same, but only install_wanted installs it, with all others and in one go.
+want() {
+    command -v "$1" >/dev/null || wanted+=("$2")
+}
+install_wanted() {
+    [ ${#wanted[@]} -eq 0 ] || install "${wanted[@]}"
+    wanted=()
+}
+
 # need_cc: a C compiler that can link a program; Debian's gcc alone has no libc to link with.
 need_cc() {
     need cc gcc

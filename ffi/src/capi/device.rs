@@ -143,7 +143,7 @@ impl From<&Error> for vfp_device {
 
 /// Tells all bound devices, in no particular order: the first `capacity` of them are written, all are counted.
 ///
-/// Opens no device and needs no privilege; reads sysfs, some 9 system calls a device. Fails when the bound devices cannot be
+/// Opens no device and needs no privilege; reads sysfs, some 10 system calls a device. Fails when the bound devices cannot be
 /// listed at all; a device that cannot be read is a record with a `status`. VFP_MORE: call again with room for `*out_count`,
 /// and mind that devices may have come meanwhile.
 #[unsafe(no_mangle)]
@@ -194,7 +194,7 @@ pub unsafe extern "C" fn vfp_device_read(
         let id = DeviceId::parse(unsafe { text::required(id, "id") }?)
             .ok_or(Failure::Argument("id", "is neither a PCI address like 0000:3b:00.0 nor an mdev uuid"))?;
         // SAFETY: the caller's record, by the header's conventions.
-        let mut slot = unsafe { Slots::one(size, out_device, "out_device") }?;
+        let mut slot = unsafe { Slots::one(("size", size), out_device, "out_device") }?;
         slot.push(&vfp_device::from(&host.root.device(id, Detail::Full)?));
         Ok(VFP_OK)
     };

@@ -81,7 +81,7 @@ impl From<&Member> for vfp_member {
 impl From<&Error> for vfp_member {
     fn from(error: &Error) -> Self {
         Self {
-            name: text::shown(&error.entry),
+            name: error.device.map_or_else(|| text::shown(&error.entry), |id| text::shown(&id)),
             status: status_of(error.kind),
             os_errno: error.errno,
             vfio: 0,
@@ -106,7 +106,7 @@ pub unsafe extern "C" fn vfp_group_read(
         // SAFETY: the caller's handle, by the header's conventions.
         let host = unsafe { host(root) }?;
         // SAFETY: the caller's record, by the header's conventions.
-        let mut slot = unsafe { Slots::one(size, out_group, "out_group") }?;
+        let mut slot = unsafe { Slots::one(("size", size), out_group, "out_group") }?;
         let seen = host.with_buffer(|root, buffer| root.group(GroupId(group), buffer))?;
         let (viable, offender, offender_driver) = viability(seen.viability);
         let (members, unreadable) = (seen.members, seen.unreadable);

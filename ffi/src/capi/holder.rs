@@ -117,8 +117,11 @@ pub unsafe extern "C" fn vfp_holders(
         // SAFETY: the caller's handle, by the header's conventions.
         let host = unsafe { host(root) }?;
         // SAFETY: the caller's numbers, by the header's conventions.
-        let groups: Vec<GroupId> =
-            unsafe { record::items(groups, group_count, "groups") }?.iter().copied().map(GroupId).collect();
+        let groups: Vec<GroupId> = unsafe { record::items(groups, "groups", ("group_count", group_count)) }?
+            .iter()
+            .copied()
+            .map(GroupId)
+            .collect();
         record::given(out_count, "out_count")?;
         // SAFETY: the caller's array, by the header's conventions.
         let mut slots = unsafe { Slots::new(size, capacity, out_holders, "out_holders") }?;
@@ -147,5 +150,5 @@ pub(super) unsafe fn looked_slot(
         return Ok(None);
     }
     // SAFETY: not NULL, so by this function's contract a record that may be written.
-    unsafe { Slots::one(size, out_looked, "out_looked") }.map(Some)
+    unsafe { Slots::one(("looked_size", size), out_looked, "out_looked") }.map(Some)
 }

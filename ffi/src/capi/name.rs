@@ -22,7 +22,8 @@ pub struct vfp_pci_id {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfp_name {
-    /// As the file has it (`GH100 [H100 SXM5 80GB]`), cut if it does not fit; "" if it has none.
+    /// As the file has it (`GH100 [H100 SXM5 80GB]`), UTF-8 without control characters, cut if it does not fit; "" if it has
+    /// none.
     pub text: [c_char; 160],
 }
 
@@ -35,7 +36,8 @@ unsafe impl Record for vfp_name {
 /// NULL as `path` is the first of /usr/pci.ids, /usr/share/misc/pci.ids and /usr/share/hwdata/pci.ids. A model that the file
 /// does not name gets "".
 ///
-/// Fails as the open or a read of the file does. Reads up to 1.5 MB: ask for all models at once, and keep the answer.
+/// Fails as the open or a read of the file does, and for what is no regular file or longer than 64 MiB. Reads up to 1.5 MB
+/// of an ordinary one: ask for all models at once, and keep the answer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_names(
     path: *const c_char,
@@ -49,9 +51,9 @@ pub unsafe extern "C" fn vfp_names(
         // SAFETY: the caller's text, by the header's conventions.
         let path = unsafe { text::optional(path) }.map(|path| Path::new(OsStr::from_bytes(path)));
         // SAFETY: the caller's numbers, by the header's conventions.
-        let ids = unsafe { record::items(ids, count, "ids") }?;
+        let ids = unsafe { record::items(ids, "ids", ("count", count)) }?;
         // SAFETY: the caller's array, by the header's conventions.
-        let mut slots = unsafe { Slots::new(size, count, out_names, "out_names") }?;
+        let mut slots = unsafe { Slots::counted(size, ("count", count), out_names, "out_names") }?;
         let wanted: Vec<(u16, u16)> = ids.iter().map(|id| (id.vendor, id.device)).collect();
         let mut found = vec![vfp_name { text: [0; 160] }; wanted.len()];
         names::open(path)

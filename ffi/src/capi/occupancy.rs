@@ -129,7 +129,7 @@ pub unsafe extern "C" fn vfp_probe(
         // SAFETY: the caller's handle, by the header's conventions.
         let host = unsafe { host(root) }?;
         // SAFETY: the caller's record, by the header's conventions.
-        let mut slot = unsafe { Slots::one(size, out_occupancy, "out_occupancy") }?;
+        let mut slot = unsafe { Slots::one(("size", size), out_occupancy, "out_occupancy") }?;
         slot.push(&host.root.probe(GroupId(group)).into());
         Ok(VFP_OK)
     };
@@ -140,6 +140,9 @@ pub unsafe extern "C" fn vfp_probe(
 /// The same on a helper thread, waiting at most `timeout_ms` milliseconds for the answer: later it is VFP_STATE_UNKNOWN with
 /// VFP_WHY_LATE. At most one open a group and four in all are under way at once in a root; who asks for a group whose open is
 /// under way already, for another caller or because it hangs, is told VFP_WHY_LATE at once.
+///
+/// After VFP_WHY_LATE an open that has begun goes on and **may have the group for a moment later**, even when the root was
+/// closed; one that has not begun is not made any more. A `timeout_ms` of 0 is always late.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_probe_within(
     root: *const vfp_root,
@@ -153,7 +156,7 @@ pub unsafe extern "C" fn vfp_probe_within(
         // SAFETY: the caller's handle, by the header's conventions.
         let host = unsafe { host(root) }?;
         // SAFETY: the caller's record, by the header's conventions.
-        let mut slot = unsafe { Slots::one(size, out_occupancy, "out_occupancy") }?;
+        let mut slot = unsafe { Slots::one(("size", size), out_occupancy, "out_occupancy") }?;
         let deadline = Duration::from_millis(timeout_ms.into());
         slot.push(&host.prober.probe(GroupId(group), deadline).into());
         Ok(VFP_OK)

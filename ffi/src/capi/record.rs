@@ -25,7 +25,7 @@ pub(super) struct Slots<T> {
 }
 
 impl<T: Record> Slots<T> {
-    /// Takes an array of `capacity` records of `size` bytes. NULL is an array of 0.
+    /// Takes an array of records from the arguments `size`, `capacity` and the one of that name. NULL is an array of 0.
     ///
     /// # Safety
     /// `records` is NULL, or `capacity * size` bytes from it may be written for as long as this is used.
@@ -35,28 +35,42 @@ impl<T: Record> Slots<T> {
         records: *mut T,
         name: &'static str,
     ) -> Result<Self, Failure> {
-        if size < T::LEAST {
-            return Err(Failure::Argument("size", "must be the sizeof of the record"));
-        }
+        // SAFETY: this function's contract is the other's.
+        unsafe { Self::counted(size, ("capacity", capacity), records, name) }
+    }
+
+    /// The same where the argument that counts the records has another name.
+    ///
+    /// # Safety
+    /// `records` is NULL, or as many times `size` bytes from it may be written for as long as this is used.
+    pub(super) unsafe fn counted(
+        size: usize,
+        (counter, capacity): (&'static str, usize),
+        records: *mut T,
+        name: &'static str,
+    ) -> Result<Self, Failure> {
+        check_size("size", size, T::LEAST)?;
         if capacity > 0 && records.is_null() {
-            return Err(Failure::Argument(name, "is NULL but its capacity is not 0"));
+            return Err(Failure::Argument(name, "is NULL, but there is to be something in it"));
         }
         if capacity.checked_mul(size).is_none_or(|bytes| isize::try_from(bytes).is_err()) {
-            return Err(Failure::Argument("capacity", "is more than fits into memory"));
+            return Err(Failure::Argument(counter, "is more than fits into memory"));
         }
         Ok(Self { begin: records.cast(), size, capacity, count: 0, records: PhantomData })
     }
 
-    /// Takes one record.
+    /// Takes one record, whose size is the argument of the name `sizer`.
     ///
     /// # Safety
     /// `record` is NULL, or `size` bytes from it may be written for as long as this is used.
-    pub(super) unsafe fn one(size: usize, record: *mut T, name: &'static str) -> Result<Self, Failure> {
-        if record.is_null() {
-            return Err(Failure::Argument(name, "is NULL"));
-        }
-        // SAFETY: an array of one record, which may be written by this function's contract.
-        unsafe { Self::new(size, 1, record, name) }
+    pub(super) unsafe fn one(
+        (sizer, size): (&'static str, usize),
+        record: *mut T,
+        name: &'static str,
+    ) -> Result<Self, Failure> {
+        check_size(sizer, size, T::LEAST)?;
+        given(record, name)?;
+        Ok(Self { begin: record.cast(), size, capacity: 1, count: 0, records: PhantomData })
     }
 
     /// Writes the next record if there is room for it, and counts it all the same.
@@ -76,7 +90,7 @@ impl<T: Record> Slots<T> {
     /// Tells how many records there are.
     ///
     /// # Safety
-    /// `out_count` may be written; [`count_out`] has looked at it.
+    /// `out_count` may be written; [`given`] has looked at it.
     pub(super) unsafe fn finish(&self, out_count: *mut usize) -> vfp_status {
         // SAFETY: this function's contract.
         unsafe { out_count.write(self.count) };
@@ -89,23 +103,35 @@ pub(super) fn given<T>(out: *mut T, name: &'static str) -> Result<(), Failure> {
     if out.is_null() { Err(Failure::Argument(name, "is NULL")) } else { Ok(()) }
 }
 
-/// The caller's numbers; NULL is none.
+/// A record of more bytes than this was never meant: an argument in the wrong place, or memory that was not set.
+const MOST: usize = 4096;
+
+/// Looks at the size of a record before anything is read or written by it.
+pub(super) fn check_size(name: &'static str, size: usize, least: usize) -> Result<(), Failure> {
+    if (least..=MOST).contains(&size) {
+        Ok(())
+    } else {
+        Err(Failure::Argument(name, "must be the sizeof of the record"))
+    }
+}
+
+/// The caller's numbers, as many as the argument of the name `counter` says; NULL is none.
 ///
 /// # Safety
 /// `items` is NULL, or `count` of them can be read and do not change for as long as the result is used.
 pub(super) unsafe fn items<'a, T>(
     items: *const T,
-    count: usize,
     name: &'static str,
+    (counter, count): (&'static str, usize),
 ) -> Result<&'a [T], Failure> {
     if count == 0 {
         return Ok(&[]);
     }
     if items.is_null() {
-        return Err(Failure::Argument(name, "is NULL but its count is not 0"));
+        return Err(Failure::Argument(name, "is NULL, but there is to be something in it"));
     }
     if count.checked_mul(size_of::<T>()).is_none_or(|bytes| isize::try_from(bytes).is_err()) {
-        return Err(Failure::Argument("count", "is more than fits into memory"));
+        return Err(Failure::Argument(counter, "is more than fits into memory"));
     }
     // SAFETY: not NULL, not larger than memory, and readable by this function's contract.
     Ok(unsafe { std::slice::from_raw_parts(items, count) })
@@ -170,6 +196,7 @@ mod tests {
             (8, 1, std::ptr::null_mut()),
             (8, usize::MAX, pointer),
             (usize::MAX, 1, pointer),
+            (4097, 1, pointer),
             (8, usize::MAX / 8, pointer),
         ] {
             // SAFETY: refused before anything is written.

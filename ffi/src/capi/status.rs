@@ -6,8 +6,8 @@ use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use vfio_probe::{Error, ErrorKind};
 
-/// What a function returns. Negative: it failed, and `out_error` says why; nothing else was written. Numbers that this
-/// header does not name may come from a newer library: treat them by their sign.
+/// What a function returns. Negative: it failed, and `out_error` says why. Numbers that this header does not name may come
+/// from a newer library: treat them by their sign.
 pub type vfp_status = i32;
 
 /// Done.
@@ -94,17 +94,20 @@ pub(super) fn status_of(kind: ErrorKind) -> vfp_status {
 /// # Safety
 /// `out_error` is NULL or points to a record that may be written.
 pub(super) unsafe fn guard(out_error: *mut vfp_error, call: impl FnOnce() -> Outcome) -> vfp_status {
+    let mut wrong = None;
     // What a panicking call leaves behind is behind locks whose poison is looked through.
-    let failure = match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(Ok(status)) => return status,
-        Ok(Err(failure)) => error_of(&failure),
-        Err(_panic) => error(VFP_PANIC, 0, &"a defect of vfio-probe: the call panicked; please report it"),
-    };
-    if !out_error.is_null() {
+    let told = catch_unwind(AssertUnwindSafe(|| {
+        call().unwrap_or_else(|failure| wrong.insert(error_of(&failure)).status)
+    }));
+    let status = told.unwrap_or_else(|_panic| {
+        let text = "a defect of vfio-probe: the call panicked; please report it";
+        wrong.insert(error(VFP_PANIC, 0, &text)).status
+    });
+    if let (Some(wrong), false) = (wrong, out_error.is_null()) {
         // SAFETY: not NULL, so by this function's contract a record that may be written.
-        unsafe { out_error.write(failure) };
+        unsafe { out_error.write(wrong) };
     }
-    failure.status
+    status
 }
 
 /// The same for functions that tell only whether they failed.
@@ -124,6 +127,7 @@ fn error_of(failure: &Failure) -> vfp_error {
             let status = match wrong.kind() {
                 std::io::ErrorKind::NotFound => VFP_MISSING,
                 std::io::ErrorKind::PermissionDenied => VFP_DENIED,
+                std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => VFP_MALFORMED,
                 _ => VFP_SYSTEM,
             };
             error(status, wrong.raw_os_error().unwrap_or(0), &format_args!("{what}: {wrong}"))

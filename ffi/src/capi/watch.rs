@@ -86,11 +86,9 @@ unsafe fn options(size: usize, options: *const vfp_watch_options) -> Result<vfp_
     if options.is_null() {
         return Ok(known);
     }
-    if size < std::mem::offset_of!(vfp_watch_options, flags) {
-        return Err(Failure::Argument("size", "must be the sizeof of the record"));
-    }
+    record::check_size("size", size, std::mem::offset_of!(vfp_watch_options, flags))?;
     // SAFETY: bytes that can be read, by this function's contract.
-    let given = unsafe { record::items(options.cast::<u8>(), size, "options") }?;
+    let given = unsafe { record::items(options.cast::<u8>(), "options", ("size", size)) }?;
     let (ours, newer) = given.split_at(size.min(size_of::<vfp_watch_options>()));
     if newer.iter().any(|&byte| byte != 0) {
         return Err(Failure::Unsupported("options"));
@@ -181,7 +179,7 @@ pub unsafe extern "C" fn vfp_watch_fd(watch: *const vfp_watch) -> i32 {
 /// then, since events may wait here while the descriptor is not readable.
 ///
 /// Never waits. It may look at everything once (some 20 system calls with 8 devices) and, where a group became held, at all
-/// processes. Fails when the bound devices cannot be listed, once for each look that could not; the watch goes on, and what
+/// processes; the first call, which takes stock, reads everything once. Fails when the bound devices cannot be listed, once for each look that could not; the watch goes on, and what
 /// was known stays.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_next(
@@ -194,7 +192,7 @@ pub unsafe extern "C" fn vfp_watch_next(
         // SAFETY: the caller's handle, by the header's conventions.
         let mut watch = unsafe { self::watch(watch) }?.lock();
         // SAFETY: the caller's record, by the header's conventions.
-        let mut slot = unsafe { Slots::one(size, out_event, "out_event") }?;
+        let mut slot = unsafe { Slots::one(("size", size), out_event, "out_event") }?;
         if let Some(event) = watch.next() {
             slot.push(&vfp_event::from(event));
             return Ok(VFP_OK);
@@ -215,7 +213,7 @@ pub unsafe extern "C" fn vfp_watch_set_owned(
 ) -> vfp_status {
     let call = || -> Outcome {
         // SAFETY: the caller's numbers, by the header's conventions.
-        let groups = unsafe { record::items(groups, group_count, "groups") }?;
+        let groups = unsafe { record::items(groups, "groups", ("group_count", group_count)) }?;
         let owned =
             monitor::Owned { groups: groups.iter().copied().map(GroupId).collect(), ..Default::default() };
         // SAFETY: the caller's handle, by the header's conventions.

@@ -121,6 +121,14 @@ static void each_state_is_told_apart(void) {
     CHECK(occupancy.state == VFP_STATE_UNKNOWN && occupancy.why == VFP_WHY_ERRNO && occupancy.os_errno == EISDIR);
 }
 
+static void a_deadline_is_kept(void) {
+    vfp_occupancy occupancy;
+    CHECK(vfp_probe_within(root, 52, 0, sizeof occupancy, &occupancy, NULL) == VFP_OK);
+    CHECK(occupancy.state == VFP_STATE_UNKNOWN && occupancy.why == VFP_WHY_LATE);
+    CHECK(vfp_probe_within(root, 53, UINT32_MAX, sizeof occupancy, &occupancy, NULL) == VFP_OK);
+    CHECK(occupancy.state == VFP_STATE_FREE && occupancy.why == VFP_WHY_NONE);
+}
+
 static void only_a_probe_opens(void) {
     vfp_device devices[16];
     vfp_holder holders[4];
@@ -275,6 +283,23 @@ static void a_watch_that_may_probe_spares_what_is_owned(void) {
     vfp_watch_close(&watch);
 }
 
+static void a_watch_may_leave_holders_alone(void) {
+    vfp_watch_options options;
+    vfp_watch *watch = NULL;
+    vfp_holder holder;
+    vfp_looked looked;
+    size_t count = 7;
+    long vm = node_start_vm(&node, "0000:4e:00.0", 0);
+    memset(&options, 0, sizeof options);
+    options.flags = VFP_WATCH_NO_HOLDERS;
+    CHECK(vfp_watch_open(root, sizeof options, &options, &watch, NULL) == VFP_OK);
+    CHECK(comes(watch, VFP_EVENT_HELD, 53, ""));
+    CHECK(vfp_watch_holders(watch, 53, sizeof holder, 1, &holder, &count, sizeof looked, &looked, NULL) == VFP_OK);
+    CHECK(count == 0 && looked.processes == 0);
+    vfp_watch_close(&watch);
+    node_kill_vm(&node, vm);
+}
+
 /* A watch has all that it needs of its root. */
 static void a_watch_outlives_its_root(void) {
     vfp_root *other = NULL;
@@ -346,12 +371,14 @@ int main(void) {
     RUN(a_record_says_everything);
     RUN(a_broken_device_costs_no_other);
     RUN(each_state_is_told_apart);
+    RUN(a_deadline_is_kept);
     RUN(only_a_probe_opens);
     RUN(a_group_names_who_offends);
     RUN(a_holder_is_named_with_its_pod);
     RUN(models_have_names);
     RUN(a_watch_tells_what_happens);
     RUN(a_watch_that_may_probe_spares_what_is_owned);
+    RUN(a_watch_may_leave_holders_alone);
     RUN(a_watch_outlives_its_root);
     RUN(records_grow);
     RUN(options_grow);

@@ -2,6 +2,7 @@
 #include "check.h"
 #include "node.h"
 #include <stdint.h>
+#include <sys/stat.h>
 #include <vfio_probe.h>
 
 static struct node node;
@@ -30,7 +31,7 @@ static void null_where_something_is_needed(void) {
     refused(vfp_scan(NULL, sizeof device, 1, &device, &count, &error), VFP_INVALID, "root: is NULL, or closed");
     refused(vfp_scan(root, sizeof device, 1, &device, NULL, &error), VFP_INVALID, "out_count: is NULL");
     refused(vfp_scan(root, sizeof device, 1, NULL, &count, &error), VFP_INVALID,
-            "out_devices: is NULL but its capacity is not 0");
+            "out_devices: is NULL, but there is to be something in it");
     refused(vfp_device_read(root, NULL, sizeof device, &device, &error), VFP_INVALID, "id: is NULL");
     refused(vfp_device_read(root, "0000:1b:00.0", sizeof device, NULL, &error), VFP_INVALID, "out_device: is NULL");
     refused(vfp_group_read(root, 51, sizeof(vfp_group), NULL, &error), VFP_INVALID, "out_group: is NULL");
@@ -40,8 +41,8 @@ static void null_where_something_is_needed(void) {
     refused(vfp_probe(root, 51, sizeof occupancy, NULL, &error), VFP_INVALID, "out_occupancy: is NULL");
     refused(vfp_probe_within(root, 51, 1, sizeof occupancy, NULL, &error), VFP_INVALID, "out_occupancy: is NULL");
     refused(vfp_holders(root, NULL, 1, sizeof(vfp_holder), 0, NULL, &count, 0, NULL, &error), VFP_INVALID,
-            "groups: is NULL but its count is not 0");
-    refused(vfp_names(NULL, NULL, 1, sizeof(vfp_name), NULL, &error), VFP_INVALID, "ids: is NULL but its count is not 0");
+            "groups: is NULL, but there is to be something in it");
+    refused(vfp_names(NULL, NULL, 1, sizeof(vfp_name), NULL, &error), VFP_INVALID, "ids: is NULL, but there is to be something in it");
     refused(vfp_watch_open(NULL, 0, NULL, &watch, &error), VFP_INVALID, "root: is NULL, or closed");
     refused(vfp_watch_open(root, 0, NULL, NULL, &error), VFP_INVALID, "out_watch: is NULL");
     refused(vfp_watch_next(NULL, sizeof event, &event, &error), VFP_INVALID, "watch: is NULL, or closed");
@@ -64,17 +65,26 @@ static void sizes_and_capacities(void) {
     vfp_device device;
     vfp_occupancy occupancy;
     vfp_looked looked;
+    vfp_watch_options options;
+    vfp_watch *watch = NULL;
+    vfp_pci_id id = {0x10de, 0x2330};
+    vfp_name name;
     size_t count = 0;
     const char *size = "size: must be the sizeof of the record", *capacity = "capacity: is more than fits into memory";
     refused(vfp_scan(root, 0, 1, &device, &count, &error), VFP_INVALID, size);
     refused(vfp_scan(root, sizeof(void *), 1, &device, &count, &error), VFP_INVALID, size);
     refused(vfp_scan(root, sizeof device, SIZE_MAX, &device, &count, &error), VFP_INVALID, capacity);
     refused(vfp_scan(root, sizeof device, SIZE_MAX / sizeof device, &device, &count, &error), VFP_INVALID, capacity);
-    refused(vfp_scan(root, SIZE_MAX, 1, &device, &count, &error), VFP_INVALID, capacity);
+    refused(vfp_scan(root, SIZE_MAX, 1, &device, &count, &error), VFP_INVALID, size);
+    refused(vfp_scan(root, 4097, 1, &device, &count, &error), VFP_INVALID, size);
+    refused(vfp_probe(root, 51, SIZE_MAX, &occupancy, &error), VFP_INVALID, size);
+    refused(vfp_watch_open(root, SIZE_MAX, &options, &watch, &error), VFP_INVALID, size);
+    refused(vfp_names(NULL, &id, SIZE_MAX, sizeof name, &name, &error), VFP_INVALID, "count: is more than fits into memory");
     refused(vfp_probe(root, 51, 4, &occupancy, &error), VFP_INVALID, size);
-    refused(vfp_holders(root, NULL, 0, sizeof(vfp_holder), 0, NULL, &count, 1, &looked, &error), VFP_INVALID, size);
+    refused(vfp_holders(root, NULL, 0, sizeof(vfp_holder), 0, NULL, &count, 1, &looked, &error), VFP_INVALID,
+            "looked_size: must be the sizeof of the record");
     refused(vfp_holders(root, (const uint32_t *)(const void *)&device, SIZE_MAX, sizeof(vfp_holder), 0, NULL, &count, 0, NULL, &error),
-            VFP_INVALID, "count: is more than fits into memory");
+            VFP_INVALID, "group_count: is more than fits into memory");
     /* None at all is no mistake. */
     CHECK(vfp_holders(root, NULL, 0, sizeof(vfp_holder), 0, NULL, &count, 0, NULL, NULL) == VFP_OK && count == 0);
     CHECK(vfp_names(NULL, NULL, 0, sizeof(vfp_name), NULL, &error) <= VFP_OK);
@@ -103,6 +113,8 @@ static void texts(void) {
 static void what_is_not_there(void) {
     vfp_group group;
     vfp_member member;
+    vfp_device device;
+    char fifo[300];
     vfp_pci_id id = {0x10de, 0x2330};
     vfp_name name;
     size_t count;
@@ -113,6 +125,14 @@ static void what_is_not_there(void) {
     CHECK(vfp_members(root, 4000, sizeof member, 1, &member, &count, &error) == VFP_MISSING);
     CHECK(error.group == 4000 && error.os_errno == 2);
     CHECK(vfp_peek(root, VFP_NO_GROUP, &peek, &error) == VFP_MISSING);
+    CHECK(vfp_device_read(root, "0000:77:00.0", sizeof device, &device, &error) == VFP_MISSING);
+    CHECK_TEXT(error.device, "0000:77:00.0");
+    CHECK(error.group == VFP_NO_GROUP);
+    /* What would make a reader wait for ever. */
+    refused(vfp_names("/dev/zero", &id, 1, sizeof name, &name, &error), VFP_MALFORMED, "pci.ids: not a regular file");
+    snprintf(fifo, sizeof fifo, "%s/fifo", node.root);
+    CHECK(mkfifo(fifo, 0600) == 0);
+    refused(vfp_names(fifo, &id, 1, sizeof name, &name, &error), VFP_MALFORMED, "pci.ids: not a regular file");
     refused(vfp_names("/nowhere/pci.ids", &id, 1, sizeof name, &name, &error), VFP_MISSING,
             "pci.ids: No such file or directory (os error 2)");
     CHECK(vfp_root_open("/proc/self/fd", &empty, NULL) == VFP_OK);
@@ -143,6 +163,8 @@ static void flags_of_a_newer_header(void) {
     options.flags = 1u << 31;
     CHECK(vfp_watch_open(root, sizeof options, &options, &watch, &error) == VFP_UNSUPPORTED && watch == NULL);
     CHECK(strstr(error.text, "options.flags") != NULL);
+    options.flags = 0, options.reserved = 1;
+    CHECK(vfp_watch_open(root, sizeof options, &options, &watch, &error) == VFP_UNSUPPORTED && watch == NULL);
     refused(vfp_watch_open(root, 4, &options, &watch, &error), VFP_INVALID, "size: must be the sizeof of the record");
     CHECK_TEXT(vfp_status_text(12345), "?");
     CHECK_TEXT(vfp_state_text(INT32_MIN), "?");
