@@ -80,6 +80,28 @@ def test_others_run_during(root: Root, name: str) -> None:
         assert another_runs_during(lambda: CALLS[name](root, watch), 100_000)
 
 
+@pytest.mark.usefixtures("greedy")
+def test_others_run_while_a_watch_is_closed(root: Root) -> None:
+    watches = [root.watch() for _ in range(50)]
+    assert another_runs_during(lambda: watches.pop().close(), len(watches))
+
+
+def test_a_child_that_closes_its_copy_does_not_end_the_parents_waits(root: Root) -> None:
+    with root.watch(interval=5) as watch:
+        while watch.next_event(0) is not None:
+            pass
+        child = os.fork()
+        if child == 0:
+            watch.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        used = time.process_time()
+        assert watch.next_event(1) is None
+        assert not watch.closed
+        # A descriptor that stays readable would keep it busy for the whole second.
+        assert time.process_time() - used < 0.5
+
+
 def test_a_thread_counts_while_another_waits(node: Node, root: Root) -> None:
     with root.watch(interval=0.02) as watch:
         while watch.next_event(0) is not None:

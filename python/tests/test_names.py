@@ -1,10 +1,11 @@
 """Names of PCI devices from a pci.ids file."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from vfio_probe import MissingError, ProbeError, names
+from vfio_probe import MalformedError, MissingError, names
 
 FILE = """\
 # comment
@@ -34,7 +35,9 @@ def test_a_file_that_is_not_there_is_missing(tmp_path: Path) -> None:
     assert error.value.errno == 2
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ProbeError, match="^pci.ids .*: Is a directory") as error:
-        names([(1, 2)], tmp_path)
-    assert error.value.errno == 21
+def test_what_is_no_file_makes_nobody_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo", Path("/dev/zero")):
+        with pytest.raises(MalformedError, match="^pci.ids: not a regular file$") as error:
+            names([(1, 2)], path)
+        assert error.value.errno == 0

@@ -50,9 +50,11 @@ fn items<T>(
 ) -> PyResult<Vec<T>> {
     // Iterable as they are, texts are never meant as a list of numbers.
     let text = values.is_instance_of::<PyString>() || values.is_instance_of::<PyBytes>();
+    let wrong = || PyTypeError::new_err(format!("{name} must be an iterable, not {}", type_name(values)));
     match values.try_iter() {
         Ok(values) if !text => values.map(|value| item(&value?)).collect(),
-        _ => Err(PyTypeError::new_err(format!("{name} must be an iterable, not {}", type_name(values)))),
+        Ok(_) => Err(wrong()),
+        Err(error) => Err(instead(values.py(), error, wrong)),
     }
 }
 
@@ -62,7 +64,7 @@ pub(crate) fn device_id(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Device
         return Err(PyTypeError::new_err(format!("{name} must be str, not {}", type_name(value))));
     };
     text.to_cow().ok().and_then(|text| DeviceId::parse(text.as_bytes())).ok_or_else(|| {
-        let shown = text.repr().map_or_else(|_| "it".to_owned(), |repr| repr.to_string());
+        let shown = text.repr().map_or_else(|_| "it".to_owned(), |repr| cut(&repr.to_string()));
         PyValueError::new_err(format!(
             "{name} must be a PCI address like 0000:3b:00.0 or an mdev uuid, not {shown}"
         ))
@@ -71,8 +73,10 @@ pub(crate) fn device_id(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Device
 
 /// A path: str or os.PathLike.
 pub(crate) fn path(name: &str, value: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
-    let path: PathBuf = value.extract().map_err(|_| {
-        PyTypeError::new_err(format!("{name} must be str or os.PathLike, not {}", type_name(value)))
+    let path: PathBuf = value.extract().map_err(|error| {
+        instead(value.py(), error, || {
+            PyTypeError::new_err(format!("{name} must be str or os.PathLike, not {}", type_name(value)))
+        })
     })?;
     if path.as_os_str().as_encoded_bytes().contains(&0) {
         return Err(PyValueError::new_err(format!("{name} has an embedded null character")));
@@ -119,6 +123,20 @@ fn seconds(name: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
         }
         PyTypeError::new_err(format!("{name} must be a number of seconds, not {}", type_name(value)))
     })
+}
+
+/// A better text for a TypeError; what else came out of a caller's own code (KeyboardInterrupt, MemoryError) passes.
+fn instead(py: Python<'_>, error: PyErr, better: impl FnOnce() -> PyErr) -> PyErr {
+    if error.is_instance_of::<PyTypeError>(py) { better() } else { error }
+}
+
+/// Enough of a text to know it by.
+fn cut(text: &str) -> String {
+    const ENOUGH: usize = 80;
+    match text.char_indices().nth(ENOUGH) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
 }
 
 fn type_name(value: &Bound<'_, PyAny>) -> String {

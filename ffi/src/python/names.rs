@@ -1,7 +1,7 @@
 //! Names of PCI devices, from a pci.ids file.
 
 use crate::python::arguments;
-use crate::python::errors::raised;
+use crate::python::errors::{MalformedError, raised};
 use pyo3::prelude::*;
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -26,8 +26,12 @@ pub(crate) fn names(
         Ok(found)
     });
     found.map_err(|error: std::io::Error| {
-        // Where none of the usual places has one, no system call's errno is left to tell.
-        let errno = Errno::from_io_error(&error).unwrap_or(Errno::NOENT);
+        let errno = match (Errno::from_io_error(&error), error.kind()) {
+            (Some(errno), _) => errno,
+            // None of the usual places has one.
+            (None, std::io::ErrorKind::NotFound) => Errno::NOENT,
+            (None, _) => return MalformedError::new_err((0, format!("pci.ids: {error}"))),
+        };
         let error = Error::system(errno, "pci.ids");
         raised(path.map_or(error, |path| error.of_entry(path.as_os_str().as_encoded_bytes())))
     })

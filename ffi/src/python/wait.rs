@@ -16,6 +16,8 @@ pub(crate) struct Live {
     descriptor: OwnedFd,
     end: OwnedFd,
     closed: AtomicBool,
+    /// Whose it is: a child that was forked has a copy, and shares the descriptors.
+    process: u32,
 }
 
 impl Live {
@@ -27,7 +29,8 @@ impl Live {
             let data = epoll::EventData::new_u64(0);
             epoll::add(&descriptor, source, data, epoll::EventFlags::IN).map_err(system)?;
         }
-        Ok(Self { watch: Mutex::new(watch), descriptor, end, closed: AtomicBool::new(false) })
+        let process = std::process::id();
+        Ok(Self { watch: Mutex::new(watch), descriptor, end, closed: AtomicBool::new(false), process })
     }
 
     /// The watch, for one thread at a time. Call it detached: who has it may be in a system call.
@@ -42,6 +45,10 @@ impl Live {
     /// Ends all waits.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        if std::process::id() != self.process {
+            // The parent's waits would end at once, and for ever, though its watch is open.
+            return;
+        }
         // Fails only when 2^64 - 2 were written before.
         let _ = rustix::io::write(&self.end, &1_u64.to_ne_bytes());
     }

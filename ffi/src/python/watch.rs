@@ -67,7 +67,14 @@ enum Waited {
     Closed,
 }
 
-fn wait(py: Python<'_>, live: &Live, until: Option<Instant>) -> PyResult<Waited> {
+fn wait(py: Python<'_>, live: Arc<Live>, until: Option<Instant>) -> PyResult<Waited> {
+    let waited = wait_on(py, &live, until);
+    // Closed meanwhile, this is its last use, which closes descriptors.
+    py.detach(move || drop(live));
+    waited
+}
+
+fn wait_on(py: Python<'_>, live: &Live, until: Option<Instant>) -> PyResult<Waited> {
     while !live.is_closed() {
         if let Some(event) = py.detach(|| live.lock().next()) {
             return Ok(Waited::News(event.into()));
@@ -92,7 +99,7 @@ impl Watch {
     #[pyo3(signature = (timeout=None))]
     fn next_event(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Event>> {
         let until = arguments::timeout("timeout", timeout)?.map(|timeout| Instant::now() + timeout);
-        match wait(py, &*self.live()?, until)? {
+        match wait(py, self.live()?, until)? {
             Waited::News(event) => Ok(Some(event)),
             Waited::Nothing => Ok(None),
             Waited::Closed => Err(closed()),
@@ -107,7 +114,7 @@ impl Watch {
     /// Without an end but that of the watch.
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Event>> {
         let Ok(live) = self.live() else { return Ok(None) };
-        match wait(py, &live, None)? {
+        match wait(py, live, None)? {
             Waited::News(event) => Ok(Some(event)),
             Waited::Nothing | Waited::Closed => Ok(None),
         }
@@ -125,7 +132,7 @@ impl Watch {
 
     /// Keeps the descriptor open while somebody waits for it.
     fn _waiter(&self) -> PyResult<Waiter> {
-        Ok(Waiter { live: self.live()? })
+        Ok(Waiter { live: Some(self.live()?) })
     }
 
     /// Whether it was closed.
@@ -185,7 +192,12 @@ impl Watch {
     /// Closes it and ends all waits for it. Closing twice does nothing.
     fn close(&self, py: Python<'_>) {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).take();
-        py.detach(|| live.inspect(|live| live.close()));
+        // The last use of it closes descriptors, so that it has to end in there.
+        py.detach(move || {
+            if let Some(live) = live {
+                live.close();
+            }
+        });
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
@@ -205,13 +217,20 @@ impl Watch {
 /// Somebody who waits for a watch; its descriptor stays open for as long, even if the watch is closed meanwhile.
 #[pyclass(frozen, module = "vfio_probe._core")]
 pub(crate) struct Waiter {
-    live: Arc<Live>,
+    /// None only while it is dropped.
+    live: Option<Arc<Live>>,
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        release(self.live.take());
+    }
 }
 
 #[pymethods]
 impl Waiter {
     /// The watch's.
-    fn fileno(&self) -> i32 {
-        self.live.descriptor().as_raw_fd()
+    fn fileno(&self) -> PyResult<i32> {
+        self.live.as_ref().map(|live| live.descriptor().as_raw_fd()).ok_or_else(closed)
     }
 }
