@@ -11,33 +11,105 @@ pub(crate) struct Tree {
     pub(crate) _machines: Vec<Vm>,
 }
 
-type Build = fn() -> Result<Tree>;
+/// A tree's name, what makes it, and what makes it what it is called: places of the document and what is there. A tree that is
+/// not what it is called would compare nothing.
+pub(crate) struct Recipe {
+    pub(crate) name: &'static str,
+    pub(crate) build: fn() -> Result<Tree>,
+    pub(crate) shows: &'static [(&'static str, &'static str)],
+}
 
-pub(crate) const ALL: &[(&str, Build)] = &[
-    ("free", || on(Node::with_eight_gpus()?)),
-    ("held by a pod's machine", held),
-    ("held by a process of no pod", foreign),
-    ("group open, no device of it", group_only),
-    ("two groups, one machine", two_groups),
-    ("absent: no node", absent),
-    ("denied", denied),
-    ("another errno", other_errno),
-    ("malformed attributes", malformed),
-    ("entries that name nothing", nameless),
-    ("unreadable attributes", unreadable),
-    ("two devices of one group", shared),
-    ("not viable", not_viable),
-    ("a member that cannot be read", broken_member),
-    ("a group that is not there", no_group),
-    ("mdev", mdev),
-    ("SR-IOV", sriov),
-    ("vendor virtual functions", vendor_vf),
-    ("no IOMMU, no NUMA", bare),
-    ("variant drivers", variants),
-    ("before 6.1", || on(Node::new()?.without_vfio_class()?).and_then(with_two)),
-    ("nothing bound", || on(Node::new()?)),
-    ("no sysfs at all", || without("sys")),
-    ("no proc at all", no_process),
+const fn recipe(
+    name: &'static str,
+    build: fn() -> Result<Tree>,
+    shows: &'static [(&'static str, &'static str)],
+) -> Recipe {
+    Recipe { name, build, shows }
+}
+
+pub(crate) const ALL: &[Recipe] = &[
+    recipe(
+        "free",
+        || on(Node::with_eight_gpus()?),
+        &[("/groups/7/state", "free"), ("/groups/0/peek", "looks-free")],
+    ),
+    recipe(
+        "held by a pod's machine",
+        held,
+        &[("/groups/0/state", "held"), ("/groups/0/peek", "looks-held"), ("/holders/0/pod_uid", POD)],
+    ),
+    recipe(
+        "held by a process of no pod",
+        foreign,
+        &[("/groups/0/state", "held"), ("/holders/0/pod_uid", "null")],
+    ),
+    recipe(
+        "group open, no device of it",
+        group_only,
+        &[("/groups/0/state", "held"), ("/groups/0/peek", "looks-free")],
+    ),
+    recipe("two groups, one machine", two_groups, &[("/holders/0/group", "51"), ("/holders/1/group", "52")]),
+    recipe("held by way of a cdev", by_cdev, &[("/holders/0/via", "cdev")]),
+    recipe(
+        "processes that cannot be read",
+        unreadable_process,
+        &[("/looked/processes", "2"), ("/looked/unreadable", "1"), ("/looked/unattributed", "0")],
+    ),
+    recipe("absent: no node", absent, &[("/groups/0/state", "absent")]),
+    recipe("denied", denied, &[("/groups/0/state", "unknown"), ("/groups/0/why", "denied")]),
+    recipe("another errno", other_errno, &[("/groups/0/why", "errno"), ("/groups/0/errno", "21")]),
+    recipe(
+        "malformed attributes",
+        malformed,
+        &[("/broken/0/kind", "too-long"), ("/broken/3/kind", "malformed")],
+    ),
+    recipe(
+        "entries that name nothing",
+        nameless,
+        &[("/broken/4/device", "null"), ("/devices/1/group", "52")],
+    ),
+    recipe("unreadable attributes", unreadable, &[("/broken/0/device", GPU), ("/groups/0/peek", "blind")]),
+    recipe("two devices of one group", shared, &[("/devices/1/group", "51"), ("/groups/0/state", "held")]),
+    recipe(
+        "not viable",
+        not_viable,
+        &[("/groups/0/viable", "false"), ("/groups/0/offender_driver", "snd_hda_intel")],
+    ),
+    recipe("members that cannot be read", broken_member, &[("/groups/0/unreadable", "2")]),
+    recipe(
+        "a group that is not there",
+        no_group,
+        &[("/groups/0/error/kind", "missing"), ("/groups/0/error/group", "51")],
+    ),
+    recipe("mdev", mdev, &[("/devices/2/kind", "mdev"), ("/groups/2/peek", "blind")]),
+    recipe(
+        "SR-IOV",
+        sriov,
+        &[("/devices/2/sriov", "physical"), ("/devices/2/vfs", "2"), ("/devices/3/sriov", "virtual")],
+    ),
+    recipe(
+        "vendor virtual functions",
+        vendor_vf,
+        &[("/devices/2/kind", "vendor-vf"), ("/devices/2/vgpu_type", "558")],
+    ),
+    recipe("no IOMMU, no NUMA", bare, &[("/devices/0/group", "null"), ("/devices/0/numa_node", "null")]),
+    recipe(
+        "variant drivers",
+        variants,
+        &[("/devices/3/driver", "virtio_vfio_pci"), ("/devices/0/id", "10000:e1:1f.0")],
+    ),
+    recipe(
+        "before 6.1",
+        || on(Node::new()?.without_vfio_class()?).and_then(with_two),
+        &[("/devices/1/cdev", "null"), ("/groups/1/state", "free")],
+    ),
+    recipe("nothing bound", || on(Node::new()?), &[("/looked/processes", "0")]),
+    recipe("no sysfs at all", || without("sys"), &[("/error/kind", "missing")]),
+    recipe(
+        "a proc without processes",
+        no_process,
+        &[("/groups/0/state", "held"), ("/looked/processes", "0")],
+    ),
 ];
 
 const GPU: &str = "0000:1b:00.0";
@@ -77,6 +149,29 @@ fn group_only() -> Result<Tree> {
 
 fn two_groups() -> Result<Tree> {
     running(two()?.node, &VmSpec::of_pod(POD, &[GPU.to_owned(), "0000:3d:00.0".to_owned()]))
+}
+
+/// The machine's descriptor is the one that the device's own node has, too: told by its number, as /dev/full is here.
+fn by_cdev() -> Result<Tree> {
+    let tree = two()?;
+    let cdevs = tree.node.root().join("dev/vfio/devices");
+    std::fs::create_dir(&cdevs)?;
+    symlink("/dev/full", cdevs.join("vfio0"))?;
+    let pid = std::process::id();
+    let folder = tree.node.root().join(format!("proc/{pid}"));
+    std::fs::create_dir_all(folder.join("fd"))?;
+    symlink("/dev/full", folder.join("fd/3"))?;
+    symlink(format!("/proc/{pid}/stat"), folder.join("stat"))?;
+    Ok(tree)
+}
+
+/// A process whose descriptors can be listed and not looked at, as without CAP_SYS_PTRACE.
+fn unreadable_process() -> Result<Tree> {
+    let tree = held()?;
+    let fds = tree.node.root().join("proc/99999999/fd");
+    std::fs::create_dir_all(&fds)?;
+    symlink("3", fds.join("3"))?;
+    Ok(tree)
 }
 
 fn absent() -> Result<Tree> {
@@ -142,6 +237,18 @@ fn not_viable() -> Result<Tree> {
 fn broken_member() -> Result<Tree> {
     let tree = not_viable()?;
     let link = tree.node.root().join("sys/bus/pci/devices/0000:1b:00.1/driver");
+    std::fs::remove_file(&link)?;
+    std::fs::create_dir(&link)?;
+    // Of another name than a function's, and with more characters than an error has room for.
+    let uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+    tree.node.add_mdev(&Mdev {
+        uuid: uuid.to_owned(),
+        parent: GPU.to_owned(),
+        kind: "nvidia-35".to_owned(),
+        group: 51,
+        cdev: None,
+    })?;
+    let link = tree.node.root().join("sys/bus/mdev/devices").join(uuid).join("driver");
     std::fs::remove_file(&link)?;
     std::fs::create_dir(&link)?;
     Ok(tree)

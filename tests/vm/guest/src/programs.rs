@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use vfio_probe::{Buffer, GroupId, Root};
 
 /// A program that runs until it is dropped, and the lines that it prints.
 struct Program {
@@ -93,13 +94,25 @@ fn dump(program: &str) -> Result<Value> {
     serde_json::from_slice(&output.stdout).context(program.to_owned())
 }
 
-/// C and Go are told the same of real groups: by an open that the kernel refuses, too.
+/// C and Go are told of real groups what the core is: by an open that the kernel refuses, too.
 pub(crate) fn dumps() -> Result<String> {
-    let _holder = Holder::full(ALONE)?;
+    let holder = Holder::full(ALONE)?;
     let id: u32 = group(ALONE)?.parse()?;
     let (c, go) = (dump("/bin/c-dump")?, dump("/bin/go-dump")?);
-    ensure!(c["devices"] == go["devices"] && c["groups"] == go["groups"], "C: {c}, Go: {go}");
+    for part in ["devices", "groups", "holders"] {
+        ensure!(c[part] == go[part], "C: {c}, Go: {go}");
+    }
     let groups = c["groups"].as_array().context("no groups")?;
+    let root = Root::host()?;
+    for group in groups {
+        let id = GroupId(u32::try_from(group["group"].as_u64().unwrap_or(u64::MAX))?);
+        let (state, peek) = (root.probe(id), root.peek(id, &mut Buffer::new())?);
+        ensure!(
+            group["state"] == state.as_str() && group["peek"] == peek.as_str(),
+            "core: {state:?}, {peek:?}; C: {c}"
+        );
+    }
+    ensure!(c["holders"][0]["pid"] == holder.pid() && c["holders"][0]["group"] == id, "{c}");
     let held: Vec<&Value> = groups.iter().filter(|group| group["state"] == "held").collect();
     ensure!(
         held.len() == 1 && held.iter().all(|group| group["group"] == id && group["peek"] == "looks-held"),
