@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -145,9 +146,13 @@ func TestTheStatesOfANode(t *testing.T) {
 func TestADeviceThatCannotBeRead(t *testing.T) {
 	node := simnode.New(t, "--eight-gpus")
 	node.Write("sys/bus/pci/devices/0000:4e:00.0/uevent", "nonsense\n")
+	// Two that name no device, so they are told apart by nothing.
+	node.Link("sys/class/vfio-dev/loop", "loop")
+	node.Link("sys/class/vfio-dev/loop2", "loop2")
 	agent := start(t, "-root", node.Root, "-interval", "20ms")
 	agent.eventually([]string{
 		`vfio_device_unreadable{device="0000:4e:00.0",kind="malformed"} 1`,
+		`vfio_device_unreadable{device="",kind="malformed"} 2`,
 		`vfio_group_state{group="51",state="free"} 1`,
 		`vfio_watch_failures_total 0`,
 	}, `vfio_device_info{device="0000:4e:00.0"`)
@@ -197,6 +202,32 @@ func TestATermEndsItWith0(t *testing.T) {
 		t.Error(err)
 	}
 	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
+func TestARequestThatDoesNotEndIsCutOff(t *testing.T) {
+	node := simnode.New(t)
+	agent := start(t, "-root", node.Root)
+	connection, err := net.Dial("tcp", strings.TrimPrefix(agent.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	// The server waits for a body that does not come.
+	if _, err := io.WriteString(connection, "GET /healthz HTTP/1.1\r\nHost: agent\r\nContent-Length: 10\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	agent.get("/healthz")
+	time.Sleep(200 * time.Millisecond)
+	begun := time.Now()
+	if err := agent.child.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.child.Wait(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begun); took < 4*time.Second || took > 15*time.Second {
 		t.Errorf("took %v", took)
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -21,7 +22,8 @@ var (
 		"A device that is bound to a VFIO driver; always 1.",
 		[]string{"device", "group", "driver", "kind", "vendor_id", "device_id", "numa_node"}, nil)
 	deviceBroken = prometheus.NewDesc("vfio_device_unreadable",
-		"A device that could not be read, and what kind of trouble it is; always 1.", []string{"device", "kind"}, nil)
+		"Entries that could not be read, by kind of trouble; device is empty for those that name none.",
+		[]string{"device", "kind"}, nil)
 )
 
 // states are all that a group can be in.
@@ -41,8 +43,17 @@ func (nodeCollector) Describe(out chan<- *prometheus.Desc) {
 
 // Collect tells the series. It reads nothing of the node.
 func (c nodeCollector) Collect(out chan<- prometheus.Metric) {
+	// Prometheus takes no series twice, and would refuse all for it.
+	type series struct {
+		desc   *prometheus.Desc
+		labels string
+	}
+	told := map[series]bool{}
 	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
-		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+		if one := (series{desc, strings.Join(labels, "\x00")}); !told[one] {
+			told[one] = true
+			out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+		}
 	}
 	groups, err := c.watch.Groups()
 	if err != nil {
@@ -68,8 +79,13 @@ func (c nodeCollector) Collect(out chan<- prometheus.Metric) {
 		gauge(deviceInfo, 1, device.ID, device.Group.String(), device.Driver, device.Kind.String(),
 			hex(device.Vendor), hex(device.Device), strconv.Itoa(device.NUMANode))
 	}
-	for _, broken := range devices.Broken {
-		gauge(deviceBroken, 1, broken.Device, broken.Kind.String())
+	type trouble struct{ device, kind string }
+	broken := map[trouble]int{}
+	for _, err := range devices.Broken {
+		broken[trouble{err.Device, err.Kind.String()}]++
+	}
+	for of, count := range broken {
+		gauge(deviceBroken, float64(count), of.device, of.kind)
 	}
 }
 

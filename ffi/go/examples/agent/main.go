@@ -1,7 +1,7 @@
 // Command agent is a node agent: it follows the VFIO devices of a node, and exports what it knows on /metrics.
 //
 // It opens no group unless told to by -probe. /healthz answers 200 while the node can be looked at, else 503. On SIGTERM it
-// ends the requests that are under way, and exits with 0.
+// waits up to five seconds for the requests that are under way, and exits with 0.
 package main
 
 import (
@@ -63,7 +63,11 @@ func run(ctx context.Context, listen, path string, options vfioprobe.WatchOption
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(follower.events, follower.failures, nodeCollector{watch})
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorLog: log.Default()}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		ErrorLog: log.Default(),
+		// One wrong series must not hide the others.
+		ErrorHandling: promhttp.ContinueOnError,
+	}))
 	mux.Handle("GET /healthz", follower)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 
@@ -81,9 +85,12 @@ func run(ctx context.Context, listen, path string, options vfioprobe.WatchOption
 	}
 	last, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	err = server.Shutdown(last)
+	if err := server.Shutdown(last); err != nil {
+		log.Printf("requests are cut off: %v", err)
+		server.Close()
+	}
 	<-followed
-	return err
+	return nil
 }
 
 // follower takes the watch's events, which is what makes the watch look.
