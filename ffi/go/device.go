@@ -104,11 +104,11 @@ func (r *Root) Scan() (Scan, error) {
 	defer h.release()
 	var scan Scan
 	var failed C.vfp_error
-	status := lentDevices.fill(func(first *C.vfp_device, capacity C.size_t, count *C.size_t) C.vfp_status {
+	err = lentDevices.fill(&failed, func(first *C.vfp_device, capacity C.size_t, count *C.size_t) C.vfp_status {
 		return C.vfp_scan(h.c, C.sizeof_vfp_device, capacity, first, count, &failed)
 	}, scan.take)
-	if status < 0 {
-		return Scan{}, failure(&failed)
+	if err != nil {
+		return Scan{}, err
 	}
 	return scan, nil
 }

@@ -8,6 +8,7 @@ package vfioprobe
 import "C"
 
 import (
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -101,11 +102,11 @@ func (r *Root) Members(group GroupID) (Members, error) {
 	defer h.release()
 	var members Members
 	var failed C.vfp_error
-	status := lentMembers.fill(func(first *C.vfp_member, capacity C.size_t, count *C.size_t) C.vfp_status {
+	err = lentMembers.fill(&failed, func(first *C.vfp_member, capacity C.size_t, count *C.size_t) C.vfp_status {
 		return C.vfp_members(h.c, C.uint32_t(group), C.sizeof_vfp_member, capacity, first, count, &failed)
 	}, func(records []C.vfp_member) { members.take(group, records) })
-	if status < 0 {
-		return Members{}, failure(&failed)
+	if err != nil {
+		return Members{}, err
 	}
 	return members, nil
 }
@@ -124,7 +125,7 @@ func (m *Members) take(group GroupID, records []C.vfp_member) {
 			m.Broken = append(m.Broken, &Error{
 				Kind:   ErrorKind(record.status),
 				Errno:  syscall.Errno(record.os_errno),
-				Device: text(record.name[:]),
+				Device: deviceID(text(record.name[:])),
 				Group:  group,
 				Text:   text(record.problem[:]),
 			})
@@ -132,4 +133,16 @@ func (m *Members) take(group GroupID, records []C.vfp_member) {
 	}
 	slices.SortFunc(m.Members, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(m.Broken, func(a, b *Error) int { return strings.Compare(a.Text, b.Text) })
+}
+
+// anID is what ids look like in a record: as the kernel writes a PCI address or a uuid.
+var anID = regexp.MustCompile(
+	`^([0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$`)
+
+// deviceID is the name where it is a device's id, else "": on other buses than PCI's and mdev's members have other names.
+func deviceID(name string) string {
+	if anID.MatchString(name) {
+		return name
+	}
+	return ""
 }

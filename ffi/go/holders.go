@@ -95,12 +95,12 @@ func (r *Root) Holders(groups ...GroupID) (Holders, error) {
 	var holders Holders
 	var looked C.vfp_looked
 	var failed C.vfp_error
-	status := lentHolders.fill(func(first *C.vfp_holder, capacity C.size_t, count *C.size_t) C.vfp_status {
+	err = lentHolders.fill(&failed, func(first *C.vfp_holder, capacity C.size_t, count *C.size_t) C.vfp_status {
 		return C.vfp_holders(h.c, numbers(groups), C.size_t(len(groups)), C.sizeof_vfp_holder, capacity, first, count,
 			C.sizeof_vfp_looked, &looked, &failed)
 	}, holders.take)
-	if status < 0 {
-		return Holders{}, failure(&failed)
+	if err != nil {
+		return Holders{}, err
 	}
 	holders.Looked = reach(&looked)
 	return holders, nil

@@ -70,7 +70,7 @@ func (w *Watch) Groups() ([]WatchedGroup, error) {
 	defer h.release()
 	var groups []WatchedGroup
 	var failed C.vfp_error
-	status := lentWatched.fill(func(first *C.vfp_watched, capacity C.size_t, count *C.size_t) C.vfp_status {
+	err = lentWatched.fill(&failed, func(first *C.vfp_watched, capacity C.size_t, count *C.size_t) C.vfp_status {
 		return C.vfp_watch_groups(h.c, C.sizeof_vfp_watched, capacity, first, count, &failed)
 	}, func(records []C.vfp_watched) {
 		groups = make([]WatchedGroup, len(records))
@@ -78,8 +78,8 @@ func (w *Watch) Groups() ([]WatchedGroup, error) {
 			groups[i] = watched(&records[i])
 		}
 	})
-	if status < 0 {
-		return nil, failure(&failed)
+	if err != nil {
+		return nil, err
 	}
 	return groups, nil
 }
@@ -109,11 +109,11 @@ func (w *Watch) Devices() (Scan, error) {
 	defer h.release()
 	var scan Scan
 	var failed C.vfp_error
-	status := lentDevices.fill(func(first *C.vfp_device, capacity C.size_t, count *C.size_t) C.vfp_status {
+	err = lentDevices.fill(&failed, func(first *C.vfp_device, capacity C.size_t, count *C.size_t) C.vfp_status {
 		return C.vfp_watch_devices(h.c, C.sizeof_vfp_device, capacity, first, count, &failed)
 	}, scan.take)
-	if status < 0 {
-		return Scan{}, failure(&failed)
+	if err != nil {
+		return Scan{}, err
 	}
 	return scan, nil
 }
@@ -130,12 +130,12 @@ func (w *Watch) Holders(group GroupID) (Holders, error) {
 	var holders Holders
 	var looked C.vfp_looked
 	var failed C.vfp_error
-	status := lentHolders.fill(func(first *C.vfp_holder, capacity C.size_t, count *C.size_t) C.vfp_status {
+	err = lentHolders.fill(&failed, func(first *C.vfp_holder, capacity C.size_t, count *C.size_t) C.vfp_status {
 		return C.vfp_watch_holders(h.c, C.uint32_t(group), C.sizeof_vfp_holder, capacity, first, count,
 			C.sizeof_vfp_looked, &looked, &failed)
 	}, holders.take)
-	if status < 0 {
-		return Holders{}, failure(&failed)
+	if err != nil {
+		return Holders{}, err
 	}
 	holders.Looked = reach(&looked)
 	return holders, nil
