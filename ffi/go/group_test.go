@@ -1,6 +1,7 @@
 package vfioprobe_test
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -45,6 +46,32 @@ func TestABrokenMember(t *testing.T) {
 	equal(t, "group", broken.Group, 51)
 	isAll(t, broken, syscall.EINVAL)
 	equal(t, "unreadable", must(root.Group(51))(t).Unreadable, 1)
+}
+
+func TestABrokenMembersDeviceIsAnID(t *testing.T) {
+	node, root := eightGPUs(t)
+	node.Order("add_mdev", map[string]any{"uuid": uuid, "parent": simnode.FirstGPU, "type": "nvidia-35", "group": 51})
+	for _, member := range []string{"sys/bus/mdev/devices/" + uuid, "sys/kernel/iommu_groups/51/devices/serial0"} {
+		if err := errors.Join(os.RemoveAll(node.Root+"/"+member+"/driver"),
+			os.MkdirAll(node.Root+"/"+member+"/driver", 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	broken := must(root.Members(51))(t).Broken
+	if len(broken) != 2 {
+		t.Fatalf("%v", broken)
+	}
+	for _, err := range broken {
+		want, named := "", "serial0"
+		if !strings.Contains(err.Text, named) {
+			want, named = uuid, uuid
+		}
+		equal(t, "device", err.Device, want)
+		if !strings.Contains(err.Text, named) {
+			t.Errorf("%q", err.Text)
+		}
+		isAll(t, err, syscall.EINVAL)
+	}
 }
 
 func TestAGroupThatIsNotThere(t *testing.T) {
