@@ -92,15 +92,10 @@ const looks = 8
 
 // take asks for the next event without waiting; false when there is none for now.
 func (h *watchHandle) take(fd int) (Event, error, bool) {
-	// An error stays the answer until the next look at the node, for which the descriptor is readable.
-	if h.failed.Load() && !readable(fd) {
-		return Event{}, nil, false
-	}
 	var record C.vfp_event
 	var failed C.vfp_error
 	for look := 0; ; look++ {
 		status := C.vfp_watch_next(h.c, C.sizeof_vfp_event, &record, &failed)
-		h.failed.Store(status < 0)
 		switch {
 		case status < 0:
 			return Event{}, failure(&failed), true

@@ -14,7 +14,6 @@ import (
 	"os"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -50,8 +49,6 @@ type watchHandle struct {
 	waiter syscall.RawConn
 	// Takes the end of the context back.
 	forget func() bool
-	// The latest answer was an error.
-	failed atomic.Bool
 }
 
 // closing makes watches close one after another: the close of an inotify instance takes some ten milliseconds, for
@@ -94,7 +91,8 @@ func (r *Root) Watch(ctx context.Context, options WatchOptions) (*Watch, error) 
 	}
 	h.forget = context.AfterFunc(ctx, h.shut)
 	watch := &Watch{h}
-	runtime.AddCleanup(watch, (*watchHandle).end, h)
+	// In a goroutine of its own: the runtime has few for the cleanups of all, and the close takes its time.
+	runtime.AddCleanup(watch, func(h *watchHandle) { go h.end() }, h)
 	return watch, nil
 }
 
