@@ -80,6 +80,8 @@ func start(options []string, fail func(string, ...any)) (*Node, error) {
 	node := &Node{child: child, orders: orders, replies: bufio.NewReader(replies), fail: fail}
 	var hello struct{ Root string }
 	if err := node.reply(&hello); err != nil {
+		child.Process.Kill()
+		child.Wait()
 		return nil, err
 	}
 	node.Root = hello.Root
