@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -128,19 +129,60 @@ func TestNoContextEndsProbesInTime(t *testing.T) {
 	_, root := eightGPUs(t)
 	// Contexts that end at about the time of the answer: it is either the answer or the context's error, nothing else.
 	for i := range 300 {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i)*time.Microsecond)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i)*10*time.Microsecond)
 		got, err := root.ProbeContext(ctx, 51)
 		cancel()
 		switch {
 		case err == nil && got.State == vfioprobe.Free:
 		case errors.Is(err, context.DeadlineExceeded) && got.Why == vfioprobe.WhyLate:
-			time.Sleep(time.Millisecond)
-		case err == nil && got.Why == vfioprobe.WhyLate:
-			// The last one's open has no answer yet.
-			time.Sleep(time.Millisecond)
 		default:
 			t.Fatalf("%v, %v", got, err)
 		}
+	}
+}
+
+// At most one open a group is under way: who asks meanwhile waits for its turn.
+func TestAContextWaitsForAnothersOpen(t *testing.T) {
+	_, root := eightGPUs(t)
+	for name, limit := range map[string]time.Duration{"deadline": 30 * time.Second, "none": 0} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(context.Background())
+			if limit != 0 {
+				ctx, cancel = context.WithTimeout(ctx, limit)
+			}
+			defer cancel()
+			var all sync.WaitGroup
+			for range 8 {
+				all.Add(1)
+				go func() {
+					defer all.Done()
+					for range 50 {
+						got, err := root.ProbeContext(ctx, 51)
+						if err != nil || got.State != vfioprobe.Free {
+							t.Error(got, err)
+							return
+						}
+					}
+				}()
+			}
+			all.Wait()
+		})
+	}
+}
+
+func TestPeekAndProbeAllocateNothing(t *testing.T) {
+	node, root := eightGPUs(t)
+	node.StartVM(simnode.VM{Addresses: []string{simnode.SecondGPU}})
+	for name, call := range map[string]func() error{
+		"Peek":          func() error { _, err := root.Peek(51); return err },
+		"Probe":         func() error { _, err := root.Probe(51); return err },
+		"Probe of held": func() error { _, err := root.Probe(52); return err },
+	} {
+		equal(t, name, testing.AllocsPerRun(100, func() {
+			if err := call(); err != nil {
+				t.Error(err)
+			}
+		}), 0)
 	}
 }
 

@@ -38,7 +38,8 @@ func (r *Root) Probe(group GroupID) (Occupancy, error) {
 // to milliseconds: later it is [Unknown] with [WhyLate].
 //
 // At most one open a group and four in all are under way at once for one Root. A group whose last open has no answer yet,
-// be it another goroutine's, is late at once.
+// be it another goroutine's, is late at once. An open that has begun goes on, and may have the group for a moment later; one
+// that has not is not made any more. The call keeps a thread for as long as it waits.
 func (r *Root) ProbeWithin(group GroupID, timeout time.Duration) (Occupancy, error) {
 	h, err := r.use()
 	if err != nil {
@@ -59,9 +60,19 @@ func (h *rootHandle) probeWithin(group GroupID, timeout time.Duration) (Occupanc
 	return occupancy(group, &record), nil
 }
 
-// ProbeContext is [Root.ProbeWithin] until the context is done. Then it returns an [Unknown] that is [WhyLate], with an error
-// that is the context's, [context.Canceled] or [context.DeadlineExceeded]. With a context that is done already nothing is
-// opened. An open that hangs in the kernel keeps a thread until it ends: one a group, four a Root.
+// ProbeContext asks until there is an answer or the context is done. Then it returns an [Unknown] that is [WhyLate] at once,
+// with an error that is the context's, [context.Canceled] or [context.DeadlineExceeded]. With a context that is done already,
+// or has less than a millisecond, nothing is opened.
+//
+// While the group's last open has no answer yet, be it another goroutine's, it waits for its turn. The answer to an open that
+// hangs for more than 250 ms is not waited for: the group is opened once more when that open has ended.
+//
+// An open that hangs goes on after the context, and may have the group for a moment later. One that has not begun is not
+// made any more after the deadline, nor later than 250 ms after a cancellation.
+//
+// An open that hangs in the kernel keeps a helper thread of the library until it ends: one a group, four a Root. The call
+// itself keeps a thread for its first 250 ms; behind four opens that hang, one call a group keeps one for longer, but for no
+// more than 250 ms after its context.
 func (r *Root) ProbeContext(ctx context.Context, group GroupID) (Occupancy, error) {
 	late := Occupancy{Group: group, State: Unknown, Why: WhyLate}
 	if err := ctx.Err(); err != nil {
@@ -71,11 +82,6 @@ func (r *Root) ProbeContext(ctx context.Context, group GroupID) (Occupancy, erro
 	if err != nil {
 		return Occupancy{Group: group}, err
 	}
-	timeout := time.Duration(math.MaxInt64)
-	deadline, bounded := ctx.Deadline()
-	if bounded {
-		timeout = time.Until(deadline)
-	}
 	type answer struct {
 		Occupancy
 		error
@@ -83,19 +89,52 @@ func (r *Root) ProbeContext(ctx context.Context, group GroupID) (Occupancy, erro
 	answered := make(chan answer, 1)
 	go func() {
 		defer h.release()
-		occupancy, err := h.probeWithin(group, timeout)
-		answered <- answer{occupancy, err}
+		if occupancy, err := h.probeUntil(ctx, group); err != nil || occupancy != late {
+			answered <- answer{occupancy, err}
+		}
 	}()
 	select {
 	case got := <-answered:
-		// The library's clock may have been a little faster than the context's.
-		if got.Occupancy == late && bounded && !time.Now().Before(deadline) {
-			return late, probeEnded(group, context.DeadlineExceeded)
-		}
 		return got.Occupancy, got.error
 	case <-ctx.Done():
 		return late, probeEnded(group, ctx.Err())
 	}
+}
+
+// C cannot be told that a context was canceled, so it is asked for no longer than a slice at once. Who is refused, since the
+// group's last open has no answer yet, comes again after a pause that grows up to a slice.
+const (
+	slice = 250 * time.Millisecond
+	pause = 10 * time.Millisecond
+)
+
+// probeUntil asks again and again; late only when the context is done.
+func (h *rootHandle) probeUntil(ctx context.Context, group GroupID) (Occupancy, error) {
+	deadline, bounded := ctx.Deadline()
+	refused := pause
+	for ctx.Err() == nil {
+		timeout := slice
+		if bounded {
+			timeout = min(timeout, time.Until(deadline).Truncate(time.Millisecond))
+		}
+		if timeout <= 0 {
+			<-ctx.Done()
+			break
+		}
+		begun := time.Now()
+		got, err := h.probeWithin(group, timeout)
+		if err != nil || got.State != Unknown || got.Why != WhyLate {
+			return got, err
+		}
+		if time.Since(begun) < timeout {
+			select {
+			case <-ctx.Done():
+			case <-time.After(refused):
+			}
+			refused = min(2*refused, slice)
+		}
+	}
+	return Occupancy{Group: group, State: Unknown, Why: WhyLate}, nil
 }
 
 // probeEnded says of which group the answer was not waited for.
