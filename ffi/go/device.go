@@ -93,7 +93,7 @@ type Scan struct {
 var lentDevices records[C.vfp_device]
 
 // Scan tells all devices that are bound to a VFIO driver. It opens no device and needs no privilege; it reads sysfs,
-// some 9 system calls a device.
+// some 10 system calls a device.
 //
 // It fails when the bound devices cannot be listed at all; a device that cannot be read is in the result's Broken.
 func (r *Root) Scan() (Scan, error) {
