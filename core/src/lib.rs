@@ -19,6 +19,7 @@
 //! | [`probe`], [`prober`], [`peek`] | the open, the open with a deadline, the look without opening |
 //! | [`occupancy`] | pure: what the answers say about a group, and when to ask again |
 //! | [`monitor`], [`watch`] | all of it over time, and as one pollable descriptor |
+//! | [`nodes`] | which device nodes a group has |
 //! | [`holders`], [`cgroup`] | which process has a group open, and which pod it belongs to |
 //! | [`uevent`], [`names`] | parsers: kernel events, pci.ids |
 #![forbid(unsafe_code)]
@@ -31,6 +32,7 @@ pub mod holders;
 pub mod id;
 pub mod monitor;
 pub mod names;
+pub mod nodes;
 pub mod occupancy;
 pub mod peek;
 pub mod probe;

@@ -28,11 +28,18 @@ pub struct Options {
     pub probe: bool,
     /// How long an open may take; later it counts as unanswered.
     pub probe_deadline: Duration,
+    /// How much of each device's record is read.
+    pub detail: Detail,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { interval: Duration::from_secs(1), probe: true, probe_deadline: Duration::from_secs(1) }
+        Self {
+            interval: Duration::from_secs(1),
+            probe: true,
+            probe_deadline: Duration::from_secs(1),
+            detail: Detail::Identity,
+        }
     }
 }
 
@@ -210,6 +217,13 @@ impl Monitor {
     pub fn settled(&self) -> bool {
         let asked = |group: &Group| group.asked.is_some() && group.state.first_open_is_due();
         self.started && !self.withheld && !self.groups.iter().any(asked)
+    }
+
+    /// Reads records in other detail from the next pass on.
+    pub fn set_detail(&mut self, detail: Detail, now: Instant) {
+        if std::mem::replace(&mut self.options.detail, detail) != detail {
+            self.refresh_at = now;
+        }
     }
 
     /// What pods own: a group of which a device is owned, or the whole, is never opened, since its machine may be about to.
@@ -400,7 +414,7 @@ impl Monitor {
         } else if !refresh && self.errors.iter().any(|error| error.device == Some(bound.id)) {
             return false; // It failed at the last reading; tried again at the next refresh.
         }
-        let device = match self.root.device(bound.id, Detail::Identity) {
+        let device = match self.root.device(bound.id, self.options.detail) {
             Ok(device) => Device { cdev: bound.cdev, ..device },
             Err(error) => {
                 // Gone between listing and reading is no error; neither does a known device vanish by a glitch.

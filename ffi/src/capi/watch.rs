@@ -132,6 +132,7 @@ pub unsafe extern "C" fn vfp_watch_open(
             interval: millis_or(options.interval_ms, usual.interval),
             probe: options.flags & VFP_WATCH_PROBE != 0,
             probe_deadline: millis_or(options.probe_deadline_ms, usual.probe_deadline),
+            ..usual
         };
         let of_watch = watch::Options {
             uevents: options.flags & VFP_WATCH_NO_UEVENTS == 0,

@@ -1,0 +1,89 @@
+//! Which device nodes the kernel has for a group, told from sysfs: a container need not see /dev for that.
+//!
+//! A driver's device that has a node has a `dev` attribute with its number (`device_add`, drivers/base/core.c); the class
+//! entry alone says nothing: `vfio-dev/` is there without CONFIG_VFIO_DEVICE_CDEV too. Minors are used again after a rebind,
+//! so that none of this is worth remembering.
+
+use crate::error::Result;
+use crate::id::{DeviceId, GroupId};
+use crate::root::{Buffer, Root};
+
+impl Root {
+    /// Whether the group has a node of its own, /dev/vfio/N: none without CONFIG_VFIO_GROUP. One look at sysfs.
+    #[must_use]
+    pub fn has_group_node(&self, group: GroupId) -> bool {
+        self.stat(format_args!("sys/class/vfio/{group}/dev")).is_ok()
+            || self.stat(format_args!("sys/class/vfio/noiommu-{group}/dev")).is_ok()
+    }
+
+    /// Whether there is /dev/iommu. One look at sysfs.
+    #[must_use]
+    pub fn has_iommufd(&self) -> bool {
+        self.stat(format_args!("sys/class/misc/iommu/dev")).is_ok()
+    }
+
+    /// The members of a group that are bound to a VFIO driver, each with the N of its /dev/vfio/devices/vfioN, none where it
+    /// has no such node. By id.
+    ///
+    /// # Errors
+    /// There is no such group, or it cannot be listed.
+    pub fn cdevs(&self, group: GroupId, buffer: &mut Buffer) -> Result<Vec<(DeviceId, Option<u32>)>> {
+        let mut members = Vec::new();
+        self.members(group, buffer, |member| {
+            members.extend(member.ok().filter(|member| member.vfio).and_then(|member| member.id()));
+        })?;
+        members.sort_unstable();
+        Ok(members.into_iter().map(|id| (id, self.cdev_of(id, buffer))).collect())
+    }
+
+    fn cdev_of(&self, id: DeviceId, buffer: &mut Buffer) -> Option<u32> {
+        let bus = match id {
+            DeviceId::Pci(_) => "pci",
+            DeviceId::Mdev(_) => "mdev",
+        };
+        let mut number = None;
+        self.list(format_args!("sys/bus/{bus}/devices/{id}/vfio-dev"), buffer, |name| {
+            let digits = name.strip_prefix(b"vfio").and_then(|digits| std::str::from_utf8(digits).ok());
+            number = number.or_else(|| digits.and_then(|digits| digits.parse::<u32>().ok()));
+        })
+        .ok()?;
+        let number = number?;
+        let node = format_args!("sys/bus/{bus}/devices/{id}/vfio-dev/vfio{number}/dev");
+        self.stat(node).is_ok().then_some(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn an_entry_without_a_number_is_no_node() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |relative: &str| folder.path().join(relative);
+        let devices = "sys/kernel/iommu_groups/7/devices";
+        for (address, driver) in
+            [("0000:01:00.0", "vfio-pci"), ("0000:01:00.1", "vfio-pci"), ("0000:01:00.2", "pcieport")]
+        {
+            let function = path(&format!("sys/bus/pci/devices/{address}"));
+            fs::create_dir_all(function.join(format!("vfio-dev/vfio{}", address.len()))).unwrap();
+            fs::create_dir_all(path(devices)).unwrap();
+            std::os::unix::fs::symlink(format!("drivers/{driver}"), function.join("driver")).unwrap();
+            let link = format!("../../../../bus/pci/devices/{address}");
+            std::os::unix::fs::symlink(link, path(devices).join(address)).unwrap();
+        }
+        fs::write(path("sys/bus/pci/devices/0000:01:00.0/vfio-dev/vfio12/dev"), "511:12\n").unwrap();
+        let root = Root::open(folder.path()).unwrap();
+        let id = |text: &str| text.parse::<DeviceId>().unwrap();
+        let found = root.cdevs(GroupId(7), &mut Buffer::new()).unwrap();
+        assert_eq!(found, [(id("0000:01:00.0"), Some(12)), (id("0000:01:00.1"), None)]);
+        assert!(root.cdevs(GroupId(8), &mut Buffer::new()).is_err());
+        assert!(!root.has_iommufd() && !root.has_group_node(GroupId(7)));
+        for node in ["sys/class/misc/iommu", "sys/class/vfio/7"] {
+            fs::create_dir_all(path(node)).unwrap();
+            fs::write(path(node).join("dev"), "10:126\n").unwrap();
+        }
+        assert!(root.has_iommufd() && root.has_group_node(GroupId(7)));
+    }
+}
