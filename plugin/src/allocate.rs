@@ -7,7 +7,7 @@ use crate::preferred;
 use crate::resources::env_name;
 use crate::snapshot::{DeviceView, Snapshot, describe};
 use kubelet_api::v1beta1::{AllocateRequest, AllocateResponse, ContainerAllocateResponse, DeviceSpec};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tonic::Status;
 use vfio_probe::{DeviceId, GroupId, Kind, Occupancy, Viability};
 
@@ -186,21 +186,26 @@ impl<'a> Wish<'a> {
 }
 
 impl Plan<'_> {
-    /// The answer, for KubeVirt exactly: addresses in the variable, the container node and each group's node once.
-    pub(crate) fn answer(&self, resource: &str) -> AllocateResponse {
+    /// The answer, for KubeVirt exactly: addresses in the variable, and of each group's nodes each once.
+    pub(crate) fn answer(&self, resource: &str, nodes: &BTreeMap<GroupId, Vec<String>>) -> AllocateResponse {
         let container_responses =
-            self.containers.iter().map(|wish| container(resource, &wish.views)).collect();
+            self.containers.iter().map(|wish| container(resource, &wish.views, nodes)).collect();
         AllocateResponse { container_responses }
     }
 }
 
-fn container(resource: &str, views: &[&DeviceView]) -> ContainerAllocateResponse {
+fn container(
+    resource: &str,
+    views: &[&DeviceView],
+    nodes: &BTreeMap<GroupId, Vec<String>>,
+) -> ContainerAllocateResponse {
     let mdev = views.iter().any(|view| view.device.kind == Kind::Mdev);
     let addresses: Vec<String> = views.iter().map(|view| view.device.id.to_string()).collect();
-    let mut paths = vec!["/dev/vfio/vfio".to_owned()];
-    for view in views {
-        let path = view.device.group.map(|group| format!("/dev/vfio/{group}"));
-        paths.extend(path.filter(|path| !paths.contains(path)));
+    let mut paths: Vec<String> = Vec::new();
+    for path in views.iter().filter_map(|view| nodes.get(&view.device.group?)).flatten() {
+        if !paths.contains(path) {
+            paths.push(path.clone());
+        }
     }
     let spec = |path: String| DeviceSpec {
         container_path: path.clone(),
@@ -276,7 +281,9 @@ mod tests {
         .unwrap();
         let groups = plan.containers.iter().flat_map(Wish::groups);
         assert_eq!(groups.map(|(group, _)| group.0).collect::<Vec<_>>(), [51, 52]);
-        let answer = plan.answer(RESOURCE).container_responses;
+        let legacy = |group: u32| vec!["/dev/vfio/vfio".to_owned(), format!("/dev/vfio/{group}")];
+        let nodes = [51, 52].map(|group| (GroupId(group), legacy(group)));
+        let answer = plan.answer(RESOURCE, &BTreeMap::from(nodes)).container_responses;
         let show = |answer: &ContainerAllocateResponse| {
             let paths: Vec<_> = answer.devices.iter().map(|spec| spec.host_path.clone()).collect();
             assert!(

@@ -54,10 +54,9 @@ pub(crate) fn look(
     })
     .with_context(|| format!("{}: not a tree with the host's sys", settings.root.display()))?;
     devices.sort_by_key(|device| device.id);
-    let mut namer = Namer::new(&settings.select, settings.pci_ids.clone());
+    let mut namer = Namer::new(settings.offered.clone(), settings.pci_ids.clone());
     namer.learn(devices.iter());
-    let offered: Vec<_> =
-        devices.iter().filter_map(|device| Some((*device, namer.resource(device)?))).collect();
+    let offered: Vec<_> = devices.iter().filter_map(|device| Some((*device, namer.offer(device)?))).collect();
     let prober = Prober::new(std::sync::Arc::clone(&root));
     let mut groups = BTreeMap::new();
     for id in offered.iter().filter_map(|(device, _)| device.group) {
@@ -73,9 +72,9 @@ pub(crate) fn look(
             view.looked = looked;
         }
     }
-    let view = |(device, resource): (Device, _)| {
+    let view = |(device, offer): (Device, _)| {
         let group = device.group.and_then(|id| groups.get(&id).cloned());
-        DeviceView { device, resource, unbinding: false, left_over: false, group }
+        DeviceView { group, ..DeviceView::unbound(device, offer) }
     };
     Ok(offered.into_iter().map(view).collect())
 }

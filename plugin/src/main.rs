@@ -20,6 +20,7 @@ mod names;
 mod opening;
 mod owned_groups;
 mod owners;
+mod pools;
 mod preferred;
 mod ready;
 mod registration;
@@ -55,7 +56,12 @@ fn main() -> ExitCode {
         }
     };
     log(&cli.settings);
-    let settings = &cli.settings;
+    let mut settings = cli.settings;
+    if let Err(mistake) = settings.read_pools() {
+        eprintln!("vfio-device-plugin: {mistake}");
+        return USAGE.into();
+    }
+    let settings = &settings;
     let done = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(settings).map(|()| 0),
         Command::List { json, probe } => list::run(settings, json, probe),

@@ -2,6 +2,8 @@
 
 use crate::names::Namer;
 use crate::owned_groups::OwnedGroups;
+use crate::pools::Pools;
+use crate::pools::reload::Watched;
 use crate::settings::Settings;
 use crate::snapshot::{DeviceView, Snapshot};
 use anyhow::Context;
@@ -13,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use vfio_probe::device::Detail;
 use vfio_probe::monitor::{self, Monitor, Owned};
 use vfio_probe::{Device, GroupId, Occupancy, Prober, Root, Watch};
 
@@ -70,11 +73,16 @@ impl Monitoring {
     pub(crate) fn start(settings: &Settings) -> anyhow::Result<Self> {
         let root = Arc::new(Root::open(&settings.root)?);
         let prober = Arc::new(Prober::new(Arc::clone(&root)));
-        let options =
-            monitor::Options { interval: settings.interval, probe: !settings.no_probe, ..Default::default() };
+        let options = monitor::Options {
+            interval: settings.interval,
+            probe: !settings.no_probe,
+            detail: detail_for(&settings.offered),
+            ..Default::default()
+        };
         let watch =
             Watch::new(Monitor::new(Arc::clone(&root), Arc::clone(&prober), options)?, Default::default())?;
-        let namer = Namer::new(&settings.select, settings.pci_ids.clone());
+        let namer = Namer::new(settings.offered.clone(), settings.pci_ids.clone());
+        let pools = settings.pools.clone().map(Watched::new);
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("eventfd")?;
         let shared = Arc::new(Shared {
             told: Mutex::default(),
@@ -87,7 +95,7 @@ impl Monitoring {
         let (sender, snapshots) = watch::channel(None);
         let thread = std::thread::Builder::new().name("monitor".into()).stack_size(256 * 1024);
         let theirs = Arc::clone(&shared);
-        thread.spawn(move || run(watch, namer, &theirs, &sender)).context("monitor thread")?;
+        thread.spawn(move || run(watch, namer, pools, &theirs, &sender)).context("monitor thread")?;
         Ok(Self { root, prober, probe: options.probe, snapshots, shared })
     }
 
@@ -152,7 +160,13 @@ impl Monitoring {
     }
 }
 
-fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Sender<Option<Arc<Snapshot>>>) {
+fn run(
+    mut watch: Watch,
+    mut namer: Namer,
+    mut pools: Option<Watched>,
+    shared: &Shared,
+    sender: &watch::Sender<Option<Arc<Snapshot>>>,
+) {
     let mut reported = Vec::new();
     let mut failing = None;
     let mut groups = OwnedGroups::default();
@@ -162,10 +176,14 @@ fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Send
     while !shared.stop.load(Ordering::Relaxed) {
         let mut news = false;
         if let Some(told) = shared.owned_unless(&groups) {
-            news = told.owned != groups.owned && told.unbound(&watch).next().is_some();
+            let matters = namer.keeps_any() || told.unbound(&watch).next().is_some();
+            news = told.owned != groups.owned && matters;
             groups = told;
             let owned = groups.not_to_open(&watch);
             watch.monitor_mut().set_owned(owned);
+        }
+        if let Some(pools) = &mut pools {
+            news |= reload(pools, &mut namer, &mut watch);
         }
         if groups.owned.is_some() || shared.began.elapsed() > FIRST_ANSWERS {
             release_opens(&mut watch);
@@ -197,16 +215,27 @@ fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Send
         if news {
             // Even while the first opens are under way.
             namer.learn(watch.monitor().devices().iter().map(|tracked| &tracked.device));
+            namer.tell_overlaps(watch.monitor().devices().iter().map(|tracked| &tracked.device));
         }
         let whole = watch.monitor().settled() || shared.began.elapsed() > FIRST_ANSWERS;
         let first = sender.borrow().is_none();
         if whole && (news || first) {
-            let snapshot = Snapshot::take(&watch, |device| namer.resource(device));
             let unbound: Vec<Device> = groups.unbound(&watch).collect();
             namer.learn(unbound.iter());
+            let bound = watch.monitor().devices().iter().map(|tracked| &tracked.device);
+            let is_owned = |device: &Device| {
+                let in_group =
+                    |owned: &Owned| device.group.is_some_and(|group| owned.groups.contains(&group));
+                groups
+                    .owned
+                    .as_ref()
+                    .is_some_and(|owned| owned.devices.contains(&device.id) || in_group(owned))
+            };
+            let offers = namer.offers(bound.chain(&unbound), is_owned);
+            let snapshot = Snapshot::take(&watch, |device| offers.get(&device.id).cloned());
             let unbound = unbound
                 .into_iter()
-                .filter_map(|device| Some(DeviceView::unbound(device, namer.resource(&device)?)));
+                .filter_map(|device| Some(DeviceView::unbound(device, offers.get(&device.id)?.clone())));
             let snapshot = Snapshot { heard, unbound: unbound.collect(), ..snapshot };
             for error in &snapshot.errors {
                 if !reported.contains(error) {
@@ -218,6 +247,28 @@ fn run(mut watch: Watch, mut namer: Namer, shared: &Shared, sender: &watch::Send
         }
         let sleep = if whole { LONGEST_SLEEP } else { Duration::from_millis(50) };
         wait(&watch, shared, sleep);
+    }
+}
+
+/// A virtual function's parent costs four system calls a device, so it is read only where a pool asks for it.
+fn detail_for(pools: &Pools) -> Detail {
+    if pools.need_parents() { Detail::Full } else { Detail::Identity }
+}
+
+/// Takes in another content of the pools' file; whether there was any that is understood.
+fn reload(file: &mut Watched, namer: &mut Namer, watch: &mut Watch) -> bool {
+    match file.news() {
+        None => false,
+        Some(Ok(pools)) => {
+            tracing::info!(file = %file.name(), "the pools have changed");
+            watch.monitor_mut().set_detail(detail_for(&pools), Instant::now());
+            namer.set_pools(pools);
+            true
+        }
+        Some(Err(mistake)) => {
+            tracing::warn!(file = %file.name(), %mistake, "the pools are not understood; those from before stay");
+            false
+        }
     }
 }
 

@@ -1,30 +1,55 @@
 //! Resource names of devices, looked up in pci.ids once an id.
 
-use crate::resources::{Selector, resource_name};
-use std::collections::HashMap;
+use crate::pools::Pools;
+use crate::pools::backend::Backend;
+use crate::resources::{model_name, resource_of};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use vfio_probe::Device;
+use vfio_probe::{Device, DeviceId};
 
 /// Gives devices their resources; remembers every id that it has seen.
 #[derive(Debug)]
 pub(crate) struct Namer {
-    select: Vec<Selector>,
+    pools: Pools,
     file: Option<PathBuf>,
-    known: HashMap<(u16, u16), Arc<str>>,
+    /// Names of models, by vendor and device.
+    known: HashMap<(u16, u16), String>,
     complained: bool,
+    /// Pairs of pools that have been said to want the same device.
+    overlaps: BTreeSet<(usize, usize)>,
+    /// How devices were offered last.
+    offered: BTreeMap<DeviceId, Offer>,
+    keeps: bool,
+}
+
+/// How a device is offered.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Offer {
+    /// The resource that it belongs to.
+    pub(crate) resource: Arc<str>,
+    /// By which nodes a machine is given it.
+    pub(crate) backend: Backend,
 }
 
 impl Namer {
-    /// For the devices that `select` names, with names from `file` or the first of the usual places.
-    pub(crate) fn new(select: &[Selector], file: Option<PathBuf>) -> Self {
-        Self { select: select.to_vec(), file, known: HashMap::new(), complained: false }
+    /// For the devices of the pools, with names from `file` or the first of the usual places.
+    pub(crate) fn new(pools: Pools, file: Option<PathBuf>) -> Self {
+        Self {
+            pools,
+            file,
+            known: HashMap::new(),
+            complained: false,
+            overlaps: BTreeSet::new(),
+            offered: BTreeMap::new(),
+            keeps: false,
+        }
     }
 
     /// Looks up the ids of all devices that are offered and not known yet, in one pass over the file.
     pub(crate) fn learn<'a>(&mut self, devices: impl Iterator<Item = &'a Device>) {
         let mut unknown: Vec<(u16, u16)> = devices
-            .filter(|device| self.selects(device))
+            .filter(|device| self.pools.of(device).is_some_and(|pool| pool.resource.is_none()))
             .map(|device| (device.vendor, device.device))
             .filter(|ids| !self.known.contains_key(ids))
             .collect();
@@ -46,17 +71,66 @@ impl Namer {
             tracing::warn!(%error, "no pci.ids: resources are named by hex ids; give --pci-ids or install pci.ids");
         }
         for ((vendor, device), name) in unknown.into_iter().zip(names) {
-            let resource = resource_name(vendor, device, name.as_deref());
-            self.known.insert((vendor, device), resource.into());
+            self.known.insert((vendor, device), model_name(device, name.as_deref()));
         }
     }
 
-    /// A device's resource; none if it is not offered.
-    pub(crate) fn resource(&self, device: &Device) -> Option<Arc<str>> {
-        self.selects(device).then(|| self.known.get(&(device.vendor, device.device)).cloned()).flatten()
+    /// Says once of each two pools that both select a device, which is the first one's.
+    pub(crate) fn tell_overlaps<'a>(&mut self, devices: impl Iterator<Item = &'a Device>) {
+        for (first, second, device) in self.pools.overlaps(devices) {
+            if self.overlaps.insert((first, second)) {
+                let (first, second) = (self.pools.title(first), self.pools.title(second));
+                tracing::warn!(device = %device.id, "two pools select it, {first} and {second}: the first has it");
+            }
+        }
     }
 
-    fn selects(&self, device: &Device) -> bool {
-        self.select.iter().any(|selector| selector.matches(device))
+    /// Other pools from now on, as when their file has changed.
+    pub(crate) fn set_pools(&mut self, pools: Pools) {
+        self.pools = pools;
+        self.overlaps.clear();
+    }
+
+    /// Whether a device is offered otherwise than the pools say now, because a pod owns it.
+    pub(crate) fn keeps_any(&self) -> bool {
+        self.keeps
+    }
+
+    /// How each device is offered, in their order; none for one that is not. A device that a pod owns stays in the resource
+    /// that it was given by until the pod ends: the kubelet's books name it there.
+    pub(crate) fn offers<'a>(
+        &mut self,
+        devices: impl Iterator<Item = &'a Device>,
+        is_owned: impl Fn(&Device) -> bool,
+    ) -> BTreeMap<DeviceId, Offer> {
+        let mut offers = BTreeMap::new();
+        self.keeps = false;
+        for device in devices {
+            let meant = self.offer(device);
+            let before = self.offered.get(&device.id).filter(|before| Some(*before) != meant.as_ref());
+            let offer = match before {
+                Some(before) if is_owned(device) => {
+                    self.keeps = true;
+                    Some(before.clone())
+                }
+                _ => meant,
+            };
+            offers.extend(offer.map(|offer| (device.id, offer)));
+        }
+        self.offered.clone_from(&offers);
+        offers
+    }
+
+    /// How the pools offer a device; none if they do not.
+    pub(crate) fn offer(&self, device: &Device) -> Option<Offer> {
+        let pool = self.pools.of(device)?;
+        let resource = match &pool.resource {
+            Some(resource) => resource.clone(),
+            None => {
+                let model = self.known.get(&(device.vendor, device.device))?;
+                resource_of(device.vendor, pool.alias.get(model).unwrap_or(model))
+            }
+        };
+        Some(Offer { resource: resource.into(), backend: pool.backend })
     }
 }

@@ -1,58 +1,22 @@
-//! Pure: which devices are offered, and under which resource name.
+//! Pure: names of resources, and what the kubelet takes as one.
 
 use std::fmt::Write;
-use std::str::FromStr;
-use vfio_probe::Device;
-
-/// Which devices to offer, by PCI ids.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Selector {
-    vendor: Option<u16>,
-    device: Option<u16>,
-    /// Leading hex digits of the 24-bit class: `03` is every display controller.
-    class: String,
-}
-
-impl Selector {
-    /// Whether it selects the device.
-    pub(crate) fn matches(&self, device: &Device) -> bool {
-        self.vendor.is_none_or(|vendor| vendor == device.vendor)
-            && self.device.is_none_or(|id| id == device.device)
-            && format!("{:06x}", device.class).starts_with(&self.class)
-    }
-}
-
-impl FromStr for Selector {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad =
-            || format!("{text:?} is no selector: expected VENDOR[:DEVICE][/CLASS] in hex, like 10de/03 or *");
-        let id = |text: &str| match text {
-            "*" | "" => Ok(None),
-            _ if text.len() <= 4 => u16::from_str_radix(text, 16).map(Some).map_err(|_| bad()),
-            _ => Err(bad()),
-        };
-        let (ids, class) = text.split_once('/').unwrap_or((text, ""));
-        let (vendor, device) = ids.split_once(':').unwrap_or((ids, ""));
-        if class.len() > 6 || !class.chars().all(|c| c.is_ascii_hexdigit()) || text.is_empty() {
-            return Err(bad());
-        }
-        Ok(Self { vendor: id(vendor)?, device: id(device)?, class: class.to_ascii_lowercase() })
-    }
-}
 
 /// The kubelet's limit for the part after the slash (`IsQualifiedName`).
 const LONGEST_NAME: usize = 63;
 
-/// The resource of a device, from its name in pci.ids as NVIDIA's plugin makes it; ids with one name share a resource.
-/// Without a name, or with one that the kubelet would refuse, it is the hex id.
-pub(crate) fn resource_name(vendor: u16, device: u16, pci_ids_name: Option<&str>) -> String {
+/// The name of a model, from its name in pci.ids as NVIDIA's plugin makes it; ids with one name share a resource. Without a
+/// name, or with one that the kubelet would refuse, it is the hex id.
+pub(crate) fn model_name(device: u16, pci_ids_name: Option<&str>) -> String {
     let name = pci_ids_name.map(sanitized).filter(|name| acceptable(name));
-    let name = name.unwrap_or_else(|| format!("{device:04x}"));
+    name.unwrap_or_else(|| format!("{device:04x}"))
+}
+
+/// The resource of a model.
+pub(crate) fn resource_of(vendor: u16, model: &str) -> String {
     match vendor {
-        0x10de => format!("nvidia.com/{name}"),
-        _ => format!("pci-{vendor:04x}.vfio/{name}"),
+        0x10de => format!("nvidia.com/{model}"),
+        _ => format!("pci-{vendor:04x}.vfio/{model}"),
     }
 }
 
@@ -75,6 +39,23 @@ fn sanitized(name: &str) -> String {
 fn acceptable(name: &str) -> bool {
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     name.len() <= LONGEST_NAME && ends(name.chars().next()) && ends(name.chars().last())
+}
+
+/// Whether the kubelet takes it as the name of a device plugin's resource (`IsExtendedResourceName`): a domain in lower case
+/// that is not Kubernetes' own, a slash, and a name of at most 63 characters with a letter or digit at both ends.
+pub(crate) fn is_resource(text: &str) -> bool {
+    let Some((domain, name)) = text.split_once('/') else { return false };
+    let label = |label: &str| {
+        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        label.starts_with(inner) && label.ends_with(inner) && label.chars().all(|c| inner(c) || c == '-')
+    };
+    // Quotas put `requests.` before it, which has to fit too.
+    domain.len() + "requests.".len() <= 253
+        && domain.split('.').all(label)
+        && !text.starts_with("requests.")
+        && !text.contains("kubernetes.io/")
+        && acceptable(name)
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
 /// The variable in which KubeVirt looks for addresses (`ResourceNameToEnvVar`); a hyphen stays.
@@ -103,9 +84,10 @@ mod tests {
             (0x1234, Some(&*"x".repeat(64)), "1234"),
             (0x1234, Some(&*"x".repeat(63)), &*"X".repeat(63)),
         ] {
-            assert_eq!(resource_name(0x10de, id, name), format!("nvidia.com/{expected}"));
+            assert_eq!(model_name(id, name), expected);
         }
-        assert_eq!(resource_name(0x1234, 0x11e8, None), "pci-1234.vfio/11e8");
+        assert_eq!(resource_of(0x10de, "2330"), "nvidia.com/2330");
+        assert_eq!(resource_of(0x1234, "11e8"), "pci-1234.vfio/11e8");
     }
 
     #[test]
@@ -116,12 +98,32 @@ mod tests {
     }
 
     #[test]
-    fn selectors_are_read() {
-        for text in ["10de", "10de:2330", "10de/03", "10de:2330/0302", "*", "*/03", "*:2330"] {
-            assert!(text.parse::<Selector>().is_ok(), "{text}");
+    fn resources_are_what_the_kubelet_takes() {
+        for name in ["nvidia.com/GPU", "a/b", "example.com/my-gpu_1.x", &format!("a.b/{}", "x".repeat(63))] {
+            assert!(is_resource(name), "{name}");
         }
-        for text in ["", "nvidia", "10de:x", "12345", "10de/zz", "10de/0302001"] {
-            assert!(text.parse::<Selector>().is_err(), "{text}");
+        let long = format!("a.b/{}", "x".repeat(64));
+        let domain = format!("{}/x", "a.".repeat(130));
+        for name in [
+            "",
+            "GPU",
+            "nvidia.com/",
+            "/GPU",
+            "a/b/c",
+            "a.b/-x",
+            "a.b/x-",
+            "a.b/x y",
+            "a.b/\u{e4}",
+            "Nvidia.com/x",
+            "-a/b",
+            "a..b/c",
+            "kubernetes.io/gpu",
+            "x.kubernetes.io/gpu",
+            "requests.a/b",
+            &long,
+            &domain,
+        ] {
+            assert!(!is_resource(name), "{name}");
         }
     }
 }

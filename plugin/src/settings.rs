@@ -1,7 +1,8 @@
 //! Every setting: a flag, an environment variable, a default.
 
 use crate::health::Busy;
-use crate::resources::Selector;
+use crate::pools::selector::Selector;
+use crate::pools::{self, Pools};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -70,6 +71,20 @@ pub(crate) struct Settings {
     )]
     pub(crate) select: Vec<Selector>,
 
+    /// Pools of devices in a YAML file, in place of --select: resources, selectors, backends
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        conflicts_with = "select",
+        env = "VFIO_DEVICE_PLUGIN_POOLS"
+    )]
+    pub(crate) pools: Option<PathBuf>,
+
+    /// What that file says, or the one pool of --select.
+    #[arg(skip)]
+    pub(crate) offered: Pools,
+
     /// Never open a group, only look: for containers that may not open device nodes
     #[arg(long, global = true, env = "VFIO_DEVICE_PLUGIN_NO_PROBE")]
     pub(crate) no_probe: bool,
@@ -102,6 +117,22 @@ pub(crate) struct Settings {
     /// Form of the log
     #[arg(long, global = true, value_enum, default_value = "text", env = "VFIO_DEVICE_PLUGIN_LOG_FORMAT")]
     pub(crate) log_format: LogFormat,
+}
+
+impl Settings {
+    /// Reads the pools.
+    ///
+    /// # Errors
+    /// The file cannot be read, or says something that is not understood: its name, the line, and what was expected.
+    pub(crate) fn read_pools(&mut self) -> Result<(), String> {
+        self.offered = match &self.pools {
+            None => Pools::of_selectors(&self.select),
+            Some(path) => {
+                pools::file::read(path).map_err(|mistake| format!("{}: {mistake}", path.display()))?
+            }
+        };
+        Ok(())
+    }
 }
 
 /// What Allocate does with a held device.

@@ -1,7 +1,9 @@
 //! What the monitor knew at one moment, immutable, and the record in which it is printed.
 
 use crate::health::Decision;
+use crate::names::Offer;
 use crate::owners::given::Pod;
+use crate::pools::backend::Backend;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -31,6 +33,8 @@ pub(crate) struct DeviceView {
     pub(crate) device: Device,
     /// The resource that it belongs to.
     pub(crate) resource: Arc<str>,
+    /// By which nodes a machine is given it.
+    pub(crate) backend: Backend,
     /// The kernel's unbind of it waits for the holder.
     pub(crate) unbinding: bool,
     /// Its enable count is left over from before the bind, so that a look without serve's memory is misled.
@@ -61,8 +65,8 @@ pub(crate) struct GroupView {
 }
 
 impl Snapshot {
-    /// Takes the watch's state; `resource` names a device's resource, none leaves it out.
-    pub(crate) fn take(watch: &Watch, mut resource: impl FnMut(&Device) -> Option<Arc<str>>) -> Self {
+    /// Takes the watch's state; `offer` tells how a device is offered, none leaves it out.
+    pub(crate) fn take(watch: &Watch, mut offer: impl FnMut(&Device) -> Option<Offer>) -> Self {
         let monitor = watch.monitor();
         let devices = monitor.devices().iter().filter_map(|tracked| {
             let group = tracked.device.group.and_then(|id| monitor.group(id)).map(|group| GroupView {
@@ -75,14 +79,9 @@ impl Snapshot {
                 holders: watch.holders(group.id).to_vec(),
                 looked: watch.looked(group.id),
             });
-            let resource = resource(&tracked.device)?;
-            Some(DeviceView {
-                device: tracked.device,
-                resource,
-                unbinding: tracked.unbinding,
-                left_over: tracked.count_is_left_over(),
-                group,
-            })
+            let view = DeviceView::unbound(tracked.device, offer(&tracked.device)?);
+            let (unbinding, left_over) = (tracked.unbinding, tracked.count_is_left_over());
+            Some(DeviceView { unbinding, left_over, group, ..view })
         });
         Self {
             devices: devices.collect(),
@@ -106,9 +105,10 @@ impl Snapshot {
 }
 
 impl DeviceView {
-    /// One that is not bound.
-    pub(crate) fn unbound(device: Device, resource: Arc<str>) -> Self {
-        Self { device, resource, unbinding: false, left_over: false, group: None }
+    /// One of which only the record is known, as of one that is not bound.
+    pub(crate) fn unbound(device: Device, offer: Offer) -> Self {
+        let Offer { resource, backend } = offer;
+        Self { device, resource, backend, unbinding: false, left_over: false, group: None }
     }
 
     /// Whether its group is held.
@@ -293,6 +293,7 @@ pub(crate) mod tests {
         DeviceView {
             device,
             resource: "nvidia.com/GPU".into(),
+            backend: Backend::Legacy,
             unbinding,
             left_over: false,
             group: Some(group),

@@ -33,7 +33,7 @@ pub(super) fn examine(
         findings.warn("sysfs", error.to_string(), "The device is left out until this can be read.");
     }
     if views.is_empty() {
-        let advice = "Bind devices to vfio-pci (driverctl set-override ADDRESS vfio-pci), or give --select.";
+        let advice = "Bind devices to vfio-pci (driverctl set-override ADDRESS vfio-pci), or give --select or --pools.";
         findings.warn("selection", "no device of it is bound to a VFIO driver", advice);
     }
     for (id, driver) in unbound(settings, root, views) {
@@ -56,7 +56,7 @@ fn unbound(settings: &Settings, root: &Root, views: &[DeviceView]) -> Vec<(Devic
         .filter_map(|id| root.device(id, Detail::Identity).ok())
         // Bridges are never passed through, whatever a wide selection says.
         .filter(|device: &Device| device.class >> 16 != 0x06)
-        .filter(|device| settings.select.iter().any(|selector| selector.matches(device)))
+        .filter(|device| settings.offered.of(device).is_some())
         .map(|device| (device.id, device.driver.map(|driver| driver.to_string())))
         .collect();
     found.sort();

@@ -1,6 +1,7 @@
 //! What stands between the kubelet's books and a machine: an Allocate is granted only if the group can be opened now.
 
 mod check;
+mod nodes;
 mod substitute;
 
 use crate::advertise::Board;
@@ -102,7 +103,7 @@ impl Guard {
             self.owners.granted(&self.resource, wish.ids.clone(), wish.real());
         }
         self.tell_mates(&plan, &snapshot).await;
-        Ok(plan.answer(&self.resource))
+        Ok(plan.answer(&self.resource, &self.nodes(&plan)))
     }
 
     /// What is known now.

@@ -107,7 +107,7 @@ impl Plugin {
             if seen.bound || unbinding {
                 snapshot.devices.push(view);
             } else if owners.owner(&view).is_some() {
-                snapshot.unbound.push(DeviceView::unbound(view.device, view.resource));
+                snapshot.unbound.push(DeviceView { unbinding: false, left_over: false, group: None, ..view });
             }
         }
         self.snapshot = Some(snapshot);

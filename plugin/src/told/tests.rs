@@ -229,7 +229,7 @@ fn what_is_not_bound_is_dropped_unless_a_pod_owns_it() {
 fn what_an_earlier_process_gave_away_and_is_not_bound_is_listed() {
     let mut story = Story::new();
     let devices = [A, B].map(|address| seen(address, Free, story.now));
-    story.snapshot.unbound = devices.map(|view| DeviceView::unbound(view.device, view.resource)).into();
+    story.snapshot.unbound = devices.map(|view| DeviceView { group: None, ..view }).into();
     // Nobody owns the other one.
     story.lists(&[A]).restarts().tells(&[(A, UNBOUND)]).leaves(&[], &[A]);
     story.snapshot.unbound.clear();

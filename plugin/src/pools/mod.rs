@@ -1,0 +1,122 @@
+//! Pure: which devices are offered, under which resource and how. Of several pools the first that selects a device has it.
+
+pub(crate) mod backend;
+pub(crate) mod file;
+pub(crate) mod reload;
+pub(crate) mod selector;
+
+use backend::Backend;
+use selector::Selector;
+use std::collections::BTreeMap;
+use vfio_probe::Device;
+
+/// All pools, in the order in which they are asked.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Pools(Vec<Pool>);
+
+/// Devices that are offered alike.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Pool {
+    /// The resource of all its devices; none names each by its model, as NVIDIA's plugin does.
+    pub(crate) resource: Option<String>,
+    /// A device is in the pool if one of these selects it.
+    pub(crate) select: Vec<Selector>,
+    /// By which device nodes machines are given the devices.
+    pub(crate) backend: Backend,
+    /// Other names for models: the name made from pci.ids, or the hex id, to the one to use in its place.
+    pub(crate) alias: BTreeMap<String, String>,
+}
+
+impl Pools {
+    /// Those of a file.
+    pub(crate) fn new(pools: Vec<Pool>) -> Self {
+        Self(pools)
+    }
+
+    /// One pool of what `--select` names, each device named by its model.
+    pub(crate) fn of_selectors(select: &[Selector]) -> Self {
+        Self(vec![Pool { select: select.to_vec(), ..Pool::default() }])
+    }
+
+    /// The pool that has the device.
+    pub(crate) fn of(&self, device: &Device) -> Option<&Pool> {
+        self.0.iter().find(|pool| pool.selects(device))
+    }
+
+    /// Whether a record has to be read whole to tell: a virtual function's parent is read only then.
+    pub(crate) fn need_parents(&self) -> bool {
+        self.0.iter().flat_map(|pool| &pool.select).any(Selector::needs_parent)
+    }
+
+    /// What a second pool would have had, if the first had not: place of the first pool, place of the second, device.
+    pub(crate) fn overlaps<'a>(
+        &self,
+        devices: impl Iterator<Item = &'a Device>,
+    ) -> Vec<(usize, usize, &'a Device)> {
+        let mut found: Vec<(usize, usize, &Device)> = Vec::new();
+        for device in devices {
+            let mut places =
+                self.0.iter().enumerate().filter(|(_, pool)| pool.selects(device)).map(|(place, _)| place);
+            if let (Some(first), Some(second)) = (places.next(), places.next())
+                && !found.iter().any(|known| (known.0, known.1) == (first, second))
+            {
+                found.push((first, second, device));
+            }
+        }
+        found
+    }
+
+    /// How a pool is called in messages: by its resource, or by its place in the file.
+    pub(crate) fn title(&self, place: usize) -> String {
+        let resource = self.0.get(place).and_then(|pool| pool.resource.clone());
+        resource.unwrap_or_else(|| format!("pool {}", place + 1))
+    }
+}
+
+impl Pool {
+    fn selects(&self, device: &Device) -> bool {
+        self.select.iter().any(|selector| selector.matches(device))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::tests::view;
+    use std::time::Instant;
+    use vfio_probe::{Occupancy, Viability};
+
+    fn device(address: &str) -> Device {
+        view(address, 51, Occupancy::Free, Instant::now(), Viability::Viable, false).device
+    }
+
+    fn pool(resource: &str, selector: &str) -> Pool {
+        Pool {
+            resource: Some(resource.to_owned()),
+            select: vec![selector.parse().unwrap()],
+            ..Pool::default()
+        }
+    }
+
+    #[test]
+    fn the_first_pool_that_selects_a_device_has_it() {
+        let pools = Pools::new(vec![pool("a/one", "10de:1111"), pool("a/two", "10de"), pool("a/three", "*")]);
+        let gpu = device("0000:01:00.0");
+        assert_eq!(pools.of(&gpu).unwrap().resource.as_deref(), Some("a/two"));
+        let card = Device { vendor: 0x8086, ..gpu };
+        assert_eq!(pools.of(&card).unwrap().resource.as_deref(), Some("a/three"));
+        assert_eq!(Pools::of_selectors(&["1002".parse().unwrap()]).of(&gpu), None);
+    }
+
+    #[test]
+    fn an_overlap_is_said_once_with_a_device() {
+        let pools = Pools::new(vec![pool("a/one", "10de"), pool("a/two", "*"), pool("a/three", "10de:2330")]);
+        let devices = [device("0000:01:00.0"), device("0000:02:00.0")];
+        let found = pools.overlaps(devices.iter());
+        assert_eq!(found, [(0, 1, &devices[0])]);
+        assert_eq!((pools.title(0), pools.title(1)), ("a/one".to_owned(), "a/two".to_owned()));
+        let unnamed = Pools::of_selectors(&["*".parse().unwrap()]);
+        assert_eq!(unnamed.title(0), "pool 1");
+        assert_eq!(unnamed.overlaps(devices.iter()), []);
+    }
+}

@@ -1,0 +1,95 @@
+//! The pools' file over time: read again when it is another one.
+
+use super::Pools;
+use super::file::{self, Mistake};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+/// What tells one content of a file from another. A ConfigMap is replaced by swapping a link in the path, so that the file
+/// behind it is another one; whoever writes in place changes its time or length.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    changed: (i64, i64),
+}
+
+/// A file to look at, at each look at the devices: one system call.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    path: PathBuf,
+    /// None while it cannot be looked at.
+    seen: Option<Stamp>,
+}
+
+impl Watched {
+    /// From now on; what it says now is known.
+    pub(crate) fn new(path: PathBuf) -> Self {
+        let mut watched = Self { path, seen: None };
+        watched.seen = watched.stamp();
+        watched
+    }
+
+    /// What it says, if it is another one than before. A mistake is told once, too.
+    pub(crate) fn news(&mut self) -> Option<Result<Pools, Mistake>> {
+        let now = self.stamp();
+        if now == self.seen {
+            return None;
+        }
+        self.seen = now;
+        Some(file::read(&self.path))
+    }
+
+    /// How it is called in messages.
+    pub(crate) fn name(&self) -> std::path::Display<'_> {
+        self.path.display()
+    }
+
+    fn stamp(&self) -> Option<Stamp> {
+        let meta = std::fs::metadata(&self.path).ok()?;
+        let changed = (meta.ctime(), meta.ctime_nsec());
+        Some(Stamp { device: meta.dev(), inode: meta.ino(), length: meta.len(), changed })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_link_that_is_swapped_is_news_and_a_mistake_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for (version, text) in [
+            ("1", "pools: [{select: [{}]}]"),
+            ("2", "pools: [{select: [{vendor: 10de}]}]"),
+            ("3", "pools: 3"),
+        ] {
+            fs::create_dir(path(version)).unwrap();
+            fs::write(path(version).join("pools.yaml"), text).unwrap();
+        }
+        // As the kubelet's atomic writer does: a file is a link through ..data, which is renamed over.
+        let swap = |version: &str| {
+            symlink(version, path("..data_tmp")).unwrap();
+            fs::rename(path("..data_tmp"), path("..data")).unwrap();
+        };
+        swap("1");
+        symlink("..data/pools.yaml", path("pools.yaml")).unwrap();
+        let mut watched = Watched::new(path("pools.yaml"));
+        assert_eq!(watched.news(), None);
+        swap("2");
+        assert_eq!(watched.news(), Some(file::parse("pools: [{select: [{vendor: 10de}]}]")));
+        assert_eq!(watched.news(), None);
+        swap("3");
+        assert!(watched.news().unwrap().unwrap_err().to_string().starts_with("line 1: "));
+        assert_eq!(watched.news(), None);
+        fs::remove_file(path("pools.yaml")).unwrap();
+        assert!(watched.news().unwrap().unwrap_err().to_string().contains("No such file"));
+        assert_eq!(watched.news(), None);
+        fs::write(path("pools.yaml"), "pools: [{select: [{}]}]").unwrap();
+        assert!(watched.news().unwrap().is_ok());
+    }
+}

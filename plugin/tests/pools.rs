@@ -1,0 +1,189 @@
+//! Pools from a file: resources, selectors and backends, on a simulated node.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
+
+mod common;
+
+use common::{INTERVAL, Serve, expect, health, kubelet, run, wait_for_owner};
+use std::fs;
+use vfio_sim_node::{Function, Kubelet, Node};
+
+const GPU: &str = "0000:1b:00.0";
+const OTHER: &str = "0000:3d:00.0";
+
+/// Writes the file; its path.
+fn pools(node: &Node, text: &str) -> String {
+    node.write("pools.yaml", text).unwrap();
+    node.root().join("pools.yaml").to_str().unwrap().to_owned()
+}
+
+/// The kernel's nodes for cdevs: /dev/iommu, and one for the function's vfioN. Its N.
+fn with_cdev(node: &Node, address: &str) -> String {
+    let iommu = node.root().join("sys/class/misc/iommu");
+    fs::create_dir_all(&iommu).unwrap();
+    fs::write(iommu.join("dev"), "10:126\n").unwrap();
+    let folder = node.root().join("sys/bus/pci/devices").join(address).join("vfio-dev");
+    let entry = fs::read_dir(&folder).unwrap().flatten().next().unwrap();
+    fs::write(entry.path().join("dev"), "511:0\n").unwrap();
+    entry.file_name().into_string().unwrap()
+}
+
+/// What Allocate answers for one device: its variables and its nodes.
+async fn answer(kubelet: &Kubelet, resource: &str, id: &str) -> (Vec<(String, String)>, Vec<String>) {
+    let answers = kubelet.allocate(resource, &[&[id.to_owned()]]).await.unwrap();
+    let container = answers.into_iter().next().unwrap();
+    let paths = container.devices.into_iter().map(|spec| {
+        assert_eq!((&spec.container_path, spec.permissions.as_str()), (&spec.host_path, "mrw"));
+        spec.host_path
+    });
+    (container.envs.into_iter().collect(), paths.collect())
+}
+
+#[tokio::test]
+async fn devices_are_offered_by_the_first_pool_that_selects_them() {
+    let node = Node::with_eight_gpus().unwrap();
+    node.add(Function {
+        driver: Some("mlx5_vfio_pci".into()),
+        class: 0x02_0000,
+        ..Function::new("0000:f1:00.0", 90)
+    })
+    .unwrap();
+    let kubelet = kubelet(&node).await;
+    let file = pools(
+        &node,
+        "pools:\n\
+         \x20 - resource: example.com/first\n\
+         \x20   select: [{address: \"0000:1b:00.0\"}]\n\
+         \x20 - resource: example.com/numa-1\n\
+         \x20   select: [{vendor: 10de, numa_node: 1}]\n\
+         \x20 - select: [{vendor: 10de}]\n\
+         \x20   alias: {2330: H100}\n\
+         \x20 - resource: example.com/nic\n\
+         \x20   select: [{driver: mlx5-vfio-pci, class: 02}]\n",
+    );
+    let serve = Serve::start(&node, &["--pools", &file]);
+    expect(&kubelet, "all pools", |books| {
+        let count = |resource: &str| books.capacity(resource).allocatable;
+        let counts =
+            ["example.com/first", "example.com/numa-1", "nvidia.com/H100", "example.com/nic"].map(count);
+        counts == [1, 4, 3, 1]
+    })
+    .await;
+    assert_eq!(health(&kubelet.books(), "example.com/first", GPU), Some(true));
+    let (envs, paths) = answer(&kubelet, "example.com/first", GPU).await;
+    assert_eq!(envs, [("PCI_RESOURCE_EXAMPLE_COM_FIRST".to_owned(), GPU.to_owned())]);
+    assert_eq!(paths, ["/dev/vfio/vfio", "/dev/vfio/51"]);
+    let (code, out, _) = run(&node, &["list", "--json", "--pools", &file]);
+    assert_eq!(code, 0);
+    assert!(out.contains("example.com/nic") && out.contains("nvidia.com/H100"), "{out}");
+    let (_, _, log) = serve.terminate();
+    let said = log.lines().filter(|line| line.contains("two pools select it")).collect::<Vec<_>>();
+    assert!(said.iter().any(|line| line.contains("example.com/first and pool 3")), "{log}");
+}
+
+#[tokio::test]
+async fn a_virtual_function_is_selected_by_its_parent() {
+    let node = Node::with_eight_gpus().unwrap();
+    node.add(Function { sriov_numvfs: Some(1), ..Function::new("0000:f1:00.0", 90) }).unwrap();
+    node.add(Function { physfn: Some("0000:f1:00.0".into()), ..Function::gpu("0000:f1:00.1", 91, 0) })
+        .unwrap();
+    let kubelet = kubelet(&node).await;
+    let file = pools(&node, "pools: [{resource: a.b/vf, select: [{parent: \"0000:f1:00.0\"}]}]");
+    let _serve = Serve::start(&node, &["--pools", &file]);
+    expect(&kubelet, "the function", |books| health(books, "a.b/vf", "0000:f1:00.1") == Some(true)).await;
+    assert_eq!(kubelet.books().capacity("a.b/vf").capacity, 1);
+}
+
+#[tokio::test]
+async fn the_backend_decides_over_the_nodes_and_only_those_that_exist_are_given() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let file = pools(
+        &node,
+        "pools:\n\
+         \x20 - {resource: a.b/cdev, backend: iommufd, select: [{address: \"0000:1b:00.0\"}, {address: \"0000:3d:00.0\"}]}\n\
+         \x20 - {resource: a.b/both, backend: both, select: [{address: \"0000:4e:00.0\"}]}\n\
+         \x20 - {resource: a.b/auto, select: [{address: \"0000:5f:00.0\"}]}\n",
+    );
+    let serve = Serve::start(&node, &["--pools", &file]);
+    expect(&kubelet, "all pools", |books| {
+        ["a.b/cdev", "a.b/both", "a.b/auto"].map(|resource| books.capacity(resource).allocatable) == [2, 1, 1]
+    })
+    .await;
+    // The class entry is there, its node is not: a kernel without CONFIG_VFIO_DEVICE_CDEV.
+    assert_eq!(answer(&kubelet, "a.b/cdev", OTHER).await.1, ["/dev/vfio/vfio", "/dev/vfio/52"]);
+    let cdev = format!("/dev/vfio/devices/{}", with_cdev(&node, GPU));
+    assert_eq!(answer(&kubelet, "a.b/cdev", GPU).await.1, ["/dev/iommu", &cdev]);
+    let cdev = format!("/dev/vfio/devices/{}", with_cdev(&node, "0000:4e:00.0"));
+    let all = ["/dev/vfio/vfio", "/dev/vfio/53", "/dev/iommu", &cdev];
+    assert_eq!(answer(&kubelet, "a.b/both", "0000:4e:00.0").await.1, all);
+    with_cdev(&node, "0000:5f:00.0");
+    assert_eq!(answer(&kubelet, "a.b/auto", "0000:5f:00.0").await.1, ["/dev/vfio/vfio", "/dev/vfio/54"]);
+    let (_, _, log) = serve.terminate();
+    let warned: Vec<_> = log.lines().filter(|line| line.contains("gives the legacy nodes")).collect();
+    assert!(warned.len() == 1 && warned[0].contains(OTHER), "{log}");
+}
+
+/// As a ConfigMap is replaced: another folder behind a link, which is renamed over the old one.
+fn swap(node: &Node, version: &str, text: &str) -> String {
+    let folder = node.root().join("config");
+    fs::create_dir_all(folder.join(version)).unwrap();
+    fs::write(folder.join(version).join("pools.yaml"), text).unwrap();
+    std::os::unix::fs::symlink(version, folder.join("..data_tmp")).unwrap();
+    fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+    folder.join("..data/pools.yaml").to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_changed_file_is_taken_in_and_what_pods_have_stays_where_it_was_given() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let file = swap(&node, "1", "pools: [{resource: a.b/old, select: [{vendor: 10de}]}]");
+    let serve = Serve::start(&node, &["--pools", &file]);
+    expect(&kubelet, "the old pool", |books| books.capacity("a.b/old").allocatable == 8).await;
+    let pod = kubelet.admit_with("vm", "a.b/old", vec![GPU.to_owned()]).await.unwrap();
+    wait_for_owner(&node, GPU, "default/vm").await;
+
+    swap(&node, "2", "pools: [{resource: a.b/new, select: [{vendor: 10de}]}]");
+    expect(&kubelet, "the new pool", |books| books.capacity("a.b/new").allocatable == 7).await;
+    expect(&kubelet, "the pod's device", |books| books.capacity("a.b/old").capacity == 1).await;
+    assert_eq!(health(&kubelet.books(), "a.b/old", GPU), Some(true));
+    assert_eq!(kubelet.books().capacity("a.b/old").left(), 0, "allocatable - requested");
+
+    swap(&node, "3", "pools:\n  - resource: a.b/broken\n");
+    tokio::time::sleep(INTERVAL * 3).await;
+    assert_eq!(kubelet.books().capacity("a.b/new").allocatable, 7, "a broken file changes nothing");
+
+    // A list that names no pod is no answer, so that one stays.
+    let _other = kubelet.admit_with("other", "a.b/new", vec![OTHER.to_owned()]).await.unwrap();
+    kubelet.remove(&pod.pod_uid);
+    expect(&kubelet, "the pod has ended", |books| {
+        books.capacity("a.b/new").allocatable == 8 && books.capacity("a.b/old").capacity == 0
+    })
+    .await;
+    let (_, _, log) = serve.terminate();
+    let warned = log
+        .lines()
+        .filter(|line| line.contains("those from before stay") && line.contains("line 2: missing field"));
+    assert_eq!(warned.count(), 1, "{log}");
+}
+
+#[test]
+fn a_bad_file_ends_with_64_its_line_and_what_was_expected() {
+    let node = Node::new().unwrap();
+    let file = pools(&node, "pools:\n  - resource: GPU\n    select: [{}]\n");
+    for command in ["serve", "list", "doctor"] {
+        let (code, out, error) = run(&node, &[command, "--pools", &file]);
+        assert_eq!((code, out.as_str()), (64, ""), "{command}");
+        let expected = format!(
+            "vfio-device-plugin: {file}: line 2: \"GPU\": expected a resource that the kubelet takes"
+        );
+        assert!(error.starts_with(&expected), "{error}");
+    }
+    let (code, _, error) = run(&node, &["list", "--pools", "/nowhere/pools.yaml"]);
+    assert_eq!(code, 64);
+    assert!(error.contains("/nowhere/pools.yaml: No such file"), "{error}");
+    let (code, _, error) = run(&node, &["list", "--pools", &file, "--select", "10de"]);
+    assert_eq!(code, 64);
+    assert!(error.contains("--select") && error.contains("--pools"), "{error}");
+}
