@@ -57,12 +57,15 @@ fn main() -> ExitCode {
     };
     log(&cli.settings);
     let mut settings = cli.settings;
-    if let Err(mistake) = settings.read_pools() {
+    let command = cli.command.unwrap_or(Command::Serve);
+    // The others ask a running serve, or look at all devices: `ready` must not fail by a file that serve did not take in.
+    let needs_pools = matches!(command, Command::Serve | Command::List { .. } | Command::Doctor { .. });
+    if needs_pools && let Err(mistake) = settings.read_pools() {
         eprintln!("vfio-device-plugin: {mistake}");
         return USAGE.into();
     }
     let settings = &settings;
-    let done = match cli.command.unwrap_or(Command::Serve) {
+    let done = match command {
         Command::Serve => serve::run(settings).map(|()| 0),
         Command::List { json, probe } => list::run(settings, json, probe),
         Command::Who { target, json } => who::run(settings, &target, json),

@@ -5,6 +5,7 @@ use vfio_probe::GroupId;
 
 /// Kinds of nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Backend {
     /// `/dev/vfio/vfio` and `/dev/vfio/<group>`.

@@ -15,38 +15,69 @@ use vfio_probe::{DeviceId, GroupId, PciAddress};
 /// More than any list of pools needs, and what a ConfigMap can hold.
 const MOST: u64 = 1 << 20;
 
+/// Pools of devices; the first that selects a device has it.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct File {
+    /// At least one.
+    #[cfg_attr(test, schemars(with = "Vec<WrittenPool>", length(min = 1)))]
     pools: Vec<Spanned<WrittenPool>>,
 }
 
+/// Devices that are offered alike.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct WrittenPool {
+    /// The resource of all its devices, like nvidia.com/H100; left out, each model has its own.
+    #[cfg_attr(
+        test,
+        schemars(with = "Option<String>", regex(pattern = "^[a-z0-9.-]+/[A-Za-z0-9._-]{1,63}$"))
+    )]
     resource: Option<Spanned<String>>,
+    /// A device is in the pool if one of these fits.
+    #[cfg_attr(test, schemars(length(min = 1)))]
     select: Vec<WrittenSelector>,
+    /// By which device nodes a machine is given the devices.
     #[serde(default)]
     backend: Backend,
+    /// Other names for models: from the name that a model would have, or its hex id.
     #[serde(default)]
+    #[cfg_attr(test, schemars(with = "BTreeMap<String, String>"))]
     alias: BTreeMap<String, Spanned<String>>,
 }
 
+/// What a device has to be like: all that is said must fit, and nothing said fits everything.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct WrittenSelector {
+    /// PCI vendor id in hex.
     #[serde(default, deserialize_with = "pci_id")]
+    #[cfg_attr(test, schemars(with = "Option<Hex>"))]
     vendor: Option<u16>,
+    /// PCI device id in hex.
     #[serde(default, deserialize_with = "pci_id")]
+    #[cfg_attr(test, schemars(with = "Option<Hex>"))]
     device: Option<u16>,
+    /// Leading hex digits of the PCI class: 03 is every display controller.
     #[serde(default, deserialize_with = "class")]
+    #[cfg_attr(test, schemars(with = "Option<Hex>"))]
     class: String,
+    /// The VFIO driver; - and _ are the same in it.
     driver: Option<String>,
+    /// PCI address or mdev uuid.
     #[serde(default, deserialize_with = "device_id")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     address: Option<DeviceId>,
+    /// IOMMU group.
     group: Option<u32>,
+    /// PCI address of the physical function of a virtual one, or of a mediated device's parent.
     #[serde(default, deserialize_with = "pci_address")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     parent: Option<PciAddress>,
+    /// NUMA node.
     numa_node: Option<u16>,
 }
 
@@ -176,6 +207,9 @@ impl WrittenSelector {
 }
 
 #[cfg(test)]
+use tests::Hex;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -260,6 +294,33 @@ mod tests {
             );
             assert!(mistake.len() > "line 3: ".len() && !mistake.contains('\n'), "{mistake:?}");
         }
+    }
+
+    /// Hex digits, which YAML takes for a number where there are no letters in them.
+    #[derive(schemars::JsonSchema)]
+    #[serde(untagged)]
+    #[expect(dead_code, reason = "only its schema is of use")]
+    pub(super) enum Hex {
+        Text(#[schemars(regex(pattern = "^(0x)?[0-9A-Fa-f]{1,6}$"))] String),
+        Digits(u32),
+    }
+
+    /// `UPDATE=1` writes it anew.
+    #[test]
+    fn the_schema_is_up_to_date_and_the_example_is_understood() {
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+        let made = serde_json::to_string_pretty(&schemars::schema_for!(File)).unwrap() + "\n";
+        let path = deploy.join("pools.schema.json");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&path, &made).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(&path).unwrap_or_default() == made,
+            "UPDATE=1 cargo test -p vfio-device-plugin schema"
+        );
+        let example = read(&deploy.join("pools-example.yaml")).unwrap();
+        assert_eq!(example.title(0), "nvidia.com/H100");
+        assert!(example.need_parents());
     }
 
     proptest::proptest! {
