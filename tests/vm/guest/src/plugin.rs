@@ -19,9 +19,9 @@ pub(crate) const RUN: &str = "/tmp/run";
 
 fn command(words: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
-    command.args(words).args([
-        "--select",
-        "*",
+    // Devices of no vendor that is offered by default.
+    let select: &[&str] = if words.contains(&"--pools") { &[] } else { &["--select", "*"] };
+    command.args(words).args(select).args([
         "--run-dir",
         RUN,
         "--kubelet-dir",
@@ -76,11 +76,15 @@ impl Served {
 
     /// The same with another interval.
     pub(crate) fn start_every(interval: &str, busy: &str) -> Result<Self> {
+        Self::start_with(&["--busy", busy, "--interval", interval])
+    }
+
+    /// The same with options of one's own.
+    pub(crate) fn start_with(options: &[&str]) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let kubelet = runtime.block_on(Kubelet::start(Path::new(FOLDER), Path::new(POD_RESOURCES)))?;
         fs::create_dir_all(RUN)?;
-        let serve =
-            command(&["serve", "--busy", busy, "--interval", interval]).stdin(Stdio::null()).spawn()?;
+        let serve = command(&[&["serve"], options].concat()).stdin(Stdio::null()).spawn()?;
         let served = Self { kubelet, runtime, serve };
         wait_until("serve has registered", || {
             Ok(served.kubelet.books().resources.values().any(|resource| !resource.devices.is_empty()))
@@ -97,6 +101,14 @@ impl Served {
     /// Waits until the kubelet was told so; `None`: the device has left its list.
     pub(crate) fn wait_for(&self, address: &str, health: Option<&str>) -> Result<Duration> {
         wait_until(&format!("{address} is {health:?}"), || Ok(self.health(address).as_deref() == health))
+    }
+
+    /// The device nodes that a device of the resource is given with.
+    pub(crate) fn nodes(&self, resource: &str, address: &str) -> Result<Vec<String>> {
+        let ids = [address.to_owned()];
+        let answers = self.runtime.block_on(self.kubelet.allocate(resource, &[&ids]));
+        let answers = answers.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+        Ok(answers.into_iter().flat_map(|answer| answer.devices).map(|device| device.host_path).collect())
     }
 
     /// Allocates one device; the refusal's code and text as the error.

@@ -1,8 +1,8 @@
 //! The scenarios, each from the state that `host::reset` makes.
 
 use crate::host::{
-    ALONE, BELOW_BRIDGE, BESIDE, FIRST, Holder, LATE, NEIGHBOUR, Opens, SECOND, bind, driver_of, enable,
-    group, unbind, wait_until,
+    ALONE, BELOW_BRIDGE, BESIDE, EIGHT, FIRST, Holder, LATE, NEIGHBOUR, Opens, SECOND, bind, driver_of,
+    enable, group, unbind, wait_until,
 };
 use crate::plugin::{Served, Watching, has_words, holders, json, listed, run};
 use crate::programs;
@@ -39,6 +39,7 @@ pub(crate) const ALL: &[(&str, Test)] = &[
     ("the_same_with_the_policy_unhealthy", stories::killed_unhealthy),
     ("a_foreign_holder_takes_one_of_two_and_leaves_it", stories::foreign),
     ("a_thousand_opens_are_never_disturbed", undisturbed),
+    ("the_nodes_of_every_backend_exist", backends),
     ("an_agent_in_c_tells_held_and_freed", programs::c_agent),
     ("an_agent_in_go_exports_states", programs::go_agent),
     ("c_and_go_are_told_the_same", programs::dumps),
@@ -265,6 +266,46 @@ fn watching() -> Result<String> {
     unbind(LATE)?;
     watch.expect("unbound", LATE)?;
     Ok(String::new())
+}
+
+/// What each backend gives is there, on kernels with cdev nodes and on those without; a group's functions go together.
+fn backends() -> Result<String> {
+    let [legacy, auto, ..] = EIGHT;
+    bind(legacy)?;
+    bind(auto)?;
+    let pools = [("iommufd", ALONE), ("both", FIRST), ("legacy", legacy), ("auto", auto)];
+    let mut text = "pools:\n".to_owned();
+    for (backend, address) in pools {
+        text += &format!(
+            "  - {{resource: a.b/{backend}, backend: {backend}, select: [{{address: \"{address}\"}}]}}\n"
+        );
+    }
+    std::fs::write("/tmp/pools.yaml", text)?;
+    let served = Served::start_with(&["--pools", "/tmp/pools.yaml", "--interval", "1s"])?;
+    for (_, address) in pools {
+        served.wait_for(address, Some("Healthy"))?;
+    }
+    let iommufd = std::path::Path::new("/dev/iommu").exists();
+    let mut told = Vec::new();
+    for (backend, address) in pools {
+        let nodes = served.nodes(&format!("a.b/{backend}"), address)?;
+        for node in &nodes {
+            ensure!(std::path::Path::new(node).exists(), "{backend}: {node} does not exist; all: {nodes:?}");
+        }
+        let group = format!("/dev/vfio/{}", group(address)?);
+        let cdevs = nodes.iter().filter(|node| node.starts_with("/dev/vfio/devices/")).count();
+        let is_legacy = nodes.contains(&"/dev/vfio/vfio".to_owned()) && nodes.contains(&group);
+        let expected = match backend {
+            "iommufd" if iommufd => (false, 1),
+            // Two functions of one group.
+            "both" if iommufd => (true, 2),
+            _ => (true, 0),
+        };
+        ensure!((is_legacy, cdevs) == expected, "{backend}: {nodes:?}");
+        ensure!(nodes.contains(&"/dev/iommu".to_owned()) == (cdevs > 0), "{backend}: {nodes:?}");
+        told.push(format!("{backend} {}", nodes.join(" ")));
+    }
+    Ok(format!(": {}", told.join("; ")))
 }
 
 fn undisturbed() -> Result<String> {
