@@ -252,6 +252,21 @@ impl Root {
         })
     }
 
+    /// The name of a mediated device's type, as its vendor's driver calls it for people (`GRID T4-1Q`); none where it has no
+    /// name. One read.
+    ///
+    /// # Errors
+    /// The attribute cannot be read, or is longer than a name may be or holds what is not printable.
+    pub fn mdev_type_name(&self, id: DeviceId) -> Result<Option<Text<64>>> {
+        let mut buffer = [0; 256];
+        let text = optional(self.read(format_args!("sys/bus/mdev/devices/{id}/mdev_type/name"), &mut buffer))
+            .map_err(|errno| Error::system(errno, "mdev_type/name").of_device(id))?;
+        match text {
+            None | Some(b"") => Ok(None),
+            Some(text) => Text::new(text).map(Some).ok_or(Error::malformed("mdev_type/name").of_device(id)),
+        }
+    }
+
     fn group_of(&self, link: std::fmt::Arguments<'_>) -> Result<Option<GroupId>> {
         optional(self.link(link, &mut [0; 256]).map(|link| GroupId::parse(last_component(link))))
             .map_err(|errno| Error::system(errno, "iommu_group"))?

@@ -7,7 +7,7 @@ use crate::preferred;
 use crate::resources::env_name;
 use crate::snapshot::{DeviceView, Snapshot, describe};
 use kubelet_api::v1beta1::{AllocateRequest, AllocateResponse, ContainerAllocateResponse, DeviceSpec};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use tonic::Status;
 use vfio_probe::{DeviceId, GroupId, Kind, Occupancy, Viability};
 
@@ -199,8 +199,12 @@ fn container(
     views: &[&DeviceView],
     nodes: &BTreeMap<GroupId, Vec<String>>,
 ) -> ContainerAllocateResponse {
-    let mdev = views.iter().any(|view| view.device.kind == Kind::Mdev);
-    let addresses: Vec<String> = views.iter().map(|view| view.device.id.to_string()).collect();
+    // KubeVirt takes uuids from one variable and addresses from the other, and asks both for GPUs.
+    let variable = |mdev: bool| {
+        let these = views.iter().filter(|view| (view.device.kind == Kind::Mdev) == mdev);
+        let ids: Vec<String> = these.map(|view| view.device.id.to_string()).collect();
+        (!ids.is_empty()).then(|| (env_name(resource, mdev), ids.join(",")))
+    };
     let mut paths: Vec<String> = Vec::new();
     for path in views.iter().filter_map(|view| nodes.get(&view.device.group?)).flatten() {
         if !paths.contains(path) {
@@ -213,7 +217,7 @@ fn container(
         permissions: "mrw".into(),
     };
     ContainerAllocateResponse {
-        envs: HashMap::from([(env_name(resource, mdev), addresses.join(","))]),
+        envs: [false, true].into_iter().filter_map(variable).collect(),
         devices: paths.into_iter().map(spec).collect(),
         ..ContainerAllocateResponse::default()
     }
@@ -300,6 +304,22 @@ mod tests {
             show(&answer[1]),
             ("0000:02:00.0,0000:02:00.1".into(), "/dev/vfio/vfio /dev/vfio/52".into(), 1)
         );
+    }
+
+    #[test]
+    fn uuids_and_addresses_are_never_in_one_variable() {
+        let mut snapshot = snapshot();
+        let uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+        let mut mdev = view(uuid, 70, Occupancy::Free, Instant::now(), Viability::Viable, false);
+        mdev.device.kind = Kind::Mdev;
+        snapshot.devices.push(mdev);
+        let plan = planned(&[&["0000:01:00.0", uuid]], &snapshot, &Ownership::default()).unwrap();
+        let answer = plan.answer(RESOURCE, &BTreeMap::new()).container_responses;
+        let mut envs: Vec<_> = answer[0].envs.clone().into_iter().collect();
+        envs.sort();
+        let expected =
+            [("MDEV_PCI_RESOURCE_NVIDIA_COM_GPU", uuid), ("PCI_RESOURCE_NVIDIA_COM_GPU", "0000:01:00.0")];
+        assert_eq!(envs, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
 
     #[test]

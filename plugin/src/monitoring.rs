@@ -215,6 +215,8 @@ fn run(
         if news {
             // Even while the first opens are under way.
             namer.learn(watch.monitor().devices().iter().map(|tracked| &tracked.device));
+            let root = Arc::clone(watch.monitor().root());
+            namer.learn_types(&root, watch.monitor().devices().iter().map(|tracked| &tracked.device));
             namer.tell_overlaps(watch.monitor().devices().iter().map(|tracked| &tracked.device));
         }
         let whole = watch.monitor().settled() || shared.began.elapsed() > FIRST_ANSWERS;

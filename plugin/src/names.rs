@@ -2,11 +2,12 @@
 
 use crate::pools::Pools;
 use crate::pools::backend::Backend;
-use crate::resources::{model_name, resource_of};
+use crate::resources::{model_name, resource_of, type_name};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use vfio_probe::{Device, DeviceId};
+use vfio_probe::text::Text;
+use vfio_probe::{Device, DeviceId, Kind, Root};
 
 /// Gives devices their resources; remembers every id that it has seen.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub(crate) struct Namer {
     file: Option<PathBuf>,
     /// Names of models, by vendor and device.
     known: HashMap<(u16, u16), String>,
+    /// Names of types of mediated devices, by the folder that the parent's driver has for them.
+    types: HashMap<Text<64>, String>,
     complained: bool,
     /// Pairs of pools that have been said to want the same device.
     overlaps: BTreeSet<(usize, usize)>,
@@ -39,6 +42,7 @@ impl Namer {
             pools,
             file,
             known: HashMap::new(),
+            types: HashMap::new(),
             complained: false,
             overlaps: BTreeSet::new(),
             offered: BTreeMap::new(),
@@ -72,6 +76,21 @@ impl Namer {
         }
         for ((vendor, device), name) in unknown.into_iter().zip(names) {
             self.known.insert((vendor, device), model_name(device, name.as_deref()));
+        }
+    }
+
+    /// Reads the names of types of mediated devices that are not known yet: once a type, as all of one type are alike.
+    pub(crate) fn learn_types<'a>(&mut self, root: &Root, devices: impl Iterator<Item = &'a Device>) {
+        for device in devices.filter(|device| device.kind == Kind::Mdev) {
+            let Some(folder) = device.vgpu_type else { continue };
+            if self.types.contains_key(&folder) || self.pools.of(device).is_none() {
+                continue;
+            }
+            let name = root.mdev_type_name(device.id).unwrap_or_else(|error| {
+                tracing::warn!(%error, "a type of mediated devices is named by its folder");
+                None
+            });
+            self.types.insert(folder, type_name(folder.as_str(), name.as_ref().map(Text::as_str)));
         }
     }
 
@@ -127,7 +146,10 @@ impl Namer {
         let resource = match &pool.resource {
             Some(resource) => resource.clone(),
             None => {
-                let model = self.known.get(&(device.vendor, device.device))?;
+                let model = match device.vgpu_type {
+                    Some(folder) if device.kind == Kind::Mdev => self.types.get(&folder)?,
+                    _ => self.known.get(&(device.vendor, device.device))?,
+                };
                 resource_of(device.vendor, pool.alias.get(model).unwrap_or(model))
             }
         };

@@ -12,6 +12,13 @@ pub(crate) fn model_name(device: u16, pci_ids_name: Option<&str>) -> String {
     name.unwrap_or_else(|| format!("{device:04x}"))
 }
 
+/// The name of a type of mediated devices, as NVIDIA's plugin makes it: that of its `name` file with runs of white space as
+/// one `_`, all else as it is (`GRID T4-1Q` is GRID_T4-1Q); the folder's where the kubelet would refuse it.
+pub(crate) fn type_name(folder: &str, name: Option<&str>) -> String {
+    let name = name.map(|name| name.split_whitespace().collect::<Vec<_>>().join("_"));
+    name.filter(|name| is_resource(&format!("nvidia.com/{name}"))).unwrap_or_else(|| folder.to_owned())
+}
+
 /// The resource of a model.
 pub(crate) fn resource_of(vendor: u16, model: &str) -> String {
     match vendor {
@@ -95,6 +102,20 @@ mod tests {
         let name = env_name("nvidia.com/GH100_H100_SXM5_80GB", false);
         assert_eq!(name, "PCI_RESOURCE_NVIDIA_COM_GH100_H100_SXM5_80GB");
         assert_eq!(env_name("example.com/my-gpu", true), "MDEV_PCI_RESOURCE_EXAMPLE_COM_MY-GPU");
+    }
+
+    #[test]
+    fn types_keep_their_hyphens() {
+        for (name, expected) in [
+            (Some("GRID T4-1Q"), "GRID_T4-1Q"),
+            (Some("NVIDIA A40-8Q"), "NVIDIA_A40-8Q"),
+            (Some("GRID  V100D-32Q"), "GRID_V100D-32Q"),
+            (Some("Dummy/type"), "nvidia-35"),
+            (Some("ends-"), "nvidia-35"),
+            (None, "nvidia-35"),
+        ] {
+            assert_eq!(type_name("nvidia-35", name), expected);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod common;
 
 use common::{INTERVAL, Serve, expect, health, kubelet, run, wait_for_owner};
 use std::fs;
+use vfio_sim_node::mdev::Mdev;
 use vfio_sim_node::{Function, Kubelet, Node};
 
 const GPU: &str = "0000:1b:00.0";
@@ -92,6 +93,33 @@ async fn a_virtual_function_is_selected_by_its_parent() {
     let _serve = Serve::start(&node, &["--pools", &file]);
     expect(&kubelet, "the function", |books| health(books, "a.b/vf", "0000:f1:00.1") == Some(true)).await;
     assert_eq!(kubelet.books().capacity("a.b/vf").capacity, 1);
+}
+
+#[tokio::test]
+async fn a_mediated_device_is_offered_by_its_type() {
+    let node = Node::with_eight_gpus().unwrap();
+    let types = "sys/devices/pci0000:00/0000:1b:00.0/mdev_supported_types";
+    for (uuid, kind, group) in [
+        ("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", "nvidia-222", 70),
+        ("83b8f4f2-509f-382f-3c1e-e6bfe0fa1002", "nvidia-223", 71),
+    ] {
+        let (uuid, kind, parent) = (uuid.to_owned(), kind.to_owned(), GPU.to_owned());
+        node.add_mdev(&Mdev { uuid, parent, kind, group, cdev: Some(group) }).unwrap();
+        // Nobody can hold it in this tree, and a device without its node is Unhealthy.
+        node.write(&format!("dev/vfio/{group}"), "").unwrap();
+    }
+    node.write(&format!("{types}/nvidia-222/name"), "GRID T4-1Q\n").unwrap();
+    let kubelet = kubelet(&node).await;
+    let _serve = Serve::start(&node, &[]);
+    let uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+    expect(&kubelet, "both types", |books| {
+        health(books, "nvidia.com/GRID_T4-1Q", uuid) == Some(true)
+            && books.capacity("nvidia.com/nvidia-223").allocatable == 1
+    })
+    .await;
+    let (envs, paths) = answer(&kubelet, "nvidia.com/GRID_T4-1Q", uuid).await;
+    assert_eq!(envs, [("MDEV_PCI_RESOURCE_NVIDIA_COM_GRID_T4-1Q".to_owned(), uuid.to_owned())]);
+    assert_eq!(paths, ["/dev/vfio/vfio", "/dev/vfio/70"]);
 }
 
 #[tokio::test]
