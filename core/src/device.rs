@@ -145,6 +145,15 @@ fn parse_decimal<T: FromStr>(text: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
+/// The name behind a number in lines like `1414 : NVIDIA H200X-1-18C`.
+fn listed_type(text: &[u8], number: &[u8]) -> Option<Text<64>> {
+    text.split(|&byte| byte == b'\n').find_map(|line| {
+        let colon = line.iter().position(|&byte| byte == b':')?;
+        let (listed, name) = (line.get(..colon)?.trim_ascii(), line.get(colon + 1..)?.trim_ascii());
+        if listed == number && !name.is_empty() { Text::new(name) } else { None }
+    })
+}
+
 /// ENOENT is an answer, not a failure: the attribute does not exist for this device.
 fn optional<T>(result: std::result::Result<T, Errno>) -> std::result::Result<Option<T>, Errno> {
     match result {
@@ -252,19 +261,41 @@ impl Root {
         })
     }
 
-    /// The name of a mediated device's type, as its vendor's driver calls it for people (`GRID T4-1Q`); none where it has no
-    /// name. One read.
+    /// The name of a vGPU's type as its vendor's driver calls it for people: `GRID T4-1Q` of a mediated device, `NVIDIA
+    /// H200X-141C` of a virtual function. None for other devices, and where the driver tells no name: it lists the types that
+    /// can be created now, of which one that is in use need not be. One read.
     ///
     /// # Errors
-    /// The attribute cannot be read, or is longer than a name may be or holds what is not printable.
-    pub fn mdev_type_name(&self, id: DeviceId) -> Result<Option<Text<64>>> {
-        let mut buffer = [0; 256];
-        let text = optional(self.read(format_args!("sys/bus/mdev/devices/{id}/mdev_type/name"), &mut buffer))
-            .map_err(|errno| Error::system(errno, "mdev_type/name").of_device(id))?;
-        match text {
-            None | Some(b"") => Ok(None),
-            Some(text) => Text::new(text).map(Some).ok_or(Error::malformed("mdev_type/name").of_device(id)),
+    /// The attribute cannot be read, or holds what is no name.
+    pub fn vgpu_type_name(&self, device: &Device) -> Result<Option<Text<64>>> {
+        let mut buffer = [0; PAGE];
+        match (device.kind, device.id, device.vgpu_type) {
+            (Kind::Mdev, id, _) => {
+                const WHAT: &str = "mdev_type/name";
+                let path = format_args!("sys/bus/mdev/devices/{id}/mdev_type/name");
+                let text = self.attribute(path, &mut buffer, WHAT).map_err(|error| error.of_device(id))?;
+                text.filter(|text| !text.is_empty())
+                    .map(|text| Text::new(text).ok_or(Error::malformed(WHAT).of_device(id)))
+                    .transpose()
+            }
+            (Kind::VendorVf, id @ DeviceId::Pci(address), Some(number)) => {
+                let path = format_args!("sys/bus/pci/devices/{address}/nvidia/creatable_vgpu_types");
+                let text = self
+                    .attribute(path, &mut buffer, "nvidia/creatable_vgpu_types")
+                    .map_err(|error| error.of_device(id))?;
+                Ok(text.and_then(|text| listed_type(text, number.as_bytes())))
+            }
+            _ => Ok(None),
         }
+    }
+
+    fn attribute<'b>(
+        &self,
+        path: std::fmt::Arguments<'_>,
+        buffer: &'b mut [u8],
+        what: &'static str,
+    ) -> Result<Option<&'b [u8]>> {
+        optional(self.read(path, buffer)).map_err(|errno| Error::system(errno, what))
     }
 
     fn group_of(&self, link: std::fmt::Arguments<'_>) -> Result<Option<GroupId>> {
@@ -333,6 +364,17 @@ mod tests {
         assert_eq!(uevent.class, Some(0x03_0200));
         assert_eq!(uevent.id, Some((0x10de, 0x2330)));
         assert_eq!(uevent.subsystem, (0x10de, 0x16c1));
+    }
+
+    #[test]
+    fn a_type_is_found_by_its_number() {
+        let text = b"ID    : vGPU Name\n1428 : NVIDIA H200X-141C\n  1414  :  NVIDIA H200X-1-18C \n7 :\nbad\n9 : \xff\n";
+        let name = |number: &str| listed_type(text, number.as_bytes()).map(|name| name.to_string());
+        assert_eq!(name("1428").as_deref(), Some("NVIDIA H200X-141C"));
+        assert_eq!(name("1414").as_deref(), Some("NVIDIA H200X-1-18C"));
+        for number in ["142", "7", "9", "0", ""] {
+            assert_eq!(name(number), None, "{number}");
+        }
     }
 
     #[test]

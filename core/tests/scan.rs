@@ -97,12 +97,12 @@ fn a_mediated_device_has_its_parents_ids() {
         let named = |name: &[u8]| {
             node.write("sys/devices/pci0000:00/0000:1b:00.0/mdev_supported_types/nvidia-35/name", name)
                 .unwrap();
-            root.mdev_type_name(mdev.id).map(|name| name.map(|name| name.to_string()))
+            root.vgpu_type_name(mdev).map(|name| name.map(|name| name.to_string()))
         };
-        assert_eq!(root.mdev_type_name(mdev.id), Ok(None));
+        assert_eq!(root.vgpu_type_name(mdev), Ok(None));
         assert_eq!(named(b"GRID T4-1Q\n"), Ok(Some("GRID T4-1Q".to_owned())));
         assert_eq!(named(b"\n"), Ok(None));
-        assert!(named(b"\xff\n").is_err() && named(&[b'x'; 300]).is_err());
+        assert!(named(b"\xff\n").is_err() && named(&[b'x'; 65]).is_err());
         assert_eq!((mdev.group, mdev.cdev), (Some(GroupId(70)), class.then_some(20)));
         assert_eq!(mdev.parent.unwrap().to_string(), "0000:1b:00.0");
     }

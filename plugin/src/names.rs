@@ -16,7 +16,7 @@ pub(crate) struct Namer {
     file: Option<PathBuf>,
     /// Names of models, by vendor and device.
     known: HashMap<(u16, u16), String>,
-    /// Names of types of mediated devices, by the folder that the parent's driver has for them.
+    /// Names of types of vGPUs, by the folder or number that the vendor's driver has for them.
     types: HashMap<Text<64>, String>,
     complained: bool,
     /// Pairs of pools that have been said to want the same device.
@@ -79,18 +79,18 @@ impl Namer {
         }
     }
 
-    /// Reads the names of types of mediated devices that are not known yet: once a type, as all of one type are alike.
+    /// Reads the names of types of vGPUs that are not known yet: once a type, as all of one type are alike.
     pub(crate) fn learn_types<'a>(&mut self, root: &Root, devices: impl Iterator<Item = &'a Device>) {
-        for device in devices.filter(|device| device.kind == Kind::Mdev) {
-            let Some(folder) = device.vgpu_type else { continue };
-            if self.types.contains_key(&folder) || self.pools.of(device).is_none() {
+        for device in devices {
+            let Some(kind) = device.vgpu_type else { continue };
+            if self.types.contains_key(&kind) || self.pools.of(device).is_none() {
                 continue;
             }
-            let name = root.mdev_type_name(device.id).unwrap_or_else(|error| {
-                tracing::warn!(%error, "a type of mediated devices is named by its folder");
+            let name = root.vgpu_type_name(device).unwrap_or_else(|error| {
+                tracing::warn!(%error, vgpu_type = %kind, "a type of vGPUs goes by its number");
                 None
             });
-            self.types.insert(folder, type_name(folder.as_str(), name.as_ref().map(Text::as_str)));
+            self.types.insert(kind, type_name(kind.as_str(), name.as_ref().map(Text::as_str)));
         }
     }
 
@@ -143,12 +143,15 @@ impl Namer {
     /// How the pools offer a device; none if they do not.
     pub(crate) fn offer(&self, device: &Device) -> Option<Offer> {
         let pool = self.pools.of(device)?;
+        if device.kind == Kind::VendorVf && device.vgpu_type.is_none() {
+            return None; // No vGPU was made of it yet: there is nothing to give.
+        }
         let resource = match &pool.resource {
             Some(resource) => resource.clone(),
             None => {
                 let model = match device.vgpu_type {
-                    Some(folder) if device.kind == Kind::Mdev => self.types.get(&folder)?,
-                    _ => self.known.get(&(device.vendor, device.device))?,
+                    Some(kind) => self.types.get(&kind)?,
+                    None => self.known.get(&(device.vendor, device.device))?,
                 };
                 resource_of(device.vendor, pool.alias.get(model).unwrap_or(model))
             }

@@ -12,8 +12,8 @@ pub(crate) fn model_name(device: u16, pci_ids_name: Option<&str>) -> String {
     name.unwrap_or_else(|| format!("{device:04x}"))
 }
 
-/// The name of a type of mediated devices, as NVIDIA's plugin makes it: that of its `name` file with runs of white space as
-/// one `_`, all else as it is (`GRID T4-1Q` is GRID_T4-1Q); the folder's where the kubelet would refuse it.
+/// The name of a type of vGPUs, as NVIDIA's plugin makes it: the driver's with runs of white space as one `_`, all else as it
+/// is (`GRID T4-1Q` is GRID_T4-1Q); its folder or number where the kubelet would refuse that.
 pub(crate) fn type_name(folder: &str, name: Option<&str>) -> String {
     let name = name.map(|name| name.split_whitespace().collect::<Vec<_>>().join("_"));
     name.filter(|name| is_resource(&format!("nvidia.com/{name}"))).unwrap_or_else(|| folder.to_owned())

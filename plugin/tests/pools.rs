@@ -123,6 +123,35 @@ async fn a_mediated_device_is_offered_by_its_type() {
 }
 
 #[tokio::test]
+async fn a_virtual_function_with_a_vgpu_is_offered_by_its_type_and_one_without_is_not() {
+    let node = Node::with_eight_gpus().unwrap();
+    for (function, kind) in [(4, "1414"), (5, "1428"), (6, "0")] {
+        let address = format!("0000:f1:00.{function}");
+        node.add(Function {
+            physfn: Some(GPU.into()),
+            driver: Some("nvidia".into()),
+            ..Function::gpu(&address, 90 + function, 1)
+        })
+        .unwrap();
+        let folder = format!("sys/devices/pci0000:00/{address}/nvidia");
+        fs::create_dir(node.root().join(&folder)).unwrap();
+        node.write(&format!("{folder}/current_vgpu_type"), format!("{kind}\n")).unwrap();
+        node.write(&format!("{folder}/creatable_vgpu_types"), "1414 : NVIDIA H200X-1-18C\n").unwrap();
+    }
+    let kubelet = kubelet(&node).await;
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "two types", |books| {
+        health(books, "nvidia.com/NVIDIA_H200X-1-18C", "0000:f1:00.4") == Some(true)
+            && health(books, "nvidia.com/1428", "0000:f1:00.5") == Some(true)
+            && books.capacity("nvidia.com/2330").capacity == 8
+    })
+    .await;
+    let (envs, paths) = answer(&kubelet, "nvidia.com/NVIDIA_H200X-1-18C", "0000:f1:00.4").await;
+    assert_eq!(envs, [("PCI_RESOURCE_NVIDIA_COM_NVIDIA_H200X-1-18C".to_owned(), "0000:f1:00.4".to_owned())]);
+    assert_eq!(paths, ["/dev/vfio/vfio", "/dev/vfio/94"]);
+}
+
+#[tokio::test]
 async fn the_backend_decides_over_the_nodes_and_only_those_that_exist_are_given() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;

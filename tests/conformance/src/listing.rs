@@ -25,7 +25,9 @@ pub(crate) fn expected(dump: &Value) -> Value {
     let none = Vec::new();
     let devices = dump["devices"].as_array().unwrap_or(&none);
     let selected = devices.iter().filter(|device| {
-        device["vendor"] == 0x10de && device["class"].as_u64().is_some_and(|class| class >> 16 == 3)
+        // A virtual function of which no vGPU was made is nothing to offer.
+        let empty = device["kind"] == "vendor-vf" && device["vgpu_type"].is_null();
+        device["vendor"] == 0x10de && device["class"].as_u64().is_some_and(|class| class >> 16 == 3) && !empty
     });
     json!({ "devices": selected.map(|device| line(device, dump)).collect::<Vec<_>>() })
 }
