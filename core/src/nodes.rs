@@ -9,11 +9,12 @@ use crate::id::{DeviceId, GroupId};
 use crate::root::{Buffer, Root};
 
 impl Root {
-    /// Whether the group has a node of its own, /dev/vfio/N: none without CONFIG_VFIO_GROUP. One look at sysfs.
+    /// The name of the group's own node in /dev/vfio: its number, or `noiommu-N` without an IOMMU; none without
+    /// CONFIG_VFIO_GROUP. A look at sysfs, or two.
     #[must_use]
-    pub fn has_group_node(&self, group: GroupId) -> bool {
-        self.stat(format_args!("sys/class/vfio/{group}/dev")).is_ok()
-            || self.stat(format_args!("sys/class/vfio/noiommu-{group}/dev")).is_ok()
+    pub fn group_node(&self, group: GroupId) -> Option<String> {
+        let names = [group.to_string(), format!("noiommu-{group}")];
+        names.into_iter().find(|name| self.stat(format_args!("sys/class/vfio/{name}/dev")).is_ok())
     }
 
     /// Whether there is /dev/iommu. One look at sysfs.
@@ -67,7 +68,9 @@ mod tests {
             [("0000:01:00.0", "vfio-pci"), ("0000:01:00.1", "vfio-pci"), ("0000:01:00.2", "pcieport")]
         {
             let function = path(&format!("sys/bus/pci/devices/{address}"));
-            fs::create_dir_all(function.join(format!("vfio-dev/vfio{}", address.len()))).unwrap();
+            // Whatever has this folder is a VFIO driver's, so a bridge has none.
+            let cdev = if driver == "pcieport" { "power" } else { "vfio-dev/vfio12" };
+            fs::create_dir_all(function.join(cdev)).unwrap();
             fs::create_dir_all(path(devices)).unwrap();
             std::os::unix::fs::symlink(format!("drivers/{driver}"), function.join("driver")).unwrap();
             let link = format!("../../../../bus/pci/devices/{address}");
@@ -79,11 +82,13 @@ mod tests {
         let found = root.cdevs(GroupId(7), &mut Buffer::new()).unwrap();
         assert_eq!(found, [(id("0000:01:00.0"), Some(12)), (id("0000:01:00.1"), None)]);
         assert!(root.cdevs(GroupId(8), &mut Buffer::new()).is_err());
-        assert!(!root.has_iommufd() && !root.has_group_node(GroupId(7)));
-        for node in ["sys/class/misc/iommu", "sys/class/vfio/7"] {
+        assert!(!root.has_iommufd() && root.group_node(GroupId(7)).is_none());
+        for node in ["sys/class/misc/iommu", "sys/class/vfio/7", "sys/class/vfio/noiommu-8"] {
             fs::create_dir_all(path(node)).unwrap();
             fs::write(path(node).join("dev"), "10:126\n").unwrap();
         }
-        assert!(root.has_iommufd() && root.has_group_node(GroupId(7)));
+        assert!(root.has_iommufd());
+        assert_eq!(root.group_node(GroupId(7)).as_deref(), Some("7"));
+        assert_eq!(root.group_node(GroupId(8)).as_deref(), Some("noiommu-8"));
     }
 }

@@ -7,7 +7,7 @@ use crate::preferred;
 use crate::resources::env_name;
 use crate::snapshot::{DeviceView, Snapshot, describe};
 use kubelet_api::v1beta1::{AllocateRequest, AllocateResponse, ContainerAllocateResponse, DeviceSpec};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use tonic::Status;
 use vfio_probe::{DeviceId, GroupId, Kind, Occupancy, Viability};
 
@@ -186,31 +186,22 @@ impl<'a> Wish<'a> {
 }
 
 impl Plan<'_> {
-    /// The answer, for KubeVirt exactly: addresses in the variable, and of each group's nodes each once.
-    pub(crate) fn answer(&self, resource: &str, nodes: &BTreeMap<GroupId, Vec<String>>) -> AllocateResponse {
+    /// The answer, for KubeVirt exactly: addresses in the variable, and the nodes of each container.
+    pub(crate) fn answer(&self, resource: &str, nodes: &[Vec<String>]) -> AllocateResponse {
+        let containers = self.containers.iter().zip(nodes);
         let container_responses =
-            self.containers.iter().map(|wish| container(resource, &wish.views, nodes)).collect();
+            containers.map(|(wish, nodes)| container(resource, &wish.views, nodes)).collect();
         AllocateResponse { container_responses }
     }
 }
 
-fn container(
-    resource: &str,
-    views: &[&DeviceView],
-    nodes: &BTreeMap<GroupId, Vec<String>>,
-) -> ContainerAllocateResponse {
+fn container(resource: &str, views: &[&DeviceView], nodes: &[String]) -> ContainerAllocateResponse {
     // KubeVirt takes uuids from one variable and addresses from the other, and asks both for GPUs.
     let variable = |mdev: bool| {
         let these = views.iter().filter(|view| (view.device.kind == Kind::Mdev) == mdev);
         let ids: Vec<String> = these.map(|view| view.device.id.to_string()).collect();
         (!ids.is_empty()).then(|| (env_name(resource, mdev), ids.join(",")))
     };
-    let mut paths: Vec<String> = Vec::new();
-    for path in views.iter().filter_map(|view| nodes.get(&view.device.group?)).flatten() {
-        if !paths.contains(path) {
-            paths.push(path.clone());
-        }
-    }
     let spec = |path: String| DeviceSpec {
         container_path: path.clone(),
         host_path: path,
@@ -218,7 +209,7 @@ fn container(
     };
     ContainerAllocateResponse {
         envs: [false, true].into_iter().filter_map(variable).collect(),
-        devices: paths.into_iter().map(spec).collect(),
+        devices: nodes.iter().cloned().map(spec).collect(),
         ..ContainerAllocateResponse::default()
     }
 }
@@ -286,8 +277,7 @@ mod tests {
         let groups = plan.containers.iter().flat_map(Wish::groups);
         assert_eq!(groups.map(|(group, _)| group.0).collect::<Vec<_>>(), [51, 52]);
         let legacy = |group: u32| vec!["/dev/vfio/vfio".to_owned(), format!("/dev/vfio/{group}")];
-        let nodes = [51, 52].map(|group| (GroupId(group), legacy(group)));
-        let answer = plan.answer(RESOURCE, &BTreeMap::from(nodes)).container_responses;
+        let answer = plan.answer(RESOURCE, &[legacy(51), legacy(52)]).container_responses;
         let show = |answer: &ContainerAllocateResponse| {
             let paths: Vec<_> = answer.devices.iter().map(|spec| spec.host_path.clone()).collect();
             assert!(
@@ -314,7 +304,7 @@ mod tests {
         mdev.device.kind = Kind::Mdev;
         snapshot.devices.push(mdev);
         let plan = planned(&[&["0000:01:00.0", uuid]], &snapshot, &Ownership::default()).unwrap();
-        let answer = plan.answer(RESOURCE, &BTreeMap::new()).container_responses;
+        let answer = plan.answer(RESOURCE, &[Vec::new()]).container_responses;
         let mut envs: Vec<_> = answer[0].envs.clone().into_iter().collect();
         envs.sort();
         let expected =

@@ -105,6 +105,8 @@ pub(crate) fn beside(view: &DeviceView, told: &[DeviceReport]) -> DeviceReport {
     let Some(told) = told.iter().find(|told| told.address == report.address) else { return report };
     report.health.clone_from(&told.health);
     report.owner.clone_from(&told.owner);
+    // A device that a pod owns stays in the resource that it was given by, whatever the pools say by now.
+    report.resource.clone_from(&told.resource);
     if told.reason.is_some() {
         report.reason.clone_from(&told.reason);
     }

@@ -225,15 +225,17 @@ fn run(
             let unbound: Vec<Device> = groups.unbound(&watch).collect();
             namer.learn(unbound.iter());
             let bound = watch.monitor().devices().iter().map(|tracked| &tracked.device);
-            let is_owned = |device: &Device| {
+            // One that is being unbound has no driver any more by which a pool might select it.
+            let stays = |device: &Device| {
                 let in_group =
                     |owned: &Owned| device.group.is_some_and(|group| owned.groups.contains(&group));
-                groups
-                    .owned
-                    .as_ref()
-                    .is_some_and(|owned| owned.devices.contains(&device.id) || in_group(owned))
+                device.driver.is_none()
+                    || groups
+                        .owned
+                        .as_ref()
+                        .is_some_and(|owned| owned.devices.contains(&device.id) || in_group(owned))
             };
-            let offers = namer.offers(bound.chain(&unbound), is_owned);
+            let offers = namer.offers(bound.chain(&unbound), stays);
             let snapshot = Snapshot::take(&watch, |device| offers.get(&device.id).cloned());
             let unbound = unbound
                 .into_iter()
@@ -261,9 +263,13 @@ fn detail_for(pools: &Pools) -> Detail {
 fn reload(file: &mut Watched, namer: &mut Namer, watch: &mut Watch) -> bool {
     match file.news() {
         None => false,
+        // As at the first look, which sees what was read when the program started.
+        Some(Ok(pools)) if pools == *namer.pools() => false,
         Some(Ok(pools)) => {
             tracing::info!(file = %file.name(), "the pools have changed");
             watch.monitor_mut().set_detail(detail_for(&pools), Instant::now());
+            // Before the next snapshot, in which a parent may be asked for.
+            watch.pass_now();
             namer.set_pools(pools);
             true
         }

@@ -104,23 +104,28 @@ impl Namer {
         }
     }
 
+    /// What the pools are.
+    pub(crate) fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
     /// Other pools from now on, as when their file has changed.
     pub(crate) fn set_pools(&mut self, pools: Pools) {
         self.pools = pools;
         self.overlaps.clear();
     }
 
-    /// Whether a device is offered otherwise than the pools say now, because a pod owns it.
+    /// Whether a device is offered otherwise than the pools say now, because it stays put.
     pub(crate) fn keeps_any(&self) -> bool {
         self.keeps
     }
 
-    /// How each device is offered, in their order; none for one that is not. A device that a pod owns stays in the resource
-    /// that it was given by until the pod ends: the kubelet's books name it there.
+    /// How each device is offered; none for one that is not. A device that stays put, as one that a pod owns does, stays in
+    /// the resource that it was offered by: the kubelet's books name it there.
     pub(crate) fn offers<'a>(
         &mut self,
         devices: impl Iterator<Item = &'a Device>,
-        is_owned: impl Fn(&Device) -> bool,
+        stays: impl Fn(&Device) -> bool,
     ) -> BTreeMap<DeviceId, Offer> {
         let mut offers = BTreeMap::new();
         self.keeps = false;
@@ -128,7 +133,7 @@ impl Namer {
             let meant = self.offer(device);
             let before = self.offered.get(&device.id).filter(|before| Some(*before) != meant.as_ref());
             let offer = match before {
-                Some(before) if is_owned(device) => {
+                Some(before) if stays(device) => {
                     self.keeps = true;
                     Some(before.clone())
                 }
@@ -153,7 +158,9 @@ impl Namer {
                     Some(kind) => self.types.get(&kind)?,
                     None => self.known.get(&(device.vendor, device.device))?,
                 };
-                resource_of(device.vendor, pool.alias.get(model).unwrap_or(model))
+                let id = format!("{:04x}", device.device);
+                let alias = pool.alias.get(model).or_else(|| pool.alias.get(&id));
+                resource_of(device.vendor, alias.unwrap_or(model))
             }
         };
         Some(Offer { resource: resource.into(), backend: pool.backend })

@@ -177,8 +177,8 @@ async fn the_backend_decides_over_the_nodes_and_only_those_that_exist_are_given(
     with_cdev(&node, "0000:5f:00.0");
     assert_eq!(answer(&kubelet, "a.b/auto", "0000:5f:00.0").await.1, ["/dev/vfio/vfio", "/dev/vfio/54"]);
     let (_, _, log) = serve.terminate();
-    let warned: Vec<_> = log.lines().filter(|line| line.contains("gives the legacy nodes")).collect();
-    assert!(warned.len() == 1 && warned[0].contains(OTHER), "{log}");
+    let warned: Vec<_> = log.lines().filter(|line| line.contains("others are given")).collect();
+    assert!(warned.len() == 1 && warned[0].contains(OTHER) && warned[0].contains("Iommufd"), "{log}");
 }
 
 /// As a ConfigMap is replaced: another folder behind a link, which is renamed over the old one.

@@ -9,11 +9,18 @@ use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Read;
 use std::path::Path;
 use vfio_probe::{DeviceId, GroupId, PciAddress};
 
-/// More than any list of pools needs, and what a ConfigMap can hold.
-const MOST: u64 = 1 << 20;
+/// More than any list of pools needs. Reading takes time by the length, and is done while devices are watched.
+const MOST: u64 = 64 << 10;
+/// The parser calls itself as deep as a document nests, which is deeper than a stack that was not made for it; a list of pools
+/// nests to 5.
+const STACK: usize = 4 << 20;
+const DEPTH: usize = 16;
+/// Of a text that is no list of pools, the beginning is enough.
+const LONGEST_MISTAKE: usize = 200;
 
 /// Pools of devices; the first that selects a device has it.
 #[derive(Deserialize)]
@@ -125,25 +132,35 @@ impl fmt::Display for Mistake {
 
 impl std::error::Error for Mistake {}
 
-/// Reads the file. Bounded: what is longer than 1 MiB is no list of pools.
+/// Reads the file. Bounded: what is longer than 64 KiB is no list of pools. In a thread of its own, for its stack.
 ///
 /// # Errors
 /// It cannot be read, or says something that is not understood: then nothing of it is taken.
 pub(crate) fn read(path: &Path) -> Result<Pools, Mistake> {
     let whole = |text: String| Mistake { line: 0, text };
-    let length = std::fs::metadata(path).map_err(|error| whole(error.to_string()))?;
-    if !length.is_file() || length.len() > MOST {
-        return Err(whole("expected a file of at most 1 MiB".to_owned()));
+    let file = std::fs::File::open(path).map_err(|error| whole(error.to_string()))?;
+    let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+    let mut text = String::new();
+    let read = if is_file { file.take(MOST + 1).read_to_string(&mut text) } else { Ok(0) };
+    read.map_err(|error| whole(error.to_string()))?;
+    if !is_file || text.len() as u64 > MOST {
+        return Err(whole("expected a file of at most 64 KiB".to_owned()));
     }
-    parse(&std::fs::read_to_string(path).map_err(|error| whole(error.to_string()))?)
+    let thread = std::thread::Builder::new().name("pools".into()).stack_size(STACK);
+    let reader = thread.spawn(move || parse(&text)).map_err(|error| whole(error.to_string()))?;
+    reader.join().unwrap_or_else(|_panic| Err(whole("the parser failed".to_owned())))
 }
 
 /// Reads the text of a file.
-pub(crate) fn parse(text: &str) -> Result<Pools, Mistake> {
-    let options = serde_saphyr::options! { with_snippet: false };
+pub(super) fn parse(text: &str) -> Result<Pools, Mistake> {
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        budget: serde_saphyr::budget! { max_depth: DEPTH },
+    };
     let file: File = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let line = error.location().map_or(0, |location| location.line());
-        Mistake { line, text: without_place(&error.to_string()) }
+        let text = without_place(&error.to_string());
+        Mistake { line, text: text.chars().take(LONGEST_MISTAKE).collect() }
     })?;
     if file.pools.is_empty() {
         return Err(Mistake { line: 1, text: "expected at least one pool".to_owned() });
@@ -167,6 +184,13 @@ pub(crate) fn parse(text: &str) -> Result<Pools, Mistake> {
                 return Err(Mistake { line: resource.defined.line(), text });
             }
             names.push(resource.value.clone());
+        }
+        if let (Some(resource), Some((_, name))) = (&resource, alias.first_key_value()) {
+            let text = format!(
+                "expected no `alias` beside `resource: {}`, which names all devices of the pool",
+                resource.value
+            );
+            return Err(Mistake { line: name.defined.line(), text });
         }
         for name in alias.values() {
             let usable = |name: &str| is_resource(&format!("nvidia.com/{name}"));
@@ -272,6 +296,12 @@ mod tests {
             (pool("resource: GPU"), "line 3: \"GPU\": expected a resource that the kubelet takes"),
             (pool("resource: nvidia.com/-"), "line 3: \"nvidia.com/-\": expected a resource"),
             (pool("resource: kubernetes.io/gpu"), "line 3: \"kubernetes.io/gpu\": expected a resource"),
+            (
+                "pools:\n  - {resource: a.b/c, alias: {2330: d}, select: [{}]}\n".into(),
+                "line 2: expected no `alias` beside `resource: a.b/c`",
+            ),
+            (selector("{class: \"\"}"), "line 3: \"\": expected up to 6 hex digits"),
+            (selector("{class: 0x}"), "line 3: \"0x\": expected up to 6 hex digits"),
             (pool("alias: {2330: \"a b\"}"), "line 3: \"a b\": expected letters, digits"),
             (selector("{vendor: nvidia}"), "line 3: \"nvidia\": expected up to 4 hex digits"),
             (selector("{class: 0302001}"), "line 3: \"0302001\": expected up to 6 hex digits"),
@@ -321,6 +351,30 @@ mod tests {
         let example = read(&deploy.join("pools-example.yaml")).unwrap();
         assert_eq!(example.title(0), "nvidia.com/H100");
         assert!(example.need_parents());
+    }
+
+    /// What nests deeper than the parser's stack, and what is valid and nests by merging.
+    #[test]
+    fn no_nesting_ends_the_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pools.yaml");
+        let deep =
+            |begin: &str, end: &str, times: usize| format!("{}{}", begin.repeat(times), end.repeat(times));
+        for text in [
+            format!("<<: {}", deep("{a: ", "}", 990)),
+            format!("pools: {}", deep("[", "]", 20_000)),
+            format!("pools: {}", deep("{<<: ", "}", 58)),
+            "- ".repeat(30_000),
+        ] {
+            std::fs::write(&path, &text).unwrap();
+            // Where the watching of devices would read it.
+            let thread = std::thread::Builder::new().stack_size(256 * 1024);
+            let path = path.clone();
+            let mistake = thread.spawn(move || read(&path)).unwrap().join().unwrap().unwrap_err().to_string();
+            assert!(mistake.len() < 250, "{mistake}");
+        }
+        std::fs::write(&path, "#".repeat(70_000)).unwrap();
+        assert_eq!(read(&path).unwrap_err().to_string(), "expected a file of at most 64 KiB");
     }
 
     proptest::proptest! {

@@ -24,11 +24,9 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    /// From now on; what it says now is known.
+    /// Not looked at yet: what it says now is the first news, so that no change is missed since it was read elsewhere.
     pub(crate) fn new(path: PathBuf) -> Self {
-        let mut watched = Self { path, seen: None };
-        watched.seen = watched.stamp();
-        watched
+        Self { path, seen: None }
     }
 
     /// What it says, if it is another one than before. A mistake is told once, too.
@@ -79,6 +77,7 @@ mod tests {
         swap("1");
         symlink("..data/pools.yaml", path("pools.yaml")).unwrap();
         let mut watched = Watched::new(path("pools.yaml"));
+        assert_eq!(watched.news(), Some(file::parse("pools: [{select: [{}]}]")), "nobody has looked yet");
         assert_eq!(watched.news(), None);
         swap("2");
         assert_eq!(watched.news(), Some(file::parse("pools: [{select: [{vendor: 10de}]}]")));

@@ -47,7 +47,7 @@ fn same_driver(one: &str, other: &str) -> bool {
 /// The leading hex digits of a class, in lower case; none for what are none.
 pub(crate) fn class(text: &str) -> Option<String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
-    let valid = digits.len() <= 6 && digits.chars().all(|c| c.is_ascii_hexdigit());
+    let valid = (1..=6).contains(&digits.len()) && digits.chars().all(|c| c.is_ascii_hexdigit());
     valid.then(|| digits.to_ascii_lowercase())
 }
 
@@ -72,9 +72,9 @@ impl FromStr for Selector {
         if text.is_empty() {
             return Err(bad());
         }
-        let (ids, class) = text.split_once('/').unwrap_or((text, ""));
+        let (ids, class) = text.split_once('/').map_or((text, None), |(ids, class)| (ids, Some(class)));
         let (vendor, device) = ids.split_once(':').unwrap_or((ids, ""));
-        let class = self::class(class).ok_or_else(bad)?;
+        let class = class.map_or(Some(String::new()), self::class).ok_or_else(bad)?;
         Ok(Self { vendor: id(vendor)?, device: id(device)?, class, ..Self::default() })
     }
 }
@@ -92,7 +92,7 @@ mod tests {
         for text in ["10de", "10de:2330", "10de/03", "10de:2330/0302", "*", "*/03", "*:2330"] {
             assert!(text.parse::<Selector>().is_ok(), "{text}");
         }
-        for text in ["", "nvidia", "10de:x", "12345", "10de/zz", "10de/0302001"] {
+        for text in ["", "nvidia", "10de:x", "12345", "10de/zz", "10de/0302001", "10de/", "10de/0x"] {
             assert!(text.parse::<Selector>().is_err(), "{text}");
         }
     }
