@@ -167,11 +167,7 @@ impl Root {
     /// Whether the device exists, whatever it is bound to. One look at sysfs.
     #[must_use]
     pub fn has(&self, id: DeviceId) -> bool {
-        let bus = match id {
-            DeviceId::Pci(_) => "pci",
-            DeviceId::Mdev(_) => "mdev",
-        };
-        self.stat(format_args!("sys/bus/{bus}/devices/{id}")).is_ok()
+        self.stat(format_args!("sys/bus/{}/devices/{id}", id.bus())).is_ok()
     }
 
     /// Reads one device's record; it need not be bound. [`Device::cdev`] stays empty: only a scan, which comes from

@@ -1,7 +1,6 @@
 //! Which processes have a group, or a device of it, open: told from /proc, never from names.
 
 use crate::cgroup::{self, Owner};
-use crate::device::is_vfio_driver;
 use crate::error::{Error, Result};
 use crate::id::{DeviceId, GroupId};
 use crate::root::{Buffer, PAGE, Root, last_component};
@@ -106,16 +105,8 @@ impl Root {
             members.extend(member.ok().and_then(|member| member.id()));
         });
         for &member in &members {
-            let path = match member {
-                DeviceId::Pci(_) => "pci",
-                DeviceId::Mdev(_) => "mdev",
-            };
-            let mut cdevs = Vec::new();
-            let _ = self.list(format_args!("sys/bus/{path}/devices/{member}/vfio-dev"), buffer, |name| {
-                cdevs.extend(Text::<32>::new(name).filter(|name| is_vfio_driver(name.as_bytes())));
-            });
-            for cdev in cdevs {
-                let stat = self.stat(format_args!("dev/vfio/devices/{cdev}"));
+            if let Some(number) = self.vfio_number(member, buffer) {
+                let stat = self.stat(format_args!("dev/vfio/devices/vfio{number}"));
                 nodes.extend(stat.map(|stat| (stat.st_rdev, Via::Cdev)));
             }
         }

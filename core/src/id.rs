@@ -95,6 +95,15 @@ impl DeviceId {
         PciAddress::parse(text).map(Self::Pci).or_else(|| Uuid::parse(text).map(Self::Mdev))
     }
 
+    /// The bus in sysfs that has it.
+    #[must_use]
+    pub fn bus(self) -> &'static str {
+        match self {
+            Self::Pci(_) => "pci",
+            Self::Mdev(_) => "mdev",
+        }
+    }
+
     /// The PCI address, unless it is a mediated device.
     #[must_use]
     pub fn pci(self) -> Option<PciAddress> {

@@ -7,6 +7,7 @@
 use crate::error::Result;
 use crate::id::{DeviceId, GroupId};
 use crate::root::{Buffer, Root};
+use crate::scan::class_number;
 
 impl Root {
     /// The name of the group's own node in /dev/vfio: its number, or `noiommu-N` without an IOMMU; none without
@@ -38,19 +39,19 @@ impl Root {
     }
 
     fn cdev_of(&self, id: DeviceId, buffer: &mut Buffer) -> Option<u32> {
-        let bus = match id {
-            DeviceId::Pci(_) => "pci",
-            DeviceId::Mdev(_) => "mdev",
-        };
+        let number = self.vfio_number(id, buffer)?;
+        let node = format_args!("sys/bus/{}/devices/{id}/vfio-dev/vfio{number}/dev", id.bus());
+        self.stat(node).is_ok().then_some(number)
+    }
+
+    /// N of its `vfioN`, whether that has a node or not.
+    pub(crate) fn vfio_number(&self, id: DeviceId, buffer: &mut Buffer) -> Option<u32> {
         let mut number = None;
-        self.list(format_args!("sys/bus/{bus}/devices/{id}/vfio-dev"), buffer, |name| {
-            let digits = name.strip_prefix(b"vfio").and_then(|digits| std::str::from_utf8(digits).ok());
-            number = number.or_else(|| digits.and_then(|digits| digits.parse::<u32>().ok()));
+        self.list(format_args!("sys/bus/{}/devices/{id}/vfio-dev", id.bus()), buffer, |name| {
+            number = number.or_else(|| class_number(name));
         })
         .ok()?;
-        let number = number?;
-        let node = format_args!("sys/bus/{bus}/devices/{id}/vfio-dev/vfio{number}/dev");
-        self.stat(node).is_ok().then_some(number)
+        number
     }
 }
 

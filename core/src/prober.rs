@@ -322,6 +322,7 @@ mod tests {
         assert_eq!(prober.shared.lock().workers, MOST_AT_ONCE);
         let late = Occupancy::Unknown(Why::Late);
         assert_eq!(prober.probe(GroupId(4), Duration::from_millis(20)), late);
+        assert_eq!(prober.probe(GroupId(4), Duration::from_millis(20)), late, "nor when asked again");
         assert_eq!(prober.shared.lock().workers, MOST_AT_ONCE);
         hangs.pop();
         assert_eq!(prober.probe(GroupId(5), Duration::from_secs(10)), Occupancy::Absent, "one is back");

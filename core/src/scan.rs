@@ -126,6 +126,7 @@ impl Root {
     }
 }
 
-fn class_number(name: &[u8]) -> Option<u32> {
+/// N of an entry `vfioN`.
+pub(crate) fn class_number(name: &[u8]) -> Option<u32> {
     std::str::from_utf8(name.strip_prefix(b"vfio")?).ok()?.parse().ok()
 }
