@@ -55,8 +55,7 @@ pub(crate) fn look(
     .with_context(|| format!("{}: not a tree with the host's sys", settings.root.display()))?;
     devices.sort_by_key(|device| device.id);
     let mut namer = Namer::new(settings.offered.clone(), settings.pci_ids.clone());
-    namer.learn(devices.iter());
-    namer.learn_types(&root, devices.iter());
+    namer.learn(&root, devices.iter());
     let offered: Vec<_> = devices.iter().filter_map(|device| Some((*device, namer.offer(device)?))).collect();
     let prober = Prober::new(std::sync::Arc::clone(&root));
     let mut groups = BTreeMap::new();

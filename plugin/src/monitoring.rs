@@ -214,27 +214,18 @@ fn run(
         }
         if news {
             // Even while the first opens are under way.
-            namer.learn(watch.monitor().devices().iter().map(|tracked| &tracked.device));
-            let root = Arc::clone(watch.monitor().root());
-            namer.learn_types(&root, watch.monitor().devices().iter().map(|tracked| &tracked.device));
-            namer.tell_overlaps(watch.monitor().devices().iter().map(|tracked| &tracked.device));
+            let devices = || watch.monitor().devices().iter().map(|tracked| &tracked.device);
+            namer.learn(watch.monitor().root(), devices());
+            namer.tell_overlaps(devices());
         }
         let whole = watch.monitor().settled() || shared.began.elapsed() > FIRST_ANSWERS;
         let first = sender.borrow().is_none();
         if whole && (news || first) {
             let unbound: Vec<Device> = groups.unbound(&watch).collect();
-            namer.learn(unbound.iter());
+            namer.learn(watch.monitor().root(), unbound.iter());
             let bound = watch.monitor().devices().iter().map(|tracked| &tracked.device);
             // One that is being unbound has no driver any more by which a pool might select it.
-            let stays = |device: &Device| {
-                let in_group =
-                    |owned: &Owned| device.group.is_some_and(|group| owned.groups.contains(&group));
-                device.driver.is_none()
-                    || groups
-                        .owned
-                        .as_ref()
-                        .is_some_and(|owned| owned.devices.contains(&device.id) || in_group(owned))
-            };
+            let stays = |device: &Device| device.driver.is_none() || groups.owns(device);
             let offers = namer.offers(bound.chain(&unbound), stays);
             let snapshot = Snapshot::take(&watch, |device| offers.get(&device.id).cloned());
             let unbound = unbound

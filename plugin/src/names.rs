@@ -9,21 +9,35 @@ use std::sync::Arc;
 use vfio_probe::text::Text;
 use vfio_probe::{Device, DeviceId, Kind, Root};
 
-/// Gives devices their resources; remembers every id that it has seen.
+/// Gives devices their resources; remembers every model that it has seen.
 #[derive(Debug)]
 pub(crate) struct Namer {
     pools: Pools,
     file: Option<PathBuf>,
-    /// Names of models, by vendor and device.
-    known: HashMap<(u16, u16), String>,
-    /// Names of types of vGPUs, by the folder or number that the vendor's driver has for them.
-    types: HashMap<Text<64>, String>,
+    known: HashMap<Model, String>,
+    /// Resources of models by the pool's place: a snapshot asks for each device.
+    resources: HashMap<(usize, Model), Arc<str>>,
     complained: bool,
     /// Pairs of pools that have been said to want the same device.
     overlaps: BTreeSet<(usize, usize)>,
     /// How devices were offered last.
     offered: BTreeMap<DeviceId, Offer>,
     keeps: bool,
+}
+
+/// What a device is named by where its pool has no name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Model {
+    /// Vendor and device.
+    Ids(u16, u16),
+    /// A vGPU's type, as the vendor's driver numbers it.
+    Type(Text<64>),
+}
+
+impl Model {
+    fn of(device: &Device) -> Self {
+        device.vgpu_type.map_or(Self::Ids(device.vendor, device.device), Self::Type)
+    }
 }
 
 /// How a device is offered.
@@ -42,7 +56,7 @@ impl Namer {
             pools,
             file,
             known: HashMap::new(),
-            types: HashMap::new(),
+            resources: HashMap::new(),
             complained: false,
             overlaps: BTreeSet::new(),
             offered: BTreeMap::new(),
@@ -50,13 +64,38 @@ impl Namer {
         }
     }
 
-    /// Looks up the ids of all devices that are offered and not known yet, in one pass over the file.
-    pub(crate) fn learn<'a>(&mut self, devices: impl Iterator<Item = &'a Device>) {
-        let mut unknown: Vec<(u16, u16)> = devices
-            .filter(|device| self.pools.of(device).is_some_and(|pool| pool.resource.is_none()))
-            .map(|device| (device.vendor, device.device))
-            .filter(|ids| !self.known.contains_key(ids))
-            .collect();
+    /// Names the models of all devices that are offered by their model and not known yet: ids in one pass over the file,
+    /// types of vGPUs by a read each.
+    pub(crate) fn learn<'a>(&mut self, root: &Root, devices: impl Iterator<Item = &'a Device>) {
+        let named_by_model = |device: &'a Device| {
+            let (place, pool) = self.pools.of(device)?;
+            let key = (place, Model::of(device));
+            (pool.resource.is_none() && !self.resources.contains_key(&key)).then_some((key, device))
+        };
+        let unnamed: Vec<_> = devices.filter_map(named_by_model).collect();
+        let mut ids = Vec::new();
+        for ((_, model), device) in &unnamed {
+            match model {
+                _ if self.known.contains_key(model) => {}
+                Model::Ids(vendor, device) => ids.push((*vendor, *device)),
+                Model::Type(kind) => {
+                    let name = type_of(root, device, kind);
+                    self.known.insert(*model, name);
+                }
+            }
+        }
+        self.learn_ids(ids);
+        for ((place, model), device) in unnamed {
+            if let (Some(name), Some(pool)) = (self.known.get(&model), self.pools.get(place)) {
+                let id = format!("{:04x}", device.device);
+                let alias = pool.alias.get(name).or_else(|| pool.alias.get(&id));
+                let resource = resource_of(device.vendor, alias.unwrap_or(name));
+                self.resources.insert((place, model), resource.into());
+            }
+        }
+    }
+
+    fn learn_ids(&mut self, mut unknown: Vec<(u16, u16)>) {
         unknown.sort_unstable();
         unknown.dedup();
         if unknown.is_empty() {
@@ -75,22 +114,7 @@ impl Namer {
             tracing::warn!(%error, "no pci.ids: resources are named by hex ids; give --pci-ids or install pci.ids");
         }
         for ((vendor, device), name) in unknown.into_iter().zip(names) {
-            self.known.insert((vendor, device), model_name(device, name.as_deref()));
-        }
-    }
-
-    /// Reads the names of types of vGPUs that are not known yet: once a type, as all of one type are alike.
-    pub(crate) fn learn_types<'a>(&mut self, root: &Root, devices: impl Iterator<Item = &'a Device>) {
-        for device in devices {
-            let Some(kind) = device.vgpu_type else { continue };
-            if self.types.contains_key(&kind) || self.pools.of(device).is_none() {
-                continue;
-            }
-            let name = root.vgpu_type_name(device).unwrap_or_else(|error| {
-                tracing::warn!(%error, vgpu_type = %kind, "a type of vGPUs goes by its number");
-                None
-            });
-            self.types.insert(kind, type_name(kind.as_str(), name.as_ref().map(Text::as_str)));
+            self.known.insert(Model::Ids(vendor, device), model_name(device, name.as_deref()));
         }
     }
 
@@ -113,6 +137,7 @@ impl Namer {
     pub(crate) fn set_pools(&mut self, pools: Pools) {
         self.pools = pools;
         self.overlaps.clear();
+        self.resources.clear();
     }
 
     /// Whether a device is offered otherwise than the pools say now, because it stays put.
@@ -147,22 +172,23 @@ impl Namer {
 
     /// How the pools offer a device; none if they do not.
     pub(crate) fn offer(&self, device: &Device) -> Option<Offer> {
-        let pool = self.pools.of(device)?;
+        let (place, pool) = self.pools.of(device)?;
         if device.kind == Kind::VendorVf && device.vgpu_type.is_none() {
             return None; // No vGPU was made of it yet: there is nothing to give.
         }
         let resource = match &pool.resource {
-            Some(resource) => resource.clone(),
-            None => {
-                let model = match device.vgpu_type {
-                    Some(kind) => self.types.get(&kind)?,
-                    None => self.known.get(&(device.vendor, device.device))?,
-                };
-                let id = format!("{:04x}", device.device);
-                let alias = pool.alias.get(model).or_else(|| pool.alias.get(&id));
-                resource_of(device.vendor, alias.unwrap_or(model))
-            }
+            Some(resource) => resource,
+            None => self.resources.get(&(place, Model::of(device)))?,
         };
-        Some(Offer { resource: resource.into(), backend: pool.backend })
+        Some(Offer { resource: Arc::clone(resource), backend: pool.backend })
     }
+}
+
+/// The name of a vGPU's type.
+fn type_of(root: &Root, device: &Device, kind: &Text<64>) -> String {
+    let name = root.vgpu_type_name(device).unwrap_or_else(|error| {
+        tracing::warn!(%error, vgpu_type = %kind, "a type of vGPUs goes by its number");
+        None
+    });
+    type_name(kind.as_str(), name.as_ref().map(Text::as_str))
 }

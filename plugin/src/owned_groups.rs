@@ -30,6 +30,14 @@ impl OwnedGroups {
         owned
     }
 
+    /// Whether a pod is known to own a device, or its group.
+    pub(crate) fn owns(&self, device: &Device) -> bool {
+        self.owned.as_ref().is_some_and(|owned| {
+            owned.devices.contains(&device.id)
+                || device.group.is_some_and(|group| owned.groups.contains(&group))
+        })
+    }
+
     /// Devices that pods own and that are there, but not bound: also those that were unbound before we have started.
     pub(crate) fn unbound(&self, watch: &Watch) -> impl Iterator<Item = Device> {
         let monitor = watch.monitor();

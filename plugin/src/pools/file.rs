@@ -197,7 +197,7 @@ pub(super) fn parse(text: &str) -> Result<Pools, Mistake> {
             check(name, usable, "letters, digits, - _ . with a letter or digit at both ends, at most 63")?;
         }
         pools.push(Pool {
-            resource: resource.map(|resource| resource.value),
+            resource: resource.map(|resource| resource.value.into()),
             select: select.into_iter().map(WrittenSelector::meant).collect(),
             backend,
             alias: alias.into_iter().map(|(model, name)| (model, name.value)).collect(),

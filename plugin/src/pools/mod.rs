@@ -8,6 +8,7 @@ pub(crate) mod selector;
 use backend::Backend;
 use selector::Selector;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use vfio_probe::Device;
 
 /// All pools, in the order in which they are asked.
@@ -18,7 +19,7 @@ pub(crate) struct Pools(Vec<Pool>);
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Pool {
     /// The resource of all its devices; none names each by its model, as NVIDIA's plugin does.
-    pub(crate) resource: Option<String>,
+    pub(crate) resource: Option<Arc<str>>,
     /// A device is in the pool if one of these selects it.
     pub(crate) select: Vec<Selector>,
     /// By which device nodes machines are given the devices.
@@ -38,9 +39,14 @@ impl Pools {
         Self(vec![Pool { select: select.to_vec(), ..Pool::default() }])
     }
 
-    /// The pool that has the device.
-    pub(crate) fn of(&self, device: &Device) -> Option<&Pool> {
-        self.0.iter().find(|pool| pool.selects(device))
+    /// The pool that has the device, and its place.
+    pub(crate) fn of(&self, device: &Device) -> Option<(usize, &Pool)> {
+        self.0.iter().enumerate().find(|(_, pool)| pool.selects(device))
+    }
+
+    /// The pool at a place.
+    pub(crate) fn get(&self, place: usize) -> Option<&Pool> {
+        self.0.get(place)
     }
 
     /// Whether a record has to be read whole to tell: a virtual function's parent is read only then.
@@ -54,6 +60,9 @@ impl Pools {
         devices: impl Iterator<Item = &'a Device>,
     ) -> Vec<(usize, usize, &'a Device)> {
         let mut found: Vec<(usize, usize, &Device)> = Vec::new();
+        if self.0.len() < 2 {
+            return found;
+        }
         for device in devices {
             let mut places =
                 self.0.iter().enumerate().filter(|(_, pool)| pool.selects(device)).map(|(place, _)| place);
@@ -68,8 +77,8 @@ impl Pools {
 
     /// How a pool is called in messages: by its resource, or by its place in the file.
     pub(crate) fn title(&self, place: usize) -> String {
-        let resource = self.0.get(place).and_then(|pool| pool.resource.clone());
-        resource.unwrap_or_else(|| format!("pool {}", place + 1))
+        let resource = self.get(place).and_then(|pool| pool.resource.as_ref());
+        resource.map_or_else(|| format!("pool {}", place + 1), ToString::to_string)
     }
 }
 
@@ -91,20 +100,16 @@ mod tests {
     }
 
     fn pool(resource: &str, selector: &str) -> Pool {
-        Pool {
-            resource: Some(resource.to_owned()),
-            select: vec![selector.parse().unwrap()],
-            ..Pool::default()
-        }
+        Pool { resource: Some(resource.into()), select: vec![selector.parse().unwrap()], ..Pool::default() }
     }
 
     #[test]
     fn the_first_pool_that_selects_a_device_has_it() {
         let pools = Pools::new(vec![pool("a/one", "10de:1111"), pool("a/two", "10de"), pool("a/three", "*")]);
         let gpu = device("0000:01:00.0");
-        assert_eq!(pools.of(&gpu).unwrap().resource.as_deref(), Some("a/two"));
+        assert_eq!(pools.of(&gpu).unwrap().1.resource.as_deref(), Some("a/two"));
         let card = Device { vendor: 0x8086, ..gpu };
-        assert_eq!(pools.of(&card).unwrap().resource.as_deref(), Some("a/three"));
+        assert_eq!(pools.of(&card).unwrap().1.resource.as_deref(), Some("a/three"));
         assert_eq!(Pools::of_selectors(&["1002".parse().unwrap()]).of(&gpu), None);
     }
 
