@@ -293,31 +293,39 @@ mod tests {
         }
     }
 
-    /// An answer that its taker holds up keeps its helper as long as an open that hangs in the kernel would.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// Asks a question whose answer's taker holds it up, which keeps the helper as long as an open that hangs in the kernel
+    /// would: until the first is dropped. The second tells that it has begun.
+    fn hang(prober: &Prober, group: u32) -> (mpsc::Sender<()>, mpsc::Receiver<()>) {
+        let (release, hang) = mpsc::channel::<()>();
+        let (began, begins) = mpsc::channel();
+        let request =
+            Request { group: GroupId(group), baseline_of: Vec::new(), deadline: Instant::now() + PATIENCE };
+        let done = Box::new(move |_, _| {
+            began.send(()).unwrap();
+            let _ = hang.recv();
+        });
+        prober.start(request, done).unwrap();
+        (release, begins)
+    }
+
+    /// Waits for it as the monitor does, who sees to it that there are helpers.
+    fn hurry_until(prober: &Prober, begins: &mpsc::Receiver<()>) {
+        while begins.recv_timeout(Duration::from_millis(1)).is_err() {
+            prober.hurry();
+        }
+    }
+
     #[test]
     fn a_fifth_question_is_late_when_four_hang_and_the_end_waits_for_none() {
         let folder = tempfile::tempdir().unwrap();
         let prober = Prober::new(Arc::new(Root::open(folder.path()).unwrap()));
-        let (began, beginnings) = mpsc::channel();
         let mut hangs = Vec::new();
         for group in 0..4 {
-            let (release, hang) = mpsc::channel::<()>();
+            let (release, begins) = hang(&prober, group);
             hangs.push(release);
-            let began = began.clone();
-            let request = Request {
-                group: GroupId(group),
-                baseline_of: Vec::new(),
-                deadline: Instant::now() + Duration::from_secs(10),
-            };
-            let done = Box::new(move |_, _| {
-                began.send(()).unwrap();
-                let _ = hang.recv();
-            });
-            prober.start(request, done).unwrap();
-            while beginnings.try_recv().is_err() {
-                prober.hurry();
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            hurry_until(&prober, &begins);
         }
         assert_eq!(prober.shared.lock().workers, MOST_AT_ONCE);
         let late = Occupancy::Unknown(Why::Late);
@@ -325,7 +333,7 @@ mod tests {
         assert_eq!(prober.probe(GroupId(4), Duration::from_millis(20)), late, "nor when asked again");
         assert_eq!(prober.shared.lock().workers, MOST_AT_ONCE);
         hangs.pop();
-        assert_eq!(prober.probe(GroupId(5), Duration::from_secs(10)), Occupancy::Absent, "one is back");
+        assert_eq!(prober.probe(GroupId(5), PATIENCE), Occupancy::Absent, "one is back");
         drop(prober);
         drop(hangs);
     }
@@ -335,40 +343,23 @@ mod tests {
     fn a_question_behind_one_that_hangs_is_answered_and_a_late_one_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let prober = Prober::new(Arc::new(Root::open(folder.path()).unwrap()));
-        let patience = Duration::from_secs(10);
-        let mut hangs = Vec::new();
-        for group in 0..4 {
-            let (release, hang) = mpsc::channel::<()>();
-            let (began, begins) = mpsc::channel();
+        let (release, begins) = hang(&prober, 0);
+        begins.recv_timeout(PATIENCE).unwrap();
+        let mut hangs = vec![release];
+        // Nobody but the probe sees to it that there are more helpers.
+        for asked in 10..13 {
+            assert_eq!(prober.probe(GroupId(asked), PATIENCE), Occupancy::Absent, "group {asked}");
+        }
+        for group in 1..4 {
+            let (release, begins) = hang(&prober, group);
             hangs.push(release);
-            let request = Request {
-                group: GroupId(group),
-                baseline_of: Vec::new(),
-                deadline: Instant::now() + patience,
-            };
-            let done = Box::new(move |_, _| {
-                began.send(()).unwrap();
-                let _ = hang.recv();
-            });
-            prober.start(request, done).unwrap();
-            // Nobody but the probe below sees to it that there are more helpers.
-            if group == 0 {
-                begins.recv_timeout(patience).unwrap();
-                for asked in 10..13 {
-                    assert_eq!(prober.probe(GroupId(asked), patience), Occupancy::Absent, "group {asked}");
-                }
-            } else {
-                while begins.try_recv().is_err() {
-                    prober.hurry();
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-            }
+            hurry_until(&prober, &begins);
         }
         let late = Occupancy::Unknown(Why::Late);
         assert_eq!(prober.probe(GroupId(20), Duration::from_millis(30)), late, "all four hang");
         assert!(!prober.shared.lock().outstanding.contains(&GroupId(20)), "it was never begun");
         drop(hangs);
-        assert_eq!(prober.probe(GroupId(20), patience), Occupancy::Absent);
+        assert_eq!(prober.probe(GroupId(20), PATIENCE), Occupancy::Absent);
     }
 
     /// A FIFO without O_NONBLOCK would hang; with it our open returns, so a question that expired stands in for a hang.
