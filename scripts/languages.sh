@@ -61,4 +61,6 @@ wheel() {
     (cd "$top/python" && CARGO_TARGET_DIR=$target/python "$1/venv/bin/maturin" build --quiet --release \
         --interpreter "$1/venv/bin/python" --out "$1/wheels") >&2 || die "the wheel could not be built"
 }
+# install_wheel FOLDER VENV: that wheel, and nothing from elsewhere.
+install_wheel() { "$2/bin/pip" install --quiet --no-index --no-deps "$1"/wheels/*.whl; }
 maturin_version() { grep -oE '"maturin==[^"]+"' "$top/python/pyproject.toml" | head -1 | tr -d '"'; }
