@@ -1,7 +1,6 @@
 //! Resource names of devices, looked up in pci.ids once an id.
 
-use crate::pools::Pools;
-use crate::pools::backend::Backend;
+use crate::pools::{Pools, Terms};
 use crate::resources::{model_name, resource_of, type_name};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -45,8 +44,8 @@ impl Model {
 pub(crate) struct Offer {
     /// The resource that it belongs to.
     pub(crate) resource: Arc<str>,
-    /// By which nodes a machine is given it.
-    pub(crate) backend: Backend,
+    /// On what terms it is given.
+    pub(crate) terms: Terms,
 }
 
 impl Namer {
@@ -180,7 +179,7 @@ impl Namer {
             Some(resource) => resource,
             None => self.resources.get(&(place, Model::of(device)))?,
         };
-        Some(Offer { resource: Arc::clone(resource), backend: pool.backend })
+        Some(Offer { resource: Arc::clone(resource), terms: pool.terms })
     }
 }
 

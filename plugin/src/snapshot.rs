@@ -3,7 +3,7 @@
 use crate::health::Decision;
 use crate::names::Offer;
 use crate::owners::given::Pod;
-use crate::pools::backend::Backend;
+use crate::pools::Terms;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -33,8 +33,8 @@ pub(crate) struct DeviceView {
     pub(crate) device: Device,
     /// The resource that it belongs to.
     pub(crate) resource: Arc<str>,
-    /// By which nodes a machine is given it.
-    pub(crate) backend: Backend,
+    /// On what terms it is given.
+    pub(crate) terms: Terms,
     /// The kernel's unbind of it waits for the holder.
     pub(crate) unbinding: bool,
     /// Its enable count is left over from before the bind, so that a look without serve's memory is misled.
@@ -107,8 +107,8 @@ impl Snapshot {
 impl DeviceView {
     /// One of which only the record is known, as of one that is not bound.
     pub(crate) fn unbound(device: Device, offer: Offer) -> Self {
-        let Offer { resource, backend } = offer;
-        Self { device, resource, backend, unbinding: false, left_over: false, group: None }
+        let Offer { resource, terms } = offer;
+        Self { device, resource, terms, unbinding: false, left_over: false, group: None }
     }
 
     /// Whether its group is held.
@@ -293,7 +293,7 @@ pub(crate) mod tests {
         DeviceView {
             device,
             resource: "nvidia.com/GPU".into(),
-            backend: Backend::Legacy,
+            terms: Terms::default(),
             unbinding,
             left_over: false,
             group: Some(group),

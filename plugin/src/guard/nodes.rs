@@ -14,7 +14,7 @@ impl Guard {
 
     fn nodes_of(&self, wish: &Wish<'_>) -> Vec<String> {
         // Of one resource, and so mostly of one pool.
-        let backend = wish.views.first().map(|view| view.backend).unwrap_or_default();
+        let backend = wish.views.first().map(|view| view.terms.backend).unwrap_or_default();
         let groups: Vec<Nodes> =
             wish.groups().into_iter().map(|(group, _)| look(&self.monitoring.root, backend, group)).collect();
         let given = backend::nodes(backend, &groups);

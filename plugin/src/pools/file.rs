@@ -2,7 +2,7 @@
 
 use super::backend::Backend;
 use super::selector::{self, Selector};
-use super::{Pool, Pools};
+use super::{Pool, Pools, Terms};
 use crate::resources::is_resource;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -199,7 +199,7 @@ pub(super) fn parse(text: &str) -> Result<Pools, Mistake> {
         pools.push(Pool {
             resource: resource.map(|resource| resource.value.into()),
             select: select.into_iter().map(WrittenSelector::meant).collect(),
-            backend,
+            terms: Terms { backend },
             alias: alias.into_iter().map(|(model, name)| (model, name.value)).collect(),
         });
     }
@@ -264,7 +264,7 @@ mod tests {
                         ..selector("10de:0123/0302")
                     },
                 ],
-                backend: Backend::Both,
+                terms: Terms { backend: Backend::Both },
                 alias: BTreeMap::new(),
             },
             Pool {

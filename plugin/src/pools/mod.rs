@@ -15,6 +15,13 @@ use vfio_probe::Device;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Pools(Vec<Pool>);
 
+/// On what terms a pool's devices are given, beyond their resource.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Terms {
+    /// By which device nodes a machine is given them.
+    pub(crate) backend: Backend,
+}
+
 /// Devices that are offered alike.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Pool {
@@ -22,8 +29,8 @@ pub(crate) struct Pool {
     pub(crate) resource: Option<Arc<str>>,
     /// A device is in the pool if one of these selects it.
     pub(crate) select: Vec<Selector>,
-    /// By which device nodes machines are given the devices.
-    pub(crate) backend: Backend,
+    /// On what terms they are given.
+    pub(crate) terms: Terms,
     /// Other names for models: the name made from pci.ids, or the hex id, to the one to use in its place.
     pub(crate) alias: BTreeMap<String, String>,
 }
