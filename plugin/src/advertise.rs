@@ -42,9 +42,14 @@ impl Board {
         Self { policy, root, told, news: Notify::new() }
     }
 
-    /// The policy.
+    /// The policy where a device's pool does not say.
     pub(crate) fn busy(&self) -> Busy {
         self.policy.busy
+    }
+
+    /// The policy for a device.
+    pub(crate) fn busy_of(&self, view: &DeviceView) -> Busy {
+        view.terms.busy.unwrap_or(self.policy.busy)
     }
 
     fn told(&self) -> MutexGuard<'_, (Told, Memory)> {

@@ -2,12 +2,15 @@
 
 use crate::snapshot::{DeviceView, describe};
 use clap::ValueEnum;
+use serde::Deserialize;
 use std::fmt;
 use std::time::{Duration, Instant};
 use vfio_probe::{DeviceId, Occupancy, Viability};
 
 /// What to do with held devices.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, ValueEnum, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Busy {
     /// Unhealthy what is held and no pod of this node owns
     Attributed,

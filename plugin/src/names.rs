@@ -48,6 +48,14 @@ pub(crate) struct Offer {
     pub(crate) terms: Terms,
 }
 
+impl Offer {
+    /// That of a device that stays, when the pools offer it otherwise `now`, or do not any more.
+    fn kept(&self, now: Option<&Self>) -> Self {
+        let terms = now.map_or(self.terms, |now| self.terms.kept(now.terms));
+        Self { resource: Arc::clone(&self.resource), terms }
+    }
+}
+
 impl Namer {
     /// For the devices of the pools, with names from `file` or the first of the usual places.
     pub(crate) fn new(pools: Pools, file: Option<PathBuf>) -> Self {
@@ -155,15 +163,13 @@ impl Namer {
         self.keeps = false;
         for device in devices {
             let meant = self.offer(device);
-            let before = self.offered.get(&device.id).filter(|before| Some(*before) != meant.as_ref());
-            let offer = match before {
-                Some(before) if stays(device) => {
-                    self.keeps = true;
-                    Some(before.clone())
-                }
-                _ => meant,
-            };
-            offers.extend(offer.map(|offer| (device.id, offer)));
+            let kept = self
+                .offered
+                .get(&device.id)
+                .filter(|_| stays(device))
+                .map(|before| before.kept(meant.as_ref()));
+            self.keeps |= kept.is_some() && kept != meant;
+            offers.extend(kept.or(meant).map(|offer| (device.id, offer)));
         }
         self.offered.clone_from(&offers);
         offers

@@ -4,6 +4,7 @@ use crate::health::Busy;
 use crate::pools::selector::Selector;
 use crate::pools::{self, Pools};
 use clap::{Args, ValueEnum};
+use serde::Deserialize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -136,7 +137,9 @@ impl Settings {
 }
 
 /// What Allocate does with a held device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, ValueEnum, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum BusyAllocate {
     /// Refuse; the pod fails, and the one that replaces it is given another device
     Reject,

@@ -10,7 +10,7 @@ use vfio_probe::{DeviceId, GroupId};
 /// Settings of a decision.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Policy {
-    /// What to do with held devices.
+    /// What to do with held devices where their pool does not say.
     pub(crate) busy: Busy,
     /// How long something may be odd before it is told.
     pub(crate) settling: Duration,
@@ -98,7 +98,7 @@ impl Told {
             let standing = self.standing(view, snapshot, owners, now);
             let before = self.told.get(&id);
             let decision = decide(&Case {
-                busy: policy.busy,
+                busy: view.terms.busy.unwrap_or(policy.busy),
                 view,
                 vfio_visible: snapshot.vfio_visible,
                 standing,

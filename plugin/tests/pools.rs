@@ -4,10 +4,11 @@
 
 mod common;
 
-use common::{INTERVAL, Serve, expect, health, kubelet, run, wait_for_owner};
+use common::{INTERVAL, Serve, device, expect, health, kubelet, run, wait_for_owner};
 use std::fs;
+use vfio_sim_node::kubelet::AdmitError;
 use vfio_sim_node::mdev::Mdev;
-use vfio_sim_node::{Function, Kubelet, Node};
+use vfio_sim_node::{Function, Kubelet, Node, VmSpec};
 
 const GPU: &str = "0000:1b:00.0";
 const OTHER: &str = "0000:3d:00.0";
@@ -179,6 +180,60 @@ async fn the_backend_decides_over_the_nodes_and_only_those_that_exist_are_given(
     let (_, _, log) = serve.terminate();
     let warned: Vec<_> = log.lines().filter(|line| line.contains("others are given")).collect();
     assert!(warned.len() == 1 && warned[0].contains(OTHER) && warned[0].contains("Iommufd"), "{log}");
+}
+
+#[tokio::test]
+async fn each_pool_has_its_own_policy_for_held_devices() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let text = |busy: &str| {
+        format!(
+            "pools:\n\
+             \x20 - {{resource: a.b/plain, busy: {busy}, select: [{{address: \"{GPU}\"}}]}}\n\
+             \x20 - {{resource: a.b/own, select: [{{address: \"{OTHER}\"}}]}}\n\
+             \x20 - {{resource: a.b/all, busy: advertise, busy_allocate: substitute, select: [{{numa_node: 1}}]}}\n"
+        )
+    };
+    let file = pools(&node, &text("unhealthy"));
+    // What the pools do not say is the command line's.
+    let _serve = Serve::start(&node, &["--pools", &file, "--busy", "attributed"]);
+    expect(&kubelet, "all pools", |books| {
+        ["a.b/plain", "a.b/own", "a.b/all"].map(|resource| books.capacity(resource).allocatable) == [1, 1, 4]
+    })
+    .await;
+    // A pod's machine in each of the first two, of which one does not ask whose it is.
+    let mut machines = Vec::new();
+    for (resource, address) in [("a.b/plain", GPU), ("a.b/own", OTHER)] {
+        let pod = kubelet.admit_with(resource, resource, vec![address.to_owned()]).await.unwrap();
+        machines.push(node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap());
+    }
+    expect(&kubelet, "held", |books| health(books, "a.b/plain", GPU) == Some(false)).await;
+    let third = "0000:9b:00.0";
+    machines.push(node.start_vm(&VmSpec::foreign(&[third])).unwrap());
+    let deadline = std::time::Instant::now() + common::PATIENCE;
+    while device(&node, third)["state"] != "held" || device(&node, OTHER)["owner"] != "default/a.b/own" {
+        assert!(std::time::Instant::now() < deadline, "{}", device(&node, third));
+    }
+    // Longer than it takes to settle.
+    tokio::time::sleep(INTERVAL * 5).await;
+    assert_eq!(health(&kubelet.books(), "a.b/own", OTHER), Some(true), "a pod's");
+    assert_eq!(health(&kubelet.books(), "a.b/all", third), Some(true), "advertised");
+    let (envs, _) = answer(&kubelet, "a.b/all", third).await;
+    assert_ne!(envs[0].1, third, "another one of the pool in its place");
+
+    // A pod's device stays in its resource, and the policy for it is the new one.
+    pools(&node, &text("attributed"));
+    expect(&kubelet, "the new policy", |books| health(books, "a.b/plain", GPU) == Some(true)).await;
+    // Where nothing is substituted, what is held is refused.
+    machines.drain(..1);
+    pools(&node, &text("attributed").replace(", busy_allocate: substitute", ""));
+    let deadline = std::time::Instant::now() + common::PATIENCE;
+    loop {
+        match kubelet.admit_with("again", "a.b/all", vec![third.to_owned()]).await {
+            Err(AdmitError::Refused(status)) if status.message().contains("is held by pid") => break,
+            other => assert!(std::time::Instant::now() < deadline, "{other:?}"),
+        }
+    }
 }
 
 /// As a ConfigMap is replaced: another folder behind a link, which is renamed over the old one.

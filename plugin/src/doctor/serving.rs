@@ -54,8 +54,10 @@ pub(super) fn examine(
             lost.join(", "),
             lost.len()
         );
-        let advice =
-            format!("Its policy is --busy {}; with attributed a pod's device stays Healthy.", report.busy);
+        let advice = format!(
+            "Its policy is --busy {}, or `busy` of a pool; with attributed a pod's device stays Healthy.",
+            report.busy
+        );
         findings.warn("serve", what, advice);
     }
     for device in &report.devices {

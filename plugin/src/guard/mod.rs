@@ -42,7 +42,7 @@ pub(crate) struct Guard {
     pub(crate) owners: Owners,
     /// What other Allocates are about to give away.
     pub(crate) claims: Claims,
-    /// What to do with a device that is held after all.
+    /// What to do with a device that is held after all, where its pool does not say.
     pub(crate) busy_allocate: BusyAllocate,
     /// Where the kubelet's checkpoint is.
     pub(crate) kubelet_dir: PathBuf,
@@ -86,7 +86,7 @@ impl Guard {
         }
         for (place, group, view, first) in openings {
             let Some(taken) = self.check(view, first, &owners, deadline).await? else { continue };
-            let denied = match self.busy_allocate {
+            let denied = match view.terms.busy_allocate.unwrap_or(self.busy_allocate) {
                 BusyAllocate::Reject => Err(""),
                 BusyAllocate::Substitute => {
                     self.substitute(&mut plan, place, group, &snapshot, &mut claim, deadline).await
@@ -120,14 +120,14 @@ impl Guard {
         let mates: Vec<String> = snapshot
             .devices
             .iter()
-            // One that a pod owns stays Healthy.
-            .filter(|mate| !owners.counts(mate))
+            // One that a pod owns stays Healthy, and other policies do not ask whose a group is.
+            .filter(|mate| !owners.counts(mate) && self.board.busy_of(mate) == Busy::Attributed)
             .filter(|mate| !given.iter().any(|view| view.device.id == mate.device.id))
             .filter(|mate| given.iter().any(|view| view.device.group == mate.device.group))
             .filter(|mate| mate.device.group.is_some() && mate.resource == self.resource)
             .map(|mate| mate.device.id.to_string())
             .collect();
-        if !mates.is_empty() && self.board.busy() == Busy::Attributed {
+        if !mates.is_empty() {
             self.feed.sent(LIST_FIRST, |list| mates.iter().all(|id| is_unhealthy(list, id))).await;
         }
     }
@@ -151,7 +151,7 @@ impl Guard {
         let owners = self.owners.current();
         if !allocate::lost_by_the_kubelet(&self.resource, view, &owners, checkpoint.as_deref()) {
             self.board.refused(group, self.monitoring.told_so_far());
-            if self.board.busy() != Busy::Advertise {
+            if self.board.busy_of(view) != Busy::Advertise {
                 self.feed.sent(LIST_FIRST, |list| is_unhealthy(list, &id)).await;
             }
         }

@@ -3,7 +3,9 @@
 use super::backend::Backend;
 use super::selector::{self, Selector};
 use super::{Pool, Pools, Terms};
+use crate::health::Busy;
 use crate::resources::is_resource;
+use crate::settings::BusyAllocate;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
@@ -49,6 +51,10 @@ struct WrittenPool {
     /// By which device nodes a machine is given the devices.
     #[serde(default)]
     backend: Backend,
+    /// What the kubelet is told of a held device; left out, what --busy says.
+    busy: Option<Busy>,
+    /// What Allocate does with a device that is held after all; left out, what --busy-allocate says.
+    busy_allocate: Option<BusyAllocate>,
     /// Other names for models: from the name that a model would have, or its hex id.
     #[serde(default)]
     #[cfg_attr(test, schemars(with = "BTreeMap<String, String>"))]
@@ -169,7 +175,7 @@ pub(super) fn parse(text: &str) -> Result<Pools, Mistake> {
     let mut pools = Vec::new();
     for written in file.pools {
         let line = written.defined.line();
-        let WrittenPool { resource, select, backend, alias } = written.value;
+        let WrittenPool { resource, select, backend, busy, busy_allocate, alias } = written.value;
         if select.is_empty() {
             let text = "expected `select` with at least one selector; `- {}` selects everything".to_owned();
             return Err(Mistake { line, text });
@@ -199,7 +205,7 @@ pub(super) fn parse(text: &str) -> Result<Pools, Mistake> {
         pools.push(Pool {
             resource: resource.map(|resource| resource.value.into()),
             select: select.into_iter().map(WrittenSelector::meant).collect(),
-            terms: Terms { backend },
+            terms: Terms { backend, busy, busy_allocate },
             alias: alias.into_iter().map(|(model, name)| (model, name.value)).collect(),
         });
     }
@@ -247,6 +253,8 @@ mod tests {
              \x20     - {vendor: 10de, device: 2330}\n\
              \x20     - {vendor: 10de, device: 0123, class: 0302, driver: vfio-pci, numa_node: 1}\n\
              \x20   backend: both\n\
+             \x20   busy: unhealthy\n\
+             \x20   busy_allocate: substitute\n\
              \x20 - select:\n\
              \x20     - {address: \"0000:3b:00.0\", group: 51, parent: \"0000:3b:00.1\"}\n\
              \x20   alias: {2331: H200}\n",
@@ -264,7 +272,11 @@ mod tests {
                         ..selector("10de:0123/0302")
                     },
                 ],
-                terms: Terms { backend: Backend::Both },
+                terms: Terms {
+                    backend: Backend::Both,
+                    busy: Some(Busy::Unhealthy),
+                    busy_allocate: Some(BusyAllocate::Substitute),
+                },
                 alias: BTreeMap::new(),
             },
             Pool {
@@ -293,6 +305,8 @@ mod tests {
             ("pool: []\n".into(), "line 1: unknown field `pool`"),
             (pool("resourc: a/b"), "line 3: unknown field `resourc`, expected one of"),
             (pool("backend: legasy"), "line 3: "),
+            (pool("busy: maybe"), "line 3: "),
+            (pool("busy_allocate: swap"), "line 3: "),
             (pool("resource: GPU"), "line 3: \"GPU\": expected a resource that the kubelet takes"),
             (pool("resource: nvidia.com/-"), "line 3: \"nvidia.com/-\": expected a resource"),
             (pool("resource: kubernetes.io/gpu"), "line 3: \"kubernetes.io/gpu\": expected a resource"),

@@ -5,6 +5,8 @@ pub(crate) mod file;
 pub(crate) mod reload;
 pub(crate) mod selector;
 
+use crate::health::Busy;
+use crate::settings::BusyAllocate;
 use backend::Backend;
 use selector::Selector;
 use std::collections::BTreeMap;
@@ -20,6 +22,18 @@ pub(crate) struct Pools(Vec<Pool>);
 pub(crate) struct Terms {
     /// By which device nodes a machine is given them.
     pub(crate) backend: Backend,
+    /// What the kubelet is told of a held one; none is the command line's.
+    pub(crate) busy: Option<Busy>,
+    /// What Allocate does with one that is held after all; none is the command line's.
+    pub(crate) busy_allocate: Option<BusyAllocate>,
+}
+
+impl Terms {
+    /// Those of a device that stays where it is, when its pool says `now` something else: by which nodes it is given must not
+    /// change for a container that is made again, but what a held one means is nothing that was given to anybody.
+    pub(crate) fn kept(self, now: Self) -> Self {
+        Self { backend: self.backend, ..now }
+    }
 }
 
 /// Devices that are offered alike.

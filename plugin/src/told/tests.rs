@@ -67,6 +67,13 @@ impl Story {
         self
     }
 
+    /// Its pool has a policy of its own.
+    fn has_policy(&mut self, address: &str, busy: Busy) -> &mut Self {
+        let mut views = self.snapshot.devices.iter_mut();
+        views.find(|view| view.device.id == id(address)).unwrap().terms.busy = Some(busy);
+        self
+    }
+
     fn unbinds(&mut self, address: &str) -> &mut Self {
         self.snapshot.devices.retain(|view| view.device.id != id(address));
         self
@@ -278,4 +285,19 @@ fn the_other_devices_of_a_pods_group_are_unhealthy_and_say_whose_it_is() {
     let mut story = Story::new();
     story.sees(B, Free).grants("example.com/gpu", B);
     story.tells(&[(B, "group 52 belongs to 0000:02:00.0 (a pod being admitted)")]);
+}
+
+#[test]
+fn a_pools_policy_goes_before_the_general_one() {
+    let mut story = Story::new();
+    story
+        .lists(&[A])
+        .sees(A, Held)
+        .has_policy(A, Busy::Unhealthy)
+        .sees(B, Held)
+        .has_policy(B, Busy::Advertise);
+    story.tells(&[(A, HELD), (B, "")]).again(None);
+    // Without one, the general policy: a pod's is Healthy, and what is nobody's settles.
+    story.at(50).sees(A, Held).sees(B, Held).tells(&[(A, ""), (B, "")]).again(53);
+    story.at(53).tells(&[(A, ""), (B, HELD)]).again(None);
 }
