@@ -20,12 +20,14 @@
 //! | [`occupancy`] | pure: what the answers say about a group, and when to ask again |
 //! | [`monitor`], [`watch`] | all of it over time, and as one pollable descriptor |
 //! | [`nodes`] | which device nodes a group has |
+//! | [`egm`] | which memory of Grace systems goes with all of its GPUs |
 //! | [`holders`], [`cgroup`] | which process has a group open, and which pod it belongs to |
 //! | [`uevent`], [`names`] | parsers: kernel events, pci.ids |
 #![forbid(unsafe_code)]
 
 pub mod cgroup;
 pub mod device;
+pub mod egm;
 pub mod error;
 pub mod group;
 pub mod holders;

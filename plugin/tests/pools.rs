@@ -236,6 +236,49 @@ async fn each_pool_has_its_own_policy_for_held_devices() {
     }
 }
 
+/// What Allocate answers for several devices of one container: its nodes.
+async fn nodes_of(kubelet: &Kubelet, resource: &str, ids: &[&str]) -> Vec<String> {
+    let ids: Vec<String> = ids.iter().map(|&id| id.to_owned()).collect();
+    let answers = kubelet.allocate(resource, &[&ids]).await.unwrap();
+    answers[0].devices.iter().map(|spec| spec.host_path.clone()).collect()
+}
+
+#[tokio::test]
+async fn extended_memory_goes_with_all_of_its_gpus() {
+    let node = Node::new().unwrap();
+    let superchips = ["0008:01:00.0", "0009:01:00.0", "0018:01:00.0"];
+    for (index, address) in superchips.into_iter().enumerate() {
+        let gpu = Function::gpu(address, 60 + u32::try_from(index).unwrap(), 0);
+        node.add(gpu.with_device(0x2342).with_driver(Some("nvgrace_gpu_vfio_pci"))).unwrap();
+    }
+    let [first, second, third] = superchips;
+    let memory = |name: &str, gpus: &[&str]| {
+        let folder = node.root().join("sys/class/egm").join(name);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("gpu_devices"), gpus.join("\n") + "\n").unwrap();
+        fs::write(folder.join("dev"), "510:0\n").unwrap();
+    };
+    let kubelet = kubelet(&node).await;
+    let serve = Serve::start(&node, &[]);
+    let gh200 = "nvidia.com/2342";
+    expect(&kubelet, "all", |books| books.capacity(gh200).allocatable == 3).await;
+    // The module is loaded after the GPUs were bound.
+    assert_eq!(nodes_of(&kubelet, gh200, &[third]).await, ["/dev/vfio/vfio", "/dev/vfio/62"]);
+    memory("egm4", &[first, second]);
+    memory("egm5", &[third]);
+    memory("egm6", &["nonsense"]);
+    assert_eq!(nodes_of(&kubelet, gh200, &[third]).await, ["/dev/vfio/vfio", "/dev/vfio/62", "/dev/egm5"]);
+    let group = |number: u32| format!("/dev/vfio/{number}");
+    assert_eq!(nodes_of(&kubelet, gh200, &[second]).await, ["/dev/vfio/vfio", &group(61)]);
+    let both = ["/dev/vfio/vfio", &group(61), &group(60), "/dev/egm4"];
+    assert_eq!(nodes_of(&kubelet, gh200, &[second, first]).await, both);
+    // Two containers have each a part of it: neither has the memory.
+    let apart = kubelet.allocate(gh200, &[&[first.to_owned()], &[second.to_owned()]]).await.unwrap();
+    assert!(apart.iter().all(|container| container.devices.len() == 2), "{apart:?}");
+    let (_, _, log) = serve.terminate();
+    assert!(log.contains("extended memory is left out") && log.contains("egm6"), "{log}");
+}
+
 /// As a ConfigMap is replaced: another folder behind a link, which is renamed over the old one.
 fn swap(node: &Node, version: &str, text: &str) -> String {
     let folder = node.root().join("config");

@@ -1,9 +1,10 @@
-//! What a machine is given for its groups: the pool's backend, and the nodes that the kernel has at this moment.
+//! What a machine is given for its devices: by the pool's backend, of the nodes that the kernel has at this moment.
 
 use super::Guard;
 use crate::allocate::{Plan, Wish};
 use crate::pools::backend::{self, Backend, Nodes};
-use vfio_probe::{Buffer, GroupId, Root};
+use crate::snapshot::DeviceView;
+use vfio_probe::{Buffer, DeviceId, GroupId, Root, egm};
 
 impl Guard {
     /// The paths of each container's nodes. Reads no more of sysfs than the backend needs: one look a group where the kernel
@@ -24,8 +25,29 @@ impl Guard {
                 "this host does not have the nodes of the pool's backend; others are given"
             );
         }
-        given.paths
+        let mut paths = given.paths;
+        paths.extend(extended_memory(&self.monitoring.root, &wish.views));
+        paths
     }
+}
+
+/// Memory of Grace systems of which the container has all GPUs, as NVIDIA's plugin gives it. Read each time, since the nodes
+/// come after the devices (nvgrace-egm is a module of its own), but only where one of the devices is bound to the driver that has
+/// it: no other host pays for it.
+fn extended_memory(root: &Root, views: &[&DeviceView]) -> Vec<String> {
+    let mut paths = Vec::new();
+    if !views.iter().any(|view| egm::may_have(&view.device)) {
+        return paths;
+    }
+    let given: Vec<DeviceId> = views.iter().map(|view| view.device.id).collect();
+    let told = root.egm_nodes(&given, &mut Buffer::new(), |node| match node {
+        Ok(name) => paths.push(format!("/dev/{name}")),
+        Err(error) => tracing::warn!(%error, "extended memory is left out"),
+    });
+    if let Err(error) = told {
+        tracing::warn!(%error, "no extended memory is given");
+    }
+    paths
 }
 
 fn look(root: &Root, backend: Backend, id: GroupId) -> Nodes {
