@@ -29,6 +29,7 @@ mod serve;
 mod service;
 mod settings;
 mod snapshot;
+mod sriov;
 mod status;
 mod table;
 mod told;

@@ -6,6 +6,7 @@ use crate::pools::Pools;
 use crate::pools::reload::Watched;
 use crate::settings::Settings;
 use crate::snapshot::{DeviceView, Snapshot};
+use crate::sriov;
 use anyhow::Context;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
@@ -172,6 +173,7 @@ fn run(
     let mut groups = OwnedGroups::default();
     let mut heard = 0;
     let mut left_over = 0;
+    let mut shared_functions = BTreeSet::new();
     watch.monitor_mut().withhold_opens(true);
     while !shared.stop.load(Ordering::Relaxed) {
         let mut news = false;
@@ -232,6 +234,12 @@ fn run(
                 .into_iter()
                 .filter_map(|device| Some(DeviceView::unbound(device, offers.get(&device.id)?.clone())));
             let snapshot = Snapshot { heard, unbound: unbound.collect(), ..snapshot };
+            let bound = watch.monitor().devices().iter().map(|tracked| &tracked.device);
+            for function in sriov::shared(bound) {
+                if shared_functions.insert(function) {
+                    tracing::warn!(device = %function, "is offered with virtual functions on: machines must give a VF token");
+                }
+            }
             for error in &snapshot.errors {
                 if !reported.contains(error) {
                     tracing::warn!(%error, "left out");

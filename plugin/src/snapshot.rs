@@ -4,6 +4,7 @@ use crate::health::Decision;
 use crate::names::Offer;
 use crate::owners::given::Pod;
 use crate::pools::Terms;
+use crate::sriov;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -241,7 +242,7 @@ impl DeviceReport {
                 pod.name.clone().or_else(|| pod.uid.clone()).unwrap_or_else(|| "being admitted".to_owned())
             }),
             health: told.map(|told| told.health.as_str().to_owned()),
-            reason: reason.or(not_viable),
+            reason: reason.or(not_viable).or_else(|| sriov::note(device)),
             holders: group
                 .map(|group| group.holders.iter().map(HolderReport::from).collect())
                 .unwrap_or_default(),

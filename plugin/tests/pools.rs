@@ -97,6 +97,73 @@ async fn a_virtual_function_is_selected_by_its_parent() {
 }
 
 #[tokio::test]
+async fn a_physical_function_with_virtual_ones_on_is_said_to_need_a_token() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let (physical, own) = ("0000:f1:00.0", "0000:f2:00.0");
+    node.add(Function { sriov_numvfs: Some(0), ..Function::gpu(physical, 90, 0) }).unwrap();
+    node.add(Function { sriov_numvfs: Some(1), ..Function::gpu(own, 92, 0) }.with_driver(Some("mlx5_core")))
+        .unwrap();
+    let file = pools(
+        &node,
+        &format!(
+            "pools: [{{resource: a.b/vf, select: [{{parent: \"{physical}\"}}, {{parent: \"{own}\"}}]}}, {{select: [{{class: 0302}}]}}]"
+        ),
+    );
+    let serve = Serve::start(&node, &["--pools", &file]);
+    expect(&kubelet, "the physical function", |books| health(books, common::H100, physical) == Some(true))
+        .await;
+    // The kernel makes functions of what is bound already, and binds none that has some.
+    node.write(&format!("sys/bus/pci/devices/{physical}/sriov_numvfs"), "2\n").unwrap();
+    for (parent, address, group) in [(physical, "0000:f1:00.1", 91), (own, "0000:f2:00.1", 93)] {
+        node.add(Function { physfn: Some(parent.into()), ..Function::gpu(address, group, 0) }).unwrap();
+    }
+    expect(&kubelet, "both functions", |books| books.capacity("a.b/vf").allocatable == 2).await;
+    let note = "2 virtual functions of it are on";
+    assert_eq!(device(&node, physical)["reason"], note);
+    let (_, out, _) = run(&node, &["list", "--pools", &file]);
+    assert!(out.lines().any(|line| line.starts_with(physical) && line.ends_with(note)), "{out}");
+    // Also where the physical function itself is not offered.
+    let alone = node.root().join("alone.yaml");
+    fs::write(
+        &alone,
+        "pools: [{resource: a.b/vf, select: [{address: \"0000:f1:00.1\"}, {address: \"0000:f2:00.1\"}]}]",
+    )
+    .unwrap();
+    for file in [&file, alone.to_str().unwrap()] {
+        let (code, out, _) = run(&node, &["doctor", "--pools", file]);
+        let said = out.lines().filter(|line| line.contains("with virtual functions on")).collect::<Vec<_>>();
+        assert!(said.len() == 1 && said[0].contains(physical), "{out}");
+        assert_eq!(code, 1, "{out}");
+    }
+    let (_, _, log) = serve.terminate();
+    let said: Vec<_> = log.lines().filter(|line| line.contains("must give a VF token")).collect();
+    assert!(said.len() == 1 && said[0].contains(physical), "{log}");
+}
+
+#[tokio::test]
+async fn functions_of_a_group_go_along_and_only_what_was_asked_for_is_named() {
+    let node = Node::with_eight_gpus().unwrap();
+    let (gpu, audio, usb) = ("0000:f1:00.0", "0000:f1:00.1", "0000:f1:00.2");
+    for (address, class) in [(gpu, 0x03_0000), (audio, 0x04_0300), (usb, 0x0c_0330)] {
+        node.add(Function { class, ..Function::gpu(address, 90, 0) }.with_device(0x2684)).unwrap();
+    }
+    let kubelet = kubelet(&node).await;
+    let file = pools(&node, "pools: [{backend: iommufd, select: [{vendor: 10de, class: 03}]}]");
+    let _serve = Serve::start(&node, &["--pools", &file]);
+    let resource = "nvidia.com/2684";
+    expect(&kubelet, "the GPU alone", |books| {
+        (books.capacity(resource).allocatable, books.capacity(resource).capacity) == (1, 1)
+    })
+    .await;
+    let cdevs = [gpu, audio, usb].map(|address| format!("/dev/vfio/devices/{}", with_cdev(&node, address)));
+    let (envs, paths) = answer(&kubelet, resource, gpu).await;
+    assert_eq!(envs, [("PCI_RESOURCE_NVIDIA_COM_2684".to_owned(), gpu.to_owned())]);
+    assert_eq!(paths[0], "/dev/iommu");
+    assert_eq!(paths[1..], cdevs);
+}
+
+#[tokio::test]
 async fn a_mediated_device_is_offered_by_its_type() {
     let node = Node::with_eight_gpus().unwrap();
     let types = "sys/devices/pci0000:00/0000:1b:00.0/mdev_supported_types";

@@ -3,9 +3,12 @@
 use super::finding::Findings;
 use crate::settings::Settings;
 use crate::snapshot::DeviceView;
+use crate::sriov;
+use std::collections::BTreeMap;
 use std::path::Path;
-use vfio_probe::device::Detail;
-use vfio_probe::{Device, DeviceId, Root};
+use vfio_probe::device::{Detail, is_vfio_driver};
+use vfio_probe::text::DriverName;
+use vfio_probe::{Device, DeviceId, PciAddress, Root, Sriov};
 
 pub(super) fn examine(
     settings: &Settings,
@@ -36,6 +39,12 @@ pub(super) fn examine(
         let advice = "Bind devices to vfio-pci (driverctl set-override ADDRESS vfio-pci), or give --select or --pools.";
         findings.warn("selection", "no device of it is bound to a VFIO driver", advice);
     }
+    for (id, driver) in shared_functions(root, views) {
+        let advice = "A machine must give a VF token (QEMU's vf-token) to open one of them, and to open it while one is open: else \
+                      the open fails with Permission denied. Write 0 to its sriov_numvfs, or bind it to its own driver and offer \
+                      its virtual functions alone.";
+        findings.warn(id.to_string(), format!("is bound to {driver} with virtual functions on"), advice);
+    }
     for (id, driver) in unbound(settings, root, views) {
         let what = match driver {
             Some(driver) => format!("is selected, but bound to {driver}"),
@@ -44,6 +53,17 @@ pub(super) fn examine(
         let advice = format!("If machines are to have it: driverctl set-override {id} vfio-pci.");
         findings.warn(id.to_string(), what, advice);
     }
+}
+
+/// Physical functions that have virtual ones on and are bound to a VFIO driver, of which any is offered.
+fn shared_functions(root: &Root, views: &[DeviceView]) -> BTreeMap<PciAddress, DriverName> {
+    let mut functions = sriov::shared(views.iter().map(|view| &view.device));
+    functions.extend(
+        views.iter().filter(|view| view.device.sriov == Sriov::Virtual).filter_map(|view| view.device.parent),
+    );
+    let driver = |function: PciAddress| root.device(DeviceId::Pci(function), Detail::Identity).ok()?.driver;
+    let bound = functions.into_iter().filter_map(|function| Some((function, driver(function)?)));
+    bound.filter(|(_, driver)| is_vfio_driver(driver.as_bytes())).collect()
 }
 
 /// Functions that the selection names and that no VFIO driver has; here all functions may be looked at.
