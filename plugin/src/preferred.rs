@@ -4,6 +4,7 @@ use crate::owners::Ownership;
 use crate::snapshot::{DeviceView, Snapshot};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::time::Instant;
 use vfio_probe::{GroupId, Occupancy};
 
 /// Devices that had best go together: those of one group, or one that is not known.
@@ -13,6 +14,8 @@ struct Unit<'a> {
     rank: Rank,
     node: Option<u16>,
     group: Option<GroupId>,
+    /// Since when it is as it is.
+    since: Option<Instant>,
 }
 
 /// How far a device can be given away. A kubelet without its checkpoint offers owned ones too.
@@ -33,7 +36,9 @@ enum Rank {
 ///
 /// Free before owned before held, which saves machines when the kubelet has lost its checkpoint; then whole groups, since what is left
 /// of one is of no use to another pod; then the NUMA node that must be used anyway, or that has the fewest but enough free
-/// ones, so that large requests find room later.
+/// ones, so that large requests find room later; then what was free longest, since what was freed a moment ago may be closing
+/// still, or be reset. That counts in whole seconds from the one that was free first: all that was there when we started is as
+/// good as the other, and goes by its id.
 pub(crate) fn choose(
     snapshot: &Snapshot,
     owners: &Ownership,
@@ -54,6 +59,7 @@ pub(crate) fn choose(
         begun.extend(view.device.group);
     }
     let mut units = units(snapshot, owners, available, &chosen);
+    let first = units.iter().filter_map(|unit| unit.since).min();
     while chosen.len() < size {
         let wanted = size - chosen.len();
         let mut room: BTreeMap<Option<u16>, usize> = BTreeMap::new();
@@ -70,6 +76,7 @@ pub(crate) fn choose(
                 // Nodes with room for all come first, the tightest of them; then the roomiest.
                 if room < wanted { (true, Reverse(room), 0) } else { (false, Reverse(0), room) },
                 Reverse(unit.ids.len()),
+                unit.since.zip(first).map(|(since, first)| since.saturating_duration_since(first).as_secs()),
                 (unit.node, unit.group, unit.ids.first().copied()),
             )
         });
@@ -102,6 +109,7 @@ fn units<'a>(
                 rank: view.map_or(Rank::Gone, |view| rank(view, owners)),
                 node: view.and_then(|view| view.device.numa_node),
                 group,
+                since: view.and_then(|view| Some(view.group.as_ref()?.since)),
             });
         }
     }
@@ -124,7 +132,7 @@ mod tests {
     use crate::snapshot::tests::view;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
-    use std::time::Instant;
+    use std::time::Duration;
     use vfio_probe::Viability;
 
     /// Devices by letter: NUMA node, held.
@@ -211,6 +219,53 @@ mod tests {
                 "{must:?} {size}"
             );
         }
+    }
+
+    /// The devices have been like this for so many milliseconds.
+    fn aged(mut node: Snapshot, ages: &[u64]) -> Snapshot {
+        let now = Instant::now();
+        for (view, age) in node.devices.iter_mut().zip(ages) {
+            view.group.as_mut().unwrap().since = now.checked_sub(Duration::from_millis(*age)).unwrap();
+        }
+        node
+    }
+
+    #[test]
+    fn of_equals_the_one_that_was_free_longest() {
+        let pick = |node: &Snapshot, available: &[u8], size| {
+            choose(node, &Ownership::default(), &ids(available), &[], size)
+        };
+        let four = || snapshot(&[(1, 0, false), (2, 0, false), (3, 0, false), (4, 0, false)]);
+        // The first one was freed a second ago.
+        let node = aged(four(), &[1_000, 60_000, 20_000, 60_000]);
+        assert_eq!(pick(&node, &[1, 2, 3, 4], 4), ids(&[2, 4, 3, 1]));
+        assert_eq!(pick(&node, &[1, 3], 1), ids(&[3]));
+        // As they were found at the start, one after the other.
+        let node = aged(four(), &[60_000, 60_003, 60_001, 60_002]);
+        assert_eq!(pick(&node, &[1, 2, 3, 4], 4), ids(&[1, 2, 3, 4]));
+        // A NUMA node with room for all, the tighter one, and a free device come first.
+        let node = snapshot(&[
+            (1, 0, false),
+            (2, 0, false),
+            (3, 1, false),
+            (4, 1, false),
+            (5, 1, false),
+            (6, 1, true),
+        ]);
+        let node = aged(node, &[9_000, 9_000, 60_000, 5_000, 40_000, 90_000]);
+        assert_eq!(pick(&node, &[1, 2, 3, 4, 5, 6], 1), ids(&[1]));
+        assert_eq!(pick(&node, &[1, 2, 3, 4, 5, 6], 3), ids(&[3, 5, 4]));
+        assert_eq!(pick(&node, &[4, 6], 2), ids(&[4, 6]));
+        // So do whole groups.
+        let (old, fresh) = (Instant::now().checked_sub(Duration::from_secs(60)).unwrap(), Instant::now());
+        let devices = [("0000:01:00.0", 1, fresh), ("0000:01:00.1", 1, fresh), ("0000:02:00.0", 2, old)];
+        let devices = devices.map(|(address, group, since)| {
+            view(address, group, Occupancy::Free, since, Viability::Viable, false)
+        });
+        let node = Snapshot { devices: devices.to_vec(), vfio_visible: true, ..Snapshot::default() };
+        let all: Vec<String> = node.devices.iter().map(|view| view.device.id.to_string()).collect();
+        assert_eq!(choose(&node, &Ownership::default(), &all, &[], 2), all[..2]);
+        assert_eq!(choose(&node, &Ownership::default(), &all, &[], 1), all[2..]);
     }
 
     proptest! {

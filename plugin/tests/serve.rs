@@ -87,6 +87,11 @@ async fn devices_and_models_come_and_go_without_a_restart() {
     let books = kubelet.books();
     let late = books.resources[H100].devices.iter().find(|device| device.id == "0000:f1:00.0").unwrap();
     assert_eq!(late.topology, None, "-1 is unknown, not node 0");
+    let told = |id: &str| {
+        let device = books.resources[H100].devices.iter().find(|device| device.id == id).unwrap();
+        device.topology.as_ref().unwrap().nodes.iter().map(|node| node.id).collect::<Vec<_>>()
+    };
+    assert_eq!((told("0000:1b:00.0"), told("0000:df:00.0")), (vec![0], vec![1]), "one hint a device");
     node.add(Function::gpu("0000:f2:00.0", 91, 1).with_device(0x20b0)).unwrap();
     expect(&kubelet, "a new model", |books| health(books, "nvidia.com/20b0", "0000:f2:00.0") == Some(true))
         .await;

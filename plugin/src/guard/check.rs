@@ -90,6 +90,7 @@ impl Guard {
                 let looks_held = view.device.group.is_none_or(|group| self.looks_held(view, group));
                 if let Some(known) = view.group.as_mut().filter(|_| !looks_held) {
                     known.occupancy = Occupancy::Free;
+                    known.since = std::time::Instant::now();
                 }
             }
         }
