@@ -8,7 +8,7 @@ use crate::occupancy::{GroupState, Look, Node, Occupancy, Why};
 use crate::peek::{EnableCount, Peek};
 use crate::prober::{Answer, Done, Prober, Request};
 use crate::root::{Buffer, Root};
-use crate::scan::Bound;
+use crate::scan::{Bound, class_number};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -129,7 +129,10 @@ pub struct Monitor {
     new_entries: Vec<(u32, u64)>,
     failed: Vec<Error>,
     nodes: Vec<GroupId>,
+    /// N of each vfioN in /dev/vfio/devices, where these are the only nodes.
+    cdevs: Vec<u32>,
     visible: bool,
+    group_nodes: bool,
     started: bool,
     refresh_at: Instant,
 }
@@ -158,7 +161,9 @@ impl Monitor {
             new_entries: Vec::new(),
             failed: Vec::new(),
             nodes: Vec::new(),
+            cdevs: Vec::new(),
             visible: false,
+            group_nodes: true,
             started: false,
             refresh_at: Instant::now() + REFRESH,
         })
@@ -192,6 +197,12 @@ impl Monitor {
     #[must_use]
     pub fn vfio_visible(&self) -> bool {
         self.visible
+    }
+
+    /// Whether the kernel has nodes for groups, as far as their lack did not tell otherwise.
+    #[must_use]
+    pub fn has_group_nodes(&self) -> bool {
+        self.group_nodes
     }
 
     /// The settings.
@@ -523,7 +534,7 @@ impl Monitor {
         }
     }
 
-    /// Which group nodes exist: one listing for all of them.
+    /// Which group nodes exist: one listing for all of them, and another only where one is missing because the kernel has none.
     fn list_nodes(&mut self) {
         self.nodes.clear();
         let nodes = &mut self.nodes;
@@ -531,10 +542,36 @@ impl Monitor {
             nodes.extend(GroupId::parse(name.strip_prefix(b"noiommu-").unwrap_or(name)));
         });
         self.visible = listed.is_ok();
+        let lacks = listed.is_ok() && self.groups.iter().any(|group| !self.nodes.contains(&group.id));
+        self.group_nodes = !lacks || self.root.has_group_nodes();
+        if !self.group_nodes {
+            return self.list_device_nodes();
+        }
         for group in &mut self.groups {
             group.node = match listed {
                 Ok(()) if self.nodes.contains(&group.id) => Node::Present,
                 Ok(()) => Node::Missing,
+                Err(_) => Node::Hidden,
+            };
+        }
+    }
+
+    /// Which groups have the nodes of all their bound devices.
+    fn list_device_nodes(&mut self) {
+        self.cdevs.clear();
+        let cdevs = &mut self.cdevs;
+        let listed = self.root.list(format_args!("dev/vfio/devices"), &mut self.buffer, |name| {
+            cdevs.extend(class_number(name));
+        });
+        for group in &mut self.groups {
+            let mut members = self.devices.iter().filter(|tracked| tracked.device.group == Some(group.id));
+            let has_node =
+                |tracked: &Tracked| tracked.device.cdev.is_some_and(|number| self.cdevs.contains(&number));
+            group.node = match listed {
+                // Of one that is being unbound the node has gone already (`vfio_unregister_group_dev`).
+                Ok(()) if members.all(|tracked| tracked.unbinding || has_node(tracked)) => Node::OfDevices,
+                // The folder comes with the first node in it.
+                Ok(()) | Err(Errno::NOENT) => Node::Missing,
                 Err(_) => Node::Hidden,
             };
         }
@@ -633,14 +670,15 @@ fn peek(root: &Root, devices: &mut [Tracked], group: GroupId) -> Result<Peek> {
 }
 
 /// Whether the kernel's unbind of a device waits for its holder: the function is there without a driver, and so is the
-/// group's node (or its entry in sysfs, where /dev cannot be seen).
+/// group's node (or its entry in sysfs, where /dev cannot be seen), if the kernel has nodes for groups.
 fn still_unbinding(root: &Root, tracked: &Tracked) -> bool {
     let (Some(address), Some(group)) = (tracked.device.id.pci(), tracked.device.group) else { return false };
     let mut link = [0; 512];
     let driver = root.link(format_args!("sys/bus/pci/devices/{address}/driver"), &mut link).map(|_| ());
     let present = root.stat(format_args!("sys/bus/pci/devices/{address}")).is_ok();
     let node = root.stat(format_args!("dev/vfio/{group}")).is_ok()
-        || root.stat(format_args!("sys/class/vfio/{group}")).is_ok();
+        || root.stat(format_args!("sys/class/vfio/{group}")).is_ok()
+        || !root.has_group_nodes();
     let count = EnableCount::default().read(root, tracked.device.id);
     // `enable` falls only when the holder leaves: a neighbour that keeps the node does not keep this device.
     driver == Err(Errno::NOENT)

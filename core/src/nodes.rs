@@ -8,8 +8,17 @@ use crate::error::Result;
 use crate::id::{DeviceId, GroupId};
 use crate::root::{Buffer, Root};
 use crate::scan::class_number;
+use rustix::io::Errno;
 
 impl Root {
+    /// Whether the kernel has nodes for groups at all (CONFIG_VFIO_GROUP, whose `vfio_group_init` makes this class). Where
+    /// VFIO is not to be seen either, it says nothing, and is true. A look at sysfs, or two.
+    #[must_use]
+    pub fn has_group_nodes(&self) -> bool {
+        let missing = |class: &str| self.stat(format_args!("sys/class/{class}")).err() == Some(Errno::NOENT);
+        !missing("vfio") || missing("vfio-dev")
+    }
+
     /// The name of the group's own node in /dev/vfio: its number, or `noiommu-N` without an IOMMU; none without
     /// CONFIG_VFIO_GROUP. A look at sysfs, or two.
     #[must_use]
@@ -84,11 +93,14 @@ mod tests {
         assert_eq!(found, [(id("0000:01:00.0"), Some(12)), (id("0000:01:00.1"), None)]);
         assert!(root.cdevs(GroupId(8), &mut Buffer::new()).is_err());
         assert!(!root.has_iommufd() && root.group_node(GroupId(7)).is_none());
+        assert!(root.has_group_nodes(), "of VFIO nothing is to be seen");
+        fs::create_dir_all(path("sys/class/vfio-dev")).unwrap();
+        assert!(!root.has_group_nodes());
         for node in ["sys/class/misc/iommu", "sys/class/vfio/7", "sys/class/vfio/noiommu-8"] {
             fs::create_dir_all(path(node)).unwrap();
             fs::write(path(node).join("dev"), "10:126\n").unwrap();
         }
-        assert!(root.has_iommufd());
+        assert!(root.has_iommufd() && root.has_group_nodes());
         assert_eq!(root.group_node(GroupId(7)).as_deref(), Some("7"));
         assert_eq!(root.group_node(GroupId(8)).as_deref(), Some("noiommu-8"));
     }

@@ -99,6 +99,9 @@ pub enum Node {
     Missing,
     /// /dev/vfio itself cannot be seen from here, as in a container without it: says nothing about the node.
     Hidden,
+    /// The kernel has no nodes for groups (CONFIG_VFIO_GROUP=n), and those of the group's devices are there. No open of one
+    /// tells anything, for it is not exclusive (`vfio_device_fops_cdev_open`): the look without opening decides.
+    OfDevices,
 }
 
 /// One look at a group.
@@ -208,7 +211,7 @@ impl GroupState {
             }
         }
         let unsure = matches!(self.first_open, FirstOpen::IfCounted | FirstOpen::Unlooked);
-        if unsure && peek == Peek::LooksFree && look.node == Node::Present {
+        if unsure && peek == Peek::LooksFree && matches!(look.node, Node::Present | Node::OfDevices) {
             // It came with nobody in it, so a later change from 0 needs no open; whoever owns it by then.
             self.first_open = FirstOpen::Done;
         }
@@ -395,6 +398,28 @@ mod tests {
         assert!(!story.look(Peek::LooksFree, INTERVAL));
         assert!(!story.look(Peek::LooksHeld, INTERVAL), "a change from 0 needs no open");
         assert_eq!(story.state.occupancy, Occupancy::Held);
+    }
+
+    #[test]
+    fn where_groups_have_no_nodes_the_look_decides_and_nothing_is_opened() {
+        let mut story = Story::new(true);
+        story.look.node = Node::OfDevices;
+        assert!(!story.state.look_can_wait(Node::OfDevices, false));
+        for (peek, expected) in [
+            (Peek::LooksHeld, Occupancy::Held),
+            (Peek::LooksFree, Occupancy::Free),
+            (Peek::LooksHeld, Occupancy::Held),
+            (Peek::Blind, Occupancy::Held),
+        ] {
+            assert!(!story.look(peek, INTERVAL));
+            assert_eq!((story.state.occupancy, story.state.evidence), (expected, Evidence::Enable));
+        }
+        story.look.node = Node::Missing;
+        assert!(!story.look(Peek::LooksFree, INTERVAL));
+        assert_eq!((story.state.occupancy, story.state.evidence), (Occupancy::Absent, Evidence::Node));
+        story.look.node = Node::OfDevices;
+        assert!(!story.look(Peek::Blind, INTERVAL));
+        assert_eq!(story.state.occupancy, Occupancy::Unknown(Why::NotAsked), "nobody can tell");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The monitor over time: what it finds, and what it opens for that.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use vfio_probe::holders::Via;
 use vfio_probe::monitor::{Options, Tracked};
 use vfio_probe::{Change, DeviceId, Evidence, GroupId, Monitor, Occupancy, Prober, Root};
 use vfio_sim_node::{Function, Hold, Node, VmSpec};
@@ -251,4 +252,47 @@ fn one_bad_device_costs_no_other() {
     for address in ["0000:ce:00.0", "0000:df:00.0"] {
         assert!(story.monitor.devices().iter().any(|tracked| tracked.device.id == id(address)));
     }
+}
+
+/// A kernel without CONFIG_VFIO_GROUP: only devices have nodes, and an open of one is not exclusive.
+#[test]
+fn where_groups_have_no_nodes_the_look_decides_and_nothing_is_opened() {
+    let node = Node::new().unwrap().without_group_nodes().unwrap();
+    node.add_eight_gpus().unwrap();
+    let state = |monitor: &Monitor| {
+        let state = monitor.group(GROUP).unwrap().state;
+        (state.occupancy, state.evidence)
+    };
+    let mut story = Story::settled(node);
+    assert!(!story.monitor.has_group_nodes());
+    assert_eq!(state(&story.monitor), (Occupancy::Free, Evidence::Enable));
+    let unbound = VmSpec { hold: Hold::CdevUnbound, ..VmSpec::foreign(&[GPU]) };
+    let looker = story.node.start_vm(&unbound).unwrap();
+    story.pass();
+    assert_eq!(state(&story.monitor), (Occupancy::Free, Evidence::Enable), "others may bind it");
+    let vm = story.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    let second = story.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap_err();
+    assert_eq!(second.raw_os_error(), Some(22), "EINVAL of VFIO_DEVICE_BIND_IOMMUFD");
+    story.until("held", |monitor, _| state(monitor) == (Occupancy::Held, Evidence::Enable));
+    let mut holders = Vec::new();
+    story.monitor.root().holders(&[GROUP], &mut |holder| holders.push(holder)).unwrap();
+    holders.sort_by_key(|holder| holder.pid);
+    let mut pids = [vm.pid(), looker.pid()];
+    pids.sort_unstable();
+    assert_eq!(holders.iter().map(|holder| holder.pid).collect::<Vec<_>>(), pids);
+    assert!(holders.iter().all(|holder| holder.via == Via::Cdev));
+
+    story.node.unbind(GPU).unwrap();
+    let changes = story.pass();
+    assert!(changes.contains(&Change::Changed(GROUP)), "{changes:?}");
+    assert!(story.monitor.devices()[0].unbinding);
+    drop(vm);
+    story.until("its unbind is over", |_, changes| changes.contains(&Change::Unbound(id(GPU))));
+
+    let other = GroupId(52);
+    let cdev = story.monitor.devices()[0].device.cdev.unwrap();
+    story.node.delete(&format!("dev/vfio/devices/vfio{cdev}")).unwrap();
+    story.pass();
+    let known = story.monitor.group(other).unwrap().state;
+    assert_eq!((known.occupancy, known.evidence), (Occupancy::Absent, Evidence::Node));
 }

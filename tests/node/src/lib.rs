@@ -5,6 +5,7 @@
 //! tested in the VM of tests/vm.
 
 pub mod capabilities;
+mod device_nodes;
 pub mod function;
 pub mod group_node;
 pub mod kubelet;

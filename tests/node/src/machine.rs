@@ -20,6 +20,11 @@ pub enum Hold {
     Device,
     /// Only the group is open: EBUSY, but `enable` is 0.
     GroupOnly,
+    /// The device is open by its own node and bound to an iommufd: EBUSY of the group, and `enable` is 1. What
+    /// [`Hold::Device`] comes to where groups have no nodes.
+    Cdev,
+    /// The device's own node is open, and not bound: nobody is kept out, and `enable` is 0.
+    CdevUnbound,
 }
 
 /// A virtual machine to start.

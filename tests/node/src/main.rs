@@ -92,7 +92,7 @@ fn main() -> ExitCode {
         }
         ["serve", options @ ..] => node(options).and_then(|node| serve(&node)),
         _ => Err(Error::other(
-            "usage: vfio-sim-node serve [--eight-gpus] [--before-6.1] | exec PROGRAM [ARG...]",
+            "usage: vfio-sim-node serve [--before-6.1 | --cdevs | --without-groups] [--eight-gpus] | exec PROGRAM [ARG...]",
         )),
     };
     match done {
@@ -109,6 +109,8 @@ fn node(options: &[&str]) -> Result<Node> {
     for option in options {
         match *option {
             "--before-6.1" => node = node.without_vfio_class()?,
+            "--cdevs" => node = node.with_cdevs()?,
+            "--without-groups" => node = node.without_group_nodes()?,
             "--eight-gpus" => node.add_eight_gpus()?,
             other => return Err(Error::other(format!("no such option: {other}"))),
         }

@@ -15,9 +15,9 @@ pub struct Mdev {
     /// The folder of its type, as the vendor's driver calls it: `nvidia-35`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Its IOMMU group. It gets no node: an open of it answers ENOENT.
+    /// Its IOMMU group.
     pub group: u32,
-    /// N of its `vfioN`; none as on kernels before 6.1.
+    /// N of its `vfioN`; none for no entry, as on kernels before 6.1.
     pub cdev: Option<u32>,
 }
 
@@ -45,13 +45,13 @@ impl Node {
             format!("../../../devices/pci0000:00/{parent}/{uuid}"),
             root.join("sys/bus/mdev/devices").join(uuid),
         )?;
-        if let Some(cdev) = cdev {
-            fs::create_dir_all(folder.join(format!("vfio-dev/vfio{cdev}")))?;
-            symlink(
-                format!("../../devices/pci0000:00/{parent}/{uuid}/vfio-dev/vfio{cdev}"),
-                root.join(format!("sys/class/vfio-dev/vfio{cdev}")),
-            )?;
+        let mut state = self.shared.lock();
+        state.mdevs.insert(uuid.clone(), *group);
+        self.shared.make_group_node(&mut state, *group)?;
+        let path = format!("devices/pci0000:00/{parent}/{uuid}");
+        match cdev {
+            Some(number) => self.shared.make_cdev(&mut state, uuid, (&folder, &path), Some(*number)),
+            None => Ok(()),
         }
-        Ok(())
     }
 }

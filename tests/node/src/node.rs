@@ -48,16 +48,6 @@ impl Node {
         Ok(Self { shared: Arc::new(Shared::new(folder)?), program: VmProgram::default() })
     }
 
-    /// The same without /sys/class/vfio-dev, as kernels before 6.1.
-    ///
-    /// # Errors
-    /// The folder cannot be removed.
-    pub fn without_vfio_class(self) -> Result<Self> {
-        fs::remove_dir_all(self.root().join("sys/class/vfio-dev"))?;
-        self.shared.lock().without_class = true;
-        Ok(self)
-    }
-
     /// The same with another program as virtual machine.
     #[must_use]
     pub fn with_vm_program(self, program: VmProgram) -> Self {

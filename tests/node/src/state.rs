@@ -1,8 +1,10 @@
 //! What the node knows beside its files, and what the kernel does when a group is taken and given back.
 
+use crate::device_nodes::Kernel;
 use crate::function::Function;
 use crate::group_node::{GroupNode, OpenCounter};
 use crate::machine::{Hold, Vm, VmProgram, VmSpec};
+use rustix::io::Errno;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -24,14 +26,25 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) functions: BTreeMap<String, Function>,
+    /// The groups of mediated devices.
+    pub(crate) mdevs: BTreeMap<String, u32>,
+    /// N of each device's vfioN.
     pub(crate) cdevs: BTreeMap<String, u32>,
+    /// Devices' own nodes, by that number.
+    pub(crate) cdev_nodes: BTreeMap<u32, GroupNode>,
     pub(crate) groups: BTreeMap<u32, GroupNode>,
     pub(crate) held: BTreeSet<u32>,
-    pub(crate) without_class: bool,
+    pub(crate) kernel: Kernel,
     /// Functions whose device a machine has open.
     enabled: BTreeSet<String>,
     /// What each machine has, by its pid.
     machines: BTreeMap<u32, Machine>,
+}
+
+/// What a machine has taken.
+struct Taken {
+    groups: BTreeSet<u32>,
+    descriptors: Vec<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -43,28 +56,48 @@ struct Machine {
 impl State {
     /// Whether something keeps the group's node: a bound member, or a holder's device.
     pub(crate) fn keeps_node(&self, group: u32) -> bool {
-        self.functions.values().any(|function| {
+        let bound = |function: &Function| {
             function.group == Some(group)
                 && (function.has_vfio_driver() || self.enabled.contains(&function.address))
-        })
+        };
+        self.functions.values().any(bound) || self.mdevs.values().any(|known| *known == group)
     }
 
-    /// Opens the groups of the functions as a VM would, all or none. From then on others get EBUSY.
-    fn take(&mut self, addresses: &[String]) -> Result<BTreeMap<u32, OwnedFd>> {
+    fn group_of(&self, address: &str) -> Result<u32> {
+        let function = self.functions.get(address).and_then(|function| function.group);
+        function.or_else(|| self.mdevs.get(address).copied()).ok_or_else(|| missing(address))
+    }
+
+    /// Opens what a machine opens for its devices, all or none, and keeps others out of their groups.
+    fn take(&mut self, spec: &VmSpec) -> Result<Taken> {
+        let by_group = self.kernel.groups && matches!(spec.hold, Hold::Device | Hold::GroupOnly);
         let mut groups = BTreeMap::new();
-        for address in addresses {
-            let group = self.functions.get(address).and_then(|function| function.group);
-            let group = group.ok_or_else(|| missing(address))?;
-            if let Entry::Vacant(place) = groups.entry(group) {
+        let mut cdevs = Vec::new();
+        for address in &spec.addresses {
+            let group = self.group_of(address)?;
+            if !by_group {
+                let node = self.cdevs.get(address).and_then(|number| self.cdev_nodes.get_mut(number));
+                cdevs.push(node.ok_or_else(|| missing(address))?.open()?);
+                // A bind of a device that is in use, where no group tells (`vfio_df_open`).
+                if spec.hold != Hold::CdevUnbound && self.enabled.contains(address) {
+                    return Err(Error::from_raw_os_error(Errno::INVAL.raw_os_error()));
+                }
+            }
+            if let (true, Entry::Vacant(place)) =
+                (self.kernel.groups && spec.hold != Hold::CdevUnbound, groups.entry(group))
+            {
                 place.insert(self.groups.get_mut(&group).ok_or_else(|| missing(address))?.open()?);
             }
         }
-        // Open first: exclusive mode keeps out who comes later, also ourselves.
+        // Open first: exclusive mode keeps out who comes later, also ourselves. A bound device does so too
+        // (`vfio_device_block_group`).
         for group in groups.keys() {
             self.groups.get(group).map_or(Ok(()), GroupNode::hold)?;
             self.held.insert(*group);
         }
-        Ok(groups)
+        let taken = groups.keys().copied().collect();
+        let descriptors = if by_group { groups.into_values().collect() } else { cdevs };
+        Ok(Taken { groups: taken, descriptors })
     }
 
     fn give_back(&mut self, groups: &BTreeSet<u32>) {
@@ -99,9 +132,8 @@ impl Shared {
     pub(crate) fn start(self: &Arc<Self>, program: &VmProgram, link: &Path, spec: &VmSpec) -> Result<Vm> {
         // In one piece: of two that want a group at the same time one gets EBUSY.
         let mut state = self.lock();
-        let taken = state.take(&spec.addresses)?;
-        let groups: BTreeSet<u32> = taken.keys().copied().collect();
-        let started = program.spawn(link, taken.into_values().collect()).and_then(|mut child| {
+        let Taken { groups, descriptors } = state.take(spec)?;
+        let started = program.spawn(link, descriptors).and_then(|mut child| {
             let shown = self.show_process(&child, spec);
             if shown.is_err() {
                 let _ = child.kill();
@@ -116,7 +148,8 @@ impl Shared {
                 return Err(error);
             }
         };
-        let enabled = if spec.hold == Hold::Device { spec.addresses.clone() } else { Vec::new() };
+        let opens_device = matches!(spec.hold, Hold::Device | Hold::Cdev);
+        let enabled = if opens_device { spec.addresses.clone() } else { Vec::new() };
         for address in &enabled {
             state.enabled.insert(address.clone());
             self.set_enable(address, true);
@@ -161,14 +194,6 @@ impl Shared {
     /// Takes a process out of proc.
     pub(crate) fn forget(&self, pid: u32) {
         let _ = fs::remove_dir_all(self.root.join(format!("proc/{pid}")));
-    }
-
-    /// Removes the node of a group that nothing keeps.
-    pub(crate) fn drop_node(&self, state: &mut State, group: u32) {
-        if !state.keeps_node(group) && state.groups.remove(&group).is_some() {
-            let _ = fs::remove_file(self.root.join(format!("dev/vfio/{group}")));
-            let _ = fs::remove_dir_all(self.root.join(format!("sys/class/vfio/{group}")));
-        }
     }
 
     /// In place and in one write: sysfs never shows an empty attribute, and readers keep the file open.

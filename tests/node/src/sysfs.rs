@@ -1,10 +1,8 @@
 //! Functions as files: what the kernel shows in sysfs and /dev when one is added, bound, unbound and removed.
 
 use crate::function::Function;
-use crate::group_node::GroupNode;
 use crate::node::Node;
 use crate::state::missing;
-use std::collections::btree_map::Entry;
 use std::fs;
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::symlink;
@@ -87,26 +85,9 @@ impl Node {
         fs::create_dir_all(&driver_folder)?;
         symlink(format!("../../../../devices/pci0000:00/{address}"), driver_folder.join(address))?;
         if let (true, Some(group)) = (function.has_vfio_driver(), function.group) {
-            if let Entry::Vacant(place) = state.groups.entry(group) {
-                let node = GroupNode::new(&self.shared.opens)?;
-                let class = root.join(format!("sys/class/vfio/{group}"));
-                fs::create_dir_all(&class)?;
-                fs::write(class.join("dev"), node.number()?)?;
-                symlink(node.path(), root.join(format!("dev/vfio/{group}")))?;
-                place.insert(node);
-            }
-            if !state.without_class {
-                let cdev =
-                    (0..).find(|number| !state.cdevs.values().any(|used| used == number)).unwrap_or(u32::MAX);
-                state.cdevs.insert(address.to_owned(), cdev);
-                let cdev_folder = folder.join(format!("vfio-dev/vfio{cdev}"));
-                fs::create_dir_all(&cdev_folder)?;
-                symlink(format!("../../../{address}"), cdev_folder.join("device"))?;
-                symlink(
-                    format!("../../devices/pci0000:00/{address}/vfio-dev/vfio{cdev}"),
-                    root.join(format!("sys/class/vfio-dev/vfio{cdev}")),
-                )?;
-            }
+            self.shared.make_group_node(state, group)?;
+            let path = format!("devices/pci0000:00/{address}");
+            self.shared.make_cdev(state, address, (&folder, &path), None)?;
         }
         // Last, as `really_probe` links before it calls the driver but nobody looks at half a bind.
         symlink(format!("../../../bus/pci/drivers/{driver}"), folder.join("driver"))
@@ -128,10 +109,7 @@ impl Node {
         fs::remove_file(folder.join("driver"))?;
         fs::remove_file(root.join("sys/bus/pci/drivers").join(driver).join(address))?;
         fs::write(folder.join("uevent"), uevent)?;
-        if let Some(cdev) = state.cdevs.remove(address) {
-            fs::remove_file(root.join(format!("sys/class/vfio-dev/vfio{cdev}")))?;
-            fs::remove_dir_all(folder.join("vfio-dev"))?;
-        }
+        self.shared.drop_cdev(&mut state, address, &folder)?;
         if let Some(group) = group {
             self.shared.drop_node(&mut state, group);
         }
