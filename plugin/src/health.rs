@@ -140,7 +140,7 @@ fn trouble(case: &Case<'_>) -> Decision {
         Occupancy::Absent if case.vfio_visible => {
             let settled = group.since + case.settling;
             if case.now >= settled {
-                unhealthy(format!("no device node /dev/vfio/{}", group.id))
+                unhealthy(format!("no device node {}", view.node()))
             } else {
                 Decision { again: Some(settled), ..as_before() }
             }

@@ -58,12 +58,15 @@ pub(crate) fn look(
     namer.learn(&root, devices.iter());
     let offered: Vec<_> = devices.iter().filter_map(|device| Some((*device, namer.offer(device)?))).collect();
     let prober = Prober::new(std::sync::Arc::clone(&root));
+    let has_nodes = root.has_group_nodes();
     let mut groups = BTreeMap::new();
     for id in offered.iter().filter_map(|(device, _)| device.group) {
-        groups.entry(id).or_insert_with(|| group(&root, id, probe.then_some(&prober), &mut buffer));
+        let prober = (probe && has_nodes).then_some(&prober);
+        groups.entry(id).or_insert_with(|| group(&root, id, has_nodes, prober, &mut buffer));
     }
-    let held: Vec<GroupId> =
-        groups.values().filter(|view| view.occupancy.is_held()).map(|view| view.id).collect();
+    // Where an open does not tell, who holds what is all that can be known of a device that is open and not used yet.
+    let worth_asking = |view: &&GroupView| view.occupancy.is_held() || !view.has_node;
+    let held: Vec<GroupId> = groups.values().filter(worth_asking).map(|view| view.id).collect();
     if !held.is_empty() {
         let mut found = Vec::new();
         let looked = root.holders(&held, &mut |holder| found.push(holder)).map_err(&mut complain).ok();
@@ -79,7 +82,14 @@ pub(crate) fn look(
     Ok(offered.into_iter().map(view).collect())
 }
 
-fn group(root: &Root, id: GroupId, prober: Option<&Prober>, buffer: &mut Buffer) -> GroupView {
+/// `prober` only where groups have nodes to open.
+fn group(
+    root: &Root,
+    id: GroupId,
+    has_node: bool,
+    prober: Option<&Prober>,
+    buffer: &mut Buffer,
+) -> GroupView {
     let peek = root.peek(id, buffer).unwrap_or(Peek::Blind);
     let mut members = Vec::new();
     let _ = root.members(id, buffer, |member| members.extend(member.ok()));
@@ -94,7 +104,7 @@ fn group(root: &Root, id: GroupId, prober: Option<&Prober>, buffer: &mut Buffer)
         (None, Peek::Blind) => (Occupancy::Unknown(Why::NotAsked), Evidence::None),
     };
     let (viability, since) = (Viability::of(&members), Instant::now());
-    GroupView { id, occupancy, evidence, since, viability, peek, holders: Vec::new(), looked: None }
+    GroupView { id, occupancy, evidence, has_node, since, viability, peek, holders: Vec::new(), looked: None }
 }
 
 /// A fresh look, with what a running `serve` has told, and with its knowledge where a look cannot have it: a holder that

@@ -53,6 +53,8 @@ pub(crate) struct GroupView {
     pub(crate) occupancy: Occupancy,
     /// What that rests on.
     pub(crate) evidence: Evidence,
+    /// Whether the kernel has nodes for groups; without, its devices' own are all there is.
+    pub(crate) has_node: bool,
     /// Since when.
     pub(crate) since: Instant,
     /// Whether VFIO can use it.
@@ -74,6 +76,7 @@ impl Snapshot {
                 id: group.id,
                 occupancy: group.state.occupancy,
                 evidence: group.state.evidence,
+                has_node: monitor.has_group_nodes(),
                 since: group.state.since,
                 viability: group.viability,
                 peek: group.peek.unwrap_or(Peek::Blind),
@@ -110,6 +113,15 @@ impl DeviceView {
     pub(crate) fn unbound(device: Device, offer: Offer) -> Self {
         let Offer { resource, terms } = offer;
         Self { device, resource, terms, unbinding: false, left_over: false, group: None }
+    }
+
+    /// The node by which its group, or on a kernel without such nodes the device itself, is opened.
+    pub(crate) fn node(&self) -> String {
+        match (&self.group, self.device.cdev) {
+            (Some(group), Some(number)) if !group.has_node => format!("/dev/vfio/devices/vfio{number}"),
+            (Some(group), _) => format!("/dev/vfio/{}", group.id),
+            (None, _) => "/dev/vfio".to_owned(),
+        }
     }
 
     /// Whether its group is held.
@@ -290,7 +302,9 @@ pub(crate) mod tests {
         let holders = if occupancy.is_held() { vec![holder] } else { Vec::new() };
         let peek = if occupancy.is_held() { Peek::LooksHeld } else { Peek::LooksFree };
         let evidence = Evidence::Open;
-        let group = GroupView { id, occupancy, evidence, since, viability, peek, holders, looked: None };
+        let has_node = true;
+        let group =
+            GroupView { id, occupancy, evidence, has_node, since, viability, peek, holders, looked: None };
         DeviceView {
             device,
             resource: "nvidia.com/GPU".into(),

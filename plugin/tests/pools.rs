@@ -173,8 +173,6 @@ async fn a_mediated_device_is_offered_by_its_type() {
     ] {
         let (uuid, kind, parent) = (uuid.to_owned(), kind.to_owned(), GPU.to_owned());
         node.add_mdev(&Mdev { uuid, parent, kind, group, cdev: Some(group) }).unwrap();
-        // Nobody can hold it in this tree, and a device without its node is Unhealthy.
-        node.write(&format!("dev/vfio/{group}"), "").unwrap();
     }
     node.write(&format!("{types}/nvidia-222/name"), "GRID T4-1Q\n").unwrap();
     let kubelet = kubelet(&node).await;

@@ -28,13 +28,18 @@ pub(super) fn examine(
         );
         findings.warn(&id, what, advice);
     }
-    node(settings, &id, group, findings);
+    node(settings, view, group, findings);
     if report.state == "held" {
         holders(view, &report.holders, owners, findings);
+    } else if !report.holders.is_empty() && matches!(owners.of(view), Whose::Nobody | Whose::Untold) {
+        let what = format!("is free, but has been opened by {}", owners.name(&report.holders));
+        let advice = "It is not in use until that process binds it to an iommufd; then it is held.";
+        findings.warn(&id, what, advice);
     }
 }
 
-fn node(settings: &Settings, id: &str, group: &GroupView, findings: &mut Findings) {
+fn node(settings: &Settings, view: &DeviceView, group: &GroupView, findings: &mut Findings) {
+    let (id, path) = (&*view.device.id.to_string(), view.node());
     let folder = settings.root.join("dev/vfio");
     if !folder.is_dir() {
         return;
@@ -47,17 +52,16 @@ fn node(settings: &Settings, id: &str, group: &GroupView, findings: &mut Finding
             "A machine with it can write to all of the host's memory: turn on the IOMMU.",
         );
     }
-    let node = folder.join(group.id.to_string());
+    let node = settings.root.join(path.trim_start_matches('/'));
     // Asks what an open would, the device cgroup too (`inode_permission`), and opens nothing.
     let access = accessat(CWD, &node, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS);
     match access {
-        Err(Errno::ACCESS | Errno::PERM) => denied(id, group, findings),
-        _ if group.occupancy == Occupancy::Unknown(Why::Denied) => denied(id, group, findings),
+        Err(Errno::ACCESS | Errno::PERM) => denied(id, &path, findings),
+        _ if group.occupancy == Occupancy::Unknown(Why::Denied) => denied(id, &path, findings),
         Err(Errno::NOENT | Errno::NOTDIR) => {
-            let what = format!("/dev/vfio/{} does not exist", group.id);
             findings.warn(
                 id,
-                what,
+                format!("{path} does not exist"),
                 "Bind the device anew; look into dmesg for vfio, and mount all of /dev/vfio.",
             );
         }
@@ -65,8 +69,8 @@ fn node(settings: &Settings, id: &str, group: &GroupView, findings: &mut Finding
     }
 }
 
-fn denied(id: &str, group: &GroupView, findings: &mut Findings) {
-    let what = format!("/dev/vfio/{} may not be opened from here", group.id);
+fn denied(id: &str, path: &str, findings: &mut Findings) {
+    let what = format!("{path} may not be opened from here");
     let advice = "Run as root; in a container the device cgroup must allow it. Without, give --no-probe: sysfs alone is asked.";
     findings.warn(id, what, advice);
 }

@@ -28,6 +28,11 @@ pub(super) fn examine(
     if !views.is_empty() && !nodes.is_dir() {
         let advice = "In a container, mount the host's /dev/vfio; without it only sysfs can be looked at.";
         findings.warn("/dev/vfio", "cannot be seen", advice);
+    } else if !views.is_empty() && !root.has_group_nodes() {
+        if !settings.root.join("dev/iommu").exists() {
+            let advice = "This kernel gives devices by /dev/vfio/devices and /dev/iommu alone: load the module iommufd.";
+            findings.warn("/dev/iommu", "does not exist", advice);
+        }
     } else if !views.is_empty() && !nodes.join("vfio").exists() {
         let advice = "Load the module vfio_iommu_type1 or vfio; every machine opens that node first.";
         findings.warn("/dev/vfio/vfio", "does not exist", advice);

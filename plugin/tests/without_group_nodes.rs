@@ -1,0 +1,76 @@
+//! A kernel without nodes for groups (CONFIG_VFIO_GROUP=n): what is offered, who is found, and what is given.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
+
+mod common;
+
+use common::{H100, Serve, device, expect, health, kubelet, run, wait_for_owner};
+use serde_json::Value;
+use vfio_sim_node::kubelet::Books;
+use vfio_sim_node::{Hold, Kubelet, Node, VmSpec};
+
+const GPU: &str = "0000:1b:00.0";
+const OTHER: &str = "0000:3d:00.0";
+
+async fn offered() -> (Node, Kubelet, Serve) {
+    let node = Node::new().unwrap().without_group_nodes().unwrap();
+    node.add_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let serve = Serve::start(&node, &[]);
+    expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
+    (node, kubelet, serve)
+}
+
+fn allocatable(books: &Books) -> usize {
+    books.capacity(H100).allocatable
+}
+
+#[tokio::test]
+async fn a_pod_is_given_the_devices_own_nodes_and_its_machine_stays_healthy() {
+    let (node, kubelet, serve) = offered().await;
+    let pod = kubelet.admit_with("vm", H100, vec![GPU.to_owned()]).await.unwrap();
+    let paths: Vec<_> = pod.response.devices.iter().map(|spec| spec.host_path.as_str()).collect();
+    assert_eq!(paths, ["/dev/iommu", "/dev/vfio/devices/vfio0"]);
+    let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
+    wait_for_owner(&node, GPU, "default/vm").await;
+    let listed = device(&node, GPU);
+    assert_eq!((&listed["state"], &listed["evidence"]), (&"held".into(), &"enable".into()), "{listed}");
+    assert_eq!(allocatable(&kubelet.books()), 8);
+    let (_, _, log) = serve.terminate();
+    assert!(!log.contains("Unhealthy") && !log.contains("others are given"), "{log}");
+}
+
+#[tokio::test]
+async fn a_holder_is_found_by_the_look_and_named_by_its_descriptor() {
+    let (node, kubelet, _serve) = offered().await;
+    let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    expect(&kubelet, "Unhealthy", |books| health(books, H100, GPU) == Some(false)).await;
+    let listed = device(&node, GPU);
+    assert!(listed["reason"].as_str().unwrap().contains(&format!("held by pid {}", vm.pid())), "{listed}");
+    let refused = kubelet.allocate(H100, &[&[GPU.to_owned()]]).await.unwrap_err();
+    assert!(refused.message().contains(&format!("is held by pid {}", vm.pid())), "{refused}");
+    vm.kill();
+    expect(&kubelet, "Healthy again", |books| allocatable(books) == 8).await;
+
+    node.delete("dev/vfio/devices/vfio1").unwrap();
+    expect(&kubelet, "no node", |books| health(books, H100, OTHER) == Some(false)).await;
+    assert_eq!(device(&node, OTHER)["reason"], "no device node /dev/vfio/devices/vfio1");
+}
+
+#[tokio::test]
+async fn who_has_a_device_open_and_does_not_use_it_is_found_by_who_list_and_doctor() {
+    let (node, kubelet, _serve) = offered().await;
+    let vm = node.start_vm(&VmSpec { hold: Hold::CdevUnbound, ..VmSpec::foreign(&[GPU]) }).unwrap();
+    let (code, out, _) = run(&node, &["who", GPU, "--json"]);
+    let found: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &found["holders"][0]["via"]), (0, &"cdev".into()), "{found}");
+    assert_eq!(found["holders"][0]["pid"], vm.pid());
+    let listed = device(&node, GPU);
+    assert_eq!((&listed["state"], &listed["holders"][0]["pid"]), (&"free".into(), &vm.pid().into()));
+    let (code, out, _) = run(&node, &["doctor"]);
+    assert!(code == 1 && out.contains("is free, but has been opened by pid"), "{out}");
+    assert!(!out.contains("does not exist"), "{out}");
+    // Another may bind it all the same (`vfio_df_ioctl_bind_iommufd`).
+    assert_eq!(health(&kubelet.books(), H100, GPU), Some(true));
+    assert!(kubelet.allocate(H100, &[&[GPU.to_owned()]]).await.is_ok());
+}
