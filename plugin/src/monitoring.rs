@@ -1,7 +1,7 @@
 //! The thread that drives the core's watch and publishes what it finds.
 
 use crate::names::Namer;
-use crate::owned_groups::OwnedGroups;
+use crate::owned_groups::{OwnedGroups, Owns};
 use crate::pools::Pools;
 use crate::pools::reload::Watched;
 use crate::settings::Settings;
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use vfio_probe::device::Detail;
-use vfio_probe::monitor::{self, Monitor, Owned};
+use vfio_probe::monitor::{self, Monitor};
 use vfio_probe::{Device, GroupId, Occupancy, Prober, Root, Watch};
 
 /// The first opens wait this long for the owners, and the first snapshot for the first opens, which hang where a device is
@@ -115,12 +115,12 @@ impl Monitoring {
     }
 
     /// Tells the monitor what pods own. Nothing is opened before it was told for the first time, or [`FIRST_ANSWERS`].
-    pub(crate) fn set_owned(&self, owned: Owned) {
+    pub(crate) fn set_owned(&self, owned: Owns) {
         self.set_part(|groups| &mut groups.owned, Some(owned));
     }
 
     /// Tells the monitor what pods owned when an earlier process of ours ended.
-    pub(crate) fn set_remembered(&self, owned: Owned) {
+    pub(crate) fn set_remembered(&self, owned: Owns) {
         self.set_part(|groups| &mut groups.remembered, owned);
     }
 
@@ -178,7 +178,9 @@ fn run(
     while !shared.stop.load(Ordering::Relaxed) {
         let mut news = false;
         if let Some(told) = shared.owned_unless(&groups) {
-            let matters = namer.keeps_any() || told.unbound(&watch).next().is_some();
+            let matters = namer.keeps_any()
+                || namer.contradicts(told.resources())
+                || told.unbound(&watch).next().is_some();
             news = told.owned != groups.owned && matters;
             groups = told;
             let owned = groups.not_to_open(&watch);
@@ -228,7 +230,7 @@ fn run(
             let bound = watch.monitor().devices().iter().map(|tracked| &tracked.device);
             // One that is being unbound has no driver any more by which a pool might select it.
             let stays = |device: &Device| device.driver.is_none() || groups.owns(device);
-            let offers = namer.offers(bound.chain(&unbound), stays);
+            let offers = namer.offers(bound.chain(&unbound), groups.resources(), stays);
             let snapshot = Snapshot::take(&watch, |device| offers.get(&device.id).cloned());
             let unbound = unbound
                 .into_iter()

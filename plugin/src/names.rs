@@ -152,27 +152,47 @@ impl Namer {
         self.keeps
     }
 
+    /// Whether a device that was given by one of these resources is offered by another now, or by none.
+    pub(crate) fn contradicts(&self, given: &BTreeMap<DeviceId, Arc<str>>) -> bool {
+        let elsewhere = |(id, resource): (&DeviceId, &Arc<str>)| {
+            self.offered.get(id).is_none_or(|offered| offered.resource != *resource)
+        };
+        given.iter().any(elsewhere)
+    }
+
     /// How each device is offered; none for one that is not. A device that stays put, as one that a pod owns does, stays in
-    /// the resource that it was offered by: the kubelet's books name it there.
+    /// the resource that it was `given` by, or else offered by: the kubelet's books name it there.
     pub(crate) fn offers<'a>(
         &mut self,
         devices: impl Iterator<Item = &'a Device>,
+        given: &BTreeMap<DeviceId, Arc<str>>,
         stays: impl Fn(&Device) -> bool,
     ) -> BTreeMap<DeviceId, Offer> {
         let mut offers = BTreeMap::new();
         self.keeps = false;
         for device in devices {
             let meant = self.offer(device);
-            let kept = self
-                .offered
-                .get(&device.id)
-                .filter(|_| stays(device))
-                .map(|before| before.kept(meant.as_ref()));
+            let before = self.offered.get(&device.id);
+            let kept = match given.get(&device.id) {
+                Some(resource) => {
+                    let before = before.filter(|before| before.resource == *resource).cloned();
+                    Some(before.unwrap_or_else(|| self.as_given(resource, meant.as_ref())))
+                }
+                None => before.filter(|_| stays(device)).cloned(),
+            };
+            let kept = kept.map(|kept| kept.kept(meant.as_ref()));
             self.keeps |= kept.is_some() && kept != meant;
             offers.extend(kept.or(meant).map(|offer| (device.id, offer)));
         }
         self.offered.clone_from(&offers);
         offers
+    }
+
+    /// On the terms of the pool whose resource it is, or of the one that has the device now.
+    fn as_given(&self, resource: &Arc<str>, meant: Option<&Offer>) -> Offer {
+        let named = self.pools.named(resource).map(|pool| pool.terms);
+        let terms = named.or(meant.map(|offer| offer.terms)).unwrap_or_default();
+        Offer { resource: Arc::clone(resource), terms }
     }
 
     /// How the pools offer a device; none if they do not.
@@ -196,4 +216,42 @@ fn type_of(root: &Root, device: &Device, kind: &Text<64>) -> String {
         None
     });
     type_name(kind.as_str(), name.as_ref().map(Text::as_str))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pools::Pool;
+    use crate::snapshot::tests::view;
+    use std::time::Instant;
+    use vfio_probe::{Occupancy, Viability};
+
+    #[test]
+    fn what_a_pod_was_given_stays_in_the_resource_of_its_books() {
+        let device =
+            |address| view(address, 51, Occupancy::Free, Instant::now(), Viability::Viable, false).device;
+        let devices = [device("0000:01:00.0"), device("0000:02:00.0")];
+        let pools = |resource: &str| {
+            let select = vec!["10de".parse().unwrap()];
+            Pools::new(vec![Pool { resource: Some(resource.into()), select, ..Pool::default() }])
+        };
+        let mut namer = Namer::new(pools("a.b/new"), None);
+        let mut offered = |namer: &mut Namer, given: &[(usize, &str)], stays: bool| {
+            let given =
+                given.iter().map(|(place, resource)| (devices[*place].id, (*resource).into())).collect();
+            let offers = namer.offers(devices.iter(), &given, |_| stays);
+            let words: Vec<_> = offers.values().map(|offer| offer.resource.to_string()).collect();
+            (words.join(" "), namer.keeps_any(), namer.contradicts(&given))
+        };
+        let expected = |words: &str, keeps: bool| (words.to_owned(), keeps, false);
+        assert_eq!(offered(&mut namer, &[], true), expected("a.b/new a.b/new", false));
+        assert_eq!(offered(&mut namer, &[(0, "a.b/old")], true), expected("a.b/old a.b/new", true));
+        namer.set_pools(pools("a.b/newest"));
+        assert_eq!(offered(&mut namer, &[(0, "a.b/old")], false), expected("a.b/old a.b/newest", true));
+        // Given while the file changed: by what the pools say no more, and were not heard to say.
+        assert_eq!(offered(&mut namer, &[(1, "a.b/new")], true), expected("a.b/old a.b/new", true));
+        assert_eq!(offered(&mut namer, &[], false), expected("a.b/newest a.b/newest", false));
+        namer.set_pools(Pools::new(Vec::new()));
+        assert_eq!(offered(&mut namer, &[(1, "a.b/new")], false), expected("a.b/new", true));
+    }
 }

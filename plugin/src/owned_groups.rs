@@ -1,17 +1,29 @@
 //! What the monitor must not open, and what it must remember, because a pod owns it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use vfio_probe::device::Detail;
 use vfio_probe::monitor::Owned;
-use vfio_probe::{Device, GroupId, Watch};
+use vfio_probe::{Device, DeviceId, GroupId, Watch};
+
+/// What pods own.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Owns {
+    /// Devices.
+    pub(crate) devices: Vec<DeviceId>,
+    /// Whole groups, where only that is known.
+    pub(crate) groups: Vec<GroupId>,
+    /// The resource by which we have given a device: the kubelet's books name it there as long as its pod is there.
+    pub(crate) resources: BTreeMap<DeviceId, Arc<str>>,
+}
 
 /// What pods own, which is not opened, but for what is refused all the same.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct OwnedGroups {
     /// None until it is known.
-    pub(crate) owned: Option<Owned>,
+    pub(crate) owned: Option<Owns>,
     /// What an earlier process of ours has remembered; counts until then.
-    pub(crate) remembered: Owned,
+    pub(crate) remembered: Owns,
     /// Groups that are refused all the same.
     pub(crate) contested: BTreeSet<GroupId>,
 }
@@ -19,7 +31,8 @@ pub(crate) struct OwnedGroups {
 impl OwnedGroups {
     /// What pods own, but for what is contested.
     pub(crate) fn not_to_open(&self, watch: &Watch) -> Owned {
-        let mut owned = self.owned.clone().unwrap_or_else(|| self.remembered.clone());
+        let Owns { devices, groups, .. } = self.known().clone();
+        let mut owned = Owned { devices, groups };
         if self.contested.is_empty() {
             return owned;
         }
@@ -28,6 +41,15 @@ impl OwnedGroups {
         owned.devices.retain(|id| group(*id).is_none_or(|group| !self.contested.contains(&group)));
         owned.groups.retain(|group| !self.contested.contains(group));
         owned
+    }
+
+    fn known(&self) -> &Owns {
+        self.owned.as_ref().unwrap_or(&self.remembered)
+    }
+
+    /// The resources of what we have given to pods that are there.
+    pub(crate) fn resources(&self) -> &BTreeMap<DeviceId, Arc<str>> {
+        &self.known().resources
     }
 
     /// Whether a pod is known to own a device, or its group.

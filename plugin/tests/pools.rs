@@ -388,6 +388,40 @@ async fn a_changed_file_is_taken_in_and_what_pods_have_stays_where_it_was_given(
     assert_eq!(warned.count(), 1, "{log}");
 }
 
+#[tokio::test]
+async fn what_pods_have_stays_where_it_was_given_over_a_restart_with_another_file() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let all = pools(&node, "pools: [{resource: a.b/old, select: [{vendor: 10de}]}]");
+    let serve = Serve::start(&node, &["--pools", &all]);
+    expect(&kubelet, "the old pool", |books| books.capacity("a.b/old").allocatable == 8).await;
+    let mut pods = Vec::new();
+    for (name, id) in [("one", GPU), ("two", OTHER)] {
+        pods.push(kubelet.admit_with(name, "a.b/old", vec![id.to_owned()]).await.unwrap());
+        wait_for_owner(&node, id, &format!("default/{name}")).await;
+    }
+    drop(serve);
+    // The second one is in no pool any more.
+    let some =
+        "pools: [{resource: a.b/new, select: [{vendor: 10de, numa_node: 1}, {address: \"0000:1b:00.0\"}]}]";
+    pools(&node, some);
+    let _serve = Serve::start(&node, &["--pools", &all]);
+    expect(&kubelet, "the new pool", |books| books.capacity("a.b/new").allocatable == 4).await;
+    expect(&kubelet, "the pods' devices", |books| {
+        [GPU, OTHER].map(|id| health(books, "a.b/old", id)) == [Some(true); 2]
+    })
+    .await;
+    assert_eq!(kubelet.books().capacity("a.b/old").left(), 0, "allocatable - requested");
+    let _third = kubelet.admit_with("three", "a.b/new", vec!["0000:9b:00.0".to_owned()]).await.unwrap();
+    for pod in &pods {
+        kubelet.remove(&pod.pod_uid);
+    }
+    expect(&kubelet, "the pods have ended", |books| {
+        books.capacity("a.b/new").allocatable == 5 && books.capacity("a.b/old").capacity == 0
+    })
+    .await;
+}
+
 #[test]
 fn a_bad_file_ends_with_64_its_line_and_what_was_expected() {
     let node = Node::new().unwrap();

@@ -30,6 +30,10 @@ pub(crate) struct Given {
     pub(crate) real: BTreeSet<String>,
     /// How it is known.
     pub(super) source: Source,
+    /// An Allocate of ours gave it, this process' or an earlier one's: then the resource is one of ours, whatever the pools
+    /// say by now.
+    #[serde(default)]
+    pub(crate) ours: bool,
     /// When the kubelet last said that the pod is there.
     #[serde(skip)]
     pub(crate) confirmed: Option<Instant>,
@@ -66,6 +70,7 @@ impl Given {
             real: ids.clone(),
             ids,
             source,
+            ours: false,
             confirmed: None,
             missing: 0,
             unshown: 0,

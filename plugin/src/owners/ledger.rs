@@ -137,7 +137,7 @@ impl Ledger {
     ) {
         self.given.retain(|given| !given.is_unconfirmed() || given.real.is_disjoint(&real));
         let source = Source::Allocate(Some(now));
-        self.given.push(Given { real, ..Given::new(Pod::default(), resource, ids, source) });
+        self.given.push(Given { real, ours: true, ..Given::new(Pod::default(), resource, ids, source) });
     }
 
     /// Takes in what the kubelet answered.

@@ -2,9 +2,9 @@
 
 use super::given::Given;
 use super::ledger::Ledger;
+use crate::owned_groups::Owns;
 use crate::snapshot::DeviceView;
 use std::collections::BTreeMap;
-use vfio_probe::monitor::Owned;
 use vfio_probe::{DeviceId, GroupId};
 
 /// Who owns what, at one moment.
@@ -94,11 +94,16 @@ impl Ownership {
         !self.given.is_empty()
     }
 
-    /// What the monitor must never open.
-    pub(crate) fn owned(&self) -> Owned {
-        Owned {
+    /// What the monitor must never open, and where it must stay.
+    pub(crate) fn owned(&self) -> Owns {
+        let resource = |(id, place): (&DeviceId, &usize)| {
+            let given = self.given.get(*place).filter(|given| given.ours)?;
+            Some((*id, given.resource.as_str().into()))
+        };
+        Owns {
             devices: self.devices.keys().copied().collect(),
             groups: self.groups.keys().map(|(_, group)| *group).collect(),
+            resources: self.devices.iter().filter_map(resource).collect(),
         }
     }
 }

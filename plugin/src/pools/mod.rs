@@ -70,6 +70,11 @@ impl Pools {
         self.0.get(place)
     }
 
+    /// The pool whose devices are all of this resource.
+    pub(crate) fn named(&self, resource: &str) -> Option<&Pool> {
+        self.0.iter().find(|pool| pool.resource.as_deref() == Some(resource))
+    }
+
     /// Whether a record has to be read whole to tell: a virtual function's parent is read only then.
     pub(crate) fn need_parents(&self) -> bool {
         self.0.iter().flat_map(|pool| &pool.select).any(Selector::needs_parent)
