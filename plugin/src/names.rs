@@ -236,7 +236,7 @@ mod tests {
             Pools::new(vec![Pool { resource: Some(resource.into()), select, ..Pool::default() }])
         };
         let mut namer = Namer::new(pools("a.b/new"), None);
-        let mut offered = |namer: &mut Namer, given: &[(usize, &str)], stays: bool| {
+        let offered = |namer: &mut Namer, given: &[(usize, &str)], stays: bool| {
             let given =
                 given.iter().map(|(place, resource)| (devices[*place].id, (*resource).into())).collect();
             let offers = namer.offers(devices.iter(), &given, |_| stays);

@@ -20,8 +20,9 @@ const KNOWN: [&str; 12] = [
     "holders",
 ];
 
-/// The listing as it should be: the display controllers of vendor 10de, each with its group's answers.
-pub(crate) fn expected(dump: &Value) -> Value {
+/// The listing as it should be: the display controllers of vendor 10de, each with its group's answers; those of opens only
+/// where groups have nodes.
+pub(crate) fn expected(dump: &Value, has_nodes: bool) -> Value {
     let none = Vec::new();
     let devices = dump["devices"].as_array().unwrap_or(&none);
     let selected = devices.iter().filter(|device| {
@@ -29,10 +30,10 @@ pub(crate) fn expected(dump: &Value) -> Value {
         let empty = device["kind"] == "vendor-vf" && device["vgpu_type"].is_null();
         device["vendor"] == 0x10de && device["class"].as_u64().is_some_and(|class| class >> 16 == 3) && !empty
     });
-    json!({ "devices": selected.map(|device| line(device, dump)).collect::<Vec<_>>() })
+    json!({ "devices": selected.map(|device| line(device, dump, has_nodes)).collect::<Vec<_>>() })
 }
 
-fn line(device: &Value, dump: &Value) -> Value {
+fn line(device: &Value, dump: &Value, has_nodes: bool) -> Value {
     let none = Vec::new();
     let of_group = |list: &str| {
         let items = dump[list].as_array().unwrap_or(&none).iter();
@@ -42,7 +43,7 @@ fn line(device: &Value, dump: &Value) -> Value {
     };
     let group = of_group("groups").first().copied().cloned().unwrap_or_default();
     let (state, evidence) = match (group["state"].as_str(), group["peek"].as_str()) {
-        (Some(state @ ("free" | "held" | "absent")), _) => (state, "open"),
+        (Some(state @ ("free" | "held" | "absent")), _) if has_nodes => (state, "open"),
         (_, Some("looks-held")) => ("held", "enable"),
         (_, Some("looks-free")) => ("free", "enable"),
         (Some(state), _) => (state, "open"),
@@ -50,7 +51,7 @@ fn line(device: &Value, dump: &Value) -> Value {
     };
     let holders: Vec<Value> = of_group("holders")
         .iter()
-        .filter(|_| state == "held")
+        .filter(|_| state == "held" || !has_nodes)
         .map(|holder| {
             json!({
                 "pid": holder["pid"], "command": holder["command"], "pod_uid": holder["pod_uid"],

@@ -3,13 +3,8 @@
 use std::io::Result;
 use std::os::unix::fs::symlink;
 use vfio_sim_node::mdev::Mdev;
-use vfio_sim_node::{Function, Hold, Node, Vm, VmSpec};
-
-/// A tree, with the machines that run on it.
-pub(crate) struct Tree {
-    pub(crate) node: Node,
-    pub(crate) _machines: Vec<Vm>,
-}
+use vfio_sim_node::trees::{self, GPU, OTHER, POD, Tree, on, running, with_two};
+use vfio_sim_node::{Function, Hold, Node, VmSpec};
 
 /// A tree's name, what makes it, and what makes it what it is called: places of the document and what is there. A tree that is
 /// not what it is called would compare nothing.
@@ -19,6 +14,9 @@ pub(crate) struct Recipe {
     pub(crate) shows: &'static [(&'static str, &'static str)],
 }
 
+/// A tree by name, and what it shows.
+type Shows = (&'static str, &'static [(&'static str, &'static str)]);
+
 const fn recipe(
     name: &'static str,
     build: fn() -> Result<Tree>,
@@ -27,7 +25,44 @@ const fn recipe(
     Recipe { name, build, shows }
 }
 
-pub(crate) const ALL: &[Recipe] = &[
+/// Every kind of device, by the names of [`trees::ALL`].
+pub(crate) const KINDS: &[Shows] = &[
+    (
+        "GPUs on two NUMA nodes, and one that the kernel knows no node of",
+        &[("/devices/1/numa_node", "1"), ("/devices/2/numa_node", "null")],
+    ),
+    ("before 6.1", &[("/devices/1/cdev", "null"), ("/groups/1/state", "free")]),
+    ("variant drivers", &[("/devices/3/driver", "virtio_vfio_pci"), ("/devices/0/id", "10000:e1:1f.0")]),
+    (
+        "other vendors' GPUs, a NIC and a disk",
+        &[("/devices/3/class", "67586"), ("/devices/1/vendor", "4098")],
+    ),
+    ("no IOMMU", &[("/devices/0/group", "null"), ("/devices/0/numa_node", "null")]),
+    ("a kernel with cdevs", &[("/devices/1/cdev", "1"), ("/groups/0/state", "free")]),
+    ("a machine by way of a cdev", &[("/holders/0/via", "cdev"), ("/groups/0/state", "held")]),
+    ("a cdev that is open and not bound", &[("/holders/0/via", "cdev"), ("/groups/0/state", "free")]),
+    ("a kernel without group nodes", &[("/groups/0/state", "absent"), ("/groups/0/peek", "looks-free")]),
+    (
+        "a machine on a kernel without group nodes",
+        &[("/groups/0/peek", "looks-held"), ("/holders/0/via", "cdev")],
+    ),
+    ("a GPU with audio and USB-C in its group", &[("/groups/0/viable", "true"), ("/devices/3/group", "51")]),
+    ("two GPUs in one group", &[("/devices/1/group", "51"), ("/groups/0/state", "free")]),
+    ("not viable", &[("/groups/0/viable", "false"), ("/groups/0/offender_driver", "snd_hda_intel")]),
+    ("virtual functions of a NIC", &[("/devices/2/sriov", "virtual"), ("/devices/4/parent", "0000:f2:00.0")]),
+    ("a GPU with virtual functions on", &[("/devices/2/sriov", "physical"), ("/devices/2/vfs", "1")]),
+    ("mediated devices", &[("/devices/0/kind", "mdev"), ("/groups/0/peek", "blind")]),
+    ("a machine with a mediated device", &[("/groups/0/state", "held"), ("/groups/1/state", "free")]),
+    (
+        "virtual functions with a vGPU and without",
+        &[("/devices/0/kind", "vendor-vf"), ("/devices/1/vgpu_type", "558")],
+    ),
+    ("extended memory", &[("/devices/1/driver", "nvgrace_gpu_vfio_pci")]),
+    ("no device node", &[("/groups/0/state", "absent")]),
+];
+
+/// All others: states, and what cannot be understood.
+pub(crate) const ODD: &[Recipe] = &[
     recipe(
         "free",
         || on(Node::with_eight_gpus()?),
@@ -49,7 +84,6 @@ pub(crate) const ALL: &[Recipe] = &[
         &[("/groups/0/state", "held"), ("/groups/0/peek", "looks-free")],
     ),
     recipe("two groups, one machine", two_groups, &[("/holders/0/group", "51"), ("/holders/1/group", "52")]),
-    recipe("held by way of a cdev", by_cdev, &[("/holders/0/via", "cdev")]),
     recipe(
         "processes that cannot be read",
         unreadable_process,
@@ -70,38 +104,11 @@ pub(crate) const ALL: &[Recipe] = &[
     ),
     recipe("unreadable attributes", unreadable, &[("/broken/0/device", GPU), ("/groups/0/peek", "blind")]),
     recipe("two devices of one group", shared, &[("/devices/1/group", "51"), ("/groups/0/state", "held")]),
-    recipe(
-        "not viable",
-        not_viable,
-        &[("/groups/0/viable", "false"), ("/groups/0/offender_driver", "snd_hda_intel")],
-    ),
     recipe("members that cannot be read", broken_member, &[("/groups/0/unreadable", "2")]),
     recipe(
         "a group that is not there",
         no_group,
         &[("/groups/0/error/kind", "missing"), ("/groups/0/error/group", "51")],
-    ),
-    recipe("mdev", mdev, &[("/devices/2/kind", "mdev"), ("/groups/2/peek", "blind")]),
-    recipe(
-        "SR-IOV",
-        sriov,
-        &[("/devices/2/sriov", "physical"), ("/devices/2/vfs", "2"), ("/devices/3/sriov", "virtual")],
-    ),
-    recipe(
-        "vendor virtual functions",
-        vendor_vf,
-        &[("/devices/2/kind", "vendor-vf"), ("/devices/2/vgpu_type", "558")],
-    ),
-    recipe("no IOMMU, no NUMA", bare, &[("/devices/0/group", "null"), ("/devices/0/numa_node", "null")]),
-    recipe(
-        "variant drivers",
-        variants,
-        &[("/devices/3/driver", "virtio_vfio_pci"), ("/devices/0/id", "10000:e1:1f.0")],
-    ),
-    recipe(
-        "before 6.1",
-        || on(Node::new()?.without_vfio_class()?).and_then(with_two),
-        &[("/devices/1/cdev", "null"), ("/groups/1/state", "free")],
     ),
     recipe("nothing bound", || on(Node::new()?), &[("/looked/processes", "0")]),
     recipe("no sysfs at all", || without("sys"), &[("/error/kind", "missing")]),
@@ -112,27 +119,10 @@ pub(crate) const ALL: &[Recipe] = &[
     ),
 ];
 
-const GPU: &str = "0000:1b:00.0";
 const IN_SYSFS: &str = "sys/bus/pci/devices/0000:1b:00.0";
-const POD: &str = "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab";
-
-fn on(node: Node) -> Result<Tree> {
-    Ok(Tree { node, _machines: Vec::new() })
-}
-
-fn with_two(tree: Tree) -> Result<Tree> {
-    tree.node.add(Function::gpu(GPU, 51, 0))?;
-    tree.node.add(Function::gpu("0000:3d:00.0", 52, 1))?;
-    Ok(tree)
-}
 
 fn two() -> Result<Tree> {
-    with_two(on(Node::new()?)?)
-}
-
-fn running(node: Node, machine: &VmSpec) -> Result<Tree> {
-    let vm = node.start_vm(machine)?;
-    Ok(Tree { node, _machines: vec![vm] })
+    on(with_two(Node::new()?)?)
 }
 
 fn held() -> Result<Tree> {
@@ -148,21 +138,7 @@ fn group_only() -> Result<Tree> {
 }
 
 fn two_groups() -> Result<Tree> {
-    running(two()?.node, &VmSpec::of_pod(POD, &[GPU.to_owned(), "0000:3d:00.0".to_owned()]))
-}
-
-/// The machine's descriptor is the one that the device's own node has, too: told by its number, as /dev/full is here.
-fn by_cdev() -> Result<Tree> {
-    let tree = two()?;
-    let cdevs = tree.node.root().join("dev/vfio/devices");
-    std::fs::create_dir(&cdevs)?;
-    symlink("/dev/full", cdevs.join("vfio0"))?;
-    let pid = std::process::id();
-    let folder = tree.node.root().join(format!("proc/{pid}"));
-    std::fs::create_dir_all(folder.join("fd"))?;
-    symlink("/dev/full", folder.join("fd/3"))?;
-    symlink(format!("/proc/{pid}/stat"), folder.join("stat"))?;
-    Ok(tree)
+    running(two()?.node, &VmSpec::of_pod(POD, &[GPU.to_owned(), OTHER.to_owned()]))
 }
 
 /// A process whose descriptors can be listed and not looked at, as without CAP_SYS_PTRACE.
@@ -227,15 +203,8 @@ fn shared() -> Result<Tree> {
     running(tree.node, &VmSpec::of_pod(POD, &["0000:1b:00.1".to_owned()]))
 }
 
-fn not_viable() -> Result<Tree> {
-    let tree = two()?;
-    tree.node.add(Function { driver: Some("pcieport".into()), ..Function::new("0000:1a:00.0", 51) })?;
-    tree.node.add(Function { driver: Some("snd_hda_intel".into()), ..Function::new("0000:1b:00.1", 51) })?;
-    Ok(tree)
-}
-
 fn broken_member() -> Result<Tree> {
-    let tree = not_viable()?;
+    let tree = trees::by_name("not viable")?;
     let link = tree.node.root().join("sys/bus/pci/devices/0000:1b:00.1/driver");
     std::fs::remove_file(&link)?;
     std::fs::create_dir(&link)?;
@@ -257,64 +226,6 @@ fn broken_member() -> Result<Tree> {
 fn no_group() -> Result<Tree> {
     let tree = two()?;
     tree.node.delete("sys/kernel/iommu_groups/51")?;
-    Ok(tree)
-}
-
-fn mdev() -> Result<Tree> {
-    let tree = two()?;
-    tree.node.add_mdev(&Mdev {
-        uuid: "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001".to_owned(),
-        parent: GPU.to_owned(),
-        kind: "nvidia-35".to_owned(),
-        group: 70,
-        cdev: Some(20),
-    })?;
-    Ok(tree)
-}
-
-fn sriov() -> Result<Tree> {
-    let tree = two()?;
-    tree.node.add(Function { sriov_numvfs: Some(2), ..Function::gpu("0000:f1:00.0", 90, -1) })?;
-    for function in 1..=2 {
-        tree.node.add(Function {
-            physfn: Some("0000:f1:00.0".into()),
-            ..Function::gpu(&format!("0000:f1:00.{function}"), 90 + function, 1)
-        })?;
-    }
-    Ok(tree)
-}
-
-fn vendor_vf() -> Result<Tree> {
-    let tree = two()?;
-    for (function, kind) in [(1, "558"), (2, "0")] {
-        let address = format!("0000:f1:00.{function}");
-        tree.node.add(Function {
-            physfn: Some(GPU.into()),
-            driver: Some("nvidia".into()),
-            ..Function::gpu(&address, 90 + function, 1)
-        })?;
-        let folder = tree.node.root().join("sys/bus/pci/devices").join(address).join("nvidia");
-        std::fs::create_dir(&folder)?;
-        std::fs::write(folder.join("current_vgpu_type"), format!("{kind}\n"))?;
-    }
-    Ok(tree)
-}
-
-fn bare() -> Result<Tree> {
-    let tree = two()?;
-    tree.node.delete(&format!("{IN_SYSFS}/iommu_group"))?;
-    tree.node.delete(&format!("{IN_SYSFS}/numa_node"))?;
-    Ok(tree)
-}
-
-fn variants() -> Result<Tree> {
-    let tree = on(Node::new()?)?;
-    let drivers = ["nvgrace_gpu_vfio_pci", "mlx5_vfio_pci", "xe-vfio-pci", "virtio_vfio_pci"];
-    for (function, driver) in (0..).zip(drivers) {
-        tree.node.add(
-            Function::gpu(&format!("10000:e1:1f.{function}"), 60 + function, 1).with_driver(Some(driver)),
-        )?;
-    }
     Ok(tree)
 }
 

@@ -14,6 +14,7 @@ pub mod mdev;
 pub mod node;
 mod state;
 mod sysfs;
+pub mod trees;
 
 pub use capabilities::drop_sys_admin;
 pub use function::Function;

@@ -1,0 +1,248 @@
+//! Every kind of device on every kind of kernel: what is listed, what the kubelet is told, and what a pod is given, as the
+//! tables of docs/kinds.md. `UPDATE=1` writes them anew.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
+
+mod common;
+
+use common::{PATIENCE, Serve, kubelet, run};
+use kubelet_api::v1beta1::ContainerAllocateResponse;
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use vfio_sim_node::trees;
+use vfio_sim_node::{Kubelet, Node};
+
+/// How the devices of a resource are asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    /// Each by a pod of its own.
+    Each,
+    /// All by one container.
+    Together,
+}
+
+/// A tree, what is special about it, and the pools that are offered of it; none is the default selection.
+struct Case {
+    tree: &'static str,
+    with: &'static str,
+    pools: &'static [&'static str],
+    ask: Ask,
+}
+
+const fn plain(tree: &'static str) -> Case {
+    Case { tree, with: "", pools: &[], ask: Ask::Each }
+}
+
+const fn pooled(tree: &'static str, with: &'static str, pools: &'static [&'static str]) -> Case {
+    Case { with, pools, ..plain(tree) }
+}
+
+const CASES: &[Case] = &[
+    plain("GPUs on two NUMA nodes, and one that the kernel knows no node of"),
+    plain("before 6.1"),
+    plain("variant drivers"),
+    pooled(
+        "variant drivers",
+        "selected by driver",
+        &[
+            "{resource: example.com/nvgrace, select: [{driver: nvgrace-gpu-vfio-pci}]}",
+            "{resource: example.com/rest, select: [{driver: xe_vfio_pci}, {vendor: 10de}]}",
+        ],
+    ),
+    pooled(
+        "other vendors' GPUs, a NIC and a disk",
+        "",
+        &[
+            "{resource: intel.com/gpu, select: [{vendor: 8086, class: \"03\"}]}",
+            "{resource: amd.com/MI300X, select: [{vendor: 1002, device: 74a1}]}",
+            "{resource: example.com/nic, select: [{vendor: 15b3, class: \"02\"}]}",
+            "{resource: example.com/nvme, select: [{class: \"0108\"}]}",
+            "{select: [{vendor: 10de}], alias: {2330: H100}}",
+        ],
+    ),
+    plain("no IOMMU"),
+    pooled("a kernel with cdevs", "backend auto", &["{select: [{vendor: 10de}], backend: auto}"]),
+    pooled("a kernel with cdevs", "backend legacy", &["{select: [{vendor: 10de}], backend: legacy}"]),
+    pooled("a kernel with cdevs", "backend iommufd", &["{select: [{vendor: 10de}], backend: iommufd}"]),
+    pooled("a kernel with cdevs", "backend both", &["{select: [{vendor: 10de}], backend: both}"]),
+    pooled("before 6.1", "backend iommufd falls back", &["{select: [{vendor: 10de}], backend: iommufd}"]),
+    plain("a machine by way of a cdev"),
+    plain("a cdev that is open and not bound"),
+    plain("a kernel without group nodes"),
+    pooled(
+        "a kernel without group nodes",
+        "backend legacy falls back",
+        &["{select: [{vendor: 10de}], backend: legacy}"],
+    ),
+    plain("a machine on a kernel without group nodes"),
+    plain("a GPU with audio and USB-C in its group"),
+    pooled(
+        "a GPU with audio and USB-C in its group",
+        "backend iommufd",
+        &["{select: [{vendor: 10de, class: \"03\"}], backend: iommufd}"],
+    ),
+    plain("two GPUs in one group"),
+    Case { with: "for one pod", ask: Ask::Together, ..plain("two GPUs in one group") },
+    plain("not viable"),
+    pooled(
+        "virtual functions of a NIC",
+        "",
+        &[
+            "{resource: example.com/vf-1, select: [{parent: \"0000:f1:00.0\"}]}",
+            "{resource: example.com/vf, select: [{vendor: 15b3}]}",
+        ],
+    ),
+    plain("a GPU with virtual functions on"),
+    plain("mediated devices"),
+    plain("a machine with a mediated device"),
+    plain("virtual functions with a vGPU and without"),
+    plain("extended memory"),
+    Case { with: "for one pod", ask: Ask::Together, ..plain("extended memory") },
+    plain("no device node"),
+];
+
+#[tokio::test]
+async fn each_kind_is_listed_told_and_given_as_the_documentation_says() {
+    for (name, _) in trees::ALL {
+        assert!(CASES.iter().any(|case| case.tree == *name), "no case has the tree {name:?}");
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/kinds.md");
+    let document = std::fs::read_to_string(&path).unwrap_or_default();
+    let begin = document.find("\n## ").map_or(document.len(), |place| place + 1);
+    let (introduction, known) = document.split_at(begin);
+    let mut made = String::new();
+    for case in CASES {
+        made += &section(case).await;
+    }
+    let made = made.trim_end().to_owned() + "\n";
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, format!("{introduction}{made}")).unwrap();
+        return;
+    }
+    for (made, known) in made.split("\n## ").zip(known.split("\n## ")) {
+        assert_eq!(made, known, "UPDATE=1 cargo test -p vfio-device-plugin --test kinds");
+    }
+    assert_eq!(made.len(), known.len());
+}
+
+/// One case as a heading and a table.
+async fn section(case: &Case) -> String {
+    let tree = trees::by_name(case.tree).unwrap();
+    let node = &tree.node;
+    let kubelet = kubelet(node).await;
+    let mut words = Vec::new();
+    let file = node.root().join("pools.yaml").to_str().unwrap().to_owned();
+    let pools: String = case.pools.iter().map(|pool| format!("  - {pool}\n")).collect();
+    if !pools.is_empty() {
+        node.write("pools.yaml", format!("pools:\n{pools}")).unwrap();
+        words.extend(["--pools", &file]);
+    }
+    let _serve = Serve::start(node, &words);
+    let devices = settled(node, &kubelet, &words).await;
+    let mut text = format!("## {}{}", case.tree[..1].to_uppercase(), &case.tree[1..]);
+    if !case.with.is_empty() {
+        let _ = write!(text, ": {}", case.with);
+    }
+    text += "\n";
+    if !pools.is_empty() {
+        let _ = write!(text, "\n```yaml\npools:\n{pools}```\n");
+    }
+    text += "\n| device | driver | resource | state | kubelet | NUMA | given |\n| --- | --- | --- | --- | --- | --- | --- |\n";
+    let mut given = answers(&kubelet, &devices, case.ask).await.into_iter();
+    for device in &devices {
+        let [address, resource, state, health] =
+            ["address", "resource", "state", "health"].map(|key| device[key].as_str().unwrap_or("-"));
+        let driver = device["driver"].as_str().unwrap_or("none");
+        let reason =
+            device["reason"].as_str().map(|reason| format!(": {}", without_pids(reason))).unwrap_or_default();
+        let numa = topology(&kubelet, resource, address);
+        let given = given.next().unwrap();
+        let _ = writeln!(
+            text,
+            "| `{address}` | {driver} | `{resource}` | {state} | {health}{reason} | {numa} | {given} |"
+        );
+    }
+    text + "\n"
+}
+
+/// What `list` says when the kubelet has been told of every device and nothing has changed for longer than the settling time.
+async fn settled(node: &Node, kubelet: &Kubelet, words: &[&str]) -> Vec<Value> {
+    let list = [&["list", "--json"], words].concat();
+    let deadline = Instant::now() + PATIENCE * 3;
+    let (mut known, mut since) = (Vec::new(), Instant::now());
+    loop {
+        let (code, out, error) = run(node, &list);
+        assert_eq!(code, 0, "{error}");
+        let listed = serde_json::from_str::<Value>(&out).unwrap()["devices"].as_array().unwrap().clone();
+        if listed != known {
+            (known, since) = (listed, Instant::now());
+        }
+        let books = kubelet.books();
+        let told = |device: &Value| {
+            let resource = books.resources.get(device["resource"].as_str().unwrap());
+            let health = resource.and_then(|resource| resource.health(device["address"].as_str().unwrap()));
+            health.is_some() && health == device["health"].as_str()
+        };
+        if known.iter().all(told) && since.elapsed() > Duration::from_millis(700) {
+            return known;
+        }
+        assert!(Instant::now() < deadline, "{known:#?} {books:#?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// What each device's Allocate answers, or the one of all devices of its resource.
+async fn answers(kubelet: &Kubelet, devices: &[Value], ask: Ask) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let mut answers: Vec<String> = Vec::new();
+    for (place, device) in devices.iter().enumerate() {
+        let resource = text(&device["resource"]);
+        let same = |other: &&Value| other["resource"] == device["resource"];
+        let ids: Vec<String> = match ask {
+            Ask::Each => vec![text(&device["address"])],
+            Ask::Together if devices[..place].iter().any(|other| same(&other)) => {
+                answers.push("with the first".to_owned());
+                continue;
+            }
+            Ask::Together => devices.iter().filter(same).map(|device| text(&device["address"])).collect(),
+        };
+        answers.push(match kubelet.allocate(&resource, &[&ids]).await {
+            Ok(answer) => in_words(&answer[0]),
+            Err(status) => format!("refused: {}", without_pids(status.message())),
+        });
+    }
+    answers
+}
+
+fn in_words(answer: &ContainerAllocateResponse) -> String {
+    let mut words: Vec<String> =
+        answer.envs.iter().map(|(name, value)| format!("`{name}={value}`")).collect();
+    words.sort();
+    words.extend(answer.devices.iter().map(|spec| format!("`{}`", spec.host_path)));
+    words.extend(answer.cdi_devices.iter().map(|device| format!("CDI `{}`", device.name)));
+    words.join(" ")
+}
+
+fn topology(kubelet: &Kubelet, resource: &str, address: &str) -> String {
+    let books = kubelet.books();
+    let devices = books.resources.get(resource).map(|resource| resource.devices.clone()).unwrap_or_default();
+    let device = devices.into_iter().find(|device| device.id == address);
+    let hint = device.and_then(|device| device.topology);
+    hint.map_or_else(|| "-".to_owned(), |hint| hint.nodes[0].id.to_string())
+}
+
+/// Processes have other numbers the next time.
+fn without_pids(text: &str) -> String {
+    let mut words = text.split_inclusive(' ');
+    let mut made = String::new();
+    while let Some(word) = words.next() {
+        made += word;
+        if word == "pid " {
+            let number = words.next().unwrap_or_default();
+            made += &number.replace(|c: char| c.is_ascii_digit(), "").replace(' ', "N ");
+        }
+    }
+    made
+}
