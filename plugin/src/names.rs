@@ -1,7 +1,7 @@
 //! Resource names of devices, looked up in pci.ids once an id.
 
 use crate::pools::{Pools, Terms};
-use crate::resources::{model_name, resource_of, type_name};
+use crate::resources::{env_name, model_name, of_one_variable, resource_of, type_name};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ pub(crate) struct Namer {
     complained: bool,
     /// Pairs of pools that have been said to want the same device.
     overlaps: BTreeSet<(usize, usize)>,
+    /// Resources that have been said to share a variable with another.
+    collisions: BTreeSet<Arc<str>>,
     /// How devices were offered last.
     offered: BTreeMap<DeviceId, Offer>,
     keeps: bool,
@@ -66,6 +68,7 @@ impl Namer {
             resources: HashMap::new(),
             complained: false,
             overlaps: BTreeSet::new(),
+            collisions: BTreeSet::new(),
             offered: BTreeMap::new(),
             keeps: false,
         }
@@ -184,6 +187,7 @@ impl Namer {
             self.keeps |= kept.is_some() && kept != meant;
             offers.extend(kept.or(meant).map(|offer| (device.id, offer)));
         }
+        self.tell_collisions(&offers);
         self.offered.clone_from(&offers);
         offers
     }
@@ -193,6 +197,23 @@ impl Namer {
         let named = self.pools.named(resource).map(|pool| pool.terms);
         let terms = named.or(meant.map(|offer| offer.terms)).unwrap_or_default();
         Offer { resource: Arc::clone(resource), terms }
+    }
+
+    /// Says once of each resource whose addresses KubeVirt would look for where it does for another's: what the file names is
+    /// looked at when it is read, but models are named as they come.
+    fn tell_collisions(&mut self, offers: &BTreeMap<DeviceId, Offer>) {
+        let resources: BTreeSet<&Arc<str>> = offers.values().map(|offer| &offer.resource).collect();
+        for (first, second) in of_one_variable(resources.into_iter().map(|resource| &**resource)) {
+            if self.collisions.insert(second.into()) {
+                let variable = env_name(second, false);
+                tracing::warn!(
+                    first,
+                    second,
+                    variable,
+                    "a container that has both is told the addresses of one: give one an alias"
+                );
+            }
+        }
     }
 
     /// How the pools offer a device; none if they do not.

@@ -1,5 +1,7 @@
 //! Pure: names of resources, and what the kubelet takes as one.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Write;
 
 /// The kubelet's limit for the part after the slash (`IsQualifiedName`).
@@ -71,6 +73,21 @@ pub(crate) fn env_name(resource: &str, mdev: bool) -> String {
     format!("{prefix}{}", resource.to_uppercase().replace(['/', '.'], "_"))
 }
 
+/// Two resources of which KubeVirt would look for the addresses in one variable, by the second of each two. A container that
+/// asks for both is given that of one of them only: the kubelet takes the first answer's (`deviceRunContainerOptions`), in no order.
+pub(crate) fn of_one_variable<'a>(
+    resources: impl Iterator<Item = &'a str>,
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let mut known: BTreeMap<String, &str> = BTreeMap::new();
+    resources.filter_map(move |resource| match known.entry(env_name(resource, false)) {
+        Entry::Vacant(place) => {
+            place.insert(resource);
+            None
+        }
+        Entry::Occupied(first) => Some((*first.get(), resource)).filter(|(first, second)| first != second),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +119,13 @@ mod tests {
         let name = env_name("nvidia.com/GH100_H100_SXM5_80GB", false);
         assert_eq!(name, "PCI_RESOURCE_NVIDIA_COM_GH100_H100_SXM5_80GB");
         assert_eq!(env_name("example.com/my-gpu", true), "MDEV_PCI_RESOURCE_EXAMPLE_COM_MY-GPU");
+    }
+
+    #[test]
+    fn names_that_differ_in_what_a_variable_cannot_show_collide() {
+        let all = ["a.b/x.y", "a.b/x", "a.b/x_y", "a.b/x", "a_b/x", "a.b/X.Y", "a.b/x-y"];
+        let found: Vec<_> = of_one_variable(all.into_iter()).collect();
+        assert_eq!(found, [("a.b/x.y", "a.b/x_y"), ("a.b/x", "a_b/x"), ("a.b/x.y", "a.b/X.Y")]);
     }
 
     #[test]

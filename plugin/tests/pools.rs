@@ -142,6 +142,32 @@ async fn a_physical_function_with_virtual_ones_on_is_said_to_need_a_token() {
 }
 
 #[tokio::test]
+async fn resources_of_one_variable_are_said_once() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let file = pools(
+        &node,
+        "pools:\n\
+         \x20 - {resource: nvidia.com/big_gpu, select: [{numa_node: 0}]}\n\
+         \x20 - {select: [{numa_node: 1}], alias: {2330: BIG.GPU}}\n",
+    );
+    let serve = Serve::start(&node, &["--pools", &file]);
+    expect(&kubelet, "both", |books| {
+        ["nvidia.com/big_gpu", "nvidia.com/BIG.GPU"].map(|name| books.capacity(name).allocatable) == [4, 4]
+    })
+    .await;
+    node.unbind(GPU).unwrap();
+    expect(&kubelet, "one less", |books| books.capacity("nvidia.com/big_gpu").capacity == 3).await;
+    let (code, out, _) = run(&node, &["doctor", "--pools", &file]);
+    let expected =
+        "nvidia.com/big_gpu: and nvidia.com/BIG.GPU have one variable, PCI_RESOURCE_NVIDIA_COM_BIG_GPU";
+    assert!(code == 1 && out.contains(expected), "{out}");
+    let (_, _, log) = serve.terminate();
+    let said = log.lines().filter(|line| line.contains("is told the addresses of one"));
+    assert_eq!(said.filter(|line| line.contains("PCI_RESOURCE_NVIDIA_COM_BIG_GPU")).count(), 1, "{log}");
+}
+
+#[tokio::test]
 async fn functions_of_a_group_go_along_and_only_what_was_asked_for_is_named() {
     let node = Node::with_eight_gpus().unwrap();
     let (gpu, audio, usb) = ("0000:f1:00.0", "0000:f1:00.1", "0000:f1:00.2");

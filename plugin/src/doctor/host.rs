@@ -1,10 +1,11 @@
 //! The host: its IOMMU, its device nodes, and what is bound.
 
 use super::finding::Findings;
+use crate::resources::{env_name, of_one_variable};
 use crate::settings::Settings;
 use crate::snapshot::DeviceView;
 use crate::sriov;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use vfio_probe::device::{Detail, is_vfio_driver};
 use vfio_probe::text::DriverName;
@@ -49,6 +50,12 @@ pub(super) fn examine(
                       the open fails with Permission denied. Write 0 to its sriov_numvfs, or bind it to its own driver and offer \
                       its virtual functions alone.";
         findings.warn(id.to_string(), format!("is bound to {driver} with virtual functions on"), advice);
+    }
+    let resources: BTreeSet<&str> = views.iter().map(|view| &*view.resource).collect();
+    for (first, second) in of_one_variable(resources.into_iter()) {
+        let what = format!("and {first} have one variable, {}", env_name(second, false));
+        let advice = "A container that has both is told the addresses of one of them: give one another name, or an alias.";
+        findings.warn(second, what, advice);
     }
     for (id, driver) in unbound(settings, root, views) {
         let what = match driver {

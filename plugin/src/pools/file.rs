@@ -4,7 +4,7 @@ use super::backend::Backend;
 use super::selector::{self, Selector};
 use super::{Pool, Pools, Terms};
 use crate::health::Busy;
-use crate::resources::is_resource;
+use crate::resources::{env_name, is_resource, of_one_variable};
 use crate::settings::BusyAllocate;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -190,6 +190,13 @@ pub(super) fn parse(text: &str) -> Result<Pools, Mistake> {
                 return Err(Mistake { line: resource.defined.line(), text });
             }
             names.push(resource.value.clone());
+            if let Some((first, second)) = of_one_variable(names.iter().map(String::as_str)).next() {
+                let text = format!(
+                    "{second:?}: expected a name that differs from {first} in more than case, _ and .: addresses of both would be in {}",
+                    env_name(second, false)
+                );
+                return Err(Mistake { line: resource.defined.line(), text });
+            }
         }
         if let (Some(resource), Some((_, name))) = (&resource, alias.first_key_value()) {
             let text = format!(
@@ -328,6 +335,11 @@ mod tests {
             (
                 "pools:\n  - {resource: a.b/c, select: [{}]}\n  - {resource: a.b/c, select: [{}]}\n".into(),
                 "line 3: \"a.b/c\": a second pool of that resource",
+            ),
+            (
+                "pools:\n  - {resource: a.b/c.d, select: [{}]}\n  - {resource: a.b/C_d, select: [{}]}\n"
+                    .into(),
+                "line 3: \"a.b/C_d\": expected a name that differs from a.b/c.d in more than case",
             ),
             ("pools: [\n".into(), "line 1: "),
         ] {
