@@ -1,7 +1,10 @@
 //! The command line.
 
 use crate::settings::Settings;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::builder::{OsStr, Resettable};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 /// Which VFIO devices of this node are free, who holds the others, and a kubelet that knows it
@@ -72,6 +75,58 @@ pub(crate) enum Command {
     #[cfg(feature = "demo")]
     #[command(hide = true)]
     DemoVm,
+}
+
+impl Cli {
+    /// Reads the command line and the environment. A variable that is empty is not set, as in manifests that leave a value out;
+    /// and what is said on the command line goes before what the environment says of the same thing.
+    ///
+    /// # Errors
+    /// Wrong usage, or a wish for help.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        let mut command = Self::command().mut_args(|arg| {
+            let value = arg.get_env().and_then(std::env::var_os);
+            if value.is_some_and(|value| value.is_empty()) {
+                arg.env(Resettable::<OsStr>::Reset)
+            } else {
+                arg
+            }
+        });
+        let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        match offered_by(matches.value_source("select"), matches.value_source("pools")) {
+            Offered::Select => cli.settings.pools = None,
+            Offered::Pools => {}
+            Offered::Both(names) => {
+                let text = format!("{names} exclude each other: put the selectors into the file of pools");
+                return Err(command.error(ErrorKind::ArgumentConflict, text));
+            }
+        }
+        Ok(cli)
+    }
+}
+
+/// What says which devices are offered.
+#[derive(PartialEq, Eq, Debug)]
+enum Offered {
+    /// The selectors.
+    Select,
+    /// The file.
+    Pools,
+    /// Both of these names, from the same place.
+    Both(&'static str),
+}
+
+fn offered_by(select: Option<ValueSource>, pools: Option<ValueSource>) -> Offered {
+    use ValueSource::{CommandLine, EnvVariable};
+    match (select, pools) {
+        (Some(CommandLine), Some(CommandLine)) => Offered::Both("--select and --pools"),
+        (Some(EnvVariable), Some(EnvVariable)) => {
+            Offered::Both("VFIO_DEVICE_PLUGIN_SELECT and VFIO_DEVICE_PLUGIN_POOLS")
+        }
+        (Some(CommandLine), _) | (_, None) => Offered::Select,
+        _ => Offered::Pools,
+    }
 }
 
 /// Prints a shell's completion script.

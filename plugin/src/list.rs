@@ -17,6 +17,10 @@ pub(crate) const ANSWER: Duration = Duration::from_secs(2);
 
 /// Runs the command.
 pub(crate) fn run(settings: &Settings, json: bool, probe: bool) -> anyhow::Result<u8> {
+    if let Some(mistake) = &settings.not_understood {
+        let file = settings.pools_file();
+        eprintln!("vfio-device-plugin: {file}: {mistake}: these are the devices of the running serve");
+    }
     let told = status::fetch(&settings.run_dir, ANSWER);
     if let Err(error) = &told {
         eprintln!("vfio-device-plugin: {error:#}: what the kubelet was told is unknown");

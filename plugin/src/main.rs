@@ -36,7 +36,6 @@ mod told;
 mod watch;
 mod who;
 
-use clap::Parser;
 use cli::{Cli, Command};
 use settings::{LogFormat, Settings};
 use std::io::IsTerminal;
@@ -49,7 +48,7 @@ const USAGE: u8 = 64;
 const BROKEN: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -60,9 +59,13 @@ fn main() -> ExitCode {
     let mut settings = cli.settings;
     let command = cli.command.unwrap_or(Command::Serve);
     // The others ask a running serve, or look at all devices: `ready` must not fail by a file that serve did not take in.
-    let needs_pools = matches!(command, Command::Serve | Command::List { .. } | Command::Doctor { .. });
-    if needs_pools && let Err(mistake) = settings.read_pools() {
-        eprintln!("vfio-device-plugin: {mistake}");
+    let read = match command {
+        Command::Serve => settings.read_pools(),
+        Command::List { .. } | Command::Doctor { .. } => settings.read_pools_or_ask(),
+        _ => Ok(()),
+    };
+    if let Err(mistake) = read {
+        eprintln!("vfio-device-plugin: {}: {mistake}", settings.pools_file());
         return USAGE.into();
     }
     let settings = &settings;

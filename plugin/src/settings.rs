@@ -1,8 +1,11 @@
 //! Every setting: a flag, an environment variable, a default.
 
 use crate::health::Busy;
+use crate::list::ANSWER;
+use crate::pools::file::Mistake;
 use crate::pools::selector::Selector;
 use crate::pools::{self, Pools};
+use crate::status;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -73,18 +76,16 @@ pub(crate) struct Settings {
     pub(crate) select: Vec<Selector>,
 
     /// Pools of devices in a YAML file, in place of --select: resources, selectors, backends
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        conflicts_with = "select",
-        env = "VFIO_DEVICE_PLUGIN_POOLS"
-    )]
+    #[arg(long, global = true, value_name = "FILE", env = "VFIO_DEVICE_PLUGIN_POOLS")]
     pub(crate) pools: Option<PathBuf>,
 
     /// What that file says, or the one pool of --select.
     #[arg(skip)]
     pub(crate) offered: Pools,
+
+    /// Why it is not understood, where a running `serve` tells what is offered.
+    #[arg(skip)]
+    pub(crate) not_understood: Option<Mistake>,
 
     /// Never open a group, only look: for containers that may not open device nodes
     #[arg(long, global = true, env = "VFIO_DEVICE_PLUGIN_NO_PROBE")]
@@ -125,14 +126,30 @@ impl Settings {
     ///
     /// # Errors
     /// The file cannot be read, or says something that is not understood: its name, the line, and what was expected.
-    pub(crate) fn read_pools(&mut self) -> Result<(), String> {
+    pub(crate) fn read_pools(&mut self) -> Result<(), Mistake> {
         self.offered = match &self.pools {
             None => Pools::of_selectors(&self.select),
-            Some(path) => {
-                pools::file::read(path).map_err(|mistake| format!("{}: {mistake}", path.display()))?
-            }
+            Some(path) => pools::file::read(path)?,
         };
         Ok(())
+    }
+
+    /// The same where it is only looked at what is offered: a running `serve` goes on with what it has read before somebody
+    /// made a mistake, and tells it.
+    ///
+    /// # Errors
+    /// The file is not understood, and no `serve` answers.
+    pub(crate) fn read_pools_or_ask(&mut self) -> Result<(), Mistake> {
+        let Err(mistake) = self.read_pools() else { return Ok(()) };
+        let Ok(serving) = status::fetch(&self.run_dir, ANSWER) else { return Err(mistake) };
+        self.offered = Pools::as_told(&serving.devices);
+        self.not_understood = Some(mistake);
+        Ok(())
+    }
+
+    /// The pools' file for messages.
+    pub(crate) fn pools_file(&self) -> String {
+        self.pools.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
     }
 }
 

@@ -463,7 +463,66 @@ fn a_bad_file_ends_with_64_its_line_and_what_was_expected() {
     let (code, _, error) = run(&node, &["list", "--pools", "/nowhere/pools.yaml"]);
     assert_eq!(code, 64);
     assert!(error.contains("/nowhere/pools.yaml: No such file"), "{error}");
-    let (code, _, error) = run(&node, &["list", "--pools", &file, "--select", "10de"]);
-    assert_eq!(code, 64);
-    assert!(error.contains("--select") && error.contains("--pools"), "{error}");
+}
+
+#[test]
+fn a_flag_goes_before_a_variable_and_an_empty_variable_is_none() {
+    let node = Node::with_eight_gpus().unwrap();
+    let file = pools(&node, "pools: [{resource: a.b/c, select: [{}]}]");
+    let (select, pools) = ("VFIO_DEVICE_PLUGIN_SELECT", "VFIO_DEVICE_PLUGIN_POOLS");
+    let (of_pools, of_models) = ((0, "a.b/c"), (0, common::H100));
+    let none = (0, "No device of the selection");
+    for (words, variables, (code, says)) in [
+        (&["--pools", &*file][..], &[][..], of_pools),
+        (&["--pools", &file], &[(select, "1002")], of_pools),
+        (&["--select", "10de"], &[(pools, &*file)], of_models),
+        (&[], &[(pools, &file)], of_pools),
+        (&[], &[(select, "1002")], none),
+        (&[], &[(pools, "")], of_models),
+        (&[], &[(pools, ""), (select, "1002")], none),
+        (&[], &[(pools, &file), (select, "")], of_pools),
+        (&[], &[(pools, ""), (select, ""), ("VFIO_DEVICE_PLUGIN_INTERVAL", "")], of_models),
+        (&["--pools", &file, "--select", "10de"], &[], (64, "--select and --pools exclude each other")),
+        (&["--pools", &file, "--select", "10de"], &[(pools, &file)], (64, "--select and --pools exclude")),
+        (
+            &[],
+            &[(pools, &file), (select, "10de")],
+            (64, "VFIO_DEVICE_PLUGIN_SELECT and VFIO_DEVICE_PLUGIN_POOLS"),
+        ),
+        (&["--pools", ""], &[], (64, "--pools")),
+    ] {
+        // Before the command and after it.
+        for at in [0, 1] {
+            let mut all = words.to_vec();
+            all.insert(if at == 0 { 0 } else { all.len() }, "list");
+            let output = common::program(&node, &all).envs(variables.iter().copied()).output().unwrap();
+            let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            assert_eq!(output.status.code(), Some(code), "{all:?} {variables:?}: {text}");
+            assert!(text.contains(says), "{all:?} {variables:?}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_broken_later_is_said_beside_what_serve_tells() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let file =
+        pools(&node, "pools: [{resource: a.b/one, select: [{numa_node: 0}]}, {select: [{numa_node: 1}]}]");
+    let _serve = Serve::start(&node, &["--pools", &file]);
+    expect(&kubelet, "both pools", |books| {
+        ["a.b/one", common::H100].map(|resource| books.capacity(resource).allocatable) == [4, 4]
+    })
+    .await;
+    // Of one of another pool the listing must say nothing.
+    node.add(Function { class: 0x02_0000, ..Function::gpu("0000:f1:00.0", 90, -1) }).unwrap();
+    let (_, before, _) = run(&node, &["list", "--pools", &file]);
+    assert_eq!(run(&node, &["doctor", "--pools", &file]).0, 0);
+    pools(&node, "pools:\n  - resource: a.b/one\n    selekt: []\n");
+    let (code, out, error) = run(&node, &["list", "--pools", &file]);
+    assert_eq!((code, &out), (0, &before), "{error}");
+    let expected = format!("{file}: line 3: unknown field `selekt`");
+    assert!(error.contains(&expected) && error.contains("of the running serve"), "{error}");
+    let (code, out, _) = run(&node, &["doctor", "--pools", &file]);
+    assert!(code == 2 && out.contains(&format!("{file}: is not understood: line 3: unknown field")), "{out}");
 }

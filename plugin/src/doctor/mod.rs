@@ -26,6 +26,11 @@ pub(crate) fn run(settings: &Settings, json: bool, probe: bool) -> anyhow::Resul
 /// From the host outwards: whoever reads it mends the first thing first.
 fn examine(settings: &Settings, probe: bool) -> anyhow::Result<Findings> {
     let mut findings = Findings::default();
+    if let Some(mistake) = &settings.not_understood {
+        let advice =
+            "Mend it: the running serve goes on with what it has read before, but would not start again.";
+        findings.broken(settings.pools_file(), format!("is not understood: {mistake}"), advice);
+    }
     let root = Root::open(&settings.root)?;
     let mut unreadable = Vec::new();
     let views = look(settings, probe, |error| unreadable.push(error))?;

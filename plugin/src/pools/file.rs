@@ -120,7 +120,7 @@ fn pci_address<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PciAddress>,
 }
 
 /// What is wrong with a file, and where.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mistake {
     /// 1 is the first line; 0 where it is about the whole file.
     line: u64,

@@ -7,6 +7,7 @@ pub(crate) mod selector;
 
 use crate::health::Busy;
 use crate::settings::BusyAllocate;
+use crate::snapshot::DeviceReport;
 use backend::Backend;
 use selector::Selector;
 use std::collections::BTreeMap;
@@ -58,6 +59,21 @@ impl Pools {
     /// One pool of what `--select` names, each device named by its model.
     pub(crate) fn of_selectors(select: &[Selector]) -> Self {
         Self(vec![Pool { select: select.to_vec(), ..Pool::default() }])
+    }
+
+    /// What a running `serve` offers: its devices, by their resources.
+    pub(crate) fn as_told(devices: &[DeviceReport]) -> Self {
+        let mut pools: BTreeMap<&str, Vec<Selector>> = BTreeMap::new();
+        for device in devices {
+            let address = device.address.parse().ok();
+            pools.entry(&device.resource).or_default().push(Selector { address, ..Selector::default() });
+        }
+        let pool = |(resource, select): (&str, _)| Pool {
+            resource: Some(resource.into()),
+            select,
+            ..Pool::default()
+        };
+        Self(pools.into_iter().map(pool).collect())
     }
 
     /// The pool that has the device, and its place.
