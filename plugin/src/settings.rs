@@ -2,7 +2,7 @@
 
 use crate::health::Busy;
 use crate::list::ANSWER;
-use crate::pools::file::Mistake;
+use crate::pools::mistake::Mistake;
 use crate::pools::selector::Selector;
 use crate::pools::{self, Pools};
 use crate::status;

@@ -1,6 +1,9 @@
 //! The pools' file: YAML, read whole or not at all, with the place of each mistake.
 
 use super::backend::Backend;
+use super::mistake::Mistake;
+#[cfg(test)]
+use super::schema;
 use super::selector::{self, Selector};
 use super::{Pool, Pools, Terms};
 use crate::health::Busy;
@@ -10,9 +13,9 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::Read;
 use std::path::Path;
+use vfio_probe::text::DriverName;
 use vfio_probe::{DeviceId, GroupId, PciAddress};
 
 /// More than any list of pools needs. Reading takes time by the length, and is done while devices are watched.
@@ -21,14 +24,11 @@ const MOST: u64 = 64 << 10;
 /// nests to 5.
 const STACK: usize = 4 << 20;
 const DEPTH: usize = 16;
-/// Of a text that is no list of pools, the beginning is enough.
-const LONGEST_MISTAKE: usize = 200;
-
 /// Pools of devices; the first that selects a device has it.
 #[derive(Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct File {
+pub(super) struct File {
     /// At least one.
     #[cfg_attr(test, schemars(with = "Vec<WrittenPool>", length(min = 1)))]
     pools: Vec<Spanned<WrittenPool>>,
@@ -37,13 +37,15 @@ struct File {
 /// Devices that are offered alike.
 #[derive(Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(
+    test,
+    schemars(extend("not" = {"required": ["resource", "alias"], "properties": {"alias": {"minProperties": 1}}}))
+)]
 #[serde(deny_unknown_fields)]
 struct WrittenPool {
     /// The resource of all its devices, like nvidia.com/H100; left out, each model has its own.
-    #[cfg_attr(
-        test,
-        schemars(with = "Option<String>", regex(pattern = "^[a-z0-9.-]+/[A-Za-z0-9._-]{1,63}$"))
-    )]
+    #[serde(default, deserialize_with = "said")]
+    #[cfg_attr(test, schemars(schema_with = "schema::resource"))]
     resource: Option<Spanned<String>>,
     /// A device is in the pool if one of these fits.
     #[cfg_attr(test, schemars(length(min = 1)))]
@@ -52,12 +54,16 @@ struct WrittenPool {
     #[serde(default)]
     backend: Backend,
     /// What the kubelet is told of a held device; left out, what --busy says.
+    #[serde(default, deserialize_with = "said")]
+    #[cfg_attr(test, schemars(with = "Busy"))]
     busy: Option<Busy>,
     /// What Allocate does with a device that is held after all; left out, what --busy-allocate says.
+    #[serde(default, deserialize_with = "said")]
+    #[cfg_attr(test, schemars(with = "BusyAllocate"))]
     busy_allocate: Option<BusyAllocate>,
     /// Other names for models: from the name that a model would have, or its hex id.
     #[serde(default)]
-    #[cfg_attr(test, schemars(with = "BTreeMap<String, String>"))]
+    #[cfg_attr(test, schemars(schema_with = "schema::alias"))]
     alias: BTreeMap<String, Spanned<String>>,
 }
 
@@ -68,30 +74,41 @@ struct WrittenPool {
 struct WrittenSelector {
     /// PCI vendor id in hex.
     #[serde(default, deserialize_with = "pci_id")]
-    #[cfg_attr(test, schemars(with = "Option<Hex>"))]
+    #[cfg_attr(test, schemars(schema_with = "schema::pci_id"))]
     vendor: Option<u16>,
     /// PCI device id in hex.
     #[serde(default, deserialize_with = "pci_id")]
-    #[cfg_attr(test, schemars(with = "Option<Hex>"))]
+    #[cfg_attr(test, schemars(schema_with = "schema::pci_id"))]
     device: Option<u16>,
     /// Leading hex digits of the PCI class: 03 is every display controller.
     #[serde(default, deserialize_with = "class")]
-    #[cfg_attr(test, schemars(with = "Option<Hex>"))]
+    #[cfg_attr(test, schemars(schema_with = "schema::class"))]
     class: String,
     /// The VFIO driver; - and _ are the same in it.
+    #[serde(default, deserialize_with = "driver")]
+    #[cfg_attr(test, schemars(schema_with = "schema::driver"))]
     driver: Option<String>,
     /// PCI address or mdev uuid.
     #[serde(default, deserialize_with = "device_id")]
-    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    #[cfg_attr(test, schemars(schema_with = "schema::device_id"))]
     address: Option<DeviceId>,
     /// IOMMU group.
-    group: Option<u32>,
+    #[serde(default, deserialize_with = "group")]
+    #[cfg_attr(test, schemars(schema_with = "schema::group"))]
+    group: Option<GroupId>,
     /// PCI address of the physical function of a virtual one, or of a mediated device's parent.
     #[serde(default, deserialize_with = "pci_address")]
-    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    #[cfg_attr(test, schemars(schema_with = "schema::pci_address"))]
     parent: Option<PciAddress>,
     /// NUMA node.
+    #[serde(default, deserialize_with = "numa_node")]
+    #[cfg_attr(test, schemars(schema_with = "schema::numa_node"))]
     numa_node: Option<u16>,
+}
+
+/// What may be left out, but not said to be nothing: a selector with `driver:` and no more would fit every device.
+fn said<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
 }
 
 fn parsed<'de, D: Deserializer<'de>, T>(
@@ -111,6 +128,20 @@ fn class<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     parsed(from, selector::class, "up to 6 hex digits, like 03 or 030200")
 }
 
+fn driver<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let name =
+        |text: &str| DriverName::new(text.as_bytes()).filter(|name| !name.is_empty() && !text.contains(' '));
+    parsed(from, |text| name(text).map(|name| name.to_string()), "a driver's name, like vfio-pci").map(Some)
+}
+
+fn group<'de, D: Deserializer<'de>>(from: D) -> Result<Option<GroupId>, D::Error> {
+    parsed(from, |text| text.parse().ok(), "a group's number, like 51").map(Some)
+}
+
+fn numa_node<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
+    parsed(from, |text| text.parse().ok(), "a node's number, like 0").map(Some)
+}
+
 fn device_id<'de, D: Deserializer<'de>>(from: D) -> Result<Option<DeviceId>, D::Error> {
     parsed(from, |text| text.parse().ok(), "a PCI address like 0000:3b:00.0 or an mdev uuid").map(Some)
 }
@@ -119,42 +150,22 @@ fn pci_address<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PciAddress>,
     parsed(from, |text| PciAddress::parse(text.as_bytes()), "a PCI address like 0000:3b:00.0").map(Some)
 }
 
-/// What is wrong with a file, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mistake {
-    /// 1 is the first line; 0 where it is about the whole file.
-    line: u64,
-    text: String,
-}
-
-impl fmt::Display for Mistake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.line > 0 {
-            write!(f, "line {}: ", self.line)?;
-        }
-        f.write_str(&self.text)
-    }
-}
-
-impl std::error::Error for Mistake {}
-
 /// Reads the file. Bounded: what is longer than 64 KiB is no list of pools. In a thread of its own, for its stack.
 ///
 /// # Errors
 /// It cannot be read, or says something that is not understood: then nothing of it is taken.
 pub(crate) fn read(path: &Path) -> Result<Pools, Mistake> {
-    let whole = |text: String| Mistake { line: 0, text };
-    let file = std::fs::File::open(path).map_err(|error| whole(error.to_string()))?;
+    let file = std::fs::File::open(path).map_err(|error| Mistake::whole(&error))?;
     let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
     let mut text = String::new();
     let read = if is_file { file.take(MOST + 1).read_to_string(&mut text) } else { Ok(0) };
-    read.map_err(|error| whole(error.to_string()))?;
+    read.map_err(|error| Mistake::whole(&error))?;
     if !is_file || text.len() as u64 > MOST {
-        return Err(whole("expected a file of at most 64 KiB".to_owned()));
+        return Err(Mistake::whole(&"expected a file of at most 64 KiB"));
     }
     let thread = std::thread::Builder::new().name("pools".into()).stack_size(STACK);
-    let reader = thread.spawn(move || parse(&text)).map_err(|error| whole(error.to_string()))?;
-    reader.join().unwrap_or_else(|_panic| Err(whole("the parser failed".to_owned())))
+    let reader = thread.spawn(move || parse(&text)).map_err(|error| Mistake::whole(&error))?;
+    reader.join().unwrap_or_else(|_panic| Err(Mistake::whole(&"the parser failed")))
 }
 
 /// Reads the text of a file.
@@ -163,13 +174,10 @@ pub(super) fn parse(text: &str) -> Result<Pools, Mistake> {
         with_snippet: false,
         budget: serde_saphyr::budget! { max_depth: DEPTH },
     };
-    let file: File = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let line = error.location().map_or(0, |location| location.line());
-        let text = without_place(&error.to_string());
-        Mistake { line, text: text.chars().take(LONGEST_MISTAKE).collect() }
-    })?;
+    let file: File =
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| Mistake::of_parser(&error))?;
     if file.pools.is_empty() {
-        return Err(Mistake { line: 1, text: "expected at least one pool".to_owned() });
+        return Err(Mistake::at(1, "expected at least one pool"));
     }
     let mut names: Vec<String> = Vec::new();
     let mut pools = Vec::new();
@@ -177,8 +185,8 @@ pub(super) fn parse(text: &str) -> Result<Pools, Mistake> {
         let line = written.defined.line();
         let WrittenPool { resource, select, backend, busy, busy_allocate, alias } = written.value;
         if select.is_empty() {
-            let text = "expected `select` with at least one selector; `- {}` selects everything".to_owned();
-            return Err(Mistake { line, text });
+            let text = "expected `select` with at least one selector; `- {}` selects everything";
+            return Err(Mistake::at(line, text));
         }
         if let Some(resource) = &resource {
             check(resource, is_resource, "a resource that the kubelet takes, like nvidia.com/H100")?;
@@ -187,7 +195,7 @@ pub(super) fn parse(text: &str) -> Result<Pools, Mistake> {
                     "{:?}: a second pool of that resource; put its selectors into the first",
                     resource.value
                 );
-                return Err(Mistake { line: resource.defined.line(), text });
+                return Err(Mistake::at(resource.defined.line(), text));
             }
             names.push(resource.value.clone());
             if let Some((first, second)) = of_one_variable(names.iter().map(String::as_str)).next() {
@@ -195,7 +203,7 @@ pub(super) fn parse(text: &str) -> Result<Pools, Mistake> {
                     "{second:?}: expected a name that differs from {first} in more than case, _ and .: addresses of both would be in {}",
                     env_name(second, false)
                 );
-                return Err(Mistake { line: resource.defined.line(), text });
+                return Err(Mistake::at(resource.defined.line(), text));
             }
         }
         if let (Some(resource), Some((_, name))) = (&resource, alias.first_key_value()) {
@@ -203,7 +211,7 @@ pub(super) fn parse(text: &str) -> Result<Pools, Mistake> {
                 "expected no `alias` beside `resource: {}`, which names all devices of the pool",
                 resource.value
             );
-            return Err(Mistake { line: name.defined.line(), text });
+            return Err(Mistake::at(name.defined.line(), text));
         }
         for name in alias.values() {
             let usable = |name: &str| is_resource(&format!("nvidia.com/{name}"));
@@ -223,28 +231,15 @@ fn check(text: &Spanned<String>, fits: impl Fn(&str) -> bool, expected: &str) ->
     if fits(&text.value) {
         return Ok(());
     }
-    Err(Mistake { line: text.defined.line(), text: format!("{:?}: expected {expected}", text.value) })
-}
-
-/// The parser's own words, without the place that we put before them.
-fn without_place(text: &str) -> String {
-    let text = text.lines().next().unwrap_or_default();
-    let text = text.strip_prefix("error: ").unwrap_or(text);
-    match text.split_once(": ") {
-        Some((place, rest)) if place.starts_with("line ") => rest.to_owned(),
-        _ => text.split(" at line ").next().unwrap_or(text).to_owned(),
-    }
+    Err(Mistake::at(text.defined.line(), format!("{:?}: expected {expected}", text.value)))
 }
 
 impl WrittenSelector {
     fn meant(self) -> Selector {
         let Self { vendor, device, class, driver, address, group, parent, numa_node } = self;
-        Selector { vendor, device, class, driver, address, group: group.map(GroupId), parent, numa_node }
+        Selector { vendor, device, class, driver, address, group, parent, numa_node }
     }
 }
-
-#[cfg(test)]
-use tests::Hex;
 
 #[cfg(test)]
 mod tests {
@@ -306,14 +301,20 @@ mod tests {
         let pool = |text: &str| format!("pools:\n  - select: [{{}}]\n    {text}\n");
         let selector = |text: &str| format!("pools:\n  - select:\n      - {text}\n");
         for (text, expected) in [
-            (String::new(), "line 1: unexpected end of input"),
+            (String::new(), "line 1: the file ends: expected `pools:`"),
             ("pools: []\n".into(), "line 1: expected at least one pool"),
-            ("pools: 3\n".into(), "line 1: expected sequence start"),
+            ("pools: 3\n".into(), "line 1: expected a list"),
             ("pool: []\n".into(), "line 1: unknown field `pool`"),
             (pool("resourc: a/b"), "line 3: unknown field `resourc`, expected one of"),
-            (pool("backend: legasy"), "line 3: "),
-            (pool("busy: maybe"), "line 3: "),
-            (pool("busy_allocate: swap"), "line 3: "),
+            (pool("backend: legasy"), "line 3: \"legasy\": expected one of legacy, iommufd, both, auto"),
+            (pool("backend:"), "line 3: \"~\": expected one of legacy"),
+            (pool("backend: [auto]"), "line 3: expected one value, neither a list nor keys"),
+            (pool("busy: maybe"), "line 3: \"maybe\": expected one of attributed, unhealthy, advertise"),
+            (pool("busy_allocate: swap"), "line 3: \"swap\": expected one of reject, substitute"),
+            (pool("resource:"), "line 3: there is no value: expected one, or the key left out, too"),
+            (pool("resource: {a: b}"), "line 3: expected one value"),
+            (pool("select: [{}]"), "line 3: \"select\" is there twice: expected each key once"),
+            (pool("alias: x"), "line 3: expected keys with their values"),
             (pool("resource: GPU"), "line 3: \"GPU\": expected a resource that the kubelet takes"),
             (pool("resource: nvidia.com/-"), "line 3: \"nvidia.com/-\": expected a resource"),
             (pool("resource: kubernetes.io/gpu"), "line 3: \"kubernetes.io/gpu\": expected a resource"),
@@ -328,10 +329,19 @@ mod tests {
             (selector("{class: 0302001}"), "line 3: \"0302001\": expected up to 6 hex digits"),
             (selector("{address: 3b:00.0}"), "line 3: \"3b:00.0\": expected a PCI address"),
             (selector("{parent: x}"), "line 3: \"x\": expected a PCI address"),
-            (selector("{group: many}"), "line 3: "),
-            (selector("{numa_node: -1}"), "line 3: "),
+            (selector("{group: many}"), "line 3: \"many\": expected a group's number, like 51"),
+            (selector("{numa_node: -1}"), "line 3: \"-1\": expected a node's number, like 0"),
+            (selector("{driver: }"), "line 3: there is no value: expected one"),
+            (selector("{driver: \"\"}"), "line 3: \"\": expected a driver's name, like vfio-pci"),
+            (selector("x"), "line 3: expected keys with their values, like `vendor: 10de`"),
+            (selector("{vendr: 1}"), "line 3: unknown field `vendr`, expected one of vendor, device, class"),
+            ("pools:\n\t- select: [{}]\n".into(), "line 2: a tab before the text: expected spaces"),
+            (
+                "pools: [{select: [{}]}]\n---\npools: []\n".into(),
+                "line 3: another document begins: expected one",
+            ),
             ("pools:\n  - select: []\n".into(), "line 2: expected `select` with at least one selector"),
-            ("pools:\n  - resource: a.b/c\n".into(), "line 2: missing field `select`"),
+            ("pools:\n  - resource: a.b/c\n".into(), "line 2: missing field `select`: expected"),
             (
                 "pools:\n  - {resource: a.b/c, select: [{}]}\n  - {resource: a.b/c, select: [{}]}\n".into(),
                 "line 3: \"a.b/c\": a second pool of that resource",
@@ -350,33 +360,6 @@ mod tests {
             );
             assert!(mistake.len() > "line 3: ".len() && !mistake.contains('\n'), "{mistake:?}");
         }
-    }
-
-    /// Hex digits, which YAML takes for a number where there are no letters in them.
-    #[derive(schemars::JsonSchema)]
-    #[serde(untagged)]
-    #[expect(dead_code, reason = "only its schema is of use")]
-    pub(super) enum Hex {
-        Text(#[schemars(regex(pattern = "^(0x)?[0-9A-Fa-f]{1,6}$"))] String),
-        Digits(u32),
-    }
-
-    /// `UPDATE=1` writes it anew.
-    #[test]
-    fn the_schema_is_up_to_date_and_the_example_is_understood() {
-        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
-        let made = serde_json::to_string_pretty(&schemars::schema_for!(File)).unwrap() + "\n";
-        let path = deploy.join("pools.schema.json");
-        if std::env::var_os("UPDATE").is_some() {
-            std::fs::write(&path, &made).unwrap();
-        }
-        assert!(
-            std::fs::read_to_string(&path).unwrap_or_default() == made,
-            "UPDATE=1 cargo test -p vfio-device-plugin schema"
-        );
-        let example = read(&deploy.join("pools-example.yaml")).unwrap();
-        assert_eq!(example.title(0), "nvidia.com/H100");
-        assert!(example.need_parents());
     }
 
     /// What nests deeper than the parser's stack, and what is valid and nests by merging.

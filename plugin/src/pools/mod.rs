@@ -2,7 +2,10 @@
 
 pub(crate) mod backend;
 pub(crate) mod file;
+pub(crate) mod mistake;
 pub(crate) mod reload;
+#[cfg(test)]
+mod schema;
 pub(crate) mod selector;
 
 use crate::health::Busy;

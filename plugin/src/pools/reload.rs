@@ -1,7 +1,8 @@
 //! The pools' file over time: read again when it is another one.
 
 use super::Pools;
-use super::file::{self, Mistake};
+use super::file;
+use super::mistake::Mistake;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
