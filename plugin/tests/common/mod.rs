@@ -32,7 +32,7 @@ pub fn program(node: &Node, words: &[&str]) -> Command {
         .args(["--run-dir".as_ref(), node.run_dir().as_path()])
         .args(if words.contains(&"--interval") { &[][..] } else { &["--interval", "200ms"] })
         .args(["--settling", "300ms", "--owners-interval", "1s", "--kubelet-start", "1s"])
-        .args(["--pci-ids", "/dev/null"]);
+        .args(if words.contains(&"--pci-ids") { &[][..] } else { &["--pci-ids", "/dev/null"] });
     command
 }
 
