@@ -68,7 +68,8 @@ impl Pools {
     pub(crate) fn as_told(devices: &[DeviceReport]) -> Self {
         let mut pools: BTreeMap<&str, Vec<Selector>> = BTreeMap::new();
         for device in devices {
-            let address = device.address.parse().ok();
+            // A selector without an address would have every device.
+            let Ok(address) = device.address.parse().map(Some) else { continue };
             pools.entry(&device.resource).or_default().push(Selector { address, ..Selector::default() });
         }
         let pool = |(resource, select): (&str, _)| Pool {
