@@ -472,6 +472,12 @@ vfp_status vfp_names(const char *path,
                      struct vfp_name *out_names,
                      struct vfp_error *out_error);
 
+// Whether the kernel has nodes for groups: 1, or 0 for one without CONFIG_VFIO_GROUP, where a probe of any group answers
+// VFP_STATE_ABSENT and a peek is what tells. Opens nothing.
+vfp_status vfp_has_group_nodes(const struct vfp_root *root,
+                               int32_t *out_has,
+                               struct vfp_error *out_error);
+
 // Looks at a group without opening it: sysfs `enable` of its functions. Needs no device node and no privilege, disturbs
 // nobody. A single look knows no baseline: a count may be left over from before the bind; a watch knows.
 //

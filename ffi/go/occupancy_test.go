@@ -214,3 +214,17 @@ func TestOnlyProbesOpenGroups(t *testing.T) {
 	must(root.Probe(51))(t)
 	equal(t, "opens", node.Opens(51), 1)
 }
+
+func TestAKernelWithoutGroupNodes(t *testing.T) {
+	_, root := eightGPUs(t)
+	equal(t, "with nodes", must(root.HasGroupNodes())(t), true)
+	node := simnode.New(t, "--without-groups", "--eight-gpus")
+	other := must(vfioprobe.Open(node.Root))(t)
+	defer other.Close()
+	equal(t, "with nodes", must(other.HasGroupNodes())(t), false)
+	node.StartVM(simnode.VM{Addresses: []string{simnode.SecondGPU}})
+	for group, want := range map[vfioprobe.GroupID]vfioprobe.Peek{51: vfioprobe.LooksFree, 52: vfioprobe.LooksHeld} {
+		equal(t, group.String(), must(other.Peek(group))(t), want)
+		equal(t, group.String(), must(other.Probe(group))(t).State, vfioprobe.Absent)
+	}
+}

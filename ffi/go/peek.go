@@ -25,6 +25,22 @@ const (
 // String returns looks-free, looks-held, blind or none.
 func (p Peek) String() string { return C.GoString(C.vfp_peek_text(C.int32_t(p))) }
 
+// HasGroupNodes tells whether the kernel has nodes for groups. On one without CONFIG_VFIO_GROUP a Probe of any group answers
+// Absent, and a Peek is what tells. It opens nothing.
+func (r *Root) HasGroupNodes() (bool, error) {
+	h, err := r.use()
+	if err != nil {
+		return false, err
+	}
+	defer h.release()
+	var has C.int32_t
+	var failed C.vfp_error
+	if C.vfp_has_group_nodes(h.c, &has, &failed) < 0 {
+		return false, failure(&failed)
+	}
+	return has != 0, nil
+}
+
 // Peek looks at a group without opening it, by sysfs enable of its functions. It needs no device node and no privilege,
 // and disturbs nobody. A single look knows no baseline: a count may be left over from before the bind; a [Watch] knows.
 //

@@ -8,6 +8,7 @@ from sim_node import Node
 
 from vfio_probe import (
     DeniedError,
+    EventKind,
     HeldError,
     LateError,
     MissingError,
@@ -155,3 +156,17 @@ def test_threads_may_probe_at_once(node: Node, root: Root) -> None:
     for thread in threads:
         thread.join()
     assert answers == {group: {State.HELD if group % 2 else State.FREE} for group in range(51, 59)}
+
+
+def test_a_kernel_without_group_nodes(root: Root) -> None:
+    assert root.has_group_nodes()
+    with Node("--without-groups", "--eight-gpus") as node, Root(node.root) as other:
+        assert not other.has_group_nodes()
+        node.start_vm(52)
+        assert (other.peek(51), other.peek(52)) == (Peek.LOOKS_FREE, Peek.LOOKS_HELD)
+        assert other.probe(52).state is State.ABSENT
+        # A watch knows it.
+        with other.watch(interval=0.05) as watch:
+            for event in watch:
+                if (event.kind, event.group) == (EventKind.HELD, 52):
+                    break

@@ -226,6 +226,7 @@ int main(int argc, char **argv) {
     vfp_root *root = NULL;
     vfp_error error;
     size_t count = 0, index, whole = 0, wrongs = 0, group_count = 0;
+    int32_t has_nodes = 0;
     if (argc != 2) return 64;
     if (vfp_root_open(argv[1], &root, &error) < 0) return fails(&error);
     if (vfp_scan(root, sizeof devices[0], MANY, devices, &count, &error) < 0) return fails(&error);
@@ -236,7 +237,9 @@ int main(int argc, char **argv) {
     }
     qsort(devices, whole, sizeof devices[0], by_id);
     qsort(wrong, wrongs, sizeof wrong[0], by_problem);
+    if (vfp_has_group_nodes(root, &has_nodes, &error) < 0) return fails(&error);
     open("{");
+    boolean("group_nodes", has_nodes);
     key("devices");
     open("[");
     for (index = 0; index < whole; index++) device(&devices[index]);

@@ -89,6 +89,7 @@ def dump(path: str) -> Document:
         holders = root.holders(numbers)
         looked = holders.looked
         return {
+            "group_nodes": root.has_group_nodes(),
             "devices": sorted((device_of(device) for device in scan), key=lambda device: str(device["id"])),
             "broken": sorted(
                 (error_of(error) for error in scan.broken), key=lambda error: str(error["text"])

@@ -88,6 +88,27 @@ impl From<Occupancy> for vfp_occupancy {
     }
 }
 
+/// Whether the kernel has nodes for groups: 1, or 0 for one without CONFIG_VFIO_GROUP, where a probe of any group answers
+/// VFP_STATE_ABSENT and a peek is what tells. Opens nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfp_has_group_nodes(
+    root: *const vfp_root,
+    out_has: *mut i32,
+    out_error: *mut vfp_error,
+) -> vfp_status {
+    let call = || -> Outcome {
+        // SAFETY: the caller's handle, by the header's conventions.
+        let host = unsafe { host(root) }?;
+        record::given(out_has, "out_has")?;
+        let has = host.with_buffer(|root, _| root.has_group_nodes());
+        // SAFETY: not NULL, and the caller's to be written.
+        unsafe { out_has.write(i32::from(has)) };
+        Ok(VFP_OK)
+    };
+    // SAFETY: the caller's record or NULL, by the header's conventions.
+    unsafe { guard(out_error, call) }
+}
+
 /// Looks at a group without opening it: sysfs `enable` of its functions. Needs no device node and no privilege, disturbs
 /// nobody. A single look knows no baseline: a count may be left over from before the bind; a watch knows.
 ///

@@ -115,6 +115,12 @@ impl Root {
         Members::new(py, &members, &broken)
     }
 
+    /// Whether the kernel has nodes for groups; without CONFIG_VFIO_GROUP a probe of any group says absent, and a peek is what
+    /// tells. Opens nothing.
+    fn has_group_nodes(&self, py: Python<'_>) -> PyResult<bool> {
+        self.call(py, |root, _| Ok(root.has_group_nodes()))
+    }
+
     /// Looks whether a group is held, without opening anything. Raises MissingError if there is no such group.
     fn peek(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Word> {
         let number = arguments::group("number", number)?;

@@ -345,6 +345,18 @@ static void records_grow(void) {
     CHECK(newer[8].added == 0xeeeeeeee);
 }
 
+/* A kernel without CONFIG_VFIO_GROUP. */
+static void a_kernel_without_group_nodes_is_told(void) {
+    struct node other = node_start("--without-groups");
+    vfp_root *there = NULL;
+    int32_t has = -1;
+    CHECK(vfp_has_group_nodes(root, &has, NULL) == VFP_OK && has == 1);
+    CHECK(vfp_root_open(other.root, &there, NULL) == VFP_OK);
+    CHECK(vfp_has_group_nodes(there, &has, NULL) == VFP_OK && has == 0);
+    vfp_root_close(&there);
+    node_end(&other);
+}
+
 static void options_grow(void) {
     struct {
         vfp_watch_options known;
@@ -380,6 +392,7 @@ int main(void) {
     RUN(a_watch_that_may_probe_spares_what_is_owned);
     RUN(a_watch_may_leave_holders_alone);
     RUN(a_watch_outlives_its_root);
+    RUN(a_kernel_without_group_nodes_is_told);
     RUN(records_grow);
     RUN(options_grow);
     vfp_root_close(&root);

@@ -37,6 +37,7 @@ static void null_where_something_is_needed(void) {
     refused(vfp_group_read(root, 51, sizeof(vfp_group), NULL, &error), VFP_INVALID, "out_group: is NULL");
     refused(vfp_members(root, 51, sizeof(vfp_member), 0, NULL, NULL, &error), VFP_INVALID, "out_count: is NULL");
     refused(vfp_peek(root, 51, NULL, &error), VFP_INVALID, "out_peek: is NULL");
+    refused(vfp_has_group_nodes(root, NULL, &error), VFP_INVALID, "out_has: is NULL");
     refused(vfp_peek(NULL, 51, &peek, &error), VFP_INVALID, "root: is NULL, or closed");
     refused(vfp_probe(root, 51, sizeof occupancy, NULL, &error), VFP_INVALID, "out_occupancy: is NULL");
     refused(vfp_probe_within(root, 51, 1, sizeof occupancy, NULL, &error), VFP_INVALID, "out_occupancy: is NULL");

@@ -38,6 +38,7 @@ fn look(path: &Path) -> vfio_probe::Result<Value> {
         })
         .collect();
     Ok(json!({
+        "group_nodes": root.has_group_nodes(),
         "devices": devices.iter().map(device).collect::<Vec<_>>(),
         "broken": broken.iter().map(failure).collect::<Vec<_>>(),
         "groups": groups.iter().map(|&id| group(&root, id, &mut buffer)).collect::<Vec<_>>(),

@@ -22,7 +22,7 @@ const KNOWN: [&str; 12] = [
 
 /// The listing as it should be: the display controllers of vendor 10de, each with its group's answers; those of opens only
 /// where groups have nodes.
-pub(crate) fn expected(dump: &Value, has_nodes: bool) -> Value {
+pub(crate) fn expected(dump: &Value) -> Value {
     let none = Vec::new();
     let devices = dump["devices"].as_array().unwrap_or(&none);
     let selected = devices.iter().filter(|device| {
@@ -30,11 +30,11 @@ pub(crate) fn expected(dump: &Value, has_nodes: bool) -> Value {
         let empty = device["kind"] == "vendor-vf" && device["vgpu_type"].is_null();
         device["vendor"] == 0x10de && device["class"].as_u64().is_some_and(|class| class >> 16 == 3) && !empty
     });
-    json!({ "devices": selected.map(|device| line(device, dump, has_nodes)).collect::<Vec<_>>() })
+    json!({ "devices": selected.map(|device| line(device, dump)).collect::<Vec<_>>() })
 }
 
-fn line(device: &Value, dump: &Value, has_nodes: bool) -> Value {
-    let none = Vec::new();
+fn line(device: &Value, dump: &Value) -> Value {
+    let (none, has_nodes) = (Vec::new(), dump["group_nodes"] == true);
     let of_group = |list: &str| {
         let items = dump[list].as_array().unwrap_or(&none).iter();
         items

@@ -119,8 +119,7 @@ fn ask(door: &Door, root: &Path, ours: &Value) -> anyhow::Result<Vec<String>> {
     }
     let theirs: Value = serde_json::from_slice(&output.stdout).context(": no JSON")?;
     if door.lists {
-        let has_nodes = vfio_probe::Root::open(root)?.has_group_nodes();
-        return Ok(compare::differences(&listing::expected(ours, has_nodes), &listing::known_part(theirs)));
+        return Ok(compare::differences(&listing::expected(ours), &listing::known_part(theirs)));
     }
     Ok(compare::differences(ours, &theirs))
 }

@@ -43,11 +43,16 @@ func dump(path string) (object, error) {
 	if err != nil {
 		return nil, err
 	}
+	hasNodes, err := root.HasGroupNodes()
+	if err != nil {
+		return nil, err
+	}
 	return object{
-		"devices": each(scan.Devices, device),
-		"broken":  each(scan.Broken, func(err *vfioprobe.Error) object { return failed(err) }),
-		"groups":  each(groups, func(id vfioprobe.GroupID) object { return group(root, id) }),
-		"holders": each(found.Holders, holder),
+		"group_nodes": hasNodes,
+		"devices":     each(scan.Devices, device),
+		"broken":      each(scan.Broken, func(err *vfioprobe.Error) object { return failed(err) }),
+		"groups":      each(groups, func(id vfioprobe.GroupID) object { return group(root, id) }),
+		"holders":     each(found.Holders, holder),
 		"looked": object{
 			"processes":    found.Looked.Processes,
 			"unreadable":   found.Looked.Unreadable,
