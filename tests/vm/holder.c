@@ -1,10 +1,12 @@
 /*
- * holder - hold a VFIO group as a virtual machine does, until killed.
+ * holder - hold a VFIO group or device as a virtual machine does, until killed.
  *
  *   holder [--node PATH] group GROUP              the group only: what a starting VM has before its first device
  *   holder [--node PATH] full GROUP ADDRESS       container, group and device: a running VM
  *   holder [--node PATH] device GROUP ADDRESS     the device only: group and container are closed again
  *   holder [--node PATH] loop N GROUP ADDRESS     take all three and close them, N times; count the EBUSY
+ *   holder bound NODE                             a device by its own node, bound to an IOMMUFD: a running VM of the new kind
+ *   holder cdev NODE                              the same before it is bound, which excludes nobody
  *
  * PATH is the group's node (default /dev/vfio/GROUP): a copy of it may have any name. Prints "held" once it holds. Exit status 1: a step
  * failed, standard error says which and its errno.
@@ -21,6 +23,17 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef VFIO_DEVICE_BIND_IOMMUFD
+/* Headers of kernels before 6.6 lack it. */
+struct vfio_device_bind_iommufd {
+	__u32 argsz;
+	__u32 flags;
+	__s32 iommufd;
+	__u32 out_devid;
+};
+#define VFIO_DEVICE_BIND_IOMMUFD _IO(VFIO_TYPE, VFIO_BASE + 18)
+#endif
+
 static _Noreturn void fail(const char *step)
 {
 	int error = errno;
@@ -31,7 +44,8 @@ static _Noreturn void fail(const char *step)
 
 static _Noreturn void usage(void)
 {
-	fputs("usage: holder [--node PATH] group GROUP | full GROUP ADDRESS | device GROUP ADDRESS | loop N GROUP ADDRESS\n", stderr);
+	fputs("usage: holder [--node PATH] group GROUP | full GROUP ADDRESS | device GROUP ADDRESS | loop N GROUP ADDRESS\n"
+	      "       holder bound NODE | cdev NODE\n", stderr);
 	exit(2);
 }
 
@@ -78,6 +92,18 @@ static _Noreturn void hold(void)
 		pause();
 }
 
+/* Binds a device, by its own node, to a new IOMMUFD. */
+static void bind_device(int device)
+{
+	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
+
+	bind.iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
+	if (bind.iommufd < 0)
+		fail("open /dev/iommu");
+	if (ioctl(device, VFIO_DEVICE_BIND_IOMMUFD, &bind) < 0)
+		fail("VFIO_DEVICE_BIND_IOMMUFD");
+}
+
 /* What a VM that starts and stops meets: every EBUSY here was caused by somebody else's open. */
 static void loop(const char *node, long times, const char *address)
 {
@@ -116,6 +142,19 @@ int main(int argc, char **argv)
 	if (argc < 3)
 		usage();
 	const char *mode = argv[1];
+
+	if (strcmp(mode, "bound") == 0 || strcmp(mode, "cdev") == 0) {
+		int device = open(argv[2], O_RDWR | O_CLOEXEC);
+
+		if (node != NULL || argc != 3)
+			usage();
+		if (device < 0)
+			fail(argv[2]);
+		if (strcmp(mode, "bound") == 0)
+			bind_device(device);
+		hold();
+	}
+
 	bool looping = strcmp(mode, "loop") == 0;
 	int at = looping ? 3 : 2;
 	bool group_only = strcmp(mode, "group") == 0;

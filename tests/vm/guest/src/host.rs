@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,10 @@ pub(crate) const EIGHT: [&str; 8] = [
     "0000:00:10.0",
     "0000:00:11.0",
 ];
+
+/// Functions to pass for GPUs, and the sound beside the last of them.
+pub(crate) const GPUS: [&str; 3] = ["0000:00:12.0", "0000:00:13.0", "0000:00:14.0"];
+pub(crate) const GPU_SOUND: &str = "0000:00:14.1";
 
 /// Software emulation is slow; what matters is printed in milliseconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -81,9 +85,78 @@ pub(crate) fn driver_of(address: &str) -> Option<String> {
 
 /// The group of a function.
 pub(crate) fn group(address: &str) -> Result<String> {
-    let link = fs::read_link(device(address).join("iommu_group"))
-        .with_context(|| format!("{address}: iommu_group"))?;
+    group_of("pci", address)
+}
+
+/// The group of a device of any bus.
+pub(crate) fn group_of(bus: &str, device: &str) -> Result<String> {
+    let link = fs::read_link(format!("/sys/bus/{bus}/devices/{device}/iommu_group"))
+        .with_context(|| format!("{device}: iommu_group"))?;
     Ok(link.file_name().unwrap_or_default().to_string_lossy().into_owned())
+}
+
+/// A function's own node.
+pub(crate) fn cdev(address: &str) -> Result<String> {
+    cdev_of("pci", address)
+}
+
+/// The own node of a device of any bus.
+pub(crate) fn cdev_of(bus: &str, device: &str) -> Result<String> {
+    let folder = format!("/sys/bus/{bus}/devices/{device}/vfio-dev");
+    let entry = fs::read_dir(&folder).context(folder)?.next().context("an empty folder")??;
+    Ok(format!("/dev/vfio/devices/{}", entry.file_name().to_string_lossy()))
+}
+
+/// The functions near a NUMA node, but for bridges; by address.
+pub(crate) fn near(node: u32) -> Result<Vec<String>> {
+    functions(|folder| {
+        let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
+        read("numa_node").trim() == node.to_string() && !read("class").starts_with("0x06")
+    })
+}
+
+/// The NIC with SR-IOV, an igb (8086:10c9), if QEMU has it.
+pub(crate) fn sriov_nic() -> Option<String> {
+    let is_nic = |folder: &Path| {
+        let id = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
+        id("vendor").trim() == "0x8086" && id("device").trim() == "0x10c9"
+    };
+    functions(is_nic).ok()?.into_iter().next()
+}
+
+fn functions(wanted: impl Fn(&Path) -> bool) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/sys/bus/pci/devices")? {
+        let entry = entry?;
+        if wanted(&entry.path()) {
+            found.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// A module beside the kernel; unloaded when dropped.
+pub(crate) struct Module(&'static str);
+
+impl Module {
+    /// Loads it with a parameter, or none.
+    pub(crate) fn load(name: &'static str, parameter: &str) -> Result<Self> {
+        let mut command = Command::new("insmod");
+        command.arg(format!("/modules/{name}.ko")).args(Some(parameter).filter(|text| !text.is_empty()));
+        let output = command.output().context("insmod")?;
+        ensure!(output.status.success(), "insmod {name}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(Self(name))
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        match Command::new("rmmod").arg(self.0).status() {
+            Ok(status) if status.success() => {}
+            other => println!("cannot unload {}: {other:?}", self.0),
+        }
+    }
 }
 
 /// The enable count of a function.

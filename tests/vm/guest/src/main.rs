@@ -1,9 +1,12 @@
 //! The tests that run inside the VM, as root, against the real VFIO driver.
 //!
-//! Arguments: only tests whose name contains one of them. Prints `ok NAME` or `FAILED NAME: why`, and the count at the end.
+//! Arguments: only tests whose name contains one of them. Prints `ok NAME`, `FAILED NAME: why` or `not possible NAME: what is
+//! missing`, and the count at the end.
 #![allow(clippy::indexing_slicing, reason = "only JSON values are indexed: Null where there is nothing")]
 
 mod host;
+mod kinds;
+mod needs;
 mod plugin;
 mod pods;
 mod programs;
@@ -15,12 +18,18 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let (mut passed, mut failed) = (0, 0);
-    for (name, test) in scenarios::ALL {
+    let (mut passed, mut failed, mut impossible) = (0, 0, 0);
+    let of_groups = scenarios::ALL.iter().map(|(name, test)| (*name, &[needs::GROUP_NODES][..], *test));
+    for (name, needs, test) in of_groups.chain(kinds::ALL.iter().copied()) {
         if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
             continue;
         }
         host::reset();
+        if let Some(what) = needs::missing(needs) {
+            impossible += 1;
+            println!("not possible {name}: {what}");
+            continue;
+        }
         match catch_unwind(AssertUnwindSafe(test)).unwrap_or_else(|_| Err(anyhow::anyhow!("panicked"))) {
             Ok(note) => {
                 passed += 1;
@@ -31,6 +40,9 @@ fn main() -> ExitCode {
                 println!("FAILED {name}: {error:#}");
             }
         }
+    }
+    if impossible > 0 {
+        println!("{impossible} not possible with this kernel and QEMU");
     }
     println!("{passed} passed, {failed} failed");
     if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -19,8 +19,9 @@ pub(crate) const RUN: &str = "/tmp/run";
 
 fn command(words: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
-    // Devices of no vendor that is offered by default.
-    let select: &[&str] = if words.contains(&"--pools") { &[] } else { &["--select", "*"] };
+    // Devices of no vendor that is offered by default, unless the test brings what names those.
+    let named = words.iter().any(|word| ["--pools", "--pci-ids"].contains(word));
+    let select: &[&str] = if named { &[] } else { &["--select", "*"] };
     command.args(words).args(select).args([
         "--run-dir",
         RUN,
@@ -47,7 +48,12 @@ pub(crate) fn json(words: &[&str]) -> Result<Value> {
 
 /// The devices of `list --json`.
 pub(crate) fn list() -> Result<Vec<Value>> {
-    let list = json(&["list", "--json"])?;
+    list_of(&[])
+}
+
+/// The same with options of one's own.
+pub(crate) fn list_of(options: &[&str]) -> Result<Vec<Value>> {
+    let list = json(&[&["list", "--json"], options].concat())?;
     Ok(list["devices"].as_array().context("no devices")?.clone())
 }
 
@@ -92,6 +98,14 @@ impl Served {
         Ok(served)
     }
 
+    /// With the pools of a file, which begins before its first pool; held ones are Unhealthy at once.
+    pub(crate) fn of_pools(pools: &str) -> Result<Self> {
+        // No kubelet says any more that pods of earlier tests have ended.
+        let _ = fs::remove_dir_all(RUN);
+        fs::write("/tmp/pools.yaml", format!("pools:\n{pools}"))?;
+        Self::start_with(&["--pools", "/tmp/pools.yaml", "--interval", "1s", "--busy", "unhealthy"])
+    }
+
     /// What the kubelet was told of a device.
     pub(crate) fn health(&self, address: &str) -> Option<String> {
         let books = self.kubelet.books();
@@ -111,6 +125,42 @@ impl Served {
         Ok(answers.into_iter().flat_map(|answer| answer.devices).map(|device| device.host_path).collect())
     }
 
+    /// What a container with these devices of the resource is given.
+    pub(crate) fn given(&self, resource: &str, addresses: &[&str]) -> Result<Given> {
+        let ids: Vec<String> = addresses.iter().map(|&address| address.to_owned()).collect();
+        let answers = self.runtime.block_on(self.kubelet.allocate(resource, &[&ids]));
+        let answers =
+            answers.map_err(|status| anyhow::anyhow!("{:?}: {}", status.code(), status.message()))?;
+        let answer = answers.into_iter().next().context("no answer for the container")?;
+        let nodes = answer.devices.into_iter().map(|device| device.host_path).collect();
+        Ok(Given { variables: answer.envs.into_iter().collect(), nodes })
+    }
+
+    /// The NUMA nodes of a device in the kubelet's list.
+    pub(crate) fn topology(&self, address: &str) -> Vec<i64> {
+        let books = self.kubelet.books();
+        let devices = books.resources.values().flat_map(|resource| &resource.devices);
+        let device = devices.filter(|device| device.id == address);
+        device
+            .flat_map(|device| &device.topology)
+            .flat_map(|topology| &topology.nodes)
+            .map(|node| node.id)
+            .collect()
+    }
+
+    /// Which of these the kubelet is advised to give.
+    pub(crate) fn preferred(
+        &self,
+        resource: &str,
+        of: &[&str],
+        must: &[&str],
+        count: usize,
+    ) -> Result<Vec<String>> {
+        let ids = |of: &[&str]| of.iter().map(|&id| id.to_owned()).collect::<Vec<_>>();
+        let answer = self.runtime.block_on(self.kubelet.preferred(resource, &ids(of), &ids(must), count));
+        answer.map_err(|status| anyhow::anyhow!("{}", status.message()))
+    }
+
     /// Allocates one device; the refusal's code and text as the error.
     pub(crate) fn allocate(&self, address: &str) -> Result<Result<String, String>> {
         let resource = listed(address)?["resource"].as_str().context("no resource")?.to_owned();
@@ -120,6 +170,28 @@ impl Served {
             Ok(answer) => Ok(format!("{answer:?}")),
             Err(status) => Err(format!("{:?}: {}", status.code(), status.message())),
         })
+    }
+}
+
+/// What a container was given.
+pub(crate) struct Given {
+    variables: Vec<(String, String)>,
+    /// Device nodes, in the answer's order.
+    pub(crate) nodes: Vec<String>,
+}
+
+impl Given {
+    /// Fails unless it is just this variable and just these nodes.
+    pub(crate) fn is(&self, variable: (&str, &str), nodes: &[&str]) -> Result<()> {
+        let (name, value) = variable;
+        ensure!(self.variables == [(name.to_owned(), value.to_owned())], "variables: {:?}", self.variables);
+        ensure!(self.nodes == nodes, "nodes: {:?}", self.nodes);
+        Ok(())
+    }
+
+    /// One of the nodes.
+    pub(crate) fn node(&self, place: usize) -> Result<&str> {
+        Ok(self.nodes.get(place).context("fewer nodes")?)
     }
 }
 

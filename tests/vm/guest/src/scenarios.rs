@@ -13,7 +13,8 @@ use std::time::Duration;
 use vfio_probe::peek::Peek;
 use vfio_probe::{Buffer, GroupId, Occupancy, Root};
 
-type Test = fn() -> Result<String>;
+/// A test; the note that it leaves follows its name.
+pub(crate) type Test = fn() -> Result<String>;
 
 /// `serve`'s interval in these tests.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(1);
