@@ -75,7 +75,7 @@ def test_the_dump_says_all_that_there_is(node: Node) -> None:
     node.order("add", address="0000:3d:00.1", group=52, driver="snd_hda_intel")
     node.order("write", path="sys/bus/pci/devices/0000:df:00.0/uevent", content="")
     document: dict[str, Any] = json.loads(run(DUMP, node.root))
-    assert set(document) == {"devices", "broken", "groups", "holders", "looked"}
+    assert set(document) == {"group_nodes", "devices", "broken", "groups", "holders", "looked"}
     device = document["devices"][0]
     cdev = device.pop("cdev")
     assert isinstance(cdev, int)
