@@ -19,7 +19,7 @@ use kubelet_api::v1beta1::{AllocateRequest, AllocateResponse};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tonic::Status;
 use vfio_probe::GroupId;
 
@@ -142,6 +142,15 @@ impl Guard {
         }
     }
 
+    /// Waits, as long as for the list, until the monitor has looked for the holders of what it was told by then. The list
+    /// does not wait for that look, which takes its time where there are many processes.
+    async fn looked(&self, told: u64) {
+        let mut snapshots = self.monitoring.snapshots.clone();
+        let heard =
+            |snapshot: &Option<Arc<Snapshot>>| snapshot.as_ref().is_some_and(|known| known.heard >= told);
+        let _ = timeout(LIST_FIRST, snapshots.wait_for(heard)).await;
+    }
+
     async fn refuse_held(&self, group: GroupId, view: &DeviceView, more: &str) -> Status {
         self.owners.ask();
         // The owner of the failed pod makes the next one at once; it must find a list that says so already.
@@ -149,12 +158,16 @@ impl Guard {
         let id = view.device.id.to_string();
         let checkpoint = checkpoint::read(&self.kubelet_dir);
         let owners = self.owners.current();
-        if !allocate::lost_by_the_kubelet(&self.resource, view, &owners, checkpoint.as_deref()) {
-            self.board.refused(group, self.monitoring.told_so_far());
-            if self.board.busy_of(view) != Busy::Advertise {
-                self.feed.sent(LIST_FIRST, |list| is_unhealthy(list, &id)).await;
+        let told = self.monitoring.told_so_far();
+        let listed = async {
+            if !allocate::lost_by_the_kubelet(&self.resource, view, &owners, checkpoint.as_deref()) {
+                self.board.refused(group, told);
+                if self.board.busy_of(view) != Busy::Advertise {
+                    self.feed.sent(LIST_FIRST, |list| is_unhealthy(list, &id)).await;
+                }
             }
-        }
+        };
+        tokio::join!(listed, self.looked(told));
         let now = self.snapshot();
         let holders = now.of(view.device.id).and_then(|view| Some(view.group.as_ref()?.holders.clone()));
         allocate::held(view, &holders.unwrap_or_default(), more)

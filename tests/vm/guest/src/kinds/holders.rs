@@ -27,7 +27,7 @@ pub(crate) fn legacy() -> Result<String> {
     // Without a device there is no enable count: only an open tells, and Allocate opens.
     let holder = Holder::start(&["group", &id])?;
     let refusal = served.allocate(ALONE)?.err().context("given although its group is open")?;
-    has_words(&refusal, &["FailedPrecondition", ALONE])?;
+    has_words(&refusal, &["FailedPrecondition", ALONE, &format!("pid {}", holder.pid())])?;
     served.wait_for(ALONE, Some("Unhealthy"))?;
     reason_names(ALONE, holder.pid())?;
     says(&listed(ALONE)?, &json!({"state": "held", "evidence": "open"}))?;
