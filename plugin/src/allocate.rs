@@ -1,12 +1,15 @@
 //! Pure: whether a request can be granted, and the answer to it.
 
+use crate::cdi;
 use crate::owners::Ownership;
 use crate::owners::checkpoint::Entry;
 use crate::owners::given::Given;
 use crate::preferred;
 use crate::resources::env_name;
 use crate::snapshot::{DeviceView, Snapshot, describe};
-use kubelet_api::v1beta1::{AllocateRequest, AllocateResponse, ContainerAllocateResponse, DeviceSpec};
+use kubelet_api::v1beta1::{
+    AllocateRequest, AllocateResponse, CdiDevice, ContainerAllocateResponse, DeviceSpec,
+};
 use std::collections::BTreeSet;
 use tonic::Status;
 use vfio_probe::{DeviceId, GroupId, Kind, Occupancy, Viability};
@@ -165,6 +168,15 @@ pub(crate) fn judge(answer: Occupancy, looks_held: impl Fn() -> bool, absent_is_
     }
 }
 
+/// By what a container comes to its devices.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Means {
+    /// Paths of device nodes.
+    pub(crate) nodes: Vec<String>,
+    /// Names by which its runtime finds the same.
+    pub(crate) cdi: cdi::Request,
+}
+
 impl<'a> Wish<'a> {
     /// The groups to open, each once, with a device to name them by.
     pub(crate) fn groups(&self) -> Vec<(GroupId, &'a DeviceView)> {
@@ -186,16 +198,16 @@ impl<'a> Wish<'a> {
 }
 
 impl Plan<'_> {
-    /// The answer, for KubeVirt exactly: addresses in the variable, and the nodes of each container.
-    pub(crate) fn answer(&self, resource: &str, nodes: &[Vec<String>]) -> AllocateResponse {
-        let containers = self.containers.iter().zip(nodes);
+    /// The answer, for KubeVirt exactly: addresses in the variable, and what each container is given.
+    pub(crate) fn answer(&self, resource: &str, means: Vec<Means>) -> AllocateResponse {
+        let containers = self.containers.iter().zip(means);
         let container_responses =
-            containers.map(|(wish, nodes)| container(resource, &wish.views, nodes)).collect();
+            containers.map(|(wish, means)| container(resource, &wish.views, means)).collect();
         AllocateResponse { container_responses }
     }
 }
 
-fn container(resource: &str, views: &[&DeviceView], nodes: &[String]) -> ContainerAllocateResponse {
+fn container(resource: &str, views: &[&DeviceView], means: Means) -> ContainerAllocateResponse {
     // KubeVirt takes uuids from one variable and addresses from the other, and asks both for GPUs.
     let variable = |mdev: bool| {
         let these = views.iter().filter(|view| (view.device.kind == Kind::Mdev) == mdev);
@@ -209,7 +221,9 @@ fn container(resource: &str, views: &[&DeviceView], nodes: &[String]) -> Contain
     };
     ContainerAllocateResponse {
         envs: [false, true].into_iter().filter_map(variable).collect(),
-        devices: nodes.iter().cloned().map(spec).collect(),
+        devices: means.nodes.into_iter().map(spec).collect(),
+        cdi_devices: means.cdi.names.into_iter().map(|name| CdiDevice { name }).collect(),
+        annotations: means.cdi.annotation.into_iter().collect(),
         ..ContainerAllocateResponse::default()
     }
 }
@@ -276,8 +290,11 @@ mod tests {
         .unwrap();
         let groups = plan.containers.iter().flat_map(Wish::groups);
         assert_eq!(groups.map(|(group, _)| group.0).collect::<Vec<_>>(), [51, 52]);
-        let legacy = |group: u32| vec!["/dev/vfio/vfio".to_owned(), format!("/dev/vfio/{group}")];
-        let answer = plan.answer(RESOURCE, &[legacy(51), legacy(52)]).container_responses;
+        let legacy = |group: u32| Means {
+            nodes: vec!["/dev/vfio/vfio".to_owned(), format!("/dev/vfio/{group}")],
+            ..Means::default()
+        };
+        let answer = plan.answer(RESOURCE, vec![legacy(51), legacy(52)]).container_responses;
         let show = |answer: &ContainerAllocateResponse| {
             let paths: Vec<_> = answer.devices.iter().map(|spec| spec.host_path.clone()).collect();
             assert!(
@@ -304,7 +321,7 @@ mod tests {
         mdev.device.kind = Kind::Mdev;
         snapshot.devices.push(mdev);
         let plan = planned(&[&["0000:01:00.0", uuid]], &snapshot, &Ownership::default()).unwrap();
-        let answer = plan.answer(RESOURCE, &[Vec::new()]).container_responses;
+        let answer = plan.answer(RESOURCE, vec![Means::default()]).container_responses;
         let mut envs: Vec<_> = answer[0].envs.clone().into_iter().collect();
         envs.sort();
         let expected =

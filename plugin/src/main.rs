@@ -2,10 +2,12 @@
 
 mod advertise;
 mod allocate;
+mod cdi;
 mod claims;
 mod cli;
 #[cfg(feature = "demo")]
 mod demo;
+mod device_nodes;
 mod doctor;
 mod feed;
 mod guard;

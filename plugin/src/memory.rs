@@ -4,6 +4,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 const LONGEST: u64 = 16 * 1024 * 1024;
@@ -35,7 +36,7 @@ impl Memory {
         if self.written.as_ref() == Some(&text) {
             return;
         }
-        match replace(&self.path, &text) {
+        match replace(&self.path, &text, None) {
             Ok(()) => self.written = Some(text),
             Err(error) => {
                 if self.written.take().is_some() {
@@ -47,10 +48,14 @@ impl Memory {
     }
 }
 
-/// In one step: whoever is killed meanwhile leaves the old one.
-fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
+/// Writes a file in one step: whoever is killed meanwhile leaves the old one, and who reads it sees a whole one. `mode` is the
+/// file's whatever our umask is.
+pub(crate) fn replace(path: &Path, text: &[u8], mode: Option<u32>) -> std::io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = std::fs::File::create(&fresh)?;
+    if let Some(mode) = mode {
+        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+    }
     file.write_all(text)?;
     std::fs::rename(fresh, path)
 }

@@ -1,5 +1,7 @@
 //! The thread that drives the core's watch and publishes what it finds.
 
+use crate::cdi;
+use crate::cdi::folder::Folder;
 use crate::names::Namer;
 use crate::owned_groups::{OwnedGroups, Owns};
 use crate::pools::Pools;
@@ -46,6 +48,8 @@ struct Shared {
     owned: Mutex<OwnedGroups>,
     wake: OwnedFd,
     stop: AtomicBool,
+    /// Nodes are not what the CDI specs say.
+    nodes_differ: AtomicBool,
     began: Instant,
     /// Milliseconds after `began` of the latest loop.
     alive: AtomicU64,
@@ -90,13 +94,15 @@ impl Monitoring {
             owned: Mutex::default(),
             wake,
             stop: AtomicBool::new(false),
+            nodes_differ: AtomicBool::new(false),
             began: Instant::now(),
             alive: AtomicU64::new(0),
         });
+        let specs = Folder::new(settings.cdi_dir.clone(), &settings.run_dir);
         let (sender, snapshots) = watch::channel(None);
         let thread = std::thread::Builder::new().name("monitor".into()).stack_size(256 * 1024);
         let theirs = Arc::clone(&shared);
-        thread.spawn(move || run(watch, namer, pools, &theirs, &sender)).context("monitor thread")?;
+        thread.spawn(move || run(watch, namer, pools, specs, &theirs, &sender)).context("monitor thread")?;
         Ok(Self { root, prober, probe: options.probe, snapshots, shared })
     }
 
@@ -139,6 +145,12 @@ impl Monitoring {
         }
     }
 
+    /// Has the CDI specs made anew: an Allocate has found other device nodes than they say.
+    pub(crate) fn look_at_nodes(&self) {
+        self.shared.nodes_differ.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+
     fn wake(&self) {
         let _ = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
     }
@@ -165,6 +177,7 @@ fn run(
     mut watch: Watch,
     mut namer: Namer,
     mut pools: Option<Watched>,
+    mut specs: Folder,
     shared: &Shared,
     sender: &watch::Sender<Option<Arc<Snapshot>>>,
 ) {
@@ -174,6 +187,7 @@ fn run(
     let mut heard = 0;
     let mut left_over = 0;
     let mut shared_functions = BTreeSet::new();
+    let mut on_disk = Vec::new();
     watch.monitor_mut().withhold_opens(true);
     while !shared.stop.load(Ordering::Relaxed) {
         let mut news = false;
@@ -186,6 +200,7 @@ fn run(
             let owned = groups.not_to_open(&watch);
             watch.monitor_mut().set_owned(owned);
         }
+        news |= shared.nodes_differ.swap(false, Ordering::Relaxed);
         if let Some(pools) = &mut pools {
             news |= reload(pools, &mut namer, &mut watch);
         }
@@ -224,7 +239,7 @@ fn run(
         }
         let whole = watch.monitor().settled() || shared.began.elapsed() > FIRST_ANSWERS;
         let first = sender.borrow().is_none();
-        if whole && (news || first) {
+        if whole && (news || first || specs.owes()) {
             let unbound: Vec<Device> = groups.unbound(&watch).collect();
             namer.learn(watch.monitor().root(), unbound.iter());
             let bound = watch.monitor().devices().iter().map(|tracked| &tracked.device);
@@ -235,20 +250,28 @@ fn run(
             let unbound = unbound
                 .into_iter()
                 .filter_map(|device| Some(DeviceView::unbound(device, offers.get(&device.id)?.clone())));
-            let snapshot = Snapshot { heard, unbound: unbound.collect(), ..snapshot };
             let bound = watch.monitor().devices().iter().map(|tracked| &tracked.device);
             for function in sriov::shared(bound) {
                 if shared_functions.insert(function) {
                     tracing::warn!(device = %function, "is offered with virtual functions on: machines must give a VF token");
                 }
             }
+            // Before anybody is told of the devices. What could not be listed says nothing about what is bound.
+            if failing.is_none() {
+                on_disk = specs.bring_to(&cdi::wanted(watch.monitor().root(), &snapshot.devices));
+            }
+            let cdi = on_disk.clone();
+            let snapshot = Snapshot { heard, unbound: unbound.collect(), cdi, ..snapshot };
             for error in &snapshot.errors {
                 if !reported.contains(error) {
                     tracing::warn!(%error, "left out");
                 }
             }
             reported.clone_from(&snapshot.errors);
-            sender.send_replace(Some(Arc::new(snapshot)));
+            // A spec that still cannot be written is no news.
+            if news || first || sender.borrow().as_deref() != Some(&snapshot) {
+                sender.send_replace(Some(Arc::new(snapshot)));
+            }
         }
         let sleep = if whole { LONGEST_SLEEP } else { Duration::from_millis(50) };
         wait(&watch, shared, sleep);

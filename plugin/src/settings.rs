@@ -106,6 +106,16 @@ pub(crate) struct Settings {
     )]
     pub(crate) run_dir: PathBuf,
 
+    /// Folder of the CDI specs of pools that have them
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "/var/run/cdi",
+        env = "VFIO_DEVICE_PLUGIN_CDI_DIR"
+    )]
+    pub(crate) cdi_dir: PathBuf,
+
     /// How much to log
     #[arg(
         long,

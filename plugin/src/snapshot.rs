@@ -1,5 +1,6 @@
 //! What the monitor knew at one moment, immutable, and the record in which it is printed.
 
+use crate::cdi;
 use crate::health::Decision;
 use crate::names::Offer;
 use crate::owners::given::Pod;
@@ -25,6 +26,8 @@ pub(crate) struct Snapshot {
     pub(crate) errors: Vec<vfio_probe::Error>,
     /// How many answers to opens made elsewhere it has taken in.
     pub(crate) heard: u64,
+    /// Which devices the CDI specs on disk have.
+    pub(crate) cdi: Vec<cdi::Entry>,
 }
 
 /// One device.
@@ -93,6 +96,7 @@ impl Snapshot {
             vfio_visible: monitor.vfio_visible(),
             errors: monitor.errors().to_vec(),
             heard: 0,
+            cdi: Vec::new(),
         }
     }
 

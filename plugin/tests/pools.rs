@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{INTERVAL, Serve, device, expect, health, kubelet, run, wait_for_owner};
+use common::{INTERVAL, Serve, device, expect, health, kubelet, pools, run, wait_for_owner, with_cdev};
 use std::fs;
 use vfio_sim_node::kubelet::AdmitError;
 use vfio_sim_node::mdev::Mdev;
@@ -12,23 +12,6 @@ use vfio_sim_node::{Function, Kubelet, Node, VmSpec};
 
 const GPU: &str = "0000:1b:00.0";
 const OTHER: &str = "0000:3d:00.0";
-
-/// Writes the file; its path.
-fn pools(node: &Node, text: &str) -> String {
-    node.write("pools.yaml", text).unwrap();
-    node.root().join("pools.yaml").to_str().unwrap().to_owned()
-}
-
-/// The kernel's nodes for cdevs: /dev/iommu, and one for the function's vfioN. Its N.
-fn with_cdev(node: &Node, address: &str) -> String {
-    let iommu = node.root().join("sys/class/misc/iommu");
-    fs::create_dir_all(&iommu).unwrap();
-    fs::write(iommu.join("dev"), "10:126\n").unwrap();
-    let folder = node.root().join("sys/bus/pci/devices").join(address).join("vfio-dev");
-    let entry = fs::read_dir(&folder).unwrap().flatten().next().unwrap();
-    fs::write(entry.path().join("dev"), "511:0\n").unwrap();
-    entry.file_name().into_string().unwrap()
-}
 
 /// What Allocate answers for one device: its variables and its nodes.
 async fn answer(kubelet: &Kubelet, resource: &str, id: &str) -> (Vec<(String, String)>, Vec<String>) {

@@ -103,7 +103,7 @@ impl Guard {
             self.owners.granted(&self.resource, wish.ids.clone(), wish.real());
         }
         self.tell_mates(&plan, &snapshot).await;
-        Ok(plan.answer(&self.resource, &self.nodes(&plan)))
+        Ok(plan.answer(&self.resource, self.means(&plan)))
     }
 
     /// What is known now.

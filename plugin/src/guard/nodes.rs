@@ -1,21 +1,23 @@
 //! What a machine is given for its devices: by the pool's backend, of the nodes that the kernel has at this moment.
 
 use super::Guard;
-use crate::allocate::{Plan, Wish};
-use crate::pools::backend::{self, Backend, Nodes};
+use crate::allocate::{Means, Plan, Wish};
+use crate::cdi;
+use crate::device_nodes::look;
+use crate::pools::Terms;
+use crate::pools::backend::{self, Nodes};
 use crate::snapshot::DeviceView;
-use vfio_probe::{Buffer, DeviceId, GroupId, Root, egm};
+use vfio_probe::{Buffer, DeviceId, Root, egm};
 
 impl Guard {
-    /// The paths of each container's nodes. Reads no more of sysfs than the backend needs: one look a group where the kernel
-    /// has group nodes and they are what is wanted.
-    pub(super) fn nodes(&self, plan: &Plan<'_>) -> Vec<Vec<String>> {
-        plan.containers.iter().map(|wish| self.nodes_of(wish)).collect()
+    /// What each container is given.
+    pub(super) fn means(&self, plan: &Plan<'_>) -> Vec<Means> {
+        plan.containers.iter().map(|wish| self.means_of(wish)).collect()
     }
 
-    fn nodes_of(&self, wish: &Wish<'_>) -> Vec<String> {
+    fn means_of(&self, wish: &Wish<'_>) -> Means {
         // Of one resource, and so mostly of one pool.
-        let backend = wish.views.first().map(|view| view.terms.backend).unwrap_or_default();
+        let Terms { backend, cdi, .. } = wish.views.first().map(|view| view.terms).unwrap_or_default();
         let groups: Vec<Nodes> =
             wish.groups().into_iter().map(|(group, _)| look(&self.monitoring.root, backend, group)).collect();
         let given = backend::nodes(backend, &groups);
@@ -25,22 +27,31 @@ impl Guard {
                 "this host does not have the nodes of the pool's backend; others are given"
             );
         }
-        let mut paths = given.paths;
-        paths.extend(extended_memory(&self.monitoring.root, &wish.views));
-        paths
+        let devices: Vec<DeviceId> = wish.views.iter().map(|view| view.device.id).collect();
+        // What is on disk now: an open may have taken its time.
+        let cdi = cdi::request(cdi, &self.snapshot().cdi, &devices, &given.paths).unwrap_or_else(|| {
+            tracing::warn!(
+                resource = %self.resource, nodes = ?given.paths, devices = ?wish.real(),
+                "no CDI spec that gives these devices by these nodes is on disk; the nodes are given without it"
+            );
+            self.monitoring.look_at_nodes();
+            cdi::Request::default()
+        });
+        let mut nodes = given.paths;
+        nodes.extend(extended_memory(&self.monitoring.root, &wish.views, &devices));
+        Means { nodes, cdi }
     }
 }
 
-/// Memory of Grace systems of which the container has all GPUs, as NVIDIA's plugin gives it. Read each time, since the nodes
-/// come after the devices (nvgrace-egm is a module of its own), but only where one of the devices is bound to the driver that has
-/// it: no other host pays for it.
-fn extended_memory(root: &Root, views: &[&DeviceView]) -> Vec<String> {
+/// Memory of Grace systems of which the container has all GPUs, as NVIDIA's plugin gives it; no device's own, and so in no CDI
+/// spec. Read each time, since the nodes come after the devices (nvgrace-egm is a module of its own), but only where one of the
+/// devices is bound to the driver that has it: no other host pays for it.
+fn extended_memory(root: &Root, views: &[&DeviceView], given: &[DeviceId]) -> Vec<String> {
     let mut paths = Vec::new();
     if !views.iter().any(|view| egm::may_have(&view.device)) {
         return paths;
     }
-    let given: Vec<DeviceId> = views.iter().map(|view| view.device.id).collect();
-    let told = root.egm_nodes(&given, &mut Buffer::new(), |node| match node {
+    let told = root.egm_nodes(given, &mut Buffer::new(), |node| match node {
         Ok(name) => paths.push(format!("/dev/{name}")),
         Err(error) => tracing::warn!(%error, "extended memory is left out"),
     });
@@ -48,14 +59,4 @@ fn extended_memory(root: &Root, views: &[&DeviceView]) -> Vec<String> {
         tracing::warn!(%error, "no extended memory is given");
     }
     paths
-}
-
-fn look(root: &Root, backend: Backend, id: GroupId) -> Nodes {
-    let group = root.group_node(id);
-    if group.is_some() && matches!(backend, Backend::Legacy | Backend::Auto) {
-        return Nodes { id, group, iommu: false, cdevs: Vec::new() };
-    }
-    let cdevs = root.cdevs(id, &mut Buffer::new()).unwrap_or_default();
-    let cdevs = cdevs.into_iter().map(|(_, number)| number).collect();
-    Nodes { id, group, iommu: root.has_iommufd(), cdevs }
 }

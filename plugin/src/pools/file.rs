@@ -6,6 +6,7 @@ use super::mistake::Mistake;
 use super::schema;
 use super::selector::{self, Selector};
 use super::{Pool, Pools, Terms};
+use crate::cdi::Cdi;
 use crate::health::Busy;
 use crate::resources::{env_name, is_resource, of_one_variable};
 use crate::settings::BusyAllocate;
@@ -61,6 +62,9 @@ struct WrittenPool {
     #[serde(default, deserialize_with = "said")]
     #[cfg_attr(test, schemars(with = "BusyAllocate"))]
     busy_allocate: Option<BusyAllocate>,
+    /// Whether container runtimes find the devices by CDI too, and how they are told the names.
+    #[serde(default)]
+    cdi: Cdi,
     /// Other names for models: from the name that a model would have, or its hex id.
     #[serde(default)]
     #[cfg_attr(test, schemars(schema_with = "schema::alias"))]
@@ -183,7 +187,7 @@ pub(super) fn parse(text: &str) -> Result<Pools, Mistake> {
     let mut pools = Vec::new();
     for written in file.pools {
         let line = written.defined.line();
-        let WrittenPool { resource, select, backend, busy, busy_allocate, alias } = written.value;
+        let WrittenPool { resource, select, backend, busy, busy_allocate, cdi, alias } = written.value;
         if select.is_empty() {
             let text = "expected `select` with at least one selector; `- {}` selects everything";
             return Err(Mistake::at(line, text));
@@ -220,7 +224,7 @@ pub(super) fn parse(text: &str) -> Result<Pools, Mistake> {
         pools.push(Pool {
             resource: resource.map(|resource| resource.value.into()),
             select: select.into_iter().map(WrittenSelector::meant).collect(),
-            terms: Terms { backend, busy, busy_allocate },
+            terms: Terms { backend, busy, busy_allocate, cdi },
             alias: alias.into_iter().map(|(model, name)| (model, name.value)).collect(),
         });
     }
@@ -257,6 +261,7 @@ mod tests {
              \x20   backend: both\n\
              \x20   busy: unhealthy\n\
              \x20   busy_allocate: substitute\n\
+             \x20   cdi: annotations\n\
              \x20 - select:\n\
              \x20     - {address: \"0000:3b:00.0\", group: 51, parent: \"0000:3b:00.1\"}\n\
              \x20   alias: {2331: H200}\n",
@@ -278,6 +283,7 @@ mod tests {
                     backend: Backend::Both,
                     busy: Some(Busy::Unhealthy),
                     busy_allocate: Some(BusyAllocate::Substitute),
+                    cdi: Cdi::Annotations,
                 },
                 alias: BTreeMap::new(),
             },
@@ -315,6 +321,7 @@ mod tests {
             (pool("resource: {a: b}"), "line 3: expected one value"),
             (pool("select: [{}]"), "line 3: \"select\" is there twice: expected each key once"),
             (pool("alias: x"), "line 3: expected keys with their values"),
+            (pool("cdi: on"), "line 3: \"on\": expected one of none, devices, annotations"),
             (pool("resource: GPU"), "line 3: \"GPU\": expected a resource that the kubelet takes"),
             (pool("resource: nvidia.com/-"), "line 3: \"nvidia.com/-\": expected a resource"),
             (pool("resource: kubernetes.io/gpu"), "line 3: \"kubernetes.io/gpu\": expected a resource"),

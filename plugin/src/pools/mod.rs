@@ -8,6 +8,7 @@ pub(crate) mod reload;
 mod schema;
 pub(crate) mod selector;
 
+use crate::cdi::Cdi;
 use crate::health::Busy;
 use crate::settings::BusyAllocate;
 use crate::snapshot::DeviceReport;
@@ -30,13 +31,15 @@ pub(crate) struct Terms {
     pub(crate) busy: Option<Busy>,
     /// What Allocate does with one that is held after all; none is the command line's.
     pub(crate) busy_allocate: Option<BusyAllocate>,
+    /// Whether container runtimes find them by CDI.
+    pub(crate) cdi: Cdi,
 }
 
 impl Terms {
-    /// Those of a device that stays where it is, when its pool says `now` something else: by which nodes it is given must not
-    /// change for a container that is made again, but what a held one means is nothing that was given to anybody.
+    /// Those of a device that stays where it is, when its pool says `now` something else: by which nodes it is given, and
+    /// the spec that a container asks for by name, must not change for a container that is made again, but what a held one means is nothing that was given to anybody.
     pub(crate) fn kept(self, now: Self) -> Self {
-        Self { backend: self.backend, ..now }
+        Self { backend: self.backend, cdi: self.cdi, ..now }
     }
 }
 

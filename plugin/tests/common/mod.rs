@@ -11,7 +11,9 @@
 )]
 
 use serde_json::Value;
+use std::fs;
 use std::io::Read;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use vfio_sim_node::kubelet::Books;
@@ -30,10 +32,33 @@ pub fn program(node: &Node, words: &[&str]) -> Command {
         .args(["--kubelet-dir".as_ref(), node.kubelet_dir().as_path()])
         .args(["--pod-resources".as_ref(), node.pod_resources_socket().as_path()])
         .args(["--run-dir".as_ref(), node.run_dir().as_path()])
+        .args(["--cdi-dir".as_ref(), cdi_dir(node).as_path()])
         .args(if words.contains(&"--interval") { &[][..] } else { &["--interval", "200ms"] })
         .args(["--settling", "300ms", "--owners-interval", "1s", "--kubelet-start", "1s"])
         .args(if words.contains(&"--pci-ids") { &[][..] } else { &["--pci-ids", "/dev/null"] });
     command
+}
+
+/// The folder of CDI specs, which is not there at first.
+pub fn cdi_dir(node: &Node) -> PathBuf {
+    node.root().join("var/run/cdi")
+}
+
+/// The kernel's nodes for cdevs: /dev/iommu, and one for the function's vfioN. Its N.
+pub fn with_cdev(node: &Node, address: &str) -> String {
+    let iommu = node.root().join("sys/class/misc/iommu");
+    fs::create_dir_all(&iommu).unwrap();
+    fs::write(iommu.join("dev"), "10:126\n").unwrap();
+    let folder = node.root().join("sys/bus/pci/devices").join(address).join("vfio-dev");
+    let entry = fs::read_dir(&folder).unwrap().flatten().next().unwrap();
+    fs::write(entry.path().join("dev"), "511:0\n").unwrap();
+    entry.file_name().into_string().unwrap()
+}
+
+/// Writes a file of pools; its path.
+pub fn pools(node: &Node, text: &str) -> String {
+    node.write("pools.yaml", text).unwrap();
+    node.root().join("pools.yaml").to_str().unwrap().to_owned()
 }
 
 /// Runs a command to its end.
@@ -123,6 +148,6 @@ pub fn health(books: &Books, resource: &str, id: &str) -> Option<bool> {
 
 /// Sockets that the plugin has in the kubelet's folder.
 pub fn own_sockets(node: &Node) -> usize {
-    let entries = std::fs::read_dir(node.kubelet_dir()).unwrap().flatten();
+    let entries = fs::read_dir(node.kubelet_dir()).unwrap().flatten();
     entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("vfio-")).count()
 }

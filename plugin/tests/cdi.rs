@@ -1,0 +1,348 @@
+//! CDI specs on disk and names in answers, on a simulated node; and what the runtimes' own library makes of them.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
+
+mod common;
+
+use common::{PATIENCE, Serve, cdi_dir, expect, health, kubelet, pools, wait_for_owner, with_cdev};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use vfio_sim_node::{Kubelet, Node};
+
+const RESOURCE: &str = "example.com/GPU";
+const FILE: &str = "vfio-device-plugin_example.com_GPU.json";
+const GPU: &str = "0000:1b:00.0";
+const OTHER: &str = "0000:3d:00.0";
+
+/// A pool of those devices.
+fn pool(devices: &[&str], more: &str) -> String {
+    let select: Vec<String> = devices.iter().map(|id| format!("{{address: \"{id}\"}}")).collect();
+    format!("pools: [{{resource: {RESOURCE}, select: [{}], {more}}}]", select.join(", "))
+}
+
+/// The spec on disk; none if there is none. It is whole whenever it is read.
+fn spec(node: &Node) -> Option<Value> {
+    let text = fs::read_to_string(cdi_dir(node).join(FILE)).ok()?;
+    Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}")))
+}
+
+/// The names of a spec's devices.
+fn names(spec: &Value) -> Vec<String> {
+    let devices = spec["devices"].as_array().unwrap().iter();
+    devices.map(|device| device["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Files in the folder.
+fn files(node: &Node) -> Vec<String> {
+    let entries = fs::read_dir(cdi_dir(node)).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
+}
+
+/// Until the spec is as wanted.
+async fn wait_for_spec(node: &Node, what: &str, wanted: impl Fn(Option<&Value>) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !wanted(spec(node).as_ref()) {
+        assert!(Instant::now() < deadline, "{what}: {:?}", spec(node));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// What Allocate answers: nodes, CDI names, annotations.
+struct Answer {
+    nodes: Vec<String>,
+    names: Vec<String>,
+    annotations: Vec<(String, String)>,
+}
+
+async fn allocate(kubelet: &Kubelet, ids: &[&str]) -> Answer {
+    let ids: Vec<String> = ids.iter().map(|&id| id.to_owned()).collect();
+    let container = kubelet.allocate(RESOURCE, &[&ids]).await.unwrap().remove(0);
+    assert_eq!(container.envs["PCI_RESOURCE_EXAMPLE_COM_GPU"], ids.join(","));
+    Answer {
+        nodes: container.devices.into_iter().map(|spec| spec.host_path).collect(),
+        names: container.cdi_devices.into_iter().map(|device| device.name).collect(),
+        annotations: container.annotations.into_iter().collect(),
+    }
+}
+
+#[tokio::test]
+async fn a_spec_is_on_disk_before_the_kubelet_hears_of_its_devices_and_goes_with_the_last() {
+    let node = Node::with_eight_gpus().unwrap();
+    node.unbind(OTHER).unwrap();
+    let kubelet = kubelet(&node).await;
+    let file = pools(&node, &pool(&[GPU, OTHER], "cdi: devices"));
+    let serve = Serve::start(&node, &["--pools", &file]);
+    // At each change of the books: whatever is listed is on disk.
+    let on_disk = |listed: &[kubelet_api::v1beta1::Device]| {
+        let names = spec(&node).map(|spec| names(&spec)).unwrap_or_default();
+        assert!(listed.iter().all(|device| names.contains(&device.id)), "{listed:?} {names:?}");
+    };
+    expect(&kubelet, "one", |books| {
+        on_disk(books.resources.get(RESOURCE).map_or(&[], |resource| &resource.devices));
+        health(books, RESOURCE, GPU) == Some(true)
+    })
+    .await;
+    node.bind(OTHER, "vfio-pci").unwrap();
+    expect(&kubelet, "two", |books| {
+        on_disk(&books.resources[RESOURCE].devices);
+        health(books, RESOURCE, OTHER) == Some(true)
+    })
+    .await;
+    let made = spec(&node).unwrap();
+    assert_eq!((&made["kind"], &made["cdiVersion"]), (&RESOURCE.into(), &"0.5.0".into()));
+    assert_eq!(names(&made), [GPU, OTHER]);
+    let path = |edits: &Value| edits["containerEdits"]["deviceNodes"][0]["path"].clone();
+    assert_eq!([path(&made), path(&made["devices"][1])], ["/dev/vfio/vfio", "/dev/vfio/52"]);
+
+    let answer = allocate(&kubelet, &[OTHER, GPU]).await;
+    assert_eq!(answer.names, [format!("{RESOURCE}={OTHER}"), format!("{RESOURCE}={GPU}")]);
+    assert_eq!(answer.nodes, ["/dev/vfio/vfio", "/dev/vfio/52", "/dev/vfio/51"]);
+    assert_eq!(answer.annotations, []);
+
+    node.unbind(GPU).unwrap();
+    wait_for_spec(&node, "one less", |spec| spec.is_some_and(|spec| names(spec) == [OTHER])).await;
+    node.unbind(OTHER).unwrap();
+    wait_for_spec(&node, "none", |spec| spec.is_none()).await;
+    assert_eq!(files(&node), [""; 0]);
+    node.bind(OTHER, "vfio-pci").unwrap();
+    wait_for_spec(&node, "one again", |spec| spec.is_some()).await;
+    assert_eq!(serve.terminate().0, 0);
+    assert_eq!(files(&node), [FILE], "pods that run are restarted by it");
+    // Another process, whose pool has another name.
+    let other = pool(&[OTHER], "cdi: devices").replace(RESOURCE, "a.b/c");
+    let _serve = Serve::start(&node, &["--pools", &pools(&node, &other)]);
+    expect(&kubelet, "the other name", |books| books.capacity("a.b/c").allocatable == 1).await;
+    assert_eq!(files(&node), ["vfio-device-plugin_a.b_c.json"]);
+}
+
+#[tokio::test]
+async fn without_the_key_nothing_is_written_or_said() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let _serve = Serve::start(&node, &["--pools", &pools(&node, &pool(&[GPU], ""))]);
+    expect(&kubelet, "one", |books| health(books, RESOURCE, GPU) == Some(true)).await;
+    let answer = allocate(&kubelet, &[GPU]).await;
+    assert_eq!((answer.names, answer.annotations), (vec![], vec![]));
+    assert!(!cdi_dir(&node).exists());
+}
+
+#[tokio::test]
+async fn who_reads_while_it_is_replaced_sees_a_whole_one() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let file = pools(&node, &pool(&[GPU, OTHER], "cdi: devices"));
+    let _serve = Serve::start(&node, &["--pools", &file, "--interval", "50ms"]);
+    expect(&kubelet, "two", |books| books.capacity(RESOURCE).allocatable == 2).await;
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut seen = BTreeSet::new();
+            while !done.load(Ordering::Relaxed) {
+                seen.insert(spec(&node).map(|spec| names(&spec)));
+                // What CDI would read must be a spec of ours.
+                assert!(files(&node).iter().all(|file| file == FILE || !file.ends_with(".json")));
+            }
+            seen
+        });
+        for _ in 0..20 {
+            for (change, devices) in [(true, 1), (false, 2)] {
+                let changed = if change { node.unbind(OTHER) } else { node.bind(OTHER, "vfio-pci") };
+                changed.unwrap();
+                let deadline = Instant::now() + PATIENCE;
+                while spec(&node).is_none_or(|spec| names(&spec).len() != devices) {
+                    assert!(Instant::now() < deadline);
+                }
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        let one = Some(vec![GPU.to_owned()]);
+        let two = Some(vec![GPU.to_owned(), OTHER.to_owned()]);
+        assert_eq!(reader.join().unwrap(), BTreeSet::from([one, two]), "never none, never a part");
+    });
+}
+
+#[tokio::test]
+async fn a_pool_that_uses_it_no_more_loses_it_but_for_what_a_pod_has() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let file = pools(&node, &pool(&[GPU, OTHER], "cdi: annotations"));
+    let _serve = Serve::start(&node, &["--pools", &file]);
+    expect(&kubelet, "two", |books| books.capacity(RESOURCE).allocatable == 2).await;
+    let pod = kubelet.admit_with("vm", RESOURCE, vec![GPU.to_owned()]).await.unwrap();
+    let name = format!("{RESOURCE}={GPU}");
+    assert_eq!(pod.response.cdi_devices[0].name, name);
+    assert_eq!(pod.response.annotations["cdi.k8s.io/vfio-device-plugin_0000-1b-00.0"], name);
+    wait_for_owner(&node, GPU, "default/vm").await;
+
+    pools(&node, &pool(&[GPU, OTHER], "cdi: none"));
+    wait_for_spec(&node, "the pod's", |spec| spec.is_some_and(|spec| names(spec) == [GPU])).await;
+    let answer = allocate(&kubelet, &[OTHER]).await;
+    assert_eq!((answer.names, answer.annotations), (vec![], vec![]));
+    // A list that names no pod is no answer, so that one stays.
+    let _other = kubelet.admit_with("other", RESOURCE, vec![OTHER.to_owned()]).await.unwrap();
+    kubelet.remove(&pod.pod_uid);
+    wait_for_spec(&node, "none", |spec| spec.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_costs_nothing_else() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    // Whoever runs this: a file is no folder.
+    fs::create_dir(node.root().join("var/run")).unwrap();
+    node.write("var/run/cdi", "").unwrap();
+    let file = pools(&node, &pool(&[GPU, OTHER], "cdi: annotations"));
+    let serve = Serve::start(&node, &["--pools", &file]);
+    expect(&kubelet, "two", |books| books.capacity(RESOURCE).allocatable == 2).await;
+    let answer = allocate(&kubelet, &[GPU]).await;
+    assert_eq!(answer.nodes, ["/dev/vfio/vfio", "/dev/vfio/51"]);
+    assert_eq!((answer.names, answer.annotations), (vec![], vec![]));
+    node.unbind(OTHER).unwrap();
+    expect(&kubelet, "one", |books| books.capacity(RESOURCE).capacity == 1).await;
+    fs::remove_file(cdi_dir(&node)).unwrap();
+    // Nothing changes, but for the folder.
+    wait_for_spec(&node, "written", |spec| spec.is_some()).await;
+    let deadline = Instant::now() + PATIENCE;
+    while allocate(&kubelet, &[GPU]).await.names.is_empty() {
+        assert!(Instant::now() < deadline, "written and not believed");
+    }
+    let (_, _, log) = serve.terminate();
+    let warned =
+        |words: &str| log.lines().filter(|line| line.contains("WARN") && line.contains(words)).count();
+    assert_eq!(warned("a CDI spec cannot be brought up to date"), 1, "{log}");
+    assert!(warned("the nodes are given without it") >= 1, "{log}");
+}
+
+#[tokio::test]
+async fn other_nodes_than_the_spec_says_are_given_without_it_until_it_says_them() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let file = pools(&node, &pool(&[GPU], "cdi: devices, backend: iommufd"));
+    let _serve = Serve::start(&node, &["--pools", &file]);
+    expect(&kubelet, "one", |books| health(books, RESOURCE, GPU) == Some(true)).await;
+    assert_eq!(allocate(&kubelet, &[GPU]).await.names.len(), 1);
+    // As when a module is loaded later: no device has changed.
+    let cdev = with_cdev(&node, GPU);
+    let expected = ["/dev/iommu".to_owned(), format!("/dev/vfio/devices/{cdev}")];
+    let answer = allocate(&kubelet, &[GPU]).await;
+    assert_eq!(answer.nodes, expected);
+    assert_eq!(answer.names, [""; 0]);
+    let says = |spec: Option<&Value>| {
+        spec.is_some_and(|spec| spec["containerEdits"]["deviceNodes"][0]["path"] == "/dev/iommu")
+    };
+    wait_for_spec(&node, "the new nodes", says).await;
+    let deadline = Instant::now() + PATIENCE;
+    while allocate(&kubelet, &[GPU]).await.names.is_empty() {
+        assert!(Instant::now() < deadline, "written and not believed");
+    }
+}
+
+/// The program around the library on the folder: tests/cdi/main.go, which tests/cdi/run builds.
+fn program(node: &Node) -> Command {
+    let mut command = Command::new(std::env::var_os("CDI_LIBRARY").unwrap());
+    command.arg(cdi_dir(node));
+    command
+}
+
+/// What it makes of the folder and of an answer.
+fn library(node: &Node, answer: &Answer) -> Value {
+    let mut command = program(node);
+    command.args(answer.annotations.iter().map(|(key, value)| format!("--annotation={key}={value}")));
+    command.args(answer.nodes.iter().map(|node| format!("--node={node}")));
+    command.args(&answer.names);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[tokio::test]
+#[ignore = "needs the library: tests/cdi/run"]
+async fn the_runtimes_library_finds_what_is_given_and_puts_each_node_in_once() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    for (more, first, own) in [
+        ("backend: legacy", "/dev/vfio/vfio", ["/dev/vfio/51".to_owned(), "/dev/vfio/52".to_owned()]),
+        (
+            "backend: iommufd",
+            "/dev/iommu",
+            [GPU, OTHER].map(|device| format!("/dev/vfio/devices/{}", with_cdev(&node, device))),
+        ),
+    ] {
+        let file = pools(&node, &pool(&[GPU, OTHER], &format!("cdi: annotations, {more}")));
+        let _serve = Serve::start(&node, &["--pools", &file]);
+        expect(&kubelet, "two", |books| books.capacity(RESOURCE).allocatable == 2).await;
+        let answer = allocate(&kubelet, &[GPU, OTHER]).await;
+        let made = library(&node, &answer);
+        assert_eq!(made["errors"], serde_json::json!({}), "{made}");
+        let names = [GPU, OTHER].map(|id| format!("{RESOURCE}={id}"));
+        assert_eq!(made["devices"], serde_json::json!(names));
+        assert_eq!(made["annotated"], serde_json::json!(names), "what the annotations ask for");
+        // Each once though two devices and the nodes' own list have them; with what may be done to them.
+        let nodes = [first, &own[0], &own[1]];
+        assert_eq!(answer.nodes, nodes);
+        let sorted: BTreeSet<&str> = nodes.into_iter().collect();
+        assert_eq!(made["injected"], serde_json::json!(sorted));
+        assert_eq!(made["access"], serde_json::json!(["mrw"]));
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the library: tests/cdi/run"]
+async fn the_runtimes_library_takes_every_name_that_the_kubelet_takes() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let mut text = String::from("pools:\n");
+    let resources = ["3dfx.com/2330", "a/b", "a.b-c/x.y", "a.b/GRID_T4-1Q"];
+    for (resource, device) in resources.iter().zip([GPU, OTHER, "0000:4e:00.0", "0000:5f:00.0"]) {
+        text += &format!("  - {{resource: {resource}, cdi: devices, select: [{{address: \"{device}\"}}]}}\n");
+    }
+    text += "  - {cdi: devices, select: [{vendor: 10de}]}\n";
+    let _serve = Serve::start(&node, &["--pools", &pools(&node, &text)]);
+    expect(&kubelet, "the rest", |books| books.capacity("nvidia.com/2330").allocatable == 4).await;
+    let nothing = Answer { nodes: vec![], names: vec![], annotations: vec![] };
+    let made = library(&node, &nothing);
+    let kind = |name: &Value| name.as_str().unwrap().split('=').next().unwrap().to_owned();
+    let kinds: BTreeSet<String> = made["devices"].as_array().unwrap().iter().map(kind).collect();
+    let mut expected = BTreeSet::from([
+        "a.b/GRID_T4-1Q",
+        "nvidia.com/vfio-2330",
+        "vfio-3dfx.com/vfio-2330",
+        "vfio-a/vfio-b",
+    ]);
+    // A dot needs a version that the oldest one does not know, and that costs only this spec.
+    let refused = made["errors"].as_object().unwrap();
+    if made["version"] == "0.5.0" {
+        assert!(refused.len() == 1 && refused.keys().all(|file| file.ends_with("_a.b-c_x.y.json")), "{made}");
+    } else {
+        assert!(refused.is_empty(), "{made}");
+        expected.insert("a.b-c/x.y");
+    }
+    assert_eq!(kinds, expected.into_iter().map(str::to_owned).collect());
+}
+
+#[tokio::test]
+#[ignore = "needs the library: tests/cdi/run"]
+async fn the_runtimes_library_never_reads_a_part() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let file = pools(&node, &pool(&[GPU, OTHER], "cdi: devices"));
+    let _serve = Serve::start(&node, &["--pools", &file, "--interval", "50ms"]);
+    expect(&kubelet, "two", |books| books.capacity(RESOURCE).allocatable == 2).await;
+    let mut reader = program(&node);
+    let reader = reader.arg("--over-and-over").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    for _ in 0..20 {
+        node.unbind(OTHER).unwrap();
+        wait_for_spec(&node, "one", |spec| spec.is_some_and(|spec| names(spec).len() == 1)).await;
+        node.bind(OTHER, "vfio-pci").unwrap();
+        wait_for_spec(&node, "two", |spec| spec.is_some_and(|spec| names(spec).len() == 2)).await;
+    }
+    // Closes its input.
+    let output = reader.wait_with_output().unwrap();
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(made["errors"], serde_json::json!({}), "{made}");
+    assert_eq!(made["seen"], serde_json::json!([1, 2]), "numbers of devices: {made}");
+}
