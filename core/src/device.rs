@@ -141,7 +141,7 @@ fn parse_pair(text: &[u8]) -> Option<(u16, u16)> {
     Some((half(text.get(..colon)?)?, half(text.get(colon + 1..)?)?))
 }
 
-fn parse_decimal<T: FromStr>(text: &[u8]) -> Option<T> {
+pub(crate) fn parse_decimal<T: FromStr>(text: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
@@ -155,7 +155,7 @@ fn listed_type(text: &[u8], number: &[u8]) -> Option<Text<64>> {
 }
 
 /// ENOENT is an answer, not a failure: the attribute does not exist for this device.
-fn optional<T>(result: std::result::Result<T, Errno>) -> std::result::Result<Option<T>, Errno> {
+pub(crate) fn optional<T>(result: std::result::Result<T, Errno>) -> std::result::Result<Option<T>, Errno> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(Errno::NOENT) => Ok(None),

@@ -21,6 +21,7 @@
 //! | [`monitor`], [`watch`] | all of it over time, and as one pollable descriptor |
 //! | [`nodes`] | which device nodes a group has |
 //! | [`egm`] | which memory of Grace systems goes with all of its GPUs |
+//! | [`hardware`] | whether a function is there, and its fatal PCIe errors, asked where that wakes nobody |
 //! | [`holders`], [`cgroup`] | which process has a group open, and which pod it belongs to |
 //! | [`uevent`], [`names`] | parsers: kernel events, pci.ids |
 #![forbid(unsafe_code)]
@@ -30,6 +31,7 @@ pub mod device;
 pub mod egm;
 pub mod error;
 pub mod group;
+pub mod hardware;
 pub mod holders;
 pub mod id;
 pub mod monitor;
@@ -48,6 +50,7 @@ pub mod watch;
 pub use device::{Device, Kind, Sriov};
 pub use error::{Error, ErrorKind, Result};
 pub use group::{Member, Viability};
+pub use hardware::Presence;
 pub use holders::{Holder, Looked};
 pub use id::{DeviceId, GroupId, PciAddress, Uuid};
 pub use monitor::{Change, Monitor};
