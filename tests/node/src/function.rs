@@ -107,4 +107,17 @@ impl Function {
             self.class & 0xff,
         )
     }
+
+    /// The first registers of its configuration space: vendor, device, command, status. A virtual function's first two read
+    /// all ones (PCIe 6.0, 9.3.4.1).
+    #[must_use]
+    pub fn config(&self) -> [u8; 64] {
+        let (vendor, device) =
+            if self.physfn.is_some() { (0xffff, 0xffff) } else { (self.vendor, self.device) };
+        let mut config = [0; 64];
+        for (place, register) in config.chunks_exact_mut(2).zip([vendor, device, 0x0406, 0x0010]) {
+            place.copy_from_slice(&register.to_le_bytes());
+        }
+        config
+    }
 }

@@ -26,14 +26,14 @@ impl OpenCounter {
         Ok(Self { notify, counts: Mutex::default() })
     }
 
-    fn add(&self, path: &Path) -> std::io::Result<i32> {
+    pub(crate) fn add(&self, path: &Path) -> std::io::Result<i32> {
         // With the closes, since the kernel merges an event into an equal one that waits (`inotify_merge`): opens alone
         // would count as one.
         let closes = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::CLOSE_NOWRITE;
         Ok(inotify::add_watch(&self.notify, path, inotify::WatchFlags::OPEN | closes)?)
     }
 
-    fn count(&self, watch: i32) -> u64 {
+    pub(crate) fn count(&self, watch: i32) -> u64 {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(&self.notify, &mut buffer);

@@ -8,6 +8,7 @@ pub mod capabilities;
 mod device_nodes;
 pub mod function;
 pub mod group_node;
+pub mod hardware;
 pub mod kubelet;
 pub mod machine;
 pub mod mdev;
@@ -18,6 +19,7 @@ pub mod trees;
 
 pub use capabilities::drop_sys_admin;
 pub use function::Function;
+pub use hardware::Opens;
 pub use kubelet::Kubelet;
 pub use machine::{Hold, Vm, VmProgram, VmSpec};
 pub use node::Node;

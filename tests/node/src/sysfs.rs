@@ -30,6 +30,7 @@ impl Node {
         ] {
             fs::write(folder.join(name), text)?;
         }
+        fs::write(folder.join("config"), function.config())?;
         symlink(
             format!("../../../devices/pci0000:00/{address}"),
             root.join("sys/bus/pci/devices").join(&address),
