@@ -34,11 +34,15 @@ pub(crate) struct Lists {
 }
 
 impl Board {
-    /// Nothing told yet, by this process.
-    pub(crate) fn new(settings: &Settings, root: Arc<Root>) -> Self {
-        let memory = Memory::new(&settings.run_dir, "unhealthy.json");
-        let told = Mutex::new((Told::new(memory.read()), memory));
-        let policy = Policy { busy: settings.busy, settling: settings.settling };
+    /// Nothing told yet, by this process; an earlier one has left these devices Unhealthy for these reasons.
+    pub(crate) fn new(
+        settings: &Settings,
+        root: Arc<Root>,
+        memory: Memory,
+        before: BTreeMap<String, String>,
+    ) -> Self {
+        let told = Mutex::new((Told::new(before), memory));
+        let policy = Policy { busy: settings.busy, settling: settings.settling, nodes: settings.checks.node };
         Self { policy, root, told, news: Notify::new() }
     }
 

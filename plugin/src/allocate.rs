@@ -1,6 +1,7 @@
 //! Pure: whether a request can be granted, and the answer to it.
 
 use crate::cdi;
+use crate::health::LOST;
 use crate::owners::Ownership;
 use crate::owners::checkpoint::Entry;
 use crate::owners::given::Given;
@@ -118,6 +119,9 @@ fn usable(view: &DeviceView) -> Result<&DeviceView, Status> {
     let Some(group) = &view.group else {
         return refuse("no IOMMU group: is the IOMMU off?".to_owned());
     };
+    if view.condition.lost {
+        return refuse(format!("{LOST}: reset its slot or reseat it; dmesg may say when it was lost"));
+    }
     if view.unbinding || view.device.driver.is_none() {
         return refuse("is being unbound from its VFIO driver".to_owned());
     }

@@ -7,6 +7,12 @@ use std::fmt;
 use std::time::{Duration, Instant};
 use vfio_probe::{DeviceId, Occupancy, Viability};
 
+/// Why a device is Unhealthy that has fallen off the bus, whoever owns it.
+pub(crate) const LOST: &str = "does not answer: its configuration space reads all ones";
+
+/// How the reason ends of one that has had fatal errors.
+const AER: &str = "(AER)";
+
 /// What to do with held devices.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, ValueEnum, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -52,7 +58,7 @@ pub(crate) struct Case<'a> {
     pub(crate) busy: Busy,
     /// The device.
     pub(crate) view: &'a DeviceView,
-    /// Whether /dev/vfio can be listed.
+    /// Whether a missing node says anything: /dev/vfio can be listed, and is looked at.
     pub(crate) vfio_visible: bool,
     /// Whose it is.
     pub(crate) standing: Standing,
@@ -80,11 +86,15 @@ pub(crate) struct Decision {
 
 /// The health of a device.
 ///
-/// One that a pod owns is never Unhealthy: the scheduler counts it as requested, and would count it twice. Of the others
+/// One that has fallen off the bus is Unhealthy, whoever owns it: no machine can use it, and its pod's status has to say so.
+/// Else one that a pod owns is never Unhealthy: the scheduler counts it as requested, and would count it twice. Of the others
 /// the first row that fits: being unbound while held; of a group that belongs to a pod; held; group not viable, unless it
-/// is held, which proves that it was viable; no node; unknown, which changes nothing; else Healthy. Policies other than
-/// `attributed` do not ask whose a device is.
+/// is held, which proves that it was viable; fatal errors; no node; unknown, which changes nothing; else Healthy. Policies
+/// other than `attributed` do not ask whose a device is.
 pub(crate) fn decide(case: &Case<'_>) -> Decision {
+    if case.view.condition.lost {
+        return Decision { health: Health::Unhealthy(LOST.to_owned()), again: None, warning: None };
+    }
     let attributed = case.busy == Busy::Attributed;
     if attributed && case.standing == Standing::Owned {
         // What was wrong before it was a pod's is no warning.
@@ -92,16 +102,28 @@ pub(crate) fn decide(case: &Case<'_>) -> Decision {
         // Held is what an owned device is for.
         let held = case.view.group.as_ref().is_some_and(|group| group.occupancy.is_held());
         let warning = decision.health.reason().filter(|_| !held || case.view.unbinding).map(str::to_owned);
+        let warning = warning.or_else(|| fatal(case.view));
         return Decision { health: Health::Healthy, warning, ..decision };
     }
     trouble(case)
+}
+
+fn fatal(view: &DeviceView) -> Option<String> {
+    match view.condition.fatal {
+        0 => None,
+        1 => Some(format!("1 new fatal PCIe error {AER}")),
+        count => Some(format!("{count} new fatal PCIe errors {AER}")),
+    }
 }
 
 fn trouble(case: &Case<'_>) -> Decision {
     let view = case.view;
     let told = |health: Health| Decision { health, again: None, warning: None };
     let unhealthy = |reason: String| told(Health::Unhealthy(reason));
-    let as_before = || told(case.before.cloned().unwrap_or(Health::Healthy));
+    // What was wrong with its hardware is over, whatever nobody knows of the rest.
+    let over = |why: &str| why == LOST || (why.ends_with(AER) && view.condition.fatal == 0);
+    let over = |before: &&Health| before.reason().is_some_and(over);
+    let as_before = || told(case.before.filter(|it| !over(it)).cloned().unwrap_or(Health::Healthy));
     let Some(group) = &view.group else {
         return unhealthy("no IOMMU group: is the IOMMU off?".to_owned());
     };
@@ -135,6 +157,9 @@ fn trouble(case: &Case<'_>) -> Decision {
     }
     if let Viability::NotViable { member, driver } = group.viability {
         return unhealthy(format!("group {} is not viable: {member} is bound to {driver}", group.id));
+    }
+    if let Some(reason) = fatal(view) {
+        return unhealthy(reason);
     }
     match group.occupancy {
         Occupancy::Absent if case.vfio_visible => {

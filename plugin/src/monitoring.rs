@@ -2,6 +2,7 @@
 
 use crate::cdi;
 use crate::cdi::folder::Folder;
+use crate::hardware::Hardware;
 use crate::names::Namer;
 use crate::owned_groups::{OwnedGroups, Owns};
 use crate::pools::Pools;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use vfio_probe::device::Detail;
 use vfio_probe::monitor::{self, Monitor};
-use vfio_probe::{Device, GroupId, Occupancy, Prober, Root, Watch};
+use vfio_probe::{Device, DeviceId, Event, GroupId, Occupancy, Prober, Root, Watch};
 
 /// The first opens wait this long for the owners, and the first snapshot for the first opens, which hang where a device is
 /// being reset.
@@ -71,11 +72,11 @@ impl Shared {
 }
 
 impl Monitoring {
-    /// Opens the root and starts the thread.
+    /// Opens the root and starts the thread. `lost` were, when an earlier process of ours ended.
     ///
     /// # Errors
     /// The root cannot be opened, or the kernel gives us no descriptors or thread.
-    pub(crate) fn start(settings: &Settings) -> anyhow::Result<Self> {
+    pub(crate) fn start(settings: &Settings, lost: impl Iterator<Item = DeviceId>) -> anyhow::Result<Self> {
         let root = Arc::new(Root::open(&settings.root)?);
         let prober = Arc::new(Prober::new(Arc::clone(&root)));
         let options = monitor::Options {
@@ -88,6 +89,8 @@ impl Monitoring {
             Watch::new(Monitor::new(Arc::clone(&root), Arc::clone(&prober), options)?, Default::default())?;
         let namer = Namer::new(settings.offered.clone(), settings.pci_ids.clone());
         let pools = settings.pools.clone().map(Watched::new);
+        let times = (settings.checks_interval, settings.settling);
+        let hardware = Hardware::new(Arc::clone(&root), settings.checks, times, lost, Instant::now());
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("eventfd")?;
         let shared = Arc::new(Shared {
             told: Mutex::default(),
@@ -102,7 +105,9 @@ impl Monitoring {
         let (sender, snapshots) = watch::channel(None);
         let thread = std::thread::Builder::new().name("monitor".into()).stack_size(256 * 1024);
         let theirs = Arc::clone(&shared);
-        thread.spawn(move || run(watch, namer, pools, specs, &theirs, &sender)).context("monitor thread")?;
+        thread
+            .spawn(move || run(watch, (namer, pools, specs, hardware), &theirs, &sender))
+            .context("monitor thread")?;
         Ok(Self { root, prober, probe: options.probe, snapshots, shared })
     }
 
@@ -175,9 +180,7 @@ impl Monitoring {
 
 fn run(
     mut watch: Watch,
-    mut namer: Namer,
-    mut pools: Option<Watched>,
-    mut specs: Folder,
+    (mut namer, mut pools, mut specs, mut hardware): (Namer, Option<Watched>, Folder, Option<Hardware>),
     shared: &Shared,
     sender: &watch::Sender<Option<Arc<Snapshot>>>,
 ) {
@@ -218,7 +221,13 @@ fn run(
         while let Some(event) = watch.next() {
             tracing::debug!(?event, "event");
             news = true;
+            match (&mut hardware, event) {
+                (Some(hardware), Event::Bound(_)) => hardware.bound(Instant::now()),
+                (Some(hardware), Event::Unbound(device)) => hardware.unbound(device),
+                _ => {}
+            }
         }
+        news |= hardware.as_mut().is_some_and(Hardware::take_in);
         // No event tells that a count has turned out to be left over.
         let counts = watch.monitor().devices().iter().filter(|tracked| tracked.count_is_left_over()).count();
         news |= counts != left_over;
@@ -246,7 +255,12 @@ fn run(
             // One that is being unbound has no driver any more by which a pool might select it.
             let stays = |device: &Device| device.driver.is_none() || groups.owns(device);
             let offers = namer.offers(bound.chain(&unbound), groups.resources(), stays);
-            let snapshot = Snapshot::take(&watch, |device| offers.get(&device.id).cloned());
+            let mut snapshot = Snapshot::take(&watch, |device| offers.get(&device.id).cloned());
+            if let Some(hardware) = &hardware {
+                for view in &mut snapshot.devices {
+                    view.condition = hardware.condition(view.device.id);
+                }
+            }
             let unbound = unbound
                 .into_iter()
                 .filter_map(|device| Some(DeviceView::unbound(device, offers.get(&device.id)?.clone())));
@@ -272,6 +286,9 @@ fn run(
             if news || first || sender.borrow().as_deref() != Some(&snapshot) {
                 sender.send_replace(Some(Arc::new(snapshot)));
             }
+        }
+        if let (Some(hardware), Some(snapshot)) = (&mut hardware, &*sender.borrow()) {
+            hardware.ask(snapshot, Instant::now());
         }
         let sleep = if whole { LONGEST_SLEEP } else { Duration::from_millis(50) };
         wait(&watch, shared, sleep);

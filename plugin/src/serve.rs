@@ -3,7 +3,9 @@
 use crate::advertise::{Board, Lists};
 use crate::claims::Claims;
 use crate::feed::List;
+use crate::health::LOST;
 use crate::kubelet_dir::{self, Folder};
+use crate::memory::Memory;
 use crate::monitoring::Monitoring;
 use crate::owners::Owners;
 use crate::registration::{self, Resource, State};
@@ -71,8 +73,11 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-    let monitoring = Monitoring::start(settings)?;
-    let board = Arc::new(Board::new(settings, Arc::clone(&monitoring.root)));
+    let memory = Memory::new(&settings.run_dir, "unhealthy.json");
+    let unhealthy: BTreeMap<String, String> = memory.read();
+    let lost = unhealthy.iter().filter(|(_, reason)| *reason == LOST);
+    let monitoring = Monitoring::start(settings, lost.filter_map(|(id, _)| id.parse().ok()))?;
+    let board = Arc::new(Board::new(settings, Arc::clone(&monitoring.root), memory, unhealthy));
     let owners = Owners::new(settings, monitoring.clone());
     let registry = Arc::new(Registry::default());
     let folder = settings.kubelet_dir.clone();

@@ -9,6 +9,7 @@ use crate::status;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// Settings that all commands share.
@@ -51,6 +52,22 @@ pub(crate) struct Settings {
     #[arg(long, global = true, value_name = "TIME", default_value = "3s", value_parser = interval,
           env = "VFIO_DEVICE_PLUGIN_SETTLING")]
     pub(crate) settling: Duration,
+
+    /// What makes a device Unhealthy beside being held, by comma: node (its node is missing), lost (its registers read all
+    /// ones), aer (fatal PCIe errors); or none
+    #[arg(
+        long,
+        global = true,
+        value_name = "CHECKS",
+        default_value = "node,lost",
+        env = "VFIO_DEVICE_PLUGIN_CHECKS"
+    )]
+    pub(crate) checks: Checks,
+
+    /// Time between two looks at a device's hardware, for the checks lost and aer
+    #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = interval,
+          env = "VFIO_DEVICE_PLUGIN_CHECKS_INTERVAL")]
+    pub(crate) checks_interval: Duration,
 
     /// Time between two questions to the kubelet for what pods own while anything is held or owned; what happens on the
     /// node asks sooner
@@ -163,6 +180,37 @@ impl Settings {
     }
 }
 
+/// What makes a device Unhealthy beside being held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Checks {
+    /// Its device node is missing.
+    pub(crate) node: bool,
+    /// It has fallen off the bus.
+    pub(crate) lost: bool,
+    /// It had fatal PCIe errors (AER) since it was bound.
+    pub(crate) aer: bool,
+}
+
+impl FromStr for Checks {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut checks = Self { node: false, lost: false, aer: false };
+        if text == "none" {
+            return Ok(checks);
+        }
+        for word in text.split(',') {
+            match word.trim() {
+                "node" => checks.node = true,
+                "lost" => checks.lost = true,
+                "aer" => checks.aer = true,
+                other => return Err(format!("`{other}`: expected node, lost and aer by comma, or none")),
+            }
+        }
+        Ok(checks)
+    }
+}
+
 /// What Allocate does with a held device.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, ValueEnum, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -208,6 +256,21 @@ fn interval(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn checks_are_named_by_comma() {
+        for (text, node, lost, aer) in [
+            ("none", false, false, false),
+            ("node", true, false, false),
+            ("lost, aer", false, true, true),
+            ("aer,node,lost,aer", true, true, true),
+        ] {
+            assert_eq!(text.parse(), Ok(Checks { node, lost, aer }), "{text}");
+        }
+        for text in ["", "all", "none,lost", "lost,", "LOST"] {
+            assert!(text.parse::<Checks>().unwrap_err().contains("expected node, lost and aer"), "{text}");
+        }
+    }
 
     #[test]
     fn times_are_read_and_bounded() {

@@ -1,6 +1,7 @@
 //! What the monitor knew at one moment, immutable, and the record in which it is printed.
 
 use crate::cdi;
+use crate::condition::Condition;
 use crate::health::Decision;
 use crate::names::Offer;
 use crate::owners::given::Pod;
@@ -43,6 +44,8 @@ pub(crate) struct DeviceView {
     pub(crate) unbinding: bool,
     /// Its enable count is left over from before the bind, so that a look without serve's memory is misled.
     pub(crate) left_over: bool,
+    /// Its hardware, as far as that is looked at.
+    pub(crate) condition: Condition,
     /// Its group.
     pub(crate) group: Option<GroupView>,
 }
@@ -116,7 +119,8 @@ impl DeviceView {
     /// One of which only the record is known, as of one that is not bound.
     pub(crate) fn unbound(device: Device, offer: Offer) -> Self {
         let Offer { resource, terms } = offer;
-        Self { device, resource, terms, unbinding: false, left_over: false, group: None }
+        let condition = Condition::default();
+        Self { device, resource, terms, unbinding: false, left_over: false, condition, group: None }
     }
 
     /// The node by which its group, or on a kernel without such nodes the device itself, is opened.
@@ -315,6 +319,7 @@ pub(crate) mod tests {
             terms: Terms::default(),
             unbinding,
             left_over: false,
+            condition: Condition::default(),
             group: Some(group),
         }
     }

@@ -14,6 +14,8 @@ pub(crate) struct Policy {
     pub(crate) busy: Busy,
     /// How long something may be odd before it is told.
     pub(crate) settling: Duration,
+    /// Whether a missing device node is told.
+    pub(crate) nodes: bool,
 }
 
 /// All of it.
@@ -100,7 +102,7 @@ impl Told {
             let decision = decide(&Case {
                 busy: view.terms.busy.unwrap_or(policy.busy),
                 view,
-                vfio_visible: snapshot.vfio_visible,
+                vfio_visible: snapshot.vfio_visible && policy.nodes,
                 standing,
                 refused: self.is_refused(view),
                 before: before.map(|decision| &decision.health).or_else(|| self.before.get(&id)),

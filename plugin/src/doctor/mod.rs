@@ -2,6 +2,7 @@
 
 mod device;
 mod finding;
+mod hardware;
 mod host;
 mod kubelet;
 mod serving;
@@ -10,6 +11,7 @@ use crate::list::{ANSWER, beside, look};
 use crate::settings::Settings;
 use crate::status;
 use finding::Findings;
+use std::sync::Arc;
 use vfio_probe::Root;
 
 /// Runs the command: 0 fine, 1 warnings, 2 broken.
@@ -31,7 +33,7 @@ fn examine(settings: &Settings, probe: bool) -> anyhow::Result<Findings> {
             "Mend it: the running serve goes on with what it has read before, but would not start again.";
         findings.broken(settings.pools_file(), format!("is not understood: {mistake}"), advice);
     }
-    let root = Root::open(&settings.root)?;
+    let root = Arc::new(Root::open(&settings.root)?);
     let mut unreadable = Vec::new();
     let views = look(settings, probe, |error| unreadable.push(error))?;
     let serving = status::fetch(&settings.run_dir, ANSWER);
@@ -42,6 +44,7 @@ fn examine(settings: &Settings, probe: bool) -> anyhow::Result<Findings> {
     for view in &views {
         // With what a look alone cannot know: a count that is left over, a holder without a device.
         device::examine(settings, view, &beside(view, told), &owners, &mut findings);
+        hardware::examine(settings, &root, view, &mut findings);
     }
     findings.extend(kubelet);
     serving::examine(settings, &serving, &views, &mut findings);

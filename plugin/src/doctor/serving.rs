@@ -1,6 +1,7 @@
 //! The running `serve`: whether it does its work, and what it knows that a look cannot.
 
 use super::finding::Findings;
+use crate::health::LOST;
 use crate::ready::unready;
 use crate::settings::Settings;
 use crate::snapshot::{DeviceReport, DeviceView};
@@ -44,8 +45,10 @@ pub(super) fn examine(
         findings.warn("serve", what, "Run the command of the same image.");
     }
     // The scheduler counts them as requested, and again as not allocatable.
-    let twice =
-        |device: &&DeviceReport| device.owner.is_some() && device.is_unhealthy() && device.state == "held";
+    let is_lost = |device: &DeviceReport| device.reason.as_deref() == Some(LOST);
+    let twice = |device: &&DeviceReport| {
+        device.owner.is_some() && device.is_unhealthy() && device.state == "held" && !is_lost(device)
+    };
     let lost: Vec<&str> = report.devices.iter().filter(twice).map(|device| device.address.as_str()).collect();
     if !lost.is_empty() {
         let what = format!(
@@ -65,7 +68,7 @@ pub(super) fn examine(
         unbinding(device, seen, findings);
         if let Some(reason) = &device.reason
             && device.is_unhealthy()
-            && device.owner.is_none()
+            && (device.owner.is_none() || is_lost(device))
             && !findings.mention(&device.address)
         {
             findings.warn(

@@ -2,6 +2,7 @@
 //! whatever the table says.
 
 use super::*;
+use crate::condition::Condition;
 use crate::snapshot::tests::view;
 use std::sync::LazyLock;
 use vfio_probe::Why;
@@ -12,6 +13,9 @@ const MOMENT: Duration = Duration::from_nanos(1);
 /// For how long something is so: not at all, almost settled, just settled, and long.
 const AGES: [Duration; 4] =
     [Duration::ZERO, SETTLING.saturating_sub(MOMENT), SETTLING, Duration::from_secs(60)];
+
+/// What was told of one that has had errors.
+const ERRORS: &str = "2 new fatal PCIe errors (AER)";
 
 /// When it is asked. Later than now, for a machine that has just started has no long ago.
 static NOW: LazyLock<Instant> = LazyLock::new(|| Instant::now() + Duration::from_secs(3600));
@@ -26,6 +30,7 @@ struct Facts {
     visible: bool,
     whose: Whose,
     refused: bool,
+    hardware: Condition,
     before: Option<Health>,
 }
 
@@ -78,6 +83,7 @@ impl Facts {
             }
         };
         let mut view = view("0000:3b:00.0", 51, group.occupancy, ago(group.age), viability, self.unbinding);
+        view.condition = self.hardware;
         view.group.as_mut().unwrap().holders.truncate(usize::from(group.found));
         if self.group.is_none() {
             (view.group, view.device.group) = (None, None);
@@ -104,6 +110,21 @@ impl Facts {
 
     fn is_held(&self) -> bool {
         self.group.is_some_and(|group| group.occupancy == Occupancy::Held)
+    }
+
+    fn is_lost(&self) -> bool {
+        self.hardware.lost
+    }
+
+    /// What was told before, if that was not of hardware that is well by now.
+    fn as_before(&self) -> Health {
+        match &self.before {
+            Some(Health::Unhealthy(reason)) if reason == LOST => Health::Healthy,
+            Some(Health::Unhealthy(reason)) if reason == ERRORS && self.hardware.fatal == 0 => {
+                Health::Healthy
+            }
+            before => before.clone().unwrap_or(Health::Healthy),
+        }
     }
 
     /// Whether whose it is counts, and it is a pod's.
@@ -133,7 +154,18 @@ fn all() -> Vec<Facts> {
             groups.extend([true, false].map(|viable| Some(Group { occupancy, found, age, viable })));
         }
     }
-    let was = Health::Unhealthy("was".to_owned());
+    // What was found of its hardware, and what was told of it before.
+    let was = |reason: &str| Some(Health::Unhealthy(reason.to_owned()));
+    let hardware = [
+        (false, 0, None),
+        (false, 0, Some(Health::Healthy)),
+        (false, 0, was("was")),
+        (false, 0, was(LOST)),
+        (false, 0, was(ERRORS)),
+        (false, 1, None),
+        (false, 1, was(ERRORS)),
+        (true, 2, Some(Health::Healthy)),
+    ];
     let first = Facts {
         busy: Busy::Attributed,
         group: None,
@@ -141,6 +173,7 @@ fn all() -> Vec<Facts> {
         visible: false,
         whose: Whose::APods,
         refused: false,
+        hardware: Condition::default(),
         before: None,
     };
     let busy = [Busy::Attributed, Busy::Unhealthy, Busy::Advertise];
@@ -150,7 +183,9 @@ fn all() -> Vec<Facts> {
     let all = each(all, &[false, true], |facts, it| facts.visible = it);
     let all = each(all, &whose, |facts, it| facts.whose = it);
     let all = each(all, &[false, true], |facts, it| facts.refused = it);
-    each(all, &[None, Some(Health::Healthy), Some(was)], |facts, it| facts.before = it)
+    each(all, &hardware, |facts, (lost, fatal, before)| {
+        (facts.hardware, facts.before) = (Condition { lost, fatal }, before);
+    })
 }
 
 /// All of them with each of these.
@@ -162,7 +197,7 @@ fn each<T: Clone>(all: Vec<Facts>, these: &[T], set: fn(&mut Facts, T)) -> Vec<F
     all.into_iter().flat_map(|facts| these.iter().map(move |it| with(facts.clone(), it))).collect()
 }
 
-const ROWS: usize = 14;
+const ROWS: usize = 16;
 
 /// The table, in its order: whether a row fits, and what it reports. It knows nothing of how `decide` goes about it.
 /// What has not settled yet is a row of its own: as before.
@@ -184,6 +219,7 @@ fn table(facts: &Facts) -> [(bool, Report); ROWS] {
     let unhealthy = |reason: &str| Unhealthy(reason.to_owned());
     let held_by = || Unhealthy(format!("held by {by}"));
     [
+        (facts.is_lost(), unhealthy("does not answer: its configuration space reads all ones")),
         (facts.group.is_none(), unhealthy("no IOMMU group: is the IOMMU off?")),
         (facts.unbinding, Unhealthy(format!("unbinding, held by {by}"))),
         (attributed && mate, unhealthy("group 51 belongs to 0000:3b:00.1 (pod a/vm)")),
@@ -197,6 +233,7 @@ fn table(facts: &Facts) -> [(bool, Report); ROWS] {
             is(|group| !group.viable),
             unhealthy("group 51 is not viable: 0000:3b:00.1 is bound to snd_hda_intel"),
         ),
+        (facts.hardware.fatal > 0, unhealthy("1 new fatal PCIe error (AER)")),
         (absent && node_settles.is_zero(), unhealthy("no device node /dev/vfio/51")),
         (absent, AsBeforeFor(node_settles)),
         (unknown, AsBefore),
@@ -209,17 +246,21 @@ fn by_the_table(facts: &Facts) -> (usize, Decision) {
     let first = |(_, (fits, _)): &(usize, (bool, Report))| *fits;
     let (place, (_, report)) = table(facts).into_iter().enumerate().find(first).unwrap();
     // What was wrong with a device before it was a pod's is over.
-    let before = facts.before.clone().filter(|_| !facts.is_a_pods()).unwrap_or(Health::Healthy);
+    let before = if facts.is_a_pods() { Health::Healthy } else { facts.as_before() };
     let (health, again) = match report {
         Healthy => (Health::Healthy, None),
         Unhealthy(reason) => (Health::Unhealthy(reason), None),
         AsBefore => (before, None),
         AsBeforeFor(left) => (before, Some(*NOW + left)),
     };
-    // The rule above the table: a pod's device is warned about.
+    // The rule above the table: a pod's device is warned about, unless it is lost; of errors also while its machine runs.
     match health {
-        Health::Unhealthy(reason) if facts.is_a_pods() => {
+        Health::Unhealthy(reason) if facts.is_a_pods() && !facts.is_lost() => {
             (place, Decision { health: Health::Healthy, again, warning: Some(reason) })
+        }
+        Health::Healthy if facts.is_a_pods() && facts.hardware.fatal > 0 => {
+            let warning = Some("1 new fatal PCIe error (AER)".to_owned());
+            (place, Decision { health, again, warning })
         }
         health => (place, Decision { health, again, warning: None }),
     }
@@ -233,21 +274,30 @@ fn every_combination_is_decided_by_the_first_row_that_fits() {
         assert_eq!(facts.decide(), expected, "row {place}: {facts:?}");
         decided[place] += 1;
     }
-    assert_eq!(ALL.len(), 46_800);
+    assert_eq!(ALL.len(), 124_800);
     assert!(!decided.contains(&0), "a row decides nothing: {decided:?}");
 }
 
 #[test]
-fn a_pods_device_is_never_unhealthy() {
+fn a_pods_device_is_unhealthy_if_it_is_lost_and_never_else() {
     for facts in ALL.iter().filter(|facts| facts.is_a_pods()) {
-        assert_eq!(facts.decide().health, Health::Healthy, "{facts:?}");
+        assert_eq!(facts.decide().health != Health::Healthy, facts.is_lost(), "{facts:?}");
     }
 }
 
 #[test]
-fn a_pods_device_that_is_held_is_warned_of_only_while_it_is_unbound() {
-    for facts in ALL.iter().filter(|facts| facts.is_a_pods() && facts.is_held()) {
-        assert_eq!(facts.decide().warning.is_some(), facts.unbinding, "{facts:?}");
+fn what_is_lost_is_unhealthy_whatever_else() {
+    for facts in ALL.iter().filter(|facts| facts.is_lost()) {
+        let lost = Health::Unhealthy(LOST.to_owned());
+        assert_eq!(facts.decide(), Decision { health: lost, again: None, warning: None }, "{facts:?}");
+    }
+}
+
+#[test]
+fn a_pods_device_that_is_held_is_warned_of_only_while_it_is_unbound_or_had_errors() {
+    for facts in ALL.iter().filter(|facts| facts.is_a_pods() && facts.is_held() && !facts.is_lost()) {
+        let wrong = facts.unbinding || facts.hardware.fatal > 0;
+        assert_eq!(facts.decide().warning.is_some(), wrong, "{facts:?}");
     }
 }
 
@@ -263,7 +313,8 @@ fn every_unhealthy_and_every_warning_says_why_and_only_one_of_them_does() {
 
 #[test]
 fn with_unhealthy_every_held_device_is_unhealthy_at_once() {
-    for facts in ALL.iter().filter(|facts| facts.busy == Busy::Unhealthy && facts.is_held()) {
+    let held = |facts: &&Facts| facts.busy == Busy::Unhealthy && facts.is_held() && !facts.is_lost();
+    for facts in ALL.iter().filter(held) {
         let Decision { health, again, .. } = facts.decide();
         assert!(health.reason().unwrap().contains("held by "), "{facts:?}");
         assert_eq!(again, None, "{facts:?}");
@@ -273,7 +324,7 @@ fn with_unhealthy_every_held_device_is_unhealthy_at_once() {
 #[test]
 fn with_advertise_no_device_is_unhealthy_for_being_held() {
     let advertised = |facts: &&Facts| facts.busy == Busy::Advertise && facts.is_held() && !facts.unbinding;
-    for facts in ALL.iter().filter(advertised) {
+    for facts in ALL.iter().filter(advertised).filter(|facts| !facts.is_lost()) {
         assert_eq!(
             facts.decide(),
             Decision { health: Health::Healthy, again: None, warning: None },
@@ -291,8 +342,8 @@ fn other_policies_do_not_ask_whose_a_device_is() {
 }
 
 #[test]
-fn without_a_group_it_is_unhealthy_whatever_else() {
-    for facts in ALL.iter().filter(|facts| facts.group.is_none()) {
+fn without_a_group_it_is_unhealthy_unless_it_is_lost() {
+    for facts in ALL.iter().filter(|facts| facts.group.is_none() && !facts.is_lost()) {
         let Decision { health, again, warning } = facts.decide();
         let why = if facts.is_a_pods() { warning.as_deref() } else { health.reason() };
         assert_eq!((why, again), (Some("no IOMMU group: is the IOMMU off?"), None), "{facts:?}");
@@ -313,10 +364,13 @@ fn held_and_nobodys_is_unhealthy_once_settled_or_refused() {
 #[test]
 fn while_the_kubelet_does_not_tell_being_held_changes_nothing() {
     let untold = |facts: &&Facts| facts.busy == Busy::Attributed && matches!(facts.whose, Whose::Untold);
-    let held = |facts: &&Facts| facts.is_held() && !facts.refused && !facts.unbinding;
+    let held = |facts: &&Facts| facts.is_held() && !facts.refused && !facts.unbinding && !facts.is_lost();
     for facts in ALL.iter().filter(untold).filter(held) {
-        let before = facts.before.clone().unwrap_or(Health::Healthy);
-        assert_eq!(facts.decide(), Decision { health: before, again: None, warning: None }, "{facts:?}");
+        assert_eq!(
+            facts.decide(),
+            Decision { health: facts.as_before(), again: None, warning: None },
+            "{facts:?}"
+        );
     }
 }
 

@@ -141,7 +141,7 @@ impl Plugin {
         let snapshot = self.snapshot.clone().filter(|_| self.answered)?;
         let owners = self.owners();
         let mut list = BTreeMap::new();
-        let policy = Policy { busy, settling: SETTLING };
+        let policy = Policy { busy, settling: SETTLING, nodes: true };
         self.told.decide(policy, (&snapshot, &owners, now), &|_| true, &mut |view, _, decision| {
             list.insert(view.device.id.to_string(), decision.health.reason().is_none());
         });

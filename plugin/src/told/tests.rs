@@ -119,7 +119,7 @@ impl Story {
 
     /// Decides; each device as it is visited, with the reason or the warning, nothing for Healthy.
     fn tells(&mut self, expected: &[(&str, &str)]) -> &mut Self {
-        let policy = Policy { busy: Busy::Attributed, settling: SETTLING };
+        let policy = Policy { busy: Busy::Attributed, settling: SETTLING, nodes: true };
         let owners = Ownership::new(self.answered, &self.ledger);
         let mut told = Vec::new();
         let mut visit = |view: &DeviceView, _: Option<&Decision>, now: &Decision| {
