@@ -367,9 +367,7 @@ impl Monitor {
 
     fn list_bound(&mut self, now: Instant, changes: &mut Vec<Change>) -> Result<()> {
         let refresh = now >= self.refresh_at;
-        if self.started {
-            self.root.bound_entries(&mut self.buffer, &mut self.new_entries);
-        }
+        self.root.bound_entries(&mut self.buffer, &mut self.new_entries);
         let unchanged = !self.entries.is_empty() && self.entries == self.new_entries;
         std::mem::swap(&mut self.entries, &mut self.new_entries);
         if unchanged && !refresh && !self.devices.iter().any(|tracked| tracked.unbinding) {
