@@ -59,6 +59,8 @@ pub(crate) const KINDS: &[Shows] = &[
     ),
     ("extended memory", &[("/devices/1/driver", "nvgrace_gpu_vfio_pci")]),
     ("no device node", &[("/groups/0/state", "absent")]),
+    ("a GPU that has fallen off the bus", &[("/groups/0/state", "free")]),
+    ("a lost GPU that sleeps", &[("/groups/0/state", "free")]),
 ];
 
 /// All others: states, and what cannot be understood.

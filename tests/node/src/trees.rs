@@ -39,6 +39,8 @@ pub const ALL: &[Recipe] = &[
     ("virtual functions with a vGPU and without", vendor_functions),
     ("extended memory", extended_memory),
     ("no device node", no_node),
+    ("a GPU that has fallen off the bus", lost),
+    ("a lost GPU that sleeps", lost_asleep),
 ];
 
 /// The tree of a name.
@@ -274,5 +276,19 @@ fn extended_memory() -> Result<Tree> {
 fn no_node() -> Result<Tree> {
     let node = two()?;
     node.delete("dev/vfio/51")?;
+    on(node)
+}
+
+fn lost() -> Result<Tree> {
+    let node = two()?;
+    node.set_lost(GPU, true)?;
+    on(node)
+}
+
+/// To ask it would wake it.
+fn lost_asleep() -> Result<Tree> {
+    let node = two()?;
+    node.set_lost(GPU, true)?;
+    node.set_power_state(GPU, "D3cold")?;
     on(node)
 }
