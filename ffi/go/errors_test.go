@@ -108,6 +108,7 @@ func TestUseAfterClose(t *testing.T) {
 		"Device":        func() error { _, err := root.Device(simnode.FirstGPU); return err },
 		"Group":         func() error { _, err := root.Group(51); return err },
 		"Members":       func() error { _, err := root.Members(51); return err },
+		"HasGroupNodes": func() error { _, err := root.HasGroupNodes(); return err },
 		"Peek":          func() error { _, err := root.Peek(51); return err },
 		"Probe":         func() error { _, err := root.Probe(51); return err },
 		"ProbeWithin":   func() error { _, err := root.ProbeWithin(51, time.Second); return err },

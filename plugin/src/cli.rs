@@ -137,9 +137,32 @@ pub(crate) fn completions(shell: Shell) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ValueEnum;
 
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_setting_is_documented_and_completed() {
+        let page = include_str!("../../docs/command-line.md");
+        let command = Cli::command();
+        for arg in command.get_arguments().filter(|arg| arg.get_env().is_some()) {
+            let (flag, variable) = (arg.get_long().unwrap(), arg.get_env().unwrap().to_str().unwrap());
+            assert!(
+                page.contains(&format!("`--{flag}")) && page.contains(&format!("`{variable}`")),
+                "{flag}"
+            );
+        }
+        for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+            assert!(page.contains(&format!("| `{}", command.get_name())), "{}", command.get_name());
+        }
+        for shell in Shell::value_variants() {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "vfio-device-plugin", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            assert!(script.contains("cdi-dir") && script.contains("doctor"), "{shell}");
+        }
     }
 }

@@ -48,7 +48,8 @@ pub(crate) struct Settings {
     )]
     pub(crate) busy_allocate: BusyAllocate,
 
-    /// How long a device may be held without a pod, or without its node, before it is Unhealthy
+    /// How long a device may be held without a pod, or without its node, before it is Unhealthy; and how far apart two looks
+    /// have to find it lost
     #[arg(long, global = true, value_name = "TIME", default_value = "3s", value_parser = interval,
           env = "VFIO_DEVICE_PLUGIN_SETTLING")]
     pub(crate) settling: Duration,
@@ -92,7 +93,7 @@ pub(crate) struct Settings {
     )]
     pub(crate) select: Vec<Selector>,
 
-    /// Pools of devices in a YAML file, in place of --select: resources, selectors, backends
+    /// Pools of devices in a YAML file, in place of --select: resources, selectors, backends, CDI, policies
     #[arg(long, global = true, value_name = "FILE", env = "VFIO_DEVICE_PLUGIN_POOLS")]
     pub(crate) pools: Option<PathBuf>,
 

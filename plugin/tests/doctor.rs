@@ -14,7 +14,7 @@ use std::time::Instant;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
 use vfio_sim_node::kubelet::Answer;
-use vfio_sim_node::{Function, Hold, Node, VmSpec};
+use vfio_sim_node::{Function, Hold, Node, VmSpec, trees};
 
 const GPU: &str = "0000:1b:00.0";
 const OTHER: &str = "0000:3d:00.0";
@@ -312,4 +312,14 @@ async fn what_the_checkpoint_alone_tells_is_said_to_be_no_more_than_that() {
     let what =
         format!("the kubelet's checkpoint gives it to pod {}, which it does not list with it", pod.pod_uid);
     has(&findings, &what, "a running serve finds out");
+}
+
+#[tokio::test]
+async fn where_only_an_open_tells_and_none_is_made_that_is_said() {
+    let node = trees::by_name("mediated devices").unwrap().node;
+    let what = "nothing but an open tells whether it is held, and none is made";
+    let (_, findings) = examine_with(&mut common::program(&node, &["doctor", "--json", "--no-probe"]));
+    has(&findings, what, "Leave --no-probe out");
+    let (_, findings) = examine(&node);
+    assert!(!findings.iter().any(|(told, _)| told.contains(what)), "{findings:#?}");
 }

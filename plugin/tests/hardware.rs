@@ -54,7 +54,9 @@ async fn a_lost_device_is_unhealthy_says_so_everywhere_and_comes_back() {
     assert!(table.lines().any(|line| line.starts_with(GPU) && line.ends_with(LOST)), "{table}");
     let (code, findings, _) = run(&node, &["doctor"]);
     assert!(code == 1 && findings.contains(&format!("{GPU}: {LOST}")), "{code} {findings}");
+    let opens = node.opens(51);
     let refused = kubelet.admit_with("vm", H100, vec![GPU.to_owned()]).await.unwrap_err();
+    assert_eq!(node.opens(51), opens, "there is nothing to ask");
     let AdmitError::Refused(status) = refused else { panic!("{refused}") };
     assert_eq!(status.code(), tonic::Code::FailedPrecondition);
     let expected = format!("{GPU}: {LOST}: reset its slot or reseat it; dmesg may say when it was lost");

@@ -226,3 +226,19 @@ async fn one_bad_device_never_costs_another() {
     let (_, _, log) = serve.terminate();
     assert!(log.contains(&format!("{GPU}: uevent")) && log.contains(&format!("{OTHER}: numa_node")), "{log}");
 }
+
+#[tokio::test]
+async fn what_was_free_longest_is_advised() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "all", |books| capacity(books) == (8, 8)).await;
+    let ids = [GPU.to_owned(), OTHER.to_owned()];
+    assert_eq!(kubelet.preferred(H100, &ids, &[], 1).await.unwrap(), [GPU], "of equals the first");
+    let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    expect(&kubelet, "held", |books| capacity(books) != (8, 8)).await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    vm.kill();
+    expect(&kubelet, "freed", |books| capacity(books) == (8, 8)).await;
+    assert_eq!(kubelet.preferred(H100, &ids, &[], 1).await.unwrap(), [OTHER]);
+}

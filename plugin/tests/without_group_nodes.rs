@@ -70,7 +70,56 @@ async fn who_has_a_device_open_and_does_not_use_it_is_found_by_who_list_and_doct
     let (code, out, _) = run(&node, &["doctor"]);
     assert!(code == 1 && out.contains("is free, but has been opened by pid"), "{out}");
     assert!(!out.contains("does not exist"), "{out}");
+    // A container that has /dev/vfio need not have /dev/iommu.
+    node.delete("dev/iommu").unwrap();
+    assert!(!run(&node, &["doctor"]).1.contains("does not exist"));
+    node.delete("sys/class/misc/iommu").unwrap();
+    assert!(run(&node, &["doctor"]).1.contains("/dev/iommu: does not exist"));
     // Another may bind it all the same (`vfio_df_ioctl_bind_iommufd`).
     assert_eq!(health(&kubelet.books(), H100, GPU), Some(true));
     assert!(kubelet.allocate(H100, &[&[GPU.to_owned()]]).await.is_ok());
+}
+
+#[tokio::test]
+async fn numbers_that_are_used_again_are_those_of_this_moment() {
+    let (node, kubelet, _serve) = offered().await;
+    for address in [GPU, OTHER] {
+        node.unbind(address).unwrap();
+    }
+    for address in [OTHER, GPU] {
+        node.bind(address, "vfio-pci").unwrap();
+    }
+    let cdevs = [OTHER, GPU].map(|address| {
+        let folder = node.folder(address).join("vfio-dev");
+        std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().file_name().into_string().unwrap()
+    });
+    assert_eq!(cdevs, ["vfio0", "vfio1"]);
+    // Whether or not the listing was between.
+    for (address, number) in [(OTHER, 0), (GPU, 1)] {
+        let answer = kubelet.allocate(H100, &[&[address.to_owned()]]).await.unwrap();
+        let nodes: Vec<_> = answer[0].devices.iter().map(|spec| spec.host_path.clone()).collect();
+        assert_eq!(nodes, ["/dev/iommu".to_owned(), format!("/dev/vfio/devices/vfio{number}")], "{address}");
+    }
+}
+
+#[tokio::test]
+async fn numbers_that_are_used_again_have_their_new_holder() {
+    let (node, kubelet, _serve) = offered().await;
+    for address in [GPU, OTHER] {
+        node.unbind(address).unwrap();
+    }
+    for address in [OTHER, GPU] {
+        node.bind(address, "vfio-pci").unwrap();
+    }
+    let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    expect(&kubelet, "Unhealthy", |books| {
+        health(books, H100, GPU) == Some(false) && health(books, H100, OTHER) == Some(true)
+    })
+    .await;
+    let (code, out, _) = run(&node, &["who", GPU, "--json"]);
+    assert!(code == 0 && out.contains(&vm.pid().to_string()), "{out}");
+    assert_eq!(run(&node, &["who", OTHER]).0, 1);
+    node.delete("dev/vfio/devices/vfio0").unwrap();
+    expect(&kubelet, "no node", |books| health(books, H100, OTHER) == Some(false)).await;
+    assert_eq!(device(&node, OTHER)["reason"], "no device node /dev/vfio/devices/vfio0");
 }

@@ -181,6 +181,7 @@ def test_a_closed_root_is_of_no_use(node: Node) -> None:
         lambda: root.device("0000:1b:00.0"),
         lambda: root.group(51),
         lambda: root.members(51),
+        root.has_group_nodes,
         lambda: root.peek(51),
         lambda: root.probe(51),
         lambda: root.probe(51, 1.0),

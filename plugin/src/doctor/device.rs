@@ -6,7 +6,7 @@ use crate::settings::Settings;
 use crate::snapshot::{DeviceReport, DeviceView, GroupView, HolderReport};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
-use vfio_probe::{Occupancy, Viability, Why};
+use vfio_probe::{Kind, Occupancy, Viability, Why};
 
 /// `report` is what `list` would say of it.
 pub(super) fn examine(
@@ -29,6 +29,11 @@ pub(super) fn examine(
         findings.warn(&id, what, advice);
     }
     node(settings, view, group, findings);
+    if view.device.kind != Kind::Pci && (settings.no_probe || !group.has_node) {
+        let what = "nothing but an open tells whether it is held, and none is made";
+        let advice = "It is given away also while a process that is no pod's holds it. Leave --no-probe out, on a kernel that has nodes for groups.";
+        findings.warn(&id, what, advice);
+    }
     if report.state == "held" {
         holders(view, &report.holders, owners, findings);
     } else if !report.holders.is_empty() && matches!(owners.of(view), Whose::Nobody | Whose::Untold) {

@@ -30,7 +30,8 @@ pub(super) fn examine(
         let advice = "In a container, mount the host's /dev/vfio; without it only sysfs can be looked at.";
         findings.warn("/dev/vfio", "cannot be seen", advice);
     } else if !views.is_empty() && !root.has_group_nodes() {
-        if !settings.root.join("dev/iommu").exists() {
+        // By sysfs: a container that sees /dev/vfio need not see the rest of /dev.
+        if !root.has_iommufd() {
             let advice = "This kernel gives devices by /dev/vfio/devices and /dev/iommu alone: load the module iommufd.";
             findings.warn("/dev/iommu", "does not exist", advice);
         }
