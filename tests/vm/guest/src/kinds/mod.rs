@@ -21,7 +21,8 @@ pub(crate) const ALL: &[(&str, &[Need], Test)] = &[
     ("kind_iommufd_holder", &[IOMMUFD], holders::bound),
     ("kind_cdev_open_and_not_bound", &[IOMMUFD], holders::open),
     ("kind_mediated_devices", &[GROUP_NODES, MTTY], mdev::groups),
-    ("kind_mediated_devices_by_iommufd", &[IOMMUFD, MTTY], mdev::iommufd),
+    // Without CONFIG_VFIO_GROUP the kernel has no group for a mediated device, which is called Unhealthy for that.
+    ("kind_mediated_devices_by_iommufd", &[GROUP_NODES, IOMMUFD, MTTY], mdev::iommufd),
     ("kind_gpus_of_nvidia", &[GROUP_NODES, FAKEID], nvidia::gpus),
     ("kind_virtual_functions", &[GROUP_NODES, SRIOV_NIC, IGB_DRIVER], sriov::virtual_functions),
     ("kind_physical_function_of_vfio_pci", &[GROUP_NODES, SRIOV_NIC, VFIO_SRIOV], sriov::physical_function),
