@@ -98,7 +98,8 @@ impl Root {
             .or_else(|_| self.stat(format_args!("dev/vfio/noiommu-{group}")))
             .map(|stat| stat.st_rdev)
             .ok()
-            .or_else(|| self.class_number(group));
+            .or_else(|| self.number_of(format_args!("sys/class/vfio/{group}/dev")))
+            .or_else(|| self.number_of(format_args!("sys/class/vfio/noiommu-{group}/dev")));
         nodes.extend(node.map(|node| (node, Via::Group)));
         let mut members = Vec::new();
         let _ = self.members(group, buffer, |member| {
@@ -106,17 +107,18 @@ impl Root {
         });
         for &member in &members {
             if let Some(number) = self.vfio_number(member, buffer) {
-                let stat = self.stat(format_args!("dev/vfio/devices/vfio{number}"));
-                nodes.extend(stat.map(|stat| (stat.st_rdev, Via::Cdev)));
+                let node = self.stat(format_args!("dev/vfio/devices/vfio{number}")).map(|stat| stat.st_rdev);
+                let folder = format_args!("sys/class/vfio-dev/vfio{number}/dev");
+                nodes.extend(node.ok().or_else(|| self.number_of(folder)).map(|node| (node, Via::Cdev)));
             }
         }
         Target { group, nodes, members }
     }
 
-    /// The node's number from sysfs, for a root that shows no /dev.
-    fn class_number(&self, group: GroupId) -> Option<u64> {
+    /// A node's number from sysfs, for a root that shows no /dev.
+    fn number_of(&self, attribute: std::fmt::Arguments<'_>) -> Option<u64> {
         let mut buffer = [0; 64];
-        let text = self.read(format_args!("sys/class/vfio/{group}/dev"), &mut buffer).ok()?;
+        let text = self.read(attribute, &mut buffer).ok()?;
         let (major, minor) = std::str::from_utf8(text).ok()?.split_once(':')?;
         Some(makedev(major.parse().ok()?, minor.parse().ok()?))
     }

@@ -1,6 +1,6 @@
 //! What is bound and held over time: repeated passes that look without opening, and open only where that cannot tell.
 
-use crate::device::{Detail, Device};
+use crate::device::{Detail, Device, Kind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::{Member, Viability};
 use crate::id::{DeviceId, GroupId};
@@ -53,6 +53,8 @@ pub struct Tracked {
     pub unbinding: bool,
     enable: EnableCount,
     baseline: Option<u32>,
+    /// The inode of its entry in /sys/class/vfio-dev: another one, and it has been bound anew meanwhile.
+    entry: Option<u64>,
     seen: bool,
 }
 
@@ -413,11 +415,14 @@ impl Monitor {
     /// Takes in one listed device; whether groups may have changed by it.
     fn see(&mut self, bound: Bound, refresh: bool, changes: &mut Vec<Change>) -> bool {
         let place = self.devices.binary_search_by_key(&bound.id, |tracked| tracked.device.id);
+        let entry =
+            self.entries.iter().find(|(number, _)| Some(*number) == bound.cdev).map(|(_, inode)| *inode);
         if let Ok(index) = place
             && let Some(tracked) = self.devices.get_mut(index)
         {
             tracked.seen = true;
-            if tracked.device.cdev == bound.cdev && !tracked.unbinding && !refresh {
+            let same = tracked.device.cdev == bound.cdev && tracked.entry == entry;
+            if same && !tracked.unbinding && !refresh {
                 return false;
             }
         } else if !refresh && self.errors.iter().any(|error| error.device == Some(bound.id)) {
@@ -438,20 +443,28 @@ impl Monitor {
         match place {
             Ok(index) => {
                 let Some(tracked) = self.devices.get_mut(index) else { return false };
-                let rebound = tracked.unbinding || tracked.device.cdev != device.cdev;
+                // Of an entry that could not be listed it is not known.
+                let another = tracked.entry.zip(entry).is_some_and(|(before, now)| before != now);
+                let rebound = tracked.unbinding || tracked.device.cdev != device.cdev || another;
+                let differs = tracked.device != device;
                 if rebound {
                     tracked.baseline = None;
                     tracked.enable.forget();
                     tracked.unbinding = false;
+                    changes.extend([Change::Unbound(bound.id), Change::Bound(bound.id)]);
+                } else if differs {
+                    changes.extend(device.group.map(Change::Changed));
                 }
-                let differs = tracked.device != device;
                 tracked.device = device;
+                tracked.entry = entry.or(tracked.entry);
                 rebound || differs
             }
             Err(index) => {
                 let enable = EnableCount::default();
-                self.devices
-                    .insert(index, Tracked { device, unbinding: false, enable, baseline: None, seen: true });
+                self.devices.insert(
+                    index,
+                    Tracked { device, unbinding: false, enable, baseline: None, entry, seen: true },
+                );
                 changes.push(Change::Bound(bound.id));
                 true
             }
@@ -649,7 +662,9 @@ fn in_group(devices: &[Tracked], group: GroupId) -> Vec<DeviceId> {
 /// only while an open of ours has the group.
 fn peek(root: &Root, devices: &mut [Tracked], group: GroupId) -> Result<Peek> {
     let mut peek = Peek::Blind;
-    for tracked in devices.iter_mut().filter(|tracked| tracked.device.group == Some(group)) {
+    // The count of a vendor's virtual function is its host driver's, which does not enable it for a machine.
+    let counts = |tracked: &&mut Tracked| tracked.device.kind != Kind::VendorVf;
+    for tracked in devices.iter_mut().filter(|tracked| tracked.device.group == Some(group)).filter(counts) {
         let count = match tracked.enable.read(root, tracked.device.id) {
             Ok(count) => count,
             Err(error) if error.kind == ErrorKind::Missing => continue,

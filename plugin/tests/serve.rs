@@ -237,7 +237,7 @@ async fn what_was_free_longest_is_advised() {
     assert_eq!(kubelet.preferred(H100, &ids, &[], 1).await.unwrap(), [GPU], "of equals the first");
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     expect(&kubelet, "held", |books| capacity(books) != (8, 8)).await;
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     vm.kill();
     expect(&kubelet, "freed", |books| capacity(books) == (8, 8)).await;
     assert_eq!(kubelet.preferred(H100, &ids, &[], 1).await.unwrap(), [OTHER]);

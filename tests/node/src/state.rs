@@ -63,6 +63,11 @@ impl State {
         self.functions.values().any(bound) || self.mdevs.values().any(|known| *known == group)
     }
 
+    /// Whether an open of the device raises its count, as vfio-pci-core does; a vendor's own driver does not.
+    fn counts(&self, address: &str) -> bool {
+        self.functions.get(address).is_none_or(|function| function.driver.as_deref() != Some("nvidia"))
+    }
+
     fn group_of(&self, address: &str) -> Result<u32> {
         let function = self.functions.get(address).and_then(|function| function.group);
         function.or_else(|| self.mdevs.get(address).copied()).ok_or_else(|| missing(address))
@@ -152,7 +157,9 @@ impl Shared {
         let enabled = if opens_device { spec.addresses.clone() } else { Vec::new() };
         for address in &enabled {
             state.enabled.insert(address.clone());
-            self.set_enable(address, true);
+            if state.counts(address) {
+                self.set_enable(address, true);
+            }
         }
         state.machines.insert(child.id(), Machine { groups, enabled });
         drop(state);
@@ -183,7 +190,9 @@ impl Shared {
         let Some(machine) = state.machines.remove(&pid) else { return };
         for address in &machine.enabled {
             state.enabled.remove(address);
-            self.set_enable(address, false);
+            if state.counts(address) {
+                self.set_enable(address, false);
+            }
         }
         state.give_back(&machine.groups);
         for group in machine.groups {
