@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vfio_probe::holders::Via;
 use vfio_probe::monitor::{Options, Tracked};
-use vfio_probe::{Change, DeviceId, Evidence, GroupId, Monitor, Occupancy, Prober, Root};
-use vfio_sim_node::{Function, Hold, Node, VmSpec};
+use vfio_probe::peek::Peek;
+use vfio_probe::{Buffer, Change, DeviceId, Evidence, GroupId, Monitor, Occupancy, Prober, Root};
+use vfio_sim_node::{Function, Hold, Node, VmSpec, trees};
 
 const GPU: &str = "0000:1b:00.0";
 const GROUP: GroupId = GroupId(51);
@@ -295,4 +296,55 @@ fn where_groups_have_no_nodes_the_look_decides_and_nothing_is_opened() {
     story.pass();
     let known = story.monitor.group(other).unwrap().state;
     assert_eq!((known.occupancy, known.evidence), (Occupancy::Absent, Evidence::Node));
+}
+
+#[test]
+fn a_device_that_is_bound_anew_between_two_passes_is_told_as_such() {
+    let mut story = Story::settled(Node::with_eight_gpus().unwrap());
+    story.node.unbind(GPU).unwrap();
+    story.node.bind(GPU, "vfio-pci").unwrap();
+    let changes = story.pass();
+    assert_eq!(changes, [Change::Unbound(id(GPU)), Change::Bound(id(GPU))], "its number is the same");
+    assert_eq!(story.pass(), []);
+}
+
+#[test]
+fn a_record_that_has_changed_is_told() {
+    let mut story = Story::settled(Node::with_eight_gpus().unwrap());
+    story.node.write(&format!("sys/bus/pci/devices/{GPU}/numa_node"), "1\n").unwrap();
+    assert_eq!(story.pass(), []);
+    story.monitor.disturbed(None, Instant::now());
+    assert_eq!(story.pass(), [Change::Changed(GROUP)]);
+    assert_eq!(story.monitor.devices()[0].device.numa_node, Some(1));
+}
+
+/// Its host driver has it enabled whether a machine has it or not.
+#[test]
+fn the_count_of_a_vendors_function_says_nothing() {
+    let node = trees::by_name("virtual functions with a vGPU and without").unwrap().node;
+    let vf = "0000:1b:00.1";
+    node.write(&format!("sys/bus/pci/devices/{vf}/enable"), "1\n").unwrap();
+    let group = GroupId(91);
+    let mut story = Story::settled(node);
+    let occupancy = |monitor: &Monitor| monitor.group(group).unwrap().state.occupancy;
+    assert_eq!(occupancy(&story.monitor), Occupancy::Free);
+    assert_eq!(story.monitor.root().peek(group, &mut Buffer::new()), Ok(Peek::Blind));
+    let vm = story.node.start_vm(&VmSpec::foreign(&[vf])).unwrap();
+    story.until("held, by an open", |monitor, _| occupancy(monitor) == Occupancy::Held);
+    vm.kill();
+    story.until("free", |monitor, _| occupancy(monitor) == Occupancy::Free);
+}
+
+#[test]
+fn a_holder_of_a_cdev_is_found_where_dev_cannot_be_seen() {
+    let node = Node::new().unwrap().without_group_nodes().unwrap();
+    node.add_eight_gpus().unwrap();
+    let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    node.delete("dev").unwrap();
+    let mut holders = Vec::new();
+    Root::open(node.root()).unwrap().holders(&[GROUP], &mut |holder| holders.push(holder)).unwrap();
+    assert_eq!(
+        holders.iter().map(|holder| (holder.pid, holder.via)).collect::<Vec<_>>(),
+        [(vm.pid(), Via::Cdev)]
+    );
 }

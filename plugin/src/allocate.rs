@@ -117,7 +117,7 @@ fn usable(view: &DeviceView) -> Result<&DeviceView, Status> {
     let id = view.device.id;
     let refuse = |why: String| Err(Status::failed_precondition(format!("{id}: {why}")));
     let Some(group) = &view.group else {
-        return refuse("no IOMMU group: is the IOMMU off?".to_owned());
+        return refuse(view.without_group().to_owned());
     };
     if view.condition.lost {
         return refuse(format!("{LOST}: reset its slot or reseat it; dmesg may say when it was lost"));

@@ -125,7 +125,7 @@ fn trouble(case: &Case<'_>) -> Decision {
     let over = |before: &&Health| before.reason().is_some_and(over);
     let as_before = || told(case.before.filter(|it| !over(it)).cloned().unwrap_or(Health::Healthy));
     let Some(group) = &view.group else {
-        return unhealthy("no IOMMU group: is the IOMMU off?".to_owned());
+        return unhealthy(view.without_group().to_owned());
     };
     if view.unbinding {
         return unhealthy(format!("unbinding, held by {}", describe(&group.holders)));

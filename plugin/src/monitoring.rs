@@ -61,6 +61,10 @@ struct Shared {
 struct Told {
     answers: Vec<(GroupId, Occupancy)>,
     count: u64,
+    /// Somebody has seen otherwise than the monitor, without an open that it could be told of.
+    look_again: bool,
+    /// A record has been seen to be another one.
+    read_again: bool,
 }
 
 impl Shared {
@@ -120,7 +124,22 @@ impl Monitoring {
         self.wake();
     }
 
-    /// How often [`Monitoring::told`] was called; a snapshot says how many of these it has heard.
+    /// Has the monitor look now; the snapshot that has heard of it is made after that look.
+    pub(crate) fn look_again(&self) {
+        let mut told = self.shared.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.look_again = true;
+        told.count += 1;
+        drop(told);
+        self.wake();
+    }
+
+    /// Has the monitor read all records anew.
+    pub(crate) fn read_again(&self) {
+        self.shared.told.lock().unwrap_or_else(PoisonError::into_inner).read_again = true;
+        self.look_again();
+    }
+
+    /// How often [`Monitoring::told`] or [`Monitoring::look_again`] was called; a snapshot says how many of these it has heard.
     pub(crate) fn told_so_far(&self) -> u64 {
         self.shared.told.lock().unwrap_or_else(PoisonError::into_inner).count
     }
@@ -214,7 +233,15 @@ fn run(
         let answers = std::mem::take(&mut told.answers);
         news |= told.count > heard;
         heard = told.count;
+        let look_again = std::mem::take(&mut told.look_again);
+        let read_again = std::mem::take(&mut told.read_again);
         drop(told);
+        if read_again {
+            watch.monitor_mut().disturbed(None, Instant::now());
+        }
+        if look_again {
+            watch.pass_now();
+        }
         for (group, occupancy) in answers {
             watch.told(group, occupancy);
         }

@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 use vfio_probe::peek::Peek;
-use vfio_probe::{Device, DeviceId, Evidence, GroupId, Holder, Looked, Occupancy, Viability, Watch};
+use vfio_probe::{Device, DeviceId, Evidence, GroupId, Holder, Kind, Looked, Occupancy, Viability, Watch};
 
 /// All offered devices.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -129,6 +129,15 @@ impl DeviceView {
             (Some(group), Some(number)) if !group.has_node => format!("/dev/vfio/devices/vfio{number}"),
             (Some(group), _) => format!("/dev/vfio/{}", group.id),
             (None, _) => "/dev/vfio".to_owned(),
+        }
+    }
+
+    /// Why it may have no group.
+    pub(crate) fn without_group(&self) -> &'static str {
+        match self.device.kind {
+            // Theirs are made by VFIO itself (`vfio_noiommu_group_alloc` of VFIO_EMULATED_IOMMU).
+            Kind::Mdev => "no IOMMU group: a kernel without CONFIG_VFIO_GROUP has none for mediated devices",
+            Kind::Pci | Kind::VendorVf => "no IOMMU group: is the IOMMU off?",
         }
     }
 

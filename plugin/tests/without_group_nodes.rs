@@ -13,10 +13,14 @@ const GPU: &str = "0000:1b:00.0";
 const OTHER: &str = "0000:3d:00.0";
 
 async fn offered() -> (Node, Kubelet, Serve) {
+    offered_with(&[]).await
+}
+
+async fn offered_with(words: &[&str]) -> (Node, Kubelet, Serve) {
     let node = Node::new().unwrap().without_group_nodes().unwrap();
     node.add_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
-    let serve = Serve::start(&node, &[]);
+    let serve = Serve::start(&node, words);
     expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
     (node, kubelet, serve)
 }
@@ -122,4 +126,26 @@ async fn numbers_that_are_used_again_have_their_new_holder() {
     node.delete("dev/vfio/devices/vfio0").unwrap();
     expect(&kubelet, "no node", |books| health(books, H100, OTHER) == Some(false)).await;
     assert_eq!(device(&node, OTHER)["reason"], "no device node /dev/vfio/devices/vfio0");
+}
+
+/// The refusal rests on a look made by Allocate, before the monitor's next one.
+#[tokio::test]
+async fn a_refused_device_is_unhealthy_at_once_though_nothing_can_be_opened() {
+    let (node, kubelet, _serve) = offered_with(&["--interval", "1h"]).await;
+    let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    let refused = kubelet.allocate(H100, &[&[GPU.to_owned()]]).await.unwrap_err();
+    assert!(refused.message().contains(&format!("is held by pid {}", vm.pid())), "{refused}");
+    assert_eq!(health(&kubelet.books(), H100, GPU), Some(false), "before the answer");
+}
+
+#[tokio::test]
+async fn a_substitute_is_found_by_a_look_where_nothing_can_be_opened() {
+    let (node, kubelet, _serve) =
+        offered_with(&["--busy", "advertise", "--busy-allocate", "substitute"]).await;
+    let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    // Makes the checkpoint, without which nothing is substituted.
+    let _pod = kubelet.admit_with("vm", H100, vec![OTHER.to_owned()]).await.unwrap();
+    let answer = kubelet.allocate(H100, &[&[GPU.to_owned()]]).await.unwrap();
+    let given = &answer[0].envs["PCI_RESOURCE_NVIDIA_COM_2330"];
+    assert!(given != GPU && given != OTHER, "{given}");
 }

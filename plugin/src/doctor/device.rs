@@ -18,8 +18,15 @@ pub(super) fn examine(
 ) {
     let id = view.device.id.to_string();
     let Some(group) = &view.group else {
-        let advice = "Turn on the IOMMU in the firmware and on the kernel's command line, or bind it anew.";
-        return findings.broken(id, "has no IOMMU group", advice);
+        let advice = match view.device.kind {
+            Kind::Mdev => {
+                "Such a kernel can give mediated devices to nobody who does not open them by himself."
+            }
+            Kind::Pci | Kind::VendorVf => {
+                "Turn on the IOMMU in the firmware and on the kernel's command line, or bind it anew."
+            }
+        };
+        return findings.broken(id, format!("has {}", view.without_group()), advice);
     };
     if let Viability::NotViable { member, driver } = group.viability {
         let what = format!("group {} is not viable: {member} is bound to {driver}", group.id);

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
+use vfio_probe::device::Detail;
 use vfio_probe::peek::Peek;
-use vfio_probe::{Buffer, Evidence, GroupId, Occupancy};
+use vfio_probe::{Buffer, Evidence, GroupId, Kind, Occupancy};
 
 /// A former machine may still be closing: a held group is asked again for this long.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -68,6 +69,9 @@ impl Guard {
                 Verdict::Held => {
                     if answer == Occupancy::Held {
                         self.monitoring.told(group, answer);
+                    } else {
+                        // A refusal lasts as long as the monitor sees the holder, who has just been seen here.
+                        self.monitoring.look_again();
                     }
                     return Ok(Some(Taken::Held));
                 }
@@ -98,7 +102,7 @@ impl Guard {
     }
 
     /// Whether a group that could not be opened is held, by a look made now; what the monitor knows may be an interval old.
-    fn looks_held(&self, known: &DeviceView, group: GroupId) -> bool {
+    pub(super) fn looks_held(&self, known: &DeviceView, group: GroupId) -> bool {
         let Some(seen) = &known.group else { return false };
         let now = self.monitoring.root.peek(group, &mut Buffer::new()).unwrap_or(Peek::Blind);
         match now {
@@ -117,11 +121,26 @@ impl Guard {
         // What cannot be read says nothing.
         let Ok(driver) = self.monitoring.root.driver_in(group, view.device.id) else { return Ok(()) };
         if driver == view.device.driver {
-            return Ok(());
+            return self.check_type(view);
         }
         let now = driver.map_or("no driver".to_owned(), |driver| driver.to_string());
         let text = format!("{}: is no longer bound as it was, but to {now}", view.device.id);
         Err(Status::failed_precondition(text))
+    }
+
+    /// A vendor's virtual function may have been made another vGPU, or none, since it was last read, and stays bound all the while.
+    fn check_type(&self, view: &DeviceView) -> Result<(), Status> {
+        let id = view.device.id;
+        if view.device.kind != Kind::VendorVf {
+            return Ok(());
+        }
+        let Ok(now) = self.monitoring.root.device(id, Detail::Identity) else { return Ok(()) };
+        if now.vgpu_type == view.device.vgpu_type {
+            return Ok(());
+        }
+        self.monitoring.read_again();
+        let kind = now.vgpu_type.map_or("none".to_owned(), |kind| kind.to_string());
+        Err(Status::failed_precondition(format!("{id}: its vGPU has been changed, its type is now {kind}")))
     }
 
     fn exists(&self, group: GroupId) -> bool {

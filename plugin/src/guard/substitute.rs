@@ -1,13 +1,13 @@
 //! Free devices in the place of a held one.
 
 use super::Guard;
-use crate::allocate::{self, Plan};
+use crate::allocate::{self, Plan, Verdict};
 use crate::claims::Claim;
 use crate::opening;
 use crate::owners::checkpoint;
 use crate::snapshot::{DeviceView, Snapshot};
 use tokio::time::Instant;
-use vfio_probe::{GroupId, Occupancy};
+use vfio_probe::GroupId;
 
 impl Guard {
     /// Puts free devices in the place of a held group's, or says why not.
@@ -36,7 +36,14 @@ impl Guard {
             if free.len() == needed {
                 break;
             }
-            if !claim.take(id) || opening::open(&self.monitoring, id, deadline).await != Occupancy::Free {
+            if !claim.take(id) {
+                continue;
+            }
+            // By the same rule as any device.
+            let answer = opening::open(&self.monitoring, id, deadline).await;
+            let held = || self.looks_held(candidate, id);
+            if allocate::judge(answer, held, false) != Verdict::Grant || self.check_bound(candidate).is_err()
+            {
                 continue;
             }
             // Another Allocate may have given it away, and ended, while this one waited.

@@ -115,7 +115,13 @@ impl Shared {
     /// The device was unbound: its entries and its node go at once (`vfio_unregister_group_dev`).
     pub(crate) fn drop_cdev(&self, state: &mut State, address: &str, folder: &Path) -> Result<()> {
         let Some(number) = state.cdevs.remove(address) else { return Ok(()) };
-        fs::remove_file(self.root.join(format!("sys/class/vfio-dev/vfio{number}")))?;
+        // Kept elsewhere, so that its inode's number is not used again soon: sysfs gives them out in a circle
+        // (`__kernfs_new_node`), and most file systems the lowest that is free.
+        let gone = self.root.join("gone");
+        fs::create_dir_all(&gone)?;
+        state.gone += 1;
+        let class = self.root.join(format!("sys/class/vfio-dev/vfio{number}"));
+        fs::rename(class, gone.join(state.gone.to_string()))?;
         fs::remove_dir_all(folder.join("vfio-dev"))?;
         if state.cdev_nodes.remove(&number).is_some() {
             fs::remove_file(self.root.join(format!("dev/vfio/devices/vfio{number}")))?;

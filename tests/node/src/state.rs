@@ -35,6 +35,8 @@ pub(crate) struct State {
     pub(crate) groups: BTreeMap<u32, GroupNode>,
     pub(crate) held: BTreeSet<u32>,
     pub(crate) kernel: Kernel,
+    /// Class entries that have been removed.
+    pub(crate) gone: u64,
     /// Functions whose device a machine has open.
     enabled: BTreeSet<String>,
     /// What each machine has, by its pid.
