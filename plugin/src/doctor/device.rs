@@ -20,7 +20,7 @@ pub(super) fn examine(
     let Some(group) = &view.group else {
         let advice = match view.device.kind {
             Kind::Mdev => {
-                "Such a kernel can give mediated devices to nobody who does not open them by himself."
+                "It cannot be given to machines by this plugin then; boot a kernel that has nodes for groups."
             }
             Kind::Pci | Kind::VendorVf => {
                 "Turn on the IOMMU in the firmware and on the kernel's command line, or bind it anew."
