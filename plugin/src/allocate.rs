@@ -5,6 +5,7 @@ use crate::health::LOST;
 use crate::owners::Ownership;
 use crate::owners::checkpoint::Entry;
 use crate::owners::given::Given;
+use crate::pools::Terms;
 use crate::preferred;
 use crate::resources::env_name;
 use crate::snapshot::{DeviceView, Snapshot, describe};
@@ -193,6 +194,11 @@ impl<'a> Wish<'a> {
             }
         }
         groups
+    }
+
+    /// On what terms it is given them: of one resource, and so mostly of one pool.
+    pub(crate) fn terms(&self) -> Terms {
+        self.views.first().map(|view| view.terms).unwrap_or_default()
     }
 
     /// What it is given, by ids.
@@ -386,10 +392,10 @@ mod tests {
         assert_eq!(shown(&Ownership::default(), &[]), ["0000:02:00.0", "0000:04:00.0", "0000:06:00.0"]);
         assert_eq!(shown(&Ownership::default(), &["0000:02:00.0"]), ["0000:04:00.0", "0000:06:00.0"]);
         let mut ledger = crate::owners::ledger::Ledger::default();
-        ledger.granted(RESOURCE, set(&["0000:02:00.0"]), set(&["0000:02:00.0"]), now);
+        ledger.granted(RESOURCE, set(&["0000:02:00.0"]), set(&["0000:02:00.0"]), Default::default(), now);
         assert_eq!(shown(&Ownership::new(true, &ledger), &[]), ["0000:04:00.0", "0000:06:00.0"]);
         // An init container was given another in its place, which it hands on.
-        ledger.granted(RESOURCE, set(&["0000:01:00.0"]), set(&["0000:06:00.0"]), now);
+        ledger.granted(RESOURCE, set(&["0000:01:00.0"]), set(&["0000:06:00.0"]), Default::default(), now);
         assert_eq!(shown(&Ownership::new(true, &ledger), &[]), ["0000:06:00.0", "0000:04:00.0"]);
     }
 

@@ -152,6 +152,7 @@ impl Monitoring {
     /// Tells the monitor what pods owned when an earlier process of ours ended.
     pub(crate) fn set_remembered(&self, owned: Owns) {
         self.set_part(|groups| &mut groups.remembered, owned);
+        self.set_part(|groups| &mut groups.is_remembered, true);
     }
 
     /// Tells the monitor which groups are refused though a pod owns them: whether they are free only an open tells.
@@ -214,9 +215,8 @@ fn run(
     while !shared.stop.load(Ordering::Relaxed) {
         let mut news = false;
         if let Some(told) = shared.owned_unless(&groups) {
-            let matters = namer.keeps_any()
-                || namer.contradicts(told.resources())
-                || told.unbound(&watch).next().is_some();
+            let matters =
+                namer.keeps_any() || namer.contradicts(told.lent()) || told.unbound(&watch).next().is_some();
             news = told.owned != groups.owned && matters;
             groups = told;
             let owned = groups.not_to_open(&watch);
@@ -273,7 +273,9 @@ fn run(
             namer.learn(watch.monitor().root(), devices());
             namer.tell_overlaps(devices());
         }
-        let whole = watch.monitor().settled() || shared.began.elapsed() > FIRST_ANSWERS;
+        // What was given must be known first: specs that nobody has devices by are removed.
+        let whole =
+            groups.is_remembered && (watch.monitor().settled() || shared.began.elapsed() > FIRST_ANSWERS);
         let first = sender.borrow().is_none();
         if whole && (news || first || specs.owes()) {
             let unbound: Vec<Device> = groups.unbound(&watch).collect();
@@ -281,7 +283,7 @@ fn run(
             let bound = watch.monitor().devices().iter().map(|tracked| &tracked.device);
             // One that is being unbound has no driver any more by which a pool might select it.
             let stays = |device: &Device| device.driver.is_none() || groups.owns(device);
-            let offers = namer.offers(bound.chain(&unbound), groups.resources(), stays);
+            let offers = namer.offers(bound.chain(&unbound), groups.lent(), stays);
             let mut snapshot = Snapshot::take(&watch, |device| offers.get(&device.id).cloned());
             if let Some(hardware) = &hardware {
                 for view in &mut snapshot.devices {

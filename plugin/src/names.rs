@@ -1,5 +1,6 @@
 //! Resource names of devices, looked up in pci.ids once an id.
 
+use crate::owned_groups::Lent;
 use crate::pools::{Pools, Terms};
 use crate::resources::{env_name, model_name, of_one_variable, resource_of, type_name};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -155,20 +156,24 @@ impl Namer {
         self.keeps
     }
 
-    /// Whether a device that was given by one of these resources is offered by another now, or by none.
-    pub(crate) fn contradicts(&self, given: &BTreeMap<DeviceId, Arc<str>>) -> bool {
-        let elsewhere = |(id, resource): (&DeviceId, &Arc<str>)| {
-            self.offered.get(id).is_none_or(|offered| offered.resource != *resource)
+    /// Whether a device is offered otherwise than it was given, or not at all.
+    pub(crate) fn contradicts(&self, given: &BTreeMap<DeviceId, Lent>) -> bool {
+        let otherwise = |offered: &Offer, lent: &Lent| {
+            offered.resource != lent.resource
+                || lent.fixed.is_some_and(|fixed| fixed != offered.terms.fixed())
+        };
+        let elsewhere = |(id, lent): (&DeviceId, &Lent)| {
+            self.offered.get(id).is_none_or(|offered| otherwise(offered, lent))
         };
         given.iter().any(elsewhere)
     }
 
     /// How each device is offered; none for one that is not. A device that stays put, as one that a pod owns does, stays in
-    /// the resource that it was `given` by, or else offered by: the kubelet's books name it there.
+    /// the resource that it was `given` by, with the terms of then, or else offered by: the kubelet's books name it there.
     pub(crate) fn offers<'a>(
         &mut self,
         devices: impl Iterator<Item = &'a Device>,
-        given: &BTreeMap<DeviceId, Arc<str>>,
+        given: &BTreeMap<DeviceId, Lent>,
         stays: impl Fn(&Device) -> bool,
     ) -> BTreeMap<DeviceId, Offer> {
         let mut offers = BTreeMap::new();
@@ -177,9 +182,11 @@ impl Namer {
             let meant = self.offer(device);
             let before = self.offered.get(&device.id);
             let kept = match given.get(&device.id) {
-                Some(resource) => {
+                Some(Lent { resource, fixed }) => {
                     let before = before.filter(|before| before.resource == *resource).cloned();
-                    Some(before.unwrap_or_else(|| self.as_given(resource, meant.as_ref())))
+                    let offer = before.unwrap_or_else(|| self.as_given(resource, meant.as_ref()));
+                    let terms = fixed.map_or(offer.terms, |fixed| offer.terms.with(fixed));
+                    Some(Offer { terms, ..offer })
                 }
                 None => before.filter(|_| stays(device)).cloned(),
             };
@@ -242,10 +249,31 @@ fn type_of(root: &Root, device: &Device, kind: &Text<64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pools::Pool;
+    use crate::cdi::Cdi;
+    use crate::health::Busy;
+    use crate::pools::backend::Backend;
+    use crate::pools::{Fixed, Pool};
     use crate::snapshot::tests::view;
     use std::time::Instant;
     use vfio_probe::{Occupancy, Viability};
+
+    #[test]
+    fn a_process_that_comes_after_keeps_the_terms_on_which_a_device_was_given() {
+        let gpu = view("0000:01:00.0", 51, Occupancy::Free, Instant::now(), Viability::Viable, false).device;
+        let fixed = Fixed { backend: Backend::Iommufd, cdi: Cdi::Devices };
+        let given = BTreeMap::from([(gpu.id, Lent { resource: "a.b/c".into(), fixed: Some(fixed) })]);
+        let busy = Some(Busy::Advertise);
+        let terms = Terms { busy, ..Terms::default() };
+        let select = vec!["10de".parse().unwrap()];
+        let pool = Pool { resource: Some("a.b/c".into()), select, terms, ..Pool::default() };
+        for (pools, busy) in [(vec![pool], busy), (Vec::new(), None)] {
+            let mut namer = Namer::new(Pools::new(pools), None);
+            assert!(namer.contradicts(&given));
+            let offers = namer.offers([gpu].iter(), &given, |_| false);
+            assert_eq!(offers[&gpu.id].terms, Terms { busy, ..Terms::default() }.with(fixed));
+            assert!(namer.keeps_any() && !namer.contradicts(&given));
+        }
+    }
 
     #[test]
     fn what_a_pod_was_given_stays_in_the_resource_of_its_books() {
@@ -258,8 +286,8 @@ mod tests {
         };
         let mut namer = Namer::new(pools("a.b/new"), None);
         let offered = |namer: &mut Namer, given: &[(usize, &str)], stays: bool| {
-            let given =
-                given.iter().map(|(place, resource)| (devices[*place].id, (*resource).into())).collect();
+            let lent = |resource: &str| Lent { resource: resource.into(), fixed: None };
+            let given = given.iter().map(|(place, resource)| (devices[*place].id, lent(resource))).collect();
             let offers = namer.offers(devices.iter(), &given, |_| stays);
             let words: Vec<_> = offers.values().map(|offer| offer.resource.to_string()).collect();
             (words.join(" "), namer.keeps_any(), namer.contradicts(&given))

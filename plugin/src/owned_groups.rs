@@ -1,5 +1,6 @@
 //! What the monitor must not open, and what it must remember, because a pod owns it.
 
+use crate::pools::Fixed;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vfio_probe::device::Detail;
@@ -13,8 +14,17 @@ pub(crate) struct Owns {
     pub(crate) devices: Vec<DeviceId>,
     /// Whole groups, where only that is known.
     pub(crate) groups: Vec<GroupId>,
-    /// The resource by which we have given a device: the kubelet's books name it there as long as its pod is there.
-    pub(crate) resources: BTreeMap<DeviceId, Arc<str>>,
+    /// How we have given a device.
+    pub(crate) lent: BTreeMap<DeviceId, Lent>,
+}
+
+/// How we have given a device to a pod, which stays so as long as the pod is there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Lent {
+    /// The resource, by which the kubelet's books name it.
+    pub(crate) resource: Arc<str>,
+    /// On which terms; none where that is not known.
+    pub(crate) fixed: Option<Fixed>,
 }
 
 /// What pods own, which is not opened, but for what is refused all the same.
@@ -24,6 +34,8 @@ pub(crate) struct OwnedGroups {
     pub(crate) owned: Option<Owns>,
     /// What an earlier process of ours has remembered; counts until then.
     pub(crate) remembered: Owns,
+    /// That has been told; without it nobody knows what must stay as it is.
+    pub(crate) is_remembered: bool,
     /// Groups that are refused all the same.
     pub(crate) contested: BTreeSet<GroupId>,
 }
@@ -47,9 +59,9 @@ impl OwnedGroups {
         self.owned.as_ref().unwrap_or(&self.remembered)
     }
 
-    /// The resources of what we have given to pods that are there.
-    pub(crate) fn resources(&self) -> &BTreeMap<DeviceId, Arc<str>> {
-        &self.known().resources
+    /// What we have given to pods that are there.
+    pub(crate) fn lent(&self) -> &BTreeMap<DeviceId, Lent> {
+        &self.known().lent
     }
 
     /// Whether a pod is known to own a device, or its group.

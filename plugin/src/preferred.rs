@@ -188,7 +188,7 @@ mod tests {
         let mut ledger = Ledger::default();
         for bus in [1, 2] {
             let owned = BTreeSet::from([address(bus)]);
-            ledger.granted("r", owned.clone(), owned, Instant::now());
+            ledger.granted("r", owned.clone(), owned, Default::default(), Instant::now());
         }
         let owners = Ownership::new(true, &ledger);
         let all = ids(&[1, 2, 3, 4]);

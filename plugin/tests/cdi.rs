@@ -189,6 +189,44 @@ async fn a_pool_that_uses_it_no_more_loses_it_but_for_what_a_pod_has() {
 }
 
 #[tokio::test]
+async fn what_a_pod_has_stays_over_a_restart_whatever_the_file_says_then() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    with_cdev(&node, GPU);
+    let before = pool(&[GPU, OTHER], "cdi: devices, backend: legacy");
+    let serve = Serve::start(&node, &["--pools", &pools(&node, &before)]);
+    expect(&kubelet, "two", |books| books.capacity(RESOURCE).allocatable == 2).await;
+    let pod = kubelet.admit_with("vm", RESOURCE, vec![GPU.to_owned()]).await.unwrap();
+    assert_eq!(pod.response.cdi_devices[0].name, format!("{RESOURCE}={GPU}"));
+    wait_for_owner(&node, GPU, "default/vm").await;
+    let path = |spec: &Value| {
+        let of = |edits: &Value| edits["containerEdits"]["deviceNodes"][0]["path"].clone();
+        assert_eq!(of(spec), "/dev/vfio/vfio");
+        of(&spec["devices"][0])
+    };
+    assert_eq!(path(&spec(&node).unwrap()), "/dev/vfio/51");
+    let mut serve = Some(serve);
+    // CDI is off, another backend, another pool, none.
+    for after in [
+        pool(&[GPU, OTHER], "cdi: none"),
+        pool(&[GPU], "cdi: annotations, backend: iommufd"),
+        pool(&[GPU, OTHER], "cdi: none").replace(RESOURCE, "a.b/c"),
+        pool(&[OTHER], "backend: iommufd").replace(RESOURCE, "a.b/c"),
+    ] {
+        assert_eq!(serve.take().unwrap().terminate().0, 0);
+        serve = Some(Serve::start(&node, &["--pools", &pools(&node, &after), "--interval", "50ms"]));
+        wait_for_owner(&node, GPU, "default/vm").await;
+        let alone = |spec: Option<&Value>| spec.is_none_or(|spec| names(spec) == [GPU]);
+        wait_for_spec(&node, "the other one's is gone", alone).await;
+        assert_eq!(spec(&node).as_ref().map(path), Some("/dev/vfio/51".into()), "{after}");
+    }
+    let _other = kubelet.admit_with("other", "a.b/c", vec![OTHER.to_owned()]).await.unwrap();
+    kubelet.remove(&pod.pod_uid);
+    wait_for_spec(&node, "none", |spec| spec.is_none()).await;
+    drop(serve);
+}
+
+#[tokio::test]
 async fn a_folder_that_cannot_be_written_costs_nothing_else() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;

@@ -13,13 +13,13 @@ pub(crate) mod spec;
 use crate::device_nodes::look;
 use crate::pools::backend;
 use crate::snapshot::DeviceView;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use spec::Spec;
 use vfio_probe::{DeviceId, Root};
 
 /// How a pool uses CDI.
 // Not `on` and `off`, which many a program that writes YAML takes for booleans.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Cdi {

@@ -100,7 +100,8 @@ impl Guard {
             self.check_bound(view)?;
         }
         for wish in &plan.containers {
-            self.owners.granted(&self.resource, wish.ids.clone(), wish.real());
+            let fixed = wish.terms().fixed();
+            self.owners.granted(&self.resource, wish.ids.clone(), wish.real(), fixed);
         }
         self.tell_mates(&plan, &snapshot).await;
         Ok(plan.answer(&self.resource, self.means(&plan)))

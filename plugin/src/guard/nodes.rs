@@ -16,8 +16,7 @@ impl Guard {
     }
 
     fn means_of(&self, wish: &Wish<'_>) -> Means {
-        // Of one resource, and so mostly of one pool.
-        let Terms { backend, cdi, .. } = wish.views.first().map(|view| view.terms).unwrap_or_default();
+        let Terms { backend, cdi, .. } = wish.terms();
         let groups: Vec<Nodes> =
             wish.groups().into_iter().map(|(group, _)| look(&self.monitoring.root, backend, group)).collect();
         let given = backend::nodes(backend, &groups);

@@ -201,7 +201,7 @@ impl Plugin {
             Verdict::Absent => return Granted::No,
         }
         let ids = BTreeSet::from([device.to_owned()]);
-        self.ledger.granted(RESOURCE, ids.clone(), ids, now);
+        self.ledger.granted(RESOURCE, ids.clone(), ids, Default::default(), now);
         Granted::Yes
     }
 

@@ -1,5 +1,6 @@
 //! What a container was given, and whose container it is, as far as that is known.
 
+use crate::pools::Fixed;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -34,6 +35,9 @@ pub(crate) struct Given {
     /// say by now.
     #[serde(default)]
     pub(crate) ours: bool,
+    /// On which terms ours gave it; none where that is not known.
+    #[serde(default)]
+    pub(super) fixed: Option<Fixed>,
     /// When the kubelet last said that the pod is there.
     #[serde(skip)]
     pub(crate) confirmed: Option<Instant>,
@@ -71,6 +75,7 @@ impl Given {
             ids,
             source,
             ours: false,
+            fixed: None,
             confirmed: None,
             missing: 0,
             unshown: 0,

@@ -8,6 +8,7 @@ use super::checkpoint::Entry;
 use super::given::{self, Given, Pod, Source};
 use super::merging::{Shown, is_entry_of, name_of};
 use crate::kubelet_dir::KubeletSocket;
+use crate::pools::Fixed;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -133,11 +134,18 @@ impl Ledger {
         resource: &str,
         ids: BTreeSet<String>,
         real: BTreeSet<String>,
+        fixed: Fixed,
         now: Instant,
     ) {
         self.given.retain(|given| !given.is_unconfirmed() || given.real.is_disjoint(&real));
         let source = Source::Allocate(Some(now));
-        self.given.push(Given { real, ours: true, ..Given::new(Pod::default(), resource, ids, source) });
+        let fixed = Some(fixed);
+        self.given.push(Given {
+            real,
+            ours: true,
+            fixed,
+            ..Given::new(Pod::default(), resource, ids, source)
+        });
     }
 
     /// Takes in what the kubelet answered.

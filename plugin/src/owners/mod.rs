@@ -13,6 +13,7 @@ use crate::claims::Claims;
 use crate::kubelet_dir::Folder;
 use crate::memory::Memory;
 use crate::monitoring::Monitoring;
+use crate::pools::Fixed;
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
 use ledger::Ledger;
@@ -74,10 +75,16 @@ impl Owners {
     }
 
     /// An Allocate of ours is about to be answered.
-    pub(crate) fn granted(&self, resource: &str, ids: BTreeSet<String>, real: BTreeSet<String>) {
+    pub(crate) fn granted(
+        &self,
+        resource: &str,
+        ids: BTreeSet<String>,
+        real: BTreeSet<String>,
+        fixed: Fixed,
+    ) {
         let mut ledger = self.ledger();
         let swapped = ids != real;
-        ledger.granted(resource, ids, real, std::time::Instant::now());
+        ledger.granted(resource, ids, real, fixed, std::time::Instant::now());
         if swapped {
             // The kubelet's books will name the other one; the usual grant is in its checkpoint in a moment.
             self.remember(&ledger);

@@ -2,7 +2,7 @@
 
 use super::given::Given;
 use super::ledger::Ledger;
-use crate::owned_groups::Owns;
+use crate::owned_groups::{Lent, Owns};
 use crate::snapshot::DeviceView;
 use std::collections::BTreeMap;
 use vfio_probe::{DeviceId, GroupId};
@@ -96,14 +96,14 @@ impl Ownership {
 
     /// What the monitor must never open, and where it must stay.
     pub(crate) fn owned(&self) -> Owns {
-        let resource = |(id, place): (&DeviceId, &usize)| {
+        let lent = |(id, place): (&DeviceId, &usize)| {
             let given = self.given.get(*place).filter(|given| given.ours)?;
-            Some((*id, given.resource.as_str().into()))
+            Some((*id, Lent { resource: given.resource.as_str().into(), fixed: given.fixed }))
         };
         Owns {
             devices: self.devices.keys().copied().collect(),
             groups: self.groups.keys().map(|(_, group)| *group).collect(),
-            resources: self.devices.iter().filter_map(resource).collect(),
+            lent: self.devices.iter().filter_map(lent).collect(),
         }
     }
 }
@@ -128,7 +128,7 @@ mod tests {
         let set = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect::<BTreeSet<_>>();
         let mut ledger = Ledger::default();
         for (resource, ids, real) in given {
-            ledger.granted(resource, set(ids), set(real), Instant::now());
+            ledger.granted(resource, set(ids), set(real), Default::default(), Instant::now());
         }
         Ownership::new(true, &ledger)
     }

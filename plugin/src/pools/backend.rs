@@ -1,10 +1,10 @@
 //! Pure: by which device nodes a machine is given its devices, of those that exist.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use vfio_probe::GroupId;
 
 /// Kinds of nodes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Backend {

@@ -14,6 +14,7 @@ use crate::settings::BusyAllocate;
 use crate::snapshot::DeviceReport;
 use backend::Backend;
 use selector::Selector;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use vfio_probe::Device;
@@ -35,11 +36,29 @@ pub(crate) struct Terms {
     pub(crate) cdi: Cdi,
 }
 
+/// What of a device's terms must not change while a pod has it: by which nodes it is given, and the spec that a container
+/// asks for by name. The kubelet's checkpoint keeps what Allocate has answered (`AllocResp`) for a container that is made again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Fixed {
+    pub(crate) backend: Backend,
+    pub(crate) cdi: Cdi,
+}
+
 impl Terms {
-    /// Those of a device that stays where it is, when its pool says `now` something else: by which nodes it is given, and
-    /// the spec that a container asks for by name, must not change for a container that is made again, but what a held one means is nothing that was given to anybody.
+    /// What of them must not change.
+    pub(crate) fn fixed(self) -> Fixed {
+        Fixed { backend: self.backend, cdi: self.cdi }
+    }
+
+    /// These, but for what a pod's device was given by.
+    pub(crate) fn with(self, Fixed { backend, cdi }: Fixed) -> Self {
+        Self { backend, cdi, ..self }
+    }
+
+    /// Those of a device that stays where it is, when its pool says `now` something else: what a held one means is
+    /// nothing that was given to anybody.
     pub(crate) fn kept(self, now: Self) -> Self {
-        Self { backend: self.backend, cdi: self.cdi, ..now }
+        now.with(self.fixed())
     }
 }
 

@@ -91,7 +91,7 @@ impl Story {
 
     /// We give a device away.
     fn grants(&mut self, resource: &str, address: &str) -> &mut Self {
-        self.ledger.granted(resource, set(&[address]), set(&[address]), self.now);
+        self.ledger.granted(resource, set(&[address]), set(&[address]), Default::default(), self.now);
         self
     }
 

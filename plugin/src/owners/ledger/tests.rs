@@ -79,7 +79,7 @@ impl Story {
     }
 
     fn grant(&mut self, ids: &[&str]) {
-        self.ledger.granted(R, set(ids), set(ids), self.now);
+        self.ledger.granted(R, set(ids), set(ids), Default::default(), self.now);
     }
 
     /// What is owned, and by whom.
@@ -464,7 +464,7 @@ fn our_allocate_ends_when_the_kubelet_does_not_show_it_though_it_had_the_time() 
 #[test]
 fn after_a_substitution_the_real_device_is_owned() {
     let mut story = Story::new();
-    story.ledger.granted(R, set(&[A]), set(&[B]), story.now);
+    story.ledger.granted(R, set(&[A]), set(&[B]), Default::default(), story.now);
     story.round(Some(&[pod("a/vm", &[A])]), Some(&[told("u1", &[A], &[B])]));
     story.is(&[(B, "a/vm")]);
     let mut restarted = Story::new();
@@ -573,7 +573,7 @@ fn what_is_remembered_survives_a_restart_and_a_lost_checkpoint() {
 #[test]
 fn what_was_just_given_away_survives_a_restart_until_it_is_shown_or_expires() {
     let mut story = Story::new();
-    story.ledger.granted(R, set(&["0000:09:00.0"]), set(&[A]), story.now);
+    story.ledger.granted(R, set(&["0000:09:00.0"]), set(&[A]), Default::default(), story.now);
     let text = serde_json::to_vec(&story.ledger).unwrap();
     story.restart();
     story.round(None, None);
