@@ -323,3 +323,24 @@ async fn where_only_an_open_tells_and_none_is_made_that_is_said() {
     let (_, findings) = examine(&node);
     assert!(!findings.iter().any(|(told, _)| told.contains(what)), "{findings:#?}");
 }
+
+#[test]
+fn what_carries_vgpus_is_not_to_be_bound_elsewhere() {
+    let findings = |name: &str| examine(&trees::by_name(name).unwrap().node).1;
+    let bound = |findings: &[(String, String)]| {
+        findings.iter().any(|(told, todo)| told.contains("bound to nvidia") || todo.contains("set-override"))
+    };
+    let of_mdevs = findings("mediated devices");
+    assert!(!bound(&of_mdevs), "{of_mdevs:#?}");
+    let tree = trees::by_name("virtual functions with a vGPU and without").unwrap();
+    let (_, of_functions) = examine(&tree.node);
+    assert!(!bound(&of_functions), "{of_functions:#?}");
+    let without = "0000:1b:00.3: is selected, but no vGPU was made of it";
+    has(&of_functions, &format!("warning {without}"), "creatable_vgpu_types");
+    assert_eq!(of_functions.iter().filter(|(told, _)| told.contains("no vGPU was made")).count(), 1);
+    // Of what is left of the GPU none can be made.
+    let types = "sys/bus/pci/devices/0000:1b:00.3/nvidia/creatable_vgpu_types";
+    tree.node.write(types, "ID    : vGPU Name\n").unwrap();
+    let (_, findings) = examine(&tree.node);
+    assert!(!findings.iter().any(|(told, _)| told.contains(without)), "{findings:#?}");
+}

@@ -6,10 +6,14 @@ use crate::settings::Settings;
 use crate::snapshot::DeviceView;
 use crate::sriov;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::Path;
 use vfio_probe::device::{Detail, is_vfio_driver};
 use vfio_probe::text::DriverName;
-use vfio_probe::{Device, DeviceId, PciAddress, Root, Sriov};
+use vfio_probe::{Device, DeviceId, Kind, PciAddress, Root, Sriov};
+
+/// The most that an attribute of sysfs has.
+const PAGE: u64 = 4096;
 
 pub(super) fn examine(
     settings: &Settings,
@@ -58,8 +62,14 @@ pub(super) fn examine(
         let advice = "A container that has both is told the addresses of one of them: give one another name, or an alias.";
         findings.warn(second, what, advice);
     }
-    for (id, driver) in unbound(settings, root, views) {
-        let what = match driver {
+    for device in unbound(settings, root, views) {
+        let id = device.id;
+        if device.kind == Kind::VendorVf && device.sriov == Sriov::Virtual {
+            let advice = "Write a type of its creatable_vgpu_types to its nvidia/current_vgpu_type.";
+            findings.warn(id.to_string(), "is selected, but no vGPU was made of it", advice);
+            continue;
+        }
+        let what = match device.driver {
             Some(driver) => format!("is selected, but bound to {driver}"),
             None => "is selected, but bound to no driver".to_owned(),
         };
@@ -79,21 +89,34 @@ fn shared_functions(root: &Root, views: &[DeviceView]) -> BTreeMap<PciAddress, D
     bound.filter(|(_, driver)| is_vfio_driver(driver.as_bytes())).collect()
 }
 
-/// Functions that the selection names and that no VFIO driver has; here all functions may be looked at.
-fn unbound(settings: &Settings, root: &Root, views: &[DeviceView]) -> Vec<(DeviceId, Option<String>)> {
-    let Ok(entries) = std::fs::read_dir(settings.root.join("sys/bus/pci/devices")) else { return Vec::new() };
-    let mut found: Vec<(DeviceId, Option<String>)> = entries
+/// Functions that the selection names and that no VFIO driver has; here all functions may be looked at. Not those that carry
+/// what is offered, as the host's driver makes vGPUs and virtual functions: to bind them elsewhere would end these.
+fn unbound(settings: &Settings, root: &Root, views: &[DeviceView]) -> Vec<Device> {
+    let folder = settings.root.join("sys/bus/pci/devices");
+    let Ok(entries) = std::fs::read_dir(&folder) else { return Vec::new() };
+    let of = |device: &Device, what: &str| folder.join(device.id.to_string()).join(what);
+    let mut found: Vec<Device> = entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter(|id| !views.iter().any(|view| view.device.id == *id))
-        .filter_map(|id| root.device(id, Detail::Identity).ok())
+        .filter_map(|id| root.device(id, Detail::Full).ok())
         // Bridges are never passed through, whatever a wide selection says.
         .filter(|device: &Device| device.class >> 16 != 0x06)
         .filter(|device| settings.offered.of(device).is_some())
-        .map(|device| (device.id, device.driver.map(|driver| driver.to_string())))
+        .filter(|device| !matches!(device.sriov, Sriov::Physical(_)))
+        .filter(|device| !of(device, "mdev_supported_types").exists())
+        .filter(|device| device.vgpu_type.is_none())
+        .filter(|device| !makes_none(&of(device, "nvidia/creatable_vgpu_types")))
         .collect();
-    found.sort();
+    found.sort_by_key(|device| device.id);
     found
+}
+
+/// Whether a function's driver lists no type of which it could make a vGPU now: what the others leave of a GPU may be nothing.
+fn makes_none(types: &Path) -> bool {
+    let mut text = String::new();
+    let read = std::fs::File::open(types).and_then(|file| file.take(PAGE).read_to_string(&mut text));
+    read.is_ok() && !text.lines().any(|line| line.trim_start().starts_with(|c: char| c.is_ascii_digit()))
 }
 
 fn is_empty(folder: &Path) -> bool {
