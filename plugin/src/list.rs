@@ -5,6 +5,7 @@ use crate::settings::Settings;
 use crate::snapshot::{DeviceReport, DeviceView, GroupView, Listing};
 use crate::status;
 use crate::table::{layout, or_dash};
+use crate::vgpu_types::Types;
 use anyhow::Context;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -58,8 +59,9 @@ pub(crate) fn look(
     })
     .with_context(|| format!("{}: not a tree with the host's sys", settings.root.display()))?;
     devices.sort_by_key(|device| device.id);
-    let mut namer = Namer::new(settings.offered.clone(), settings.pci_ids.clone());
-    namer.learn(&root, devices.iter());
+    let mut namer =
+        Namer::new(settings.offered.clone(), settings.pci_ids.clone(), Types::new(&settings.run_dir));
+    namer.learn(&root, &devices.iter());
     let offered: Vec<_> = devices.iter().filter_map(|device| Some((*device, namer.offer(device)?))).collect();
     let prober = Prober::new(std::sync::Arc::clone(&root));
     let has_nodes = root.has_group_nodes();

@@ -38,6 +38,7 @@ mod status;
 mod steady;
 mod table;
 mod told;
+mod vgpu_types;
 mod watch;
 mod who;
 

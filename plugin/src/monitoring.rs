@@ -10,6 +10,7 @@ use crate::pools::reload::Watched;
 use crate::settings::Settings;
 use crate::snapshot::{DeviceView, Snapshot};
 use crate::sriov;
+use crate::vgpu_types::Types;
 use anyhow::Context;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
@@ -91,7 +92,8 @@ impl Monitoring {
         };
         let watch =
             Watch::new(Monitor::new(Arc::clone(&root), Arc::clone(&prober), options)?, Default::default())?;
-        let namer = Namer::new(settings.offered.clone(), settings.pci_ids.clone());
+        let types = Types::new(&settings.run_dir);
+        let namer = Namer::new(settings.offered.clone(), settings.pci_ids.clone(), types);
         let pools = settings.pools.clone().map(Watched::new);
         let times = (settings.checks_interval, settings.settling);
         let hardware = Hardware::new(Arc::clone(&root), settings.checks, times, lost, Instant::now());
@@ -270,7 +272,7 @@ fn run(
         if news {
             // Even while the first opens are under way.
             let devices = || watch.monitor().devices().iter().map(|tracked| &tracked.device);
-            namer.learn(watch.monitor().root(), devices());
+            namer.learn(watch.monitor().root(), &devices());
             namer.tell_overlaps(devices());
         }
         // What was given must be known first: specs that nobody has devices by are removed.
@@ -279,7 +281,9 @@ fn run(
         let first = sender.borrow().is_none();
         if whole && (news || first || specs.owes()) {
             let unbound: Vec<Device> = groups.unbound(&watch).collect();
-            namer.learn(watch.monitor().root(), unbound.iter());
+            namer.learn(watch.monitor().root(), &unbound.iter());
+            namer.keep();
+            namer.tell_useless();
             let bound = watch.monitor().devices().iter().map(|tracked| &tracked.device);
             // One that is being unbound has no driver any more by which a pool might select it.
             let stays = |device: &Device| device.driver.is_none() || groups.owns(device);

@@ -1,12 +1,13 @@
 //! Resource names of devices, looked up in pci.ids once an id.
 
 use crate::owned_groups::Lent;
+use crate::pools::selector;
 use crate::pools::{Pools, Terms};
-use crate::resources::{env_name, model_name, of_one_variable, resource_of, type_name};
+use crate::resources::{env_name, model_name, of_one_variable, resource_of};
+use crate::vgpu_types::{Number, Types};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use vfio_probe::text::Text;
 use vfio_probe::{Device, DeviceId, Kind, Root};
 
 /// Gives devices their resources; remembers every model that it has seen.
@@ -14,10 +15,16 @@ use vfio_probe::{Device, DeviceId, Kind, Root};
 pub(crate) struct Namer {
     pools: Pools,
     file: Option<PathBuf>,
-    known: HashMap<Model, String>,
+    /// Names of models by vendor and device.
+    known: HashMap<(u16, u16), String>,
+    types: Types,
     /// Resources of models by the pool's place: a snapshot asks for each device.
     resources: HashMap<(usize, Model), Arc<str>>,
     complained: bool,
+    /// Keys of aliases that models of a pool had, by its place.
+    had: BTreeMap<usize, BTreeSet<String>>,
+    /// Keys that have been said to name nothing.
+    useless: BTreeSet<(usize, String)>,
     /// Pairs of pools that have been said to want the same device.
     overlaps: BTreeSet<(usize, usize)>,
     /// Resources that have been said to share a variable with another.
@@ -28,17 +35,26 @@ pub(crate) struct Namer {
 }
 
 /// What a device is named by where its pool has no name.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 enum Model {
     /// Vendor and device.
     Ids(u16, u16),
     /// A vGPU's type, as the vendor's driver numbers it.
-    Type(Text<64>),
+    Type(Number),
 }
 
 impl Model {
     fn of(device: &Device) -> Self {
         device.vgpu_type.map_or(Self::Ids(device.vendor, device.device), Self::Type)
+    }
+
+    /// Whether a key of aliases means it, which is called `name`. A vGPU has its parent's ids, which mean whole devices.
+    fn is(&self, key: &str, name: &str) -> bool {
+        key == name
+            || match self {
+                Self::Ids(_, device) => selector::hex(key) == Some(*device),
+                Self::Type(number) => key == number.as_str(),
+            }
     }
 }
 
@@ -61,13 +77,16 @@ impl Offer {
 
 impl Namer {
     /// For the devices of the pools, with names from `file` or the first of the usual places.
-    pub(crate) fn new(pools: Pools, file: Option<PathBuf>) -> Self {
+    pub(crate) fn new(pools: Pools, file: Option<PathBuf>, types: Types) -> Self {
         Self {
             pools,
             file,
             known: HashMap::new(),
+            types,
             resources: HashMap::new(),
             complained: false,
+            had: BTreeMap::new(),
+            useless: BTreeSet::new(),
             overlaps: BTreeSet::new(),
             collisions: BTreeSet::new(),
             offered: BTreeMap::new(),
@@ -75,40 +94,52 @@ impl Namer {
         }
     }
 
-    /// Names the models of all devices that are offered by their model and not known yet: ids in one pass over the file,
-    /// types of vGPUs by a read each.
-    pub(crate) fn learn<'a>(&mut self, root: &Root, devices: impl Iterator<Item = &'a Device>) {
+    /// Names the models of all devices that are offered by their model and have no name yet: ids in one pass over the file,
+    /// types of vGPUs as [`Types::ask`] does, each time until they have one.
+    pub(crate) fn learn<'a>(&mut self, root: &Root, devices: &(impl Iterator<Item = &'a Device> + Clone)) {
+        let named = |model: &Model| match model {
+            Model::Ids(..) => true,
+            Model::Type(number) => self.types.name(number).is_some(),
+        };
         let named_by_model = |device: &'a Device| {
             let (place, pool) = self.pools.of(device)?;
-            let key = (place, Model::of(device));
-            (pool.resource.is_none() && !self.resources.contains_key(&key)).then_some((key, device))
+            let model = Model::of(device);
+            let done = named(&model) && self.resources.contains_key(&(place, model));
+            (pool.resource.is_none() && !done).then_some((place, model, device.vendor))
         };
-        let unnamed: Vec<_> = devices.filter_map(named_by_model).collect();
+        let unnamed: BTreeSet<_> = devices.clone().filter_map(named_by_model).collect();
+        let models: BTreeSet<Model> = unnamed.iter().map(|(_, model, _)| *model).collect();
         let mut ids = Vec::new();
-        for ((_, model), device) in &unnamed {
+        for model in models {
             match model {
-                _ if self.known.contains_key(model) => {}
-                Model::Ids(vendor, device) => ids.push((*vendor, *device)),
-                Model::Type(kind) => {
-                    let name = type_of(root, device, kind);
-                    self.known.insert(*model, name);
+                Model::Ids(vendor, device) if !self.known.contains_key(&(vendor, device)) => {
+                    ids.push((vendor, device));
                 }
+                Model::Ids(..) => {}
+                Model::Type(number) => self.types.ask(root, &number, devices.clone()),
             }
         }
         self.learn_ids(ids);
-        for ((place, model), device) in unnamed {
-            if let (Some(name), Some(pool)) = (self.known.get(&model), self.pools.get(place)) {
-                let id = format!("{:04x}", device.device);
-                let alias = pool.alias.get(name).or_else(|| pool.alias.get(&id));
-                let resource = resource_of(device.vendor, alias.unwrap_or(name));
-                self.resources.insert((place, model), resource.into());
-            }
+        for (place, model, vendor) in unnamed {
+            let name = match &model {
+                Model::Ids(vendor, device) => self.known.get(&(*vendor, *device)).map(String::as_str),
+                Model::Type(number) => self.types.name(number).or(Some(number.as_str())),
+            };
+            let (Some(name), Some(pool)) = (name, self.pools.get(place)) else { continue };
+            let keys = || pool.alias.iter().filter(|(key, _)| model.is(key, name));
+            let alias = pool.alias.get(name).or_else(|| keys().map(|(_, alias)| alias).next());
+            let resource = resource_of(vendor, alias.map_or(name, String::as_str));
+            self.had.entry(place).or_default().extend(keys().map(|(key, _)| key.clone()));
+            self.resources.insert((place, model), resource.into());
         }
     }
 
-    fn learn_ids(&mut self, mut unknown: Vec<(u16, u16)>) {
-        unknown.sort_unstable();
-        unknown.dedup();
+    /// Keeps over a restart what is not told at any time.
+    pub(crate) fn keep(&mut self) {
+        self.types.keep();
+    }
+
+    fn learn_ids(&mut self, unknown: Vec<(u16, u16)>) {
         if unknown.is_empty() {
             return;
         }
@@ -125,7 +156,7 @@ impl Namer {
             tracing::warn!(%error, "no pci.ids: resources are named by hex ids; give --pci-ids or install pci.ids");
         }
         for ((vendor, device), name) in unknown.into_iter().zip(names) {
-            self.known.insert(Model::Ids(vendor, device), model_name(device, name.as_deref()));
+            self.known.insert((vendor, device), model_name(device, name.as_deref()));
         }
     }
 
@@ -135,6 +166,20 @@ impl Namer {
             if self.overlaps.insert((first, second)) {
                 let (first, second) = (self.pools.title(first), self.pools.title(second));
                 tracing::warn!(device = %device.id, "two pools select it, {first} and {second}: the first has it");
+            }
+        }
+    }
+
+    /// Says once of each alias that no model of its pool has, once the pool has any: a word that is written otherwise than
+    /// the model's name is nothing that the file alone could tell.
+    pub(crate) fn tell_useless(&mut self) {
+        for (place, had) in &self.had {
+            let keys = self.pools.get(*place).into_iter().flat_map(|pool| pool.alias.keys());
+            for key in keys.filter(|key| !had.contains(*key)) {
+                if self.useless.insert((*place, key.clone())) {
+                    let pool = self.pools.title(*place);
+                    tracing::warn!(alias = key, pool, "no device of the pool here has this name or id");
+                }
             }
         }
     }
@@ -149,6 +194,8 @@ impl Namer {
         self.pools = pools;
         self.overlaps.clear();
         self.resources.clear();
+        self.had.clear();
+        self.useless.clear();
     }
 
     /// Whether a device is offered otherwise than the pools say now, because it stays put.
@@ -237,15 +284,6 @@ impl Namer {
     }
 }
 
-/// The name of a vGPU's type.
-fn type_of(root: &Root, device: &Device, kind: &Text<64>) -> String {
-    let name = root.vgpu_type_name(device).unwrap_or_else(|error| {
-        tracing::warn!(%error, vgpu_type = %kind, "a type of vGPUs goes by its number");
-        None
-    });
-    type_name(kind.as_str(), name.as_ref().map(Text::as_str))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,6 +292,7 @@ mod tests {
     use crate::pools::backend::Backend;
     use crate::pools::{Fixed, Pool};
     use crate::snapshot::tests::view;
+    use std::path::Path;
     use std::time::Instant;
     use vfio_probe::{Occupancy, Viability};
 
@@ -267,7 +306,7 @@ mod tests {
         let select = vec!["10de".parse().unwrap()];
         let pool = Pool { resource: Some("a.b/c".into()), select, terms, ..Pool::default() };
         for (pools, busy) in [(vec![pool], busy), (Vec::new(), None)] {
-            let mut namer = Namer::new(Pools::new(pools), None);
+            let mut namer = Namer::new(Pools::new(pools), None, Types::new(Path::new("/nonexistent")));
             assert!(namer.contradicts(&given));
             let offers = namer.offers([gpu].iter(), &given, |_| false);
             assert_eq!(offers[&gpu.id].terms, Terms { busy, ..Terms::default() }.with(fixed));
@@ -284,7 +323,7 @@ mod tests {
             let select = vec!["10de".parse().unwrap()];
             Pools::new(vec![Pool { resource: Some(resource.into()), select, ..Pool::default() }])
         };
-        let mut namer = Namer::new(pools("a.b/new"), None);
+        let mut namer = Namer::new(pools("a.b/new"), None, Types::new(Path::new("/nonexistent")));
         let offered = |namer: &mut Namer, given: &[(usize, &str)], stays: bool| {
             let lent = |resource: &str| Lent { resource: resource.into(), fixed: None };
             let given = given.iter().map(|(place, resource)| (devices[*place].id, lent(resource))).collect();

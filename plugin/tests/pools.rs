@@ -64,6 +64,7 @@ async fn devices_are_offered_by_the_first_pool_that_selects_them() {
     let (_, _, log) = serve.terminate();
     let said = log.lines().filter(|line| line.contains("two pools select it")).collect::<Vec<_>>();
     assert!(said.iter().any(|line| line.contains("example.com/first and pool 3")), "{log}");
+    assert!(!node.run_dir().join("types.json").exists(), "there is no vGPU");
 }
 
 #[tokio::test]
@@ -224,6 +225,83 @@ async fn a_virtual_function_with_a_vgpu_is_offered_by_its_type_and_one_without_i
     let (envs, paths) = answer(&kubelet, "nvidia.com/NVIDIA_H200X-1-18C", "0000:f1:00.4").await;
     assert_eq!(envs, [("PCI_RESOURCE_NVIDIA_COM_NVIDIA_H200X-1-18C".to_owned(), "0000:f1:00.4".to_owned())]);
     assert_eq!(paths, ["/dev/vfio/vfio", "/dev/vfio/94"]);
+}
+
+#[tokio::test]
+async fn an_alias_by_id_is_of_whole_devices_and_one_that_names_nothing_is_said() {
+    let node = Node::with_eight_gpus().unwrap();
+    let (uuid, other) = ("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002");
+    for (uuid, kind, group) in [(uuid, "nvidia-222", 70), (other, "nvidia-223", 71)] {
+        let (uuid, kind, parent) = (uuid.to_owned(), kind.to_owned(), GPU.to_owned());
+        node.add_mdev(&Mdev { uuid, parent, kind, group, cdev: Some(group) }).unwrap();
+    }
+    let kubelet = kubelet(&node).await;
+    let text = "pools: [{select: [{vendor: 10de}], alias: {0x2330: H100, nvidia-222: slice, 20B0: A100}}]";
+    let file = pools(&node, text);
+    let serve = Serve::start(&node, &["--pools", &file]);
+    expect(&kubelet, "whole ones and slices", |books| {
+        let count = |resource: &str| books.capacity(resource).allocatable;
+        ["nvidia.com/H100", "nvidia.com/slice", "nvidia.com/nvidia-223"].map(count) == [8, 1, 1]
+    })
+    .await;
+    node.unbind(OTHER).unwrap();
+    expect(&kubelet, "one less", |books| books.capacity("nvidia.com/H100").capacity == 7).await;
+    let (_, _, log) = serve.terminate();
+    let said: Vec<_> = log.lines().filter(|line| line.contains("has this name or id")).collect();
+    assert!(said.len() == 1 && said[0].contains("20B0") && said[0].contains("pool 1"), "{log}");
+    // To a selector by ids they are one; the driver tells them apart.
+    for (driver, whole) in [("", 9), (", driver: vfio-pci", 7)] {
+        let text =
+            format!("pools: [{{resource: a.b/whole, select: [{{vendor: 10de, device: 2330{driver}}}]}}]");
+        let (_, listed, _) = run(&node, &["list", "--pools", &pools(&node, &text)]);
+        assert_eq!(listed.matches("a.b/whole").count(), whole, "{listed}");
+    }
+}
+
+#[tokio::test]
+async fn a_type_keeps_its_name_while_no_more_of_it_can_be_made() {
+    let node = Node::with_eight_gpus().unwrap();
+    let address = |function: u32| format!("0000:f1:00.{function}");
+    let types = |function: u32, text: &str| {
+        let path = format!("sys/devices/pci0000:00/{}/nvidia/creatable_vgpu_types", address(function));
+        node.write(&path, text).unwrap();
+    };
+    for (function, kind) in [(4, "1414"), (5, "1428"), (6, "0")] {
+        let function_of =
+            Function { physfn: Some(GPU.into()), ..Function::gpu(&address(function), 90 + function, 1) };
+        node.add(function_of.with_driver(Some("nvidia"))).unwrap();
+        let folder = format!("sys/devices/pci0000:00/{}/nvidia", address(function));
+        fs::create_dir(node.root().join(&folder)).unwrap();
+        node.write(&format!("{folder}/current_vgpu_type"), format!("{kind}\n")).unwrap();
+        types(function, "");
+    }
+    // Another function of the GPU knows it.
+    types(6, "1414 : NVIDIA H200X-1-18C\n");
+    let kubelet = kubelet(&node).await;
+    let (small, large) = ("nvidia.com/NVIDIA_H200X-1-18C", "nvidia.com/NVIDIA_H200X-141C");
+    let serve = Serve::start(&node, &[]);
+    expect(&kubelet, "one by its name", |books| {
+        health(books, small, &address(4)) == Some(true)
+            && health(books, "nvidia.com/1428", &address(5)) == Some(true)
+    })
+    .await;
+    types(5, "1428 : NVIDIA H200X-141C\n");
+    node.unbind(OTHER).unwrap();
+    expect(&kubelet, "the other by its name too", |books| {
+        health(books, large, &address(5)) == Some(true) && books.capacity("nvidia.com/1428").capacity == 0
+    })
+    .await;
+    let (_, _, log) = serve.terminate();
+    assert_eq!(log.lines().filter(|line| line.contains("goes by its number")).count(), 1, "{log}");
+    types(5, "");
+    types(6, "");
+    let (_, listed, _) = run(&node, &["list"]);
+    assert!(listed.contains(small) && listed.contains(large), "{listed}");
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "by name after a restart", |books| {
+        health(books, small, &address(4)) == Some(true) && health(books, large, &address(5)) == Some(true)
+    })
+    .await;
 }
 
 #[tokio::test]

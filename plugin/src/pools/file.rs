@@ -65,7 +65,7 @@ struct WrittenPool {
     /// Whether container runtimes find the devices by CDI too, and how they are told the names.
     #[serde(default)]
     cdi: Cdi,
-    /// Other names for models: from the name that a model would have, or its hex id.
+    /// Other names for models: from the name that a model would have, or its hex id; of a vGPU's type, its folder or number.
     #[serde(default)]
     #[cfg_attr(test, schemars(schema_with = "schema::alias"))]
     alias: BTreeMap<String, Spanned<String>>,
@@ -217,7 +217,12 @@ pub(super) fn parse(text: &str) -> Result<Pools, Mistake> {
             );
             return Err(Mistake::at(name.defined.line(), text));
         }
-        for name in alias.values() {
+        let mut ids: BTreeMap<u16, &str> = BTreeMap::new();
+        for (key, name) in &alias {
+            if let Some(first) = selector::hex(key).and_then(|id| ids.insert(id, key)) {
+                let text = format!("{key:?}: the same id as {first:?}; expected one of them");
+                return Err(Mistake::at(name.defined.line(), text));
+            }
             let usable = |name: &str| is_resource(&format!("nvidia.com/{name}"));
             check(name, usable, "letters, digits, - _ . with a letter or digit at both ends, at most 63")?;
         }
@@ -332,6 +337,10 @@ mod tests {
             (selector("{class: \"\"}"), "line 3: \"\": expected up to 6 hex digits"),
             (selector("{class: 0x}"), "line 3: \"0x\": expected up to 6 hex digits"),
             (pool("alias: {2330: \"a b\"}"), "line 3: \"a b\": expected letters, digits"),
+            (
+                pool("alias: {20b0: a, 0x20B0: b}"),
+                "line 3: \"20b0\": the same id as \"0x20B0\"; expected one",
+            ),
             (selector("{vendor: nvidia}"), "line 3: \"nvidia\": expected up to 4 hex digits"),
             (selector("{class: 0302001}"), "line 3: \"0302001\": expected up to 6 hex digits"),
             (selector("{address: 3b:00.0}"), "line 3: \"3b:00.0\": expected a PCI address"),

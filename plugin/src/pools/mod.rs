@@ -71,7 +71,7 @@ pub(crate) struct Pool {
     pub(crate) select: Vec<Selector>,
     /// On what terms they are given.
     pub(crate) terms: Terms,
-    /// Other names for models: the name made from pci.ids, or the hex id, to the one to use in its place.
+    /// Other names for models: the name made from pci.ids, or the hex id, or a vGPU's type, to the one to use in its place.
     pub(crate) alias: BTreeMap<String, String>,
 }
 
