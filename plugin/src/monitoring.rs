@@ -279,7 +279,7 @@ fn run(
         let whole =
             groups.is_remembered && (watch.monitor().settled() || shared.began.elapsed() > FIRST_ANSWERS);
         let first = sender.borrow().is_none();
-        if whole && (news || first || specs.owes()) {
+        if whole && (news || first || specs.is_due()) {
             let unbound: Vec<Device> = groups.unbound(&watch).collect();
             namer.learn(watch.monitor().root(), &unbound.iter());
             namer.keep();

@@ -227,6 +227,42 @@ async fn what_a_pod_has_stays_over_a_restart_whatever_the_file_says_then() {
 }
 
 #[tokio::test]
+async fn a_spec_that_somebody_removes_or_overwrites_is_not_given_and_comes_back() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let _serve = Serve::start(&node, &["--pools", &pools(&node, &pool(&[GPU], "cdi: devices"))]);
+    expect(&kubelet, "one", |books| health(books, RESOURCE, GPU) == Some(true)).await;
+    let path = cdi_dir(&node).join(FILE);
+    let whole = fs::read_to_string(&path).unwrap();
+    let remove = || fs::remove_file(&path).unwrap();
+    let overwrite = || fs::write(&path, "{}").unwrap();
+    let replace_folder = || {
+        fs::remove_dir_all(cdi_dir(&node)).unwrap();
+        fs::create_dir(cdi_dir(&node)).unwrap();
+    };
+    for (asked, disturb) in
+        [(true, &remove as &dyn Fn()), (true, &overwrite), (true, &replace_folder), (false, &remove)]
+    {
+        disturb();
+        if asked {
+            let answer = allocate(&kubelet, &[GPU]).await;
+            assert_eq!(answer.nodes, ["/dev/vfio/vfio", "/dev/vfio/51"]);
+            let there = fs::read_to_string(&path).is_ok_and(|text| text == whole);
+            assert!(answer.names.is_empty() || there, "a name that no runtime finds");
+        }
+        // Also when nobody asks: running pods are restarted by it.
+        let deadline = Instant::now() + PATIENCE;
+        while fs::read_to_string(&path).ok().as_ref() != Some(&whole) {
+            assert!(Instant::now() < deadline, "not repaired");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        while allocate(&kubelet, &[GPU]).await.names.is_empty() {
+            assert!(Instant::now() < deadline, "written and not believed");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_folder_that_cannot_be_written_costs_nothing_else() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;

@@ -13,8 +13,10 @@ pub(crate) mod spec;
 use crate::device_nodes::look;
 use crate::pools::backend;
 use crate::snapshot::DeviceView;
+use folder::Written;
 use serde::{Deserialize, Serialize};
 use spec::Spec;
+use std::sync::Arc;
 use vfio_probe::{DeviceId, Root};
 
 /// How a pool uses CDI.
@@ -42,6 +44,8 @@ pub(crate) struct Entry {
     pub(crate) name: String,
     /// All nodes that it gives.
     pub(crate) nodes: Vec<String>,
+    /// The file that says so; none where it is not written yet.
+    pub(crate) file: Option<Arc<Written>>,
 }
 
 /// What a container's answer says of CDI.
@@ -75,6 +79,13 @@ pub(crate) fn request(
     let annotation = devices.first().filter(|_| cdi == Cdi::Annotations);
     let annotation = annotation.map(|first| (names::annotation_key(*first), names.join(",")));
     Some(Request { names, annotation })
+}
+
+/// Whether the file of a container's devices is still the one that was written; one system call. It is one file, for they are
+/// of one resource.
+pub(crate) fn is_there(on_disk: &[Entry], devices: &[DeviceId]) -> bool {
+    let entry = on_disk.iter().find(|entry| devices.contains(&entry.device));
+    entry.and_then(|entry| entry.file.as_ref()).is_some_and(|file| file.is_there())
 }
 
 /// The specs for these devices, with the nodes that the kernel has now: each device that is bound and whose pool uses CDI, held

@@ -82,6 +82,7 @@ impl Spec {
             device: *id,
             name: qualified(&self.kind, *id),
             nodes: nodes.clone(),
+            file: None,
         };
         self.devices.iter().map(entry).collect()
     }

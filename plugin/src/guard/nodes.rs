@@ -27,8 +27,11 @@ impl Guard {
             );
         }
         let devices: Vec<DeviceId> = wish.views.iter().map(|view| view.device.id).collect();
-        // What is on disk now: an open may have taken its time.
-        let cdi = cdi::request(cdi, &self.snapshot().cdi, &devices, &given.paths).unwrap_or_else(|| {
+        // What is on disk now: an open may have taken its time, and somebody may have removed it.
+        let on_disk = &self.snapshot().cdi;
+        let request = cdi::request(cdi, on_disk, &devices, &given.paths);
+        let request = request.filter(|request| request.names.is_empty() || cdi::is_there(on_disk, &devices));
+        let cdi = request.unwrap_or_else(|| {
             tracing::warn!(
                 resource = %self.resource, nodes = ?given.paths, devices = ?wish.real(),
                 "no CDI spec that gives these devices by these nodes is on disk; the nodes are given without it"

@@ -4,16 +4,25 @@ use super::Pools;
 use super::file;
 use super::mistake::Mistake;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What tells one content of a file from another. A ConfigMap is replaced by swapping a link in the path, so that the file
 /// behind it is another one; whoever writes in place changes its time or length.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Stamp {
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Stamp {
     device: u64,
     inode: u64,
     length: u64,
     changed: (i64, i64),
+}
+
+impl Stamp {
+    /// That of a file; one system call.
+    pub(crate) fn of(path: &Path) -> std::io::Result<Self> {
+        let meta = std::fs::metadata(path)?;
+        let changed = (meta.ctime(), meta.ctime_nsec());
+        Ok(Self { device: meta.dev(), inode: meta.ino(), length: meta.len(), changed })
+    }
 }
 
 /// A file to look at, at each look at the devices: one system call.
@@ -46,9 +55,7 @@ impl Watched {
     }
 
     fn stamp(&self) -> Option<Stamp> {
-        let meta = std::fs::metadata(&self.path).ok()?;
-        let changed = (meta.ctime(), meta.ctime_nsec());
-        Some(Stamp { device: meta.dev(), inode: meta.ino(), length: meta.len(), changed })
+        Stamp::of(&self.path).ok()
     }
 }
 

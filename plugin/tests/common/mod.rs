@@ -25,6 +25,8 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The program on a node: names are hex ids, whatever pci.ids the machine has.
 pub fn program(node: &Node, words: &[&str]) -> Command {
+    // Only the specs' own folder is made.
+    fs::create_dir_all(node.root().join("var/run")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_vfio-device-plugin"));
     command
         .args(words)
