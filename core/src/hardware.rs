@@ -1,4 +1,4 @@
-//! What can be read of a function's hardware without waking anything: whether it is there, and how often it failed.
+//! What can be read of a function's hardware, as a rule without waking anything: whether it is there, and how often it failed.
 
 use crate::device::{optional, parse_decimal};
 use crate::error::{Error, Result};
@@ -68,6 +68,25 @@ impl Root {
         if !matches!(self.power_state(bridge, &mut [0; 16])?, None | Some(b"D0")) {
             return Ok(Presence::NotAsked);
         }
+        self.registers(address)
+    }
+
+    /// Asks a function for its first registers even if that wakes it. Three system calls.
+    ///
+    /// The read resumes the bridges above, and a function that is in D3cold; both fall asleep again by themselves. So it is for
+    /// functions that are about to be woken anyway, or of no use to anybody as they are. One that a machine holds and has put
+    /// to sleep (`VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY`) must be left alone: its guest would find it awake.
+    ///
+    /// The kernel says D3cold also of a function that did not answer when its power state was to change
+    /// (`pci_power_up`, `pci_set_low_power_state`, drivers/pci/pci.c); only such a read tells the two apart.
+    ///
+    /// # Errors
+    /// The function is gone, or its registers cannot be read.
+    pub fn presence_waking(&self, address: PciAddress) -> Result<Presence> {
+        self.registers(address).map_err(|error| error.of_device(DeviceId::Pci(address)))
+    }
+
+    fn registers(&self, address: PciAddress) -> Result<Presence> {
         let system = |errno| Error::system(errno, "config");
         let config =
             self.open_attribute(format_args!("sys/bus/pci/devices/{address}/config")).map_err(system)?;
@@ -175,6 +194,13 @@ mod tests {
             tree
         };
         assert_eq!(asleep().presence(), Err(ErrorKind::System));
+        let waking = |tree: &Tree| {
+            Root::open(tree.0.path()).unwrap().presence_waking(GPU_AT).map_err(|error| error.kind)
+        };
+        assert_eq!(waking(&asleep().writes("power_state", "D3cold\n")), Err(ErrorKind::System));
+        assert_eq!(waking(&Tree::new().writes("power_state", "D3cold\n")), Ok(Presence::Present));
+        let lost = Tree::new().writes("power_state", "D3cold\n").writes("config", [0xff; 64]);
+        assert_eq!((lost.presence(), waking(&lost)), (Ok(Presence::NotAsked), Ok(Presence::Lost)));
         for state in ["D3cold\n", "unknown\n", "error\n", "", "D0D0\n"] {
             assert_eq!(asleep().writes("power_state", state).presence(), Ok(Presence::NotAsked), "{state}");
         }
