@@ -121,7 +121,7 @@ fn usable(view: &DeviceView) -> Result<&DeviceView, Status> {
         return refuse(view.without_group().to_owned());
     };
     if view.condition.lost {
-        return refuse(format!("{LOST}: reset its slot or reseat it; dmesg may say when it was lost"));
+        return Err(lost(view));
     }
     if view.unbinding || view.device.driver.is_none() {
         return refuse("is being unbound from its VFIO driver".to_owned());
@@ -132,6 +132,13 @@ fn usable(view: &DeviceView) -> Result<&DeviceView, Status> {
         return refuse(format!("group {} is not viable: {member} is bound to {driver}", group.id));
     }
     Ok(view)
+}
+
+/// The refusal of a device that has fallen off the bus.
+pub(crate) fn lost(view: &DeviceView) -> Status {
+    let text =
+        format!("{}: {LOST}: reset its slot or reseat it; dmesg may say when it was lost", view.device.id);
+    Status::failed_precondition(text)
 }
 
 /// Whether a device is a pod's of which the kubelet has lost its books. Of one that its books name, the kubelet knows that the

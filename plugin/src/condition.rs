@@ -30,12 +30,14 @@ pub(crate) struct Condition {
 pub(crate) struct History {
     lost: Steady,
     fatal: Counter,
+    /// When a look might wake it.
+    woken: Option<Instant>,
 }
 
 impl History {
     /// No look yet at a device that was lost or not; what its looks say for `settling` counts.
     pub(crate) fn new(lost: bool, settling: Duration) -> Self {
-        Self { lost: Steady::new(lost, settling), fatal: Counter::default() }
+        Self { lost: Steady::new(lost, settling), fatal: Counter::default(), woken: None }
     }
 
     /// Takes in what a look has found.
@@ -44,11 +46,27 @@ impl History {
             Some(Presence::Present) => self.lost.see(false, now),
             Some(Presence::Lost) => self.lost.see(true, now),
             // Of what is not asked nothing new is known.
-            Some(Presence::NotAsked) | None => {}
+            Some(Presence::NotAsked) | None => self.lost.no_look(),
         }
         if let Some(count) = look.fatal {
             self.fatal.see(count, now);
         }
+    }
+
+    /// It was found lost by who asked it without regard to its sleep: no machine can use it.
+    pub(crate) fn lose(&mut self, now: Instant) {
+        self.lost.believe(true, now);
+    }
+
+    /// Whether the next look may wake the device, in a round at this time: one that is lost is of no use to anybody, and where
+    /// it sleeps nothing else tells that it is back. Rarely, but as often as it takes to believe that it is.
+    pub(crate) fn may_wake(&mut self, every: Duration, now: Instant) -> bool {
+        let due = self.lost.is_in_doubt() || self.woken.is_none_or(|woken| now >= woken + every);
+        let may = self.lost.is_fault() && due;
+        if may {
+            self.woken = Some(now);
+        }
+        may
     }
 
     /// What is known.
@@ -125,6 +143,46 @@ mod tests {
         story(false, &looks);
         // Also if it was lost for an earlier process of ours.
         story(true, &looks[3..]);
+    }
+
+    #[test]
+    fn a_look_that_finds_nothing_out_ends_a_doubt() {
+        use Presence::{Lost as Ones, NotAsked, Present};
+        for nothing in [is(NotAsked), Look::default()] {
+            // Two odd looks hours apart are not two in a row.
+            story(
+                false,
+                &[(0, is(Ones), (false, 0)), (10, nothing, (false, 0)), (9000, is(Ones), (false, 0))],
+            );
+            story(
+                true,
+                &[(0, is(Present), (true, 0)), (10, nothing, (true, 0)), (9000, is(Present), (true, 0))],
+            );
+        }
+        let mut history = History::new(false, Duration::from_secs(3));
+        history.see(is(Ones), Instant::now());
+        assert!(history.due().is_some());
+        history.see(is(NotAsked), Instant::now());
+        assert_eq!(history.due(), None);
+    }
+
+    #[test]
+    fn only_what_is_lost_may_be_woken_now_and_then_and_as_often_as_its_return_takes() {
+        let begin = Instant::now();
+        let at = |second| begin + Duration::from_secs(second);
+        let every = Duration::from_secs(60);
+        let mut history = History::new(false, Duration::from_secs(3));
+        assert!(!history.may_wake(every, at(0)));
+        history.see(is(Presence::Lost), at(1));
+        assert!(!history.may_wake(every, at(2)), "a doubt is not enough");
+        history.lose(at(2));
+        assert!(history.condition().lost);
+        let asked: Vec<bool> = [3, 13, 62, 63].map(|second| history.may_wake(every, at(second))).into();
+        assert_eq!(asked, [true, false, false, true]);
+        history.see(is(Presence::Present), at(64));
+        assert!(history.may_wake(every, at(67)));
+        history.see(is(Presence::Present), at(67));
+        assert!(!history.condition().lost && !history.may_wake(every, at(600)));
     }
 
     #[test]

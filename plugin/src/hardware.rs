@@ -1,48 +1,27 @@
-//! Looks at devices' hardware at a slow pace, on threads of its own: a read of what is being reset hangs until that is over.
+//! What is known of each device's hardware, by looks at a slow pace.
 
-use crate::condition::{Condition, History, Look};
+pub(crate) mod looks;
+
+use crate::condition::{Condition, History};
 use crate::settings::Checks;
 use crate::snapshot::Snapshot;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::mpsc::channel;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use looks::{LookAt, Looks, look};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use vfio_probe::{DeviceId, PciAddress, Root};
+use vfio_probe::{DeviceId, Presence, Root};
 
-/// So many hang at once before nobody looks any more; each is a device that is being reset.
-const THREADS: usize = 4;
+/// A lost device may be woken in one of so many rounds: once a minute by default.
+const WAKING: u32 = 6;
 
-/// What is known of each device's hardware. The monitoring thread drives it; others do the looking.
+/// All of it. The monitoring thread drives it; others do the looking.
 pub(crate) struct Hardware {
-    look: Arc<dyn Fn(PciAddress) -> Look + Send + Sync>,
     pace: Duration,
     settling: Duration,
     histories: BTreeMap<DeviceId, History>,
-    shared: Arc<Shared>,
-    threads: usize,
+    looks: Arc<Looks>,
     /// When the next round begins.
     due: Instant,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    work: Mutex<Work>,
-    asked: Condvar,
-}
-
-/// A round's devices on their way through the threads.
-#[derive(Debug, Default)]
-struct Work {
-    waiting: VecDeque<PciAddress>,
-    under_way: BTreeSet<PciAddress>,
-    done: Vec<(PciAddress, Look, Instant)>,
-    over: bool,
-}
-
-impl Shared {
-    fn work(&self) -> MutexGuard<'_, Work> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Hardware {
@@ -57,19 +36,21 @@ impl Hardware {
         if !checks.lost && !checks.aer {
             return None;
         }
-        let mut new = Self::with(Arc::new(move |address| look(&root, checks, address)), times, now);
+        let look = move |address, may_wake| look(&root, checks, address, may_wake);
+        let mut new = Self::with(Box::new(look), times, now);
         let lost = lost.filter(|_| checks.lost);
         new.histories = lost.map(|id| (id, History::new(true, new.settling))).collect();
         Some(new)
     }
 
-    fn with(
-        look: Arc<dyn Fn(PciAddress) -> Look + Send + Sync>,
-        (pace, settling): (Duration, Duration),
-        now: Instant,
-    ) -> Self {
-        let (histories, shared) = Default::default();
-        Self { look, pace, settling, histories, shared, threads: 0, due: now + settling }
+    fn with(look: Box<LookAt>, (pace, settling): (Duration, Duration), now: Instant) -> Self {
+        let due = now + settling.min(pace);
+        Self { pace, settling, histories: BTreeMap::new(), looks: Looks::new(look), due }
+    }
+
+    /// Those who look.
+    pub(crate) fn looks(&self) -> Arc<Looks> {
+        Arc::clone(&self.looks)
     }
 
     /// A device was bound: it is looked at when it has settled.
@@ -77,9 +58,12 @@ impl Hardware {
         self.due = self.due.min(now + self.settling);
     }
 
-    /// A device was unbound: what was known of it is over.
+    /// A device was unbound: what was known of it is over, and a look at it that has begun tells nothing.
     pub(crate) fn unbound(&mut self, id: DeviceId) {
         self.histories.remove(&id);
+        if let Some(address) = id.pci() {
+            self.looks.forget(address);
+        }
     }
 
     /// What is known of a device.
@@ -89,104 +73,63 @@ impl Hardware {
 
     /// Takes in what was found; whether any device is in another condition than before.
     pub(crate) fn take_in(&mut self) -> bool {
-        let done = std::mem::take(&mut self.shared.work().done);
+        let found = std::mem::take(&mut self.looks.work().done);
         let mut news = false;
-        for (address, look, at) in done {
-            let id = DeviceId::Pci(address);
+        for found in found {
+            let id = DeviceId::Pci(found.address);
             let before = self.condition(id);
             let history = self.histories.entry(id).or_insert_with(|| History::new(false, self.settling));
-            history.see(look, at);
-            self.due = history.due().map_or(self.due, |due| self.due.min(due));
+            if found.urgent && found.look.presence == Some(Presence::Lost) {
+                history.lose(found.at);
+            } else {
+                history.see(found.look, found.at);
+            }
+            // One that is past would make every tick a round.
+            if let Some(due) = history.due().filter(|due| *due > found.at) {
+                self.due = self.due.min(due);
+            }
             news |= self.condition(id) != before;
         }
         news
     }
 
-    /// Begins a round if it is time for one. Devices whose last look still hangs are left out.
+    /// Begins a round if it is time for one.
     pub(crate) fn ask(&mut self, snapshot: &Snapshot, now: Instant) {
         if now < self.due {
             return;
         }
         self.due = now + self.pace;
-        let mut guard = self.shared.work();
-        let work = &mut *guard;
-        // What still waits does so behind one that hangs.
-        let stuck = self.threads == work.under_way.len();
-        for address in snapshot.devices.iter().filter_map(|view| view.device.id.pci()) {
-            if !work.under_way.contains(&address) && !work.waiting.contains(&address) {
-                work.waiting.push_back(address);
-            }
+        let every = self.pace * WAKING;
+        let mut devices = Vec::new();
+        for view in &snapshot.devices {
+            let Some(address) = view.device.id.pci() else { continue };
+            // A machine's guest may have put it to sleep, and would find it awake.
+            let may_wake = !view.is_held()
+                && self
+                    .histories
+                    .get_mut(&view.device.id)
+                    .is_some_and(|history| history.may_wake(every, now));
+            devices.push((address, may_wake));
         }
-        if work.waiting.is_empty() {
-            return;
-        }
-        drop(guard);
-        if stuck && self.threads < THREADS {
-            let (look, shared) = (Arc::clone(&self.look), Arc::clone(&self.shared));
-            let thread = std::thread::Builder::new().name("hardware".into()).stack_size(128 * 1024);
-            match thread.spawn(move || work_off(&*look, &shared)) {
-                Ok(_) => self.threads += 1,
-                Err(error) => tracing::warn!(%error, "no thread to look at hardware with"),
-            }
-        }
-        self.shared.asked.notify_one();
+        self.looks.ask(&devices);
     }
 }
 
 impl Drop for Hardware {
     fn drop(&mut self) {
-        self.shared.work().over = true;
-        self.shared.asked.notify_all();
+        self.looks.end();
     }
-}
-
-fn work_off(look: &dyn Fn(PciAddress) -> Look, shared: &Shared) {
-    let mut work = shared.work();
-    while !work.over {
-        let Some(address) = work.waiting.pop_front() else {
-            work = shared.asked.wait(work).unwrap_or_else(PoisonError::into_inner);
-            continue;
-        };
-        work.under_way.insert(address);
-        drop(work);
-        let look = look(address);
-        work = shared.work();
-        work.under_way.remove(&address);
-        work.done.push((address, look, Instant::now()));
-    }
-}
-
-/// One look. What cannot be read is not known; why that is, the log tells whoever asks for details.
-fn look(root: &Root, checks: Checks, address: PciAddress) -> Look {
-    let told = |error| tracing::debug!(%error, "hardware");
-    Look {
-        presence: checks.lost.then(|| root.presence(address).map_err(told).ok()).flatten(),
-        fatal: checks.aer.then(|| root.fatal_errors(address).map_err(told).ok().flatten()).flatten(),
-    }
-}
-
-/// One look from a command, by a deadline; none if it hangs.
-pub(crate) fn look_by(
-    root: &Arc<Root>,
-    checks: Checks,
-    address: PciAddress,
-    deadline: Duration,
-) -> Option<Look> {
-    if !checks.lost && !checks.aer {
-        return Some(Look::default());
-    }
-    let (sender, found) = channel();
-    let root = Arc::clone(root);
-    std::thread::spawn(move || sender.send(look(&root, checks, address)));
-    found.recv_timeout(deadline).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::condition::Look;
     use crate::snapshot::tests::view;
-    use std::sync::mpsc::{Receiver, Sender};
-    use vfio_probe::{Occupancy, Presence, Viability};
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use vfio_probe::{Occupancy, PciAddress, Viability};
 
     const PACE: Duration = Duration::from_secs(10);
     const SETTLING: Duration = Duration::from_secs(3);
@@ -196,26 +139,52 @@ mod tests {
         let begin = Instant::now();
         let (release, hang): (_, Receiver<()>) = channel();
         let hang = Mutex::new(hang);
-        let look = move |address: PciAddress| {
+        let look = move |address: PciAddress, _| {
             if in_reset.contains(&address.bus) {
                 let _ = hang.lock().unwrap().recv();
             }
             Look { presence: Some(Presence::Lost), fatal: None }
         };
+        (Hardware::with(Box::new(look), (PACE, SETTLING), begin), devices(1..=6, begin), begin, release)
+    }
+
+    fn devices(buses: std::ops::RangeInclusive<u8>, since: Instant) -> Snapshot {
         let seen = |bus: u8| {
             let address = format!("0000:{bus:02x}:00.0");
-            view(&address, u32::from(bus), Occupancy::Free, begin, Viability::Viable, false)
+            view(&address, u32::from(bus), Occupancy::Free, since, Viability::Viable, false)
         };
-        let snapshot = Snapshot { devices: (1..=6).map(seen).collect(), ..Snapshot::default() };
-        (Hardware::with(Arc::new(look), (PACE, SETTLING), begin), snapshot, begin, release)
+        Snapshot { devices: buses.map(seen).collect(), ..Snapshot::default() }
+    }
+
+    /// One device, of which each look finds the next of these; and whether each look might wake it.
+    fn one(finds: &[Presence]) -> (Hardware, Snapshot, Instant, Arc<Mutex<Vec<bool>>>) {
+        let begin = Instant::now();
+        let finds = Mutex::new(VecDeque::from(finds.to_vec()));
+        let looks = Arc::new(Mutex::new(Vec::new()));
+        let theirs = Arc::clone(&looks);
+        let look = move |_, may_wake| {
+            theirs.lock().unwrap().push(may_wake);
+            Look { presence: finds.lock().unwrap().pop_front(), fatal: None }
+        };
+        (Hardware::with(Box::new(look), (PACE, SETTLING), begin), devices(1..=1, begin), begin, looks)
+    }
+
+    /// A tick: begins a round if it is time for one, waits for it, and takes it in.
+    fn tick(hardware: &mut Hardware, snapshot: &Snapshot, now: Instant) {
+        let before = hardware.due;
+        hardware.ask(snapshot, now);
+        if hardware.due != before {
+            found(hardware, &[1]);
+        }
+        hardware.take_in();
     }
 
     /// Waits until these have been looked at, as often as they are named.
     fn found(hardware: &Hardware, buses: &[u8]) {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            let work = hardware.shared.work();
-            let mut done: Vec<u8> = work.done.iter().map(|(address, ..)| address.bus).collect();
+            let work = hardware.looks.work();
+            let mut done: Vec<u8> = work.done.iter().map(|done| done.address.bus).collect();
             drop(work);
             done.sort_unstable();
             if done == buses {
@@ -230,7 +199,7 @@ mod tests {
     fn what_hangs_keeps_nobody_else_for_more_than_a_round() {
         let (mut hardware, snapshot, begin, release) = node(&[2, 4]);
         hardware.ask(&snapshot, begin);
-        assert_eq!(hardware.threads, 0, "not while devices settle");
+        assert_eq!(hardware.looks.work().threads, 0, "not while devices settle");
         hardware.ask(&snapshot, begin + SETTLING);
         found(&hardware, &[1]);
         // Another one goes on, and hangs in its turn; a third one has all the others.
@@ -240,7 +209,7 @@ mod tests {
         found(&hardware, &[1, 1, 3, 3, 5, 6]);
         hardware.ask(&snapshot, begin + SETTLING + PACE * 3);
         found(&hardware, &[1, 1, 1, 3, 3, 3, 5, 5, 6, 6]);
-        assert_eq!(hardware.threads, 3);
+        assert_eq!(hardware.looks.work().threads, 3);
         drop(release);
         found(&hardware, &[1, 1, 1, 2, 3, 3, 3, 4, 5, 5, 6, 6]);
     }
@@ -269,5 +238,86 @@ mod tests {
         assert!(!hardware.condition(id).lost);
         hardware.bound(begin + PACE);
         assert_eq!(hardware.due, begin + PACE + SETTLING);
+    }
+
+    #[test]
+    fn what_sleeps_after_a_doubt_is_looked_at_once_a_round() {
+        let mut finds = vec![Presence::NotAsked; 40];
+        finds[0] = Presence::Lost;
+        let (mut hardware, snapshot, begin, looks) = one(&finds);
+        for second in 0..300 {
+            tick(&mut hardware, &snapshot, begin + Duration::from_secs(second));
+        }
+        // The first, the one that its doubt brings forward, and one each ten seconds.
+        let count = looks.lock().unwrap().len();
+        assert!((30..=32).contains(&count), "{count}");
+        assert!(!looks.lock().unwrap().contains(&true), "a doubt wakes nobody");
+    }
+
+    #[test]
+    fn a_lost_device_is_woken_once_a_minute_unless_somebody_holds_it() {
+        let (mut hardware, mut snapshot, begin, looks) = one(&[Presence::NotAsked; 99]);
+        let id = snapshot.devices[0].device.id;
+        hardware.histories.insert(id, History::new(true, SETTLING));
+        for second in 0..180 {
+            tick(&mut hardware, &snapshot, begin + Duration::from_secs(second));
+        }
+        let woken = looks.lock().unwrap().iter().filter(|may_wake| **may_wake).count();
+        assert_eq!((woken, hardware.condition(id).lost), (3, true));
+        looks.lock().unwrap().clear();
+        snapshot.devices[0].group.as_mut().unwrap().occupancy = Occupancy::Held;
+        for second in 180..400 {
+            tick(&mut hardware, &snapshot, begin + Duration::from_secs(second));
+        }
+        assert!(!looks.lock().unwrap().contains(&true));
+    }
+
+    #[test]
+    fn what_is_unbound_is_looked_at_no_more_and_a_look_that_hung_tells_nothing() {
+        let (mut hardware, mut snapshot, begin, release) = node(&[1]);
+        let id = snapshot.devices[0].device.id;
+        hardware.ask(&snapshot, begin + SETTLING);
+        while hardware.looks.work().threads == 0 || !hardware.looks.is_under_way(id) {
+            std::thread::yield_now();
+        }
+        // The first hangs, the others wait. It and the second are unbound, the third is offered no more.
+        let second = snapshot.devices[1].device.id;
+        hardware.unbound(id);
+        hardware.unbound(second);
+        snapshot.devices.drain(..3);
+        hardware.ask(&snapshot, begin + SETTLING + PACE);
+        found(&hardware, &[4, 5, 6]);
+        drop(release);
+        while hardware.looks.is_under_way(id) {
+            std::thread::yield_now();
+        }
+        found(&hardware, &[4, 5, 6]);
+        hardware.take_in();
+        assert_eq!(hardware.histories.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn who_asks_what_sleeps_is_told_and_one_answer_is_enough() {
+        let (mut hardware, snapshot, begin, looks) = one(&[Presence::NotAsked, Presence::Lost]);
+        let id = snapshot.devices[0].device.id;
+        let address = id.pci().unwrap();
+        assert!(hardware.looks.wake(address).is_none(), "never looked at");
+        tick(&mut hardware, &snapshot, begin + SETTLING);
+        let found = hardware.looks.wake(address).unwrap().await.unwrap();
+        assert_eq!(found.presence, Some(Presence::Lost));
+        assert!(hardware.take_in() && hardware.condition(id).lost);
+        assert_eq!(*looks.lock().unwrap(), [false, true]);
+        assert!(hardware.looks.wake(address).is_none(), "it has been asked");
+    }
+
+    #[tokio::test]
+    async fn after_the_end_nothing_begins_and_nobody_waits() {
+        let (mut hardware, snapshot, begin, looks) = one(&[Presence::NotAsked, Presence::Lost]);
+        let address = snapshot.devices[0].device.id.pci().unwrap();
+        tick(&mut hardware, &snapshot, begin + SETTLING);
+        hardware.looks.end();
+        assert!(hardware.looks.wake(address).is_none());
+        hardware.ask(&snapshot, begin + SETTLING + PACE);
+        assert_eq!(looks.lock().unwrap().len(), 1);
     }
 }

@@ -3,6 +3,7 @@
 use crate::cdi;
 use crate::cdi::folder::Folder;
 use crate::hardware::Hardware;
+use crate::hardware::looks::Looks;
 use crate::names::Namer;
 use crate::owned_groups::{OwnedGroups, Owns};
 use crate::pools::Pools;
@@ -39,6 +40,8 @@ pub(crate) struct Monitoring {
     pub(crate) prober: Arc<Prober>,
     /// Whether groups may be opened at all.
     pub(crate) probe: bool,
+    /// Who looks at devices' hardware; none if no check asks for it.
+    pub(crate) looks: Option<Arc<Looks>>,
     /// None until the first picture is whole.
     pub(crate) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     shared: Arc<Shared>,
@@ -97,6 +100,7 @@ impl Monitoring {
         let pools = settings.pools.clone().map(Watched::new);
         let times = (settings.checks_interval, settings.settling);
         let hardware = Hardware::new(Arc::clone(&root), settings.checks, times, lost, Instant::now());
+        let looks = hardware.as_ref().map(Hardware::looks);
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("eventfd")?;
         let shared = Arc::new(Shared {
             told: Mutex::default(),
@@ -114,7 +118,7 @@ impl Monitoring {
         thread
             .spawn(move || run(watch, (namer, pools, specs, hardware), &theirs, &sender))
             .context("monitor thread")?;
-        Ok(Self { root, prober, probe: options.probe, snapshots, shared })
+        Ok(Self { root, prober, probe: options.probe, looks, snapshots, shared })
     }
 
     /// Tells the monitor what an open made elsewhere has answered.
@@ -178,7 +182,8 @@ impl Monitoring {
         self.wake();
     }
 
-    fn wake(&self) {
+    /// Has it go round: there is something for it to take in.
+    pub(crate) fn wake(&self) {
         let _ = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
     }
 
@@ -196,6 +201,10 @@ impl Monitoring {
     /// Asks the thread to end; does not wait for it.
     pub(crate) fn stop(&self) {
         self.shared.stop.store(true, Ordering::Relaxed);
+        // Not only when the thread ends: a look that has begun may hang, and the process' end waits for it.
+        if let Some(looks) = &self.looks {
+            looks.end();
+        }
         self.wake();
     }
 }

@@ -41,6 +41,24 @@ impl Steady {
         if self.fault { self.recovery } else { self.settling }
     }
 
+    /// Whether what is believed is in doubt.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.doubt.is_some()
+    }
+
+    /// A look finds nothing out: a doubt does not outlive it, or two odd looks hours apart would be two in a row.
+    pub(crate) fn no_look(&mut self) {
+        self.doubt = None;
+    }
+
+    /// What is found is beyond doubt.
+    pub(crate) fn believe(&mut self, fault: bool, now: Instant) {
+        self.doubt = None;
+        if fault != self.fault {
+            self.turn(fault, now);
+        }
+    }
+
     /// A look finds one, or none. A single look changes nothing.
     pub(crate) fn see(&mut self, fault: bool, now: Instant) {
         if fault == self.fault {
@@ -51,10 +69,16 @@ impl Steady {
         if since == now || now < since + self.lasting() {
             return;
         }
+        self.turn(fault, now);
+    }
+
+    fn turn(&mut self, fault: bool, now: Instant) {
         (self.fault, self.doubt) = (fault, None);
         if fault {
             let again = self.ended.is_some_and(|ended| now < ended + CALM);
-            self.recovery = if again { (self.recovery * 2).min(LONGEST) } else { self.settling };
+            // Never less than at first, which may be set to more.
+            let longest = LONGEST.max(self.settling);
+            self.recovery = if again { (self.recovery * 2).min(longest) } else { self.settling };
         } else {
             self.ended = Some(now);
         }
@@ -120,6 +144,33 @@ mod tests {
             steady.see(fault, now + Duration::from_secs(later));
         }
         assert!(!steady.is_fault());
+    }
+
+    #[test]
+    fn what_comes_back_never_ends_sooner_than_at_first() {
+        let begin = Instant::now();
+        let minute = Duration::from_secs(60);
+        let mut steady = Steady::new(true, minute * 6);
+        for (at, fault, believed) in [(0, false, true), (6, false, false), (7, true, false), (13, true, true)]
+        {
+            steady.see(fault, begin + minute * at);
+            assert_eq!(steady.is_fault(), believed, "minute {at}");
+        }
+        assert_eq!(steady.lasting(), minute * 6);
+    }
+
+    #[test]
+    fn what_is_beyond_doubt_is_believed_at_once_and_counts_as_any_other() {
+        let begin = Instant::now();
+        let mut steady = Steady::new(false, Duration::from_secs(3));
+        for recovery in [3, 6, 12] {
+            steady.believe(true, begin);
+            assert!(steady.is_fault());
+            assert_eq!(steady.lasting(), Duration::from_secs(recovery));
+            steady.believe(true, begin);
+            steady.believe(false, begin);
+            assert!(!steady.is_fault());
+        }
     }
 
     #[test]

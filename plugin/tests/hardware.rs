@@ -80,7 +80,11 @@ async fn a_lost_device_is_unhealthy_though_a_pod_owns_it_and_the_policy_is_not_b
     told(&kubelet, GPU, false).await;
     assert_eq!(device(&node, GPU)["owner"], "default/vm-1");
     let (_, findings, _) = run(&node, &["doctor"]);
-    assert!(findings.contains(LOST) && !findings.contains("allocatable - requested"), "{findings}");
+    assert!(findings.contains(LOST) && !findings.contains("Its policy is"), "{findings}");
+    assert!(
+        findings.contains("default/vm-1 has it: until that pod ends, allocatable - requested"),
+        "{findings}"
+    );
     node.set_lost(GPU, false).unwrap();
     told(&kubelet, GPU, true).await;
 }
@@ -141,15 +145,63 @@ async fn nobody_is_woken() {
     node.write("sys/devices/pci0000:00/power_state", "D0\n").unwrap();
     node.set_power_state(GPU, "D0").unwrap();
     told(&kubelet, GPU, false).await;
-    // What is asleep is as it was when it was last asked.
+    // What is lost may be: nobody else could tell that it is back.
+    node.set_power_state(GPU, "D3cold").unwrap();
+    let woken = cold.count();
+    looked(&cold, 1).await;
+    assert!(cold.count() > woken && health(&kubelet.books(), H100, GPU) == Some(false));
+    // Not while somebody holds it: a guest may have put it to sleep.
+    let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while device(&node, GPU)["state"] != "held" {
+        assert!(Instant::now() < deadline, "{}", device(&node, GPU));
+    }
+    looked(&opens(&node, GPU, "power_state"), 8).await;
+    let woken = cold.count();
+    looked(&opens(&node, GPU, "power_state"), 14).await;
+    assert_eq!(cold.count(), woken);
+    vm.kill();
+    node.set_lost(GPU, false).unwrap();
+    told(&kubelet, GPU, true).await;
+    let woken = cold.count();
+    looked(&opens(&node, GPU, "power_state"), 8).await;
+    assert_eq!(cold.count(), woken, "and then no more");
+    node.set_power_state(GPU, "D0").unwrap();
+    node.set_lost(GPU, true).unwrap();
+    told(&kubelet, GPU, false).await;
     node.set_power_state(GPU, "D3cold").unwrap();
     node.set_lost(GPU, false).unwrap();
-    looked(&opens(&node, GPU, "power_state"), 5).await;
-    assert_eq!(health(&kubelet.books(), H100, GPU), Some(false));
     // Bound anew, nothing is held against it.
     node.unbind(GPU).unwrap();
     expect(&kubelet, "dropped", |books| health(books, H100, GPU).is_none()).await;
     node.bind(GPU, "vfio-pci").unwrap();
+    told(&kubelet, GPU, true).await;
+}
+
+#[tokio::test]
+async fn what_sleeps_is_asked_before_it_is_given_and_nothing_else_is() {
+    let (node, kubelet, _serve) = offered(&OFTEN).await;
+    // As the kernel says of one that was gone when its machine ended.
+    for address in [GPU, OTHER] {
+        node.set_power_state(address, "D3cold").unwrap();
+    }
+    node.set_lost(GPU, true).unwrap();
+    let states = [GPU, OTHER].map(|address| opens(&node, address, "power_state"));
+    looked(&states[1], 3).await;
+    let [lost, asleep] = [GPU, OTHER].map(|address| opens(&node, address, "config"));
+    assert_eq!(kubelet.capacity(H100).allocatable, 8);
+    let refused = kubelet.admit_with("vm", H100, vec![GPU.to_owned()]).await.unwrap_err();
+    let AdmitError::Refused(status) = refused else { panic!("{refused}") };
+    assert_eq!(status.code(), tonic::Code::FailedPrecondition);
+    assert!(status.message().starts_with(&format!("{GPU}: {LOST}")), "{}", status.message());
+    // The list went out before the refusal.
+    told(&kubelet, GPU, false).await;
+    assert!(lost.count() > 0);
+    assert_eq!(device(&node, GPU)["reason"], LOST);
+    is_owned(&node, &kubelet, OTHER).await;
+    assert_eq!(asleep.count(), 1, "woken by its Allocate alone");
+    // And it comes back by itself.
+    node.set_lost(GPU, false).unwrap();
     told(&kubelet, GPU, true).await;
 }
 

@@ -44,7 +44,7 @@ fn examine(settings: &Settings, probe: bool) -> anyhow::Result<Findings> {
     for view in &views {
         // With what a look alone cannot know: a count that is left over, a holder without a device.
         device::examine(settings, view, &beside(view, told), &owners, &mut findings);
-        hardware::examine(settings, &root, view, &mut findings);
+        hardware::examine(settings, &root, view, &owners, &mut findings);
     }
     findings.extend(kubelet);
     serving::examine(settings, &serving, &views, &mut findings);

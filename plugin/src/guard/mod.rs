@@ -1,5 +1,6 @@
 //! What stands between the kubelet's books and a machine: an Allocate is granted only if the group can be opened now.
 
+mod asleep;
 mod check;
 mod nodes;
 mod substitute;
@@ -96,6 +97,7 @@ impl Guard {
                 return Err(self.refuse(taken, group, view, more).await);
             }
         }
+        self.check_sleepers(&plan, deadline).await?;
         for view in plan.containers.iter().flat_map(|wish| &wish.views) {
             self.check_bound(view)?;
         }
