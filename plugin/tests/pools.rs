@@ -250,7 +250,7 @@ async fn an_alias_by_id_is_of_whole_devices_and_one_that_names_nothing_is_said()
     let said: Vec<_> = log.lines().filter(|line| line.contains("has this name or id")).collect();
     assert!(said.len() == 1 && said[0].contains("20B0") && said[0].contains("pool 1"), "{log}");
     // To a selector by ids they are one; the driver tells them apart.
-    for (driver, whole) in [("", 9), (", driver: vfio-pci", 7)] {
+    for (driver, whole) in [("", 9), (", driver: vfio-pci", 7), (", vgpu_type: nvidia-222", 1)] {
         let text =
             format!("pools: [{{resource: a.b/whole, select: [{{vendor: 10de, device: 2330{driver}}}]}}]");
         let (_, listed, _) = run(&node, &["list", "--pools", &pools(&node, &text)]);

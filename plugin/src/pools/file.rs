@@ -10,6 +10,7 @@ use crate::cdi::Cdi;
 use crate::health::Busy;
 use crate::resources::{env_name, is_resource, of_one_variable};
 use crate::settings::BusyAllocate;
+use crate::vgpu_types::Number;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
@@ -108,6 +109,10 @@ struct WrittenSelector {
     #[serde(default, deserialize_with = "numa_node")]
     #[cfg_attr(test, schemars(schema_with = "schema::numa_node"))]
     numa_node: Option<u16>,
+    /// Type of a vGPU: a mediated device's folder, like nvidia-222, or a virtual function's current_vgpu_type, like 1414.
+    #[serde(default, deserialize_with = "vgpu_type")]
+    #[cfg_attr(test, schemars(schema_with = "schema::vgpu_type"))]
+    vgpu_type: Option<String>,
 }
 
 /// What may be left out, but not said to be nothing: a selector with `driver:` and no more would fit every device.
@@ -136,6 +141,14 @@ fn driver<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error
     let name =
         |text: &str| DriverName::new(text.as_bytes()).filter(|name| !name.is_empty() && !text.contains(' '));
     parsed(from, |text| name(text).map(|name| name.to_string()), "a driver's name, like vfio-pci").map(Some)
+}
+
+fn vgpu_type<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let kind = |text: &str| {
+        let valid = !text.is_empty() && text != "0" && !text.contains([' ', '/']);
+        Number::new(text.as_bytes()).filter(|_| valid).map(|kind| kind.to_string())
+    };
+    parsed(from, kind, "a type's folder or number, like nvidia-222 or 1414").map(Some)
 }
 
 fn group<'de, D: Deserializer<'de>>(from: D) -> Result<Option<GroupId>, D::Error> {
@@ -245,8 +258,8 @@ fn check(text: &Spanned<String>, fits: impl Fn(&str) -> bool, expected: &str) ->
 
 impl WrittenSelector {
     fn meant(self) -> Selector {
-        let Self { vendor, device, class, driver, address, group, parent, numa_node } = self;
-        Selector { vendor, device, class, driver, address, group, parent, numa_node }
+        let Self { vendor, device, class, driver, address, group, parent, numa_node, vgpu_type } = self;
+        Selector { vendor, device, class, driver, address, group, parent, numa_node, vgpu_type }
     }
 }
 
@@ -346,6 +359,7 @@ mod tests {
             (selector("{address: 3b:00.0}"), "line 3: \"3b:00.0\": expected a PCI address"),
             (selector("{parent: x}"), "line 3: \"x\": expected a PCI address"),
             (selector("{group: many}"), "line 3: \"many\": expected a group's number, like 51"),
+            (selector("{vgpu_type: 0}"), "line 3: \"0\": expected a type's folder or number"),
             (selector("{numa_node: -1}"), "line 3: \"-1\": expected a node's number, like 0"),
             (selector("{driver: }"), "line 3: there is no value: expected one"),
             (selector("{driver: \"\"}"), "line 3: \"\": expected a driver's name, like vfio-pci"),

@@ -50,6 +50,10 @@ pub(super) fn numa_node(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["integer", "string"], "pattern": "^[0-9]{1,5}$", "minimum": 0, "maximum": u16::MAX})
 }
 
+pub(super) fn vgpu_type(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": ["integer", "string"], "pattern": "^([1-9!-.:-~]|[!-.0-~]{2,64})$", "minimum": 1})
+}
+
 pub(super) fn alias(_: &mut SchemaGenerator) -> Schema {
     let name = json_schema!({"type": ["string", "integer"], "pattern": format!("^{NAME}$"), "minimum": 0});
     json_schema!({"type": "object", "additionalProperties": name})
@@ -174,6 +178,8 @@ fn the_schema_and_the_reader_take_the_same() {
         selector("{driver: mlx5-vfio-pci, group: 0}"),
         selector("{group: 4294967295, numa_node: 65535}"),
         selector("{group: \"5\", numa_node: \"0\"}"),
+        selector("{vgpu_type: 1414}"),
+        selector("{vgpu_type: nvidia-222}"),
         selector("{address: \"0000:3b:1f.7\"}"),
         selector("{address: \"0001abcd:3B:00.0\", parent: \"0000:3b:00.0\"}"),
         selector(&format!("{{address: {uuid}}}")),
@@ -245,6 +251,12 @@ fn the_schema_and_the_reader_take_the_same() {
         selector("{group: 4294967296}"),
         selector("{group: many}"),
         selector("{group: 1.5}"),
+        selector("{vgpu_type: 0}"),
+        selector("{vgpu_type: \"0\"}"),
+        selector("{vgpu_type: \"\"}"),
+        selector("{vgpu_type: }"),
+        selector("{vgpu_type: GRID T4-1Q}"),
+        selector("{vgpu_type: nvidia/222}"),
         selector("{numa_node: ~}"),
         selector("{numa_node: 65536}"),
         selector("{numa_node: -1}"),

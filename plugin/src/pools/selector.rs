@@ -17,12 +17,15 @@ pub(crate) struct Selector {
     /// The parent of a mediated device, or of a virtual function.
     pub(crate) parent: Option<PciAddress>,
     pub(crate) numa_node: Option<u16>,
+    /// The type of a vGPU as its driver numbers it; the name that goes with it is not known at all times.
+    pub(crate) vgpu_type: Option<String>,
 }
 
 impl Selector {
     /// Whether it selects the device.
     pub(crate) fn matches(&self, device: &Device) -> bool {
         let driver = |name: &String| device.driver.is_some_and(|driver| same_driver(driver.as_str(), name));
+        let vgpu_type = |kind: &String| device.vgpu_type.is_some_and(|own| own.as_str() == kind);
         self.vendor.is_none_or(|vendor| vendor == device.vendor)
             && self.device.is_none_or(|id| id == device.device)
             && format!("{:06x}", device.class).starts_with(&self.class)
@@ -31,6 +34,7 @@ impl Selector {
             && self.group.is_none_or(|group| device.group == Some(group))
             && self.parent.is_none_or(|parent| device.parent == Some(parent))
             && self.numa_node.is_none_or(|node| device.numa_node == Some(node))
+            && self.vgpu_type.as_ref().is_none_or(vgpu_type)
     }
 
     /// Whether it asks for the parent, which is not read otherwise.
@@ -101,7 +105,8 @@ mod tests {
     fn all_that_is_said_must_fit() {
         let gpu = view("0000:01:00.0", 51, Occupancy::Free, Instant::now(), Viability::Viable, false).device;
         let parent = PciAddress::parse(b"0000:01:00.0");
-        let vf = Device { parent, driver: Text::new(b"nvgrace_gpu_vfio_pci"), numa_node: None, ..gpu };
+        let driver = Text::new(b"nvgrace_gpu_vfio_pci");
+        let vf = Device { parent, driver, numa_node: None, vgpu_type: Text::new(b"1414"), ..gpu };
         let id = |text: &str| text.parse::<DeviceId>().ok();
         let any = Selector::default;
         for (selector, gpu_fits, vf_fits) in [
@@ -116,6 +121,8 @@ mod tests {
             (Selector { group: Some(GroupId(52)), ..any() }, false, false),
             (Selector { parent, ..any() }, false, true),
             (Selector { numa_node: Some(0), ..any() }, true, false),
+            (Selector { vgpu_type: Some("1414".into()), ..any() }, false, true),
+            (Selector { vgpu_type: Some("141".into()), ..any() }, false, false),
             (
                 Selector { vendor: Some(0x10de), class: "0302".into(), numa_node: Some(1), ..any() },
                 false,
