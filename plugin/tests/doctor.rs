@@ -57,6 +57,30 @@ fn comes_to_say(node: &Node, what: &str, advice: &str) -> i32 {
 }
 
 #[tokio::test]
+async fn a_cdi_spec_that_cannot_be_written_is_told_with_its_devices() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    std::fs::create_dir(node.root().join("var/run")).unwrap();
+    node.write("var/run/cdi", "").unwrap();
+    let text = format!("pools: [{{resource: a.b/c, cdi: devices, select: [{{address: \"{GPU}\"}}]}}]");
+    let file = common::pools(&node, &text);
+    let _serve = Serve::start(&node, &["--pools", &file]);
+    expect(&kubelet, "one", |books| books.capacity("a.b/c").allocatable == 1).await;
+    let look = || examine_with(&mut common::program(&node, &["doctor", "--json", "--pools", &file]));
+    let what = format!("vfio-device-plugin_a.b_c.json: is no CDI spec that can be read, and lacks {GPU}");
+    let (code, findings) = look();
+    has(&findings, &what, "given by their nodes alone");
+    assert_eq!(code, 1);
+    std::fs::remove_file(common::cdi_dir(&node)).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while look().1.iter().any(|(told, _)| told.contains("CDI spec")) {
+        assert!(Instant::now() < deadline, "{:?}", look());
+    }
+    let spec = common::cdi_dir(&node).join("vfio-device-plugin_a.b_c.json");
+    assert!(spec.exists());
+}
+
+#[tokio::test]
 async fn a_node_with_a_running_machine_is_fine() {
     let (node, kubelet, _serve) = offered(&[]).await;
     let pod = kubelet.admit("vm-1", H100, 1).await.unwrap();

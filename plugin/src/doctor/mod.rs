@@ -6,6 +6,7 @@ mod hardware;
 mod host;
 mod kubelet;
 mod serving;
+mod specs;
 
 use crate::list::{ANSWER, beside, look};
 use crate::settings::Settings;
@@ -47,6 +48,7 @@ fn examine(settings: &Settings, probe: bool) -> anyhow::Result<Findings> {
         hardware::examine(settings, &root, view, &owners, &mut findings);
     }
     findings.extend(kubelet);
+    specs::examine(settings, &views, told, &mut findings);
     serving::examine(settings, &serving, &views, &mut findings);
     Ok(findings)
 }
