@@ -4,6 +4,7 @@ use super::{reason_names, says, who_says};
 use crate::host::{ALONE, Holder, cdev, group};
 use crate::needs::{GROUP_NODES, missing};
 use crate::plugin::{self, Served, has_words, listed};
+use crate::scenarios::INTERVAL;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
@@ -83,9 +84,16 @@ pub(crate) fn bound() -> Result<String> {
 /// Nothing but its descriptor tells of such a process: no count rises, and the kernel lets others pass.
 pub(crate) fn open() -> Result<String> {
     let node = cdev(ALONE)?;
+    let served = Served::of_pools(&format!(
+        "  - {{resource: a.b/open, backend: iommufd, select: [{{address: \"{ALONE}\"}}]}}\n"
+    ))?;
+    served.wait_for(ALONE, Some("Healthy"))?;
     let holder = Holder::start(&["cdev", &node])?;
     who_says(ALONE, holder.pid(), "cdev")?;
-    let next = Holder::start(&["bound", &node])?;
+    std::thread::sleep(INTERVAL * 3);
+    ensure!(served.health(ALONE).as_deref() == Some("Healthy"), "it keeps nobody out");
+    says(&listed(ALONE)?, &json!({"state": "free"}))?;
+    let next = Holder::start(&["bound", served.given("a.b/open", &[ALONE])?.node(1)?])?;
     let who = plugin::json(&["who", ALONE, "--json"])?;
     let pids = plugin::holders(&who);
     ensure!([holder.pid(), next.pid()].iter().all(|pid| pids.contains(&u64::from(*pid))), "who says {who}");
