@@ -135,6 +135,8 @@ pub struct Monitor {
     cdevs: Vec<u32>,
     visible: bool,
     group_nodes: bool,
+    /// /dev/vfio can be seen, and /dev/vfio/vfio is not in it.
+    lacks_container: bool,
     started: bool,
     refresh_at: Instant,
 }
@@ -166,6 +168,7 @@ impl Monitor {
             cdevs: Vec::new(),
             visible: false,
             group_nodes: true,
+            lacks_container: false,
             started: false,
             refresh_at: Instant::now() + REFRESH,
         })
@@ -205,6 +208,12 @@ impl Monitor {
     #[must_use]
     pub fn has_group_nodes(&self) -> bool {
         self.group_nodes
+    }
+
+    /// Whether /dev/vfio can be seen and has no `vfio`, by which a group is used (CONFIG_VFIO_CONTAINER, or IOMMUFD in its place).
+    #[must_use]
+    pub fn lacks_container(&self) -> bool {
+        self.lacks_container
     }
 
     /// The settings.
@@ -549,10 +558,13 @@ impl Monitor {
     fn list_nodes(&mut self) {
         self.nodes.clear();
         let nodes = &mut self.nodes;
+        let mut container = false;
         let listed = self.root.list(format_args!("dev/vfio"), &mut self.buffer, |name| {
+            container |= name == b"vfio";
             nodes.extend(GroupId::parse(name.strip_prefix(b"noiommu-").unwrap_or(name)));
         });
         self.visible = listed.is_ok();
+        self.lacks_container = listed.is_ok() && !container;
         let lacks = listed.is_ok() && self.groups.iter().any(|group| !self.nodes.contains(&group.id));
         self.group_nodes = !lacks || self.root.has_group_nodes();
         if !self.group_nodes {

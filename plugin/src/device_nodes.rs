@@ -3,9 +3,10 @@
 use crate::pools::backend::{Backend, Nodes};
 use vfio_probe::{Buffer, GroupId, Root};
 
-/// Reads no more of sysfs than the backend needs: one look where the kernel has group nodes and they are what is wanted.
-pub(crate) fn look(root: &Root, backend: Backend, id: GroupId) -> Nodes {
-    let group = root.group_node(id);
+/// Reads no more of sysfs than the backend needs: one look where the kernel has group nodes and they are what is wanted. Without a
+/// container's node groups count as if they had none.
+pub(crate) fn look(root: &Root, lacks_container: bool, backend: Backend, id: GroupId) -> Nodes {
+    let group = if lacks_container { None } else { root.group_node(id) };
     if group.is_some() && matches!(backend, Backend::Legacy | Backend::Auto) {
         return Nodes { id, group, iommu: false, cdevs: Vec::new() };
     }

@@ -314,7 +314,7 @@ fn run(
             }
             // Before anybody is told of the devices. What could not be listed says nothing about what is bound.
             if failing.is_none() {
-                on_disk = specs.bring_to(&cdi::wanted(watch.monitor().root(), &snapshot.devices));
+                on_disk = specs.bring_to(&cdi::wanted(watch.monitor().root(), &snapshot));
             }
             let cdi = on_disk.clone();
             let snapshot = Snapshot { heard, unbound: unbound.collect(), cdi, ..snapshot };

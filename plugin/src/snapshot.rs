@@ -23,6 +23,8 @@ pub(crate) struct Snapshot {
     pub(crate) unbound: Vec<DeviceView>,
     /// Whether /dev/vfio can be listed.
     pub(crate) vfio_visible: bool,
+    /// /dev/vfio/vfio is missing, without which a group's node is of no use.
+    pub(crate) lacks_container: bool,
     /// What could not be read.
     pub(crate) errors: Vec<vfio_probe::Error>,
     /// How many answers to opens made elsewhere it has taken in.
@@ -97,6 +99,7 @@ impl Snapshot {
             devices: devices.collect(),
             unbound: Vec::new(),
             vfio_visible: monitor.vfio_visible(),
+            lacks_container: monitor.lacks_container(),
             errors: monitor.errors().to_vec(),
             heard: 0,
             cdi: Vec::new(),

@@ -431,6 +431,19 @@ async fn extended_memory_goes_with_all_of_its_gpus() {
     assert!(log.contains("extended memory is left out") && log.contains("egm6"), "{log}");
 }
 
+/// A kernel with nodes for groups and nothing to use them by (neither CONFIG_VFIO_CONTAINER nor IOMMUFD in its place).
+#[tokio::test]
+async fn groups_without_a_container_are_given_by_their_devices_nodes() {
+    let node = Node::new().unwrap().with_cdevs().unwrap();
+    node.add_eight_gpus().unwrap();
+    node.delete("dev/vfio/vfio").unwrap();
+    let kubelet = kubelet(&node).await;
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "all", |books| books.capacity("nvidia.com/2330").allocatable == 8).await;
+    let paths = answer(&kubelet, "nvidia.com/2330", GPU).await.1;
+    assert_eq!(paths, ["/dev/iommu", "/dev/vfio/devices/vfio0"]);
+}
+
 /// As a ConfigMap is replaced: another folder behind a link, which is renamed over the old one.
 fn swap(node: &Node, version: &str, text: &str) -> String {
     let folder = node.root().join("config");

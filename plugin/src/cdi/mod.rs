@@ -12,7 +12,7 @@ pub(crate) mod spec;
 
 use crate::device_nodes::look;
 use crate::pools::backend;
-use crate::snapshot::DeviceView;
+use crate::snapshot::Snapshot;
 use folder::Written;
 use serde::{Deserialize, Serialize};
 use spec::Spec;
@@ -90,12 +90,13 @@ pub(crate) fn is_there(on_disk: &[Entry], devices: &[DeviceId]) -> bool {
 
 /// The specs for these devices, with the nodes that the kernel has now: each device that is bound and whose pool uses CDI, held
 /// or not, so that an entry stays as long as its pod and a restarted container finds it.
-pub(crate) fn wanted(root: &Root, devices: &[DeviceView]) -> Vec<Spec> {
+pub(crate) fn wanted(root: &Root, snapshot: &Snapshot) -> Vec<Spec> {
+    let (devices, lacks_container) = (&snapshot.devices, snapshot.lacks_container);
     let mut specs: Vec<Spec> = Vec::new();
     for view in devices.iter().filter(|view| view.terms.cdi != Cdi::None && !view.unbinding) {
         let Some(group) = view.device.group else { continue };
         let backend = view.terms.backend;
-        let nodes = backend::nodes(backend, &[look(root, backend, group)]).paths;
+        let nodes = backend::nodes(backend, &[look(root, lacks_container, backend, group)]).paths;
         if let Some(spec) = specs.iter_mut().find(|spec| spec.resource == view.resource) {
             spec.add(view.device.id, nodes);
         } else {

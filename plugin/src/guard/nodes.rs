@@ -17,8 +17,9 @@ impl Guard {
 
     fn means_of(&self, wish: &Wish<'_>) -> Means {
         let Terms { backend, cdi, .. } = wish.terms();
-        let groups: Vec<Nodes> =
-            wish.groups().into_iter().map(|(group, _)| look(&self.monitoring.root, backend, group)).collect();
+        let snapshot = self.snapshot();
+        let look = |group| look(&self.monitoring.root, snapshot.lacks_container, backend, group);
+        let groups: Vec<Nodes> = wish.groups().into_iter().map(|(group, _)| look(group)).collect();
         let given = backend::nodes(backend, &groups);
         if given.falls_back {
             tracing::warn!(
