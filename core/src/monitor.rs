@@ -65,6 +65,13 @@ impl Tracked {
     pub fn count_is_left_over(&self) -> bool {
         self.baseline.is_some_and(|count| count > 0)
     }
+
+    /// Whether one that is listed like this has been bound anew since it was seen. Of an entry that could not be listed, then or
+    /// now, it is not known.
+    fn is_rebound(&self, cdev: Option<u32>, entry: Option<u64>) -> bool {
+        let another = self.entry.zip(entry).is_some_and(|(before, now)| before != now);
+        self.unbinding || self.device.cdev != cdev || another
+    }
 }
 
 /// An IOMMU group with at least one tracked device.
@@ -430,8 +437,8 @@ impl Monitor {
             && let Some(tracked) = self.devices.get_mut(index)
         {
             tracked.seen = true;
-            let same = tracked.device.cdev == bound.cdev && tracked.entry == entry;
-            if same && !tracked.unbinding && !refresh {
+            if !refresh && !tracked.is_rebound(bound.cdev, entry) {
+                tracked.entry = entry.or(tracked.entry);
                 return false;
             }
         } else if !refresh && self.errors.iter().any(|error| error.device == Some(bound.id)) {
@@ -452,9 +459,7 @@ impl Monitor {
         match place {
             Ok(index) => {
                 let Some(tracked) = self.devices.get_mut(index) else { return false };
-                // Of an entry that could not be listed it is not known.
-                let another = tracked.entry.zip(entry).is_some_and(|(before, now)| before != now);
-                let rebound = tracked.unbinding || tracked.device.cdev != device.cdev || another;
+                let rebound = tracked.is_rebound(device.cdev, entry);
                 let differs = tracked.device != device;
                 if rebound {
                     tracked.baseline = None;
@@ -565,17 +570,17 @@ impl Monitor {
         });
         self.visible = listed.is_ok();
         self.lacks_container = listed.is_ok() && !container;
-        let lacks = listed.is_ok() && self.groups.iter().any(|group| !self.nodes.contains(&group.id));
-        self.group_nodes = !lacks || self.root.has_group_nodes();
-        if !self.group_nodes {
-            return self.list_device_nodes();
-        }
         for group in &mut self.groups {
             group.node = match listed {
                 Ok(()) if self.nodes.contains(&group.id) => Node::Present,
                 Ok(()) => Node::Missing,
                 Err(_) => Node::Hidden,
             };
+        }
+        let lacks = self.groups.iter().any(|group| group.node == Node::Missing);
+        self.group_nodes = !lacks || self.root.has_group_nodes();
+        if !self.group_nodes {
+            self.list_device_nodes();
         }
     }
 

@@ -348,3 +348,15 @@ fn a_holder_of_a_cdev_is_found_where_dev_cannot_be_seen() {
         [(vm.pid(), Via::Cdev)]
     );
 }
+
+/// An entry that names nothing makes every pass list the devices; their records are not read for that.
+#[test]
+fn records_are_read_no_more_often_where_the_listing_has_an_odd_entry() {
+    let node = Node::with_eight_gpus().unwrap();
+    let mut story = Story::settled(node);
+    std::os::unix::fs::symlink("loop", story.node.root().join("sys/class/vfio-dev/loop")).unwrap();
+    assert_eq!(story.pass(), []);
+    story.node.write(&format!("sys/bus/pci/devices/{GPU}/numa_node"), "1\n").unwrap();
+    assert_eq!(story.pass(), []);
+    assert_eq!(story.monitor.devices()[0].device.numa_node, Some(0));
+}
