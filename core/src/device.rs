@@ -103,6 +103,11 @@ pub fn is_vfio_driver(name: &[u8]) -> bool {
     name.windows(4).any(|part| part == b"vfio")
 }
 
+/// Whether a driver of this name is a vendor's own, whose virtual functions are [`Kind::VendorVf`].
+pub(crate) fn is_vendor_driver(name: &[u8]) -> bool {
+    name == b"nvidia"
+}
+
 /// The lines of a PCI function's `uevent` file that we use (`pci_uevent`, drivers/pci/pci-driver.c).
 #[derive(Default)]
 struct PciUevent {
@@ -204,7 +209,7 @@ impl Root {
             (None, Detail::Identity) => Sriov::None,
             (None, Detail::Full) => self.enabled_functions(address)?,
         };
-        let vendor_driver = uevent.driver.is_some_and(|name| name.as_bytes() == b"nvidia");
+        let vendor_driver = uevent.driver.is_some_and(|name| is_vendor_driver(name.as_bytes()));
         let vgpu_type = if vendor_driver { self.vgpu_type(address)? } else { None };
         Ok(Device {
             id: DeviceId::Pci(address),

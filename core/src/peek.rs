@@ -1,6 +1,6 @@
 //! The look without opening: sysfs `enable` of a group's functions.
 
-use crate::device::is_vfio_driver;
+use crate::device::is_vendor_driver;
 use crate::error::{Error, Result};
 use crate::id::{DeviceId, GroupId};
 use crate::root::{Buffer, Root};
@@ -92,7 +92,7 @@ impl Root {
             let Ok(member) = member else { return };
             let (true, Some(id)) = (member.vfio, member.id()) else { return };
             // The count of a vendor's virtual function is its host driver's (`nvidia`), which does not enable it for a machine.
-            if !member.driver.is_some_and(|driver| is_vfio_driver(driver.as_bytes())) {
+            if member.driver.is_some_and(|driver| is_vendor_driver(driver.as_bytes())) {
                 return;
             }
             match EnableCount::default().read(self, id) {
