@@ -53,14 +53,12 @@ struct Shared {
     owned: Mutex<OwnedGroups>,
     wake: OwnedFd,
     stop: AtomicBool,
-    /// Nodes are not what the CDI specs say.
-    nodes_differ: AtomicBool,
     began: Instant,
     /// Milliseconds after `began` of the latest loop.
     alive: AtomicU64,
 }
 
-/// Answers to opens made elsewhere, and how many there were since the start.
+/// What others have found out, and how often since the start.
 #[derive(Debug, Default)]
 struct Told {
     answers: Vec<(GroupId, Occupancy)>,
@@ -107,7 +105,6 @@ impl Monitoring {
             owned: Mutex::default(),
             wake,
             stop: AtomicBool::new(false),
-            nodes_differ: AtomicBool::new(false),
             began: Instant::now(),
             alive: AtomicU64::new(0),
         });
@@ -123,29 +120,33 @@ impl Monitoring {
 
     /// Tells the monitor what an open made elsewhere has answered.
     pub(crate) fn told(&self, group: GroupId, occupancy: Occupancy) {
-        let mut told = self.shared.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.answers.push((group, occupancy));
-        told.count += 1;
-        drop(told);
-        self.wake();
+        self.tell(|told| told.answers.push((group, occupancy)));
     }
 
     /// Has the monitor look now; the snapshot that has heard of it is made after that look.
     pub(crate) fn look_again(&self) {
+        self.tell(|told| told.look_again = true);
+    }
+
+    /// Has the monitor read all records anew, in a look that is made now.
+    pub(crate) fn read_again(&self) {
+        self.tell(|told| (told.look_again, told.read_again) = (true, true));
+    }
+
+    /// Has the CDI specs made anew, with the next snapshot: an Allocate has found other device nodes than they say.
+    pub(crate) fn look_at_nodes(&self) {
+        self.tell(|_| {});
+    }
+
+    fn tell(&self, what: impl FnOnce(&mut Told)) {
         let mut told = self.shared.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.look_again = true;
+        what(&mut told);
         told.count += 1;
         drop(told);
         self.wake();
     }
 
-    /// Has the monitor read all records anew.
-    pub(crate) fn read_again(&self) {
-        self.shared.told.lock().unwrap_or_else(PoisonError::into_inner).read_again = true;
-        self.look_again();
-    }
-
-    /// How often [`Monitoring::told`] or [`Monitoring::look_again`] was called; a snapshot says how many of these it has heard.
+    /// How often the monitor was told anything; a snapshot says how many of these it has heard.
     pub(crate) fn told_so_far(&self) -> u64 {
         self.shared.told.lock().unwrap_or_else(PoisonError::into_inner).count
     }
@@ -157,8 +158,7 @@ impl Monitoring {
 
     /// Tells the monitor what pods owned when an earlier process of ours ended.
     pub(crate) fn set_remembered(&self, owned: Owns) {
-        self.set_part(|groups| &mut groups.remembered, owned);
-        self.set_part(|groups| &mut groups.is_remembered, true);
+        self.set_part(|groups| &mut groups.remembered, Some(owned));
     }
 
     /// Tells the monitor which groups are refused though a pod owns them: whether they are free only an open tells.
@@ -174,12 +174,6 @@ impl Monitoring {
             drop(groups);
             self.wake();
         }
-    }
-
-    /// Has the CDI specs made anew: an Allocate has found other device nodes than they say.
-    pub(crate) fn look_at_nodes(&self) {
-        self.shared.nodes_differ.store(true, Ordering::Relaxed);
-        self.wake();
     }
 
     /// Has it go round: there is something for it to take in.
@@ -233,7 +227,6 @@ fn run(
             let owned = groups.not_to_open(&watch);
             watch.monitor_mut().set_owned(owned);
         }
-        news |= shared.nodes_differ.swap(false, Ordering::Relaxed);
         if let Some(pools) = &mut pools {
             news |= reload(pools, &mut namer, &mut watch);
         }
@@ -285,8 +278,8 @@ fn run(
             namer.tell_overlaps(devices());
         }
         // What was given must be known first: specs that nobody has devices by are removed.
-        let whole =
-            groups.is_remembered && (watch.monitor().settled() || shared.began.elapsed() > FIRST_ANSWERS);
+        let whole = groups.remembered.is_some()
+            && (watch.monitor().settled() || shared.began.elapsed() > FIRST_ANSWERS);
         let first = sender.borrow().is_none();
         if whole && (news || first || specs.is_due()) {
             let unbound: Vec<Device> = groups.unbound(&watch).collect();

@@ -206,8 +206,7 @@ impl Namer {
     /// Whether a device is offered otherwise than it was given, or not at all.
     pub(crate) fn contradicts(&self, given: &BTreeMap<DeviceId, Lent>) -> bool {
         let otherwise = |offered: &Offer, lent: &Lent| {
-            offered.resource != lent.resource
-                || lent.fixed.is_some_and(|fixed| fixed != offered.terms.fixed())
+            offered.resource != lent.resource || offered.terms.fixed() != lent.fixed
         };
         let elsewhere = |(id, lent): (&DeviceId, &Lent)| {
             self.offered.get(id).is_none_or(|offered| otherwise(offered, lent))
@@ -232,8 +231,7 @@ impl Namer {
                 Some(Lent { resource, fixed }) => {
                     let before = before.filter(|before| before.resource == *resource).cloned();
                     let offer = before.unwrap_or_else(|| self.as_given(resource, meant.as_ref()));
-                    let terms = fixed.map_or(offer.terms, |fixed| offer.terms.with(fixed));
-                    Some(Offer { terms, ..offer })
+                    Some(Offer { terms: offer.terms.with(*fixed), ..offer })
                 }
                 None => before.filter(|_| stays(device)).cloned(),
             };
@@ -300,7 +298,7 @@ mod tests {
     fn a_process_that_comes_after_keeps_the_terms_on_which_a_device_was_given() {
         let gpu = view("0000:01:00.0", 51, Occupancy::Free, Instant::now(), Viability::Viable, false).device;
         let fixed = Fixed { backend: Backend::Iommufd, cdi: Cdi::Devices };
-        let given = BTreeMap::from([(gpu.id, Lent { resource: "a.b/c".into(), fixed: Some(fixed) })]);
+        let given = BTreeMap::from([(gpu.id, Lent { resource: "a.b/c".into(), fixed })]);
         let busy = Some(Busy::Advertise);
         let terms = Terms { busy, ..Terms::default() };
         let select = vec!["10de".parse().unwrap()];
@@ -325,7 +323,7 @@ mod tests {
         };
         let mut namer = Namer::new(pools("a.b/new"), None, Types::new(Path::new("/nonexistent")));
         let offered = |namer: &mut Namer, given: &[(usize, &str)], stays: bool| {
-            let lent = |resource: &str| Lent { resource: resource.into(), fixed: None };
+            let lent = |resource: &str| Lent { resource: resource.into(), fixed: Fixed::default() };
             let given = given.iter().map(|(place, resource)| (devices[*place].id, lent(resource))).collect();
             let offers = namer.offers(devices.iter(), &given, |_| stays);
             let words: Vec<_> = offers.values().map(|offer| offer.resource.to_string()).collect();

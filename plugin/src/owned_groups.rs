@@ -23,8 +23,8 @@ pub(crate) struct Owns {
 pub(crate) struct Lent {
     /// The resource, by which the kubelet's books name it.
     pub(crate) resource: Arc<str>,
-    /// On which terms; none where that is not known.
-    pub(crate) fixed: Option<Fixed>,
+    /// On which terms.
+    pub(crate) fixed: Fixed,
 }
 
 /// What pods own, which is not opened, but for what is refused all the same.
@@ -32,10 +32,9 @@ pub(crate) struct Lent {
 pub(crate) struct OwnedGroups {
     /// None until it is known.
     pub(crate) owned: Option<Owns>,
-    /// What an earlier process of ours has remembered; counts until then.
-    pub(crate) remembered: Owns,
-    /// That has been told; without it nobody knows what must stay as it is.
-    pub(crate) is_remembered: bool,
+    /// What an earlier process of ours has remembered; counts until then. None until that is told: nobody knows then what must
+    /// stay as it is.
+    pub(crate) remembered: Option<Owns>,
     /// Groups that are refused all the same.
     pub(crate) contested: BTreeSet<GroupId>,
 }
@@ -56,7 +55,8 @@ impl OwnedGroups {
     }
 
     fn known(&self) -> &Owns {
-        self.owned.as_ref().unwrap_or(&self.remembered)
+        static NOTHING: Owns = Owns { devices: Vec::new(), groups: Vec::new(), lent: BTreeMap::new() };
+        self.owned.as_ref().or(self.remembered.as_ref()).unwrap_or(&NOTHING)
     }
 
     /// What we have given to pods that are there.

@@ -17,6 +17,7 @@ impl Guard {
 
     fn means_of(&self, wish: &Wish<'_>) -> Means {
         let Terms { backend, cdi, .. } = wish.terms();
+        // As it is now: an open may have taken its time.
         let snapshot = self.snapshot();
         let look = |group| look(&self.monitoring.root, snapshot.lacks_container, backend, group);
         let groups: Vec<Nodes> = wish.groups().into_iter().map(|(group, _)| look(group)).collect();
@@ -28,8 +29,7 @@ impl Guard {
             );
         }
         let devices: Vec<DeviceId> = wish.views.iter().map(|view| view.device.id).collect();
-        // What is on disk now: an open may have taken its time, and somebody may have removed it.
-        let on_disk = &self.snapshot().cdi;
+        let on_disk = &snapshot.cdi;
         let request = cdi::request(cdi, on_disk, &devices, &given.paths);
         let request = request.filter(|request| request.names.is_empty() || cdi::is_there(on_disk, &devices));
         let cdi = request.unwrap_or_else(|| {

@@ -31,11 +31,8 @@ pub(crate) struct Given {
     pub(crate) real: BTreeSet<String>,
     /// How it is known.
     pub(super) source: Source,
-    /// An Allocate of ours gave it, this process' or an earlier one's: then the resource is one of ours, whatever the pools
-    /// say by now.
-    #[serde(default)]
-    pub(crate) ours: bool,
-    /// On which terms ours gave it; none where that is not known.
+    /// On which terms an Allocate of ours gave it, this process' or an earlier one's: then the resource is one of ours, whatever
+    /// the pools say by now. None where it was not ours.
     #[serde(default)]
     pub(super) fixed: Option<Fixed>,
     /// When the kubelet last said that the pod is there.
@@ -74,7 +71,6 @@ impl Given {
             real: ids.clone(),
             ids,
             source,
-            ours: false,
             fixed: None,
             confirmed: None,
             missing: 0,

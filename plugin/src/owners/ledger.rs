@@ -140,12 +140,7 @@ impl Ledger {
         self.given.retain(|given| !given.is_unconfirmed() || given.real.is_disjoint(&real));
         let source = Source::Allocate(Some(now));
         let fixed = Some(fixed);
-        self.given.push(Given {
-            real,
-            ours: true,
-            fixed,
-            ..Given::new(Pod::default(), resource, ids, source)
-        });
+        self.given.push(Given { real, fixed, ..Given::new(Pod::default(), resource, ids, source) });
     }
 
     /// Takes in what the kubelet answered.

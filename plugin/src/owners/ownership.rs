@@ -97,8 +97,8 @@ impl Ownership {
     /// What the monitor must never open, and where it must stay.
     pub(crate) fn owned(&self) -> Owns {
         let lent = |(id, place): (&DeviceId, &usize)| {
-            let given = self.given.get(*place).filter(|given| given.ours)?;
-            Some((*id, Lent { resource: given.resource.as_str().into(), fixed: given.fixed }))
+            let given = self.given.get(*place)?;
+            Some((*id, Lent { resource: given.resource.as_str().into(), fixed: given.fixed? }))
         };
         Owns {
             devices: self.devices.keys().copied().collect(),
