@@ -34,6 +34,7 @@ mod service;
 mod settings;
 mod snapshot;
 mod sriov;
+mod stamp;
 mod status;
 mod steady;
 mod table;

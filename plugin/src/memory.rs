@@ -25,9 +25,7 @@ impl Memory {
 
     /// What was written before; what is not there or not understood is nothing remembered.
     pub(crate) fn read<T: DeserializeOwned + Default>(&self) -> T {
-        let mut text = Vec::new();
-        let read = std::fs::File::open(&self.path).and_then(|file| file.take(LONGEST).read_to_end(&mut text));
-        read.ok().and_then(|_| serde_json::from_slice(&text).ok()).unwrap_or_default()
+        read(&self.path).unwrap_or_default()
     }
 
     /// Writes it, if it is another than before.
@@ -46,6 +44,13 @@ impl Memory {
             }
         }
     }
+}
+
+/// Reads a JSON file; none if it is not there or not understood.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let mut text = Vec::new();
+    std::fs::File::open(path).ok()?.take(LONGEST).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 /// Writes a file in one step: whoever is killed meanwhile leaves the old one, and who reads it sees a whole one. `mode` is the

@@ -8,7 +8,7 @@ use super::Entry;
 use super::names::{file, is_ours};
 use super::spec::Spec;
 use crate::memory::{Memory, replace};
-use crate::pools::reload::Stamp;
+use crate::stamp::Stamp;
 use std::fs;
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};

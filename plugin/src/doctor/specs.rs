@@ -2,14 +2,11 @@
 
 use super::finding::Findings;
 use crate::cdi::{Cdi, names::file};
+use crate::memory;
 use crate::settings::Settings;
 use crate::snapshot::{DeviceReport, DeviceView};
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::Path;
-
-/// More than the spec of any node has.
-const LONGEST: u64 = 16 * 1024 * 1024;
 
 /// Of what no pod has: how that was given the file need not say any more.
 pub(super) fn examine(
@@ -45,9 +42,7 @@ pub(super) fn examine(
 
 /// The names of a spec's devices; none if it cannot be read.
 fn devices(path: &Path) -> Option<Vec<String>> {
-    let mut text = Vec::new();
-    std::fs::File::open(path).ok()?.take(LONGEST).read_to_end(&mut text).ok()?;
-    let spec: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    let spec: serde_json::Value = memory::read(path)?;
     let devices = spec.get("devices")?.as_array()?.iter();
     Some(devices.filter_map(|device| Some(device.get("name")?.as_str()?.to_owned())).collect())
 }

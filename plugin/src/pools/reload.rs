@@ -3,27 +3,8 @@
 use super::Pools;
 use super::file;
 use super::mistake::Mistake;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-
-/// What tells one content of a file from another. A ConfigMap is replaced by swapping a link in the path, so that the file
-/// behind it is another one; whoever writes in place changes its time or length.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Stamp {
-    device: u64,
-    inode: u64,
-    length: u64,
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    /// That of a file; one system call.
-    pub(crate) fn of(path: &Path) -> std::io::Result<Self> {
-        let meta = std::fs::metadata(path)?;
-        let changed = (meta.ctime(), meta.ctime_nsec());
-        Ok(Self { device: meta.dev(), inode: meta.ino(), length: meta.len(), changed })
-    }
-}
+use crate::stamp::Stamp;
+use std::path::PathBuf;
 
 /// A file to look at, at each look at the devices: one system call.
 #[derive(Debug)]
@@ -41,7 +22,7 @@ impl Watched {
 
     /// What it says, if it is another one than before. A mistake is told once, too.
     pub(crate) fn news(&mut self) -> Option<Result<Pools, Mistake>> {
-        let now = self.stamp();
+        let now = Stamp::of(&self.path).ok();
         if now == self.seen {
             return None;
         }
@@ -52,10 +33,6 @@ impl Watched {
     /// How it is called in messages.
     pub(crate) fn name(&self) -> std::path::Display<'_> {
         self.path.display()
-    }
-
-    fn stamp(&self) -> Option<Stamp> {
-        Stamp::of(&self.path).ok()
     }
 }
 
