@@ -44,7 +44,7 @@ func main() {
 }
 
 func run(folder string, arguments []string) error {
-	found, err := newFolder(folder)
+	found, err := open(folder)
 	if err != nil {
 		return err
 	}
@@ -68,7 +68,7 @@ func run(folder string, arguments []string) error {
 			names = append(names, argument)
 		}
 	}
-	if out.Annotated, err = found.annotated(annotations); err != nil {
+	if out.Annotated, err = parseAnnotations(annotations); err != nil {
 		return err
 	}
 	if len(names) > 0 {
@@ -80,21 +80,22 @@ func run(folder string, arguments []string) error {
 }
 
 // Reads the folder anew.
-func (out *answer) look(found *folder) {
-	devices, errors := found.read()
-	out.Devices = devices
-	for file, errors := range errors {
+func (out *answer) look(found *library) {
+	// What is wrong is told by file.
+	_ = found.Refresh()
+	out.Devices = found.ListDevices()
+	for file, errors := range found.GetErrors() {
 		for _, err := range errors {
 			out.Errors[file] = append(out.Errors[file], err.Error())
 		}
 	}
-	if !slices.Contains(out.Seen, len(devices)) {
-		out.Seen = append(out.Seen, len(devices))
+	if count := len(out.Devices); !slices.Contains(out.Seen, count) {
+		out.Seen = append(out.Seen, count)
 		slices.Sort(out.Seen)
 	}
 }
 
-func (out *answer) overAndOver(found *folder) {
+func (out *answer) overAndOver(found *library) {
 	ended := make(chan struct{})
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
@@ -139,11 +140,11 @@ func (out *answer) inject(folder string, container *specs.Spec, names []string) 
 			return err
 		}
 	}
-	found, err := newFolder(copies)
+	found, err := open(copies)
 	if err != nil {
 		return err
 	}
-	if err := found.inject(container, names); err != nil {
+	if _, err := found.InjectDevices(container, names...); err != nil {
 		return err
 	}
 	for _, device := range container.Linux.Devices {
