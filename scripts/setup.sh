@@ -20,15 +20,18 @@ need_cargo() {
 }
 
 apt_is_fresh=
+# apt_lists: brings apt's package lists, as root and once in a run; what is there may do without.
+apt_lists() {
+    [ -z "$apt_is_fresh" ] && [ "$(id -u)" -eq 0 ] || return 0
+    apt_is_fresh=yes
+    apt-get update -qq >&2 || echo "apt-get update failed" >&2
+}
 # install PACKAGE...
 install() {
     if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
         die "missing: $*; install it (on Debian: apt-get install $*) and run this again"
     fi
-    if [ -z "$apt_is_fresh" ]; then
-        apt-get update -qq >&2
-        apt_is_fresh=yes
-    fi
+    apt_lists
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2 ||
         die "apt-get could not install: $*"
 }
@@ -42,6 +45,10 @@ wanted=()
 # want COMMAND PACKAGE: the same, but only install_wanted installs it, with all others and in one go.
 want() {
     command -v "$1" >/dev/null || wanted+=("$2")
+}
+# want_file FILE PACKAGE
+want_file() {
+    [ -e "$1" ] || wanted+=("$2")
 }
 install_wanted() {
     [ ${#wanted[@]} -eq 0 ] || install "${wanted[@]}"

@@ -1,36 +1,16 @@
 # shellcheck shell=bash
 # What tests/vm's scripts share: the cache, missing tools, Debian's packages. To be sourced.
 
+# shellcheck source=scripts/setup.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../../scripts/setup.sh"
+
 # shellcheck disable=SC2034  # the sourcing scripts use it
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/vfio-probe/vm
-# modprobe and depmod are there, which a user's PATH on Debian lacks.
-PATH=$PATH:/usr/sbin:/sbin
 
 say() { echo "vm: $*" >&2; }
+# In place of setup.sh's: a VM that cannot be had is 2, what fails in it is 1.
 die() { say "$@"; exit 2; }
 have() { command -v "$1" >/dev/null; }
-
-missing=() packages=()
-# tool COMMAND PACKAGE, file_of FILE PACKAGE: remember what is missing.
-tool() { have "$1" || { missing+=("$1"); packages+=("$2"); }; }
-file_of() { [ -e "$1" ] || { missing+=("$1"); packages+=("$2"); }; }
-
-# Installs what is missing, as root on Debian, or says what to install.
-install_missing() {
-    [ ${#missing[@]} -eq 0 ] && return
-    if [ "$(id -u)" -ne 0 ] || ! have apt-get; then
-        die "missing: ${missing[*]}. On Debian, as root: apt-get install --no-install-recommends ${packages[*]}"
-    fi
-    apt_lists
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >&2
-}
-
-# Brings apt's package lists, once in a run, and only where nothing can be found without them.
-apt_lists() {
-    [ -n "${lists_done:-}" ] && return
-    lists_done=1
-    if [ "$(id -u)" -eq 0 ]; then apt-get update -qq >&2 || say "apt-get update failed"; fi
-}
 
 # Prints the newest package whose name matches; signed and unsigned images hold the same kernel.
 newest() {
