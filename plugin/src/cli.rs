@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::settings::Settings;
+use crate::config::Config;
 use clap::builder::{OsStr, Resettable};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -17,7 +17,7 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
     #[command(flatten)]
-    pub(crate) settings: Settings,
+    pub(crate) config: Config,
 }
 
 /// What to do; `serve` if nothing is said.
@@ -59,22 +59,11 @@ pub(crate) enum Command {
         #[arg(long)]
         probe: bool,
     },
-    /// Play the product's story on a simulated node; needs no GPU, kubelet or privilege
-    #[cfg(feature = "demo")]
-    Demo {
-        /// Play it once as plain text; exit 0 only if all that it promises held
-        #[arg(long)]
-        once: bool,
-    },
     /// Print a completion script
     Completions {
         /// For this shell
         shell: Shell,
     },
-    /// A virtual machine of the demo: stays until it is killed
-    #[cfg(feature = "demo")]
-    #[command(hide = true)]
-    DemoVm,
 }
 
 impl Cli {
@@ -95,7 +84,7 @@ impl Cli {
         let matches = command.try_get_matches_from_mut(std::env::args_os())?;
         let mut cli = Self::from_arg_matches(&matches)?;
         match offered_by(matches.value_source("select"), matches.value_source("pools")) {
-            Offered::Select => cli.settings.pools = None,
+            Offered::Select => cli.config.pools = None,
             Offered::Pools => {}
             Offered::Both(names) => {
                 let text = format!("{names} exclude each other: put the selectors into the file of pools");

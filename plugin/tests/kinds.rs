@@ -13,8 +13,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use vfio_sim_node::trees;
-use vfio_sim_node::{Kubelet, Node};
+use vfio_sim_node::{Kubelet, Node, trees};
 
 const AT_ONCE: usize = 4;
 

@@ -193,9 +193,9 @@ async fn answers_are_exact_and_bad_requests_refused() {
     assert_eq!(answer[1].envs["PCI_RESOURCE_NVIDIA_COM_2330"], "0000:4e:00.0");
     assert_eq!(paths(1), ["/dev/vfio/vfio", "/dev/vfio/53"]);
     for (id, words) in [
-        ("0000:ff:00.0", "0000:ff:00.0: no device of nvidia.com/2330"),
-        ("0000:f2:00.0", "0000:f2:00.0: no device of nvidia.com/2330"),
-        ("", "no device of"),
+        ("0000:ff:00.0", "0000:ff:00.0: nvidia.com/2330 has no such device"),
+        ("0000:f2:00.0", "0000:f2:00.0: nvidia.com/2330 has no such device"),
+        ("", "has no such device"),
     ] {
         let status = kubelet.allocate(H100, &[&ids(&[id])]).await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::InvalidArgument);

@@ -25,7 +25,7 @@ async fn a_function_whose_vgpu_has_been_taken_away_is_not_given_and_one_that_was
     set(MADE, "0\n");
     set(EMPTY, "1414\n");
     let refused = kubelet.allocate(RESOURCE, &[&[MADE.to_owned()]]).await.unwrap_err();
-    assert_eq!(refused.message(), format!("{MADE}: its vGPU has been changed, its type is now none"));
+    assert_eq!(refused.message(), format!("{MADE}: its vGPU was removed"));
     expect(&kubelet, "read anew", |books| {
         health(books, RESOURCE, MADE).is_none() && health(books, RESOURCE, EMPTY) == Some(true)
     })

@@ -1,0 +1,114 @@
+//! Requests that are planned and refused, and what probes mean for them.
+
+use super::*;
+use crate::testing::view;
+use std::time::Instant;
+use vfio_probe::Why;
+use vfio_probe::text::Text;
+
+const RESOURCE: &str = "nvidia.com/GPU";
+
+fn snapshot() -> NodeSnapshot {
+    let now = Instant::now();
+    let offender =
+        Viability::NotViable { member: Text::lossy(b"0000:05:00.1"), driver: Text::lossy(b"e1000") };
+    let devices = vec![
+        view("0000:01:00.0", 51, Occupancy::Free, now, Viability::Viable, false),
+        view("0000:02:00.0", 52, Occupancy::Free, now, Viability::Viable, false),
+        view("0000:02:00.1", 52, Occupancy::Free, now, Viability::Viable, false),
+        view("0000:04:00.0", 54, Occupancy::Held, now, Viability::Viable, true),
+        view("0000:05:00.0", 55, Occupancy::Free, now, offender, false),
+    ];
+    NodeSnapshot { devices, vfio_visible: true, ..NodeSnapshot::default() }
+}
+
+fn planned<'a>(
+    containers: &[&[&str]],
+    snapshot: &'a NodeSnapshot,
+    owners: &Assignments,
+) -> Result<Plan<'a>, AllocateError> {
+    planned_of(RESOURCE, containers, snapshot, owners)
+}
+
+fn planned_of<'a>(
+    resource: &str,
+    containers: &[&[&str]],
+    snapshot: &'a NodeSnapshot,
+    owners: &Assignments,
+) -> Result<Plan<'a>, AllocateError> {
+    let owned = |ids: &&[&str]| ids.iter().map(|&id| id.to_owned()).collect::<Vec<String>>();
+    let containers: Vec<Vec<String>> = containers.iter().map(owned).collect();
+    plan(resource, containers.iter().map(Vec::as_slice), snapshot, owners)
+}
+
+#[test]
+fn refusals_name_the_device_and_the_reason() {
+    let snapshot = snapshot();
+    for (ids, invalid, words) in [
+        (&["0000:09:00.0"][..], true, "0000:09:00.0: nvidia.com/GPU has no such device"),
+        (&["garbage"], true, "garbage: nvidia.com/GPU has no such"),
+        (&["0000:01:00.0", "0000:01:00.0"], true, "twice"),
+        (&["0000:04:00.0"], false, "being unbound"),
+        (&["0000:05:00.0"], false, "group 55 is not viable: 0000:05:00.1 is bound to e1000"),
+    ] {
+        let error = planned(&[ids], &snapshot, &Assignments::default()).unwrap_err();
+        assert_eq!(error.is_invalid_request(), invalid, "{ids:?}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    let other = planned_of("nvidia.com/OTHER", &[&["0000:01:00.0"]], &snapshot, &Assignments::default());
+    assert!(other.is_err());
+    let view = snapshot.device("0000:04:00.0").unwrap();
+    let error = AllocateError::held(view, &view.group.as_ref().unwrap().holders, "");
+    assert_eq!(error.to_string(), "0000:04:00.0 (group 54) is held by pid 7 (qemu)");
+}
+
+#[test]
+fn a_substitute_is_free_and_nobodys_by_any_book() {
+    let now = Instant::now();
+    let device = |address, group, occupancy| view(address, group, occupancy, now, Viability::Viable, false);
+    let offender =
+        Viability::NotViable { member: Text::lossy(b"0000:05:00.1"), driver: Text::lossy(b"e1000") };
+    let snapshot = NodeSnapshot {
+        devices: vec![
+            device("0000:01:00.0", 51, Occupancy::Held),
+            device("0000:02:00.0", 52, Occupancy::Free),
+            device("0000:03:00.0", 53, Occupancy::Held),
+            device("0000:04:00.0", 54, Occupancy::Free),
+            view("0000:05:00.0", 55, Occupancy::Free, now, offender, false),
+            device("0000:06:00.0", 56, Occupancy::Free),
+        ],
+        vfio_visible: true,
+        ..NodeSnapshot::default()
+    };
+    let set = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect::<BTreeSet<_>>();
+    let shown = |owners: &Assignments, given: &[&str]| {
+        let plan = planned(&[&["0000:01:00.0"]], &snapshot, owners).unwrap();
+        let found = substitute::candidates(RESOURCE, &plan, &snapshot, owners, &set(given));
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&Assignments::default(), &[]), ["0000:02:00.0", "0000:04:00.0", "0000:06:00.0"]);
+    assert_eq!(shown(&Assignments::default(), &["0000:02:00.0"]), ["0000:04:00.0", "0000:06:00.0"]);
+    let mut ledger = crate::assignments::ledger::Ledger::default();
+    ledger.record_allocate(RESOURCE, set(&["0000:02:00.0"]), set(&["0000:02:00.0"]), Default::default(), now);
+    assert_eq!(shown(&Assignments::new(true, &ledger), &[]), ["0000:04:00.0", "0000:06:00.0"]);
+    // An init container was given another in its place, which it hands on.
+    ledger.record_allocate(RESOURCE, set(&["0000:01:00.0"]), set(&["0000:06:00.0"]), Default::default(), now);
+    assert_eq!(shown(&Assignments::new(true, &ledger), &[]), ["0000:06:00.0", "0000:04:00.0"]);
+}
+
+#[test]
+fn every_answer_of_an_open_has_its_verdict() {
+    let denied = Occupancy::Unknown(Why::Denied);
+    for (answer, looks_held, sure, verdict) in [
+        (Occupancy::Free, false, false, ProbeVerdict::Grant),
+        (Occupancy::Free, true, false, ProbeVerdict::Grant),
+        (Occupancy::Held, false, false, ProbeVerdict::Held),
+        (Occupancy::Absent, false, true, ProbeVerdict::Absent),
+        (Occupancy::Absent, false, false, ProbeVerdict::Grant),
+        (Occupancy::Absent, true, false, ProbeVerdict::Held),
+        (denied, false, false, ProbeVerdict::Grant),
+        (denied, true, false, ProbeVerdict::Held),
+    ] {
+        assert_eq!(judge(answer, || looks_held, sure), verdict, "{answer:?} {looks_held}");
+    }
+}

@@ -1,0 +1,144 @@
+//! Pure: which devices are offered, under which resource and how. Of several pools the first that selects a device has it.
+
+pub mod backend;
+pub mod resource_name;
+pub mod selector;
+pub mod terms;
+
+use selector::Selector;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use terms::Terms;
+use vfio_probe::{Device, DeviceId};
+
+/// All pools, in the order in which they are asked.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Pools(Vec<Pool>);
+
+/// Devices that are offered alike.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Pool {
+    /// The resource of all its devices; none names each by its model, as NVIDIA's plugin does.
+    pub resource: Option<Arc<str>>,
+    /// A device is in the pool if one of these selects it.
+    pub select: Vec<Selector>,
+    /// On what terms they are given.
+    pub terms: Terms,
+    /// Other names for models: the name made from pci.ids, or the hex id, or a vGPU's type, to the one to use in its place.
+    pub alias: BTreeMap<String, String>,
+}
+
+impl Pools {
+    /// Those of a file.
+    pub fn new(pools: Vec<Pool>) -> Self {
+        Self(pools)
+    }
+
+    /// One pool of what `--select` names, each device named by its model.
+    pub fn of_selectors(select: &[Selector]) -> Self {
+        Self(vec![Pool { select: select.to_vec(), ..Pool::default() }])
+    }
+
+    /// Pools of single devices: each resource with its devices, as a running `serve` offers them.
+    pub fn of_devices<'a>(devices: impl Iterator<Item = (DeviceId, &'a str)>) -> Self {
+        let mut pools: BTreeMap<&str, Vec<Selector>> = BTreeMap::new();
+        for (address, resource) in devices {
+            let address = Some(address);
+            pools.entry(resource).or_default().push(Selector { address, ..Selector::default() });
+        }
+        let pool = |(resource, select): (&str, _)| Pool {
+            resource: Some(resource.into()),
+            select,
+            ..Pool::default()
+        };
+        Self(pools.into_iter().map(pool).collect())
+    }
+
+    /// The pool that has the device, and its place.
+    pub fn of(&self, device: &Device) -> Option<(usize, &Pool)> {
+        self.0.iter().enumerate().find(|(_, pool)| pool.selects(device))
+    }
+
+    /// The pool at a place.
+    pub fn get(&self, place: usize) -> Option<&Pool> {
+        self.0.get(place)
+    }
+
+    /// The pool whose devices are all of this resource.
+    pub fn named(&self, resource: &str) -> Option<&Pool> {
+        self.0.iter().find(|pool| pool.resource.as_deref() == Some(resource))
+    }
+
+    /// Whether a record has to be read whole to tell: a virtual function's parent is read only then.
+    pub fn need_parents(&self) -> bool {
+        self.0.iter().flat_map(|pool| &pool.select).any(Selector::needs_parent)
+    }
+
+    /// What a second pool would have had, if the first had not: place of the first pool, place of the second, device.
+    pub fn overlaps<'a>(&self, devices: impl Iterator<Item = &'a Device>) -> Vec<(usize, usize, &'a Device)> {
+        let mut found: Vec<(usize, usize, &Device)> = Vec::new();
+        if self.0.len() < 2 {
+            return found;
+        }
+        for device in devices {
+            let mut places =
+                self.0.iter().enumerate().filter(|(_, pool)| pool.selects(device)).map(|(place, _)| place);
+            if let (Some(first), Some(second)) = (places.next(), places.next())
+                && !found.iter().any(|known| (known.0, known.1) == (first, second))
+            {
+                found.push((first, second, device));
+            }
+        }
+        found
+    }
+
+    /// How a pool is called in messages: by its resource, or by its place in the file.
+    pub fn title(&self, place: usize) -> String {
+        let resource = self.get(place).and_then(|pool| pool.resource.as_ref());
+        resource.map_or_else(|| format!("pool {}", place + 1), ToString::to_string)
+    }
+}
+
+impl Pool {
+    fn selects(&self, device: &Device) -> bool {
+        self.select.iter().any(|selector| selector.matches(device))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::view;
+    use std::time::Instant;
+    use vfio_probe::{Occupancy, Viability};
+
+    fn device(address: &str) -> Device {
+        view(address, 51, Occupancy::Free, Instant::now(), Viability::Viable, false).device
+    }
+
+    fn pool(resource: &str, selector: &str) -> Pool {
+        Pool { resource: Some(resource.into()), select: vec![selector.parse().unwrap()], ..Pool::default() }
+    }
+
+    #[test]
+    fn the_first_pool_that_selects_a_device_has_it() {
+        let pools = Pools::new(vec![pool("a/one", "10de:1111"), pool("a/two", "10de"), pool("a/three", "*")]);
+        let gpu = device("0000:01:00.0");
+        assert_eq!(pools.of(&gpu).unwrap().1.resource.as_deref(), Some("a/two"));
+        let card = Device { vendor: 0x8086, ..gpu };
+        assert_eq!(pools.of(&card).unwrap().1.resource.as_deref(), Some("a/three"));
+        assert_eq!(Pools::of_selectors(&["1002".parse().unwrap()]).of(&gpu), None);
+    }
+
+    #[test]
+    fn an_overlap_is_said_once_with_a_device() {
+        let pools = Pools::new(vec![pool("a/one", "10de"), pool("a/two", "*"), pool("a/three", "10de:2330")]);
+        let devices = [device("0000:01:00.0"), device("0000:02:00.0")];
+        let found = pools.overlaps(devices.iter());
+        assert_eq!(found, [(0, 1, &devices[0])]);
+        assert_eq!((pools.title(0), pools.title(1)), ("a/one".to_owned(), "a/two".to_owned()));
+        let unnamed = Pools::of_selectors(&["*".parse().unwrap()]);
+        assert_eq!(unnamed.title(0), "pool 1");
+        assert_eq!(unnamed.overlaps(devices.iter()), []);
+    }
+}

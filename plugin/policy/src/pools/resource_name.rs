@@ -1,0 +1,174 @@
+//! Pure: names of resources, and what the kubelet takes as one.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt::Write;
+
+/// The kubelet's limit for the part after the slash (`IsQualifiedName`).
+const LONGEST_NAME: usize = 63;
+
+/// The name of a model, from its name in pci.ids as NVIDIA's plugin makes it; ids with one name share a resource. Without a
+/// name, or with one that the kubelet would refuse, it is the hex id.
+pub fn model_name(device: u16, pci_ids_name: Option<&str>) -> String {
+    let name = pci_ids_name.map(sanitized).filter(|name| acceptable(name));
+    name.unwrap_or_else(|| format!("{device:04x}"))
+}
+
+/// The name of a type of vGPUs, as NVIDIA's plugin makes it: the driver's with runs of white space as one `_`, all else as it
+/// is (`GRID T4-1Q` is GRID_T4-1Q); its folder or number where the kubelet would refuse that.
+pub fn type_name(folder: &str, name: Option<&str>) -> String {
+    let name = name.map(|name| name.split_whitespace().collect::<Vec<_>>().join("_"));
+    name.filter(|name| is_resource(&format!("nvidia.com/{name}"))).unwrap_or_else(|| folder.to_owned())
+}
+
+/// The resource of a model.
+pub fn resource_of(vendor: u16, model: &str) -> String {
+    match vendor {
+        0x10de => format!("nvidia.com/{model}"),
+        _ => format!("pci-{vendor:04x}.vfio/{model}"),
+    }
+}
+
+/// Upper case; `/` and `.` to `_`; runs of white space to one `_`; other characters outside `[A-Za-z0-9_]` go.
+fn sanitized(name: &str) -> String {
+    let mut out = String::new();
+    let mut words = name.split_whitespace();
+    if let Some(first) = words.next() {
+        out.push_str(first);
+    }
+    for word in words {
+        let _ = write!(out, "_{word}");
+    }
+    out.chars()
+        .map(|c| if matches!(c, '/' | '.') { '_' } else { c.to_ascii_uppercase() })
+        .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
+        .collect()
+}
+
+fn acceptable(name: &str) -> bool {
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    name.len() <= LONGEST_NAME && ends(name.chars().next()) && ends(name.chars().last())
+}
+
+/// Whether the kubelet takes it as the name of a device plugin's resource (`IsExtendedResourceName`): a domain in lower case
+/// that is not Kubernetes' own, a slash, and a name of at most 63 characters with a letter or digit at both ends.
+pub fn is_resource(text: &str) -> bool {
+    let Some((domain, name)) = text.split_once('/') else { return false };
+    let label = |label: &str| {
+        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        label.starts_with(inner) && label.ends_with(inner) && label.chars().all(|c| inner(c) || c == '-')
+    };
+    // Quotas put `requests.` before it, which has to fit too.
+    domain.len() + "requests.".len() <= 253
+        && domain.split('.').all(label)
+        && !text.starts_with("requests.")
+        && !text.contains("kubernetes.io/")
+        && acceptable(name)
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
+
+/// The variable in which KubeVirt looks for addresses (`ResourceNameToEnvVar`); a hyphen stays.
+pub fn env_name(resource: &str, mdev: bool) -> String {
+    let prefix = if mdev { "MDEV_PCI_RESOURCE_" } else { "PCI_RESOURCE_" };
+    format!("{prefix}{}", resource.to_uppercase().replace(['/', '.'], "_"))
+}
+
+/// Two resources of which KubeVirt would look for the addresses in one variable, by the second of each two. A container that
+/// asks for both is given that of one of them only: the kubelet takes the first answer's (`deviceRunContainerOptions`), in no order.
+pub fn of_one_variable<'a>(
+    resources: impl Iterator<Item = &'a str>,
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let mut known: BTreeMap<String, &str> = BTreeMap::new();
+    resources.filter_map(move |resource| match known.entry(env_name(resource, false)) {
+        Entry::Vacant(place) => {
+            place.insert(resource);
+            None
+        }
+        Entry::Occupied(first) => Some((*first.get(), resource)).filter(|(first, second)| first != second),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_nvidias_plugin() {
+        for (id, name, expected) in [
+            (0x2684, Some("AD102 [GeForce RTX 4090]"), "AD102_GEFORCE_RTX_4090"),
+            (0x20b0, Some("GA100 [A100 SXM4 40GB]"), "GA100_A100_SXM4_40GB"),
+            (0x2330, Some("GH100 [H100 SXM5 80GB]"), "GH100_H100_SXM5_80GB"),
+            (0x2b85, Some("GB202 [GeForce RTX 5090]"), "GB202_GEFORCE_RTX_5090"),
+            (0x20f3, Some("GA100 [A800-SXM4-80GB]"), "GA100_A800SXM480GB"),
+            (0x2342, Some("GH100 [GH200 120GB / 480GB]"), "GH100_GH200_120GB___480GB"),
+            (0x25b6, Some("GA107GL [A2 / A16]"), "GA107GL_A2___A16"),
+            (0x1234, None, "1234"),
+            (0x1234, Some("..."), "1234"),
+            (0x1234, Some("Ends badly /"), "1234"),
+            (0x1234, Some(&*"x".repeat(64)), "1234"),
+            (0x1234, Some(&*"x".repeat(63)), &*"X".repeat(63)),
+        ] {
+            assert_eq!(model_name(id, name), expected);
+        }
+        assert_eq!(resource_of(0x10de, "2330"), "nvidia.com/2330");
+        assert_eq!(resource_of(0x1234, "11e8"), "pci-1234.vfio/11e8");
+    }
+
+    #[test]
+    fn variables_are_kubevirts() {
+        let name = env_name("nvidia.com/GH100_H100_SXM5_80GB", false);
+        assert_eq!(name, "PCI_RESOURCE_NVIDIA_COM_GH100_H100_SXM5_80GB");
+        assert_eq!(env_name("example.com/my-gpu", true), "MDEV_PCI_RESOURCE_EXAMPLE_COM_MY-GPU");
+    }
+
+    #[test]
+    fn names_that_differ_in_what_a_variable_cannot_show_collide() {
+        let all = ["a.b/x.y", "a.b/x", "a.b/x_y", "a.b/x", "a_b/x", "a.b/X.Y", "a.b/x-y"];
+        let found: Vec<_> = of_one_variable(all.into_iter()).collect();
+        assert_eq!(found, [("a.b/x.y", "a.b/x_y"), ("a.b/x", "a_b/x"), ("a.b/x.y", "a.b/X.Y")]);
+    }
+
+    #[test]
+    fn types_keep_their_hyphens() {
+        for (name, expected) in [
+            (Some("GRID T4-1Q"), "GRID_T4-1Q"),
+            (Some("NVIDIA A40-8Q"), "NVIDIA_A40-8Q"),
+            (Some("GRID  V100D-32Q"), "GRID_V100D-32Q"),
+            (Some("Dummy/type"), "nvidia-35"),
+            (Some("ends-"), "nvidia-35"),
+            (None, "nvidia-35"),
+        ] {
+            assert_eq!(type_name("nvidia-35", name), expected);
+        }
+    }
+
+    #[test]
+    fn resources_are_what_the_kubelet_takes() {
+        for name in ["nvidia.com/GPU", "a/b", "example.com/my-gpu_1.x", &format!("a.b/{}", "x".repeat(63))] {
+            assert!(is_resource(name), "{name}");
+        }
+        let long = format!("a.b/{}", "x".repeat(64));
+        let domain = format!("{}/x", "a.".repeat(130));
+        for name in [
+            "",
+            "GPU",
+            "nvidia.com/",
+            "/GPU",
+            "a/b/c",
+            "a.b/-x",
+            "a.b/x-",
+            "a.b/x y",
+            "a.b/\u{e4}",
+            "Nvidia.com/x",
+            "-a/b",
+            "a..b/c",
+            "kubernetes.io/gpu",
+            "x.kubernetes.io/gpu",
+            "requests.a/b",
+            &long,
+            &domain,
+        ] {
+            assert!(!is_resource(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The answer to an Allocate, and the gRPC status of a refusal.
+
+use kubelet_api::v1beta1::{AllocateResponse, CdiDevice, ContainerAllocateResponse, DeviceSpec};
+use tonic::Status;
+use vfio_plugin_policy::allocation::{AllocateError, Plan};
+use vfio_plugin_policy::cdi::request::CdiRequest;
+use vfio_plugin_policy::device::DeviceState;
+use vfio_plugin_policy::pools::resource_name::env_name;
+use vfio_probe::Kind;
+
+/// Device nodes and CDI names for one container.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ContainerDevices {
+    /// Paths of device nodes.
+    pub(crate) nodes: Vec<String>,
+    /// Names by which its runtime finds the same.
+    pub(crate) cdi: CdiRequest,
+}
+
+/// Returns the answer, for KubeVirt exactly: addresses in the variable, and the device nodes of each container.
+pub(super) fn response(resource: &str, plan: &Plan<'_>, devices: Vec<ContainerDevices>) -> AllocateResponse {
+    let containers = plan.containers.iter().zip(devices);
+    let container_responses =
+        containers.map(|(planned, devices)| container(resource, &planned.views, devices)).collect();
+    AllocateResponse { container_responses }
+}
+
+/// Returns the gRPC status of a refusal.
+pub(super) fn status(error: &AllocateError) -> Status {
+    if error.is_invalid_request() {
+        Status::invalid_argument(error.to_string())
+    } else {
+        Status::failed_precondition(error.to_string())
+    }
+}
+
+fn container(resource: &str, views: &[&DeviceState], means: ContainerDevices) -> ContainerAllocateResponse {
+    // KubeVirt takes uuids from one variable and addresses from the other, and asks both for GPUs.
+    let variable = |mdev: bool| {
+        let these = views.iter().filter(|view| (view.device.kind == Kind::Mdev) == mdev);
+        let ids: Vec<String> = these.map(|view| view.device.id.to_string()).collect();
+        (!ids.is_empty()).then(|| (env_name(resource, mdev), ids.join(",")))
+    };
+    let spec = |path: String| DeviceSpec {
+        container_path: path.clone(),
+        host_path: path,
+        permissions: "mrw".into(),
+    };
+    ContainerAllocateResponse {
+        envs: [false, true].into_iter().filter_map(variable).collect(),
+        devices: means.nodes.into_iter().map(spec).collect(),
+        cdi_devices: means.cdi.names.into_iter().map(|name| CdiDevice { name }).collect(),
+        annotations: means.cdi.annotation.into_iter().collect(),
+        ..ContainerAllocateResponse::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+    use vfio_plugin_policy::allocation;
+    use vfio_plugin_policy::allocation::PlannedContainer;
+    use vfio_plugin_policy::assignments::index::Assignments;
+    use vfio_plugin_policy::device::NodeSnapshot;
+    use vfio_plugin_policy::testing::view;
+    use vfio_probe::{Occupancy, Viability};
+
+    const RESOURCE: &str = "nvidia.com/GPU";
+
+    fn snapshot() -> NodeSnapshot {
+        let device =
+            |address, group| view(address, group, Occupancy::Free, Instant::now(), Viability::Viable, false);
+        let devices =
+            vec![device("0000:01:00.0", 51), device("0000:02:00.0", 52), device("0000:02:00.1", 52)];
+        NodeSnapshot { devices, vfio_visible: true, ..NodeSnapshot::default() }
+    }
+
+    fn planned<'a>(containers: &[&[&str]], snapshot: &'a NodeSnapshot) -> Plan<'a> {
+        let owned = |ids: &&[&str]| ids.iter().map(|&id| id.to_owned()).collect::<Vec<String>>();
+        let containers: Vec<Vec<String>> = containers.iter().map(owned).collect();
+        let containers = containers.iter().map(Vec::as_slice);
+        allocation::plan(RESOURCE, containers, snapshot, &Assignments::default()).unwrap()
+    }
+
+    #[test]
+    fn two_containers_never_share_an_answer() {
+        let snapshot = snapshot();
+        let plan = planned(&[&["0000:01:00.0"], &["0000:02:00.0", "0000:02:00.1"]], &snapshot);
+        let groups = plan.containers.iter().flat_map(PlannedContainer::groups);
+        assert_eq!(groups.map(|(group, _)| group.0).collect::<Vec<_>>(), [51, 52]);
+        let legacy = |group: u32| ContainerDevices {
+            nodes: vec!["/dev/vfio/vfio".to_owned(), format!("/dev/vfio/{group}")],
+            ..ContainerDevices::default()
+        };
+        let answer = response(RESOURCE, &plan, vec![legacy(51), legacy(52)]).container_responses;
+        let show = |answer: &ContainerAllocateResponse| {
+            let paths: Vec<_> = answer.devices.iter().map(|spec| spec.host_path.clone()).collect();
+            assert!(
+                answer
+                    .devices
+                    .iter()
+                    .all(|spec| spec.permissions == "mrw" && spec.container_path == spec.host_path)
+            );
+            (answer.envs["PCI_RESOURCE_NVIDIA_COM_GPU"].clone(), paths.join(" "), answer.envs.len())
+        };
+        assert_eq!(answer.len(), 2);
+        assert_eq!(show(&answer[0]), ("0000:01:00.0".into(), "/dev/vfio/vfio /dev/vfio/51".into(), 1));
+        assert_eq!(
+            show(&answer[1]),
+            ("0000:02:00.0,0000:02:00.1".into(), "/dev/vfio/vfio /dev/vfio/52".into(), 1)
+        );
+    }
+
+    #[test]
+    fn uuids_and_addresses_are_never_in_one_variable() {
+        let mut snapshot = snapshot();
+        let uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+        let mut mdev = view(uuid, 70, Occupancy::Free, Instant::now(), Viability::Viable, false);
+        mdev.device.kind = Kind::Mdev;
+        snapshot.devices.push(mdev);
+        let plan = planned(&[&["0000:01:00.0", uuid]], &snapshot);
+        let answer = response(RESOURCE, &plan, vec![ContainerDevices::default()]).container_responses;
+        let mut envs: Vec<_> = answer[0].envs.clone().into_iter().collect();
+        envs.sort();
+        let expected =
+            [("MDEV_PCI_RESOURCE_NVIDIA_COM_GPU", uuid), ("PCI_RESOURCE_NVIDIA_COM_GPU", "0000:01:00.0")];
+        assert_eq!(envs, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+}
