@@ -4,7 +4,7 @@ use crate::text::Text;
 
 /// What a cgroup path names.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Owner {
+pub struct Container {
     /// The pod's uid as the API writes it (with hyphens), or a static pod's 32 hex digits.
     pub pod_uid: Option<Text<36>>,
     /// The container's id as its runtime made it: 64 hex digits.
@@ -16,20 +16,20 @@ pub struct Owner {
 /// The kubelet's names (pkg/kubelet/cm, `GetPodContainerName`): `.../kubepods-burstable-pod<uid with _>.slice/
 /// cri-containerd-<id>.scope` with the systemd driver, `/kubepods/burstable/pod<uid>/<id>` with cgroupfs.
 #[must_use]
-pub fn owner(text: &[u8]) -> Owner {
-    let mut owner = Owner::default();
+pub fn container(text: &[u8]) -> Container {
+    let mut container = Container::default();
     for component in text.split(|&byte| matches!(byte, b'\n' | b'/' | b':')) {
         if let Some(uid) = pod_uid(component) {
             // The container below this pod follows; one seen before was another pod's (nested kubelets).
-            owner = Owner { pod_uid: Some(uid), container_id: None };
-        } else if owner.pod_uid.is_some() && owner.container_id.is_none() {
-            owner.container_id = container_id(component);
+            container = Container { pod_uid: Some(uid), container_id: None };
+        } else if container.pod_uid.is_some() && container.container_id.is_none() {
+            container.container_id = container_id(component);
         }
-        if owner.container_id.is_some() {
+        if container.container_id.is_some() {
             break;
         }
     }
-    owner
+    container
 }
 
 fn pod_uid(component: &[u8]) -> Option<Text<36>> {
@@ -68,9 +68,12 @@ mod tests {
     const ID: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
     fn read(text: &str) -> (String, String) {
-        let owner = owner(text.as_bytes());
+        let container = container(text.as_bytes());
         let show = |text: Option<&str>| text.unwrap_or("-").to_owned();
-        (show(owner.pod_uid.as_ref().map(Text::as_str)), show(owner.container_id.as_ref().map(Text::as_str)))
+        (
+            show(container.pod_uid.as_ref().map(Text::as_str)),
+            show(container.container_id.as_ref().map(Text::as_str)),
+        )
     }
 
     #[test]
@@ -105,7 +108,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics(bytes: Vec<u8>) {
-            let _ = owner(&bytes);
+            let _ = container(&bytes);
         }
     }
 }

@@ -28,7 +28,7 @@ impl Member {
     /// Whether this member leaves its group viable: without driver, on a VFIO driver, or on one that does no DMA of
     /// its own (`driver_managed_dma`: pci-stub and pcieport besides VFIO's).
     #[must_use]
-    pub fn lets_group_be_viable(&self) -> bool {
+    pub fn keeps_group_viable(&self) -> bool {
         self.vfio || self.driver.is_none_or(|driver| matches!(driver.as_str(), "pci-stub" | "pcieport"))
     }
 }
@@ -53,7 +53,7 @@ impl Viability {
     pub fn of(members: &[Member]) -> Self {
         members
             .iter()
-            .find(|member| !member.lets_group_be_viable())
+            .find(|member| !member.keeps_group_viable())
             .and_then(|member| Some(Self::NotViable { member: member.name, driver: member.driver? }))
             .unwrap_or(Self::Viable)
     }
@@ -67,7 +67,7 @@ impl Viability {
 
 /// What a look at a whole group tells.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Group {
+pub struct GroupSummary {
     /// How many members could be read.
     pub members: u32,
     /// How many could not; viability is that of the others.
@@ -81,8 +81,8 @@ impl Root {
     ///
     /// # Errors
     /// There is no such group, or it cannot be listed.
-    pub fn group(&self, group: GroupId, buffer: &mut Buffer) -> Result<Group> {
-        let mut seen = Group { members: 0, unreadable: 0, viability: Viability::Viable };
+    pub fn group(&self, group: GroupId, buffer: &mut Buffer) -> Result<GroupSummary> {
+        let mut seen = GroupSummary { members: 0, unreadable: 0, viability: Viability::Viable };
         self.members(group, buffer, |member| match member {
             Ok(member) => {
                 seen.members += 1;

@@ -15,17 +15,17 @@ pub enum Presence {
     Lost,
     /// It was not asked: that would have woken it or the bridge above it, or their power states are not told (kernels
     /// before 5.11).
-    NotAsked,
+    NotChecked,
 }
 
 impl Presence {
-    /// `present`, `lost` or `not-asked`.
+    /// `present`, `lost` or `not-checked`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Present => "present",
             Self::Lost => "lost",
-            Self::NotAsked => "not-asked",
+            Self::NotChecked => "not-checked",
         }
     }
 
@@ -61,12 +61,12 @@ impl Root {
     fn try_presence(&self, address: PciAddress) -> Result<Presence> {
         let device = format_args!("sys/bus/pci/devices/{address}/power_state");
         if !matches!(self.power_state(device, &mut [0; 16])?, Some(b"D0" | b"D3hot")) {
-            return Ok(Presence::NotAsked);
+            return Ok(Presence::NotChecked);
         }
         // Above a root bus there is a host bridge, which has no power state.
         let bridge = format_args!("sys/bus/pci/devices/{address}/../power_state");
         if !matches!(self.power_state(bridge, &mut [0; 16])?, None | Some(b"D0")) {
-            return Ok(Presence::NotAsked);
+            return Ok(Presence::NotChecked);
         }
         self.registers(address)
     }
@@ -200,14 +200,14 @@ mod tests {
         assert_eq!(waking(&asleep().writes("power_state", "D3cold\n")), Err(ErrorKind::System));
         assert_eq!(waking(&Tree::new().writes("power_state", "D3cold\n")), Ok(Presence::Present));
         let lost = Tree::new().writes("power_state", "D3cold\n").writes("config", [0xff; 64]);
-        assert_eq!((lost.presence(), waking(&lost)), (Ok(Presence::NotAsked), Ok(Presence::Lost)));
+        assert_eq!((lost.presence(), waking(&lost)), (Ok(Presence::NotChecked), Ok(Presence::Lost)));
         for state in ["D3cold\n", "unknown\n", "error\n", "", "D0D0\n"] {
-            assert_eq!(asleep().writes("power_state", state).presence(), Ok(Presence::NotAsked), "{state}");
+            assert_eq!(asleep().writes("power_state", state).presence(), Ok(Presence::NotChecked), "{state}");
         }
-        assert_eq!(asleep().lacks("power_state").presence(), Ok(Presence::NotAsked));
+        assert_eq!(asleep().lacks("power_state").presence(), Ok(Presence::NotChecked));
         for state in ["D3hot\n", "D3cold\n", "unknown\n"] {
             let tree = asleep().writes("../power_state", state);
-            assert_eq!(tree.presence(), Ok(Presence::NotAsked), "bridge {state}");
+            assert_eq!(tree.presence(), Ok(Presence::NotChecked), "bridge {state}");
         }
         assert_eq!(Tree::new().writes("power_state", "D0\n").presence(), Ok(Presence::Present));
         // On a root bus.

@@ -1,6 +1,6 @@
 //! Which processes have a group, or a device of it, open: told from /proc, never from names.
 
-use crate::cgroup::{self, Owner};
+use crate::cgroup::{self, Container};
 use crate::error::{Error, Result};
 use crate::id::{DeviceId, GroupId};
 use crate::root::{Buffer, PAGE, Root, last_component};
@@ -22,7 +22,7 @@ pub struct Holder {
     /// By which kind of descriptor.
     pub via: Via,
     /// The pod and container of its cgroup.
-    pub owner: Owner,
+    pub container: Container,
 }
 
 /// Kinds of descriptors that hold a group.
@@ -50,7 +50,7 @@ impl Via {
 
 /// How far a look for holders reached. **"Not found" is never "nobody"** while one of the latter two is not 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Looked {
+pub struct ScanCoverage {
     /// Processes seen.
     pub processes: u32,
     /// Of these, those whose descriptors could not be read: other users' without CAP_SYS_PTRACE.
@@ -75,7 +75,7 @@ impl Root {
     ///
     /// # Errors
     /// /proc cannot be listed.
-    pub fn holders(&self, groups: &[GroupId], visit: &mut dyn FnMut(Holder)) -> Result<Looked> {
+    pub fn holders(&self, groups: &[GroupId], visit: &mut dyn FnMut(Holder)) -> Result<ScanCoverage> {
         let mut buffer = Buffer::new();
         let targets: Vec<Target> = groups.iter().map(|&group| self.target(group, &mut buffer)).collect();
         let mut pids = Vec::new();
@@ -83,12 +83,12 @@ impl Root {
             pids.extend(std::str::from_utf8(name).ok().and_then(|name| name.parse::<u32>().ok()));
         })
         .map_err(|errno| Error::system(errno, "proc"))?;
-        let mut looked = Looked::default();
+        let mut coverage = ScanCoverage::default();
         for pid in pids {
-            looked.processes += 1;
-            self.look_at(pid, &targets, &mut buffer, &mut looked, visit);
+            coverage.processes += 1;
+            self.look_at(pid, &targets, &mut buffer, &mut coverage, visit);
         }
-        Ok(looked)
+        Ok(coverage)
     }
 
     fn target(&self, group: GroupId, buffer: &mut Buffer) -> Target {
@@ -128,7 +128,7 @@ impl Root {
         pid: u32,
         targets: &[Target],
         buffer: &mut Buffer,
-        looked: &mut Looked,
+        coverage: &mut ScanCoverage,
         visit: &mut dyn FnMut(Holder),
     ) {
         let mut found: Vec<(GroupId, Via)> = Vec::new();
@@ -165,19 +165,21 @@ impl Root {
                 _ => {}
             }
         });
-        looked.unattributed += unattributed;
+        coverage.unattributed += unattributed;
         let gone = matches!(listed, Err(Errno::NOENT | Errno::SRCH));
-        looked.unreadable += u32::from(unreadable || (listed.is_err() && !gone));
+        coverage.unreadable += u32::from(unreadable || (listed.is_err() && !gone));
         found.sort_by_key(|(group, via)| (*group, *via as u8));
         found.dedup_by_key(|(group, _)| *group);
         let Some((command, start_time)) = (if found.is_empty() { None } else { self.process(pid) }) else {
             return;
         };
         let mut text = [0; PAGE];
-        let owner =
-            self.read(format_args!("proc/{pid}/cgroup"), &mut text).map(cgroup::owner).unwrap_or_default();
+        let container = self
+            .read(format_args!("proc/{pid}/cgroup"), &mut text)
+            .map(cgroup::container)
+            .unwrap_or_default();
         for (group, via) in found {
-            visit(Holder { group, pid, start_time, command, via, owner });
+            visit(Holder { group, pid, start_time, command, via, container });
         }
     }
 
@@ -244,9 +246,9 @@ mod tests {
         let _held = std::fs::File::open("/dev/full").unwrap();
         let mut holders = Vec::new();
         let root = Root::open(folder.path()).unwrap();
-        let looked = root.holders(&[GroupId(51), GroupId(52)], &mut |holder| holders.push(holder)).unwrap();
+        let coverage = root.holders(&[GroupId(51), GroupId(52)], &mut |holder| holders.push(holder)).unwrap();
         let ours = holders.iter().find(|holder| holder.pid == std::process::id()).unwrap();
         assert_eq!((ours.group, ours.via), (GroupId(51), Via::Group));
-        assert!(ours.start_time > 0 && looked.processes > 0);
+        assert!(ours.start_time > 0 && coverage.processes > 0);
     }
 }

@@ -4,9 +4,9 @@ use crate::device::{Detail, Device, Kind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::{Member, Viability};
 use crate::id::{DeviceId, GroupId};
-use crate::occupancy::{GroupState, Look, Node, Occupancy, Why};
+use crate::occupancy::{GroupNode, GroupState, Observation, Occupancy, UnknownReason};
 use crate::peek::{EnableCount, Peek};
-use crate::prober::{Answer, Done, Prober, Request};
+use crate::prober::{Done, ProbeResult, Prober, Request};
 use crate::root::{Buffer, Root};
 use crate::scan::{Bound, class_number};
 use rustix::event::{EventfdFlags, eventfd};
@@ -62,7 +62,7 @@ impl Tracked {
     /// Whether its enable count was above 0 while an open of ours had the group: left over from before the bind, so that
     /// a count at that height says nothing.
     #[must_use]
-    pub fn count_is_left_over(&self) -> bool {
+    pub fn enable_is_stale(&self) -> bool {
         self.baseline.is_some_and(|count| count > 0)
     }
 
@@ -87,13 +87,13 @@ pub struct Group {
     pub state: GroupState,
     /// The latest look without opening; none before the first.
     pub peek: Option<Peek>,
-    node: Node,
+    node: GroupNode,
     asked: Option<Instant>,
 }
 
 /// What pods own, by device or, where only that is known, by group.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Owned {
+pub struct Assigned {
     /// Devices, in any order.
     pub devices: Vec<DeviceId>,
     /// Groups, in any order.
@@ -117,7 +117,7 @@ pub enum Change {
 
 /// Answers that arrive from helper threads, and an eventfd that says so.
 struct Answers {
-    arrived: Mutex<Vec<Answer>>,
+    arrived: Mutex<Vec<ProbeResult>>,
     signal: OwnedFd,
 }
 
@@ -128,8 +128,8 @@ pub struct Monitor {
     options: Options,
     devices: Vec<Tracked>,
     groups: Vec<Group>,
-    owned: Owned,
-    withheld: bool,
+    assigned: Assigned,
+    paused: bool,
     errors: Vec<Error>,
     answers: Arc<Answers>,
     buffer: Buffer,
@@ -143,7 +143,7 @@ pub struct Monitor {
     visible: bool,
     group_nodes: bool,
     /// /dev/vfio can be seen, and /dev/vfio/vfio is not in it.
-    lacks_container: bool,
+    container_node_missing: bool,
     started: bool,
     refresh_at: Instant,
 }
@@ -162,8 +162,8 @@ impl Monitor {
             options,
             devices: Vec::new(),
             groups: Vec::new(),
-            owned: Owned::default(),
-            withheld: false,
+            assigned: Assigned::default(),
+            paused: false,
             errors: Vec::new(),
             answers: Arc::new(Answers { arrived: Mutex::default(), signal }),
             buffer: Buffer::new(),
@@ -175,7 +175,7 @@ impl Monitor {
             cdevs: Vec::new(),
             visible: false,
             group_nodes: true,
-            lacks_container: false,
+            container_node_missing: false,
             started: false,
             refresh_at: Instant::now() + REFRESH,
         })
@@ -219,8 +219,8 @@ impl Monitor {
 
     /// Whether /dev/vfio can be seen and has no `vfio`, by which a group is used (CONFIG_VFIO_CONTAINER, or IOMMUFD in its place).
     #[must_use]
-    pub fn lacks_container(&self) -> bool {
-        self.lacks_container
+    pub fn container_node_missing(&self) -> bool {
+        self.container_node_missing
     }
 
     /// The settings.
@@ -237,15 +237,15 @@ impl Monitor {
 
     /// Readable when answers to opens have arrived: call [`Monitor::collect`].
     #[must_use]
-    pub fn answers(&self) -> BorrowedFd<'_> {
+    pub fn results_fd(&self) -> BorrowedFd<'_> {
         self.answers.signal.as_fd()
     }
 
     /// Whether the opens that groups get at first sight have been answered, so that the picture is whole.
     #[must_use]
-    pub fn settled(&self) -> bool {
-        let asked = |group: &Group| group.asked.is_some() && group.state.first_open_is_due();
-        self.started && !self.withheld && !self.groups.iter().any(asked)
+    pub fn initial_probes_done(&self) -> bool {
+        let asked = |group: &Group| group.asked.is_some() && group.state.first_probe_is_due();
+        self.started && !self.paused && !self.groups.iter().any(asked)
     }
 
     /// Reads records in other detail from the next pass on.
@@ -256,48 +256,54 @@ impl Monitor {
     }
 
     /// What pods own: a group of which a device is owned, or the whole, is never opened, since its machine may be about to.
-    pub fn set_owned(&mut self, owned: Owned) {
-        self.owned = owned;
+    pub fn set_assigned(&mut self, assigned: Assigned) {
+        self.assigned = assigned;
     }
 
     /// While true nothing is opened; for the time until it is known what pods own. What is due then is opened later.
-    pub fn withhold_opens(&mut self, withheld: bool) {
-        self.withheld = withheld;
+    pub fn pause_probes(&mut self, paused: bool) {
+        self.paused = paused;
     }
 
-    /// Whether opens are withheld now.
+    /// Whether opens are paused now.
     #[must_use]
-    pub fn withholds_opens(&self) -> bool {
-        self.withheld
+    pub fn probes_paused(&self) -> bool {
+        self.paused
     }
 
-    fn owns(&self, group: GroupId) -> bool {
+    fn is_assigned(&self, group: GroupId) -> bool {
         let device = |tracked: &Tracked| {
-            tracked.device.group == Some(group) && self.owned.devices.contains(&tracked.device.id)
+            tracked.device.group == Some(group) && self.assigned.devices.contains(&tracked.device.id)
         };
-        self.owned.groups.contains(&group)
-            || !self.owned.devices.is_empty() && self.devices.iter().any(device)
+        self.assigned.groups.contains(&group)
+            || !self.assigned.devices.is_empty() && self.devices.iter().any(device)
     }
 
     /// Takes in the answer to an open made elsewhere, as in an allocation.
-    pub fn told(&mut self, group: GroupId, answer: Occupancy, now: Instant, changes: &mut Vec<Change>) {
+    pub fn record_probe(
+        &mut self,
+        group: GroupId,
+        answer: Occupancy,
+        now: Instant,
+        changes: &mut Vec<Change>,
+    ) {
         if let Some(group) = self.groups.iter_mut().find(|known| known.id == group) {
             let before = group.state.occupancy;
-            group.state.answered(answer, group.peek, now);
+            group.state.record_probe(answer, group.peek, now);
             changes.extend(changed(group.id, before, group.state.occupancy));
         }
     }
 
     /// The group's holder is known to be gone: the next pass may open it at once.
-    pub fn hurry(&mut self, group: GroupId, now: Instant) {
+    pub fn probe_now(&mut self, group: GroupId, now: Instant) {
         if let Some(group) = self.groups.iter_mut().find(|known| known.id == group) {
-            group.state.hurry(now);
+            group.state.probe_now(now);
         }
     }
 
     /// Something was bound, unbound, added or removed: everything is read anew at the next pass, and what was learned
     /// of `device`'s enable count is forgotten.
-    pub fn disturbed(&mut self, device: Option<DeviceId>, now: Instant) {
+    pub fn invalidate(&mut self, device: Option<DeviceId>, now: Instant) {
         self.refresh_at = now;
         for tracked in self.devices.iter_mut().filter(|tracked| Some(tracked.device.id) == device) {
             tracked.baseline = None;
@@ -319,7 +325,7 @@ impl Monitor {
             questions.extend(self.look(index, now, changes));
         }
         if questions.is_empty() {
-            self.prober.hurry();
+            self.prober.ensure_progress();
         } else {
             // An open of an earlier question still hangs: its answer, or the deadline, comes first.
             let groups = &mut self.groups;
@@ -353,28 +359,28 @@ impl Monitor {
             let deadline = self.options.probe_deadline;
             let late = |asked: &mut Instant| now.duration_since(*asked) > deadline;
             if self.groups.get_mut(index).is_some_and(|group| group.asked.take_if(late).is_some()) {
-                self.answered(index, Occupancy::Unknown(Why::Late), now, changes);
+                self.answered(index, Occupancy::Unknown(UnknownReason::TimedOut), now, changes);
             }
         }
     }
 
     fn answered(&mut self, index: usize, answer: Occupancy, now: Instant, changes: &mut Vec<Change>) {
         let Some(id) = self.groups.get(index).map(|group| group.id) else { return };
-        let owned = self.owns(id);
+        let assigned = self.is_assigned(id);
         let Some(group) = self.groups.get_mut(index) else { return };
         if let (Occupancy::Unknown(_), None) = (answer, group.peek) {
             // The open that was to spare the look says nothing.
-            group.peek = Some(peek(&self.root, &mut self.devices, group.id).unwrap_or(Peek::Blind));
+            group.peek = Some(peek(&self.root, &mut self.devices, group.id).unwrap_or(Peek::Unavailable));
             let before = group.state.occupancy;
-            let _ = group.state.look(&Look { now, peek: group.peek, node: group.node, owned });
+            let _ = group.state.observe(&Observation { now, peek: group.peek, node: group.node, assigned });
             changes.extend(changed(group.id, before, group.state.occupancy));
         }
         let before = group.state.occupancy;
-        group.state.answered(answer, group.peek, now);
+        group.state.record_probe(answer, group.peek, now);
         changes.extend(changed(group.id, before, group.state.occupancy));
     }
 
-    fn set_baselines(&mut self, answer: &Answer) {
+    fn set_baselines(&mut self, answer: &ProbeResult) {
         for (device, count) in &answer.baselines {
             for tracked in self.devices.iter_mut().filter(|tracked| tracked.device.id == *device) {
                 // It only falls: a count that rose since was somebody's.
@@ -524,7 +530,7 @@ impl Monitor {
                         viability: Viability::Viable,
                         state: GroupState::new(now, !self.started, self.options.interval),
                         peek: None,
-                        node: Node::Hidden,
+                        node: GroupNode::Hidden,
                         asked: None,
                     },
                 );
@@ -569,15 +575,15 @@ impl Monitor {
             nodes.extend(GroupId::parse(name.strip_prefix(b"noiommu-").unwrap_or(name)));
         });
         self.visible = listed.is_ok();
-        self.lacks_container = listed.is_ok() && !container;
+        self.container_node_missing = listed.is_ok() && !container;
         for group in &mut self.groups {
             group.node = match listed {
-                Ok(()) if self.nodes.contains(&group.id) => Node::Present,
-                Ok(()) => Node::Missing,
-                Err(_) => Node::Hidden,
+                Ok(()) if self.nodes.contains(&group.id) => GroupNode::Present,
+                Ok(()) => GroupNode::Missing,
+                Err(_) => GroupNode::Hidden,
             };
         }
-        let lacks = self.groups.iter().any(|group| group.node == Node::Missing);
+        let lacks = self.groups.iter().any(|group| group.node == GroupNode::Missing);
         self.group_nodes = !lacks || self.root.has_group_nodes();
         if !self.group_nodes {
             self.list_device_nodes();
@@ -597,32 +603,34 @@ impl Monitor {
                 |tracked: &Tracked| tracked.device.cdev.is_some_and(|number| self.cdevs.contains(&number));
             group.node = match listed {
                 // Of one that is being unbound the node has gone already (`vfio_unregister_group_dev`).
-                Ok(()) if members.all(|tracked| tracked.unbinding || has_node(tracked)) => Node::OfDevices,
+                Ok(()) if members.all(|tracked| tracked.unbinding || has_node(tracked)) => {
+                    GroupNode::DevicesOnly
+                }
                 // The folder comes with the first node in it.
-                Ok(()) | Err(Errno::NOENT) => Node::Missing,
-                Err(_) => Node::Hidden,
+                Ok(()) | Err(Errno::NOENT) => GroupNode::Missing,
+                Err(_) => GroupNode::Hidden,
             };
         }
     }
 
     /// Looks at one group; a question where only an open can tell.
     fn look(&mut self, index: usize, now: Instant, changes: &mut Vec<Change>) -> Option<(Request, Done)> {
-        let owned = self.owns(self.groups.get(index)?.id);
+        let assigned = self.is_assigned(self.groups.get(index)?.id);
         let group = self.groups.get_mut(index)?;
-        if self.withheld && group.state.look_can_wait(group.node, owned) {
+        if self.paused && group.state.observation_can_wait(group.node, assigned) {
             return None;
         }
         let before = group.state.occupancy;
-        if !self.options.probe || !group.state.look_can_wait(group.node, owned) {
+        if !self.options.probe || !group.state.observation_can_wait(group.node, assigned) {
             group.peek = match peek(&self.root, &mut self.devices, group.id) {
                 Ok(peek) => Some(peek),
                 // An unreadable count is no news; a device that goes is found by the listing.
-                Err(_) => group.peek.or(Some(Peek::Blind)),
+                Err(_) => group.peek.or(Some(Peek::Unavailable)),
             };
         }
-        let wanted = group.state.look(&Look { now, peek: group.peek, node: group.node, owned });
+        let wanted = group.state.observe(&Observation { now, peek: group.peek, node: group.node, assigned });
         changes.extend(changed(group.id, before, group.state.occupancy));
-        if !wanted || self.withheld || group.asked.is_some() || !self.options.probe {
+        if !wanted || self.paused || group.asked.is_some() || !self.options.probe {
             return None;
         }
         group.asked = Some(now);
@@ -630,7 +638,7 @@ impl Monitor {
             if group.peek == Some(Peek::LooksHeld) { in_group(&self.devices, group.id) } else { Vec::new() };
         let request = Request { group: group.id, baseline_of, deadline: now + self.options.probe_deadline };
         let answers = Arc::clone(&self.answers);
-        let done = Box::new(move |answer: Answer, more: bool| {
+        let done = Box::new(move |answer: ProbeResult, more: bool| {
             answers.arrived.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
             if !more {
                 // Fails only when 2^64 - 2 signals were not taken.
@@ -678,7 +686,7 @@ fn in_group(devices: &[Tracked], group: GroupId) -> Vec<DeviceId> {
 /// Looks at the counts of a group's tracked devices. A count of 0 is its own baseline; one above 0 becomes a baseline
 /// only while an open of ours has the group.
 fn peek(root: &Root, devices: &mut [Tracked], group: GroupId) -> Result<Peek> {
-    let mut peek = Peek::Blind;
+    let mut peek = Peek::Unavailable;
     // The count of a vendor's virtual function is its host driver's, which does not enable it for a machine.
     let counts = |tracked: &&mut Tracked| tracked.device.kind != Kind::VendorVf;
     for tracked in devices.iter_mut().filter(|tracked| tracked.device.group == Some(group)).filter(counts) {
@@ -691,7 +699,7 @@ fn peek(root: &Root, devices: &mut [Tracked], group: GroupId) -> Result<Peek> {
             peek = Peek::LooksHeld;
         } else {
             tracked.baseline = Some(count);
-            if peek == Peek::Blind {
+            if peek == Peek::Unavailable {
                 peek = Peek::LooksFree;
             }
         }

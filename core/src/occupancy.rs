@@ -16,20 +16,20 @@ pub enum Occupancy {
     /// There is no node, or no device behind it.
     Absent,
     /// It could not be told; neither free nor held.
-    Unknown(Why),
+    Unknown(UnknownReason),
 }
 
 /// Why an occupancy is unknown.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Why {
+pub enum UnknownReason {
     /// The open was denied (EPERM by the device cgroup, EACCES by the node's mode).
     Denied,
     /// No answer within the deadline.
-    Late,
+    TimedOut,
     /// Any other errno.
     Errno(i32),
     /// Nobody asked yet.
-    NotAsked,
+    NotProbed,
 }
 
 /// What an occupancy rests on.
@@ -64,15 +64,15 @@ impl Occupancy {
     }
 }
 
-impl Why {
-    /// `denied`, `late`, `errno` or `not-asked`.
+impl UnknownReason {
+    /// `denied`, `timed-out`, `errno` or `not-probed`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Denied => "denied",
-            Self::Late => "late",
+            Self::TimedOut => "timed-out",
             Self::Errno(_) => "errno",
-            Self::NotAsked => "not-asked",
+            Self::NotProbed => "not-probed",
         }
     }
 }
@@ -92,7 +92,7 @@ impl Evidence {
 
 /// Whether the group's node is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Node {
+pub enum GroupNode {
     /// It is.
     Present,
     /// /dev/vfio is visible, and it is not in it.
@@ -101,24 +101,24 @@ pub enum Node {
     Hidden,
     /// The kernel has no nodes for groups (CONFIG_VFIO_GROUP=n), and those of the group's devices are there. No open of one
     /// tells anything, for it is not exclusive (`vfio_device_fops_cdev_open`): the look without opening decides.
-    OfDevices,
+    DevicesOnly,
 }
 
 /// One look at a group.
 #[derive(Clone, Copy, Debug)]
-pub struct Look {
+pub struct Observation {
     /// When.
     pub now: Instant,
-    /// What `enable` says; none if nobody looked, see [`GroupState::look_can_wait`].
+    /// What `enable` says; none if nobody looked, see [`GroupState::observation_can_wait`].
     pub peek: Option<Peek>,
     /// Whether the node is there.
-    pub node: Node,
+    pub node: GroupNode,
     /// Whether a pod owns a device of it: then its VM may be about to open it, and we never do.
-    pub owned: bool,
+    pub assigned: bool,
 }
 
 /// Longest pause between two opens of a group that stays busy.
-pub const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+pub const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What is known of one group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,7 +158,7 @@ impl GroupState {
     #[must_use]
     pub fn new(now: Instant, at_start: bool, interval: Duration) -> Self {
         Self {
-            occupancy: Occupancy::Unknown(Why::NotAsked),
+            occupancy: Occupancy::Unknown(UnknownReason::NotProbed),
             evidence: Evidence::None,
             since: now,
             busy_proven: false,
@@ -173,8 +173,8 @@ impl GroupState {
 
     /// Takes in a look; `true` asks for an open.
     #[must_use]
-    pub fn look(&mut self, look: &Look) -> bool {
-        if look.node == Node::Missing {
+    pub fn observe(&mut self, look: &Observation) -> bool {
+        if look.node == GroupNode::Missing {
             // When it comes back it is a new node: whoever holds it then opened it after we saw it missing.
             self.set(Occupancy::Absent, Evidence::Node, look.now);
             self.busy_proven = false;
@@ -187,13 +187,13 @@ impl GroupState {
         let counted = peek == Peek::LooksHeld;
         if std::mem::replace(&mut self.counted, counted) && !counted {
             // The device was closed just now, so the group is about to be.
-            self.hurry(look.now);
+            self.probe_now(look.now);
         }
-        if look.owned && self.first_open == FirstOpen::Due {
+        if look.assigned && self.first_open == FirstOpen::Due {
             // When its pod has gone, only a count that stays is worth an open: left over, or held by who cannot be hurt.
             self.first_open = FirstOpen::IfCounted;
         }
-        let can_ask = !look.owned && look.node == Node::Present;
+        let can_ask = !look.assigned && look.node == GroupNode::Present;
         let doubtful = self.first_open == FirstOpen::Unlooked && can_ask;
         if !self.busy_proven {
             match peek {
@@ -204,14 +204,17 @@ impl GroupState {
                     self.set(Occupancy::Free, Evidence::Enable, look.now);
                 }
                 Peek::LooksFree => {}
-                Peek::Blind if self.occupancy == Occupancy::Absent => {
-                    self.set(Occupancy::Unknown(Why::NotAsked), Evidence::None, look.now);
+                Peek::Unavailable if self.occupancy == Occupancy::Absent => {
+                    self.set(Occupancy::Unknown(UnknownReason::NotProbed), Evidence::None, look.now);
                 }
-                Peek::Blind => {}
+                Peek::Unavailable => {}
             }
         }
         let unsure = matches!(self.first_open, FirstOpen::IfCounted | FirstOpen::Unlooked);
-        if unsure && peek == Peek::LooksFree && matches!(look.node, Node::Present | Node::OfDevices) {
+        if unsure
+            && peek == Peek::LooksFree
+            && matches!(look.node, GroupNode::Present | GroupNode::DevicesOnly)
+        {
             // It came with nobody in it, so a later change from 0 needs no open; whoever owns it by then.
             self.first_open = FirstOpen::Done;
         }
@@ -221,7 +224,7 @@ impl GroupState {
         let wanted = match self.first_open {
             FirstOpen::Due => true,
             FirstOpen::IfCounted | FirstOpen::Unlooked if counted => true,
-            _ if peek == Peek::Blind => true,
+            _ if peek == Peek::Unavailable => true,
             FirstOpen::IfCounted | FirstOpen::Unlooked => false,
             FirstOpen::Done => self.busy_proven && !counted,
         };
@@ -231,12 +234,12 @@ impl GroupState {
 
     /// Whether the open that is due will tell more than a look, which then is not worth its system calls.
     #[must_use]
-    pub fn look_can_wait(&self, node: Node, owned: bool) -> bool {
-        self.first_open == FirstOpen::Due && node == Node::Present && !owned
+    pub fn observation_can_wait(&self, node: GroupNode, assigned: bool) -> bool {
+        self.first_open == FirstOpen::Due && node == GroupNode::Present && !assigned
     }
 
     /// Takes in the answer to an open; `peek` is the latest look without opening, if there was one.
-    pub fn answered(&mut self, answer: Occupancy, peek: Option<Peek>, now: Instant) {
+    pub fn record_probe(&mut self, answer: Occupancy, peek: Option<Peek>, now: Instant) {
         match answer {
             Occupancy::Free => {
                 self.busy_proven = false;
@@ -251,7 +254,7 @@ impl GroupState {
                 self.set(answer, Evidence::Open, now);
             }
             // Late or denied changes nothing; where nothing else can tell, it is said.
-            Occupancy::Unknown(_) if peek == Some(Peek::Blind) && !self.busy_proven => {
+            Occupancy::Unknown(_) if peek == Some(Peek::Unavailable) && !self.busy_proven => {
                 self.set(answer, Evidence::Open, now);
             }
             // The count that an open was to explain stays unexplained.
@@ -261,19 +264,21 @@ impl GroupState {
             Occupancy::Unknown(_) => {}
         }
         self.first_open = match (answer, peek) {
-            (Occupancy::Unknown(Why::Late), None) => FirstOpen::Due,
-            (Occupancy::Unknown(Why::Late), Some(_)) if self.first_open == FirstOpen::Due => FirstOpen::Due,
+            (Occupancy::Unknown(UnknownReason::TimedOut), None) => FirstOpen::Due,
+            (Occupancy::Unknown(UnknownReason::TimedOut), Some(_)) if self.first_open == FirstOpen::Due => {
+                FirstOpen::Due
+            }
             (Occupancy::Free, None) => FirstOpen::Unlooked,
             _ => FirstOpen::Done,
         };
         let same = self.last_answer.replace(answer) == Some(answer);
-        self.pause = if same { (self.pause * 2).min(LONGEST_PAUSE) } else { self.interval };
+        self.pause = if same { (self.pause * 2).min(MAX_PROBE_INTERVAL) } else { self.interval };
         // The answer comes a little after the look that asked, and the look after the pause is to find it over.
         self.next_open = now + self.pause - self.interval / 4;
     }
 
     /// Somebody knows better, for example that the holder has exited: the next look may open at once.
-    pub fn hurry(&mut self, now: Instant) {
+    pub fn probe_now(&mut self, now: Instant) {
         self.next_open = now;
         self.pause = self.interval;
         self.last_answer = None;
@@ -281,7 +286,7 @@ impl GroupState {
 
     /// Whether the open that a group gets at first sight is still to come.
     #[must_use]
-    pub fn first_open_is_due(&self) -> bool {
+    pub fn first_probe_is_due(&self) -> bool {
         self.first_open == FirstOpen::Due
     }
 
@@ -303,25 +308,25 @@ mod tests {
     struct Story {
         state: GroupState,
         now: Instant,
-        look: Look,
+        look: Observation,
     }
 
     impl Story {
         fn new(at_start: bool) -> Self {
             let now = Instant::now();
-            let look = Look { now, peek: None, node: Node::Present, owned: false };
+            let look = Observation { now, peek: None, node: GroupNode::Present, assigned: false };
             Self { state: GroupState::new(now, at_start, INTERVAL), now, look }
         }
 
         /// A look `after` the last one; whether it wants an open.
         fn look(&mut self, peek: Peek, after: Duration) -> bool {
             self.now += after;
-            self.look = Look { now: self.now, peek: Some(peek), ..self.look };
-            self.state.look(&self.look)
+            self.look = Observation { now: self.now, peek: Some(peek), ..self.look };
+            self.state.observe(&self.look)
         }
 
         fn answer(&mut self, answer: Occupancy) {
-            self.state.answered(answer, self.look.peek, self.now);
+            self.state.record_probe(answer, self.look.peek, self.now);
         }
     }
 
@@ -369,7 +374,7 @@ mod tests {
             assert_eq!(story.state.occupancy, Occupancy::Held);
         }
         assert_eq!(opens, [1, 3, 7, 12, 17, 22, 27]);
-        story.state.hurry(story.now);
+        story.state.probe_now(story.now);
         assert!(story.look(Peek::LooksFree, Duration::ZERO));
         story.answer(Occupancy::Free);
         assert_eq!(story.state.occupancy, Occupancy::Free);
@@ -380,20 +385,20 @@ mod tests {
         for (answer, expected) in [
             (Occupancy::Free, Occupancy::Free),
             (Occupancy::Held, Occupancy::Held),
-            (Occupancy::Unknown(Why::Late), Occupancy::Held),
+            (Occupancy::Unknown(UnknownReason::TimedOut), Occupancy::Held),
         ] {
             let mut story = Story::new(true);
-            assert!(story.state.look_can_wait(Node::Present, false));
-            assert!(story.state.look(&story.look), "by the open alone");
+            assert!(story.state.observation_can_wait(GroupNode::Present, false));
+            assert!(story.state.observe(&story.look), "by the open alone");
             story.answer(Occupancy::Free);
-            assert!(!story.state.look_can_wait(Node::Present, false));
+            assert!(!story.state.observation_can_wait(GroupNode::Present, false));
             assert!(story.look(Peek::LooksHeld, Duration::ZERO), "at once");
             assert_eq!(story.state.occupancy, Occupancy::Free);
             story.answer(answer);
             assert_eq!(story.state.occupancy, expected);
         }
         let mut story = Story::new(true);
-        assert!(story.state.look(&story.look));
+        assert!(story.state.observe(&story.look));
         story.answer(Occupancy::Free);
         assert!(!story.look(Peek::LooksFree, INTERVAL));
         assert!(!story.look(Peek::LooksHeld, INTERVAL), "a change from 0 needs no open");
@@ -403,30 +408,30 @@ mod tests {
     #[test]
     fn where_groups_have_no_nodes_the_look_decides_and_nothing_is_opened() {
         let mut story = Story::new(true);
-        story.look.node = Node::OfDevices;
-        assert!(!story.state.look_can_wait(Node::OfDevices, false));
+        story.look.node = GroupNode::DevicesOnly;
+        assert!(!story.state.observation_can_wait(GroupNode::DevicesOnly, false));
         for (peek, expected) in [
             (Peek::LooksHeld, Occupancy::Held),
             (Peek::LooksFree, Occupancy::Free),
             (Peek::LooksHeld, Occupancy::Held),
-            (Peek::Blind, Occupancy::Held),
+            (Peek::Unavailable, Occupancy::Held),
         ] {
             assert!(!story.look(peek, INTERVAL));
             assert_eq!((story.state.occupancy, story.state.evidence), (expected, Evidence::Enable));
         }
-        story.look.node = Node::Missing;
+        story.look.node = GroupNode::Missing;
         assert!(!story.look(Peek::LooksFree, INTERVAL));
         assert_eq!((story.state.occupancy, story.state.evidence), (Occupancy::Absent, Evidence::Node));
-        story.look.node = Node::OfDevices;
-        assert!(!story.look(Peek::Blind, INTERVAL));
-        assert_eq!(story.state.occupancy, Occupancy::Unknown(Why::NotAsked), "nobody can tell");
+        story.look.node = GroupNode::DevicesOnly;
+        assert!(!story.look(Peek::Unavailable, INTERVAL));
+        assert_eq!(story.state.occupancy, Occupancy::Unknown(UnknownReason::NotProbed), "nobody can tell");
     }
 
     #[test]
     fn where_the_open_is_denied_the_look_decides() {
         let mut story = Story::new(true);
-        assert!(story.state.look(&story.look));
-        story.answer(Occupancy::Unknown(Why::Denied));
+        assert!(story.state.observe(&story.look));
+        story.answer(Occupancy::Unknown(UnknownReason::Denied));
         assert!(!story.look(Peek::LooksHeld, Duration::ZERO));
         assert_eq!((story.state.occupancy, story.state.evidence), (Occupancy::Held, Evidence::Enable));
     }
@@ -459,7 +464,7 @@ mod tests {
     fn an_owned_group_is_never_opened() {
         for (peek, expected) in [(Peek::LooksFree, Occupancy::Free), (Peek::LooksHeld, Occupancy::Held)] {
             let mut story = Story::new(true);
-            story.look.owned = true;
+            story.look.assigned = true;
             assert!((0..100).all(|_| !story.look(peek, INTERVAL)));
             assert_eq!(story.state.occupancy, expected);
         }
@@ -468,9 +473,9 @@ mod tests {
     #[test]
     fn a_group_that_was_owned_at_start_is_not_opened_when_its_pod_has_gone() {
         let mut story = Story::new(true);
-        story.look.owned = true;
+        story.look.assigned = true;
         assert!(!story.look(Peek::LooksHeld, INTERVAL));
-        story.look.owned = false;
+        story.look.assigned = false;
         assert!(!story.look(Peek::LooksFree, INTERVAL));
         assert_eq!(story.state.occupancy, Occupancy::Free);
     }
@@ -478,10 +483,10 @@ mod tests {
     #[test]
     fn a_count_that_rose_while_a_pod_owned_the_group_is_not_asked_about_when_the_pod_has_gone() {
         let mut story = Story::new(true);
-        story.look.owned = true;
+        story.look.assigned = true;
         assert!(!story.look(Peek::LooksFree, INTERVAL));
         assert!(!story.look(Peek::LooksHeld, INTERVAL));
-        story.look.owned = false;
+        story.look.assigned = false;
         assert!((0..9).all(|_| !story.look(Peek::LooksHeld, INTERVAL)), "it was seen to rise from 0");
         assert!(!story.look(Peek::LooksFree, INTERVAL), "nor is it opened when it is free again");
         assert_eq!(story.state.occupancy, Occupancy::Free);
@@ -490,10 +495,10 @@ mod tests {
     #[test]
     fn a_missing_node_is_absent_and_never_held() {
         let mut story = Story::new(true);
-        story.look.node = Node::Missing;
+        story.look.node = GroupNode::Missing;
         assert!(!story.look(Peek::LooksHeld, INTERVAL));
         assert_eq!((story.state.occupancy, story.state.evidence), (Occupancy::Absent, Evidence::Node));
-        story.look.node = Node::Present;
+        story.look.node = GroupNode::Present;
         assert!(!story.look(Peek::LooksFree, INTERVAL));
         assert_eq!(story.state.occupancy, Occupancy::Free);
     }
@@ -503,11 +508,11 @@ mod tests {
         for (peek, expected) in [
             (Peek::LooksFree, Occupancy::Free),
             (Peek::LooksHeld, Occupancy::Held),
-            (Peek::Blind, Occupancy::Unknown(Why::Denied)),
+            (Peek::Unavailable, Occupancy::Unknown(UnknownReason::Denied)),
         ] {
             let mut story = Story::new(true);
             assert!(story.look(peek, INTERVAL));
-            story.answer(Occupancy::Unknown(Why::Denied));
+            story.answer(Occupancy::Unknown(UnknownReason::Denied));
             assert_eq!(story.state.occupancy, expected);
         }
     }
@@ -516,7 +521,7 @@ mod tests {
     fn a_late_answer_changes_nothing_and_the_first_open_stays_due() {
         let mut story = Story::new(true);
         assert!(story.look(Peek::LooksHeld, INTERVAL));
-        story.answer(Occupancy::Unknown(Why::Late));
+        story.answer(Occupancy::Unknown(UnknownReason::TimedOut));
         assert_eq!(story.state.occupancy, Occupancy::Held);
         assert!(!story.look(Peek::LooksHeld, Duration::from_millis(10)));
         assert!(story.look(Peek::LooksHeld, INTERVAL));
@@ -525,10 +530,10 @@ mod tests {
     #[test]
     fn where_nothing_can_be_peeked_opens_go_on_with_pauses() {
         let mut story = Story::new(false);
-        assert!(story.look(Peek::Blind, INTERVAL));
+        assert!(story.look(Peek::Unavailable, INTERVAL));
         story.answer(Occupancy::Free);
         let opens = (0..60).filter(|_| {
-            let wanted = story.look(Peek::Blind, INTERVAL);
+            let wanted = story.look(Peek::Unavailable, INTERVAL);
             if wanted {
                 story.answer(Occupancy::Free);
             }

@@ -15,17 +15,17 @@ pub enum Peek {
     /// At least one function is enabled: `vfio_pci_core_enable` ran for somebody.
     LooksHeld,
     /// There is no `enable` to read: mediated devices, vendor virtual functions.
-    Blind,
+    Unavailable,
 }
 
 impl Peek {
-    /// `looks-free`, `looks-held` or `blind`.
+    /// `looks-free`, `looks-held` or `unavailable`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::LooksFree => "looks-free",
             Self::LooksHeld => "looks-held",
-            Self::Blind => "blind",
+            Self::Unavailable => "unavailable",
         }
     }
 }
@@ -87,7 +87,7 @@ impl Root {
     /// # Errors
     /// There is no such group or its members cannot be listed.
     pub fn peek(&self, group: GroupId, buffer: &mut Buffer) -> Result<Peek> {
-        let mut peek = Peek::Blind;
+        let mut peek = Peek::Unavailable;
         self.members(group, buffer, |member| {
             let Ok(member) = member else { return };
             let (true, Some(id)) = (member.vfio, member.id()) else { return };
@@ -96,7 +96,7 @@ impl Root {
                 return;
             }
             match EnableCount::default().read(self, id) {
-                Ok(0) if peek == Peek::Blind => peek = Peek::LooksFree,
+                Ok(0) if peek == Peek::Unavailable => peek = Peek::LooksFree,
                 Ok(0) | Err(_) => {}
                 Ok(_) => peek = Peek::LooksHeld,
             }

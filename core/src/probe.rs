@@ -1,7 +1,7 @@
 //! The open: asks the kernel whether a group is held, by trying to have it for a moment.
 
 use crate::id::GroupId;
-use crate::occupancy::{Occupancy, Why};
+use crate::occupancy::{Occupancy, UnknownReason};
 use crate::root::Root;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -41,8 +41,8 @@ pub(crate) fn occupancy_of(errno: Errno) -> Occupancy {
         Errno::BUSY => Occupancy::Held,
         Errno::NOENT | Errno::NXIO | Errno::NODEV => Occupancy::Absent,
         // The device cgroup answers EPERM, a node's mode EACCES: it says nothing about a holder.
-        Errno::PERM | Errno::ACCESS => Occupancy::Unknown(Why::Denied),
-        other => Occupancy::Unknown(Why::Errno(other.raw_os_error())),
+        Errno::PERM | Errno::ACCESS => Occupancy::Unknown(UnknownReason::Denied),
+        other => Occupancy::Unknown(UnknownReason::Errno(other.raw_os_error())),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Probes with a deadline: the open runs on a helper thread, because the kernel can hold it for seconds.
 
 use crate::id::{DeviceId, GroupId};
-use crate::occupancy::{Occupancy, Why};
+use crate::occupancy::{Occupancy, UnknownReason};
 use crate::peek::EnableCount;
 use crate::probe::occupancy_of;
 use crate::root::Root;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const HANGS: Duration = Duration::from_millis(20);
 
 /// Opens that may be under way at once, over all groups. A kernel that lets four hang is asked no fifth.
-pub const MOST_AT_ONCE: usize = 4;
+pub const MAX_CONCURRENT: usize = 4;
 
 /// One question.
 #[derive(Clone, Debug)]
@@ -23,13 +23,13 @@ pub struct Request {
     pub group: GroupId,
     /// Functions whose `enable` is read while our descriptor is open, when nobody else can have them: the baseline.
     pub baseline_of: Vec<DeviceId>,
-    /// A question that nobody has begun to ask by then is not asked: the answer is `Unknown(Late)`.
+    /// A question that nobody has begun to ask by then is not asked: the answer is `Unknown(TimedOut)`.
     pub deadline: Instant,
 }
 
 /// The answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Answer {
+pub struct ProbeResult {
     /// The group that was asked for.
     pub group: GroupId,
     /// What the open said.
@@ -39,13 +39,13 @@ pub struct Answer {
 }
 
 /// Called once, on a helper thread, with the answer and whether more answers follow at once. Must not block.
-pub type Done = Box<dyn FnOnce(Answer, bool) + Send>;
+pub type Done = Box<dyn FnOnce(ProbeResult, bool) + Send>;
 
 /// An open of this group is still outstanding; a second one would only queue behind it in the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Outstanding;
+pub struct ProbeOutstanding;
 
-/// Asks groups by opening them, off the caller's thread; at most one open a group and [`MOST_AT_ONCE`] in all.
+/// Asks groups by opening them, off the caller's thread; at most one open a group and [`MAX_CONCURRENT`] in all.
 ///
 /// Helper threads start when first needed and one stays. Dropping the prober waits for none of them: an open that
 /// hangs in the kernel must not hang an exit.
@@ -118,13 +118,13 @@ impl Prober {
     ///
     /// # Errors
     /// The group's last question has no answer yet.
-    pub fn start(&self, request: Request, done: Done) -> Result<(), Outstanding> {
+    pub fn start(&self, request: Request, done: Done) -> Result<(), ProbeOutstanding> {
         self.ask(request, done).map(|_| ())
     }
 
-    fn ask(&self, request: Request, done: Done) -> Result<u64, Outstanding> {
+    fn ask(&self, request: Request, done: Done) -> Result<u64, ProbeOutstanding> {
         let mut state = self.shared.lock();
-        let number = state.queue(request, done).ok_or(Outstanding)?;
+        let number = state.queue(request, done).ok_or(ProbeOutstanding)?;
         self.begin(&mut state);
         Ok(number)
     }
@@ -152,14 +152,14 @@ impl Prober {
     }
 
     /// Adds a helper thread if questions wait while others hang. Call it when answers are overdue.
-    pub fn hurry(&self) {
+    pub fn ensure_progress(&self) {
         let mut state = self.shared.lock();
         if !state.queue.is_empty() && state.idle == 0 {
             self.spawn(&mut state);
         }
     }
 
-    /// Asks one group and waits for the answer, at most `deadline`; later it is `Unknown(Late)`. An open that has begun by
+    /// Asks one group and waits for the answer, at most `deadline`; later it is `Unknown(TimedOut)`. An open that has begun by
     /// then goes on, and may have the group for a moment later; one that has not is not made any more.
     ///
     /// Late at once while another question about the group has no answer yet.
@@ -168,15 +168,15 @@ impl Prober {
         let (send, receive) = mpsc::sync_channel(1);
         let request = Request { group, baseline_of: Vec::new(), deadline: Instant::now() + deadline };
         // try_send: the receiver may have given up, the helper must not care.
-        let done = Box::new(move |answer: Answer, _| {
+        let done = Box::new(move |answer: ProbeResult, _| {
             let _ = send.try_send(answer.occupancy);
         });
-        let late = Occupancy::Unknown(Why::Late);
+        let late = Occupancy::Unknown(UnknownReason::TimedOut);
         let Ok(number) = self.ask(request, done) else { return late };
         let first = deadline.min(HANGS);
         let told = receive.recv_timeout(first).or_else(|_| {
             // Behind another group's open that hangs: this one gets a helper of its own.
-            self.hurry();
+            self.ensure_progress();
             receive.recv_timeout(deadline.saturating_sub(first))
         });
         told.unwrap_or_else(|_| {
@@ -186,7 +186,7 @@ impl Prober {
     }
 
     fn spawn(&self, state: &mut State) {
-        if state.workers >= MOST_AT_ONCE {
+        if state.workers >= MAX_CONCURRENT {
             return;
         }
         let shared = Arc::clone(&self.shared);
@@ -239,12 +239,12 @@ fn work(shared: &Shared) {
     state.workers -= 1;
 }
 
-fn ask(root: &Root, request: &Request) -> Answer {
+fn ask(root: &Root, request: &Request) -> ProbeResult {
     let group = request.group;
     let mut baselines = Vec::new();
     let occupancy =
         if Instant::now() > request.deadline {
-            Occupancy::Unknown(Why::Late)
+            Occupancy::Unknown(UnknownReason::TimedOut)
         } else if request.baseline_of.is_empty() {
             root.probe(group)
         } else {
@@ -258,7 +258,7 @@ fn ask(root: &Root, request: &Request) -> Answer {
                 Err(errno) => occupancy_of(errno),
             }
         };
-    Answer { group, occupancy, baselines }
+    ProbeResult { group, occupancy, baselines }
 }
 
 #[cfg(test)]
@@ -313,7 +313,7 @@ mod tests {
     /// Waits for it as the monitor does, who sees to it that there are helpers.
     fn hurry_until(prober: &Prober, begins: &mpsc::Receiver<()>) {
         while begins.recv_timeout(Duration::from_millis(1)).is_err() {
-            prober.hurry();
+            prober.ensure_progress();
         }
     }
 
@@ -327,11 +327,11 @@ mod tests {
             hangs.push(release);
             hurry_until(&prober, &begins);
         }
-        assert_eq!(prober.shared.lock().workers, MOST_AT_ONCE);
-        let late = Occupancy::Unknown(Why::Late);
+        assert_eq!(prober.shared.lock().workers, MAX_CONCURRENT);
+        let late = Occupancy::Unknown(UnknownReason::TimedOut);
         assert_eq!(prober.probe(GroupId(4), Duration::from_millis(20)), late);
         assert_eq!(prober.probe(GroupId(4), Duration::from_millis(20)), late, "nor when asked again");
-        assert_eq!(prober.shared.lock().workers, MOST_AT_ONCE);
+        assert_eq!(prober.shared.lock().workers, MAX_CONCURRENT);
         hangs.pop();
         assert_eq!(prober.probe(GroupId(5), PATIENCE), Occupancy::Absent, "one is back");
         drop(prober);
@@ -355,7 +355,7 @@ mod tests {
             hangs.push(release);
             hurry_until(&prober, &begins);
         }
-        let late = Occupancy::Unknown(Why::Late);
+        let late = Occupancy::Unknown(UnknownReason::TimedOut);
         assert_eq!(prober.probe(GroupId(20), Duration::from_millis(30)), late, "all four hang");
         assert!(!prober.shared.lock().outstanding.contains(&GroupId(20)), "it was never begun");
         drop(hangs);
@@ -369,6 +369,6 @@ mod tests {
         let root = Root::open(folder.path()).unwrap();
         let request = Request { group: GroupId(1), baseline_of: Vec::new(), deadline: Instant::now() };
         std::thread::sleep(Duration::from_millis(1));
-        assert_eq!(ask(&root, &request).occupancy, Occupancy::Unknown(Why::Late));
+        assert_eq!(ask(&root, &request).occupancy, Occupancy::Unknown(UnknownReason::TimedOut));
     }
 }

@@ -1,7 +1,7 @@
 //! Everything that can make news, behind one descriptor to poll: kernel events, /dev/vfio, holders' exits, and time.
 
 use crate::error::{Error, Result};
-use crate::holders::{Holder, Looked};
+use crate::holders::{Holder, ScanCoverage};
 use crate::id::{DeviceId, GroupId};
 use crate::monitor::{Change, Monitor};
 use crate::root::Root;
@@ -90,7 +90,7 @@ impl Default for Options {
 struct Held {
     group: GroupId,
     holders: Vec<Holder>,
-    looked: Looked,
+    coverage: ScanCoverage,
     again: Option<(Instant, Duration)>,
     exits: Vec<OwnedFd>,
 }
@@ -103,9 +103,9 @@ const ANSWERS: u64 = 4;
 /// Plus the group's number.
 const EXITS: u64 = 1 << 32;
 
-/// Pause before holders that were not found are looked for again; doubles up to [`LONGEST_PAUSE`].
+/// Pause before holders that were not found are looked for again; doubles up to [`MAX_PROBE_INTERVAL`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(30);
 /// A holder that nobody can see exit, in another pid namespace say, is looked for again this often.
 const CONFIRM: Duration = Duration::from_secs(30);
 
@@ -159,7 +159,7 @@ impl Watch {
         )
         .map_err(system)?;
         add(tick.as_fd(), TICK).map_err(system)?;
-        add(monitor.answers(), ANSWERS).map_err(system)?;
+        add(monitor.results_fd(), ANSWERS).map_err(system)?;
         let uevents = if options.uevents { uevent_socket().ok() } else { None };
         let uevents = uevents.filter(|socket| add(socket.as_fd(), UEVENTS).is_ok());
         let own_processes = shows_ourselves(monitor.root());
@@ -233,26 +233,26 @@ impl Watch {
         &self.monitor
     }
 
-    /// For [`Monitor::set_owned`]; passes are driven by [`Watch::next`].
+    /// For [`Monitor::set_assigned`]; passes are driven by [`Watch::next`].
     pub fn monitor_mut(&mut self) -> &mut Monitor {
         &mut self.monitor
     }
 
     /// Takes in the answer to an open made elsewhere; the events follow from [`Watch::next`].
-    pub fn told(&mut self, group: GroupId, answer: crate::Occupancy) {
-        self.monitor.told(group, answer, Instant::now(), &mut self.changes);
+    pub fn record_probe(&mut self, group: GroupId, answer: crate::Occupancy) {
+        self.monitor.record_probe(group, answer, Instant::now(), &mut self.changes);
     }
 
-    /// The known holders of a held group; empty says nothing without [`Watch::looked`].
+    /// The known holders of a held group; empty says nothing without [`Watch::coverage`].
     #[must_use]
     pub fn holders(&self, group: GroupId) -> &[Holder] {
         self.held.iter().find(|held| held.group == group).map_or(&[], |held| &held.holders)
     }
 
-    /// How far the last look for the group's holders reached; none if nobody looked.
+    /// How far the last look for the group's holders reached; none if nobody coverage.
     #[must_use]
-    pub fn looked(&self, group: GroupId) -> Option<Looked> {
-        self.held.iter().find(|held| held.group == group).map(|held| held.looked)
+    pub fn coverage(&self, group: GroupId) -> Option<ScanCoverage> {
+        self.held.iter().find(|held| held.group == group).map(|held| held.coverage)
     }
 
     /// Why the latest pass could not list the bound devices, if it could not.
@@ -297,7 +297,7 @@ impl Watch {
                     self.held.retain(|held| held.group != group);
                     self.exited.retain(|(exited, _)| *exited != group);
                     self.exited.push((group, Duration::from_millis(10)));
-                    self.monitor.hurry(group, now);
+                    self.monitor.probe_now(group, now);
                     self.next_pass = now;
                 }
             }
@@ -311,7 +311,7 @@ impl Watch {
             *pause *= 2;
             let held = monitor.group(*group).is_some_and(|group| group.state.occupancy.is_held());
             if held {
-                monitor.hurry(*group, now);
+                monitor.probe_now(*group, now);
             }
             held && *pause <= LAST_FOLLOW_UP
         });
@@ -339,12 +339,12 @@ impl Watch {
                     });
                     let event = message.get(..length).filter(|_| kernel).and_then(uevent::parse);
                     if let Some(event) = event {
-                        self.monitor.disturbed(event.device, now);
+                        self.monitor.invalidate(event.device, now);
                         self.next_pass = now;
                     }
                 }
                 Err(Errno::NOBUFS) => {
-                    self.monitor.disturbed(None, now);
+                    self.monitor.invalidate(None, now);
                     self.next_pass = now;
                     self.events.push_back(Event::Rescan);
                 }
@@ -387,7 +387,7 @@ impl Watch {
             return;
         }
         let mut found = Vec::new();
-        let looked = monitor.root().holders(&due, &mut |holder| found.push(holder)).unwrap_or_default();
+        let coverage = monitor.root().holders(&due, &mut |holder| found.push(holder)).unwrap_or_default();
         for group in due {
             let holders: Vec<Holder> = found.iter().filter(|holder| holder.group == group).copied().collect();
             let before = self
@@ -402,12 +402,12 @@ impl Watch {
             }
             let exits: Vec<OwnedFd> = holders.iter().filter_map(|holder| self.exit_of(holder)).collect();
             let pause = match (holders.is_empty(), exits.is_empty()) {
-                (true, _) => Some(pause.min(LONGEST_PAUSE)),
+                (true, _) => Some(pause.min(MAX_PROBE_INTERVAL)),
                 (false, true) => Some(CONFIRM),
                 (false, false) => None,
             };
             let again = pause.map(|pause| (now + pause, pause));
-            self.held.push(Held { group, holders, looked, again, exits });
+            self.held.push(Held { group, holders, coverage, again, exits });
         }
     }
 

@@ -77,6 +77,6 @@ fn a_device_cgroup_or_a_mode_that_denies_says_nothing() {
         rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).unwrap();
     }
     let answer = root.probe(GROUP);
-    assert_eq!(answer, Occupancy::Unknown(vfio_probe::Why::Denied));
+    assert_eq!(answer, Occupancy::Unknown(vfio_probe::UnknownReason::Denied));
     assert!(!answer.is_held());
 }

@@ -40,7 +40,7 @@ impl Story {
     /// One that has taken stock.
     fn settled(node: Node) -> Self {
         let mut story = Self::new(node);
-        story.until("the first picture", |monitor, _| monitor.settled());
+        story.until("the first picture", |monitor, _| monitor.initial_probes_done());
         story
     }
 
@@ -110,8 +110,8 @@ fn a_holder_from_before_is_proven_by_ebusy_and_its_end_by_an_open() {
 fn an_owned_group_is_never_opened() {
     let node = Node::with_eight_gpus().unwrap();
     let mut story = Story::new(node);
-    story.monitor.set_owned(vfio_probe::monitor::Owned { groups: vec![GROUP], ..Default::default() });
-    story.until("the first picture", |monitor, _| monitor.settled());
+    story.monitor.set_assigned(vfio_probe::monitor::Assigned { groups: vec![GROUP], ..Default::default() });
+    story.until("the first picture", |monitor, _| monitor.initial_probes_done());
     assert_eq!(story.state(), (Occupancy::Free, Evidence::Enable));
     let vm = story.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     assert_eq!(story.pass(), [Change::Held(GROUP)]);
@@ -141,9 +141,8 @@ fn a_count_left_over_from_before_is_no_holder() {
     enable(&node, 1);
     let mut story = Story::settled(node);
     assert_eq!(story.state(), (Occupancy::Free, Evidence::Open));
-    let changes = story.until("its baseline is known", |monitor, _| {
-        monitor.devices().iter().any(Tracked::count_is_left_over)
-    });
+    let changes = story
+        .until("its baseline is known", |monitor, _| monitor.devices().iter().any(Tracked::enable_is_stale));
     assert_eq!(
         (changes, story.node.opens(51)),
         (vec![], 2),
@@ -313,7 +312,7 @@ fn a_record_that_has_changed_is_told() {
     let mut story = Story::settled(Node::with_eight_gpus().unwrap());
     story.node.write(&format!("sys/bus/pci/devices/{GPU}/numa_node"), "1\n").unwrap();
     assert_eq!(story.pass(), []);
-    story.monitor.disturbed(None, Instant::now());
+    story.monitor.invalidate(None, Instant::now());
     assert_eq!(story.pass(), [Change::Changed(GROUP)]);
     assert_eq!(story.monitor.devices()[0].device.numa_node, Some(1));
 }
@@ -328,7 +327,7 @@ fn the_count_of_a_vendors_function_says_nothing() {
     let mut story = Story::settled(node);
     let occupancy = |monitor: &Monitor| monitor.group(group).unwrap().state.occupancy;
     assert_eq!(occupancy(&story.monitor), Occupancy::Free);
-    assert_eq!(story.monitor.root().peek(group, &mut Buffer::new()), Ok(Peek::Blind));
+    assert_eq!(story.monitor.root().peek(group, &mut Buffer::new()), Ok(Peek::Unavailable));
     let vm = story.node.start_vm(&VmSpec::foreign(&[vf])).unwrap();
     story.until("held, by an open", |monitor, _| occupancy(monitor) == Occupancy::Held);
     vm.kill();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use vfio_probe::device::Detail;
 use vfio_probe::peek::Peek;
-use vfio_probe::{Buffer, GroupId, Occupancy, Prober, Root, Why};
+use vfio_probe::{Buffer, GroupId, Occupancy, Prober, Root, UnknownReason};
 use vfio_sim_node::{Node, VmSpec};
 
 #[test]
@@ -33,7 +33,7 @@ fn eight_threads_are_told_what_one_is() {
                         assert_eq!(root.probe(GroupId(51)), Occupancy::Held);
                         assert_eq!(root.probe(GroupId(52)), Occupancy::Free);
                         // Another thread's question about the group is outstanding, or it is this one's answer.
-                        let late = Occupancy::Unknown(Why::Late);
+                        let late = Occupancy::Unknown(UnknownReason::TimedOut);
                         let told = prober.probe(GroupId(51), Duration::from_secs(60));
                         assert!(told == Occupancy::Held || told == late, "{told:?}");
                         let told = prober.probe(GroupId(52), Duration::from_secs(60));

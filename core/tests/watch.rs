@@ -44,7 +44,7 @@ fn expect(watch: &mut Watch, wanted: Event) -> Vec<Event> {
 fn settle(watch: &mut Watch) {
     expect(watch, Event::Bound("0000:df:00.0".parse().unwrap()));
     let deadline = Instant::now() + PATIENCE;
-    while !watch.monitor().settled() {
+    while !watch.monitor().initial_probes_done() {
         assert!(Instant::now() < deadline, "no answers");
         while watch.next().is_some() {}
         std::thread::sleep(Duration::from_millis(1));
