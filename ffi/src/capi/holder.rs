@@ -6,7 +6,7 @@ use super::status::{Outcome, guard, vfp_error, vfp_status};
 use super::text;
 use std::ffi::c_char;
 use vfio_probe::holders::Via;
-use vfio_probe::{GroupId, Holder, Looked};
+use vfio_probe::{GroupId, Holder, ScanCoverage};
 
 /// By the group's node.
 pub const VFP_VIA_GROUP: i32 = 0;
@@ -82,15 +82,15 @@ impl From<&Holder> for vfp_holder {
             via: via_number(holder.via),
             reserved: 0,
             command: text::shown(&holder.command),
-            pod_uid: text::shown_or_empty(holder.owner.pod_uid),
-            container_id: text::shown_or_empty(holder.owner.container_id),
+            pod_uid: text::shown_or_empty(holder.container.pod_uid),
+            container_id: text::shown_or_empty(holder.container.container_id),
         }
     }
 }
 
-impl From<Looked> for vfp_looked {
-    fn from(looked: Looked) -> Self {
-        let Looked { processes, unreadable, unattributed } = looked;
+impl From<ScanCoverage> for vfp_looked {
+    fn from(looked: ScanCoverage) -> Self {
+        let ScanCoverage { processes, unreadable, unattributed } = looked;
         Self { processes, unreadable, unattributed, reserved: 0 }
     }
 }

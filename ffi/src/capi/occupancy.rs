@@ -5,7 +5,7 @@ use super::root::{host, vfp_root};
 use super::status::{Outcome, VFP_OK, guard, vfp_error, vfp_status};
 use std::time::Duration;
 use vfio_probe::peek::Peek;
-use vfio_probe::{GroupId, Occupancy, Why};
+use vfio_probe::{GroupId, Occupancy, UnknownReason};
 
 /// No function of the group is enabled. A holder that has the group open but no device of it looks like this too.
 pub const VFP_PEEK_LOOKS_FREE: i32 = 0;
@@ -62,7 +62,7 @@ pub(super) fn peek_number(peek: Peek) -> i32 {
     match peek {
         Peek::LooksFree => VFP_PEEK_LOOKS_FREE,
         Peek::LooksHeld => VFP_PEEK_LOOKS_HELD,
-        Peek::Blind => VFP_PEEK_BLIND,
+        Peek::Unavailable => VFP_PEEK_BLIND,
     }
 }
 
@@ -79,10 +79,10 @@ impl From<Occupancy> for vfp_occupancy {
     fn from(occupancy: Occupancy) -> Self {
         let (why, os_errno) = match occupancy {
             Occupancy::Free | Occupancy::Held | Occupancy::Absent => (VFP_WHY_NONE, 0),
-            Occupancy::Unknown(Why::Denied) => (VFP_WHY_DENIED, 0),
-            Occupancy::Unknown(Why::Late) => (VFP_WHY_LATE, 0),
-            Occupancy::Unknown(Why::Errno(errno)) => (VFP_WHY_ERRNO, errno),
-            Occupancy::Unknown(Why::NotAsked) => (VFP_WHY_NOT_ASKED, 0),
+            Occupancy::Unknown(UnknownReason::Denied) => (VFP_WHY_DENIED, 0),
+            Occupancy::Unknown(UnknownReason::TimedOut) => (VFP_WHY_LATE, 0),
+            Occupancy::Unknown(UnknownReason::Errno(errno)) => (VFP_WHY_ERRNO, errno),
+            Occupancy::Unknown(UnknownReason::NotProbed) => (VFP_WHY_NOT_ASKED, 0),
         };
         Self { state: state_number(occupancy), why, os_errno, reserved: 0 }
     }

@@ -216,9 +216,9 @@ pub unsafe extern "C" fn vfp_watch_set_owned(
         // SAFETY: the caller's numbers, by the header's conventions.
         let groups = unsafe { record::items(groups, "groups", ("group_count", group_count)) }?;
         let owned =
-            monitor::Owned { groups: groups.iter().copied().map(GroupId).collect(), ..Default::default() };
+            monitor::Assigned { groups: groups.iter().copied().map(GroupId).collect(), ..Default::default() };
         // SAFETY: the caller's handle, by the header's conventions.
-        unsafe { self::watch(watch) }?.lock().monitor_mut().set_owned(owned);
+        unsafe { self::watch(watch) }?.lock().monitor_mut().set_assigned(owned);
         Ok(VFP_OK)
     };
     // SAFETY: the caller's error record, by the header's conventions.

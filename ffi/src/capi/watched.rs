@@ -162,7 +162,7 @@ pub unsafe extern "C" fn vfp_watch_holders(
         let group = GroupId(group);
         watch.holders(group).iter().for_each(|holder| slots.push(&vfp_holder::from(holder)));
         if let Some(far) = &mut far {
-            far.push(&watch.looked(group).unwrap_or_default().into());
+            far.push(&watch.coverage(group).unwrap_or_default().into());
         }
         // SAFETY: looked at above.
         Ok(unsafe { slots.finish(out_count) })

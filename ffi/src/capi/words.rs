@@ -40,7 +40,7 @@ const PEEKS: &[(i32, &CStr)] = &[
     (VFP_PEEK_NONE, c"none"),
     (VFP_PEEK_LOOKS_FREE, c"looks-free"),
     (VFP_PEEK_LOOKS_HELD, c"looks-held"),
-    (VFP_PEEK_BLIND, c"blind"),
+    (VFP_PEEK_BLIND, c"unavailable"),
 ];
 const STATES: &[(i32, &CStr)] = &[
     (VFP_STATE_UNKNOWN, c"unknown"),
@@ -51,9 +51,9 @@ const STATES: &[(i32, &CStr)] = &[
 const WHYS: &[(i32, &CStr)] = &[
     (VFP_WHY_NONE, c"none"),
     (VFP_WHY_DENIED, c"denied"),
-    (VFP_WHY_LATE, c"late"),
+    (VFP_WHY_LATE, c"timed-out"),
     (VFP_WHY_ERRNO, c"errno"),
-    (VFP_WHY_NOT_ASKED, c"not-asked"),
+    (VFP_WHY_NOT_ASKED, c"not-probed"),
 ];
 const EVIDENCES: &[(i32, &CStr)] = &[
     (VFP_EVIDENCE_NONE, c"none"),
@@ -94,7 +94,7 @@ pub extern "C" fn vfp_sriov_text(sriov: i32) -> *const c_char {
     word(SRIOV_ROLES, sriov)
 }
 
-/// The word for a VFP_PEEK_*: `looks-free`, `looks-held`, `blind`, `none`, or `?`.
+/// The word for a VFP_PEEK_*: `looks-free`, `looks-held`, `unavailable`, `none`, or `?`.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_peek_text(peek: i32) -> *const c_char {
     word(PEEKS, peek)
@@ -106,7 +106,7 @@ pub extern "C" fn vfp_state_text(state: i32) -> *const c_char {
     word(STATES, state)
 }
 
-/// The word for a VFP_WHY_*: `none`, `denied`, `late`, `errno`, `not-asked`, or `?`.
+/// The word for a VFP_WHY_*: `none`, `denied`, `timed-out`, `errno`, `not-probed`, or `?`.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_why_text(why: i32) -> *const c_char {
     word(WHYS, why)
@@ -137,7 +137,7 @@ mod tests {
     use crate::capi::{device, holder, status, watched};
     use vfio_probe::holders::Via;
     use vfio_probe::peek::Peek;
-    use vfio_probe::{DeviceId, ErrorKind, Event, Evidence, GroupId, Kind, Occupancy, Why};
+    use vfio_probe::{DeviceId, ErrorKind, Event, Evidence, GroupId, Kind, Occupancy, UnknownReason};
 
     fn said(word: *const c_char) -> &'static str {
         // SAFETY: the tables' texts are static and NUL-terminated.
@@ -152,16 +152,22 @@ mod tests {
         for (number, peek) in [
             (VFP_PEEK_LOOKS_FREE, Peek::LooksFree),
             (VFP_PEEK_LOOKS_HELD, Peek::LooksHeld),
-            (VFP_PEEK_BLIND, Peek::Blind),
+            (VFP_PEEK_BLIND, Peek::Unavailable),
         ] {
             assert_eq!(said(vfp_peek_text(number)), peek.as_str());
         }
-        for occupancy in [Occupancy::Free, Occupancy::Held, Occupancy::Absent, Occupancy::Unknown(Why::Late)]
+        for occupancy in
+            [Occupancy::Free, Occupancy::Held, Occupancy::Absent, Occupancy::Unknown(UnknownReason::TimedOut)]
         {
             let record = vfp_occupancy::from(occupancy);
             assert_eq!(said(vfp_state_text(record.state)), occupancy.as_str());
         }
-        for why in [Why::Denied, Why::Late, Why::Errno(5), Why::NotAsked] {
+        for why in [
+            UnknownReason::Denied,
+            UnknownReason::TimedOut,
+            UnknownReason::Errno(5),
+            UnknownReason::NotProbed,
+        ] {
             let record = vfp_occupancy::from(Occupancy::Unknown(why));
             assert_eq!(said(vfp_why_text(record.why)), why.as_str());
         }

@@ -17,7 +17,7 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    pub(crate) fn new(number: GroupId, group: vfio_probe::group::Group) -> Self {
+    pub(crate) fn new(number: GroupId, group: vfio_probe::group::GroupSummary) -> Self {
         let (offender, offender_driver) = offender(group.viability);
         Self {
             number: number.0,

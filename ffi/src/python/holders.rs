@@ -25,8 +25,8 @@ impl From<&vfio_probe::Holder> for Holder {
             start_time: holder.start_time,
             command: holder.command.to_string(),
             via: Word::via(holder.via),
-            pod_uid: holder.owner.pod_uid.map(|uid| uid.to_string()),
-            container_id: holder.owner.container_id.map(|id| id.to_string()),
+            pod_uid: holder.container.pod_uid.map(|uid| uid.to_string()),
+            container_id: holder.container.container_id.map(|id| id.to_string()),
         }
     }
 }
@@ -50,8 +50,8 @@ pub(crate) struct Looked {
     unattributed: u32,
 }
 
-impl From<vfio_probe::Looked> for Looked {
-    fn from(looked: vfio_probe::Looked) -> Self {
+impl From<vfio_probe::ScanCoverage> for Looked {
+    fn from(looked: vfio_probe::ScanCoverage) -> Self {
         Self { processes: looked.processes, unreadable: looked.unreadable, unattributed: looked.unattributed }
     }
 }

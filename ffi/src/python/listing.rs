@@ -88,7 +88,7 @@ impl Holders {
     pub(crate) fn new(
         py: Python<'_>,
         holders: &[vfio_probe::Holder],
-        looked: vfio_probe::Looked,
+        looked: vfio_probe::ScanCoverage,
     ) -> PyResult<Self> {
         Ok(Self {
             holders: PyTuple::new(py, holders.iter().map(Holder::from))?.unbind(),

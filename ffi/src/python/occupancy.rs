@@ -5,7 +5,7 @@ use crate::python::values::push;
 use crate::python::words::Word;
 use pyo3::prelude::*;
 use rustix::io::Errno;
-use vfio_probe::{GroupId, Why};
+use vfio_probe::{GroupId, UnknownReason};
 
 /// Whether a group is held.
 #[pyclass(frozen, eq, hash, module = "vfio_probe")]
@@ -25,7 +25,7 @@ impl Occupancy {
         self.occupancy.as_str()
     }
 
-    fn because(&self) -> Option<Why> {
+    fn because(&self) -> Option<UnknownReason> {
         match self.occupancy {
             vfio_probe::Occupancy::Unknown(why) => Some(why),
             _ => None,
@@ -57,7 +57,7 @@ impl Occupancy {
     #[getter]
     fn errno(&self) -> i32 {
         match self.because() {
-            Some(Why::Errno(errno)) => errno,
+            Some(UnknownReason::Errno(errno)) => errno,
             _ => 0,
         }
     }
@@ -89,20 +89,20 @@ impl Occupancy {
             (errno.raw_os_error(), format!("group {group}: unknown: {text}"), None::<String>, group.0)
         };
         Err(match why {
-            Why::Denied => DeniedError::new_err(said(Errno::ACCESS, "the open was denied")),
-            Why::Late => LateError::new_err(said(Errno::TIMEDOUT, "no answer in time")),
-            Why::Errno(errno) => {
+            UnknownReason::Denied => DeniedError::new_err(said(Errno::ACCESS, "the open was denied")),
+            UnknownReason::TimedOut => LateError::new_err(said(Errno::TIMEDOUT, "no answer in time")),
+            UnknownReason::Errno(errno) => {
                 let errno = Errno::from_raw_os_error(errno);
                 ProbeError::new_err(said(errno, &std::io::Error::from(errno).to_string()))
             }
-            Why::NotAsked => ProbeError::new_err(said(Errno::AGAIN, "nobody asked yet")),
+            UnknownReason::NotProbed => ProbeError::new_err(said(Errno::AGAIN, "nobody asked yet")),
         })
     }
 
     fn __repr__(&self) -> String {
         let mut text = format!("<Occupancy group {} {}", self.group, self.occupancy.as_str());
-        push(&mut text, "because", self.because().map(Why::as_str));
-        if let Some(Why::Errno(errno)) = self.because() {
+        push(&mut text, "because", self.because().map(UnknownReason::as_str));
+        if let Some(UnknownReason::Errno(errno)) = self.because() {
             push(&mut text, "of", Some(errno));
         }
         text + ">"

@@ -12,7 +12,7 @@ use pyo3::types::PyTuple;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use vfio_probe::monitor::{self, Monitor, Owned};
+use vfio_probe::monitor::{self, Assigned, Monitor};
 use vfio_probe::watch::Options;
 
 /// What changes below a root.
@@ -167,14 +167,14 @@ impl Watch {
     /// The known holders of a held group, or None if nobody looked for them.
     fn holders(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Option<Holders>> {
         let number = arguments::group("number", number)?;
-        let known = self.with(py, |watch| Some((watch.looked(number)?, watch.holders(number).to_vec())))?;
+        let known = self.with(py, |watch| Some((watch.coverage(number)?, watch.holders(number).to_vec())))?;
         known.map(|(looked, holders)| Holders::new(py, &holders, looked)).transpose()
     }
 
     /// Groups that are never opened, in place of those said before: a machine may be about to open them.
     fn set_owned_groups(&self, py: Python<'_>, groups: &Bound<'_, PyAny>) -> PyResult<()> {
-        let owned = Owned { groups: arguments::groups("groups", groups)?, ..Owned::default() };
-        self.with(py, |watch| watch.monitor_mut().set_owned(owned))
+        let owned = Assigned { groups: arguments::groups("groups", groups)?, ..Assigned::default() };
+        self.with(py, |watch| watch.monitor_mut().set_assigned(owned))
     }
 
     /// What could not be read when all was last read, each about one thing.

@@ -29,7 +29,7 @@ impl Word {
         Self { class: "State", word: occupancy.as_str() }
     }
 
-    pub(crate) fn why(why: vfio_probe::Why) -> Self {
+    pub(crate) fn why(why: vfio_probe::UnknownReason) -> Self {
         Self { class: "Why", word: why.as_str() }
     }
 
