@@ -31,7 +31,7 @@ pub(crate) struct Checker {
 
 /// The plugin takes so long at most for what follows from something: settling, two questions to the kubelet, a list.
 const LATE: Duration = Duration::from_millis(1500);
-/// And so long, if it has to find out by an open that is made less and less often (`LONGEST_PAUSE`).
+/// And so long, if it has to find out by an open that is made less and less often (`MAX_PROBE_INTERVAL`).
 const VERY_LATE: Duration = Duration::from_millis(7000);
 
 /// How often something may happen, each until it is too late for that.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
 use vfio_probe::device::Detail;
-use vfio_probe::{Buffer, Device, Error, GroupId, Occupancy, Root, Sriov, Viability, Why};
+use vfio_probe::{Buffer, Device, Error, GroupId, Occupancy, Root, Sriov, UnknownReason, Viability};
 
 /// Everything, in the form that the other languages' programs print.
 pub(crate) fn dump(path: &Path) -> Value {
@@ -32,8 +32,8 @@ fn look(path: &Path) -> vfio_probe::Result<Value> {
             json!({
                 "group": holder.group.0, "pid": holder.pid, "start_time": holder.start_time,
                 "command": holder.command.as_str(), "via": holder.via.as_str(),
-                "pod_uid": holder.owner.pod_uid.map(|uid| uid.to_string()),
-                "container_id": holder.owner.container_id.map(|id| id.to_string()),
+                "pod_uid": holder.container.pod_uid.map(|uid| uid.to_string()),
+                "container_id": holder.container.container_id.map(|id| id.to_string()),
             })
         })
         .collect();
@@ -75,7 +75,7 @@ fn device(device: &Device) -> Value {
 fn group(root: &Root, id: GroupId, buffer: &mut Buffer) -> Value {
     let occupancy = root.probe(id);
     let (why, errno) = match occupancy {
-        Occupancy::Unknown(why @ Why::Errno(errno)) => (Some(why.as_str()), errno),
+        Occupancy::Unknown(why @ UnknownReason::Errno(errno)) => (Some(why.as_str()), errno),
         Occupancy::Unknown(why) => (Some(why.as_str()), 0),
         Occupancy::Free | Occupancy::Held | Occupancy::Absent => (None, 0),
     };
