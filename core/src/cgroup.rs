@@ -1,26 +1,29 @@
-//! Pure: which pod and container a process belongs to, told from its cgroup.
+//! Finds the pod and the container of a process in the text of its cgroup file. Performs no I/O.
 
 use crate::text::Text;
 
-/// What a cgroup path names.
+/// The container that a cgroup path names, and its pod.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Container {
-    /// The pod's uid as the API writes it (with hyphens), or a static pod's 32 hex digits.
+    /// The pod's uid as the Kubernetes API writes it (with hyphens), or the 32 hex digits of a static pod.
+    /// None if the process is in no pod.
     pub pod_uid: Option<Text<36>>,
-    /// The container's id as its runtime made it: 64 hex digits.
+    /// The container's id as its runtime assigned it: 64 hex digits. None if the path names no container.
     pub container_id: Option<Text<64>>,
 }
 
-/// Reads the text of /proc/PID/cgroup: version 2's one line, or one a controller of version 1.
+/// Parses the text of /proc/PID/cgroup. Version 2 has one line, version 1 has one line for each controller.
 ///
-/// The kubelet's names (pkg/kubelet/cm, `GetPodContainerName`): `.../kubepods-burstable-pod<uid with _>.slice/
-/// cri-containerd-<id>.scope` with the systemd driver, `/kubepods/burstable/pod<uid>/<id>` with cgroupfs.
+/// The kubelet chooses the names (pkg/kubelet/cm, `GetPodContainerName`). With the systemd driver they are
+/// `.../kubepods-burstable-pod<uid with _>.slice/cri-containerd-<id>.scope`, with cgroupfs
+/// `/kubepods/burstable/pod<uid>/<id>`.
 #[must_use]
 pub fn container(text: &[u8]) -> Container {
     let mut container = Container::default();
     for component in text.split(|&byte| matches!(byte, b'\n' | b'/' | b':')) {
         if let Some(uid) = pod_uid(component) {
-            // The container below this pod follows; one seen before was another pod's (nested kubelets).
+            // The container of this pod is the component that follows. A container seen before belongs to an
+            // outer pod (nested kubelets).
             container = Container { pod_uid: Some(uid), container_id: None };
         } else if container.pod_uid.is_some() && container.container_id.is_none() {
             container.container_id = container_id(component);
@@ -45,7 +48,7 @@ fn pod_uid(component: &[u8]) -> Option<Text<36>> {
     let mut text = [0; 36];
     let text = text.get_mut(..uid.len())?;
     for (slot, &byte) in text.iter_mut().zip(uid) {
-        // systemd takes `-` for a level of the hierarchy, so the kubelet writes `_` there.
+        // In a slice's name systemd reads `-` as a level of the hierarchy, so the kubelet writes `_`.
         *slot = if byte == b'_' { b'-' } else { byte };
     }
     let plausible =
@@ -77,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_the_kubelets_paths() {
+    fn kubelet_paths_name_pod_and_container() {
         let slice = UID.replace('-', "_");
         for text in [
             format!(
@@ -93,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_nobodys() {
+    fn other_paths_name_no_pod() {
         for text in [
             "",
             "0::/\n",
@@ -107,7 +110,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(bytes: Vec<u8>) {
+        fn arbitrary_text_never_panics(bytes: Vec<u8>) {
             let _ = container(&bytes);
         }
     }

@@ -1,8 +1,8 @@
-//! Extended GPU memory of Grace systems: host memory that a GPU reaches as if it were its own. A machine that is given all GPUs
-//! of such a memory may be given the memory too, as `/dev/egmN`.
+//! Finds the device nodes of extended GPU memory (EGM) on Grace systems.
 //!
-//! The driver that makes these nodes (nvgrace-egm) sits on an auxiliary device of nvgrace-gpu's, so that a host none of whose
-//! devices is bound to that driver has none: nothing needs to be read there.
+//! Extended GPU memory is host memory that a GPU accesses like its own. A VM that gets all GPUs of such a memory may also
+//! get the memory, as `/dev/egmN`. The driver nvgrace-egm creates these nodes. It binds to an auxiliary device of
+//! nvgrace-gpu, so a host without a device on that driver has no such node, and callers can skip the search there.
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -11,25 +11,27 @@ use crate::root::{Buffer, PAGE, Root};
 use crate::text::Text;
 use rustix::io::Errno;
 
-/// Where the driver's class is.
+/// The directory of the driver's class.
 const CLASS: &str = "sys/class/egm";
 
-/// Whether there may be extended memory for a device: whether its driver is the one that tells of it.
+/// Returns whether a device may have extended memory: whether its driver is one of the nvgrace drivers. No I/O.
 #[must_use]
 pub fn may_have(device: &Device) -> bool {
     device.driver.is_some_and(|driver| driver.as_bytes().starts_with(b"nvgrace"))
 }
 
 impl Root {
-    /// Calls `visit` with the name of each node in /dev of extended memory whose GPUs are all among `given`: to a machine that
-    /// has only some of them it would be memory that another's GPUs write to. By name. Three system calls, and four a node.
+    /// Calls `visit` with the name in /dev of each extended memory whose GPUs are all in `allocated`, sorted by name.
+    ///
+    /// A memory of which the VM gets only some GPUs is left out, because the GPUs of another VM write to it. A memory
+    /// whose GPUs cannot be read is passed to `visit` as an error about itself. Needs three system calls, and four more
+    /// for each memory. Allocates.
     ///
     /// # Errors
-    /// What there is cannot be listed; that there is none is no error. A memory whose GPUs cannot be read is an error item
-    /// about itself.
+    /// The class exists and cannot be listed. A host without extended memory is no error.
     pub fn egm_nodes(
         &self,
-        given: &[DeviceId],
+        allocated: &[DeviceId],
         buffer: &mut Buffer,
         mut visit: impl FnMut(Result<Text<16>>),
     ) -> Result<()> {
@@ -44,7 +46,7 @@ impl Root {
         }
         names.sort_unstable();
         for name in names {
-            match self.egm_is_whole(name, given) {
+            match self.egm_is_complete(name, allocated) {
                 Ok(true) => visit(Ok(name)),
                 Ok(false) => {}
                 Err(error) => visit(Err(error.of_entry(name.as_bytes()))),
@@ -53,26 +55,27 @@ impl Root {
         Ok(())
     }
 
-    fn egm_is_whole(&self, name: Text<16>, given: &[DeviceId]) -> Result<bool> {
+    /// Returns whether a memory has a device node and all its GPUs are in `allocated`.
+    fn egm_is_complete(&self, name: Text<16>, allocated: &[DeviceId]) -> Result<bool> {
         const WHAT: &str = "gpu_devices";
         let mut buffer = [0; PAGE];
         let text = self
             .read(format_args!("{CLASS}/{name}/gpu_devices"), &mut buffer)
             .map_err(|errno| Error::system(errno, WHAT))?;
-        // An address a line (`gpu_devices_show`).
+        // The attribute has one address a line (`gpu_devices_show`).
         let mut gpus = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).peekable();
-        // Memory of no GPU is nobody's.
-        let mut whole = gpus.peek().is_some();
+        // A memory without a GPU belongs to no VM.
+        let mut complete = gpus.peek().is_some();
         for word in gpus {
             let gpu = DeviceId::parse(word).ok_or(Error::malformed(WHAT))?;
-            whole &= given.contains(&gpu);
+            complete &= allocated.contains(&gpu);
         }
-        // As for other nodes: the class entry has a number if there is a node.
-        Ok(whole && self.stat(format_args!("{CLASS}/{name}/dev")).is_ok())
+        // As with all devices, the class entry has a `dev` attribute only if it has a device node.
+        Ok(complete && self.stat(format_args!("{CLASS}/{name}/dev")).is_ok())
     }
 }
 
-/// `egm` and a number, as the driver names them.
+/// Returns whether a name is `egm` and a number, as the driver names its entries.
 fn is_node(name: &[u8]) -> bool {
     name.strip_prefix(b"egm")
         .is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
@@ -83,22 +86,22 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// A tree with these memories: name, what its `gpu_devices` says, whether it has a node.
+    /// Creates a tree with memories. Each has a name, the text of `gpu_devices`, and a device node or none.
     fn tree(memories: &[(&str, &str, bool)]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         for (name, gpus, has_node) in memories {
-            let entry = folder.path().join(CLASS).join(name);
+            let entry = directory.path().join(CLASS).join(name);
             fs::create_dir_all(&entry).unwrap();
             fs::write(entry.join("gpu_devices"), gpus).unwrap();
             if *has_node {
                 fs::write(entry.join("dev"), "510:0\n").unwrap();
             }
         }
-        folder
+        directory
     }
 
-    fn given(folder: &tempfile::TempDir, ids: &[&str]) -> Vec<String> {
-        let root = Root::open(folder.path()).unwrap();
+    fn nodes(directory: &tempfile::TempDir, ids: &[&str]) -> Vec<String> {
+        let root = Root::open(directory.path()).unwrap();
         let ids: Vec<DeviceId> = ids.iter().map(|id| id.parse().unwrap()).collect();
         let mut found = Vec::new();
         let visit = |node: Result<Text<16>>| {
@@ -113,7 +116,7 @@ mod tests {
     const C: &str = "0018:01:00.0";
 
     #[test]
-    fn memory_is_given_with_all_of_its_gpus() {
+    fn memory_goes_with_all_of_its_gpus_only() {
         let tree = tree(&[
             ("egm5", &format!("{C}\n"), true),
             ("egm4", &format!("{A}\n{B}\n"), true),
@@ -129,12 +132,12 @@ mod tests {
             (&[A, C], &["egm5"]),
             (&[C, B, A], &["egm4", "egm5"]),
         ] {
-            assert_eq!(given(&tree, ids), expected, "{ids:?}");
+            assert_eq!(nodes(&tree, ids), expected, "{ids:?}");
         }
     }
 
     #[test]
-    fn a_bad_one_costs_no_other() {
+    fn unreadable_memory_hides_no_other() {
         let long = format!("{A}\n").repeat(400);
         let upper = "0008:0A:00.0\n";
         let tree = tree(&[
@@ -144,13 +147,13 @@ mod tests {
             ("egm3", upper, true),
         ]);
         fs::create_dir_all(tree.path().join(CLASS).join("egm4")).unwrap();
-        let found = given(&tree, &[A, "0008:0a:00.0"]);
+        let found = nodes(&tree, &[A, "0008:0a:00.0"]);
         assert_eq!(found.len(), 5, "{found:?}");
         for (text, words) in found.iter().zip(["gpu_devices", "gpu_devices", "egm2", "egm3", "No such file"])
         {
             assert!(text.contains(words), "{found:?}");
         }
         assert!(found[0].contains("egm0"), "{found:?}");
-        assert_eq!(given(&tempfile::tempdir().unwrap(), &[A]), Vec::<String>::new(), "no Grace");
+        assert_eq!(nodes(&tempfile::tempdir().unwrap(), &[A]), Vec::<String>::new(), "no Grace");
     }
 }

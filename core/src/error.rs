@@ -1,27 +1,29 @@
-//! What went wrong, where, and the kernel's errno: a small `Copy` value, so that failing costs no allocation.
+//! Describes a failure: its kind, its place and the kernel's errno, as a small `Copy` value.
+//!
+//! Creating or copying an error allocates nothing.
 
 use crate::id::{DeviceId, GroupId};
 use crate::text::Text;
 use rustix::io::Errno;
 use std::fmt;
 
-/// This crate's result.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An error about one place; never about more than that place.
+/// An error about exactly one place: a device, a group, or a file or directory below the root.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Error {
-    /// What kind of trouble.
+    /// The kind of failure.
     pub kind: ErrorKind,
-    /// The device that it is about, if it is about one.
+    /// The device that the error is about. None if it is not about one device.
     pub device: Option<DeviceId>,
-    /// The group that it is about, if it is about one.
+    /// The group that the error is about. None if it is not about one group.
     pub group: Option<GroupId>,
-    /// The attribute, folder or file, relative to the device, group or root.
+    /// The attribute, directory or file, relative to the device, group or root.
     pub what: &'static str,
-    /// The directory entry that made no sense, or empty.
+    /// The directory entry that could not be understood. Empty if there is none.
     pub entry: Text<32>,
-    /// The kernel's errno, 0 where no system call failed.
+    /// The kernel's errno. 0 if no system call failed.
     pub errno: i32,
 }
 
@@ -29,20 +31,20 @@ pub struct Error {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// It is not there (ENOENT, ENODEV, ENXIO).
+    /// The file, device or group does not exist (ENOENT, ENODEV, ENXIO).
     Missing,
-    /// We may not (EACCES, EPERM).
+    /// The kernel denied access (EACCES, EPERM).
     Denied,
-    /// It is there, but its content is not what the kernel writes.
+    /// The content is not what the kernel writes.
     Malformed,
-    /// It is longer than the kernel's limit for it.
+    /// The content is longer than the kernel's limit for it.
     TooLong,
     /// Any other errno.
     System,
 }
 
 impl ErrorKind {
-    /// `missing`, `denied`, `malformed`, `too-long` or `system`.
+    /// Returns `missing`, `denied`, `malformed`, `too-long` or `system`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -56,7 +58,7 @@ impl ErrorKind {
 }
 
 impl Error {
-    /// An error with an errno, its kind told from it.
+    /// Creates an error from an errno. The kind follows from the errno.
     #[must_use]
     pub fn system(errno: Errno, what: &'static str) -> Self {
         let kind = match errno {
@@ -68,7 +70,7 @@ impl Error {
         Self { errno: errno.raw_os_error(), ..Self::new(kind, what) }
     }
 
-    /// Content that the kernel would not write.
+    /// Creates an error about content that the kernel would not write. Its errno is 0.
     #[must_use]
     pub fn malformed(what: &'static str) -> Self {
         Self::new(ErrorKind::Malformed, what)
@@ -78,25 +80,27 @@ impl Error {
         Self { kind, device: None, group: None, what, entry: Text::EMPTY, errno: 0 }
     }
 
-    /// The same, about `device`.
+    /// Returns this error with `device` as its place.
     #[must_use]
     pub fn of_device(self, device: DeviceId) -> Self {
         Self { device: Some(device), ..self }
     }
 
-    /// The same, about `group`.
+    /// Returns this error with `group` as its place.
     #[must_use]
     pub fn of_group(self, group: GroupId) -> Self {
         Self { group: Some(group), ..self }
     }
 
-    /// The same, about a directory entry.
+    /// Returns this error with a directory entry as its place. The entry is shortened to 32 bytes;
+    /// each byte that is not printable ASCII becomes `?`.
     #[must_use]
     pub fn of_entry(self, entry: &[u8]) -> Self {
         Self { entry: Text::lossy(entry), ..self }
     }
 }
 
+/// Writes the place, the file and the reason, as in `0000:3b:00.0: uevent: Permission denied`.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(device) = self.device {
@@ -112,7 +116,7 @@ impl fmt::Display for Error {
         match self.kind {
             ErrorKind::Malformed => f.write_str(": not what the kernel writes there"),
             ErrorKind::TooLong => f.write_str(": longer than it may be"),
-            // std knows the errno's text; ours would be a second table.
+            // The text of an errno comes from std, so this crate needs no table of its own.
             _ => write!(f, ": {}", std::io::Error::from_raw_os_error(self.errno)),
         }
     }
@@ -134,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_the_device_and_the_attribute() {
+    fn text_names_the_device_and_the_attribute() {
         let device = DeviceId::parse(b"0000:3b:00.0").unwrap();
         let text = Error::system(Errno::ACCESS, "uevent").of_device(device).to_string();
         assert!(text.starts_with("0000:3b:00.0: uevent: Permission denied"), "{text}");
@@ -143,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn stays_small_enough_to_copy() {
+    fn error_stays_small_enough_to_copy() {
         assert!(size_of::<Error>() <= 128, "{}", size_of::<Error>());
     }
 }

@@ -1,4 +1,4 @@
-//! Members of an IOMMU group, and whether the group is viable: whether the kernel would let VFIO use it at all.
+//! Lists the members of an IOMMU group and judges whether the group is viable: whether the kernel lets VFIO use it.
 
 use crate::device::is_vfio_driver;
 use crate::error::{Error, Result};
@@ -10,23 +10,23 @@ use rustix::io::Errno;
 /// One function (or other device) of an IOMMU group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Member {
-    /// Its name in the group's folder: a PCI address, an mdev uuid, or what another bus calls its devices.
+    /// Its name in the group's directory: a PCI address, an mdev uuid, or the device name of another bus.
     pub name: Text<64>,
-    /// The driver that it is bound to.
+    /// The driver that it is bound to. None if it has no driver.
     pub driver: Option<DriverName>,
-    /// Whether that driver is a VFIO driver.
+    /// Whether the driver is a VFIO driver.
     pub vfio: bool,
 }
 
 impl Member {
-    /// The member as a device of ours, if it is a PCI function or a mediated device.
+    /// Returns the member's device id. None if it is neither a PCI function nor a mediated device.
     #[must_use]
     pub fn id(&self) -> Option<DeviceId> {
         DeviceId::parse(self.name.as_bytes())
     }
 
-    /// Whether this member leaves its group viable: without driver, on a VFIO driver, or on one that does no DMA of
-    /// its own (`driver_managed_dma`: pci-stub and pcieport besides VFIO's).
+    /// Returns whether the group can be viable with this member: it has no driver, a VFIO driver, or a driver that
+    /// performs no DMA on behalf of the host (`driver_managed_dma`: besides the VFIO drivers, pci-stub and pcieport).
     #[must_use]
     pub fn keeps_group_viable(&self) -> bool {
         self.vfio || self.driver.is_none_or(|driver| matches!(driver.as_str(), "pci-stub" | "pcieport"))
@@ -36,19 +36,19 @@ impl Member {
 /// Whether a group can be used through VFIO (`VFIO_GROUP_FLAGS_VIABLE`, `iommu_group_claim_dma_owner`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Viability {
-    /// It can.
+    /// VFIO can use the group.
     Viable,
-    /// It cannot as long as `member` is bound to `driver`. Opening the group succeeds all the same.
+    /// VFIO cannot use the group while `member` is bound to `driver`. An open of the group succeeds nevertheless.
     NotViable {
-        /// The offending function.
+        /// The offending member.
         member: Text<64>,
-        /// Its driver.
+        /// The driver of the offending member.
         driver: DriverName,
     },
 }
 
 impl Viability {
-    /// The verdict over all members: the first that offends, if any.
+    /// Judges a group by all its members. Names the first that offends.
     #[must_use]
     pub fn of(members: &[Member]) -> Self {
         members
@@ -58,29 +58,29 @@ impl Viability {
             .unwrap_or(Self::Viable)
     }
 
-    /// Whether it is viable.
+    /// Returns whether the group is viable.
     #[must_use]
     pub fn is_viable(self) -> bool {
         self == Self::Viable
     }
 }
 
-/// What a look at a whole group tells.
+/// The viability of a group and the number of its members.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct GroupSummary {
-    /// How many members could be read.
+    /// Number of members that could be read.
     pub members: u32,
-    /// How many could not; viability is that of the others.
+    /// Number of members that could not be read. The viability is that of the others.
     pub unreadable: u32,
-    /// Whether VFIO can use it.
+    /// Whether VFIO can use the group.
     pub viability: Viability,
 }
 
 impl Root {
-    /// Looks at all members of a group and tells whether it is viable. Allocates nothing.
+    /// Reads all members of a group and returns whether it is viable. Allocates nothing.
     ///
     /// # Errors
-    /// There is no such group, or it cannot be listed.
+    /// The group does not exist, or cannot be listed.
     pub fn group(&self, group: GroupId, buffer: &mut Buffer) -> Result<GroupSummary> {
         let mut seen = GroupSummary { members: 0, unreadable: 0, viability: Viability::Viable };
         self.members(group, buffer, |member| match member {
@@ -95,21 +95,22 @@ impl Root {
         Ok(seen)
     }
 
-    /// Calls `visit` with every member of the group.
+    /// Calls `visit` with each member of a group. A member that cannot be read is passed as an error about itself.
     ///
     /// # Errors
-    /// There is no such group, or it cannot be listed. A member that cannot be read is an error item about itself.
+    /// The group does not exist, or cannot be listed.
     pub fn members(
         &self,
         group: GroupId,
         buffer: &mut Buffer,
         visit: impl FnMut(Result<Member>),
     ) -> Result<()> {
-        self.members_but(group, buffer, |_| None, visit)
+        self.members_with(group, buffer, |_| None, visit)
     }
 
-    /// The same without asking for VFIO drivers that `known` tells.
-    pub(crate) fn members_but(
+    /// Calls `visit` with each member of a group. Where `known` returns a VFIO driver for a member's name, that driver
+    /// is used and not read from sysfs.
+    pub(crate) fn members_with(
         &self,
         group: GroupId,
         buffer: &mut Buffer,
@@ -127,10 +128,11 @@ impl Root {
         .map_err(|errno| Error::system(errno, WHAT).of_group(group))
     }
 
-    /// The driver of one member, by a single look; none if it has none, or is no member of this group.
+    /// Returns the driver of one member. None if it has no driver or is not a member of this group. Needs one system
+    /// call.
     ///
     /// # Errors
-    /// sysfs cannot be read, or holds what the kernel would not write.
+    /// The link cannot be read, or has content that the kernel would not write.
     pub fn driver_in(&self, group: GroupId, id: DeviceId) -> Result<Option<DriverName>> {
         let mut buffer = [0; 512];
         match self.link(format_args!("sys/kernel/iommu_groups/{group}/devices/{id}/driver"), &mut buffer) {
@@ -144,20 +146,20 @@ impl Root {
 
     fn member(&self, group: GroupId, name: Text<64>) -> Result<Member> {
         let mut buffer = [0; 512];
-        // A device where it is one: an entry's name is cut where an mdev's uuid still goes on.
+        // Names the device if the name is a device id, because an entry's text is shorter than an mdev's uuid.
         let about = |error: Error| match DeviceId::parse(name.as_bytes()) {
             Some(id) => error.of_group(group).of_device(id),
             None => error.of_group(group).of_entry(name.as_bytes()),
         };
-        let folder = format_args!("sys/kernel/iommu_groups/{group}/devices/{name}/driver");
-        let driver = match self.link(folder, &mut buffer) {
+        let link = format_args!("sys/kernel/iommu_groups/{group}/devices/{name}/driver");
+        let driver = match self.link(link, &mut buffer) {
             Ok(link) => {
                 Some(DriverName::new(last_component(link)).ok_or_else(|| about(Error::malformed("driver")))?)
             }
             Err(Errno::NOENT) => None,
             Err(errno) => return Err(about(Error::system(errno, "driver"))),
         };
-        // `vfio-dev/` is asked only where the name does not tell: a vendor driver like `nvidia`.
+        // `vfio-dev/` is read only if the driver's name does not decide, as for a vendor's driver like `nvidia`.
         let vfio = driver.is_some_and(|driver| {
             is_vfio_driver(driver.as_bytes())
                 || self.stat(format_args!("sys/kernel/iommu_groups/{group}/devices/{name}/vfio-dev")).is_ok()
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_viable_unless_a_host_driver_does_dma() {
+    fn host_driver_with_dma_makes_a_group_not_viable() {
         let gpu = member("0000:3b:00.0", "vfio-pci", true);
         for (driver, vfio, viable) in [
             ("", false, true),
@@ -187,9 +189,9 @@ mod tests {
             ("nvidia", true, true),
             ("nvidia", false, false),
         ] {
-            let verdict = Viability::of(&[gpu, member("0000:3b:00.1", driver, vfio)]);
-            assert_eq!(verdict.is_viable(), viable, "{driver}");
-            if let Viability::NotViable { member, driver: offender } = verdict {
+            let viability = Viability::of(&[gpu, member("0000:3b:00.1", driver, vfio)]);
+            assert_eq!(viability.is_viable(), viable, "{driver}");
+            if let Viability::NotViable { member, driver: offender } = viability {
                 assert_eq!((member.as_str(), offender.as_str()), ("0000:3b:00.1", driver));
             }
         }

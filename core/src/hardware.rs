@@ -1,4 +1,6 @@
-//! What can be read of a function's hardware, as a rule without waking anything: whether it is there, and how often it failed.
+//! Reads the state of a function's hardware: whether it responds, and how many fatal PCIe errors it had.
+//!
+//! Except for [`Root::presence_waking`], no call wakes a device that is in a low-power state.
 
 use crate::device::{optional, parse_decimal};
 use crate::error::{Error, Result};
@@ -6,20 +8,20 @@ use crate::id::{DeviceId, PciAddress};
 use crate::root::{PAGE, Root};
 use rustix::io::pread;
 
-/// Whether a function is there.
+/// Whether the hardware of a function responds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Presence {
-    /// It answers.
+    /// The function responds.
     Present,
-    /// Its registers read all ones: it has fallen off the bus, or a bridge above it has.
+    /// The registers read as all ones: the function, or a bridge above it, has fallen off the bus.
     Lost,
-    /// It was not asked: that would have woken it or the bridge above it, or their power states are not told (kernels
-    /// before 5.11).
+    /// The registers were not read. The read would have woken the function or the bridge above it, or the kernel does not
+    /// report their power states (before 5.11).
     NotChecked,
 }
 
 impl Presence {
-    /// `present`, `lost` or `not-checked`.
+    /// Returns `present`, `lost` or `not-checked`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -29,31 +31,35 @@ impl Presence {
         }
     }
 
-    /// From the first eight bytes of a configuration space: vendor and device, command and status.
+    /// Judges the first eight bytes of the configuration space: vendor, device, command and status.
     ///
-    /// The command register has bits that read 0 on whatever is there. Vendor and device alone do not tell: a virtual
-    /// function's read all ones by specification.
+    /// The command register of every function has bits that read as 0. Vendor and device alone are not enough: those of
+    /// a virtual function read as all ones by specification.
     fn of(registers: [u8; 8]) -> Self {
         if registers == [0xff; 8] { Self::Lost } else { Self::Present }
     }
 }
 
-/// The line of `aer_dev_fatal` that sums up the others (`aer_stats_dev_attr`, drivers/pci/pcie/aer.c).
+/// Returns the total in the text of `aer_dev_fatal` (`aer_stats_dev_attr`, drivers/pci/pcie/aer.c). None if the text has
+/// no line with a total.
 fn total_fatal(text: &[u8]) -> Option<u64> {
     text.split(|&byte| byte == b'\n').find_map(|line| parse_decimal(line.strip_prefix(b"TOTAL_ERR_FATAL ")?))
 }
 
 impl Root {
-    /// Asks a function for its first registers, if that wakes nobody. Nine system calls, seven on a root bus.
+    /// Reads the first registers of a function, unless the read would wake a device. Needs nine system calls, seven for a
+    /// function on a root bus.
     ///
-    /// A read of `config` resumes the bridge above, and a function that is in D3cold (`pci_config_pm_runtime_get`,
-    /// drivers/pci/pci.c); in D3hot the registers answer. Power states are told from memory (`power_state_show`).
+    /// A read of `config` resumes the bridge above the function, and a function in D3cold (`pci_config_pm_runtime_get`,
+    /// drivers/pci/pci.c). In D3hot the registers can be read. The power states come from the kernel's memory
+    /// (`power_state_show`).
     ///
-    /// While the function is reset the read waits in the kernel (`pci_wait_cfg`, drivers/pci/access.c): for a minute, if it
-    /// does not come back.
+    /// Blocks while the kernel resets the function (`pci_wait_cfg`, drivers/pci/access.c): up to a minute if the function
+    /// does not return from the reset.
     ///
     /// # Errors
-    /// The function is gone, or an attribute cannot be read or holds what the kernel would not write.
+    /// The function does not exist, an attribute cannot be read, or an attribute has content that the kernel would not
+    /// write.
     pub fn presence(&self, address: PciAddress) -> Result<Presence> {
         self.try_presence(address).map_err(|error| error.of_device(DeviceId::Pci(address)))
     }
@@ -63,7 +69,7 @@ impl Root {
         if !matches!(self.power_state(device, &mut [0; 16])?, Some(b"D0" | b"D3hot")) {
             return Ok(Presence::NotChecked);
         }
-        // Above a root bus there is a host bridge, which has no power state.
+        // The parent of a root bus is a host bridge, which has no power state.
         let bridge = format_args!("sys/bus/pci/devices/{address}/../power_state");
         if !matches!(self.power_state(bridge, &mut [0; 16])?, None | Some(b"D0")) {
             return Ok(Presence::NotChecked);
@@ -71,17 +77,20 @@ impl Root {
         self.registers(address)
     }
 
-    /// Asks a function for its first registers even if that wakes it. Three system calls.
+    /// Reads the first registers of a function, even if the read wakes it. Needs three system calls.
     ///
-    /// The read resumes the bridges above, and a function that is in D3cold; both fall asleep again by themselves. So it is for
-    /// functions that are about to be woken anyway, or of no use to anybody as they are. One that a machine holds and has put
-    /// to sleep (`VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY`) must be left alone: its guest would find it awake.
+    /// The read resumes the bridges above the function, and a function in D3cold. The kernel suspends both again later. So
+    /// use it only for a function that is about to be woken anyway, or that cannot be used in its present state. Do not use
+    /// it for a function that a VM holds and has put into a low-power state (`VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY`): the
+    /// guest would find it awake.
     ///
-    /// The kernel says D3cold also of a function that did not answer when its power state was to change
-    /// (`pci_power_up`, `pci_set_low_power_state`, drivers/pci/pci.c); only such a read tells the two apart.
+    /// The kernel also reports D3cold for a function that did not respond to a change of its power state (`pci_power_up`,
+    /// `pci_set_low_power_state`, drivers/pci/pci.c). Only this read distinguishes the two.
+    ///
+    /// Blocks during a reset, like [`Root::presence`].
     ///
     /// # Errors
-    /// The function is gone, or its registers cannot be read.
+    /// The function does not exist, or its registers cannot be read.
     pub fn presence_waking(&self, address: PciAddress) -> Result<Presence> {
         self.registers(address).map_err(|error| error.of_device(DeviceId::Pci(address)))
     }
@@ -105,11 +114,11 @@ impl Root {
         optional(self.read(path, buffer)).map_err(|errno| Error::system(errno, "power_state"))
     }
 
-    /// How many fatal PCIe errors the kernel has counted of a function since it was added; none where it counts none, as
-    /// without AER. Touches no hardware. Three system calls.
+    /// Returns the number of fatal PCIe errors that the kernel has counted for a function since the function was added.
+    /// None if the kernel does not count them, as without AER. Accesses no hardware. Needs three system calls.
     ///
     /// # Errors
-    /// The attribute cannot be read, or holds what the kernel would not write.
+    /// The attribute cannot be read, or has content that the kernel would not write.
     pub fn fatal_errors(&self, address: PciAddress) -> Result<Option<u64>> {
         const WHAT: &str = "aer_dev_fatal";
         let mut buffer = [0; PAGE];
@@ -134,7 +143,7 @@ mod tests {
     const VIRTUAL: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0x06, 0x04, 0x10, 0x00];
     const FATAL: &str = "Undefined 0\nDLP 1\nSDES 2\nTOTAL_ERR_FATAL 3\n";
 
-    /// A function below a bridge, in a folder that stands for the root.
+    /// A function below a bridge, in a temporary root directory.
     struct Tree(tempfile::TempDir);
 
     impl Tree {
@@ -176,18 +185,18 @@ mod tests {
     }
 
     #[test]
-    fn all_ones_are_lost_and_a_virtual_functions_ids_are_not() {
+    fn function_is_lost_only_if_all_registers_are_ones() {
         assert_eq!(Tree::new().presence(), Ok(Presence::Present));
         assert_eq!(Tree::new().writes("config", VIRTUAL).presence(), Ok(Presence::Present));
         assert_eq!(Tree::new().writes("config", [0xff; 256]).presence(), Ok(Presence::Lost));
-        // RRS: it is there, and not ready yet (PCIe 6.0, 2.3.2).
+        // Request Retry Status: the function is present and not ready yet (PCIe 6.0, 2.3.2).
         let not_ready = [0x01, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
         assert_eq!(Tree::new().writes("config", not_ready).presence(), Ok(Presence::Present));
     }
 
     #[test]
-    fn what_sleeps_is_not_asked() {
-        // In whose place there is a folder: to read it would be an error.
+    fn sleeping_function_is_read_only_when_waking_is_allowed() {
+        // `config` is a directory here, so an attempt to read it is an error.
         let asleep = || {
             let tree = Tree::new().lacks("config");
             fs::create_dir(tree.path("config")).unwrap();
@@ -210,12 +219,12 @@ mod tests {
             assert_eq!(tree.presence(), Ok(Presence::NotChecked), "bridge {state}");
         }
         assert_eq!(Tree::new().writes("power_state", "D0\n").presence(), Ok(Presence::Present));
-        // On a root bus.
+        // A function on a root bus.
         assert_eq!(Tree::new().lacks("../power_state").presence(), Ok(Presence::Present));
     }
 
     #[test]
-    fn what_the_kernel_would_not_write_is_an_error() {
+    fn unexpected_content_is_an_error() {
         assert_eq!(Tree::new().writes("config", [0xff; 7]).presence(), Err(ErrorKind::Malformed));
         assert_eq!(Tree::new().lacks("config").presence(), Err(ErrorKind::Missing));
         assert_eq!(Tree::new().writes("power_state", [b'D'; PAGE]).presence(), Err(ErrorKind::TooLong));
@@ -227,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn fatal_errors_are_the_kernels_total() {
+    fn fatal_errors_are_the_total_of_the_kernel() {
         assert_eq!(Tree::new().fatal(), Ok(None));
         assert_eq!(Tree::new().writes("aer_dev_fatal", FATAL).fatal(), Ok(Some(3)));
         for text in ["", "TOTAL_ERR_FATAL\n", "TOTAL_ERR_FATAL -1\n", "DLP 1\n", "TOTAL_ERR_COR 3\n"] {
@@ -240,12 +249,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text: Vec<u8>) {
+        fn arbitrary_text_never_panics(text: Vec<u8>) {
             total_fatal(&text);
         }
 
         #[test]
-        fn the_total_is_found_among_any_lines(lines in proptest::collection::vec("[A-Z]{1,9} [0-9]{1,9}", 0..20), total: u64) {
+        fn total_is_found_among_other_lines(lines in proptest::collection::vec("[A-Z]{1,9} [0-9]{1,9}", 0..20), total: u64) {
             let text = format!("{}\nTOTAL_ERR_FATAL {total}\n", lines.join("\n"));
             prop_assert_eq!(total_fatal(text.as_bytes()), Some(total));
         }

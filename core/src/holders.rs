@@ -1,4 +1,6 @@
-//! Which processes have a group, or a device of it, open: told from /proc, never from names.
+//! Finds the processes that have a group, or a device of a group, open.
+//!
+//! The source is /proc. Descriptors are matched by device number, never by file name.
 
 use crate::cgroup::{self, Container};
 use crate::error::{Error, Result};
@@ -8,36 +10,38 @@ use crate::text::Text;
 use rustix::fs::{FileType, makedev};
 use rustix::io::Errno;
 
-/// One descriptor of a process that holds a group.
+/// A process that holds a group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Holder {
-    /// The group held.
+    /// The group that the process holds.
     pub group: GroupId,
-    /// The process, as numbered in the root's /proc.
+    /// The process id, as numbered in the root's /proc.
     pub pid: u32,
-    /// Its start, in clock ticks after boot (proc(5), stat field 22): with the pid it names a process for ever.
+    /// Start time in clock ticks after boot (proc(5), stat field 22). Together with the pid it identifies one process,
+    /// even after the kernel reuses the pid.
     pub start_time: u64,
-    /// Its command name, at most 15 characters, as the process chose it.
+    /// The command name, at most 15 characters. The process can choose it freely.
     pub command: Text<16>,
-    /// By which kind of descriptor.
+    /// The kind of descriptor.
     pub via: Via,
-    /// The pod and container of its cgroup.
+    /// The container and the pod that its cgroup names.
     pub container: Container,
 }
 
 /// Kinds of descriptors that hold a group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Via {
-    /// The group's node.
+    /// A descriptor of the group's device node.
     Group,
-    /// A device obtained from the group.
+    /// A device descriptor, obtained from the group.
     Device,
-    /// A device's own node; open is not yet bound, but nothing else opens it.
+    /// A descriptor of the device's own node. An open alone does not bind the device to the process, but only users of
+    /// VFIO open this node.
     Cdev,
 }
 
 impl Via {
-    /// `group`, `device` or `cdev`.
+    /// Returns `group`, `device` or `cdev`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -48,30 +52,35 @@ impl Via {
     }
 }
 
-/// How far a look for holders reached. **"Not found" is never "nobody"** while one of the latter two is not 0.
+/// How much a search for holders could see.
+///
+/// **No holder found does not mean no holder** unless `unreadable` and `unattributed` are both 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct ScanCoverage {
-    /// Processes seen.
+    /// Number of processes seen.
     pub processes: u32,
-    /// Of these, those whose descriptors could not be read: other users' without CAP_SYS_PTRACE.
+    /// Number of these processes whose descriptors could not be read, as those of other users without CAP_SYS_PTRACE.
     pub unreadable: u32,
-    /// VFIO device descriptors whose device the kernel does not tell: before 6.18 fdinfo has no `vfio-device-syspath`.
+    /// Number of VFIO device descriptors whose device is unknown, because fdinfo has no `vfio-device-syspath` before Linux
+    /// 6.18.
     pub unattributed: u32,
 }
 
-/// What a group's descriptors look like.
+/// What identifies the descriptors of one group.
 struct Target {
     group: GroupId,
-    /// Device numbers of the group's node and of its members' cdevs. Minors are reused: they hold for one look only.
-    nodes: Vec<(u64, Via)>,
+    /// Device numbers of the group's node and of its members' own nodes. The kernel reuses minor numbers, so they are
+    /// valid for one search only.
+    numbers: Vec<(u64, Via)>,
     members: Vec<DeviceId>,
 }
 
 impl Root {
-    /// Calls `visit` with every holder of `groups` that can be seen, once a process and group.
+    /// Calls `visit` with each visible holder of `groups`, once for each process and group.
     ///
-    /// Descriptors are matched by device number (`st_rdev`): a container has its own node under any name. Reads /proc of
-    /// all processes: milliseconds on a busy host, so ask when something changed. Opens no device. Allocates.
+    /// Descriptors are matched by device number (`st_rdev`), because a container can have its own device node under any
+    /// name. Reads /proc of all processes, which takes milliseconds on a busy host, so search only after a change. Opens
+    /// no device node. Allocates.
     ///
     /// # Errors
     /// /proc cannot be listed.
@@ -86,13 +95,14 @@ impl Root {
         let mut coverage = ScanCoverage::default();
         for pid in pids {
             coverage.processes += 1;
-            self.look_at(pid, &targets, &mut buffer, &mut coverage, visit);
+            self.search_process(pid, &targets, &mut buffer, &mut coverage, visit);
         }
         Ok(coverage)
     }
 
+    /// Collects the device numbers and the members of a group.
     fn target(&self, group: GroupId, buffer: &mut Buffer) -> Target {
-        let mut nodes = Vec::new();
+        let mut numbers = Vec::new();
         let node = self
             .stat(format_args!("dev/vfio/{group}"))
             .or_else(|_| self.stat(format_args!("dev/vfio/noiommu-{group}")))
@@ -100,7 +110,7 @@ impl Root {
             .ok()
             .or_else(|| self.number_of(format_args!("sys/class/vfio/{group}/dev")))
             .or_else(|| self.number_of(format_args!("sys/class/vfio/noiommu-{group}/dev")));
-        nodes.extend(node.map(|node| (node, Via::Group)));
+        numbers.extend(node.map(|number| (number, Via::Group)));
         let mut members = Vec::new();
         let _ = self.members(group, buffer, |member| {
             members.extend(member.ok().and_then(|member| member.id()));
@@ -108,14 +118,15 @@ impl Root {
         for &member in &members {
             if let Some(number) = self.vfio_number(member, buffer) {
                 let node = self.stat(format_args!("dev/vfio/devices/vfio{number}")).map(|stat| stat.st_rdev);
-                let folder = format_args!("sys/class/vfio-dev/vfio{number}/dev");
-                nodes.extend(node.ok().or_else(|| self.number_of(folder)).map(|node| (node, Via::Cdev)));
+                let attribute = format_args!("sys/class/vfio-dev/vfio{number}/dev");
+                let device = node.ok().or_else(|| self.number_of(attribute));
+                numbers.extend(device.map(|number| (number, Via::Cdev)));
             }
         }
-        Target { group, nodes, members }
+        Target { group, numbers, members }
     }
 
-    /// A node's number from sysfs, for a root that shows no /dev.
+    /// Returns a node's device number from sysfs, for a root without /dev.
     fn number_of(&self, attribute: std::fmt::Arguments<'_>) -> Option<u64> {
         let mut buffer = [0; 64];
         let text = self.read(attribute, &mut buffer).ok()?;
@@ -123,7 +134,8 @@ impl Root {
         Some(makedev(major.parse().ok()?, minor.parse().ok()?))
     }
 
-    fn look_at(
+    /// Searches the descriptors of one process.
+    fn search_process(
         &self,
         pid: u32,
         targets: &[Target],
@@ -138,10 +150,10 @@ impl Root {
             let Ok(fd) = std::str::from_utf8(name) else { return };
             let stat = match self.stat(format_args!("proc/{pid}/fd/{fd}")) {
                 Ok(stat) => stat,
-                // Closed since the listing, or its process has ended.
+                // The descriptor was closed after the listing, or the process has ended.
                 Err(Errno::NOENT | Errno::SRCH) => return,
                 Err(_) => {
-                    // Without CAP_SYS_PTRACE the listing works and every stat fails.
+                    // Without CAP_SYS_PTRACE the listing succeeds and each stat fails.
                     unreadable = true;
                     return;
                 }
@@ -149,14 +161,14 @@ impl Root {
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::CharacterDevice => {
                     for target in targets {
-                        let node = target.nodes.iter().find(|(number, _)| *number == stat.st_rdev);
+                        let node = target.numbers.iter().find(|(number, _)| *number == stat.st_rdev);
                         found.extend(node.map(|(_, via)| (target.group, *via)));
                     }
                 }
-                // An anonymous inode has no type.
+                // An anonymous inode has no file type.
                 FileType::Unknown => match self.device_of(pid, fd) {
                     DeviceFd::Other => {}
-                    DeviceFd::Untold => unattributed += 1,
+                    DeviceFd::Unattributed => unattributed += 1,
                     DeviceFd::Of(device) => {
                         let target = targets.iter().find(|target| target.members.contains(&device));
                         found.extend(target.map(|target| (target.group, Via::Device)));
@@ -183,7 +195,7 @@ impl Root {
         }
     }
 
-    /// Which device an anonymous descriptor stands for, if it is VFIO's (`vfio_device_fops`, "[vfio-device]").
+    /// Returns the device of an anonymous descriptor, if it is one of VFIO's (`vfio_device_fops`, `[vfio-device]`).
     fn device_of(&self, pid: u32, fd: &str) -> DeviceFd {
         let mut text = [0; PAGE];
         match self.link(format_args!("proc/{pid}/fd/{fd}"), &mut text) {
@@ -194,10 +206,10 @@ impl Root {
         info.split(|&byte| byte == b'\n')
             .find_map(|line| line.strip_prefix(b"vfio-device-syspath:"))
             .and_then(|path| DeviceId::parse(last_component(path.trim_ascii())))
-            .map_or(DeviceFd::Untold, DeviceFd::Of)
+            .map_or(DeviceFd::Unattributed, DeviceFd::Of)
     }
 
-    /// A process' command name and start time.
+    /// Returns the command name and the start time of a process. None if it has ended or cannot be read.
     pub(crate) fn process(&self, pid: u32) -> Option<(Text<16>, u64)> {
         let mut text = [0; PAGE];
         let stat = self.read(format_args!("proc/{pid}/stat"), &mut text).ok()?;
@@ -205,18 +217,22 @@ impl Root {
     }
 }
 
+/// An anonymous descriptor.
 enum DeviceFd {
+    /// It is not VFIO's.
     Other,
-    Untold,
+    /// It is a VFIO device, and the kernel does not report which.
+    Unattributed,
+    /// It is this device.
     Of(DeviceId),
 }
 
-/// Reads proc(5)'s `pid (comm) state ...`. The command may hold anything, parentheses too: the last one ends it.
+/// Parses proc(5)'s `pid (comm) state ...`. The command may contain any byte. The last closing parenthesis ends it.
 fn parse_stat(stat: &[u8]) -> Option<(Text<16>, u64)> {
     let open = stat.iter().position(|&byte| byte == b'(')?;
     let close = stat.iter().rposition(|&byte| byte == b')')?;
     let command = Text::lossy(stat.get(open + 1..close)?);
-    // Field 22, counted from the state, field 3.
+    // The start time is field 22, and the state is field 3.
     let field = stat.get(close + 2..)?.split(|&byte| byte == b' ').nth(19)?;
     Some((command, std::str::from_utf8(field).ok()?.parse().ok()?))
 }
@@ -226,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_may_hold_anything() {
+    fn command_may_contain_any_byte() {
         let fields = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20";
         let (command, start) = parse_stat(format!("77 (CPU 0/KVM) {fields}").as_bytes()).unwrap();
         assert_eq!((command.as_str(), start), ("CPU 0/KVM", 4242));
@@ -237,15 +253,15 @@ mod tests {
     }
 
     #[test]
-    fn finds_this_process_by_device_number_under_another_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let vfio = folder.path().join("dev/vfio");
+    fn holder_is_found_by_device_number_not_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let vfio = directory.path().join("dev/vfio");
         std::fs::create_dir_all(&vfio).unwrap();
-        std::os::unix::fs::symlink("/proc", folder.path().join("proc")).unwrap();
+        std::os::unix::fs::symlink("/proc", directory.path().join("proc")).unwrap();
         std::os::unix::fs::symlink("/dev/full", vfio.join("51")).unwrap();
         let _held = std::fs::File::open("/dev/full").unwrap();
         let mut holders = Vec::new();
-        let root = Root::open(folder.path()).unwrap();
+        let root = Root::open(directory.path()).unwrap();
         let coverage = root.holders(&[GroupId(51), GroupId(52)], &mut |holder| holders.push(holder)).unwrap();
         let ours = holders.iter().find(|holder| holder.pid == std::process::id()).unwrap();
         assert_eq!((ours.group, ours.via), (GroupId(51), Via::Group));

@@ -1,12 +1,13 @@
-//! Names of things: PCI addresses, mediated devices' uuids, IOMMU group numbers.
+//! Identifies devices and groups: PCI addresses, uuids of mediated devices, IOMMU group numbers.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A PCI function's address, `domain:bus:device.function` as the kernel prints it (`pci_name()`).
+/// The address of a PCI function, `domain:bus:device.function` as the kernel prints it (`pci_name()`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PciAddress {
-    /// Domain (segment); 16 bits for firmware's, more for those the kernel makes up (VMD begins at 0x10000).
+    /// Domain (segment). Firmware assigns 16 bits; domains that the kernel creates may have more (VMD starts at
+    /// 0x10000).
     pub domain: u32,
     /// Bus number.
     pub bus: u8,
@@ -16,11 +17,11 @@ pub struct PciAddress {
     pub function: u8,
 }
 
-/// A mediated device's uuid.
+/// The uuid of a mediated device.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Uuid(pub u128);
 
-/// What a device is called: by the kernel, in a kubelet device id and on the command line.
+/// The name of a device in sysfs, in a kubelet device id and on the command line.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DeviceId {
     /// A PCI function.
@@ -29,11 +30,12 @@ pub enum DeviceId {
     Mdev(Uuid),
 }
 
-/// An IOMMU group's number: the name of its folder in /sys/kernel/iommu_groups and of its node in /dev/vfio.
+/// The number of an IOMMU group. It names the group's directory in /sys/kernel/iommu_groups and its device node in
+/// /dev/vfio.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(pub u32);
 
-/// A text that names no device, address or group.
+/// The error for a text that names no device and no group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NotAnId;
 
@@ -45,7 +47,8 @@ fn hex(text: &[u8]) -> Option<u32> {
 }
 
 impl PciAddress {
-    /// Parses the kernel's form: four to eight hex digits, two, two, one.
+    /// Parses the kernel's form: four to eight hex digits, two, two and one. Returns none for anything else,
+    /// also for a device number above 31 or a function above 7.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         let (head, function) = text.split_at_checked(text.len().checked_sub(2)?)?;
@@ -68,7 +71,7 @@ impl PciAddress {
 }
 
 impl Uuid {
-    /// Parses `8-4-4-4-12` hex digits.
+    /// Parses hex digits in the form `8-4-4-4-12`. Returns none for anything else.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         if text.len() != 36 {
@@ -89,13 +92,13 @@ impl Uuid {
 }
 
 impl DeviceId {
-    /// Parses a PCI address or a uuid.
+    /// Parses a PCI address or a uuid. Returns none for anything else.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         PciAddress::parse(text).map(Self::Pci).or_else(|| Uuid::parse(text).map(Self::Mdev))
     }
 
-    /// The bus in sysfs that has it.
+    /// Returns the name of the device's bus in sysfs: `pci` or `mdev`.
     #[must_use]
     pub fn bus(self) -> &'static str {
         match self {
@@ -104,7 +107,7 @@ impl DeviceId {
         }
     }
 
-    /// The PCI address, unless it is a mediated device.
+    /// Returns the PCI address. None for a mediated device.
     #[must_use]
     pub fn pci(self) -> Option<PciAddress> {
         match self {
@@ -115,7 +118,8 @@ impl DeviceId {
 }
 
 impl GroupId {
-    /// Parses a decimal number, without sign or leading zeros as the kernel prints it.
+    /// Parses a decimal number as the kernel prints it, without a sign or leading zeros. Returns none for
+    /// anything else.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         if !text.iter().all(u8::is_ascii_digit) || (text.len() > 1 && text.first() == Some(&b'0')) {
@@ -200,14 +204,14 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn reads_what_the_kernel_prints() {
+    fn kernel_names_are_parsed_and_printed_back() {
         for text in ["0000:3b:00.0", "10000:e1:1f.7", "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab"] {
             assert_eq!(text.parse::<DeviceId>().unwrap().to_string(), text);
         }
     }
 
     #[test]
-    fn refuses_what_it_does_not() {
+    fn other_names_are_refused() {
         for text in
             ["", "3b:00.0", "0000:3b:20.0", "0000:3b:00.8", "0000:3b:00", "000g:3b:00.0", "000000000:3b:00.0"]
         {
@@ -231,7 +235,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_panic(bytes: Vec<u8>) {
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
             let _ = (DeviceId::parse(&bytes), GroupId::parse(&bytes));
         }
     }

@@ -28,6 +28,7 @@
 
 pub mod cgroup;
 pub mod device;
+pub mod device_nodes;
 pub mod egm;
 pub mod error;
 pub mod group;
@@ -36,7 +37,6 @@ pub mod holders;
 pub mod id;
 pub mod monitor;
 pub mod names;
-pub mod nodes;
 pub mod occupancy;
 pub mod peek;
 pub mod probe;

@@ -546,7 +546,7 @@ impl Monitor {
                 let place = devices.binary_search_by_key(&id, |tracked| tracked.device.id).ok()?;
                 devices.get(place)?.device.driver
             };
-            let listed = self.root.members_but(group.id, &mut self.buffer, known, |member| match member {
+            let listed = self.root.members_with(group.id, &mut self.buffer, known, |member| match member {
                 Ok(member) => members.push(member),
                 Err(error) => failed.push(error),
             });

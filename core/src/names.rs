@@ -1,20 +1,22 @@
-//! Names of PCI devices from a pci.ids file, read in one pass without building the database.
+//! Finds the names of PCI devices in a pci.ids file, in one pass and without building a database.
 
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// No pci.ids has as much; a file that grows while it is read ends here.
-const MOST: usize = 64 << 20;
+/// Limit for the size of a pci.ids file in bytes. No real file comes near it. It also ends the read of a file that
+/// grows during the read.
+const MAX_SIZE: usize = 64 << 20;
 
-/// Where distributions and images put the file.
+/// The paths where distributions and images install the file.
 const PLACES: [&str; 3] = ["/usr/pci.ids", "/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids"];
 
-/// Opens the pci.ids file at `path`, or the first of /usr/pci.ids, /usr/share/misc/pci.ids and /usr/share/hwdata/pci.ids.
+/// Opens the pci.ids file at `path`. Without a path it opens the first that exists of /usr/pci.ids,
+/// /usr/share/misc/pci.ids and /usr/share/hwdata/pci.ids. Never blocks.
 ///
 /// # Errors
-/// It cannot be opened; of the usual places, the last one's error.
+/// The file cannot be opened, or is not a regular file. Without a path: the error for the last of the three.
 pub fn open(path: Option<&Path>) -> std::io::Result<File> {
     if let Some(path) = path {
         return open_regular(path);
@@ -29,7 +31,7 @@ pub fn open(path: Option<&Path>) -> std::io::Result<File> {
     last
 }
 
-/// Opens a file that cannot make a reader wait: a FIFO's open would, and a device's read might.
+/// Opens a regular file and refuses all others: the open of a FIFO would block, and the read of a device might.
 fn open_regular(path: &Path) -> std::io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
@@ -39,14 +41,15 @@ fn open_regular(path: &Path) -> std::io::Result<File> {
     Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"))
 }
 
-/// Calls `visit` with the index and the name of each of `wanted` (vendor, device) pairs that the file names.
+/// Calls `visit` with the index in `wanted` and the name, for each (vendor, device) pair that the file names.
 ///
-/// The file's form: a vendor's line is `10de  NVIDIA Corporation`; its devices follow, each after a tab; subsystems
-/// after two. Reads at most until all are found or the last wanted vendor's block has ended. Names are as written, trimmed.
+/// The form of the file: a vendor has a line like `10de  NVIDIA Corporation`. The lines of its devices follow and
+/// begin with one tab. The lines of their subsystems begin with two tabs. Reading stops when all pairs are found, or
+/// after the block of the last wanted vendor. The name is trimmed and otherwise as written. A malformed line and a
+/// name with control characters are skipped.
 ///
 /// # Errors
-/// The reader failed, or has more than 64 MiB, forty times what there is to know. A malformed line, or a name with control
-/// characters in it, names nothing and costs nothing else.
+/// The reader failed, or it has more than 64 MiB, which is forty times the size of today's file.
 pub fn find(
     file: &mut dyn Read,
     wanted: &[(u16, u16)],
@@ -74,7 +77,7 @@ pub fn find(
                 if vendor.take().is_some() {
                     left -= 1;
                 }
-                // Vendors are sorted, then come the classes (`C 03`), which entry() refuses.
+                // The vendors are sorted. The device classes (`C 03`) follow them, and entry() refuses those.
                 vendor = entry(line)
                     .map(|(vendor, _)| vendor)
                     .filter(|vendor| vendors.binary_search(vendor).is_ok());
@@ -88,13 +91,15 @@ fn entry(line: &[u8]) -> Option<(u16, &str)> {
     let (id, name) = line.split_at_checked(4)?;
     let id = u16::from_str_radix(std::str::from_utf8(id).ok()?, 16).ok()?;
     let name = std::str::from_utf8(name.strip_prefix(b" ")?).ok()?.trim();
-    // Names are printed on terminals.
+    // A name is printed on terminals, so it must not contain control characters.
     (!name.is_empty() && !name.contains(char::is_control)).then_some((id, name))
 }
 
-/// Feeds `take` line after line until it has enough; of a line longer than the buffer, its beginning.
+/// Calls `take` with one line after the other until it returns false. Of a line longer than the buffer it gets the
+/// beginning only.
 fn lines(file: &mut dyn Read, take: &mut dyn FnMut(&[u8]) -> bool) -> std::io::Result<()> {
-    // pci.ids has 1.5 MB, NVIDIA's part ends after a third: 128 KiB make it four reads, and stay in cache.
+    // pci.ids has 1.5 MB and the block of NVIDIA ends after a third. 128 KiB need four reads and stay in the
+    // cache.
     let mut buffer = vec![0; 128 * 1024];
     let mut filled = 0;
     let mut all = 0;
@@ -103,10 +108,10 @@ fn lines(file: &mut dyn Read, take: &mut dyn FnMut(&[u8]) -> bool) -> std::io::R
         let length = file.read(buffer.get_mut(filled..).unwrap_or_default())?;
         filled += length;
         all += length;
-        if all > MOST {
+        if all > MAX_SIZE {
             return Err(std::io::Error::new(
                 std::io::ErrorKind::InvalidData,
-                "no pci.ids is as long as this",
+                "larger than 64 MiB, so it is no pci.ids file",
             ));
         }
         let mut begin = 0;
@@ -159,24 +164,24 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_right_vendors_device() {
+    fn device_of_the_right_vendor_is_found() {
         let found = names(FILE, &[(0x10de, 0x2330), (0x10de, 0x20b0), (0x10de, 0x9999), (0x10de, 0x2331)]);
         assert_eq!(found, [(1, "GA100 [A100 SXM4 40GB]".into()), (0, "GH100 [H100 SXM5 80GB]".into())]);
         assert_eq!(names(FILE, &[(0x0003, 0x0002)]), []);
     }
 
     #[test]
-    fn a_long_line_costs_only_itself() {
+    fn long_line_hides_no_other_line() {
         let file = format!("10de  NVIDIA\n\t2330  {}\n\t20b0  Short\n", "x".repeat(200_000));
         assert!(names(&file, &[(0x10de, 0x20b0)]).contains(&(0, "Short".into())));
     }
 
     #[test]
-    fn what_is_no_file_makes_nobody_wait() {
-        let folder = tempfile::tempdir().unwrap();
-        let fifo = folder.path().join("fifo");
+    fn only_regular_bounded_files_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
-        for path in [fifo.as_path(), Path::new("/dev/zero"), folder.path()] {
+        for path in [fifo.as_path(), Path::new("/dev/zero"), directory.path()] {
             let error = open(Some(path)).unwrap_err();
             assert_eq!(error.to_string(), "not a regular file", "{}", path.display());
         }
@@ -185,14 +190,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_would_steer_a_terminal_is_none() {
+    fn name_with_control_characters_is_skipped() {
         let file = "10de  NVIDIA\n\t2330  Red \u{1b}[31mcard\n\t20b0  Caf\u{e9}\n";
         assert_eq!(names(file, &[(0x10de, 0x2330), (0x10de, 0x20b0)]), [(1, "Caf\u{e9}".into())]);
     }
 
     proptest! {
         #[test]
-        fn no_file_panics(bytes: Vec<u8>) {
+        fn arbitrary_file_never_panics(bytes: Vec<u8>) {
             find(&mut bytes.as_slice(), &[(0x10de, 0x2330)], &mut |_, _| {}).unwrap();
         }
     }

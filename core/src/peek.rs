@@ -1,4 +1,4 @@
-//! The look without opening: sysfs `enable` of a group's functions.
+//! Peeks at a group: reads sysfs `enable` of its functions, without opening a device node.
 
 use crate::device::is_vendor_driver;
 use crate::error::{Error, Result};
@@ -7,19 +7,21 @@ use crate::root::{Buffer, Root};
 use rustix::io::{Errno, pread};
 use std::os::fd::OwnedFd;
 
-/// What a peek says about a group.
+/// The result of a peek at a group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Peek {
-    /// No function of it is enabled beyond its baseline. A holder that has the group but no device yet looks like this.
+    /// No function of the group is enabled above its baseline. A holder that has the group open and no device yet looks
+    /// the same.
     LooksFree,
-    /// At least one function is enabled: `vfio_pci_core_enable` ran for somebody.
+    /// At least one function is enabled above its baseline: `vfio_pci_core_enable` ran for a holder.
     LooksHeld,
-    /// There is no `enable` to read: mediated devices, vendor virtual functions.
+    /// No function of the group has an `enable` that means anything: mediated devices, virtual functions of a vendor's
+    /// driver.
     Unavailable,
 }
 
 impl Peek {
-    /// `looks-free`, `looks-held` or `unavailable`.
+    /// Returns `looks-free`, `looks-held` or `unavailable`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -30,8 +32,10 @@ impl Peek {
     }
 }
 
-/// A device's `enable` attribute (`enable_show`, drivers/pci/pci-sysfs.c: the function's enable count), kept open:
-/// a pread costs a third of open, read and close.
+/// The open `enable` attribute of a device. It contains the function's enable count (`enable_show`,
+/// drivers/pci/pci-sysfs.c).
+///
+/// The descriptor stays open, because one pread costs a third of open, read and close.
 #[derive(Debug, Default)]
 pub struct EnableCount {
     file: Option<OwnedFd>,
@@ -40,9 +44,12 @@ pub struct EnableCount {
 impl EnableCount {
     /// Reads the count.
     ///
+    /// If the kept descriptor fails with ENODEV, the device was removed and perhaps added again. Then the attribute is
+    /// opened again by path before anything is concluded.
+    ///
     /// # Errors
-    /// There is no such attribute (kind Missing), or it holds no number. Nothing is concluded from an old descriptor:
-    /// one that answers ENODEV, because the device was removed and perhaps added again, is reopened by path first.
+    /// The attribute does not exist (kind `Missing`, always for a mediated device), cannot be read, or contains no
+    /// number.
     pub fn read(&mut self, root: &Root, device: DeviceId) -> Result<u32> {
         self.try_read(root, device).map_err(|error| error.of_device(device))
     }
@@ -65,7 +72,7 @@ impl EnableCount {
         parse(buffer.get(..length).unwrap_or_default())
     }
 
-    /// Drops the descriptor, so that the next read opens by path.
+    /// Closes the descriptor, so that the next read opens the attribute by path.
     pub fn forget(&mut self) {
         self.file = None;
     }
@@ -79,19 +86,20 @@ fn parse(text: &[u8]) -> Result<u32> {
 }
 
 impl Root {
-    /// Looks at a group once: any function of it that is bound to a VFIO driver and enabled makes it look held.
+    /// Peeks at a group once. The group looks held if any of its functions is bound to a VFIO driver and enabled.
     ///
-    /// A count may be left over from before the bind; only [`Monitor`](crate::Monitor) knows baselines. Opens no device
-    /// node, needs no privilege. Bridges and functions of other drivers are enabled with nobody there and do not count.
+    /// The baseline is 0 here. A count can be left over from before the bind; only [`Monitor`](crate::Monitor) learns such
+    /// baselines. Bridges and functions of other drivers are enabled without a holder, so they do not count. Opens no
+    /// device node and needs no privilege. Allocates nothing.
     ///
     /// # Errors
-    /// There is no such group or its members cannot be listed.
+    /// The group does not exist, or its members cannot be listed.
     pub fn peek(&self, group: GroupId, buffer: &mut Buffer) -> Result<Peek> {
         let mut peek = Peek::Unavailable;
         self.members(group, buffer, |member| {
             let Ok(member) = member else { return };
             let (true, Some(id)) = (member.vfio, member.id()) else { return };
-            // The count of a vendor's virtual function is its host driver's (`nvidia`), which does not enable it for a machine.
+            // The host driver (`nvidia`) enables its virtual functions itself, not on behalf of a VM.
             if member.driver.is_some_and(|driver| is_vendor_driver(driver.as_bytes())) {
                 return;
             }

@@ -1,4 +1,4 @@
-//! The open: asks the kernel whether a group is held, by trying to have it for a moment.
+//! Probes a group: opens its device node for a moment, to learn from the kernel whether the group is held.
 
 use crate::id::GroupId;
 use crate::occupancy::{Occupancy, UnknownReason};
@@ -8,14 +8,16 @@ use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 
 impl Root {
-    /// Opens the group's node O_RDWR|O_NONBLOCK|O_CLOEXEC and closes it at once.
+    /// Opens the group's device node with O_RDWR|O_NONBLOCK|O_CLOEXEC and closes it at once.
     ///
-    /// `vfio_group_fops_open` (drivers/vfio/group.c) answers EBUSY while any process has the group, or a device of it,
-    /// open. **Held is EBUSY and nothing else**: a missing node, a denied open, any other errno is not "held".
+    /// `vfio_group_fops_open` (drivers/vfio/group.c) returns EBUSY while any process has the group, or a device of the
+    /// group, open. **Only EBUSY means held.** A missing node, a denied open and any other errno do not.
     ///
-    /// While our descriptor is open, another process' open of the same group fails with EBUSY; do not call this in a
-    /// loop on a free group ([`Monitor`](crate::Monitor) peeks instead). It can block for seconds: the kernel holds
-    /// `group_lock` over a device reset. [`Prober`](crate::Prober) is the form with a deadline. It touches no device.
+    /// While the probe's descriptor is open, the open of the same group by another process fails with EBUSY. So do not
+    /// probe a free group in a loop; [`Monitor`](crate::Monitor) peeks instead. The probe accesses no device.
+    ///
+    /// Can block for seconds, because the kernel holds `group_lock` during a device reset. [`Prober`](crate::Prober)
+    /// probes with a deadline.
     #[must_use]
     pub fn probe(&self, group: GroupId) -> Occupancy {
         match self.open_group(group) {
@@ -24,23 +26,24 @@ impl Root {
         }
     }
 
-    /// The open itself, for those who look at something else while the group is surely theirs.
+    /// Opens the group's device node. While the caller keeps the descriptor, no other process can open the group.
     pub(crate) fn open_group(&self, group: GroupId) -> Result<OwnedFd, Errno> {
-        // O_NOCTTY matters only where the node is not VFIO's, as in a test's tree of ptys.
+        // O_NOCTTY matters only if the node is not VFIO's: in the tests it is a pty.
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY;
         match self.open_at(format_args!("dev/vfio/{group}"), flags) {
-            // Without an IOMMU (enable_unsafe_noiommu_mode) the node has this name.
+            // Without an IOMMU (enable_unsafe_noiommu_mode) the node has the prefix `noiommu-`.
             Err(Errno::NOENT) => self.open_at(format_args!("dev/vfio/noiommu-{group}"), flags),
             opened => opened,
         }
     }
 }
 
+/// Translates the errno of the open.
 pub(crate) fn occupancy_of(errno: Errno) -> Occupancy {
     match errno {
         Errno::BUSY => Occupancy::Held,
         Errno::NOENT | Errno::NXIO | Errno::NODEV => Occupancy::Absent,
-        // The device cgroup answers EPERM, a node's mode EACCES: it says nothing about a holder.
+        // The device cgroup returns EPERM, the mode of the node EACCES. Neither says anything about a holder.
         Errno::PERM | Errno::ACCESS => Occupancy::Unknown(UnknownReason::Denied),
         other => Occupancy::Unknown(UnknownReason::Errno(other.raw_os_error())),
     }

@@ -1,4 +1,7 @@
-//! The directory below which everything is looked up, and bounded reads of what is there.
+//! Opens files below one root directory and reads them with bounded buffers.
+//!
+//! Production code uses `/`. A container uses the host's tree that is mounted into it. A test uses a temporary
+//! directory.
 
 use crate::error::{Error, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Stat, openat, readlinkat_raw, statat};
@@ -9,28 +12,30 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// sysfs gives an attribute at most a page (`sysfs_emit`), 4096 bytes on the architectures that have VFIO for PCI.
+/// Size limit of a sysfs attribute in bytes. It is one page (`sysfs_emit`), which is 4096 bytes on the architectures
+/// that have VFIO for PCI.
 pub(crate) const PAGE: usize = 4096;
 
-/// Bytes of `struct linux_dirent64` before the name.
+/// Size of `struct linux_dirent64` before the name, in bytes.
 const DIRENT: usize = 19;
-/// Longest name of a directory entry, with its final 0 and alignment.
+/// Size of the longest directory entry name with its final zero byte and alignment, in bytes.
 const NAME_MAX: usize = 264;
 
-/// A directory that holds `sys`, `dev` and `proc`: `/`, a host tree mounted into a container, or a test's folder.
+/// A directory that contains `sys`, `dev` and `proc`.
 ///
-/// Lookups are relative to it, but symbolic links inside are followed as the kernel does; sysfs' are relative.
-/// It can be used from any number of threads.
+/// All lookups are relative to it. The kernel follows symbolic links inside the directory as usual; the links of sysfs
+/// are relative. Any number of threads can share a root.
 #[derive(Debug)]
 pub struct Root {
     directory: OwnedFd,
 }
 
-/// A caller's buffer for directory listings; reusing one is what makes a repeated scan free of allocations.
+/// The caller's buffer for directory listings. Reusing one buffer keeps a repeated scan free of allocations.
 pub struct Buffer(Box<[MaybeUninit<u8>]>);
 
 impl Buffer {
-    /// A buffer of the size that glibc uses for readdir, 32 KiB: some 1,000 sysfs entries a system call.
+    /// Allocates a buffer of 32 KiB, the size that glibc uses for readdir. It holds about 1,000 sysfs entries
+    /// for each system call.
     #[must_use]
     pub fn new() -> Self {
         Self(Box::new_uninit_slice(32 * 1024))
@@ -49,7 +54,7 @@ impl fmt::Debug for Buffer {
     }
 }
 
-/// A path below the root, composed on the stack.
+/// A path below the root, formatted on the stack. It has at most 255 bytes.
 pub(crate) struct RelativePath {
     bytes: [u8; 256],
     len: usize,
@@ -63,7 +68,7 @@ impl RelativePath {
     }
 
     fn as_c_str(&self) -> &CStr {
-        // write_str leaves the last byte 0.
+        // write_str never writes the last byte, so a zero byte always ends the path.
         CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
     }
 }
@@ -81,10 +86,10 @@ impl Write for RelativePath {
 }
 
 impl Root {
-    /// Opens the directory that `sys`, `dev` and `proc` are looked up in.
+    /// Opens the directory that contains `sys`, `dev` and `proc`.
     ///
     /// # Errors
-    /// It is not there, not a directory, or we may not enter it.
+    /// The directory does not exist, is not a directory, or may not be entered.
     pub fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| {
@@ -93,7 +98,7 @@ impl Root {
         Ok(Self { directory })
     }
 
-    /// The host itself, `/`.
+    /// Opens `/`.
     ///
     /// # Errors
     /// As [`Root::open`].
@@ -109,20 +114,21 @@ impl Root {
         openat(&self.directory, RelativePath::new(path)?.as_c_str(), flags | OFlags::CLOEXEC, Mode::empty())
     }
 
-    /// Opens a file for reading so that nothing in its place can block us: O_NONBLOCK lets the open of a FIFO and a
-    /// read of it return at once, O_NOCTTY keeps a terminal from becoming ours.
+    /// Opens a file for reading. Never blocks, whatever kind of file is there: with O_NONBLOCK the open and the read
+    /// of a FIFO return at once. With O_NOCTTY a terminal does not become the controlling terminal.
     pub(crate) fn open_attribute(&self, path: fmt::Arguments<'_>) -> std::result::Result<OwnedFd, Errno> {
         self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
     }
 
-    /// Reads an attribute, without the white space at its end. More than the buffer holds is E2BIG.
+    /// Reads an attribute and strips the white space at its end. Fails with E2BIG if the attribute fills the
+    /// buffer.
     pub(crate) fn read<'b>(
         &self,
         path: fmt::Arguments<'_>,
         buffer: &'b mut [u8],
     ) -> std::result::Result<&'b [u8], Errno> {
         let file = self.open_attribute(path)?;
-        // One read is enough: sysfs and procfs give a short file whole (seq_file, `kernfs_file_read_iter`).
+        // One read is enough: sysfs and procfs return a short file as a whole (seq_file, `kernfs_file_read_iter`).
         let length = read(&file, &mut *buffer)?;
         if length == buffer.len() {
             return Err(Errno::TOOBIG);
@@ -130,7 +136,8 @@ impl Root {
         Ok(buffer.get(..length).unwrap_or_default().trim_ascii_end())
     }
 
-    /// Reads a link's text. One that does not fit is ENAMETOOLONG (readlinkat cuts silently).
+    /// Reads the text of a symbolic link. Fails with ENAMETOOLONG if the text fills the buffer, because
+    /// readlinkat cuts a longer text silently.
     pub(crate) fn link<'b>(
         &self,
         path: fmt::Arguments<'_>,
@@ -144,12 +151,12 @@ impl Root {
         Ok(buffer.get(..length).unwrap_or_default())
     }
 
-    /// stat, following links.
+    /// Calls stat on a path and follows links.
     pub(crate) fn stat(&self, path: fmt::Arguments<'_>) -> std::result::Result<Stat, Errno> {
         statat(&self.directory, RelativePath::new(path)?.as_c_str(), AtFlags::empty())
     }
 
-    /// Calls `visit` with the name of every entry of a directory but `.` and `..`.
+    /// Calls `visit` with the name of each entry of a directory, except `.` and `..`.
     pub(crate) fn list(
         &self,
         path: fmt::Arguments<'_>,
@@ -159,7 +166,7 @@ impl Root {
         self.list_inodes(path, buffer, |name, _| visit(name))
     }
 
-    /// The same with each entry's inode number.
+    /// Calls `visit` with the name and the inode number of each entry, except `.` and `..`.
     pub(crate) fn list_inodes(
         &self,
         path: fmt::Arguments<'_>,
@@ -178,9 +185,9 @@ impl Root {
             }
             used += (DIRENT + name.len() + 1).next_multiple_of(8);
             if entries.is_buffer_empty() {
-                // sysfs, procfs and tmpfs stop early only where the next entry does not fit (`kernfs_fop_readdir`,
-                // `proc_readfd_common`, `dcache_readdir`): with room for any name left, this was the end, and the
-                // call that would say so is saved.
+                // sysfs, procfs and tmpfs stop before the end only if the next entry does not fit
+                // (`kernfs_fop_readdir`, `proc_readfd_common`, `dcache_readdir`). If the buffer has room left for
+                // the longest name, the directory has ended. This saves the call that would return 0 bytes.
                 if used + DIRENT + NAME_MAX < capacity {
                     break;
                 }
@@ -191,7 +198,7 @@ impl Root {
     }
 }
 
-/// The part of a link's text after the last slash.
+/// Returns the part of a link's text after the last slash.
 pub(crate) fn last_component(link: &[u8]) -> &[u8] {
     link.rsplit(|&byte| byte == b'/').next().unwrap_or(link)
 }
@@ -203,13 +210,13 @@ mod tests {
 
     #[test]
     fn reads_are_bounded_and_never_block() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = Root::open(folder.path()).unwrap();
-        fs::write(folder.path().join("long"), [b'x'; PAGE]).unwrap();
-        fs::write(folder.path().join("short"), "0x10de\n").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::open(directory.path()).unwrap();
+        fs::write(directory.path().join("long"), [b'x'; PAGE]).unwrap();
+        fs::write(directory.path().join("short"), "0x10de\n").unwrap();
         rustix::fs::mknodat(
             rustix::fs::CWD,
-            folder.path().join("fifo"),
+            directory.path().join("fifo"),
             rustix::fs::FileType::Fifo,
             Mode::RUSR,
             0,
@@ -224,12 +231,12 @@ mod tests {
     }
 
     #[test]
-    fn listings_are_whole() {
-        let folder = tempfile::tempdir().unwrap();
+    fn listings_are_complete() {
+        let directory = tempfile::tempdir().unwrap();
         for index in 0..3000 {
-            fs::write(folder.path().join(format!("{index}{}", "x".repeat(index % 200))), "").unwrap();
+            fs::write(directory.path().join(format!("{index}{}", "x".repeat(index % 200))), "").unwrap();
         }
-        let many = folder.path().to_str().unwrap();
+        let many = directory.path().to_str().unwrap();
         let root = Root::host().unwrap();
         let mut buffer = Buffer::new();
         for path in [many, "/sys/devices/system/cpu", "/sys/kernel", "/sys/class", "/proc/self"] {
@@ -245,16 +252,16 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_does_not_fit_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink("../12345", folder.path().join("link")).unwrap();
-        let root = Root::open(folder.path()).unwrap();
+    fn link_that_fills_the_buffer_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("../12345", directory.path().join("link")).unwrap();
+        let root = Root::open(directory.path()).unwrap();
         assert_eq!(root.link(format_args!("link"), &mut [0; 8]), Err(Errno::NAMETOOLONG));
         assert_eq!(root.link(format_args!("link"), &mut [0; 9]).map(last_component), Ok(&b"12345"[..]));
     }
 
     #[test]
-    fn an_absent_root_is_named() {
+    fn missing_root_is_named_in_the_error() {
         let error = Root::open(Path::new("/nowhere")).unwrap_err().to_string();
         assert!(error.contains("/nowhere") && error.contains("No such file"), "{error}");
     }

@@ -1,4 +1,6 @@
-//! The walk over the devices bound to VFIO drivers; its cost grows with them, not with all PCI functions.
+//! Lists the devices that are bound to VFIO drivers.
+//!
+//! The cost grows with the number of bound devices, not with the number of all PCI functions.
 
 use crate::device::{Detail, Device, is_vfio_driver};
 use crate::error::{Error, Result};
@@ -7,21 +9,23 @@ use crate::root::{Buffer, Root};
 use crate::text::DriverName;
 use rustix::io::Errno;
 
-/// A bound device as a listing shows it, before its record is read.
+/// A bound device as listed, before its record is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bound {
-    /// Which device.
+    /// The device.
     pub id: DeviceId,
-    /// N of its `vfioN`, on kernels from 6.1.
+    /// N of its `vfioN` entry in /sys/class/vfio-dev. None before Linux 6.1.
     pub cdev: Option<u32>,
 }
 
 impl Root {
-    /// Calls `visit` with every bound device, in no particular order: one system call a device and a handful for all.
+    /// Calls `visit` with each bound device, in no particular order. Needs one system call for each device and a
+    /// handful for the listing.
     ///
-    /// From Linux 6.1 the source is /sys/class/vfio-dev, in which every VFIO driver's devices appear
-    /// (`vfio_register_group_dev`), mediated ones too. On older kernels: the drivers of /sys/bus/pci/drivers that have
-    /// `vfio` in their name, and /sys/bus/mdev/devices. An entry that makes no sense is an error item about itself.
+    /// From Linux 6.1 on the source is /sys/class/vfio-dev. It contains the devices of every VFIO driver, mediated
+    /// devices included (`vfio_register_group_dev`). On older kernels the sources are the drivers in
+    /// /sys/bus/pci/drivers with `vfio` in their name, and /sys/bus/mdev/devices. An entry that cannot be understood is
+    /// passed to `visit` as an error about that entry.
     ///
     /// # Errors
     /// None of the sources can be read.
@@ -37,10 +41,11 @@ impl Root {
         }
     }
 
-    /// Calls `visit` with the record of every bound device.
+    /// Calls `visit` with the record of each bound device. A device that cannot be read is passed to `visit` as an error
+    /// about that device alone. Opens no device node. Allocates nothing.
     ///
     /// # Errors
-    /// None of the sources can be read. A device that cannot be read is an error item about that device alone.
+    /// None of the sources can be read.
     pub fn scan(
         &self,
         detail: Detail,
@@ -52,10 +57,12 @@ impl Root {
         })
     }
 
-    /// Fills `entries` with what tells one content of /sys/class/vfio-dev from another: each entry's number and inode.
-    /// An inode's number is not soon used again in sysfs (`__kernfs_new_node` gives them out in a circle), so the same
-    /// entries mean the same devices, at a system call a folder instead of one a device. Empty where there is no such
-    /// folder, or an entry in it that is none of the kernel's.
+    /// Fills `entries` with the number and the inode of each entry in /sys/class/vfio-dev.
+    ///
+    /// sysfs does not soon reuse an inode number (`__kernfs_new_node` allocates them cyclically). So the same entries
+    /// mean the same devices, and the check needs one system call for the directory instead of one for each device.
+    /// `entries` stays empty if the directory does not exist, or if it contains an entry that the kernel would not
+    /// create.
     pub(crate) fn bound_entries(&self, buffer: &mut Buffer, entries: &mut Vec<(u32, u64)>) {
         entries.clear();
         let mut odd = false;
@@ -70,7 +77,8 @@ impl Root {
         }
     }
 
-    /// `vfio0 -> ../../devices/pci0000:00/0000:00:02.0/vfio-dev/vfio0`: the device is two components up.
+    /// Reads one entry, as in `vfio0 -> ../../devices/pci0000:00/0000:00:02.0/vfio-dev/vfio0`. The device is the
+    /// component before `vfio-dev`.
     fn class_entry(&self, name: &[u8], buffer: &mut [u8]) -> Result<Bound> {
         const WHAT: &str = "sys/class/vfio-dev";
         let malformed = || Error::malformed(WHAT).of_entry(name);
@@ -89,8 +97,8 @@ impl Root {
 
     fn bound_by_driver(&self, buffer: &mut Buffer, mut visit: impl FnMut(Result<Bound>)) -> Result<()> {
         const WHAT: &str = "sys/bus/pci/drivers";
-        // The buffer cannot serve two listings at once, so the drivers' names are kept aside; 32 is ten times what
-        // any kernel has.
+        // The buffer cannot serve two listings at the same time, so the names of the drivers are copied. 32 is ten
+        // times the number of VFIO drivers that a kernel has.
         let mut drivers = [DriverName::EMPTY; 32];
         let mut count = 0;
         self.list(format_args!("sys/bus/pci/drivers"), buffer, |name| {
@@ -104,7 +112,7 @@ impl Root {
         .map_err(|errno| Error::system(errno, WHAT))?;
         for driver in drivers.iter().take(count) {
             let listed = self.list(format_args!("sys/bus/pci/drivers/{driver}"), buffer, |name| {
-                // bind, unbind, new_id, module, uevent: only addresses have a colon.
+                // The directory also contains bind, unbind, new_id, module and uevent. Only addresses have a colon.
                 if name.contains(&b':') {
                     let address = PciAddress::parse(name).ok_or(Error::malformed(WHAT).of_entry(name));
                     visit(address.map(|address| Bound { id: DeviceId::Pci(address), cdev: None }));
@@ -126,7 +134,7 @@ impl Root {
     }
 }
 
-/// N of an entry `vfioN`.
+/// Returns N of an entry `vfioN`. None if the name has another form.
 pub(crate) fn class_number(name: &[u8]) -> Option<u32> {
     std::str::from_utf8(name.strip_prefix(b"vfio")?).ok()?.parse().ok()
 }

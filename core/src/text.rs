@@ -1,22 +1,23 @@
-//! Short texts of bounded length, held inline so that a record that has them is `Copy` and needs no heap.
+//! Stores short texts inline, so that a record with texts is `Copy` and needs no heap.
 
 use std::fmt;
 
-/// A text of at most `N` bytes (`N` below 256), printable ASCII only.
+/// A text of at most `N` bytes of printable ASCII. `N` is below 256.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Text<const N: usize> {
     bytes: [u8; N],
     len: u8,
 }
 
-/// A driver's name. The kernel's longest VFIO driver names have some 25 characters.
+/// A driver's name. The longest VFIO driver name in the kernel has about 25 characters.
 pub type DriverName = Text<32>;
 
 impl<const N: usize> Text<N> {
     /// The empty text.
     pub const EMPTY: Self = Self { bytes: [0; N], len: 0 };
 
-    /// Takes `bytes` if they fit and are printable ASCII; sysfs names and attributes of interest always are.
+    /// Copies `bytes`. Returns none if they do not fit or are not printable ASCII. The sysfs names and
+    /// attributes that this crate reads are always printable ASCII.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Option<Self> {
         if !bytes.iter().all(|byte| (0x20..0x7f).contains(byte)) {
@@ -28,7 +29,8 @@ impl<const N: usize> Text<N> {
         Some(text)
     }
 
-    /// Takes what fits and puts `?` for every byte that is not printable ASCII: for names that other processes choose.
+    /// Copies the bytes that fit and replaces each byte that is not printable ASCII by `?`. Used for
+    /// names that other processes choose.
     #[must_use]
     pub fn lossy(bytes: &[u8]) -> Self {
         let mut text = Self::EMPTY;
@@ -39,20 +41,20 @@ impl<const N: usize> Text<N> {
         text
     }
 
-    /// The text.
+    /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        // Both constructors admit printable ASCII only.
+        // Both constructors store printable ASCII only.
         std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
-    /// The text's bytes.
+    /// Returns the bytes of the text.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
 
-    /// Whether there is nothing in it.
+    /// Returns true for the empty text.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -76,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holds_what_fits_and_is_printable() {
+    fn only_short_printable_text_is_accepted() {
         assert_eq!(Text::<8>::new(b"vfio-pci").unwrap().as_str(), "vfio-pci");
         assert_eq!(Text::<8>::new(b"vfio-pci2"), None);
         assert_eq!(Text::<8>::new(b"a\nb"), None);
@@ -84,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn lossy_never_fails() {
+    fn lossy_cuts_and_replaces_instead_of_failing() {
         assert_eq!(Text::<4>::lossy(b"\xffq\0emu").as_str(), "?q?e");
         assert_eq!(Text::<255>::lossy(&[b'x'; 300]).as_str().len(), 255);
     }

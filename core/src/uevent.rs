@@ -1,31 +1,34 @@
-//! Pure: the kernel's uevent messages, as far as they concern devices that come and go.
+//! Parses the kernel's uevent messages about devices and drivers. Performs no I/O.
 
 use crate::id::DeviceId;
 
-/// What happened.
+/// The action of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Action {
     /// A driver was bound (`KOBJ_BIND`, drivers/base/dd.c).
     Bind,
-    /// A driver was unbound, after its last user left.
+    /// A driver was unbound, after its last user closed the device (`KOBJ_UNBIND`).
     Unbind,
-    /// A device appeared.
+    /// A device was added.
     Add,
-    /// A device went.
+    /// A device was removed.
     Remove,
 }
 
-/// One event of the subsystems pci, vfio, vfio-dev or mdev.
+/// One event of the subsystem pci, vfio, vfio-dev or mdev.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Uevent {
-    /// What happened.
+    /// The action.
     pub action: Action,
-    /// The device, where the event's path names one.
+    /// The device that the event's path names. None if it names no device.
     pub device: Option<DeviceId>,
 }
 
-/// Reads a message: `ACTION@DEVPATH`, then `KEY=VALUE` parts, each ended by a zero byte (`kobject_uevent_env`,
-/// lib/kobject_uevent.c). None for other subsystems, other actions, and what the kernel would not send.
+/// Parses a message: `ACTION@DEVPATH`, then `KEY=VALUE` parts, each ended by a zero byte
+/// (`kobject_uevent_env`, lib/kobject_uevent.c).
+///
+/// Returns none for other subsystems, for other actions, and for a message that the kernel would not
+/// send.
 #[must_use]
 pub fn parse(message: &[u8]) -> Option<Uevent> {
     let mut parts = message.split(|&byte| byte == 0);
@@ -56,7 +59,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn reads_what_the_kernel_sends() {
+    fn kernel_messages_are_parsed() {
         let bind = b"bind@/devices/pci0000:00/0000:00:02.0\0ACTION=bind\0DEVPATH=/devices/pci0000:00/0000:00:02.0\0\
             SUBSYSTEM=pci\0DRIVER=vfio-pci\0PCI_CLASS=FF0010\0PCI_ID=1234:11E8\0PCI_SLOT_NAME=0000:00:02.0\0SEQNUM=1189\0";
         let event = parse(bind).unwrap();
@@ -69,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_out_the_rest() {
+    fn other_messages_are_ignored() {
         assert_eq!(parse(b"add@/devices/x\0ACTION=add\0DEVPATH=/devices/x\0SUBSYSTEM=block\0"), None);
         assert_eq!(parse(b"change@/devices/x\0ACTION=change\0DEVPATH=/x\0SUBSYSTEM=pci\0"), None);
         assert_eq!(parse(b"libudev\0ACTION=bind\0SUBSYSTEM=pci\0DEVPATH=/x\0"), None);
@@ -78,7 +81,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_message_panics(bytes: Vec<u8>) {
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
             let _ = parse(&bytes);
         }
     }

@@ -1,8 +1,9 @@
-//! Which device nodes the kernel has for a group, told from sysfs: a container need not see /dev for that.
+//! Finds the device nodes that the kernel has for a group.
 //!
-//! A driver's device that has a node has a `dev` attribute with its number (`device_add`, drivers/base/core.c); the class
-//! entry alone says nothing: `vfio-dev/` is there without CONFIG_VFIO_DEVICE_CDEV too. Minors are used again after a rebind,
-//! so that none of this is worth remembering.
+//! The source is sysfs, so a container does not need to see the host's /dev. A device that has a device node has a `dev`
+//! attribute with its number (`device_add`, drivers/base/core.c). The class entry alone proves nothing: `vfio-dev/` also
+//! exists without CONFIG_VFIO_DEVICE_CDEV. The kernel reuses minor numbers after a rebind, so callers should not cache
+//! results.
 
 use crate::error::Result;
 use crate::id::{DeviceId, GroupId};
@@ -11,33 +12,34 @@ use crate::scan::class_number;
 use rustix::io::Errno;
 
 impl Root {
-    /// Whether the kernel has nodes for groups at all (CONFIG_VFIO_GROUP, whose `vfio_group_init` makes this class). Where
-    /// VFIO is not to be seen either, it says nothing, and is true. A look at sysfs, or two.
+    /// Returns whether the kernel has device nodes for groups (CONFIG_VFIO_GROUP). The source is the class that
+    /// `vfio_group_init` creates, /sys/class/vfio. Returns true if sysfs shows no VFIO class at all, because then
+    /// nothing is known. Needs one or two system calls.
     #[must_use]
     pub fn has_group_nodes(&self) -> bool {
         let missing = |class: &str| self.stat(format_args!("sys/class/{class}")).err() == Some(Errno::NOENT);
         !missing("vfio") || missing("vfio-dev")
     }
 
-    /// The name of the group's own node in /dev/vfio: its number, or `noiommu-N` without an IOMMU; none without
-    /// CONFIG_VFIO_GROUP. A look at sysfs, or two.
+    /// Returns the name of the group's own device node in /dev/vfio: its number, or `noiommu-N` without an IOMMU.
+    /// None if the group has no such node, as without CONFIG_VFIO_GROUP. Needs one or two system calls. Allocates.
     #[must_use]
     pub fn group_node(&self, group: GroupId) -> Option<String> {
         let names = [group.to_string(), format!("noiommu-{group}")];
         names.into_iter().find(|name| self.stat(format_args!("sys/class/vfio/{name}/dev")).is_ok())
     }
 
-    /// Whether there is /dev/iommu. One look at sysfs.
+    /// Returns whether the kernel has /dev/iommu. Needs one system call.
     #[must_use]
     pub fn has_iommufd(&self) -> bool {
         self.stat(format_args!("sys/class/misc/iommu/dev")).is_ok()
     }
 
-    /// The members of a group that are bound to a VFIO driver, each with the N of its /dev/vfio/devices/vfioN, none where it
-    /// has no such node. By id.
+    /// Returns the members of a group that are bound to a VFIO driver, sorted by id. Each comes with N of its device
+    /// node /dev/vfio/devices/vfioN, or none if it has no such node. Skips members that cannot be read. Allocates.
     ///
     /// # Errors
-    /// There is no such group, or it cannot be listed.
+    /// The group does not exist, or its members cannot be listed.
     pub fn cdevs(&self, group: GroupId, buffer: &mut Buffer) -> Result<Vec<(DeviceId, Option<u32>)>> {
         let mut members = Vec::new();
         self.members(group, buffer, |member| {
@@ -53,7 +55,7 @@ impl Root {
         self.stat(node).is_ok().then_some(number)
     }
 
-    /// N of its `vfioN`, whether that has a node or not.
+    /// Returns N of the device's `vfioN` entry, whether or not it has a device node.
     pub(crate) fn vfio_number(&self, id: DeviceId, buffer: &mut Buffer) -> Option<u32> {
         let mut number = None;
         self.list(format_args!("sys/bus/{}/devices/{id}/vfio-dev", id.bus()), buffer, |name| {
@@ -70,15 +72,15 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn an_entry_without_a_number_is_no_node() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |relative: &str| folder.path().join(relative);
+    fn only_entries_with_a_device_number_have_nodes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |relative: &str| directory.path().join(relative);
         let devices = "sys/kernel/iommu_groups/7/devices";
         for (address, driver) in
             [("0000:01:00.0", "vfio-pci"), ("0000:01:00.1", "vfio-pci"), ("0000:01:00.2", "pcieport")]
         {
             let function = path(&format!("sys/bus/pci/devices/{address}"));
-            // Whatever has this folder is a VFIO driver's, so a bridge has none.
+            // Every function with a `vfio-dev` directory is bound to a VFIO driver, so the bridge gets none.
             let cdev = if driver == "pcieport" { "power" } else { "vfio-dev/vfio12" };
             fs::create_dir_all(function.join(cdev)).unwrap();
             fs::create_dir_all(path(devices)).unwrap();
@@ -87,13 +89,13 @@ mod tests {
             std::os::unix::fs::symlink(link, path(devices).join(address)).unwrap();
         }
         fs::write(path("sys/bus/pci/devices/0000:01:00.0/vfio-dev/vfio12/dev"), "511:12\n").unwrap();
-        let root = Root::open(folder.path()).unwrap();
+        let root = Root::open(directory.path()).unwrap();
         let id = |text: &str| text.parse::<DeviceId>().unwrap();
         let found = root.cdevs(GroupId(7), &mut Buffer::new()).unwrap();
         assert_eq!(found, [(id("0000:01:00.0"), Some(12)), (id("0000:01:00.1"), None)]);
         assert!(root.cdevs(GroupId(8), &mut Buffer::new()).is_err());
         assert!(!root.has_iommufd() && root.group_node(GroupId(7)).is_none());
-        assert!(root.has_group_nodes(), "of VFIO nothing is to be seen");
+        assert!(root.has_group_nodes(), "sysfs shows no VFIO class");
         fs::create_dir_all(path("sys/class/vfio-dev")).unwrap();
         assert!(!root.has_group_nodes());
         for node in ["sys/class/misc/iommu", "sys/class/vfio/7", "sys/class/vfio/noiommu-8"] {
