@@ -1,5 +1,6 @@
-//! The device record, and how it is read from sysfs.
+//! Reads the record of a device from sysfs.
 
+use crate::device::{Detail, Device, Kind, Sriov, is_vendor_driver};
 use crate::error::{Error, Result};
 use crate::id::{DeviceId, GroupId, PciAddress};
 use crate::root::{PAGE, Root, last_component};
@@ -7,108 +8,7 @@ use crate::text::{DriverName, Text};
 use rustix::io::Errno;
 use std::str::FromStr;
 
-/// One device bound to a VFIO driver, as sysfs describes it. `Copy`, no heap.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Device {
-    /// PCI address or mdev uuid.
-    pub id: DeviceId,
-    /// PCI vendor id; of a mediated device its parent's, 0 when the parent is no PCI function.
-    pub vendor: u16,
-    /// PCI device id; of a mediated device its parent's.
-    pub device: u16,
-    /// PCI subsystem vendor id, 0 for none.
-    pub subsystem_vendor: u16,
-    /// PCI subsystem id, 0 for none.
-    pub subsystem_device: u16,
-    /// PCI class, 24 bits: base class, subclass, programming interface (0x030200: 3D controller).
-    pub class: u32,
-    /// The driver that it is bound to; none while the kernel is unbinding it.
-    pub driver: Option<DriverName>,
-    /// Its IOMMU group; none without an IOMMU.
-    pub group: Option<GroupId>,
-    /// Its NUMA node; none where the kernel says -1, which means unknown, not node 0.
-    pub numa_node: Option<u16>,
-    /// What it is in terms of SR-IOV.
-    pub sriov: Sriov,
-    /// N of `vfioN`, its entry in /sys/class/vfio-dev and, on kernels with VFIO cdev, its node in /dev/vfio/devices.
-    pub cdev: Option<u32>,
-    /// What kind of device.
-    pub kind: Kind,
-    /// The mdev type's folder name (`nvidia-35`), or a vendor VF's vGPU type number.
-    pub vgpu_type: Option<Text<64>>,
-    /// The parent of a mediated device, or of a virtual function (not looked at by [`Detail::Identity`]).
-    pub parent: Option<PciAddress>,
-}
-
-/// Kinds of devices.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Kind {
-    /// A PCI function behind a driver built on vfio-pci-core.
-    Pci,
-    /// A mediated device.
-    Mdev,
-    /// A virtual function whose vendor driver (`nvidia`) is itself a VFIO driver.
-    VendorVf,
-}
-
-impl Kind {
-    /// `pci`, `mdev` or `vendor-vf`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pci => "pci",
-            Self::Mdev => "mdev",
-            Self::VendorVf => "vendor-vf",
-        }
-    }
-}
-
-/// SR-IOV roles.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Sriov {
-    /// Neither, or not looked at ([`Detail::Identity`]).
-    None,
-    /// A physical function that has this many virtual functions on.
-    Physical(u16),
-    /// A virtual function; [`Device::parent`] is its physical function.
-    Virtual,
-}
-
-impl Sriov {
-    /// `none`, `physical` or `virtual`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Physical(_) => "physical",
-            Self::Virtual => "virtual",
-        }
-    }
-}
-
-/// How much of a device to read.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Detail {
-    /// Everything but the SR-IOV role and a virtual function's parent: four system calls a device less.
-    Identity,
-    /// Everything.
-    Full,
-}
-
-/// Whether a driver of this name is a VFIO driver, for kernels before 6.1 that have no `vfio-dev/` folder.
-///
-/// All of them carry `vfio` in their name (drivers/vfio/pci/*/); `-` and `_` do not matter for that.
-#[must_use]
-pub fn is_vfio_driver(name: &[u8]) -> bool {
-    name.windows(4).any(|part| part == b"vfio")
-}
-
-/// Whether a driver of this name is a vendor's own, whose virtual functions are [`Kind::VendorVf`].
-pub(crate) fn is_vendor_driver(name: &[u8]) -> bool {
-    name == b"nvidia"
-}
-
-/// The lines of a PCI function's `uevent` file that we use (`pci_uevent`, drivers/pci/pci-driver.c).
+/// The used lines of a PCI function's `uevent` file (`pci_uevent`, drivers/pci/pci-driver.c).
 #[derive(Default)]
 struct PciUevent {
     driver: Option<DriverName>,
@@ -146,20 +46,12 @@ fn parse_pair(text: &[u8]) -> Option<(u16, u16)> {
     Some((half(text.get(..colon)?)?, half(text.get(colon + 1..)?)?))
 }
 
+/// Parses a decimal number. Returns none for anything else.
 pub(crate) fn parse_decimal<T: FromStr>(text: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// The name behind a number in lines like `1414 : NVIDIA H200X-1-18C`.
-fn listed_type(text: &[u8], number: &[u8]) -> Option<Text<64>> {
-    text.split(|&byte| byte == b'\n').find_map(|line| {
-        let colon = line.iter().position(|&byte| byte == b':')?;
-        let (listed, name) = (line.get(..colon)?.trim_ascii(), line.get(colon + 1..)?.trim_ascii());
-        if listed == number && !name.is_empty() { Text::new(name) } else { None }
-    })
-}
-
-/// ENOENT is an answer, not a failure: the attribute does not exist for this device.
+/// Turns ENOENT into none: the attribute does not exist for this device, which is no error.
 pub(crate) fn optional<T>(result: std::result::Result<T, Errno>) -> std::result::Result<Option<T>, Errno> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -169,18 +61,18 @@ pub(crate) fn optional<T>(result: std::result::Result<T, Errno>) -> std::result:
 }
 
 impl Root {
-    /// Whether the device exists, whatever it is bound to. One look at sysfs.
+    /// Returns whether a device exists, bound or not. Needs one system call.
     #[must_use]
     pub fn has(&self, id: DeviceId) -> bool {
         self.stat(format_args!("sys/bus/{}/devices/{id}", id.bus())).is_ok()
     }
 
-    /// Reads one device's record; it need not be bound. [`Device::cdev`] stays empty: only a scan, which comes from
-    /// /sys/class/vfio-dev, knows it.
+    /// Reads the record of one device, bound or not. [`Device::cdev`] is always none here: only a scan of
+    /// /sys/class/vfio-dev knows it. Allocates nothing.
     ///
     /// # Errors
-    /// The device is gone, unreadable, or an attribute holds what the kernel would not write. The error names the
-    /// device and the attribute.
+    /// The device does not exist, cannot be read, or an attribute has content that the kernel would not write. The error
+    /// names the device and the attribute.
     pub fn device(&self, id: DeviceId, detail: Detail) -> Result<Device> {
         match id {
             DeviceId::Pci(address) => self.pci_function(address, detail),
@@ -232,7 +124,7 @@ impl Root {
     fn mdev(&self, id: DeviceId) -> Result<Device> {
         let mut buffer = [0; PAGE];
         let at = |errno, what| Error::system(errno, what);
-        // ../../../devices/pci0000:00/0000:00:02.0/<uuid>: the parent's folder holds the device's.
+        // ../../../devices/pci0000:00/0000:00:02.0/<uuid>: the device's directory is inside that of its parent.
         let link = self
             .link(format_args!("sys/bus/mdev/devices/{id}"), &mut buffer)
             .map_err(|errno| at(errno, "mdev link"))?;
@@ -262,43 +154,6 @@ impl Root {
         })
     }
 
-    /// The name of a vGPU's type as its vendor's driver calls it for people: `GRID T4-1Q` of a mediated device, `NVIDIA
-    /// H200X-141C` of a virtual function. None for other devices, and where the driver tells no name: it lists the types that
-    /// can be created now, of which one that is in use need not be. One read.
-    ///
-    /// # Errors
-    /// The attribute cannot be read, or holds what is no name.
-    pub fn vgpu_type_name(&self, device: &Device) -> Result<Option<Text<64>>> {
-        let mut buffer = [0; PAGE];
-        match (device.kind, device.id, device.vgpu_type) {
-            (Kind::Mdev, id, _) => {
-                const WHAT: &str = "mdev_type/name";
-                let path = format_args!("sys/bus/mdev/devices/{id}/mdev_type/name");
-                let text = self.attribute(path, &mut buffer, WHAT).map_err(|error| error.of_device(id))?;
-                text.filter(|text| !text.is_empty())
-                    .map(|text| Text::new(text).ok_or(Error::malformed(WHAT).of_device(id)))
-                    .transpose()
-            }
-            (Kind::VendorVf, id @ DeviceId::Pci(address), Some(number)) => {
-                let path = format_args!("sys/bus/pci/devices/{address}/nvidia/creatable_vgpu_types");
-                let text = self
-                    .attribute(path, &mut buffer, "nvidia/creatable_vgpu_types")
-                    .map_err(|error| error.of_device(id))?;
-                Ok(text.and_then(|text| listed_type(text, number.as_bytes())))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    fn attribute<'b>(
-        &self,
-        path: std::fmt::Arguments<'_>,
-        buffer: &'b mut [u8],
-        what: &'static str,
-    ) -> Result<Option<&'b [u8]>> {
-        optional(self.read(path, buffer)).map_err(|errno| Error::system(errno, what))
-    }
-
     fn group_of(&self, link: std::fmt::Arguments<'_>) -> Result<Option<GroupId>> {
         optional(self.link(link, &mut [0; 256]).map(|link| GroupId::parse(last_component(link))))
             .map_err(|errno| Error::system(errno, "iommu_group"))?
@@ -308,7 +163,7 @@ impl Root {
 
     fn numa_node(&self, address: PciAddress) -> Result<Option<u16>> {
         let mut buffer = [0; 64];
-        // Kernels without CONFIG_NUMA have no such file.
+        // Kernels without CONFIG_NUMA have no such attribute.
         let text = optional(self.read(format_args!("sys/bus/pci/devices/{address}/numa_node"), &mut buffer))
             .map_err(|errno| Error::system(errno, "numa_node"))?;
         match text.map(parse_decimal::<i32>) {
@@ -338,17 +193,6 @@ impl Root {
             Some(None) => Err(Error::malformed("sriov_numvfs")),
         }
     }
-
-    fn vgpu_type(&self, address: PciAddress) -> Result<Option<Text<64>>> {
-        let mut buffer = [0; 64];
-        let path = format_args!("sys/bus/pci/devices/{address}/nvidia/current_vgpu_type");
-        let text = optional(self.read(path, &mut buffer))
-            .map_err(|errno| Error::system(errno, "nvidia/current_vgpu_type"))?;
-        match text {
-            None | Some(b"0") => Ok(None),
-            Some(text) => Text::new(text).map(Some).ok_or(Error::malformed("nvidia/current_vgpu_type")),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -357,7 +201,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn reads_the_kernels_uevent() {
+    fn uevent_of_the_kernel_is_parsed() {
         let uevent = PciUevent::parse(
             b"DRIVER=vfio-pci\nPCI_CLASS=30200\nPCI_ID=10DE:2330\nPCI_SUBSYS_ID=10DE:16C1\nPCI_SLOT_NAME=0000:3b:00.0",
         );
@@ -367,32 +211,9 @@ mod tests {
         assert_eq!(uevent.subsystem, (0x10de, 0x16c1));
     }
 
-    #[test]
-    fn a_type_is_found_by_its_number() {
-        let text = b"ID    : vGPU Name\n1428 : NVIDIA H200X-141C\n  1414  :  NVIDIA H200X-1-18C \n7 :\nbad\n9 : \xff\n";
-        let name = |number: &str| listed_type(text, number.as_bytes()).map(|name| name.to_string());
-        assert_eq!(name("1428").as_deref(), Some("NVIDIA H200X-141C"));
-        assert_eq!(name("1414").as_deref(), Some("NVIDIA H200X-1-18C"));
-        for number in ["142", "7", "9", "0", ""] {
-            assert_eq!(name(number), None, "{number}");
-        }
-    }
-
-    #[test]
-    fn knows_vfio_drivers_by_name() {
-        for name in
-            ["vfio-pci", "nvgrace_gpu_vfio_pci", "nvgrace-gpu-vfio-pci", "mlx5_vfio_pci", "xe-vfio-pci"]
-        {
-            assert!(is_vfio_driver(name.as_bytes()), "{name}");
-        }
-        for name in ["e1000", "nvidia", "pci-stub", "virtio-pci", ""] {
-            assert!(!is_vfio_driver(name.as_bytes()), "{name}");
-        }
-    }
-
     proptest! {
         #[test]
-        fn no_uevent_panics(bytes: Vec<u8>) {
+        fn arbitrary_uevent_never_panics(bytes: Vec<u8>) {
             PciUevent::parse(&bytes);
         }
     }
