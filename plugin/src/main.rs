@@ -2,17 +2,20 @@
 
 mod allocate;
 mod assignments;
+mod backoff;
 mod cli;
 mod commands;
 mod config;
 mod device_plugin;
 mod file_id;
 mod kubelet;
+mod log_once;
 mod node;
 mod publisher;
 mod reservations;
 mod state_file;
 mod status;
+mod supervise;
 
 use cli::{Cli, Command};
 use config::{Config, LogFormat};

@@ -5,7 +5,7 @@ use crate::pools::terms::{Offer, Terms};
 use std::sync::Arc;
 use std::time::Instant;
 use vfio_probe::peek::Peek;
-use vfio_probe::{Device, DeviceId, Evidence, GroupId, Holder, Kind, Looked, Occupancy, Viability};
+use vfio_probe::{Device, DeviceId, Evidence, GroupId, Holder, Kind, ScanCoverage, Occupancy, Viability};
 
 /// All offered devices.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -65,7 +65,7 @@ pub struct GroupState {
     /// Who holds it, as far as seen.
     pub holders: Vec<Holder>,
     /// How far that is.
-    pub coverage: Option<Looked>,
+    pub coverage: Option<ScanCoverage>,
 }
 
 impl NodeSnapshot {
@@ -98,7 +98,7 @@ impl DeviceState {
         }
     }
 
-    /// Why it may have no group.
+    /// UnknownReason it may have no group.
     pub fn without_group(&self) -> &'static str {
         match self.device.kind {
             // Theirs are made by VFIO itself (`vfio_noiommu_group_alloc` of VFIO_EMULATED_IOMMU).

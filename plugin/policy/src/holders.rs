@@ -5,7 +5,7 @@ use vfio_probe::Holder;
 
 /// Holders in words: `pid 4711 (qemu-system-x86), pod <uid>`.
 pub fn describe(holders: &[Holder]) -> String {
-    in_words(holders.iter().map(|holder| (holder.pid, &holder.command, holder.owner.pod_uid)))
+    in_words(holders.iter().map(|holder| (holder.pid, &holder.command, holder.container.pod_uid)))
 }
 
 /// Holders in words, from pid, command and pod.

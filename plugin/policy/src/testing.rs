@@ -38,7 +38,7 @@ pub fn view(
     let id = GroupId(group);
     let command = Text::lossy(b"qemu");
     let holder =
-        Holder { group: id, pid: 7, start_time: 1, command, via: Via::Group, owner: Default::default() };
+        Holder { group: id, pid: 7, start_time: 1, command, via: Via::Group, container: Default::default() };
     let holders = if occupancy.is_held() { vec![holder] } else { Vec::new() };
     let peek = if occupancy.is_held() { Peek::LooksHeld } else { Peek::LooksFree };
     let evidence = Evidence::Open;

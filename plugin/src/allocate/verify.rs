@@ -18,7 +18,7 @@ use vfio_probe::{Buffer, Evidence, GroupId, Kind, Occupancy};
 const CLOSING: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Why a device cannot be given as asked.
+/// UnknownReason a device cannot be given as asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Taken {
     /// Somebody has it open.
@@ -104,14 +104,14 @@ impl Allocator {
     /// Whether a group that could not be opened is held, by a look made now; what the monitor knows may be an interval old.
     pub(super) fn looks_held(&self, known: &DeviceState, group: GroupId) -> bool {
         let Some(seen) = &known.group else { return false };
-        let now = self.monitor.root.peek(group, &mut Buffer::new()).unwrap_or(Peek::Blind);
+        let now = self.monitor.root.peek(group, &mut Buffer::new()).unwrap_or(Peek::Unavailable);
         match now {
             // Only the monitor knows what a count is when nobody is there.
             Peek::LooksHeld if known.stale_enable => seen.occupancy.is_held(),
             Peek::LooksHeld => true,
             // An open has found somebody who raises no count.
             Peek::LooksFree => seen.occupancy.is_held() && seen.evidence == Evidence::Open,
-            Peek::Blind => seen.occupancy.is_held(),
+            Peek::Unavailable => seen.occupancy.is_held(),
         }
     }
 

@@ -264,7 +264,7 @@ fn cgroups(snapshot: &NodeSnapshot) -> Vec<(String, BTreeSet<String>, String)> {
     let mut found: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
     for view in &snapshot.devices {
         let holders = view.group.as_ref().map(|group| group.holders.as_slice()).unwrap_or_default();
-        for uid in holders.iter().filter_map(|holder| holder.owner.pod_uid) {
+        for uid in holders.iter().filter_map(|holder| holder.container.pod_uid) {
             let ids = found.entry((view.resource.to_string(), uid.to_string())).or_default();
             ids.insert(view.device.id.to_string());
         }

@@ -13,7 +13,7 @@ use vfio_plugin_policy::device::{DeviceState, GroupState};
 use vfio_plugin_policy::pools::Pools;
 use vfio_probe::device::Detail;
 use vfio_probe::peek::Peek;
-use vfio_probe::{Buffer, Device, Evidence, GroupId, Occupancy, Prober, Root, Viability, Why};
+use vfio_probe::{Buffer, Device, Evidence, GroupId, Occupancy, Prober, Root, UnknownReason, Viability};
 
 /// Reads the pools for a command that only shows what is offered: where the file cannot be used, a running `serve` goes on with
 /// the pools that it read before, and says which devices those are.
@@ -82,7 +82,7 @@ fn group(
     prober: Option<&Prober>,
     buffer: &mut Buffer,
 ) -> GroupState {
-    let peek = root.peek(id, buffer).unwrap_or(Peek::Blind);
+    let peek = root.peek(id, buffer).unwrap_or(Peek::Unavailable);
     let mut members = Vec::new();
     let _ = root.members(id, buffer, |member| members.extend(member.ok()));
     let opened = prober.map(|prober| prober.probe(id, ANSWER));
@@ -92,8 +92,8 @@ fn group(
         }
         (_, Peek::LooksHeld) => (Occupancy::Held, Evidence::Enable),
         (_, Peek::LooksFree) => (Occupancy::Free, Evidence::Enable),
-        (Some(answer), Peek::Blind) => (answer, Evidence::Open),
-        (None, Peek::Blind) => (Occupancy::Unknown(Why::NotAsked), Evidence::None),
+        (Some(answer), Peek::Unavailable) => (answer, Evidence::Open),
+        (None, Peek::Unavailable) => (Occupancy::Unknown(UnknownReason::NotProbed), Evidence::None),
     };
     let (viability, since) = (Viability::of(&members), Instant::now());
     GroupState {

@@ -25,7 +25,7 @@ fn report_unready(report: &StatusReport, interval: Duration) -> u8 {
     u8::from(!reasons.is_empty())
 }
 
-/// Why it is not ready; a node without devices is.
+/// UnknownReason it is not ready; a node without devices is.
 pub(crate) fn unready(report: &StatusReport, interval: Duration) -> Vec<String> {
     let mut reasons = Vec::new();
     let patience = interval * 5 + Duration::from_secs(5);

@@ -6,7 +6,7 @@ use crate::status::report::HolderReport;
 use anyhow::{Context, bail};
 use serde::Serialize;
 use vfio_probe::device::Detail;
-use vfio_probe::{DeviceId, GroupId, Holder, Looked, Root};
+use vfio_probe::{DeviceId, GroupId, Holder, Root, ScanCoverage};
 
 #[derive(Serialize)]
 struct Report {
@@ -35,7 +35,7 @@ pub(crate) fn run(config: &Config, target: &str, json: bool) -> anyhow::Result<u
     if json {
         let holders =
             holders.iter().map(|holder| Seen { holder: holder.into(), via: holder.via.as_str() }).collect();
-        let Looked { processes, unreadable, unattributed } = looked;
+        let ScanCoverage { processes, unreadable, unattributed } = looked;
         let report = Report { iommu_group: group.0, holders, processes, unreadable, unattributed };
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -58,7 +58,7 @@ fn group_of(root: &Root, target: &str) -> anyhow::Result<GroupId> {
     }
 }
 
-fn print(group: GroupId, holders: &[Holder], looked: Looked) {
+fn print(group: GroupId, holders: &[Holder], looked: ScanCoverage) {
     if holders.is_empty() {
         println!("No process was found that holds group {group}.");
     } else {
@@ -69,14 +69,14 @@ fn print(group: GroupId, holders: &[Holder], looked: Looked) {
                     holder.pid.to_string(),
                     holder.command.to_string(),
                     holder.via.as_str().to_owned(),
-                    or_dash(holder.owner.pod_uid),
-                    or_dash(holder.owner.container_id),
+                    or_dash(holder.container.pod_uid),
+                    or_dash(holder.container.container_id),
                 ]
             })
             .collect();
         print!("{}", layout(["PID", "COMMAND", "BY", "POD", "CONTAINER"], &rows));
     }
-    let Looked { processes, unreadable, unattributed } = looked;
+    let ScanCoverage { processes, unreadable, unattributed } = looked;
     if unreadable > 0 {
         println!(
             "{unreadable} of {processes} processes could not be read: not found is not nobody (try as root)."

@@ -105,7 +105,7 @@ pub(crate) struct Config {
     #[arg(skip)]
     pub(crate) offered: Pools,
 
-    /// Why it is not understood, where a running `serve` tells what is offered.
+    /// UnknownReason it is not understood, where a running `serve` tells what is offered.
     #[arg(skip)]
     pub(crate) not_understood: Option<PoolsError>,
 

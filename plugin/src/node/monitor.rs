@@ -226,7 +226,7 @@ fn run(
     let mut stale_enable = 0;
     let mut shared_functions = BTreeSet::new();
     let mut on_disk = Vec::new();
-    watch.monitor_mut().withhold_opens(true);
+    watch.monitor_mut().pause_probes(true);
     while !shared.stop.load(Ordering::Relaxed) {
         let mut news = false;
         if let Some(told) = shared.owned_unless(&groups) {
@@ -236,7 +236,7 @@ fn run(
             news = told.owned != groups.owned && matters;
             groups = told;
             let owned = groups.not_to_open(&watch);
-            watch.monitor_mut().set_owned(owned);
+            watch.monitor_mut().set_assigned(owned);
         }
         if let Some(pools) = &mut pools {
             news |= reload(pools, &mut namer, &mut watch);
@@ -252,13 +252,13 @@ fn run(
         let reread_records = std::mem::take(&mut reports.reread_records);
         drop(reports);
         if reread_records {
-            watch.monitor_mut().disturbed(None, Instant::now());
+            watch.monitor_mut().invalidate(None, Instant::now());
         }
         if check_now {
             watch.pass_now();
         }
         for (group, occupancy) in answers {
-            watch.told(group, occupancy);
+            watch.record_probe(group, occupancy);
         }
         while let Some(event) = watch.next() {
             tracing::debug!(?event, "event");
@@ -271,7 +271,7 @@ fn run(
         }
         news |= hardware.as_mut().is_some_and(HardwareMonitor::take_in);
         // No event tells that a count has turned out to be left over.
-        let counts = watch.monitor().devices().iter().filter(|tracked| tracked.count_is_left_over()).count();
+        let counts = watch.monitor().devices().iter().filter(|tracked| tracked.enable_is_stale()).count();
         news |= counts != stale_enable;
         stale_enable = counts;
         let alive = u64::try_from(shared.began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -290,7 +290,7 @@ fn run(
         }
         // What was given must be known first: specs that nobody has devices by are removed.
         let whole = groups.remembered.is_some()
-            && (watch.monitor().settled() || shared.began.elapsed() > FIRST_ANSWERS);
+            && (watch.monitor().initial_probes_done() || shared.began.elapsed() > FIRST_ANSWERS);
         let first = sender.borrow().is_none();
         if whole && (news || first || specs.is_due()) {
             let unbound: Vec<Device> = groups.unbound(&watch).collect();
@@ -369,8 +369,8 @@ fn reload(file: &mut PoolsFileWatch, namer: &mut ResourceNamer, watch: &mut Watc
 
 /// Opens were withheld until owners are known: a group that a pod owns is never opened.
 fn release_opens(watch: &mut Watch) {
-    if watch.monitor().withholds_opens() {
-        watch.monitor_mut().withhold_opens(false);
+    if watch.monitor().probes_paused() {
+        watch.monitor_mut().pause_probes(false);
         watch.pass_now();
     }
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
-use vfio_probe::prober::{Answer, Request};
-use vfio_probe::{GroupId, Occupancy, Why};
+use vfio_probe::prober::{ProbeResult, Request};
+use vfio_probe::{GroupId, Occupancy, UnknownReason};
 
 /// An open takes microseconds unless it hangs, so its answer is waited for on the spot this long: that spares a timer, two
 /// wakeups by way of the runtime's epoll, and a third of an Allocate's CPU. What else is served waits as long.
@@ -66,7 +66,7 @@ impl PendingProbe<'_> {
         let theirs = Arc::clone(&pending);
         let request =
             Request { group: self.group, baseline_of: Vec::new(), deadline: self.deadline.into_std() };
-        let done = Box::new(move |answer: Answer, _| theirs.give(answer.occupancy));
+        let done = Box::new(move |answer: ProbeResult, _| theirs.give(answer.occupancy));
         self.pending = self.monitor.prober.start(request, done).is_ok().then_some(pending);
     }
 
@@ -78,7 +78,7 @@ impl PendingProbe<'_> {
     /// Its answer; `Unknown` if it is not allowed or takes longer than until the deadline.
     pub(crate) async fn answer(mut self) -> Occupancy {
         if !self.monitor.probe {
-            return Occupancy::Unknown(Why::Denied);
+            return Occupancy::Unknown(UnknownReason::Denied);
         }
         loop {
             if let Some(pending) = &self.pending {
@@ -86,14 +86,14 @@ impl PendingProbe<'_> {
                     return answer;
                 }
                 // Nobody may be there to ask: all helpers may hang.
-                self.monitor.prober.hurry();
+                self.monitor.prober.ensure_progress();
                 let _ = timeout_at(self.deadline, pending.notify.notified()).await;
                 let answer = *pending.answer.lock().unwrap_or_else(PoisonError::into_inner);
-                return answer.unwrap_or(Occupancy::Unknown(Why::Late));
+                return answer.unwrap_or(Occupancy::Unknown(UnknownReason::TimedOut));
             }
             // The monitor is opening it just now, for microseconds unless it hangs.
             if Instant::now() + OUTSTANDING >= self.deadline {
-                return Occupancy::Unknown(Why::Late);
+                return Occupancy::Unknown(UnknownReason::TimedOut);
             }
             sleep(OUTSTANDING).await;
             self.start();

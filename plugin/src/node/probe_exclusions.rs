@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use vfio_plugin_policy::assignments::reserved::{AssignedDevices, PinnedOffer};
 use vfio_probe::device::Detail;
-use vfio_probe::monitor::Owned;
+use vfio_probe::monitor::Assigned;
 use vfio_probe::{Device, DeviceId, GroupId, Watch};
 
 /// What pods own, which is not opened, but for what is refused all the same.
@@ -20,9 +20,9 @@ pub(crate) struct ProbeExclusions {
 
 impl ProbeExclusions {
     /// What pods own, but for what is contested.
-    pub(crate) fn not_to_open(&self, watch: &Watch) -> Owned {
+    pub(crate) fn not_to_open(&self, watch: &Watch) -> Assigned {
         let AssignedDevices { devices, groups, .. } = self.known().clone();
-        let mut owned = Owned { devices, groups };
+        let mut owned = Assigned { devices, groups };
         if self.contested.is_empty() {
             return owned;
         }

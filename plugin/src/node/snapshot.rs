@@ -16,19 +16,19 @@ pub(crate) fn take(watch: &Watch, mut offer: impl FnMut(&Device) -> Option<Offer
             has_node: monitor.has_group_nodes(),
             since: group.state.since,
             viability: group.viability,
-            peek: group.peek.unwrap_or(Peek::Blind),
+            peek: group.peek.unwrap_or(Peek::Unavailable),
             holders: watch.holders(group.id).to_vec(),
-            coverage: watch.looked(group.id),
+            coverage: watch.coverage(group.id),
         });
         let view = DeviceState::unbound(tracked.device, offer(&tracked.device)?);
-        let (unbinding, stale_enable) = (tracked.unbinding, tracked.count_is_left_over());
+        let (unbinding, stale_enable) = (tracked.unbinding, tracked.enable_is_stale());
         Some(DeviceState { unbinding, stale_enable, group, ..view })
     });
     NodeSnapshot {
         devices: devices.collect(),
         unbound: Vec::new(),
         vfio_visible: monitor.vfio_visible(),
-        container_node_missing: monitor.lacks_container(),
+        container_node_missing: monitor.container_node_missing(),
         errors: monitor.errors().to_vec(),
         reports_seen: 0,
         cdi: Vec::new(),

@@ -67,7 +67,7 @@ pub(crate) struct DeviceReport {
     pub(crate) owner: Option<String>,
     /// What the kubelet was told; none when nothing serves.
     pub(crate) health: Option<String>,
-    /// Why it is Unhealthy, or what is wrong with it.
+    /// UnknownReason it is Unhealthy, or what is wrong with it.
     pub(crate) reason: Option<String>,
     /// Who holds it.
     pub(crate) holders: Vec<HolderReport>,
@@ -94,8 +94,8 @@ impl From<&Holder> for HolderReport {
         Self {
             pid: holder.pid,
             command: holder.command.to_string(),
-            pod_uid: holder.owner.pod_uid.map(|uid| uid.to_string()),
-            container_id: holder.owner.container_id.map(|id| id.to_string()),
+            pod_uid: holder.container.pod_uid.map(|uid| uid.to_string()),
+            container_id: holder.container.container_id.map(|id| id.to_string()),
         }
     }
 }

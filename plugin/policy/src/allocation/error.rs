@@ -1,4 +1,4 @@
-//! Why an Allocate is refused.
+//! UnknownReason an Allocate is refused.
 
 use crate::device::DeviceState;
 use crate::holders::describe;
@@ -6,7 +6,7 @@ use std::fmt;
 use vfio_probe::text::{DriverName, Text};
 use vfio_probe::{DeviceId, GroupId, Holder};
 
-/// Why an Allocate is refused. Its text names the device, says what is wrong and, where something helps, what to do.
+/// UnknownReason an Allocate is refused. Its text names the device, says what is wrong and, where something helps, what to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AllocateError {
     /// The resource has no such device.
@@ -25,7 +25,7 @@ pub enum AllocateError {
     NoGroup {
         /// The device.
         device: DeviceId,
-        /// Why it has none.
+        /// UnknownReason it has none.
         reason: &'static str,
     },
     /// The device has fallen off the bus.
@@ -73,7 +73,7 @@ pub enum AllocateError {
         group: Option<GroupId>,
         /// The holders in words.
         holders: String,
-        /// Why no other device was allocated instead; empty if that was not tried.
+        /// UnknownReason no other device was allocated instead; empty if that was not tried.
         no_substitute: &'static str,
     },
     /// A pod got this device as the substitute of another, which the kubelet does not know.

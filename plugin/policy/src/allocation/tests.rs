@@ -3,7 +3,7 @@
 use super::*;
 use crate::testing::view;
 use std::time::Instant;
-use vfio_probe::Why;
+use vfio_probe::UnknownReason;
 use vfio_probe::text::Text;
 
 const RESOURCE: &str = "nvidia.com/GPU";
@@ -98,7 +98,7 @@ fn a_substitute_is_free_and_nobodys_by_any_book() {
 
 #[test]
 fn every_answer_of_an_open_has_its_verdict() {
-    let denied = Occupancy::Unknown(Why::Denied);
+    let denied = Occupancy::Unknown(UnknownReason::Denied);
     for (answer, looks_held, sure, verdict) in [
         (Occupancy::Free, false, false, ProbeVerdict::Grant),
         (Occupancy::Free, true, false, ProbeVerdict::Grant),

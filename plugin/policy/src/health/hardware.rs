@@ -38,7 +38,7 @@ impl HardwareHistory {
             Some(Presence::Present) => self.lost.see(false, now),
             Some(Presence::Lost) => self.lost.see(true, now),
             // Of what is not asked nothing new is known.
-            Some(Presence::NotAsked) | None => self.lost.no_look(),
+            Some(Presence::NotChecked) | None => self.lost.no_look(),
         }
         if let Some(count) = look.fatal {
             self.fatal.see(count, now);
@@ -121,13 +121,13 @@ mod tests {
 
     #[test]
     fn it_is_lost_by_two_looks_and_back_by_two() {
-        use Presence::{Lost as Ones, NotAsked, Present};
+        use Presence::{Lost as Ones, NotChecked, Present};
         let looks = [
             (0, is(Present), (false, 0)),
             (10, is(Ones), (false, 0)),
             (13, is(Ones), (true, 0)),
             // Asleep, or unreadable: nobody knows, and nothing changes.
-            (20, is(NotAsked), (true, 0)),
+            (20, is(NotChecked), (true, 0)),
             (30, Reading::default(), (true, 0)),
             (40, is(Present), (true, 0)),
             (43, is(Present), (false, 0)),
@@ -139,8 +139,8 @@ mod tests {
 
     #[test]
     fn a_look_that_finds_nothing_out_ends_a_doubt() {
-        use Presence::{Lost as Ones, NotAsked, Present};
-        for nothing in [is(NotAsked), Reading::default()] {
+        use Presence::{Lost as Ones, NotChecked, Present};
+        for nothing in [is(NotChecked), Reading::default()] {
             // Two odd looks hours apart are not two in a row.
             story(
                 false,
@@ -154,7 +154,7 @@ mod tests {
         let mut history = HardwareHistory::new(false, Duration::from_secs(3));
         history.see(is(Ones), Instant::now());
         assert!(history.due().is_some());
-        history.see(is(NotAsked), Instant::now());
+        history.see(is(NotChecked), Instant::now());
         assert_eq!(history.due(), None);
     }
 

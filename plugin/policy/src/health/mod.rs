@@ -11,7 +11,7 @@ use crate::pools::terms::Busy;
 use std::time::{Duration, Instant};
 use vfio_probe::{DeviceId, Occupancy, Viability};
 
-/// Why a device is Unhealthy that has fallen off the bus, whoever owns it.
+/// UnknownReason a device is Unhealthy that has fallen off the bus, whoever owns it.
 pub const LOST: &str = "does not answer: its configuration space reads all ones";
 
 /// How the reason ends of one that has had fatal errors.
@@ -175,7 +175,7 @@ impl Health {
         }
     }
 
-    /// Why, if it is Unhealthy.
+    /// UnknownReason, if it is Unhealthy.
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Healthy => None,

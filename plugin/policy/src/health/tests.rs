@@ -5,7 +5,7 @@ use super::*;
 use crate::device::HardwareHealth;
 use crate::testing::view;
 use std::sync::LazyLock;
-use vfio_probe::Why;
+use vfio_probe::UnknownReason;
 use vfio_probe::text::Text;
 
 const SETTLING: Duration = Duration::from_secs(3);
@@ -145,10 +145,10 @@ fn all() -> Vec<Facts> {
         (Occupancy::Held, true),
         (Occupancy::Held, false),
         (Occupancy::Absent, false),
-        (Occupancy::Unknown(Why::Denied), false),
-        (Occupancy::Unknown(Why::Late), false),
-        (Occupancy::Unknown(Why::Errno(5)), false),
-        (Occupancy::Unknown(Why::NotAsked), false),
+        (Occupancy::Unknown(UnknownReason::Denied), false),
+        (Occupancy::Unknown(UnknownReason::TimedOut), false),
+        (Occupancy::Unknown(UnknownReason::Errno(5)), false),
+        (Occupancy::Unknown(UnknownReason::NotProbed), false),
     ] {
         for age in AGES {
             groups.extend([true, false].map(|viable| Some(Group { occupancy, found, age, viable })));

@@ -23,7 +23,7 @@ pub struct Policy {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct HealthTracker {
     told: BTreeMap<DeviceId, Decision>,
-    /// Why devices were Unhealthy when an earlier process of ours ended.
+    /// UnknownReason devices were Unhealthy when an earlier process of ours ended.
     before: BTreeMap<DeviceId, Health>,
     /// Since when no pod owns a device.
     unowned: BTreeMap<DeviceId, Instant>,
@@ -56,7 +56,7 @@ impl HealthTracker {
         Self { before: unhealthy.into_iter().filter_map(known).collect(), ..Self::default() }
     }
 
-    /// Why devices are Unhealthy, to be kept over a restart: what nobody can tell at once then stays as it was.
+    /// UnknownReason devices are Unhealthy, to be kept over a restart: what nobody can tell at once then stays as it was.
     pub fn unhealthy(&self) -> BTreeMap<String, String> {
         let reason = |decision: &Decision| decision.health.reason().map(str::to_owned);
         self.told.iter().filter_map(|(id, told)| Some((id.to_string(), reason(told)?))).collect()

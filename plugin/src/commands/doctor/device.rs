@@ -7,7 +7,7 @@ use crate::status::report::{DeviceReport, HolderReport};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use vfio_plugin_policy::device::{DeviceState, GroupState};
-use vfio_probe::{Kind, Occupancy, Viability, Why};
+use vfio_probe::{Kind, Occupancy, UnknownReason, Viability};
 
 /// `report` is what `list` would say of it.
 pub(super) fn examine(
@@ -70,7 +70,7 @@ fn node(config: &Config, view: &DeviceState, group: &GroupState, findings: &mut 
     let access = accessat(CWD, &node, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS);
     match access {
         Err(Errno::ACCESS | Errno::PERM) => denied(id, &path, findings),
-        _ if group.occupancy == Occupancy::Unknown(Why::Denied) => denied(id, &path, findings),
+        _ if group.occupancy == Occupancy::Unknown(UnknownReason::Denied) => denied(id, &path, findings),
         Err(Errno::NOENT | Errno::NOTDIR) => {
             findings.warn(
                 id,

@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn what_sleeps_after_a_doubt_is_looked_at_once_a_round() {
-        let mut finds = vec![Presence::NotAsked; 40];
+        let mut finds = vec![Presence::NotChecked; 40];
         finds[0] = Presence::Lost;
         let (mut hardware, snapshot, begin, looks) = one(&finds);
         for second in 0..300 {
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_lost_device_is_woken_once_a_minute_unless_somebody_holds_it() {
-        let (mut hardware, mut snapshot, begin, looks) = one(&[Presence::NotAsked; 99]);
+        let (mut hardware, mut snapshot, begin, looks) = one(&[Presence::NotChecked; 99]);
         let id = snapshot.devices[0].device.id;
         hardware.histories.insert(id, HardwareHistory::new(true, SETTLING));
         for second in 0..180 {
@@ -304,7 +304,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_what_sleeps_is_told_and_one_answer_is_enough() {
-        let (mut hardware, snapshot, begin, looks) = one(&[Presence::NotAsked, Presence::Lost]);
+        let (mut hardware, snapshot, begin, looks) = one(&[Presence::NotChecked, Presence::Lost]);
         let id = snapshot.devices[0].device.id;
         let address = id.pci().unwrap();
         assert!(hardware.looks.wake(address).is_none(), "never looked at");
@@ -318,7 +318,7 @@ mod tests {
 
     #[tokio::test]
     async fn after_the_end_nothing_begins_and_nobody_waits() {
-        let (mut hardware, snapshot, begin, looks) = one(&[Presence::NotAsked, Presence::Lost]);
+        let (mut hardware, snapshot, begin, looks) = one(&[Presence::NotChecked, Presence::Lost]);
         let address = snapshot.devices[0].device.id.pci().unwrap();
         tick(&mut hardware, &snapshot, begin + SETTLING);
         hardware.looks.end();

@@ -153,7 +153,7 @@ impl HardwareReaders {
             work = self.work();
             work.under_way.remove(&address);
             if !work.gone.remove(&address) {
-                if look.presence == Some(Presence::NotAsked) {
+                if look.presence == Some(Presence::NotChecked) {
                     work.asleep.insert(address);
                 } else {
                     work.asleep.remove(&address);
@@ -177,7 +177,7 @@ impl fmt::Debug for HardwareReaders {
 pub(super) fn look(root: &Root, checks: Checks, address: PciAddress, may_wake: bool) -> Reading {
     let told = |error| tracing::debug!(%error, "hardware");
     let presence = || match root.presence(address).map_err(told).ok()? {
-        Presence::NotAsked if may_wake => root.presence_waking(address).map_err(told).ok(),
+        Presence::NotChecked if may_wake => root.presence_waking(address).map_err(told).ok(),
         presence => Some(presence),
     };
     Reading {
