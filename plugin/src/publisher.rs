@@ -4,8 +4,9 @@ use crate::config::Config;
 use crate::kubelet::list_and_watch::DeviceList;
 use crate::state_file::StateFile;
 use kubelet_api::v1beta1::{Device, NumaNode, TopologyInfo};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Notify;
 use vfio_plugin_policy::assignments::index::Assignments;
@@ -59,7 +60,7 @@ impl HealthPublisher {
     }
 
     fn told(&self) -> MutexGuard<'_, (HealthTracker, StateFile)> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+        self.told.lock()
     }
 
     /// As [`HealthTracker::refused`].

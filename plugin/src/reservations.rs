@@ -4,8 +4,9 @@
 //! The kubelet admits one pod after the other, but creates containers at the same time, and may call Allocate there too
 //! (`GetDeviceRunContainerOptions`).
 
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -65,7 +66,7 @@ impl Reservations {
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut BTreeSet<GroupId>) -> T) -> T {
-        change(&mut self.0.groups.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.0.groups.lock())
     }
 }
 

@@ -5,7 +5,7 @@ use crate::pools::terms::{Offer, Terms};
 use std::sync::Arc;
 use std::time::Instant;
 use vfio_probe::peek::Peek;
-use vfio_probe::{Device, DeviceId, Evidence, GroupId, Holder, Kind, ScanCoverage, Occupancy, Viability};
+use vfio_probe::{Device, DeviceId, Evidence, GroupId, Holder, Kind, Occupancy, ScanCoverage, Viability};
 
 /// All offered devices.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]

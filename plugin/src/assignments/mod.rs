@@ -7,8 +7,9 @@ use crate::kubelet::socket_watch::PluginDirState;
 use crate::node::monitor::MonitorHandle;
 use crate::reservations::Reservations;
 use crate::state_file::StateFile;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 use vfio_plugin_policy::assignments::index::Assignments;
 use vfio_plugin_policy::assignments::ledger::Ledger;
@@ -100,11 +101,11 @@ impl AssignmentsHandle {
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.ledger.lock()
     }
 
     fn remember(&self, ledger: &Ledger) {
-        self.shared.state_file.lock().unwrap_or_else(PoisonError::into_inner).write(ledger);
+        self.shared.state_file.lock().write(ledger);
     }
 
     fn publish(&self, ownership: Assignments) {

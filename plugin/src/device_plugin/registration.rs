@@ -13,8 +13,8 @@ use kubelet_api::v1beta1::device_plugin_server::DevicePluginServer;
 use kubelet_api::v1beta1::registration_client::RegistrationClient;
 use kubelet_api::v1beta1::{DevicePluginOptions, RegisterRequest};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -89,7 +89,7 @@ impl Resource {
     }
 
     fn set(&self, change: impl FnOnce(&mut ResourceStatus)) {
-        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.status.lock());
     }
 
     async fn round(&self, pause: &mut Duration) -> &'static str {

@@ -1,8 +1,9 @@
 //! The registrations of all resources, as the status socket shows them.
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// One resource's registration.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -33,15 +34,12 @@ pub(crate) struct Registry {
 impl Registry {
     /// Replaces the set of resources.
     pub(crate) fn set(&self, resources: BTreeMap<Arc<str>, SharedStatus>) {
-        *self.resources.lock().unwrap_or_else(PoisonError::into_inner) = resources;
+        *self.resources.lock() = resources;
     }
 
     /// Returns each resource's registration, by name.
     pub(crate) fn resources(&self) -> Vec<ResourceStatus> {
-        let resources = self.resources.lock().unwrap_or_else(PoisonError::into_inner);
-        resources
-            .values()
-            .map(|status| status.lock().unwrap_or_else(PoisonError::into_inner).clone())
-            .collect()
+        let resources = self.resources.lock();
+        resources.values().map(|status| status.lock().clone()).collect()
     }
 }

@@ -6,11 +6,12 @@
 
 use crate::file_id::FileId;
 use crate::state_file::{StateFile, replace};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vfio_plugin_policy::cdi::names::{file, is_ours};
 use vfio_plugin_policy::cdi::request::SpecDevice;
@@ -83,7 +84,7 @@ impl CdiFiles {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, WrittenSpec>> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+        self.written.lock()
     }
 }
 

@@ -11,12 +11,13 @@ use crate::node::probe_exclusions::ProbeExclusions;
 use crate::node::snapshot;
 use crate::node::vgpu_types::VgpuTypes;
 use anyhow::Context;
+use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use vfio_plugin_policy::assignments::reserved::AssignedDevices;
@@ -76,7 +77,7 @@ struct Reports {
 impl Shared {
     /// What pods own, if that is not what is known. A function, so that the lock ends with it.
     fn owned_unless(&self, known: &ProbeExclusions) -> Option<ProbeExclusions> {
-        let owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        let owned = self.owned.lock();
         (*owned != *known).then(|| owned.clone())
     }
 }
@@ -144,7 +145,7 @@ impl MonitorHandle {
     }
 
     fn tell(&self, what: impl FnOnce(&mut Reports)) {
-        let mut told = self.shared.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.shared.reports.lock();
         what(&mut told);
         told.count += 1;
         drop(told);
@@ -153,7 +154,7 @@ impl MonitorHandle {
 
     /// How often the monitor was told anything; a snapshot says how many of these it has reports_seen.
     pub(crate) fn reports_sent(&self) -> u64 {
-        self.shared.reports.lock().unwrap_or_else(PoisonError::into_inner).count
+        self.shared.reports.lock().count
     }
 
     /// Tells the monitor what pods own. Nothing is opened before it was told for the first time, or [`FIRST_ANSWERS`].
@@ -172,7 +173,7 @@ impl MonitorHandle {
     }
 
     fn set_part<T: PartialEq>(&self, part: impl FnOnce(&mut ProbeExclusions) -> &mut T, value: T) {
-        let mut groups = self.shared.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut groups = self.shared.owned.lock();
         let known = part(&mut groups);
         if *known != value {
             *known = value;
@@ -244,7 +245,7 @@ fn run(
         if groups.owned.is_some() || shared.began.elapsed() > FIRST_ANSWERS {
             release_opens(&mut watch);
         }
-        let mut reports = shared.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reports = shared.reports.lock();
         let answers = std::mem::take(&mut reports.answers);
         news |= reports.count > reports_seen;
         reports_seen = reports.count;

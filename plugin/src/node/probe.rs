@@ -1,7 +1,8 @@
 //! One group opened from async code, by a deadline.
 
 use crate::node::monitor::MonitorHandle;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -24,15 +25,15 @@ struct Pending {
 
 impl Pending {
     fn give(&self, answer: Occupancy) {
-        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        *self.answer.lock() = Some(answer);
         self.arrived.notify_one();
         self.notify.notify_one();
     }
 
     fn wait(&self) -> Option<Occupancy> {
-        let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.arrived.wait_timeout_while(answer, AT_ONCE, |answer| answer.is_none());
-        *waited.unwrap_or_else(PoisonError::into_inner).0
+        let mut answer = self.answer.lock();
+        self.arrived.wait_while_for(&mut answer, |answer| answer.is_none(), AT_ONCE);
+        *answer
     }
 }
 
@@ -88,7 +89,7 @@ impl PendingProbe<'_> {
                 // Nobody may be there to ask: all helpers may hang.
                 self.monitor.prober.ensure_progress();
                 let _ = timeout_at(self.deadline, pending.notify.notified()).await;
-                let answer = *pending.answer.lock().unwrap_or_else(PoisonError::into_inner);
+                let answer = *pending.answer.lock();
                 return answer.unwrap_or(Occupancy::Unknown(UnknownReason::TimedOut));
             }
             // The monitor is opening it just now, for microseconds unless it hangs.

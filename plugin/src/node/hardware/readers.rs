@@ -1,9 +1,10 @@
 //! The threads that look at devices' hardware: a read of what is being reset hangs until that is over.
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use vfio_plugin_policy::health::checks::Checks;
@@ -56,7 +57,7 @@ impl HardwareReaders {
     }
 
     pub(super) fn work(&self) -> MutexGuard<'_, Work> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+        self.work.lock()
     }
 
     /// Begins a round of these, each with whether it may be woken. Those whose last look still hangs are left out.
@@ -145,7 +146,7 @@ impl HardwareReaders {
                 work.under_way.insert(address);
                 (address, may_wake, None)
             } else {
-                work = self.asked.wait(work).unwrap_or_else(PoisonError::into_inner);
+                self.asked.wait(&mut work);
                 continue;
             };
             drop(work);
