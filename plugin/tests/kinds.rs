@@ -1,5 +1,5 @@
 //! Every kind of device on every kind of kernel: what is listed, what the kubelet is told, and what a pod is given, as the
-//! tables of docs/kinds.md. `UPDATE=1` writes them anew.
+//! tables of docs/device-kinds.md. `UPDATE=1` writes them again.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
@@ -118,7 +118,7 @@ fn each_kind_is_listed_told_and_given_as_the_documentation_says() {
     for (name, _) in trees::ALL {
         assert!(CASES.iter().any(|case| case.tree == *name), "no case has the tree {name:?}");
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/kinds.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/device-kinds.md");
     let document = std::fs::read_to_string(&path).unwrap_or_default();
     let begin = document.find("\n## ").map_or(document.len(), |place| place + 1);
     let (introduction, known) = document.split_at(begin);
@@ -176,7 +176,7 @@ async fn section(case: &Case) -> String {
     if !pools.is_empty() {
         let _ = write!(text, "\n```yaml\npools:\n{pools}```\n");
     }
-    text += "\n| device | driver | resource | state | kubelet | NUMA | given |\n| --- | --- | --- | --- | --- | --- | --- |\n";
+    text += "\n| device | driver | resource | state | health | NUMA | Allocate returns |\n| --- | --- | --- | --- | --- | --- | --- |\n";
     let mut given = answers(&kubelet, &devices, case.ask).await.into_iter();
     for device in &devices {
         let [address, resource, state, health] =
