@@ -7,11 +7,11 @@ use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
-/// Which VFIO devices of this node are free, who holds the others, and a kubelet that knows it
+/// Kubelet device plugin for devices bound to VFIO: reports which are free, which are held, and by whom
 #[derive(Parser, Debug)]
 #[command(name = "vfio-device-plugin", version, max_term_width = 110)]
 #[command(
-    after_help = "Exit codes: 0 fine; 1 no (nobody found, not ready, warnings); 2 broken; 64 wrong usage."
+    after_help = "Exit codes: 0 success; 1 no (no holder found, not ready, warnings); 2 failure; 64 wrong usage or settings."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -20,17 +20,17 @@ pub(crate) struct Cli {
     pub(crate) config: Config,
 }
 
-/// What to do; `serve` if nothing is said.
+/// The command to run; `serve` without one.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Run the device plugin until SIGTERM (the default)
     Serve,
-    /// Print the devices, who holds them, and what the kubelet was told
+    /// Print the devices, their holders, and the health reported to the kubelet
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// Open each group's node to be sure; while it is open a starting machine's own open fails
+        /// Probe each group by opening its device node; a VM that starts at that moment can fail
         #[arg(long)]
         probe: bool,
     },
@@ -42,26 +42,30 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print what changes, until interrupted
+    /// Print changes as they happen, until interrupted
     Watch {
-        /// Print a JSON object a line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },
-    /// Exit 0 if a running `serve` is registered and its monitor alive: for exec probes
-    Ready,
-    /// Say what is wrong with this node and what to do
+    /// Exit 0 if a running `serve` is registered and has sent its first lists: for readiness probes
+    Ready {
+        /// Check only that the process works, with or without a kubelet: for liveness probes
+        #[arg(long)]
+        live: bool,
+    },
+    /// Check this node and print what is wrong, with advice
     Doctor {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// Open each group's node to be sure
+        /// Probe each group by opening its device node; a VM that starts at that moment can fail
         #[arg(long)]
         probe: bool,
     },
-    /// Print a completion script
+    /// Print a shell completion script
     Completions {
-        /// For this shell
+        /// The shell
         shell: Shell,
     },
 }

@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         Command::List { json, probe } => commands::list::run(config, json, probe),
         Command::Who { target, json } => commands::who::run(config, &target, json),
         Command::Watch { json } => commands::watch::run(config, json),
-        Command::Ready => commands::ready::run(config),
+        Command::Ready { live } => Ok(commands::ready::run(config, live)),
         Command::Doctor { json, probe } => commands::doctor::run(config, json, probe),
         Command::Completions { shell } => {
             cli::completions(shell);

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{H100, INTERVAL, Serve, device, expect, health, kubelet, offered, wait_for_owner};
+use common::{H100, INTERVAL, Serve, assigned_pod, device, expect, health, kubelet, offered, wait_for_pod};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 use vfio_sim_node::kubelet::{AdmitError, Answer, Books};
@@ -25,7 +25,7 @@ async fn with_a_pod(words: &[&str]) -> (Node, Kubelet, Serve, vfio_sim_node::Vm)
     let (node, kubelet, serve) = offered(words).await;
     let pod = kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
     let vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
-    wait_for_owner(&node, GPU, "default/vm-1").await;
+    wait_for_pod(&node, GPU, "default/vm-1").await;
     (node, kubelet, serve, vm)
 }
 
@@ -51,7 +51,7 @@ async fn a_pods_device_stays_healthy_whoever_restarts() {
         .await;
         tokio::time::sleep(SETTLED).await;
         assert_eq!(allocatable(&kubelet.books()), 8, "checkpoint kept: {keep_checkpoint}");
-        assert_eq!(device(&node, GPU)["owner"], "default/vm-1");
+        assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some(&*"default/vm-1"));
     }
     assert_eq!(node.opens(51), 2, "at the start, and in Allocate; none after a restart: it is a pod's");
     let (_, _, log) = serve.terminate();
@@ -105,7 +105,7 @@ async fn the_checkpoint_alone_tells_owners_where_pod_resources_speak_garbage() {
     expect(&kubelet, "the foreign one alone", |books| allocatable(books) == 7).await;
     tokio::time::sleep(SETTLED).await;
     assert_eq!(health(&kubelet.books(), H100, GPU), Some(true));
-    assert_eq!(device(&node, GPU)["owner"], pod.pod_uid);
+    assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some(&*pod.pod_uid));
 }
 
 #[tokio::test]
@@ -128,11 +128,11 @@ async fn a_pod_that_is_gone_ends_its_ownership_and_its_hung_machine_is_foreign()
     let (node, kubelet, _serve, vm) = with_a_pod(&[]).await;
     let pods = kubelet.books().pods;
     kubelet.admit_with("vm-2", H100, vec![OTHER.to_owned()]).await.unwrap();
-    wait_for_owner(&node, OTHER, "default/vm-2").await;
+    wait_for_pod(&node, OTHER, "default/vm-2").await;
     kubelet.remove(&pods[0].uid);
     expect(&kubelet, "held by nobody's machine", |books| health(books, H100, GPU) == Some(false)).await;
     let told = device(&node, GPU);
-    assert!(told["owner"].is_null(), "{told}");
+    assert!(told["assignment"].is_null(), "{told}");
     assert!(told["reason"].as_str().unwrap().contains(&format!("held by pid {}", vm.pid())), "{told}");
     vm.kill();
     expect(&kubelet, "free again", |books| allocatable(books) == 8).await;
@@ -142,7 +142,7 @@ async fn a_pod_that_is_gone_ends_its_ownership_and_its_hung_machine_is_foreign()
 async fn an_owned_device_that_is_unbound_stays_listed_until_its_pod_ends() {
     let (node, kubelet, serve, vm) = with_a_pod(&[]).await;
     kubelet.admit_with("vm-2", H100, vec![OTHER.to_owned()]).await.unwrap();
-    wait_for_owner(&node, OTHER, "default/vm-2").await;
+    wait_for_pod(&node, OTHER, "default/vm-2").await;
     drop(vm);
     node.unbind(GPU).unwrap();
     tokio::time::sleep(SETTLED).await;
@@ -168,7 +168,7 @@ async fn substitution_gives_another_and_never_one_that_was_given() {
     assert_eq!(given, THIRD, "{swapped:?}");
     assert_eq!(swapped.response.devices[1].host_path, "/dev/vfio/53");
     // The books say OTHER; what vm-2 has is THIRD, and OTHER is held by nobody's machine.
-    wait_for_owner(&node, THIRD, "default/vm-2").await;
+    wait_for_pod(&node, THIRD, "default/vm-2").await;
     expect(&kubelet, "the held one is not offered", |books| {
         health(books, H100, OTHER) == Some(false) && health(books, H100, THIRD) == Some(true)
     })
@@ -237,5 +237,5 @@ async fn what_is_remembered_is_not_opened_though_nobody_tells_any_more() {
     tokio::time::sleep(SETTLED).await;
     assert_eq!(node.opens(51), opens, "its pod's machine may be about to start");
     assert!(node.opens(52) > 0, "the others are asked");
-    assert_eq!(device(&node, GPU)["owner"], "default/vm-1");
+    assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some(&*"default/vm-1"));
 }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{PATIENCE, Serve, cdi_dir, expect, health, kubelet, pools, wait_for_owner, with_cdev};
+use common::{PATIENCE, Serve, cdi_dir, expect, health, kubelet, pools, wait_for_pod, with_cdev};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -176,7 +176,7 @@ async fn a_pool_that_uses_it_no_more_loses_it_but_for_what_a_pod_has() {
     let name = format!("{RESOURCE}={GPU}");
     assert_eq!(pod.response.cdi_devices[0].name, name);
     assert_eq!(pod.response.annotations["cdi.k8s.io/vfio-device-plugin_0000-1b-00.0"], name);
-    wait_for_owner(&node, GPU, "default/vm").await;
+    wait_for_pod(&node, GPU, "default/vm").await;
 
     pools(&node, &pool(&[GPU, OTHER], "cdi: none"));
     wait_for_spec(&node, "the pod's", |spec| spec.is_some_and(|spec| names(spec) == [GPU])).await;
@@ -198,7 +198,7 @@ async fn what_a_pod_has_stays_over_a_restart_whatever_the_file_says_then() {
     expect(&kubelet, "two", |books| books.capacity(RESOURCE).allocatable == 2).await;
     let pod = kubelet.admit_with("vm", RESOURCE, vec![GPU.to_owned()]).await.unwrap();
     assert_eq!(pod.response.cdi_devices[0].name, format!("{RESOURCE}={GPU}"));
-    wait_for_owner(&node, GPU, "default/vm").await;
+    wait_for_pod(&node, GPU, "default/vm").await;
     let path = |spec: &Value| {
         let of = |edits: &Value| edits["containerEdits"]["deviceNodes"][0]["path"].clone();
         assert_eq!(of(spec), "/dev/vfio/vfio");
@@ -215,7 +215,7 @@ async fn what_a_pod_has_stays_over_a_restart_whatever_the_file_says_then() {
     ] {
         assert_eq!(serve.take().unwrap().terminate().0, 0);
         serve = Some(Serve::start(&node, &["--pools", &pools(&node, &after), "--interval", "50ms"]));
-        wait_for_owner(&node, GPU, "default/vm").await;
+        wait_for_pod(&node, GPU, "default/vm").await;
         let alone = |spec: Option<&Value>| spec.is_none_or(|spec| names(spec) == [GPU]);
         wait_for_spec(&node, "the other one's is gone", alone).await;
         assert_eq!(spec(&node).as_ref().map(path), Some("/dev/vfio/51".into()), "{after}");

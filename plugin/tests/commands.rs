@@ -27,7 +27,7 @@ fn list_prints_every_field() {
     let expected = serde_json::json!({
         "address": "0000:3d:00.0", "vendor": "10de", "device": "2330", "class": "030200", "driver": "vfio-pci",
         "iommu_group": 52, "numa_node": 0, "kind": "pci", "resource": "nvidia.com/2330", "state": "free",
-        "evidence": "enable", "viable": true, "owner": null, "health": null, "reason": null, "holders": []
+        "evidence": "enable", "viable": true, "assignment": null, "health": null, "reason": null, "holders": []
     });
     assert_eq!(devices[1], expected);
     assert_eq!(node.opens(52), 0, "list opens nothing");
@@ -87,7 +87,7 @@ fn who_finds_the_holder_by_device_and_by_group() {
         assert_eq!(who["holders"][0]["pid"], vm.pid(), "{who}");
     }
     let (code, out, _) = run(&node, &["who", "52"]);
-    assert_eq!((code, out.contains("No process was found that holds group 52")), (1, true), "{out}");
+    assert_eq!((code, out.contains("Found no process that holds group 52")), (1, true), "{out}");
     assert_eq!(run(&node, &["who", "4711"]).0, 2);
 }
 
@@ -130,6 +130,49 @@ fn ready_tells_a_node_without_serve() {
 }
 
 #[test]
+fn live_process_without_a_kubelet_is_not_ready() {
+    let node = Node::with_eight_gpus().unwrap();
+    let serve = Serve::start(&node, &[]);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while run(&node, &["ready", "--live"]).0 != 0 {
+        assert!(std::time::Instant::now() < deadline, "serve does not answer");
+    }
+    let (code, _, text) = run(&node, &["ready"]);
+    assert_eq!(code, 1, "{text}");
+    // A stopped process accepts no connection, or does not answer.
+    let pid = rustix::process::Pid::from_child(&serve.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    for words in [&["ready"][..], &["ready", "--live"]] {
+        let (code, _, text) = run(&node, words);
+        assert_eq!(code, 1, "{words:?}: {text}");
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    assert_eq!(run(&node, &["ready", "--live"]).0, 0);
+}
+
+#[test]
+fn status_socket_comes_back_after_a_failure() {
+    let node = Node::with_eight_gpus().unwrap();
+    // The run directory cannot be made while a file has its name.
+    std::fs::create_dir_all(node.run_dir().parent().unwrap()).unwrap();
+    let _ = std::fs::remove_dir_all(node.run_dir());
+    std::fs::write(node.run_dir(), "").unwrap();
+    let _serve = Serve::start(&node, &[]);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(run(&node, &["ready", "--live"]).0, 1);
+    std::fs::remove_file(node.run_dir()).unwrap();
+    let answers = |what: &str| {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while run(&node, &["ready", "--live"]).0 != 0 {
+            assert!(std::time::Instant::now() < deadline, "serve does not answer {what}");
+        }
+    };
+    answers("once the directory can be made");
+    std::fs::remove_file(node.run_dir().join("status.sock")).unwrap();
+    answers("after its socket was removed");
+}
+
+#[test]
 fn a_second_serve_leaves_the_first_ones_status_alone() {
     let node = Node::with_eight_gpus().unwrap();
     let _first = Serve::start(&node, &[]);
@@ -141,6 +184,6 @@ fn a_second_serve_leaves_the_first_ones_status_alone() {
     std::thread::sleep(std::time::Duration::from_millis(300));
     let (code, _, log) = second.terminate();
     assert_eq!(code, 0);
-    assert!(log.contains("another one serves there"), "{log}");
+    assert!(log.contains("another process listens on it"), "{log}");
     assert!(run(&node, &["ready"]).2.contains("not registered"), "the first still answers");
 }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{H100, PATIENCE, Serve, expect, kubelet, offered, run, wait_for_owner};
+use common::{H100, PATIENCE, Serve, expect, kubelet, offered, run, wait_for_pod};
 use kubelet_api::v1beta1::registration_server::{Registration, RegistrationServer};
 use kubelet_api::v1beta1::{Empty, RegisterRequest};
 use serde_json::Value;
@@ -85,7 +85,7 @@ async fn a_node_with_a_running_machine_is_fine() {
     let (node, kubelet, _serve) = offered(&[]).await;
     let pod = kubelet.admit("vm-1", H100, 1).await.unwrap();
     let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
-    wait_for_owner(&node, GPU, "default/vm-1").await;
+    wait_for_pod(&node, GPU, "default/vm-1").await;
     assert_eq!(examine(&node), (0, vec![]));
     let (code, out, _) = run(&node, &["doctor"]);
     assert_eq!((code, out.as_str()), (0, "Nothing is wrong.\n"));
@@ -213,7 +213,7 @@ async fn foreign_holders_are_named_with_their_pod() {
     let (node, kubelet, _serve) = offered(&[]).await;
     let pod = kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
     // Of what is held before serve knows its pods a holder's cgroup tells whose it is.
-    wait_for_owner(&node, GPU, "default/vm-1").await;
+    wait_for_pod(&node, GPU, "default/vm-1").await;
     let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &[OTHER.to_owned()])).unwrap();
     let stranger = "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab";
     let left = node.start_vm(&VmSpec::of_pod(stranger, &["0000:4e:00.0".to_owned()])).unwrap();
@@ -232,7 +232,7 @@ async fn foreign_holders_are_named_with_their_pod() {
     // One that was given to a pod, and that another's machine has.
     let second = kubelet.admit_with("vm-2", H100, vec!["0000:9b:00.0".to_owned()]).await.unwrap();
     let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &second.devices)).unwrap();
-    wait_for_owner(&node, "0000:9b:00.0", "default/vm-2").await;
+    wait_for_pod(&node, "0000:9b:00.0", "default/vm-2").await;
     let (_, findings) = examine(&node);
     has(
         &findings,
@@ -247,7 +247,7 @@ async fn a_policy_that_makes_the_numbers_wrong() {
     let pod = kubelet.admit("vm-1", H100, 2).await.unwrap();
     let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
     expect(&kubelet, "two less", |books| books.capacity(H100).allocatable == 6).await;
-    wait_for_owner(&node, GPU, "default/vm-1").await;
+    wait_for_pod(&node, GPU, "default/vm-1").await;
     let (code, findings) = examine(&node);
     assert_eq!((code, findings.len()), (1, 1), "{findings:#?}");
     has(
@@ -261,9 +261,13 @@ async fn a_policy_that_makes_the_numbers_wrong() {
 async fn an_owned_device_that_was_unbound() {
     let (node, kubelet, _serve) = offered(&[]).await;
     kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
-    wait_for_owner(&node, GPU, "default/vm-1").await;
+    wait_for_pod(&node, GPU, "default/vm-1").await;
     node.unbind(GPU).unwrap();
-    comes_to_say(&node, &format!("{GPU}: is pod default/vm-1's, and is no longer bound"), "Bind it again");
+    comes_to_say(
+        &node,
+        &format!("{GPU}: is assigned to pod default/vm-1 and is no longer bound"),
+        "Bind it again",
+    );
     let held = node.start_vm(&VmSpec::foreign(&[OTHER])).unwrap();
     expect(&kubelet, "held", |books| books.capacity(H100).allocatable == 7).await;
     node.unbind(OTHER).unwrap();

@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::{H100, PATIENCE, Serve, device, expect, health, kubelet, offered, run, wait_for_owner};
+use common::{
+    H100, PATIENCE, Serve, assigned_pod, device, expect, health, kubelet, offered, run, wait_for_pod,
+};
 use std::time::Instant;
 use vfio_sim_node::kubelet::AdmitError;
 use vfio_sim_node::{Function, Kubelet, Node, Opens, VmSpec};
@@ -40,7 +42,7 @@ async fn told(kubelet: &Kubelet, address: &str, healthy: bool) {
 
 async fn is_owned(node: &Node, kubelet: &Kubelet, address: &str) {
     kubelet.admit_with("vm-1", H100, vec![address.to_owned()]).await.unwrap();
-    wait_for_owner(node, address, "default/vm-1").await;
+    wait_for_pod(node, address, "default/vm-1").await;
 }
 
 #[tokio::test]
@@ -78,7 +80,7 @@ async fn a_lost_device_is_unhealthy_though_a_pod_owns_it_and_the_policy_is_not_b
     let _vm = node.start_vm(&VmSpec::of_pod(&pod, &[GPU.to_owned()])).unwrap();
     node.set_lost(GPU, true).unwrap();
     told(&kubelet, GPU, false).await;
-    assert_eq!(device(&node, GPU)["owner"], "default/vm-1");
+    assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some(&*"default/vm-1"));
     let (_, findings, _) = run(&node, &["doctor"]);
     assert!(findings.contains(LOST) && !findings.contains("Its policy is"), "{findings}");
     assert!(
@@ -224,7 +226,10 @@ async fn fatal_errors_since_the_first_look_make_a_free_device_unhealthy_and_warn
     told(&kubelet, GPU, false).await;
     assert_eq!(device(&node, GPU)["reason"], "2 new fatal PCIe errors (AER)");
     let owned = device(&node, OTHER);
-    assert_eq!((&owned["health"], &owned["owner"]), (&"Healthy".into(), &"default/vm-1".into()));
+    assert_eq!(
+        (owned["health"].as_str(), assigned_pod(&owned).as_deref()),
+        (Some("Healthy"), Some("default/vm-1"))
+    );
     assert_eq!(owned["reason"], "1 new fatal PCIe error (AER)");
     let (_, findings, _) = run(&node, &["doctor", "--checks", "aer"]);
     assert!(findings.contains("has had fatal PCIe errors (AER): 5 since it was added"), "{findings}");

@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::{INTERVAL, Serve, device, expect, health, kubelet, pools, run, wait_for_owner, with_cdev};
+use common::{
+    INTERVAL, Serve, assigned_pod, device, expect, health, kubelet, pools, run, wait_for_pod, with_cdev,
+};
 use std::fs;
 use vfio_sim_node::kubelet::AdmitError;
 use vfio_sim_node::mdev::Mdev;
@@ -363,7 +365,9 @@ async fn each_pool_has_its_own_policy_for_held_devices() {
     let third = "0000:9b:00.0";
     machines.push(node.start_vm(&VmSpec::foreign(&[third])).unwrap());
     let deadline = std::time::Instant::now() + common::PATIENCE;
-    while device(&node, third)["state"] != "held" || device(&node, OTHER)["owner"] != "default/a.b/own" {
+    while device(&node, third)["state"] != "held"
+        || assigned_pod(&device(&node, OTHER)).as_deref() != Some("default/a.b/own")
+    {
         assert!(std::time::Instant::now() < deadline, "{}", device(&node, third));
     }
     // Longer than it takes to settle.
@@ -462,7 +466,7 @@ async fn a_changed_file_is_taken_in_and_what_pods_have_stays_where_it_was_given(
     let serve = Serve::start(&node, &["--pools", &file]);
     expect(&kubelet, "the old pool", |books| books.capacity("a.b/old").allocatable == 8).await;
     let pod = kubelet.admit_with("vm", "a.b/old", vec![GPU.to_owned()]).await.unwrap();
-    wait_for_owner(&node, GPU, "default/vm").await;
+    wait_for_pod(&node, GPU, "default/vm").await;
 
     swap(&node, "2", "pools: [{resource: a.b/new, select: [{vendor: 10de}]}]");
     expect(&kubelet, "the new pool", |books| books.capacity("a.b/new").allocatable == 7).await;
@@ -498,7 +502,7 @@ async fn what_pods_have_stays_where_it_was_given_over_a_restart_with_another_fil
     let mut pods = Vec::new();
     for (name, id) in [("one", GPU), ("two", OTHER)] {
         pods.push(kubelet.admit_with(name, "a.b/old", vec![id.to_owned()]).await.unwrap());
-        wait_for_owner(&node, id, &format!("default/{name}")).await;
+        wait_for_pod(&node, id, &format!("default/{name}")).await;
     }
     drop(serve);
     // The second one is in no pool any more.
@@ -545,7 +549,7 @@ fn a_flag_goes_before_a_variable_and_an_empty_variable_is_none() {
     let file = pools(&node, "pools: [{resource: a.b/c, select: [{}]}]");
     let (select, pools) = ("VFIO_DEVICE_PLUGIN_SELECT", "VFIO_DEVICE_PLUGIN_POOLS");
     let (of_pools, of_models) = ((0, "a.b/c"), (0, common::H100));
-    let none = (0, "No device of the selection");
+    let none = (0, "No selected device");
     for (words, variables, (code, says)) in [
         (&["--pools", &*file][..], &[][..], of_pools),
         (&["--pools", &file], &[(select, "1002")], of_pools),

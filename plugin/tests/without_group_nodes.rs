@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{H100, Serve, device, expect, health, kubelet, run, wait_for_owner};
+use common::{H100, Serve, device, expect, health, kubelet, run, wait_for_pod};
 use serde_json::Value;
 use vfio_sim_node::kubelet::Books;
 use vfio_sim_node::{Hold, Kubelet, Node, VmSpec};
@@ -36,7 +36,7 @@ async fn a_pod_is_given_the_devices_own_nodes_and_its_machine_stays_healthy() {
     let paths: Vec<_> = pod.response.devices.iter().map(|spec| spec.host_path.as_str()).collect();
     assert_eq!(paths, ["/dev/iommu", "/dev/vfio/devices/vfio0"]);
     let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
-    wait_for_owner(&node, GPU, "default/vm").await;
+    wait_for_pod(&node, GPU, "default/vm").await;
     let listed = device(&node, GPU);
     assert_eq!((&listed["state"], &listed["evidence"]), (&"held".into(), &"enable".into()), "{listed}");
     assert_eq!(allocatable(&kubelet.books()), 8);

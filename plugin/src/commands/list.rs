@@ -1,4 +1,4 @@
-//! `list`: what the kernel says of each device, beside what the kubelet was told.
+//! `list`: the state of each device, with the health that was reported to the kubelet.
 
 use crate::commands::offered::look;
 use crate::commands::table::{layout, or_dash};
@@ -8,26 +8,25 @@ use crate::status::client::ANSWER;
 use crate::status::report::{DeviceReport, Listing};
 use vfio_plugin_policy::device::DeviceState;
 
-/// Runs the command.
+/// Runs the command and returns the exit code.
 pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8> {
-    if let Some(mistake) = &config.not_understood {
+    if let Some(error) = &config.not_understood {
         let file = config.pools_file();
-        eprintln!("vfio-device-plugin: {file}: {mistake}: these are the devices of the running serve");
+        eprintln!("vfio-device-plugin: {file}: {error}; listing the devices of the running serve instead");
     }
-    let told = client::fetch(&config.run_dir, ANSWER);
-    if let Err(error) = &told {
-        eprintln!("vfio-device-plugin: {error:#}: what the kubelet was told is unknown");
+    let serving = client::fetch(&config.run_dir, ANSWER);
+    if let Err(error) = &serving {
+        eprintln!("vfio-device-plugin: {error:#}; health and pods are unknown");
     }
-    let views = look(config, probe, |error| eprintln!("vfio-device-plugin: left out: {error}"))?;
-    let told = told.map(|status| status.devices).unwrap_or_default();
-    let mut devices: Vec<DeviceReport> = views.iter().map(|view| beside(view, &told)).collect();
-    // One whose unbind waits for its holder, or that a pod owns still, is in no listing of bound devices any more; only
-    // serve remembers it.
-    devices.extend(told.into_iter().filter(|told| {
-        (told.driver.is_none() || told.owner.is_some())
-            && !views.iter().any(|view| view.device.id.to_string() == told.address)
+    let devices = look(config, probe, |error| eprintln!("vfio-device-plugin: device left out: {error}"))?;
+    let reported = serving.map(|status| status.devices).unwrap_or_default();
+    let mut reports: Vec<DeviceReport> = devices.iter().map(|device| combined(device, &reported)).collect();
+    // A device whose unbind waits for its holder, or that is assigned to a pod, is not among the bound devices; serve knows it.
+    reports.extend(reported.into_iter().filter(|report| {
+        (report.driver.is_none() || report.assignment.is_some())
+            && !devices.iter().any(|device| device.device.id.to_string() == report.address)
     }));
-    let listing = Listing { devices };
+    let listing = Listing { devices: reports };
     if json {
         println!("{}", serde_json::to_string(&listing)?);
     } else {
@@ -36,59 +35,56 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
     Ok(0)
 }
 
-/// A fresh look, with what a running `serve` has told, and with its knowledge where a look cannot have it: a holder that
-/// has the group open but no device, a count that is left over from before, a node that is missing.
-pub(crate) fn beside(view: &DeviceState, told: &[DeviceReport]) -> DeviceReport {
-    let mut report = DeviceReport::new(view, None, None);
-    let Some(told) = told.iter().find(|told| told.address == report.address) else { return report };
-    report.health.clone_from(&told.health);
-    report.owner.clone_from(&told.owner);
-    // A device that a pod owns stays in the resource that it was given by, whatever the pools say by now.
-    report.resource.clone_from(&told.resource);
-    if told.reason.is_some() {
-        report.reason.clone_from(&told.reason);
+/// Combines a device as it is now with what a running `serve` reported.
+///
+/// Serve knows what a peek cannot see: a holder that has the group open but no device of it, a count that is left over from before
+/// the bind, a device node that has been missing for a while.
+pub(crate) fn combined(device: &DeviceState, reported: &[DeviceReport]) -> DeviceReport {
+    let mut report = DeviceReport::new(device, None, None);
+    let Some(known) = reported.iter().find(|known| known.address == report.address) else { return report };
+    report.health.clone_from(&known.health);
+    report.assignment.clone_from(&known.assignment);
+    // An assigned device stays in the resource that it was allocated from, whatever the pools say now.
+    report.resource.clone_from(&known.resource);
+    if known.reason.is_some() {
+        report.reason.clone_from(&known.reason);
     }
-    let opened = told.evidence == "open";
-    let unseen = match (report.state.as_str(), told.state.as_str()) {
-        ("free" | "unknown", "held") => opened,
-        ("held", "free") => told.stale_enable,
-        ("unknown", "free") => opened,
+    let probed = known.evidence == "open";
+    let serve_knows_better = match (report.state.as_str(), known.state.as_str()) {
+        ("free" | "unknown", "held") => probed,
+        ("held", "free") => known.stale_enable,
+        ("unknown", "free") => probed,
         (_, "absent") => true,
         _ => false,
     };
-    if report.evidence != "open" && unseen {
-        report.state.clone_from(&told.state);
-        report.evidence.clone_from(&told.evidence);
-        report.holders.clone_from(&told.holders);
+    if report.evidence != "open" && serve_knows_better {
+        report.state.clone_from(&known.state);
+        report.evidence.clone_from(&known.evidence);
+        report.holders.clone_from(&known.holders);
     }
     report
 }
 
-/// The listing as a table.
+/// Returns the listing as a table.
 pub(crate) fn table(listing: &Listing) -> String {
     if listing.devices.is_empty() {
-        return "No device of the selection is bound to a VFIO driver.\n".to_owned();
+        return "No selected device is bound to a VFIO driver.\n".to_owned();
     }
-    let rows: Vec<[String; 9]> = listing
-        .devices
-        .iter()
-        .map(|device| {
-            let holders =
-                device.holders.iter().map(|holder| format!("pid {} ({})", holder.pid, holder.command));
-            let holders: Vec<String> = holders.collect();
-            let note = device.reason.clone().unwrap_or_else(|| holders.join(", "));
-            [
-                device.address.clone(),
-                or_dash(device.iommu_group),
-                or_dash(device.numa_node),
-                device.resource.clone(),
-                device.state.clone(),
-                device.evidence.clone(),
-                or_dash(device.health.clone()),
-                or_dash(device.owner.clone()),
-                note,
-            ]
-        })
-        .collect();
-    layout(["ADDRESS", "GROUP", "NUMA", "RESOURCE", "STATE", "BY", "KUBELET", "POD", "NOTE"], &rows)
+    let row = |device: &DeviceReport| {
+        let holders = device.holders.iter().map(|holder| format!("pid {} ({})", holder.pid, holder.command));
+        let holders: Vec<String> = holders.collect();
+        [
+            device.address.clone(),
+            or_dash(device.iommu_group),
+            or_dash(device.numa_node),
+            device.resource.clone(),
+            device.state.clone(),
+            device.evidence.clone(),
+            or_dash(device.health.clone()),
+            or_dash(device.assignment.as_ref()),
+            device.reason.clone().unwrap_or_else(|| holders.join(", ")),
+        ]
+    };
+    let rows: Vec<[String; 9]> = listing.devices.iter().map(row).collect();
+    layout(["ADDRESS", "GROUP", "NUMA", "RESOURCE", "STATE", "EVIDENCE", "HEALTH", "POD", "NOTE"], &rows)
 }

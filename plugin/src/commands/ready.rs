@@ -1,4 +1,4 @@
-//! `ready`: whether a running `serve` does its work.
+//! `ready`: whether a running `serve` does its work, for exec probes.
 
 use crate::config::Config;
 use crate::status::client;
@@ -6,37 +6,40 @@ use crate::status::client::ANSWER;
 use crate::status::report::StatusReport;
 use std::time::Duration;
 
-/// Runs the command: 0 ready, 1 not.
-pub(crate) fn run(config: &Config) -> anyhow::Result<u8> {
-    match client::fetch(&config.run_dir, ANSWER) {
-        Ok(report) => Ok(report_unready(&report, config.interval)),
-        Err(error) => {
-            eprintln!("not ready: {error:#}");
-            Ok(1)
-        }
-    }
-}
-
-fn report_unready(report: &StatusReport, interval: Duration) -> u8 {
-    let reasons = unready(report, interval);
+/// Runs the command and returns the exit code: 0 yes, 1 no.
+pub(crate) fn run(config: &Config, live: bool) -> u8 {
+    let word = if live { "not live" } else { "not ready" };
+    let reasons = match client::fetch(&config.run_dir, ANSWER) {
+        Ok(report) if live => silent(&report, config.interval).into_iter().collect(),
+        Ok(report) => unready(&report, config.interval),
+        Err(error) => vec![format!("{error:#}")],
+    };
     for reason in &reasons {
-        eprintln!("not ready: {reason}");
+        eprintln!("{word}: {reason}");
     }
     u8::from(!reasons.is_empty())
 }
 
-/// UnknownReason it is not ready; a node without devices is.
-pub(crate) fn unready(report: &StatusReport, interval: Duration) -> Vec<String> {
-    let mut reasons = Vec::new();
+/// Returns why the process does not work, with or without a kubelet: its monitor makes no passes.
+pub(crate) fn silent(report: &StatusReport, interval: Duration) -> Option<String> {
     let patience = interval * 5 + Duration::from_secs(5);
-    if Duration::from_millis(report.silent_ms) > patience {
-        reasons.push(format!("the monitor was last alive {} ms ago", report.silent_ms));
-    }
+    let silent = Duration::from_millis(report.silent_ms);
+    (silent > patience).then(|| format!("the monitor's latest pass was {} ms ago", report.silent_ms))
+}
+
+/// Returns why the plugin is not ready: the process does not work, or a resource is not registered or has not sent its first
+/// list. A node without devices has nothing to register and is ready.
+pub(crate) fn unready(report: &StatusReport, interval: Duration) -> Vec<String> {
+    let mut reasons: Vec<String> = silent(report, interval).into_iter().collect();
     if !report.settled {
-        reasons.push("the devices have not been looked at yet".to_owned());
+        reasons.push("the first pass over the devices is not complete".to_owned());
     }
-    for resource in report.resources.iter().filter(|resource| !resource.registered) {
-        reasons.push(format!("{} is not registered with the kubelet", resource.name));
+    for resource in &report.resources {
+        if !resource.registered {
+            reasons.push(format!("{} is not registered with the kubelet", resource.name));
+        } else if !resource.first_list_sent {
+            reasons.push(format!("{} has not sent its first list to the kubelet", resource.name));
+        }
     }
     reasons
 }
@@ -46,16 +49,10 @@ mod tests {
     use super::*;
     use crate::kubelet::registry::ResourceStatus;
 
-    #[test]
-    fn silence_and_missing_registrations_are_named() {
-        let resource = |registered| ResourceStatus {
-            name: "nvidia.com/GPU".into(),
-            registered,
-            streams: 1,
-            endpoint: String::new(),
-            unfollowed: 0,
-        };
-        let report = |silent_ms, settled, resources| StatusReport {
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn report(silent_ms: u64, settled: bool, resources: Vec<ResourceStatus>) -> StatusReport {
+        StatusReport {
             pid: 1,
             version: String::new(),
             busy: String::new(),
@@ -64,10 +61,32 @@ mod tests {
             settled,
             resources,
             devices: Vec::new(),
-        };
-        let second = Duration::from_secs(1);
-        assert!(unready(&report(9_000, true, vec![resource(true)]), second).is_empty());
-        assert!(unready(&report(0, true, Vec::new()), second).is_empty(), "nothing to register");
-        assert_eq!(unready(&report(11_000, false, vec![resource(false)]), second).len(), 3);
+        }
+    }
+
+    fn resource(registered: bool, first_list_sent: bool) -> ResourceStatus {
+        let name = "nvidia.com/GPU".into();
+        ResourceStatus { name, registered, first_list_sent, ..ResourceStatus::default() }
+    }
+
+    #[test]
+    fn ready_with_all_lists_sent_or_nothing_to_register() {
+        assert!(unready(&report(9_000, true, vec![resource(true, true)]), SECOND).is_empty());
+        assert!(unready(&report(0, true, Vec::new()), SECOND).is_empty());
+    }
+
+    #[test]
+    fn every_reason_for_not_ready_is_named() {
+        let reasons =
+            unready(&report(11_000, false, vec![resource(false, false), resource(true, false)]), SECOND);
+        let words = ["monitor", "first pass", "is not registered", "has not sent its first list"];
+        assert_eq!(reasons.len(), words.len());
+        assert!(reasons.iter().zip(words).all(|(reason, word)| reason.contains(word)), "{reasons:?}");
+    }
+
+    #[test]
+    fn live_depends_on_the_monitor_alone() {
+        assert_eq!(silent(&report(9_000, false, vec![resource(false, false)]), SECOND), None);
+        assert!(silent(&report(11_000, true, Vec::new()), SECOND).is_some());
     }
 }

@@ -77,7 +77,8 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         owners: owners.clone(),
         registry: Arc::clone(&registry),
     };
-    let _socket = status.start(&config.run_dir);
+    let (_socket, answering) = status.start(&config.run_dir);
+    tokio::spawn(answering);
     tracing::info!(root = %config.root.display(), kubelet_dir = %folder.display(), busy = %config.busy,
         interval = ?config.interval, "serving");
     let mut running = BTreeMap::new();

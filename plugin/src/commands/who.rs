@@ -11,35 +11,38 @@ use vfio_probe::{DeviceId, GroupId, Holder, Root, ScanCoverage};
 #[derive(Serialize)]
 struct Report {
     iommu_group: u32,
-    holders: Vec<Seen>,
+    holders: Vec<HolderRecord>,
     processes: u32,
     unreadable: u32,
     unattributed: u32,
 }
 
 #[derive(Serialize)]
-struct Seen {
+struct HolderRecord {
     #[serde(flatten)]
     holder: HolderReport,
     via: &'static str,
 }
 
-/// Runs the command.
+/// Runs the command and returns the exit code: 0 if a holder is found, else 1.
 pub(crate) fn run(config: &Config, target: &str, json: bool) -> anyhow::Result<u8> {
     let root = Root::open(&config.root)?;
     let group = group_of(&root, target)?;
     let mut holders: Vec<Holder> = Vec::new();
-    let looked =
-        root.holders(&[group], &mut |holder| holders.push(holder)).context("cannot look for holders")?;
+    let coverage = root
+        .holders(&[group], &mut |holder| holders.push(holder))
+        .context("cannot search /proc for holders")?;
     let found = !holders.is_empty();
     if json {
-        let holders =
-            holders.iter().map(|holder| Seen { holder: holder.into(), via: holder.via.as_str() }).collect();
-        let ScanCoverage { processes, unreadable, unattributed } = looked;
+        let holders = holders
+            .iter()
+            .map(|holder| HolderRecord { holder: holder.into(), via: holder.via.as_str() })
+            .collect();
+        let ScanCoverage { processes, unreadable, unattributed } = coverage;
         let report = Report { iommu_group: group.0, holders, processes, unreadable, unattributed };
         println!("{}", serde_json::to_string(&report)?);
     } else {
-        print(group, &holders, looked);
+        print(group, &holders, coverage);
     }
     Ok(u8::from(!found))
 }
@@ -58,9 +61,9 @@ fn group_of(root: &Root, target: &str) -> anyhow::Result<GroupId> {
     }
 }
 
-fn print(group: GroupId, holders: &[Holder], looked: ScanCoverage) {
+fn print(group: GroupId, holders: &[Holder], coverage: ScanCoverage) {
     if holders.is_empty() {
-        println!("No process was found that holds group {group}.");
+        println!("Found no process that holds group {group}.");
     } else {
         let rows: Vec<[String; 5]> = holders
             .iter()
@@ -74,17 +77,18 @@ fn print(group: GroupId, holders: &[Holder], looked: ScanCoverage) {
                 ]
             })
             .collect();
-        print!("{}", layout(["PID", "COMMAND", "BY", "POD", "CONTAINER"], &rows));
+        print!("{}", layout(["PID", "COMMAND", "VIA", "POD", "CONTAINER"], &rows));
     }
-    let ScanCoverage { processes, unreadable, unattributed } = looked;
+    let ScanCoverage { processes, unreadable, unattributed } = coverage;
     if unreadable > 0 {
         println!(
-            "{unreadable} of {processes} processes could not be read: not found is not nobody (try as root)."
+            "The list may be incomplete: {unreadable} of {processes} processes could not be read; run as root."
         );
     }
     if unattributed > 0 {
         println!(
-            "{unattributed} VFIO device descriptors are open whose device this kernel does not tell (6.18 does)."
+            "The list may be incomplete: {unattributed} open VFIO device descriptors cannot be attributed to a device; \
+             Linux 6.18 and newer can."
         );
     }
 }

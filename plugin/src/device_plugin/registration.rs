@@ -192,7 +192,10 @@ impl Resource {
         let mut followed = false;
         loop {
             let count = *counts.borrow_and_update();
-            self.set(|state| state.streams = count);
+            self.set(|state| {
+                state.streams = count;
+                state.first_list_sent |= count > 0;
+            });
             if count > 0 {
                 *pause = BACKOFF.0;
                 followed = true;

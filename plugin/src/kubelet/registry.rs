@@ -12,6 +12,9 @@ pub(crate) struct ResourceStatus {
     pub(crate) name: String,
     /// Whether the kubelet has accepted the registration.
     pub(crate) registered: bool,
+    /// Whether a list went out through a stream of this registration.
+    #[serde(default)]
+    pub(crate) first_list_sent: bool,
     /// ListAndWatch streams open now.
     pub(crate) streams: usize,
     /// The file name of the plugin's socket in the kubelet's plugin directory.

@@ -1,27 +1,28 @@
-//! The socket on which `serve` tells its state, one JSON document a connection, and its client.
+//! The status socket: `serve` answers each connection with one JSON document about its state, for `list`, `ready` and `doctor`.
 
 pub(crate) mod client;
 pub(crate) mod report;
+mod socket;
 
 use crate::assignments::AssignmentsHandle;
 use crate::kubelet::registry::Registry;
 use crate::node::monitor::MonitorHandle;
 use crate::publisher::HealthPublisher;
 use crate::status::report::{DeviceReport, StatusReport};
-use anyhow::{Context, bail};
-use std::os::unix::net::UnixStream;
+use crate::status::socket::StatusSocket;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::net::UnixListener;
+use tokio::net::UnixStream;
 use tokio::time::timeout;
-use vfio_plugin_policy::device::NodeSnapshot;
 
-/// A client that does not read for this long is left alone.
+pub(crate) use socket::SocketFile;
+
+/// A client that does not read is disconnected after this time.
 const WRITE: Duration = Duration::from_secs(2);
 
-/// What the socket's answers are made of.
+/// What the answers are made of.
 pub(crate) struct Server {
     pub(crate) monitor: MonitorHandle,
     pub(crate) publisher: Arc<HealthPublisher>,
@@ -29,60 +30,46 @@ pub(crate) struct Server {
     pub(crate) registry: Arc<Registry>,
 }
 
-/// The socket's file, removed when dropped.
-#[derive(Debug)]
-pub(crate) struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
+/// Returns the socket's path in the run directory.
 fn path(run_dir: &Path) -> PathBuf {
     run_dir.join("status.sock")
 }
 
 impl Server {
-    /// Begins to answer. Without the socket the plugin does its work all the same.
-    pub(crate) fn start(self, run_dir: &Path) -> Option<SocketFile> {
-        match listen(run_dir) {
-            Ok(listener) => {
-                tokio::spawn(self.answer(listener));
-                Some(SocketFile(path(run_dir)))
-            }
-            Err(error) => {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    "no status socket: list, ready and doctor will not see us"
-                );
-                None
-            }
-        }
+    /// Returns the socket's file, which is removed when dropped, and the task that answers. The task never ends: it waits for a
+    /// run directory that cannot be used yet, and makes the socket again when its file has gone. Without the socket the plugin
+    /// does its other work.
+    pub(crate) fn start(self, run_dir: &Path) -> (SocketFile, impl Future<Output = ()> + Send + 'static) {
+        let (file, socket) = socket::new(path(run_dir));
+        (file, self.answer(socket))
     }
 
-    async fn answer(self, listener: UnixListener) {
+    async fn answer(self, mut socket: StatusSocket) {
         loop {
-            let Ok((mut stream, _)) = listener.accept().await else {
-                // Out of descriptors, say: a moment later it may be better.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            };
-            let report = serde_json::to_vec(&self.report()).unwrap_or_default();
-            // One that does not read must not keep the next one waiting.
-            tokio::spawn(async move {
-                let _ = timeout(WRITE, async {
-                    let _ = stream.write_all(&report).await;
-                    let _ = stream.shutdown().await;
-                })
-                .await;
-            });
+            let stream = socket.accept().await;
+            match serde_json::to_vec(&self.report()) {
+                Ok(report) => {
+                    // A client that does not read must not keep the next one waiting.
+                    tokio::spawn(send(stream, report));
+                }
+                Err(error) => tracing::error!(%error, "the status could not be written as JSON"),
+            }
         }
     }
 
     fn report(&self) -> StatusReport {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let snapshot = self.monitor.snapshots.borrow().clone();
+        let mut devices = Vec::new();
+        if let Some(snapshot) = &snapshot {
+            self.publisher.visit(snapshot, &self.owners.current(), |state, decision, assignment| {
+                devices.push(DeviceReport::new(
+                    state,
+                    decision,
+                    assignment.map(|assignment| &assignment.pod),
+                ));
+            });
+        }
         StatusReport {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -91,30 +78,15 @@ impl Server {
             silent_ms: millis(self.monitor.silent_for()),
             settled: snapshot.is_some(),
             resources: self.registry.resources(),
-            devices: snapshot.map(|snapshot| self.devices(&snapshot)).unwrap_or_default(),
+            devices,
         }
     }
 }
 
-impl Server {
-    /// All devices as `list` prints them.
-    fn devices(&self, snapshot: &NodeSnapshot) -> Vec<DeviceReport> {
-        let mut devices = Vec::new();
-        self.publisher.visit(snapshot, &self.owners.current(), |view, told, assignment| {
-            devices.push(DeviceReport::new(view, told, assignment.map(|assignment| &assignment.pod)));
-        });
-        devices
-    }
-}
-
-fn listen(run_dir: &Path) -> anyhow::Result<UnixListener> {
-    let path = path(run_dir);
-    std::fs::create_dir_all(run_dir).with_context(|| format!("{}", run_dir.display()))?;
-    if path.exists() {
-        if UnixStream::connect(&path).is_ok() {
-            bail!("{}: another one serves there", path.display());
-        }
-        std::fs::remove_file(&path).with_context(|| format!("{}", path.display()))?;
-    }
-    UnixListener::bind(&path).with_context(|| format!("{}", path.display()))
+async fn send(mut stream: UnixStream, report: Vec<u8>) {
+    let _ = timeout(WRITE, async {
+        let _ = stream.write_all(&report).await;
+        let _ = stream.shutdown().await;
+    })
+    .await;
 }

@@ -1,92 +1,153 @@
-//! What `serve` tells through its status socket and `list` prints: the JSON records.
+//! The JSON records of the status socket and of `list --json`.
 
 use crate::kubelet::registry::ResourceStatus;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use vfio_plugin_policy::assignments::record::Pod;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::health::Decision;
 use vfio_plugin_policy::sriov;
 use vfio_probe::{Holder, Viability};
 
-/// What `serve` tells.
+/// The state of a running `serve`, as its status socket reports it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct StatusReport {
     /// Its process id.
     pub(crate) pid: u32,
     /// Its version.
     pub(crate) version: String,
-    /// Its policy.
+    /// Its policy for held devices.
     pub(crate) busy: String,
-    /// How long it has run.
+    /// Milliseconds since it started.
     pub(crate) uptime_ms: u64,
-    /// How long ago its monitor was last seen alive.
+    /// Milliseconds since the monitor's latest pass.
     pub(crate) silent_ms: u64,
-    /// Whether the first picture is whole.
+    /// Whether the first snapshot of the node is complete.
     pub(crate) settled: bool,
     /// Its resources.
     pub(crate) resources: Vec<ResourceStatus>,
-    /// Its devices, with what the kubelet was told.
+    /// Its devices, with the health that was reported to the kubelet.
     pub(crate) devices: Vec<DeviceReport>,
 }
 
-/// What `list` prints.
+/// The output of `list --json`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Listing {
-    /// The devices.
+    /// The devices, by id.
     pub(crate) devices: Vec<DeviceReport>,
 }
 
-/// One device, as printed.
+/// One device.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct DeviceReport {
     /// PCI address or mdev uuid.
     pub(crate) address: String,
-    /// Four hex digits.
+    /// PCI vendor id, four hex digits.
     pub(crate) vendor: String,
-    /// Four hex digits.
+    /// PCI device id, four hex digits.
     pub(crate) device: String,
-    /// Six hex digits.
+    /// PCI class, six hex digits.
     pub(crate) class: String,
-    /// None while it is being unbound.
+    /// The driver; null while the kernel unbinds the device.
     pub(crate) driver: Option<String>,
-    /// None without an IOMMU.
+    /// The IOMMU group; null without an IOMMU.
     pub(crate) iommu_group: Option<u32>,
-    /// None where the kernel says -1.
+    /// The NUMA node; null where sysfs says -1.
     pub(crate) numa_node: Option<u16>,
     /// `pci`, `mdev` or `vendor-vf`.
     pub(crate) kind: String,
-    /// The resource that it belongs to.
+    /// The resource that the device belongs to.
     pub(crate) resource: String,
     /// `free`, `held`, `absent` or `unknown`.
     pub(crate) state: String,
-    /// `open`, `enable`, `node` or `none`.
+    /// What the state rests on: `open`, `enable`, `node` or `none`.
     pub(crate) evidence: String,
-    /// Whether the group can be used.
+    /// Whether VFIO can use the group.
     pub(crate) viable: bool,
-    /// The pod that owns it: `namespace/name`, its uid where only that is known; none when nothing serves.
-    pub(crate) owner: Option<String>,
-    /// What the kubelet was told; none when nothing serves.
+    /// The pod that the device is assigned to; null if it is assigned to none, or if no `serve` runs.
+    pub(crate) assignment: Option<AssignmentReport>,
+    /// The health that was reported to the kubelet; null if no `serve` runs.
     pub(crate) health: Option<String>,
-    /// UnknownReason it is Unhealthy, or what is wrong with it.
+    /// Why the device is Unhealthy, or what is wrong with a Healthy one.
     pub(crate) reason: Option<String>,
-    /// Who holds it.
+    /// The processes that hold the device's group.
     pub(crate) holders: Vec<HolderReport>,
-    /// HealthTracker by serve to `list` only; see [`DeviceState::stale_enable`].
+    /// Whether the `enable` count is left over from before the bind ([`DeviceState::stale_enable`]). Only the status socket
+    /// reports it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) stale_enable: bool,
 }
 
-/// One holder, as printed.
+/// The pod that a device is assigned to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct AssignmentReport {
+    /// The pod's namespace; null while only its uid is known.
+    pub(crate) namespace: Option<String>,
+    /// The pod's name; null while only its uid is known.
+    pub(crate) pod: Option<String>,
+    /// The pod's uid; null while only its name is known.
+    pub(crate) uid: Option<String>,
+    /// How far the assignment has come.
+    pub(crate) state: AssignmentProgress,
+}
+
+/// How far an assignment has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AssignmentProgress {
+    /// The kubelet shows the pod.
+    Assigned,
+    /// Allocate was answered, and the kubelet does not show the pod yet.
+    BeingAdmitted,
+}
+
+/// One holder.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct HolderReport {
     /// Process id.
     pub(crate) pid: u32,
     /// Command name.
     pub(crate) command: String,
-    /// The pod of its cgroup.
+    /// The uid of the pod that the process' cgroup names.
     pub(crate) pod_uid: Option<String>,
-    /// The container of its cgroup.
+    /// The id of the container that the process' cgroup names.
     pub(crate) container_id: Option<String>,
+}
+
+impl From<&Pod> for AssignmentReport {
+    fn from(pod: &Pod) -> Self {
+        let name = pod.name.as_deref().map(|name| name.split_once('/').unwrap_or(("", name)));
+        let state = if name.is_none() && pod.uid.is_none() {
+            AssignmentProgress::BeingAdmitted
+        } else {
+            AssignmentProgress::Assigned
+        };
+        Self {
+            namespace: name.map(|(namespace, _)| namespace.to_owned()),
+            pod: name.map(|(_, pod)| pod.to_owned()),
+            uid: pod.uid.clone(),
+            state,
+        }
+    }
+}
+
+impl AssignmentReport {
+    /// Returns the pod as the policy knows it.
+    pub(crate) fn pod_ref(&self) -> Pod {
+        let name = self.namespace.as_ref().zip(self.pod.as_ref());
+        Pod { uid: self.uid.clone(), name: name.map(|(namespace, pod)| format!("{namespace}/{pod}")) }
+    }
+}
+
+/// For a table: `namespace/name`, else the uid.
+impl fmt::Display for AssignmentReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.namespace, &self.pod, &self.uid) {
+            (Some(namespace), Some(pod), _) => write!(f, "{namespace}/{pod}"),
+            (_, _, Some(uid)) => f.write_str(uid),
+            _ => f.write_str("(being admitted)"),
+        }
+    }
 }
 
 impl From<&Holder> for HolderReport {
@@ -101,21 +162,21 @@ impl From<&Holder> for HolderReport {
 }
 
 impl DeviceReport {
-    /// Whether the kubelet was told that it is Unhealthy.
+    /// Whether the device was reported as Unhealthy.
     pub(crate) fn is_unhealthy(&self) -> bool {
         self.health.as_deref() == Some(kubelet_api::UNHEALTHY)
     }
 
-    /// A device as printed, with what the kubelet was told and the pod that owns it.
-    pub(crate) fn new(view: &DeviceState, told: Option<&Decision>, owner: Option<&Pod>) -> Self {
-        let (device, group) = (&view.device, view.group.as_ref());
+    /// Returns a device's record. `decision` and `pod` are known to a running `serve` only.
+    pub(crate) fn new(state: &DeviceState, decision: Option<&Decision>, pod: Option<&Pod>) -> Self {
+        let (device, group) = (&state.device, state.group.as_ref());
         let viability = group.map_or(Viability::Viable, |group| group.viability);
         let not_viable = match viability {
             Viability::NotViable { member, driver } => Some(format!("{member} is bound to {driver}")),
             Viability::Viable => None,
         };
-        let reason =
-            told.and_then(|told| told.health.reason().or(told.warning.as_deref()).map(str::to_owned));
+        let reason = decision
+            .and_then(|decision| decision.health.reason().or(decision.warning.as_deref()).map(str::to_owned));
         Self {
             address: device.id.to_string(),
             vendor: format!("{:04x}", device.vendor),
@@ -125,19 +186,37 @@ impl DeviceReport {
             iommu_group: device.group.map(|group| group.0),
             numa_node: device.numa_node,
             kind: device.kind.as_str().to_owned(),
-            resource: view.resource.to_string(),
+            resource: state.resource.to_string(),
             state: group.map_or("unknown", |group| group.occupancy.as_str()).to_owned(),
             evidence: group.map_or("none", |group| group.evidence.as_str()).to_owned(),
             viable: group.is_some() && viability.is_viable(),
-            owner: owner.map(|pod| {
-                pod.name.clone().or_else(|| pod.uid.clone()).unwrap_or_else(|| "being admitted".to_owned())
-            }),
-            health: told.map(|told| told.health.as_str().to_owned()),
+            assignment: pod.map(AssignmentReport::from),
+            health: decision.map(|decision| decision.health.as_str().to_owned()),
             reason: reason.or(not_viable).or_else(|| sriov::note(device)),
             holders: group
                 .map(|group| group.holders.iter().map(HolderReport::from).collect())
                 .unwrap_or_default(),
-            stale_enable: view.stale_enable,
+            stale_enable: state.stale_enable,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn assignment_names_the_pod_as_far_as_it_is_known() {
+        let pod = |uid: Option<&str>, name: Option<&str>| {
+            let pod = Pod { uid: uid.map(Into::into), name: name.map(Into::into) };
+            let report = AssignmentReport::from(&pod);
+            (serde_json::to_value(&report).unwrap(), report.to_string())
+        };
+        let json = |namespace: Option<&str>, pod: Option<&str>, uid: Option<&str>, state: &str| serde_json::json!({"namespace": namespace, "pod": pod, "uid": uid, "state": state});
+        let (assigned, admitted) = ("assigned", "being_admitted");
+        let full = json(Some("default"), Some("vm-1"), Some("u"), assigned);
+        assert_eq!(pod(Some("u"), Some("default/vm-1")), (full, "default/vm-1".to_owned()));
+        assert_eq!(pod(Some("u"), None), (json(None, None, Some("u"), assigned), "u".to_owned()));
+        assert_eq!(pod(None, None), (json(None, None, None, admitted), "(being admitted)".to_owned()));
     }
 }

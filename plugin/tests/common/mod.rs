@@ -125,10 +125,19 @@ pub fn device(node: &Node, address: &str) -> Value {
     list(node).into_iter().find(|device| device["address"] == address).unwrap()
 }
 
-/// Until `serve` has asked the kubelet whose a device is.
-pub async fn wait_for_owner(node: &Node, address: &str, owner: &str) {
+/// The pod that a device is assigned to: `namespace/name`, its uid where only that is known, `being admitted`, or none.
+pub fn assigned_pod(device: &Value) -> Option<String> {
+    let assignment = &device["assignment"];
+    let text = |key: &str| assignment[key].as_str().map(str::to_owned);
+    let name = || Some(format!("{}/{}", text("namespace")?, text("pod")?));
+    let admitted = || (assignment["state"] == "being_admitted").then(|| "being admitted".to_owned());
+    name().or_else(|| text("uid")).or_else(admitted)
+}
+
+/// Waits until `serve` knows the pod that a device is assigned to.
+pub async fn wait_for_pod(node: &Node, address: &str, pod: &str) {
     let deadline = Instant::now() + PATIENCE;
-    while device(node, address)["owner"] != owner {
+    while assigned_pod(&device(node, address)).as_deref() != Some(pod) {
         assert!(Instant::now() < deadline, "{}", device(node, address));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

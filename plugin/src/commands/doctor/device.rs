@@ -62,7 +62,7 @@ fn node(config: &Config, view: &DeviceState, group: &GroupState, findings: &mut 
         return findings.warn(
             id,
             what,
-            "A machine with it can write to all of the host's state_file: turn on the IOMMU.",
+            "A machine with it can write to all of the host's memory: turn on the IOMMU.",
         );
     }
     let node = config.root.join(path.trim_start_matches('/'));
@@ -97,7 +97,7 @@ fn holders(view: &DeviceState, holders: &[HolderReport], owners: &PodClaims<'_>,
             let other = |uid: &str| pod.uid.as_deref().is_some_and(|owner| owner != uid);
             if pods().any(other) {
                 let what = format!("was given to {pod}, but is held by {by}");
-                let advice = "That pod's machine cannot start before the other has ended. Reading for what is left of a deleted pod.";
+                let advice = "That pod's machine cannot start before the other has ended. Look for what is left of a deleted pod.";
                 findings.warn(id, what, advice);
             }
             return;

@@ -39,14 +39,14 @@ impl PodClaims<'_> {
     pub(super) fn of(&self, view: &DeviceState) -> Whose {
         let address = view.device.id.to_string();
         let told = self.told.iter().find(|told| told.address == address);
-        let told = told.and_then(|told| told.owner.clone());
+        let told = told.and_then(|told| told.assignment.as_ref());
         match (self.now.assignment(view), told) {
             // An entry of the checkpoint that no list has confirmed.
             (Some(given), None) if self.listed && given.confirmed.is_none() => {
                 Whose::Unlisted(given.pod.clone())
             }
             (Some(given), _) => Whose::Pod(given.pod.clone()),
-            (None, Some(name)) => Whose::Pod(Pod { uid: None, name: Some(name) }),
+            (None, Some(assignment)) => Whose::Pod(assignment.pod_ref()),
             (None, None) if self.now.told => Whose::Nobody,
             (None, None) => Whose::Untold,
         }

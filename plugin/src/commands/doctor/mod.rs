@@ -8,7 +8,7 @@ mod kubelet;
 mod serving;
 mod specs;
 
-use crate::commands::list::beside;
+use crate::commands::list::combined;
 use crate::commands::offered::look;
 use crate::config::Config;
 use crate::status::client;
@@ -46,7 +46,7 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
     let owners = kubelet::examine(config, told, &mut kubelet)?;
     for view in &views {
         // With what a look alone cannot know: a count that is left over, a holder without a device.
-        device::examine(config, view, &beside(view, told), &owners, &mut findings);
+        device::examine(config, view, &combined(view, told), &owners, &mut findings);
         hardware::examine(config, &root, view, &owners, &mut findings);
     }
     findings.extend(kubelet);

@@ -36,7 +36,7 @@ pub(super) fn examine(
             findings.warn(
                 "serve",
                 reason,
-                "Reading into its log for why; the kubelet's log says why it refuses.",
+                "Look into its log for why; the kubelet's log says why it refuses.",
             );
         }
     }
@@ -47,7 +47,7 @@ pub(super) fn examine(
     // The scheduler counts them as requested, and again as not allocatable.
     let is_lost = |device: &DeviceReport| device.reason.as_deref() == Some(LOST);
     let twice = |device: &&DeviceReport| {
-        device.owner.is_some() && device.is_unhealthy() && device.state == "held" && !is_lost(device)
+        device.assignment.is_some() && device.is_unhealthy() && device.state == "held" && !is_lost(device)
     };
     let lost: Vec<&str> = report.devices.iter().filter(twice).map(|device| device.address.as_str()).collect();
     if !lost.is_empty() {
@@ -68,7 +68,7 @@ pub(super) fn examine(
         unbinding(device, seen, findings);
         if let Some(reason) = &device.reason
             && device.is_unhealthy()
-            && (device.owner.is_none() || is_lost(device))
+            && (device.assignment.is_none() || is_lost(device))
             && !findings.mention(&device.address)
         {
             findings.warn(
@@ -85,10 +85,10 @@ fn unbinding(device: &DeviceReport, seen: bool, findings: &mut Findings) {
     if seen {
         return;
     }
-    match (&device.owner, &device.reason) {
-        (Some(owner), reason) => {
+    match (&device.assignment, &device.reason) {
+        (Some(assignment), reason) => {
             let reason = reason.as_deref().unwrap_or("no longer bound to a VFIO driver");
-            let what = format!("is pod {owner}'s, and is {reason}");
+            let what = format!("is assigned to pod {assignment} and is {reason}");
             let advice = "Bind it again, or end the pod: it stays listed, counted as requested, until then.";
             findings.warn(&device.address, what, advice);
         }

@@ -22,7 +22,7 @@ pub(super) fn examine(
     for view in views.iter().filter(|view| view.terms.cdi != Cdi::None && view.device.group.is_some()) {
         let id = view.device.id.to_string();
         let is_it = |report: &&DeviceReport| {
-            report.address == id && report.owner.is_none() && *report.resource == *view.resource
+            report.address == id && report.assignment.is_none() && *report.resource == *view.resource
         };
         if !told.iter().any(|report| is_it(&report) && report.driver.is_some()) {
             continue;

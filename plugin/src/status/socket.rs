@@ -1,0 +1,207 @@
+//! The status socket's listener: made again after every failure, and when somebody removes its file.
+
+use crate::backoff::Backoff;
+use crate::file_id::FileId;
+use crate::log_once::LogOnce;
+use parking_lot::Mutex;
+use std::io::{Error, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::{sleep, timeout};
+
+/// Pauses between attempts to make the socket.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+/// How often the file is checked.
+const CHECK: Duration = Duration::from_secs(1);
+/// How long another process may take to accept a connection.
+const CONNECT: Duration = Duration::from_millis(200);
+
+/// The file of the socket that was made, shared by the listener and the guard that removes it.
+type Made = Arc<Mutex<Option<FileId>>>;
+
+/// Removes the socket's file when dropped, if it is still the one that this process made.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    made: Made,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let made = self.made.lock().take();
+        if made.is_some() && is_there(&self.path, made) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Accepts connections for as long as the process runs.
+pub(super) struct StatusSocket {
+    path: PathBuf,
+    made: Made,
+    listener: Option<UnixListener>,
+    retry: Backoff,
+    logged: LogOnce<String>,
+}
+
+/// Returns the guard and the socket of this path; nothing is made yet.
+pub(super) fn new(path: PathBuf) -> (SocketFile, StatusSocket) {
+    let made = Made::default();
+    let file = SocketFile { path: path.clone(), made: Arc::clone(&made) };
+    (file, StatusSocket { path, made, listener: None, retry: RETRY, logged: LogOnce::default() })
+}
+
+impl StatusSocket {
+    /// Waits for the next connection.
+    pub(super) async fn accept(&mut self) -> UnixStream {
+        loop {
+            let made = *self.made.lock();
+            let accepted = match &self.listener {
+                None => Err(Error::from(ErrorKind::NotConnected)),
+                Some(_) if !is_there(&self.path, made) => Err(Error::from(ErrorKind::NotFound)),
+                Some(listener) => match timeout(CHECK, listener.accept()).await {
+                    Ok(accepted) => accepted.map(|(stream, _)| stream),
+                    Err(_) => continue,
+                },
+            };
+            match accepted {
+                Ok(stream) => {
+                    self.retry.reset();
+                    return stream;
+                }
+                Err(error) => self.recover(&error).await,
+            }
+        }
+    }
+
+    /// Makes the socket if it is not there, else waits before the next accept (out of descriptors, say).
+    async fn recover(&mut self, error: &Error) {
+        if self.listener.is_some() && error.kind() != ErrorKind::NotFound {
+            sleep(self.retry.pause()).await;
+            return;
+        }
+        self.listener = None;
+        match listen(&self.path).await {
+            Ok((listener, id)) => {
+                *self.made.lock() = Some(id);
+                self.listener = Some(listener);
+                self.retry.reset();
+                self.logged.clear();
+            }
+            Err(error) => {
+                let socket = self.path.display();
+                if self.logged.is_new(error.to_string()) {
+                    tracing::warn!(%socket, %error, "no status socket yet; list, ready and doctor get no answer");
+                }
+                sleep(self.retry.pause()).await;
+            }
+        }
+    }
+}
+
+/// Whether the file is the one that was made: one system call.
+fn is_there(path: &Path, made: Option<FileId>) -> bool {
+    made.is_some() && FileId::of(path).ok() == made
+}
+
+/// Makes the socket, in the place of one that a killed process left behind.
+async fn listen(path: &Path) -> std::io::Result<(UnixListener, FileId)> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    match timeout(CONNECT, UnixStream::connect(path)).await {
+        Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {}
+        // `unix_stream_connect`: a socket without a listener.
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+        Ok(Err(error)) if error.kind() == ErrorKind::PermissionDenied => return Err(error),
+        // Also one whose listener does not accept (EAGAIN), such as a process that is stopped.
+        _ => {
+            return Err(Error::new(
+                ErrorKind::AddrInUse,
+                "another process listens on it; stop it, or give --run-dir",
+            ));
+        }
+    }
+    let listener = UnixListener::bind(path)?;
+    Ok((listener, FileId::of(path)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// Connects within ten seconds.
+    async fn connects(path: &Path) {
+        let connect = async {
+            while UnixStream::connect(path).await.is_err() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), connect).await.expect("no status socket");
+    }
+
+    fn serve(mut socket: StatusSocket) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(async move {
+            loop {
+                drop(socket.accept().await);
+            }
+        })
+    }
+
+    #[tokio::test]
+    async fn socket_appears_once_the_directory_can_be_used() {
+        let directory = tempfile::tempdir().unwrap();
+        // A dangling link: neither root nor anybody else can make a directory there.
+        let run_dir = directory.path().join("run");
+        symlink("/nonexistent/run", &run_dir).unwrap();
+        let (file, socket) = new(run_dir.join("status.sock"));
+        let serving = serve(socket);
+        sleep(Duration::from_millis(300)).await;
+        std::fs::remove_file(&run_dir).unwrap();
+        connects(&run_dir.join("status.sock")).await;
+        drop(file);
+        assert!(!run_dir.join("status.sock").exists());
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn removed_socket_comes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("status.sock");
+        let (_file, socket) = new(path.clone());
+        let serving = serve(socket);
+        connects(&path).await;
+        std::fs::remove_file(&path).unwrap();
+        connects(&path).await;
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn socket_of_another_process_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("status.sock");
+        let other = UnixListener::bind(&path).unwrap();
+        let before = FileId::of(&path).unwrap();
+        let (file, socket) = new(path.clone());
+        let serving = serve(socket);
+        sleep(Duration::from_millis(500)).await;
+        drop(file);
+        assert_eq!(FileId::of(&path).unwrap(), before);
+        serving.abort();
+        drop(other);
+    }
+
+    #[tokio::test]
+    async fn socket_of_a_killed_process_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("status.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let (_file, socket) = new(path.clone());
+        let serving = serve(socket);
+        connects(&path).await;
+        serving.abort();
+    }
+}
