@@ -51,7 +51,7 @@ async fn a_pods_device_stays_healthy_whoever_restarts() {
         .await;
         tokio::time::sleep(SETTLED).await;
         assert_eq!(allocatable(&kubelet.books()), 8, "checkpoint kept: {keep_checkpoint}");
-        assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some(&*"default/vm-1"));
+        assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some("default/vm-1"));
     }
     assert_eq!(node.opens(51), 2, "at the start, and in Allocate; none after a restart: it is a pod's");
     let (_, _, log) = serve.terminate();
@@ -237,5 +237,5 @@ async fn what_is_remembered_is_not_opened_though_nobody_tells_any_more() {
     tokio::time::sleep(SETTLED).await;
     assert_eq!(node.opens(51), opens, "its pod's machine may be about to start");
     assert!(node.opens(52) > 0, "the others are asked");
-    assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some(&*"default/vm-1"));
+    assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some("default/vm-1"));
 }

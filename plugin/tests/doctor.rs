@@ -1,4 +1,4 @@
-//! `doctor` on simulated nodes: each thing that can be wrong is told in plain words, with what to do.
+//! `doctor` on simulated nodes: every fault is reported with what to do.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
@@ -39,17 +39,17 @@ fn examine_with(doctor: &mut Command) -> (i32, Vec<(String, String)>) {
 
 #[track_caller]
 fn has(findings: &[(String, String)], what: &str, advice: &str) {
-    let found = findings.iter().any(|(told, todo)| told.contains(what) && todo.contains(advice));
-    assert!(found, "nothing says {what:?} with {advice:?}: {findings:#?}");
+    let found = findings.iter().any(|(found, todo)| found.contains(what) && todo.contains(advice));
+    assert!(found, "no finding has {what:?} with {advice:?}: {findings:#?}");
 }
 
-/// Examines a node until something is said, which a plugin that runs takes a moment to see; the exit code then.
+/// Runs `doctor` until it has a finding, which a running plugin needs a moment to see. Returns the exit code.
 #[track_caller]
-fn comes_to_say(node: &Node, what: &str, advice: &str) -> i32 {
+fn wait_for_finding(node: &Node, what: &str, advice: &str) -> i32 {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let (code, findings) = examine(node);
-        if findings.iter().any(|(told, _)| told.contains(what)) || Instant::now() > deadline {
+        if findings.iter().any(|(found, _)| found.contains(what)) || Instant::now() > deadline {
             has(&findings, what, advice);
             return code;
         }
@@ -57,7 +57,7 @@ fn comes_to_say(node: &Node, what: &str, advice: &str) -> i32 {
 }
 
 #[tokio::test]
-async fn a_cdi_spec_that_cannot_be_written_is_told_with_its_devices() {
+async fn unwritable_cdi_spec_is_reported_with_its_devices() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
     std::fs::create_dir(node.root().join("var/run")).unwrap();
@@ -66,22 +66,22 @@ async fn a_cdi_spec_that_cannot_be_written_is_told_with_its_devices() {
     let file = common::pools(&node, &text);
     let _serve = Serve::start(&node, &["--pools", &file]);
     expect(&kubelet, "one", |books| books.capacity("a.b/c").allocatable == 1).await;
-    let look = || examine_with(&mut common::program(&node, &["doctor", "--json", "--pools", &file]));
-    let what = format!("vfio-device-plugin_a.b_c.json: is no CDI spec that can be read, and lacks {GPU}");
-    let (code, findings) = look();
-    has(&findings, &what, "given by their nodes alone");
+    let doctor = || examine_with(&mut common::program(&node, &["doctor", "--json", "--pools", &file]));
+    let what = format!("vfio-device-plugin_a.b_c.json: is not a readable CDI spec; it should name {GPU}");
+    let (code, findings) = doctor();
+    has(&findings, &what, "device nodes only");
     assert_eq!(code, 1);
     std::fs::remove_file(common::cdi_dir(&node)).unwrap();
     let deadline = Instant::now() + PATIENCE;
-    while look().1.iter().any(|(told, _)| told.contains("CDI spec")) {
-        assert!(Instant::now() < deadline, "{:?}", look());
+    while doctor().1.iter().any(|(told, _)| told.contains("CDI spec")) {
+        assert!(Instant::now() < deadline, "{:?}", doctor());
     }
     let spec = common::cdi_dir(&node).join("vfio-device-plugin_a.b_c.json");
     assert!(spec.exists());
 }
 
 #[tokio::test]
-async fn a_node_with_a_running_machine_is_fine() {
+async fn node_with_a_running_vm_is_fine() {
     let (node, kubelet, _serve) = offered(&[]).await;
     let pod = kubelet.admit("vm-1", H100, 1).await.unwrap();
     let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
@@ -92,12 +92,16 @@ async fn a_node_with_a_running_machine_is_fine() {
 }
 
 #[test]
-fn a_host_that_is_not_prepared() {
+fn unprepared_host_gets_advice_for_each_fault() {
     let node = Node::new().unwrap();
     let (code, findings) = examine(&node);
     assert_eq!(code, 2);
     has(&findings, "broken host: there are no IOMMU groups: the IOMMU is off", "intel_iommu=on");
-    has(&findings, "warning selection: no device of it is bound", "driverctl set-override ADDRESS vfio-pci");
+    has(
+        &findings,
+        "warning selection: no selected device is bound",
+        "driverctl set-override ADDRESS vfio-pci",
+    );
 
     let node = Node::with_eight_gpus().unwrap();
     node.add(Function::gpu("0000:f1:00.0", 90, 0)).unwrap();
@@ -118,7 +122,7 @@ fn a_host_that_is_not_prepared() {
     has(&findings, "warning 0000:f4:00.0: is selected, but bound to no driver", "0000:f4:00.0 vfio-pci");
     has(&findings, "warning sysfs: 0000:4e:00.0: uevent", "left out");
     has(&findings, "warning /dev/vfio/vfio: does not exist", "Load the module");
-    has(&findings, "warning 0000:3d:00.0: /dev/vfio/52 does not exist", "Bind the device anew");
+    has(&findings, "warning 0000:3d:00.0: /dev/vfio/52 does not exist", "Bind the device again");
     has(&findings, "there is no kubelet.sock", "--kubelet-dir");
     has(&findings, "warning serve: no serve answers", "Start serve");
     std::fs::rename(node.root().join("dev/vfio/53"), node.root().join("dev/vfio/noiommu-53")).unwrap();
@@ -129,66 +133,66 @@ fn a_host_that_is_not_prepared() {
     .unwrap();
     has(&examine(&node).1, "0000:4e:00.0: is used without an IOMMU", "turn on the IOMMU");
     std::fs::rename(node.root().join("dev/vfio"), node.root().join("dev/elsewhere")).unwrap();
-    has(&examine(&node).1, "warning /dev/vfio: cannot be seen", "mount the host's /dev/vfio");
+    has(&examine(&node).1, "warning /dev/vfio: does not exist here", "mount the host's /dev/vfio");
 }
 
 #[test]
-fn a_node_that_may_not_be_opened_is_seen_without_opening() {
+fn denied_device_node_is_reported_without_opening_it() {
     let node = Node::with_eight_gpus().unwrap();
     let nobody = std::os::unix::fs::PermissionsExt::from_mode(0o000);
     std::fs::set_permissions(node.root().join("dev/vfio/51"), nobody).unwrap();
     let mut doctor = common::program(&node, &["doctor", "--json"]);
     if rustix::process::geteuid().is_root() {
-        // Root may open whatever the mode is, for as long as it has this capability.
+        // Root opens it despite the mode while it has this capability.
         let mut without = Command::new("setpriv");
         without.args(["--bounding-set", "-dac_override,-dac_read_search", "--inh-caps", "-all", "--"]);
         without.arg(doctor.get_program()).args(doctor.get_args());
         doctor = without;
     }
     let (_, findings) = examine_with(&mut doctor);
-    has(&findings, "warning 0000:1b:00.0: /dev/vfio/51 may not be opened from here", "--no-probe");
+    has(&findings, "warning 0000:1b:00.0: /dev/vfio/51 cannot be opened from here", "--no-probe");
     assert!(!findings.iter().any(|(what, _)| what.contains("/dev/vfio/52")), "{findings:#?}");
     assert_eq!((node.opens(51), node.opens(52)), (0, 0));
 }
 
 #[tokio::test]
-async fn a_kubelet_that_does_not_tell() {
+async fn kubelet_without_answers_is_reported() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
-    // It has no pods and no checkpoint yet, and that is nothing to complain of.
+    // It has no pods and no checkpoint yet, which is no fault.
     let (code, findings) = examine(&node);
     assert_eq!((code, findings.len()), (1, 1), "serve alone is missing: {findings:#?}");
     kubelet.answer_pod_resources(Answer::Hang);
     let began = Instant::now();
     let (code, findings) = examine(&node);
     assert_eq!(code, 2);
-    has(&findings, "broken pod resources: nobody tells what pods own", "no held device becomes Unhealthy");
+    has(&findings, "broken pod resources: assignments are unknown", "no held device becomes Unhealthy");
     assert!(began.elapsed() < PATIENCE);
     kubelet.answer_pod_resources(Answer::Refuse);
     let serve = Serve::start(&node, &[]);
     expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
     kubelet.admit("vm-1", H100, 1).await.unwrap();
     let (code, findings) = examine(&node);
-    assert_eq!(code, 1, "the checkpoint tells: {findings:#?}");
-    has(&findings, "warning pod resources: cannot be listed", "checkpoint alone");
+    assert_eq!(code, 1, "the checkpoint names them: {findings:#?}");
+    has(&findings, "warning pod resources: cannot be listed", "checkpoint only");
     has(&findings, "rejected by rate limit", "");
     kubelet.answer_pod_resources(Answer::Books);
     let checkpoint = format!("var/lib/kubelet/device-plugins/{}", kubelet_api::CHECKPOINT);
     node.write(&checkpoint, "{\"Data\":{\"PodDeviceEntries\":[{").unwrap();
     let (code, findings) = examine(&node);
     assert_eq!(code, 1, "{findings:#?}");
-    has(&findings, "cannot be understood", "init containers");
+    has(&findings, "is not a checkpoint", "init containers");
     drop(serve);
     kubelet.stop();
     let (_, findings) = examine(&node);
-    has(&findings, "kubelet.sock: nobody answers", "start it");
+    has(&findings, "kubelet.sock: the kubelet does not answer", "start it");
 }
 
 #[tokio::test]
-async fn garbage_and_an_older_service_in_place_of_pod_resources() {
+async fn garbage_instead_of_pod_resources_is_reported() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
-    // A gRPC server that has never heard of it.
+    // A gRPC server without this service.
     let registration = node.kubelet_dir().join(kubelet_api::KUBELET_SOCKET);
     std::fs::remove_file(node.pod_resources_socket()).unwrap();
     std::os::unix::fs::symlink(registration, node.pod_resources_socket()).unwrap();
@@ -204,7 +208,7 @@ async fn garbage_and_an_older_service_in_place_of_pod_resources() {
     });
     let (code, findings) = examine(&node);
     assert_eq!(code, 2);
-    has(&findings, "broken pod resources: nobody tells what pods own", "--pod-resources");
+    has(&findings, "broken pod resources: assignments are unknown", "--pod-resources");
     drop(kubelet);
 }
 
@@ -212,7 +216,7 @@ async fn garbage_and_an_older_service_in_place_of_pod_resources() {
 async fn foreign_holders_are_named_with_their_pod() {
     let (node, kubelet, _serve) = offered(&[]).await;
     let pod = kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
-    // Of what is held before serve knows its pods a holder's cgroup tells whose it is.
+    // Before serve knows the pods, a holder's cgroup would assign the device.
     wait_for_pod(&node, GPU, "default/vm-1").await;
     let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &[OTHER.to_owned()])).unwrap();
     let stranger = "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab";
@@ -221,28 +225,28 @@ async fn foreign_holders_are_named_with_their_pod() {
     let (code, findings) = examine(&node);
     assert_eq!(code, 1);
     has(&findings, &format!("{OTHER}: is held by pid"), "deleted by force");
-    has(&findings, ", pod default/vm-1, and was given to no pod", "");
+    has(&findings, ", pod default/vm-1, and is assigned to no pod", "");
     has(
         &findings,
         &format!("0000:4e:00.0: is held by pid {} (qemu-system-x86), pod {stranger}", left.pid()),
         "by force",
     );
-    has(&findings, &format!("0000:5f:00.0: is held by pid {}", process.pid()), "No pod's process");
+    has(&findings, &format!("0000:5f:00.0: is held by pid {}", process.pid()), "belongs to no pod");
     assert!(!findings.iter().any(|(what, _)| what.contains(GPU)), "{findings:#?}");
-    // One that was given to a pod, and that another's machine has.
+    // A device that is assigned to one pod and held by the VM of another.
     let second = kubelet.admit_with("vm-2", H100, vec!["0000:9b:00.0".to_owned()]).await.unwrap();
     let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &second.devices)).unwrap();
     wait_for_pod(&node, "0000:9b:00.0", "default/vm-2").await;
     let (_, findings) = examine(&node);
     has(
         &findings,
-        "0000:9b:00.0: was given to pod default/vm-2, but is held by",
-        "before the other has ended",
+        "0000:9b:00.0: is assigned to pod default/vm-2, but held by",
+        "before the holder has ended",
     );
 }
 
 #[tokio::test]
-async fn a_policy_that_makes_the_numbers_wrong() {
+async fn policy_that_makes_the_numbers_wrong_is_reported() {
     let (node, kubelet, _serve) = offered(&["--busy", "unhealthy"]).await;
     let pod = kubelet.admit("vm-1", H100, 2).await.unwrap();
     let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
@@ -252,18 +256,18 @@ async fn a_policy_that_makes_the_numbers_wrong() {
     assert_eq!((code, findings.len()), (1, 1), "{findings:#?}");
     has(
         &findings,
-        "calls 2 devices of running pods Unhealthy (0000:1b:00.0, 0000:3d:00.0): allocatable - requested is 2 less",
+        "reports 2 devices of running pods as Unhealthy (0000:1b:00.0, 0000:3d:00.0): allocatable - requested is 2 too low",
         "--busy unhealthy",
     );
 }
 
 #[tokio::test]
-async fn an_owned_device_that_was_unbound() {
+async fn unbound_assigned_device_is_reported_with_its_pod() {
     let (node, kubelet, _serve) = offered(&[]).await;
     kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
     wait_for_pod(&node, GPU, "default/vm-1").await;
     node.unbind(GPU).unwrap();
-    comes_to_say(
+    wait_for_finding(
         &node,
         &format!("{GPU}: is assigned to pod default/vm-1 and is no longer bound"),
         "Bind it again",
@@ -271,22 +275,22 @@ async fn an_owned_device_that_was_unbound() {
     let held = node.start_vm(&VmSpec::foreign(&[OTHER])).unwrap();
     expect(&kubelet, "held", |books| books.capacity(H100).allocatable == 7).await;
     node.unbind(OTHER).unwrap();
-    comes_to_say(&node, &format!("{OTHER}: unbinding, held by pid {}", held.pid()), "unbind waits");
+    wait_for_finding(&node, &format!("{OTHER}: unbinding, held by pid {}", held.pid()), "unbind waits");
 }
 
-/// A kubelet before 1.26 as a plugin sees it: it registers whoever asks, and its first call to the plugin breaks, since it puts
-/// its socket's path where HTTP/2 allows none.
-struct Ancient;
+/// A kubelet before 1.26 as a plugin sees it: it accepts registrations, and its first call to the plugin fails because it sends a
+/// socket path as HTTP/2 authority.
+struct OldKubelet;
 
 #[tonic::async_trait]
-impl Registration for Ancient {
+impl Registration for OldKubelet {
     async fn register(&self, _: Request<RegisterRequest>) -> Result<Response<Empty>, Status> {
         Ok(Response::new(Empty {}))
     }
 }
 
 #[test]
-fn a_kubelet_that_registers_and_never_asks_is_too_old() {
+fn kubelet_that_never_opens_a_stream_is_too_old() {
     let node = Node::with_eight_gpus().unwrap();
     let listener = UnixListener::bind(node.kubelet_dir().join(kubelet_api::KUBELET_SOCKET)).unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -294,22 +298,22 @@ fn a_kubelet_that_registers_and_never_asks_is_too_old() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let listener = UnixListenerStream::new(tokio::net::UnixListener::from_std(listener).unwrap());
-            let server = tonic::transport::Server::builder().add_service(RegistrationServer::new(Ancient));
+            let server = tonic::transport::Server::builder().add_service(RegistrationServer::new(OldKubelet));
             server.serve_with_incoming(listener).await
         })
     });
     let serve = Serve::start(&node, &[]);
-    let says = "broken kubelet: has accepted the registration of nvidia.com/2330";
-    assert_eq!(comes_to_say(&node, says, "1.26"), 2);
-    comes_to_say(&node, "in a row and never asked for its devices", "1.26");
+    let finding = "broken kubelet: accepted the registration of nvidia.com/2330";
+    assert_eq!(wait_for_finding(&node, finding, "1.26"), 2);
+    wait_for_finding(&node, "in a row and never opened a stream", "1.26");
     let (_, _, log) = serve.terminate();
     assert!(log.contains("is it older than 1.26?"), "{log}");
 }
 
 #[tokio::test]
-async fn what_only_serve_can_know() {
+async fn facts_that_only_serve_knows_are_used() {
     let node = Node::with_eight_gpus().unwrap();
-    // Enabled by whoever had it before, and held by nobody.
+    // `enable` is left over from an earlier driver, and no process holds the device.
     node.write("sys/devices/pci0000:00/0000:1b:00.0/enable", "1\n").unwrap();
     let kubelet = kubelet(&node).await;
     let vm = node.start_vm(&VmSpec { hold: Hold::GroupOnly, ..VmSpec::foreign(&[OTHER]) }).unwrap();
@@ -319,13 +323,13 @@ async fn what_only_serve_can_know() {
     assert_eq!((code, findings.len()), (1, 1), "{findings:#?}");
     has(
         &findings,
-        &format!("{OTHER}: is held by pid {} (qemu-system-x86), and was given to no pod", vm.pid()),
+        &format!("{OTHER}: is held by pid {} (qemu-system-x86), and is assigned to no pod", vm.pid()),
         "end it",
     );
 }
 
 #[tokio::test]
-async fn what_the_checkpoint_alone_tells_is_said_to_be_no_more_than_that() {
+async fn assignment_known_from_the_checkpoint_only_is_named_so() {
     let (node, kubelet, serve) = offered(&[]).await;
     kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
     let pod = kubelet.admit_with("vm-2", H100, vec![OTHER.to_owned()]).await.unwrap();
@@ -334,39 +338,43 @@ async fn what_the_checkpoint_alone_tells_is_said_to_be_no_more_than_that() {
     let before = std::fs::read(&checkpoint).unwrap();
     let _left = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
     kubelet.remove(&pod.pod_uid);
-    // Until it is written anew it names a pod that is gone.
+    // Until the kubelet writes it again, the checkpoint names a pod that has ended.
     std::fs::write(&checkpoint, before).unwrap();
     let (_, findings) = examine(&node);
-    let what =
-        format!("the kubelet's checkpoint gives it to pod {}, which it does not list with it", pod.pod_uid);
+    let what = format!(
+        "the kubelet's checkpoint assigns it to pod {}, but pod resources do not list it there",
+        pod.pod_uid
+    );
     has(&findings, &what, "a running serve finds out");
 }
 
 #[tokio::test]
-async fn where_only_an_open_tells_and_none_is_made_that_is_said() {
+async fn missing_probes_for_mediated_devices_are_reported() {
     let node = trees::by_name("mediated devices").unwrap().node;
-    let what = "nothing but an open tells whether it is held, and none is made";
+    let what = "only a probe can detect its holders, and probes are off";
     let (_, findings) = examine_with(&mut common::program(&node, &["doctor", "--json", "--no-probe"]));
-    has(&findings, what, "Leave --no-probe out");
+    has(&findings, what, "Run without --no-probe");
     let (_, findings) = examine(&node);
     assert!(!findings.iter().any(|(told, _)| told.contains(what)), "{findings:#?}");
 }
 
 #[test]
-fn what_carries_vgpus_is_not_to_be_bound_elsewhere() {
+fn no_advice_to_rebind_functions_that_carry_vgpus() {
     let findings = |name: &str| examine(&trees::by_name(name).unwrap().node).1;
     let bound = |findings: &[(String, String)]| {
-        findings.iter().any(|(told, todo)| told.contains("bound to nvidia") || todo.contains("set-override"))
+        findings
+            .iter()
+            .any(|(found, todo)| found.contains("bound to nvidia") || todo.contains("set-override"))
     };
     let of_mdevs = findings("mediated devices");
     assert!(!bound(&of_mdevs), "{of_mdevs:#?}");
     let tree = trees::by_name("virtual functions with a vGPU and without").unwrap();
     let (_, of_functions) = examine(&tree.node);
     assert!(!bound(&of_functions), "{of_functions:#?}");
-    let without = "0000:1b:00.3: is selected, but no vGPU was made of it";
+    let without = "0000:1b:00.3: is selected, but has no vGPU";
     has(&of_functions, &format!("warning {without}"), "creatable_vgpu_types");
-    assert_eq!(of_functions.iter().filter(|(told, _)| told.contains("no vGPU was made")).count(), 1);
-    // Of what is left of the GPU none can be made.
+    assert_eq!(of_functions.iter().filter(|(told, _)| told.contains("has no vGPU")).count(), 1);
+    // The other vGPUs leave no room for one more.
     let types = "sys/bus/pci/devices/0000:1b:00.3/nvidia/creatable_vgpu_types";
     tree.node.write(types, "ID    : vGPU Name\n").unwrap();
     let (_, findings) = examine(&tree.node);

@@ -80,11 +80,11 @@ async fn a_lost_device_is_unhealthy_though_a_pod_owns_it_and_the_policy_is_not_b
     let _vm = node.start_vm(&VmSpec::of_pod(&pod, &[GPU.to_owned()])).unwrap();
     node.set_lost(GPU, true).unwrap();
     told(&kubelet, GPU, false).await;
-    assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some(&*"default/vm-1"));
+    assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some("default/vm-1"));
     let (_, findings, _) = run(&node, &["doctor"]);
     assert!(findings.contains(LOST) && !findings.contains("Its policy is"), "{findings}");
     assert!(
-        findings.contains("default/vm-1 has it: until that pod ends, allocatable - requested"),
+        findings.contains("assigned to pod default/vm-1: until that pod ends, allocatable - requested"),
         "{findings}"
     );
     node.set_lost(GPU, false).unwrap();
@@ -232,7 +232,7 @@ async fn fatal_errors_since_the_first_look_make_a_free_device_unhealthy_and_warn
     );
     assert_eq!(owned["reason"], "1 new fatal PCIe error (AER)");
     let (_, findings, _) = run(&node, &["doctor", "--checks", "aer"]);
-    assert!(findings.contains("has had fatal PCIe errors (AER): 5 since it was added"), "{findings}");
+    assert!(findings.contains("had 5 fatal PCIe errors (AER) since the kernel found it"), "{findings}");
     assert_eq!(registers.count(), 0, "that is another check's");
     // Bound anew it begins anew.
     node.unbind(GPU).unwrap();

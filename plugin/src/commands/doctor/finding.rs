@@ -1,4 +1,4 @@
-//! What was found, how bad it is, and what to do.
+//! The findings of `doctor`: what is wrong, how bad it is, and what to do.
 
 use serde::Serialize;
 
@@ -6,11 +6,11 @@ use serde::Serialize;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
-    /// Nothing to do. No finding has it.
+    /// Nothing is wrong. No finding has this level.
     Fine,
-    /// Something does less than it could, or stands in a machine's way.
+    /// Something works less well than it could, or a VM cannot use a device.
     Warning,
-    /// The plugin cannot do its work.
+    /// The plugin cannot work.
     Broken,
 }
 
@@ -18,58 +18,59 @@ pub(super) enum Level {
 #[derive(Serialize, Debug)]
 pub(super) struct Finding {
     pub(super) level: Level,
-    /// The device, group, folder or socket that it is about.
+    /// The device, group, directory or socket that the finding is about.
     pub(super) about: String,
+    /// What is wrong; it reads as a sentence after `about`.
     pub(super) what: String,
     /// What to do.
     pub(super) advice: String,
 }
 
-/// All that is wrong, in the order in which it was looked for.
+/// All findings, in the order of the checks.
 #[derive(Debug, Default)]
 pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
-    /// Something to look into.
+    /// Adds a warning.
     pub(super) fn warn(
         &mut self,
         about: impl Into<String>,
         what: impl Into<String>,
         advice: impl Into<String>,
     ) {
-        self.say(Level::Warning, about.into(), what.into(), advice.into());
+        self.add(Level::Warning, about.into(), what.into(), advice.into());
     }
 
-    /// Something that must be mended.
+    /// Adds something without whose repair the plugin cannot work.
     pub(super) fn broken(
         &mut self,
         about: impl Into<String>,
         what: impl Into<String>,
         advice: impl Into<String>,
     ) {
-        self.say(Level::Broken, about.into(), what.into(), advice.into());
+        self.add(Level::Broken, about.into(), what.into(), advice.into());
     }
 
-    fn say(&mut self, level: Level, about: String, what: String, advice: String) {
+    fn add(&mut self, level: Level, about: String, what: String, advice: String) {
         self.0.push(Finding { level, about, what, advice });
     }
 
-    /// And these.
+    /// Appends other findings.
     pub(super) fn extend(&mut self, more: Self) {
         self.0.extend(more.0);
     }
 
-    /// Whether anything was said about it.
+    /// Returns whether there is a finding about this device or file.
     pub(super) fn mention(&self, about: &str) -> bool {
         self.0.iter().any(|finding| finding.about == about)
     }
 
-    /// The worst of it.
+    /// Returns the worst level.
     pub(super) fn worst(&self) -> Level {
         self.0.iter().map(|finding| finding.level).max().unwrap_or(Level::Fine)
     }
 
-    /// As text for people.
+    /// Returns the findings as text, two lines each.
     pub(super) fn text(&self) -> String {
         if self.0.is_empty() {
             return "Nothing is wrong.\n".to_owned();
@@ -81,7 +82,7 @@ impl Findings {
         self.0.iter().map(line).collect()
     }
 
-    /// As JSON for programs.
+    /// Returns the findings as JSON.
     pub(super) fn json(&self) -> serde_json::Value {
         serde_json::json!({ "findings": self.0 })
     }

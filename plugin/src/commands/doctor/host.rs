@@ -1,4 +1,4 @@
-//! The host: its IOMMU, its device nodes, and what is bound.
+//! Checks the host: its IOMMU, its device nodes, and the drivers of the selected functions.
 
 use crate::commands::doctor::finding::Findings;
 use crate::config::Config;
@@ -12,13 +12,14 @@ use vfio_probe::device::{Detail, is_vfio_driver};
 use vfio_probe::text::DriverName;
 use vfio_probe::{Device, DeviceId, Kind, PciAddress, Root, Sriov};
 
-/// The most that an attribute of sysfs has.
+/// Longest sysfs attribute.
 const PAGE: u64 = 4096;
 
+/// Adds what is wrong with the host.
 pub(super) fn examine(
     config: &Config,
     root: &Root,
-    views: &[DeviceState],
+    devices: &[DeviceState],
     unreadable: &[vfio_probe::Error],
     findings: &mut Findings,
 ) {
@@ -30,75 +31,85 @@ pub(super) fn examine(
         );
     }
     let nodes = config.root.join("dev/vfio");
-    if !views.is_empty() && !nodes.is_dir() {
-        let advice = "In a container, mount the host's /dev/vfio; without it only sysfs can be looked at.";
-        findings.warn("/dev/vfio", "cannot be seen", advice);
-    } else if !views.is_empty() && !root.has_group_nodes() {
-        // By sysfs: a container that sees /dev/vfio need not see the rest of /dev.
+    if !devices.is_empty() && !nodes.is_dir() {
+        let advice = "In a container, mount the host's /dev/vfio; without it the plugin can only read sysfs.";
+        findings.warn("/dev/vfio", "does not exist here", advice);
+    } else if !devices.is_empty() && !root.has_group_nodes() {
+        // From sysfs: a container with /dev/vfio need not have the rest of /dev.
         if !root.has_iommufd() {
-            let advice = "This kernel gives devices by /dev/vfio/devices and /dev/iommu alone: load the module iommufd.";
+            let advice = "VMs on this kernel need /dev/vfio/devices and /dev/iommu: load the module iommufd.";
             findings.warn("/dev/iommu", "does not exist", advice);
         }
-    } else if !views.is_empty() && !nodes.join("vfio").exists() {
-        let advice = "Load the module vfio_iommu_type1 or vfio; every machine opens that node first.";
+    } else if !devices.is_empty() && !nodes.join("vfio").exists() {
+        let advice = "Load the module vfio_iommu_type1 or vfio; every VM opens that device node first.";
         findings.warn("/dev/vfio/vfio", "does not exist", advice);
     }
     for error in unreadable {
         findings.warn("sysfs", error.to_string(), "The device is left out until this can be read.");
     }
-    if views.is_empty() {
-        let advice = "Bind devices to vfio-pci (driverctl set-override ADDRESS vfio-pci), or give --select or --pools.";
-        findings.warn("selection", "no device of it is bound to a VFIO driver", advice);
+    if devices.is_empty() {
+        let advice = "Bind devices to vfio-pci (`driverctl set-override ADDRESS vfio-pci`), or select others with --select or --pools.";
+        findings.warn("selection", "no selected device is bound to a VFIO driver", advice);
     }
-    for (id, driver) in shared_functions(root, views) {
-        let advice = "A machine must give a VF token (QEMU's vf-token) to open one of them, and to open it while one is open: else \
-                      the open fails with Permission denied. Write 0 to its sriov_numvfs, or bind it to its own driver and offer \
-                      its virtual functions alone.";
-        findings.warn(id.to_string(), format!("is bound to {driver} with virtual functions on"), advice);
+    for (id, driver) in shared_functions(root, devices) {
+        let advice = "VMs must pass a VF token (QEMU's vf-token) to open a virtual function, and to open the physical one while a \
+                      virtual one is open; without it the open fails with Permission denied. Write 0 to its sriov_numvfs, or bind \
+                      it to its own driver and offer only its virtual functions.";
+        findings.warn(
+            id.to_string(),
+            format!("is bound to {driver} while its virtual functions are enabled"),
+            advice,
+        );
     }
-    let resources: BTreeSet<&str> = views.iter().map(|view| &*view.resource).collect();
+    let resources: BTreeSet<&str> = devices.iter().map(|device| &*device.resource).collect();
     for (first, second) in of_one_variable(resources.into_iter()) {
-        let what = format!("and {first} have one variable, {}", env_name(second, false));
-        let advice = "A container that has both is told the addresses of one of them: give one another name, or an alias.";
+        let what = format!("and {first} share the environment variable {}", env_name(second, false));
+        let advice =
+            "A container with both gets the addresses of only one of them: rename one, or give it an alias.";
         findings.warn(second, what, advice);
     }
-    for device in unbound(config, root, views) {
+    for device in unbound(config, root, devices) {
         let id = device.id;
         if device.kind == Kind::VendorVf && device.sriov == Sriov::Virtual {
-            let advice = "Write a type of its creatable_vgpu_types to its nvidia/current_vgpu_type.";
-            findings.warn(id.to_string(), "is selected, but no vGPU was made of it", advice);
+            let advice =
+                "Create one: write a type from its creatable_vgpu_types to its nvidia/current_vgpu_type.";
+            findings.warn(id.to_string(), "is selected, but has no vGPU", advice);
             continue;
         }
         let what = match device.driver {
             Some(driver) => format!("is selected, but bound to {driver}"),
             None => "is selected, but bound to no driver".to_owned(),
         };
-        let advice = format!("If machines are to have it: driverctl set-override {id} vfio-pci.");
+        let advice = format!("To offer it to VMs, run `driverctl set-override {id} vfio-pci`.");
         findings.warn(id.to_string(), what, advice);
     }
 }
 
-/// Physical functions that have virtual ones on and are bound to a VFIO driver, of which any is offered.
-fn shared_functions(root: &Root, views: &[DeviceState]) -> BTreeMap<PciAddress, DriverName> {
-    let mut functions = sriov::shared(views.iter().map(|view| &view.device));
+/// Returns the physical functions that are bound to a VFIO driver while their virtual functions are enabled, with the driver, if
+/// the physical function or one of its virtual functions is offered.
+fn shared_functions(root: &Root, devices: &[DeviceState]) -> BTreeMap<PciAddress, DriverName> {
+    let mut functions = sriov::shared(devices.iter().map(|device| &device.device));
     functions.extend(
-        views.iter().filter(|view| view.device.sriov == Sriov::Virtual).filter_map(|view| view.device.parent),
+        devices
+            .iter()
+            .filter(|device| device.device.sriov == Sriov::Virtual)
+            .filter_map(|device| device.device.parent),
     );
     let driver = |function: PciAddress| root.device(DeviceId::Pci(function), Detail::Identity).ok()?.driver;
     let bound = functions.into_iter().filter_map(|function| Some((function, driver(function)?)));
     bound.filter(|(_, driver)| is_vfio_driver(driver.as_bytes())).collect()
 }
 
-/// Functions that the selection names and that no VFIO driver has; here all functions may be looked at. Not those that carry
-/// what is offered, as the host's driver makes vGPUs and virtual functions: to bind them elsewhere would end these.
-fn unbound(config: &Config, root: &Root, views: &[DeviceState]) -> Vec<Device> {
-    let folder = config.root.join("sys/bus/pci/devices");
-    let Ok(entries) = std::fs::read_dir(&folder) else { return Vec::new() };
-    let of = |device: &Device, what: &str| folder.join(device.id.to_string()).join(what);
+/// Returns the selected functions that are not bound to a VFIO driver; unlike `serve`, this reads every function of the host. Functions
+/// whose host driver provides vGPUs or virtual functions are left out: binding them to another driver would remove those.
+fn unbound(config: &Config, root: &Root, devices: &[DeviceState]) -> Vec<Device> {
+    let directory = config.root.join("sys/bus/pci/devices");
+    let Ok(entries) = std::fs::read_dir(&directory) else { return Vec::new() };
+    let of = |device: &Device, what: &str| directory.join(device.id.to_string()).join(what);
     let mut found: Vec<Device> = entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|id| !views.iter().any(|view| view.device.id == *id))
+        .filter(|id| !devices.iter().any(|device| device.device.id == *id))
         .filter_map(|id| root.device(id, Detail::Full).ok())
         // Bridges are never passed through, whatever a wide selection says.
         .filter(|device: &Device| device.class >> 16 != 0x06)
@@ -106,19 +117,19 @@ fn unbound(config: &Config, root: &Root, views: &[DeviceState]) -> Vec<Device> {
         .filter(|device| !matches!(device.sriov, Sriov::Physical(_)))
         .filter(|device| !of(device, "mdev_supported_types").exists())
         .filter(|device| device.vgpu_type.is_none())
-        .filter(|device| !makes_none(&of(device, "nvidia/creatable_vgpu_types")))
+        .filter(|device| !can_create_none(&of(device, "nvidia/creatable_vgpu_types")))
         .collect();
     found.sort_by_key(|device| device.id);
     found
 }
 
-/// Whether a function's driver lists no type of which it could make a vGPU now: what the others leave of a GPU may be nothing.
-fn makes_none(types: &Path) -> bool {
+/// Returns whether the function's driver lists no type of which it could create a vGPU now: the other vGPUs may use the whole GPU.
+fn can_create_none(types: &Path) -> bool {
     let mut text = String::new();
     let read = std::fs::File::open(types).and_then(|file| file.take(PAGE).read_to_string(&mut text));
     read.is_ok() && !text.lines().any(|line| line.trim_start().starts_with(|c: char| c.is_ascii_digit()))
 }
 
-fn is_empty(folder: &Path) -> bool {
-    std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none())
+fn is_empty(directory: &Path) -> bool {
+    std::fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none())
 }

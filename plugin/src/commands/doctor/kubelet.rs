@@ -1,4 +1,4 @@
-//! The kubelet: whether it is there, and whether it tells what pods own.
+//! Checks the kubelet: whether it runs, and whether it shows which pods have which devices.
 
 use crate::commands::doctor::finding::Findings;
 use crate::config::Config;
@@ -17,71 +17,75 @@ use vfio_plugin_policy::assignments::record::Pod;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::holders::in_words;
 
-/// Who owns what, by what the kubelet told just now and by what `serve` knows.
-pub(super) struct PodClaims<'a> {
-    now: Assignments,
-    /// Pods were listed.
+/// Looks up which pod a device is assigned to, from the kubelet's answers of now and from a running `serve`.
+pub(super) struct PodLookup<'a> {
+    assignments: Assignments,
+    /// Whether pod resources listed at least one pod.
     listed: bool,
-    told: &'a [DeviceReport],
+    reported: &'a [DeviceReport],
 }
 
-/// Whose a device is.
-pub(super) enum Whose {
-    Pod(Pod),
-    /// A pod's by the checkpoint, and by no listed pod.
+/// The pod that a device is assigned to.
+pub(super) enum PodOf {
+    /// This one.
+    Assigned(Pod),
+    /// This one by the checkpoint; pod resources list no pod with the device.
     Unlisted(Pod),
-    Nobody,
-    /// Neither the kubelet nor `serve` tells.
-    Untold,
+    /// None.
+    None,
+    /// Neither the kubelet nor `serve` says.
+    Unknown,
 }
 
-impl PodClaims<'_> {
-    pub(super) fn of(&self, view: &DeviceState) -> Whose {
-        let address = view.device.id.to_string();
-        let told = self.told.iter().find(|told| told.address == address);
-        let told = told.and_then(|told| told.assignment.as_ref());
-        match (self.now.assignment(view), told) {
-            // An entry of the checkpoint that no list has confirmed.
-            (Some(given), None) if self.listed && given.confirmed.is_none() => {
-                Whose::Unlisted(given.pod.clone())
+impl PodLookup<'_> {
+    /// Returns the pod that a device is assigned to.
+    pub(super) fn of(&self, device: &DeviceState) -> PodOf {
+        let address = device.device.id.to_string();
+        let reported = self.reported.iter().find(|reported| reported.address == address);
+        let reported = reported.and_then(|reported| reported.assignment.as_ref());
+        match (self.assignments.assignment(device), reported) {
+            // A checkpoint entry that no list has confirmed.
+            (Some(assignment), None) if self.listed && assignment.confirmed.is_none() => {
+                PodOf::Unlisted(assignment.pod.clone())
             }
-            (Some(given), _) => Whose::Pod(given.pod.clone()),
-            (None, Some(assignment)) => Whose::Pod(assignment.pod_ref()),
-            (None, None) if self.now.told => Whose::Nobody,
-            (None, None) => Whose::Untold,
+            (Some(assignment), _) => PodOf::Assigned(assignment.pod.clone()),
+            (None, Some(reported)) => PodOf::Assigned(reported.pod_ref()),
+            (None, None) if self.assignments.told => PodOf::None,
+            (None, None) => PodOf::Unknown,
         }
     }
 
-    /// Holders in words, their pods by name where they have any device.
-    pub(super) fn name(&self, holders: &[HolderReport]) -> String {
+    /// Returns holders in words; pods are named by `namespace/name` where that is known.
+    pub(super) fn describe(&self, holders: &[HolderReport]) -> String {
         in_words(holders.iter().map(|holder| {
-            let pod = holder.pod_uid.as_deref().map(|uid| self.now.name_of(uid).unwrap_or(uid));
+            let pod = holder.pod_uid.as_deref().map(|uid| self.assignments.name_of(uid).unwrap_or(uid));
             (holder.pid, &holder.command, pod)
         }))
     }
 }
 
-/// Asks the kubelet once, with the plugin's own deadline.
+/// Adds what is wrong with the kubelet, and returns which pods have which devices. Reads pod resources and the checkpoint once, with
+/// the plugin's own deadline.
 pub(super) fn examine<'a>(
     config: &Config,
-    told: &'a [DeviceReport],
+    reported: &'a [DeviceReport],
     findings: &mut Findings,
-) -> anyhow::Result<PodClaims<'a>> {
+) -> anyhow::Result<PodLookup<'a>> {
     let socket = config.kubelet_dir.join(kubelet_api::KUBELET_SOCKET);
-    let there = kubelet_socket(&config.kubelet_dir).is_some();
-    if !there {
+    let running = kubelet_socket(&config.kubelet_dir).is_some();
+    if !running {
         let advice = "Is the kubelet running? Give --kubelet-dir if its root directory was moved.";
         findings.warn(config.kubelet_dir.display().to_string(), "there is no kubelet.sock", advice);
     } else if let Err(error) = client::connect(&socket, ANSWER) {
-        let advice = "The kubelet has ended without removing it: start it, and look into its log.";
-        findings.warn(socket.display().to_string(), format!("nobody answers: {error}"), advice);
+        let advice = "The kubelet ended without removing the socket: start it, and look into its log.";
+        findings.warn(socket.display().to_string(), format!("the kubelet does not answer: {error}"), advice);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
     let pods = runtime.block_on(async { Lister::new(config.pod_resources.clone()).list().await });
     let checkpoint = checkpoint::read(&config.kubelet_dir);
-    // Without a kubelet nobody can be expected to tell.
-    if there {
-        complain(config, &pods, checkpoint.as_deref(), findings);
+    // Without a kubelet neither source can be expected.
+    if running {
+        check_sources(config, &pods, checkpoint.as_deref(), findings);
     }
     let mut ledger = Ledger::default();
     let outcome = ledger.take(&Observation {
@@ -90,10 +94,11 @@ pub(super) fn examine<'a>(
         ..Observation::at(Instant::now())
     });
     let listed = pods.is_ok_and(|pods| !pods.is_empty());
-    Ok(PodClaims { now: Assignments::new(outcome.answered, &ledger), listed, told })
+    Ok(PodLookup { assignments: Assignments::new(outcome.answered, &ledger), listed, reported })
 }
 
-fn complain(
+/// Adds what is wrong with the two sources of assignments.
+fn check_sources(
     config: &Config,
     pods: &Result<Vec<ListedPod>, String>,
     checkpoint: Option<&[CheckpointEntry]>,
@@ -105,22 +110,26 @@ fn complain(
         (Ok(_), None) if !file.exists() => {}
         (Ok(_), None) => {
             let advice =
-                "Devices of init containers, and pods' uids, are unknown until the kubelet writes it anew.";
-            findings.warn(file.display().to_string(), "cannot be understood", advice);
+                "Devices of init containers and uids of pods are unknown until the kubelet writes it again.";
+            findings.warn(
+                file.display().to_string(),
+                "is not a checkpoint that this version understands",
+                advice,
+            );
         }
         (Err(error), _) if error.contains("Unimplemented") => {
             let advice = "Kubernetes 1.26 or newer is needed.";
             findings.broken("kubelet", format!("is too old: {error}"), advice);
         }
         (Err(error), Some(_)) => {
-            let advice = "Mount the kubelet's folder pod-resources, or give --pod-resources. Until then owners are told by its \
-                          checkpoint alone: a pod's end is seen later, and pods have no names.";
+            let advice = "Mount the kubelet's pod-resources directory, or set --pod-resources. Until then assignments come from the \
+                          checkpoint only: the end of a pod is seen later, and pods have no names.";
             findings.warn("pod resources", format!("cannot be listed: {error}"), advice);
         }
         (Err(error), None) => {
-            let advice = "Mount the kubelet's folders device-plugins and pod-resources, or give --kubelet-dir and \
-                          --pod-resources. Until then no held device becomes Unhealthy, and Allocate has to refuse it.";
-            let what = format!("nobody tells what pods own: {error}; no checkpoint at {}", file.display());
+            let advice = "Mount the kubelet's directories device-plugins and pod-resources, or set --kubelet-dir and --pod-resources. \
+                          Until then no held device becomes Unhealthy, and Allocate refuses it.";
+            let what = format!("assignments are unknown: {error}; no checkpoint at {}", file.display());
             findings.broken("pod resources", what, advice);
         }
     }

@@ -1,12 +1,12 @@
-//! `doctor`: what is wrong with this node, in plain words, and what to do.
+//! `doctor`: checks this node, and prints what is wrong and what to do.
 
+mod cdi_specs;
 mod device;
 mod finding;
 mod hardware;
 mod host;
 mod kubelet;
 mod serving;
-mod specs;
 
 use crate::commands::list::combined;
 use crate::commands::offered::look;
@@ -17,7 +17,7 @@ use finding::Findings;
 use std::sync::Arc;
 use vfio_probe::Root;
 
-/// Runs the command: 0 fine, 1 warnings, 2 broken.
+/// Runs the command and returns the exit code: 0 nothing is wrong, 1 warnings, 2 broken.
 pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8> {
     let findings = examine(config, probe)?;
     if json {
@@ -28,29 +28,27 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
     Ok(findings.worst() as u8)
 }
 
-/// From the host outwards: whoever reads it mends the first thing first.
+/// Checks the host first and the kubelet last, so that the first finding is the first to repair.
 fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
     let mut findings = Findings::default();
-    if let Some(mistake) = &config.not_understood {
-        let advice =
-            "Mend it: the running serve goes on with what it has read before, but would not start again.";
-        findings.broken(config.pools_file(), format!("is not understood: {mistake}"), advice);
+    if let Some(error) = &config.not_understood {
+        let advice = "Correct it: the running serve keeps the pools that it read before, but it would not start again.";
+        findings.broken(config.pools_file(), format!("cannot be used: {error}"), advice);
     }
     let root = Arc::new(Root::open(&config.root)?);
     let mut unreadable = Vec::new();
-    let views = look(config, probe, |error| unreadable.push(error))?;
+    let devices = look(config, probe, |error| unreadable.push(error))?;
     let serving = client::fetch(&config.run_dir, ANSWER);
-    host::examine(config, &root, &views, &unreadable, &mut findings);
+    host::examine(config, &root, &devices, &unreadable, &mut findings);
     let mut kubelet = Findings::default();
-    let told = serving.as_ref().map(|report| report.devices.as_slice()).unwrap_or_default();
-    let owners = kubelet::examine(config, told, &mut kubelet)?;
-    for view in &views {
-        // With what a look alone cannot know: a count that is left over, a holder without a device.
-        device::examine(config, view, &combined(view, told), &owners, &mut findings);
-        hardware::examine(config, &root, view, &owners, &mut findings);
+    let reported = serving.as_ref().map(|report| report.devices.as_slice()).unwrap_or_default();
+    let pods = kubelet::examine(config, reported, &mut kubelet)?;
+    for device in &devices {
+        device::examine(config, device, &combined(device, reported), &pods, &mut findings);
+        hardware::examine(config, &root, device, &pods, &mut findings);
     }
     findings.extend(kubelet);
-    specs::examine(config, &views, told, &mut findings);
-    serving::examine(config, &serving, &views, &mut findings);
+    cdi_specs::examine(config, &devices, reported, &mut findings);
+    serving::examine(config, &serving, &devices, &mut findings);
     Ok(findings)
 }

@@ -1,4 +1,4 @@
-//! The running `serve`: whether it does its work, and what it knows that a look cannot.
+//! Checks the running `serve`, and adds what only it can know.
 
 use crate::commands::doctor::finding::Findings;
 use crate::commands::ready::unready;
@@ -7,44 +7,41 @@ use crate::status::report::{DeviceReport, StatusReport};
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::health::LOST;
 
-/// So many registrations in a row that the kubelet accepted without asking for a list are no accident.
+/// Registrations in a row that the kubelet accepted without opening a stream, before that is a finding.
 const UNFOLLOWED: u32 = 2;
 
+/// Adds what is wrong with the running `serve`.
 pub(super) fn examine(
     config: &Config,
     serving: &anyhow::Result<StatusReport>,
-    views: &[DeviceState],
+    devices: &[DeviceState],
     findings: &mut Findings,
 ) {
     let report = match serving {
         Ok(report) => report,
         Err(error) => {
-            let advice = "Start serve, or give the --run-dir that it has.";
+            let advice = "Start serve, or set --run-dir to its run directory.";
             return findings.warn("serve", format!("{error:#}"), advice);
         }
     };
     let unfollowed = report.resources.iter().find(|resource| resource.unfollowed >= UNFOLLOWED);
     if let Some(resource) = unfollowed {
         let what = format!(
-            "has accepted the registration of {} {} times in a row and never asked for its devices",
+            "accepted the registration of {} {} times in a row and never opened a stream",
             resource.name, resource.unfollowed
         );
-        let advice = "It is too old: kubelets before 1.26 put a path where HTTP/2 allows none. Kubernetes 1.26 or newer is needed.";
+        let advice = "It is too old: kubelets before 1.26 send a socket path as HTTP/2 authority. Kubernetes 1.26 or newer is needed.";
         findings.broken("kubelet", what, advice);
     } else {
         for reason in unready(report, config.interval) {
-            findings.warn(
-                "serve",
-                reason,
-                "Look into its log for why; the kubelet's log says why it refuses.",
-            );
+            findings.warn("serve", reason, "Look into the log of serve, and into the kubelet's log.");
         }
     }
     if report.version != env!("CARGO_PKG_VERSION") {
         let what = format!("is version {}, and this is {}", report.version, env!("CARGO_PKG_VERSION"));
-        findings.warn("serve", what, "Run the command of the same image.");
+        findings.warn("serve", what, "Run the command from the same image.");
     }
-    // The scheduler counts them as requested, and again as not allocatable.
+    // The scheduler subtracts such a device twice: as requested and as not allocatable.
     let is_lost = |device: &DeviceReport| device.reason.as_deref() == Some(LOST);
     let twice = |device: &&DeviceReport| {
         device.assignment.is_some() && device.is_unhealthy() && device.state == "held" && !is_lost(device)
@@ -52,20 +49,20 @@ pub(super) fn examine(
     let lost: Vec<&str> = report.devices.iter().filter(twice).map(|device| device.address.as_str()).collect();
     if !lost.is_empty() {
         let what = format!(
-            "calls {} of running pods Unhealthy ({}): allocatable - requested is {} less than what is free",
+            "reports {} of running pods as Unhealthy ({}): allocatable - requested is {} too low",
             if lost.len() == 1 { "a device".to_owned() } else { format!("{} devices", lost.len()) },
             lost.join(", "),
             lost.len()
         );
         let advice = format!(
-            "Its policy is --busy {}, or `busy` of a pool; with attributed a pod's device stays Healthy.",
+            "Its policy is --busy {}, or `busy` of a pool; with attributed, assigned devices stay Healthy.",
             report.busy
         );
         findings.warn("serve", what, advice);
     }
     for device in &report.devices {
-        let seen = views.iter().any(|view| view.device.id.to_string() == device.address);
-        unbinding(device, seen, findings);
+        let bound = devices.iter().any(|bound| bound.device.id.to_string() == device.address);
+        unbinding(device, bound, findings);
         if let Some(reason) = &device.reason
             && device.is_unhealthy()
             && (device.assignment.is_none() || is_lost(device))
@@ -74,26 +71,26 @@ pub(super) fn examine(
             findings.warn(
                 &device.address,
                 format!("is Unhealthy: {reason}"),
-                "It is offered again when that ends.",
+                "It becomes Healthy by itself when that ends.",
             );
         }
     }
 }
 
-/// What is in no listing of bound devices any more.
-fn unbinding(device: &DeviceReport, seen: bool, findings: &mut Findings) {
-    if seen {
+/// Adds a device that `serve` still lists though it is no longer bound.
+fn unbinding(device: &DeviceReport, bound: bool, findings: &mut Findings) {
+    if bound {
         return;
     }
     match (&device.assignment, &device.reason) {
         (Some(assignment), reason) => {
             let reason = reason.as_deref().unwrap_or("no longer bound to a VFIO driver");
             let what = format!("is assigned to pod {assignment} and is {reason}");
-            let advice = "Bind it again, or end the pod: it stays listed, counted as requested, until then.";
+            let advice = "Bind it again, or delete the pod; until then the device stays listed and counts as requested.";
             findings.warn(&device.address, what, advice);
         }
         (None, Some(reason)) => {
-            let advice = "The kernel's unbind waits until that process closes it; end the process.";
+            let advice = "The kernel's unbind waits until that process closes the device; end the process.";
             findings.warn(&device.address, reason, advice);
         }
         (None, None) => {}
