@@ -26,6 +26,7 @@
 //! | [`uevent`], [`names`] | parsers: kernel events, pci.ids |
 #![forbid(unsafe_code)]
 
+pub mod bounded_pool;
 pub mod cgroup;
 pub mod device;
 pub mod device_nodes;

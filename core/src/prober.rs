@@ -1,374 +1,279 @@
-//! Probes with a deadline: the open runs on a helper thread, because the kernel can hold it for seconds.
+//! Probes groups with a deadline.
+//!
+//! The probe runs on a helper thread, because the kernel can hold the open for seconds: it takes `group_lock` during a device
+//! reset.
 
+use crate::bounded_pool::{BoundedPool, Call, Limits, Ticket};
 use crate::id::{DeviceId, GroupId};
 use crate::occupancy::{Occupancy, UnknownReason};
 use crate::peek::EnableCount;
 use crate::probe::occupancy_of;
 use crate::root::Root;
-use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-/// An open that takes longer than this hangs, as far as the other questions are concerned.
-const HANGS: Duration = Duration::from_millis(20);
-
-/// Opens that may be under way at once, over all groups. A kernel that lets four hang is asked no fifth.
+/// Largest number of probes that run at the same time, over all groups. While four hang in the kernel, no further one starts.
 pub const MAX_CONCURRENT: usize = 4;
 
-/// One question.
+/// A probe neither recurses nor holds large buffers, so its thread has a small stack.
+const LIMITS: Limits = Limits {
+    threads: MAX_CONCURRENT,
+    hang: Duration::from_millis(20),
+    name: "vfio-probe",
+    stack_size: 64 * 1024,
+};
+
+/// A request to probe one group.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The group to open.
+    /// The group to probe.
     pub group: GroupId,
-    /// Functions whose `enable` is read while our descriptor is open, when nobody else can have them: the baseline.
+    /// Functions whose `enable` is read while the probe has the group open. No other process can hold them then, so the
+    /// counts are their baselines. May be empty.
     pub baseline_of: Vec<DeviceId>,
-    /// A question that nobody has begun to ask by then is not asked: the answer is `Unknown(TimedOut)`.
+    /// A probe that has not started by then is not made. Its result is [`UnknownReason::TimedOut`].
     pub deadline: Instant,
 }
 
-/// The answer.
+/// The result of a probe.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ProbeResult {
-    /// The group that was asked for.
+    /// The group of the request.
     pub group: GroupId,
-    /// What the open said.
+    /// The occupancy that follows from the open.
     pub occupancy: Occupancy,
-    /// `enable` counts with nobody there, of the functions asked for; empty unless the open succeeded.
+    /// `enable` counts without a holder, of the functions in the request. Empty unless the open succeeded.
     pub baselines: Vec<(DeviceId, u32)>,
 }
 
-/// Called once, on a helper thread, with the answer and whether more answers follow at once. Must not block.
+/// Called once on a helper thread, with the result and whether further results follow at once. Must not block.
 pub type Done = Box<dyn FnOnce(ProbeResult, bool) + Send>;
 
-/// An open of this group is still outstanding; a second one would only queue behind it in the kernel.
+/// A probe of this group is still outstanding. A second one would only queue behind it in the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProbeOutstanding;
 
-/// Asks groups by opening them, off the caller's thread; at most one open a group and [`MAX_CONCURRENT`] in all.
+/// Probes groups off the caller's thread, with at most one probe for each group and [`MAX_CONCURRENT`] in all.
 ///
-/// Helper threads start when first needed and one stays. Dropping the prober waits for none of them: an open that
-/// hangs in the kernel must not hang an exit.
+/// A helper thread starts when it is first needed, and one stays. Any number of threads can share a prober. Dropping it does
+/// not wait for running probes: an open that hangs in the kernel must not hang an exit.
 pub struct Prober {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
     root: Arc<Root>,
-    state: Mutex<State>,
-    wake: Condvar,
+    pool: BoundedPool<Probe>,
 }
 
-#[derive(Default)]
-struct State {
-    queue: VecDeque<Question>,
-    /// Questions so far, by which each has a number.
-    asked: u64,
-    outstanding: Vec<GroupId>,
-    workers: usize,
-    idle: usize,
-    /// When a worker last took a question.
-    taken: Option<Instant>,
-    closed: bool,
-}
-
-struct Question {
-    number: u64,
+/// One probe on its way through the pool.
+struct Probe {
+    root: Arc<Root>,
     request: Request,
     done: Done,
 }
 
-impl State {
-    /// Queues a question and gives it a number; none while the group's last one has no answer.
-    fn queue(&mut self, request: Request, done: Done) -> Option<u64> {
-        if self.outstanding.contains(&request.group) {
-            return None;
-        }
-        self.asked += 1;
-        let number = self.asked;
-        self.outstanding.push(request.group);
-        self.queue.push_back(Question { number, request, done });
-        Some(number)
+impl Call for Probe {
+    type Key = GroupId;
+    type Output = ProbeResult;
+
+    fn key(&self) -> GroupId {
+        self.request.group
     }
 
-    /// Takes back a question that no helper has begun to ask.
-    fn withdraw(&mut self, number: u64) {
-        let place = self.queue.iter().position(|question| question.number == number);
-        if let Some(question) = place.and_then(|place| self.queue.remove(place)) {
-            self.outstanding.retain(|group| *group != question.request.group);
+    fn deadline(&self) -> Instant {
+        self.request.deadline
+    }
+
+    fn run(&mut self) -> ProbeResult {
+        let Request { group, baseline_of, .. } = &self.request;
+        match self.root.open_group(*group) {
+            Ok(_open_until_counted) => {
+                let count = |&device| Some((device, EnableCount::default().read(&self.root, device).ok()?));
+                let baselines = baseline_of.iter().filter_map(count).collect();
+                ProbeResult { group: *group, occupancy: Occupancy::Free, baselines }
+            }
+            Err(errno) => {
+                ProbeResult { group: *group, occupancy: occupancy_of(errno), baselines: Vec::new() }
+            }
         }
     }
-}
 
-impl Shared {
-    // A worker that panicked left counters behind, nothing half done.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn finish(self, result: Option<ProbeResult>, more: bool) {
+        let timed_out = || ProbeResult {
+            group: self.request.group,
+            occupancy: Occupancy::Unknown(UnknownReason::TimedOut),
+            baselines: Vec::new(),
+        };
+        (self.done)(result.unwrap_or_else(timed_out), more);
     }
 }
 
 impl Prober {
-    /// A prober of the groups below `root`. Starts no thread yet.
+    /// Creates a prober of the groups below `root`. Starts no thread yet.
     #[must_use]
     pub fn new(root: Arc<Root>) -> Self {
-        Self { shared: Arc::new(Shared { root, state: Mutex::default(), wake: Condvar::new() }) }
+        Self { root, pool: BoundedPool::new(LIMITS) }
     }
 
-    /// Queues a question and returns at once.
+    /// Queues a probe and returns at once. `done` gets the result.
     ///
     /// # Errors
-    /// The group's last question has no answer yet.
+    /// A probe of the group is still outstanding. Then `done` is never called.
     pub fn start(&self, request: Request, done: Done) -> Result<(), ProbeOutstanding> {
-        self.ask(request, done).map(|_| ())
+        self.submit(request, done).map(|_| ())
     }
 
-    fn ask(&self, request: Request, done: Done) -> Result<u64, ProbeOutstanding> {
-        let mut state = self.shared.lock();
-        let number = state.queue(request, done).ok_or(ProbeOutstanding)?;
-        self.begin(&mut state);
-        Ok(number)
+    fn submit(&self, request: Request, done: Done) -> Result<Ticket, ProbeOutstanding> {
+        self.pool.submit(self.call(request, done)).map_err(|_| ProbeOutstanding)
     }
 
-    /// Queues many, in one go; `refused` gets the groups whose last question has no answer yet.
-    pub fn start_all(&self, questions: Vec<(Request, Done)>, mut refused: impl FnMut(GroupId)) {
-        let mut state = self.shared.lock();
-        for (request, done) in questions {
-            let group = request.group;
-            if state.queue(request, done).is_none() {
-                refused(group);
-            }
-        }
-        self.begin(&mut state);
+    fn call(&self, request: Request, done: Done) -> Probe {
+        Probe { root: Arc::clone(&self.root), request, done }
     }
 
-    fn begin(&self, state: &mut State) {
-        // One worker takes a whole batch, an open is microseconds; more start only when it seems to hang in one.
-        let hangs = state.taken.is_some_and(|taken| taken.elapsed() > HANGS);
-        if state.idle > 0 {
-            self.shared.wake.notify_one();
-        } else if state.workers == 0 || hangs {
-            self.spawn(state);
-        }
+    /// Queues many probes at once. `refused` gets each group whose last probe is still outstanding.
+    pub fn start_all(&self, requests: Vec<(Request, Done)>, mut refused: impl FnMut(GroupId)) {
+        let calls = requests.into_iter().map(|(request, done)| self.call(request, done));
+        self.pool.submit_all(calls, |call| refused(call.key()));
     }
 
-    /// Adds a helper thread if questions wait while others hang. Call it when answers are overdue.
+    /// Starts another helper thread if probes are queued behind probes that hang. Use this when a result is overdue.
     pub fn ensure_progress(&self) {
-        let mut state = self.shared.lock();
-        if !state.queue.is_empty() && state.idle == 0 {
-            self.spawn(&mut state);
-        }
+        self.pool.ensure_progress();
     }
 
-    /// Asks one group and waits for the answer, at most `deadline`; later it is `Unknown(TimedOut)`. An open that has begun by
-    /// then goes on, and may have the group for a moment later; one that has not is not made any more.
+    /// Probes one group and blocks for the result, at most for `deadline`.
     ///
-    /// Late at once while another question about the group has no answer yet.
+    /// Returns [`UnknownReason::TimedOut`] after the deadline, and at once if a probe of this group is outstanding. A probe
+    /// that has started by the deadline goes on, and may have the group open for a moment later. A probe that has not started
+    /// is not made.
     #[must_use]
     pub fn probe(&self, group: GroupId, deadline: Duration) -> Occupancy {
         let (send, receive) = mpsc::sync_channel(1);
         let request = Request { group, baseline_of: Vec::new(), deadline: Instant::now() + deadline };
-        // try_send: the receiver may have given up, the helper must not care.
-        let done = Box::new(move |answer: ProbeResult, _| {
-            let _ = send.try_send(answer.occupancy);
+        // try_send never blocks the helper thread, even if the receiver has gone.
+        let done = Box::new(move |result: ProbeResult, _| {
+            let _ = send.try_send(result.occupancy);
         });
-        let late = Occupancy::Unknown(UnknownReason::TimedOut);
-        let Ok(number) = self.ask(request, done) else { return late };
-        let first = deadline.min(HANGS);
-        let told = receive.recv_timeout(first).or_else(|_| {
-            // Behind another group's open that hangs: this one gets a helper of its own.
-            self.ensure_progress();
-            receive.recv_timeout(deadline.saturating_sub(first))
-        });
-        told.unwrap_or_else(|_| {
-            self.shared.lock().withdraw(number);
-            late
-        })
-    }
-
-    fn spawn(&self, state: &mut State) {
-        if state.workers >= MAX_CONCURRENT {
-            return;
-        }
-        let shared = Arc::clone(&self.shared);
-        // Nothing recurses or holds large buffers here.
-        let thread = std::thread::Builder::new().name("vfio-probe".into()).stack_size(64 * 1024);
-        // Where no thread can be had, the question stays queued and its asker's deadline answers.
-        if thread.spawn(move || work(&shared)).is_ok() {
-            state.workers += 1;
-        }
-    }
-}
-
-impl Drop for Prober {
-    fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.closed = true;
-        state.queue.clear();
-        self.shared.wake.notify_all();
+        self.submit(request, done)
+            .ok()
+            .and_then(|ticket| self.pool.wait(ticket, &receive, deadline))
+            .unwrap_or(Occupancy::Unknown(UnknownReason::TimedOut))
     }
 }
 
 impl fmt::Debug for Prober {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Prober").field("root", &self.shared.root).finish_non_exhaustive()
+        f.debug_struct("Prober").field("root", &self.root).finish_non_exhaustive()
     }
-}
-
-fn work(shared: &Shared) {
-    let mut state = shared.lock();
-    while !state.closed {
-        let Some(Question { request, done, .. }) = state.queue.pop_front() else {
-            if state.idle > 0 {
-                break; // Another one already waits; the extra workers of a hang go.
-            }
-            state.idle += 1;
-            state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.idle -= 1;
-            continue;
-        };
-        state.taken = Some(Instant::now());
-        drop(state);
-        let answer = ask(&shared.root, &request);
-        state = shared.lock();
-        state.outstanding.retain(|group| *group != request.group);
-        let more = !state.queue.is_empty();
-        drop(state);
-        done(answer, more);
-        state = shared.lock();
-    }
-    state.workers -= 1;
-}
-
-fn ask(root: &Root, request: &Request) -> ProbeResult {
-    let group = request.group;
-    let mut baselines = Vec::new();
-    let occupancy =
-        if Instant::now() > request.deadline {
-            Occupancy::Unknown(UnknownReason::TimedOut)
-        } else if request.baseline_of.is_empty() {
-            root.probe(group)
-        } else {
-            match root.open_group(group) {
-                Ok(_ours_alone) => {
-                    baselines.extend(request.baseline_of.iter().filter_map(|&device| {
-                        Some((device, EnableCount::default().read(root, device).ok()?))
-                    }));
-                    Occupancy::Free
-                }
-                Err(errno) => occupancy_of(errno),
-            }
-        };
-    ProbeResult { group, occupancy, baselines }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_question_of_a_batch_is_answered_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let vfio = folder.path().join("dev/vfio");
+    const PATIENCE: Duration = Duration::from_secs(10);
+    const TIMED_OUT: Occupancy = Occupancy::Unknown(UnknownReason::TimedOut);
+
+    /// Creates a root directory with `nodes` group nodes, which are plain files.
+    fn prober(nodes: u32) -> (tempfile::TempDir, Prober) {
+        let directory = tempfile::tempdir().unwrap();
+        let vfio = directory.path().join("dev/vfio");
         std::fs::create_dir_all(&vfio).unwrap();
-        for group in 0..50 {
+        for group in 0..nodes {
             std::fs::write(vfio.join(group.to_string()), "").unwrap();
         }
-        let prober = Prober::new(Arc::new(Root::open(folder.path()).unwrap()));
+        let prober = Prober::new(Arc::new(Root::open(directory.path()).unwrap()));
+        (directory, prober)
+    }
+
+    fn request(group: u32) -> Request {
+        Request { group: GroupId(group), baseline_of: Vec::new(), deadline: Instant::now() + PATIENCE }
+    }
+
+    #[test]
+    fn each_probe_of_a_batch_has_one_result() {
+        let (_directory, prober) = prober(50);
         let (send, receive) = mpsc::channel();
         for group in 0..100 {
             let send = send.clone();
-            let request = Request {
-                group: GroupId(group),
-                baseline_of: Vec::new(),
-                deadline: Instant::now() + Duration::from_secs(10),
-            };
-            prober.start(request, Box::new(move |answer, _| send.send(answer).unwrap())).unwrap();
+            prober.start(request(group), Box::new(move |result, _| send.send(result).unwrap())).unwrap();
         }
-        let mut answers: Vec<_> =
-            (0..100).map(|_| receive.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
-        answers.sort_by_key(|answer| answer.group);
-        for (number, answer) in (0..100).zip(&answers) {
+        let mut results: Vec<_> = (0..100).map(|_| receive.recv_timeout(PATIENCE).unwrap()).collect();
+        results.sort_by_key(|result| result.group);
+        for (number, result) in (0..100).zip(&results) {
             let expected = if number < 50 { Occupancy::Free } else { Occupancy::Absent };
-            assert_eq!((answer.group, answer.occupancy), (GroupId(number), expected));
+            assert_eq!((result.group, result.occupancy), (GroupId(number), expected));
         }
     }
 
-    const PATIENCE: Duration = Duration::from_secs(10);
-
-    /// Asks a question whose answer's taker holds it up, which keeps the helper as long as an open that hangs in the kernel
-    /// would: until the first is dropped. The second tells that it has begun.
+    /// Starts a probe whose callback blocks. It keeps its helper thread as long as an open that hangs in the kernel would:
+    /// until the sender is dropped. The receiver reports that the callback has begun.
     fn hang(prober: &Prober, group: u32) -> (mpsc::Sender<()>, mpsc::Receiver<()>) {
         let (release, hang) = mpsc::channel::<()>();
         let (began, begins) = mpsc::channel();
-        let request =
-            Request { group: GroupId(group), baseline_of: Vec::new(), deadline: Instant::now() + PATIENCE };
         let done = Box::new(move |_, _| {
             began.send(()).unwrap();
             let _ = hang.recv();
         });
-        prober.start(request, done).unwrap();
+        prober.start(request(group), done).unwrap();
         (release, begins)
     }
 
-    /// Waits for it as the monitor does, who sees to it that there are helpers.
-    fn hurry_until(prober: &Prober, begins: &mpsc::Receiver<()>) {
+    /// Waits like the monitor, which makes sure that a helper thread is there.
+    fn wait_for_start(prober: &Prober, begins: &mpsc::Receiver<()>) {
         while begins.recv_timeout(Duration::from_millis(1)).is_err() {
             prober.ensure_progress();
         }
     }
 
     #[test]
-    fn a_fifth_question_is_late_when_four_hang_and_the_end_waits_for_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let prober = Prober::new(Arc::new(Root::open(folder.path()).unwrap()));
+    fn fifth_probe_times_out_while_four_hang() {
+        let (_directory, prober) = prober(0);
         let mut hangs = Vec::new();
         for group in 0..4 {
             let (release, begins) = hang(&prober, group);
             hangs.push(release);
-            hurry_until(&prober, &begins);
+            wait_for_start(&prober, &begins);
         }
-        assert_eq!(prober.shared.lock().workers, MAX_CONCURRENT);
-        let late = Occupancy::Unknown(UnknownReason::TimedOut);
-        assert_eq!(prober.probe(GroupId(4), Duration::from_millis(20)), late);
-        assert_eq!(prober.probe(GroupId(4), Duration::from_millis(20)), late, "nor when asked again");
-        assert_eq!(prober.shared.lock().workers, MAX_CONCURRENT);
+        assert_eq!(prober.pool.threads(), MAX_CONCURRENT);
+        assert_eq!(prober.probe(GroupId(4), Duration::from_millis(20)), TIMED_OUT);
+        assert_eq!(prober.probe(GroupId(4), Duration::from_millis(20)), TIMED_OUT, "again");
+        assert_eq!(prober.pool.threads(), MAX_CONCURRENT);
         hangs.pop();
-        assert_eq!(prober.probe(GroupId(5), PATIENCE), Occupancy::Absent, "one is back");
+        assert_eq!(prober.probe(GroupId(5), PATIENCE), Occupancy::Absent, "one thread has returned");
+        // The end waits for none of the three that still hang.
         drop(prober);
         drop(hangs);
     }
 
-    /// One helper that hangs keeps no other group waiting, whoever asks.
     #[test]
-    fn a_question_behind_one_that_hangs_is_answered_and_a_late_one_leaves_nothing_behind() {
-        let folder = tempfile::tempdir().unwrap();
-        let prober = Prober::new(Arc::new(Root::open(folder.path()).unwrap()));
+    fn hanging_probe_delays_no_other_group() {
+        let (_directory, prober) = prober(0);
         let (release, begins) = hang(&prober, 0);
         begins.recv_timeout(PATIENCE).unwrap();
         let mut hangs = vec![release];
-        // Nobody but the probe sees to it that there are more helpers.
-        for asked in 10..13 {
-            assert_eq!(prober.probe(GroupId(asked), PATIENCE), Occupancy::Absent, "group {asked}");
+        // Only the probe itself starts more helper threads here.
+        for group in 10..13 {
+            assert_eq!(prober.probe(GroupId(group), PATIENCE), Occupancy::Absent, "group {group}");
         }
         for group in 1..4 {
             let (release, begins) = hang(&prober, group);
             hangs.push(release);
-            hurry_until(&prober, &begins);
+            wait_for_start(&prober, &begins);
         }
-        let late = Occupancy::Unknown(UnknownReason::TimedOut);
-        assert_eq!(prober.probe(GroupId(20), Duration::from_millis(30)), late, "all four hang");
-        assert!(!prober.shared.lock().outstanding.contains(&GroupId(20)), "it was never begun");
+        assert_eq!(prober.probe(GroupId(20), Duration::from_millis(30)), TIMED_OUT, "all four hang");
+        assert!(!prober.pool.is_outstanding(&GroupId(20)), "a probe that timed out is withdrawn");
         drop(hangs);
         assert_eq!(prober.probe(GroupId(20), PATIENCE), Occupancy::Absent);
     }
 
-    /// A FIFO without O_NONBLOCK would hang; with it our open returns, so a question that expired stands in for a hang.
+    /// The open of a test's node never hangs, so a request that has expired stands in for one that waited too long.
     #[test]
-    fn a_question_past_its_deadline_is_not_asked() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = Root::open(folder.path()).unwrap();
-        let request = Request { group: GroupId(1), baseline_of: Vec::new(), deadline: Instant::now() };
+    fn probe_past_its_deadline_is_not_made() {
+        let (_directory, prober) = prober(1);
+        let (send, receive) = mpsc::channel();
+        let request = Request { deadline: Instant::now(), ..request(0) };
         std::thread::sleep(Duration::from_millis(1));
-        assert_eq!(ask(&root, &request).occupancy, Occupancy::Unknown(UnknownReason::TimedOut));
+        prober.start(request, Box::new(move |result, _| send.send(result.occupancy).unwrap())).unwrap();
+        assert_eq!(receive.recv_timeout(PATIENCE), Ok(TIMED_OUT));
     }
 }
