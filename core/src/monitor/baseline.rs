@@ -1,0 +1,74 @@
+//! Compares the enable count of a device with its baseline: the count without a holder.
+//!
+//! A count can be left over from before the bind. So a count of 0 is its own baseline, and a count above 0 becomes a baseline
+//! only if it was read while a probe of ours had the group open.
+
+use super::bound::Tracked;
+use crate::device::Kind;
+use crate::error::{ErrorKind, Result};
+use crate::id::{DeviceId, GroupId};
+use crate::peek::{EnableCount, Peek};
+use crate::root::Root;
+
+/// The enable count of one device and its baseline.
+#[derive(Debug, Default)]
+pub(super) struct EnableBaseline {
+    count: EnableCount,
+    /// None until it is known. Until then it counts as 0.
+    baseline: Option<u32>,
+}
+
+impl EnableBaseline {
+    /// Forgets the baseline and closes the attribute. Called when the device was bound again.
+    pub(super) fn forget(&mut self) {
+        self.baseline = None;
+        self.count.forget();
+    }
+
+    /// Takes a count that was read while no other process could hold the group. A baseline only falls, because a count that
+    /// rose since belongs to a holder.
+    pub(super) fn lower(&mut self, count: u32) {
+        self.baseline = Some(self.baseline.map_or(count, |known| known.min(count)));
+    }
+
+    /// Returns whether the baseline is above 0.
+    pub(super) fn is_stale(&self) -> bool {
+        self.baseline.is_some_and(|count| count > 0)
+    }
+
+    /// Returns whether a count is above the baseline.
+    pub(super) fn is_exceeded_by(&self, count: u32) -> bool {
+        count > self.baseline.unwrap_or(0)
+    }
+
+    /// Reads the count and compares it. A device without the attribute is [`Peek::Unavailable`].
+    fn peek(&mut self, root: &Root, device: DeviceId) -> Result<Peek> {
+        let count = match self.count.read(root, device) {
+            Ok(count) => count,
+            Err(error) if error.kind == ErrorKind::Missing => return Ok(Peek::Unavailable),
+            Err(error) => return Err(error),
+        };
+        if self.is_exceeded_by(count) {
+            return Ok(Peek::LooksHeld);
+        }
+        self.baseline = Some(count);
+        Ok(Peek::LooksFree)
+    }
+}
+
+/// Peeks at a group: compares the enable count of each of its tracked devices with its baseline.
+pub(super) fn peek(root: &Root, devices: &mut [Tracked], group: GroupId) -> Result<Peek> {
+    let mut peek = Peek::Unavailable;
+    for tracked in devices.iter_mut().filter(|tracked| tracked.device.group == Some(group)) {
+        // The host driver enables the virtual functions of a vendor itself, not on behalf of a VM.
+        if tracked.device.kind == Kind::VendorVf {
+            continue;
+        }
+        peek = match (peek, tracked.enable.peek(root, tracked.device.id)?) {
+            (Peek::LooksHeld, _) | (_, Peek::LooksHeld) => Peek::LooksHeld,
+            (Peek::LooksFree, _) | (_, Peek::LooksFree) => Peek::LooksFree,
+            (Peek::Unavailable, Peek::Unavailable) => Peek::Unavailable,
+        };
+    }
+    Ok(peek)
+}

@@ -1,0 +1,223 @@
+//! Follows the bound devices: which were bound, bound again, unbound, or wait for their holder to be unbound.
+
+use super::Change;
+use super::baseline::EnableBaseline;
+use super::pass::{Pass, Scratch};
+use crate::device::{Detail, Device};
+use crate::error::{ErrorKind, Result};
+use crate::peek::EnableCount;
+use crate::root::Root;
+use crate::scan::Bound;
+use rustix::io::Errno;
+use std::time::{Duration, Instant};
+
+/// Interval of a complete reading. It finds changes that no listing shows while no uevent arrives: another driver, a corrected
+/// NUMA node, a group peer that was bound to a host driver.
+const REFRESH: Duration = Duration::from_secs(30);
+
+/// A device that is bound, or that the kernel is unbinding.
+#[derive(Debug)]
+pub struct Tracked {
+    /// The record of the device. It has no driver while the kernel unbinds the device.
+    pub device: Device,
+    /// The driver link is gone and the group's device node still exists: the kernel's unbind waits for the holder
+    /// (`vfio_unregister_group_dev`).
+    pub unbinding: bool,
+    pub(super) enable: EnableBaseline,
+    /// The inode of the entry in /sys/class/vfio-dev. A different inode means that the device was bound again. None if the
+    /// entry could not be listed.
+    entry: Option<u64>,
+    /// The latest listing contained the device.
+    seen: bool,
+}
+
+impl Tracked {
+    /// Returns whether the enable count was above 0 while a probe of this monitor had the group open. Such a count is left over
+    /// from before the bind, so it does not mean that the device is held.
+    #[must_use]
+    pub fn enable_is_stale(&self) -> bool {
+        self.enable.is_stale()
+    }
+
+    /// Returns whether a listed device was bound again since the previous pass. Without an inode, then or now, this is not
+    /// known, and the inode does not count.
+    fn is_rebound(&self, cdev: Option<u32>, entry: Option<u64>) -> bool {
+        let replaced = self.entry.zip(entry).is_some_and(|(before, now)| before != now);
+        self.unbinding || self.device.cdev != cdev || replaced
+    }
+
+    /// Takes a newly read record. Returns whether anything changed.
+    fn update(&mut self, device: Device, entry: Option<u64>, changes: &mut Vec<Change>) -> bool {
+        let rebound = self.is_rebound(device.cdev, entry);
+        let differs = self.device != device;
+        if rebound {
+            self.enable.forget();
+            self.unbinding = false;
+            changes.extend([Change::Unbound(device.id), Change::Bound(device.id)]);
+        } else if differs {
+            changes.extend(device.group.map(Change::Changed));
+        }
+        self.device = device;
+        self.entry = entry.or(self.entry);
+        rebound || differs
+    }
+
+    /// Returns whether the kernel's unbind of an unlisted device waits for its holder. Then the function exists without a
+    /// driver, and so does the group's device node (or its entry in sysfs, where /dev is not visible), if the kernel has group
+    /// nodes.
+    fn waits_for_holder(&self, root: &Root) -> bool {
+        let (Some(address), Some(group)) = (self.device.id.pci(), self.device.group) else { return false };
+        let mut link = [0; 512];
+        let driver = root.link(format_args!("sys/bus/pci/devices/{address}/driver"), &mut link).map(|_| ());
+        let present = root.stat(format_args!("sys/bus/pci/devices/{address}")).is_ok();
+        let node = root.stat(format_args!("dev/vfio/{group}")).is_ok()
+            || root.stat(format_args!("sys/class/vfio/{group}")).is_ok()
+            || !root.has_group_nodes();
+        let count = EnableCount::default().read(root, self.device.id);
+        // A group peer can keep the node as well. But `enable` of this device falls only when its own holder leaves.
+        driver == Err(Errno::NOENT)
+            && present
+            && node
+            && count.is_ok_and(|count| self.enable.is_exceeded_by(count))
+    }
+}
+
+/// All bound devices.
+pub(super) struct BoundDevices {
+    /// Sorted by id.
+    pub(super) devices: Vec<Tracked>,
+    /// The entries of /sys/class/vfio-dev at the latest pass. Empty if the next pass must list the devices in any case.
+    entries: Vec<(u32, u64)>,
+    /// When everything is read again.
+    pub(super) refresh_at: Instant,
+}
+
+impl BoundDevices {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { devices: Vec::new(), entries: Vec::new(), refresh_at: now + REFRESH }
+    }
+
+    /// Lists the bound devices and reads the records of new and changed ones. Returns whether groups may have changed.
+    ///
+    /// If the class directory has the same entries as before, one system call is enough.
+    ///
+    /// # Errors
+    /// The bound devices cannot be listed. Then no device changes.
+    pub(super) fn update(&mut self, detail: Detail, pass: &mut Pass<'_>) -> Result<bool> {
+        let refresh = pass.now >= self.refresh_at;
+        if !self.must_list(refresh, pass) {
+            return Ok(false);
+        }
+        self.list(pass)?;
+        if refresh {
+            self.refresh_at = pass.now + REFRESH;
+            pass.errors.clear();
+        }
+        for &error in &pass.scratch.failed {
+            pass.errors.add(error);
+        }
+        for tracked in &mut self.devices {
+            tracked.seen = false;
+        }
+        let listed = std::mem::take(&mut pass.scratch.listed);
+        self.devices.reserve(listed.len().saturating_sub(self.devices.len()));
+        let mut changed = refresh;
+        for &bound in &listed {
+            changed |= self.take_listed(bound, refresh, detail, pass);
+        }
+        pass.scratch.listed = listed;
+        changed |= self.drop_unlisted(pass.root, pass.changes);
+        Ok(changed)
+    }
+
+    /// Compares the entries of the class directory with those of the previous pass.
+    fn must_list(&mut self, refresh: bool, pass: &mut Pass<'_>) -> bool {
+        let Scratch { buffer, entries, .. } = &mut *pass.scratch;
+        pass.root.bound_entries(buffer, entries);
+        let unchanged = !self.entries.is_empty() && self.entries == *entries;
+        std::mem::swap(&mut self.entries, entries);
+        !unchanged || refresh || self.devices.iter().any(|tracked| tracked.unbinding)
+    }
+
+    fn list(&mut self, pass: &mut Pass<'_>) -> Result<()> {
+        let Scratch { buffer, listed, failed, .. } = &mut *pass.scratch;
+        listed.clear();
+        failed.clear();
+        let walked = pass.root.bound(buffer, |bound| match bound {
+            Ok(bound) => listed.push(bound),
+            Err(error) => failed.push(error),
+        });
+        if walked.is_err() || !failed.is_empty() {
+            // An entry was not understood yet, so the next pass lists again.
+            self.entries.clear();
+        }
+        walked
+    }
+
+    /// Takes one listed device. Returns whether groups may have changed.
+    fn take_listed(&mut self, bound: Bound, refresh: bool, detail: Detail, pass: &mut Pass<'_>) -> bool {
+        let place = self.devices.binary_search_by_key(&bound.id, |tracked| tracked.device.id);
+        let entry =
+            self.entries.iter().find(|(number, _)| Some(*number) == bound.cdev).map(|(_, inode)| *inode);
+        if let Some(tracked) = place.ok().and_then(|index| self.devices.get_mut(index)) {
+            tracked.seen = true;
+            if !refresh && !tracked.is_rebound(bound.cdev, entry) {
+                tracked.entry = entry.or(tracked.entry);
+                return false;
+            }
+        } else if !refresh && pass.errors.concern(bound.id) {
+            return false; // The latest reading failed. The next refresh tries again.
+        }
+        let Some(device) = self.read(bound, detail, pass) else { return false };
+        match place {
+            Ok(index) => {
+                self.devices.get_mut(index).is_some_and(|tracked| tracked.update(device, entry, pass.changes))
+            }
+            Err(index) => {
+                let enable = EnableBaseline::default();
+                self.devices.insert(index, Tracked { device, unbinding: false, enable, entry, seen: true });
+                pass.changes.push(Change::Bound(bound.id));
+                true
+            }
+        }
+    }
+
+    /// Reads the record of a listed device. Returns none if that fails; a known device keeps its old record then.
+    fn read(&mut self, bound: Bound, detail: Detail, pass: &mut Pass<'_>) -> Option<Device> {
+        match pass.root.device(bound.id, detail) {
+            Ok(device) => Some(Device { cdev: bound.cdev, ..device }),
+            // The device was removed between listing and reading. That is no error; the next pass lists again.
+            Err(error) if error.kind == ErrorKind::Missing => {
+                self.entries.clear();
+                None
+            }
+            Err(error) => {
+                pass.errors.add(error);
+                None
+            }
+        }
+    }
+
+    /// Drops the devices that are no longer listed, except those whose unbind waits for a holder. Returns whether any device
+    /// changed.
+    fn drop_unlisted(&mut self, root: &Root, changes: &mut Vec<Change>) -> bool {
+        let mut changed = false;
+        self.devices.retain_mut(|tracked| {
+            if tracked.seen {
+                return true;
+            }
+            let waits = tracked.waits_for_holder(root);
+            if !waits {
+                changed = true;
+                changes.push(Change::Unbound(tracked.device.id));
+            } else if !tracked.unbinding {
+                changed = true;
+                tracked.unbinding = true;
+                tracked.device.driver = None;
+                changes.extend(tracked.device.group.map(Change::Changed));
+            }
+            waits
+        });
+        changed
+    }
+}

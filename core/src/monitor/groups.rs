@@ -1,0 +1,108 @@
+//! Follows the groups of the bound devices: members, viability, and which are assigned to pods.
+
+use super::Change;
+use super::bound::Tracked;
+use super::pass::Pass;
+use crate::group::{Member, Viability};
+use crate::id::{DeviceId, GroupId};
+use crate::occupancy::{GroupNode, GroupState};
+use crate::peek::Peek;
+use std::time::{Duration, Instant};
+
+/// An IOMMU group with at least one tracked device.
+#[derive(Debug)]
+pub struct Group {
+    /// The number of the group.
+    pub id: GroupId,
+    /// All members, tracked or not.
+    pub members: Vec<Member>,
+    /// Whether VFIO can use the group.
+    pub viability: Viability,
+    /// Whether the group is held, with the evidence.
+    pub state: GroupState,
+    /// The latest peek. None before the first.
+    pub peek: Option<Peek>,
+    pub(super) node: GroupNode,
+    /// When the outstanding probe was requested. None if no probe is outstanding.
+    pub(super) probe_since: Option<Instant>,
+}
+
+impl Group {
+    fn new(id: GroupId, state: GroupState) -> Self {
+        Self {
+            id,
+            members: Vec::new(),
+            viability: Viability::Viable,
+            state,
+            peek: None,
+            node: GroupNode::Hidden,
+            probe_since: None,
+        }
+    }
+}
+
+/// The devices that are assigned to pods, and the groups where only the group is known.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Assigned {
+    /// Devices, in any order.
+    pub devices: Vec<DeviceId>,
+    /// Groups, in any order.
+    pub groups: Vec<GroupId>,
+}
+
+impl Assigned {
+    /// Returns whether a group, or one of its tracked devices, is assigned.
+    pub(super) fn includes(&self, group: GroupId, devices: &[Tracked]) -> bool {
+        let in_group = |tracked: &Tracked| {
+            tracked.device.group == Some(group) && self.devices.contains(&tracked.device.id)
+        };
+        self.groups.contains(&group) || !self.devices.is_empty() && devices.iter().any(in_group)
+    }
+}
+
+/// Adds the groups of new devices, drops groups without a device, and reads the members of all groups again.
+///
+/// `at_start` means that new groups existed before the monitor started. `interval` is the shortest time between two probes.
+pub(super) fn regroup(
+    groups: &mut Vec<Group>,
+    devices: &[Tracked],
+    at_start: bool,
+    interval: Duration,
+    pass: &mut Pass<'_>,
+) {
+    groups.retain(|group| devices.iter().any(|tracked| tracked.device.group == Some(group.id)));
+    for id in devices.iter().filter_map(|tracked| tracked.device.group) {
+        if let Err(place) = groups.binary_search_by_key(&id, |group| group.id) {
+            groups.insert(place, Group::new(id, GroupState::new(pass.now, at_start, interval)));
+        }
+    }
+    for group in groups {
+        read_members(group, devices, pass);
+    }
+}
+
+fn read_members(group: &mut Group, devices: &[Tracked], pass: &mut Pass<'_>) {
+    // The driver of a tracked device has just been read.
+    let known = |name: &[u8]| {
+        let id = DeviceId::parse(name)?;
+        let place = devices.binary_search_by_key(&id, |tracked| tracked.device.id).ok()?;
+        devices.get(place)?.device.driver
+    };
+    let mut members = Vec::with_capacity(group.members.len());
+    let errors = &mut *pass.errors;
+    let listed = pass.root.members_with(group.id, &mut pass.scratch.buffer, known, |member| match member {
+        Ok(member) => members.push(member),
+        Err(error) => errors.add(error),
+    });
+    if let Err(error) = listed {
+        errors.add(error);
+    }
+    if members != group.members {
+        let change = Change::Changed(group.id);
+        if !group.members.is_empty() && !pass.changes.contains(&change) {
+            pass.changes.push(change);
+        }
+        group.viability = Viability::of(&members);
+        group.members = members;
+    }
+}

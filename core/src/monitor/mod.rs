@@ -1,0 +1,279 @@
+//! Follows over time which devices are bound and which groups are held.
+//!
+//! A [`Monitor`] works in passes. A pass lists the bound devices and the device nodes, peeks at each group, and probes a group
+//! only if a peek cannot decide: see [`GroupState`](crate::occupancy::GroupState). Each idea has a module of its own:
+//!
+//! | module | what it follows |
+//! | --- | --- |
+//! | `bound` | the bound devices |
+//! | `groups` | the members of their groups, and which groups are assigned to pods |
+//! | `nodes` | the device nodes |
+//! | `baseline` | the enable counts without a holder |
+//! | `probing` | the peeks, the probes and their results |
+//! | `pass` | the context and the scratch buffers of one pass |
+
+mod baseline;
+mod bound;
+mod groups;
+mod nodes;
+mod pass;
+mod probing;
+
+use crate::device::Detail;
+use crate::error::{Error, Result};
+use crate::id::{DeviceId, GroupId};
+use crate::occupancy::Occupancy;
+use crate::prober::Prober;
+use crate::root::Root;
+use bound::BoundDevices;
+use nodes::VisibleNodes;
+use pass::{Pass, ReadErrors, Scratch};
+use probing::Results;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use bound::Tracked;
+pub use groups::{Assigned, Group};
+
+/// Settings of a [`Monitor`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Time between two passes. Also the shortest time between two probes of one group.
+    pub interval: Duration,
+    /// Whether groups may be probed. If not, the occupancy rests on `enable` alone.
+    pub probe: bool,
+    /// Longest duration of a probe. After that it counts as timed out.
+    pub probe_deadline: Duration,
+    /// How much of each device's record is read.
+    pub detail: Detail,
+}
+
+/// One pass a second, probes allowed with a deadline of one second, records in [`Detail::Identity`].
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(1),
+            probe: true,
+            probe_deadline: Duration::from_secs(1),
+            detail: Detail::Identity,
+        }
+    }
+}
+
+/// A change that a pass found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// A device was bound to a VFIO driver, or was discovered.
+    Bound(DeviceId),
+    /// A device is no longer bound.
+    Unbound(DeviceId),
+    /// A group became held.
+    Held(GroupId),
+    /// A held group became free.
+    Freed(GroupId),
+    /// Something else about a group changed: it became absent or unknown, its members or its viability changed, or a device of
+    /// it is being unbound.
+    Changed(GroupId),
+}
+
+/// Follows all bound devices below a root.
+///
+/// One thread drives a monitor. Other threads can share its [`Prober`]. No method blocks on the open of a device node.
+pub struct Monitor {
+    root: Arc<Root>,
+    prober: Arc<Prober>,
+    options: Options,
+    bound: BoundDevices,
+    /// Sorted by number.
+    groups: Vec<Group>,
+    nodes: VisibleNodes,
+    assigned: Assigned,
+    results: Arc<Results>,
+    paused: bool,
+    errors: ReadErrors,
+    scratch: Scratch,
+    started: bool,
+}
+
+impl Monitor {
+    /// Creates a monitor that knows nothing yet. The first [`Monitor::pass`] discovers the devices.
+    ///
+    /// # Errors
+    /// The kernel creates no eventfd.
+    pub fn new(root: Arc<Root>, prober: Arc<Prober>, options: Options) -> Result<Self> {
+        Ok(Self {
+            root,
+            prober,
+            options,
+            bound: BoundDevices::new(Instant::now()),
+            groups: Vec::new(),
+            nodes: VisibleNodes::new(),
+            assigned: Assigned::default(),
+            results: Arc::new(Results::new()?),
+            paused: false,
+            errors: ReadErrors::default(),
+            scratch: Scratch::default(),
+            started: false,
+        })
+    }
+
+    /// Returns the bound devices, sorted by id.
+    #[must_use]
+    pub fn devices(&self) -> &[Tracked] {
+        &self.bound.devices
+    }
+
+    /// Returns the groups of the bound devices, sorted by number.
+    #[must_use]
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// Returns one group. None if it has no bound device.
+    #[must_use]
+    pub fn group(&self, id: GroupId) -> Option<&Group> {
+        self.groups.iter().find(|group| group.id == id)
+    }
+
+    /// Returns what could not be read at the latest reading, at most 256 errors. Each is about one place, and each refresh (every
+    /// 30 seconds) tries to read it again.
+    #[must_use]
+    pub fn errors(&self) -> &[Error] {
+        self.errors.as_slice()
+    }
+
+    /// Returns whether /dev/vfio can be listed.
+    #[must_use]
+    pub fn vfio_visible(&self) -> bool {
+        self.nodes.visible
+    }
+
+    /// Returns whether the kernel has device nodes for groups. True until a missing node shows otherwise.
+    #[must_use]
+    pub fn has_group_nodes(&self) -> bool {
+        self.nodes.for_groups
+    }
+
+    /// Returns whether /dev/vfio can be listed and does not contain /dev/vfio/vfio. A group cannot be used without that node
+    /// (CONFIG_VFIO_CONTAINER, or IOMMUFD instead of it).
+    #[must_use]
+    pub fn container_node_missing(&self) -> bool {
+        self.nodes.container_missing
+    }
+
+    /// Returns the settings.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Returns the root.
+    #[must_use]
+    pub fn root(&self) -> &Arc<Root> {
+        &self.root
+    }
+
+    /// Returns a descriptor that is readable when probe results have arrived. Poll it and call [`Monitor::collect`]; do not read
+    /// it.
+    #[must_use]
+    pub fn results_fd(&self) -> BorrowedFd<'_> {
+        self.results.fd()
+    }
+
+    /// Returns whether the first pass is over and each probe at discovery has its result. Returns false while probes are paused.
+    #[must_use]
+    pub fn initial_probes_done(&self) -> bool {
+        let outstanding = |group: &Group| group.probe_since.is_some() && group.state.first_probe_is_due();
+        self.started && !self.paused && !self.groups.iter().any(outstanding)
+    }
+
+    /// Sets how much of each record is read. If that changes, the next pass after `now` reads all records again.
+    pub fn set_detail(&mut self, detail: Detail, now: Instant) {
+        if std::mem::replace(&mut self.options.detail, detail) != detail {
+            self.bound.refresh_at = now;
+        }
+    }
+
+    /// Sets what is assigned to pods. A group is never probed while it, or one of its devices, is assigned: the pod's VM may be
+    /// about to open it.
+    pub fn set_assigned(&mut self, assigned: Assigned) {
+        self.assigned = assigned;
+    }
+
+    /// Pauses all probes while `paused` is true, for example until the assignments are known. Probes that are due in that time
+    /// are made later.
+    pub fn pause_probes(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
+    /// Returns whether probes are paused.
+    #[must_use]
+    pub fn probes_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Records the result of a probe that the caller has made, for example for an allocation. Does nothing for an unknown group.
+    pub fn record_probe(
+        &mut self,
+        group: GroupId,
+        result: Occupancy,
+        now: Instant,
+        changes: &mut Vec<Change>,
+    ) {
+        if let Some(group) = self.groups.iter_mut().find(|known| known.id == group) {
+            probing::record(group, result, now, changes);
+        }
+    }
+
+    /// Lets the next pass probe a group at once, for example because its holder has exited.
+    pub fn probe_now(&mut self, group: GroupId, now: Instant) {
+        if let Some(group) = self.groups.iter_mut().find(|known| known.id == group) {
+            group.state.probe_now(now);
+        }
+    }
+
+    /// Makes the next pass read everything again, because a device was bound, unbound, added or removed. Forgets the baseline of
+    /// `device`, if one is named.
+    pub fn invalidate(&mut self, device: Option<DeviceId>, now: Instant) {
+        self.bound.refresh_at = now;
+        for tracked in self.bound.devices.iter_mut().filter(|tracked| Some(tracked.device.id) == device) {
+            tracked.enable.forget();
+        }
+    }
+
+    /// Makes one pass: lists the bound devices, peeks at their groups, and starts the probes that are wanted.
+    ///
+    /// Appends what changed to `changes`. Does not wait for probes; their results come through [`Monitor::collect`], which each
+    /// pass calls first. A pass without a change allocates nothing.
+    ///
+    /// # Errors
+    /// The bound devices cannot be listed. Then everything stays as it was.
+    pub fn pass(&mut self, now: Instant, changes: &mut Vec<Change>) -> Result<()> {
+        self.collect(now, changes);
+        let pass = &mut Pass {
+            root: &self.root,
+            now,
+            scratch: &mut self.scratch,
+            errors: &mut self.errors,
+            changes: &mut *changes,
+        };
+        if self.bound.update(self.options.detail, pass)? {
+            let interval = self.options.interval;
+            groups::regroup(&mut self.groups, &self.bound.devices, !self.started, interval, pass);
+        }
+        self.nodes.update(&mut self.groups, &self.bound.devices, pass);
+        self.observe_groups(now, changes);
+        self.started = true;
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Monitor")
+            .field("devices", &self.bound.devices)
+            .field("groups", &self.groups)
+            .finish_non_exhaustive()
+    }
+}
