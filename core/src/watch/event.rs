@@ -1,0 +1,66 @@
+//! Defines the events of a watch.
+
+use crate::id::{DeviceId, GroupId};
+use crate::monitor::Change;
+
+/// An event of a [`Watch`](crate::Watch).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A device was bound to a VFIO driver, or was discovered.
+    Bound(DeviceId),
+    /// A device is no longer bound.
+    Unbound(DeviceId),
+    /// A group became held.
+    Held(GroupId),
+    /// A held group became free.
+    Freed(GroupId),
+    /// Something else about a group changed, also its holders.
+    Changed(GroupId),
+    /// The kernel dropped uevents. The watch has read everything again.
+    Rescan,
+}
+
+impl Event {
+    /// Returns `bound`, `unbound`, `held`, `freed`, `changed` or `rescan`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bound(_) => "bound",
+            Self::Unbound(_) => "unbound",
+            Self::Held(_) => "held",
+            Self::Freed(_) => "freed",
+            Self::Changed(_) => "changed",
+            Self::Rescan => "rescan",
+        }
+    }
+
+    /// Returns the device that was bound or unbound. None for other events.
+    #[must_use]
+    pub fn device(self) -> Option<DeviceId> {
+        match self {
+            Self::Bound(device) | Self::Unbound(device) => Some(device),
+            _ => None,
+        }
+    }
+
+    /// Returns the group that became held, became free or changed. None for other events.
+    #[must_use]
+    pub fn group(self) -> Option<GroupId> {
+        match self {
+            Self::Held(group) | Self::Freed(group) | Self::Changed(group) => Some(group),
+            _ => None,
+        }
+    }
+}
+
+impl From<Change> for Event {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::Bound(device) => Self::Bound(device),
+            Change::Unbound(device) => Self::Unbound(device),
+            Change::Held(group) => Self::Held(group),
+            Change::Freed(group) => Self::Freed(group),
+            Change::Changed(group) => Self::Changed(group),
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Puts everything that can make news behind one descriptor to poll: uevents, /dev/vfio, the exits of holders, and time.
+
+mod event;
+mod holders;
+mod sources;
+
+use crate::error::{Error, Result};
+use crate::holders::{Holder, ScanCoverage};
+use crate::id::GroupId;
+use crate::monitor::{Change, Monitor};
+use crate::occupancy::Occupancy;
+use holders::KnownHolders;
+use sources::{Signal, Sources, Uevents};
+use std::collections::VecDeque;
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+pub use event::Event;
+
+/// Pause before another pass after a device node was created or removed. The kernel creates the node of a group before the
+/// device's entry in sysfs (`__vfio_register_dev`), so a pass between the two finds nothing.
+const AFTER_NODE_CHANGE: Duration = Duration::from_millis(10);
+
+/// Settings of a [`Watch`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Listen to the uevents of the kernel. They only make news arrive sooner: a pod with `hostUsers: false` gets none.
+    pub uevents: bool,
+    /// Search for the holders of groups that become held, and follow their exits.
+    pub holders: bool,
+}
+
+/// Listens to uevents and searches for holders.
+impl Default for Options {
+    fn default() -> Self {
+        Self { uevents: true, holders: true }
+    }
+}
+
+/// Drives a [`Monitor`] by the events of the kernel and by a timer.
+///
+/// One thread drives a watch. Dropping it closes all descriptors.
+pub struct Watch {
+    monitor: Monitor,
+    options: Options,
+    sources: Sources,
+    holders: KnownHolders,
+    events: VecDeque<Event>,
+    changes: Vec<Change>,
+    next_pass: Instant,
+    failure: Option<Error>,
+    unreported_failure: Option<Error>,
+    /// A device node was created or removed just now, perhaps in the middle of a bind or unbind.
+    node_changed: bool,
+}
+
+impl Watch {
+    /// Starts to watch. The first [`Watch::next`] discovers the devices.
+    ///
+    /// A source that the kernel refuses is left out: uevents in a user namespace, inotify without /dev/vfio. The timer finds
+    /// every change nevertheless, only later.
+    ///
+    /// # Errors
+    /// The kernel creates no epoll descriptor or no timer.
+    pub fn new(monitor: Monitor, options: Options) -> Result<Self> {
+        let sources = Sources::new(monitor.options().interval, monitor.results_fd(), options.uevents)?;
+        let holders = KnownHolders::new(monitor.root());
+        let mut watch = Self {
+            monitor,
+            options,
+            sources,
+            holders,
+            events: VecDeque::new(),
+            changes: Vec::new(),
+            next_pass: Instant::now(),
+            failure: None,
+            unreported_failure: None,
+            node_changed: false,
+        };
+        watch.watch_nodes();
+        Ok(watch)
+    }
+
+    /// Returns a descriptor that is readable when [`Watch::next`] may have an event. Poll it; do not read it.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.sources.fd()
+    }
+
+    /// Returns the next event, or none for now.
+    ///
+    /// Never waits for an event. It may make a pass, which needs about 20 system calls with 8 devices. If a group became held,
+    /// it also reads /proc of all processes.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "None means no event for now, an iterator's None means its end"
+    )]
+    pub fn next(&mut self) -> Option<Event> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        self.take_signals();
+        let now = Instant::now();
+        if now >= self.next_pass {
+            self.next_pass = now + self.monitor.options().interval;
+            self.failure = self.monitor.pass(now, &mut self.changes).err();
+            self.unreported_failure = self.failure;
+            self.watch_nodes();
+            self.follow_up(now);
+        }
+        if self.options.holders {
+            self.holders.search(&self.monitor, &self.sources, now, &mut self.changes);
+        }
+        self.events.extend(self.changes.drain(..).map(Event::from));
+        self.events.pop_front()
+    }
+
+    /// Returns the monitor, with what the passes found.
+    #[must_use]
+    pub fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
+
+    /// Returns the monitor for its settings, as [`Monitor::set_assigned`]. [`Watch::next`] makes the passes.
+    pub fn monitor_mut(&mut self) -> &mut Monitor {
+        &mut self.monitor
+    }
+
+    /// Records the result of a probe that the caller has made. The events follow from [`Watch::next`].
+    pub fn record_probe(&mut self, group: GroupId, result: Occupancy) {
+        self.monitor.record_probe(group, result, Instant::now(), &mut self.changes);
+    }
+
+    /// Returns the known holders of a held group. An empty list means nothing without [`Watch::coverage`].
+    #[must_use]
+    pub fn holders(&self, group: GroupId) -> &[Holder] {
+        self.holders.of(group).map_or(&[], |held| &held.holders)
+    }
+
+    /// Returns how much the latest search for the group's holders could see. None if there was no search.
+    #[must_use]
+    pub fn coverage(&self, group: GroupId) -> Option<ScanCoverage> {
+        self.holders.of(group).map(|held| held.coverage)
+    }
+
+    /// Returns why the latest pass could not list the bound devices. None if it could.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        self.failure
+    }
+
+    /// Returns the failure of the latest pass once. For a caller that reports events and failures in one stream.
+    pub fn take_failure(&mut self) -> Option<Error> {
+        self.unreported_failure.take()
+    }
+
+    /// Lets the next [`Watch::next`] make a pass.
+    pub fn pass_now(&mut self) {
+        self.next_pass = Instant::now();
+    }
+
+    fn take_signals(&mut self) {
+        let mut space = [MaybeUninit::uninit(); 32];
+        let ready = self.sources.ready(&mut space);
+        let now = Instant::now();
+        for signal in ready {
+            match signal {
+                Signal::Uevents => self.take_uevents(now),
+                Signal::Nodes => {
+                    self.sources.clear_nodes();
+                    self.node_changed = true;
+                    self.next_pass = now;
+                }
+                Signal::Tick => {
+                    self.sources.clear_tick();
+                    self.next_pass = now;
+                }
+                Signal::Results => self.monitor.collect(now, &mut self.changes),
+                Signal::Exit(group) => {
+                    self.holders.exited(group);
+                    self.monitor.probe_now(group, now);
+                    self.next_pass = now;
+                }
+            }
+        }
+    }
+
+    fn take_uevents(&mut self, now: Instant) {
+        let Self { monitor, events, next_pass, .. } = self;
+        self.sources.read_uevents(|received| {
+            let device = match received {
+                Uevents::Event(event) => event.device,
+                Uevents::Lost => {
+                    events.push_back(Event::Rescan);
+                    None
+                }
+            };
+            monitor.invalidate(device, now);
+            *next_pass = now;
+        });
+    }
+
+    /// Makes a pass soon, if a group is still held after the exit of its holder, or if a device node has changed.
+    fn follow_up(&mut self, now: Instant) {
+        let after_exit = self.holders.follow_up(&mut self.monitor, now);
+        let after_node = std::mem::take(&mut self.node_changed).then_some(AFTER_NODE_CHANGE);
+        if let Some(pause) = after_exit.into_iter().chain(after_node).min() {
+            let interval = self.monitor.options().interval;
+            // If this fails, the regular tick comes nevertheless.
+            let _ = self.sources.set_tick(pause.min(interval), interval);
+        }
+    }
+
+    fn watch_nodes(&mut self) {
+        if !self.monitor.vfio_visible() && !self.monitor.groups().is_empty() {
+            self.sources.drop_nodes();
+        } else {
+            self.sources.watch_nodes(self.monitor.root());
+        }
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch")
+            .field("monitor", &self.monitor)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}

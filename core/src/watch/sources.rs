@@ -1,0 +1,197 @@
+//! Opens the kernel's sources of news and polls them by one epoll descriptor.
+
+use crate::error::{Error, Result};
+use crate::id::GroupId;
+use crate::root::Root;
+use crate::uevent::{self, Uevent};
+use rustix::event::epoll;
+use rustix::fs::{OFlags, inotify};
+use rustix::io::{Errno, read};
+use rustix::net::netlink::{self, SocketAddrNetlink};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recvfrom, socket_with};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// Epoll data of the sources.
+const UEVENTS: u64 = 1;
+const NODES: u64 = 2;
+const TICK: u64 = 3;
+const RESULTS: u64 = 4;
+/// Epoll data of a holder's exit is this plus the number of the group.
+const EXITS: u64 = 1 << 32;
+
+/// Largest number of uevents that one call reads, so that a storm of them delays nothing else for long.
+const MAX_UEVENTS: usize = 256;
+/// Size of the buffer for one uevent in bytes. The kernel's message has 2 KiB of environment (UEVENT_BUFFER_SIZE) and a path.
+const MAX_MESSAGE: usize = 8192;
+
+/// Space for the ready sources of one poll.
+pub(super) type ReadySpace = [MaybeUninit<epoll::Event>; 32];
+
+/// A source that is ready.
+#[derive(Clone, Copy)]
+pub(super) enum Signal {
+    /// Uevents can be read.
+    Uevents,
+    /// An entry of /dev/vfio was created, removed or changed.
+    Nodes,
+    /// The timer has expired.
+    Tick,
+    /// Probe results have arrived.
+    Results,
+    /// A known holder of this group has exited.
+    Exit(GroupId),
+}
+
+/// What the uevent socket delivers.
+pub(super) enum Uevents {
+    /// An event about a device or a driver.
+    Event(Uevent),
+    /// The kernel dropped events, because the socket was full.
+    Lost,
+}
+
+/// The descriptors of all sources.
+pub(super) struct Sources {
+    epoll: OwnedFd,
+    /// None if the kernel refuses the socket, as in a user namespace.
+    uevents: Option<OwnedFd>,
+    /// None while /dev/vfio does not exist.
+    nodes: Option<OwnedFd>,
+    tick: OwnedFd,
+}
+
+impl Sources {
+    /// Creates the sources. `results` is the descriptor that signals probe results.
+    ///
+    /// # Errors
+    /// The kernel creates no epoll descriptor or no timer.
+    pub(super) fn new(interval: Duration, results: BorrowedFd<'_>, uevents: bool) -> Result<Self> {
+        let system = |errno| Error::system(errno, "watch");
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system)?;
+        let tick = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
+            .map_err(system)?;
+        let mut sources = Self { epoll, uevents: None, nodes: None, tick };
+        sources.set_tick(interval, interval).map_err(system)?;
+        sources.add(sources.tick.as_fd(), TICK).map_err(system)?;
+        sources.add(results, RESULTS).map_err(system)?;
+        let socket = if uevents { uevent_socket().ok() } else { None };
+        sources.uevents = socket.filter(|socket| sources.add(socket.as_fd(), UEVENTS).is_ok());
+        Ok(sources)
+    }
+
+    fn add(&self, fd: BorrowedFd<'_>, data: u64) -> rustix::io::Result<()> {
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(data), epoll::EventFlags::IN)
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    /// Returns the sources that are ready now. Never blocks.
+    pub(super) fn ready<'a>(&self, space: &'a mut ReadySpace) -> impl Iterator<Item = Signal> + 'a {
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let ready = epoll::wait(&self.epoll, space, Some(&zero)).ok();
+        ready.into_iter().flat_map(|(ready, _)| ready.iter()).map(|event| match event.data.u64() {
+            UEVENTS => Signal::Uevents,
+            NODES => Signal::Nodes,
+            TICK => Signal::Tick,
+            RESULTS => Signal::Results,
+            exit => Signal::Exit(GroupId(u32::try_from(exit & 0xffff_ffff).unwrap_or_default())),
+        })
+    }
+
+    /// Sets the timer to expire after `first`, and then every `interval`.
+    pub(super) fn set_tick(&self, first: Duration, interval: Duration) -> rustix::io::Result<()> {
+        let times = Itimerspec { it_interval: timespec(interval), it_value: timespec(first) };
+        timerfd_settime(&self.tick, TimerfdTimerFlags::empty(), &times).map(|_| ())
+    }
+
+    pub(super) fn clear_tick(&self) {
+        drain(&self.tick);
+    }
+
+    pub(super) fn clear_nodes(&self) {
+        if let Some(nodes) = &self.nodes {
+            drain(nodes);
+        }
+    }
+
+    /// Watches /dev/vfio, if it is not watched yet. devtmpfs creates and removes device nodes through the VFS, so inotify
+    /// reports them. (Directories in sysfs raise no inotify events.) The directory may appear late, with the first device that
+    /// is ever bound.
+    pub(super) fn watch_nodes(&mut self, root: &Root) {
+        if self.nodes.is_none() {
+            let nodes = watch_vfio_directory(root).ok();
+            self.nodes = nodes.filter(|nodes| self.add(nodes.as_fd(), NODES).is_ok());
+        }
+    }
+
+    /// Drops the inotify watch, because the directory was removed.
+    pub(super) fn drop_nodes(&mut self) {
+        self.nodes = None;
+    }
+
+    /// Signals [`Signal::Exit`] when the process of a pidfd exits. Returns false if that is not possible.
+    pub(super) fn watch_exit(&self, pidfd: &OwnedFd, group: GroupId) -> bool {
+        self.add(pidfd.as_fd(), EXITS | u64::from(group.0)).is_ok()
+    }
+
+    /// Reads the uevents that have arrived, at most 256. Ignores messages that the kernel did not send.
+    pub(super) fn read_uevents(&self, mut visit: impl FnMut(Uevents)) {
+        let Some(socket) = &self.uevents else { return };
+        let mut message = [0_u8; MAX_MESSAGE];
+        for _ in 0..MAX_UEVENTS {
+            match recvfrom(socket, &mut message[..], RecvFlags::DONTWAIT) {
+                Ok((length, _, sender)) => {
+                    let kernel = sender.is_some_and(|sender| {
+                        SocketAddrNetlink::try_from(sender)
+                            .is_ok_and(|sender| sender.pid() == 0 && sender.groups() == 1)
+                    });
+                    let event = message.get(..length).filter(|_| kernel).and_then(uevent::parse);
+                    if let Some(event) = event {
+                        visit(Uevents::Event(event));
+                    }
+                }
+                Err(Errno::NOBUFS) => visit(Uevents::Lost),
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    // A duration of 0 would disarm the timer.
+    let duration = duration.max(Duration::from_millis(1));
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}
+
+fn drain(fd: &OwnedFd) {
+    let mut buffer = [0_u8; 4096];
+    while read(fd, &mut buffer).is_ok_and(|length| length == buffer.len()) {}
+}
+
+fn uevent_socket() -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket =
+        socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::KOBJECT_UEVENT))?;
+    // The kernel sends to multicast group 1. udevd sends to group 2.
+    bind(&socket, &SocketAddrNetlink::new(0, 1))?;
+    Ok(socket)
+}
+
+fn watch_vfio_directory(root: &Root) -> rustix::io::Result<OwnedFd> {
+    let directory = root.open_at(format_args!("dev/vfio"), OFlags::PATH | OFlags::DIRECTORY)?;
+    let notify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    let flags = inotify::WatchFlags::CREATE | inotify::WatchFlags::DELETE | inotify::WatchFlags::ATTRIB;
+    // inotify takes no directory descriptor to start from, so the path goes through /proc/self/fd.
+    inotify::add_watch(&notify, format!("/proc/self/fd/{}", directory.as_raw_fd()), flags)?;
+    Ok(notify)
+}
