@@ -1,4 +1,5 @@
-//! scan, peek, probe and a monitor's pass on a simulated node of 4096 functions, of which 8, 64 and 256 are bound.
+//! Measures scan, peek, probe and a monitor's pass on a simulated node of 4096 functions, with 8,
+//! 64 and 256 of them bound.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may fail loudly")]
 
@@ -64,11 +65,11 @@ fn one(criterion: &mut Criterion) {
     let node = node(8);
     let (root, mut buffer) = (Root::open(node.root()).unwrap(), Buffer::new());
     let mut group = criterion.benchmark_group("one");
-    group.bench_function("peek a group", |bencher| {
+    group.bench_function("peek at a group", |bencher| {
         bencher.iter(|| root.peek(GroupId(3), &mut buffer).unwrap());
     });
     let (mut count, device) = (EnableCount::default(), DeviceId::parse(b"0000:00:03.0").unwrap());
-    group.bench_function("peek a kept descriptor", |bencher| {
+    group.bench_function("peek by a kept descriptor", |bencher| {
         bencher.iter(|| count.read(&root, device).unwrap());
     });
     group.bench_function("probe a free group", |bencher| bencher.iter(|| root.probe(GroupId(3))));
@@ -76,7 +77,8 @@ fn one(criterion: &mut Criterion) {
     group.bench_function("probe a held group", |bencher| bencher.iter(|| root.probe(GroupId(4))));
 }
 
-/// A file of pci.ids' size and shape, with the wanted vendor where NVIDIA is: after 60 % of it.
+/// Searches a file of the size and the shape of pci.ids. The wanted vendor is where NVIDIA is:
+/// after 60 % of the file.
 fn names(criterion: &mut Criterion) {
     let mut file = Vec::new();
     for vendor in 0..2400_u32 {

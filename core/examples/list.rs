@@ -1,4 +1,7 @@
-//! Prints every device bound to VFIO on this host (or below the folder given) and whether its group looks held.
+//! Prints each device that is bound to VFIO, and whether its group looks held.
+//!
+//! Usage: `list [ROOT]`. ROOT is the directory with `sys`, `dev` and `proc`; the default is `/`.
+//! Opens no device node.
 
 use vfio_probe::device::Detail;
 use vfio_probe::{Buffer, Root};
@@ -8,12 +11,12 @@ fn main() -> vfio_probe::Result<()> {
     let mut devices = Vec::new();
     root.scan(Detail::Full, &mut Buffer::new(), |device| match device {
         Ok(device) => devices.push(device),
-        Err(error) => eprintln!("left out: {error}"),
+        Err(error) => eprintln!("skipped: {error}"),
     })?;
     for device in devices {
         let Some(group) = device.group else { continue };
         let peek = root.peek(group, &mut Buffer::new())?;
-        println!("{} {:04x}:{:04x} group {group}: {peek:?}", device.id, device.vendor, device.device);
+        println!("{} {:04x}:{:04x} group {group} {}", device.id, device.vendor, device.device, peek.as_str());
     }
     Ok(())
 }

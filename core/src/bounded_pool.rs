@@ -1,10 +1,12 @@
 //! Runs calls that may hang in the kernel on a bounded number of threads.
 //!
-//! The kernel can hold an open or a read for seconds, for example during a device reset. A [`BoundedPool`] makes such calls
-//! off the caller's thread, with three guarantees:
+//! The kernel can hold an open or a read for seconds, for example during a device reset. A
+//! [`BoundedPool`] makes such calls off the caller's thread, with three guarantees:
 //!
-//! * At most [`Limits::threads`] calls run at the same time, so hanging calls cannot use up the process' threads.
-//! * At most one call is outstanding for each key, because a second one would only queue behind it in the kernel.
+//! * At most [`Limits::threads`] calls run at the same time, so hanging calls cannot use up the
+//!   process' threads.
+//! * At most one call is outstanding for each key, because a second one would only queue behind it
+//!   in the kernel.
 //! * A call that has not started by its deadline is not made.
 
 #[cfg(test)]
@@ -29,11 +31,13 @@ pub trait Call: Send + 'static {
     /// Returns the deadline for the start of the call.
     fn deadline(&self) -> Instant;
 
-    /// Makes the call. Runs on a thread of the pool and may block. A call that panics loses its thread and blocks its key.
+    /// Makes the call. Runs on a thread of the pool and may block. A call that panics loses its
+    /// thread and blocks its key.
     fn run(&mut self) -> Self::Output;
 
-    /// Takes the output, on the same thread. None means that the deadline passed before the call started. `more` means that
-    /// further calls are queued, so that a receiver may wait before it wakes up. Must not block.
+    /// Takes the output, on the same thread. None means that the deadline passed before the call
+    /// started. `more` means that further calls are queued, so that a receiver may wait before it
+    /// wakes up. Must not block.
     fn finish(self, output: Option<Self::Output>, more: bool);
 }
 
@@ -42,7 +46,8 @@ pub trait Call: Send + 'static {
 pub struct Limits {
     /// Largest number of threads, and so of calls that run at the same time.
     pub threads: usize,
-    /// A call that runs longer than this counts as hanging. A call that is submitted then gets another thread.
+    /// A call that runs longer than this counts as hanging. A call that is submitted then gets
+    /// another thread.
     pub hang: Duration,
     /// Name of the threads, at most 15 bytes.
     pub name: &'static str,
@@ -56,9 +61,9 @@ pub struct Ticket(u64);
 
 /// Runs calls on a bounded number of threads, in the order of submission.
 ///
-/// A thread starts when it is first needed. One idle thread stays, further idle threads end. Any number of threads can share
-/// a pool. Dropping the pool drops the queued calls and does not wait for the running ones: a call that hangs in the kernel
-/// must not hang an exit.
+/// A thread starts when it is first needed. One idle thread stays, further idle threads end. Any
+/// number of threads can share a pool. Dropping the pool drops the queued calls and does not wait
+/// for the running ones: a call that hangs in the kernel must not hang an exit.
 pub struct BoundedPool<C: Call> {
     limits: Limits,
     shared: Arc<Shared<C>>,
@@ -107,7 +112,8 @@ impl<C: Call> State<C> {
 }
 
 impl<C: Call> Shared<C> {
-    // A thread that panics leaves the counters consistent with a call that never returns, so poison is ignored.
+    // A thread that panics leaves the counters consistent with a call that never returns, so poison
+    // is ignored.
     fn lock(&self) -> MutexGuard<'_, State<C>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,7 +162,8 @@ impl<C: Call> BoundedPool<C> {
         Ok(ticket)
     }
 
-    /// Queues many calls at once, so that one thread can take the batch. `refused` gets each call whose key is outstanding.
+    /// Queues many calls at once, so that one thread can take the batch. `refused` gets each call
+    /// whose key is outstanding.
     pub fn submit_all(&self, calls: impl IntoIterator<Item = C>, mut refused: impl FnMut(C)) {
         let mut state = self.shared.lock();
         for call in calls {
@@ -168,8 +175,8 @@ impl<C: Call> BoundedPool<C> {
         self.begin(&mut state);
     }
 
-    /// Starts another thread if calls are queued and no thread is idle, because a running call hangs. The caller uses this
-    /// when a result is overdue.
+    /// Starts another thread if calls are queued and no thread is idle, because a running call
+    /// hangs. The caller uses this when a result is overdue.
     pub fn ensure_progress(&self) {
         let mut state = self.shared.lock();
         if !state.queue.is_empty() && state.idle == 0 {
@@ -177,10 +184,11 @@ impl<C: Call> BoundedPool<C> {
         }
     }
 
-    /// Waits at most `timeout` for the value that a call sends to `receiver`. Starts another thread if the value is late.
+    /// Waits at most `timeout` for the value that a call sends to `receiver`. Starts another thread
+    /// if the value is late.
     ///
-    /// Returns none after the timeout. A call that has not started by then is removed from the queue. A call that has started
-    /// goes on, and its value is lost.
+    /// Returns none after the timeout. A call that has not started by then is removed from the
+    /// queue. A call that has started goes on, and its value is lost.
     pub fn wait<T>(&self, ticket: Ticket, receiver: &mpsc::Receiver<T>, timeout: Duration) -> Option<T> {
         let first = timeout.min(self.limits.hang);
         let received = receiver.recv_timeout(first).or_else(|_| {
@@ -202,7 +210,8 @@ impl<C: Call> BoundedPool<C> {
         Some(call)
     }
 
-    /// Removes all queued calls for which `keep` returns false. `keep` may change a call, except for its key.
+    /// Removes all queued calls for which `keep` returns false. `keep` may change a call, except
+    /// for its key.
     pub fn retain(&self, mut keep: impl FnMut(&mut C) -> bool) {
         let mut state = self.shared.lock();
         let State { queue, outstanding, .. } = &mut *state;
@@ -229,8 +238,8 @@ impl<C: Call> BoundedPool<C> {
     }
 
     fn begin(&self, state: &mut State<C>) {
-        // One thread takes a whole batch, because a call usually takes microseconds. Another thread starts only if the last
-        // call seems to hang.
+        // One thread takes a whole batch, because a call usually takes microseconds. Another thread
+        // starts only if the last call seems to hang.
         let hangs = state.taken.is_some_and(|taken| taken.elapsed() > self.limits.hang);
         if state.idle > 0 {
             self.shared.wake.notify_one();
@@ -245,7 +254,8 @@ impl<C: Call> BoundedPool<C> {
         }
         let shared = Arc::clone(&self.shared);
         let thread = thread::Builder::new().name(self.limits.name.into()).stack_size(self.limits.stack_size);
-        // If no thread can be created, the call stays queued until the next attempt or its deadline.
+        // If no thread can be created, the call stays queued until the next attempt or its
+        // deadline.
         if thread.spawn(move || work(&shared)).is_ok() {
             state.threads += 1;
         }

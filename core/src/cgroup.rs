@@ -5,25 +5,27 @@ use crate::text::Text;
 /// The container that a cgroup path names, and its pod.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Container {
-    /// The pod's uid as the Kubernetes API writes it (with hyphens), or the 32 hex digits of a static pod.
-    /// None if the process is in no pod.
+    /// The pod's uid as the Kubernetes API writes it (with hyphens), or the 32 hex digits of a
+    /// static pod. None if the process is in no pod.
     pub pod_uid: Option<Text<36>>,
-    /// The container's id as its runtime assigned it: 64 hex digits. None if the path names no container.
+    /// The container's id as its runtime assigned it: 64 hex digits. None if the path names no
+    /// container.
     pub container_id: Option<Text<64>>,
 }
 
-/// Parses the text of /proc/PID/cgroup. Version 2 has one line, version 1 has one line for each controller.
+/// Parses the text of /proc/PID/cgroup. Version 2 has one line, version 1 has one line for each
+/// controller.
 ///
-/// The kubelet chooses the names (pkg/kubelet/cm, `GetPodContainerName`). With the systemd driver they are
-/// `.../kubepods-burstable-pod<uid with _>.slice/cri-containerd-<id>.scope`, with cgroupfs
+/// The kubelet chooses the names (pkg/kubelet/cm, `GetPodContainerName`). With the systemd driver
+/// they are `.../kubepods-burstable-pod<uid with _>.slice/cri-containerd-<id>.scope`, with cgroupfs
 /// `/kubepods/burstable/pod<uid>/<id>`.
 #[must_use]
 pub fn container(text: &[u8]) -> Container {
     let mut container = Container::default();
     for component in text.split(|&byte| matches!(byte, b'\n' | b'/' | b':')) {
         if let Some(uid) = pod_uid(component) {
-            // The container of this pod is the component that follows. A container seen before belongs to an
-            // outer pod (nested kubelets).
+            // The container of this pod is the component that follows. A container seen before
+            // belongs to an outer pod (nested kubelets).
             container = Container { pod_uid: Some(uid), container_id: None };
         } else if container.pod_uid.is_some() && container.container_id.is_none() {
             container.container_id = container_id(component);
@@ -48,7 +50,8 @@ fn pod_uid(component: &[u8]) -> Option<Text<36>> {
     let mut text = [0; 36];
     let text = text.get_mut(..uid.len())?;
     for (slot, &byte) in text.iter_mut().zip(uid) {
-        // In a slice's name systemd reads `-` as a level of the hierarchy, so the kubelet writes `_`.
+        // In a slice's name systemd reads `-` as a level of the hierarchy, so the kubelet writes
+        // `_`.
         *slot = if byte == b'_' { b'-' } else { byte };
     }
     let plausible =

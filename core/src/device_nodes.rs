@@ -1,9 +1,9 @@
 //! Finds the device nodes that the kernel has for a group.
 //!
-//! The source is sysfs, so a container does not need to see the host's /dev. A device that has a device node has a `dev`
-//! attribute with its number (`device_add`, drivers/base/core.c). The class entry alone proves nothing: `vfio-dev/` also
-//! exists without CONFIG_VFIO_DEVICE_CDEV. The kernel reuses minor numbers after a rebind, so callers should not cache
-//! results.
+//! The source is sysfs, so a container does not need to see the host's /dev. A device that has a
+//! device node has a `dev` attribute with its number (`device_add`, drivers/base/core.c). The class
+//! entry alone proves nothing: `vfio-dev/` also exists without CONFIG_VFIO_DEVICE_CDEV. The kernel
+//! reuses minor numbers after a rebind, so callers should not cache results.
 
 use crate::error::Result;
 use crate::id::{DeviceId, GroupId};
@@ -12,17 +12,18 @@ use crate::scan::class_number;
 use rustix::io::Errno;
 
 impl Root {
-    /// Returns whether the kernel has device nodes for groups (CONFIG_VFIO_GROUP). The source is the class that
-    /// `vfio_group_init` creates, /sys/class/vfio. Returns true if sysfs shows no VFIO class at all, because then
-    /// nothing is known. Needs one or two system calls.
+    /// Returns whether the kernel has device nodes for groups (CONFIG_VFIO_GROUP). The source is
+    /// the class that `vfio_group_init` creates, /sys/class/vfio. Returns true if sysfs shows no
+    /// VFIO class at all, because then nothing is known. Needs one or two system calls.
     #[must_use]
     pub fn has_group_nodes(&self) -> bool {
         let missing = |class: &str| self.stat(format_args!("sys/class/{class}")).err() == Some(Errno::NOENT);
         !missing("vfio") || missing("vfio-dev")
     }
 
-    /// Returns the name of the group's own device node in /dev/vfio: its number, or `noiommu-N` without an IOMMU.
-    /// None if the group has no such node, as without CONFIG_VFIO_GROUP. Needs one or two system calls. Allocates.
+    /// Returns the name of the group's own device node in /dev/vfio: its number, or `noiommu-N`
+    /// without an IOMMU. None if the group has no such node, as without CONFIG_VFIO_GROUP. Needs
+    /// one or two system calls. Allocates.
     #[must_use]
     pub fn group_node(&self, group: GroupId) -> Option<String> {
         let names = [group.to_string(), format!("noiommu-{group}")];
@@ -35,8 +36,9 @@ impl Root {
         self.stat(format_args!("sys/class/misc/iommu/dev")).is_ok()
     }
 
-    /// Returns the members of a group that are bound to a VFIO driver, sorted by id. Each comes with N of its device
-    /// node /dev/vfio/devices/vfioN, or none if it has no such node. Skips members that cannot be read. Allocates.
+    /// Returns the members of a group that are bound to a VFIO driver, sorted by id. Each comes
+    /// with N of its device node /dev/vfio/devices/vfioN, or none if it has no such node. Skips
+    /// members that cannot be read. Allocates.
     ///
     /// # Errors
     /// The group does not exist, or its members cannot be listed.
@@ -80,7 +82,8 @@ mod tests {
             [("0000:01:00.0", "vfio-pci"), ("0000:01:00.1", "vfio-pci"), ("0000:01:00.2", "pcieport")]
         {
             let function = path(&format!("sys/bus/pci/devices/{address}"));
-            // Every function with a `vfio-dev` directory is bound to a VFIO driver, so the bridge gets none.
+            // Every function with a `vfio-dev` directory is bound to a VFIO driver, so the bridge
+            // gets none.
             let cdev = if driver == "pcieport" { "power" } else { "vfio-dev/vfio12" };
             fs::create_dir_all(function.join(cdev)).unwrap();
             fs::create_dir_all(path(devices)).unwrap();

@@ -1,8 +1,9 @@
 //! Finds the device nodes of extended GPU memory (EGM) on Grace systems.
 //!
-//! Extended GPU memory is host memory that a GPU accesses like its own. A VM that gets all GPUs of such a memory may also
-//! get the memory, as `/dev/egmN`. The driver nvgrace-egm creates these nodes. It binds to an auxiliary device of
-//! nvgrace-gpu, so a host without a device on that driver has no such node, and callers can skip the search there.
+//! Extended GPU memory is host memory that a GPU accesses like its own. A VM that gets all GPUs of
+//! such a memory may also get the memory, as `/dev/egmN`. The driver nvgrace-egm creates these
+//! nodes. It binds to an auxiliary device of nvgrace-gpu, so a host without a device on that driver
+//! has no such node, and callers can skip the search there.
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -14,18 +15,20 @@ use rustix::io::Errno;
 /// The directory of the driver's class.
 const CLASS: &str = "sys/class/egm";
 
-/// Returns whether a device may have extended memory: whether its driver is one of the nvgrace drivers. No I/O.
+/// Returns whether a device may have extended memory: whether its driver is one of the nvgrace
+/// drivers. No I/O.
 #[must_use]
 pub fn may_have(device: &Device) -> bool {
     device.driver.is_some_and(|driver| driver.as_bytes().starts_with(b"nvgrace"))
 }
 
 impl Root {
-    /// Calls `visit` with the name in /dev of each extended memory whose GPUs are all in `allocated`, sorted by name.
+    /// Calls `visit` with the name in /dev of each extended memory whose GPUs are all in
+    /// `allocated`, sorted by name.
     ///
-    /// A memory of which the VM gets only some GPUs is left out, because the GPUs of another VM write to it. A memory
-    /// whose GPUs cannot be read is passed to `visit` as an error about itself. Needs three system calls, and four more
-    /// for each memory. Allocates.
+    /// A memory of which the VM gets only some GPUs is left out, because the GPUs of another VM
+    /// write to it. A memory whose GPUs cannot be read is passed to `visit` as an error about
+    /// itself. Needs three system calls, and four more for each memory. Allocates.
     ///
     /// # Errors
     /// The class exists and cannot be listed. A host without extended memory is no error.
@@ -86,7 +89,8 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// Creates a tree with memories. Each has a name, the text of `gpu_devices`, and a device node or none.
+    /// Creates a tree with memories. Each has a name, the text of `gpu_devices`, and a device node
+    /// or none.
     fn tree(memories: &[(&str, &str, bool)]) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         for (name, gpus, has_node) in memories {

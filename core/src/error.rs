@@ -114,8 +114,8 @@ impl fmt::Display for Error {
             write!(f, " (entry {:?})", self.entry)?;
         }
         match self.kind {
-            ErrorKind::Malformed => f.write_str(": not what the kernel writes there"),
-            ErrorKind::TooLong => f.write_str(": longer than it may be"),
+            ErrorKind::Malformed => f.write_str(": unexpected content"),
+            ErrorKind::TooLong => f.write_str(": longer than the kernel's limit"),
             // The text of an errno comes from std, so this crate needs no table of its own.
             _ => write!(f, ": {}", std::io::Error::from_raw_os_error(self.errno)),
         }
@@ -143,7 +143,7 @@ mod tests {
         let text = Error::system(Errno::ACCESS, "uevent").of_device(device).to_string();
         assert!(text.starts_with("0000:3b:00.0: uevent: Permission denied"), "{text}");
         let text = Error::malformed("bound devices").of_entry(b"x\ny").to_string();
-        assert_eq!(text, "bound devices (entry \"x?y\"): not what the kernel writes there");
+        assert_eq!(text, "bound devices (entry \"x?y\"): unexpected content");
     }
 
     #[test]

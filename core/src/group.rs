@@ -1,4 +1,5 @@
-//! Lists the members of an IOMMU group and judges whether the group is viable: whether the kernel lets VFIO use it.
+//! Lists the members of an IOMMU group and judges whether the group is viable: whether the kernel
+//! lets VFIO use it.
 
 use crate::device::is_vfio_driver;
 use crate::error::{Error, Result};
@@ -10,7 +11,8 @@ use rustix::io::Errno;
 /// One function (or other device) of an IOMMU group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Member {
-    /// Its name in the group's directory: a PCI address, an mdev uuid, or the device name of another bus.
+    /// Its name in the group's directory: a PCI address, an mdev uuid, or the device name of
+    /// another bus.
     pub name: Text<64>,
     /// The driver that it is bound to. None if it has no driver.
     pub driver: Option<DriverName>,
@@ -25,20 +27,23 @@ impl Member {
         DeviceId::parse(self.name.as_bytes())
     }
 
-    /// Returns whether the group can be viable with this member: it has no driver, a VFIO driver, or a driver that
-    /// performs no DMA on behalf of the host (`driver_managed_dma`: besides the VFIO drivers, pci-stub and pcieport).
+    /// Returns whether the group can be viable with this member: it has no driver, a VFIO driver,
+    /// or a driver that performs no DMA on behalf of the host (`driver_managed_dma`: besides the
+    /// VFIO drivers, pci-stub and pcieport).
     #[must_use]
     pub fn keeps_group_viable(&self) -> bool {
         self.vfio || self.driver.is_none_or(|driver| matches!(driver.as_str(), "pci-stub" | "pcieport"))
     }
 }
 
-/// Whether a group can be used through VFIO (`VFIO_GROUP_FLAGS_VIABLE`, `iommu_group_claim_dma_owner`).
+/// Whether a group can be used through VFIO (`VFIO_GROUP_FLAGS_VIABLE`,
+/// `iommu_group_claim_dma_owner`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Viability {
     /// VFIO can use the group.
     Viable,
-    /// VFIO cannot use the group while `member` is bound to `driver`. An open of the group succeeds nevertheless.
+    /// VFIO cannot use the group while `member` is bound to `driver`. An open of the group succeeds
+    /// nevertheless.
     NotViable {
         /// The offending member.
         member: Text<64>,
@@ -95,7 +100,8 @@ impl Root {
         Ok(seen)
     }
 
-    /// Calls `visit` with each member of a group. A member that cannot be read is passed as an error about itself.
+    /// Calls `visit` with each member of a group. A member that cannot be read is passed as an
+    /// error about itself.
     ///
     /// # Errors
     /// The group does not exist, or cannot be listed.
@@ -108,8 +114,8 @@ impl Root {
         self.members_with(group, buffer, |_| None, visit)
     }
 
-    /// Calls `visit` with each member of a group. Where `known` returns a VFIO driver for a member's name, that driver
-    /// is used and not read from sysfs.
+    /// Calls `visit` with each member of a group. Where `known` returns a VFIO driver for a
+    /// member's name, that driver is used and not read from sysfs.
     pub(crate) fn members_with(
         &self,
         group: GroupId,
@@ -128,8 +134,8 @@ impl Root {
         .map_err(|errno| Error::system(errno, WHAT).of_group(group))
     }
 
-    /// Returns the driver of one member. None if it has no driver or is not a member of this group. Needs one system
-    /// call.
+    /// Returns the driver of one member. None if it has no driver or is not a member of this group.
+    /// Needs one system call.
     ///
     /// # Errors
     /// The link cannot be read, or has content that the kernel would not write.
@@ -146,7 +152,8 @@ impl Root {
 
     fn member(&self, group: GroupId, name: Text<64>) -> Result<Member> {
         let mut buffer = [0; 512];
-        // Names the device if the name is a device id, because an entry's text is shorter than an mdev's uuid.
+        // Names the device if the name is a device id, because an entry's text is shorter than an
+        // mdev's uuid.
         let about = |error: Error| match DeviceId::parse(name.as_bytes()) {
             Some(id) => error.of_group(group).of_device(id),
             None => error.of_group(group).of_entry(name.as_bytes()),
@@ -159,7 +166,8 @@ impl Root {
             Err(Errno::NOENT) => None,
             Err(errno) => return Err(about(Error::system(errno, "driver"))),
         };
-        // `vfio-dev/` is read only if the driver's name does not decide, as for a vendor's driver like `nvidia`.
+        // `vfio-dev/` is read only if the driver's name does not decide, as for a vendor's driver
+        // like `nvidia`.
         let vfio = driver.is_some_and(|driver| {
             is_vfio_driver(driver.as_bytes())
                 || self.stat(format_args!("sys/kernel/iommu_groups/{group}/devices/{name}/vfio-dev")).is_ok()

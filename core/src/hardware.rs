@@ -1,4 +1,5 @@
-//! Reads the state of a function's hardware: whether it responds, and how many fatal PCIe errors it had.
+//! Reads the state of a function's hardware: whether it responds, and how many fatal PCIe errors it
+//! had.
 //!
 //! Except for [`Root::presence_waking`], no call wakes a device that is in a low-power state.
 
@@ -15,8 +16,8 @@ pub enum Presence {
     Present,
     /// The registers read as all ones: the function, or a bridge above it, has fallen off the bus.
     Lost,
-    /// The registers were not read. The read would have woken the function or the bridge above it, or the kernel does not
-    /// report their power states (before 5.11).
+    /// The registers were not read. The read would have woken the function or the bridge above it,
+    /// or the kernel does not report their power states (before 5.11).
     NotChecked,
 }
 
@@ -33,33 +34,33 @@ impl Presence {
 
     /// Judges the first eight bytes of the configuration space: vendor, device, command and status.
     ///
-    /// The command register of every function has bits that read as 0. Vendor and device alone are not enough: those of
-    /// a virtual function read as all ones by specification.
+    /// The command register of every function has bits that read as 0. Vendor and device alone are
+    /// not enough: those of a virtual function read as all ones by specification.
     fn of(registers: [u8; 8]) -> Self {
         if registers == [0xff; 8] { Self::Lost } else { Self::Present }
     }
 }
 
-/// Returns the total in the text of `aer_dev_fatal` (`aer_stats_dev_attr`, drivers/pci/pcie/aer.c). None if the text has
-/// no line with a total.
+/// Returns the total in the text of `aer_dev_fatal` (`aer_stats_dev_attr`, drivers/pci/pcie/aer.c).
+/// None if the text has no line with a total.
 fn total_fatal(text: &[u8]) -> Option<u64> {
     text.split(|&byte| byte == b'\n').find_map(|line| parse_decimal(line.strip_prefix(b"TOTAL_ERR_FATAL ")?))
 }
 
 impl Root {
-    /// Reads the first registers of a function, unless the read would wake a device. Needs nine system calls, seven for a
-    /// function on a root bus.
+    /// Reads the first registers of a function, unless the read would wake a device. Needs nine
+    /// system calls, seven for a function on a root bus.
     ///
-    /// A read of `config` resumes the bridge above the function, and a function in D3cold (`pci_config_pm_runtime_get`,
-    /// drivers/pci/pci.c). In D3hot the registers can be read. The power states come from the kernel's memory
-    /// (`power_state_show`).
+    /// A read of `config` resumes the bridge above the function, and a function in D3cold
+    /// (`pci_config_pm_runtime_get`, drivers/pci/pci.c). In D3hot the registers can be read. The
+    /// power states come from the kernel's memory (`power_state_show`).
     ///
-    /// Blocks while the kernel resets the function (`pci_wait_cfg`, drivers/pci/access.c): up to a minute if the function
-    /// does not return from the reset.
+    /// Blocks while the kernel resets the function (`pci_wait_cfg`, drivers/pci/access.c): up to a
+    /// minute if the function does not return from the reset.
     ///
     /// # Errors
-    /// The function does not exist, an attribute cannot be read, or an attribute has content that the kernel would not
-    /// write.
+    /// The function does not exist, an attribute cannot be read, or an attribute has content that
+    /// the kernel would not write.
     pub fn presence(&self, address: PciAddress) -> Result<Presence> {
         self.try_presence(address).map_err(|error| error.of_device(DeviceId::Pci(address)))
     }
@@ -77,15 +78,18 @@ impl Root {
         self.registers(address)
     }
 
-    /// Reads the first registers of a function, even if the read wakes it. Needs three system calls.
+    /// Reads the first registers of a function, even if the read wakes it. Needs three system
+    /// calls.
     ///
-    /// The read resumes the bridges above the function, and a function in D3cold. The kernel suspends both again later. So
-    /// use it only for a function that is about to be woken anyway, or that cannot be used in its present state. Do not use
-    /// it for a function that a VM holds and has put into a low-power state (`VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY`): the
-    /// guest would find it awake.
+    /// The read resumes the bridges above the function, and a function in D3cold. The kernel
+    /// suspends both again later. So use it only for a function that is about to be woken anyway,
+    /// or that cannot be used in its present state. Do not use it for a function that a VM holds
+    /// and has put into a low-power state (`VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY`): the guest would
+    /// find it awake.
     ///
-    /// The kernel also reports D3cold for a function that did not respond to a change of its power state (`pci_power_up`,
-    /// `pci_set_low_power_state`, drivers/pci/pci.c). Only this read distinguishes the two.
+    /// The kernel also reports D3cold for a function that did not respond to a change of its power
+    /// state (`pci_power_up`, `pci_set_low_power_state`, drivers/pci/pci.c). Only this read
+    /// distinguishes the two.
     ///
     /// Blocks during a reset, like [`Root::presence`].
     ///
@@ -114,8 +118,9 @@ impl Root {
         optional(self.read(path, buffer)).map_err(|errno| Error::system(errno, "power_state"))
     }
 
-    /// Returns the number of fatal PCIe errors that the kernel has counted for a function since the function was added.
-    /// None if the kernel does not count them, as without AER. Accesses no hardware. Needs three system calls.
+    /// Returns the number of fatal PCIe errors that the kernel has counted for a function since the
+    /// function was added. None if the kernel does not count them, as without AER. Accesses no
+    /// hardware. Needs three system calls.
     ///
     /// # Errors
     /// The attribute cannot be read, or has content that the kernel would not write.

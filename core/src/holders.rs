@@ -17,8 +17,8 @@ pub struct Holder {
     pub group: GroupId,
     /// The process id, as numbered in the root's /proc.
     pub pid: u32,
-    /// Start time in clock ticks after boot (proc(5), stat field 22). Together with the pid it identifies one process,
-    /// even after the kernel reuses the pid.
+    /// Start time in clock ticks after boot (proc(5), stat field 22). Together with the pid it
+    /// identifies one process, even after the kernel reuses the pid.
     pub start_time: u64,
     /// The command name, at most 15 characters. The process can choose it freely.
     pub command: Text<16>,
@@ -35,8 +35,8 @@ pub enum Via {
     Group,
     /// A device descriptor, obtained from the group.
     Device,
-    /// A descriptor of the device's own node. An open alone does not bind the device to the process, but only users of
-    /// VFIO open this node.
+    /// A descriptor of the device's own node. An open alone does not bind the device to the
+    /// process, but only users of VFIO open this node.
     Cdev,
 }
 
@@ -59,18 +59,19 @@ impl Via {
 pub struct ScanCoverage {
     /// Number of processes seen.
     pub processes: u32,
-    /// Number of these processes whose descriptors could not be read, as those of other users without CAP_SYS_PTRACE.
+    /// Number of these processes whose descriptors could not be read, as those of other users
+    /// without CAP_SYS_PTRACE.
     pub unreadable: u32,
-    /// Number of VFIO device descriptors whose device is unknown, because fdinfo has no `vfio-device-syspath` before Linux
-    /// 6.18.
+    /// Number of VFIO device descriptors whose device is unknown, because fdinfo has no
+    /// `vfio-device-syspath` before Linux 6.18.
     pub unattributed: u32,
 }
 
 /// What identifies the descriptors of one group.
 struct Target {
     group: GroupId,
-    /// Device numbers of the group's node and of its members' own nodes. The kernel reuses minor numbers, so they are
-    /// valid for one search only.
+    /// Device numbers of the group's node and of its members' own nodes. The kernel reuses minor
+    /// numbers, so they are valid for one search only.
     numbers: Vec<(u64, Via)>,
     members: Vec<DeviceId>,
 }
@@ -78,9 +79,9 @@ struct Target {
 impl Root {
     /// Calls `visit` with each visible holder of `groups`, once for each process and group.
     ///
-    /// Descriptors are matched by device number (`st_rdev`), because a container can have its own device node under any
-    /// name. Reads /proc of all processes, which takes milliseconds on a busy host, so search only after a change. Opens
-    /// no device node. Allocates.
+    /// Descriptors are matched by device number (`st_rdev`), because a container can have its own
+    /// device node under any name. Reads /proc of all processes, which takes milliseconds on a busy
+    /// host, so search only after a change. Opens no device node. Allocates.
     ///
     /// # Errors
     /// /proc cannot be listed.
@@ -195,7 +196,8 @@ impl Root {
         }
     }
 
-    /// Returns the device of an anonymous descriptor, if it is one of VFIO's (`vfio_device_fops`, `[vfio-device]`).
+    /// Returns the device of an anonymous descriptor, if it is one of VFIO's (`vfio_device_fops`,
+    /// `[vfio-device]`).
     fn device_of(&self, pid: u32, fd: &str) -> DeviceFd {
         let mut text = [0; PAGE];
         match self.link(format_args!("proc/{pid}/fd/{fd}"), &mut text) {
@@ -209,7 +211,8 @@ impl Root {
             .map_or(DeviceFd::Unattributed, DeviceFd::Of)
     }
 
-    /// Returns the command name and the start time of a process. None if it has ended or cannot be read.
+    /// Returns the command name and the start time of a process. None if it has ended or cannot be
+    /// read.
     pub(crate) fn process(&self, pid: u32) -> Option<(Text<16>, u64)> {
         let mut text = [0; PAGE];
         let stat = self.read(format_args!("proc/{pid}/stat"), &mut text).ok()?;
@@ -227,7 +230,8 @@ enum DeviceFd {
     Of(DeviceId),
 }
 
-/// Parses proc(5)'s `pid (comm) state ...`. The command may contain any byte. The last closing parenthesis ends it.
+/// Parses proc(5)'s `pid (comm) state ...`. The command may contain any byte. The last closing
+/// parenthesis ends it.
 fn parse_stat(stat: &[u8]) -> Option<(Text<16>, u64)> {
     let open = stat.iter().position(|&byte| byte == b'(')?;
     let close = stat.iter().rposition(|&byte| byte == b')')?;

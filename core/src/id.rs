@@ -3,11 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The address of a PCI function, `domain:bus:device.function` as the kernel prints it (`pci_name()`).
+/// The address of a PCI function, `domain:bus:device.function` as the kernel prints it
+/// (`pci_name()`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PciAddress {
-    /// Domain (segment). Firmware assigns 16 bits; domains that the kernel creates may have more (VMD starts at
-    /// 0x10000).
+    /// Domain (segment). Firmware assigns 16 bits; domains that the kernel creates may have more
+    /// (VMD starts at 0x10000).
     pub domain: u32,
     /// Bus number.
     pub bus: u8,
@@ -30,8 +31,8 @@ pub enum DeviceId {
     Mdev(Uuid),
 }
 
-/// The number of an IOMMU group. It names the group's directory in /sys/kernel/iommu_groups and its device node in
-/// /dev/vfio.
+/// The number of an IOMMU group. It names the group's directory in /sys/kernel/iommu_groups and its
+/// device node in /dev/vfio.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(pub u32);
 
@@ -47,8 +48,8 @@ fn hex(text: &[u8]) -> Option<u32> {
 }
 
 impl PciAddress {
-    /// Parses the kernel's form: four to eight hex digits, two, two and one. Returns none for anything else,
-    /// also for a device number above 31 or a function above 7.
+    /// Parses the kernel's form: four to eight hex digits, two, two and one. Returns none for
+    /// anything else, also for a device number above 31 or a function above 7.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         let (head, function) = text.split_at_checked(text.len().checked_sub(2)?)?;
@@ -118,8 +119,8 @@ impl DeviceId {
 }
 
 impl GroupId {
-    /// Parses a decimal number as the kernel prints it, without a sign or leading zeros. Returns none for
-    /// anything else.
+    /// Parses a decimal number as the kernel prints it, without a sign or leading zeros. Returns
+    /// none for anything else.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         if !text.iter().all(u8::is_ascii_digit) || (text.len() > 1 && text.first() == Some(&b'0')) {

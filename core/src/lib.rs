@@ -1,29 +1,103 @@
-//! Which devices of this host are bound to VFIO, which of their IOMMU groups are free, and who holds the others.
+//! Finds which devices of this Linux host are bound to VFIO, which of their IOMMU groups are free,
+//! and which processes hold the others.
 //!
-//! The core is synchronous, has no unsafe code and, once warm, no heap allocation in a repeated scan and peek. All
-//! paths are looked up below a [`Root`]: `/` in production, a mounted host tree in a container, a folder in tests.
+//! The crate is for node agents and device plugins that pass whole devices to VMs. It is
+//! synchronous, has no unsafe code and depends on no service: its sources are sysfs, procfs and the
+//! device nodes. The C, Go and Python packages of this project are built on it.
 //!
-//! Two ways to ask whether a group is held:
+//! # Example
 //!
-//! * **peek** ([`Root::peek`]) reads `enable` of the group's functions in sysfs. No device node, no privilege, disturbs
-//!   nobody; blind for mediated devices and for a holder that has the group open but no device yet.
-//! * **probe** ([`Root::probe`]) opens `/dev/vfio/<group>` and closes it. Certain, but while our descriptor is open
-//!   another process' open fails with EBUSY, so a *free* group is opened as rarely as possible: see [`Monitor`].
+//! List the bound devices and whether the group of each looks held. This opens no device node and
+//! needs no privilege:
 //!
-//! | module | one idea |
+//! ```no_run
+//! use vfio_probe::device::Detail;
+//! use vfio_probe::{Buffer, Root};
+//!
+//! # fn main() -> vfio_probe::Result<()> {
+//! let root = Root::host()?;
+//! let mut devices = Vec::new();
+//! root.scan(Detail::Full, &mut Buffer::new(), |device| match device {
+//!     Ok(device) => devices.push(device),
+//!     Err(error) => eprintln!("skipped: {error}"),
+//! })?;
+//! for device in devices {
+//!     let Some(group) = device.group else { continue };
+//!     let peek = root.peek(group, &mut Buffer::new())?;
+//!     println!("{} group {group} {}", device.id, peek.as_str());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Follow all devices over time, as one descriptor to poll:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use vfio_probe::{Monitor, Prober, Root, Watch, monitor, watch};
+//!
+//! # fn main() -> vfio_probe::Result<()> {
+//! let root = Arc::new(Root::host()?);
+//! let prober = Arc::new(Prober::new(Arc::clone(&root)));
+//! let monitor = Monitor::new(root, prober, monitor::Options::default())?;
+//! let mut watch = Watch::new(monitor, watch::Options::default())?;
+//! loop {
+//!     // Poll watch.fd() here. It is readable when there may be an event.
+//!     while let Some(event) = watch.next() {
+//!         println!("{} {:?} {:?}", event.as_str(), event.device(), event.group());
+//!     }
+//! }
+//! # }
+//! ```
+//!
+//! # Peek and probe
+//!
+//! There are two ways to learn whether a group is held:
+//!
+//! * A **peek** ([`Root::peek`]) reads `enable` of the group's functions in sysfs. It opens no
+//!   device node, needs no privilege and disturbs no process. It is unavailable for mediated
+//!   devices, and it misses a holder that has the group open and no device yet.
+//! * A **probe** ([`Root::probe`]) opens `/dev/vfio/<group>` and closes it. It is certain. But
+//!   while the probe has the group open, the open by another process fails with EBUSY. So a *free*
+//!   group should be probed as rarely as possible.
+//!
+//! [`occupancy::combine`] combines one peek with one probe. [`Monitor`] probes only if a peek
+//! cannot decide. [`Prober`] probes with a deadline, because the kernel can hold the open for
+//! seconds.
+//!
+//! # Modules
+//!
+//! | module | purpose |
 //! | --- | --- |
-//! | [`root`] | the directory below which everything is looked up |
-//! | [`id`], [`text`] | addresses, group numbers and short names, as small `Copy` values |
-//! | [`device`], [`scan`] | the device record, and the walk over bound devices |
-//! | [`group`] | members of an IOMMU group and viability |
-//! | [`probe`], [`prober`], [`peek`] | the open, the open with a deadline, the look without opening |
-//! | [`occupancy`] | pure: what the answers say about a group, and when to ask again |
-//! | [`monitor`], [`watch`] | all of it over time, and as one pollable descriptor |
-//! | [`nodes`] | which device nodes a group has |
-//! | [`egm`] | which memory of Grace systems goes with all of its GPUs |
-//! | [`hardware`] | whether a function is there, and its fatal PCIe errors, asked where that wakes nobody |
-//! | [`holders`], [`cgroup`] | which process has a group open, and which pod it belongs to |
-//! | [`uevent`], [`names`] | parsers: kernel events, pci.ids |
+//! | [`root`] | opens files below one root directory: `/`, a host's tree in a container, or a test's directory |
+//! | [`id`], [`text`], [`error`] | addresses, group numbers, short texts and errors, as small `Copy` values |
+//! | [`device`], [`scan`] | the record of a device, and the listing of all bound devices |
+//! | [`group`] | the members of a group, and whether the group is viable |
+//! | [`peek`], [`probe`], [`prober`] | the peek, the probe, and the probe with a deadline |
+//! | [`bounded_pool`] | few threads for calls that may hang in the kernel |
+//! | [`occupancy`] | whether a group is held, what that rests on, and when a probe is worth its price |
+//! | [`monitor`], [`watch`] | everything over time, and as one descriptor to poll |
+//! | [`holders`], [`cgroup`] | the processes that hold a group, and their pods |
+//! | [`device_nodes`] | the device nodes of a group |
+//! | [`egm`] | the extended GPU memory of Grace systems |
+//! | [`hardware`] | whether a function responds, and its fatal PCIe errors |
+//! | [`names`], [`uevent`] | parsers of pci.ids and of the kernel's uevents |
+//!
+//! # Cost
+//!
+//! The cost of a scan grows with the number of bound devices, not with the number of all PCI
+//! functions. A repeated scan, peek, probe or pass without a change allocates nothing on the heap.
+//!
+//! # Limitations
+//!
+//! * Linux only. Holders of devices can be attributed from Linux 6.18 on (`vfio-device-syspath` in
+//!   fdinfo); [`ScanCoverage`] counts what could not be seen.
+//! * A holder search sees the processes of the root's /proc only, and needs CAP_SYS_PTRACE for
+//!   those of other users.
+//! * Without device nodes for groups (CONFIG_VFIO_GROUP=n) a probe proves nothing, so only a peek
+//!   decides.
+//! * Attributes of one device are read one after the other. A device that changes during a scan can
+//!   have a mixed record until the next reading.
 #![forbid(unsafe_code)]
 
 pub mod bounded_pool;

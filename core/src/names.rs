@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Limit for the size of a pci.ids file in bytes. No real file comes near it. It also ends the read of a file that
-/// grows during the read.
+/// Limit for the size of a pci.ids file in bytes. No real file comes near it. It also ends the read
+/// of a file that grows during the read.
 const MAX_SIZE: usize = 64 << 20;
 
 /// The paths where distributions and images install the file.
@@ -16,7 +16,8 @@ const PLACES: [&str; 3] = ["/usr/pci.ids", "/usr/share/misc/pci.ids", "/usr/shar
 /// /usr/share/misc/pci.ids and /usr/share/hwdata/pci.ids. Never blocks.
 ///
 /// # Errors
-/// The file cannot be opened, or is not a regular file. Without a path: the error for the last of the three.
+/// The file cannot be opened, or is not a regular file. Without a path: the error for the last of
+/// the three.
 pub fn open(path: Option<&Path>) -> std::io::Result<File> {
     if let Some(path) = path {
         return open_regular(path);
@@ -31,7 +32,8 @@ pub fn open(path: Option<&Path>) -> std::io::Result<File> {
     last
 }
 
-/// Opens a regular file and refuses all others: the open of a FIFO would block, and the read of a device might.
+/// Opens a regular file and refuses all others: the open of a FIFO would block, and the read of a
+/// device might.
 fn open_regular(path: &Path) -> std::io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
@@ -41,12 +43,14 @@ fn open_regular(path: &Path) -> std::io::Result<File> {
     Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"))
 }
 
-/// Calls `visit` with the index in `wanted` and the name, for each (vendor, device) pair that the file names.
+/// Calls `visit` with the index in `wanted` and the name, for each (vendor, device) pair that the
+/// file names.
 ///
-/// The form of the file: a vendor has a line like `10de  NVIDIA Corporation`. The lines of its devices follow and
-/// begin with one tab. The lines of their subsystems begin with two tabs. Reading stops when all pairs are found, or
-/// after the block of the last wanted vendor. The name is trimmed and otherwise as written. A malformed line and a
-/// name with control characters are skipped.
+/// The form of the file: a vendor has a line like `10de  NVIDIA Corporation`. The lines of its
+/// devices follow and begin with one tab. The lines of their subsystems begin with two tabs.
+/// Reading stops when all pairs are found, or after the block of the last wanted vendor. The name
+/// is trimmed and otherwise as written. A malformed line and a name with control characters are
+/// skipped.
 ///
 /// # Errors
 /// The reader failed, or it has more than 64 MiB, which is forty times the size of today's file.
@@ -77,7 +81,8 @@ pub fn find(
                 if vendor.take().is_some() {
                     left -= 1;
                 }
-                // The vendors are sorted. The device classes (`C 03`) follow them, and entry() refuses those.
+                // The vendors are sorted. The device classes (`C 03`) follow them, and entry()
+                // refuses those.
                 vendor = entry(line)
                     .map(|(vendor, _)| vendor)
                     .filter(|vendor| vendors.binary_search(vendor).is_ok());
@@ -95,11 +100,11 @@ fn entry(line: &[u8]) -> Option<(u16, &str)> {
     (!name.is_empty() && !name.contains(char::is_control)).then_some((id, name))
 }
 
-/// Calls `take` with one line after the other until it returns false. Of a line longer than the buffer it gets the
-/// beginning only.
+/// Calls `take` with one line after the other until it returns false. Of a line longer than the
+/// buffer it gets the beginning only.
 fn lines(file: &mut dyn Read, take: &mut dyn FnMut(&[u8]) -> bool) -> std::io::Result<()> {
-    // pci.ids has 1.5 MB and the block of NVIDIA ends after a third. 128 KiB need four reads and stay in the
-    // cache.
+    // pci.ids has 1.5 MB and the block of NVIDIA ends after a third. 128 KiB need four reads and
+    // stay in the cache.
     let mut buffer = vec![0; 128 * 1024];
     let mut filled = 0;
     let mut all = 0;

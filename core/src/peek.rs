@@ -10,13 +10,14 @@ use std::os::fd::OwnedFd;
 /// The result of a peek at a group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Peek {
-    /// No function of the group is enabled above its baseline. A holder that has the group open and no device yet looks
-    /// the same.
+    /// No function of the group is enabled above its baseline. A holder that has the group open and
+    /// no device yet looks the same.
     LooksFree,
-    /// At least one function is enabled above its baseline: `vfio_pci_core_enable` ran for a holder.
+    /// At least one function is enabled above its baseline: `vfio_pci_core_enable` ran for a
+    /// holder.
     LooksHeld,
-    /// No function of the group has an `enable` that means anything: mediated devices, virtual functions of a vendor's
-    /// driver.
+    /// No function of the group has an `enable` that means anything: mediated devices, virtual
+    /// functions of a vendor's driver.
     Unavailable,
 }
 
@@ -44,12 +45,12 @@ pub struct EnableCount {
 impl EnableCount {
     /// Reads the count.
     ///
-    /// If the kept descriptor fails with ENODEV, the device was removed and perhaps added again. Then the attribute is
-    /// opened again by path before anything is concluded.
+    /// If the kept descriptor fails with ENODEV, the device was removed and perhaps added again.
+    /// Then the attribute is opened again by path before anything is concluded.
     ///
     /// # Errors
-    /// The attribute does not exist (kind `Missing`, always for a mediated device), cannot be read, or contains no
-    /// number.
+    /// The attribute does not exist (kind `Missing`, always for a mediated device), cannot be read,
+    /// or contains no number.
     pub fn read(&mut self, root: &Root, device: DeviceId) -> Result<u32> {
         self.try_read(root, device).map_err(|error| error.of_device(device))
     }
@@ -86,11 +87,13 @@ fn parse(text: &[u8]) -> Result<u32> {
 }
 
 impl Root {
-    /// Peeks at a group once. The group looks held if any of its functions is bound to a VFIO driver and enabled.
+    /// Peeks at a group once. The group looks held if any of its functions is bound to a VFIO
+    /// driver and enabled.
     ///
-    /// The baseline is 0 here. A count can be left over from before the bind; only [`Monitor`](crate::Monitor) learns such
-    /// baselines. Bridges and functions of other drivers are enabled without a holder, so they do not count. Opens no
-    /// device node and needs no privilege. Allocates nothing.
+    /// The baseline is 0 here. A count can be left over from before the bind; only
+    /// [`Monitor`](crate::Monitor) learns such baselines. Bridges and functions of other drivers
+    /// are enabled without a holder, so they do not count. Opens no device node and needs no
+    /// privilege. Allocates nothing.
     ///
     /// # Errors
     /// The group does not exist, or its members cannot be listed.
@@ -99,7 +102,8 @@ impl Root {
         self.members(group, buffer, |member| {
             let Ok(member) = member else { return };
             let (true, Some(id)) = (member.vfio, member.id()) else { return };
-            // The host driver (`nvidia`) enables its virtual functions itself, not on behalf of a VM.
+            // The host driver (`nvidia`) enables its virtual functions itself, not on behalf of a
+            // VM.
             if member.driver.is_some_and(|driver| is_vendor_driver(driver.as_bytes())) {
                 return;
             }

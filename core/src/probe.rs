@@ -1,4 +1,5 @@
-//! Probes a group: opens its device node for a moment, to learn from the kernel whether the group is held.
+//! Probes a group: opens its device node for a moment, to learn from the kernel whether the group
+//! is held.
 
 use crate::id::GroupId;
 use crate::occupancy::{Occupancy, UnknownReason};
@@ -10,14 +11,16 @@ use std::os::fd::OwnedFd;
 impl Root {
     /// Opens the group's device node with O_RDWR|O_NONBLOCK|O_CLOEXEC and closes it at once.
     ///
-    /// `vfio_group_fops_open` (drivers/vfio/group.c) returns EBUSY while any process has the group, or a device of the
-    /// group, open. **Only EBUSY means held.** A missing node, a denied open and any other errno do not.
+    /// `vfio_group_fops_open` (drivers/vfio/group.c) returns EBUSY while any process has the group,
+    /// or a device of the group, open. **Only EBUSY means held.** A missing node, a denied open and
+    /// any other errno do not.
     ///
-    /// While the probe's descriptor is open, the open of the same group by another process fails with EBUSY. So do not
-    /// probe a free group in a loop; [`Monitor`](crate::Monitor) peeks instead. The probe accesses no device.
+    /// While the probe's descriptor is open, the open of the same group by another process fails
+    /// with EBUSY. So do not probe a free group in a loop; [`Monitor`](crate::Monitor) peeks
+    /// instead. The probe accesses no device.
     ///
-    /// Can block for seconds, because the kernel holds `group_lock` during a device reset. [`Prober`](crate::Prober)
-    /// probes with a deadline.
+    /// Can block for seconds, because the kernel holds `group_lock` during a device reset.
+    /// [`Prober`](crate::Prober) probes with a deadline.
     #[must_use]
     pub fn probe(&self, group: GroupId) -> Occupancy {
         match self.open_group(group) {
@@ -26,7 +29,8 @@ impl Root {
         }
     }
 
-    /// Opens the group's device node. While the caller keeps the descriptor, no other process can open the group.
+    /// Opens the group's device node. While the caller keeps the descriptor, no other process can
+    /// open the group.
     pub(crate) fn open_group(&self, group: GroupId) -> Result<OwnedFd, Errno> {
         // O_NOCTTY matters only if the node is not VFIO's: in the tests it is a pty.
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -43,7 +47,8 @@ pub(crate) fn occupancy_of(errno: Errno) -> Occupancy {
     match errno {
         Errno::BUSY => Occupancy::Held,
         Errno::NOENT | Errno::NXIO | Errno::NODEV => Occupancy::Absent,
-        // The device cgroup returns EPERM, the mode of the node EACCES. Neither says anything about a holder.
+        // The device cgroup returns EPERM, the mode of the node EACCES. Neither says anything about
+        // a holder.
         Errno::PERM | Errno::ACCESS => Occupancy::Unknown(UnknownReason::Denied),
         other => Occupancy::Unknown(UnknownReason::Errno(other.raw_os_error())),
     }

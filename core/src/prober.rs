@@ -1,7 +1,7 @@
 //! Probes groups with a deadline.
 //!
-//! The probe runs on a helper thread, because the kernel can hold the open for seconds: it takes `group_lock` during a device
-//! reset.
+//! The probe runs on a helper thread, because the kernel can hold the open for seconds: it takes
+//! `group_lock` during a device reset.
 
 use crate::bounded_pool::{BoundedPool, Call, Limits, Ticket};
 use crate::id::{DeviceId, GroupId};
@@ -13,7 +13,8 @@ use std::fmt;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-/// Largest number of probes that run at the same time, over all groups. While four hang in the kernel, no further one starts.
+/// Largest number of probes that run at the same time, over all groups. While four hang in the
+/// kernel, no further one starts.
 pub const MAX_CONCURRENT: usize = 4;
 
 /// A probe neither recurses nor holds large buffers, so its thread has a small stack.
@@ -29,8 +30,8 @@ const LIMITS: Limits = Limits {
 pub struct Request {
     /// The group to probe.
     pub group: GroupId,
-    /// Functions whose `enable` is read while the probe has the group open. No other process can hold them then, so the
-    /// counts are their baselines. May be empty.
+    /// Functions whose `enable` is read while the probe has the group open. No other process can
+    /// hold them then, so the counts are their baselines. May be empty.
     pub baseline_of: Vec<DeviceId>,
     /// A probe that has not started by then is not made. Its result is [`UnknownReason::TimedOut`].
     pub deadline: Instant,
@@ -43,21 +44,26 @@ pub struct ProbeResult {
     pub group: GroupId,
     /// The occupancy that follows from the open.
     pub occupancy: Occupancy,
-    /// `enable` counts without a holder, of the functions in the request. Empty unless the open succeeded.
+    /// `enable` counts without a holder, of the functions in the request. Empty unless the open
+    /// succeeded.
     pub baselines: Vec<(DeviceId, u32)>,
 }
 
-/// Called once on a helper thread, with the result and whether further results follow at once. Must not block.
+/// Called once on a helper thread, with the result and whether further results follow at once. Must
+/// not block.
 pub type Done = Box<dyn FnOnce(ProbeResult, bool) + Send>;
 
-/// A probe of this group is still outstanding. A second one would only queue behind it in the kernel.
+/// A probe of this group is still outstanding. A second one would only queue behind it in the
+/// kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProbeOutstanding;
 
-/// Probes groups off the caller's thread, with at most one probe for each group and [`MAX_CONCURRENT`] in all.
+/// Probes groups off the caller's thread, with at most one probe for each group and
+/// [`MAX_CONCURRENT`] in all.
 ///
-/// A helper thread starts when it is first needed, and one stays. Any number of threads can share a prober. Dropping it does
-/// not wait for running probes: an open that hangs in the kernel must not hang an exit.
+/// A helper thread starts when it is first needed, and one stays. Any number of threads can share a
+/// prober. Dropping it does not wait for running probes: an open that hangs in the kernel must not
+/// hang an exit.
 pub struct Prober {
     root: Arc<Root>,
     pool: BoundedPool<Probe>,
@@ -135,16 +141,17 @@ impl Prober {
         self.pool.submit_all(calls, |call| refused(call.key()));
     }
 
-    /// Starts another helper thread if probes are queued behind probes that hang. Use this when a result is overdue.
+    /// Starts another helper thread if probes are queued behind probes that hang. Use this when a
+    /// result is overdue.
     pub fn ensure_progress(&self) {
         self.pool.ensure_progress();
     }
 
     /// Probes one group and blocks for the result, at most for `deadline`.
     ///
-    /// Returns [`UnknownReason::TimedOut`] after the deadline, and at once if a probe of this group is outstanding. A probe
-    /// that has started by the deadline goes on, and may have the group open for a moment later. A probe that has not started
-    /// is not made.
+    /// Returns [`UnknownReason::TimedOut`] after the deadline, and at once if a probe of this group
+    /// is outstanding. A probe that has started by the deadline goes on, and may have the group
+    /// open for a moment later. A probe that has not started is not made.
     #[must_use]
     pub fn probe(&self, group: GroupId, deadline: Duration) -> Occupancy {
         let (send, receive) = mpsc::sync_channel(1);
@@ -205,8 +212,9 @@ mod tests {
         }
     }
 
-    /// Starts a probe whose callback blocks. It keeps its helper thread as long as an open that hangs in the kernel would:
-    /// until the sender is dropped. The receiver reports that the callback has begun.
+    /// Starts a probe whose callback blocks. It keeps its helper thread as long as an open that
+    /// hangs in the kernel would: until the sender is dropped. The receiver reports that the
+    /// callback has begun.
     fn hang(prober: &Prober, group: u32) -> (mpsc::Sender<()>, mpsc::Receiver<()>) {
         let (release, hang) = mpsc::channel::<()>();
         let (began, begins) = mpsc::channel();
@@ -266,7 +274,8 @@ mod tests {
         assert_eq!(prober.probe(GroupId(20), PATIENCE), Occupancy::Absent);
     }
 
-    /// The open of a test's node never hangs, so a request that has expired stands in for one that waited too long.
+    /// The open of a test's node never hangs, so a request that has expired stands in for one that
+    /// waited too long.
     #[test]
     fn probe_past_its_deadline_is_not_made() {
         let (_directory, prober) = prober(1);

@@ -1,7 +1,7 @@
 //! Opens files below one root directory and reads them with bounded buffers.
 //!
-//! Production code uses `/`. A container uses the host's tree that is mounted into it. A test uses a temporary
-//! directory.
+//! Production code uses `/`. A container uses the host's tree that is mounted into it. A test uses
+//! a temporary directory.
 
 use crate::error::{Error, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Stat, openat, readlinkat_raw, statat};
@@ -12,8 +12,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// Size limit of a sysfs attribute in bytes. It is one page (`sysfs_emit`), which is 4096 bytes on the architectures
-/// that have VFIO for PCI.
+/// Size limit of a sysfs attribute in bytes. It is one page (`sysfs_emit`), which is 4096 bytes on
+/// the architectures that have VFIO for PCI.
 pub(crate) const PAGE: usize = 4096;
 
 /// Size of `struct linux_dirent64` before the name, in bytes.
@@ -23,19 +23,20 @@ const NAME_MAX: usize = 264;
 
 /// A directory that contains `sys`, `dev` and `proc`.
 ///
-/// All lookups are relative to it. The kernel follows symbolic links inside the directory as usual; the links of sysfs
-/// are relative. Any number of threads can share a root.
+/// All lookups are relative to it. The kernel follows symbolic links inside the directory as usual;
+/// the links of sysfs are relative. Any number of threads can share a root.
 #[derive(Debug)]
 pub struct Root {
     directory: OwnedFd,
 }
 
-/// The caller's buffer for directory listings. Reusing one buffer keeps a repeated scan free of allocations.
+/// The caller's buffer for directory listings. Reusing one buffer keeps a repeated scan free of
+/// allocations.
 pub struct Buffer(Box<[MaybeUninit<u8>]>);
 
 impl Buffer {
-    /// Allocates a buffer of 32 KiB, the size that glibc uses for readdir. It holds about 1,000 sysfs entries
-    /// for each system call.
+    /// Allocates a buffer of 32 KiB, the size that glibc uses for readdir. It holds about 1,000
+    /// sysfs entries for each system call.
     #[must_use]
     pub fn new() -> Self {
         Self(Box::new_uninit_slice(32 * 1024))
@@ -114,21 +115,23 @@ impl Root {
         openat(&self.directory, RelativePath::new(path)?.as_c_str(), flags | OFlags::CLOEXEC, Mode::empty())
     }
 
-    /// Opens a file for reading. Never blocks, whatever kind of file is there: with O_NONBLOCK the open and the read
-    /// of a FIFO return at once. With O_NOCTTY a terminal does not become the controlling terminal.
+    /// Opens a file for reading. Never blocks, whatever kind of file is there: with O_NONBLOCK the
+    /// open and the read of a FIFO return at once. With O_NOCTTY a terminal does not become the
+    /// controlling terminal.
     pub(crate) fn open_attribute(&self, path: fmt::Arguments<'_>) -> std::result::Result<OwnedFd, Errno> {
         self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
     }
 
-    /// Reads an attribute and strips the white space at its end. Fails with E2BIG if the attribute fills the
-    /// buffer.
+    /// Reads an attribute and strips the white space at its end. Fails with E2BIG if the attribute
+    /// fills the buffer.
     pub(crate) fn read<'b>(
         &self,
         path: fmt::Arguments<'_>,
         buffer: &'b mut [u8],
     ) -> std::result::Result<&'b [u8], Errno> {
         let file = self.open_attribute(path)?;
-        // One read is enough: sysfs and procfs return a short file as a whole (seq_file, `kernfs_file_read_iter`).
+        // One read is enough: sysfs and procfs return a short file as a whole (seq_file,
+        // `kernfs_file_read_iter`).
         let length = read(&file, &mut *buffer)?;
         if length == buffer.len() {
             return Err(Errno::TOOBIG);
@@ -136,8 +139,8 @@ impl Root {
         Ok(buffer.get(..length).unwrap_or_default().trim_ascii_end())
     }
 
-    /// Reads the text of a symbolic link. Fails with ENAMETOOLONG if the text fills the buffer, because
-    /// readlinkat cuts a longer text silently.
+    /// Reads the text of a symbolic link. Fails with ENAMETOOLONG if the text fills the buffer,
+    /// because readlinkat cuts a longer text silently.
     pub(crate) fn link<'b>(
         &self,
         path: fmt::Arguments<'_>,
@@ -186,8 +189,9 @@ impl Root {
             used += (DIRENT + name.len() + 1).next_multiple_of(8);
             if entries.is_buffer_empty() {
                 // sysfs, procfs and tmpfs stop before the end only if the next entry does not fit
-                // (`kernfs_fop_readdir`, `proc_readfd_common`, `dcache_readdir`). If the buffer has room left for
-                // the longest name, the directory has ended. This saves the call that would return 0 bytes.
+                // (`kernfs_fop_readdir`, `proc_readfd_common`, `dcache_readdir`). If the buffer has
+                // room left for the longest name, the directory has ended. This saves the call that
+                // would return 0 bytes.
                 if used + DIRENT + NAME_MAX < capacity {
                     break;
                 }

@@ -19,13 +19,14 @@ pub struct Bound {
 }
 
 impl Root {
-    /// Calls `visit` with each bound device, in no particular order. Needs one system call for each device and a
-    /// handful for the listing.
+    /// Calls `visit` with each bound device, in no particular order. Needs one system call for each
+    /// device and a handful for the listing.
     ///
-    /// From Linux 6.1 on the source is /sys/class/vfio-dev. It contains the devices of every VFIO driver, mediated
-    /// devices included (`vfio_register_group_dev`). On older kernels the sources are the drivers in
-    /// /sys/bus/pci/drivers with `vfio` in their name, and /sys/bus/mdev/devices. An entry that cannot be understood is
-    /// passed to `visit` as an error about that entry.
+    /// From Linux 6.1 on the source is /sys/class/vfio-dev. It contains the devices of every VFIO
+    /// driver, mediated devices included (`vfio_register_group_dev`). On older kernels the sources
+    /// are the drivers in /sys/bus/pci/drivers with `vfio` in their name, and
+    /// /sys/bus/mdev/devices. An entry that cannot be understood is passed to `visit` as an error
+    /// about that entry.
     ///
     /// # Errors
     /// None of the sources can be read.
@@ -41,8 +42,8 @@ impl Root {
         }
     }
 
-    /// Calls `visit` with the record of each bound device. A device that cannot be read is passed to `visit` as an error
-    /// about that device alone. Opens no device node. Allocates nothing.
+    /// Calls `visit` with the record of each bound device. A device that cannot be read is passed
+    /// to `visit` as an error about that device alone. Opens no device node. Allocates nothing.
     ///
     /// # Errors
     /// None of the sources can be read.
@@ -59,10 +60,10 @@ impl Root {
 
     /// Fills `entries` with the number and the inode of each entry in /sys/class/vfio-dev.
     ///
-    /// sysfs does not soon reuse an inode number (`__kernfs_new_node` allocates them cyclically). So the same entries
-    /// mean the same devices, and the check needs one system call for the directory instead of one for each device.
-    /// `entries` stays empty if the directory does not exist, or if it contains an entry that the kernel would not
-    /// create.
+    /// sysfs does not soon reuse an inode number (`__kernfs_new_node` allocates them cyclically).
+    /// So the same entries mean the same devices, and the check needs one system call for the
+    /// directory instead of one for each device. `entries` stays empty if the directory does not
+    /// exist, or if it contains an entry that the kernel would not create.
     pub(crate) fn bound_entries(&self, buffer: &mut Buffer, entries: &mut Vec<(u32, u64)>) {
         entries.clear();
         let mut odd = false;
@@ -77,8 +78,8 @@ impl Root {
         }
     }
 
-    /// Reads one entry, as in `vfio0 -> ../../devices/pci0000:00/0000:00:02.0/vfio-dev/vfio0`. The device is the
-    /// component before `vfio-dev`.
+    /// Reads one entry, as in `vfio0 -> ../../devices/pci0000:00/0000:00:02.0/vfio-dev/vfio0`. The
+    /// device is the component before `vfio-dev`.
     fn class_entry(&self, name: &[u8], buffer: &mut [u8]) -> Result<Bound> {
         const WHAT: &str = "sys/class/vfio-dev";
         let malformed = || Error::malformed(WHAT).of_entry(name);
@@ -97,8 +98,8 @@ impl Root {
 
     fn bound_by_driver(&self, buffer: &mut Buffer, mut visit: impl FnMut(Result<Bound>)) -> Result<()> {
         const WHAT: &str = "sys/bus/pci/drivers";
-        // The buffer cannot serve two listings at the same time, so the names of the drivers are copied. 32 is ten
-        // times the number of VFIO drivers that a kernel has.
+        // The buffer cannot serve two listings at the same time, so the names of the drivers are
+        // copied. 32 is ten times the number of VFIO drivers that a kernel has.
         let mut drivers = [DriverName::EMPTY; 32];
         let mut count = 0;
         self.list(format_args!("sys/bus/pci/drivers"), buffer, |name| {
@@ -112,7 +113,8 @@ impl Root {
         .map_err(|errno| Error::system(errno, WHAT))?;
         for driver in drivers.iter().take(count) {
             let listed = self.list(format_args!("sys/bus/pci/drivers/{driver}"), buffer, |name| {
-                // The directory also contains bind, unbind, new_id, module and uevent. Only addresses have a colon.
+                // The directory also contains bind, unbind, new_id, module and uevent. Only
+                // addresses have a colon.
                 if name.contains(&b':') {
                     let address = PciAddress::parse(name).ok_or(Error::malformed(WHAT).of_entry(name));
                     visit(address.map(|address| Bound { id: DeviceId::Pci(address), cdev: None }));

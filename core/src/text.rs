@@ -16,8 +16,8 @@ impl<const N: usize> Text<N> {
     /// The empty text.
     pub const EMPTY: Self = Self { bytes: [0; N], len: 0 };
 
-    /// Copies `bytes`. Returns none if they do not fit or are not printable ASCII. The sysfs names and
-    /// attributes that this crate reads are always printable ASCII.
+    /// Copies `bytes`. Returns none if they do not fit or are not printable ASCII. The sysfs names
+    /// and attributes that this crate reads are always printable ASCII.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Option<Self> {
         if !bytes.iter().all(|byte| (0x20..0x7f).contains(byte)) {
@@ -29,8 +29,8 @@ impl<const N: usize> Text<N> {
         Some(text)
     }
 
-    /// Copies the bytes that fit and replaces each byte that is not printable ASCII by `?`. Used for
-    /// names that other processes choose.
+    /// Copies the bytes that fit and replaces each byte that is not printable ASCII by `?`. Used
+    /// for names that other processes choose.
     #[must_use]
     pub fn lossy(bytes: &[u8]) -> Self {
         let mut text = Self::EMPTY;

@@ -27,8 +27,8 @@ pub struct Uevent {
 /// Parses a message: `ACTION@DEVPATH`, then `KEY=VALUE` parts, each ended by a zero byte
 /// (`kobject_uevent_env`, lib/kobject_uevent.c).
 ///
-/// Returns none for other subsystems, for other actions, and for a message that the kernel would not
-/// send.
+/// Returns none for other subsystems, for other actions, and for a message that the kernel would
+/// not send.
 #[must_use]
 pub fn parse(message: &[u8]) -> Option<Uevent> {
     let mut parts = message.split(|&byte| byte == 0);

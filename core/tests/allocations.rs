@@ -1,4 +1,4 @@
-//! Once warm, a repeated scan, peek and pass takes nothing from the heap.
+//! Proves that a repeated scan, peek, probe and pass allocates nothing on the heap.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
@@ -11,7 +11,7 @@ use vfio_probe::{Buffer, GroupId, Monitor, Prober, Root};
 use vfio_sim_node::{Node, VmSpec};
 
 #[test]
-fn the_counter_counts() {
+fn allocation_counter_counts_one_allocation() {
     assert_eq!(measure(|| drop(vec![0_u8; 100])).count_total, 1);
 }
 
@@ -35,7 +35,7 @@ fn scan_peek_and_probe_allocate_nothing() {
 }
 
 #[test]
-fn a_pass_without_news_allocates_nothing() {
+fn pass_without_a_change_allocates_nothing() {
     let node = Node::with_eight_gpus().unwrap();
     let _vm = node.start_vm(&VmSpec::foreign(&["0000:1b:00.0"])).unwrap();
     let root = Arc::new(Root::open(node.root()).unwrap());
@@ -44,10 +44,11 @@ fn a_pass_without_news_allocates_nothing() {
     let mut changes = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(10);
     while !monitor.initial_probes_done() {
-        assert!(Instant::now() < deadline, "no answers");
+        assert!(Instant::now() < deadline, "no probe results");
         monitor.pass(Instant::now(), &mut changes).unwrap();
     }
-    // Two lists of entries take turns from the second pass on; the answers may have been there after the first.
+    // From the second pass on, two lists of entries take turns. The results can already have
+    // arrived after the first pass.
     for _ in 0..2 {
         monitor.pass(Instant::now(), &mut changes).unwrap();
     }

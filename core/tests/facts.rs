@@ -1,4 +1,4 @@
-//! The three facts that everything rests on, with the kernel's own errno.
+//! Proves the facts that the crate rests on, with the kernel's own errno.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
@@ -16,22 +16,22 @@ fn node() -> (Node, Root) {
 }
 
 #[test]
-fn a_missing_node_is_not_held() {
+fn missing_node_is_absent_and_not_held() {
     let (node, root) = node();
     node.delete("dev/vfio/51").unwrap();
-    let answer = root.probe(GROUP);
-    assert_eq!(answer, Occupancy::Absent);
-    assert!(!answer.is_held());
+    let result = root.probe(GROUP);
+    assert_eq!(result, Occupancy::Absent);
+    assert!(!result.is_held());
 }
 
 #[test]
-fn a_node_that_opens_is_not_held() {
+fn node_that_opens_is_free() {
     let (node, root) = node();
-    let answer = root.probe(GROUP);
-    assert_eq!(answer, Occupancy::Free);
-    assert!(!answer.is_held());
+    let result = root.probe(GROUP);
+    assert_eq!(result, Occupancy::Free);
+    assert!(!result.is_held());
     assert_eq!(node.opens(51), 1);
-    assert_eq!(root.probe(GROUP), Occupancy::Free, "the first open was closed at once");
+    assert_eq!(root.probe(GROUP), Occupancy::Free, "the first probe closed its descriptor");
 }
 
 #[test]
@@ -39,19 +39,19 @@ fn only_ebusy_is_held() {
     let (node, root) = node();
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     assert_eq!(root.probe(GROUP), Occupancy::Held);
-    assert_eq!(root.probe(GroupId(52)), Occupancy::Free, "its neighbour is not");
+    assert_eq!(root.probe(GroupId(52)), Occupancy::Free, "another group is not held");
     vm.kill();
     assert_eq!(root.probe(GROUP), Occupancy::Free);
-    // A folder in the node's place answers EISDIR: strange, but nobody's.
+    // A directory in place of the node fails with EISDIR. That is unknown and not held.
     node.delete("dev/vfio/51").unwrap();
     std::fs::create_dir(node.root().join("dev/vfio/51")).unwrap();
-    let answer = root.probe(GROUP);
-    assert_eq!(answer.as_str(), "unknown");
-    assert!(!answer.is_held());
+    let result = root.probe(GROUP);
+    assert_eq!(result.as_str(), "unknown");
+    assert!(!result.is_held());
 }
 
 #[test]
-fn a_look_opens_nothing_and_is_blind_to_a_group_without_device() {
+fn peek_opens_nothing_and_misses_a_group_without_device() {
     let (node, root) = node();
     let mut buffer = Buffer::new();
     assert_eq!(root.peek(GROUP, &mut buffer), Ok(Peek::LooksFree));
@@ -65,18 +65,18 @@ fn a_look_opens_nothing_and_is_blind_to_a_group_without_device() {
 }
 
 #[test]
-fn a_device_cgroup_or_a_mode_that_denies_says_nothing() {
+fn denied_open_is_unknown_and_not_held() {
     use rustix::process::geteuid;
     let (node, root) = node();
     node.delete("dev/vfio/51").unwrap();
-    // Nobody may open a file of mode 0, but for root, which this thread stops being.
+    // Only root may open a file of mode 0, so this thread gives up root.
     let path = node.root().join("dev/vfio/51");
     std::fs::write(&path, "").unwrap();
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
     if geteuid().is_root() {
         rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).unwrap();
     }
-    let answer = root.probe(GROUP);
-    assert_eq!(answer, Occupancy::Unknown(vfio_probe::UnknownReason::Denied));
-    assert!(!answer.is_held());
+    let result = root.probe(GROUP);
+    assert_eq!(result, Occupancy::Unknown(vfio_probe::UnknownReason::Denied));
+    assert!(!result.is_held());
 }

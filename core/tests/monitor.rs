@@ -1,4 +1,4 @@
-//! The monitor over time: what it finds, and what it opens for that.
+//! Follows a monitor over time: what it finds, and which groups it probes for that.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
@@ -29,7 +29,7 @@ struct Story {
 }
 
 impl Story {
-    /// A monitor that has not looked yet.
+    /// Creates a monitor that has made no pass yet.
     fn new(node: Node) -> Self {
         let root = Arc::new(Root::open(node.root()).unwrap());
         let prober = Arc::new(Prober::new(Arc::clone(&root)));
@@ -37,14 +37,14 @@ impl Story {
         Self { node, monitor: Monitor::new(root, prober, options).unwrap() }
     }
 
-    /// One that has taken stock.
-    fn settled(node: Node) -> Self {
+    /// Creates a monitor that has the results of all probes at discovery.
+    fn discovered(node: Node) -> Self {
         let mut story = Self::new(node);
-        story.until("the first picture", |monitor, _| monitor.initial_probes_done());
+        story.until("the results at discovery", |monitor, _| monitor.initial_probes_done());
         story
     }
 
-    /// Passes until something holds; the changes met on the way.
+    /// Makes passes until a condition holds. Returns the changes of these passes.
     fn until(&mut self, what: &str, mut holds: impl FnMut(&Monitor, &[Change]) -> bool) -> Vec<Change> {
         let (mut changes, deadline) = (Vec::new(), Instant::now() + PATIENCE);
         loop {
@@ -57,7 +57,7 @@ impl Story {
         }
     }
 
-    /// One pass.
+    /// Makes one pass.
     fn pass(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         self.monitor.pass(Instant::now(), &mut changes).unwrap();
@@ -71,14 +71,14 @@ impl Story {
 }
 
 #[test]
-fn a_free_group_is_opened_once_and_looks_tell_the_rest() {
-    let mut story = Story::settled(Node::with_eight_gpus().unwrap());
+fn free_group_is_probed_once_and_then_only_peeked_at() {
+    let mut story = Story::discovered(Node::with_eight_gpus().unwrap());
     assert_eq!(story.state(), (Occupancy::Free, Evidence::Open));
     for _ in 0..3 {
         let vm = story.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
         assert_eq!(story.pass(), [Change::Held(GROUP)]);
         assert_eq!(story.state(), (Occupancy::Held, Evidence::Enable));
-        assert_eq!(story.pass(), [], "told once");
+        assert_eq!(story.pass(), [], "reported once");
         vm.kill();
         assert_eq!(story.pass(), [Change::Freed(GROUP)]);
         std::thread::sleep(INTERVAL);
@@ -90,11 +90,11 @@ fn a_free_group_is_opened_once_and_looks_tell_the_rest() {
 }
 
 #[test]
-fn a_holder_from_before_is_proven_by_ebusy_and_its_end_by_an_open() {
+fn earlier_holder_is_proven_by_ebusy_and_its_end_by_a_probe() {
     for hold in [Hold::Device, Hold::GroupOnly] {
         let node = Node::with_eight_gpus().unwrap();
         let vm = node.start_vm(&VmSpec { hold, ..VmSpec::foreign(&[GPU]) }).unwrap();
-        let mut story = Story::settled(node);
+        let mut story = Story::discovered(node);
         assert_eq!(story.state(), (Occupancy::Held, Evidence::Open), "{hold:?}");
         std::thread::sleep(INTERVAL * 3);
         assert_eq!(story.pass(), [], "{hold:?}");
@@ -107,11 +107,11 @@ fn a_holder_from_before_is_proven_by_ebusy_and_its_end_by_an_open() {
 }
 
 #[test]
-fn an_owned_group_is_never_opened() {
+fn assigned_group_is_never_probed() {
     let node = Node::with_eight_gpus().unwrap();
     let mut story = Story::new(node);
     story.monitor.set_assigned(vfio_probe::monitor::Assigned { groups: vec![GROUP], ..Default::default() });
-    story.until("the first picture", |monitor, _| monitor.initial_probes_done());
+    story.until("the results at discovery", |monitor, _| monitor.initial_probes_done());
     assert_eq!(story.state(), (Occupancy::Free, Evidence::Enable));
     let vm = story.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     assert_eq!(story.pass(), [Change::Held(GROUP)]);
@@ -121,7 +121,7 @@ fn an_owned_group_is_never_opened() {
 }
 
 #[test]
-fn without_leave_to_probe_nothing_is_opened() {
+fn without_permission_to_probe_no_group_is_opened() {
     let node = Node::with_eight_gpus().unwrap();
     let root = Arc::new(Root::open(node.root()).unwrap());
     let prober = Arc::new(Prober::new(Arc::clone(&root)));
@@ -136,17 +136,17 @@ fn without_leave_to_probe_nothing_is_opened() {
 }
 
 #[test]
-fn a_count_left_over_from_before_is_no_holder() {
+fn stale_enable_count_is_no_holder() {
     let node = Node::with_eight_gpus().unwrap();
     enable(&node, 1);
-    let mut story = Story::settled(node);
+    let mut story = Story::discovered(node);
     assert_eq!(story.state(), (Occupancy::Free, Evidence::Open));
     let changes = story
         .until("its baseline is known", |monitor, _| monitor.devices().iter().any(Tracked::enable_is_stale));
     assert_eq!(
         (changes, story.node.opens(51)),
         (vec![], 2),
-        "never told held; the second open is for the baseline"
+        "never reported as held; the second probe is for the baseline"
     );
     assert_eq!(story.pass(), [], "at its baseline it looks free");
     enable(&story.node, 2);
@@ -160,37 +160,37 @@ fn a_count_left_over_from_before_is_no_holder() {
 }
 
 #[test]
-fn a_count_left_over_is_forgotten_with_the_bind() {
+fn rebind_forgets_a_stale_enable_count() {
     let node = Node::with_eight_gpus().unwrap();
     enable(&node, 1);
-    let mut story = Story::settled(node);
+    let mut story = Story::discovered(node);
     story.node.unbind(GPU).unwrap();
     assert_eq!(story.pass(), [Change::Unbound(id(GPU))]);
     story.node.bind(GPU, "vfio-pci").unwrap();
     enable(&story.node, 1);
-    let changes = story.until("opened again", |monitor, _| {
+    let changes = story.until("probed again", |monitor, _| {
         monitor.group(GROUP).is_some_and(|group| group.state.evidence == Evidence::Open)
     });
     assert_eq!(changes, [Change::Bound(id(GPU)), Change::Held(GROUP), Change::Freed(GROUP)]);
 }
 
 #[test]
-fn bound_late_and_unbound() {
-    let mut story = Story::settled(Node::with_eight_gpus().unwrap());
+fn device_bound_later_is_followed_until_its_unbind() {
+    let mut story = Story::discovered(Node::with_eight_gpus().unwrap());
     let late = "0000:f1:00.0";
     story.node.add(Function::gpu(late, 90, 1)).unwrap();
     let changes = story.pass();
     assert!(changes.starts_with(&[Change::Bound(id(late))]), "{changes:?}");
     assert_eq!(story.monitor.group(GroupId(90)).unwrap().state.occupancy, Occupancy::Free);
-    assert_eq!(story.node.opens(90), 0, "a count that is 0 at first sight needs no open");
+    assert_eq!(story.node.opens(90), 0, "a count of 0 at discovery needs no probe");
     story.node.unbind(late).unwrap();
     assert_eq!(story.pass(), [Change::Unbound(id(late))]);
     assert!(story.monitor.group(GroupId(90)).is_none());
 }
 
 #[test]
-fn an_unbind_that_waits_for_the_holder_is_told_as_such() {
-    let mut story = Story::settled(Node::with_eight_gpus().unwrap());
+fn unbind_that_waits_for_its_holder_is_reported() {
+    let mut story = Story::discovered(Node::with_eight_gpus().unwrap());
     let vm = story.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     assert_eq!(story.pass(), [Change::Held(GROUP)]);
     story.node.unbind(GPU).unwrap();
@@ -207,8 +207,8 @@ fn an_unbind_that_waits_for_the_holder_is_told_as_such() {
 }
 
 #[test]
-fn a_node_that_goes_and_comes_back() {
-    let mut story = Story::settled(Node::with_eight_gpus().unwrap());
+fn removed_node_makes_its_group_absent_until_it_returns() {
+    let mut story = Story::discovered(Node::with_eight_gpus().unwrap());
     let target = std::fs::read_link(story.node.root().join("dev/vfio/51")).unwrap();
     story.node.delete("dev/vfio/51").unwrap();
     assert_eq!(story.pass(), [Change::Changed(GROUP)]);
@@ -219,8 +219,8 @@ fn a_node_that_goes_and_comes_back() {
 }
 
 #[test]
-fn a_listing_that_fails_changes_nothing() {
-    let mut story = Story::settled(Node::with_eight_gpus().unwrap());
+fn failed_listing_changes_nothing() {
+    let mut story = Story::discovered(Node::with_eight_gpus().unwrap());
     let _vm = story.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     story.pass();
     let class = story.node.root().join("sys/class/vfio-dev");
@@ -238,13 +238,13 @@ fn a_listing_that_fails_changes_nothing() {
 }
 
 #[test]
-fn one_bad_device_costs_no_other() {
+fn unreadable_device_hides_no_other() {
     let node = Node::with_eight_gpus().unwrap();
     node.write("sys/bus/pci/devices/0000:3d:00.0/enable", "many\n").unwrap();
     node.delete("sys/kernel/iommu_groups/53").unwrap();
     node.delete("sys/bus/pci/devices/0000:5f:00.0/uevent").unwrap();
     node.replace_by_fifo("sys/bus/pci/devices/0000:9b:00.0/uevent").unwrap();
-    let mut story = Story::settled(node);
+    let mut story = Story::discovered(node);
     let _vm = story.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     assert_eq!(story.pass(), [Change::Held(GROUP)]);
     let errors: Vec<String> = story.monitor.errors().iter().map(ToString::to_string).collect();
@@ -254,22 +254,27 @@ fn one_bad_device_costs_no_other() {
     }
 }
 
-/// A kernel without CONFIG_VFIO_GROUP: only devices have nodes, and an open of one is not exclusive.
+/// On a kernel without CONFIG_VFIO_GROUP only devices have device nodes, and the open of one is not
+/// exclusive.
 #[test]
-fn where_groups_have_no_nodes_the_look_decides_and_nothing_is_opened() {
+fn without_group_nodes_the_peek_decides_and_nothing_is_probed() {
     let node = Node::new().unwrap().without_group_nodes().unwrap();
     node.add_eight_gpus().unwrap();
     let state = |monitor: &Monitor| {
         let state = monitor.group(GROUP).unwrap().state;
         (state.occupancy, state.evidence)
     };
-    let mut story = Story::settled(node);
+    let mut story = Story::discovered(node);
     assert!(!story.monitor.has_group_nodes());
     assert_eq!(state(&story.monitor), (Occupancy::Free, Evidence::Enable));
     let unbound = VmSpec { hold: Hold::CdevUnbound, ..VmSpec::foreign(&[GPU]) };
-    let looker = story.node.start_vm(&unbound).unwrap();
+    let unbound_holder = story.node.start_vm(&unbound).unwrap();
     story.pass();
-    assert_eq!(state(&story.monitor), (Occupancy::Free, Evidence::Enable), "others may bind it");
+    assert_eq!(
+        state(&story.monitor),
+        (Occupancy::Free, Evidence::Enable),
+        "another process can still bind it"
+    );
     let vm = story.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     let second = story.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap_err();
     assert_eq!(second.raw_os_error(), Some(22), "EINVAL of VFIO_DEVICE_BIND_IOMMUFD");
@@ -277,7 +282,7 @@ fn where_groups_have_no_nodes_the_look_decides_and_nothing_is_opened() {
     let mut holders = Vec::new();
     story.monitor.root().holders(&[GROUP], &mut |holder| holders.push(holder)).unwrap();
     holders.sort_by_key(|holder| holder.pid);
-    let mut pids = [vm.pid(), looker.pid()];
+    let mut pids = [vm.pid(), unbound_holder.pid()];
     pids.sort_unstable();
     assert_eq!(holders.iter().map(|holder| holder.pid).collect::<Vec<_>>(), pids);
     assert!(holders.iter().all(|holder| holder.via == Via::Cdev));
@@ -298,18 +303,18 @@ fn where_groups_have_no_nodes_the_look_decides_and_nothing_is_opened() {
 }
 
 #[test]
-fn a_device_that_is_bound_anew_between_two_passes_is_told_as_such() {
-    let mut story = Story::settled(Node::with_eight_gpus().unwrap());
+fn rebind_between_two_passes_is_reported() {
+    let mut story = Story::discovered(Node::with_eight_gpus().unwrap());
     story.node.unbind(GPU).unwrap();
     story.node.bind(GPU, "vfio-pci").unwrap();
     let changes = story.pass();
-    assert_eq!(changes, [Change::Unbound(id(GPU)), Change::Bound(id(GPU))], "its number is the same");
+    assert_eq!(changes, [Change::Unbound(id(GPU)), Change::Bound(id(GPU))], "although vfioN is the same");
     assert_eq!(story.pass(), []);
 }
 
 #[test]
-fn a_record_that_has_changed_is_told() {
-    let mut story = Story::settled(Node::with_eight_gpus().unwrap());
+fn changed_record_is_reported_after_invalidation() {
+    let mut story = Story::discovered(Node::with_eight_gpus().unwrap());
     story.node.write(&format!("sys/bus/pci/devices/{GPU}/numa_node"), "1\n").unwrap();
     assert_eq!(story.pass(), []);
     story.monitor.invalidate(None, Instant::now());
@@ -317,25 +322,25 @@ fn a_record_that_has_changed_is_told() {
     assert_eq!(story.monitor.devices()[0].device.numa_node, Some(1));
 }
 
-/// Its host driver has it enabled whether a machine has it or not.
+/// The host driver enables a vendor's virtual function, whether a VM holds it or not.
 #[test]
-fn the_count_of_a_vendors_function_says_nothing() {
+fn enable_count_of_a_vendor_function_is_ignored() {
     let node = trees::by_name("virtual functions with a vGPU and without").unwrap().node;
     let vf = "0000:1b:00.1";
     node.write(&format!("sys/bus/pci/devices/{vf}/enable"), "1\n").unwrap();
     let group = GroupId(91);
-    let mut story = Story::settled(node);
+    let mut story = Story::discovered(node);
     let occupancy = |monitor: &Monitor| monitor.group(group).unwrap().state.occupancy;
     assert_eq!(occupancy(&story.monitor), Occupancy::Free);
     assert_eq!(story.monitor.root().peek(group, &mut Buffer::new()), Ok(Peek::Unavailable));
     let vm = story.node.start_vm(&VmSpec::foreign(&[vf])).unwrap();
-    story.until("held, by an open", |monitor, _| occupancy(monitor) == Occupancy::Held);
+    story.until("held, by a probe", |monitor, _| occupancy(monitor) == Occupancy::Held);
     vm.kill();
     story.until("free", |monitor, _| occupancy(monitor) == Occupancy::Free);
 }
 
 #[test]
-fn a_holder_of_a_cdev_is_found_where_dev_cannot_be_seen() {
+fn holder_of_a_device_node_is_found_without_dev() {
     let node = Node::new().unwrap().without_group_nodes().unwrap();
     node.add_eight_gpus().unwrap();
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
@@ -348,11 +353,12 @@ fn a_holder_of_a_cdev_is_found_where_dev_cannot_be_seen() {
     );
 }
 
-/// An entry that names nothing makes every pass list the devices; their records are not read for that.
+/// An entry that cannot be understood makes every pass list the devices, but not read their
+/// records.
 #[test]
-fn records_are_read_no_more_often_where_the_listing_has_an_odd_entry() {
+fn odd_entry_in_the_listing_causes_no_record_reads() {
     let node = Node::with_eight_gpus().unwrap();
-    let mut story = Story::settled(node);
+    let mut story = Story::discovered(node);
     std::os::unix::fs::symlink("loop", story.node.root().join("sys/class/vfio-dev/loop")).unwrap();
     assert_eq!(story.pass(), []);
     story.node.write(&format!("sys/bus/pci/devices/{GPU}/numa_node"), "1\n").unwrap();

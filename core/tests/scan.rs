@@ -1,4 +1,4 @@
-//! The walk over bound devices: both of its sources, and trees that no kernel would make.
+//! Scans bound devices from both sources, and trees that no kernel would create.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
@@ -23,7 +23,7 @@ fn scan(root: &Path) -> (Vec<Device>, Vec<Error>) {
 }
 
 #[test]
-fn the_record_is_complete() {
+fn record_of_a_device_is_complete() {
     let node = Node::with_eight_gpus().unwrap();
     node.add(Function { sriov_numvfs: Some(4), ..Function::gpu("0000:f1:00.0", 90, -1) }).unwrap();
     node.add(Function { physfn: Some("0000:f1:00.0".into()), ..Function::gpu("0000:f1:00.1", 91, -1) })
@@ -43,7 +43,7 @@ fn the_record_is_complete() {
 }
 
 #[test]
-fn kernels_without_the_class_are_walked_by_driver() {
+fn kernel_without_the_class_is_scanned_by_driver() {
     let fill = |node: Node| {
         node.add(Function::gpu("0000:01:00.0", 1, 0)).unwrap();
         node.add(Function::gpu("0000:02:00.0", 2, 0).with_driver(Some("nvgrace_gpu_vfio_pci"))).unwrap();
@@ -60,18 +60,18 @@ fn kernels_without_the_class_are_walked_by_driver() {
 }
 
 #[test]
-fn the_work_does_not_grow_with_functions_that_are_not_bound() {
+fn unbound_functions_are_not_read() {
     let node = Node::with_eight_gpus().unwrap();
     let before = scan(node.root());
     node.add_unbound_functions(500).unwrap();
-    // The folder of all functions is not even looked into.
+    // The directory of all functions is not even listed.
     node.delete("sys/bus/pci/devices").unwrap();
     symlink("../../devices/pci0000:00", node.root().join("sys/bus/pci/devices")).unwrap();
     assert_eq!(scan(node.root()).0, before.0);
 }
 
 #[test]
-fn a_mediated_device_has_its_parents_ids() {
+fn mediated_device_has_the_ids_of_its_parent() {
     const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
     for class in [true, false] {
         let node = Node::with_eight_gpus().unwrap();
@@ -109,7 +109,7 @@ fn a_mediated_device_has_its_parents_ids() {
 }
 
 #[test]
-fn garbage_costs_an_error_item_and_nothing_else() {
+fn malformed_entry_is_one_error_and_hides_no_device() {
     let node = Node::with_eight_gpus().unwrap();
     let class = node.root().join("sys/class/vfio-dev");
     symlink("../../devices/pci0000:00/0000:1b:00.0/vfio-dev/vfiox", class.join("vfiox")).unwrap();
@@ -143,13 +143,13 @@ fn garbage_costs_an_error_item_and_nothing_else() {
         ["0000:1b:00.0", "0000:3d:00.0", "0000:4e:00.0", "0000:5f:00.0", "0000:9b:00.0", "0000:bd:00.0"]
     {
         let id = address.parse().unwrap();
-        let told = errors.iter().filter(|error| error.device == Some(id)).count();
-        assert_eq!(told, 1, "{address}: {errors:#?}");
+        let count = errors.iter().filter(|error| error.device == Some(id)).count();
+        assert_eq!(count, 1, "{address}: {errors:#?}");
     }
 }
 
 #[test]
-fn a_tree_without_any_source_is_an_error() {
+fn tree_without_any_source_is_an_error() {
     let empty = tempfile::tempdir().unwrap();
     let root = Root::open(empty.path()).unwrap();
     let error = root.scan(Detail::Full, &mut Buffer::new(), |_| {}).unwrap_err();
@@ -157,7 +157,7 @@ fn a_tree_without_any_source_is_an_error() {
 }
 
 #[test]
-fn the_function_that_offends_is_named() {
+fn offending_function_is_named() {
     let node = Node::new().unwrap();
     node.add(Function::gpu("0000:01:00.0", 1, 0)).unwrap();
     node.add(Function { driver: Some("pcieport".into()), ..Function::new("0000:01:00.1", 1) }).unwrap();
@@ -178,7 +178,7 @@ fn the_function_that_offends_is_named() {
 }
 
 #[test]
-fn one_look_tells_a_members_driver() {
+fn driver_of_a_member_is_read_from_its_group() {
     let node = Node::new().unwrap();
     node.add(Function::gpu("0000:01:00.0", 1, 0)).unwrap();
     node.add(Function::gpu("0000:02:00.0", 2, 0)).unwrap();
@@ -187,7 +187,7 @@ fn one_look_tells_a_members_driver() {
         root.driver_in(GroupId(group), address.parse().unwrap()).unwrap().map(|driver| driver.to_string())
     };
     assert_eq!(driver(1, "0000:01:00.0").as_deref(), Some("vfio-pci"));
-    assert_eq!(driver(2, "0000:01:00.0"), None, "of another group");
+    assert_eq!(driver(2, "0000:01:00.0"), None, "a member of another group");
     node.unbind("0000:01:00.0").unwrap();
     assert_eq!(driver(1, "0000:01:00.0"), None);
 }

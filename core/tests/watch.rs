@@ -1,4 +1,4 @@
-//! The one descriptor to poll: what wakes it, and what is told then.
+//! Polls the descriptor of a watch: what wakes it, and which events follow.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
 
@@ -11,7 +11,7 @@ use vfio_sim_node::{Function, Node, VmSpec};
 const GPU: &str = "0000:1b:00.0";
 const GROUP: GroupId = GroupId(51);
 const PATIENCE: Duration = Duration::from_secs(10);
-/// So long that no tick can explain what is told within [`PATIENCE`].
+/// An interval so long that the timer cannot explain an event within [`PATIENCE`].
 const NEVER: Duration = Duration::from_secs(3600);
 
 fn watch(node: &Node, interval: Duration) -> Watch {
@@ -22,30 +22,30 @@ fn watch(node: &Node, interval: Duration) -> Watch {
     Watch::new(monitor, watch::Options::default()).unwrap()
 }
 
-/// Polls until `wanted` is told; everything told on the way.
+/// Polls until `wanted` arrives. Returns all events until then.
 fn expect(watch: &mut Watch, wanted: Event) -> Vec<Event> {
-    let (mut told, deadline) = (Vec::new(), Instant::now() + PATIENCE);
+    let (mut events, deadline) = (Vec::new(), Instant::now() + PATIENCE);
     loop {
         while let Some(event) = watch.next() {
-            told.push(event);
+            events.push(event);
             if event == wanted {
-                return told;
+                return events;
             }
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        assert!(!left.is_zero(), "never told {wanted:?}: {told:?}");
+        assert!(!left.is_zero(), "{wanted:?} did not arrive: {events:?}");
         let left = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().max(1_000_000).into() };
         let fd = watch.fd();
         poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&left)).unwrap();
     }
 }
 
-/// Takes everything that the start makes news.
-fn settle(watch: &mut Watch) {
+/// Takes the events of the discovery.
+fn discover(watch: &mut Watch) {
     expect(watch, Event::Bound("0000:df:00.0".parse().unwrap()));
     let deadline = Instant::now() + PATIENCE;
     while !watch.monitor().initial_probes_done() {
-        assert!(Instant::now() < deadline, "no answers");
+        assert!(Instant::now() < deadline, "no probe results");
         while watch.next().is_some() {}
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -53,11 +53,11 @@ fn settle(watch: &mut Watch) {
 }
 
 #[test]
-fn everything_is_told_in_order() {
+fn bind_hold_free_and_unbind_are_reported_in_order() {
     let node = Node::with_eight_gpus().unwrap();
     let gpu = GPU.parse().unwrap();
     let mut watch = watch(&node, Duration::from_millis(20));
-    settle(&mut watch);
+    discover(&mut watch);
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     expect(&mut watch, Event::Held(GROUP));
     let [holder] = watch.holders(GROUP) else { panic!("{:?}", watch.holders(GROUP)) };
@@ -72,7 +72,7 @@ fn everything_is_told_in_order() {
 }
 
 #[test]
-fn a_known_holders_exit_wakes_at_once() {
+fn exit_of_a_known_holder_wakes_at_once() {
     let node = Node::with_eight_gpus().unwrap();
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     let mut watch = watch(&node, NEVER);
@@ -82,7 +82,7 @@ fn a_known_holders_exit_wakes_at_once() {
 }
 
 #[test]
-fn a_holder_whose_descriptors_outlive_it_is_followed() {
+fn holder_whose_descriptors_outlive_it_is_followed() {
     let node = Node::with_eight_gpus().unwrap();
     let teardown = Duration::from_millis(50);
     let vm = node.start_vm(&VmSpec { teardown, ..VmSpec::foreign(&[GPU]) }).unwrap();
@@ -93,17 +93,17 @@ fn a_holder_whose_descriptors_outlive_it_is_followed() {
 }
 
 #[test]
-fn a_node_that_appears_wakes_at_once() {
+fn new_device_node_wakes_at_once() {
     let node = Node::with_eight_gpus().unwrap();
     let mut watch = watch(&node, NEVER);
-    settle(&mut watch);
+    discover(&mut watch);
     let late = "0000:f1:00.0";
     node.add(Function::gpu(late, 90, 1)).unwrap();
     expect(&mut watch, Event::Bound(late.parse().unwrap()));
 }
 
 #[test]
-fn next_never_waits_and_nothing_is_nothing() {
+fn next_without_an_event_returns_at_once() {
     let node = Node::new().unwrap();
     let mut watch = watch(&node, NEVER);
     assert_eq!(watch.next(), None);

@@ -13,7 +13,8 @@ pub(crate) use record::{optional, parse_decimal};
 pub struct Device {
     /// PCI address or mdev uuid.
     pub id: DeviceId,
-    /// PCI vendor id. For a mediated device that of its parent, or 0 if the parent is no PCI function.
+    /// PCI vendor id. For a mediated device that of its parent, or 0 if the parent is no PCI
+    /// function.
     pub vendor: u16,
     /// PCI device id. For a mediated device that of its parent.
     pub device: u16,
@@ -31,15 +32,17 @@ pub struct Device {
     pub numa_node: Option<u16>,
     /// The SR-IOV role.
     pub sriov: Sriov,
-    /// N of `vfioN`, its entry in /sys/class/vfio-dev. On kernels with VFIO cdev also its device node in
-    /// /dev/vfio/devices. None before Linux 6.1, and in a record that was not read by a scan.
+    /// N of `vfioN`, its entry in /sys/class/vfio-dev. On kernels with VFIO cdev also its device
+    /// node in /dev/vfio/devices. None before Linux 6.1, and in a record that was not read by a
+    /// scan.
     pub cdev: Option<u32>,
     /// The kind of device.
     pub kind: Kind,
-    /// The directory name of an mdev's type (`nvidia-35`), or the vGPU type number of a vendor's virtual function.
+    /// The directory name of an mdev's type (`nvidia-35`), or the vGPU type number of a vendor's
+    /// virtual function.
     pub vgpu_type: Option<Text<64>>,
-    /// The parent of a mediated device or of a virtual function. For a virtual function it is read with
-    /// [`Detail::Full`] only.
+    /// The parent of a mediated device or of a virtual function. For a virtual function it is read
+    /// with [`Detail::Full`] only.
     pub parent: Option<PciAddress>,
 }
 
@@ -92,22 +95,25 @@ impl Sriov {
 /// How much of a device's record to read.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Detail {
-    /// Everything except the SR-IOV role and the parent of a virtual function. Saves four system calls a device.
+    /// Everything except the SR-IOV role and the parent of a virtual function. Saves four system
+    /// calls a device.
     Identity,
     /// Everything.
     Full,
 }
 
-/// Returns whether a driver of this name is a VFIO driver. For kernels before 6.1, which have no `vfio-dev/` directory.
+/// Returns whether a driver of this name is a VFIO driver. For kernels before 6.1, which have no
+/// `vfio-dev/` directory.
 ///
-/// The names of all VFIO drivers contain `vfio` (drivers/vfio/pci/*/), so it does not matter whether the kernel writes
-/// `-` or `_`.
+/// The names of all VFIO drivers contain `vfio` (drivers/vfio/pci/*/), so it does not matter
+/// whether the kernel writes `-` or `_`.
 #[must_use]
 pub fn is_vfio_driver(name: &[u8]) -> bool {
     name.windows(4).any(|part| part == b"vfio")
 }
 
-/// Returns whether a driver of this name is a vendor's own driver, with virtual functions of [`Kind::VendorVf`].
+/// Returns whether a driver of this name is a vendor's own driver, with virtual functions of
+/// [`Kind::VendorVf`].
 pub(crate) fn is_vendor_driver(name: &[u8]) -> bool {
     name == b"nvidia"
 }

@@ -67,12 +67,12 @@ impl Root {
         self.stat(format_args!("sys/bus/{}/devices/{id}", id.bus())).is_ok()
     }
 
-    /// Reads the record of one device, bound or not. [`Device::cdev`] is always none here: only a scan of
-    /// /sys/class/vfio-dev knows it. Allocates nothing.
+    /// Reads the record of one device, bound or not. [`Device::cdev`] is always none here: only a
+    /// scan of /sys/class/vfio-dev knows it. Allocates nothing.
     ///
     /// # Errors
-    /// The device does not exist, cannot be read, or an attribute has content that the kernel would not write. The error
-    /// names the device and the attribute.
+    /// The device does not exist, cannot be read, or an attribute has content that the kernel would
+    /// not write. The error names the device and the attribute.
     pub fn device(&self, id: DeviceId, detail: Detail) -> Result<Device> {
         match id {
             DeviceId::Pci(address) => self.pci_function(address, detail),
@@ -124,7 +124,8 @@ impl Root {
     fn mdev(&self, id: DeviceId) -> Result<Device> {
         let mut buffer = [0; PAGE];
         let at = |errno, what| Error::system(errno, what);
-        // ../../../devices/pci0000:00/0000:00:02.0/<uuid>: the device's directory is inside that of its parent.
+        // ../../../devices/pci0000:00/0000:00:02.0/<uuid>: the device's directory is inside that of
+        // its parent.
         let link = self
             .link(format_args!("sys/bus/mdev/devices/{id}"), &mut buffer)
             .map_err(|errno| at(errno, "mdev link"))?;

@@ -17,11 +17,11 @@ fn listed_type(text: &[u8], number: &[u8]) -> Option<Text<64>> {
 }
 
 impl Root {
-    /// Returns the name of a device's vGPU type: `GRID T4-1Q` of a mediated device, `NVIDIA H200X-141C` of a virtual
-    /// function. Reads one attribute.
+    /// Returns the name of a device's vGPU type: `GRID T4-1Q` of a mediated device, `NVIDIA
+    /// H200X-141C` of a virtual function. Reads one attribute.
     ///
-    /// Returns none for other devices, and if the driver reports no name. The driver lists the types that can be created
-    /// now, and a type in use need not be one of them.
+    /// Returns none for other devices, and if the driver reports no name. The driver lists the
+    /// types that can be created now, and a type in use need not be one of them.
     ///
     /// # Errors
     /// The attribute cannot be read, or its content is no name.

@@ -1,7 +1,7 @@
 //! Compares the enable count of a device with its baseline: the count without a holder.
 //!
-//! A count can be left over from before the bind. So a count of 0 is its own baseline, and a count above 0 becomes a baseline
-//! only if it was read while a probe of ours had the group open.
+//! A count can be left over from before the bind. So a count of 0 is its own baseline, and a count
+//! above 0 becomes a baseline only if it was read while a probe of ours had the group open.
 
 use super::bound::Tracked;
 use crate::device::Kind;
@@ -25,8 +25,8 @@ impl EnableBaseline {
         self.count.forget();
     }
 
-    /// Takes a count that was read while no other process could hold the group. A baseline only falls, because a count that
-    /// rose since belongs to a holder.
+    /// Takes a count that was read while no other process could hold the group. A baseline only
+    /// falls, because a count that rose since belongs to a holder.
     pub(super) fn lower(&mut self, count: u32) {
         self.baseline = Some(self.baseline.map_or(count, |known| known.min(count)));
     }

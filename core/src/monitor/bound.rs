@@ -1,4 +1,5 @@
-//! Follows the bound devices: which were bound, bound again, unbound, or wait for their holder to be unbound.
+//! Follows the bound devices: which were bound, bound again, unbound, or wait for their holder to
+//! be unbound.
 
 use super::Change;
 use super::baseline::EnableBaseline;
@@ -11,8 +12,8 @@ use crate::scan::Bound;
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
 
-/// Interval of a complete reading. It finds changes that no listing shows while no uevent arrives: another driver, a corrected
-/// NUMA node, a group peer that was bound to a host driver.
+/// Interval of a complete reading. It finds changes that no listing shows while no uevent arrives:
+/// another driver, a corrected NUMA node, a group peer that was bound to a host driver.
 const REFRESH: Duration = Duration::from_secs(30);
 
 /// A device that is bound, or that the kernel is unbinding.
@@ -20,27 +21,28 @@ const REFRESH: Duration = Duration::from_secs(30);
 pub struct Tracked {
     /// The record of the device. It has no driver while the kernel unbinds the device.
     pub device: Device,
-    /// The driver link is gone and the group's device node still exists: the kernel's unbind waits for the holder
-    /// (`vfio_unregister_group_dev`).
+    /// The driver link is gone and the group's device node still exists: the kernel's unbind waits
+    /// for the holder (`vfio_unregister_group_dev`).
     pub unbinding: bool,
     pub(super) enable: EnableBaseline,
-    /// The inode of the entry in /sys/class/vfio-dev. A different inode means that the device was bound again. None if the
-    /// entry could not be listed.
+    /// The inode of the entry in /sys/class/vfio-dev. A different inode means that the device was
+    /// bound again. None if the entry could not be listed.
     entry: Option<u64>,
     /// The latest listing contained the device.
     seen: bool,
 }
 
 impl Tracked {
-    /// Returns whether the enable count was above 0 while a probe of this monitor had the group open. Such a count is left over
-    /// from before the bind, so it does not mean that the device is held.
+    /// Returns whether the enable count was above 0 while a probe of this monitor had the group
+    /// open. Such a count is left over from before the bind, so it does not mean that the device is
+    /// held.
     #[must_use]
     pub fn enable_is_stale(&self) -> bool {
         self.enable.is_stale()
     }
 
-    /// Returns whether a listed device was bound again since the previous pass. Without an inode, then or now, this is not
-    /// known, and the inode does not count.
+    /// Returns whether a listed device was bound again since the previous pass. Without an inode,
+    /// then or now, this is not known, and the inode does not count.
     fn is_rebound(&self, cdev: Option<u32>, entry: Option<u64>) -> bool {
         let replaced = self.entry.zip(entry).is_some_and(|(before, now)| before != now);
         self.unbinding || self.device.cdev != cdev || replaced
@@ -62,9 +64,9 @@ impl Tracked {
         rebound || differs
     }
 
-    /// Returns whether the kernel's unbind of an unlisted device waits for its holder. Then the function exists without a
-    /// driver, and so does the group's device node (or its entry in sysfs, where /dev is not visible), if the kernel has group
-    /// nodes.
+    /// Returns whether the kernel's unbind of an unlisted device waits for its holder. Then the
+    /// function exists without a driver, and so does the group's device node (or its entry in
+    /// sysfs, where /dev is not visible), if the kernel has group nodes.
     fn waits_for_holder(&self, root: &Root) -> bool {
         let (Some(address), Some(group)) = (self.device.id.pci(), self.device.group) else { return false };
         let mut link = [0; 512];
@@ -74,7 +76,8 @@ impl Tracked {
             || root.stat(format_args!("sys/class/vfio/{group}")).is_ok()
             || !root.has_group_nodes();
         let count = EnableCount::default().read(root, self.device.id);
-        // A group peer can keep the node as well. But `enable` of this device falls only when its own holder leaves.
+        // A group peer can keep the node as well. But `enable` of this device falls only when its
+        // own holder leaves.
         driver == Err(Errno::NOENT)
             && present
             && node
@@ -86,7 +89,8 @@ impl Tracked {
 pub(super) struct BoundDevices {
     /// Sorted by id.
     pub(super) devices: Vec<Tracked>,
-    /// The entries of /sys/class/vfio-dev at the latest pass. Empty if the next pass must list the devices in any case.
+    /// The entries of /sys/class/vfio-dev at the latest pass. Empty if the next pass must list the
+    /// devices in any case.
     entries: Vec<(u32, u64)>,
     /// When everything is read again.
     pub(super) refresh_at: Instant,
@@ -97,7 +101,8 @@ impl BoundDevices {
         Self { devices: Vec::new(), entries: Vec::new(), refresh_at: now + REFRESH }
     }
 
-    /// Lists the bound devices and reads the records of new and changed ones. Returns whether groups may have changed.
+    /// Lists the bound devices and reads the records of new and changed ones. Returns whether
+    /// groups may have changed.
     ///
     /// If the class directory has the same entries as before, one system call is enough.
     ///
@@ -182,11 +187,13 @@ impl BoundDevices {
         }
     }
 
-    /// Reads the record of a listed device. Returns none if that fails; a known device keeps its old record then.
+    /// Reads the record of a listed device. Returns none if that fails; a known device keeps its
+    /// old record then.
     fn read(&mut self, bound: Bound, detail: Detail, pass: &mut Pass<'_>) -> Option<Device> {
         match pass.root.device(bound.id, detail) {
             Ok(device) => Some(Device { cdev: bound.cdev, ..device }),
-            // The device was removed between listing and reading. That is no error; the next pass lists again.
+            // The device was removed between listing and reading. That is no error; the next pass
+            // lists again.
             Err(error) if error.kind == ErrorKind::Missing => {
                 self.entries.clear();
                 None
@@ -198,8 +205,8 @@ impl BoundDevices {
         }
     }
 
-    /// Drops the devices that are no longer listed, except those whose unbind waits for a holder. Returns whether any device
-    /// changed.
+    /// Drops the devices that are no longer listed, except those whose unbind waits for a holder.
+    /// Returns whether any device changed.
     fn drop_unlisted(&mut self, root: &Root, changes: &mut Vec<Change>) -> bool {
         let mut changed = false;
         self.devices.retain_mut(|tracked| {

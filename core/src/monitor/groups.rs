@@ -60,9 +60,11 @@ impl Assigned {
     }
 }
 
-/// Adds the groups of new devices, drops groups without a device, and reads the members of all groups again.
+/// Adds the groups of new devices, drops groups without a device, and reads the members of all
+/// groups again.
 ///
-/// `at_start` means that new groups existed before the monitor started. `interval` is the shortest time between two probes.
+/// `at_start` means that new groups existed before the monitor started. `interval` is the shortest
+/// time between two probes.
 pub(super) fn regroup(
     groups: &mut Vec<Group>,
     devices: &[Tracked],

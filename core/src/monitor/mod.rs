@@ -1,7 +1,8 @@
 //! Follows over time which devices are bound and which groups are held.
 //!
-//! A [`Monitor`] works in passes. A pass lists the bound devices and the device nodes, peeks at each group, and probes a group
-//! only if a peek cannot decide: see [`GroupState`](crate::occupancy::GroupState). Each idea has a module of its own:
+//! A [`Monitor`] works in passes. A pass lists the bound devices and the device nodes, peeks at
+//! each group, and probes a group only if a peek cannot decide: see
+//! [`GroupState`](crate::occupancy::GroupState). Each idea has a module of its own:
 //!
 //! | module | what it follows |
 //! | --- | --- |
@@ -49,7 +50,8 @@ pub struct Options {
     pub detail: Detail,
 }
 
-/// One pass a second, probes allowed with a deadline of one second, records in [`Detail::Identity`].
+/// One pass a second, probes allowed with a deadline of one second, records in
+/// [`Detail::Identity`].
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -72,14 +74,15 @@ pub enum Change {
     Held(GroupId),
     /// A held group became free.
     Freed(GroupId),
-    /// Something else about a group changed: it became absent or unknown, its members or its viability changed, or a device of
-    /// it is being unbound.
+    /// Something else about a group changed: it became absent or unknown, its members or its
+    /// viability changed, or a device of it is being unbound.
     Changed(GroupId),
 }
 
 /// Follows all bound devices below a root.
 ///
-/// One thread drives a monitor. Other threads can share its [`Prober`]. No method blocks on the open of a device node.
+/// One thread drives a monitor. Other threads can share its [`Prober`]. No method blocks on the
+/// open of a device node.
 pub struct Monitor {
     root: Arc<Root>,
     prober: Arc<Prober>,
@@ -136,8 +139,8 @@ impl Monitor {
         self.groups.iter().find(|group| group.id == id)
     }
 
-    /// Returns what could not be read at the latest reading, at most 256 errors. Each is about one place, and each refresh (every
-    /// 30 seconds) tries to read it again.
+    /// Returns what could not be read at the latest reading, at most 256 errors. Each is about one
+    /// place, and each refresh (every 30 seconds) tries to read it again.
     #[must_use]
     pub fn errors(&self) -> &[Error] {
         self.errors.as_slice()
@@ -149,14 +152,15 @@ impl Monitor {
         self.nodes.visible
     }
 
-    /// Returns whether the kernel has device nodes for groups. True until a missing node shows otherwise.
+    /// Returns whether the kernel has device nodes for groups. True until a missing node shows
+    /// otherwise.
     #[must_use]
     pub fn has_group_nodes(&self) -> bool {
         self.nodes.for_groups
     }
 
-    /// Returns whether /dev/vfio can be listed and does not contain /dev/vfio/vfio. A group cannot be used without that node
-    /// (CONFIG_VFIO_CONTAINER, or IOMMUFD instead of it).
+    /// Returns whether /dev/vfio can be listed and does not contain /dev/vfio/vfio. A group cannot
+    /// be used without that node (CONFIG_VFIO_CONTAINER, or IOMMUFD instead of it).
     #[must_use]
     pub fn container_node_missing(&self) -> bool {
         self.nodes.container_missing
@@ -174,35 +178,37 @@ impl Monitor {
         &self.root
     }
 
-    /// Returns a descriptor that is readable when probe results have arrived. Poll it and call [`Monitor::collect`]; do not read
-    /// it.
+    /// Returns a descriptor that is readable when probe results have arrived. Poll it and call
+    /// [`Monitor::collect`]; do not read it.
     #[must_use]
     pub fn results_fd(&self) -> BorrowedFd<'_> {
         self.results.fd()
     }
 
-    /// Returns whether the first pass is over and each probe at discovery has its result. Returns false while probes are paused.
+    /// Returns whether the first pass is over and each probe at discovery has its result. Returns
+    /// false while probes are paused.
     #[must_use]
     pub fn initial_probes_done(&self) -> bool {
         let outstanding = |group: &Group| group.probe_since.is_some() && group.state.first_probe_is_due();
         self.started && !self.paused && !self.groups.iter().any(outstanding)
     }
 
-    /// Sets how much of each record is read. If that changes, the next pass after `now` reads all records again.
+    /// Sets how much of each record is read. If that changes, the next pass after `now` reads all
+    /// records again.
     pub fn set_detail(&mut self, detail: Detail, now: Instant) {
         if std::mem::replace(&mut self.options.detail, detail) != detail {
             self.bound.refresh_at = now;
         }
     }
 
-    /// Sets what is assigned to pods. A group is never probed while it, or one of its devices, is assigned: the pod's VM may be
-    /// about to open it.
+    /// Sets what is assigned to pods. A group is never probed while it, or one of its devices, is
+    /// assigned: the pod's VM may be about to open it.
     pub fn set_assigned(&mut self, assigned: Assigned) {
         self.assigned = assigned;
     }
 
-    /// Pauses all probes while `paused` is true, for example until the assignments are known. Probes that are due in that time
-    /// are made later.
+    /// Pauses all probes while `paused` is true, for example until the assignments are known.
+    /// Probes that are due in that time are made later.
     pub fn pause_probes(&mut self, paused: bool) {
         self.paused = paused;
     }
@@ -213,7 +219,8 @@ impl Monitor {
         self.paused
     }
 
-    /// Records the result of a probe that the caller has made, for example for an allocation. Does nothing for an unknown group.
+    /// Records the result of a probe that the caller has made, for example for an allocation. Does
+    /// nothing for an unknown group.
     pub fn record_probe(
         &mut self,
         group: GroupId,
@@ -233,8 +240,8 @@ impl Monitor {
         }
     }
 
-    /// Makes the next pass read everything again, because a device was bound, unbound, added or removed. Forgets the baseline of
-    /// `device`, if one is named.
+    /// Makes the next pass read everything again, because a device was bound, unbound, added or
+    /// removed. Forgets the baseline of `device`, if one is named.
     pub fn invalidate(&mut self, device: Option<DeviceId>, now: Instant) {
         self.bound.refresh_at = now;
         for tracked in self.bound.devices.iter_mut().filter(|tracked| Some(tracked.device.id) == device) {
@@ -242,10 +249,12 @@ impl Monitor {
         }
     }
 
-    /// Makes one pass: lists the bound devices, peeks at their groups, and starts the probes that are wanted.
+    /// Makes one pass: lists the bound devices, peeks at their groups, and starts the probes that
+    /// are wanted.
     ///
-    /// Appends what changed to `changes`. Does not wait for probes; their results come through [`Monitor::collect`], which each
-    /// pass calls first. A pass without a change allocates nothing.
+    /// Appends what changed to `changes`. Does not wait for probes; their results come through
+    /// [`Monitor::collect`], which each pass calls first. A pass without a change allocates
+    /// nothing.
     ///
     /// # Errors
     /// The bound devices cannot be listed. Then everything stays as it was.

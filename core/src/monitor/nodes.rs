@@ -23,8 +23,8 @@ impl VisibleNodes {
         Self { visible: false, for_groups: true, container_missing: false }
     }
 
-    /// Sets the node of each group. One listing is enough for all groups. A second one follows only if a node is missing because
-    /// the kernel has no device nodes for groups.
+    /// Sets the node of each group. One listing is enough for all groups. A second one follows only
+    /// if a node is missing because the kernel has no device nodes for groups.
     pub(super) fn update(&mut self, groups: &mut [Group], devices: &[Tracked], pass: &mut Pass<'_>) {
         let Scratch { buffer, group_nodes, .. } = &mut *pass.scratch;
         group_nodes.clear();
@@ -62,7 +62,8 @@ fn find_device_nodes(groups: &mut [Group], devices: &[Tracked], pass: &mut Pass<
     for group in groups {
         let mut members = devices.iter().filter(|tracked| tracked.device.group == Some(group.id));
         group.node = match listed {
-            // The kernel removes the node of a device first when it unbinds the device (`vfio_unregister_group_dev`).
+            // The kernel removes the node of a device first when it unbinds the device
+            // (`vfio_unregister_group_dev`).
             Ok(()) if members.all(|tracked| tracked.unbinding || has_node(tracked)) => GroupNode::DevicesOnly,
             // The kernel creates the directory with the first node in it.
             Ok(()) | Err(Errno::NOENT) => GroupNode::Missing,

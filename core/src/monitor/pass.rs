@@ -1,4 +1,5 @@
-//! Bundles what the steps of one pass share: the root, the scratch buffers, and where they report to.
+//! Bundles what the steps of one pass share: the root, the scratch buffers, and where they report
+//! to.
 
 use super::Change;
 use crate::error::Error;
@@ -19,7 +20,8 @@ pub(super) struct Pass<'a> {
     pub(super) changes: &'a mut Vec<Change>,
 }
 
-/// Buffers whose content is meaningless between two passes. They are kept so that a pass without a change allocates nothing.
+/// Buffers whose content is meaningless between two passes. They are kept so that a pass without a
+/// change allocates nothing.
 #[derive(Default)]
 pub(super) struct Scratch {
     pub(super) buffer: Buffer,

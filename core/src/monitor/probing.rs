@@ -31,7 +31,8 @@ impl Results {
         self.signal.as_fd()
     }
 
-    /// Adds a result. `more` means that further results follow at once, so the signal can wait for them.
+    /// Adds a result. `more` means that further results follow at once, so the signal can wait for
+    /// them.
     fn add(&self, result: ProbeResult, more: bool) {
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner).push(result);
         if !more {
@@ -51,14 +52,16 @@ impl Results {
 }
 
 impl Monitor {
-    /// Records the probe results that have arrived. A probe without a result by its deadline counts as timed out. Never blocks.
+    /// Records the probe results that have arrived. A probe without a result by its deadline counts
+    /// as timed out. Never blocks.
     pub fn collect(&mut self, now: Instant, changes: &mut Vec<Change>) {
         for result in self.results.take() {
             self.lower_baselines(&result);
             let Ok(index) = self.groups.binary_search_by_key(&result.group, |group| group.id) else {
                 continue;
             };
-            // A result that arrives after the deadline is dropped, because the state may have changed meanwhile.
+            // A result that arrives after the deadline is dropped, because the state may have
+            // changed meanwhile.
             if self.groups.get_mut(index).is_some_and(|group| group.probe_since.take().is_some()) {
                 self.record_result(index, result.occupancy, now, changes);
             }
@@ -83,7 +86,8 @@ impl Monitor {
         } else {
             let groups = &mut self.groups;
             self.prober.start_all(requests, |refused| {
-                // An earlier probe of the group still hangs. Its result, or the deadline, comes first.
+                // An earlier probe of the group still hangs. Its result, or the deadline, comes
+                // first.
                 let refused = groups.iter_mut().filter(|group| group.id == refused);
                 refused.for_each(|group| group.probe_since = None);
             });
@@ -101,7 +105,8 @@ impl Monitor {
         if !self.options.probe || !can_wait {
             group.peek = match baseline::peek(&self.root, &mut self.bound.devices, group.id) {
                 Ok(peek) => Some(peek),
-                // A count that cannot be read changes nothing. The listing finds a device that was removed.
+                // A count that cannot be read changes nothing. The listing finds a device that was
+                // removed.
                 Err(_) => group.peek.or(Some(Peek::Unavailable)),
             };
         }

@@ -1,6 +1,7 @@
 //! Defines whether a group is held and what that rests on. Performs no I/O.
 //!
-//! [`combine`] is for a caller that checks a group once. [`GroupState`] follows one group over time.
+//! [`combine`] is for a caller that checks a group once. [`GroupState`] follows one group over
+//! time.
 
 mod state;
 #[cfg(test)]
@@ -50,8 +51,8 @@ pub enum Evidence {
 }
 
 impl Occupancy {
-    /// Returns whether the group is certainly held: by EBUSY, or by a count above its baseline. Returns
-    /// false for [`Occupancy::Unknown`].
+    /// Returns whether the group is certainly held: by EBUSY, or by a count above its baseline.
+    /// Returns false for [`Occupancy::Unknown`].
     #[must_use]
     pub fn is_held(self) -> bool {
         self == Self::Held

@@ -1,7 +1,8 @@
-//! Follows the occupancy of one group: what an observation changes, and when a probe is worth its price.
+//! Follows the occupancy of one group: what an observation changes, and when a probe is worth its
+//! price.
 //!
-//! The probe of a *free* group can make the open of a VM fail. The probe of a held group cannot. So a group is probed once
-//! at discovery, and later only if a peek cannot decide.
+//! The probe of a *free* group can make the open of a VM fail. The probe of a held group cannot. So
+//! a group is probed once at discovery, and later only if a peek cannot decide.
 
 use super::{Evidence, Occupancy, UnknownReason, combine};
 use crate::peek::Peek;
@@ -17,10 +18,12 @@ pub enum GroupNode {
     Present,
     /// /dev/vfio is visible and does not contain the node.
     Missing,
-    /// /dev/vfio itself is not visible, as in a container without it. The node may or may not exist.
+    /// /dev/vfio itself is not visible, as in a container without it. The node may or may not
+    /// exist.
     Hidden,
-    /// The kernel has no device nodes for groups (CONFIG_VFIO_GROUP=n), and the nodes of the group's devices exist. The open
-    /// of a device's node is not exclusive (`vfio_device_fops_cdev_open`), so a probe proves nothing and the peek decides.
+    /// The kernel has no device nodes for groups (CONFIG_VFIO_GROUP=n), and the nodes of the
+    /// group's devices exist. The open of a device's node is not exclusive
+    /// (`vfio_device_fops_cdev_open`), so a probe proves nothing and the peek decides.
     DevicesOnly,
 }
 
@@ -33,8 +36,8 @@ pub struct Observation {
     pub peek: Option<Peek>,
     /// Whether the device node exists.
     pub node: GroupNode,
-    /// Whether a device of the group is assigned to a pod. The pod's VM may be about to open the group, so it is never
-    /// probed.
+    /// Whether a device of the group is assigned to a pod. The pod's VM may be about to open the
+    /// group, so it is never probed.
     pub assigned: bool,
 }
 
@@ -47,8 +50,8 @@ pub struct GroupState {
     pub evidence: Evidence,
     /// Start of the present occupancy.
     pub since: Instant,
-    /// A probe got EBUSY, and no probe has succeeded since. Only a probe ends this: `enable` falls before the group can be
-    /// opened, and a holder without a device never raises it.
+    /// A probe got EBUSY, and no probe has succeeded since. Only a probe ends this: `enable` falls
+    /// before the group can be opened, and a holder without a device never raises it.
     busy_proven: bool,
     first_probe: FirstProbe,
     /// The latest peek found a count above its baseline.
@@ -62,11 +65,13 @@ pub struct GroupState {
 /// Progress of the probe that a group gets at discovery.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum FirstProbe {
-    /// The probe is due, whatever the peek finds: the group, and perhaps its holder, existed before the monitor started.
+    /// The probe is due, whatever the peek finds: the group, and perhaps its holder, existed before
+    /// the monitor started.
     Due,
     /// The probe is due only if a count is above 0: the group appeared while the monitor ran.
     IfCounted,
-    /// The probe succeeded before the first peek. A count above 0 at that first peek may be left over.
+    /// The probe succeeded before the first peek. A count above 0 at that first peek may be left
+    /// over.
     BeforePeek,
     /// The probe is done, or not needed.
     Done,
@@ -75,8 +80,8 @@ enum FirstProbe {
 impl GroupState {
     /// Creates the state of a newly discovered group.
     ///
-    /// `at_start` means that the group existed before the monitor started. `interval` is the shortest time between two
-    /// probes.
+    /// `at_start` means that the group existed before the monitor started. `interval` is the
+    /// shortest time between two probes.
     #[must_use]
     pub fn new(now: Instant, at_start: bool, interval: Duration) -> Self {
         Self {
@@ -97,7 +102,8 @@ impl GroupState {
     #[must_use]
     pub fn observe(&mut self, seen: &Observation) -> bool {
         if seen.node == GroupNode::Missing {
-            // A node that returns later is a new node. Its holder can only have opened it after this observation.
+            // A node that returns later is a new node. Its holder can only have opened it after
+            // this observation.
             self.set(Occupancy::Absent, Evidence::Node, seen.now);
             self.busy_proven = false;
             self.first_probe = FirstProbe::IfCounted;
@@ -112,8 +118,8 @@ impl GroupState {
             self.probe_now(seen.now);
         }
         if seen.assigned && self.first_probe == FirstProbe::Due {
-            // After the pod has ended, only a count that stays is worth a probe. It is left over, or it belongs to a holder,
-            // whom a probe cannot disturb.
+            // After the pod has ended, only a count that stays is worth a probe. It is left over,
+            // or it belongs to a holder, whom a probe cannot disturb.
             self.first_probe = FirstProbe::IfCounted;
         }
         let can_probe = !seen.assigned && seen.node == GroupNode::Present;
@@ -127,7 +133,8 @@ impl GroupState {
             && peek == Peek::LooksFree
             && matches!(seen.node, GroupNode::Present | GroupNode::DevicesOnly)
         {
-            // The group was free at discovery, so a later rise of `enable` needs no probe, assigned or not.
+            // The group was free at discovery, so a later rise of `enable` needs no probe, assigned
+            // or not.
             self.first_probe = FirstProbe::Done;
         }
         if !can_probe {
@@ -148,14 +155,16 @@ impl GroupState {
     fn peek_decides(&self, peek: Peek, suspect: bool) -> bool {
         match peek {
             Peek::LooksHeld => !suspect,
-            // If a probe found the group free and the peek agrees, the probe is the better evidence.
+            // If a probe found the group free and the peek agrees, the probe is the better
+            // evidence.
             Peek::LooksFree => self.occupancy != Occupancy::Free,
             // The node has returned, so the group is no longer absent.
             Peek::Unavailable => self.occupancy == Occupancy::Absent,
         }
     }
 
-    /// Returns whether the caller can save the system calls of a peek: a probe is due and will say more.
+    /// Returns whether the caller can save the system calls of a peek: a probe is due and will say
+    /// more.
     #[must_use]
     pub fn observation_can_wait(&self, node: GroupNode, assigned: bool) -> bool {
         self.first_probe == FirstProbe::Due && node == GroupNode::Present && !assigned
@@ -164,7 +173,8 @@ impl GroupState {
     /// Records the result of a probe. `peek` is the latest peek, or none if there was none yet.
     pub fn record_probe(&mut self, result: Occupancy, peek: Option<Peek>, now: Instant) {
         match (result, peek) {
-            // An inconclusive probe changes nothing, unless there is a count to explain or nothing else can decide.
+            // An inconclusive probe changes nothing, unless there is a count to explain or nothing
+            // else can decide.
             (Occupancy::Unknown(_), None | Some(Peek::LooksFree)) => {}
             (Occupancy::Unknown(_), _) if self.busy_proven => {}
             _ => {
@@ -183,8 +193,8 @@ impl GroupState {
         };
         let same = self.last_result.replace(result) == Some(result);
         self.pause = if same { (self.pause * 2).min(MAX_PROBE_INTERVAL) } else { self.interval };
-        // The result arrives a little after the observation that wanted it. A quarter of the interval less makes the pause
-        // end before the observation at its end.
+        // The result arrives a little after the observation that wanted it. A quarter of the
+        // interval less makes the pause end before the observation at its end.
         self.next_probe = now + self.pause - self.interval / 4;
     }
 

@@ -1,4 +1,5 @@
-//! Keeps the holders of the held groups: searches for them, searches again, and follows their exits.
+//! Keeps the holders of the held groups: searches for them, searches again, and follows their
+//! exits.
 
 use super::sources::Sources;
 use crate::holders::{Holder, ScanCoverage};
@@ -14,12 +15,14 @@ use std::time::{Duration, Instant};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause between two searches.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
-/// Interval of the searches for a holder whose exit cannot be followed, as in another pid namespace.
+/// Interval of the searches for a holder whose exit cannot be followed, as in another pid
+/// namespace.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(30);
-/// First pause after the exit of a holder before its group is probed again. It doubles up to [`LAST_FOLLOW_UP`].
+/// First pause after the exit of a holder before its group is probed again. It doubles up to
+/// [`LAST_FOLLOW_UP`].
 const FIRST_FOLLOW_UP: Duration = Duration::from_millis(10);
-/// Longest pause after an exit. Usually the group can be opened as soon as its holder has exited, unless another process shares
-/// the descriptor.
+/// Longest pause after an exit. Usually the group can be opened as soon as its holder has exited,
+/// unless another process shares the descriptor.
 const LAST_FOLLOW_UP: Duration = Duration::from_millis(160);
 
 /// The known holders of one held group.
@@ -51,15 +54,16 @@ impl KnownHolders {
         self.held.iter().find(|held| held.group == group)
     }
 
-    /// Takes the exit of a holder. The group's holders are forgotten, because a readable pidfd stays readable.
+    /// Takes the exit of a holder. The group's holders are forgotten, because a readable pidfd
+    /// stays readable.
     pub(super) fn exited(&mut self, group: GroupId) {
         self.held.retain(|held| held.group != group);
         self.exited.retain(|(exited, _)| *exited != group);
         self.exited.push((group, FIRST_FOLLOW_UP));
     }
 
-    /// Lets the next pass probe the groups that are still held after the exit of a holder. Returns the pause before that pass, or
-    /// none if there is no such group.
+    /// Lets the next pass probe the groups that are still held after the exit of a holder. Returns
+    /// the pause before that pass, or none if there is no such group.
     pub(super) fn follow_up(&mut self, monitor: &mut Monitor, now: Instant) -> Option<Duration> {
         self.exited.retain_mut(|(group, pause)| {
             *pause *= 2;
@@ -72,7 +76,8 @@ impl KnownHolders {
         self.exited.iter().map(|(_, pause)| *pause / 2).min()
     }
 
-    /// Searches for the holders of the groups that became held, and of those whose search is due again.
+    /// Searches for the holders of the groups that became held, and of those whose search is due
+    /// again.
     pub(super) fn search(
         &mut self,
         monitor: &Monitor,
@@ -111,9 +116,9 @@ impl KnownHolders {
         }
     }
 
-    /// Opens a pidfd, which becomes readable when the holder exits. The kernel closes the files of a process before it signals
-    /// the exit, so the group can be opened then. Returns none in another pid namespace, and if the pid belongs to a different
-    /// process by now.
+    /// Opens a pidfd, which becomes readable when the holder exits. The kernel closes the files of
+    /// a process before it signals the exit, so the group can be opened then. Returns none in
+    /// another pid namespace, and if the pid belongs to a different process by now.
     fn follow_exit(&self, holder: &Holder, root: &Root, sources: &Sources) -> Option<OwnedFd> {
         if !self.own_namespace {
             return None;

@@ -1,4 +1,5 @@
-//! Puts everything that can make news behind one descriptor to poll: uevents, /dev/vfio, the exits of holders, and time.
+//! Puts everything that can make news behind one descriptor to poll: uevents, /dev/vfio, the exits
+//! of holders, and time.
 
 mod event;
 mod holders;
@@ -19,14 +20,16 @@ use std::time::{Duration, Instant};
 
 pub use event::Event;
 
-/// Pause before another pass after a device node was created or removed. The kernel creates the node of a group before the
-/// device's entry in sysfs (`__vfio_register_dev`), so a pass between the two finds nothing.
+/// Pause before another pass after a device node was created or removed. The kernel creates the
+/// node of a group before the device's entry in sysfs (`__vfio_register_dev`), so a pass between
+/// the two finds nothing.
 const AFTER_NODE_CHANGE: Duration = Duration::from_millis(10);
 
 /// Settings of a [`Watch`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Listen to the uevents of the kernel. They only make news arrive sooner: a pod with `hostUsers: false` gets none.
+    /// Listen to the uevents of the kernel. They only make news arrive sooner: a pod with
+    /// `hostUsers: false` gets none.
     pub uevents: bool,
     /// Search for the holders of groups that become held, and follow their exits.
     pub holders: bool,
@@ -59,8 +62,8 @@ pub struct Watch {
 impl Watch {
     /// Starts to watch. The first [`Watch::next`] discovers the devices.
     ///
-    /// A source that the kernel refuses is left out: uevents in a user namespace, inotify without /dev/vfio. The timer finds
-    /// every change nevertheless, only later.
+    /// A source that the kernel refuses is left out: uevents in a user namespace, inotify without
+    /// /dev/vfio. The timer finds every change nevertheless, only later.
     ///
     /// # Errors
     /// The kernel creates no epoll descriptor or no timer.
@@ -83,7 +86,8 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Returns a descriptor that is readable when [`Watch::next`] may have an event. Poll it; do not read it.
+    /// Returns a descriptor that is readable when [`Watch::next`] may have an event. Poll it; do
+    /// not read it.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.sources.fd()
@@ -91,8 +95,8 @@ impl Watch {
 
     /// Returns the next event, or none for now.
     ///
-    /// Never waits for an event. It may make a pass, which needs about 20 system calls with 8 devices. If a group became held,
-    /// it also reads /proc of all processes.
+    /// Never waits for an event. It may make a pass, which needs about 20 system calls with 8
+    /// devices. If a group became held, it also reads /proc of all processes.
     #[expect(
         clippy::should_implement_trait,
         reason = "None means no event for now, an iterator's None means its end"
@@ -123,23 +127,27 @@ impl Watch {
         &self.monitor
     }
 
-    /// Returns the monitor for its settings, as [`Monitor::set_assigned`]. [`Watch::next`] makes the passes.
+    /// Returns the monitor for its settings, as [`Monitor::set_assigned`]. [`Watch::next`] makes
+    /// the passes.
     pub fn monitor_mut(&mut self) -> &mut Monitor {
         &mut self.monitor
     }
 
-    /// Records the result of a probe that the caller has made. The events follow from [`Watch::next`].
+    /// Records the result of a probe that the caller has made. The events follow from
+    /// [`Watch::next`].
     pub fn record_probe(&mut self, group: GroupId, result: Occupancy) {
         self.monitor.record_probe(group, result, Instant::now(), &mut self.changes);
     }
 
-    /// Returns the known holders of a held group. An empty list means nothing without [`Watch::coverage`].
+    /// Returns the known holders of a held group. An empty list means nothing without
+    /// [`Watch::coverage`].
     #[must_use]
     pub fn holders(&self, group: GroupId) -> &[Holder] {
         self.holders.of(group).map_or(&[], |held| &held.holders)
     }
 
-    /// Returns how much the latest search for the group's holders could see. None if there was no search.
+    /// Returns how much the latest search for the group's holders could see. None if there was no
+    /// search.
     #[must_use]
     pub fn coverage(&self, group: GroupId) -> Option<ScanCoverage> {
         self.holders.of(group).map(|held| held.coverage)
@@ -151,7 +159,8 @@ impl Watch {
         self.failure
     }
 
-    /// Returns the failure of the latest pass once. For a caller that reports events and failures in one stream.
+    /// Returns the failure of the latest pass once. For a caller that reports events and failures
+    /// in one stream.
     pub fn take_failure(&mut self) -> Option<Error> {
         self.unreported_failure.take()
     }
@@ -202,7 +211,8 @@ impl Watch {
         });
     }
 
-    /// Makes a pass soon, if a group is still held after the exit of its holder, or if a device node has changed.
+    /// Makes a pass soon, if a group is still held after the exit of its holder, or if a device
+    /// node has changed.
     fn follow_up(&mut self, now: Instant) {
         let after_exit = self.holders.follow_up(&mut self.monitor, now);
         let after_node = std::mem::take(&mut self.node_changed).then_some(AFTER_NODE_CHANGE);

@@ -24,9 +24,11 @@ const RESULTS: u64 = 4;
 /// Epoll data of a holder's exit is this plus the number of the group.
 const EXITS: u64 = 1 << 32;
 
-/// Largest number of uevents that one call reads, so that a storm of them delays nothing else for long.
+/// Largest number of uevents that one call reads, so that a storm of them delays nothing else for
+/// long.
 const MAX_UEVENTS: usize = 256;
-/// Size of the buffer for one uevent in bytes. The kernel's message has 2 KiB of environment (UEVENT_BUFFER_SIZE) and a path.
+/// Size of the buffer for one uevent in bytes. The kernel's message has 2 KiB of environment
+/// (UEVENT_BUFFER_SIZE) and a path.
 const MAX_MESSAGE: usize = 8192;
 
 /// Space for the ready sources of one poll.
@@ -121,9 +123,9 @@ impl Sources {
         }
     }
 
-    /// Watches /dev/vfio, if it is not watched yet. devtmpfs creates and removes device nodes through the VFS, so inotify
-    /// reports them. (Directories in sysfs raise no inotify events.) The directory may appear late, with the first device that
-    /// is ever bound.
+    /// Watches /dev/vfio, if it is not watched yet. devtmpfs creates and removes device nodes
+    /// through the VFS, so inotify reports them. (Directories in sysfs raise no inotify events.)
+    /// The directory may appear late, with the first device that is ever bound.
     pub(super) fn watch_nodes(&mut self, root: &Root) {
         if self.nodes.is_none() {
             let nodes = watch_vfio_directory(root).ok();
@@ -136,12 +138,14 @@ impl Sources {
         self.nodes = None;
     }
 
-    /// Signals [`Signal::Exit`] when the process of a pidfd exits. Returns false if that is not possible.
+    /// Signals [`Signal::Exit`] when the process of a pidfd exits. Returns false if that is not
+    /// possible.
     pub(super) fn watch_exit(&self, pidfd: &OwnedFd, group: GroupId) -> bool {
         self.add(pidfd.as_fd(), EXITS | u64::from(group.0)).is_ok()
     }
 
-    /// Reads the uevents that have arrived, at most 256. Ignores messages that the kernel did not send.
+    /// Reads the uevents that have arrived, at most 256. Ignores messages that the kernel did not
+    /// send.
     pub(super) fn read_uevents(&self, mut visit: impl FnMut(Uevents)) {
         let Some(socket) = &self.uevents else { return };
         let mut message = [0_u8; MAX_MESSAGE];
