@@ -1,60 +1,60 @@
-//! What the demo shows: sentences and promises, and where there is a terminal, the table of devices redrawn above them.
+//! Prints the demo: headings, sentences and checks, and in a terminal the table of devices redrawn above them.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-/// How long a live reader is given for each sentence.
-const READ: Duration = Duration::from_millis(2500);
-/// Lines of the story that stay in sight below the table.
-const LINES: usize = 14;
+/// The time that a reader in a terminal gets for each sentence.
+const READING_TIME: Duration = Duration::from_millis(2500);
+/// The number of lines that stay visible below the table.
+const VISIBLE_LINES: usize = 14;
 
-/// The output.
+/// The output and the count of checks.
 pub(crate) struct Screen {
     live: bool,
     lines: Vec<String>,
-    kept: u32,
-    broken: u32,
+    passed: u32,
+    failed: u32,
     began: Instant,
 }
 
 impl Screen {
-    /// Plain text, or a live terminal.
+    /// Creates a screen that is redrawn in a terminal (`live`), or that prints plain text.
     pub(crate) fn new(live: bool) -> Self {
-        Self { live, lines: Vec::new(), kept: 0, broken: 0, began: Instant::now() }
+        Self { live, lines: Vec::new(), passed: 0, failed: 0, began: Instant::now() }
     }
 
-    /// Whether it is redrawn.
+    /// Returns true if the screen is redrawn.
     pub(crate) fn is_live(&self) -> bool {
         self.live
     }
 
-    /// How long to let a reader read.
+    /// Returns how long to wait for a reader: nothing in plain text.
     pub(crate) fn pause(&self) -> Duration {
-        if self.live { READ } else { Duration::ZERO }
+        if self.live { READING_TIME } else { Duration::ZERO }
     }
 
-    /// A heading.
-    pub(crate) fn act(&mut self, text: &str) {
+    /// Prints a heading.
+    pub(crate) fn heading(&mut self, text: &str) {
         self.line(if self.live { format!("\x1b[1m{text}\x1b[0m") } else { format!("\n== {text}") });
     }
 
-    /// A sentence of the story.
-    pub(crate) fn tell(&mut self, text: &str) {
+    /// Prints a sentence.
+    pub(crate) fn say(&mut self, text: &str) {
         self.line(format!("   {text}"));
     }
 
-    /// A promise, and whether it held.
-    pub(crate) fn promise(&mut self, text: &str, held: bool) {
-        let word = match (held, self.live) {
+    /// Prints and counts a check: what the plugin promises, and if it is so.
+    pub(crate) fn check(&mut self, text: &str, passed: bool) {
+        let word = match (passed, self.live) {
             (true, false) => "ok".to_owned(),
             (false, false) => "FAILED".to_owned(),
             (true, true) => "\x1b[32mok\x1b[0m".to_owned(),
             (false, true) => "\x1b[31mFAILED\x1b[0m".to_owned(),
         };
-        if held {
-            self.kept += 1;
+        if passed {
+            self.passed += 1;
         } else {
-            self.broken += 1;
+            self.failed += 1;
         }
         self.line(format!("{word} {text}"));
     }
@@ -66,20 +66,20 @@ impl Screen {
         self.lines.push(text);
     }
 
-    /// Redraws the table and the latest lines.
+    /// Redraws the table and the latest lines. Does nothing in plain text.
     pub(crate) fn draw(&self, table: &str) {
         if !self.live {
             return;
         }
-        let from = self.lines.len().saturating_sub(LINES);
-        let story = self.lines.get(from..).unwrap_or_default().join("\n");
-        // Home, then every line cleared to its end, then the rest of the screen: no flicker.
-        let text = format!("{table}\n{story}\n").replace('\n', "\x1b[K\n");
+        let from = self.lines.len().saturating_sub(VISIBLE_LINES);
+        let latest = self.lines.get(from..).unwrap_or_default().join("\n");
+        // To the home position; each line is cleared to its end, then the rest of the screen. This avoids flicker.
+        let text = format!("{table}\n{latest}\n").replace('\n', "\x1b[K\n");
         print!("\x1b[H{text}\x1b[J");
         let _ = std::io::stdout().flush();
     }
 
-    /// The table as part of a plain story.
+    /// Prints the table in plain text. Does nothing in a terminal, where it is always visible.
     pub(crate) fn show(&mut self, table: &str) {
         if !self.live {
             for line in table.lines() {
@@ -88,10 +88,10 @@ impl Screen {
         }
     }
 
-    /// The last word; the number of broken promises.
+    /// Prints the counts and returns the number of failed checks.
     pub(crate) fn finish(&self) -> u32 {
         let seconds = self.began.elapsed().as_secs_f64();
-        println!("\n{} promises held, {} did not ({seconds:.1} s)", self.kept, self.broken);
-        self.broken
+        println!("\n{} checks passed, {} failed ({seconds:.1} s)", self.passed, self.failed);
+        self.failed
     }
 }

@@ -1,67 +1,58 @@
-//! The demo's node, kubelet and plugin process, and what can be done with them.
+//! Sets up the demo's node, kubelet stand-in and plugin process, and waits for what they report.
 
-use super::screen::Screen;
-use crate::health::Busy;
-use crate::snapshot::Listing;
-use crate::{list, status};
+use crate::plugin::{self, Device, Plugin};
+use crate::screen::Screen;
 use anyhow::{Context, bail};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 use vfio_sim_node::kubelet::Books;
 use vfio_sim_node::machine::VmProgram;
 use vfio_sim_node::{Kubelet, Node};
 
-/// Longest wait for anything that the story expects.
+/// The longest wait for anything that a scenario expects.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-/// The plugin's interval on the stage: `serve`'s default.
+/// The plugin's interval in the demo, which is `serve`'s default.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(1);
+/// The time in which `serve` must exit after SIGTERM.
+const EXIT_LIMIT: Duration = Duration::from_secs(1);
+/// The hidden command by which this program runs as a VM.
+pub(crate) const VM_COMMAND: &str = "vm";
 
-/// Everything that the story is played with.
+/// Everything that the scenarios are played with.
 pub(crate) struct Stage {
     pub(crate) node: Node,
     pub(crate) kubelet: Kubelet,
-    plugin: Option<Child>,
+    program: Plugin,
+    serve: Option<Child>,
+    /// The name of the GPUs' resource, once the plugin has registered it.
     pub(crate) resource: String,
 }
 
 impl Stage {
-    /// Eight GPUs on two NUMA nodes and a kubelet; no plugin yet.
-    pub(crate) async fn set() -> anyhow::Result<Self> {
-        let program = VmProgram {
-            path: std::env::current_exe().context("this executable's path")?,
+    /// Creates a node with eight GPUs on two NUMA nodes and starts a kubelet. The plugin does not run yet.
+    ///
+    /// # Errors
+    /// The node's directory or the kubelet's sockets cannot be created.
+    pub(crate) async fn set(program: Plugin) -> anyhow::Result<Self> {
+        let vm = VmProgram {
+            path: std::env::current_exe().context("cannot read the path of this executable")?,
             arg0: "qemu-system-x86".to_owned(),
-            args: vec!["demo-vm".to_owned()],
+            args: vec![VM_COMMAND.to_owned()],
         };
-        let node = Node::with_eight_gpus().context("simulated node")?.with_vm_program(program);
-        let kubelet =
-            Kubelet::start(&node.kubelet_dir(), &node.pod_resources_socket()).await.context("kubelet")?;
-        Ok(Self { node, kubelet, plugin: None, resource: String::new() })
+        let node = Node::with_eight_gpus().context("cannot create the simulated node")?.with_vm_program(vm);
+        let kubelet = Kubelet::start(&node.kubelet_dir(), &node.pod_resources_socket())
+            .await
+            .context("cannot start the kubelet stand-in")?;
+        Ok(Self { node, kubelet, program, serve: None, resource: String::new() })
     }
 
-    /// Runs `serve`, as it would run on a node.
-    pub(crate) async fn start_plugin(&mut self, busy: Busy) -> anyhow::Result<()> {
+    /// Starts `serve` with the policy `busy` and waits until it has registered and sent its first list.
+    ///
+    /// # Errors
+    /// The program cannot be started, or does not register within [`PATIENCE`].
+    pub(crate) async fn start_plugin(&mut self, busy: &str) -> anyhow::Result<()> {
         let known = self.kubelet.books().registrations_of(&self.resource);
-        let child = Command::new(std::env::current_exe()?)
-            .arg("serve")
-            .args(["--root".as_ref(), self.node.root()])
-            .args(["--kubelet-dir".as_ref(), self.node.kubelet_dir().as_path()])
-            .args(["--pod-resources".as_ref(), self.node.pod_resources_socket().as_path()])
-            .args(["--run-dir".as_ref(), self.node.run_dir().as_path()])
-            .args([
-                "--interval",
-                "1s",
-                "--busy",
-                &busy.to_string(),
-                "--select",
-                "10de/03",
-                "--log-level",
-                "error",
-            ])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .context("cannot start serve")?;
-        self.plugin = Some(child);
+        self.serve = Some(self.program.serve(&self.node, busy)?);
         let resource = &self.resource;
         let listed = |books: &Books| {
             let new = resource.is_empty() || books.registrations_of(resource) > known;
@@ -74,42 +65,27 @@ impl Stage {
         Ok(())
     }
 
-    /// SIGKILL.
+    /// Kills the plugin with SIGKILL.
     pub(crate) fn kill_plugin(&mut self) {
-        if let Some(mut plugin) = self.plugin.take() {
-            let _ = plugin.kill();
-            let _ = plugin.wait();
+        if let Some(mut serve) = self.serve.take() {
+            let _ = serve.kill();
+            let _ = serve.wait();
         }
     }
 
-    /// SIGTERM, and whether it exited with 0 within a second and left no socket.
+    /// Sends SIGTERM to the plugin. Returns true if it exits with 0 within a second and leaves no socket.
     pub(crate) fn stop_plugin(&mut self) -> bool {
-        let Some(mut plugin) = self.plugin.take() else { return false };
-        let began = Instant::now();
-        let pid = i32::try_from(plugin.id()).ok().and_then(rustix::process::Pid::from_raw);
-        let Some(pid) = pid else { return false };
-        if rustix::process::kill_process(pid, rustix::process::Signal::TERM).is_err() {
-            return false;
-        }
-        let mut code = None;
-        while code.is_none() && began.elapsed() < PATIENCE {
-            code = plugin.try_wait().ok().flatten();
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let sockets = std::fs::read_dir(self.node.kubelet_dir()).map(|entries| {
-            entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("vfio-")).count()
-        });
-        code.is_some_and(|code| code.success())
-            && began.elapsed() < Duration::from_secs(1)
-            && sockets.is_ok_and(|n| n == 0)
+        let Some(serve) = self.serve.take() else { return false };
+        plugin::terminate(serve, EXIT_LIMIT, PATIENCE)
+            && plugin::own_sockets(&self.node.kubelet_dir()).is_ok_and(|sockets| sockets == 0)
     }
 
-    /// Waits for the kubelet's books to be as wanted, at most [`PATIENCE`]; how long it took.
+    /// Waits at most [`PATIENCE`] until the kubelet's state is as wanted. Returns that state, on timeout as the error.
     pub(crate) async fn wait(&self, wanted: impl FnMut(&Books) -> bool) -> Result<Books, Books> {
         self.kubelet.wait_for(PATIENCE, wanted).await
     }
 
-    /// Waits until a device is as healthy as wanted; how long that took, if it came.
+    /// Waits until a device is Healthy or Unhealthy. Returns how long that took; `None` on timeout.
     pub(crate) async fn wait_for_health(&self, id: &str, healthy: bool) -> Option<Duration> {
         let began = Instant::now();
         let resource = &self.resource;
@@ -120,32 +96,56 @@ impl Stage {
         self.wait(wanted).await.ok().map(|_| began.elapsed())
     }
 
-    /// The devices as `list` would print them, in the plugin's own words.
-    pub(crate) fn listing(&self) -> Listing {
-        let report = status::fetch(&self.node.run_dir(), Duration::from_secs(1));
-        Listing { devices: report.map(|report| report.devices).unwrap_or_default() }
+    /// Returns the devices of the plugin's `list --json`.
+    ///
+    /// # Errors
+    /// See [`Plugin::devices`].
+    pub(crate) fn devices(&self) -> anyhow::Result<Vec<Device>> {
+        self.program.devices(&self.node)
     }
 
-    /// The table, with the numbers that the scheduler counts with.
-    pub(crate) fn table(&self) -> String {
+    /// Waits at most [`PATIENCE`] until the devices of `list --json` are as wanted. Returns true if they are.
+    ///
+    /// # Errors
+    /// See [`Plugin::devices`].
+    pub(crate) async fn wait_for_devices(&self, wanted: impl Fn(&[Device]) -> bool) -> anyhow::Result<bool> {
+        let until = Instant::now() + PATIENCE;
+        while !wanted(&self.devices()?) {
+            if Instant::now() > until {
+                return Ok(false);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(true)
+    }
+
+    /// Returns the table that the plugin's `list` prints, and below it the numbers that the scheduler counts with.
+    ///
+    /// # Errors
+    /// See [`Plugin::table`].
+    pub(crate) fn table(&self) -> anyhow::Result<String> {
         let numbers = self.kubelet.capacity(&self.resource);
-        format!(
+        Ok(format!(
             "{}capacity {}, allocatable {}, requested {}: the scheduler sees {} free\n",
-            list::table(&self.listing()),
+            self.program.table(&self.node)?,
             numbers.capacity,
             numbers.allocatable,
             numbers.requested,
             numbers.left()
-        )
+        ))
     }
 
-    /// Lets time pass for a reader, with a table that moves.
-    pub(crate) async fn pause(&self, screen: &Screen) {
+    /// Waits for a reader while the table is redrawn. Returns at once in plain text.
+    ///
+    /// # Errors
+    /// See [`Plugin::table`].
+    pub(crate) async fn pause(&self, screen: &Screen) -> anyhow::Result<()> {
         let until = Instant::now() + screen.pause();
         while screen.is_live() && Instant::now() < until {
-            screen.draw(&self.table());
+            screen.draw(&self.table()?);
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+        Ok(())
     }
 }
 
