@@ -4,7 +4,7 @@ use crate::screen::Screen;
 use crate::stage::{INTERVAL, PATIENCE, Stage};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use vfio_sim_node::kubelet::{AdmitError, Books, Capacity};
+use vfio_sim_node::kubelet::{AdmitError, Capacity, KubeletState};
 use vfio_sim_node::{Function, Vm, VmSpec};
 
 /// The GPU that a process without a pod holds at the start.
@@ -114,7 +114,7 @@ async fn pod_with_two_gpus(stage: &mut Stage, screen: &mut Screen) -> anyhow::Re
     stage.pause(screen).await?;
     drop(vm);
     stage.kubelet.remove(&pod.pod_uid);
-    let free = stage.wait(|books| books.capacity(&resource).allocatable == 8).await.is_ok();
+    let free = stage.wait(|state| state.capacity(&resource).allocatable == 8).await.is_ok();
     screen.check("all 8 GPUs are allocatable after the VM and its pod have ended", free);
     Ok(())
 }
@@ -159,7 +159,7 @@ async fn policy_unhealthy(stage: &mut Stage, screen: &mut Screen) -> anyhow::Res
     screen.check("serve exits after SIGTERM", stage.stop_plugin());
     stage.start_plugin(UNHEALTHY).await?;
     let resource = stage.resource.clone();
-    let reported = stage.wait(|books| books.capacity(&resource).allocatable == 2).await.is_ok();
+    let reported = stage.wait(|state| state.capacity(&resource).allocatable == 2).await.is_ok();
     screen.show(&stage.table()?);
     let numbers = stage.kubelet.capacity(&resource);
     screen.check(
@@ -174,7 +174,7 @@ async fn policy_unhealthy(stage: &mut Stage, screen: &mut Screen) -> anyhow::Res
     stage.pause(screen).await?;
     stage.stop_plugin();
     stage.start_plugin(ATTRIBUTED).await?;
-    let back = stage.wait(|books| books.capacity(&resource).allocatable == 8).await.is_ok();
+    let back = stage.wait(|state| state.capacity(&resource).allocatable == 8).await.is_ok();
     let free = stage.kubelet.capacity(&resource).left();
     screen.check("with --busy attributed, 2 are free again", back && free == 2);
     Ok(())
@@ -187,7 +187,7 @@ async fn one_of_two_is_taken(stage: &mut Stage, screen: &mut Screen) -> anyhow::
     let free = stage.devices()?.into_iter().find(|device| device.state == "free");
     let free = free.map(|device| device.address).unwrap_or_default();
     let vm = stage.node.start_vm(&VmSpec::foreign(&[&free]))?;
-    let reported = stage.wait(|books| books.capacity(&resource).allocatable == 7).await.is_ok();
+    let reported = stage.wait(|state| state.capacity(&resource).allocatable == 7).await.is_ok();
     screen.check("7 allocatable - 6 requested = 1 free", reported);
     screen.show(&stage.table()?);
     let mut vms: Vec<Vm> = run_pod(stage, screen, "vm-7").await?.into_iter().collect();
@@ -222,10 +222,10 @@ fn summary(numbers: Capacity) -> (usize, usize, i64) {
 async fn kubelet_restarts(stage: &mut Stage, screen: &mut Screen) -> anyhow::Result<()> {
     screen.heading("The kubelet restarts");
     let resource = stage.resource.clone();
-    let before = stage.kubelet.books().registrations_of(&resource);
+    let before = stage.kubelet.state().registrations_of(&resource);
     stage.kubelet.restart(true).await?;
-    let again = |books: &Books| {
-        books.registrations_of(&resource) > before && books.capacity(&resource).allocatable == 8
+    let again = |state: &KubeletState| {
+        state.registrations_of(&resource) > before && state.capacity(&resource).allocatable == 8
     };
     let back = stage.wait(again).await.is_ok();
     screen.check("the plugin registers again, and its list is as before", back);
@@ -241,12 +241,13 @@ async fn devices_change(stage: &mut Stage, screen: &mut Screen) -> anyhow::Resul
     screen.check("a GPU that is bound now is listed as Healthy", listed);
     let model = Function::gpu("0000:f2:00.0", 91, 1).with_device(0x20b0);
     stage.node.add(model)?;
-    let registered = stage.wait(|books| books.resources.len() == 2).await.is_ok();
+    let registered = stage.wait(|state| state.resources.len() == 2).await.is_ok();
     screen.check("a GPU of another model is registered as a new resource", registered);
     stage.node.unbind(LATE)?;
-    let dropped =
-        |books: &Books| books.resources.get(&resource).is_some_and(|known| known.health(LATE).is_none());
-    let dropped = tokio::time::timeout(PATIENCE, stage.wait(dropped)).await.is_ok_and(|books| books.is_ok());
+    let dropped = |state: &KubeletState| {
+        state.resources.get(&resource).is_some_and(|known| known.health(LATE).is_none())
+    };
+    let dropped = tokio::time::timeout(PATIENCE, stage.wait(dropped)).await.is_ok_and(|state| state.is_ok());
     screen.check("a GPU that is unbound leaves the list", dropped);
     screen.show(&stage.table()?);
     stage.pause(screen).await?;

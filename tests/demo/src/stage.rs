@@ -5,8 +5,8 @@ use crate::screen::Screen;
 use anyhow::{Context, bail};
 use std::process::Child;
 use std::time::{Duration, Instant};
-use vfio_sim_node::kubelet::Books;
-use vfio_sim_node::machine::VmProgram;
+use vfio_sim_node::VmProgram;
+use vfio_sim_node::kubelet::KubeletState;
 use vfio_sim_node::{Kubelet, Node};
 
 /// The longest wait for anything that a scenario expects.
@@ -51,17 +51,17 @@ impl Stage {
     /// # Errors
     /// The program cannot be started, or does not register within [`PATIENCE`].
     pub(crate) async fn start_plugin(&mut self, busy: &str) -> anyhow::Result<()> {
-        let known = self.kubelet.books().registrations_of(&self.resource);
+        let known = self.kubelet.state().registrations_of(&self.resource);
         self.serve = Some(self.program.serve(&self.node, busy)?);
         let resource = &self.resource;
-        let listed = |books: &Books| {
-            let new = resource.is_empty() || books.registrations_of(resource) > known;
-            new && books.resources.values().any(|resource| resource.lists > 0)
+        let listed = |state: &KubeletState| {
+            let new = resource.is_empty() || state.registrations_of(resource) > known;
+            new && state.resources.values().any(|resource| resource.lists > 0)
         };
-        let Ok(books) = self.wait(listed).await else {
+        let Ok(state) = self.wait(listed).await else {
             bail!("the plugin has not registered within {PATIENCE:?}")
         };
-        self.resource = books.resources.keys().next().cloned().unwrap_or_default();
+        self.resource = state.resources.keys().next().cloned().unwrap_or_default();
         Ok(())
     }
 
@@ -81,7 +81,10 @@ impl Stage {
     }
 
     /// Waits at most [`PATIENCE`] until the kubelet's state is as wanted. Returns that state, on timeout as the error.
-    pub(crate) async fn wait(&self, wanted: impl FnMut(&Books) -> bool) -> Result<Books, Books> {
+    pub(crate) async fn wait(
+        &self,
+        wanted: impl FnMut(&KubeletState) -> bool,
+    ) -> Result<KubeletState, KubeletState> {
         self.kubelet.wait_for(PATIENCE, wanted).await
     }
 
@@ -89,8 +92,8 @@ impl Stage {
     pub(crate) async fn wait_for_health(&self, id: &str, healthy: bool) -> Option<Duration> {
         let began = Instant::now();
         let resource = &self.resource;
-        let wanted = |books: &Books| {
-            let resource = books.resources.get(resource);
+        let wanted = |state: &KubeletState| {
+            let resource = state.resources.get(resource);
             resource.is_some_and(|known| known.health(id).is_some() && known.is_healthy(id) == healthy)
         };
         self.wait(wanted).await.ok().map(|_| began.elapsed())

@@ -1,5 +1,5 @@
-//! Measures a release binary's `serve` on simulated nodes: `measure PROGRAM [SECONDS]`, idle for 60 seconds if not told.
-//! `tests/measure` builds what it needs and puts the figures beside the goals.
+//! Measures `serve` of a release binary on simulated nodes: `measure PROGRAM [SECONDS]`. The idle measurement takes
+//! SECONDS, 60 by default. `tests/measure` builds both programs and prints the figures beside the goals.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,11 +12,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use vfio_sim_node::kubelet::Books;
+use vfio_sim_node::kubelet::KubeletState;
 use vfio_sim_node::{Function, Kubelet, Node, VmSpec};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Functions in all, functions bound.
+/// PCI functions in all, and how many of them are bound.
 const NODES: [(u32, u32); 3] = [(64, 8), (4096, 8), (4096, 256)];
 
 fn address(index: u32) -> String {
@@ -56,27 +56,27 @@ impl Served {
         Self { kubelet, serve, began }
     }
 
-    async fn wait(&self, what: &str, wanted: impl FnMut(&Books) -> bool) -> Books {
+    async fn wait(&self, what: &str, wanted: impl FnMut(&KubeletState) -> bool) -> KubeletState {
         self.kubelet
             .wait_for(PATIENCE, wanted)
             .await
-            .unwrap_or_else(|books| panic!("never {what}: {books:?}"))
+            .unwrap_or_else(|state| panic!("never {what}: {state:?}"))
     }
 
-    async fn listed(&self) -> Books {
-        self.wait("listed", |books| books.resources.values().any(|resource| resource.lists > 0)).await
+    async fn listed(&self) -> KubeletState {
+        self.wait("listed", |state| state.resources.values().any(|resource| resource.lists > 0)).await
     }
 
     async fn healthy(&self, id: &str, healthy: bool) -> Instant {
-        let books = self.wait("so", |books| told(books, id) == Some(healthy)).await;
-        books.resources.values().next().unwrap().listed_at.unwrap()
+        let state = self.wait("in this health", |state| reported(state, id) == Some(healthy)).await;
+        state.resources.values().next().unwrap().listed_at.unwrap()
     }
 
     fn resource(&self) -> String {
-        self.kubelet.books().resources.keys().next().unwrap().clone()
+        self.kubelet.state().resources.keys().next().unwrap().clone()
     }
 
-    /// Nanoseconds on a CPU so far, of all its threads (schedstat of the scheduler, not sampled).
+    /// Returns the nanoseconds that all threads have spent on a CPU so far (schedstat of the scheduler, not sampled).
     fn cpu(&self) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.serve.id())).unwrap();
         let ran = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("schedstat")).ok());
@@ -98,8 +98,8 @@ impl Drop for Served {
     }
 }
 
-fn told(books: &Books, id: &str) -> Option<bool> {
-    books.resources.values().next()?.health(id).map(|health| health == "Healthy")
+fn reported(state: &KubeletState, id: &str) -> Option<bool> {
+    state.resources.values().next()?.health(id).map(|health| health == "Healthy")
 }
 
 fn print(figure: &str, (functions, bound): (u32, u32), value: impl std::fmt::Display) {
@@ -120,8 +120,8 @@ async fn start_and_memory(program: &Path, size: (u32, u32)) {
     let mut times = Vec::new();
     for _ in 0..15 {
         let served = Served::start(&node, &mut serve(program), "1s").await;
-        let books = served.listed().await;
-        times.push(millis(books.registrations[0].at - served.began));
+        let state = served.listed().await;
+        times.push(millis(state.registrations[0].at - served.began));
     }
     print("start to Register, ms (median of 15)", size, format!("{:.2}", sorted(times)[7]));
     let served = Served::start(&node, &mut serve(program), "1s").await;
@@ -138,7 +138,7 @@ async fn start_and_memory(program: &Path, size: (u32, u32)) {
     print("  CPU with --no-probe, us", size, format!("{cpu:.1}"));
 }
 
-/// CPU per call, and all latencies, in microseconds.
+/// Returns the CPU time per call and all latencies, sorted, in microseconds.
 async fn allocate(node: &Node, program: &mut Command) -> (f64, Vec<f64>) {
     let served = Served::start(node, program, "1s").await;
     served.listed().await;
@@ -163,13 +163,13 @@ fn serve(program: &Path) -> Command {
     command
 }
 
-/// System calls up to the first list, and per Allocate: lines of strace between two moments.
+/// Counts system calls up to the first list and per Allocate: lines of strace between two moments.
 async fn system_calls(program: &Path, size: (u32, u32)) {
     let node = node(size);
     let log = node.root().join("strace");
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-ttt", "-e", "signal=none", "-o"]).arg(&log).arg(program).arg("serve");
-    // Nothing of the monitor's regular passes is to be among an Allocate's calls.
+    // No regular pass of the monitor falls into the time in which Allocates are counted.
     let served = Served::start(&node, &mut command, "1h").await;
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     served.listed().await;
@@ -185,7 +185,8 @@ async fn system_calls(program: &Path, size: (u32, u32)) {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let last = now();
     drop(served);
-    // `PID TIME call(...` each; a call that another thread's line interrupts has a second one, `<... call resumed>`.
+    // Each line is `PID TIME call(...`. A call that another thread's line interrupts has a second line, `<... call
+    // resumed>`.
     let text = fs::read_to_string(&log).unwrap();
     let times = text.lines().filter(|line| !line.contains(" resumed>"));
     let times: Vec<f64> = times.filter_map(|line| line.split_whitespace().nth(1)?.parse().ok()).collect();
@@ -201,7 +202,7 @@ async fn system_calls(program: &Path, size: (u32, u32)) {
     }
 }
 
-/// From the holder's end to the list that says Healthy.
+/// Measures the time from the holder's end to the list with Healthy.
 async fn freed(program: &Path, size: (u32, u32), known: bool) {
     let node = node(size);
     let id = address(3);
@@ -209,12 +210,12 @@ async fn freed(program: &Path, size: (u32, u32), known: bool) {
     for _ in 0..10 {
         let vm = node.start_vm(&VmSpec::foreign(&[&id])).unwrap();
         if !known {
-            // As in a pid namespace of its own.
+            // /proc of another pid namespace does not show the holder either.
             node.delete(&format!("proc/{}", vm.pid())).unwrap();
         }
         let served = Served::start(&node, &mut serve(program), "1s").await;
         served.healthy(&id, false).await;
-        // Anywhere between two looks.
+        // At different phases of the interval.
         tokio::time::sleep(Duration::from_millis(400 + 97 * times.len() as u64)).await;
         let killed = Instant::now();
         vm.kill();

@@ -1,20 +1,21 @@
-//! Giving up CAP_SYS_ADMIN, for which the kernel lets an open pass an exclusive terminal (`tty_open`).
+//! Gives up CAP_SYS_ADMIN. An opener with this capability may open an exclusive terminal (`tty_open`), and gets no
+//! EBUSY.
 
 use rustix::thread::{CapabilitySet, capabilities, remove_capability_from_bounding_set, set_capabilities};
 
-/// Drops CAP_SYS_ADMIN from this thread, and from what it and its children can get back by an exec as root.
+/// Drops CAP_SYS_ADMIN from this thread, and from the sets that its children can regain by an exec as root.
 ///
-/// Capabilities are per thread: call it before other threads start, or in each thread that opens groups. Quiet where the
-/// capability was not there in the first place.
+/// Capabilities are per thread: call this before other threads start, or in each thread that opens groups. Does
+/// nothing if the thread does not have the capability.
 ///
 /// # Errors
-/// The kernel refused, and the capability is still there.
+/// The kernel refused. The thread still has the capability.
 pub fn drop_sys_admin() -> std::io::Result<()> {
     let mut sets = capabilities(None)?;
     if !sets.permitted.contains(CapabilitySet::SYS_ADMIN) {
         return Ok(());
     }
-    // Without CAP_SETPCAP the bounding set stays; then only children exec'd as root get it back.
+    // Without CAP_SETPCAP the bounding set stays. Only children that are exec'd as root then regain the capability.
     let _ = remove_capability_from_bounding_set(CapabilitySet::SYS_ADMIN);
     sets.effective.remove(CapabilitySet::SYS_ADMIN);
     sets.permitted.remove(CapabilitySet::SYS_ADMIN);

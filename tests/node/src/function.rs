@@ -1,28 +1,28 @@
-//! The description of one PCI function.
+//! Describes one PCI function.
 
-/// A PCI function to put into the tree.
+/// A PCI function of the tree.
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Function {
-    /// `0000:3b:00.0`.
+    /// The PCI address, as in `0000:3b:00.0`.
     pub address: String,
-    /// Vendor id.
+    /// The vendor id.
     pub vendor: u16,
-    /// Device id.
+    /// The device id.
     pub device: u16,
-    /// Class, 24 bits.
+    /// The class, 24 bits.
     pub class: u32,
-    /// Subsystem vendor and device.
+    /// The subsystem's vendor and device ids.
     pub subsystem: (u16, u16),
-    /// NUMA node, -1 for unknown.
+    /// The NUMA node; -1 if it is unknown.
     pub numa_node: i32,
-    /// IOMMU group.
+    /// The IOMMU group; `None` without an IOMMU.
     pub group: Option<u32>,
-    /// The driver that it is bound to.
+    /// The driver that the function is bound to.
     pub driver: Option<String>,
-    /// Its physical function, if it is a virtual one.
+    /// The address of the physical function, if this is a virtual function.
     pub physfn: Option<String>,
-    /// How many virtual functions it has on; none if it has no SR-IOV.
+    /// The number of enabled virtual functions; `None` without the SR-IOV capability.
     pub sriov_numvfs: Option<u16>,
 }
 
@@ -33,7 +33,7 @@ impl Default for Function {
 }
 
 impl Function {
-    /// A function without driver in a group of its own; an Ethernet controller nobody is interested in.
+    /// Creates a function without a driver in a group of its own: an Ethernet controller that no test selects.
     #[must_use]
     pub fn new(address: &str, group: u32) -> Self {
         Self {
@@ -50,7 +50,7 @@ impl Function {
         }
     }
 
-    /// An H100 bound to vfio-pci.
+    /// Creates an H100 bound to vfio-pci.
     #[must_use]
     pub fn gpu(address: &str, group: u32, numa_node: i32) -> Self {
         Self {
@@ -64,19 +64,20 @@ impl Function {
         }
     }
 
-    /// The same with another device id.
+    /// Changes the device id.
     #[must_use]
     pub fn with_device(self, device: u16) -> Self {
         Self { device, ..self }
     }
 
-    /// The same bound to another driver, or to none.
+    /// Changes the driver; `None` leaves the function unbound.
     #[must_use]
     pub fn with_driver(self, driver: Option<&str>) -> Self {
         Self { driver: driver.map(str::to_owned), ..self }
     }
 
-    /// Whether it is bound to a VFIO driver: a variant of vfio-pci, or the vendor's own on a virtual function.
+    /// Returns true if the driver is a VFIO driver: a variant of vfio-pci, or the vendor's own driver on a virtual
+    /// function.
     #[must_use]
     pub fn has_vfio_driver(&self) -> bool {
         let vendor_vf = self.physfn.is_some();
@@ -85,7 +86,7 @@ impl Function {
             .is_some_and(|driver| driver.contains("vfio") || (vendor_vf && driver == "nvidia"))
     }
 
-    /// What its `uevent` file says (`pci_uevent`, drivers/pci/pci-driver.c).
+    /// Returns the text of the function's `uevent` file (`pci_uevent`, drivers/pci/pci-driver.c).
     #[must_use]
     pub fn uevent(&self) -> String {
         let driver = self.driver.as_ref().map(|driver| format!("DRIVER={driver}\n")).unwrap_or_default();
@@ -108,8 +109,8 @@ impl Function {
         )
     }
 
-    /// The first registers of its configuration space: vendor, device, command, status. A virtual function's first two read
-    /// all ones (PCIe 6.0, 9.3.4.1).
+    /// Returns the first registers of the configuration space: vendor, device, command, status. The first two
+    /// registers of a virtual function read as all ones (PCIe 6.0, 9.3.4.1).
     #[must_use]
     pub fn config(&self) -> [u8; 64] {
         let (vendor, device) =

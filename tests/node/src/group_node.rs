@@ -1,4 +1,5 @@
-//! A group's node that really answers EBUSY: a pty slave in exclusive mode, reached by a symbolic link.
+//! Provides a group's device node for which the kernel returns EBUSY: a pty slave in exclusive mode behind a symbolic
+//! link.
 
 use rustix::fs::{Mode, OFlags, inotify};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -9,7 +10,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Counts the opens of all nodes of a tree, with one inotify instance: a user may have 128 of them.
+/// Counts the opens of all device nodes of a tree. It takes a single inotify instance, because a user may have only
+/// 128.
 #[derive(Debug)]
 pub struct OpenCounter {
     notify: OwnedFd,
@@ -17,18 +19,18 @@ pub struct OpenCounter {
 }
 
 impl OpenCounter {
-    /// Counts nothing yet.
+    /// Creates a counter without watches.
     ///
     /// # Errors
-    /// No inotify instance can be had.
+    /// The kernel provides no inotify instance.
     pub fn new() -> std::io::Result<Self> {
         let notify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         Ok(Self { notify, counts: Mutex::default() })
     }
 
     pub(crate) fn add(&self, path: &Path) -> std::io::Result<i32> {
-        // With the closes, since the kernel merges an event into an equal one that waits (`inotify_merge`): opens alone
-        // would count as one.
+        // Closes are watched too. The kernel merges an event into an equal pending one (`inotify_merge`), so that
+        // several opens alone would count as one.
         let closes = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::CLOSE_NOWRITE;
         Ok(inotify::add_watch(&self.notify, path, inotify::WatchFlags::OPEN | closes)?)
     }
@@ -45,7 +47,8 @@ impl OpenCounter {
     }
 }
 
-/// One node. The slave stays open here: exclusive mode outlives a killed holder, and must be ended by somebody.
+/// The device node of one group. It keeps the slave open: exclusive mode outlasts a killed holder and must be ended
+/// through a descriptor.
 #[derive(Debug)]
 pub struct GroupNode {
     _master: OwnedFd,
@@ -53,15 +56,15 @@ pub struct GroupNode {
     path: PathBuf,
     counter: Arc<OpenCounter>,
     watch: i32,
-    /// Those of machines, which are not counted.
+    /// Opens by VMs of the node, which are not counted.
     own_opens: u64,
 }
 
 impl GroupNode {
-    /// A node that nobody holds.
+    /// Creates a device node that no process holds.
     ///
     /// # Errors
-    /// No pty can be had.
+    /// The kernel provides no pty.
     pub fn new(counter: &Arc<OpenCounter>) -> std::io::Result<Self> {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;
@@ -73,32 +76,32 @@ impl GroupNode {
         Ok(Self { _master: master, slave, path, counter: Arc::clone(counter), watch, own_opens: 0 })
     }
 
-    /// Where the node really is.
+    /// Returns the path of the pty slave.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its device number, as `/sys/class/vfio/N/dev` prints it.
+    /// Returns the device number as `/sys/class/vfio/N/dev` prints it.
     ///
     /// # Errors
-    /// The slave cannot be stat'ed.
-    pub fn number(&self) -> std::io::Result<String> {
+    /// fstat of the slave failed.
+    pub fn device_number(&self) -> std::io::Result<String> {
         let number = rustix::fs::fstat(&self.slave)?.st_rdev;
         Ok(format!("{}:{}\n", rustix::fs::major(number), rustix::fs::minor(number)))
     }
 
-    /// Opens the node as a virtual machine would; EBUSY if it is held.
+    /// Opens the device node as a VM does.
     ///
     /// # Errors
-    /// As the kernel says.
+    /// EBUSY while the group is held.
     pub fn open(&mut self) -> std::io::Result<OwnedFd> {
         let opened = open(&self.path)?;
         self.own_opens += 1;
         Ok(opened)
     }
 
-    /// From now on an open fails with EBUSY, unless the opener has CAP_SYS_ADMIN.
+    /// Makes opens fail with EBUSY from now on, except for openers with CAP_SYS_ADMIN.
     ///
     /// # Errors
     /// The terminal is gone.
@@ -106,7 +109,7 @@ impl GroupNode {
         Ok(ioctl_tiocexcl(&self.slave)?)
     }
 
-    /// From now on an open succeeds.
+    /// Makes opens succeed from now on.
     ///
     /// # Errors
     /// The terminal is gone.
@@ -114,8 +117,9 @@ impl GroupNode {
         Ok(ioctl_tiocnxcl(&self.slave)?)
     }
 
-    /// How often others have opened the node with success so far; a failed open makes no event. Two that have it open at
-    /// the same time may count as one; so do two in a row with a fork in this process between the first's open and close.
+    /// Returns how many opens by other processes have succeeded so far; a failed open makes no event. Two opens at
+    /// the same time may count as one. So may two in a row if this process forks between the open and the close of
+    /// the first.
     #[must_use]
     pub fn opens(&self) -> u64 {
         self.counter.count(self.watch).saturating_sub(self.own_opens)

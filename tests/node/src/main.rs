@@ -1,11 +1,11 @@
-//! The simulated node for programs in any language: orders as JSON, one a line, and a reply a line.
+//! Serves a simulated node to programs in any language: one order per line as JSON, one reply per line.
 //!
 //! ```text
 //! $ vfio-sim-node serve --eight-gpus
 //! {"root":"/tmp/vfio-node-1a2b"}
 //! {"start_vm":{"addresses":["0000:1b:00.0"]}}        <- an order
 //! {"pid":4711}                                       -> its reply
-//! $ vfio-sim-node exec PROGRAM [ARG...]              the program without CAP_SYS_ADMIN, to which EBUSY is told
+//! $ vfio-sim-node exec PROGRAM [ARG...]              the program without CAP_SYS_ADMIN, so that it gets EBUSY
 //! ```
 
 use std::collections::BTreeMap;
@@ -17,13 +17,13 @@ use std::time::Duration;
 use vfio_sim_node::mdev::Mdev;
 use vfio_sim_node::{Function, Hold, Node, Vm, VmSpec, drop_sys_admin};
 
-/// What can be done to a node.
+/// An order: one change of the node, or one query.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum Order {
-    /// A function appears, bound if it names a driver.
+    /// Adds a function, bound if it names a driver.
     Add(Function),
-    /// A GPU as in an eight-GPU node appears.
+    /// Adds a GPU like those of an eight-GPU node.
     AddGpu {
         address: String,
         group: u32,
@@ -40,8 +40,8 @@ enum Order {
     Remove {
         address: String,
     },
-    StartVm(Machine),
-    /// Ends a machine; the reply comes when its groups are free.
+    StartVm(StartVm),
+    /// Kills a VM. The reply comes when its groups are free.
     KillVm {
         pid: u32,
     },
@@ -53,7 +53,7 @@ enum Order {
     Read {
         path: String,
     },
-    /// Removes a file, link or folder of the tree.
+    /// Removes a file, a link or a directory of the tree.
     Delete {
         path: String,
     },
@@ -64,7 +64,7 @@ enum Order {
     MakeUnreadable {
         path: String,
     },
-    /// How often others than machines have opened the group with success.
+    /// Returns how many opens of the group by processes other than VMs have succeeded.
     Opens {
         group: u32,
     },
@@ -72,11 +72,11 @@ enum Order {
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Machine {
+struct StartVm {
     addresses: Vec<String>,
     pod_uid: Option<String>,
     container_id: Option<String>,
-    /// The group is open, no device of it: EBUSY, but `enable` is 0.
+    /// The group is open, but no device of it: EBUSY while `enable` is 0.
     #[serde(default)]
     group_only: bool,
     #[serde(default)]
@@ -118,14 +118,14 @@ fn node(options: &[&str]) -> Result<Node> {
     Ok(node)
 }
 
-/// Until the orders end; then the machines end and the folder goes.
+/// Executes orders until the input ends. The VMs then end, and the directory is removed.
 fn serve(node: &Node) -> Result<()> {
-    let mut machines = BTreeMap::new();
+    let mut vms = BTreeMap::new();
     println!("{}", serde_json::json!({ "root": node.root() }));
     for line in std::io::stdin().lock().lines() {
         let done = serde_json::from_str(&line?)
             .map_err(Error::from)
-            .and_then(|order| obey(node, &mut machines, order));
+            .and_then(|order| execute(node, &mut vms, order));
         let reply = done.unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }));
         println!("{reply}");
         std::io::stdout().flush()?;
@@ -133,7 +133,7 @@ fn serve(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// A path of the tree stays in the tree: tests run as root.
+/// Refuses paths that lead out of the tree, because tests run as root.
 fn inside(path: &str) -> Result<&str> {
     let plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
     if Path::new(path).components().all(plain) {
@@ -143,7 +143,7 @@ fn inside(path: &str) -> Result<&str> {
     }
 }
 
-fn obey(node: &Node, machines: &mut BTreeMap<u32, Vm>, order: Order) -> Result<serde_json::Value> {
+fn execute(node: &Node, vms: &mut BTreeMap<u32, Vm>, order: Order) -> Result<serde_json::Value> {
     let mut reply = serde_json::json!({});
     match order {
         Order::Add(function) => node.add(function)?,
@@ -152,19 +152,21 @@ fn obey(node: &Node, machines: &mut BTreeMap<u32, Vm>, order: Order) -> Result<s
         Order::Bind { address, driver } => node.bind(&address, &driver)?,
         Order::Unbind { address } => node.unbind(&address)?,
         Order::Remove { address } => node.remove(&address)?,
-        Order::StartVm(machine) => {
+        Order::StartVm(order) => {
             let vm = node.start_vm(&VmSpec {
-                addresses: machine.addresses,
-                pod_uid: machine.pod_uid,
-                container_id: machine.container_id,
-                hold: if machine.group_only { Hold::GroupOnly } else { Hold::Device },
-                teardown: Duration::from_millis(machine.teardown_ms),
+                addresses: order.addresses,
+                pod_uid: order.pod_uid,
+                container_id: order.container_id,
+                hold: if order.group_only { Hold::GroupOnly } else { Hold::Device },
+                teardown: Duration::from_millis(order.teardown_ms),
             })?;
             reply = serde_json::json!({ "pid": vm.pid() });
-            machines.insert(vm.pid(), vm);
+            vms.insert(vm.pid(), vm);
         }
         Order::KillVm { pid } => {
-            machines.remove(&pid).ok_or_else(|| Error::other(format!("{pid} is no machine")))?.kill();
+            vms.remove(&pid)
+                .ok_or_else(|| Error::other(format!("{pid} is not the pid of a VM of this node")))?
+                .kill();
         }
         Order::Write { path, content } => node.write(inside(&path)?, content)?,
         Order::Read { path } => reply = serde_json::json!({ "content": node.read(inside(&path)?)? }),

@@ -1,85 +1,85 @@
-//! Nodes with every kind of device, on every kind of kernel: one tree for each, by name.
+//! Named trees: one node for each kind of device and each kind of kernel.
 
 use crate::mdev::Mdev;
 use crate::{Function, Hold, Node, Vm, VmSpec};
 use std::fs;
 use std::io::{Error, Result};
 
-/// A node with the machines that run on it.
+/// A node and the VMs that run on it.
 #[derive(Debug)]
 pub struct Tree {
     /// The node.
     pub node: Node,
-    /// Its machines; they end with it.
-    pub machines: Vec<Vm>,
+    /// The VMs. They end when the tree is dropped.
+    pub vms: Vec<Vm>,
 }
 
-/// A tree's name and what makes it.
+/// A tree's name and the function that creates it.
 pub type Recipe = (&'static str, fn() -> Result<Tree>);
 
-/// All of them, as they are read best.
+/// All trees, in the order of docs/device-kinds.md.
 pub const ALL: &[Recipe] = &[
-    ("GPUs on two NUMA nodes, and one that the kernel knows no node of", numa),
+    ("GPUs on two NUMA nodes and one without a NUMA node", numa),
     ("before 6.1", before_6_1),
     ("variant drivers", variant_drivers),
     ("other vendors' GPUs, a NIC and a disk", other_vendors),
     ("no IOMMU", no_iommu),
     ("a kernel with cdevs", cdevs),
-    ("a machine by way of a cdev", cdev_bound),
+    ("a VM that holds a GPU by its cdev", cdev_bound),
     ("a cdev that is open and not bound", cdev_unbound),
     ("a kernel without group nodes", no_groups),
-    ("a machine on a kernel without group nodes", no_groups_held),
+    ("a VM on a kernel without group nodes", no_groups_held),
     ("a GPU with audio and USB-C in its group", companions),
-    ("two GPUs in one group", shared),
+    ("two GPUs in one group", shared_group),
     ("not viable", not_viable),
     ("virtual functions of a NIC", virtual_functions),
-    ("a GPU with virtual functions on", physical_function),
+    ("a GPU with virtual functions enabled", physical_function),
     ("mediated devices", mdevs),
-    ("a machine with a mediated device", mdev_held),
+    ("a VM with a mediated device", mdev_held),
     ("virtual functions with a vGPU and without", vendor_functions),
     ("extended memory", extended_memory),
     ("no device node", no_node),
     ("a GPU that has fallen off the bus", lost),
-    ("a lost GPU that sleeps", lost_asleep),
+    ("a lost GPU in D3cold", lost_asleep),
 ];
 
-/// The tree of a name.
+/// Creates the tree with this name.
 ///
 /// # Errors
-/// There is none, or it cannot be made.
+/// There is no such tree, or it cannot be created.
 pub fn by_name(name: &str) -> Result<Tree> {
     let recipe = ALL.iter().find(|(known, _)| *known == name);
     recipe.ok_or_else(|| Error::other(format!("no such tree: {name}")))?.1()
 }
 
-/// The first GPU of most of these trees.
+/// The first GPU of most trees.
 pub const GPU: &str = "0000:1b:00.0";
-/// The second.
+/// The second GPU.
 pub const OTHER: &str = "0000:3d:00.0";
 /// A pod's uid.
 pub const POD: &str = "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab";
 
-/// A node without machines.
+/// Returns a tree without VMs.
 ///
 /// # Errors
 /// None.
 pub fn on(node: Node) -> Result<Tree> {
-    Ok(Tree { node, machines: Vec::new() })
+    Ok(Tree { node, vms: Vec::new() })
 }
 
-/// A node with one machine.
+/// Starts one VM and returns the tree.
 ///
 /// # Errors
-/// As [`Node::start_vm`].
-pub fn running(node: Node, machine: &VmSpec) -> Result<Tree> {
-    let vm = node.start_vm(machine)?;
-    Ok(Tree { node, machines: vec![vm] })
+/// See [`Node::start_vm`].
+pub fn running(node: Node, spec: &VmSpec) -> Result<Tree> {
+    let vm = node.start_vm(spec)?;
+    Ok(Tree { node, vms: vec![vm] })
 }
 
-/// A node with two GPUs more: group 51 on NUMA node 0, group 52 on 1.
+/// Adds two GPUs to a node: group 51 on NUMA node 0, group 52 on NUMA node 1.
 ///
 /// # Errors
-/// As [`Node::add`].
+/// See [`Node::add`].
 pub fn with_two(node: Node) -> Result<Node> {
     node.add(Function::gpu(GPU, 51, 0))?;
     node.add(Function::gpu(OTHER, 52, 1))?;
@@ -159,7 +159,7 @@ fn companions() -> Result<Tree> {
         let address = format!("0000:1b:00.{function}");
         node.add(Function { class, ..Function::gpu(&address, 51, 0).with_device(device) })?;
     }
-    // A root port without ACS shares its group with what is below it.
+    // A root port without ACS shares its group with the functions below it.
     node.add(Function {
         vendor: 0x8086,
         class: 0x06_0400,
@@ -168,7 +168,7 @@ fn companions() -> Result<Tree> {
     on(node)
 }
 
-fn shared() -> Result<Tree> {
+fn shared_group() -> Result<Tree> {
     let node = two()?;
     node.add(Function::gpu("0000:1c:00.0", 51, 0))?;
     on(node)
@@ -247,16 +247,16 @@ fn vendor_functions() -> Result<Tree> {
             physfn: Some(GPU.into()),
             ..Function::gpu(&address, 90 + function, 1).with_driver(Some("nvidia"))
         })?;
-        let folder = node.root().join("sys/bus/pci/devices").join(address).join("nvidia");
-        fs::create_dir(&folder)?;
-        fs::write(folder.join("current_vgpu_type"), format!("{kind}\n"))?;
+        let dir = node.root().join("sys/bus/pci/devices").join(address).join("nvidia");
+        fs::create_dir(&dir)?;
+        fs::write(dir.join("current_vgpu_type"), format!("{kind}\n"))?;
         let types = "ID    : vGPU Name\n1414  : NVIDIA H200X-1-18C\n1428  : NVIDIA H200X-141C\n";
-        fs::write(folder.join("creatable_vgpu_types"), types)?;
+        fs::write(dir.join("creatable_vgpu_types"), types)?;
     }
     on(node)
 }
 
-/// Two GPUs behind one memory, and one behind another.
+/// Two GPUs share one extended memory, a third has its own.
 fn extended_memory() -> Result<Tree> {
     let node = Node::new()?;
     let gpus = ["0009:01:00.0", "0019:01:00.0", "0029:01:00.0"];
@@ -265,10 +265,10 @@ fn extended_memory() -> Result<Tree> {
         node.add(gpu.with_driver(Some("nvgrace_gpu_vfio_pci")))?;
     }
     for (name, gpus) in [("egm4", &gpus[..2]), ("egm5", &gpus[2..])] {
-        let folder = node.root().join("sys/class/egm").join(name);
-        fs::create_dir_all(&folder)?;
-        fs::write(folder.join("dev"), "240:4\n")?;
-        fs::write(folder.join("gpu_devices"), gpus.join(" ") + "\n")?;
+        let dir = node.root().join("sys/class/egm").join(name);
+        fs::create_dir_all(&dir)?;
+        fs::write(dir.join("dev"), "240:4\n")?;
+        fs::write(dir.join("gpu_devices"), gpus.join(" ") + "\n")?;
     }
     on(node)
 }
@@ -285,7 +285,7 @@ fn lost() -> Result<Tree> {
     on(node)
 }
 
-/// To ask it would wake it.
+/// Reading its configuration space would wake it.
 fn lost_asleep() -> Result<Tree> {
     let node = two()?;
     node.set_lost(GPU, true)?;

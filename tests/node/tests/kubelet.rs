@@ -1,4 +1,4 @@
-//! The stand-in keeps its books as the kubelet does, over real sockets.
+//! The kubelet stand-in behaves as the kubelet does, over real sockets.
 #![allow(clippy::unwrap_used, reason = "a test's helper may fail loudly")]
 
 use kubelet_api::podresources;
@@ -12,11 +12,11 @@ use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 use vfio_sim_node::Node;
-use vfio_sim_node::kubelet::{Answer, Books, Kubelet};
+use vfio_sim_node::kubelet::{Kubelet, KubeletState, PodResourcesMode};
 
 const WAIT: Duration = Duration::from_secs(5);
 
-/// A plugin of two devices, one of them unhealthy.
+/// A plugin with two devices, one of them Unhealthy.
 struct Two;
 
 #[tonic::async_trait]
@@ -40,7 +40,7 @@ impl DevicePlugin for Two {
         &self,
         _: Request<PreferredAllocationRequest>,
     ) -> Result<Response<PreferredAllocationResponse>, Status> {
-        Err(Status::internal("asked, though the options offer no advice"))
+        Err(Status::internal("called, although the options do not announce it"))
     }
     async fn allocate(
         &self,
@@ -84,14 +84,14 @@ async fn register(node: &Node, version: &str, resource: &str) -> Result<(), Stat
 }
 
 #[tokio::test]
-async fn books_follow_registration_pods_and_restarts() {
+async fn state_follows_registrations_pods_and_restarts() {
     let node = Node::new().unwrap();
     let kubelet = Kubelet::start(&node.kubelet_dir(), &node.pod_resources_socket()).await.unwrap();
     assert!(register(&node, "v1", "x.com/two").await.is_err());
     assert!(register(&node, "v1beta1", "two").await.is_err());
     register(&node, "v1beta1", "x.com/two").await.unwrap();
     let wait = Duration::from_secs(5);
-    kubelet.wait_for(wait, |books| books.capacity("x.com/two").capacity == 2).await.unwrap();
+    kubelet.wait_for(wait, |state| state.capacity("x.com/two").capacity == 2).await.unwrap();
     let pod = kubelet.admit("vm", "x.com/two", 1).await.unwrap();
     assert_eq!(pod.devices, ["a"]);
     let capacity = kubelet.capacity("x.com/two");
@@ -99,14 +99,14 @@ async fn books_follow_registration_pods_and_restarts() {
     assert!(kubelet.admit("vm2", "x.com/two", 1).await.is_err());
 
     kubelet.drop_stream("x.com/two");
-    kubelet.wait_for(wait, |books| books.capacity("x.com/two").allocatable == 0).await.unwrap();
+    kubelet.wait_for(wait, |state| state.capacity("x.com/two").allocatable == 0).await.unwrap();
     assert_eq!(kubelet.capacity("x.com/two").left(), -1);
 
     kubelet.restart(true).await.unwrap();
     assert!(!node.kubelet_dir().join("two.sock").exists(), "a kubelet removes every socket when it starts");
     assert_eq!(kubelet.capacity("x.com/two").requested, 1);
     kubelet.restart(false).await.unwrap();
-    assert_eq!(kubelet.capacity("x.com/two").requested, 1, "the pod is there, whatever the kubelet forgot");
+    assert_eq!(kubelet.capacity("x.com/two").requested, 1, "the pod exists also without the checkpoint");
     let pods = list(&pod_resources(&node).await).await.unwrap();
     assert_eq!((pods[0].name.as_str(), pods[0].containers[0].devices.len()), ("vm", 0));
     kubelet.remove(&pod.pod_uid);
@@ -128,45 +128,45 @@ async fn connections_break_when_the_kubelet_stops() {
     let node = Node::new().unwrap();
     let kubelet = Kubelet::start(&node.kubelet_dir(), &node.pod_resources_socket()).await.unwrap();
     register(&node, "v1beta1", "x.com/two").await.unwrap();
-    kubelet.wait_for(WAIT, |books| books.capacity("x.com/two").capacity == 2).await.unwrap();
+    kubelet.wait_for(WAIT, |state| state.capacity("x.com/two").capacity == 2).await.unwrap();
     let mut extra = kubelet.extra_stream("x.com/two").await.unwrap();
     assert_eq!(extra.message().await.unwrap().unwrap().devices.len(), 2);
     let client = pod_resources(&node).await;
     assert!(list(&client).await.unwrap().is_empty());
     kubelet.stop();
-    assert!(list(&client).await.is_err(), "an old connection answers no more");
+    assert!(list(&client).await.is_err(), "an old connection is broken");
     assert!(!matches!(extra.message().await, Ok(Some(_))));
-    assert!(node.kubelet_dir().join("kubelet.sock").exists(), "a process that ends leaves its socket");
+    assert!(node.kubelet_dir().join("kubelet.sock").exists(), "a process that ends leaves its socket behind");
     kubelet.run().await.unwrap();
     assert!(list(&pod_resources(&node).await).await.unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn pod_resources_can_be_empty_refused_or_stuck() {
+async fn pod_resources_can_be_empty_rate_limited_or_hang() {
     let node = Node::new().unwrap();
     let kubelet = Kubelet::start(&node.kubelet_dir(), &node.pod_resources_socket()).await.unwrap();
     register(&node, "v1beta1", "x.com/two").await.unwrap();
-    kubelet.wait_for(WAIT, |books| books.capacity("x.com/two").capacity == 2).await.unwrap();
+    kubelet.wait_for(WAIT, |state| state.capacity("x.com/two").capacity == 2).await.unwrap();
     kubelet.admit("vm", "x.com/two", 1).await.unwrap();
     let client = pod_resources(&node).await;
     assert_eq!(list(&client).await.unwrap()[0].containers[0].devices[0].device_ids, ["a"]);
-    kubelet.answer_pod_resources(Answer::Empty);
+    kubelet.set_pod_resources_mode(PodResourcesMode::Empty);
     assert!(list(&client).await.unwrap().is_empty());
-    kubelet.answer_pod_resources(Answer::Refuse);
+    kubelet.set_pod_resources_mode(PodResourcesMode::RateLimited);
     assert_eq!(list(&client).await.unwrap_err().code(), tonic::Code::ResourceExhausted);
-    kubelet.answer_pod_resources(Answer::Hang);
+    kubelet.set_pod_resources_mode(PodResourcesMode::Hang);
     assert!(tokio::time::timeout(Duration::from_millis(50), list(&client)).await.is_err());
-    kubelet.answer_pod_resources(Answer::Books);
+    kubelet.set_pod_resources_mode(PodResourcesMode::Normal);
     assert_eq!(list(&client).await.unwrap().len(), 1);
     assert_eq!(kubelet.pod_lists(), 5);
 }
 
 #[tokio::test]
-async fn the_checkpoint_names_pods_devices_and_answers() {
+async fn checkpoint_has_pods_devices_and_responses() {
     let node = Node::new().unwrap();
     let kubelet = Kubelet::start(&node.kubelet_dir(), &node.pod_resources_socket()).await.unwrap();
     register(&node, "v1beta1", "x.com/two").await.unwrap();
-    kubelet.wait_for(WAIT, |books| books.capacity("x.com/two").capacity == 2).await.unwrap();
+    kubelet.wait_for(WAIT, |state| state.capacity("x.com/two").capacity == 2).await.unwrap();
     let pod = kubelet.admit("vm", "x.com/two", 1).await.unwrap();
     let path = "var/lib/kubelet/device-plugins/kubelet_internal_checkpoint";
     assert_eq!(
@@ -183,17 +183,21 @@ async fn the_checkpoint_names_pods_devices_and_answers() {
 }
 
 #[tokio::test]
-async fn lists_are_kept_in_order_and_registration_counts() {
+async fn lists_and_registrations_are_kept_in_order() {
     let node = Node::new().unwrap();
     let kubelet = Kubelet::start(&node.kubelet_dir(), &node.pod_resources_socket()).await.unwrap();
     register(&node, "v1beta1", "x.com/two").await.unwrap();
     register(&node, "v1beta1", "x.com/other").await.unwrap();
-    let listed = |books: &Books| books.resources.values().all(|resource| resource.lists == 1);
-    let books = kubelet.wait_for(WAIT, listed).await.unwrap();
-    assert_eq!(books.registrations_of("x.com/two"), 1);
-    assert_eq!(books.registrations[1].resource, "x.com/other");
-    assert_eq!(books.resources["x.com/two"].history[0].1.len(), 2);
-    assert_eq!(books.available("x.com/two"), ["a"]);
+    let listed = |state: &KubeletState| state.resources.values().all(|resource| resource.lists == 1);
+    let state = kubelet.wait_for(WAIT, listed).await.unwrap();
+    assert_eq!(state.registrations_of("x.com/two"), 1);
+    assert_eq!(state.registrations[1].resource, "x.com/other");
+    assert_eq!(state.resources["x.com/two"].history[0].1.len(), 2);
+    assert_eq!(state.available("x.com/two"), ["a"]);
     kubelet.admit("vm", "x.com/two", 1).await.unwrap();
-    assert_eq!(kubelet.books().available("x.com/other"), ["a"], "another resource's ids are other devices");
+    assert_eq!(
+        kubelet.state().available("x.com/other"),
+        ["a"],
+        "the same id of another resource is another device"
+    );
 }

@@ -1,4 +1,4 @@
-//! The node behaves as the kernel does, as far as its users rest on it.
+//! The simulated node behaves as the kernel does, as far as tests depend on it.
 #![allow(clippy::unwrap_used, reason = "a test's helper may fail loudly")]
 
 use std::fs;
@@ -20,7 +20,7 @@ fn node_with_gpu() -> Node {
 }
 
 #[test]
-fn a_held_group_answers_ebusy_and_a_killed_holder_frees_it() {
+fn held_group_returns_ebusy_until_the_holder_is_killed() {
     let node = node_with_gpu();
     drop(open(&node, 51).unwrap());
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
@@ -38,7 +38,7 @@ fn a_held_group_answers_ebusy_and_a_killed_holder_frees_it() {
 }
 
 #[test]
-fn a_group_without_device_shows_no_count() {
+fn group_held_without_a_device_has_enable_0() {
     let node = node_with_gpu();
     let _vm = node.start_vm(&VmSpec { hold: Hold::GroupOnly, ..VmSpec::foreign(&[GPU]) }).unwrap();
     assert_eq!(open(&node, 51).unwrap_err(), rustix::io::Errno::BUSY);
@@ -49,7 +49,7 @@ fn a_group_without_device_shows_no_count() {
 }
 
 #[test]
-fn a_machine_is_a_real_process_with_the_nodes_number() {
+fn vm_is_a_real_process_with_the_group_node_open() {
     let node = node_with_gpu();
     let uid = "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab";
     let vm = node.start_vm(&VmSpec::of_pod(uid, &[GPU.to_owned()])).unwrap();
@@ -64,7 +64,7 @@ fn a_machine_is_a_real_process_with_the_nodes_number() {
 }
 
 #[test]
-fn an_unbind_waits_for_the_holder() {
+fn unbind_waits_for_the_holder() {
     let node = node_with_gpu();
     let device = node.root().join("sys/bus/pci/devices").join(GPU);
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
@@ -79,18 +79,18 @@ fn an_unbind_waits_for_the_holder() {
 }
 
 #[test]
-fn others_opens_are_counted() {
+fn opens_by_other_processes_are_counted() {
     let node = node_with_gpu();
     assert_eq!(node.opens(51), 0);
     drop(open(&node, 51).unwrap());
     assert_eq!(node.opens(51), 1);
     let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     assert!(open(&node, 51).is_err());
-    assert_eq!(node.opens(51), 1, "neither a machine's opens nor failed ones");
+    assert_eq!(node.opens(51), 1, "a VM's opens and failed opens do not count");
 }
 
 #[test]
-fn a_machine_of_eight_groups_is_their_only_holder() {
+fn vm_with_eight_groups_is_their_only_holder() {
     let node = Node::with_eight_gpus().unwrap();
     let all: Vec<String> =
         ["1b", "3d", "4e", "5f", "9b", "bd", "ce", "df"].map(|bus| format!("0000:{bus}:00.0")).into();
@@ -109,7 +109,7 @@ fn a_machine_of_eight_groups_is_their_only_holder() {
 }
 
 #[test]
-fn whoever_sees_the_end_of_a_machine_finds_its_group_free() {
+fn group_is_free_when_the_end_of_a_vm_is_visible() {
     let node = node_with_gpu();
     for _ in 0..20 {
         let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
@@ -125,7 +125,7 @@ fn whoever_sees_the_end_of_a_machine_finds_its_group_free() {
 }
 
 #[test]
-fn of_two_that_start_at_once_one_gets_the_group() {
+fn one_of_several_concurrent_vms_gets_the_group() {
     let node = node_with_gpu();
     let start = || node.start_vm(&VmSpec::foreign(&[GPU]));
     let started = std::thread::scope(|scope| {
@@ -136,7 +136,7 @@ fn of_two_that_start_at_once_one_gets_the_group() {
 }
 
 #[test]
-fn a_teardown_outlasts_the_process_and_can_be_cut_short() {
+fn teardown_outlasts_the_process_and_can_be_ended() {
     let node = node_with_gpu();
     let slow = |teardown| VmSpec { teardown, ..VmSpec::foreign(&[GPU]) };
     let vm = node.start_vm(&slow(Duration::from_millis(200))).unwrap();
@@ -151,7 +151,7 @@ fn a_teardown_outlasts_the_process_and_can_be_cut_short() {
 }
 
 #[test]
-fn a_machine_that_somebody_else_killed_is_noticed() {
+fn vm_killed_by_another_process_frees_its_group() {
     let node = node_with_gpu();
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     let pid = rustix::process::Pid::from_raw(i32::try_from(vm.pid()).unwrap()).unwrap();
@@ -165,7 +165,7 @@ fn a_machine_that_somebody_else_killed_is_noticed() {
 }
 
 #[test]
-fn sysfs_looks_like_the_kernels() {
+fn sysfs_has_the_shape_of_the_kernels() {
     let node = Node::new().unwrap();
     node.add(Function { sriov_numvfs: Some(2), ..Function::gpu(GPU, 51, 1) }).unwrap();
     let vf = Function { physfn: Some(GPU.into()), ..Function::gpu("0000:3b:00.4", 52, 1) };
@@ -186,8 +186,8 @@ fn sysfs_looks_like_the_kernels() {
     assert_eq!(target("sys/class/vfio-dev/vfio0/device"), real);
     assert_eq!(target("sys/bus/pci/devices/0000:3b:00.4/physfn"), real);
     assert_eq!(target(&format!("{device}/driver")), target("sys/bus/pci/drivers/vfio-pci"));
-    assert!(node.root().join("dev/vfio/52").exists(), "a virtual function under the vendor's driver");
-    assert!(!node.root().join("dev/vfio/53").exists(), "a whole GPU under the host's driver");
+    assert!(node.root().join("dev/vfio/52").exists(), "a virtual function bound to the vendor's driver");
+    assert!(!node.root().join("dev/vfio/53").exists(), "a GPU bound to the host's driver");
     node.remove(GPU).unwrap();
     assert!(!node.root().join("sys/kernel/iommu_groups/51").exists(), "a group goes with its last member");
 }

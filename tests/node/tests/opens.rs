@@ -1,5 +1,5 @@
-//! Opens are counted one by one. In a binary of its own: a fork in another test keeps a descriptor open past its close,
-//! until the exec, and then two opens count as one.
+//! Counts opens one by one, in a test binary of its own: a fork in another test would keep a descriptor open until the
+//! exec, so that two opens count as one.
 #![allow(clippy::unwrap_used, reason = "a test's helper may fail loudly")]
 
 use rustix::fs::{Mode, OFlags};
@@ -8,7 +8,7 @@ use vfio_sim_node::{Function, Node, VmSpec};
 const GPU: &str = "0000:3b:00.0";
 
 #[test]
-fn opens_in_a_row_are_counted_one_by_one() {
+fn consecutive_opens_are_counted_one_by_one() {
     let node = Node::new().unwrap();
     node.add(Function::gpu(GPU, 51, 0)).unwrap();
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;

@@ -1,7 +1,7 @@
-//! Pods: what the scheduler and the device manager do with one, and the calls to a plugin by themselves.
+//! Admits and removes pods as the scheduler and the device manager do, and calls a plugin's methods one by one.
 
 use super::Kubelet;
-use super::books::Capacity;
+use super::state::Capacity;
 use kubelet_api::v1beta1::device_plugin_client::DevicePluginClient;
 use kubelet_api::v1beta1::{
     AllocateRequest, ContainerAllocateRequest, ContainerAllocateResponse,
@@ -16,20 +16,20 @@ use tonic::{Status, Streaming};
 pub enum AdmitError {
     /// The scheduler finds no room: `requested + wanted > allocatable` (fit.go). The pod stays pending.
     Unschedulable(Capacity),
-    /// The device manager has not enough devices left.
+    /// The device manager has too few devices left.
     Insufficient,
-    /// The plugin refused: the pod is Failed with UnexpectedAdmissionError, nobody tries again.
+    /// The plugin refused. The pod is Failed with UnexpectedAdmissionError; the kubelet does not try again.
     Refused(Status),
 }
 
-/// A pod that was given devices.
+/// An admitted pod.
 #[derive(Clone, Debug)]
 pub struct Admission {
-    /// Its uid.
+    /// The pod's uid.
     pub pod_uid: String,
-    /// The devices in the kubelet's books.
+    /// The devices that the kubelet has allocated.
     pub devices: Vec<String>,
-    /// What the plugin answered.
+    /// The plugin's response.
     pub response: ContainerAllocateResponse,
 }
 
@@ -57,7 +57,7 @@ impl fmt::Display for AdmitError {
 impl std::error::Error for AdmitError {}
 
 impl Kubelet {
-    /// What the scheduler and then the device manager do with a pod that wants `count` devices.
+    /// Admits a pod that requests `count` devices, as the scheduler and then the device manager do.
     ///
     /// # Errors
     /// See [`AdmitError`].
@@ -66,18 +66,18 @@ impl Kubelet {
         if capacity.requested + count > capacity.allocatable {
             return Err(AdmitError::Unschedulable(capacity));
         }
-        let available = self.inner.books.borrow().available(resource);
+        let available = self.inner.state.borrow().available(resource);
         if available.len() < count {
             return Err(AdmitError::Insufficient);
         }
-        // Only where the plugin said that it has advice to give; an error fails the pod all the same.
-        let has_advice = self.inner.books.borrow().has_advice(resource);
-        let preferred = if has_advice {
+        // The kubelet calls the method only if the plugin's options announce it. An error fails the pod.
+        let has_preference = self.inner.state.borrow().has_preference(resource);
+        let preferred = if has_preference {
             self.preferred(resource, &available, &[], count).await.map_err(AdmitError::Refused)?
         } else {
             Vec::new()
         };
-        // Advice: intersected with what is available, then filled up (`devicesToAllocate`).
+        // The response is advice: it is intersected with the available devices and filled up (`devicesToAllocate`).
         let mut devices: Vec<String> =
             preferred.into_iter().filter(|id| available.contains(id)).take(count).collect();
         for id in available {
@@ -88,7 +88,7 @@ impl Kubelet {
         self.admit_with(name, resource, devices).await
     }
 
-    /// The same for a pod that is given just these devices.
+    /// Admits a pod with exactly these devices, without the scheduler's check.
     ///
     /// # Errors
     /// The plugin refused.
@@ -99,20 +99,20 @@ impl Kubelet {
         devices: Vec<String>,
     ) -> Result<Admission, AdmitError> {
         let response = self.allocate(resource, &[&devices]).await.map_err(AdmitError::Refused)?;
-        // `deviceManager.allocateContainerResources`: one container request in, at least one answer out.
+        // `deviceManager.allocateContainerResources` sends one container request and expects at least one response.
         let missing = || AdmitError::Refused(Status::internal("empty response from the plugin"));
         let response = response.into_iter().next().ok_or_else(missing)?;
         let mut pod_uid = String::new();
-        self.inner.change(|books| pod_uid = books.add_pod(name, resource, &devices, &response));
+        self.inner.change(|state| pod_uid = state.add_pod(name, resource, &devices, &response));
         Ok(Admission { pod_uid, devices, response })
     }
 
-    /// Removes a pod; its devices are available again at once, whatever its VM does.
+    /// Removes a pod. Its devices are available again at once, also while its VM runs.
     pub fn remove(&self, pod_uid: &str) {
-        self.inner.change(|books| books.pods.retain(|pod| pod.uid != pod_uid));
+        self.inner.change(|state| state.pods.retain(|pod| pod.uid != pod_uid));
     }
 
-    /// Calls Allocate, one container request for each list of ids.
+    /// Calls Allocate with one container request for each list of ids.
     ///
     /// # Errors
     /// The plugin's status.
@@ -127,7 +127,7 @@ impl Kubelet {
         Ok(answer.into_inner().container_responses)
     }
 
-    /// Calls GetPreferredAllocation.
+    /// Calls GetPreferredAllocation for one container.
     ///
     /// # Errors
     /// The plugin's status.
@@ -148,7 +148,7 @@ impl Kubelet {
         Ok(answer.container_responses.into_iter().next().unwrap_or_default().device_i_ds)
     }
 
-    /// Opens another ListAndWatch on a plugin's socket.
+    /// Opens one more ListAndWatch stream to a plugin.
     ///
     /// # Errors
     /// The plugin's status.
@@ -157,8 +157,8 @@ impl Kubelet {
     }
 
     fn client(&self, resource: &str) -> Result<DevicePluginClient<Channel>, Status> {
-        let books = self.inner.books.borrow();
-        let client = books.resources.get(resource).and_then(|resource| resource.client.clone());
+        let state = self.inner.state.borrow();
+        let client = state.resources.get(resource).and_then(|resource| resource.client.clone());
         client.ok_or_else(|| Status::not_found(format!("{resource}: no plugin has registered it")))
     }
 }

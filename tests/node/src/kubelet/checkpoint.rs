@@ -1,7 +1,7 @@
-//! The checkpoint beside kubelet.sock (`pkg/kubelet/cm/devicemanager/checkpoint`): the kubelet's own record of who was
-//! given what, with the pod UIDs that pod resources lack.
+//! Writes the checkpoint beside kubelet.sock (`pkg/kubelet/cm/devicemanager/checkpoint`): the allocated devices with
+//! the pod UIDs that pod resources lack.
 
-use super::books::{Books, Pod, Resource};
+use super::state::{KubeletState, Pod, Resource};
 use prost::Message;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -12,7 +12,8 @@ use std::path::Path;
 #[serde(rename_all = "PascalCase")]
 struct Checkpoint {
     data: Data,
-    /// The kubelet's is a hash of Go's print of the data; readers other than itself cannot check it, and this one is not.
+    /// The kubelet's checksum is a hash of the data as Go prints it. Other readers cannot verify it, and this one is
+    /// not valid.
     checksum: u64,
 }
 
@@ -30,36 +31,36 @@ struct Entry {
     pod_uid: String,
     container_name: String,
     resource_name: String,
-    /// By NUMA node, -1 where the plugin names none (`nodeWithoutTopology`).
+    /// By NUMA node; -1 for a device without topology (`nodeWithoutTopology`).
     #[serde(rename = "DeviceIDs")]
     device_ids: BTreeMap<i64, Vec<String>>,
     alloc_resp: String,
 }
 
-/// Writes it in one step, as the kubelet's file store does.
-pub(super) fn write(folder: &Path, books: &Books) -> Result<()> {
+/// Replaces the checkpoint in one step, as the kubelet's file store does.
+pub(super) fn write(dir: &Path, state: &KubeletState) -> Result<()> {
     let healthy = |resource: &Resource| {
         let healthy = resource.devices.iter().filter(|device| device.health == kubelet_api::HEALTHY);
         healthy.map(|device| device.id.clone()).collect()
     };
-    let given = books.pods.iter().filter(|pod| !pod.devices.is_empty());
+    let given = state.pods.iter().filter(|pod| !pod.devices.is_empty());
     let data = Data {
-        pod_device_entries: given.map(|pod| entry(books, pod)).collect(),
-        registered_devices: books
+        pod_device_entries: given.map(|pod| entry(state, pod)).collect(),
+        registered_devices: state
             .resources
             .iter()
             .map(|(name, resource)| (name.clone(), healthy(resource)))
             .collect(),
     };
     let text = serde_json::to_vec(&Checkpoint { data, checksum: 0 })?;
-    let fresh = folder.join(format!(".{}", kubelet_api::CHECKPOINT));
+    let fresh = dir.join(format!(".{}", kubelet_api::CHECKPOINT));
     std::fs::write(&fresh, text)?;
-    std::fs::rename(fresh, folder.join(kubelet_api::CHECKPOINT))
+    std::fs::rename(fresh, dir.join(kubelet_api::CHECKPOINT))
 }
 
-fn entry(books: &Books, pod: &Pod) -> Entry {
+fn entry(state: &KubeletState, pod: &Pod) -> Entry {
     let numa_node = |id: &String| {
-        let devices = books.resources.get(&pod.resource).map(|resource| resource.devices.as_slice());
+        let devices = state.resources.get(&pod.resource).map(|resource| resource.devices.as_slice());
         let device = devices.unwrap_or_default().iter().find(|device| device.id == *id);
         device.and_then(|device| device.topology.as_ref()?.nodes.first()).map_or(-1, |node| node.id)
     };
@@ -76,7 +77,7 @@ fn entry(books: &Books, pod: &Pod) -> Entry {
     }
 }
 
-/// As encoding/json writes a []byte.
+/// Encodes bytes as Go's encoding/json encodes a []byte.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);

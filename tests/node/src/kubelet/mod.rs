@@ -1,18 +1,19 @@
-//! A stand-in for the kubelet on real sockets: registration, device books, pods, pod resources.
+//! A stand-in for the kubelet on real sockets: registration, devices, pods, pod resources.
 //!
-//! It does what `pkg/kubelet/cm/devicemanager` does as far as a plugin can tell: dials back inside Register, takes every
-//! list as the whole, calls all devices unhealthy when a stream ends, and removes every socket when it starts.
+//! It behaves as `pkg/kubelet/cm/devicemanager` does, as far as a plugin can observe it. It dials back within
+//! Register, takes each list as the complete one, marks all devices Unhealthy when a stream ends, and removes every
+//! socket when it starts.
 
 mod admission;
-mod books;
 mod checkpoint;
 mod pod_resources;
 mod process;
 mod registration;
+mod state;
 
 pub use admission::{Admission, AdmitError};
-pub use books::{Books, Capacity, Pod, Registration, Resource};
-pub use pod_resources::Answer;
+pub use pod_resources::PodResourcesMode;
+pub use state::{Capacity, KubeletState, Pod, Registration, Resource};
 
 use process::Process;
 use std::fmt;
@@ -24,148 +25,150 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// A running (or stopped) kubelet.
+/// A kubelet, running or stopped.
 pub struct Kubelet {
-    inner: Arc<Inner>,
+    inner: Arc<KubeletInner>,
     server: Mutex<Option<Process>>,
 }
 
-/// What its servers share.
-pub(crate) struct Inner {
-    pub(crate) folder: PathBuf,
+/// What the kubelet shares with its servers.
+pub(crate) struct KubeletInner {
+    pub(crate) dir: PathBuf,
     pub(crate) pod_resources: PathBuf,
-    pub(crate) books: watch::Sender<Books>,
-    pub(crate) answer: Mutex<Answer>,
+    pub(crate) state: watch::Sender<KubeletState>,
+    pub(crate) pod_resources_mode: Mutex<PodResourcesMode>,
     pub(crate) pod_lists: AtomicU64,
 }
 
-impl Inner {
-    /// Changes the books and then, as `writeCheckpoint` after every list and every allocation, the checkpoint.
-    pub(crate) fn change(&self, change: impl FnOnce(&mut Books)) {
-        self.books.send_modify(|books| {
-            change(books);
-            // A full disk in a test is seen by whoever reads the checkpoint.
-            let _ = checkpoint::write(&self.folder, books);
+impl KubeletInner {
+    /// Changes the state and then writes the checkpoint, as `writeCheckpoint` after every list and every allocation.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut KubeletState)) {
+        self.state.send_modify(|state| {
+            change(state);
+            // A write error is ignored: the test that reads the checkpoint fails.
+            let _ = checkpoint::write(&self.dir, state);
         });
     }
 }
 
 impl Kubelet {
-    /// Starts: removes every socket of the folder (`CleanupPluginDirectory`), then serves. Needs a tokio runtime.
+    /// Starts a kubelet: removes every socket in `dir` (`CleanupPluginDirectory`), then serves. Needs a tokio
+    /// runtime.
     ///
     /// # Errors
-    /// The folder or a socket in it cannot be made.
-    pub async fn start(folder: &Path, pod_resources: &Path) -> Result<Self> {
-        let kubelet = Self::stopped(folder, pod_resources);
+    /// The directory or a socket in it cannot be created.
+    pub async fn start(dir: &Path, pod_resources: &Path) -> Result<Self> {
+        let kubelet = Self::stopped(dir, pod_resources);
         kubelet.run().await?;
         Ok(kubelet)
     }
 
-    /// One that has not started yet.
+    /// Creates a kubelet that is not started.
     #[must_use]
-    pub fn stopped(folder: &Path, pod_resources: &Path) -> Self {
-        let inner = Inner {
-            folder: folder.to_owned(),
+    pub fn stopped(dir: &Path, pod_resources: &Path) -> Self {
+        let inner = KubeletInner {
+            dir: dir.to_owned(),
             pod_resources: pod_resources.to_owned(),
-            books: watch::Sender::new(Books::default()),
-            answer: Mutex::default(),
+            state: watch::Sender::new(KubeletState::default()),
+            pod_resources_mode: Mutex::default(),
             pod_lists: AtomicU64::new(0),
         };
         Self { inner: Arc::new(inner), server: Mutex::new(None) }
     }
 
-    /// Starts, if it is not running.
+    /// Starts the kubelet unless it is running.
     ///
     /// # Errors
-    /// As [`Kubelet::start`].
-    #[expect(clippy::unused_async, reason = "callers await whatever starting takes")]
+    /// See [`Kubelet::start`].
+    #[expect(clippy::unused_async, reason = "callers await the start, however long it takes")]
     pub async fn run(&self) -> Result<()> {
         let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         if server.is_some() {
             return Ok(());
         }
-        std::fs::create_dir_all(&self.inner.folder)?;
-        for entry in std::fs::read_dir(&self.inner.folder)? {
+        std::fs::create_dir_all(&self.inner.dir)?;
+        for entry in std::fs::read_dir(&self.inner.dir)? {
             let entry = entry?;
-            // A plugin that saw the old kubelet die may be removing its socket at this very moment.
+            // A plugin that saw the old kubelet end may be removing its socket at the same time.
             if entry.file_type().is_ok_and(|kind| kind.is_socket()) {
                 std::fs::remove_file(entry.path()).or_else(unless_gone)?;
             }
         }
-        if let Some(folder) = self.inner.pod_resources.parent() {
-            std::fs::create_dir_all(folder)?;
+        if let Some(dir) = self.inner.pod_resources.parent() {
+            std::fs::create_dir_all(dir)?;
         }
         let _ = std::fs::remove_file(&self.inner.pod_resources);
         *server = Some(Process::start(&self.inner)?);
         Ok(())
     }
 
-    /// Stops as a process that ends: connections break, its sockets stay behind as files that nobody answers.
+    /// Stops as a process that ends: connections break, and the sockets stay as files on which no process listens.
     pub fn stop(&self) {
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(server) = server {
             server.end();
-            self.inner.books.send_modify(Books::stopped);
+            self.inner.state.send_modify(KubeletState::disconnect_all);
         }
     }
 
-    /// Stops and starts. Every resource has no device until its plugin registers again. With `keep_checkpoint` pods keep
-    /// their devices (`readCheckpoint`), without it they are there still, but the kubelet knows of no device of theirs.
+    /// Stops and starts again. Every resource has no devices until its plugin registers again. With `keep_checkpoint`
+    /// the pods keep their devices (`readCheckpoint`). Without it the pods still exist, but the kubelet knows no
+    /// device of theirs.
     ///
     /// # Errors
-    /// As [`Kubelet::start`].
+    /// See [`Kubelet::start`].
     pub async fn restart(&self, keep_checkpoint: bool) -> Result<()> {
         self.stop();
         if !keep_checkpoint {
-            let _ = std::fs::remove_file(self.inner.folder.join(kubelet_api::CHECKPOINT));
+            let _ = std::fs::remove_file(self.inner.dir.join(kubelet_api::CHECKPOINT));
         }
-        self.inner.books.send_modify(|books| books.restart(keep_checkpoint));
+        self.inner.state.send_modify(|state| state.restart(keep_checkpoint));
         self.run().await
     }
 
-    /// How the pod resources service answers from now on.
-    pub fn answer_pod_resources(&self, answer: Answer) {
-        *self.inner.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
+    /// Sets how the pod resources service answers from now on.
+    pub fn set_pod_resources_mode(&self, mode: PodResourcesMode) {
+        *self.inner.pod_resources_mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
     }
 
-    /// How often pods were listed so far.
+    /// Returns how often List was called so far.
     #[must_use]
     pub fn pod_lists(&self) -> u64 {
         self.inner.pod_lists.load(Ordering::Relaxed)
     }
 
-    /// The books as they are.
+    /// Returns a copy of the current state.
     #[must_use]
-    pub fn books(&self) -> Books {
-        self.inner.books.borrow().clone()
+    pub fn state(&self) -> KubeletState {
+        self.inner.state.borrow().clone()
     }
 
-    /// What the node object would say of a resource.
+    /// Returns the numbers of a resource that the node object would show.
     #[must_use]
     pub fn capacity(&self, resource: &str) -> Capacity {
-        self.inner.books.borrow().capacity(resource)
+        self.inner.state.borrow().capacity(resource)
     }
 
-    /// Waits until the books are as wanted; the books as they were last, on timeout as the error.
+    /// Waits until the state is as `wanted`, and returns it.
     ///
     /// # Errors
-    /// They were not, within `deadline`.
+    /// The state was not as wanted within `deadline`. The error is the latest state.
     pub async fn wait_for(
         &self,
         deadline: Duration,
-        mut wanted: impl FnMut(&Books) -> bool,
-    ) -> std::result::Result<Books, Books> {
-        let mut books = self.inner.books.subscribe();
-        let seen = tokio::time::timeout(deadline, books.wait_for(|books| wanted(books))).await;
+        mut wanted: impl FnMut(&KubeletState) -> bool,
+    ) -> std::result::Result<KubeletState, KubeletState> {
+        let mut state = self.inner.state.subscribe();
+        let seen = tokio::time::timeout(deadline, state.wait_for(|state| wanted(state))).await;
         match seen {
-            Ok(Ok(books)) => Ok(books.clone()),
-            _ => Err(self.books()),
+            Ok(Ok(state)) => Ok(state.clone()),
+            _ => Err(self.state()),
         }
     }
 
-    /// Ends the kubelet's stream to a plugin, and nothing else: the kubelet never dials again by itself.
+    /// Ends the kubelet's stream to a plugin and nothing else. The kubelet does not dial again by itself.
     pub fn drop_stream(&self, resource: &str) {
-        let token = self.inner.books.borrow().resources.get(resource).map(|resource| resource.stream.clone());
+        let token = self.inner.state.borrow().resources.get(resource).map(|resource| resource.stream.clone());
         if let Some(token) = token {
             token.cancel();
         }
@@ -180,7 +183,7 @@ impl Drop for Kubelet {
 
 impl fmt::Debug for Kubelet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kubelet").field("folder", &self.inner.folder).finish_non_exhaustive()
+        f.debug_struct("Kubelet").field("dir", &self.inner.dir).finish_non_exhaustive()
     }
 }
 

@@ -1,7 +1,7 @@
-//! The PodResourcesLister service: what the books say of pods.
+//! Serves the PodResourcesLister service from the kubelet's state.
 
-use super::Inner;
-use super::books::Pod;
+use super::KubeletInner;
+use super::state::Pod;
 use kubelet_api::podresources::pod_resources_lister_server::PodResourcesLister;
 use kubelet_api::podresources::{
     AllocatableResourcesRequest, AllocatableResourcesResponse, ContainerDevices, ContainerResources,
@@ -12,30 +12,30 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use tonic::{Request, Response, Status};
 
-/// How the service answers a List.
+/// How the service answers List.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Answer {
-    /// From the books.
+pub enum PodResourcesMode {
+    /// With the kubelet's pods.
     #[default]
-    Books,
-    /// With no pod at all, as a kubelet that has not synced yet.
+    Normal,
+    /// Without any pod, as a kubelet that has not synced yet.
     Empty,
-    /// With RESOURCE_EXHAUSTED, as the rate limit of all clients together does (`LimiterUnaryServerInterceptor`).
-    Refuse,
-    /// Never.
+    /// With RESOURCE_EXHAUSTED, as the rate limit for all clients does (`LimiterUnaryServerInterceptor`).
+    RateLimited,
+    /// Not at all: the call hangs.
     Hang,
 }
 
-pub(super) struct Service(pub(super) Arc<Inner>);
+pub(super) struct Service(pub(super) Arc<KubeletInner>);
 
 fn resources(pod: &Pod) -> PodResources {
-    let given = ContainerDevices {
+    let allocated = ContainerDevices {
         resource_name: pod.resource.clone(),
         device_ids: pod.devices.clone(),
         topology: None,
     };
-    // A pod of which no device is known is listed all the same.
-    let devices = if pod.devices.is_empty() { Vec::new() } else { vec![given] };
+    // A pod whose devices are unknown is listed too.
+    let devices = if pod.devices.is_empty() { Vec::new() } else { vec![allocated] };
     let container =
         ContainerResources { name: "compute".to_owned(), devices, ..ContainerResources::default() };
     PodResources { name: pod.name.clone(), namespace: "default".to_owned(), containers: vec![container] }
@@ -48,14 +48,16 @@ impl PodResourcesLister for Service {
         _: Request<ListPodResourcesRequest>,
     ) -> Result<Response<ListPodResourcesResponse>, Status> {
         self.0.pod_lists.fetch_add(1, Ordering::Relaxed);
-        let answer = *self.0.answer.lock().unwrap_or_else(PoisonError::into_inner);
-        match answer {
-            Answer::Books => {}
-            Answer::Empty => return Ok(Response::new(ListPodResourcesResponse::default())),
-            Answer::Refuse => return Err(Status::resource_exhausted("rejected by rate limit")),
-            Answer::Hang => std::future::pending().await,
+        let mode = *self.0.pod_resources_mode.lock().unwrap_or_else(PoisonError::into_inner);
+        match mode {
+            PodResourcesMode::Normal => {}
+            PodResourcesMode::Empty => return Ok(Response::new(ListPodResourcesResponse::default())),
+            PodResourcesMode::RateLimited => {
+                return Err(Status::resource_exhausted("rejected by rate limit"));
+            }
+            PodResourcesMode::Hang => std::future::pending().await,
         }
-        let pod_resources = self.0.books.borrow().pods.iter().map(resources).collect();
+        let pod_resources = self.0.state.borrow().pods.iter().map(resources).collect();
         Ok(Response::new(ListPodResourcesResponse { pod_resources }))
     }
 
@@ -63,7 +65,7 @@ impl PodResourcesLister for Service {
         &self,
         _: Request<AllocatableResourcesRequest>,
     ) -> Result<Response<AllocatableResourcesResponse>, Status> {
-        let books = self.0.books.borrow();
+        let state = self.0.state.borrow();
         let healthy = |devices: &[kubelet_api::v1beta1::Device]| {
             devices
                 .iter()
@@ -71,7 +73,7 @@ impl PodResourcesLister for Service {
                 .map(|device| device.id.clone())
                 .collect()
         };
-        let devices = books
+        let devices = state
             .resources
             .iter()
             .map(|(name, resource)| ContainerDevices {
@@ -88,9 +90,9 @@ impl PodResourcesLister for Service {
         request: Request<GetPodResourcesRequest>,
     ) -> Result<Response<GetPodResourcesResponse>, Status> {
         let wanted = request.into_inner();
-        let books = self.0.books.borrow();
+        let state = self.0.state.borrow();
         let pod =
-            books.pods.iter().find(|pod| pod.name == wanted.pod_name && wanted.pod_namespace == "default");
+            state.pods.iter().find(|pod| pod.name == wanted.pod_name && wanted.pod_namespace == "default");
         let pod = pod.ok_or_else(|| Status::not_found(format!("pod {} not found", wanted.pod_name)))?;
         Ok(Response::new(GetPodResourcesResponse { pod_resources: Some(resources(pod)) }))
     }

@@ -1,8 +1,10 @@
-//! The kubelet as a process: its servers live in a thread with a runtime of its own, and everything breaks when it ends.
+//! Runs the kubelet's servers in a thread with a runtime of its own, so that every connection breaks when the kubelet
+//! ends.
 //!
-//! A server task that is merely aborted leaves its connections running, and a plugin would go on asking a dead kubelet.
+//! A server task that is only aborted keeps its connections. A plugin would then go on calling a kubelet that has
+//! ended.
 
-use super::{Inner, pod_resources, registration};
+use super::{KubeletInner, pod_resources, registration};
 use kubelet_api::podresources::pod_resources_lister_server::PodResourcesListerServer;
 use kubelet_api::v1beta1::registration_server::RegistrationServer;
 use std::io::Result;
@@ -20,17 +22,17 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Serves; when this returns both sockets accept.
-    pub(super) fn start(inner: &Arc<Inner>) -> Result<Self> {
+    /// Starts to serve. Both sockets accept connections when this returns.
+    pub(super) fn start(inner: &Arc<KubeletInner>) -> Result<Self> {
         let pods = listen(&inner.pod_resources)?;
-        // Last: whoever sees kubelet.sock appear may register.
-        let kubelet = listen(&inner.folder.join(kubelet_api::KUBELET_SOCKET))?;
+        // Last, because a plugin registers as soon as kubelet.sock appears.
+        let kubelet = listen(&inner.dir.join(kubelet_api::KUBELET_SOCKET))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let end = CancellationToken::new();
         let (ended, inner) = (end.clone(), Arc::clone(inner));
         let thread = std::thread::Builder::new().name("kubelet".to_owned()).spawn(move || {
             let _ = runtime.block_on(serve(inner, kubelet, pods, ended));
-            // Dropping the runtime drops every task, and with them every connection and stream.
+            // Dropping the runtime drops every task and with it every connection and stream.
             drop(runtime);
         })?;
         Ok(Self { end, thread })
@@ -49,7 +51,7 @@ fn listen(path: &std::path::Path) -> Result<StdListener> {
 }
 
 async fn serve(
-    inner: Arc<Inner>,
+    inner: Arc<KubeletInner>,
     kubelet: StdListener,
     pods: StdListener,
     end: CancellationToken,

@@ -1,7 +1,7 @@
-//! The Registration service: checks, dials back, and follows the plugin's stream.
+//! Serves the Registration service: checks the request, dials back and follows the plugin's stream.
 
-use super::Inner;
-use super::books::{Registration, Resource};
+use super::KubeletInner;
+use super::state::{Registration, Resource};
 use kubelet_api::v1beta1::device_plugin_client::DevicePluginClient;
 use kubelet_api::v1beta1::registration_server;
 use kubelet_api::v1beta1::{Empty, RegisterRequest};
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
-pub(super) struct Service(pub(super) Arc<Inner>);
+pub(super) struct Service(pub(super) Arc<KubeletInner>);
 
 #[tonic::async_trait]
 impl registration_server::Registration for Service {
@@ -24,8 +24,8 @@ impl registration_server::Registration for Service {
         if !is_extended_resource_name(&request.resource_name) {
             return Err(Status::unknown(format!("invalid resource name {:?}", request.resource_name)));
         }
-        // Inside the call, as the kubelet does: the plugin must be serving already.
-        let mut client = dial(&self.0.folder.join(&request.endpoint)).await?;
+        // Within the call, as the kubelet does: the plugin must be serving already.
+        let mut client = dial(&self.0.dir.join(&request.endpoint)).await?;
         let options =
             tokio::time::timeout(Duration::from_secs(10), client.get_device_plugin_options(Empty {}))
                 .await
@@ -33,9 +33,9 @@ impl registration_server::Registration for Service {
                 .into_inner();
         let stream = CancellationToken::new();
         let (name, endpoint) = (request.resource_name, request.endpoint);
-        self.0.books.send_modify(|books| {
+        self.0.state.send_modify(|state| {
             let (resource, endpoint) = (name.clone(), endpoint.clone());
-            books.registrations.push(Registration {
+            state.registrations.push(Registration {
                 resource,
                 endpoint: endpoint.clone(),
                 at: Instant::now(),
@@ -48,8 +48,8 @@ impl registration_server::Registration for Service {
                 stream: stream.clone(),
                 ..Resource::default()
             };
-            // The old plugin's stream is ended when another takes its name.
-            if let Some(old) = books.resources.insert(name.clone(), resource) {
+            // A second plugin that takes over the resource's name ends the stream to the first one.
+            if let Some(old) = state.resources.insert(name.clone(), resource) {
                 old.stream.cancel();
             }
         });
@@ -58,11 +58,11 @@ impl registration_server::Registration for Service {
             let follow = async {
                 let mut lists = client.list_and_watch(Empty {}).await?.into_inner();
                 while let Some(list) = lists.message().await? {
-                    inner.change(|books| {
+                    inner.change(|state| {
                         let resource =
-                            books.resources.get_mut(&name).filter(|known| known.endpoint == endpoint);
+                            state.resources.get_mut(&name).filter(|known| known.endpoint == endpoint);
                         if let Some(resource) = resource {
-                            resource.listed(list.devices);
+                            resource.set_devices(list.devices);
                         }
                     });
                 }
@@ -72,13 +72,13 @@ impl registration_server::Registration for Service {
                 _ = follow => {}
                 () = stream.cancelled() => {}
             }
-            inner.change(|books| books.disconnected(&name, &endpoint));
+            inner.change(|state| state.disconnect(&name, &endpoint));
         });
         Ok(Response::new(Empty {}))
     }
 }
 
-/// Dials a plugin as the kubelet does: 10 s, over its unix socket.
+/// Dials a plugin over its unix socket, for at most 10 s, as the kubelet does.
 async fn dial(socket: &Path) -> Result<DevicePluginClient<Channel>, Status> {
     let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()))
         .map_err(|error| Status::invalid_argument(error.to_string()))?
@@ -87,7 +87,7 @@ async fn dial(socket: &Path) -> Result<DevicePluginClient<Channel>, Status> {
     Ok(DevicePluginClient::new(channel))
 }
 
-/// `IsExtendedResourceName` (pkg/apis/core/v1/helper/helpers.go).
+/// Returns true for a name that `IsExtendedResourceName` accepts (pkg/apis/core/v1/helper/helpers.go).
 fn is_extended_resource_name(name: &str) -> bool {
     let Some((domain, rest)) = name.split_once('/') else { return false };
     let ends_well = |text: &str| {
@@ -111,7 +111,7 @@ mod tests {
     use super::is_extended_resource_name;
 
     #[test]
-    fn refuses_what_the_kubelet_refuses() {
+    fn name_is_refused_as_by_the_kubelet() {
         let long = format!("nvidia.com/{}", "x".repeat(64));
         for (name, good) in [
             ("nvidia.com/GH100_H100_SXM5_80GB", true),

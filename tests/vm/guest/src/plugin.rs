@@ -93,7 +93,7 @@ impl Served {
         let serve = command(&[&["serve"], options].concat()).stdin(Stdio::null()).spawn()?;
         let served = Self { kubelet, runtime, serve };
         wait_until("serve has registered", || {
-            Ok(served.kubelet.books().resources.values().any(|resource| !resource.devices.is_empty()))
+            Ok(served.kubelet.state().resources.values().any(|resource| !resource.devices.is_empty()))
         })?;
         Ok(served)
     }
@@ -108,7 +108,7 @@ impl Served {
 
     /// What the kubelet was told of a device.
     pub(crate) fn health(&self, address: &str) -> Option<String> {
-        let books = self.kubelet.books();
+        let books = self.kubelet.state();
         books.resources.values().find_map(|resource| resource.health(address)).map(str::to_owned)
     }
 
@@ -138,7 +138,7 @@ impl Served {
 
     /// The NUMA nodes of a device in the kubelet's list.
     pub(crate) fn topology(&self, address: &str) -> Vec<i64> {
-        let books = self.kubelet.books();
+        let books = self.kubelet.state();
         let devices = books.resources.values().flat_map(|resource| &resource.devices);
         let device = devices.filter(|device| device.id == address);
         device

@@ -1,9 +1,9 @@
-//! What the node knows beside its files, and what the kernel does when a group is taken and given back.
+//! Keeps the state behind the files of the tree, and does what the kernel does when a VM opens and closes devices.
 
-use crate::device_nodes::Kernel;
+use crate::device_nodes::KernelConfig;
 use crate::function::Function;
 use crate::group_node::{GroupNode, OpenCounter};
-use crate::machine::{Hold, Vm, VmProgram, VmSpec};
+use crate::vm::{Hold, Vm, VmProgram, VmSpec};
 use rustix::io::Errno;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,47 +16,47 @@ use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct NodeInner {
     pub(crate) root: PathBuf,
     pub(crate) opens: Arc<OpenCounter>,
-    state: Mutex<State>,
-    folder: Mutex<tempfile::TempDir>,
+    state: Mutex<KernelState>,
+    dir: Mutex<tempfile::TempDir>,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct State {
+pub(crate) struct KernelState {
     pub(crate) functions: BTreeMap<String, Function>,
-    /// The groups of mediated devices.
+    /// The group of each mediated device, by uuid.
     pub(crate) mdevs: BTreeMap<String, u32>,
-    /// N of each device's vfioN.
+    /// N of each device's `vfioN`, by address or uuid.
     pub(crate) cdevs: BTreeMap<String, u32>,
-    /// Devices' own nodes, by that number.
+    /// The cdevs, by that number.
     pub(crate) cdev_nodes: BTreeMap<u32, GroupNode>,
     pub(crate) groups: BTreeMap<u32, GroupNode>,
     pub(crate) held: BTreeSet<u32>,
-    pub(crate) kernel: Kernel,
-    /// Class entries that have been removed.
+    pub(crate) config: KernelConfig,
+    /// The number of removed class entries.
     pub(crate) gone: u64,
-    /// Functions whose device a machine has open.
+    /// Functions whose device a VM has open.
     enabled: BTreeSet<String>,
-    /// What each machine has, by its pid.
-    machines: BTreeMap<u32, Machine>,
+    /// Running VMs, by pid.
+    vms: BTreeMap<u32, RunningVm>,
 }
 
-/// What a machine has taken.
-struct Taken {
+/// What a VM has opened.
+struct Opened {
     groups: BTreeSet<u32>,
     descriptors: Vec<OwnedFd>,
 }
 
 #[derive(Debug)]
-struct Machine {
+struct RunningVm {
     groups: BTreeSet<u32>,
     enabled: Vec<String>,
 }
 
-impl State {
-    /// Whether something keeps the group's node: a bound member, or a holder's device.
+impl KernelState {
+    /// Returns true if a bound member or an open device keeps the group's device node.
     pub(crate) fn keeps_node(&self, group: u32) -> bool {
         let bound = |function: &Function| {
             function.group == Some(group)
@@ -65,8 +65,9 @@ impl State {
         self.functions.values().any(bound) || self.mdevs.values().any(|known| *known == group)
     }
 
-    /// Whether an open of the device raises its count, as vfio-pci-core does; a vendor's own driver does not.
-    fn counts(&self, address: &str) -> bool {
+    /// Returns true if an open of the device raises its `enable`: in vfio-pci-core it does, in a vendor's own driver
+    /// it does not.
+    fn counts_opens(&self, address: &str) -> bool {
         self.functions.get(address).is_none_or(|function| function.driver.as_deref() != Some("nvidia"))
     }
 
@@ -75,9 +76,9 @@ impl State {
         function.or_else(|| self.mdevs.get(address).copied()).ok_or_else(|| missing(address))
     }
 
-    /// Opens what a machine opens for its devices, all or none, and keeps others out of their groups.
-    fn take(&mut self, spec: &VmSpec) -> Result<Taken> {
-        let by_group = self.kernel.groups && matches!(spec.hold, Hold::Device | Hold::GroupOnly);
+    /// Opens everything that the VM needs, all or nothing, and locks other openers out of its groups.
+    fn open_for(&mut self, spec: &VmSpec) -> Result<Opened> {
+        let by_group = self.config.groups && matches!(spec.hold, Hold::Device | Hold::GroupOnly);
         let mut groups = BTreeMap::new();
         let mut cdevs = Vec::new();
         for address in &spec.addresses {
@@ -85,29 +86,29 @@ impl State {
             if !by_group {
                 let node = self.cdevs.get(address).and_then(|number| self.cdev_nodes.get_mut(number));
                 cdevs.push(node.ok_or_else(|| missing(address))?.open()?);
-                // A bind of a device that is in use, where no group tells (`vfio_df_open`).
+                // EINVAL, as for a bind of a device that is in use where no group locks it (`vfio_df_open`).
                 if spec.hold != Hold::CdevUnbound && self.enabled.contains(address) {
                     return Err(Error::from_raw_os_error(Errno::INVAL.raw_os_error()));
                 }
             }
             if let (true, Entry::Vacant(place)) =
-                (self.kernel.groups && spec.hold != Hold::CdevUnbound, groups.entry(group))
+                (self.config.groups && spec.hold != Hold::CdevUnbound, groups.entry(group))
             {
                 place.insert(self.groups.get_mut(&group).ok_or_else(|| missing(address))?.open()?);
             }
         }
-        // Open first: exclusive mode keeps out who comes later, also ourselves. A bound device does so too
-        // (`vfio_device_block_group`).
+        // All opens come before exclusive mode, which locks out every later opener, this process too. A device that
+        // is bound to an iommufd also locks its group (`vfio_device_block_group`).
         for group in groups.keys() {
             self.groups.get(group).map_or(Ok(()), GroupNode::hold)?;
             self.held.insert(*group);
         }
         let taken = groups.keys().copied().collect();
         let descriptors = if by_group { groups.into_values().collect() } else { cdevs };
-        Ok(Taken { groups: taken, descriptors })
+        Ok(Opened { groups: taken, descriptors })
     }
 
-    fn give_back(&mut self, groups: &BTreeSet<u32>) {
+    fn release_groups(&mut self, groups: &BTreeSet<u32>) {
         for group in groups {
             if let Some(node) = self.groups.get(group) {
                 let _ = node.release();
@@ -117,29 +118,24 @@ impl State {
     }
 }
 
-impl Shared {
-    pub(crate) fn new(folder: tempfile::TempDir) -> Result<Self> {
+impl NodeInner {
+    pub(crate) fn new(dir: tempfile::TempDir) -> Result<Self> {
         let opens = Arc::new(OpenCounter::new()?);
-        Ok(Self {
-            root: folder.path().to_owned(),
-            opens,
-            state: Mutex::default(),
-            folder: Mutex::new(folder),
-        })
+        Ok(Self { root: dir.path().to_owned(), opens, state: Mutex::default(), dir: Mutex::new(dir) })
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, KernelState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn keep(&self) {
-        self.folder.lock().unwrap_or_else(PoisonError::into_inner).disable_cleanup(true);
+        self.dir.lock().unwrap_or_else(PoisonError::into_inner).disable_cleanup(true);
     }
 
     pub(crate) fn start(self: &Arc<Self>, program: &VmProgram, link: &Path, spec: &VmSpec) -> Result<Vm> {
-        // In one piece: of two that want a group at the same time one gets EBUSY.
+        // The lock is held throughout: if two VMs want the same group at the same time, one of them gets EBUSY.
         let mut state = self.lock();
-        let Taken { groups, descriptors } = state.take(spec)?;
+        let Opened { groups, descriptors } = state.open_for(spec)?;
         let started = program.spawn(link, descriptors).and_then(|mut child| {
             let shown = self.show_process(&child, spec);
             if shown.is_err() {
@@ -151,7 +147,7 @@ impl Shared {
         let child = match started {
             Ok(child) => child,
             Err(error) => {
-                state.give_back(&groups);
+                state.release_groups(&groups);
                 return Err(error);
             }
         };
@@ -159,55 +155,56 @@ impl Shared {
         let enabled = if opens_device { spec.addresses.clone() } else { Vec::new() };
         for address in &enabled {
             state.enabled.insert(address.clone());
-            if state.counts(address) {
+            if state.counts_opens(address) {
                 self.set_enable(address, true);
             }
         }
-        state.machines.insert(child.id(), Machine { groups, enabled });
+        state.vms.insert(child.id(), RunningVm { groups, enabled });
         drop(state);
         Vm::watch(self, child, spec.teardown)
     }
 
-    /// Its entry in proc: everything is the real process', but the cgroup, which is not ours to choose.
+    /// Creates the process's entry in the tree's proc: links to the real /proc, and a cgroup file of its own.
     fn show_process(&self, child: &Child, spec: &VmSpec) -> Result<()> {
         let pid = child.id();
-        let folder = self.root.join(format!("proc/{pid}"));
-        fs::create_dir_all(&folder)?;
+        let dir = self.root.join(format!("proc/{pid}"));
+        fs::create_dir_all(&dir)?;
         let container = spec.container_id.clone().unwrap_or_else(|| format!("{pid:064x}"));
         let cgroup = spec.pod_uid.as_ref().map_or("0::/system.slice/foreign.service\n".to_owned(), |uid| {
             let slice = format!("kubepods-burstable-pod{}.slice", uid.replace('-', "_"));
             format!("0::/kubepods.slice/kubepods-burstable.slice/{slice}/cri-containerd-{container}.scope\n")
         });
-        fs::write(folder.join("cgroup"), cgroup)?;
+        fs::write(dir.join("cgroup"), cgroup)?;
         for name in ["fd", "fdinfo", "stat", "comm", "status"] {
-            symlink(format!("/proc/{pid}/{name}"), folder.join(name))?;
+            symlink(format!("/proc/{pid}/{name}"), dir.join(name))?;
         }
         Ok(())
     }
 
-    /// A machine's groups are free again, in the kernel's order: the count falls first, then the group can be opened.
-    /// Nothing if that was done already.
+    /// Releases the groups of a VM in the kernel's order: first `enable` falls, then the group can be opened. Does
+    /// nothing if they are released already.
     pub(crate) fn release(&self, pid: u32) {
         let mut state = self.lock();
-        let Some(machine) = state.machines.remove(&pid) else { return };
-        for address in &machine.enabled {
+        let Some(vm) = state.vms.remove(&pid) else { return };
+        for address in &vm.enabled {
             state.enabled.remove(address);
-            if state.counts(address) {
+            if state.counts_opens(address) {
                 self.set_enable(address, false);
             }
         }
-        state.give_back(&machine.groups);
-        for group in machine.groups {
+        state.release_groups(&vm.groups);
+        for group in vm.groups {
             self.drop_node(&mut state, group);
         }
     }
 
-    /// Takes a process out of proc.
+    /// Removes a process from the tree's proc.
     pub(crate) fn forget(&self, pid: u32) {
         let _ = fs::remove_dir_all(self.root.join(format!("proc/{pid}")));
     }
 
-    /// In place and in one write: sysfs never shows an empty attribute, and readers keep the file open.
+    /// Writes `enable` in place and with one write: an attribute of sysfs is never empty, and readers keep the file
+    /// open.
     fn set_enable(&self, address: &str, on: bool) {
         let path = self.root.join("sys/devices/pci0000:00").join(address).join("enable");
         if let Ok(file) = fs::OpenOptions::new().write(true).open(path) {
@@ -216,6 +213,10 @@ impl Shared {
     }
 }
 
+/// Returns the error for a device that does not exist, or is not in the state that the caller needs.
 pub(crate) fn missing(address: &str) -> Error {
-    Error::new(ErrorKind::NotFound, format!("{address}: not in this state on this node"))
+    Error::new(
+        ErrorKind::NotFound,
+        format!("{address}: this node has no such device in the state that is needed"),
+    )
 }

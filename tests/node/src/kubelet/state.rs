@@ -1,4 +1,5 @@
-//! The device manager's books: which devices each plugin listed, and which pods were given some.
+//! Keeps the device manager's in-memory state: the devices that each plugin has listed, and the pods with allocated
+//! devices.
 
 use kubelet_api::v1beta1::device_plugin_client::DevicePluginClient;
 use kubelet_api::v1beta1::{ContainerAllocateResponse, Device, DevicePluginOptions};
@@ -7,10 +8,10 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-/// Everything the kubelet knows.
+/// Everything that the kubelet knows.
 #[derive(Clone, Debug, Default)]
-pub struct Books {
-    /// By resource name.
+pub struct KubeletState {
+    /// By name.
     pub resources: BTreeMap<String, Resource>,
     /// Admitted pods.
     pub pods: Vec<Pod>,
@@ -22,19 +23,19 @@ pub struct Books {
 /// One resource.
 #[derive(Clone, Debug, Default)]
 pub struct Resource {
-    /// The plugin's socket, by its file name.
+    /// The file name of the plugin's socket.
     pub endpoint: String,
-    /// Whether the stream to the plugin stands.
+    /// True while the stream to the plugin is open.
     pub connected: bool,
     /// The latest list.
     pub devices: Vec<Device>,
-    /// How many lists came since the registration, and when the latest did.
+    /// The number of lists since the registration.
     pub lists: u64,
-    /// When the latest list came.
+    /// The time of the latest list.
     pub listed_at: Option<Instant>,
-    /// Every list since the registration, and when it came.
+    /// Every list since the registration, with its time.
     pub history: Vec<(Instant, Vec<Device>)>,
-    /// What the plugin says it can do.
+    /// The options that the plugin has announced.
     pub options: DevicePluginOptions,
     pub(crate) client: Option<DevicePluginClient<Channel>>,
     pub(crate) stream: CancellationToken,
@@ -43,17 +44,17 @@ pub struct Resource {
 /// A pod with devices of one resource.
 #[derive(Clone, Debug)]
 pub struct Pod {
-    /// Its uid.
+    /// The pod's uid.
     pub uid: String,
-    /// Its name.
+    /// The pod's name.
     pub name: String,
     /// The resource.
     pub resource: String,
-    /// Its devices' ids, as far as the kubelet knows.
+    /// The ids of the allocated devices; empty after the checkpoint was lost.
     pub devices: Vec<String>,
-    /// How many it asked for: what the scheduler counts, whatever the kubelet forgot.
+    /// The number of requested devices. The scheduler counts it also after the checkpoint was lost.
     pub requested: usize,
-    /// What the plugin answered to Allocate.
+    /// The plugin's response to Allocate.
     pub response: ContainerAllocateResponse,
 }
 
@@ -64,23 +65,23 @@ pub struct Registration {
     pub resource: String,
     /// The socket's file name.
     pub endpoint: String,
-    /// When it was called.
+    /// The time of the call.
     pub at: Instant,
 }
 
-/// The numbers that the node object shows and the scheduler counts with.
+/// The numbers that the node object shows and that the scheduler counts with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Capacity {
     /// Healthy and unhealthy devices.
     pub capacity: usize,
     /// Healthy devices (`GetCapacity`).
     pub allocatable: usize,
-    /// What all pods have asked for, whatever the health of what they were given.
+    /// Devices that all pods have requested, whatever the health of the allocated devices.
     pub requested: usize,
 }
 
 impl Capacity {
-    /// What the scheduler thinks is left; negative when pods have devices that are now unhealthy.
+    /// Returns what the scheduler sees as free; negative if devices of pods became Unhealthy.
     #[must_use]
     pub fn left(&self) -> i64 {
         i64::try_from(self.allocatable).unwrap_or(0) - i64::try_from(self.requested).unwrap_or(0)
@@ -88,14 +89,14 @@ impl Capacity {
 }
 
 impl Resource {
-    /// A device's health as listed.
+    /// Returns a device's health in the latest list; `None` if the list does not have the device.
     #[must_use]
     pub fn health(&self, id: &str) -> Option<&str> {
         self.devices.iter().find(|device| device.id == id).map(|device| device.health.as_str())
     }
 
-    /// Takes a list, which is the whole set each time (`genericDeviceUpdateCallback`).
-    pub(crate) fn listed(&mut self, devices: Vec<Device>) {
+    /// Takes a new list. Each list is the complete set (`genericDeviceUpdateCallback`).
+    pub(crate) fn set_devices(&mut self, devices: Vec<Device>) {
         let now = Instant::now();
         self.history.push((now, devices.clone()));
         self.devices = devices;
@@ -103,23 +104,23 @@ impl Resource {
         self.listed_at = Some(now);
     }
 
-    /// All its devices are unhealthy, and it keeps them (`markResourceUnhealthy`).
-    fn lost(&mut self) {
+    /// Marks all devices Unhealthy and keeps them (`markResourceUnhealthy`).
+    fn mark_unhealthy(&mut self) {
         self.connected = false;
         for device in &mut self.devices {
             device.health = kubelet_api::UNHEALTHY.to_owned();
         }
     }
 
-    /// Whether a device is listed as healthy.
+    /// Returns true if the latest list has the device as healthy.
     #[must_use]
     pub fn is_healthy(&self, id: &str) -> bool {
         self.health(id) == Some(kubelet_api::HEALTHY)
     }
 }
 
-impl Books {
-    /// A resource's numbers.
+impl KubeletState {
+    /// Returns the numbers of a resource.
     #[must_use]
     pub fn capacity(&self, resource: &str) -> Capacity {
         let requested =
@@ -131,20 +132,20 @@ impl Books {
         Capacity { capacity: resource.devices.len(), allocatable: healthy, requested }
     }
 
-    /// Healthy devices that no pod has.
+    /// Returns the healthy devices that are not allocated.
     #[must_use]
     pub fn available(&self, resource: &str) -> Vec<String> {
-        let given: BTreeSet<&String> = self.pods_of(resource).flat_map(|pod| &pod.devices).collect();
+        let allocated: BTreeSet<&String> = self.pods_of(resource).flat_map(|pod| &pod.devices).collect();
         let devices =
             self.resources.get(resource).map(|resource| resource.devices.as_slice()).unwrap_or_default();
         devices
             .iter()
-            .filter(|device| device.health == kubelet_api::HEALTHY && !given.contains(&device.id))
+            .filter(|device| device.health == kubelet_api::HEALTHY && !allocated.contains(&device.id))
             .map(|device| device.id.clone())
             .collect()
     }
 
-    /// How often a resource was registered.
+    /// Returns how often a resource was registered.
     #[must_use]
     pub fn registrations_of(&self, resource: &str) -> usize {
         self.registrations.iter().filter(|registration| registration.resource == resource).count()
@@ -154,8 +155,8 @@ impl Books {
         self.pods.iter().filter(move |pod| pod.resource == resource)
     }
 
-    /// Whether the plugin said that it answers GetPreferredAllocation.
-    pub(crate) fn has_advice(&self, resource: &str) -> bool {
+    /// Returns true if the plugin has announced GetPreferredAllocation.
+    pub(crate) fn has_preference(&self, resource: &str) -> bool {
         self.resources
             .get(resource)
             .is_some_and(|resource| resource.options.get_preferred_allocation_available)
@@ -181,24 +182,26 @@ impl Books {
         uid
     }
 
-    /// `markResourceUnhealthy`: the stream ended.
-    pub(crate) fn disconnected(&mut self, resource: &str, endpoint: &str) {
+    /// Handles the end of a plugin's stream (`markResourceUnhealthy`). An endpoint that was replaced meanwhile is
+    /// ignored.
+    pub(crate) fn disconnect(&mut self, resource: &str, endpoint: &str) {
         if let Some(resource) =
             self.resources.get_mut(resource).filter(|resource| resource.endpoint == endpoint)
         {
-            resource.lost();
+            resource.mark_unhealthy();
         }
     }
 
-    /// The kubelet is gone: no stream stands, and no plugin can be called.
-    pub(crate) fn stopped(&mut self) {
+    /// Handles the end of the kubelet: no stream is open, and no plugin can be called.
+    pub(crate) fn disconnect_all(&mut self) {
         for resource in self.resources.values_mut() {
-            resource.lost();
+            resource.mark_unhealthy();
             resource.client = None;
         }
     }
 
-    /// `readCheckpoint`: known resources come back without devices. The pods are the API server's, and stay.
+    /// Handles a new start (`readCheckpoint`): the known resources have no devices. The pods stay, since the API
+    /// server has them.
     pub(crate) fn restart(&mut self, keep_checkpoint: bool) {
         for resource in self.resources.values_mut() {
             *resource = Resource::default();

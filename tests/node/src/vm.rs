@@ -1,6 +1,6 @@
-//! Virtual machines: real processes that have group nodes open, and what the kernel does when they end.
+//! Runs VMs: real processes that have device nodes open, and the cleanup that the kernel does when they end.
 
-use crate::state::Shared;
+use crate::kernel::NodeInner;
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::io::{Error, Result};
@@ -15,55 +15,55 @@ use std::time::Duration;
 /// How far a holder has gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Hold {
-    /// Group and device are open: `enable` is 1.
+    /// Group and device are open; `enable` is 1.
     #[default]
     Device,
     /// Only the group is open: EBUSY, but `enable` is 0.
     GroupOnly,
-    /// The device is open by its own node and bound to an iommufd: EBUSY of the group, and `enable` is 1. What
-    /// [`Hold::Device`] comes to where groups have no nodes.
+    /// The device is open by its cdev and bound to an iommufd: the group returns EBUSY, and `enable` is 1.
+    /// [`Hold::Device`] does the same where groups have no device nodes.
     Cdev,
-    /// The device's own node is open, and not bound: nobody is kept out, and `enable` is 0.
+    /// The cdev is open and not bound: no other opener is locked out, and `enable` is 0.
     CdevUnbound,
 }
 
-/// A virtual machine to start.
+/// A VM to start.
 #[derive(Clone, Debug, Default)]
 pub struct VmSpec {
-    /// The functions that it is given.
+    /// The functions that the VM opens.
     pub addresses: Vec<String>,
-    /// The pod that its cgroup names; none for a process that belongs to no pod.
+    /// The pod in the VM's cgroup; `None` for a process that belongs to no pod.
     pub pod_uid: Option<String>,
-    /// The container that its cgroup names, 64 hex digits; made from its pid if there is none.
+    /// The container in the VM's cgroup, 64 hex digits; `None` makes one from the pid.
     pub container_id: Option<String>,
-    /// How far it goes.
+    /// How far the VM goes.
     pub hold: Hold,
-    /// How long its groups stay held after its end, as when a forked child has the descriptors too.
+    /// How long the groups stay held after the process has ended, as when a forked child has the descriptors too.
     pub teardown: Duration,
 }
 
 impl VmSpec {
-    /// A machine that belongs to no pod.
+    /// Describes a VM that belongs to no pod.
     #[must_use]
     pub fn foreign(addresses: &[&str]) -> Self {
         Self { addresses: addresses.iter().map(|&address| address.to_owned()).collect(), ..Self::default() }
     }
 
-    /// A pod's machine.
+    /// Describes the VM of a pod.
     #[must_use]
     pub fn of_pod(uid: &str, addresses: &[String]) -> Self {
         Self { addresses: addresses.to_vec(), pod_uid: Some(uid.to_owned()), ..Self::default() }
     }
 }
 
-/// What to run as a virtual machine: it must stay until it is killed and touch none of its descriptors.
+/// The program that runs as a VM. It must run until it is killed and must not touch its descriptors.
 #[derive(Clone, Debug)]
 pub struct VmProgram {
-    /// The program, run under the name `qemu-system-x86`.
+    /// The program. It runs under the command name `qemu-system-x86`.
     pub path: PathBuf,
-    /// Its name for itself, which a multi-call program like busybox goes by.
+    /// argv[0], by which a multi-call program like busybox finds its applet.
     pub arg0: String,
-    /// Its arguments.
+    /// The arguments.
     pub args: Vec<String>,
 }
 
@@ -74,10 +74,10 @@ impl Default for VmProgram {
 }
 
 impl VmProgram {
-    /// Starts it with the descriptors, of which it is then the only holder.
+    /// Starts the program with the descriptors and closes them here, so that it is their only holder.
     pub(crate) fn spawn(&self, link: &Path, descriptors: Vec<OwnedFd>) -> Result<Child> {
         use std::os::unix::process::CommandExt;
-        // One at a time: a descriptor that one child shall inherit must not get into another one.
+        // One spawn at a time: a descriptor that one child inherits must not leak into another child.
         static SPAWN: Mutex<()> = Mutex::new(());
         let _alone = SPAWN.lock().unwrap_or_else(PoisonError::into_inner);
         let mut command = Command::new(link);
@@ -99,49 +99,49 @@ impl VmProgram {
     }
 }
 
-/// A running machine. Dropping it kills it, without waiting for its teardown.
+/// A running VM. Dropping it kills the process and skips its teardown.
 #[derive(Debug)]
 pub struct Vm {
     process: Arc<Process>,
-    /// Dropped to cut the teardown short.
-    patience: Option<Sender<()>>,
+    /// Dropped to end the teardown early.
+    teardown_wait: Option<Sender<()>>,
     reaper: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
 struct Process {
     pid: Pid,
-    shared: Arc<Shared>,
+    inner: Arc<NodeInner>,
     teardown: Duration,
-    /// None when it was reaped and its pid may be another's.
+    /// `None` after it was reaped: the pid may belong to another process then.
     child: Mutex<Option<Child>>,
 }
 
 impl Vm {
-    /// Looks after a process that has its groups already.
-    pub(crate) fn watch(shared: &Arc<Shared>, child: Child, teardown: Duration) -> Result<Self> {
+    /// Starts the thread that waits for the end of a process. The process has its groups already.
+    pub(crate) fn watch(inner: &Arc<NodeInner>, child: Child, teardown: Duration) -> Result<Self> {
         let pid = pid_of(&child)?;
-        let process = Process { pid, shared: Arc::clone(shared), teardown, child: Mutex::new(Some(child)) };
+        let process = Process { pid, inner: Arc::clone(inner), teardown, child: Mutex::new(Some(child)) };
         let process = Arc::new(process);
-        let (patience, impatience) = channel();
+        let (teardown_wait, teardown_end) = channel();
         let watched = Arc::clone(&process);
         let reaper =
-            std::thread::Builder::new().name("vm".to_owned()).spawn(move || watched.reap(&impatience))?;
-        Ok(Self { process, patience: Some(patience), reaper: Some(reaper) })
+            std::thread::Builder::new().name("vm".to_owned()).spawn(move || watched.reap(&teardown_end))?;
+        Ok(Self { process, teardown_wait: Some(teardown_wait), reaper: Some(reaper) })
     }
 
-    /// Its process id.
+    /// Returns the process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Kills it and returns at once; its groups stay held for the teardown that it was started with.
+    /// Kills the process and returns at once. Its groups stay held for the teardown of its [`VmSpec`].
     pub fn stop(&self) {
         self.process.kill();
     }
 
-    /// Kills it and waits until the node has noticed.
+    /// Kills the process and waits until its groups are free.
     pub fn kill(mut self) {
         self.process.kill();
         self.join();
@@ -156,36 +156,37 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        self.patience = None;
+        self.teardown_wait = None;
         self.process.kill();
         self.join();
     }
 }
 
 impl Process {
-    /// The group can be opened before the process counts as ended: the kernel closes files (`exit_files`) before it tells
-    /// anybody (`exit_notify`), so that whoever sees the pidfd readable finds the group free.
+    /// Kills the process. Its groups are released before the process counts as ended. The kernel closes files
+    /// (`exit_files`) before it notifies waiters (`exit_notify`): a waiter that sees the pidfd readable finds the
+    /// group free.
     fn kill(&self) {
         let child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         if child.is_some() {
             if self.teardown.is_zero() {
-                self.shared.release(self.pid.as_raw_nonzero().get().unsigned_abs());
+                self.inner.release(self.pid.as_raw_nonzero().get().unsigned_abs());
             }
             let _ = kill_process(self.pid, Signal::KILL);
         }
     }
 
-    /// Waits for the end, also for one that somebody else brought about, and frees what is still held.
-    fn reap(&self, impatience: &Receiver<()>) {
+    /// Waits for the end of the process, also if another process killed it, and releases what it still holds.
+    fn reap(&self, teardown_end: &Receiver<()>) {
         let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         while waitid(WaitId::Pid(self.pid), ended).is_err_and(|error| error == Errno::INTR) {}
         if !self.teardown.is_zero() {
-            let _ = impatience.recv_timeout(self.teardown);
+            let _ = teardown_end.recv_timeout(self.teardown);
         }
         let pid = self.pid.as_raw_nonzero().get().unsigned_abs();
-        self.shared.release(pid);
-        // While the zombie is there the pid is nobody else's, and the entry in proc nobody else's either.
-        self.shared.forget(pid);
+        self.inner.release(pid);
+        // While the zombie exists, no other process can have its pid or its entry in proc.
+        self.inner.forget(pid);
         if let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = child.wait();
         }
@@ -194,5 +195,5 @@ impl Process {
 
 fn pid_of(child: &Child) -> Result<Pid> {
     let raw = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    raw.ok_or_else(|| Error::other("a process without a pid"))
+    raw.ok_or_else(|| Error::other(format!("{} is not a valid pid", child.id())))
 }
