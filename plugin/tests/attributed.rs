@@ -7,7 +7,7 @@ mod common;
 use common::{H100, INTERVAL, Serve, assigned_pod, device, expect, health, kubelet, offered, wait_for_pod};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
-use vfio_sim_node::kubelet::{AdmitError, Answer, Books};
+use vfio_sim_node::kubelet::{AdmitError, KubeletState};
 use vfio_sim_node::{Kubelet, Node, VmSpec};
 
 const GPU: &str = "0000:1b:00.0";
@@ -16,7 +16,7 @@ const THIRD: &str = "0000:4e:00.0";
 /// `--settling` of these tests, and time for everything after it.
 const SETTLED: Duration = Duration::from_millis(300 + 1200);
 
-fn allocatable(books: &Books) -> usize {
+fn allocatable(books: &KubeletState) -> usize {
     books.capacity(H100).allocatable
 }
 
@@ -33,7 +33,7 @@ async fn with_a_pod(words: &[&str]) -> (Node, Kubelet, Serve, vfio_sim_node::Vm)
 async fn a_pods_device_stays_healthy_whoever_restarts() {
     let (node, kubelet, serve, _vm) = with_a_pod(&[]).await;
     tokio::time::sleep(SETTLED).await;
-    assert_eq!(allocatable(&kubelet.books()), 8);
+    assert_eq!(allocatable(&kubelet.state()), 8);
     drop(serve);
     let serve = Serve::start(&node, &[]);
     expect(&kubelet, "registered again", |books| {
@@ -41,16 +41,16 @@ async fn a_pods_device_stays_healthy_whoever_restarts() {
     })
     .await;
     tokio::time::sleep(SETTLED).await;
-    assert_eq!(allocatable(&kubelet.books()), 8);
+    assert_eq!(allocatable(&kubelet.state()), 8);
     for keep_checkpoint in [true, false] {
-        let before = kubelet.books().registrations_of(H100);
+        let before = kubelet.state().registrations_of(H100);
         kubelet.restart(keep_checkpoint).await.unwrap();
         expect(&kubelet, "registered again", |books| {
             books.registrations_of(H100) > before && allocatable(books) == 8
         })
         .await;
         tokio::time::sleep(SETTLED).await;
-        assert_eq!(allocatable(&kubelet.books()), 8, "checkpoint kept: {keep_checkpoint}");
+        assert_eq!(allocatable(&kubelet.state()), 8, "checkpoint kept: {keep_checkpoint}");
         assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some("default/vm-1"));
     }
     assert_eq!(node.opens(51), 2, "at the start, and in Allocate; none after a restart: it is a pod's");
@@ -62,7 +62,7 @@ async fn a_pods_device_stays_healthy_whoever_restarts() {
 async fn when_nobody_tells_nothing_is_unhealthy_for_being_held_and_allocate_refuses_it() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
-    kubelet.answer_pod_resources(Answer::Hang);
+    kubelet.set_pod_resources_mode(PodResourcesMode::Hang);
     let began = Instant::now();
     let serve = Serve::start(&node, &[]);
     expect(&kubelet, "the first list does not wait for ever", |books| allocatable(books) == 8).await;
@@ -71,14 +71,14 @@ async fn when_nobody_tells_nothing_is_unhealthy_for_being_held_and_allocate_refu
     std::fs::write(checkpoint, "{\"Data\":").unwrap();
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     tokio::time::sleep(SETTLED).await;
-    assert_eq!(health(&kubelet.books(), H100, GPU), Some(true));
+    assert_eq!(health(&kubelet.state(), H100, GPU), Some(true));
     assert_eq!(device(&node, GPU)["state"], "held");
     let refused = kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await;
     let Err(AdmitError::Refused(status)) = refused else { panic!("{refused:?}") };
     assert_eq!(status.code(), tonic::Code::FailedPrecondition);
     assert!(status.message().contains(&format!("{GPU} (group 51) is held by pid {}", vm.pid())), "{status}");
     // And that is told, before the refusal, so that the pod that replaces the failed one is given another.
-    assert_eq!(health(&kubelet.books(), H100, GPU), Some(false));
+    assert_eq!(health(&kubelet.state(), H100, GPU), Some(false));
     vm.kill();
     expect(&kubelet, "free again", |books| allocatable(books) == 8).await;
     let (_, _, log) = serve.terminate();
@@ -104,7 +104,7 @@ async fn the_checkpoint_alone_tells_owners_where_pod_resources_speak_garbage() {
     let _foreign = node.start_vm(&VmSpec::foreign(&[OTHER])).unwrap();
     expect(&kubelet, "the foreign one alone", |books| allocatable(books) == 7).await;
     tokio::time::sleep(SETTLED).await;
-    assert_eq!(health(&kubelet.books(), H100, GPU), Some(true));
+    assert_eq!(health(&kubelet.state(), H100, GPU), Some(true));
     assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some(&*pod.pod_uid));
 }
 
@@ -126,7 +126,7 @@ async fn the_kubelet_is_asked_no_more_often_than_once_an_interval() {
 #[tokio::test]
 async fn a_pod_that_is_gone_ends_its_ownership_and_its_hung_machine_is_foreign() {
     let (node, kubelet, _serve, vm) = with_a_pod(&[]).await;
-    let pods = kubelet.books().pods;
+    let pods = kubelet.state().pods;
     kubelet.admit_with("vm-2", H100, vec![OTHER.to_owned()]).await.unwrap();
     wait_for_pod(&node, OTHER, "default/vm-2").await;
     kubelet.remove(&pods[0].uid);
@@ -147,14 +147,14 @@ async fn an_owned_device_that_is_unbound_stays_listed_until_its_pod_ends() {
     node.unbind(GPU).unwrap();
     tokio::time::sleep(SETTLED).await;
     assert_eq!(kubelet.capacity(H100).capacity, 8, "it is counted as requested");
-    assert_eq!(health(&kubelet.books(), H100, GPU), Some(true));
+    assert_eq!(health(&kubelet.state(), H100, GPU), Some(true));
     drop(serve);
     let _serve = Serve::start(&node, &[]);
     expect(&kubelet, "also after a restart", |books| {
         books.registrations_of(H100) == 2 && allocatable(books) == 8
     })
     .await;
-    let uid = kubelet.books().pods.iter().find(|pod| pod.name == "vm-1").unwrap().uid.clone();
+    let uid = kubelet.state().pods.iter().find(|pod| pod.name == "vm-1").unwrap().uid.clone();
     kubelet.remove(&uid);
     expect(&kubelet, "dropped", |books| books.capacity(H100).capacity == 7).await;
 }
@@ -227,7 +227,7 @@ async fn what_is_remembered_is_not_opened_though_nobody_tells_any_more() {
     let (node, kubelet, serve, vm) = with_a_pod(&[]).await;
     drop((serve, vm));
     let opens = node.opens(51);
-    kubelet.answer_pod_resources(Answer::Hang);
+    kubelet.set_pod_resources_mode(PodResourcesMode::Hang);
     let checkpoint = node.kubelet_dir().join(kubelet_api::CHECKPOINT);
     std::fs::remove_file(&checkpoint).unwrap();
     std::fs::create_dir_all(checkpoint.join("not a file")).unwrap();

@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::Instant;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
-use vfio_sim_node::kubelet::Answer;
+use vfio_sim_node::kubelet::PodResourcesMode;
 use vfio_sim_node::{Function, Hold, Node, VmSpec, trees};
 
 const GPU: &str = "0000:1b:00.0";
@@ -162,13 +162,13 @@ async fn kubelet_without_answers_is_reported() {
     // It has no pods and no checkpoint yet, which is no fault.
     let (code, findings) = examine(&node);
     assert_eq!((code, findings.len()), (1, 1), "serve alone is missing: {findings:#?}");
-    kubelet.answer_pod_resources(Answer::Hang);
+    kubelet.set_pod_resources_mode(PodResourcesMode::Hang);
     let began = Instant::now();
     let (code, findings) = examine(&node);
     assert_eq!(code, 2);
     has(&findings, "broken pod resources: assignments are unknown", "no held device becomes Unhealthy");
     assert!(began.elapsed() < PATIENCE);
-    kubelet.answer_pod_resources(Answer::Refuse);
+    kubelet.set_pod_resources_mode(PodResourcesMode::RateLimited);
     let serve = Serve::start(&node, &[]);
     expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
     kubelet.admit("vm-1", H100, 1).await.unwrap();
@@ -176,7 +176,7 @@ async fn kubelet_without_answers_is_reported() {
     assert_eq!(code, 1, "the checkpoint names them: {findings:#?}");
     has(&findings, "warning pod resources: cannot be listed", "checkpoint only");
     has(&findings, "rejected by rate limit", "");
-    kubelet.answer_pod_resources(Answer::Books);
+    kubelet.set_pod_resources_mode(PodResourcesMode::Normal);
     let checkpoint = format!("var/lib/kubelet/device-plugins/{}", kubelet_api::CHECKPOINT);
     node.write(&checkpoint, "{\"Data\":{\"PodDeviceEntries\":[{").unwrap();
     let (code, findings) = examine(&node);

@@ -22,7 +22,7 @@ async fn with(checks: &str) -> (Node, Kubelet, Serve) {
 }
 
 fn opens(node: &Node, address: &str, file: &str) -> Opens {
-    Opens::of(&node.folder(address).join(file)).unwrap()
+    Opens::of(&node.sysfs_dir(address).join(file)).unwrap()
 }
 
 /// Until it was looked at that often.
@@ -76,7 +76,7 @@ async fn a_lost_device_is_unhealthy_says_so_everywhere_and_comes_back() {
 async fn a_lost_device_is_unhealthy_though_a_pod_owns_it_and_the_policy_is_not_blamed() {
     let (node, kubelet, _serve) = offered(&OFTEN).await;
     is_owned(&node, &kubelet, GPU).await;
-    let pod = kubelet.books().pods[0].uid.clone();
+    let pod = kubelet.state().pods[0].uid.clone();
     let _vm = node.start_vm(&VmSpec::of_pod(&pod, &[GPU.to_owned()])).unwrap();
     node.set_lost(GPU, true).unwrap();
     told(&kubelet, GPU, false).await;
@@ -111,13 +111,13 @@ async fn a_virtual_function_is_not_judged_by_its_ids() {
     let node = Node::with_eight_gpus().unwrap();
     node.add(Function::new("0000:f1:00.0", 90)).unwrap();
     node.add(Function { physfn: Some("0000:f1:00.0".to_owned()), ..Function::gpu(VIRTUAL, 91, 0) }).unwrap();
-    let config = std::fs::read(node.folder(VIRTUAL).join("config")).unwrap();
+    let config = std::fs::read(node.sysfs_dir(VIRTUAL).join("config")).unwrap();
     assert_eq!(config[..4], [0xff; 4]);
     let registers = opens(&node, VIRTUAL, "config");
     let kubelet = kubelet(&node).await;
     let serve = Serve::start(&node, &OFTEN);
     looked(&registers, 5).await;
-    assert_eq!(health(&kubelet.books(), H100, VIRTUAL), Some(true));
+    assert_eq!(health(&kubelet.state(), H100, VIRTUAL), Some(true));
     node.set_lost(VIRTUAL, true).unwrap();
     told(&kubelet, VIRTUAL, false).await;
     let (_, _, log) = serve.terminate();
@@ -151,7 +151,7 @@ async fn nobody_is_woken() {
     node.set_power_state(GPU, "D3cold").unwrap();
     let woken = cold.count();
     looked(&cold, 1).await;
-    assert!(cold.count() > woken && health(&kubelet.books(), H100, GPU) == Some(false));
+    assert!(cold.count() > woken && health(&kubelet.state(), H100, GPU) == Some(false));
     // Not while somebody holds it: a guest may have put it to sleep.
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     let deadline = Instant::now() + PATIENCE;
@@ -220,7 +220,7 @@ async fn fatal_errors_since_the_first_look_make_a_free_device_unhealthy_and_warn
     expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
     is_owned(&node, &kubelet, OTHER).await;
     looked(&counter, 3).await;
-    assert_eq!(health(&kubelet.books(), H100, GPU), Some(true), "what was before does not count");
+    assert_eq!(health(&kubelet.state(), H100, GPU), Some(true), "what was before does not count");
     node.set_fatal_errors(OTHER, 4).unwrap();
     node.set_fatal_errors(GPU, 5).unwrap();
     told(&kubelet, GPU, false).await;
@@ -283,5 +283,5 @@ async fn with_no_check_nothing_is_looked_at() {
     let (_, findings, _) = run(&node, &["doctor", "--checks", "none"]);
     assert!(!findings.contains(LOST), "{findings}");
     assert_eq!(files.map(|file| file.count()), [0; 3]);
-    assert_eq!(health(&kubelet.books(), H100, GPU), Some(true));
+    assert_eq!(health(&kubelet.state(), H100, GPU), Some(true));
 }

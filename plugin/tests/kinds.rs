@@ -43,7 +43,7 @@ const fn pooled(tree: &'static str, with: &'static str, pools: &'static [&'stati
 }
 
 const CASES: &[Case] = &[
-    plain("GPUs on two NUMA nodes, and one that the kernel knows no node of"),
+    plain("GPUs on two NUMA nodes and one without a NUMA node"),
     plain("before 6.1"),
     plain("variant drivers"),
     pooled(
@@ -71,7 +71,7 @@ const CASES: &[Case] = &[
     pooled("a kernel with cdevs", "backend iommufd", &["{select: [{vendor: 10de}], backend: iommufd}"]),
     pooled("a kernel with cdevs", "backend both", &["{select: [{vendor: 10de}], backend: both}"]),
     pooled("before 6.1", "backend iommufd falls back", &["{select: [{vendor: 10de}], backend: iommufd}"]),
-    plain("a machine by way of a cdev"),
+    plain("a VM that holds a GPU by its cdev"),
     plain("a cdev that is open and not bound"),
     plain("a kernel without group nodes"),
     pooled(
@@ -79,7 +79,7 @@ const CASES: &[Case] = &[
         "backend legacy falls back",
         &["{select: [{vendor: 10de}], backend: legacy}"],
     ),
-    plain("a machine on a kernel without group nodes"),
+    plain("a VM on a kernel without group nodes"),
     plain("a GPU with audio and USB-C in its group"),
     pooled(
         "a GPU with audio and USB-C in its group",
@@ -97,15 +97,15 @@ const CASES: &[Case] = &[
             "{resource: example.com/vf, select: [{vendor: 15b3}]}",
         ],
     ),
-    plain("a GPU with virtual functions on"),
+    plain("a GPU with virtual functions enabled"),
     plain("mediated devices"),
-    plain("a machine with a mediated device"),
+    plain("a VM with a mediated device"),
     plain("virtual functions with a vGPU and without"),
     plain("extended memory"),
     Case { with: "for one pod", ask: Ask::Together, ..plain("extended memory") },
     plain("no device node"),
     plain("a GPU that has fallen off the bus"),
-    plain("a lost GPU that sleeps"),
+    plain("a lost GPU in D3cold"),
     pooled(
         "a kernel with cdevs",
         "found by CDI",
@@ -206,7 +206,7 @@ async fn settled(node: &Node, kubelet: &Kubelet, words: &[&str]) -> Vec<Value> {
         if listed != known {
             (known, since) = (listed, Instant::now());
         }
-        let books = kubelet.books();
+        let books = kubelet.state();
         let told = |device: &Value| {
             let resource = books.resources.get(device["resource"].as_str().unwrap());
             let health = resource.and_then(|resource| resource.health(device["address"].as_str().unwrap()));
@@ -253,7 +253,7 @@ fn in_words(answer: &ContainerAllocateResponse) -> String {
 }
 
 fn topology(kubelet: &Kubelet, resource: &str, address: &str) -> String {
-    let books = kubelet.books();
+    let books = kubelet.state();
     let devices = books.resources.get(resource).map(|resource| resource.devices.clone()).unwrap_or_default();
     let device = devices.into_iter().find(|device| device.id == address);
     let hint = device.and_then(|device| device.topology);

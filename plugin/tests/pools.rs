@@ -56,7 +56,7 @@ async fn devices_are_offered_by_the_first_pool_that_selects_them() {
         counts == [1, 4, 3, 1]
     })
     .await;
-    assert_eq!(health(&kubelet.books(), "example.com/first", GPU), Some(true));
+    assert_eq!(health(&kubelet.state(), "example.com/first", GPU), Some(true));
     let (envs, paths) = answer(&kubelet, "example.com/first", GPU).await;
     assert_eq!(envs, [("PCI_RESOURCE_EXAMPLE_COM_FIRST".to_owned(), GPU.to_owned())]);
     assert_eq!(paths, ["/dev/vfio/vfio", "/dev/vfio/51"]);
@@ -79,7 +79,7 @@ async fn a_virtual_function_is_selected_by_its_parent() {
     let file = pools(&node, "pools: [{resource: a.b/vf, select: [{parent: \"0000:f1:00.0\"}]}]");
     let _serve = Serve::start(&node, &["--pools", &file]);
     expect(&kubelet, "the function", |books| health(books, "a.b/vf", "0000:f1:00.1") == Some(true)).await;
-    assert_eq!(kubelet.books().capacity("a.b/vf").capacity, 1);
+    assert_eq!(kubelet.state().capacity("a.b/vf").capacity, 1);
 }
 
 #[tokio::test]
@@ -372,8 +372,8 @@ async fn each_pool_has_its_own_policy_for_held_devices() {
     }
     // Longer than it takes to settle.
     tokio::time::sleep(INTERVAL * 5).await;
-    assert_eq!(health(&kubelet.books(), "a.b/own", OTHER), Some(true), "a pod's");
-    assert_eq!(health(&kubelet.books(), "a.b/all", third), Some(true), "advertised");
+    assert_eq!(health(&kubelet.state(), "a.b/own", OTHER), Some(true), "a pod's");
+    assert_eq!(health(&kubelet.state(), "a.b/all", third), Some(true), "advertised");
     let (envs, _) = answer(&kubelet, "a.b/all", third).await;
     assert_ne!(envs[0].1, third, "another one of the pool in its place");
 
@@ -471,12 +471,12 @@ async fn a_changed_file_is_taken_in_and_what_pods_have_stays_where_it_was_given(
     swap(&node, "2", "pools: [{resource: a.b/new, select: [{vendor: 10de}]}]");
     expect(&kubelet, "the new pool", |books| books.capacity("a.b/new").allocatable == 7).await;
     expect(&kubelet, "the pod's device", |books| books.capacity("a.b/old").capacity == 1).await;
-    assert_eq!(health(&kubelet.books(), "a.b/old", GPU), Some(true));
-    assert_eq!(kubelet.books().capacity("a.b/old").left(), 0, "allocatable - requested");
+    assert_eq!(health(&kubelet.state(), "a.b/old", GPU), Some(true));
+    assert_eq!(kubelet.state().capacity("a.b/old").left(), 0, "allocatable - requested");
 
     swap(&node, "3", "pools:\n  - resource: a.b/broken\n");
     tokio::time::sleep(INTERVAL * 3).await;
-    assert_eq!(kubelet.books().capacity("a.b/new").allocatable, 7, "a broken file changes nothing");
+    assert_eq!(kubelet.state().capacity("a.b/new").allocatable, 7, "a broken file changes nothing");
 
     // A list that names no pod is no answer, so that one stays.
     let _other = kubelet.admit_with("other", "a.b/new", vec![OTHER.to_owned()]).await.unwrap();
@@ -515,7 +515,7 @@ async fn what_pods_have_stays_where_it_was_given_over_a_restart_with_another_fil
         [GPU, OTHER].map(|id| health(books, "a.b/old", id)) == [Some(true); 2]
     })
     .await;
-    assert_eq!(kubelet.books().capacity("a.b/old").left(), 0, "allocatable - requested");
+    assert_eq!(kubelet.state().capacity("a.b/old").left(), 0, "allocatable - requested");
     let _third = kubelet.admit_with("three", "a.b/new", vec!["0000:9b:00.0".to_owned()]).await.unwrap();
     for pod in &pods {
         kubelet.remove(&pod.pod_uid);

@@ -7,13 +7,13 @@ mod common;
 use common::{H100, PATIENCE, Serve, expect, health, kubelet, list, own_sockets, run};
 use std::time::Duration;
 use tokio_stream::StreamExt;
-use vfio_sim_node::kubelet::{AdmitError, Books};
+use vfio_sim_node::kubelet::{AdmitError, KubeletState};
 use vfio_sim_node::{Function, Hold, Node, VmSpec};
 
 const GPU: &str = "0000:1b:00.0";
 const OTHER: &str = "0000:3d:00.0";
 
-fn capacity(books: &Books) -> (usize, usize) {
+fn capacity(books: &KubeletState) -> (usize, usize) {
     let numbers = books.capacity(H100);
     (numbers.capacity, numbers.allocatable)
 }
@@ -25,8 +25,8 @@ async fn a_held_device_stays_listed_as_unhealthy_and_comes_back() {
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     let serve = Serve::start(&node, &[]);
     expect(&kubelet, "held at start", |books| capacity(books) == (8, 7)).await;
-    assert_eq!(health(&kubelet.books(), H100, GPU), Some(false));
-    assert_eq!(health(&kubelet.books(), H100, OTHER), Some(true));
+    assert_eq!(health(&kubelet.state(), H100, GPU), Some(false));
+    assert_eq!(health(&kubelet.state(), H100, OTHER), Some(true));
     let device = list(&node).into_iter().find(|device| device["address"] == GPU).unwrap();
     assert_eq!(device["state"], "held");
     assert_eq!(device["health"], "Unhealthy");
@@ -84,7 +84,7 @@ async fn devices_and_models_come_and_go_without_a_restart() {
     expect(&kubelet, "eight", |books| capacity(books) == (8, 8)).await;
     node.add(Function::gpu("0000:f1:00.0", 90, -1)).unwrap();
     expect(&kubelet, "one bound late", |books| capacity(books) == (9, 9)).await;
-    let books = kubelet.books();
+    let books = kubelet.state();
     let late = books.resources[H100].devices.iter().find(|device| device.id == "0000:f1:00.0").unwrap();
     assert_eq!(late.topology, None, "-1 is unknown, not node 0");
     let told = |id: &str| {
@@ -118,7 +118,7 @@ async fn kubelets_may_start_late_restart_and_stay_away() {
     expect(&kubelet, "a late start", |books| capacity(books) == (8, 8)).await;
     assert_eq!(run(&node, &["ready"]).0, 0);
     for keep_checkpoint in [true, false] {
-        let before = kubelet.books().registrations_of(H100);
+        let before = kubelet.state().registrations_of(H100);
         kubelet.restart(keep_checkpoint).await.unwrap();
         expect(&kubelet, "a restart", |books| {
             books.registrations_of(H100) > before && capacity(books) == (8, 8)
@@ -130,7 +130,7 @@ async fn kubelets_may_start_late_restart_and_stay_away() {
     kubelet.run().await.unwrap();
     expect(&kubelet, "a long absence", |books| capacity(books) == (8, 8)).await;
     let endpoints: Vec<String> =
-        kubelet.books().registrations.iter().map(|registration| registration.endpoint.clone()).collect();
+        kubelet.state().registrations.iter().map(|registration| registration.endpoint.clone()).collect();
     let mut unique = endpoints.clone();
     unique.sort();
     unique.dedup();
@@ -149,7 +149,7 @@ async fn a_lost_stream_or_socket_is_registered_again() {
     kubelet.drop_stream(H100);
     expect(&kubelet, "a lost stream", |books| books.registrations_of(H100) == 2 && capacity(books) == (8, 8))
         .await;
-    let endpoint = kubelet.books().resources[H100].endpoint.clone();
+    let endpoint = kubelet.state().resources[H100].endpoint.clone();
     std::fs::remove_file(node.kubelet_dir().join(endpoint)).unwrap();
     expect(&kubelet, "a lost socket", |books| books.registrations_of(H100) == 3 && capacity(books) == (8, 8))
         .await;
@@ -174,7 +174,7 @@ async fn every_stream_gets_every_change() {
             healthy = list.devices.iter().filter(|device| device.health == "Healthy").count();
         }
     }
-    assert_eq!(kubelet.books().registrations_of(H100), 1);
+    assert_eq!(kubelet.state().registrations_of(H100), 1);
 }
 
 #[tokio::test]

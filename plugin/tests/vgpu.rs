@@ -18,7 +18,7 @@ async fn a_function_whose_vgpu_has_been_taken_away_is_not_given_and_one_that_was
     let kubelet = kubelet(node).await;
     let _serve = Serve::start(node, &[]);
     expect(&kubelet, "offered", |books| health(books, RESOURCE, MADE) == Some(true)).await;
-    assert_eq!(health(&kubelet.books(), RESOURCE, EMPTY), None);
+    assert_eq!(health(&kubelet.state(), RESOURCE, EMPTY), None);
     let set = |address: &str, kind: &str| {
         node.write(&format!("sys/bus/pci/devices/{address}/nvidia/current_vgpu_type"), kind).unwrap();
     };

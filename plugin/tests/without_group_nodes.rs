@@ -6,7 +6,7 @@ mod common;
 
 use common::{H100, Serve, device, expect, health, kubelet, run, wait_for_pod};
 use serde_json::Value;
-use vfio_sim_node::kubelet::Books;
+use vfio_sim_node::kubelet::KubeletState;
 use vfio_sim_node::{Hold, Kubelet, Node, VmSpec};
 
 const GPU: &str = "0000:1b:00.0";
@@ -25,7 +25,7 @@ async fn offered_with(words: &[&str]) -> (Node, Kubelet, Serve) {
     (node, kubelet, serve)
 }
 
-fn allocatable(books: &Books) -> usize {
+fn allocatable(books: &KubeletState) -> usize {
     books.capacity(H100).allocatable
 }
 
@@ -39,7 +39,7 @@ async fn a_pod_is_given_the_devices_own_nodes_and_its_machine_stays_healthy() {
     wait_for_pod(&node, GPU, "default/vm").await;
     let listed = device(&node, GPU);
     assert_eq!((&listed["state"], &listed["evidence"]), (&"held".into(), &"enable".into()), "{listed}");
-    assert_eq!(allocatable(&kubelet.books()), 8);
+    assert_eq!(allocatable(&kubelet.state()), 8);
     let (_, _, log) = serve.terminate();
     assert!(!log.contains("Unhealthy") && !log.contains("others are given"), "{log}");
 }
@@ -80,7 +80,7 @@ async fn who_has_a_device_open_and_does_not_use_it_is_found_by_who_list_and_doct
     node.delete("sys/class/misc/iommu").unwrap();
     assert!(run(&node, &["doctor"]).1.contains("/dev/iommu: does not exist"));
     // Another may bind it all the same (`vfio_df_ioctl_bind_iommufd`).
-    assert_eq!(health(&kubelet.books(), H100, GPU), Some(true));
+    assert_eq!(health(&kubelet.state(), H100, GPU), Some(true));
     assert!(kubelet.allocate(H100, &[&[GPU.to_owned()]]).await.is_ok());
 }
 
@@ -94,7 +94,7 @@ async fn numbers_that_are_used_again_are_those_of_this_moment() {
         node.bind(address, "vfio-pci").unwrap();
     }
     let cdevs = [OTHER, GPU].map(|address| {
-        let folder = node.folder(address).join("vfio-dev");
+        let folder = node.sysfs_dir(address).join("vfio-dev");
         std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().file_name().into_string().unwrap()
     });
     assert_eq!(cdevs, ["vfio0", "vfio1"]);
@@ -135,7 +135,7 @@ async fn a_refused_device_is_unhealthy_at_once_though_nothing_can_be_opened() {
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     let refused = kubelet.allocate(H100, &[&[GPU.to_owned()]]).await.unwrap_err();
     assert!(refused.message().contains(&format!("is held by pid {}", vm.pid())), "{refused}");
-    assert_eq!(health(&kubelet.books(), H100, GPU), Some(false), "before the answer");
+    assert_eq!(health(&kubelet.state(), H100, GPU), Some(false), "before the answer");
 }
 
 #[tokio::test]

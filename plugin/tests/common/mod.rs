@@ -16,7 +16,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
-use vfio_sim_node::kubelet::Books;
+use vfio_sim_node::kubelet::KubeletState;
 use vfio_sim_node::{Kubelet, Node};
 
 pub const H100: &str = "nvidia.com/2330";
@@ -144,7 +144,7 @@ pub async fn wait_for_pod(node: &Node, address: &str, pod: &str) {
 }
 
 /// Waits for the kubelet's books; how long it took.
-pub async fn expect(kubelet: &Kubelet, what: &str, wanted: impl FnMut(&Books) -> bool) -> Duration {
+pub async fn expect(kubelet: &Kubelet, what: &str, wanted: impl FnMut(&KubeletState) -> bool) -> Duration {
     let began = Instant::now();
     if let Err(books) = kubelet.wait_for(PATIENCE, wanted).await {
         panic!("not within {PATIENCE:?}: {what}: {books:#?}");
@@ -153,7 +153,7 @@ pub async fn expect(kubelet: &Kubelet, what: &str, wanted: impl FnMut(&Books) ->
 }
 
 /// `Some(true)` Healthy, `Some(false)` Unhealthy, `None` not listed.
-pub fn health(books: &Books, resource: &str, id: &str) -> Option<bool> {
+pub fn health(books: &KubeletState, resource: &str, id: &str) -> Option<bool> {
     books.resources.get(resource)?.health(id).map(|health| health == "Healthy")
 }
 
