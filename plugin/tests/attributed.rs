@@ -7,7 +7,7 @@ mod common;
 use common::{H100, INTERVAL, Serve, assigned_pod, device, expect, health, kubelet, offered, wait_for_pod};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
-use vfio_sim_node::kubelet::{AdmitError, KubeletState};
+use vfio_sim_node::kubelet::{AdmitError, KubeletState, PodResourcesMode};
 use vfio_sim_node::{Kubelet, Node, VmSpec};
 
 const GPU: &str = "0000:1b:00.0";

@@ -28,7 +28,7 @@ const fn recipe(
 /// Every kind of device, by the names of [`trees::ALL`].
 pub(crate) const KINDS: &[Shows] = &[
     (
-        "GPUs on two NUMA nodes, and one that the kernel knows no node of",
+        "GPUs on two NUMA nodes and one without a NUMA node",
         &[("/devices/1/numa_node", "1"), ("/devices/2/numa_node", "null")],
     ),
     ("before 6.1", &[("/devices/1/cdev", "null"), ("/groups/1/state", "free")]),
@@ -39,20 +39,17 @@ pub(crate) const KINDS: &[Shows] = &[
     ),
     ("no IOMMU", &[("/devices/0/group", "null"), ("/devices/0/numa_node", "null")]),
     ("a kernel with cdevs", &[("/devices/1/cdev", "1"), ("/groups/0/state", "free")]),
-    ("a machine by way of a cdev", &[("/holders/0/via", "cdev"), ("/groups/0/state", "held")]),
+    ("a VM that holds a GPU by its cdev", &[("/holders/0/via", "cdev"), ("/groups/0/state", "held")]),
     ("a cdev that is open and not bound", &[("/holders/0/via", "cdev"), ("/groups/0/state", "free")]),
     ("a kernel without group nodes", &[("/groups/0/state", "absent"), ("/groups/0/peek", "looks-free")]),
-    (
-        "a machine on a kernel without group nodes",
-        &[("/groups/0/peek", "looks-held"), ("/holders/0/via", "cdev")],
-    ),
+    ("a VM on a kernel without group nodes", &[("/groups/0/peek", "looks-held"), ("/holders/0/via", "cdev")]),
     ("a GPU with audio and USB-C in its group", &[("/groups/0/viable", "true"), ("/devices/3/group", "51")]),
     ("two GPUs in one group", &[("/devices/1/group", "51"), ("/groups/0/state", "free")]),
     ("not viable", &[("/groups/0/viable", "false"), ("/groups/0/offender_driver", "snd_hda_intel")]),
     ("virtual functions of a NIC", &[("/devices/2/sriov", "virtual"), ("/devices/4/parent", "0000:f2:00.0")]),
-    ("a GPU with virtual functions on", &[("/devices/2/sriov", "physical"), ("/devices/2/vfs", "1")]),
-    ("mediated devices", &[("/devices/0/kind", "mdev"), ("/groups/0/peek", "unavailable")]),
-    ("a machine with a mediated device", &[("/groups/0/state", "held"), ("/groups/1/state", "free")]),
+    ("a GPU with virtual functions enabled", &[("/devices/2/sriov", "physical"), ("/devices/2/vfs", "1")]),
+    ("mediated devices", &[("/devices/0/kind", "mdev"), ("/groups/0/peek", "blind")]),
+    ("a VM with a mediated device", &[("/groups/0/state", "held"), ("/groups/1/state", "free")]),
     (
         "virtual functions with a vGPU and without",
         &[("/devices/0/kind", "vendor-vf"), ("/devices/1/vgpu_type", "558")],
@@ -60,7 +57,7 @@ pub(crate) const KINDS: &[Shows] = &[
     ("extended memory", &[("/devices/1/driver", "nvgrace_gpu_vfio_pci")]),
     ("no device node", &[("/groups/0/state", "absent")]),
     ("a GPU that has fallen off the bus", &[("/groups/0/state", "free")]),
-    ("a lost GPU that sleeps", &[("/groups/0/state", "free")]),
+    ("a lost GPU in D3cold", &[("/groups/0/state", "free")]),
 ];
 
 /// All others: states, and what cannot be understood.
@@ -104,11 +101,7 @@ pub(crate) const ODD: &[Recipe] = &[
         nameless,
         &[("/broken/4/device", "null"), ("/devices/1/group", "52")],
     ),
-    recipe(
-        "unreadable attributes",
-        unreadable,
-        &[("/broken/0/device", GPU), ("/groups/0/peek", "unavailable")],
-    ),
+    recipe("unreadable attributes", unreadable, &[("/broken/0/device", GPU), ("/groups/0/peek", "blind")]),
     recipe("two devices of one group", shared, &[("/devices/1/group", "51"), ("/groups/0/state", "held")]),
     recipe("members that cannot be read", broken_member, &[("/groups/0/unreadable", "2")]),
     recipe(
