@@ -1,10 +1,10 @@
-// What the container runtimes' own CDI library makes of a folder of specs. cdi-library FOLDER [OPTION...] [NAME...] prints one
-// JSON object.
+// Command cdi-library reads a directory of CDI specs with the container runtimes' own library and prints one JSON object:
+// cdi-library DIRECTORY [OPTION...] [NAME...].
 //
-//	NAME                     a qualified device name to inject, as a runtime is asked to by cdi_devices
-//	--annotation=KEY=VALUE   an annotation of a container
-//	--node=PATH              a device node that the container has been given anyway, as by DeviceSpecs
-//	--over-and-over          reads the folder until standard input ends
+//	NAME                     a qualified device name to inject, as a runtime receives it in cdi_devices
+//	--annotation=KEY=VALUE   an annotation of the container
+//	--node=PATH              a device node that the container has already, as from DeviceSpecs
+//	--over-and-over          read the directory again and again until standard input ends
 package main
 
 import (
@@ -19,20 +19,20 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// The answer.
-type answer struct {
-	// The newest version of specs that the library knows.
+// result is the printed object.
+type result struct {
+	// The newest version of the CDI specification that the library knows.
 	Version string `json:"version"`
-	// By file: what is wrong with it.
+	// Errors by file.
 	Errors map[string][]string `json:"errors"`
-	// Qualified names.
+	// Qualified names of the devices in the specs.
 	Devices []string `json:"devices"`
-	// Names that the annotations ask for.
+	// Names in the annotations.
 	Annotated []string `json:"annotated"`
-	// Paths of a container's device nodes after the names were injected, and what it may do with them.
+	// Paths of the container's device nodes after the injection, and the access that the container has to them.
 	Injected []string `json:"injected"`
 	Access   []string `json:"access"`
-	// Numbers of devices that were ever seen.
+	// Each number of devices that any read has found.
 	Seen []int `json:"seen"`
 }
 
@@ -43,13 +43,13 @@ func main() {
 	}
 }
 
-func run(folder string, arguments []string) error {
-	found, err := open(folder)
+func run(directory string, arguments []string) error {
+	found, err := open(directory)
 	if err != nil {
 		return err
 	}
-	out := answer{Version: version, Errors: map[string][]string{}}
-	out.look(found)
+	out := result{Version: version, Errors: map[string][]string{}}
+	out.read(found)
 	container := &specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{}}}
 	annotations := map[string]string{}
 	var names []string
@@ -61,7 +61,7 @@ func run(folder string, arguments []string) error {
 			key, value, _ := strings.Cut(strings.TrimPrefix(argument, "--annotation="), "=")
 			annotations[key] = value
 		case strings.HasPrefix(argument, "--node="):
-			// As containerd's WithDevices does, before CDI's turn.
+			// As containerd's WithDevices does before it injects CDI devices.
 			device := specs.LinuxDevice{Path: strings.TrimPrefix(argument, "--node="), Type: "c", Major: 1, Minor: 3}
 			container.Linux.Devices = append(container.Linux.Devices, device)
 		default:
@@ -72,16 +72,16 @@ func run(folder string, arguments []string) error {
 		return err
 	}
 	if len(names) > 0 {
-		if err := out.inject(folder, container, names); err != nil {
+		if err := out.inject(directory, container, names); err != nil {
 			return err
 		}
 	}
 	return json.NewEncoder(os.Stdout).Encode(out)
 }
 
-// Reads the folder anew.
-func (out *answer) look(found *library) {
-	// What is wrong is told by file.
+// read reads the directory again.
+func (out *result) read(found *library) {
+	// GetErrors below returns the errors by file.
 	_ = found.Refresh()
 	out.Devices = found.ListDevices()
 	for file, errors := range found.GetErrors() {
@@ -95,7 +95,8 @@ func (out *answer) look(found *library) {
 	}
 }
 
-func (out *answer) overAndOver(found *library) {
+// overAndOver reads the directory until standard input ends.
+func (out *result) overAndOver(found *library) {
 	ended := make(chan struct{})
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
@@ -106,20 +107,20 @@ func (out *answer) overAndOver(found *library) {
 		case <-ended:
 			return
 		default:
-			out.look(found)
+			out.read(found)
 		}
 	}
 }
 
-// Injects devices into a container as a runtime does, but that the host's node is /dev/null wherever a spec names none: this
-// machine need not have the devices.
-func (out *answer) inject(folder string, container *specs.Spec, names []string) error {
+// inject injects devices into a container as a runtime does. It works on copies of the specs in which every device node has
+// the host path /dev/null, so that this host need not have the devices.
+func (out *result) inject(directory string, container *specs.Spec, names []string) error {
 	copies, err := os.MkdirTemp("", "cdi")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(copies)
-	files, err := filepath.Glob(filepath.Join(folder, "*.json"))
+	files, err := filepath.Glob(filepath.Join(directory, "*.json"))
 	if err != nil {
 		return err
 	}
@@ -159,6 +160,7 @@ func (out *answer) inject(folder string, container *specs.Spec, names []string) 
 	return nil
 }
 
+// onNull sets the host path of every device node in a spec to /dev/null.
 func onNull(value any) {
 	switch value := value.(type) {
 	case map[string]any:

@@ -7,7 +7,7 @@ import (
 	versions "tags.cncf.io/container-device-interface/specs-go"
 )
 
-// The library of containerd 2, CRI-O and podman.
+// library is the CDI library of containerd 2, CRI-O and podman.
 type library = cdi.Cache
 
 const version = versions.CurrentVersion

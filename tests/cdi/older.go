@@ -7,7 +7,7 @@ import (
 	versions "github.com/container-orchestrated-devices/container-device-interface/specs-go"
 )
 
-// The library of containerd 1.7.0.
+// library is the CDI library of containerd 1.7.0.
 type library = cdi.Cache
 
 const version = versions.CurrentVersion

@@ -13,15 +13,16 @@ import (
 )
 
 const (
-	podResourcesFolder = "/var/lib/kubelet/pod-resources"
-	podResourcesSocket = podResourcesFolder + "/kubelet.sock"
+	podResourcesDir    = "/var/lib/kubelet/pod-resources"
+	podResourcesSocket = podResourcesDir + "/kubelet.sock"
 )
 
-// lister is the pod resources service (ListenAndServePodResources, with its rate limit).
+// lister serves the pod resources service as ListenAndServePodResources does, with its rate limit.
 type lister struct{ server *grpc.Server }
 
+// serve starts the service on podResourcesSocket, which it replaces.
 func serve(n *node) (*lister, error) {
-	if err := os.MkdirAll(podResourcesFolder, 0o750); err != nil {
+	if err := os.MkdirAll(podResourcesDir, 0o750); err != nil {
 		return nil, err
 	}
 	if err := os.Remove(podResourcesSocket); err != nil && !os.IsNotExist(err) {
@@ -33,7 +34,7 @@ func serve(n *node) (*lister, error) {
 	}
 	server := grpc.NewServer(apisgrpc.WithRateLimiter(n.ctx, "podresources", podresources.DefaultQPS, podresources.DefaultBurstTokens))
 	providers := podresources.PodResourcesProviders{
-		Pods: podsProvider{n}, Devices: devicesProvider{n}, Cpus: none{}, Memory: none{}, DynamicResources: none{},
+		Pods: podsProvider{n}, Devices: devicesProvider{n}, Cpus: emptyProvider{}, Memory: emptyProvider{}, DynamicResources: emptyProvider{},
 	}
 	podresourcesapi.RegisterPodResourcesListerServer(server, podresources.NewV1PodResourcesServer(n.ctx, providers))
 	go func() { _ = server.Serve(socket) }()
@@ -42,6 +43,7 @@ func serve(n *node) (*lister, error) {
 
 func (l *lister) stop() { l.server.Stop() }
 
+// podsProvider returns the kubelet's active pods.
 type podsProvider struct{ *node }
 
 func (p podsProvider) GetActivePods() []*v1.Pod { return p.active() }
@@ -55,14 +57,14 @@ func (p podsProvider) GetPodByName(namespace, name string) (*v1.Pod, bool) {
 	return nil, false
 }
 
-// devicesProvider is containerManagerImpl's view of the device manager.
+// devicesProvider returns devices as containerManagerImpl returns them from the device manager.
 type devicesProvider struct{ *node }
 
 func (d devicesProvider) GetDevices(uid, container string) []*podresourcesapi.ContainerDevices {
 	return containerDevices(d.devices.GetDevices(uid, container))
 }
 
-// containerDevices is containerDevicesFromResourceDeviceInstances: an entry a device and NUMA node.
+// containerDevices converts as containerDevicesFromResourceDeviceInstances does: one entry for each device.
 func containerDevices(resources devicemanager.ResourceDeviceInstances) []*podresourcesapi.ContainerDevices {
 	var out []*podresourcesapi.ContainerDevices
 	for resource, devices := range resources {
@@ -77,7 +79,7 @@ func containerDevices(resources devicemanager.ResourceDeviceInstances) []*podres
 	return out
 }
 
-// none provides no CPUs, memory or dynamic resources.
-type none struct{}
+// emptyProvider provides no CPUs, memory or dynamic resources.
+type emptyProvider struct{}
 
-func (none) GetAllocatableCPUs() []int64 { return nil }
+func (emptyProvider) GetAllocatableCPUs() []int64 { return nil }

@@ -19,7 +19,7 @@ import (
 
 const version = "v1.37.2"
 
-// The newest minor whose go.mod the Go at hand accepts: its managers take loggers and contexts.
+// The newest minor version whose go.mod this repository's Go accepts. Its managers take loggers and contexts.
 
 func managers(ctx context.Context, nodes []cadvisorapi.Node) (*devicemanager.ManagerImpl, topologymanager.Manager, error) {
 	logger := klog.FromContext(ctx)
@@ -39,7 +39,7 @@ func startManager(ctx context.Context, m *devicemanager.ManagerImpl, active devi
 	return m.Start(klog.FromContext(ctx), active, sources, containers, running)
 }
 
-// admitPod is empty if the pod is admitted, else why not.
+// admitPod returns why the pod is not admitted; an empty text if it is.
 func admitPod(ctx context.Context, topology topologymanager.Manager, pod *v1.Pod) string {
 	result := topology.Admit(ctx, &lifecycle.PodAdmitAttributes{Pod: pod, Operation: lifecycle.AddOperation})
 	if result.Admit {
@@ -69,13 +69,13 @@ func (d devicesProvider) GetAllocatableDevices(logger klog.Logger) []*podresourc
 	return containerDevices(d.devices.GetAllocatableDevices(logger))
 }
 
-func (none) GetCPUs(*v1.Pod, *v1.Container) []int64 { return nil }
-func (none) GetPodCPUs(string) []int64              { return nil }
-func (none) GetMemory(klog.Logger, *v1.Pod, *v1.Container) []*podresourcesapi.ContainerMemory {
+func (emptyProvider) GetCPUs(*v1.Pod, *v1.Container) []int64 { return nil }
+func (emptyProvider) GetPodCPUs(string) []int64              { return nil }
+func (emptyProvider) GetMemory(klog.Logger, *v1.Pod, *v1.Container) []*podresourcesapi.ContainerMemory {
 	return nil
 }
-func (none) GetPodMemory(klog.Logger, string) []*podresourcesapi.ContainerMemory { return nil }
-func (none) GetAllocatableMemory(klog.Logger) []*podresourcesapi.ContainerMemory { return nil }
-func (none) GetDynamicResources(klog.Logger, *v1.Pod, *v1.Container) []*podresourcesapi.DynamicResource {
+func (emptyProvider) GetPodMemory(klog.Logger, string) []*podresourcesapi.ContainerMemory { return nil }
+func (emptyProvider) GetAllocatableMemory(klog.Logger) []*podresourcesapi.ContainerMemory { return nil }
+func (emptyProvider) GetDynamicResources(klog.Logger, *v1.Pod, *v1.Container) []*podresourcesapi.DynamicResource {
 	return nil
 }

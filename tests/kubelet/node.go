@@ -17,7 +17,7 @@ import (
 	"k8s.io/kubernetes/pkg/kubelet/config"
 )
 
-// node is the kubelet's knowledge of its pods, and its managers.
+// node holds the kubelet's pods and managers.
 type node struct {
 	ctx      context.Context
 	mu       sync.Mutex
@@ -30,9 +30,10 @@ type node struct {
 
 func newNode() *node { return &node{ctx: context.Background(), pods: map[string]*v1.Pod{}} }
 
-func (n *node) do(r request) answer {
+// handle executes one request. Every request but "start" needs a started kubelet.
+func (n *node) handle(r request) reply {
 	if r.Op != "start" && n.devices == nil {
-		return failed(errors.New("not started"))
+		return failure(errors.New("not started"))
 	}
 	switch r.Op {
 	case "start":
@@ -43,23 +44,23 @@ func (n *node) do(r request) answer {
 		return n.run(r.UID, r.Container)
 	case "remove":
 		n.remove(r.UID)
-		return answer{OK: true}
+		return reply{OK: true}
 	case "capacity":
 		capacity, allocatable := getCapacity(n.ctx, n.devices)
-		return answer{OK: true, Capacity: counts(capacity), Allocatable: counts(allocatable)}
+		return reply{OK: true, Capacity: counts(capacity), Allocatable: counts(allocatable)}
 	case "devices":
 		return n.inventory()
 	case "pod_resources":
 		return n.podResources(r.On)
 	}
-	return failed(fmt.Errorf("unknown op %q", r.Op))
+	return failure(fmt.Errorf("unknown op %q", r.Op))
 }
 
-// start does what Kubelet.Run does as far as devices go: managers first, then the pods that it finds are admitted again
-// while the sources are not ready, so that running containers keep what they have (devicesToAllocate).
-func (n *node) start(r request) answer {
+// start does what Kubelet.Run does for devices. The managers start first. The pods that exist already are then admitted
+// again while the sources are not ready, so that running containers keep their devices (devicesToAllocate).
+func (n *node) start(r request) reply {
 	if n.devices != nil {
-		return failed(errors.New("started before; a restart is a new process"))
+		return failure(errors.New("already started; kill the process and start another one to restart the kubelet"))
 	}
 	nodes := []cadvisorapi.Node{{Id: 0}, {Id: 1}}
 	running, containers := sets.New[string](), containermap.NewContainerMap()
@@ -74,15 +75,15 @@ func (n *node) start(r request) answer {
 	sources := config.NewSourcesReady(func(sets.Set[string]) bool { return n.ready.Load() })
 	var err error
 	if n.devices, n.topology, err = managers(n.ctx, nodes); err != nil {
-		return failed(err)
+		return failure(err)
 	}
 	if err = startManager(n.ctx, n.devices, n.active, sources, containers, running); err != nil {
-		return failed(err)
+		return failure(err)
 	}
 	if a := n.podResources(true); !a.OK {
 		return a
 	}
-	a := answer{OK: true, Version: version, Rejected: map[string]string{}}
+	a := reply{OK: true, Version: version, Rejected: map[string]string{}}
 	for _, spec := range r.Pods {
 		if again := n.admit(n.pods[spec.UID]); !again.OK {
 			a.Rejected[spec.UID] = again.Error
@@ -92,52 +93,53 @@ func (n *node) start(r request) answer {
 	return a
 }
 
-// admit is HandlePodAdditions: a pod that is not admitted is Failed, and so not active.
-func (n *node) admit(pod *v1.Pod) answer {
+// admit does what HandlePodAdditions does. A pod that is not admitted is Failed, so that it is not active.
+func (n *node) admit(pod *v1.Pod) reply {
 	uid := string(pod.UID)
 	n.mu.Lock()
 	n.pods[uid] = pod
 	n.mu.Unlock()
 	if reason := admitPod(n.ctx, n.topology, pod); reason != "" {
 		n.remove(uid)
-		return answer{Error: reason}
+		return reply{Error: reason}
 	}
-	a := answer{OK: true, Containers: map[string]containerGiven{}}
+	a := reply{OK: true, Containers: map[string]containerAllocation{}}
 	if !n.ready.Load() {
 		return a
 	}
 	for _, c := range append(append([]v1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...) {
 		g, err := n.container(pod, &c)
 		if err != nil {
-			return failed(err)
+			return failure(err)
 		}
 		a.Containers[c.Name] = g
 	}
 	return a
 }
 
-// run is a container's creation, for which the kubelet may call Allocate again.
-func (n *node) run(uid, name string) answer {
+// run does what the creation of a container does: the kubelet may call Allocate again.
+func (n *node) run(uid, name string) reply {
 	n.mu.Lock()
 	pod := n.pods[uid]
 	n.mu.Unlock()
 	if pod == nil {
-		return failed(fmt.Errorf("no pod %s", uid))
+		return failure(fmt.Errorf("no pod %s", uid))
 	}
 	for _, c := range append(append([]v1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...) {
 		if c.Name == name {
 			g, err := n.container(pod, &c)
 			if err != nil {
-				return failed(err)
+				return failure(err)
 			}
-			return answer{OK: true, Containers: map[string]containerGiven{name: g}}
+			return reply{OK: true, Containers: map[string]containerAllocation{name: g}}
 		}
 	}
-	return failed(fmt.Errorf("no container %s in pod %s", name, uid))
+	return failure(fmt.Errorf("no container %s in pod %s", name, uid))
 }
 
-func (n *node) container(pod *v1.Pod, c *v1.Container) (containerGiven, error) {
-	g := containerGiven{Devices: map[string][]string{}, Envs: map[string]string{}, Nodes: []string{}}
+// container returns what the device manager has allocated to a container. It may call the plugin's Allocate.
+func (n *node) container(pod *v1.Pod, c *v1.Container) (containerAllocation, error) {
+	g := containerAllocation{Devices: map[string][]string{}, Envs: map[string]string{}, Nodes: []string{}}
 	options, err := runOptions(n.ctx, n.devices, pod, c)
 	if err != nil {
 		return g, err
@@ -160,7 +162,7 @@ func (n *node) remove(uid string) {
 	delete(n.pods, uid)
 }
 
-// active is GetActivePods: pods that are neither terminated nor deleted by force.
+// active returns what GetActivePods returns: pods that are neither terminated nor deleted by force.
 func (n *node) active() []*v1.Pod {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -172,13 +174,14 @@ func (n *node) active() []*v1.Pod {
 	return pods
 }
 
-func (n *node) inventory() answer {
-	a := answer{OK: true, Healthy: ids(allocatableDevices(n.ctx, n.devices)), Allocated: map[string]map[string]map[string][]string{}}
+// inventory returns the devices that the device manager may allocate or has allocated, and the devices of each container.
+func (n *node) inventory() reply {
+	a := reply{OK: true, Healthy: ids(allocatableDevices(n.ctx, n.devices)), Allocated: map[string]map[string]map[string][]string{}}
 	for _, pod := range n.active() {
 		containers := map[string]map[string][]string{}
 		for _, c := range append(append([]v1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...) {
-			if given := ids(n.devices.GetDevices(string(pod.UID), c.Name)); len(given) > 0 {
-				containers[c.Name] = given
+			if allocated := ids(n.devices.GetDevices(string(pod.UID), c.Name)); len(allocated) > 0 {
+				containers[c.Name] = allocated
 			}
 		}
 		a.Allocated[string(pod.UID)] = containers
@@ -186,7 +189,8 @@ func (n *node) inventory() answer {
 	return a
 }
 
-func (n *node) podResources(on bool) answer {
+// podResources starts or stops the pod resources service.
+func (n *node) podResources(on bool) reply {
 	if n.lister != nil {
 		n.lister.stop()
 		n.lister = nil
@@ -194,11 +198,11 @@ func (n *node) podResources(on bool) answer {
 	if on {
 		lister, err := serve(n)
 		if err != nil {
-			return failed(err)
+			return failure(err)
 		}
 		n.lister = lister
 	}
-	return answer{OK: true}
+	return reply{OK: true}
 }
 
 func counts(list v1.ResourceList) map[string]int64 {

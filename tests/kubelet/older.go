@@ -18,7 +18,7 @@ import (
 
 const version = "v1.34.4"
 
-// A minor three older: no loggers, no contexts.
+// Three minor versions older. Its managers take neither loggers nor contexts.
 
 func managers(ctx context.Context, nodes []cadvisorapi.Node) (*devicemanager.ManagerImpl, topologymanager.Manager, error) {
 	topology, err := topologymanager.NewManager(nodes, topologymanager.PolicyNone, "container", nil)
@@ -37,7 +37,7 @@ func startManager(ctx context.Context, m *devicemanager.ManagerImpl, active devi
 	return m.Start(active, sources, containers, running)
 }
 
-// admitPod is empty if the pod is admitted, else why not.
+// admitPod returns why the pod is not admitted; an empty text if it is.
 func admitPod(ctx context.Context, topology topologymanager.Manager, pod *v1.Pod) string {
 	result := topology.Admit(&lifecycle.PodAdmitAttributes{Pod: pod})
 	if result.Admit {
@@ -67,11 +67,11 @@ func (d devicesProvider) GetAllocatableDevices() []*podresourcesapi.ContainerDev
 	return containerDevices(d.devices.GetAllocatableDevices())
 }
 
-func (none) GetCPUs(string, string) []int64 { return nil }
-func (none) GetMemory(string, string) []*podresourcesapi.ContainerMemory {
+func (emptyProvider) GetCPUs(string, string) []int64 { return nil }
+func (emptyProvider) GetMemory(string, string) []*podresourcesapi.ContainerMemory {
 	return nil
 }
-func (none) GetAllocatableMemory() []*podresourcesapi.ContainerMemory { return nil }
-func (none) GetDynamicResources(*v1.Pod, *v1.Container) []*podresourcesapi.DynamicResource {
+func (emptyProvider) GetAllocatableMemory() []*podresourcesapi.ContainerMemory { return nil }
+func (emptyProvider) GetDynamicResources(*v1.Pod, *v1.Container) []*podresourcesapi.DynamicResource {
 	return nil
 }

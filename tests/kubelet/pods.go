@@ -7,7 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// podSpec is as much of a pod as the device manager looks at.
+// podSpec is the part of a pod that the device manager reads.
 type podSpec struct {
 	UID        string      `json:"uid"`
 	Name       string      `json:"name"`
@@ -16,11 +16,13 @@ type podSpec struct {
 	Containers []container `json:"containers"`
 }
 
+// container is one container of a pod: its name and the numbers of devices that it requests, by resource.
 type container struct {
 	Name     string           `json:"name"`
 	Requests map[string]int64 `json:"requests"`
 }
 
+// pod returns the API object of the pod, in the namespace "default" if the spec names none.
 func (s podSpec) pod() *v1.Pod {
 	if s.Namespace == "" {
 		s.Namespace = "default"
