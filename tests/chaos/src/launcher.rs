@@ -1,4 +1,4 @@
-//! Starts the kubelet with a /var/lib/kubelet of its own.
+//! Starts the kubelet in a mount namespace with a /var/lib/kubelet of its own.
 
 use anyhow::Context;
 use kubelet_process::{DeviceManager, PodSpec};
@@ -7,49 +7,50 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-/// A program to start, and whom to tell of it.
-type Order = (Command, Sender<std::io::Result<Child>>);
+/// A program to start, and the channel for the started process.
+type Request = (Command, Sender<std::io::Result<Child>>);
 
-/// Starts programs with the privileges that the simulated node gives up: a mount namespace takes CAP_SYS_ADMIN.
+/// Starts programs with the privileges that the simulated node gives up. A mount namespace needs CAP_SYS_ADMIN.
 #[derive(Clone, Debug)]
 pub(crate) struct Launcher {
-    orders: Sender<Order>,
+    requests: Sender<Request>,
 }
 
 impl Launcher {
-    /// A thread that keeps what this one has now. To be called before the node is made.
+    /// Starts a thread that keeps the capabilities that this thread has now. Call this before the node is created.
     pub(crate) fn start() -> Self {
-        let (orders, taken): (_, Receiver<Order>) = channel();
+        let (requests, received): (_, Receiver<Request>) = channel();
         std::thread::spawn(move || {
-            for (mut command, answer) in taken {
-                let _ = answer.send(command.spawn());
+            for (mut command, reply) in received {
+                let _ = reply.send(command.spawn());
             }
         });
-        Self { orders }
+        Self { requests }
     }
 
     fn spawn(&self, command: Command) -> anyhow::Result<Child> {
-        let (answer, taken) = channel();
-        self.orders.send((command, answer)).context("launcher")?;
-        Ok(taken.recv().context("launcher")??)
+        let (reply, received) = channel();
+        self.requests.send((command, reply)).context("launcher")?;
+        Ok(received.recv().context("launcher")??)
     }
 }
 
-/// Where to start one.
+/// How to start a kubelet.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub(crate) struct KubeletProgram {
     /// The program.
     pub(crate) program: PathBuf,
-    /// The folder that is its /var/lib/kubelet.
-    pub(crate) folder: PathBuf,
-    /// Its log.
+    /// The directory that becomes /var/lib/kubelet.
+    pub(crate) dir: PathBuf,
+    /// The file for the kubelet's log.
     pub(crate) log: PathBuf,
 }
 
 const NAMESPACE: &str = r#"mount -t tmpfs none /var/lib && mkdir /var/lib/kubelet && mount --bind "$1" /var/lib/kubelet && exec "$2""#;
 
-impl Place {
-    /// Starts a kubelet with the pods that the API server knows, and says which of their containers run.
+impl KubeletProgram {
+    /// Starts a kubelet. `pods` are the pods that the API server has; `running` names their running containers, as
+    /// pairs of pod uid and container name.
     pub(crate) fn start(
         &self,
         launcher: &Launcher,
@@ -63,7 +64,7 @@ impl Place {
         let log = File::options().create(true).append(true).open(&self.log)?;
         command
             .args(["--mount", "--propagation", "private", "sh", "-c", NAMESPACE, "sh"])
-            .args([&self.folder, &self.program])
+            .args([&self.dir, &self.program])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log);

@@ -1,63 +1,63 @@
-//! The plugin, the kubelet's own device manager and a simulated node, driven at random, and compared with the truth after
-//! every step: allocatable - requested = the number of devices that a new machine could open now.
-#![allow(clippy::indexing_slicing, reason = "only JSON values are indexed: Null where there is nothing")]
+//! Drives the plugin, the kubelet's own device manager and a simulated node with random steps.
+//!
+//! After every step, allocatable - requested must be the number of devices that a new VM could open now.
+#![allow(clippy::indexing_slicing, reason = "only JSON values are indexed; a missing key yields null")]
 
-mod check;
+mod checker;
 mod launcher;
 mod moves;
-mod pods;
+mod plugin_log;
+mod scenarios;
+mod sequence;
 mod shrink;
-mod stories;
-mod story;
-mod truth;
 mod violation;
 mod world;
 
 use clap::Parser;
 use launcher::Launcher;
+use sequence::{Counts, Step};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use story::{Counts, Step};
 use violation::Violation;
 use world::Settings;
 
-/// Steps on one node; then comes a new one, so that a story that fails is short enough to be played again.
-const CHAPTER: usize = 100;
-/// How long a failing story is made shorter.
+/// Steps on one node. A short sequence on a fresh node can be repeated when it fails.
+const STEPS_PER_NODE: usize = 100;
+/// The time for shortening a sequence that fails.
 const SHRINK: Duration = Duration::from_secs(300);
 
-/// Plays random stories on a simulated node and checks the plugin after every step.
+/// Play random steps on a simulated node and check the plugin after every step
 #[derive(Parser)]
 struct Args {
-    /// The plugin's program
+    /// The program vfio-device-plugin
     #[arg(long)]
     plugin: PathBuf,
-    /// The kubelet's program (tests/kubelet)
+    /// The program of the kubelet's device manager (tests/kubelet)
     #[arg(long)]
     kubelet: PathBuf,
-    /// How many steps in all
+    /// The number of steps in all
     #[arg(long, default_value_t = 2000)]
     steps: usize,
-    /// Where chance begins; a failure names the one that repeats it
+    /// The seed of the random steps; a failure names the seed that repeats it
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Play these steps of the first chapter alone
+    /// Play only these steps of the first node
     #[arg(long, value_delimiter = ',', value_name = "NUMBER")]
     only: Option<Vec<usize>>,
-    /// The plugin's policy
+    /// The plugin's --busy
     #[arg(long, default_value = "attributed")]
     busy: String,
-    /// What the plugin's Allocate does with a held device
+    /// The plugin's --busy-allocate
     #[arg(long, default_value = "reject")]
     busy_allocate: String,
     /// Succeed only if a violation is found
     #[arg(long)]
     expect_violation: bool,
-    /// Tell the stories that the plugin was made for instead
-    #[arg(long)]
-    stories: bool,
-    /// Say every step
+    /// Play the fixed scenarios instead, with the plugin's default times
+    #[arg(long, alias = "stories")]
+    scenarios: bool,
+    /// Print every step
     #[arg(long)]
     verbose: bool,
 }
@@ -84,29 +84,32 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         as_shipped: false,
         verbose: args.verbose,
     };
-    if args.stories {
-        return Ok(stories::tell(&launcher, &settings));
+    if args.scenarios {
+        return Ok(scenarios::run(&launcher, &settings));
     }
     let began = Instant::now();
     let mut counts = Counts::default();
-    for chapter in 0..args.steps.div_ceil(CHAPTER) {
-        let seed = args.seed + u64::try_from(chapter)?;
-        let steps = CHAPTER.min(args.steps - chapter * CHAPTER);
-        let mut story = story::draw(seed, steps);
+    for part in 0..args.steps.div_ceil(STEPS_PER_NODE) {
+        let seed = args.seed + u64::try_from(part)?;
+        let steps = STEPS_PER_NODE.min(args.steps - part * STEPS_PER_NODE);
+        let mut sequence = sequence::draw(seed, steps);
         if let Some(only) = &args.only {
-            story.retain(|step| only.contains(&step.number));
+            sequence.retain(|step| only.contains(&step.number));
         }
-        if let Err((step, error)) = story::play(&launcher, &settings, &story, &mut counts) {
+        if let Err((step, error)) = sequence::play(&launcher, &settings, &sequence, &mut counts) {
             let violation = error.downcast_ref::<Violation>();
             if args.expect_violation && violation.is_some_and(|violation| violation.short) {
-                println!("as it must be with --busy {}, after {} steps: {error}", args.busy, counts.steps);
+                println!(
+                    "found with --busy {}, as expected, after {} steps: {error}",
+                    args.busy, counts.steps
+                );
                 return Ok(true);
             }
             println!("seed {seed}, step {step}: {error:#}");
             if violation.is_some() {
-                let told = story.get(..=step).unwrap_or(&story);
-                let only = tell(&settings, &launcher, told);
-                println!("repeat it with: --verbose --seed {seed} --steps {steps} --only {only}");
+                let played = sequence.get(..=step).unwrap_or(&sequence);
+                let only = print_shortest(&settings, &launcher, played);
+                println!("repeat with: --verbose --seed {seed} --steps {steps} --only {only}");
             }
             println!("{}", summary(&counts, 1, began));
             return Ok(false);
@@ -114,23 +117,23 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     }
     println!("{}", summary(&counts, 0, began));
     if args.expect_violation {
-        println!("no violation was found with --busy {}, where one must be", args.busy);
+        println!("no violation was found with --busy {}, although one was expected", args.busy);
     }
     Ok(!args.expect_violation)
 }
 
-/// Prints the shortest story that fails; the numbers of its steps.
-fn tell(settings: &Settings, launcher: &Launcher, story: &[Step]) -> String {
+/// Prints the shortest sequence that still fails. Returns the numbers of its steps, separated by commas.
+fn print_shortest(settings: &Settings, launcher: &Launcher, sequence: &[Step]) -> String {
     let quiet = Settings { verbose: false, ..settings.clone() };
     let mut last = None;
-    let short = shrink::shrink(story, Instant::now() + SHRINK, |story| {
-        let outcome = story::play(launcher, &quiet, story, &mut Counts::default());
+    let short = shrink::shrink(sequence, Instant::now() + SHRINK, |sequence| {
+        let outcome = sequence::play(launcher, &quiet, sequence, &mut Counts::default());
         let error = outcome.err().map(|(_, error)| error).filter(anyhow::Error::is::<Violation>);
         let failed = error.is_some();
         last = error.or(last.take());
         failed
     });
-    println!("{} of {} steps are enough:", short.len(), story.len());
+    println!("{} of {} steps reproduce it:", short.len(), sequence.len());
     for step in &short {
         println!("  {step}");
     }

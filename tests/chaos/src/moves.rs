@@ -1,5 +1,6 @@
-//! What can happen to a node, as data: a story that was played can be played again, and made shorter.
+//! Defines moves: events on a node as data, so that a sequence can be repeated and shortened.
 
+use crate::plugin_log::ASSIGNED_AS_SUBSTITUTE;
 use crate::violation::violated;
 use crate::world::{RESOURCE, World};
 use kubelet_process::PodShape;
@@ -7,210 +8,215 @@ use std::fmt;
 use std::time::Duration;
 use vfio_sim_node::Hold;
 
-/// One thing that happens. Which pod, machine or device it happens to is `pick`, modulo what there is; where there is none
-/// nothing happens.
+/// One event. `pick`, modulo the number of candidates, selects the pod, VM or device. Without a candidate nothing
+/// happens.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Move {
-    pub(crate) what: What,
+    pub(crate) kind: MoveKind,
     pub(crate) pick: usize,
 }
 
-/// Kinds of moves.
+/// The kinds of moves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum What {
-    /// The scheduler places a pod, if it sees room, and its machine starts.
+pub(crate) enum MoveKind {
+    /// The scheduler places a pod, if it sees room, and the pod's VM starts.
     Admit(PodShape),
-    /// The same, but its machine starts later or never.
+    /// The scheduler places a pod, if it sees room. Its VM starts later or never.
     AdmitOnly(PodShape),
-    /// The machine of a pod that has none starts.
-    StartMachine,
-    /// A pod's machine ends, the pod stays.
-    StopMachine,
-    /// A pod's machine ends and its container is created again.
+    /// The VM of a pod without one starts.
+    StartVm,
+    /// The VM of a pod ends; the pod stays.
+    StopVm,
+    /// The VM of a pod ends, and its container is created again.
     RestartContainer,
-    /// A pod is deleted as it should be.
+    /// A pod is deleted after its VM has ended.
     Delete,
-    /// A pod is deleted, and its groups stay held long after it.
-    DeleteHung,
-    /// A pod is deleted by force while its machine runs.
+    /// A pod is deleted, and its groups stay held.
+    DeleteWithHungVm,
+    /// A pod is deleted by force while its VM runs.
     DeleteByForce,
-    /// A machine without a pod starts.
+    /// A VM without a pod starts.
     StartForeign(Hold),
-    /// One ends, or what is left of a deleted pod's.
-    EndForeign,
+    /// A foreign VM ends, or the rest of a deleted pod.
+    StopForeign,
     Unbind,
     Bind,
     KillPlugin,
-    PluginAway,
-    PluginBack,
+    StopPlugin,
+    StartPlugin,
     RestartKubelet,
-    /// Something happens while there is no kubelet.
-    KubeletAway,
+    /// The kubelet restarts, and one other move happens while it does not run.
+    RestartKubeletMeanwhile,
     LoseCheckpoint,
-    PodResourcesAway,
-    PodResourcesBack,
+    StopPodResources,
+    StartPodResources,
     /// Time passes.
     Wait,
 }
 
-/// The plugin has asked the kubelet about an Allocate: two intervals and more.
-const ASKED: Duration = Duration::from_millis(200);
+/// In this time the plugin has polled the kubelet after an Allocate: two intervals and more.
+const POLLED: Duration = Duration::from_millis(200);
 
-/// What is drawn how often.
-const CHANCES: [(What, u32); 22] = [
-    (What::Admit(PodShape::One), 10),
-    (What::Admit(PodShape::Two), 5),
-    (What::Admit(PodShape::TwoContainers), 5),
-    (What::Admit(PodShape::HandsOn), 5),
-    (What::AdmitOnly(PodShape::One), 3),
-    (What::AdmitOnly(PodShape::Two), 2),
-    (What::StartMachine, 6),
-    (What::StopMachine, 4),
-    (What::RestartContainer, 4),
-    (What::Delete, 10),
-    (What::DeleteHung, 4),
-    (What::DeleteByForce, 5),
-    (What::StartForeign(Hold::Device), 6),
-    (What::StartForeign(Hold::GroupOnly), 2),
-    (What::EndForeign, 9),
-    (What::Unbind, 4),
-    (What::Bind, 5),
-    (What::KillPlugin, 4),
-    (What::RestartKubelet, 2),
-    (What::KubeletAway, 2),
-    (What::LoseCheckpoint, 2),
-    (What::Wait, 1),
+/// How often each kind is drawn.
+const WEIGHTS: [(MoveKind, u32); 22] = [
+    (MoveKind::Admit(PodShape::One), 10),
+    (MoveKind::Admit(PodShape::Two), 5),
+    (MoveKind::Admit(PodShape::TwoContainers), 5),
+    (MoveKind::Admit(PodShape::InitThenMain), 5),
+    (MoveKind::AdmitOnly(PodShape::One), 3),
+    (MoveKind::AdmitOnly(PodShape::Two), 2),
+    (MoveKind::StartVm, 6),
+    (MoveKind::StopVm, 4),
+    (MoveKind::RestartContainer, 4),
+    (MoveKind::Delete, 10),
+    (MoveKind::DeleteWithHungVm, 4),
+    (MoveKind::DeleteByForce, 5),
+    (MoveKind::StartForeign(Hold::Device), 6),
+    (MoveKind::StartForeign(Hold::GroupOnly), 2),
+    (MoveKind::StopForeign, 9),
+    (MoveKind::Unbind, 4),
+    (MoveKind::Bind, 5),
+    (MoveKind::KillPlugin, 4),
+    (MoveKind::RestartKubelet, 2),
+    (MoveKind::RestartKubeletMeanwhile, 2),
+    (MoveKind::LoseCheckpoint, 2),
+    (MoveKind::Wait, 1),
 ];
-/// Away for one to a few moves; drawn apart, since what is promised meanwhile is less.
-const AWAY: u32 = 2;
-/// What happens while there is no kubelet.
-const MEANWHILE: [What; 6] = [
-    What::Delete,
-    What::DeleteByForce,
-    What::StartForeign(Hold::Device),
-    What::EndForeign,
-    What::Unbind,
-    What::KillPlugin,
+/// How often pod resources or the plugin are stopped for one or a few moves. The checks are weaker meanwhile.
+const STOPPED: u32 = 2;
+/// What may happen while the kubelet does not run.
+const MEANWHILE: [MoveKind; 6] = [
+    MoveKind::Delete,
+    MoveKind::DeleteByForce,
+    MoveKind::StartForeign(Hold::Device),
+    MoveKind::StopForeign,
+    MoveKind::Unbind,
+    MoveKind::KillPlugin,
 ];
 
-/// What is away while a story is drawn.
+/// What is stopped while a sequence is drawn.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Away {
+pub(crate) struct Stopped {
     pod_resources: bool,
     plugin: bool,
 }
 
 impl Move {
-    /// The next one; pod resources and the plugin are away now and then for a while.
-    pub(crate) fn draw(random: &mut fastrand::Rng, away: &mut Away) -> Self {
+    /// Draws the next move. Pod resources and the plugin are stopped for a while now and then.
+    pub(crate) fn draw(random: &mut fastrand::Rng, stopped: &mut Stopped) -> Self {
         let pick = random.usize(..1 << 16);
-        for (away, back) in
-            [(&mut away.pod_resources, What::PodResourcesBack), (&mut away.plugin, What::PluginBack)]
-        {
-            if *away && random.u32(..3) == 0 {
-                *away = false;
-                return Self { what: back, pick };
+        for (is_stopped, start) in [
+            (&mut stopped.pod_resources, MoveKind::StartPodResources),
+            (&mut stopped.plugin, MoveKind::StartPlugin),
+        ] {
+            if *is_stopped && random.u32(..3) == 0 {
+                *is_stopped = false;
+                return Self { kind: start, pick };
             }
         }
-        let total: u32 = CHANCES.iter().map(|(_, weight)| weight).sum();
-        let mut left = random.u32(..total + 2 * AWAY);
-        for (what, weight) in CHANCES {
+        let total: u32 = WEIGHTS.iter().map(|(_, weight)| weight).sum();
+        let mut left = random.u32(..total + 2 * STOPPED);
+        for (kind, weight) in WEIGHTS {
             if left < weight {
-                return Self { what, pick };
+                return Self { kind, pick };
             }
             left -= weight;
         }
-        let (away, what) = match left < AWAY {
-            true => (&mut away.pod_resources, What::PodResourcesAway),
-            false => (&mut away.plugin, What::PluginAway),
+        let (is_stopped, kind) = match left < STOPPED {
+            true => (&mut stopped.pod_resources, MoveKind::StopPodResources),
+            false => (&mut stopped.plugin, MoveKind::StopPlugin),
         };
-        *away = true;
-        Self { what, pick }
+        *is_stopped = true;
+        Self { kind, pick }
     }
 
-    /// Makes it happen; whether there was something for it to happen to. `settled`: nothing has happened since the last check.
+    /// Plays the move. Returns false if there was no candidate. `settled` says that nothing has happened since the
+    /// last check.
     ///
     /// # Errors
     /// A violation, or the run itself cannot go on.
     pub(crate) fn play(self, world: &mut World, settled: bool) -> anyhow::Result<bool> {
-        match self.what {
-            What::Admit(shape) => return self.admit(world, shape, settled, true),
-            What::AdmitOnly(shape) => return self.admit(world, shape, settled, false),
-            What::StartMachine => {
-                let Some(place) = self.choose(&world.pods_where(|pod| pod.vm.is_none())) else {
+        match self.kind {
+            MoveKind::Admit(shape) => return self.admit(world, shape, settled, true),
+            MoveKind::AdmitOnly(shape) => return self.admit(world, shape, settled, false),
+            MoveKind::StartVm => {
+                let Some(index) = self.choose(&world.pods_where(|pod| pod.vm.is_none())) else {
                     return Ok(false);
                 };
-                world.start_machine(place)?;
+                world.start_vm(index)?;
             }
-            What::StopMachine | What::RestartContainer => {
-                let again = self.what == What::RestartContainer;
-                let places = world.pods_where(|pod| pod.vm.is_some() && (again || pod.in_books));
-                let Some(place) = self.choose(&places) else { return Ok(false) };
-                world.stop_machine(place);
+            MoveKind::StopVm | MoveKind::RestartContainer => {
+                let again = self.kind == MoveKind::RestartContainer;
+                let indices = world.pods_where(|pod| pod.vm.is_some() && (again || pod.in_kubelet_state));
+                let Some(index) = self.choose(&indices) else { return Ok(false) };
+                world.stop_vm(index);
                 if again {
-                    world.start_machine(place)?;
+                    world.start_vm(index)?;
                 }
             }
-            What::Delete => {
-                let Some(place) = self.choose(&world.pods_where(|_| true)) else { return Ok(false) };
-                world.stop_machine(place);
-                world.remove(place, false)?;
+            MoveKind::Delete => {
+                let Some(index) = self.choose(&world.pods_where(|_| true)) else { return Ok(false) };
+                world.stop_vm(index);
+                world.remove(index, false)?;
             }
-            What::DeleteHung | What::DeleteByForce => {
-                let Some(place) = self.choose(&world.pods_where(|pod| pod.vm.is_some())) else {
+            MoveKind::DeleteWithHungVm | MoveKind::DeleteByForce => {
+                let Some(index) = self.choose(&world.pods_where(|pod| pod.vm.is_some())) else {
                     return Ok(false);
                 };
-                world.remove(place, self.what == What::DeleteHung)?;
+                world.remove(index, self.kind == MoveKind::DeleteWithHungVm)?;
             }
-            What::StartForeign(hold) => {
+            MoveKind::StartForeign(hold) => {
                 let open = world.bound.iter().filter(|(_, group)| !world.node.is_held(**group));
                 let open: Vec<String> = open.map(|(address, _)| address.clone()).collect();
                 let Some(address) = self.choose(&open) else { return Ok(false) };
                 world.start_foreign(&address, hold)?;
             }
-            What::EndForeign => {
-                let places: Vec<usize> = (0..world.foreign.len()).collect();
-                let Some(place) = self.choose(&places) else { return Ok(false) };
-                world.end_foreign(place);
+            MoveKind::StopForeign => {
+                let indices: Vec<usize> = (0..world.foreign.len()).collect();
+                let Some(index) = self.choose(&indices) else { return Ok(false) };
+                world.stop_foreign(index);
             }
-            What::Unbind => {
+            MoveKind::Unbind => {
                 let bound: Vec<String> = world.bound.keys().cloned().collect();
-                // Most stay bound, or there is nothing left to play with.
+                // Most functions stay bound, so that enough devices are left.
                 if world.unbound.len() >= 3 {
                     return Ok(false);
                 }
                 let Some(address) = self.choose(&bound) else { return Ok(false) };
                 world.unbind(&address)?;
             }
-            What::Bind => {
+            MoveKind::Bind => {
                 let unbound: Vec<String> = world.unbound.keys().cloned().collect();
                 let Some(address) = self.choose(&unbound) else { return Ok(false) };
                 return world.bind(&address);
             }
-            What::KillPlugin if world.plugin_runs() => world.restart_plugin()?,
-            What::KillPlugin => return Ok(false),
-            What::PluginAway => return world.run_plugin(false),
-            What::PluginBack => return world.run_plugin(true),
-            What::RestartKubelet => world.restart_kubelet(true, None)?,
-            What::KubeletAway => {
-                let what = MEANWHILE.get(self.pick % MEANWHILE.len()).copied().unwrap_or(What::EndForeign);
-                world.restart_kubelet(true, Some(Self { what, pick: self.pick / MEANWHILE.len() }))?;
+            MoveKind::KillPlugin if world.plugin_runs() => world.restart_plugin()?,
+            MoveKind::KillPlugin => return Ok(false),
+            MoveKind::StopPlugin => return world.set_plugin_running(false),
+            MoveKind::StartPlugin => return world.set_plugin_running(true),
+            MoveKind::RestartKubelet => world.restart_kubelet(true, None)?,
+            MoveKind::RestartKubeletMeanwhile => {
+                let kind =
+                    MEANWHILE.get(self.pick % MEANWHILE.len()).copied().unwrap_or(MoveKind::StopForeign);
+                world.restart_kubelet(true, Some(Self { kind, pick: self.pick / MEANWHILE.len() }))?;
             }
-            // What comes of pods of a resource that nobody has registered a kubelet without its books does not say.
-            What::LoseCheckpoint if !world.plugin_runs() => return Ok(false),
-            What::LoseCheckpoint => {
-                // Of an Allocate that nobody was asked about before the books were lost, nobody knows any more whose it was;
-                // and what a pod has whose container is created after that, its next Allocate says.
-                std::thread::sleep(ASKED);
+            // Without a plugin the resource is not registered. A kubelet without its checkpoint then does not know
+            // the pods' devices.
+            MoveKind::LoseCheckpoint if !world.plugin_runs() => return Ok(false),
+            MoveKind::LoseCheckpoint => {
+                // If the checkpoint is lost before the plugin has polled after an Allocate, the plugin cannot know
+                // which pod the Allocate was for. A pod whose container is created after that gets its devices by a
+                // new Allocate.
+                std::thread::sleep(POLLED);
                 world.wait_until_listed();
-                while let Some(place) = world.pods_where(|pod| pod.vm.is_none()).pop() {
-                    world.remove(place, false)?;
+                while let Some(index) = world.pods_where(|pod| pod.vm.is_none()).pop() {
+                    world.remove(index, false)?;
                 }
                 world.restart_kubelet(false, None)?;
             }
-            What::PodResourcesAway => return world.serve_pod_resources(false),
-            What::PodResourcesBack => return world.serve_pod_resources(true),
-            What::Wait => {
+            MoveKind::StopPodResources => return world.serve_pod_resources(false),
+            MoveKind::StartPodResources => return world.serve_pod_resources(true),
+            MoveKind::Wait => {
                 std::thread::sleep(Duration::from_millis(u64::try_from(self.pick).unwrap_or(0) % 400));
             }
         }
@@ -226,14 +232,15 @@ impl Move {
         if world.requested() + shape.count() > allocatable {
             return Ok(false);
         }
-        // Containers of one pod are given devices one after the other, and those of one group go to one container only.
+        // The containers of a pod are allocated devices one after the other, and all devices of a group go to one
+        // container.
         let room = world.free_groups().len() >= shape.count();
         match world.admit(shape)? {
-            Ok(place) if start => world.start_machine(place)?,
+            Ok(index) if start => world.start_vm(index)?,
             Ok(_) => {}
             Err(reason) if settled && room && !is_excused(world, &reason) => {
                 violated!(
-                    "{allocatable} allocatable - {} requested, but a pod with {} is not admitted: {reason}{world}",
+                    "allocatable {allocatable} - requested {} has room, but a pod with {} devices is not admitted: {reason}{world}",
                     world.requested(),
                     shape.count()
                 )
@@ -244,15 +251,16 @@ impl Move {
     }
 }
 
-/// What nobody can tell; and what was given in place of another to a pod that has just ended, as the kubelet knows and its books
-/// do not: until two lists have shown that, it is that pod's.
+/// Returns true if a refusal is right although the numbers show room: the plugin cannot detect the state of the
+/// device, or the device is a substitute. A substitute stays assigned to a pod that has just ended until two lists of
+/// pods lack the pod; the kubelet's state names the other device.
 fn is_excused(world: &World, reason: &str) -> bool {
-    let swapped = world.substitutes() && reason.contains("was given it in place of another");
-    swapped || world.unseen().iter().any(|device| reason.contains(device))
+    let substitute = world.substitutes() && reason.contains(ASSIGNED_AS_SUBSTITUTE);
+    substitute || world.undetectable().iter().any(|device| reason.contains(device))
 }
 
 impl fmt::Display for Move {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} #{}", self.what, self.pick)
+        write!(f, "{:?} #{}", self.kind, self.pick)
     }
 }

@@ -1,13 +1,13 @@
-//! What must not happen, as an error of its own beside those of the run itself.
+//! The error for a broken promise of the plugin, distinct from errors of the run itself.
 
 use std::fmt;
 
-/// A promise of the plugin that was broken.
+/// A broken promise.
 #[derive(Debug)]
 pub(crate) struct Violation {
     /// What was broken.
     pub(crate) text: String,
-    /// The scheduler sees less room than there is, or none where there is some.
+    /// True if the scheduler sees fewer free devices than there are.
     pub(crate) short: bool,
 }
 
@@ -19,7 +19,7 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
-/// Ends a step with a violation.
+/// Returns a violation from the function.
 macro_rules! violated {
     ($($text:tt)*) => {
         return Err($crate::violation::Violation { text: format!($($text)*), short: false }.into())

@@ -1,6 +1,6 @@
-//! What the process is asked, a JSON line for each question and answer.
+//! Drives the kubelet's device manager in a process (tests/kubelet): one JSON line per request, one per reply.
 
-use crate::{Given, PodSpec};
+use crate::{ContainerAllocation, PodSpec};
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout};
 
 #[derive(Debug, Default, Deserialize)]
-struct Answer {
+struct Reply {
     ok: bool,
     #[serde(default)]
     error: String,
@@ -17,7 +17,7 @@ struct Answer {
     #[serde(default)]
     rejected: BTreeMap<String, String>,
     #[serde(default)]
-    containers: BTreeMap<String, Given>,
+    containers: BTreeMap<String, ContainerAllocation>,
     #[serde(default)]
     capacity: BTreeMap<String, usize>,
     #[serde(default)]
@@ -26,7 +26,7 @@ struct Answer {
     healthy: BTreeMap<String, Vec<String>>,
 }
 
-/// A running device manager; killed when dropped.
+/// A running device manager. Dropping it kills the process.
 #[derive(Debug)]
 pub struct DeviceManager {
     child: Child,
@@ -34,93 +34,98 @@ pub struct DeviceManager {
     output: BufReader<ChildStdout>,
     /// The kubelet's version.
     pub version: String,
-    /// Pods that were not admitted again, and why.
+    /// Pods that the device manager did not admit again at its start, by uid, with the reason.
     pub rejected: BTreeMap<String, String>,
 }
 
 impl DeviceManager {
-    /// Takes over a process that was started with pipes, and starts it with the pods that the API server knows; `running`
-    /// are those of their containers that run, by pod uid and name.
+    /// Takes over a process that was started with pipes, and starts its device manager. `pods` are the pods that the
+    /// API server has; `running` names their running containers, as pairs of pod uid and container name.
     ///
     /// # Errors
-    /// The process has no pipes, has ended, or could not begin.
+    /// The process has no pipes, has ended, or the device manager does not start.
     pub fn start(mut child: Child, pods: &[PodSpec], running: &[(String, String)]) -> anyhow::Result<Self> {
-        let input = child.stdin.take().context("no standard input")?;
-        let output = BufReader::new(child.stdout.take().context("no standard output")?);
+        let input = child.stdin.take().context("the kubelet's standard input is not a pipe")?;
+        let output =
+            BufReader::new(child.stdout.take().context("the kubelet's standard output is not a pipe")?);
         let rejected = BTreeMap::new();
         let mut manager = Self { child, input, output, version: String::new(), rejected };
         let running: Vec<_> = running
             .iter()
             .map(|(uid, container)| serde_json::json!({"uid": uid, "container": container}))
             .collect();
-        let answer = manager.tell(&serde_json::json!({"op": "start", "pods": pods, "running": running}))?;
-        if !answer.ok {
-            bail!("{}", answer.error);
+        let reply = manager.call(&serde_json::json!({"op": "start", "pods": pods, "running": running}))?;
+        if !reply.ok {
+            bail!("{}", reply.error);
         }
-        manager.version = answer.version;
-        manager.rejected = answer.rejected;
+        manager.version = reply.version;
+        manager.rejected = reply.rejected;
         Ok(manager)
     }
 
-    fn tell(&mut self, question: &serde_json::Value) -> anyhow::Result<Answer> {
-        writeln!(self.input, "{question}").context("the kubelet has ended")?;
+    fn call(&mut self, request: &serde_json::Value) -> anyhow::Result<Reply> {
+        writeln!(self.input, "{request}").context("the kubelet has ended")?;
         let mut line = String::new();
         self.output.read_line(&mut line)?;
-        serde_json::from_str(&line).with_context(|| format!("the kubelet said {line:?}"))
+        serde_json::from_str(&line)
+            .with_context(|| format!("the kubelet replied {line:?}, which is no reply"))
     }
 
-    /// Admits a pod: what its containers were given, or why not.
+    /// Admits a pod. Returns what its containers are allocated, or why the pod is not admitted.
     ///
     /// # Errors
     /// The kubelet has ended.
-    pub fn admit(&mut self, pod: &PodSpec) -> anyhow::Result<Result<BTreeMap<String, Given>, String>> {
-        let answer = self.tell(&serde_json::json!({"op": "admit", "pod": pod}))?;
-        Ok(if answer.ok { Ok(answer.containers) } else { Err(answer.error) })
+    pub fn admit(
+        &mut self,
+        pod: &PodSpec,
+    ) -> anyhow::Result<Result<BTreeMap<String, ContainerAllocation>, String>> {
+        let reply = self.call(&serde_json::json!({"op": "admit", "pod": pod}))?;
+        Ok(if reply.ok { Ok(reply.containers) } else { Err(reply.error) })
     }
 
-    /// A container is created: what it is given, or why not.
+    /// Creates a container of an admitted pod. Returns what it is allocated, or why it is not created.
     ///
     /// # Errors
     /// The kubelet has ended.
-    pub fn run(&mut self, uid: &str, container: &str) -> anyhow::Result<Result<Given, String>> {
-        let mut answer = self.tell(&serde_json::json!({"op": "run", "uid": uid, "container": container}))?;
-        let given = answer.containers.remove(container).unwrap_or_default();
-        Ok(if answer.ok { Ok(given) } else { Err(answer.error) })
+    pub fn run(&mut self, uid: &str, container: &str) -> anyhow::Result<Result<ContainerAllocation, String>> {
+        let mut reply = self.call(&serde_json::json!({"op": "run", "uid": uid, "container": container}))?;
+        let allocation = reply.containers.remove(container).unwrap_or_default();
+        Ok(if reply.ok { Ok(allocation) } else { Err(reply.error) })
     }
 
-    /// A pod is no longer active.
+    /// Removes a pod: it is no longer active.
     ///
     /// # Errors
     /// The kubelet has ended.
     pub fn remove(&mut self, uid: &str) -> anyhow::Result<()> {
-        self.tell(&serde_json::json!({"op": "remove", "uid": uid})).map(drop)
+        self.call(&serde_json::json!({"op": "remove", "uid": uid})).map(drop)
     }
 
-    /// Capacity and allocatable of a resource, as the node object would show them.
+    /// Returns capacity and allocatable of a resource, as the node object shows them.
     ///
     /// # Errors
     /// The kubelet has ended.
     pub fn capacity(&mut self, resource: &str) -> anyhow::Result<(usize, usize)> {
-        let answer = self.tell(&serde_json::json!({"op": "capacity"}))?;
+        let reply = self.call(&serde_json::json!({"op": "capacity"}))?;
         let of = |counts: &BTreeMap<String, usize>| counts.get(resource).copied().unwrap_or(0);
-        Ok((of(&answer.capacity), of(&answer.allocatable)))
+        Ok((of(&reply.capacity), of(&reply.allocatable)))
     }
 
-    /// The devices of a resource that it may give to pods, or has given (`GetAllocatableDevices`).
+    /// Returns the devices of a resource that are healthy or allocated (`GetAllocatableDevices`).
     ///
     /// # Errors
     /// The kubelet has ended.
     pub fn healthy(&mut self, resource: &str) -> anyhow::Result<BTreeSet<String>> {
-        let mut answer = self.tell(&serde_json::json!({"op": "devices"}))?;
-        Ok(answer.healthy.remove(resource).unwrap_or_default().into_iter().collect())
+        let mut reply = self.call(&serde_json::json!({"op": "devices"}))?;
+        Ok(reply.healthy.remove(resource).unwrap_or_default().into_iter().collect())
     }
 
-    /// Whether pod resources are served.
+    /// Starts or stops the pod resources service.
     ///
     /// # Errors
     /// The kubelet has ended.
     pub fn serve_pod_resources(&mut self, on: bool) -> anyhow::Result<()> {
-        self.tell(&serde_json::json!({"op": "pod_resources", "on": on})).map(drop)
+        self.call(&serde_json::json!({"op": "pod_resources", "on": on})).map(drop)
     }
 }
 

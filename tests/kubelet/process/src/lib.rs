@@ -1,8 +1,8 @@
-//! The kubelet's own device manager (tests/kubelet) as a process: it is started, asked, and killed. Who starts it gives it a
-//! /var/lib/kubelet.
+//! Runs the kubelet's own device manager (tests/kubelet) as a process. The caller starts the process with a
+//! /var/lib/kubelet of its own.
 
 mod device_manager;
 mod pods;
 
 pub use device_manager::DeviceManager;
-pub use pods::{Container, Given, PodShape, PodSpec};
+pub use pods::{Container, ContainerAllocation, PodShape, PodSpec};

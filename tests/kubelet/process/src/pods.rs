@@ -1,16 +1,16 @@
-//! Pods, as the API server sends them to the kubelet, and what it gives them.
+//! Describes pods as the API server sends them to the kubelet, and what the kubelet allocates to their containers.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What a pod asks for.
+/// A pod's name and requests.
 #[derive(Clone, Debug, Serialize)]
 pub struct PodSpec {
-    /// Its uid.
+    /// The pod's uid.
     pub uid: String,
-    /// Its name.
+    /// The pod's name.
     pub name: String,
-    /// Its namespace.
+    /// The pod's namespace.
     pub namespace: String,
     /// Init containers.
     pub init: Vec<Container>,
@@ -21,52 +21,52 @@ pub struct PodSpec {
 /// One container of a pod.
 #[derive(Clone, Debug, Serialize)]
 pub struct Container {
-    /// Its name.
+    /// The container's name.
     pub name: String,
-    /// Numbers of devices by resource.
+    /// The requested numbers of devices, by resource.
     pub requests: BTreeMap<String, usize>,
 }
 
-/// What a container was given.
+/// What the kubelet has allocated to a container.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct Given {
-    /// Its environment.
+pub struct ContainerAllocation {
+    /// The container's environment variables from the plugin.
     pub envs: BTreeMap<String, String>,
 }
 
-impl Given {
-    /// The addresses that it was told, as KubeVirt reads them.
+impl ContainerAllocation {
+    /// Returns the addresses in the variables `PCI_RESOURCE_*`, as KubeVirt reads them.
     pub fn addresses(&self) -> Vec<String> {
         let values = self.envs.iter().filter(|(name, _)| name.starts_with("PCI_RESOURCE_"));
         values.flat_map(|(_, value)| value.split(',')).map(str::to_owned).collect()
     }
 }
 
-/// Kinds of pods.
+/// The containers of a pod and the devices that they request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PodShape {
     /// One container with one device.
     One,
-    /// One container with two.
+    /// One container with two devices.
     Two,
-    /// Two containers with one each.
+    /// Two containers with one device each.
     TwoContainers,
-    /// An init container whose device the container is given after it.
-    HandsOn,
+    /// An init container with one device, which the kubelet reuses for the main container.
+    InitThenMain,
 }
 
 impl PodShape {
-    /// How many devices it asks for.
+    /// Returns the number of requested devices.
     pub fn count(self) -> usize {
         match self {
-            Self::One | Self::HandsOn => 1,
+            Self::One | Self::InitThenMain => 1,
             Self::Two | Self::TwoContainers => 2,
         }
     }
 }
 
 impl PodSpec {
-    /// The `number`th.
+    /// Describes pod number `number`, `vm-NUMBER`.
     pub fn new(number: u32, shape: PodShape, resource: &str) -> Self {
         let container = |name: &str, count: usize| Container {
             name: name.to_owned(),
@@ -76,14 +76,14 @@ impl PodSpec {
             PodShape::One => (vec![], vec![container("compute", 1)]),
             PodShape::Two => (vec![], vec![container("compute", 2)]),
             PodShape::TwoContainers => (vec![], vec![container("compute", 1), container("second", 1)]),
-            PodShape::HandsOn => (vec![container("init", 1)], vec![container("compute", 1)]),
+            PodShape::InitThenMain => (vec![container("init", 1)], vec![container("compute", 1)]),
         };
         let uid = format!("4b5a1c7e-5b0a-4a57-9d3a-{number:012x}");
         Self { uid, name: format!("vm-{number}"), namespace: "default".to_owned(), init, containers }
     }
 
-    /// The plugin's own pod, which asks for nothing.
-    pub fn of_the_plugin() -> Self {
+    /// Describes the plugin's own pod, which requests nothing.
+    pub fn of_plugin() -> Self {
         let container = Container { name: "plugin".to_owned(), requests: BTreeMap::new() };
         Self {
             uid: "4b5a1c7e-5b0a-4a57-9d3a-ffffffffffff".to_owned(),
@@ -94,7 +94,8 @@ impl PodSpec {
         }
     }
 
-    /// What the scheduler counts: the larger of the largest init container and the sum of the others (`PodRequests`).
+    /// Returns what the scheduler counts: the largest init container or the sum of the others, whichever is larger
+    /// (`PodRequests`).
     pub fn count(&self) -> usize {
         let of = |containers: &[Container]| -> Vec<usize> {
             containers.iter().map(|container| container.requests.values().sum()).collect()

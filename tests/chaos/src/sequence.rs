@@ -1,8 +1,8 @@
-//! A story: steps that were drawn from a seed, and how they are played on a node of their own.
+//! Draws sequences of steps from a seed, and plays a sequence on a node of its own.
 
-use crate::check::Checker;
+use crate::checker::Checker;
 use crate::launcher::Launcher;
-use crate::moves::{Away, Move};
+use crate::moves::{Move, Stopped};
 use crate::world::{Restarts, Settings, World};
 use std::fmt;
 use std::time::Duration;
@@ -10,17 +10,17 @@ use std::time::Duration;
 /// Longer than the plugin's interval and settling time together.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Moves between two checks: mostly one, else several at once.
+/// The moves between two checks: mostly one, else several at the same time.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
-    /// Its place in the story that was drawn.
+    /// The step's number in the sequence that was drawn.
     pub(crate) number: usize,
     moves: Vec<Move>,
-    /// Whether to wait and look again.
+    /// Wait after the check, and check again.
     pause: bool,
 }
 
-/// What was played.
+/// What was played so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) steps: u64,
@@ -30,29 +30,33 @@ pub(crate) struct Counts {
     pub(crate) restarts: Restarts,
 }
 
-/// Draws a story.
+/// Draws a sequence of `steps` steps.
 pub(crate) fn draw(seed: u64, steps: usize) -> Vec<Step> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut away = Away::default();
+    let mut stopped = Stopped::default();
     let mut step = |number| {
         let several = random.u32(..5) == 0;
         let count = if several { random.usize(2..4) } else { 1 };
-        let moves = (0..count).map(|_| Move::draw(&mut random, &mut away)).collect();
+        let moves = (0..count).map(|_| Move::draw(&mut random, &mut stopped)).collect();
         Step { number, moves, pause: random.u32(..6) == 0 }
     };
     (0..steps).map(&mut step).collect()
 }
 
-/// Plays a story on a new node. The number of the step that failed comes with its error.
+/// Plays a sequence on a new node.
+///
+/// # Errors
+///
+/// The index of the step that failed, with a violation or another error.
 pub(crate) fn play(
     launcher: &Launcher,
     settings: &Settings,
-    story: &[Step],
+    sequence: &[Step],
     counts: &mut Counts,
 ) -> Result<(), (usize, anyhow::Error)> {
     let mut world = World::new(launcher, settings).map_err(|error| (0, error))?;
     let mut checker = Checker::default();
-    let outcome = steps(&mut world, &mut checker, story, counts);
+    let outcome = steps(&mut world, &mut checker, sequence, counts);
     counts.checks += checker.checks;
     counts.pods += u64::from(world.pods_so_far());
     counts.restarts.add(world.restarts);
@@ -65,16 +69,16 @@ pub(crate) fn play(
 fn steps(
     world: &mut World,
     checker: &mut Checker,
-    story: &[Step],
+    sequence: &[Step],
     counts: &mut Counts,
 ) -> Result<(), (usize, anyhow::Error)> {
     checker.settle(world).map_err(|error| (0, error))?;
-    for (number, step) in story.iter().enumerate() {
+    for (number, step) in sequence.iter().enumerate() {
         let mut play = || {
-            world.say(step);
+            world.print(step);
             checker.settle(world)?;
-            for (place, what) in step.moves.iter().enumerate() {
-                counts.moves += u64::from(what.play(world, place == 0)?);
+            for (index, one) in step.moves.iter().enumerate() {
+                counts.moves += u64::from(one.play(world, index == 0)?);
             }
             checker.settle(world)?;
             if step.pause {
@@ -92,9 +96,9 @@ fn steps(
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.", self.number)?;
-        for (place, what) in self.moves.iter().enumerate() {
-            f.write_str(if place > 0 { ", at once " } else { " " })?;
-            write!(f, "{what}")?;
+        for (index, one) in self.moves.iter().enumerate() {
+            f.write_str(if index > 0 { ", concurrently " } else { " " })?;
+            write!(f, "{one}")?;
         }
         if self.pause { f.write_str(", then a pause") } else { Ok(()) }
     }

@@ -1,48 +1,50 @@
-//! What is true of the node, by its own tree and the API server's books: the plugin is not asked.
+//! Computes what is true from the simulated node and the API server's pods, without the plugin.
 
-use crate::pods::Pod;
-use crate::world::{Foreign, World};
+use super::{Foreign, Pod, World};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use vfio_sim_node::Hold;
 
 impl World {
-    /// Addresses that pods of the API server have, with their groups.
-    pub(crate) fn owned(&self) -> BTreeMap<String, u32> {
-        self.owned_by(|_| true)
+    /// Returns the devices of all pods, with their groups.
+    pub(crate) fn assigned(&self) -> BTreeMap<String, u32> {
+        self.assigned_to(|_| true)
     }
 
-    /// Addresses that some of them have.
-    pub(crate) fn owned_by(&self, wanted: impl Fn(&Pod) -> bool) -> BTreeMap<String, u32> {
+    /// Returns the devices of the pods that are `wanted`, with their groups.
+    pub(crate) fn assigned_to(&self, wanted: impl Fn(&Pod) -> bool) -> BTreeMap<String, u32> {
         let pods = self.pods.iter().filter(|pod| wanted(pod));
-        let addresses = pods.flat_map(|pod| pod.given.values().flatten());
+        let addresses = pods.flat_map(|pod| pod.allocated.values().flatten());
         addresses.filter_map(|address| Some((address.clone(), self.group_of(address)?))).collect()
     }
 
-    /// What pods have asked for: the scheduler counts nothing else.
+    /// Returns the number of devices that pods request. The scheduler counts nothing else.
     pub(crate) fn requested(&self) -> usize {
         self.pods.iter().map(|pod| pod.spec.count()).sum()
     }
 
-    /// Groups that a new machine could open now and that are promised to nobody.
+    /// Returns the groups that a new VM could open now and that are assigned to no pod.
     pub(crate) fn free_groups(&self) -> BTreeSet<u32> {
-        let taken: BTreeSet<u32> = self.owned().into_values().collect();
+        let taken: BTreeSet<u32> = self.assigned().into_values().collect();
         let groups = self.bound.values().copied();
         groups.filter(|group| !taken.contains(group) && !self.node.is_held(*group)).collect()
     }
 
-    /// Bound devices of those groups. Two of one group both count: a machine may be given both; once one is given away,
-    /// the other is no longer free.
+    /// Returns the bound devices of the free groups. Two devices of one group both count, because a VM may be
+    /// allocated both. When one is allocated to a pod, the other is not free any more.
     pub(crate) fn free(&self) -> BTreeSet<String> {
         let groups = self.free_groups();
         addresses(&self.bound, |group| groups.contains(&group)).collect()
     }
 
-    /// Devices of which nobody can tell, and which Allocate refuses: bound ones of groups that somebody has opened, but no
-    /// device of (without an open of one's own that cannot be seen, and QEMU is in that state for milliseconds); what is left
-    /// of a pod that nobody can tell is gone; and what was a pod's that has ended while pods cannot be listed.
-    pub(crate) fn unseen(&self) -> BTreeSet<String> {
-        let taken: BTreeSet<u32> = self.owned().into_values().collect();
+    /// Returns devices whose state the plugin cannot detect, so that Allocate may refuse them:
+    ///
+    /// - bound devices of a group that is open without a device: only an open detects this state, in which QEMU is for
+    ///   milliseconds;
+    /// - devices that stay held after the end of a pod which the plugin cannot identify;
+    /// - devices of pods that ended while pods cannot be listed.
+    pub(crate) fn undetectable(&self) -> BTreeSet<String> {
+        let taken: BTreeSet<u32> = self.assigned().into_values().collect();
         let groups = |wanted: fn(&Foreign) -> bool| -> BTreeSet<u32> {
             let foreign = self.foreign.iter().filter(|foreign| wanted(foreign));
             foreign
@@ -52,23 +54,24 @@ impl World {
                 .collect()
         };
         let opened = groups(|foreign| foreign.hold == Hold::GroupOnly);
-        let untold = groups(|foreign| foreign.untold);
-        let ended = self.ended_unseen();
-        let unknown = |group| untold.contains(&group) || ended.contains(&group) && !taken.contains(&group);
+        let unattributable = groups(|foreign| foreign.unattributable);
+        let ended = self.ended_unreported();
+        let unknown =
+            |group| unattributable.contains(&group) || ended.contains(&group) && !taken.contains(&group);
         addresses(&self.bound, |group| opened.contains(&group))
             .chain(addresses(self.all(), unknown))
             .collect()
     }
 
-    /// The group of a function.
+    /// Returns the group of a function.
     pub(crate) fn group_of(&self, address: &str) -> Option<u32> {
         self.bound.get(address).or_else(|| self.unbound.get(address)).copied()
     }
 
-    /// Groups of what a pod was given.
-    pub(crate) fn groups_of_pod(&self, place: usize) -> Vec<u32> {
-        let given = self.pods.get(place).map(|pod| &pod.given);
-        let groups: BTreeSet<u32> = given
+    /// Returns the groups of a pod's devices.
+    pub(crate) fn groups_of_pod(&self, index: usize) -> Vec<u32> {
+        let allocated = self.pods.get(index).map(|pod| &pod.allocated);
+        let groups: BTreeSet<u32> = allocated
             .into_iter()
             .flat_map(BTreeMap::values)
             .flatten()
@@ -77,41 +80,41 @@ impl World {
         groups.into_iter().collect()
     }
 
-    /// Places of pods.
+    /// Returns the indices of the pods that are `wanted`.
     pub(crate) fn pods_where(&self, wanted: impl Fn(&Pod) -> bool) -> Vec<usize> {
-        self.pods.iter().enumerate().filter(|(_, pod)| wanted(pod)).map(|(place, _)| place).collect()
+        self.pods.iter().enumerate().filter(|(_, pod)| wanted(pod)).map(|(index, _)| index).collect()
     }
 
-    /// All functions with their groups, bound and unbound.
+    /// Iterates over all functions with their groups, bound and unbound.
     fn all(&self) -> impl Iterator<Item = (&String, &u32)> {
         self.bound.iter().chain(&self.unbound)
     }
 
-    /// All groups that there are.
+    /// Returns all groups.
     pub(crate) fn groups(&self) -> BTreeSet<u32> {
         self.all().map(|(_, group)| *group).collect()
     }
 
-    /// Functions of a group, bound and unbound.
+    /// Returns the functions of a group, bound and unbound.
     pub(crate) fn members(&self, group: u32) -> Vec<String> {
         addresses(self.all(), |of| of == group).collect()
     }
 
-    /// Groups of the functions that a text names.
+    /// Returns the groups of the functions whose addresses a text contains.
     pub(crate) fn groups_named(&self, text: &str) -> BTreeSet<u32> {
         self.all().filter(|(address, _)| text.contains(*address)).map(|(_, group)| *group).collect()
     }
 
-    /// Addresses that pods have, with the pod.
-    pub(crate) fn pods_of_devices(&self) -> BTreeMap<String, String> {
-        let given = |pod: &Pod| -> Vec<(String, String)> {
-            pod.given.values().flatten().map(|address| (address.clone(), pod.spec.uid.clone())).collect()
+    /// Returns the uid of the pod of each assigned device.
+    pub(crate) fn pod_of_device(&self) -> BTreeMap<String, String> {
+        let allocated = |pod: &Pod| -> Vec<(String, String)> {
+            pod.allocated.values().flatten().map(|address| (address.clone(), pod.spec.uid.clone())).collect()
         };
-        self.pods.iter().flat_map(given).collect()
+        self.pods.iter().flat_map(allocated).collect()
     }
 }
 
-/// Addresses of the functions whose group is wanted.
+/// Returns the addresses of the functions whose group is `wanted`.
 fn addresses<'a>(
     functions: impl IntoIterator<Item = (&'a String, &'a u32)>,
     wanted: impl Fn(u32) -> bool,
@@ -125,15 +128,15 @@ impl fmt::Display for World {
             write!(f, "\n  {what}: {}", devices.iter().map(String::as_str).collect::<Vec<_>>().join(" "))
         };
         line(f, "free", &self.free())?;
-        line(f, "nobody can tell", &self.unseen())?;
+        line(f, "not detectable", &self.undetectable())?;
         line(f, "unbound", &self.unbound.keys().cloned().collect())?;
         for pod in &self.pods {
             let runs = if pod.vm.is_some() { ", runs" } else { "" };
-            write!(f, "\n  {} has {:?}{runs}", pod.spec.name, pod.given)?;
+            write!(f, "\n  {} has {:?}{runs}", pod.spec.name, pod.allocated)?;
         }
         for foreign in &self.foreign {
-            let whose = if foreign.hung { "what is left of" } else { "another's" };
-            write!(f, "\n  {whose} pid {} holds {:?}", foreign.vm.pid(), foreign.groups)?;
+            let kind = if foreign.hung { "hung VM" } else { "foreign VM" };
+            write!(f, "\n  {kind} pid {} holds {:?}", foreign.vm.pid(), foreign.groups)?;
         }
         Ok(())
     }
