@@ -1,15 +1,15 @@
 /*
- * holder - hold a VFIO group or device as a virtual machine does, until killed.
+ * holder - hold a VFIO group or device as a VM does, until killed.
  *
- *   holder [--node PATH] group GROUP              the group only: what a starting VM has before its first device
+ *   holder [--node PATH] group GROUP              the group only: what a starting VM holds before its first device
  *   holder [--node PATH] full GROUP ADDRESS       container, group and device: a running VM
  *   holder [--node PATH] device GROUP ADDRESS     the device only: group and container are closed again
- *   holder [--node PATH] loop N GROUP ADDRESS     take all three and close them, N times; count the EBUSY
- *   holder bound NODE                             a device by its own node, bound to an IOMMUFD: a running VM of the new kind
- *   holder cdev NODE                              the same before it is bound, which excludes nobody
+ *   holder [--node PATH] loop N GROUP ADDRESS     open all three and close them, N times; count EBUSY
+ *   holder bound NODE                             a device by its cdev, bound to an iommufd: a running VM with IOMMUFD
+ *   holder cdev NODE                              the same before the bind; other openers are not locked out
  *
- * PATH is the group's node (default /dev/vfio/GROUP): a copy of it may have any name. Prints "held" once it holds. Exit status 1: a step
- * failed, standard error says which and its errno.
+ * PATH is the group's device node, /dev/vfio/GROUP by default. NODE is a cdev. Prints "held" when it holds. Exit status 1: a step failed,
+ * and standard error names the step and its errno. Exit status 2: wrong usage.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -24,7 +24,7 @@
 #include <unistd.h>
 
 #ifndef VFIO_DEVICE_BIND_IOMMUFD
-/* Headers of kernels before 6.6 lack it. */
+/* The headers of kernels before 6.6 do not have it. */
 struct vfio_device_bind_iommufd {
 	__u32 argsz;
 	__u32 flags;
@@ -54,7 +54,7 @@ static int open_group(const char *node)
 	return open(node, O_RDWR | O_CLOEXEC);
 }
 
-/* Puts the group into a new container with an IOMMU, which is returned. */
+/* Puts the group into a new container with an IOMMU and returns the container. */
 static int attach(int group)
 {
 	struct vfio_group_status status = { .argsz = sizeof(status) };
@@ -92,7 +92,7 @@ static _Noreturn void hold(void)
 		pause();
 }
 
-/* Binds a device, by its own node, to a new IOMMUFD. */
+/* Binds a device that was opened by its cdev to a new iommufd. */
 static void bind_device(int device)
 {
 	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
@@ -104,7 +104,7 @@ static void bind_device(int device)
 		fail("VFIO_DEVICE_BIND_IOMMUFD");
 }
 
-/* What a VM that starts and stops meets: every EBUSY here was caused by somebody else's open. */
+/* Opens and closes as a VM that starts and stops again and again. Every EBUSY is caused by the open of another process. */
 static void loop(const char *node, long times, const char *address)
 {
 	long busy = 0;
@@ -123,7 +123,7 @@ static void loop(const char *node, long times, const char *address)
 		close(device);
 		close(group);
 		close(container);
-		/* A different phase each time against whoever looks at a fixed interval. */
+		/* Each round meets a process that opens at a fixed interval in another phase. */
 		nanosleep(&(struct timespec){ .tv_nsec = (i % 7) * 1000000L }, NULL);
 	}
 	printf("opens %ld busy %ld\n", times, busy);

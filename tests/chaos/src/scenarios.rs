@@ -130,7 +130,7 @@ fn hung(world: &mut World) -> anyhow::Result<String> {
     let index = *world
         .pods_where(|pod| pod.allocated.values().flatten().any(|address| *address == hung))
         .first()
-        .context("nobody's")?;
+        .context("no pod has it")?;
     world.remove(index, false)?;
     // As many pods as the scheduler sees room for. None of them may be allocated the device.
     let mut admissions = 0;

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 const DEMO: &str = env!("CARGO_BIN_EXE_vfio-demo");
 const PLUGIN: &str = "vfio-device-plugin";
-/// `nobody` on every Linux distribution.
+/// The uid and gid of the user `nobody` on every Linux distribution.
 const NOBODY: u32 = 65534;
 
 /// Returns the plugin's program, built from the sources as they are now.
@@ -80,7 +80,7 @@ fn every_check_passes() {
 fn every_check_passes_without_privileges() {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
-    // The sources' directory may be one that nobody cannot enter.
+    // The user `nobody` may not be allowed to enter the directory of the sources.
     let demo = directory.path().join("vfio-demo");
     fs::copy(DEMO, &demo).unwrap();
     fs::copy(plugin(), directory.path().join(PLUGIN)).unwrap();

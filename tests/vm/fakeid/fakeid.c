@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * fakeid - PCI functions that have another's vendor, device and class, so that an emulated one passes for a GPU.
+ * fakeid - gives PCI functions other ids (vendor, device, class), so that an emulated function is taken for a GPU.
  *
  *   insmod fakeid.ko ids=ADDRESS=VENDOR:DEVICE:CLASS[,...]      0000:00:02.0=10de:2330:030200
  *
- * All numbers are hexadecimal. A function that has a driver is refused: the driver was chosen by its own ids. What is
- * changed is the kernel's record of it, which sysfs shows and by which drivers match, not its configuration space.
- * rmmod gives all of them their own ids back.
+ * All numbers are hexadecimal. A function with a driver is refused, because the driver was matched by the real ids. The
+ * module changes the kernel's record of the function (struct pci_dev), which sysfs shows and which drivers match. The
+ * configuration space stays as it is. rmmod restores all ids.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -16,11 +16,12 @@
 #include <linux/slab.h>
 #include <linux/string.h>
 
-#define MOST 32
+/* The most functions that can be changed. */
+#define MAX_CHANGED 32
 
 static char *ids = "";
 module_param(ids, charp, 0444);
-MODULE_PARM_DESC(ids, "ADDRESS=VENDOR:DEVICE:CLASS, with commas between");
+MODULE_PARM_DESC(ids, "ADDRESS=VENDOR:DEVICE:CLASS, separated by commas");
 
 struct identity {
 	u16 vendor, device;
@@ -30,30 +31,30 @@ struct identity {
 static struct {
 	struct pci_dev *function;
 	struct identity own;
-} changed[MOST];
+} changed[MAX_CHANGED];
 static unsigned int count;
 
-static struct identity swap_identity(struct pci_dev *function, struct identity given)
+static struct identity swap_identity(struct pci_dev *function, struct identity new)
 {
 	struct identity before = { function->vendor, function->device, function->class };
 
-	function->vendor = given.vendor;
-	function->device = given.device;
-	function->class = given.class;
+	function->vendor = new.vendor;
+	function->device = new.device;
+	function->class = new.class;
 	return before;
 }
 
 static int change(const char *text)
 {
 	unsigned int domain, bus, slot, number, vendor, device, class;
-	struct identity given;
+	struct identity new;
 	struct pci_dev *function;
 	int end = 0;
 
 	if (sscanf(text, "%x:%x:%x.%x=%x:%x:%x%n", &domain, &bus, &slot, &number, &vendor, &device, &class, &end) != 7 ||
 	    text[end] || bus > 0xff || slot > 0x1f || number > 7 || vendor > 0xffff || device > 0xffff ||
-	    class > 0xffffff || count == MOST) {
-		pr_err("not ADDRESS=VENDOR:DEVICE:CLASS, or too many: %s\n", text);
+	    class > 0xffffff || count == MAX_CHANGED) {
+		pr_err("neither ADDRESS=VENDOR:DEVICE:CLASS nor within the limit of functions: %s\n", text);
 		return -EINVAL;
 	}
 	function = pci_get_domain_bus_and_slot(domain, bus, PCI_DEVFN(slot, number));
@@ -61,16 +62,16 @@ static int change(const char *text)
 		pr_err("no such function: %s\n", text);
 		return -ENODEV;
 	}
-	given = (struct identity){ vendor, device, class };
-	/* No driver comes or goes meanwhile. */
+	new = (struct identity){ vendor, device, class };
+	/* The lock keeps drivers from binding and unbinding meanwhile. */
 	device_lock(&function->dev);
 	if (function->dev.driver) {
-		pr_err("has a driver, %s: %s\n", function->dev.driver->name, text);
+		pr_err("bound to driver %s, unbind it first: %s\n", function->dev.driver->name, text);
 		device_unlock(&function->dev);
 		pci_dev_put(function);
 		return -EBUSY;
 	}
-	changed[count].own = swap_identity(function, given);
+	changed[count].own = swap_identity(function, new);
 	device_unlock(&function->dev);
 	/* The reference is kept until rmmod. */
 	changed[count++].function = function;

@@ -1,17 +1,17 @@
-//! The tests that run inside the VM, as root, against the real VFIO driver.
+//! Runs the tests inside the VM, as root, against the real VFIO drivers.
 //!
-//! Arguments: only tests whose name contains one of them. Prints `ok NAME`, `FAILED NAME: why` or `not possible NAME: what is
-//! missing`, and the count at the end.
-#![allow(clippy::indexing_slicing, reason = "only JSON values are indexed: Null where there is nothing")]
+//! Arguments select the tests whose name contains one of them. Prints a line for each test: `ok NAME`, `FAILED NAME:
+//! why` or `not possible NAME: what is missing`. The last line is the count.
+#![allow(clippy::indexing_slicing, reason = "only JSON values are indexed; a missing key yields null")]
 
 mod host;
 mod kinds;
 mod needs;
 mod plugin;
+mod pod_scenarios;
 mod pods;
 mod programs;
 mod scenarios;
-mod stories;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         }
     }
     if impossible > 0 {
-        println!("{impossible} not possible with this kernel and QEMU");
+        println!("{impossible} tests are not possible with this kernel and QEMU");
     }
     println!("{passed} passed, {failed} failed");
     if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -1,4 +1,4 @@
-//! The product's binary, run as an operator and a DaemonSet would, and the kubelet's stand-in beside it.
+//! Runs the plugin as an operator and a DaemonSet do, with the kubelet stand-in beside it.
 
 use crate::host::wait_until;
 use anyhow::{Context, Result, bail, ensure};
@@ -13,20 +13,20 @@ use tokio::runtime::Runtime;
 use vfio_sim_node::Kubelet;
 
 pub(crate) const PROGRAM: &str = "/bin/vfio-device-plugin";
-const FOLDER: &str = "/tmp/kubelet/device-plugins";
+const KUBELET_DIR: &str = "/tmp/kubelet/device-plugins";
 const POD_RESOURCES: &str = "/tmp/kubelet/pod-resources/kubelet.sock";
-pub(crate) const RUN: &str = "/tmp/run";
+pub(crate) const RUN_DIR: &str = "/tmp/run";
 
 fn command(words: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
-    // Devices of no vendor that is offered by default, unless the test brings what names those.
+    // The default selection has no emulated device. Tests with pools or names select by themselves.
     let named = words.iter().any(|word| ["--pools", "--pci-ids"].contains(word));
     let select: &[&str] = if named { &[] } else { &["--select", "*"] };
     command.args(words).args(select).args([
         "--run-dir",
-        RUN,
+        RUN_DIR,
         "--kubelet-dir",
-        FOLDER,
+        KUBELET_DIR,
         "--pod-resources",
         POD_RESOURCES,
     ]);
@@ -34,7 +34,7 @@ fn command(words: &[&str]) -> Command {
     command
 }
 
-/// Runs a command to its end: exit code and what it printed.
+/// Runs a command to its end. Returns the exit code and the standard output.
 pub(crate) fn run(words: &[&str]) -> Result<(i32, String)> {
     let output = command(words).output().context(PROGRAM)?;
     Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned()))
@@ -46,23 +46,23 @@ pub(crate) fn json(words: &[&str]) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| format!("{words:?} printed {text:?}"))
 }
 
-/// The devices of `list --json`.
+/// Returns the devices of `list --json`.
 pub(crate) fn list() -> Result<Vec<Value>> {
     list_of(&[])
 }
 
-/// The same with options of one's own.
+/// Returns the devices of `list --json` with more options.
 pub(crate) fn list_of(options: &[&str]) -> Result<Vec<Value>> {
     let list = json(&[&["list", "--json"], options].concat())?;
     Ok(list["devices"].as_array().context("no devices")?.clone())
 }
 
-/// One of them.
+/// Returns one device of `list --json`; null if the list does not have it.
 pub(crate) fn listed(address: &str) -> Result<Value> {
     Ok(list()?.into_iter().find(|device| device["address"] == address).unwrap_or_default())
 }
 
-/// The pids that `list --json` names as holders.
+/// Returns the pids of a device's holders.
 pub(crate) fn holders(device: &Value) -> Vec<u64> {
     device["holders"].as_array().into_iter().flatten().filter_map(|holder| holder["pid"].as_u64()).collect()
 }
@@ -75,21 +75,21 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// Starts both, with an interval of a second, and waits for the first list.
+    /// Starts both, with an interval of one second, and waits for the first list.
     pub(crate) fn start(busy: &str) -> Result<Self> {
         Self::start_every("1s", busy)
     }
 
-    /// The same with another interval.
+    /// Starts both with another interval.
     pub(crate) fn start_every(interval: &str, busy: &str) -> Result<Self> {
         Self::start_with(&["--busy", busy, "--interval", interval])
     }
 
-    /// The same with options of one's own.
+    /// Starts both with these options.
     pub(crate) fn start_with(options: &[&str]) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let kubelet = runtime.block_on(Kubelet::start(Path::new(FOLDER), Path::new(POD_RESOURCES)))?;
-        fs::create_dir_all(RUN)?;
+        let kubelet = runtime.block_on(Kubelet::start(Path::new(KUBELET_DIR), Path::new(POD_RESOURCES)))?;
+        fs::create_dir_all(RUN_DIR)?;
         let serve = command(&[&["serve"], options].concat()).stdin(Stdio::null()).spawn()?;
         let served = Self { kubelet, runtime, serve };
         wait_until("serve has registered", || {
@@ -98,26 +98,27 @@ impl Served {
         Ok(served)
     }
 
-    /// With the pools of a file, which begins before its first pool; held ones are Unhealthy at once.
+    /// Starts both with pools. `pools` are the entries of the file's list. Held devices are Unhealthy at once.
     pub(crate) fn of_pools(pools: &str) -> Result<Self> {
-        // No kubelet says any more that pods of earlier tests have ended.
-        let _ = fs::remove_dir_all(RUN);
+        // Removes the assignments of earlier tests, because this kubelet does not know that those pods have ended.
+        let _ = fs::remove_dir_all(RUN_DIR);
         fs::write("/tmp/pools.yaml", format!("pools:\n{pools}"))?;
         Self::start_with(&["--pools", "/tmp/pools.yaml", "--interval", "1s", "--busy", "unhealthy"])
     }
 
-    /// What the kubelet was told of a device.
+    /// Returns the reported health of a device; `None` if it is not listed.
     pub(crate) fn health(&self, address: &str) -> Option<String> {
-        let books = self.kubelet.state();
-        books.resources.values().find_map(|resource| resource.health(address)).map(str::to_owned)
+        let state = self.kubelet.state();
+        state.resources.values().find_map(|resource| resource.health(address)).map(str::to_owned)
     }
 
-    /// Waits until the kubelet was told so; `None`: the device has left its list.
+    /// Waits until the reported health is `health`; `None` waits until the device has left the list. Returns how long
+    /// that took.
     pub(crate) fn wait_for(&self, address: &str, health: Option<&str>) -> Result<Duration> {
         wait_until(&format!("{address} is {health:?}"), || Ok(self.health(address).as_deref() == health))
     }
 
-    /// The device nodes that a device of the resource is given with.
+    /// Returns the device nodes in Allocate's response for one device.
     pub(crate) fn nodes(&self, resource: &str, address: &str) -> Result<Vec<String>> {
         let ids = [address.to_owned()];
         let answers = self.runtime.block_on(self.kubelet.allocate(resource, &[&ids]));
@@ -125,21 +126,21 @@ impl Served {
         Ok(answers.into_iter().flat_map(|answer| answer.devices).map(|device| device.host_path).collect())
     }
 
-    /// What a container with these devices of the resource is given.
-    pub(crate) fn given(&self, resource: &str, addresses: &[&str]) -> Result<Given> {
+    /// Returns Allocate's response for one container with these devices.
+    pub(crate) fn allocation(&self, resource: &str, addresses: &[&str]) -> Result<Allocation> {
         let ids: Vec<String> = addresses.iter().map(|&address| address.to_owned()).collect();
         let answers = self.runtime.block_on(self.kubelet.allocate(resource, &[&ids]));
         let answers =
             answers.map_err(|status| anyhow::anyhow!("{:?}: {}", status.code(), status.message()))?;
-        let answer = answers.into_iter().next().context("no answer for the container")?;
+        let answer = answers.into_iter().next().context("no response for the container")?;
         let nodes = answer.devices.into_iter().map(|device| device.host_path).collect();
-        Ok(Given { variables: answer.envs.into_iter().collect(), nodes })
+        Ok(Allocation { variables: answer.envs.into_iter().collect(), nodes })
     }
 
-    /// The NUMA nodes of a device in the kubelet's list.
+    /// Returns the NUMA nodes of a device in the kubelet's list.
     pub(crate) fn topology(&self, address: &str) -> Vec<i64> {
-        let books = self.kubelet.state();
-        let devices = books.resources.values().flat_map(|resource| &resource.devices);
+        let state = self.kubelet.state();
+        let devices = state.resources.values().flat_map(|resource| &resource.devices);
         let device = devices.filter(|device| device.id == address);
         device
             .flat_map(|device| &device.topology)
@@ -148,7 +149,7 @@ impl Served {
             .collect()
     }
 
-    /// Which of these the kubelet is advised to give.
+    /// Calls GetPreferredAllocation for one container.
     pub(crate) fn preferred(
         &self,
         resource: &str,
@@ -161,7 +162,7 @@ impl Served {
         answer.map_err(|status| anyhow::anyhow!("{}", status.message()))
     }
 
-    /// Allocates one device; the refusal's code and text as the error.
+    /// Allocates one device. A refusal is the inner error, with code and message.
     pub(crate) fn allocate(&self, address: &str) -> Result<Result<String, String>> {
         let resource = listed(address)?["resource"].as_str().context("no resource")?.to_owned();
         let ids = [address.to_owned()];
@@ -173,25 +174,25 @@ impl Served {
     }
 }
 
-/// What a container was given.
-pub(crate) struct Given {
+/// The environment variables and device nodes of a container.
+pub(crate) struct Allocation {
     variables: Vec<(String, String)>,
-    /// Device nodes, in the answer's order.
+    /// Device nodes in the order of the response.
     pub(crate) nodes: Vec<String>,
 }
 
-impl Given {
-    /// Fails unless it is just this variable and just these nodes.
-    pub(crate) fn is(&self, variable: (&str, &str), nodes: &[&str]) -> Result<()> {
+impl Allocation {
+    /// Checks that the response has exactly this variable and these device nodes.
+    pub(crate) fn check(&self, variable: (&str, &str), nodes: &[&str]) -> Result<()> {
         let (name, value) = variable;
         ensure!(self.variables == [(name.to_owned(), value.to_owned())], "variables: {:?}", self.variables);
         ensure!(self.nodes == nodes, "nodes: {:?}", self.nodes);
         Ok(())
     }
 
-    /// One of the nodes.
-    pub(crate) fn node(&self, place: usize) -> Result<&str> {
-        Ok(self.nodes.get(place).context("fewer nodes")?)
+    /// Returns the path of one device node.
+    pub(crate) fn node(&self, index: usize) -> Result<&str> {
+        Ok(self.nodes.get(index).context("fewer nodes")?)
     }
 }
 
@@ -203,13 +204,13 @@ impl Drop for Served {
 }
 
 /// A running `watch --json`.
-pub(crate) struct Watching {
+pub(crate) struct WatchProcess {
     child: Child,
     lines: Receiver<Value>,
 }
 
-impl Watching {
-    /// Starts it.
+impl WatchProcess {
+    /// Starts the command.
     pub(crate) fn start() -> Result<Self> {
         let mut child = command(&["watch", "--json", "--interval", "1s"]).stdout(Stdio::piped()).spawn()?;
         let out = child.stdout.take().context("no output")?;
@@ -234,21 +235,21 @@ impl Watching {
                 return Ok(line);
             }
         }
-        bail!("watch has not said {event} {address}")
+        bail!("watch has not printed the event {event} of {address}")
     }
 }
 
-impl Drop for Watching {
+impl Drop for WatchProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Fails unless a text has all words.
+/// Checks that a text contains all words.
 pub(crate) fn has_words(text: &str, words: &[&str]) -> Result<()> {
     for word in words {
-        ensure!(text.contains(word), "{text:?} does not say {word:?}");
+        ensure!(text.contains(word), "{text:?} does not contain {word:?}");
     }
     Ok(())
 }

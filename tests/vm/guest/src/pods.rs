@@ -1,7 +1,7 @@
-//! The kubelet's own device manager on this node, with pods whose machines really open their groups.
+//! Runs the kubelet's own device manager in the VM, with pods whose VMs open real groups.
 
 use crate::host::{EIGHT, Holder, bind, group, unbind, wait_until};
-use crate::plugin::{self, PROGRAM, RUN, list, listed};
+use crate::plugin::{self, PROGRAM, RUN_DIR, list, listed};
 use anyhow::{Context, Result, bail, ensure};
 use kubelet_process::{DeviceManager, PodShape, PodSpec};
 use std::fs;
@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 const KUBELET: &str = "/bin/kubelet";
 
-/// Eight devices, each alone in its group, and nothing else that could be offered.
+/// A node that offers exactly eight devices, each alone in its group.
 pub(crate) struct Node {
     kubelet: DeviceManager,
     serve: Child,
@@ -20,7 +20,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Binds the eight alone, and starts kubelet and plugin.
+    /// Binds the eight devices only, and starts kubelet and plugin.
     pub(crate) fn start(busy: &'static str) -> Result<Self> {
         for address in crate::host::BOUND {
             unbind(address)?;
@@ -29,13 +29,12 @@ impl Node {
             bind(address)?;
         }
         let _ = fs::remove_dir_all("/var/lib/kubelet");
-        let _ = fs::remove_dir_all(RUN);
+        let _ = fs::remove_dir_all(RUN_DIR);
         fs::create_dir_all("/var/lib/kubelet")?;
-        fs::create_dir_all(RUN)?;
+        fs::create_dir_all(RUN_DIR)?;
         let mut kubelet = Command::new(KUBELET);
         kubelet.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(fs::File::create("/tmp/kubelet.log")?);
-        let kubelet =
-            DeviceManager::start(kubelet.spawn().context(KUBELET)?, &[PodSpec::of_the_plugin()], &[])?;
+        let kubelet = DeviceManager::start(kubelet.spawn().context(KUBELET)?, &[PodSpec::of_plugin()], &[])?;
         let mut node =
             Self { kubelet, serve: serve(busy)?, busy, resource: String::new(), pods: vec![], requested: 0 };
         wait_until("the plugin is ready", || Ok(listed(EIGHT[0])?["health"] == "Healthy"))?;
@@ -44,18 +43,18 @@ impl Node {
         Ok(node)
     }
 
-    /// The kubelet's version.
+    /// Returns the kubelet's version.
     pub(crate) fn version(&self) -> &str {
         &self.kubelet.version
     }
 
-    /// Capacity, allocatable, requested.
+    /// Returns capacity, allocatable and requested.
     pub(crate) fn numbers(&mut self) -> Result<(usize, usize, usize)> {
         let (capacity, allocatable) = self.kubelet.capacity(&self.resource)?;
         Ok((capacity, allocatable, self.requested))
     }
 
-    /// Waits until they are these; how long it took.
+    /// Waits until the numbers are `wanted`. Returns how long that took.
     pub(crate) fn wait_for(&mut self, wanted: (usize, usize, usize)) -> Result<std::time::Duration> {
         let mut last = (0, 0, 0);
         wait_until(&format!("capacity, allocatable and requested are {wanted:?}"), || {
@@ -65,58 +64,59 @@ impl Node {
         .with_context(|| format!("they are {last:?}"))
     }
 
-    /// Whether the scheduler sees room for a pod with one device.
+    /// Returns true if the scheduler sees room for a pod with one device.
     pub(crate) fn has_room(&mut self) -> Result<bool> {
         let (_, allocatable, requested) = self.numbers()?;
         Ok(allocatable > requested)
     }
 
-    /// The kubelet admits a pod, or says why not.
+    /// Has the kubelet admit a pod with one device. Returns the device's address, or why the pod is not admitted.
     pub(crate) fn admit(&mut self) -> Result<Result<String, String>> {
         let number = u32::try_from(self.pods.len() + 1)?;
         let answer = self.kubelet.admit(&PodSpec::new(number, PodShape::One, &self.resource))?;
-        let given = match answer {
-            Ok(given) => given,
+        let allocation = match answer {
+            Ok(allocation) => allocation,
             Err(reason) => return Ok(Err(reason)),
         };
         self.requested += 1;
-        let mut addresses = given.values().flat_map(kubelet_process::Given::addresses);
+        let mut addresses = allocation.values().flat_map(kubelet_process::ContainerAllocation::addresses);
         let address = addresses.next().context("no address in the environment")?;
         ensure!(addresses.next().is_none(), "more than one address");
         Ok(Ok(address))
     }
 
-    /// A pod is placed and admitted, and its machine opens its group.
+    /// Runs a pod: the scheduler sees room, the kubelet admits it, and its VM opens its group. Returns the device's
+    /// address.
     pub(crate) fn run_pod(&mut self) -> Result<String> {
         ensure!(self.has_room()?, "the scheduler sees no room: {:?}", self.numbers()?);
         self.run_placed_pod()
     }
 
-    /// The same, wherever the scheduler sees room.
+    /// Runs a pod as [`Node::run_pod`] does, without asking whether the scheduler sees room.
     pub(crate) fn run_placed_pod(&mut self) -> Result<String> {
         let address = match self.admit()? {
             Ok(address) => address,
             Err(reason) => bail!("not admitted: {reason}"),
         };
-        let machine = Holder::start(&["full", &group(&address)?, &address])
-            .with_context(|| format!("the machine with {address}"))?;
-        self.pods.push(machine);
+        let vm = Holder::start(&["full", &group(&address)?, &address])
+            .with_context(|| format!("the VM with {address} does not start"))?;
+        self.pods.push(vm);
         Ok(address)
     }
 
-    /// SIGKILL, and a new one.
+    /// Kills the plugin with SIGKILL and starts it again.
     pub(crate) fn restart_plugin(&mut self) -> Result<()> {
         self.serve.kill()?;
         self.serve.wait()?;
         self.serve = serve(self.busy)?;
         wait_until("the new plugin is ready", || {
-            ensure!(self.serve.try_wait()?.is_none(), "it has ended");
+            ensure!(self.serve.try_wait()?.is_none(), "serve has exited");
             Ok(plugin::run(&["ready"])?.0 == 0)
         })?;
         Ok(())
     }
 
-    /// Those that nobody holds.
+    /// Returns the devices that no process holds.
     pub(crate) fn free(&self) -> Result<Vec<&'static str>> {
         let devices = list()?;
         let free = |address: &str| {
@@ -128,7 +128,17 @@ impl Node {
 
 fn serve(busy: &str) -> Result<Child> {
     let mut serve = Command::new(PROGRAM);
-    serve.args(["serve", "--select", "1234:11e8", "--busy", busy, "--run-dir", RUN, "--log-level", "error"]);
+    serve.args([
+        "serve",
+        "--select",
+        "1234:11e8",
+        "--busy",
+        busy,
+        "--run-dir",
+        RUN_DIR,
+        "--log-level",
+        "error",
+    ]);
     serve.stdin(Stdio::null()).spawn().context(PROGRAM)
 }
 

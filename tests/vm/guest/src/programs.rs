@@ -1,4 +1,4 @@
-//! Programs in C and Go that have the library linked into them, with real groups.
+//! Runs programs in C and Go that have the library linked into them, with real groups.
 
 use crate::host::{ALONE, Holder, PATIENCE, group, wait_until};
 use anyhow::{Context, Result, bail, ensure};
@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use vfio_probe::{Buffer, GroupId, Root};
 
-/// A program that runs until it is dropped, and the lines that it prints.
+/// A running program and the lines that it prints. The program is killed when dropped.
 struct Program {
     child: Child,
     lines: Receiver<String>,
@@ -17,7 +17,8 @@ struct Program {
 
 impl Program {
     fn start(command: &mut Command) -> Result<Self> {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("start")?;
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("cannot start it")?;
         let out = child.stdout.take().context("no output")?;
         let (send, lines) = channel();
         std::thread::spawn(move || {
@@ -28,8 +29,8 @@ impl Program {
         Ok(Self { child, lines })
     }
 
-    /// Waits for a line that begins like this.
-    fn says(&self, beginning: &str) -> Result<String> {
+    /// Waits for a line with this beginning, and returns it.
+    fn expect_line(&self, beginning: &str) -> Result<String> {
         let mut other = Vec::new();
         while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
             if line.starts_with(beginning) {
@@ -37,7 +38,7 @@ impl Program {
             }
             other.push(line);
         }
-        bail!("never said {beginning:?}, but {other:?}")
+        bail!("no line begins with {beginning:?}; the lines are {other:?}")
     }
 }
 
@@ -48,15 +49,15 @@ impl Drop for Program {
     }
 }
 
-/// The agent in C tells who takes a group and that it is free again.
+/// The agent in C prints which process takes a group, and that the group is free again.
 pub(crate) fn c_agent() -> Result<String> {
     let agent = Program::start(Command::new("/bin/c-agent").args(["--interval", "100"]))?;
-    agent.says(&format!("bound {ALONE}"))?;
+    agent.expect_line(&format!("bound {ALONE}"))?;
     let id = group(ALONE)?;
     let holder = Holder::full(ALONE)?;
-    agent.says(&format!("held group {id} {ALONE} by pid {} (", holder.pid()))?;
+    agent.expect_line(&format!("held group {id} {ALONE} by pid {} (", holder.pid()))?;
     holder.kill();
-    agent.says(&format!("freed group {id} {ALONE}"))?;
+    agent.expect_line(&format!("freed group {id} {ALONE}"))?;
     Ok(String::new())
 }
 
@@ -70,7 +71,7 @@ fn metrics() -> Result<String> {
     Ok(text)
 }
 
-/// The agent in Go exports each group's state.
+/// The agent in Go exports the state of each group.
 pub(crate) fn go_agent() -> Result<String> {
     let _agent =
         Program::start(Command::new("/bin/go-agent").args(["-listen", METRICS, "-interval", "100ms"]))?;
@@ -94,7 +95,7 @@ fn dump(program: &str) -> Result<Value> {
     serde_json::from_slice(&output.stdout).context(program.to_owned())
 }
 
-/// C and Go are told of real groups what the core is: by an open that the kernel refuses, too.
+/// C and Go return the same for real groups as the core does, by opens that the kernel refuses as well.
 pub(crate) fn dumps() -> Result<String> {
     let holder = Holder::full(ALONE)?;
     let id: u32 = group(ALONE)?.parse()?;

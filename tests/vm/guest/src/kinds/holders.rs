@@ -1,6 +1,6 @@
-//! Who may have a function: a machine of the old kind by its group, one of the new kind by the function's own node.
+//! Holders of a function: a VM that opens the group, and a VM that opens the function's cdev.
 
-use super::{reason_names, says, who_says};
+use super::{expect_listed, expect_who, wait_for_reason};
 use crate::host::{ALONE, Holder, cdev, group};
 use crate::needs::{GROUP_NODES, missing};
 use crate::plugin::{self, Served, has_words, listed};
@@ -8,7 +8,7 @@ use crate::scenarios::INTERVAL;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-/// The kernel's answers to who comes second.
+/// What the kernel returns to the second opener.
 const EBUSY: &str = "errno 16";
 const EINVAL: &str = "errno 22";
 
@@ -21,32 +21,32 @@ pub(crate) fn legacy() -> Result<String> {
     let number: u32 = id.parse()?;
     let free = json!({"state": "free", "kind": "pci", "driver": "vfio-pci", "iommu_group": number, "viable": true,
         "resource": "a.b/legacy", "health": "Healthy", "holders": []});
-    says(&listed(ALONE)?, &free)?;
-    let given = served.given("a.b/legacy", &[ALONE])?;
-    given.is(("PCI_RESOURCE_A_B_LEGACY", ALONE), &["/dev/vfio/vfio", &format!("/dev/vfio/{id}")])?;
+    expect_listed(&listed(ALONE)?, &free)?;
+    let allocation = served.allocation("a.b/legacy", &[ALONE])?;
+    allocation.check(("PCI_RESOURCE_A_B_LEGACY", ALONE), &["/dev/vfio/vfio", &format!("/dev/vfio/{id}")])?;
 
-    // Without a device there is no enable count: only an open tells, and Allocate opens.
+    // Without an open device `enable` stays 0. Only an open detects the holder, and Allocate opens.
     let holder = Holder::start(&["group", &id])?;
-    let refusal = served.allocate(ALONE)?.err().context("given although its group is open")?;
+    let refusal = served.allocate(ALONE)?.err().context("allocated although its group is open")?;
     has_words(&refusal, &["FailedPrecondition", ALONE, &format!("pid {}", holder.pid())])?;
     served.wait_for(ALONE, Some("Unhealthy"))?;
-    reason_names(ALONE, holder.pid())?;
-    says(&listed(ALONE)?, &json!({"state": "held", "evidence": "open"}))?;
-    who_says(ALONE, holder.pid(), "group")?;
+    wait_for_reason(ALONE, holder.pid())?;
+    expect_listed(&listed(ALONE)?, &json!({"state": "held", "evidence": "open"}))?;
+    expect_who(ALONE, holder.pid(), "group")?;
     drop(holder);
     served.wait_for(ALONE, Some("Healthy"))?;
 
     let holder = Holder::full(ALONE)?;
-    says(&listed(ALONE)?, &json!({"state": "held", "evidence": "enable"}))?;
+    expect_listed(&listed(ALONE)?, &json!({"state": "held", "evidence": "enable"}))?;
     served.wait_for(ALONE, Some("Unhealthy"))?;
-    who_says(ALONE, holder.pid(), "group")?;
+    expect_who(ALONE, holder.pid(), "group")?;
     drop(holder);
     served.wait_for(ALONE, Some("Healthy"))?;
 
     let _holder = Holder::start(&["device", &id, ALONE])?;
-    says(&listed(ALONE)?, &json!({"state": "held", "evidence": "enable"}))?;
+    expect_listed(&listed(ALONE)?, &json!({"state": "held", "evidence": "enable"}))?;
     served.wait_for(ALONE, Some("Unhealthy"))?;
-    let refusal = served.allocate(ALONE)?.err().context("given although a process has it")?;
+    let refusal = served.allocate(ALONE)?.err().context("allocated although a process holds it")?;
     has_words(&refusal, &["FailedPrecondition", ALONE])?;
     Ok(String::new())
 }
@@ -57,31 +57,32 @@ pub(crate) fn bound() -> Result<String> {
         "  - {{resource: a.b/iommufd, backend: iommufd, select: [{{address: \"{ALONE}\"}}]}}\n"
     ))?;
     served.wait_for(ALONE, Some("Healthy"))?;
-    says(&listed(ALONE)?, &json!({"state": "free", "kind": "pci", "resource": "a.b/iommufd"}))?;
-    let given = served.given("a.b/iommufd", &[ALONE])?;
-    given.is(("PCI_RESOURCE_A_B_IOMMUFD", ALONE), &["/dev/iommu", &node])?;
+    expect_listed(&listed(ALONE)?, &json!({"state": "free", "kind": "pci", "resource": "a.b/iommufd"}))?;
+    let allocation = served.allocation("a.b/iommufd", &[ALONE])?;
+    allocation.check(("PCI_RESOURCE_A_B_IOMMUFD", ALONE), &["/dev/iommu", &node])?;
 
-    let holder = Holder::start(&["bound", given.node(1)?])?;
-    says(&listed(ALONE)?, &json!({"state": "held", "evidence": "enable"}))?;
-    let told = served.wait_for(ALONE, Some("Unhealthy"))?;
-    who_says(ALONE, holder.pid(), "cdev")?;
-    reason_names(ALONE, holder.pid())?;
-    let refusal = served.allocate(ALONE)?.err().context("given although it is bound to an IOMMUFD")?;
+    let holder = Holder::start(&["bound", allocation.node(1)?])?;
+    expect_listed(&listed(ALONE)?, &json!({"state": "held", "evidence": "enable"}))?;
+    let reported = served.wait_for(ALONE, Some("Unhealthy"))?;
+    expect_who(ALONE, holder.pid(), "cdev")?;
+    wait_for_reason(ALONE, holder.pid())?;
+    let refusal = served.allocate(ALONE)?.err().context("allocated although it is bound to an IOMMUFD")?;
     has_words(&refusal, &["FailedPrecondition", ALONE, &format!("pid {}", holder.pid())])?;
-    // Either kind of machine that comes second finds it taken.
+    // A second VM of either kind cannot open the device.
     refused(&["bound", &node], EINVAL)?;
     if missing(&[GROUP_NODES]).is_none() {
         refused(&["group", &group(ALONE)?], EBUSY)?;
     }
     holder.kill();
     served.wait_for(ALONE, Some("Healthy"))?;
-    says(&listed(ALONE)?, &json!({"state": "free"}))?;
-    let given = served.given("a.b/iommufd", &[ALONE])?;
-    let _next = Holder::start(&["bound", given.node(1)?])?;
-    Ok(format!(": {}; Unhealthy after {} ms", given.nodes.join(" "), told.as_millis()))
+    expect_listed(&listed(ALONE)?, &json!({"state": "free"}))?;
+    let allocation = served.allocation("a.b/iommufd", &[ALONE])?;
+    let _next = Holder::start(&["bound", allocation.node(1)?])?;
+    Ok(format!(": {}; Unhealthy after {} ms", allocation.nodes.join(" "), reported.as_millis()))
 }
 
-/// Nothing but its descriptor tells of such a process: no count rises, and the kernel lets others pass.
+/// Such a process is visible by its descriptor only: `enable` stays 0, and the kernel lets other processes open the
+/// group.
 pub(crate) fn open() -> Result<String> {
     let node = cdev(ALONE)?;
     let served = Served::of_pools(&format!(
@@ -89,21 +90,21 @@ pub(crate) fn open() -> Result<String> {
     ))?;
     served.wait_for(ALONE, Some("Healthy"))?;
     let holder = Holder::start(&["cdev", &node])?;
-    who_says(ALONE, holder.pid(), "cdev")?;
+    expect_who(ALONE, holder.pid(), "cdev")?;
     std::thread::sleep(INTERVAL * 3);
-    ensure!(served.health(ALONE).as_deref() == Some("Healthy"), "it keeps nobody out");
-    says(&listed(ALONE)?, &json!({"state": "free"}))?;
-    let next = Holder::start(&["bound", served.given("a.b/open", &[ALONE])?.node(1)?])?;
+    ensure!(served.health(ALONE).as_deref() == Some("Healthy"), "Unhealthy although other opens succeed");
+    expect_listed(&listed(ALONE)?, &json!({"state": "free"}))?;
+    let next = Holder::start(&["bound", served.allocation("a.b/open", &[ALONE])?.node(1)?])?;
     let who = plugin::json(&["who", ALONE, "--json"])?;
     let pids = plugin::holders(&who);
     ensure!([holder.pid(), next.pid()].iter().all(|pid| pids.contains(&u64::from(*pid))), "who says {who}");
     Ok(String::new())
 }
 
-/// Fails unless a holder cannot begin, for this reason.
+/// Checks that a holder cannot start, with this errno.
 fn refused(words: &[&str], errno: &str) -> Result<()> {
     match Holder::start(words) {
-        Ok(_) => anyhow::bail!("{words:?} was let in"),
+        Ok(_) => anyhow::bail!("holder {words:?} succeeded"),
         Err(error) => has_words(&error.to_string(), &[errno]),
     }
 }

@@ -1,6 +1,6 @@
-//! Mediated devices: the kernel's sample `mtty`, whose parent is no PCI function.
+//! Mediated devices of the kernel's sample driver `mtty`, whose parent is not a PCI function.
 
-use super::{reason_names, says, who_says};
+use super::{expect_listed, expect_who, wait_for_reason};
 use crate::host::{Holder, Module, cdev_of, group_of, wait_until};
 use crate::plugin::{Served, has_words, listed};
 use anyhow::{Context, Result, ensure};
@@ -13,12 +13,12 @@ const SECOND: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002";
 const TYPES: &str = "/sys/class/mdev_bus/mtty/mdev_supported_types";
 const TYPE: &str = "mtty-1";
 
-/// The two devices, removed when dropped.
+/// The two devices. They are removed when dropped.
 struct Mdevs(#[expect(dead_code, reason = "unloaded after them")] [Module; 2]);
 
 impl Mdevs {
     fn create() -> Result<Self> {
-        // rmmod takes the last one first.
+        // rmmod needs the reverse order.
         let mdev = Module::load("mdev", "")?;
         let modules = [Module::load("mtty", "")?, mdev];
         let mdevs = Self(modules);
@@ -46,13 +46,13 @@ impl Drop for Mdevs {
     }
 }
 
-/// What the plugin calls the type: as the driver calls it for people.
+/// Returns the resource of the type, which the plugin names as the driver does.
 fn by_type() -> Result<String> {
     let name = fs::read_to_string(format!("{TYPES}/{TYPE}/name"))?;
     Ok(format!("pci-0000.vfio/{}", name.trim().replace(' ', "_")))
 }
 
-/// There is no enable count: an open alone tells.
+/// A mediated device has no `enable`: only an open detects a holder.
 pub(crate) fn groups() -> Result<String> {
     let _mdevs = Mdevs::create()?;
     let (id, by_type) = (group_of("mdev", FIRST)?, by_type()?);
@@ -65,36 +65,41 @@ pub(crate) fn groups() -> Result<String> {
     let number: u32 = id.parse()?;
     let expected = json!({"state": "free", "evidence": "open", "kind": "mdev", "driver": "mtty", "viable": true,
         "iommu_group": number, "numa_node": null, "vendor": "0000", "resource": "a.b/one"});
-    says(&listed(FIRST)?, &expected)?;
-    says(&listed(SECOND)?, &json!({"state": "free", "kind": "mdev", "resource": by_type}))?;
+    expect_listed(&listed(FIRST)?, &expected)?;
+    expect_listed(&listed(SECOND)?, &json!({"state": "free", "kind": "mdev", "resource": by_type}))?;
 
     let holder = Holder::start(&["full", &id, FIRST])?;
-    let told = served.wait_for(FIRST, Some("Unhealthy"))?;
-    says(&listed(FIRST)?, &json!({"state": "held", "evidence": "open"}))?;
-    who_says(FIRST, holder.pid(), "group")?;
-    let refusal = served.allocate(FIRST)?.err().context("given although a process has it")?;
+    let reported = served.wait_for(FIRST, Some("Unhealthy"))?;
+    expect_listed(&listed(FIRST)?, &json!({"state": "held", "evidence": "open"}))?;
+    expect_who(FIRST, holder.pid(), "group")?;
+    let refusal = served.allocate(FIRST)?.err().context("allocated although a process has it")?;
     has_words(&refusal, &["FailedPrecondition", FIRST])?;
-    reason_names(FIRST, holder.pid())?;
+    wait_for_reason(FIRST, holder.pid())?;
     ensure!(
         served.health(SECOND).as_deref() == Some("Healthy"),
-        "the other one: {:?}",
+        "the other device is {:?}",
         served.health(SECOND)
     );
     holder.kill();
     let freed = served.wait_for(FIRST, Some("Healthy"))?;
-    says(&listed(FIRST)?, &json!({"state": "free"}))?;
-    // Once it is a pod's it is opened no more, so that this comes last.
-    let given = served.given("a.b/one", &[FIRST])?;
-    given.is(("MDEV_PCI_RESOURCE_A_B_ONE", FIRST), &["/dev/vfio/vfio", &format!("/dev/vfio/{id}")])?;
-    let _machine = Holder::start(&["full", &id, FIRST])?;
+    expect_listed(&listed(FIRST)?, &json!({"state": "free"}))?;
+    // Last, because an assigned device is never opened.
+    let allocation = served.allocation("a.b/one", &[FIRST])?;
+    allocation
+        .check(("MDEV_PCI_RESOURCE_A_B_ONE", FIRST), &["/dev/vfio/vfio", &format!("/dev/vfio/{id}")])?;
+    let _vm = Holder::start(&["full", &id, FIRST])?;
 
     Mdevs::remove(SECOND)?;
     served.wait_for(SECOND, None)?;
-    wait_until("list has it no more", || Ok(listed(SECOND)?.is_null()))?;
-    Ok(format!(": {by_type}; Unhealthy after {} ms, Healthy after {}", told.as_millis(), freed.as_millis()))
+    wait_until("list does not have it any more", || Ok(listed(SECOND)?.is_null()))?;
+    Ok(format!(
+        ": {by_type}; Unhealthy after {} ms, Healthy after {}",
+        reported.as_millis(),
+        freed.as_millis()
+    ))
 }
 
-/// The same by its own node.
+/// The same with the devices' cdevs.
 pub(crate) fn iommufd() -> Result<String> {
     let _mdevs = Mdevs::create()?;
     let by_type = by_type()?;
@@ -103,12 +108,12 @@ pub(crate) fn iommufd() -> Result<String> {
     let node = cdev_of("mdev", SECOND)?;
     let holder = Holder::start(&["bound", &node])?;
     served.wait_for(SECOND, Some("Unhealthy"))?;
-    who_says(SECOND, holder.pid(), "cdev")?;
+    expect_who(SECOND, holder.pid(), "cdev")?;
     holder.kill();
     served.wait_for(SECOND, Some("Healthy"))?;
-    let given = served.given(&by_type, &[SECOND])?;
+    let allocation = served.allocation(&by_type, &[SECOND])?;
     let variable = format!("MDEV_PCI_RESOURCE_{}", by_type.to_uppercase().replace(['/', '.'], "_"));
-    given.is((&variable, SECOND), &["/dev/iommu", &node])?;
-    let _machine = Holder::start(&["bound", given.node(1)?])?;
-    Ok(format!(": {}", given.nodes.join(" ")))
+    allocation.check((&variable, SECOND), &["/dev/iommu", &node])?;
+    let _vm = Holder::start(&["bound", allocation.node(1)?])?;
+    Ok(format!(": {}", allocation.nodes.join(" ")))
 }

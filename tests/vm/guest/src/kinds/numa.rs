@@ -1,12 +1,12 @@
-//! NUMA: functions near the second node, and those of which the firmware says nothing.
+//! NUMA: functions near the second node, and functions for which the firmware names no node.
 
-use super::says;
+use super::expect_listed;
 use crate::host::{ALONE, EIGHT, bind, near, unbind};
 use crate::plugin::{Served, listed};
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-/// Those of the second node, bound; unbound when dropped.
+/// The functions near the second node, bound. They are unbound when dropped.
 struct Near(Vec<String>);
 
 impl Drop for Near {
@@ -21,7 +21,7 @@ impl Drop for Near {
 
 pub(crate) fn second_node() -> Result<String> {
     let near = Near(near(1)?);
-    let [first, second] = near.0.as_slice() else { anyhow::bail!("near node 1 are {:?}", near.0) };
+    let [first, second] = near.0.as_slice() else { anyhow::bail!("functions near node 1: {:?}", near.0) };
     let far = EIGHT;
     for address in far.into_iter().chain([first.as_str(), second]) {
         bind(address)?;
@@ -29,17 +29,21 @@ pub(crate) fn second_node() -> Result<String> {
     let served = Served::of_pools("  - {resource: a.b/all, select: [{vendor: 1234, device: 11e8}]}\n")?;
     for address in [first, second] {
         served.wait_for(address, Some("Healthy"))?;
-        says(&listed(address)?, &json!({"numa_node": 1, "state": "free"}))?;
-        ensure!(served.topology(address) == [1], "{address}: the kubelet has {:?}", served.topology(address));
+        expect_listed(&listed(address)?, &json!({"numa_node": 1, "state": "free"}))?;
+        ensure!(
+            served.topology(address) == [1],
+            "{address}: the kubelet's topology is {:?}",
+            served.topology(address)
+        );
     }
     for address in far.into_iter().chain([ALONE]) {
         served.wait_for(address, Some("Healthy"))?;
         let node = std::fs::read_to_string(format!("/sys/bus/pci/devices/{address}/numa_node"))?;
         ensure!(node.trim() == "-1", "{address} is near node {node}");
-        says(&listed(address)?, &json!({"numa_node": null}))?;
+        expect_listed(&listed(address)?, &json!({"numa_node": null}))?;
         ensure!(served.topology(address).is_empty(), "{address}: {:?}", served.topology(address));
     }
-    // Two that are near each other, whichever order the kubelet has them in.
+    // Two devices that are near each other, in whichever order the kubelet lists them.
     let available = [far[0], second, far[1], first, far[2]];
     let mut preferred = served.preferred("a.b/all", &available, &[], 2)?;
     preferred.sort();

@@ -1,6 +1,6 @@
-//! Functions with NVIDIA's ids: what is offered without any setting, by the names that KubeVirt's users have.
+//! Functions with NVIDIA's ids: the default selection, with the resource names that KubeVirt's users have.
 
-use super::{says, who_says};
+use super::{expect_listed, expect_who};
 use crate::host::{GPU_SOUND, GPUS, Holder, Module, bind, group, unbind};
 use crate::plugin::{Served, has_words, list_of};
 use anyhow::{Context, Result, ensure};
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 const H100: &str = "nvidia.com/GH100_H100_SXM5_80GB";
 const RTX_4090: &str = "nvidia.com/AD102_GEFORCE_RTX_4090";
-/// Lines of pci.ids.
+/// Part of a pci.ids.
 const NAMES: &str = "10de  NVIDIA Corporation\n\t22ba  AD102 High Definition Audio Controller\n\
     \t2330  GH100 [H100 SXM5 80GB]\n\t2684  AD102 [GeForce RTX 4090]\n";
 const FILE: &str = "/tmp/pci.ids";
 
-/// All of them bound; unbound when dropped, before their ids go.
+/// All of these functions, bound. They are unbound when dropped, before fakeid restores their ids.
 struct Bound;
 
 impl Bound {
@@ -48,36 +48,43 @@ pub(crate) fn gpus() -> Result<String> {
     for address in GPUS {
         served.wait_for(address, Some("Healthy"))?;
     }
-    // Neither the sound nor functions of other vendors, which are bound as well.
+    // The audio function and functions of other vendors are bound too, and are not selected.
     let devices = list_of(&["--pci-ids", FILE])?;
     let addresses: Vec<&str> = devices.iter().filter_map(|device| device["address"].as_str()).collect();
     ensure!(addresses == GPUS, "list has {addresses:?}");
     let listed = |address: &str| -> Result<Value> {
         let mut devices = list_of(&["--pci-ids", FILE])?.into_iter();
-        devices.find(|device| device["address"] == address).context("not listed")
+        devices
+            .find(|device| device["address"] == address)
+            .with_context(|| format!("list does not have {address}"))
     };
     for (address, device, resource) in
         [(first, "2330", H100), (second, "2330", H100), (third, "2684", RTX_4090)]
     {
         let expected = json!({"state": "free", "kind": "pci", "vendor": "10de", "device": device, "class": "030200",
             "resource": resource, "health": "Healthy"});
-        says(&listed(address)?, &expected)?;
+        expect_listed(&listed(address)?, &expected)?;
     }
     let node = |address: &str| Ok::<_, anyhow::Error>(format!("/dev/vfio/{}", group(address)?));
-    let given = served.given(H100, &[first, second])?;
+    let allocation = served.allocation(H100, &[first, second])?;
     let both = format!("{first},{second}");
     let nodes = ["/dev/vfio/vfio", &node(first)?, &node(second)?];
-    given.is(("PCI_RESOURCE_NVIDIA_COM_GH100_H100_SXM5_80GB", &both), &nodes)?;
-    let given = served.given(RTX_4090, &[third])?;
-    given
-        .is(("PCI_RESOURCE_NVIDIA_COM_AD102_GEFORCE_RTX_4090", third), &["/dev/vfio/vfio", &node(third)?])?;
+    allocation.check(("PCI_RESOURCE_NVIDIA_COM_GH100_H100_SXM5_80GB", &both), &nodes)?;
+    let allocation = served.allocation(RTX_4090, &[third])?;
+    allocation.check(
+        ("PCI_RESOURCE_NVIDIA_COM_AD102_GEFORCE_RTX_4090", third),
+        &["/dev/vfio/vfio", &node(third)?],
+    )?;
 
-    // Who has the sound has the GPU.
+    // A process that holds the audio function holds the GPU.
     let holder = Holder::full(GPU_SOUND)?;
     served.wait_for(third, Some("Unhealthy"))?;
-    says(&listed(third)?, &json!({"state": "held", "evidence": "enable"}))?;
-    who_says(third, holder.pid(), "group")?;
-    let refusal = served.given(RTX_4090, &[third]).err().context("given although a process has its group")?;
+    expect_listed(&listed(third)?, &json!({"state": "held", "evidence": "enable"}))?;
+    expect_who(third, holder.pid(), "group")?;
+    let refusal = served
+        .allocation(RTX_4090, &[third])
+        .err()
+        .context("allocated although a process holds its group")?;
     has_words(&refusal.to_string(), &[third, &format!("pid {}", holder.pid())])?;
     holder.kill();
     served.wait_for(third, Some("Healthy"))?;

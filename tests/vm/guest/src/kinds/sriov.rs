@@ -1,6 +1,6 @@
-//! SR-IOV: virtual functions of a NIC, and a physical function that is itself under vfio-pci.
+//! SR-IOV: virtual functions of a NIC, and a physical function that is bound to vfio-pci itself.
 
-use super::{says, who_says};
+use super::{expect_listed, expect_who};
 use crate::host::{Holder, bind, bind_to, driver_of, group, sriov_nic, unbind, wait_until};
 use crate::plugin::{Served, listed};
 use anyhow::{Context, Result, ensure};
@@ -9,10 +9,10 @@ use std::fs;
 use vfio_probe::device::Detail;
 use vfio_probe::{Root, Sriov};
 
-/// What vfio-pci lets users do with a physical function of theirs.
+/// Lets users of vfio-pci enable the virtual functions of a physical function.
 const ENABLE_SRIOV: &str = "/sys/module/vfio_pci/parameters/enable_sriov";
 
-/// Two virtual functions that are on; off again when dropped, and the physical function under no driver.
+/// Two enabled virtual functions. When dropped, they are disabled and the physical function is unbound.
 struct Functions {
     physical: String,
     virtuals: Vec<String>,
@@ -40,7 +40,7 @@ impl Drop for Functions {
     fn drop(&mut self) {
         let off = self.virtuals.iter().try_for_each(|address| unbind(address)).and_then(|()| self.set(0));
         if let Err(error) = off.and_then(|()| unbind(&self.physical)) {
-            println!("cannot put {} back: {error:#}", self.physical);
+            println!("cannot disable the virtual functions of {}: {error:#}", self.physical);
         }
     }
 }
@@ -50,7 +50,7 @@ fn role(address: &str) -> Result<(Sriov, Option<String>)> {
     Ok((device.sriov, device.parent.map(|parent| parent.to_string())))
 }
 
-/// The physical function is the host driver's.
+/// The physical function is bound to the host's driver.
 pub(crate) fn virtual_functions() -> Result<String> {
     let nic = sriov_nic().context("no NIC")?;
     bind_to(&nic, "igb")?;
@@ -64,16 +64,16 @@ pub(crate) fn virtual_functions() -> Result<String> {
     let [first, second] = functions.virtuals.as_slice() else { anyhow::bail!("not two of them") };
     for address in [first, second] {
         served.wait_for(address, Some("Healthy"))?;
-        says(&listed(address)?, &json!({"state": "free", "kind": "pci", "resource": "a.b/vf"}))?;
+        expect_listed(&listed(address)?, &json!({"state": "free", "kind": "pci", "resource": "a.b/vf"}))?;
     }
     ensure!(served.health(&nic).is_none() && listed(&nic)?.is_null(), "the host's own NIC is offered");
-    let given = served.given("a.b/vf", &[first])?;
+    let allocation = served.allocation("a.b/vf", &[first])?;
     let node = format!("/dev/vfio/{}", group(first)?);
-    given.is(("PCI_RESOURCE_A_B_VF", first), &["/dev/vfio/vfio", &node])?;
+    allocation.check(("PCI_RESOURCE_A_B_VF", first), &["/dev/vfio/vfio", &node])?;
     let holder = Holder::full(first)?;
     served.wait_for(first, Some("Unhealthy"))?;
-    says(&listed(first)?, &json!({"state": "held", "evidence": "enable"}))?;
-    who_says(first, holder.pid(), "group")?;
+    expect_listed(&listed(first)?, &json!({"state": "held", "evidence": "enable"}))?;
+    expect_who(first, holder.pid(), "group")?;
     if group(first)? != group(second)? {
         ensure!(
             served.health(second).as_deref() == Some("Healthy"),
@@ -86,15 +86,15 @@ pub(crate) fn virtual_functions() -> Result<String> {
     Ok(format!(": {nic} has {first} and {second}"))
 }
 
-/// The physical function is a machine's, and so are its virtual ones: vfio-pci takes them all.
+/// The physical function and its virtual functions are bound to vfio-pci.
 pub(crate) fn physical_function() -> Result<String> {
     let nic = sriov_nic().context("no NIC")?;
     bind(&nic)?;
     fs::write(ENABLE_SRIOV, "Y").context(ENABLE_SRIOV)?;
     let functions = Functions::on(nic.clone())?;
     let [first, second] = functions.virtuals.as_slice() else { anyhow::bail!("not two of them") };
-    // `vfio_pci_bus_notifier` has them overridden before they are matched.
-    wait_until("vfio-pci has them", || {
+    // `vfio_pci_bus_notifier` sets their driver_override before they are matched.
+    wait_until("both virtual functions are bound to vfio-pci", || {
         Ok([first, second].iter().all(|one| driver_of(one).as_deref() == Some("vfio-pci")))
     })?;
     ensure!(role(&nic)? == (Sriov::Physical(2), None), "{nic}: {:?}", role(&nic)?);
@@ -105,14 +105,14 @@ pub(crate) fn physical_function() -> Result<String> {
     ))?;
     for (address, resource) in [(&nic, "a.b/pf"), (first, "a.b/vf"), (second, "a.b/vf")] {
         served.wait_for(address, Some("Healthy"))?;
-        says(&listed(address)?, &json!({"state": "free", "resource": resource}))?;
+        expect_listed(&listed(address)?, &json!({"state": "free", "resource": resource}))?;
     }
     let holder = Holder::full(&nic)?;
     served.wait_for(&nic, Some("Unhealthy"))?;
-    says(&listed(&nic)?, &json!({"state": "held", "evidence": "enable"}))?;
-    who_says(&nic, holder.pid(), "group")?;
+    expect_listed(&listed(&nic)?, &json!({"state": "held", "evidence": "enable"}))?;
+    expect_who(&nic, holder.pid(), "group")?;
     if group(&nic)? != group(first)? {
-        says(&listed(first)?, &json!({"state": "free"}))?;
+        expect_listed(&listed(first)?, &json!({"state": "free"}))?;
     }
     holder.kill();
     served.wait_for(&nic, Some("Healthy"))?;

@@ -1,21 +1,22 @@
-//! What the plugin was made for, with real groups and the kubelet's own device manager: allocatable - requested is the number
-//! of devices that a new machine could open now.
+//! Plays the scenarios that the plugin was made for with real groups and the kubelet's own device manager. In each of
+//! them allocatable - requested must be the number of devices that a new VM could open now.
 
 use crate::host::Holder;
 use crate::plugin::{has_words, list};
 use crate::pods::Node;
-use crate::scenarios::{EMULATION, INTERVAL};
+use crate::scenarios::{EMULATION_DELAY, INTERVAL};
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 
-/// A pod is owned at once, so that nothing may be Unhealthy for being held even after this.
+/// The default settling time. The device of a pod is assigned from its admission on, and must not become Unhealthy
+/// after it.
 const SETTLING: Duration = Duration::from_secs(3);
 
-/// Six of eight have a pod with a running machine.
+/// Starts six pods with running VMs on a node with eight devices.
 fn six(busy: &'static str) -> Result<Node> {
     let mut node = Node::start(busy)?;
     for _ in 0..6 {
-        // With `unhealthy` it soon sees none.
+        // With `--busy unhealthy` the scheduler soon sees no room.
         node.run_placed_pod()?;
     }
     Ok(node)
@@ -32,7 +33,10 @@ pub(crate) fn killed() -> Result<String> {
         node.run_pod()?;
     }
     ensure!(node.numbers()? == (8, 8, 8) && !node.has_room()?, "{:?}", node.numbers()?);
-    Ok(format!(": allocatable 8 - requested 6 after it, two more machines run; kubelet {}", node.version()))
+    Ok(format!(
+        ": allocatable 8 - requested 6 after the restart, two more VMs run; kubelet {}",
+        node.version()
+    ))
 }
 
 pub(crate) fn killed_unhealthy() -> Result<String> {
@@ -52,7 +56,7 @@ pub(crate) fn killed_unhealthy() -> Result<String> {
 
 pub(crate) fn foreign() -> Result<String> {
     let mut node = six("attributed")?;
-    let address = *node.free()?.first().context("nothing is free")?;
+    let address = *node.free()?.first().context("no device is free")?;
     let holder = Holder::full(address)?;
     node.wait_for((8, 7, 6))?;
     node.run_pod()?;
@@ -61,8 +65,8 @@ pub(crate) fn foreign() -> Result<String> {
     let killed = holder.kill();
     node.wait_for((8, 8, 7))?;
     let freed = killed.elapsed();
-    ensure!(freed <= INTERVAL + EMULATION, "8 again only after {freed:?}");
-    ensure!(node.run_pod()? == address, "another one was free");
+    ensure!(freed <= INTERVAL + EMULATION_DELAY, "8 again only after {freed:?}");
+    ensure!(node.run_pod()? == address, "another device was free");
     Ok(format!(
         ": 7 while it is held, one of two pods admitted; 8 again {} ms after its end, and the other is",
         freed.as_millis()
