@@ -19,7 +19,7 @@ import (
 
 const version = "v1.37.2"
 
-// The newest minor version whose go.mod this repository's Go accepts. Its managers take loggers and contexts.
+// The newest minor version with a go.mod that this repository's Go accepts. Its managers take loggers and contexts.
 
 func managers(ctx context.Context, nodes []cadvisorapi.Node) (*devicemanager.ManagerImpl, topologymanager.Manager, error) {
 	logger := klog.FromContext(ctx)

@@ -6,7 +6,7 @@ use crate::world::{RESOURCE, World};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// How long the numbers may be wrong. A loaded machine needs time; a broken plugin never gets there.
+/// How long the numbers may be wrong. A loaded host needs time. A broken plugin never gets there.
 const SETTLE_LIMIT: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(10);
 /// The longest time until the plugin has reacted to an event: settling, two polls of the kubelet, one list.

@@ -205,7 +205,7 @@ impl Move {
             MoveKind::LoseCheckpoint if !world.plugin_runs() => return Ok(false),
             MoveKind::LoseCheckpoint => {
                 // If the checkpoint is lost before the plugin has polled after an Allocate, the plugin cannot know
-                // which pod the Allocate was for. A pod whose container is created after that gets its devices by a
+                // which pod the Allocate was for. A pod with a container that is created after that gets its devices by a
                 // new Allocate.
                 std::thread::sleep(POLLED);
                 world.wait_until_listed();

@@ -22,7 +22,7 @@ const ALL: [(&str, &str, &str, Scenario); 7] = [
 ];
 /// Longer than everything that is waited for here: settling takes 3 s, the end of a pod two lists.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The default interval, and half a second for a loaded machine.
+/// The default interval, and half a second for a loaded host.
 const AN_INTERVAL: Duration = Duration::from_millis(1000 + 500);
 
 /// Plays all scenarios and prints a line for each. Returns true if all passed.

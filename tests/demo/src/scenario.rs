@@ -11,7 +11,7 @@ use vfio_sim_node::{Function, Vm, VmSpec};
 const FOREIGN: &str = "0000:1b:00.0";
 /// The GPU that is bound while the plugin runs.
 const LATE: &str = "0000:f1:00.0";
-/// Added to the interval for a loaded machine. tests/measure measures the time without it.
+/// Added to the interval for a loaded host. tests/measure measures the time without it.
 const GRACE: Duration = Duration::from_millis(500);
 /// The default settling time, and half a second more.
 const SETTLED: Duration = Duration::from_millis(3500);

@@ -37,7 +37,7 @@ pub(crate) struct KernelState {
     pub(crate) config: KernelConfig,
     /// The number of removed class entries.
     pub(crate) gone: u64,
-    /// Functions whose device a VM has open.
+    /// Functions with a device that a VM has open.
     enabled: BTreeSet<String>,
     /// Running VMs, by pid.
     vms: BTreeMap<u32, RunningVm>,

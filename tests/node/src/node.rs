@@ -151,7 +151,7 @@ impl Node {
         if fs::symlink_metadata(&path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
     }
 
-    /// Replaces a file by a fifo. A reader that does not check the file's type then blocks for ever.
+    /// Replaces a file by a fifo. A reader that does not check the file's type then blocks forever.
     ///
     /// # Errors
     /// The tree cannot be written.

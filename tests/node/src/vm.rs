@@ -118,7 +118,7 @@ struct Process {
 }
 
 impl Vm {
-    /// Starts the thread that waits for the end of a process. The process has its groups already.
+    /// Starts the thread that waits for the end of a process. The process holds its groups already.
     pub(crate) fn watch(inner: &Arc<NodeInner>, child: Child, teardown: Duration) -> Result<Self> {
         let pid = pid_of(&child)?;
         let process = Process { pid, inner: Arc::clone(inner), teardown, child: Mutex::new(Some(child)) };

@@ -54,7 +54,7 @@ static int change(const char *text)
 	if (sscanf(text, "%x:%x:%x.%x=%x:%x:%x%n", &domain, &bus, &slot, &number, &vendor, &device, &class, &end) != 7 ||
 	    text[end] || bus > 0xff || slot > 0x1f || number > 7 || vendor > 0xffff || device > 0xffff ||
 	    class > 0xffffff || count == MAX_CHANGED) {
-		pr_err("neither ADDRESS=VENDOR:DEVICE:CLASS nor within the limit of functions: %s\n", text);
+		pr_err("not ADDRESS=VENDOR:DEVICE:CLASS, or too many functions: %s\n", text);
 		return -EINVAL;
 	}
 	function = pci_get_domain_bus_and_slot(domain, bus, PCI_DEVFN(slot, number));

@@ -54,7 +54,7 @@ impl World {
         Ok(true)
     }
 
-    /// Notes that a VM has opened groups. The plugin probes a group whose `enable` is raised at its first check, because the
+    /// Notes that a VM has opened groups. The plugin probes a group if `enable` is raised at its first check, because the
     /// count could be stale.
     pub(super) fn note_held(&mut self, groups: &[u32]) {
         for group in groups {
@@ -64,7 +64,7 @@ impl World {
         }
     }
 
-    /// Notes that the plugin may open a group once more.
+    /// Notes that the plugin may open a group one more time.
     pub(super) fn allow_open(&mut self, group: u32) {
         *self.changes.may_be_opened.entry(group).or_default() += 1;
     }

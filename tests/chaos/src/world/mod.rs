@@ -48,7 +48,7 @@ pub(crate) struct Foreign {
     pub(crate) hung: bool,
     /// How far the VM went.
     pub(crate) hold: Hold,
-    /// True for the rest of a pod whose end the plugin cannot detect.
+    /// True for the rest of a pod if the plugin cannot detect that the pod has ended.
     pub(crate) unattributable: bool,
     pub(crate) vm: Vm,
     pub(crate) groups: Vec<u32>,
@@ -63,7 +63,7 @@ pub(crate) struct Changes {
     pub(crate) may_be_opened: BTreeMap<u32, u64>,
     /// Groups that became free after the plugin had seen EBUSY: only an open detects that.
     pub(crate) freed_after_busy: Vec<u32>,
-    /// Groups whose device node was created again.
+    /// Groups with a device node that was created again.
     pub(crate) recreated_nodes: BTreeSet<u32>,
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct Pod {
     pub(crate) restarted: bool,
     /// True if the plugin never saw the pod's name and uid together, because the kubelet lost its checkpoint before the pod
     /// was listed. While the pod runs, the cgroup of its VM shows that it exists. After a forced deletion, the plugin cannot
-    /// tell which pod the VM belonged to.
+    /// know which pod the VM belonged to.
     pub(crate) unattributable: bool,
 }
 
@@ -103,8 +103,8 @@ impl World {
         let others: BTreeMap<String, u32> = self.assigned_to(|other| other.spec.uid != spec.uid);
         let mut allocated = BTreeMap::new();
         for Container { name, .. } in &spec.containers {
-            // The kubelet refuses if it has lost its checkpoint and finds no device to allocate. It would try again for ever
-            // for a pod whose devices the plugin cannot know; the user deletes such a pod.
+            // The kubelet refuses if it has lost its checkpoint and finds no device to allocate. It would try again forever
+            // for a pod with devices that the plugin cannot know. The user deletes such a pod.
             let Ok(container) = self.manager()?.run(&spec.uid, name)? else {
                 self.remove(index, false)?;
                 return Ok(());
@@ -188,7 +188,7 @@ impl World {
         }
     }
 
-    /// Returns groups of ended pods whose end the plugin cannot know yet, because pods cannot be listed.
+    /// Returns groups of pods that ended while pods cannot be listed, so that the plugin cannot know of their end yet.
     pub(super) fn ended_unreported(&self) -> BTreeSet<u32> {
         if self.pod_resources_served {
             return BTreeSet::new();

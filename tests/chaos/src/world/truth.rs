@@ -37,7 +37,7 @@ impl World {
         addresses(&self.bound, |group| groups.contains(&group)).collect()
     }
 
-    /// Returns devices whose state the plugin cannot detect, so that Allocate may refuse them:
+    /// Returns devices with a state that the plugin cannot detect, so that Allocate may refuse them:
     ///
     /// - bound devices of a group that is open without a device: only an open detects this state, in which QEMU is for
     ///   milliseconds;
@@ -100,7 +100,7 @@ impl World {
         addresses(self.all(), |of| of == group).collect()
     }
 
-    /// Returns the groups of the functions whose addresses a text contains.
+    /// Returns the groups of the functions that a text names by address.
     pub(crate) fn groups_named(&self, text: &str) -> BTreeSet<u32> {
         self.all().filter(|(address, _)| text.contains(*address)).map(|(_, group)| *group).collect()
     }
@@ -114,7 +114,7 @@ impl World {
     }
 }
 
-/// Returns the addresses of the functions whose group is `wanted`.
+/// Returns the addresses of the functions in the groups that are `wanted`.
 fn addresses<'a>(
     functions: impl IntoIterator<Item = (&'a String, &'a u32)>,
     wanted: impl Fn(u32) -> bool,

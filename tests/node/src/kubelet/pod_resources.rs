@@ -34,7 +34,7 @@ fn resources(pod: &Pod) -> PodResources {
         device_ids: pod.devices.clone(),
         topology: None,
     };
-    // A pod whose devices are unknown is listed too.
+    // A pod without known devices is listed too.
     let devices = if pod.devices.is_empty() { Vec::new() } else { vec![allocated] };
     let container =
         ContainerResources { name: "compute".to_owned(), devices, ..ContainerResources::default() };

@@ -1,6 +1,6 @@
 //! Runs the tests inside the VM, as root, against the real VFIO drivers.
 //!
-//! Arguments select the tests whose name contains one of them. Prints a line for each test: `ok NAME`, `FAILED NAME:
+//! Arguments select the tests by parts of their names. Prints a line for each test: `ok NAME`, `FAILED NAME:
 //! why` or `not possible NAME: what is missing`. The last line is the count.
 #![allow(clippy::indexing_slicing, reason = "only JSON values are indexed; a missing key yields null")]
 

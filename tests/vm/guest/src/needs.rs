@@ -1,4 +1,4 @@
-//! Lists what tests need of the kernel and of QEMU. A test whose needs are missing is reported and not counted.
+//! Lists what tests need of the kernel and of QEMU. If something is missing, the test is reported and not counted.
 
 use crate::host;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Runs the kubelet's own device manager in the VM, with pods whose VMs open real groups.
+//! Runs the kubelet's own device manager in the VM, with pods and VMs that open real groups.
 
 use crate::host::{EIGHT, Holder, bind, group, unbind, wait_until};
 use crate::plugin::{self, PROGRAM, RUN_DIR, list, listed};

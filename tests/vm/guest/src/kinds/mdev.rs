@@ -1,4 +1,4 @@
-//! Mediated devices of the kernel's sample driver `mtty`, whose parent is not a PCI function.
+//! Mediated devices of the kernel's sample driver `mtty`. Their parent is not a PCI function.
 
 use super::{expect_listed, expect_who, wait_for_reason};
 use crate::host::{Holder, Module, cdev_of, group_of, wait_until};
