@@ -61,7 +61,7 @@ impl VmSpec {
 pub struct VmProgram {
     /// The program. It runs under the command name `qemu-system-x86`.
     pub path: PathBuf,
-    /// argv[0], by which a multi-call program like busybox finds its applet.
+    /// The name that the program sees (`argv[0]`), by which a multi-call program like busybox finds its applet.
     pub arg0: String,
     /// The arguments.
     pub args: Vec<String>,
