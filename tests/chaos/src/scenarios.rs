@@ -90,7 +90,7 @@ fn killed_unhealthy(world: &mut World) -> anyhow::Result<String> {
     wait(world, "allocatable is 2", |world| Ok(numbers(world)? == (8, 2, 6)))?;
     let list = world.listed()?;
     let reasons: Vec<&str> = list.iter().filter_map(|device| device["reason"].as_str()).collect();
-    let says = reasons.iter().filter(|reason| reason.contains("held by pid") && reason.contains("pod "));
+    let says = reasons.iter().filter(|reason| reason.contains("pid ") && reason.contains("pod "));
     ensure!(says.count() == 6, "list gives the reasons {reasons:?}");
     let refused = schedule(world)?.is_none();
     ensure!(refused, "the scheduler sees room");
@@ -175,7 +175,7 @@ fn refused(world: &mut World) -> anyhow::Result<String> {
         .context("the pod was admitted")?;
     // Without waiting: the pod that replaces this one must be scheduled by a list with the device as Unhealthy.
     ensure!(numbers(world)? == (8, 7, 7), "after the refusal {:?}", numbers(world)?);
-    for word in [last.as_str(), "is held by", &format!("pid {pid}")] {
+    for word in [last.as_str(), &format!("pid {pid}")] {
         ensure!(refusal.contains(word), "the refusal lacks {word:?}: {refusal}");
     }
     ensure!(schedule(world)?.is_none(), "the scheduler sees room for the pod that replaces it");

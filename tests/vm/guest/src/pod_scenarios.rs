@@ -46,7 +46,7 @@ pub(crate) fn killed_unhealthy() -> Result<String> {
     let mut said = 0;
     for device in list()? {
         if device["health"] == "Unhealthy" {
-            has_words(device["reason"].as_str().unwrap_or_default(), &["held by pid", "holder"])?;
+            has_words(device["reason"].as_str().unwrap_or_default(), &["pid ", "holder"])?;
             said += 1;
         }
     }

@@ -124,10 +124,7 @@ fn held_at_start() -> Result<String> {
         served.health(ALONE)
     );
     let device = listed(ALONE)?;
-    has_words(
-        device["reason"].as_str().unwrap_or_default(),
-        &["held by", &holder.pid().to_string(), "holder"],
-    )?;
+    has_words(device["reason"].as_str().unwrap_or_default(), &[&format!("pid {}", holder.pid()), "holder"])?;
     holder.kill();
     served.wait_for(ALONE, Some("Healthy"))?;
     let _again = Holder::full(ALONE)?;

@@ -47,8 +47,8 @@ fn expect_who(device: &str, pid: u32, via: &str) -> Result<()> {
 
 /// Waits until the reported reason names this process. A refusal does not wait for the scan of all processes.
 fn wait_for_reason(device: &str, pid: u32) -> Result<()> {
-    let pid = format!("held by pid {pid} ");
-    wait_until(&format!("{device} is {pid}"), || {
+    let pid = format!("pid {pid} ");
+    wait_until(&format!("the reason of {device} names {pid}"), || {
         Ok(listed(device)?["reason"].as_str().is_some_and(|reason| reason.contains(&pid)))
     })?;
     Ok(())
