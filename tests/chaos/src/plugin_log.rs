@@ -16,7 +16,7 @@ const ALLOCATE_REFUSED: &str = "refused";
 /// A device left the list; field `device`.
 const DEVICE_DROPPED: &str = "no longer bound, dropped from the list";
 /// In the status message of Allocate: the device was allocated to another pod as a substitute.
-pub(crate) const ASSIGNED_AS_SUBSTITUTE: &str = "was given it in place of another";
+pub(crate) const ASSIGNED_AS_SUBSTITUTE: &str = "got it as the substitute of another device";
 /// The value of field `old` for a device that is listed for the first time.
 const FIRST_LISTED: &str = "new";
 

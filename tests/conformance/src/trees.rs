@@ -48,7 +48,7 @@ pub(crate) const KINDS: &[Shows] = &[
     ("not viable", &[("/groups/0/viable", "false"), ("/groups/0/offender_driver", "snd_hda_intel")]),
     ("virtual functions of a NIC", &[("/devices/2/sriov", "virtual"), ("/devices/4/parent", "0000:f2:00.0")]),
     ("a GPU with virtual functions enabled", &[("/devices/2/sriov", "physical"), ("/devices/2/vfs", "1")]),
-    ("mediated devices", &[("/devices/0/kind", "mdev"), ("/groups/0/peek", "blind")]),
+    ("mediated devices", &[("/devices/0/kind", "mdev"), ("/groups/0/peek", "unavailable")]),
     ("a VM with a mediated device", &[("/groups/0/state", "held"), ("/groups/1/state", "free")]),
     (
         "virtual functions with a vGPU and without",
@@ -101,7 +101,11 @@ pub(crate) const ODD: &[Recipe] = &[
         nameless,
         &[("/broken/4/device", "null"), ("/devices/1/group", "52")],
     ),
-    recipe("unreadable attributes", unreadable, &[("/broken/0/device", GPU), ("/groups/0/peek", "blind")]),
+    recipe(
+        "unreadable attributes",
+        unreadable,
+        &[("/broken/0/device", GPU), ("/groups/0/peek", "unavailable")],
+    ),
     recipe("two devices of one group", shared, &[("/devices/1/group", "51"), ("/groups/0/state", "held")]),
     recipe("members that cannot be read", broken_member, &[("/groups/0/unreadable", "2")]),
     recipe(
