@@ -1,4 +1,4 @@
-//! Gives the C library its soname, whose number is that of the ABI.
+//! Sets the soname of the C library: `libvfio_probe.so.N`, where N is `VFP_ABI`.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ fn main() {
     let abi = Path::new("src/capi/version.rs");
     println!("cargo:rerun-if-changed={}", abi.display());
     println!("cargo:rerun-if-changed=build.rs");
-    // Python loads its module by path.
+    // The wheel has no soname: Python loads its module by path.
     if std::env::var_os("CARGO_FEATURE_CAPI").is_none() {
         return;
     }
@@ -15,6 +15,6 @@ fn main() {
         source.lines().find_map(|line| line.strip_prefix("pub const VFP_ABI: u32 = ")?.strip_suffix(';'));
     match number {
         Some(number) => println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libvfio_probe.so.{number}"),
-        None => println!("cargo::error={}: no VFP_ABI in it", abi.display()),
+        None => println!("cargo::error={}: no line defines VFP_ABI", abi.display()),
     }
 }
