@@ -1,4 +1,5 @@
-/* A node agent: an epoll loop on a watch's descriptor that prints what happens to this host's VFIO groups, with the holder.
+/* A node agent: prints the events of the VFIO devices of this host, with the holders of held groups. It waits in an epoll
+ * loop for the descriptor of a watch.
  *
  * agent [--root DIR] [--interval MS]       runs until SIGINT or SIGTERM
  *
@@ -17,7 +18,7 @@
 #include <unistd.h>
 #include <vfio_probe.h>
 
-/* The addresses of a group's devices, for people who know addresses and not groups. */
+/* Prints the ids of the devices of a group. */
 static void print_devices(vfp_watch *watch, uint32_t group) {
     static vfp_device devices[1024];
     size_t count = 0, index;
@@ -29,26 +30,26 @@ static void print_devices(vfp_watch *watch, uint32_t group) {
 
 static void print_holders(vfp_watch *watch, uint32_t group) {
     vfp_holder holders[8];
-    vfp_looked looked;
+    vfp_scan_coverage coverage;
     size_t count = 0, index;
-    if (vfp_watch_holders(watch, group, sizeof holders[0], 8, holders, &count, sizeof looked, &looked, NULL) < 0) return;
+    if (vfp_watch_holders(watch, group, sizeof holders[0], 8, holders, &count, sizeof coverage, &coverage, NULL) < 0) return;
     for (index = 0; index < count && index < 8; index++) {
         printf(" by pid %u (%s)", holders[index].pid, holders[index].command);
         if (holders[index].pod_uid[0]) printf(" of pod %s", holders[index].pod_uid);
     }
-    /* "Not found" is not "nobody". */
-    if (count == 0) printf(" by a process not seen (%u of %u unreadable)", looked.unreadable, looked.processes);
+    /* The list may be incomplete: print the coverage of the scan. */
+    if (count == 0) printf(" by an unknown process (%u of %u processes unreadable)", coverage.unreadable, coverage.processes);
 }
 
-/* Takes all events that there are; 0 when the program should go on. */
+/* Prints all queued events. Returns 0 to continue, -1 if stdout is closed. */
 static int take_events(vfp_watch *watch) {
     for (;;) {
         vfp_event event;
         vfp_error error;
         vfp_status status = vfp_watch_next(watch, sizeof event, &event, &error);
-        if (status == VFP_NOTHING) break;
+        if (status == VFP_NO_EVENT) break;
         if (status < 0) {
-            /* The watch goes on by itself; a host that cannot be read now may be later. */
+            /* The watch continues: a host that cannot be read now may be readable later. */
             fprintf(stderr, "agent: %s\n", error.text);
             break;
         }
@@ -62,7 +63,7 @@ static int take_events(vfp_watch *watch) {
         if (event.kind == VFP_EVENT_HELD) print_holders(watch, event.group);
         printf("\n");
     }
-    /* Whoever reads us has gone: the ordinary end. */
+    /* The reader of our output closed the pipe: a normal end. */
     return fflush(stdout) == 0 ? 0 : -1;
 }
 
@@ -98,7 +99,7 @@ int main(int argc, char **argv) {
         vfp_root_close(&root);
         return 1;
     }
-    /* The watch has all that it needs of the root. */
+    /* The watch does not need the root handle. */
     vfp_root_close(&root);
     sigemptyset(&end);
     sigaddset(&end, SIGINT);

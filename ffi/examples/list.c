@@ -1,4 +1,6 @@
-/* Prints every device bound to VFIO on this host, or below the folder given, and whether its group looks held.
+/* Lists the devices bound to VFIO drivers with their groups, and whether each group looks held. Opens no device.
+ *
+ * list [ROOT]       ROOT is the directory with sys, dev and proc (default /)
  *
  * cc list.c $(pkg-config --cflags --libs vfio-probe) -o list
  */
@@ -18,9 +20,9 @@ int main(int argc, char **argv) {
     }
     for (index = 0; index < count && index < 1024; index++) {
         const vfp_device *device = &devices[index];
-        int32_t peek = VFP_PEEK_BLIND;
+        int32_t peek = VFP_PEEK_UNAVAILABLE;
         if (device->status != VFP_OK)
-            fprintf(stderr, "list: left out: %s\n", device->problem);
+            fprintf(stderr, "list: skipped: %s\n", device->error_text);
         else if (vfp_peek(root, device->group, &peek, &error) < 0)
             fprintf(stderr, "list: %s: %s\n", device->id, error.text);
         else

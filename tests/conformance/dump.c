@@ -1,4 +1,4 @@
-/* Everything that the C ABI tells of a tree, as JSON: dump ROOT. Compared with what the other languages tell. */
+/* Prints all results of the C ABI for a tree as JSON, to be compared with the other languages: dump ROOT. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,7 +49,7 @@ static void open(const char *bracket) {
     comma = "";
 }
 
-static void shut(const char *bracket) {
+static void end(const char *bracket) {
     printf("%s", bracket);
     comma = ",";
 }
@@ -80,8 +80,8 @@ static int by_id(const void *left, const void *right) {
     return strcmp(((const vfp_device *)left)->id, ((const vfp_device *)right)->id);
 }
 
-static int by_problem(const void *left, const void *right) {
-    return strcmp(((const vfp_device *)left)->problem, ((const vfp_device *)right)->problem);
+static int by_error_text(const void *left, const void *right) {
+    return strcmp(((const vfp_device *)left)->error_text, ((const vfp_device *)right)->error_text);
 }
 
 static int by_name(const void *left, const void *right) {
@@ -116,17 +116,17 @@ static void device(const vfp_device *device) {
     text_or_null("kind", vfp_kind_text(device->kind));
     text_or_null("vgpu_type", device->vgpu_type);
     text_or_null("parent", device->parent);
-    shut("}");
+    end("}");
 }
 
-static void broken(const vfp_device *device) {
+static void error_item(const vfp_device *device) {
     item("{");
     text_or_null("device", device->id);
     number_or_null("group", 0, 1);
     text_or_null("kind", vfp_status_text(device->status));
     number("errno", device->os_errno);
-    text_or_null("text", device->problem);
-    shut("}");
+    text_or_null("text", device->error_text);
+    end("}");
 }
 
 static void members(const vfp_root *root, uint32_t group) {
@@ -142,22 +142,22 @@ static void members(const vfp_root *root, uint32_t group) {
         text_or_null("name", all[index].name);
         text_or_null("driver", all[index].driver);
         boolean("vfio", all[index].vfio);
-        shut("}");
+        end("}");
     }
-    shut("]");
-    key("broken");
+    end("]");
+    key("errors");
     open("[");
     for (index = 0; index < count; index++) {
         if (all[index].status == VFP_OK) continue;
         item("");
-        text(all[index].problem);
+        text(all[index].error_text);
         comma = ",";
     }
-    shut("]");
+    end("]");
 }
 
 static void group(const vfp_root *root, uint32_t number_of) {
-    vfp_group seen;
+    vfp_group read;
     vfp_occupancy occupancy;
     vfp_error error;
     int32_t peek;
@@ -165,37 +165,37 @@ static void group(const vfp_root *root, uint32_t number_of) {
     number("group", number_of);
     if (vfp_probe(root, number_of, sizeof occupancy, &occupancy, NULL) < 0) exit(2);
     text_or_null("state", vfp_state_text(occupancy.state));
-    text_or_null("why", occupancy.why == VFP_WHY_NONE ? "" : vfp_why_text(occupancy.why));
+    text_or_null("unknown_reason", occupancy.unknown_reason == VFP_UNKNOWN_NONE ? "" : vfp_unknown_reason_text(occupancy.unknown_reason));
     number("errno", occupancy.os_errno);
-    if (vfp_group_read(root, number_of, sizeof seen, &seen, &error) < 0) {
+    if (vfp_group_read(root, number_of, sizeof read, &read, &error) < 0) {
         key("error");
         open("{");
         error_fields(&error);
-        shut("}");
-        shut("}");
+        end("}");
+        end("}");
         return;
     }
-    boolean("viable", seen.viable);
-    number("unreadable", seen.unreadable);
-    text_or_null("offender", seen.offender);
-    text_or_null("offender_driver", seen.offender_driver);
+    boolean("viable", read.viable);
+    number("unreadable", read.unreadable);
+    text_or_null("offender", read.offender);
+    text_or_null("offender_driver", read.offender_driver);
     members(root, number_of);
     key("peek");
     if (vfp_peek(root, number_of, &peek, &error) < 0) {
         open("{");
         error_fields(&error);
-        shut("}");
+        end("}");
     } else {
         text(vfp_peek_text(peek));
     }
-    shut("}");
+    end("}");
 }
 
 static int holders(const vfp_root *root, const uint32_t *groups, size_t group_count) {
     static vfp_holder all[MANY];
-    vfp_looked looked;
+    vfp_scan_coverage coverage;
     size_t count = 0, index;
-    if (vfp_holders(root, groups, group_count, sizeof all[0], MANY, all, &count, sizeof looked, &looked, NULL) != VFP_OK) return -1;
+    if (vfp_holders(root, groups, group_count, sizeof all[0], MANY, all, &count, sizeof coverage, &coverage, NULL) != VFP_OK) return -1;
     qsort(all, count, sizeof all[0], by_group_and_pid);
     key("holders");
     open("[");
@@ -208,47 +208,47 @@ static int holders(const vfp_root *root, const uint32_t *groups, size_t group_co
         text_or_null("via", vfp_via_text(all[index].via));
         text_or_null("pod_uid", all[index].pod_uid);
         text_or_null("container_id", all[index].container_id);
-        shut("}");
+        end("}");
     }
-    shut("]");
-    key("looked");
+    end("]");
+    key("coverage");
     open("{");
-    number("processes", looked.processes);
-    number("unreadable", looked.unreadable);
-    number("unattributed", looked.unattributed);
-    shut("}");
+    number("processes", coverage.processes);
+    number("unreadable", coverage.unreadable);
+    number("unattributed", coverage.unattributed);
+    end("}");
     return 0;
 }
 
 int main(int argc, char **argv) {
-    static vfp_device devices[MANY], wrong[MANY];
+    static vfp_device devices[MANY], unreadable[MANY];
     static uint32_t groups[MANY];
     vfp_root *root = NULL;
     vfp_error error;
-    size_t count = 0, index, whole = 0, wrongs = 0, group_count = 0;
+    size_t count = 0, index, readable = 0, unreadable_count = 0, group_count = 0;
     int32_t has_nodes = 0;
     if (argc != 2) return 64;
     if (vfp_root_open(argv[1], &root, &error) < 0) return fails(&error);
     if (vfp_scan(root, sizeof devices[0], MANY, devices, &count, &error) < 0) return fails(&error);
     if (count > MANY) return 2;
     for (index = 0; index < count; index++) {
-        if (devices[index].status != VFP_OK) wrong[wrongs++] = devices[index];
-        else devices[whole++] = devices[index];
+        if (devices[index].status != VFP_OK) unreadable[unreadable_count++] = devices[index];
+        else devices[readable++] = devices[index];
     }
-    qsort(devices, whole, sizeof devices[0], by_id);
-    qsort(wrong, wrongs, sizeof wrong[0], by_problem);
+    qsort(devices, readable, sizeof devices[0], by_id);
+    qsort(unreadable, unreadable_count, sizeof unreadable[0], by_error_text);
     if (vfp_has_group_nodes(root, &has_nodes, &error) < 0) return fails(&error);
     open("{");
     boolean("group_nodes", has_nodes);
     key("devices");
     open("[");
-    for (index = 0; index < whole; index++) device(&devices[index]);
-    shut("]");
-    key("broken");
+    for (index = 0; index < readable; index++) device(&devices[index]);
+    end("]");
+    key("errors");
     open("[");
-    for (index = 0; index < wrongs; index++) broken(&wrong[index]);
-    shut("]");
-    for (index = 0; index < whole; index++) {
+    for (index = 0; index < unreadable_count; index++) error_item(&unreadable[index]);
+    end("]");
+    for (index = 0; index < readable; index++) {
         if (devices[index].group != VFP_NO_GROUP) groups[group_count++] = devices[index].group;
     }
     qsort(groups, group_count, sizeof groups[0], by_number);
@@ -259,7 +259,7 @@ int main(int argc, char **argv) {
     key("groups");
     open("[");
     for (index = 0; index < count; index++) group(root, groups[index]);
-    shut("]");
+    end("]");
     if (holders(root, groups, count) < 0) return 2;
     puts("}");
     vfp_root_close(&root);

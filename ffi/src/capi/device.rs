@@ -1,4 +1,4 @@
-//! Devices: their record, the scan, and one by its id.
+//! Device records: the scan of all bound devices, and the read of one device.
 
 use super::record::{self, Record, Slots};
 use super::root::{host, vfp_root};
@@ -8,16 +8,16 @@ use std::ffi::c_char;
 use vfio_probe::device::Detail;
 use vfio_probe::{Device, DeviceId, Error, Kind, Sriov};
 
-/// A PCI function behind a driver built on vfio-pci-core.
+/// A PCI function bound to a driver built on vfio-pci-core.
 pub const VFP_KIND_PCI: i32 = 0;
 /// A mediated device.
 pub const VFP_KIND_MDEV: i32 = 1;
-/// A virtual function whose vendor's driver (`nvidia`) is itself a VFIO driver.
+/// A virtual function whose vendor driver (`nvidia`) is itself a VFIO driver.
 pub const VFP_KIND_VENDOR_VF: i32 = 2;
 
-/// No part in SR-IOV.
+/// The function has no SR-IOV role.
 pub const VFP_SRIOV_NONE: i32 = 0;
-/// A physical function with virtual functions on.
+/// A physical function with enabled virtual functions.
 pub const VFP_SRIOV_PHYSICAL: i32 = 1;
 /// A virtual function.
 pub const VFP_SRIOV_VIRTUAL: i32 = 2;
@@ -26,50 +26,50 @@ pub const VFP_SRIOV_VIRTUAL: i32 = 2;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfp_device {
-    /// PCI address (`0000:3b:00.0`) or mdev uuid; "" for a broken entry that names none.
+    /// PCI address (`0000:3b:00.0`) or mdev UUID; "" for an unreadable entry without a valid name.
     pub id: [c_char; 40],
-    /// VFP_OK, or why this device could not be read: then only `id`, `os_errno` and `problem` say anything. One bad device
-    /// never costs another.
+    /// VFP_OK, or the reason why this device could not be read. In that case only `id`, `os_errno` and `error_text` are
+    /// set. An unreadable device does not affect the other records.
     pub status: vfp_status,
-    /// The kernel's errno for a broken device, else 0.
+    /// The kernel's errno if the device could not be read, else 0.
     pub os_errno: i32,
-    /// PCI vendor id; of a mediated device its parent's, 0 when the parent is no PCI function.
+    /// PCI vendor id. For a mediated device: that of its parent, or 0 if the parent is not a PCI function.
     pub vendor: u16,
-    /// PCI device id; of a mediated device its parent's.
+    /// PCI device id. For a mediated device: that of its parent.
     pub device: u16,
     /// PCI subsystem vendor id, 0 for none.
     pub subsystem_vendor: u16,
     /// PCI subsystem id, 0 for none.
     pub subsystem_device: u16,
-    /// PCI class, 24 bits: 0x030200 is a 3D controller.
+    /// PCI class code, 24 bits; 0x030200 is a 3D controller.
     pub class_code: u32,
-    /// IOMMU group, or VFP_NO_GROUP.
+    /// IOMMU group, or VFP_NO_GROUP without an IOMMU.
     pub group: u32,
-    /// NUMA node, -1 for unknown.
+    /// NUMA node, or -1 if the kernel does not know it.
     pub numa_node: i32,
-    /// N of its /dev/vfio/devices/vfioN, -1 for none.
+    /// N of the device's character device /dev/vfio/devices/vfioN, or -1 for none (kernels before 6.1).
     pub cdev: i32,
-    /// VFP_KIND_*.
+    /// A VFP_KIND_* value.
     pub kind: i32,
-    /// VFP_SRIOV_*.
+    /// A VFP_SRIOV_* value.
     pub sriov: i32,
-    /// How many virtual functions a physical one has on, else 0.
+    /// Number of enabled virtual functions of a physical function, else 0.
     pub vfs: u32,
-    /// Its driver; "" while the kernel is unbinding it.
+    /// Driver name; "" while the kernel unbinds the device.
     pub driver: [c_char; 40],
-    /// The mdev type (`nvidia-35`) or a vendor VF's vGPU type number, else "".
+    /// The mdev type (`nvidia-35`) or the vGPU type number of a vendor's virtual function, else "".
     pub vgpu_type: [c_char; 72],
-    /// The parent's address of a mediated device or a virtual function, else "".
+    /// PCI address of the parent of a mediated device or virtual function, else "".
     pub parent: [c_char; 24],
-    /// Of a broken device what is wrong, for people; else "".
-    pub problem: [c_char; 160],
+    /// Error message if the device could not be read, else "".
+    pub error_text: [c_char; 160],
 }
 
 const _: () = assert!(size_of::<vfp_device>() == 84 + 40 + 72 + 24 + 160);
 
-// SAFETY: repr(C); the sum of its fields is its size, so there is no padding.
+// SAFETY: repr(C); the fields add up to the size, so there is no padding.
 unsafe impl Record for vfp_device {
-    const LEAST: usize = std::mem::offset_of!(vfp_device, driver);
+    const MIN_SIZE: usize = std::mem::offset_of!(vfp_device, driver);
 }
 
 const EMPTY: vfp_device = vfp_device {
@@ -90,7 +90,7 @@ const EMPTY: vfp_device = vfp_device {
     driver: [0; 40],
     vgpu_type: [0; 72],
     parent: [0; 24],
-    problem: [0; 160],
+    error_text: [0; 160],
 };
 
 pub(super) fn kind_number(kind: Kind) -> i32 {
@@ -135,17 +135,18 @@ impl From<&Error> for vfp_device {
             id: text::shown_or_empty(error.device),
             status: status_of(error.kind),
             os_errno: error.errno,
-            problem: text::shown(error),
+            error_text: text::shown(error),
             ..EMPTY
         }
     }
 }
 
-/// Tells all bound devices, in no particular order: the first `capacity` of them are written, all are counted.
+/// Lists all devices that are bound to a VFIO driver, in no particular order. Writes the first `capacity` records and
+/// sets `*out_count` to the number of devices.
 ///
-/// Opens no device and needs no privilege; reads sysfs, some 10 system calls a device. Fails when the bound devices cannot be
-/// listed at all; a device that cannot be read is a record with a `status`. VFP_MORE: call again with room for `*out_count`,
-/// and mind that devices may have come meanwhile.
+/// Opens no device and needs no privilege. Reads sysfs: about 10 system calls per device. Fails if the bound devices
+/// cannot be listed. A device that cannot be read is a record with a negative `status`. On VFP_TRUNCATED call again
+/// with room for `*out_count` records; the number may have grown in the meantime.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_scan(
     root: *const vfp_root,
@@ -158,7 +159,7 @@ pub unsafe extern "C" fn vfp_scan(
     let call = || -> Outcome {
         // SAFETY: the caller's handle, by the header's conventions.
         let host = unsafe { host(root) }?;
-        record::given(out_count, "out_count")?;
+        record::require(out_count, "out_count")?;
         // SAFETY: the caller's array, by the header's conventions.
         let mut slots = unsafe { Slots::new(size, capacity, out_devices, "out_devices") }?;
         host.with_buffer(|root, buffer| {
@@ -169,16 +170,17 @@ pub unsafe extern "C" fn vfp_scan(
                 });
             })
         })?;
-        // SAFETY: looked at above.
+        // SAFETY: `require` checked `out_count` above.
         Ok(unsafe { slots.finish(out_count) })
     };
     // SAFETY: the caller's error record, by the header's conventions.
     unsafe { guard(out_error, call) }
 }
 
-/// Tells one device by its id, whatever it is bound to; `cdev` stays -1, which only a scan knows.
+/// Reads one device by its id, bound to a VFIO driver or not. `cdev` is -1: only vfp_scan() sets it.
 ///
-/// Fails with VFP_INVALID for a text that is no id, VFP_MISSING for a device that is not there, and as the kernel says.
+/// Returns VFP_INVALID if `id` is neither a PCI address nor a UUID, VFP_MISSING if there is no such device, and
+/// VFP_DENIED or VFP_SYSTEM if sysfs cannot be read. Opens no device and needs no privilege.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_device_read(
     root: *const vfp_root,
@@ -192,7 +194,7 @@ pub unsafe extern "C" fn vfp_device_read(
         let host = unsafe { host(root) }?;
         // SAFETY: the caller's text, by the header's conventions.
         let id = DeviceId::parse(unsafe { text::required(id, "id") }?)
-            .ok_or(Failure::Argument("id", "is neither a PCI address like 0000:3b:00.0 nor an mdev uuid"))?;
+            .ok_or(Failure::Argument("id", "must be a PCI address such as 0000:3b:00.0 or an mdev UUID"))?;
         // SAFETY: the caller's record, by the header's conventions.
         let mut slot = unsafe { Slots::one(("size", size), out_device, "out_device") }?;
         slot.push(&vfp_device::from(&host.root.device(id, Detail::Full)?));

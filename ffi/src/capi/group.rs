@@ -1,4 +1,4 @@
-//! IOMMU groups: viability and members.
+//! IOMMU groups: their viability and their members.
 
 use super::record::{self, Record, Slots};
 use super::root::{host, vfp_root};
@@ -7,57 +7,58 @@ use super::text;
 use std::ffi::c_char;
 use vfio_probe::{Error, GroupId, Member, Viability};
 
-/// What a look at all members of a group tells.
+/// An IOMMU group as sysfs describes it.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfp_group {
-    /// The group's number.
+    /// Group number.
     pub group: u32,
-    /// How many members could be read.
+    /// Number of members that could be read.
     pub members: u32,
-    /// How many could not; viability is that of the others.
+    /// Number of members that could not be read. `viable` is computed without them.
     pub unreadable: u32,
-    /// 1 if VFIO can use the group (VFIO_GROUP_FLAGS_VIABLE), else 0. An open of it succeeds either way.
+    /// 1 if VFIO can use the group (VFIO_GROUP_FLAGS_VIABLE), else 0. The group can be opened in both cases.
     pub viable: i32,
-    /// The member whose driver makes it not viable, else "".
+    /// First member whose driver makes the group not viable, else "".
     pub offender: [c_char; 72],
-    /// That driver, else "".
+    /// Driver of `offender`, else "".
     pub offender_driver: [c_char; 40],
 }
 
 const _: () = assert!(size_of::<vfp_group>() == 128);
 
-// SAFETY: repr(C); the sum of its fields is its size, so there is no padding.
+// SAFETY: repr(C); the fields add up to the size, so there is no padding.
 unsafe impl Record for vfp_group {
-    const LEAST: usize = std::mem::offset_of!(vfp_group, offender);
+    const MIN_SIZE: usize = std::mem::offset_of!(vfp_group, offender);
 }
 
-/// A member of a group: one function, or what another bus calls its devices.
+/// A member of a group: a PCI function, a mediated device, or a device of another bus.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfp_member {
-    /// Its name in the group's folder: a PCI address, an mdev uuid, ...
+    /// Name in the group's `devices` directory: a PCI address, an mdev UUID, ...
     pub name: [c_char; 72],
-    /// VFP_OK, or why it could not be read: then only `name`, `os_errno` and `problem` say anything.
+    /// VFP_OK, or the reason why the member could not be read. In that case only `name`, `os_errno` and `error_text`
+    /// are set.
     pub status: vfp_status,
-    /// The kernel's errno for a broken member, else 0.
+    /// The kernel's errno if the member could not be read, else 0.
     pub os_errno: i32,
-    /// 1 if its driver is a VFIO driver, else 0.
+    /// 1 if `driver` is a VFIO driver, else 0.
     pub vfio: i32,
-    /// Its driver, or "".
+    /// Driver name, or "" for none.
     pub driver: [c_char; 40],
-    /// Of a broken member what is wrong, for people; else "".
-    pub problem: [c_char; 160],
+    /// Error message if the member could not be read, else "".
+    pub error_text: [c_char; 160],
 }
 
 const _: () = assert!(size_of::<vfp_member>() == 72 + 12 + 40 + 160);
 
-// SAFETY: repr(C); the sum of its fields is its size, so there is no padding.
+// SAFETY: repr(C); the fields add up to the size, so there is no padding.
 unsafe impl Record for vfp_member {
-    const LEAST: usize = std::mem::offset_of!(vfp_member, driver);
+    const MIN_SIZE: usize = std::mem::offset_of!(vfp_member, driver);
 }
 
-/// A viability as C has it: 1 or 0, the offender, its driver.
+/// Converts a viability to the fields of a C record: 1 or 0, the offending member, its driver.
 pub(super) fn viability(viability: Viability) -> (i32, [c_char; 72], [c_char; 40]) {
     match viability {
         Viability::Viable => (1, [0; 72], [0; 40]),
@@ -73,7 +74,7 @@ impl From<&Member> for vfp_member {
             os_errno: 0,
             vfio: i32::from(member.vfio),
             driver: text::shown_or_empty(member.driver),
-            problem: [0; 160],
+            error_text: [0; 160],
         }
     }
 }
@@ -86,14 +87,14 @@ impl From<&Error> for vfp_member {
             os_errno: error.errno,
             vfio: 0,
             driver: [0; 40],
-            problem: text::shown(error),
+            error_text: text::shown(error),
         }
     }
 }
 
-/// Looks at a group's members and tells whether VFIO can use it. Opens no device, needs no privilege.
+/// Reads a group: the number of its members and whether VFIO can use it. Opens no device and needs no privilege.
 ///
-/// Fails with VFP_MISSING when there is no such group.
+/// Returns VFP_MISSING if there is no such group.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_group_read(
     root: *const vfp_root,
@@ -107,9 +108,9 @@ pub unsafe extern "C" fn vfp_group_read(
         let host = unsafe { host(root) }?;
         // SAFETY: the caller's record, by the header's conventions.
         let mut slot = unsafe { Slots::one(("size", size), out_group, "out_group") }?;
-        let seen = host.with_buffer(|root, buffer| root.group(GroupId(group), buffer))?;
-        let (viable, offender, offender_driver) = viability(seen.viability);
-        let (members, unreadable) = (seen.members, seen.unreadable);
+        let read = host.with_buffer(|root, buffer| root.group(GroupId(group), buffer))?;
+        let (viable, offender, offender_driver) = viability(read.viability);
+        let (members, unreadable) = (read.members, read.unreadable);
         slot.push(&vfp_group { group, members, unreadable, viable, offender, offender_driver });
         Ok(VFP_OK)
     };
@@ -117,9 +118,10 @@ pub unsafe extern "C" fn vfp_group_read(
     unsafe { guard(out_error, call) }
 }
 
-/// Tells all members of a group, in no particular order: the first `capacity` of them are written, all are counted.
+/// Lists the members of a group, in no particular order. Writes the first `capacity` records and sets `*out_count` to
+/// the number of members. Opens no device and needs no privilege.
 ///
-/// Fails with VFP_MISSING when there is no such group; VFP_MORE as vfp_scan().
+/// Returns VFP_MISSING if there is no such group, and VFP_TRUNCATED as vfp_scan() does.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_members(
     root: *const vfp_root,
@@ -133,7 +135,7 @@ pub unsafe extern "C" fn vfp_members(
     let call = || -> Outcome {
         // SAFETY: the caller's handle, by the header's conventions.
         let host = unsafe { host(root) }?;
-        record::given(out_count, "out_count")?;
+        record::require(out_count, "out_count")?;
         // SAFETY: the caller's array, by the header's conventions.
         let mut slots = unsafe { Slots::new(size, capacity, out_members, "out_members") }?;
         host.with_buffer(|root, buffer| {
@@ -144,7 +146,7 @@ pub unsafe extern "C" fn vfp_members(
                 });
             })
         })?;
-        // SAFETY: looked at above.
+        // SAFETY: `require` checked `out_count` above.
         Ok(unsafe { slots.finish(out_count) })
     };
     // SAFETY: the caller's error record, by the header's conventions.

@@ -1,4 +1,4 @@
-//! Holders: which processes have groups open.
+//! Holders: the processes that have a group or a device of it open.
 
 use super::record::{self, Record, Slots};
 use super::root::{host, vfp_root};
@@ -8,61 +8,64 @@ use std::ffi::c_char;
 use vfio_probe::holders::Via;
 use vfio_probe::{GroupId, Holder, ScanCoverage};
 
-/// By the group's node.
+/// A descriptor of the group's device node, /dev/vfio/N.
 pub const VFP_VIA_GROUP: i32 = 0;
-/// By a device obtained from the group.
+/// A device descriptor obtained from the group (VFIO_GROUP_GET_DEVICE_FD).
 pub const VFP_VIA_DEVICE: i32 = 1;
-/// By a device's own node, /dev/vfio/devices/vfioN.
+/// A descriptor of the device's own character device, /dev/vfio/devices/vfioN.
 pub const VFP_VIA_CDEV: i32 = 2;
 
-/// A process that has a group, or a device of it, open.
+/// A process that has a group or a device of it open.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfp_holder {
-    /// Its start in clock ticks after boot (proc(5), stat field 22): with the pid it names a process for ever.
+    /// Start time in clock ticks after boot (proc(5), stat field 22). Together with `pid` it identifies the process
+    /// until the next boot.
     pub start_time: u64,
-    /// The group that it holds.
+    /// The held group.
     pub group: u32,
-    /// Its number in the root's proc.
+    /// Process id in the pid namespace of the root's `proc`.
     pub pid: u32,
-    /// VFP_VIA_*.
+    /// A VFP_VIA_* value: the kind of descriptor.
     pub via: i32,
-    /// 0.
+    /// Always 0.
     pub reserved: u32,
-    /// Its command name, at most 15 characters, as it chose it; what is not printable ASCII is `?`.
+    /// Command name (/proc/PID/comm), at most 15 characters. The process can change it. Characters other than printable
+    /// ASCII are replaced by `?`.
     pub command: [c_char; 24],
-    /// The uid of the pod that its cgroup names, else "".
+    /// UID of the pod in the name of the process's cgroup, else "".
     pub pod_uid: [c_char; 40],
-    /// The container that its cgroup names, 64 hex digits, else "".
+    /// Container id in the name of the process's cgroup, 64 hex digits, else "".
     pub container_id: [c_char; 72],
 }
 
 const _: () = assert!(size_of::<vfp_holder>() == 160);
 
-// SAFETY: repr(C); the sum of its fields is its size, so there is no padding.
+// SAFETY: repr(C); the fields add up to the size, so there is no padding.
 unsafe impl Record for vfp_holder {
-    const LEAST: usize = std::mem::offset_of!(vfp_holder, command);
+    const MIN_SIZE: usize = std::mem::offset_of!(vfp_holder, command);
 }
 
-/// How far a look for holders reached. "Not found" is never "nobody" while `unreadable` or `unattributed` is not 0.
+/// The coverage of a scan for holders. The list of holders may be incomplete if `unreadable` or `unattributed` is
+/// greater than 0.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct vfp_looked {
-    /// Processes seen.
+pub struct vfp_scan_coverage {
+    /// Number of processes in `proc`.
     pub processes: u32,
-    /// Of these, those whose descriptors could not be read: other users' without CAP_SYS_PTRACE.
+    /// Number of these processes whose descriptors could not be read. Processes of other users need CAP_SYS_PTRACE.
     pub unreadable: u32,
-    /// Device descriptors whose device the kernel does not tell (before 6.18).
+    /// Number of open VFIO device descriptors whose device the kernel does not report (kernels before 6.18).
     pub unattributed: u32,
-    /// 0.
+    /// Always 0.
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<vfp_looked>() == 16);
+const _: () = assert!(size_of::<vfp_scan_coverage>() == 16);
 
-// SAFETY: repr(C), four numbers of one size.
-unsafe impl Record for vfp_looked {
-    const LEAST: usize = std::mem::offset_of!(vfp_looked, reserved);
+// SAFETY: repr(C), four numbers of the same size, so there is no padding.
+unsafe impl Record for vfp_scan_coverage {
+    const MIN_SIZE: usize = std::mem::offset_of!(vfp_scan_coverage, reserved);
 }
 
 pub(super) fn via_number(via: Via) -> i32 {
@@ -88,18 +91,20 @@ impl From<&Holder> for vfp_holder {
     }
 }
 
-impl From<ScanCoverage> for vfp_looked {
-    fn from(looked: ScanCoverage) -> Self {
-        let ScanCoverage { processes, unreadable, unattributed } = looked;
+impl From<ScanCoverage> for vfp_scan_coverage {
+    fn from(coverage: ScanCoverage) -> Self {
+        let ScanCoverage { processes, unreadable, unattributed } = coverage;
         Self { processes, unreadable, unattributed, reserved: 0 }
     }
 }
 
-/// Tells which processes hold the groups: the first `capacity` of them are written, all are counted. `out_looked`, which may
-/// be NULL, gets how far the look reached.
+/// Finds the processes that hold any of the groups. Writes the first `capacity` records and sets `*out_count` to the
+/// number of records; a process that holds two groups has two. `out_coverage` receives the coverage of the scan and may
+/// be NULL.
 ///
-/// Reads proc of all processes: milliseconds on a busy host, so ask when something changed. Opens no device; other users'
-/// processes need CAP_SYS_PTRACE. Fails when proc cannot be listed; VFP_MORE as vfp_scan().
+/// Reads /proc of all processes, which takes milliseconds on a busy host: pass all groups in one call, and call when
+/// something changed. Opens no device. Processes of other users need CAP_SYS_PTRACE. Fails if `proc` cannot be listed.
+/// Returns VFP_TRUNCATED as vfp_scan() does.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_holders(
     root: *const vfp_root,
@@ -109,8 +114,8 @@ pub unsafe extern "C" fn vfp_holders(
     capacity: usize,
     out_holders: *mut vfp_holder,
     out_count: *mut usize,
-    looked_size: usize,
-    out_looked: *mut vfp_looked,
+    coverage_size: usize,
+    out_coverage: *mut vfp_scan_coverage,
     out_error: *mut vfp_error,
 ) -> vfp_status {
     let call = || -> Outcome {
@@ -122,33 +127,33 @@ pub unsafe extern "C" fn vfp_holders(
             .copied()
             .map(GroupId)
             .collect();
-        record::given(out_count, "out_count")?;
+        record::require(out_count, "out_count")?;
         // SAFETY: the caller's array, by the header's conventions.
         let mut slots = unsafe { Slots::new(size, capacity, out_holders, "out_holders") }?;
         // SAFETY: the caller's record, by the header's conventions.
-        let mut far = unsafe { looked_slot(looked_size, out_looked) }?;
-        let looked = host.root.holders(&groups, &mut |holder| slots.push(&vfp_holder::from(&holder)))?;
-        if let Some(far) = &mut far {
-            far.push(&looked.into());
+        let mut coverage = unsafe { coverage_slot(coverage_size, out_coverage) }?;
+        let found = host.root.holders(&groups, &mut |holder| slots.push(&vfp_holder::from(&holder)))?;
+        if let Some(coverage) = &mut coverage {
+            coverage.push(&found.into());
         }
-        // SAFETY: looked at above.
+        // SAFETY: `require` checked `out_count` above.
         Ok(unsafe { slots.finish(out_count) })
     };
     // SAFETY: the caller's error record, by the header's conventions.
     unsafe { guard(out_error, call) }
 }
 
-/// The caller's place for how far a look reached, unless it wants none.
+/// Returns the slot for the coverage, or None if the caller passed NULL.
 ///
 /// # Safety
-/// `out_looked` is NULL, or `size` bytes from it may be written for as long as the result is used.
-pub(super) unsafe fn looked_slot(
+/// `out_coverage` is NULL, or `size` bytes from it are writable while the result is in use.
+pub(super) unsafe fn coverage_slot(
     size: usize,
-    out_looked: *mut vfp_looked,
-) -> Result<Option<Slots<vfp_looked>>, super::status::Failure> {
-    if out_looked.is_null() {
+    out_coverage: *mut vfp_scan_coverage,
+) -> Result<Option<Slots<vfp_scan_coverage>>, super::status::Failure> {
+    if out_coverage.is_null() {
         return Ok(None);
     }
-    // SAFETY: not NULL, so by this function's contract a record that may be written.
-    unsafe { Slots::one(("looked_size", size), out_looked, "out_looked") }.map(Some)
+    // SAFETY: not NULL, so a writable record by this function's contract.
+    unsafe { Slots::one(("coverage_size", size), out_coverage, "out_coverage") }.map(Some)
 }

@@ -1,18 +1,21 @@
-//! The C ABI; include/vfio_probe.h is generated from it, and its head comment (ffi/cbindgen.toml) has the conventions.
+//! The C ABI. include/vfio_probe.h is generated from it; ffi/cbindgen.toml holds the conventions at its head.
 //!
-//! | module | one idea |
+//! | module | contents |
 //! | --- | --- |
-//! | [`status`] | status codes, the error record, and the wall that no panic passes |
-//! | [`record`] | records of the caller's size in the caller's arrays |
-//! | [`text`] | texts from the caller, and texts in records |
-//! | [`root`], [`device`], [`group`], [`occupancy`], [`holder`], [`name`] | one subject each: its records and functions |
-//! | [`watch`], [`watched`] | events behind a descriptor, and what the watch knows |
-//! | [`sharing`] | what threads may share, asked of the compiler |
-//! | [`words`], [`version`] | static texts |
-#![allow(unsafe_code, reason = "pointers from C; every block says what it rests on")]
-#![allow(non_camel_case_types, reason = "the names are C's")]
-#![allow(unreachable_pub, reason = "what is exported is read by cbindgen and the linker, not by a crate")]
-#![allow(clippy::missing_safety_doc, reason = "the head of the header says it once for all functions")]
+//! | [`status`] | status codes, the error record, and the conversion of panics into a status |
+//! | [`record`] | writes records of the caller's size into the caller's arrays |
+//! | [`text`] | reads texts of the caller, writes texts into records |
+//! | [`root`], [`device`], [`group`], [`occupancy`], [`holder`], [`name`] | records and functions, by subject |
+//! | [`watch`], [`watched`] | events behind one descriptor, and the state that the watch knows |
+//! | [`sharing`] | asserts that threads may share the handles |
+//! | [`words`], [`version`] | static texts: words of enumerations, the version |
+#![allow(unsafe_code, reason = "pointers from C; every block states its precondition")]
+#![allow(non_camel_case_types, reason = "C naming convention")]
+#![allow(unreachable_pub, reason = "cbindgen and the linker read the exported items; no crate does")]
+#![allow(
+    clippy::missing_safety_doc,
+    reason = "the conventions at the head of the header cover all functions"
+)]
 
 mod device;
 mod group;

@@ -1,4 +1,4 @@
-//! Names of devices from a pci.ids file.
+//! Device names from a pci.ids file.
 
 use super::record::{self, Record, Slots};
 use super::status::{Failure, Outcome, VFP_OK, guard, vfp_error, vfp_status};
@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use vfio_probe::names;
 
-/// A device model.
+/// A device model by its PCI ids.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfp_pci_id {
@@ -18,26 +18,26 @@ pub struct vfp_pci_id {
     pub device: u16,
 }
 
-/// A device model's name.
+/// The name of a device model.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfp_name {
-    /// As the file has it (`GH100 [H100 SXM5 80GB]`), UTF-8 without control characters, cut if it does not fit; "" if it has
-    /// none.
+    /// Name from the file (`GH100 [H100 SXM5 80GB]`): UTF-8 without control characters, truncated to the field; "" if
+    /// the file has no name for the model.
     pub text: [c_char; 160],
 }
 
 // SAFETY: repr(C), one array of bytes.
 unsafe impl Record for vfp_name {
-    const LEAST: usize = size_of::<vfp_name>();
+    const MIN_SIZE: usize = size_of::<vfp_name>();
 }
 
-/// Looks up `count` models in one pass over a pci.ids file, and writes a name for each into `out_names`, in their order.
-/// NULL as `path` is the first of /usr/pci.ids, /usr/share/misc/pci.ids and /usr/share/hwdata/pci.ids. A model that the file
-/// does not name gets "".
+/// Looks up `count` device models in a pci.ids file and writes one name for each into `out_names`, in the same order.
+/// If `path` is NULL, the first existing file of /usr/pci.ids, /usr/share/misc/pci.ids and /usr/share/hwdata/pci.ids
+/// is read. A model without a name in the file gets "".
 ///
-/// Fails as the open or a read of the file does, and for what is no regular file or longer than 64 MiB. Reads up to 1.5 MB
-/// of an ordinary one: ask for all models at once, and keep the answer.
+/// Returns VFP_MISSING, VFP_DENIED or VFP_SYSTEM if the file cannot be opened or read, and VFP_MALFORMED if it is not
+/// a regular file or is larger than 64 MiB. One call reads the file once, about 1.5 MB: pass all models in one call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_names(
     path: *const c_char,

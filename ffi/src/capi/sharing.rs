@@ -1,11 +1,10 @@
-//! That what stands behind a handle may be used by many threads at once: C's pointers hide it from the compiler, so that it
-//! is asked here.
+//! Asserts at compile time that threads may share the handles. C pointers hide the types from the compiler otherwise.
 
 use super::root::vfp_root;
 use super::watch::vfp_watch;
 
-/// Compiles only for what may be moved to another thread and used from several.
-const fn may_be_shared<T: Send + Sync>() {}
+/// Compiles only for types that threads may move and share.
+const fn assert_shareable<T: Send + Sync>() {}
 
-const _: () = may_be_shared::<vfp_root>();
-const _: () = may_be_shared::<vfp_watch>();
+const _: () = assert_shareable::<vfp_root>();
+const _: () = assert_shareable::<vfp_watch>();

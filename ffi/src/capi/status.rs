@@ -1,4 +1,4 @@
-//! Status codes, the error record, and the wall that no panic passes.
+//! Status codes, the error record, and the conversion of panics into a status.
 
 use super::text;
 use std::ffi::c_char;
@@ -6,65 +6,68 @@ use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use vfio_probe::{Error, ErrorKind};
 
-/// What a function returns. Negative: it failed, and `out_error` says why. Numbers that this header does not name may come
-/// from a newer library: treat them by their sign.
+/// The result of a function: 0 or greater on success, negative on failure; `out_error` then describes the failure. A
+/// newer library may return values that this header does not name: evaluate those by their sign.
 pub type vfp_status = i32;
 
-/// Done.
+/// The call succeeded.
 pub const VFP_OK: vfp_status = 0;
-/// Done as far as the array or buffer allowed: the count says how much room all of it needs.
-pub const VFP_MORE: vfp_status = 1;
-/// There is nothing new.
-pub const VFP_NOTHING: vfp_status = 2;
-/// An argument that makes no sense: NULL, a size of 0, a text that is no id. The error's text names it.
+/// The call succeeded, but the array is too small: `*out_count` is the number of records that exist.
+pub const VFP_TRUNCATED: vfp_status = 1;
+/// There is no event at present (vfp_watch_next()).
+pub const VFP_NO_EVENT: vfp_status = 2;
+/// An argument is invalid: NULL, a size of 0, a text that is not an id. The error text names the argument.
 pub const VFP_INVALID: vfp_status = -1;
-/// What was asked for is not there (ENOENT, ENODEV, ENXIO).
+/// The device, group, file or directory does not exist (ENOENT, ENODEV, ENXIO).
 pub const VFP_MISSING: vfp_status = -2;
-/// The kernel does not let us (EACCES, EPERM).
+/// The kernel denied the access (EACCES, EPERM).
 pub const VFP_DENIED: vfp_status = -3;
-/// It is there, but its content is not what the kernel writes.
+/// The content of a file is not in the format that the kernel writes.
 pub const VFP_MALFORMED: vfp_status = -4;
-/// It is longer than the kernel's limit for it.
+/// A text exceeds the kernel's limit for it (E2BIG, ENAMETOOLONG).
 pub const VFP_TOO_LONG: vfp_status = -5;
-/// Any other errno.
+/// A system call failed with any other errno.
 pub const VFP_SYSTEM: vfp_status = -6;
-/// A defect of this library, caught before it could harm the caller; please report it.
+/// The library panicked because of a bug. The panic was caught; please report it.
 pub const VFP_PANIC: vfp_status = -7;
-/// Asked for something that only a newer library knows.
+/// The call uses an option or flag that only a newer library supports.
 pub const VFP_UNSUPPORTED: vfp_status = -8;
 
-/// No group: of a device without IOMMU, an error that is about no group, an event that is about a device.
+/// No group: in the record of a device without an IOMMU, an error without a group, an event about a device.
 pub const VFP_NO_GROUP: u32 = u32::MAX;
 
-/// Why a function failed. This record never grows: no size goes with it. Written only on failure; `out_error` may be NULL.
+/// The description of a failure. This record never grows, so it is passed without a size. It is written on failure
+/// only; `out_error` may be NULL.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfp_error {
     /// The status that the function returned.
     pub status: vfp_status,
-    /// The kernel's errno, 0 where no system call failed.
+    /// The kernel's errno, or 0 if no system call failed.
     pub os_errno: i32,
-    /// The group that it is about, or VFP_NO_GROUP.
+    /// The group concerned, or VFP_NO_GROUP.
     pub group: u32,
-    /// 0.
+    /// Always 0.
     pub reserved: u32,
-    /// The device that it is about, or "".
+    /// The device concerned, or "".
     pub device: [c_char; 40],
-    /// What went wrong, for people: one line without a newline, cut if it does not fit.
+    /// Error message for people: one line without a newline, truncated to the field.
     pub text: [c_char; 200],
 }
 
 const _: () = assert!(size_of::<vfp_error>() == 256);
 
-/// Why a call fails.
+/// The cause of a failed call.
 pub(super) enum Failure {
-    /// The core's own error.
+    /// An error of the core.
     Core(Error),
-    /// An argument: its name, and what is wrong with it.
+    /// An invalid argument: its name and the violated rule.
     Argument(&'static str, &'static str),
-    /// A size, option or flag of a newer header.
+    /// An array that is NULL although the argument named second is greater than 0.
+    NullArray(&'static str, &'static str),
+    /// An option or flag of a newer header.
     Unsupported(&'static str),
-    /// A file that is not below a root.
+    /// A file outside the root: its description and the I/O error.
     File(&'static str, std::io::Error),
 }
 
@@ -74,43 +77,43 @@ impl From<Error> for Failure {
     }
 }
 
-/// What a call gives: a status that is no failure, or a failure.
+/// The result of a call: a status of 0 or greater, or the cause of the failure.
 pub(super) type Outcome = Result<vfp_status, Failure>;
 
-/// The status of a core error.
+/// Returns the status for a kind of core error.
 pub(super) fn status_of(kind: ErrorKind) -> vfp_status {
     match kind {
         ErrorKind::Missing => VFP_MISSING,
         ErrorKind::Denied => VFP_DENIED,
         ErrorKind::Malformed => VFP_MALFORMED,
         ErrorKind::TooLong => VFP_TOO_LONG,
-        // Kinds to come are errnos of some sort to an older header.
+        // `ErrorKind` is non-exhaustive: report future kinds as a system error.
         _ => VFP_SYSTEM,
     }
 }
 
-/// Runs a call; a failure is written to `out_error`, a panic becomes a status.
+/// Runs a call and returns its status. Writes a failure to `out_error` and converts a panic into VFP_PANIC.
 ///
 /// # Safety
-/// `out_error` is NULL or points to a record that may be written.
+/// `out_error` is NULL or points to a writable record.
 pub(super) unsafe fn guard(out_error: *mut vfp_error, call: impl FnOnce() -> Outcome) -> vfp_status {
-    let mut wrong = None;
-    // What a panicking call leaves behind is behind locks whose poison is looked through.
-    let told = catch_unwind(AssertUnwindSafe(|| {
-        call().unwrap_or_else(|failure| wrong.insert(error_of(&failure)).status)
+    let mut error_record = None;
+    // Unwind-safe: shared state is behind locks, and a poisoned lock is still usable.
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        call().unwrap_or_else(|failure| error_record.insert(error_of(&failure)).status)
     }));
-    let status = told.unwrap_or_else(|_panic| {
-        let text = "a defect of vfio-probe: the call panicked; please report it";
-        wrong.insert(error(VFP_PANIC, 0, &text)).status
+    let status = result.unwrap_or_else(|_panic| {
+        let text = "libvfio_probe panicked; this is a bug in the library, please report it";
+        error_record.insert(error(VFP_PANIC, 0, &text)).status
     });
-    if let (Some(wrong), false) = (wrong, out_error.is_null()) {
-        // SAFETY: not NULL, so by this function's contract a record that may be written.
-        unsafe { out_error.write(wrong) };
+    if let (Some(error_record), false) = (error_record, out_error.is_null()) {
+        // SAFETY: not NULL, so a writable record by this function's contract.
+        unsafe { out_error.write(error_record) };
     }
     status
 }
 
-/// The same for functions that tell only whether they failed.
+/// Runs a call that has no error record, and returns `otherwise` if it panics.
 pub(super) fn guard_value<T>(otherwise: T, call: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or(otherwise)
 }
@@ -122,20 +125,24 @@ fn error_of(failure: &Failure) -> vfp_error {
             device: core.device.map_or([0; 40], |device| text::shown(&device)),
             ..error(status_of(core.kind), core.errno, core)
         },
-        Failure::Argument(name, wrong) => error(VFP_INVALID, 0, &format_args!("{name}: {wrong}")),
-        Failure::File(what, wrong) => {
-            let status = match wrong.kind() {
+        Failure::Argument(name, rule) => error(VFP_INVALID, 0, &format_args!("{name}: {rule}")),
+        Failure::NullArray(name, counter) => {
+            let text = format_args!("{name}: must not be NULL because {counter} is greater than 0");
+            error(VFP_INVALID, 0, &text)
+        }
+        Failure::File(what, failed) => {
+            let status = match failed.kind() {
                 std::io::ErrorKind::NotFound => VFP_MISSING,
                 std::io::ErrorKind::PermissionDenied => VFP_DENIED,
                 std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => VFP_MALFORMED,
                 _ => VFP_SYSTEM,
             };
-            error(status, wrong.raw_os_error().unwrap_or(0), &format_args!("{what}: {wrong}"))
+            error(status, failed.raw_os_error().unwrap_or(0), &format_args!("{what}: {failed}"))
         }
         Failure::Unsupported(what) => error(
             VFP_UNSUPPORTED,
             0,
-            &format_args!("{what}: unknown to version {}", env!("CARGO_PKG_VERSION")),
+            &format_args!("{what}: not supported by libvfio_probe {}", env!("CARGO_PKG_VERSION")),
         ),
     }
 }
@@ -156,9 +163,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_becomes_a_status() {
+    fn panic_becomes_a_status() {
         let mut failure = error(VFP_OK, 0, &"");
-        // SAFETY: a record of our own.
+        // SAFETY: a local record.
         let status = unsafe { guard(&raw mut failure, || unreachable!("on purpose")) };
         assert_eq!((status, failure.status), (VFP_PANIC, VFP_PANIC));
         // SAFETY: NULL is allowed.
@@ -167,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_has_a_status_of_its_own() {
+    fn each_error_kind_has_its_own_status() {
         let kinds = [
             ErrorKind::Missing,
             ErrorKind::Denied,

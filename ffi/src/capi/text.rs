@@ -1,21 +1,21 @@
-//! Texts from the caller, and texts in records: NUL-terminated, cut where they do not fit.
+//! Reads texts of the caller and writes texts into records: NUL-terminated, truncated to the field.
 
 use super::status::Failure;
 use std::ffi::{CStr, c_char};
 use std::fmt::{Display, Write};
 
-/// A text of a record while it is written.
-struct Cut<'a> {
+/// Writes a text into a record's field and stops where the field ends.
+struct Truncated<'a> {
     bytes: &'a mut [c_char],
     len: usize,
 }
 
-impl Write for Cut<'_> {
+impl Write for Truncated<'_> {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         for character in text.chars() {
             let mut utf8 = [0; 4];
             let utf8 = character.encode_utf8(&mut utf8).as_bytes();
-            // A character is written whole or not at all, and the last byte stays 0.
+            // A character is written completely or not at all, and the last byte stays 0.
             let end = self.len + utf8.len();
             if end >= self.bytes.len() {
                 return Err(std::fmt::Error);
@@ -30,23 +30,23 @@ impl Write for Cut<'_> {
     }
 }
 
-/// `value` as it is shown, in a record's field.
+/// Formats `value` into a record's field.
 pub(super) fn shown<const N: usize>(value: &dyn Display) -> [c_char; N] {
     let mut bytes = [0; N];
-    // The only error is that it was cut.
-    let _ = write!(Cut { bytes: &mut bytes, len: 0 }, "{value}");
+    // The only error is that the text was truncated.
+    let _ = write!(Truncated { bytes: &mut bytes, len: 0 }, "{value}");
     bytes
 }
 
-/// The same; "" for none.
+/// Formats `value` into a record's field; "" for `None`.
 pub(super) fn shown_or_empty<const N: usize>(value: Option<impl Display>) -> [c_char; N] {
     value.map_or([0; N], |value| shown(&value))
 }
 
-/// The caller's text, none for NULL.
+/// Returns the caller's text, or `None` for NULL.
 ///
 /// # Safety
-/// `text` is NULL, or NUL-terminated and unchanged for as long as the result is used.
+/// `text` is NULL, or NUL-terminated and unchanged while the result is in use.
 pub(super) unsafe fn optional<'a>(text: *const c_char) -> Option<&'a [u8]> {
     if text.is_null() {
         return None;
@@ -55,13 +55,13 @@ pub(super) unsafe fn optional<'a>(text: *const c_char) -> Option<&'a [u8]> {
     Some(unsafe { CStr::from_ptr(text) }.to_bytes())
 }
 
-/// The caller's text.
+/// Returns the caller's text; fails if it is NULL.
 ///
 /// # Safety
-/// As [`optional`].
+/// The same as for [`optional`].
 pub(super) unsafe fn required<'a>(text: *const c_char, name: &'static str) -> Result<&'a [u8], Failure> {
-    // SAFETY: this function's contract is the other's.
-    unsafe { optional(text) }.ok_or(Failure::Argument(name, "is NULL"))
+    // SAFETY: both functions have the same contract.
+    unsafe { optional(text) }.ok_or(Failure::Argument(name, "must not be NULL"))
 }
 
 #[cfg(test)]
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_cut_before_the_final_nul() {
+    fn long_text_is_truncated_before_the_final_nul() {
         assert_eq!(back(&shown::<8>(&"vfio-pc")), "vfio-pc");
         assert_eq!(back(&shown::<8>(&"vfio-pci")), "vfio-pc");
         assert_eq!(back(&shown::<8>(&"123456ä")), "123456", "no half character");

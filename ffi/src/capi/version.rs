@@ -1,18 +1,19 @@
-//! Which library this is.
+//! The version of the library and of its ABI.
 
 use std::ffi::c_char;
 
-/// The ABI's number in this header. It grows by one when a program built against an older header must not run with the
-/// library; it does not when functions are added or records grow.
+/// Number of the ABI that this header describes. It changes when programs built with an older header are incompatible.
+/// It does not change when functions are added or records grow.
 pub const VFP_ABI: u32 = 1;
 
-/// The library's VFP_ABI, for programs that load it by hand: the linker sees to it by the soname.
+/// Returns VFP_ABI of the library, for programs that load it with dlopen(). The dynamic linker compares it by the
+/// soname.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_abi() -> u32 {
     VFP_ABI
 }
 
-/// The library's version, `MAJOR.MINOR.PATCH`, NUL-terminated and static: never free it.
+/// Returns the version of the library, `MAJOR.MINOR.PATCH`. The text is static: do not free it.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
@@ -21,8 +22,8 @@ pub extern "C" fn vfp_version() -> *const c_char {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_version_is_cargos() {
-        // SAFETY: vfp_version() promises a static NUL-terminated string.
+    fn version_is_the_package_version() {
+        // SAFETY: vfp_version() returns a static NUL-terminated string.
         let version = unsafe { std::ffi::CStr::from_ptr(super::vfp_version()) };
         assert_eq!(version.to_str(), Ok(env!("CARGO_PKG_VERSION")));
     }

@@ -1,9 +1,9 @@
-//! The watch handle: events behind one descriptor to poll.
+//! The watch handle: events behind one pollable descriptor.
 
 use super::record::{self, Record, Slots};
 use super::root::{host, vfp_root};
 use super::status::{
-    Failure, Outcome, VFP_INVALID, VFP_NO_GROUP, VFP_NOTHING, VFP_OK, guard, guard_value, vfp_error,
+    Failure, Outcome, VFP_INVALID, VFP_NO_EVENT, VFP_NO_GROUP, VFP_OK, guard, guard_value, vfp_error,
     vfp_status,
 };
 use super::text;
@@ -13,87 +13,89 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use vfio_probe::{Event, GroupId, Monitor, Watch, monitor, watch};
 
-/// A device was bound to a VFIO driver, or is seen for the first time.
+/// A device was bound to a VFIO driver, or the watch found a bound device for the first time.
 pub const VFP_EVENT_BOUND: i32 = 1;
-/// A device is no longer bound.
+/// A device is no longer bound to a VFIO driver.
 pub const VFP_EVENT_UNBOUND: i32 = 2;
 /// A group became held.
 pub const VFP_EVENT_HELD: i32 = 3;
 /// A group became free.
 pub const VFP_EVENT_FREED: i32 = 4;
-/// Something else about a group changed: its node, its members, its holders.
+/// The device node, the members or the holders of a group changed.
 pub const VFP_EVENT_CHANGED: i32 = 5;
-/// Kernel events were lost; everything was read anew.
+/// Kernel events were lost, and the watch read everything again.
 pub const VFP_EVENT_RESCAN: i32 = 6;
 
-/// The watch may open groups: once each at first sight, afterwards only where a look cannot tell. **A machine that opens a
-/// free group in that moment gets EBUSY**; name the groups that machines are about to open with vfp_watch_set_owned().
+/// The watch may probe groups: each group once at discovery, later only where a peek is not conclusive. **A VM that
+/// opens a free group during a probe gets EBUSY**: pass groups that VMs may be about to open to
+/// vfp_watch_set_assigned().
 pub const VFP_WATCH_PROBE: u32 = 1;
-/// Do not listen to the kernel's uevents: what they tell at once is then found within the interval.
+/// Do not listen to kernel uevents. Bind and unbind are then found at the next interval.
 pub const VFP_WATCH_NO_UEVENTS: u32 = 2;
-/// Do not look for holders, nor wait for their exits.
+/// Do not search for holders, and do not wait for their exits.
 pub const VFP_WATCH_NO_HOLDERS: u32 = 4;
 
-/// Settings of a watch; all 0 are the defaults.
+/// Settings of a watch. 0 in a field is its default.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfp_watch_options {
-    /// Milliseconds between two looks, 0 for 1000.
+    /// Interval between two peeks in milliseconds; 0 means 1000.
     pub interval_ms: u32,
-    /// Milliseconds that an open may take before it counts as unanswered, 0 for 1000.
+    /// Deadline of a probe in milliseconds; 0 means 1000.
     pub probe_deadline_ms: u32,
-    /// VFP_WATCH_* added up.
+    /// VFP_WATCH_* flags, combined with `|`.
     pub flags: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
-/// What a watch tells.
+/// An event of a watch.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfp_event {
-    /// VFP_EVENT_*.
+    /// A VFP_EVENT_* value.
     pub kind: i32,
-    /// The group that was held, freed or changed, or VFP_NO_GROUP.
+    /// The group of a held, freed or changed event, else VFP_NO_GROUP.
     pub group: u32,
-    /// The device that was bound or unbound, or "".
+    /// The device of a bound or unbound event, else "".
     pub device: [c_char; 40],
 }
 
 const _: () = assert!(size_of::<vfp_event>() == 48);
 
-// SAFETY: repr(C); the sum of its fields is its size, so there is no padding.
+// SAFETY: repr(C); the fields add up to the size, so there is no padding.
 unsafe impl Record for vfp_event {
-    const LEAST: usize = size_of::<vfp_event>();
+    const MIN_SIZE: usize = size_of::<vfp_event>();
 }
 
-/// Follows all devices of a root. Its functions may be called from any thread; they wait for one another, never long.
+/// Watches all devices of a root. Its functions may be called from any thread; concurrent calls wait for each other.
 pub struct vfp_watch(Mutex<Watch>);
 
 impl vfp_watch {
-    /// What a call that panicked left behind is whole enough: the next pass reads everything anew.
+    /// Locks the watch, also after a panic in another call: the next pass reads everything again.
     pub(super) fn lock(&self) -> MutexGuard<'_, Watch> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The options behind a pointer: those of an older header are filled up with 0, what a newer one asks for is refused.
+/// Reads the caller's options. Fields that an older header lacks are 0; a field of a newer header that is not 0 is
+/// refused.
 ///
 /// # Safety
-/// `options` is NULL, or `size` bytes from it can be read.
+/// `options` is NULL, or `size` bytes from it are readable.
 unsafe fn options(size: usize, options: *const vfp_watch_options) -> Result<vfp_watch_options, Failure> {
     let mut known = vfp_watch_options { interval_ms: 0, probe_deadline_ms: 0, flags: 0, reserved: 0 };
     if options.is_null() {
         return Ok(known);
     }
     record::check_size("size", size, std::mem::offset_of!(vfp_watch_options, flags))?;
-    // SAFETY: bytes that can be read, by this function's contract.
-    let given = unsafe { record::items(options.cast::<u8>(), "options", ("size", size)) }?;
-    let (ours, newer) = given.split_at(size.min(size_of::<vfp_watch_options>()));
+    // SAFETY: readable bytes by this function's contract.
+    let bytes = unsafe { record::items(options.cast::<u8>(), "options", ("size", size)) }?;
+    let (ours, newer) = bytes.split_at(size.min(size_of::<vfp_watch_options>()));
     if newer.iter().any(|&byte| byte != 0) {
         return Err(Failure::Unsupported("options"));
     }
-    // SAFETY: at most the size of `known`, whose every pattern of bytes is a value.
+    // SAFETY: at most the size of `known`, which has only integer fields.
     unsafe { std::ptr::copy_nonoverlapping(ours.as_ptr(), (&raw mut known).cast(), ours.len()) };
     if known.flags & !(VFP_WATCH_PROBE | VFP_WATCH_NO_UEVENTS | VFP_WATCH_NO_HOLDERS) != 0
         || known.reserved != 0
@@ -107,12 +109,13 @@ fn millis_or(millis: u32, otherwise: Duration) -> Duration {
     if millis == 0 { otherwise } else { Duration::from_millis(millis.into()) }
 }
 
-/// Begins to watch; NULL as `options` is the defaults, `size` their sizeof. Give it back with vfp_watch_close(); the root may
-/// be closed before.
+/// Creates a watch. `size` is sizeof(vfp_watch_options); NULL as `options` means the defaults. Close the watch with
+/// vfp_watch_close(). The root may be closed earlier.
 ///
-/// Nothing is read yet: the first vfp_watch_next() takes stock and tells every device as bound, every held group as held.
-/// Sources that cannot be had (uevents in a user namespace, inotify without /dev/vfio) are done without: everything is found
-/// all the same, only later. Fails when no descriptor can be had.
+/// Does not read anything. The first calls of vfp_watch_next() report every bound device as bound and every held
+/// group as held. A source that is not available (uevents in a user namespace, inotify without /dev/vfio) is left
+/// out; changes are then found at the next interval. Fails if no file descriptor is available. Returns
+/// VFP_UNSUPPORTED for unknown options.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_open(
     root: *const vfp_root,
@@ -124,23 +127,23 @@ pub unsafe extern "C" fn vfp_watch_open(
     let call = || -> Outcome {
         // SAFETY: the caller's handle, by the header's conventions.
         let host = unsafe { host(root) }?;
-        record::given(out_watch, "out_watch")?;
+        record::require(out_watch, "out_watch")?;
         // SAFETY: the caller's record, by the header's conventions.
         let options = unsafe { self::options(size, options) }?;
-        let usual = monitor::Options::default();
-        let of_monitor = monitor::Options {
-            interval: millis_or(options.interval_ms, usual.interval),
+        let defaults = monitor::Options::default();
+        let monitor_options = monitor::Options {
+            interval: millis_or(options.interval_ms, defaults.interval),
             probe: options.flags & VFP_WATCH_PROBE != 0,
-            probe_deadline: millis_or(options.probe_deadline_ms, usual.probe_deadline),
-            ..usual
+            probe_deadline: millis_or(options.probe_deadline_ms, defaults.probe_deadline),
+            ..defaults
         };
-        let of_watch = watch::Options {
+        let watch_options = watch::Options {
             uevents: options.flags & VFP_WATCH_NO_UEVENTS == 0,
             holders: options.flags & VFP_WATCH_NO_HOLDERS == 0,
         };
-        let monitor = Monitor::new(Arc::clone(&host.root), Arc::clone(&host.prober), of_monitor)?;
-        let watch = Box::new(vfp_watch(Mutex::new(Watch::new(monitor, of_watch)?)));
-        // SAFETY: not NULL, and the caller's to be written.
+        let monitor = Monitor::new(Arc::clone(&host.root), Arc::clone(&host.prober), monitor_options)?;
+        let watch = Box::new(vfp_watch(Mutex::new(Watch::new(monitor, watch_options)?)));
+        // SAFETY: not NULL, and writable by the header's conventions.
         unsafe { out_watch.write(Box::into_raw(watch)) };
         Ok(VFP_OK)
     };
@@ -148,25 +151,25 @@ pub unsafe extern "C" fn vfp_watch_open(
     unsafe { guard(out_error, call) }
 }
 
-/// Closes a watch with its descriptor and makes `*watch` NULL, as vfp_root_close(). Can take some 20 ms, in which the kernel
-/// ends an inotify instance.
+/// Closes a watch and its descriptor and sets `*watch` to NULL, as vfp_root_close() does. Takes up to about 20 ms, in
+/// which the kernel ends an inotify instance (fsnotify_destroy_group()).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_close(watch: *mut *mut vfp_watch) {
     guard_value((), || {
         if watch.is_null() {
             return;
         }
-        // SAFETY: not NULL, so the caller's variable.
+        // SAFETY: not NULL, so the caller's variable by the header's conventions.
         let handle = unsafe { watch.replace(std::ptr::null_mut()) };
         if !handle.is_null() {
-            // SAFETY: not NULL, so from vfp_watch_open(), and nobody else has it any more.
+            // SAFETY: not NULL, so from vfp_watch_open(), and the caller's variable was the only owner.
             drop(unsafe { Box::from_raw(handle) });
         }
     });
 }
 
-/// The descriptor to poll: readable when vfp_watch_next() may have news. Do not read or close it; it belongs to the watch.
-/// VFP_INVALID for NULL.
+/// Returns the descriptor to poll: it is readable when vfp_watch_next() may return an event. The descriptor belongs
+/// to the watch: do not read or close it. Returns VFP_INVALID for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_fd(watch: *const vfp_watch) -> i32 {
     guard_value(VFP_INVALID, || {
@@ -176,12 +179,12 @@ pub unsafe extern "C" fn vfp_watch_fd(watch: *const vfp_watch) -> i32 {
     })
 }
 
-/// Tells the next event: VFP_OK with one, VFP_NOTHING when there is none for now (then poll the descriptor). Call it until
-/// then, since events may wait here while the descriptor is not readable.
+/// Returns the next event: VFP_OK with an event, or VFP_NO_EVENT. Call it until it returns VFP_NO_EVENT before you
+/// poll the descriptor: events may be queued while the descriptor is not readable.
 ///
-/// Never waits. It may look at everything once (some 20 system calls with 8 devices) and, where a group became held, at all
-/// processes; the first call, which takes stock, reads everything once. Fails when the bound devices cannot be listed, once for each look that could not; the watch goes on, and what
-/// was known stays.
+/// Never waits for an event. A call may run one pass over all groups (about 20 system calls with 8 devices) and scan
+/// all processes if a group became held. The first call reads everything once. Fails if the bound devices cannot be
+/// listed, once for each failed pass; the watch keeps its state and continues.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_next(
     watch: *mut vfp_watch,
@@ -198,15 +201,16 @@ pub unsafe extern "C" fn vfp_watch_next(
             slot.push(&vfp_event::from(event));
             return Ok(VFP_OK);
         }
-        watch.take_failure().map_or(Ok(VFP_NOTHING), |error| Err(error.into()))
+        watch.take_failure().map_or(Ok(VFP_NO_EVENT), |error| Err(error.into()))
     };
     // SAFETY: the caller's error record, by the header's conventions.
     unsafe { guard(out_error, call) }
 }
 
-/// Names all groups that are given to machines: those are never opened, whatever the options. Replaces the last such list.
+/// Sets the groups that are assigned to VMs. The watch never probes them, whatever its options. Replaces the previous
+/// set.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vfp_watch_set_owned(
+pub unsafe extern "C" fn vfp_watch_set_assigned(
     watch: *mut vfp_watch,
     groups: *const u32,
     group_count: usize,
@@ -215,23 +219,23 @@ pub unsafe extern "C" fn vfp_watch_set_owned(
     let call = || -> Outcome {
         // SAFETY: the caller's numbers, by the header's conventions.
         let groups = unsafe { record::items(groups, "groups", ("group_count", group_count)) }?;
-        let owned =
+        let assigned =
             monitor::Assigned { groups: groups.iter().copied().map(GroupId).collect(), ..Default::default() };
         // SAFETY: the caller's handle, by the header's conventions.
-        unsafe { self::watch(watch) }?.lock().monitor_mut().set_assigned(owned);
+        unsafe { self::watch(watch) }?.lock().monitor_mut().set_assigned(assigned);
         Ok(VFP_OK)
     };
     // SAFETY: the caller's error record, by the header's conventions.
     unsafe { guard(out_error, call) }
 }
 
-/// The watch behind a handle.
+/// Returns the watch behind a handle.
 ///
 /// # Safety
-/// `watch` is NULL or an open watch that nobody closes meanwhile.
+/// `watch` is NULL or an open watch that is not closed while the result is in use.
 pub(super) unsafe fn watch<'a>(watch: *const vfp_watch) -> Result<&'a vfp_watch, Failure> {
     // SAFETY: this function's contract.
-    unsafe { watch.as_ref() }.ok_or(Failure::Argument("watch", "is NULL, or closed"))
+    unsafe { watch.as_ref() }.ok_or(Failure::Argument("watch", "the handle is NULL or closed"))
 }
 
 impl From<Event> for vfp_event {

@@ -1,17 +1,17 @@
-//! The core's words for the numbers of the C ABI: static texts, `unknown` and the like for numbers of a newer header.
+//! The words for the constants of the C ABI, equal to those of the core. `?` stands for a number of a newer header.
 
 use super::device::{
     VFP_KIND_MDEV, VFP_KIND_PCI, VFP_KIND_VENDOR_VF, VFP_SRIOV_NONE, VFP_SRIOV_PHYSICAL, VFP_SRIOV_VIRTUAL,
 };
 use super::holder::{VFP_VIA_CDEV, VFP_VIA_DEVICE, VFP_VIA_GROUP};
 use super::occupancy::{
-    VFP_PEEK_BLIND, VFP_PEEK_LOOKS_FREE, VFP_PEEK_LOOKS_HELD, VFP_PEEK_NONE, VFP_STATE_ABSENT,
-    VFP_STATE_FREE, VFP_STATE_HELD, VFP_STATE_UNKNOWN, VFP_WHY_DENIED, VFP_WHY_ERRNO, VFP_WHY_LATE,
-    VFP_WHY_NONE, VFP_WHY_NOT_ASKED,
+    VFP_PEEK_LOOKS_FREE, VFP_PEEK_LOOKS_HELD, VFP_PEEK_NONE, VFP_PEEK_UNAVAILABLE, VFP_STATE_ABSENT,
+    VFP_STATE_FREE, VFP_STATE_HELD, VFP_STATE_UNKNOWN, VFP_UNKNOWN_DENIED, VFP_UNKNOWN_ERRNO,
+    VFP_UNKNOWN_NONE, VFP_UNKNOWN_NOT_PROBED, VFP_UNKNOWN_TIMED_OUT,
 };
 use super::status::{
-    VFP_DENIED, VFP_INVALID, VFP_MALFORMED, VFP_MISSING, VFP_MORE, VFP_NOTHING, VFP_OK, VFP_PANIC,
-    VFP_SYSTEM, VFP_TOO_LONG, VFP_UNSUPPORTED, vfp_status,
+    VFP_DENIED, VFP_INVALID, VFP_MALFORMED, VFP_MISSING, VFP_NO_EVENT, VFP_OK, VFP_PANIC, VFP_SYSTEM,
+    VFP_TOO_LONG, VFP_TRUNCATED, VFP_UNSUPPORTED, vfp_status,
 };
 use super::watch::{
     VFP_EVENT_BOUND, VFP_EVENT_CHANGED, VFP_EVENT_FREED, VFP_EVENT_HELD, VFP_EVENT_RESCAN, VFP_EVENT_UNBOUND,
@@ -21,8 +21,8 @@ use std::ffi::{CStr, c_char};
 
 const STATUSES: &[(i32, &CStr)] = &[
     (VFP_OK, c"ok"),
-    (VFP_MORE, c"more"),
-    (VFP_NOTHING, c"nothing"),
+    (VFP_TRUNCATED, c"truncated"),
+    (VFP_NO_EVENT, c"no-event"),
     (VFP_INVALID, c"invalid"),
     (VFP_MISSING, c"missing"),
     (VFP_DENIED, c"denied"),
@@ -40,7 +40,7 @@ const PEEKS: &[(i32, &CStr)] = &[
     (VFP_PEEK_NONE, c"none"),
     (VFP_PEEK_LOOKS_FREE, c"looks-free"),
     (VFP_PEEK_LOOKS_HELD, c"looks-held"),
-    (VFP_PEEK_BLIND, c"unavailable"),
+    (VFP_PEEK_UNAVAILABLE, c"unavailable"),
 ];
 const STATES: &[(i32, &CStr)] = &[
     (VFP_STATE_UNKNOWN, c"unknown"),
@@ -48,12 +48,12 @@ const STATES: &[(i32, &CStr)] = &[
     (VFP_STATE_HELD, c"held"),
     (VFP_STATE_ABSENT, c"absent"),
 ];
-const WHYS: &[(i32, &CStr)] = &[
-    (VFP_WHY_NONE, c"none"),
-    (VFP_WHY_DENIED, c"denied"),
-    (VFP_WHY_LATE, c"timed-out"),
-    (VFP_WHY_ERRNO, c"errno"),
-    (VFP_WHY_NOT_ASKED, c"not-probed"),
+const UNKNOWN_REASONS: &[(i32, &CStr)] = &[
+    (VFP_UNKNOWN_NONE, c"none"),
+    (VFP_UNKNOWN_DENIED, c"denied"),
+    (VFP_UNKNOWN_TIMED_OUT, c"timed-out"),
+    (VFP_UNKNOWN_ERRNO, c"errno"),
+    (VFP_UNKNOWN_NOT_PROBED, c"not-probed"),
 ];
 const EVIDENCES: &[(i32, &CStr)] = &[
     (VFP_EVIDENCE_NONE, c"none"),
@@ -76,55 +76,55 @@ fn word(table: &'static [(i32, &'static CStr)], number: i32) -> *const c_char {
     table.iter().find(|(known, _)| *known == number).map_or(c"?".as_ptr(), |(_, word)| word.as_ptr())
 }
 
-/// The word for a VFP_* status: `ok`, `missing`, ...; `?` for a number that this library does not know.
+/// Returns the word for a vfp_status: `ok`, `missing`, and so on, or `?` for a number that the library does not know.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_status_text(status: vfp_status) -> *const c_char {
     word(STATUSES, status)
 }
 
-/// The word for a VFP_KIND_*: `pci`, `mdev`, `vendor-vf`, or `?`.
+/// Returns the word for a VFP_KIND_*: `pci`, `mdev`, `vendor-vf`, or `?`.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_kind_text(kind: i32) -> *const c_char {
     word(KINDS, kind)
 }
 
-/// The word for a VFP_SRIOV_*: `none`, `physical`, `virtual`, or `?`.
+/// Returns the word for a VFP_SRIOV_*: `none`, `physical`, `virtual`, or `?`.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_sriov_text(sriov: i32) -> *const c_char {
     word(SRIOV_ROLES, sriov)
 }
 
-/// The word for a VFP_PEEK_*: `looks-free`, `looks-held`, `unavailable`, `none`, or `?`.
+/// Returns the word for a VFP_PEEK_*: `looks-free`, `looks-held`, `unavailable`, `none`, or `?`.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_peek_text(peek: i32) -> *const c_char {
     word(PEEKS, peek)
 }
 
-/// The word for a VFP_STATE_*: `free`, `held`, `absent`, `unknown`, or `?`.
+/// Returns the word for a VFP_STATE_*: `free`, `held`, `absent`, `unknown`, or `?`.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_state_text(state: i32) -> *const c_char {
     word(STATES, state)
 }
 
-/// The word for a VFP_WHY_*: `none`, `denied`, `timed-out`, `errno`, `not-probed`, or `?`.
+/// Returns the word for a VFP_UNKNOWN_*: `none`, `denied`, `timed-out`, `errno`, `not-probed`, or `?`.
 #[unsafe(no_mangle)]
-pub extern "C" fn vfp_why_text(why: i32) -> *const c_char {
-    word(WHYS, why)
+pub extern "C" fn vfp_unknown_reason_text(unknown_reason: i32) -> *const c_char {
+    word(UNKNOWN_REASONS, unknown_reason)
 }
 
-/// The word for a VFP_EVIDENCE_*: `none`, `open`, `enable`, `node`, or `?`.
+/// Returns the word for a VFP_EVIDENCE_*: `none`, `open`, `enable`, `node`, or `?`.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_evidence_text(evidence: i32) -> *const c_char {
     word(EVIDENCES, evidence)
 }
 
-/// The word for a VFP_VIA_*: `group`, `device`, `cdev`, or `?`.
+/// Returns the word for a VFP_VIA_*: `group`, `device`, `cdev`, or `?`.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_via_text(via: i32) -> *const c_char {
     word(VIAS, via)
 }
 
-/// The word for a VFP_EVENT_*: `bound`, `unbound`, `held`, `freed`, `changed`, `rescan`, or `?`.
+/// Returns the word for a VFP_EVENT_*: `bound`, `unbound`, `held`, `freed`, `changed`, `rescan`, or `?`.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_event_text(event: i32) -> *const c_char {
     word(EVENTS, event)
@@ -139,43 +139,43 @@ mod tests {
     use vfio_probe::peek::Peek;
     use vfio_probe::{DeviceId, ErrorKind, Event, Evidence, GroupId, Kind, Occupancy, UnknownReason};
 
-    fn said(word: *const c_char) -> &'static str {
-        // SAFETY: the tables' texts are static and NUL-terminated.
+    fn text_of(word: *const c_char) -> &'static str {
+        // SAFETY: the texts of the tables are static and NUL-terminated.
         unsafe { CStr::from_ptr(word) }.to_str().unwrap()
     }
 
     #[test]
-    fn every_number_has_the_cores_word() {
+    fn every_constant_has_the_word_of_the_core() {
         for kind in [Kind::Pci, Kind::Mdev, Kind::VendorVf] {
-            assert_eq!(said(vfp_kind_text(device::kind_number(kind))), kind.as_str());
+            assert_eq!(text_of(vfp_kind_text(device::kind_number(kind))), kind.as_str());
         }
         for (number, peek) in [
             (VFP_PEEK_LOOKS_FREE, Peek::LooksFree),
             (VFP_PEEK_LOOKS_HELD, Peek::LooksHeld),
-            (VFP_PEEK_BLIND, Peek::Unavailable),
+            (VFP_PEEK_UNAVAILABLE, Peek::Unavailable),
         ] {
-            assert_eq!(said(vfp_peek_text(number)), peek.as_str());
+            assert_eq!(text_of(vfp_peek_text(number)), peek.as_str());
         }
         for occupancy in
             [Occupancy::Free, Occupancy::Held, Occupancy::Absent, Occupancy::Unknown(UnknownReason::TimedOut)]
         {
             let record = vfp_occupancy::from(occupancy);
-            assert_eq!(said(vfp_state_text(record.state)), occupancy.as_str());
+            assert_eq!(text_of(vfp_state_text(record.state)), occupancy.as_str());
         }
-        for why in [
+        for reason in [
             UnknownReason::Denied,
             UnknownReason::TimedOut,
             UnknownReason::Errno(5),
             UnknownReason::NotProbed,
         ] {
-            let record = vfp_occupancy::from(Occupancy::Unknown(why));
-            assert_eq!(said(vfp_why_text(record.why)), why.as_str());
+            let record = vfp_occupancy::from(Occupancy::Unknown(reason));
+            assert_eq!(text_of(vfp_unknown_reason_text(record.unknown_reason)), reason.as_str());
         }
         for evidence in [Evidence::None, Evidence::Open, Evidence::Enable, Evidence::Node] {
-            assert_eq!(said(vfp_evidence_text(watched::evidence_number(evidence))), evidence.as_str());
+            assert_eq!(text_of(vfp_evidence_text(watched::evidence_number(evidence))), evidence.as_str());
         }
         for via in [Via::Group, Via::Device, Via::Cdev] {
-            assert_eq!(said(vfp_via_text(holder::via_number(via))), via.as_str());
+            assert_eq!(text_of(vfp_via_text(holder::via_number(via))), via.as_str());
         }
         let (group, id) = (GroupId(1), DeviceId::parse(b"0000:01:00.0").unwrap());
         for event in [
@@ -187,7 +187,7 @@ mod tests {
             Event::Rescan,
         ] {
             assert_eq!(
-                said(vfp_event_text(super::super::watch::vfp_event::from(event).kind)),
+                text_of(vfp_event_text(super::super::watch::vfp_event::from(event).kind)),
                 event.as_str()
             );
         }
@@ -198,19 +198,19 @@ mod tests {
             ErrorKind::TooLong,
             ErrorKind::System,
         ] {
-            assert_eq!(said(vfp_status_text(status::status_of(kind))), kind.as_str());
+            assert_eq!(text_of(vfp_status_text(status::status_of(kind))), kind.as_str());
         }
     }
 
     #[test]
-    fn numbers_are_not_used_twice_and_unknown_ones_are_said() {
-        for table in [STATUSES, KINDS, SRIOV_ROLES, PEEKS, STATES, WHYS, EVIDENCES, VIAS, EVENTS] {
+    fn constants_are_unique_and_unknown_ones_have_a_word() {
+        for table in [STATUSES, KINDS, SRIOV_ROLES, PEEKS, STATES, UNKNOWN_REASONS, EVIDENCES, VIAS, EVENTS] {
             let mut numbers: Vec<i32> = table.iter().map(|(number, _)| *number).collect();
             numbers.sort_unstable();
             numbers.dedup();
             assert_eq!(numbers.len(), table.len());
-            assert_eq!(said(word(table, 99)), "?");
-            assert_eq!(said(word(table, i32::MIN)), "?");
+            assert_eq!(text_of(word(table, 99)), "?");
+            assert_eq!(text_of(word(table, i32::MIN)), "?");
         }
     }
 }

@@ -1,4 +1,4 @@
-/* What the functions tell, on a simulated node whose groups really answer EBUSY. */
+/* Tests the results of every function on a simulated node, whose held groups return EBUSY from the kernel. */
 #include "check.h"
 #include "layout.h"
 #include "node.h"
@@ -30,18 +30,18 @@ static int32_t peeked(uint32_t group) {
     return peek;
 }
 
-static void the_library_is_the_headers(void) {
+static void library_matches_the_header(void) {
     CHECK(vfp_abi() == VFP_ABI);
     CHECK_TEXT(vfp_version(), getenv("EXPECTED_VERSION") ? getenv("EXPECTED_VERSION") : "(EXPECTED_VERSION is not set)");
 }
 
-static void a_scan_counts_more_than_it_writes(void) {
+static void scan_counts_devices_beyond_the_capacity(void) {
     vfp_device devices[16];
     size_t count = 99;
-    CHECK(vfp_scan(root, sizeof devices[0], 0, NULL, &count, NULL) == VFP_MORE);
+    CHECK(vfp_scan(root, sizeof devices[0], 0, NULL, &count, NULL) == VFP_TRUNCATED);
     CHECK(count == 8);
     memset(devices, 0xee, sizeof devices);
-    CHECK(vfp_scan(root, sizeof devices[0], 3, devices, &count, NULL) == VFP_MORE);
+    CHECK(vfp_scan(root, sizeof devices[0], 3, devices, &count, NULL) == VFP_TRUNCATED);
     CHECK(count == 8);
     CHECK(strncmp(devices[2].id, "0000:", 5) == 0);
     CHECK((unsigned char)devices[3].id[0] == 0xee);
@@ -50,7 +50,7 @@ static void a_scan_counts_more_than_it_writes(void) {
     CHECK((unsigned char)devices[8].id[0] == 0xee);
 }
 
-static void a_record_says_everything(void) {
+static void scan_fills_every_field_of_a_device(void) {
     vfp_device devices[16], again;
     const vfp_device *gpu, *vf;
     size_t count = 0;
@@ -71,7 +71,7 @@ static void a_record_says_everything(void) {
         CHECK_TEXT(gpu->driver, "vfio-pci");
         CHECK_TEXT(gpu->vgpu_type, "");
         CHECK_TEXT(gpu->parent, "");
-        CHECK_TEXT(gpu->problem, "");
+        CHECK_TEXT(gpu->error_text, "");
     }
     gpu = device_of(devices, count, "0000:f1:00.0");
     CHECK(gpu && gpu->numa_node == -1 && gpu->sriov == VFP_SRIOV_PHYSICAL && gpu->vfs == 4);
@@ -84,52 +84,53 @@ static void a_record_says_everything(void) {
     node_do(&node, "{\"remove\":{\"address\":\"0000:f1:00.0\"}}");
 }
 
-static void a_broken_device_costs_no_other(void) {
+static void unreadable_device_does_not_affect_others(void) {
     vfp_device devices[16];
-    const vfp_device *broken;
+    const vfp_device *unreadable;
     size_t count = 0;
     node_do(&node, "{\"add_gpu\":{\"address\":\"0000:f2:00.0\",\"group\":92,\"numa_node\":0}}");
     node_do(&node, "{\"write\":{\"path\":\"sys/bus/pci/devices/0000:f2:00.0/uevent\",\"content\":\"PCI_ID=zz\\n\"}}");
     CHECK(vfp_scan(root, sizeof devices[0], 16, devices, &count, NULL) == VFP_OK);
     CHECK(count == 9);
-    broken = device_of(devices, count, "0000:f2:00.0");
-    CHECK(broken && broken->status == VFP_MALFORMED && broken->group == VFP_NO_GROUP && broken->os_errno == 0);
-    if (broken) CHECK_TEXT(broken->problem, "0000:f2:00.0: uevent: not what the kernel writes there");
+    unreadable = device_of(devices, count, "0000:f2:00.0");
+    CHECK(unreadable && unreadable->status == VFP_MALFORMED);
+    CHECK(unreadable && unreadable->group == VFP_NO_GROUP && unreadable->os_errno == 0);
+    if (unreadable) CHECK_TEXT(unreadable->error_text, "0000:f2:00.0: uevent: not what the kernel writes there");
     node_do(&node, "{\"remove\":{\"address\":\"0000:f2:00.0\"}}");
 }
 
-static void each_state_is_told_apart(void) {
+static void probe_and_peek_report_every_state(void) {
     vfp_occupancy occupancy;
     long vm;
     CHECK(peeked(51) == VFP_PEEK_LOOKS_FREE && probed(51) == VFP_STATE_FREE);
     vm = node_start_vm(&node, "0000:1b:00.0", 0);
     CHECK(peeked(51) == VFP_PEEK_LOOKS_HELD && probed(51) == VFP_STATE_HELD);
     CHECK(vfp_probe_within(root, 51, 2000, sizeof occupancy, &occupancy, NULL) == VFP_OK);
-    CHECK(occupancy.state == VFP_STATE_HELD && occupancy.why == VFP_WHY_NONE && occupancy.os_errno == 0);
+    CHECK(occupancy.state == VFP_STATE_HELD && occupancy.unknown_reason == VFP_UNKNOWN_NONE && occupancy.os_errno == 0);
     node_kill_vm(&node, vm);
     CHECK(probed(51) == VFP_STATE_FREE);
     vm = node_start_vm(&node, "0000:1b:00.0", 1);
     CHECK(peeked(51) == VFP_PEEK_LOOKS_FREE && probed(51) == VFP_STATE_HELD);
     node_kill_vm(&node, vm);
     CHECK(probed(4000) == VFP_STATE_ABSENT);
-    /* An attribute that nobody may write refuses even root (kernfs_fop_open). */
+    /* A sysfs attribute without a store function refuses a write open, even for root (kernfs_fop_open()). */
     node_do(&node, "{\"link\":{\"path\":\"dev/vfio/93\",\"target\":\"/sys/kernel/uevent_seqnum\"}}");
     CHECK(vfp_probe(root, 93, sizeof occupancy, &occupancy, NULL) == VFP_OK);
-    CHECK(occupancy.state == VFP_STATE_UNKNOWN && occupancy.why == VFP_WHY_DENIED && occupancy.os_errno == 0);
+    CHECK(occupancy.state == VFP_STATE_UNKNOWN && occupancy.unknown_reason == VFP_UNKNOWN_DENIED && occupancy.os_errno == 0);
     node_do(&node, "{\"link\":{\"path\":\"dev/vfio/94\",\"target\":\"/sys\"}}");
     CHECK(vfp_probe(root, 94, sizeof occupancy, &occupancy, NULL) == VFP_OK);
-    CHECK(occupancy.state == VFP_STATE_UNKNOWN && occupancy.why == VFP_WHY_ERRNO && occupancy.os_errno == EISDIR);
+    CHECK(occupancy.state == VFP_STATE_UNKNOWN && occupancy.unknown_reason == VFP_UNKNOWN_ERRNO && occupancy.os_errno == EISDIR);
 }
 
-static void a_deadline_is_kept(void) {
+static void probe_times_out_at_its_deadline(void) {
     vfp_occupancy occupancy;
     CHECK(vfp_probe_within(root, 52, 0, sizeof occupancy, &occupancy, NULL) == VFP_OK);
-    CHECK(occupancy.state == VFP_STATE_UNKNOWN && occupancy.why == VFP_WHY_LATE);
+    CHECK(occupancy.state == VFP_STATE_UNKNOWN && occupancy.unknown_reason == VFP_UNKNOWN_TIMED_OUT);
     CHECK(vfp_probe_within(root, 53, UINT32_MAX, sizeof occupancy, &occupancy, NULL) == VFP_OK);
-    CHECK(occupancy.state == VFP_STATE_FREE && occupancy.why == VFP_WHY_NONE);
+    CHECK(occupancy.state == VFP_STATE_FREE && occupancy.unknown_reason == VFP_UNKNOWN_NONE);
 }
 
-static void only_a_probe_opens(void) {
+static void only_a_probe_opens_the_group(void) {
     vfp_device devices[16];
     vfp_holder holders[4];
     vfp_group group;
@@ -150,7 +151,7 @@ static void only_a_probe_opens(void) {
     CHECK(node_opens(&node, 53) == before + 1);
 }
 
-static void a_group_names_who_offends(void) {
+static void group_names_the_offender_and_its_driver(void) {
     vfp_group group;
     vfp_member members[4];
     size_t count = 0, index;
@@ -168,19 +169,19 @@ static void a_group_names_who_offends(void) {
         CHECK(members[index].status == VFP_OK && members[index].vfio == gpu);
         CHECK_TEXT(members[index].driver, gpu ? "vfio-pci" : "snd_hda_intel");
     }
-    CHECK(vfp_members(root, 54, sizeof members[0], 1, members, &count, NULL) == VFP_MORE && count == 2);
+    CHECK(vfp_members(root, 54, sizeof members[0], 1, members, &count, NULL) == VFP_TRUNCATED && count == 2);
     node_do(&node, "{\"remove\":{\"address\":\"0000:5f:00.1\"}}");
 }
 
-static void a_holder_is_named_with_its_pod(void) {
+static void holder_is_reported_with_its_pod(void) {
     vfp_holder holders[4];
-    vfp_looked looked;
+    vfp_scan_coverage coverage;
     size_t count = 0;
     uint32_t groups[] = {51, 52};
     long vm = node_start_vm(&node, "0000:3d:00.0", 0);
     memset(holders, 0xee, sizeof holders);
-    CHECK(vfp_holders(root, groups, 2, sizeof holders[0], 4, holders, &count, sizeof looked, &looked, NULL) == VFP_OK);
-    CHECK(count == 1 && looked.processes == 1 && looked.unreadable == 0 && looked.unattributed == 0);
+    CHECK(vfp_holders(root, groups, 2, sizeof holders[0], 4, holders, &count, sizeof coverage, &coverage, NULL) == VFP_OK);
+    CHECK(count == 1 && coverage.processes == 1 && coverage.unreadable == 0 && coverage.unattributed == 0);
     CHECK(holders[0].group == 52 && (long)holders[0].pid == vm && holders[0].start_time > 0);
     CHECK(holders[0].via == VFP_VIA_GROUP);
     CHECK_TEXT(holders[0].command, "qemu-system-x86");
@@ -189,7 +190,7 @@ static void a_holder_is_named_with_its_pod(void) {
     node_kill_vm(&node, vm);
 }
 
-static void models_have_names(void) {
+static void names_come_from_pci_ids(void) {
     vfp_pci_id ids[2] = {{0x10de, 0x2330}, {0x10de, 0xffff}};
     vfp_name names[2];
     char path[512];
@@ -205,10 +206,10 @@ static void models_have_names(void) {
     CHECK_TEXT(names[1].text, "");
 }
 
-/* Waits for an event of this kind about a group or device; what comes before it is left. */
-static int comes(vfp_watch *watch, int32_t kind, uint32_t group, const char *device) {
-    int patience;
-    for (patience = 0; patience < 1000; patience++) {
+/* Waits for an event about a group or device and drops earlier events; returns 0 after 10 s without an event. */
+static int wait_for(vfp_watch *watch, int32_t kind, uint32_t group, const char *device) {
+    int attempt;
+    for (attempt = 0; attempt < 1000; attempt++) {
         vfp_event event;
         vfp_error error;
         struct pollfd fd;
@@ -217,7 +218,7 @@ static int comes(vfp_watch *watch, int32_t kind, uint32_t group, const char *dev
             if (event.kind == kind && event.group == group && strcmp(event.device, device) == 0) return 1;
             continue;
         }
-        if (status != VFP_NOTHING) {
+        if (status != VFP_NO_EVENT) {
             fprintf(stderr, "watch: %s\n", error.text);
             return 0;
         }
@@ -227,53 +228,53 @@ static int comes(vfp_watch *watch, int32_t kind, uint32_t group, const char *dev
     return 0;
 }
 
-static void a_watch_tells_what_happens(void) {
+static void watch_reports_bound_held_freed_and_unbound(void) {
     vfp_watch_options options;
     vfp_watch *watch = NULL;
-    vfp_watched groups[16];
+    vfp_watched_group groups[16];
     vfp_device devices[16];
     vfp_holder holder;
-    vfp_looked looked;
+    vfp_scan_coverage coverage;
     size_t count = 0;
     long vm;
     memset(&options, 0, sizeof options);
     options.interval_ms = 20;
     CHECK(vfp_watch_open(root, sizeof options, &options, &watch, NULL) == VFP_OK);
     CHECK(vfp_watch_fd(watch) >= 0);
-    CHECK(comes(watch, VFP_EVENT_BOUND, VFP_NO_GROUP, "0000:df:00.0"));
+    CHECK(wait_for(watch, VFP_EVENT_BOUND, VFP_NO_GROUP, "0000:df:00.0"));
     vm = node_start_vm(&node, "0000:4e:00.0", 0);
-    CHECK(comes(watch, VFP_EVENT_HELD, 53, ""));
-    CHECK(vfp_watch_holders(watch, 53, sizeof holder, 1, &holder, &count, sizeof looked, &looked, NULL) == VFP_OK);
-    CHECK(count == 1 && (long)holder.pid == vm && looked.processes == 1);
+    CHECK(wait_for(watch, VFP_EVENT_HELD, 53, ""));
+    CHECK(vfp_watch_holders(watch, 53, sizeof holder, 1, &holder, &count, sizeof coverage, &coverage, NULL) == VFP_OK);
+    CHECK(count == 1 && (long)holder.pid == vm && coverage.processes == 1);
     CHECK(vfp_watch_groups(watch, sizeof groups[0], 16, groups, &count, NULL) == VFP_OK && count == 8);
     CHECK(groups[2].group == 53 && groups[2].state == VFP_STATE_HELD && groups[2].evidence == VFP_EVIDENCE_ENABLE);
     CHECK(groups[2].peek == VFP_PEEK_LOOKS_HELD && groups[2].members == 1);
-    CHECK(groups[2].viable == 1 && groups[2].for_ms < 60000 && groups[3].state == VFP_STATE_FREE);
+    CHECK(groups[2].viable == 1 && groups[2].state_age_ms < 60000 && groups[3].state == VFP_STATE_FREE);
     node_kill_vm(&node, vm);
-    CHECK(comes(watch, VFP_EVENT_FREED, 53, ""));
-    CHECK(vfp_watch_holders(watch, 53, sizeof holder, 1, &holder, &count, sizeof looked, &looked, NULL) == VFP_OK);
-    CHECK(count == 0 && looked.processes == 0);
+    CHECK(wait_for(watch, VFP_EVENT_FREED, 53, ""));
+    CHECK(vfp_watch_holders(watch, 53, sizeof holder, 1, &holder, &count, sizeof coverage, &coverage, NULL) == VFP_OK);
+    CHECK(count == 0 && coverage.processes == 0);
     node_do(&node, "{\"unbind\":{\"address\":\"0000:df:00.0\"}}");
-    CHECK(comes(watch, VFP_EVENT_UNBOUND, VFP_NO_GROUP, "0000:df:00.0"));
+    CHECK(wait_for(watch, VFP_EVENT_UNBOUND, VFP_NO_GROUP, "0000:df:00.0"));
     CHECK(vfp_watch_devices(watch, sizeof devices[0], 16, devices, &count, NULL) == VFP_OK && count == 7);
     node_do(&node, "{\"bind\":{\"address\":\"0000:df:00.0\",\"driver\":\"vfio-pci\"}}");
-    CHECK(comes(watch, VFP_EVENT_BOUND, VFP_NO_GROUP, "0000:df:00.0"));
+    CHECK(wait_for(watch, VFP_EVENT_BOUND, VFP_NO_GROUP, "0000:df:00.0"));
     vfp_watch_close(&watch);
     CHECK(watch == NULL);
 }
 
-static void a_watch_that_may_probe_spares_what_is_owned(void) {
+static void probing_watch_leaves_assigned_groups_alone(void) {
     vfp_watch_options options;
     vfp_watch *watch = NULL;
-    uint32_t owned = 55;
+    uint32_t assigned = 55;
     long before_55 = node_opens(&node, 55), before_56 = node_opens(&node, 56);
-    int patience;
+    int attempt;
     memset(&options, 0, sizeof options);
     options.interval_ms = 20;
     options.flags = VFP_WATCH_PROBE | VFP_WATCH_NO_UEVENTS;
     CHECK(vfp_watch_open(root, sizeof options, &options, &watch, NULL) == VFP_OK);
-    CHECK(vfp_watch_set_owned(watch, &owned, 1, NULL) == VFP_OK);
-    for (patience = 0; patience < 1000 && node_opens(&node, 56) == before_56; patience++) {
+    CHECK(vfp_watch_set_assigned(watch, &assigned, 1, NULL) == VFP_OK);
+    for (attempt = 0; attempt < 1000 && node_opens(&node, 56) == before_56; attempt++) {
         vfp_event event;
         while (vfp_watch_next(watch, sizeof event, &event, NULL) == VFP_OK) {}
         poll(NULL, 0, 10);
@@ -283,36 +284,36 @@ static void a_watch_that_may_probe_spares_what_is_owned(void) {
     vfp_watch_close(&watch);
 }
 
-static void a_watch_may_leave_holders_alone(void) {
+static void watch_without_holders_lists_none(void) {
     vfp_watch_options options;
     vfp_watch *watch = NULL;
     vfp_holder holder;
-    vfp_looked looked;
+    vfp_scan_coverage coverage;
     size_t count = 7;
     long vm = node_start_vm(&node, "0000:4e:00.0", 0);
     memset(&options, 0, sizeof options);
     options.flags = VFP_WATCH_NO_HOLDERS;
     CHECK(vfp_watch_open(root, sizeof options, &options, &watch, NULL) == VFP_OK);
-    CHECK(comes(watch, VFP_EVENT_HELD, 53, ""));
-    CHECK(vfp_watch_holders(watch, 53, sizeof holder, 1, &holder, &count, sizeof looked, &looked, NULL) == VFP_OK);
-    CHECK(count == 0 && looked.processes == 0);
+    CHECK(wait_for(watch, VFP_EVENT_HELD, 53, ""));
+    CHECK(vfp_watch_holders(watch, 53, sizeof holder, 1, &holder, &count, sizeof coverage, &coverage, NULL) == VFP_OK);
+    CHECK(count == 0 && coverage.processes == 0);
     vfp_watch_close(&watch);
     node_kill_vm(&node, vm);
 }
 
-/* A watch has all that it needs of its root. */
-static void a_watch_outlives_its_root(void) {
+/* The watch shares the state of the root. */
+static void watch_outlives_its_root(void) {
     vfp_root *other = NULL;
     vfp_watch *watch = NULL;
     CHECK(vfp_root_open(node.root, &other, NULL) == VFP_OK);
     CHECK(vfp_watch_open(other, sizeof(vfp_watch_options), NULL, &watch, NULL) == VFP_OK);
     vfp_root_close(&other);
     CHECK(other == NULL);
-    CHECK(comes(watch, VFP_EVENT_BOUND, VFP_NO_GROUP, "0000:1b:00.0"));
+    CHECK(wait_for(watch, VFP_EVENT_BOUND, VFP_NO_GROUP, "0000:1b:00.0"));
     vfp_watch_close(&watch);
 }
 
-/* The beginning of vfp_device, as a header of before its texts would have had it. */
+/* The first fields of vfp_device, as an older header without the text fields would declare them. */
 struct older_device {
     char id[40];
     int32_t status, os_errno;
@@ -328,7 +329,7 @@ struct newer_device {
     char more[60];
 };
 
-static void records_grow(void) {
+static void older_and_newer_record_sizes_work(void) {
     struct older_device older[16];
     struct newer_device newer[16];
     size_t count = 0, index, byte;
@@ -346,7 +347,7 @@ static void records_grow(void) {
 }
 
 /* A kernel without CONFIG_VFIO_GROUP. */
-static void a_kernel_without_group_nodes_is_told(void) {
+static void kernel_without_group_nodes_is_detected(void) {
     struct node other = node_start("--without-groups");
     vfp_root *there = NULL;
     int32_t has = -1;
@@ -357,7 +358,7 @@ static void a_kernel_without_group_nodes_is_told(void) {
     node_end(&other);
 }
 
-static void options_grow(void) {
+static void older_and_newer_option_sizes_work(void) {
     struct {
         vfp_watch_options known;
         uint32_t added;
@@ -378,23 +379,23 @@ static void options_grow(void) {
 int main(void) {
     node = node_start("--eight-gpus");
     if (vfp_root_open(node.root, &root, NULL) != VFP_OK) return 2;
-    RUN(the_library_is_the_headers);
-    RUN(a_scan_counts_more_than_it_writes);
-    RUN(a_record_says_everything);
-    RUN(a_broken_device_costs_no_other);
-    RUN(each_state_is_told_apart);
-    RUN(a_deadline_is_kept);
-    RUN(only_a_probe_opens);
-    RUN(a_group_names_who_offends);
-    RUN(a_holder_is_named_with_its_pod);
-    RUN(models_have_names);
-    RUN(a_watch_tells_what_happens);
-    RUN(a_watch_that_may_probe_spares_what_is_owned);
-    RUN(a_watch_may_leave_holders_alone);
-    RUN(a_watch_outlives_its_root);
-    RUN(a_kernel_without_group_nodes_is_told);
-    RUN(records_grow);
-    RUN(options_grow);
+    RUN(library_matches_the_header);
+    RUN(scan_counts_devices_beyond_the_capacity);
+    RUN(scan_fills_every_field_of_a_device);
+    RUN(unreadable_device_does_not_affect_others);
+    RUN(probe_and_peek_report_every_state);
+    RUN(probe_times_out_at_its_deadline);
+    RUN(only_a_probe_opens_the_group);
+    RUN(group_names_the_offender_and_its_driver);
+    RUN(holder_is_reported_with_its_pod);
+    RUN(names_come_from_pci_ids);
+    RUN(watch_reports_bound_held_freed_and_unbound);
+    RUN(probing_watch_leaves_assigned_groups_alone);
+    RUN(watch_without_holders_lists_none);
+    RUN(watch_outlives_its_root);
+    RUN(kernel_without_group_nodes_is_detected);
+    RUN(older_and_newer_record_sizes_work);
+    RUN(older_and_newer_option_sizes_work);
     vfp_root_close(&root);
     node_end(&node);
     return tests_end();

@@ -1,4 +1,4 @@
-/* Tests in C: each is a function, fails by its checks, and is counted. Compiles as C11 and as C++17. */
+/* A test harness: a test is a function, CHECK counts failures, RUN counts tests. Compiles as C11 and as C++17. */
 #ifndef CHECK_H
 #define CHECK_H
 
@@ -10,7 +10,7 @@ static int checks_failed, tests_passed, tests_failed;
 #define CHECK(condition)                                                                                             \
     do {                                                                                                             \
         if (!(condition)) {                                                                                          \
-            fprintf(stderr, "%s:%d: %s: not so: %s\n", __FILE__, __LINE__, __func__, #condition);                    \
+            fprintf(stderr, "%s:%d: %s: check failed: %s\n", __FILE__, __LINE__, __func__, #condition);                    \
             checks_failed++;                                                                                         \
         }                                                                                                            \
     } while (0)
@@ -18,7 +18,7 @@ static int checks_failed, tests_passed, tests_failed;
 #define CHECK_TEXT(is, expected)                                                                                     \
     do {                                                                                                             \
         if (strcmp((is), (expected)) != 0) {                                                                         \
-            fprintf(stderr, "%s:%d: %s: is \"%s\", not \"%s\"\n", __FILE__, __LINE__, __func__, (is), (expected));   \
+            fprintf(stderr, "%s:%d: %s: got \"%s\", want \"%s\"\n", __FILE__, __LINE__, __func__, (is), (expected));   \
             checks_failed++;                                                                                         \
         }                                                                                                            \
     } while (0)

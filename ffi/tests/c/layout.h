@@ -1,4 +1,4 @@
-/* The records as they are for ever: fields may follow, none moves. */
+/* Asserts the layout of the records, which is part of the ABI: fields may be appended, but no field may move. */
 #ifndef LAYOUT_H
 #define LAYOUT_H
 
@@ -6,8 +6,8 @@
 #include <stddef.h>
 #include <vfio_probe.h>
 
-#define AT(record, field, offset) static_assert(offsetof(record, field) == (offset), #record "." #field " has moved")
-#define SIZE(record, size) static_assert(sizeof(record) == (size), #record " has another size: add the new fields here")
+#define AT(record, field, offset) static_assert(offsetof(record, field) == (offset), #record "." #field " moved: the ABI is broken")
+#define SIZE(record, size) static_assert(sizeof(record) == (size), #record " has a new size: add the new fields to this file")
 
 AT(vfp_device, id, 0);
 AT(vfp_device, status, 40);
@@ -26,7 +26,7 @@ AT(vfp_device, vfs, 80);
 AT(vfp_device, driver, 84);
 AT(vfp_device, vgpu_type, 124);
 AT(vfp_device, parent, 196);
-AT(vfp_device, problem, 220);
+AT(vfp_device, error_text, 220);
 SIZE(vfp_device, 380);
 
 AT(vfp_group, group, 0);
@@ -42,11 +42,11 @@ AT(vfp_member, status, 72);
 AT(vfp_member, os_errno, 76);
 AT(vfp_member, vfio, 80);
 AT(vfp_member, driver, 84);
-AT(vfp_member, problem, 124);
+AT(vfp_member, error_text, 124);
 SIZE(vfp_member, 284);
 
 AT(vfp_occupancy, state, 0);
-AT(vfp_occupancy, why, 4);
+AT(vfp_occupancy, unknown_reason, 4);
 AT(vfp_occupancy, os_errno, 8);
 SIZE(vfp_occupancy, 16);
 
@@ -59,10 +59,10 @@ AT(vfp_holder, pod_uid, 48);
 AT(vfp_holder, container_id, 88);
 SIZE(vfp_holder, 160);
 
-AT(vfp_looked, processes, 0);
-AT(vfp_looked, unreadable, 4);
-AT(vfp_looked, unattributed, 8);
-SIZE(vfp_looked, 16);
+AT(vfp_scan_coverage, processes, 0);
+AT(vfp_scan_coverage, unreadable, 4);
+AT(vfp_scan_coverage, unattributed, 8);
+SIZE(vfp_scan_coverage, 16);
 
 AT(vfp_watch_options, interval_ms, 0);
 AT(vfp_watch_options, probe_deadline_ms, 4);
@@ -74,18 +74,18 @@ AT(vfp_event, group, 4);
 AT(vfp_event, device, 8);
 SIZE(vfp_event, 48);
 
-AT(vfp_watched, for_ms, 0);
-AT(vfp_watched, group, 8);
-AT(vfp_watched, state, 12);
-AT(vfp_watched, why, 16);
-AT(vfp_watched, os_errno, 20);
-AT(vfp_watched, evidence, 24);
-AT(vfp_watched, peek, 28);
-AT(vfp_watched, members, 32);
-AT(vfp_watched, viable, 36);
-AT(vfp_watched, offender, 40);
-AT(vfp_watched, offender_driver, 112);
-SIZE(vfp_watched, 152);
+AT(vfp_watched_group, state_age_ms, 0);
+AT(vfp_watched_group, group, 8);
+AT(vfp_watched_group, state, 12);
+AT(vfp_watched_group, unknown_reason, 16);
+AT(vfp_watched_group, os_errno, 20);
+AT(vfp_watched_group, evidence, 24);
+AT(vfp_watched_group, peek, 28);
+AT(vfp_watched_group, members, 32);
+AT(vfp_watched_group, viable, 36);
+AT(vfp_watched_group, offender, 40);
+AT(vfp_watched_group, offender_driver, 112);
+SIZE(vfp_watched_group, 152);
 
 AT(vfp_error, status, 0);
 AT(vfp_error, os_errno, 4);
