@@ -7,8 +7,8 @@ import (
 	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
 )
 
-// BenchmarkCgo is what a call from Go to C costs by itself.
-func BenchmarkCgo(b *testing.B) {
+// BenchmarkCgoCall measures the cost of a cgo call without work.
+func BenchmarkCgoCall(b *testing.B) {
 	for b.Loop() {
 		vfioprobe.ABI()
 	}
@@ -44,7 +44,7 @@ func benchmarkProbe(b *testing.B, root *vfioprobe.Root, group vfioprobe.GroupID,
 	}
 }
 
-func BenchmarkScanOf8(b *testing.B) {
+func BenchmarkScanEightDevices(b *testing.B) {
 	_, root := eightGPUs(b)
 	b.ReportAllocs()
 	for b.Loop() {

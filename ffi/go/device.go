@@ -15,87 +15,88 @@ import (
 	"syscall"
 )
 
-// Kind is what a device is.
+// Kind is the kind of a device.
 type Kind int32
 
 // Kinds of devices.
 const (
-	// KindPCI is a PCI function behind a driver built on vfio-pci-core.
+	// KindPCI is a PCI function bound to a driver built on vfio-pci-core.
 	KindPCI Kind = C.VFP_KIND_PCI
 	// KindMdev is a mediated device.
 	KindMdev Kind = C.VFP_KIND_MDEV
-	// KindVendorVF is a virtual function whose vendor's driver (nvidia) is itself a VFIO driver.
+	// KindVendorVF is a virtual function whose vendor driver (nvidia) is itself a VFIO driver.
 	KindVendorVF Kind = C.VFP_KIND_VENDOR_VF
 )
 
-// String returns pci, mdev or vendor-vf.
+// String returns "pci", "mdev" or "vendor-vf".
 func (k Kind) String() string { return C.GoString(C.vfp_kind_text(C.int32_t(k))) }
 
-// SRIOV is a PCI function's part in SR-IOV.
+// SRIOV is the role of a PCI function in SR-IOV.
 type SRIOV int32
 
-// Parts in SR-IOV.
+// Roles in SR-IOV.
 const (
-	// SRIOVNone is no part in SR-IOV.
+	// SRIOVNone means that the function has no SR-IOV role.
 	SRIOVNone SRIOV = C.VFP_SRIOV_NONE
-	// SRIOVPhysical is a physical function with virtual functions on.
+	// SRIOVPhysical is a physical function with enabled virtual functions.
 	SRIOVPhysical SRIOV = C.VFP_SRIOV_PHYSICAL
 	// SRIOVVirtual is a virtual function.
 	SRIOVVirtual SRIOV = C.VFP_SRIOV_VIRTUAL
 )
 
-// String returns none, physical or virtual.
+// String returns "none", "physical" or "virtual".
 func (s SRIOV) String() string { return C.GoString(C.vfp_sriov_text(C.int32_t(s))) }
 
-// Device is a device that can be given to a virtual machine: bound to a VFIO driver, if it comes from [Root.Scan].
+// Device is a device as sysfs describes it. [Root.Scan] returns only devices that are bound to a VFIO driver.
 type Device struct {
-	// ID is the PCI address (0000:3b:00.0) or the mdev's uuid.
+	// ID is the PCI address (0000:3b:00.0) or the mdev UUID.
 	ID string
-	// Vendor is the PCI vendor id; of a mediated device its parent's, 0 when the parent is no PCI function.
+	// Vendor is the PCI vendor id. For a mediated device it is that of the parent, or 0 if the parent is not a PCI
+	// function.
 	Vendor uint16
-	// Device is the PCI device id; of a mediated device its parent's.
+	// Device is the PCI device id. For a mediated device it is that of the parent.
 	Device uint16
 	// SubsystemVendor is the PCI subsystem vendor id, 0 for none.
 	SubsystemVendor uint16
 	// SubsystemDevice is the PCI subsystem id, 0 for none.
 	SubsystemDevice uint16
-	// Class is the PCI class, 24 bits: 0x030200 is a 3D controller.
+	// Class is the PCI class code, 24 bits; 0x030200 is a 3D controller.
 	Class uint32
-	// Driver is its driver; "" while the kernel is unbinding it.
+	// Driver is the driver name, or "" while the kernel unbinds the device.
 	Driver string
-	// Group is its IOMMU group, or [NoGroup].
+	// Group is the IOMMU group, or [NoGroup] without an IOMMU.
 	Group GroupID
-	// NUMANode is its NUMA node, -1 for unknown.
+	// NUMANode is the NUMA node, or -1 if the kernel does not know it.
 	NUMANode int
-	// SRIOV is its part in SR-IOV.
+	// SRIOV is the SR-IOV role.
 	SRIOV SRIOV
-	// VFs is how many virtual functions a physical one has on, else 0.
+	// VFs is the number of enabled virtual functions of a physical function, else 0.
 	VFs int
-	// Cdev is N of its /dev/vfio/devices/vfioN, -1 for none.
+	// Cdev is N of the device's character device /dev/vfio/devices/vfioN, or -1 for none (kernels before 6.1).
 	Cdev int
-	// Kind is what it is.
+	// Kind is the kind of device.
 	Kind Kind
-	// VGPUType is the mdev type (nvidia-35) or a vendor VF's vGPU type number, else "".
+	// VGPUType is the mdev type (nvidia-35) or the vGPU type number of a vendor's virtual function, else "".
 	VGPUType string
-	// Parent is the address of a mediated device's or a virtual function's parent, else "".
+	// Parent is the PCI address of the parent of a mediated device or virtual function, else "".
 	Parent string
 }
 
-// Scan is what [Root.Scan] finds.
+// Scan is the result of [Root.Scan].
 type Scan struct {
-	// Devices are the devices bound to a VFIO driver, by ID.
+	// Devices are the devices bound to a VFIO driver, ordered by ID.
 	Devices []Device
-	// Broken says of each device that could not be read why. Nothing is known of such a device but that it is there.
-	Broken []*Error
+	// Errors holds one error for each device that could not be read.
+	Errors []*Error
 }
 
-// lentDevices are the arrays of scans and watches.
-var lentDevices records[C.vfp_device]
+// deviceArrays are the arrays of scans and watches.
+var deviceArrays records[C.vfp_device]
 
-// Scan tells all devices that are bound to a VFIO driver. It opens no device and needs no privilege; it reads sysfs,
-// some 10 system calls a device.
+// Scan lists all devices that are bound to a VFIO driver. It opens no device and needs no privilege. It reads sysfs,
+// with about 10 system calls per device.
 //
-// It fails when the bound devices cannot be listed at all; a device that cannot be read is in the result's Broken.
+// Scan fails if the bound devices cannot be listed. A device that cannot be read has an error in [Scan].Errors instead.
 func (r *Root) Scan() (Scan, error) {
 	h, err := r.use()
 	if err != nil {
@@ -104,7 +105,7 @@ func (r *Root) Scan() (Scan, error) {
 	defer h.release()
 	var scan Scan
 	var failed C.vfp_error
-	err = lentDevices.fill(&failed, func(first *C.vfp_device, capacity C.size_t, count *C.size_t) C.vfp_status {
+	err = deviceArrays.fill(&failed, func(first *C.vfp_device, capacity C.size_t, count *C.size_t) C.vfp_status {
 		return C.vfp_scan(h.c, C.sizeof_vfp_device, capacity, first, count, &failed)
 	}, scan.take)
 	if err != nil {
@@ -113,32 +114,32 @@ func (r *Root) Scan() (Scan, error) {
 	return scan, nil
 }
 
-// take parts the records into whole and broken ones.
+// take converts the records to devices and errors.
 func (s *Scan) take(records []C.vfp_device) {
 	s.Devices = make([]Device, 0, len(records))
 	for i := range records {
 		if record := &records[i]; record.status == C.VFP_OK {
 			s.Devices = append(s.Devices, device(record))
 		} else {
-			s.Broken = append(s.Broken, &Error{
+			s.Errors = append(s.Errors, &Error{
 				Kind:   ErrorKind(record.status),
 				Errno:  syscall.Errno(record.os_errno),
 				Device: text(record.id[:]),
 				Group:  NoGroup,
-				Text:   text(record.problem[:]),
+				Text:   text(record.error_text[:]),
 			})
 		}
 	}
 	slices.SortFunc(s.Devices, func(a, b Device) int { return strings.Compare(a.ID, b.ID) })
-	slices.SortFunc(s.Broken, func(a, b *Error) int { return strings.Compare(a.Text, b.Text) })
+	slices.SortFunc(s.Errors, func(a, b *Error) int { return strings.Compare(a.Text, b.Text) })
 }
 
-// Device tells one device by its id, a PCI address or an mdev's uuid, whatever it is bound to. Its Cdev is -1: only a
-// scan knows it. It opens no device and needs no privilege.
+// Device reads one device by its id, a PCI address or an mdev UUID, whether it is bound to a VFIO driver or not. Its Cdev
+// is -1: only [Root.Scan] sets it. Device opens no device and needs no privilege.
 //
-// The error is [ErrInvalid] for a text that is no id, [os.ErrNotExist] for a device that is not there.
+// The error is [ErrInvalid] if id is neither an address nor a UUID, and [os.ErrNotExist] if there is no such device.
 func (r *Root) Device(id string) (Device, error) {
-	given, err := terminated("id", id)
+	cID, err := terminated("id", id)
 	if err != nil {
 		return Device{}, err
 	}
@@ -149,7 +150,7 @@ func (r *Root) Device(id string) (Device, error) {
 	defer h.release()
 	var record C.vfp_device
 	var failed C.vfp_error
-	if C.vfp_device_read(h.c, given, C.sizeof_vfp_device, &record, &failed) < 0 {
+	if C.vfp_device_read(h.c, cID, C.sizeof_vfp_device, &record, &failed) < 0 {
 		return Device{}, failure(&failed)
 	}
 	return device(&record), nil

@@ -14,7 +14,7 @@ import (
 
 const uuid = "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab"
 
-// byID finds a device of a scan.
+// byID returns the device of a scan with this id.
 func byID(tb testing.TB, scan vfioprobe.Scan, id string) vfioprobe.Device {
 	tb.Helper()
 	at := slices.IndexFunc(scan.Devices, func(device vfioprobe.Device) bool { return device.ID == id })
@@ -24,16 +24,16 @@ func byID(tb testing.TB, scan vfioprobe.Scan, id string) vfioprobe.Device {
 	return scan.Devices[at]
 }
 
-func TestScanHasEveryFieldOfEveryDevice(t *testing.T) {
+func TestScanFillsEveryField(t *testing.T) {
 	node, root := eightGPUs(t)
-	node.Order("add_mdev", map[string]any{
+	node.Do("add_mdev", map[string]any{
 		"uuid": uuid, "parent": simnode.FirstGPU, "type": "nvidia-35", "group": 71, "cdev": 40,
 	})
 	scan := must(root.Scan())(t)
 	equal(t, "devices", len(scan.Devices), 9)
-	equal(t, "broken", len(scan.Broken), 0)
+	equal(t, "errors", len(scan.Errors), 0)
 	if !slices.IsSortedFunc(scan.Devices, func(a, b vfioprobe.Device) int { return cmp.Compare(a.ID, b.ID) }) {
-		t.Errorf("no order: %v", scan.Devices)
+		t.Errorf("not ordered by ID: %v", scan.Devices)
 	}
 	gpu := byID(t, scan, simnode.FirstGPU)
 	if gpu.Cdev < 0 {
@@ -53,8 +53,8 @@ func TestScanHasEveryFieldOfEveryDevice(t *testing.T) {
 	})
 }
 
-func TestAbsentValuesDifferFrom0(t *testing.T) {
-	// Only where devices are found by driver is one without a group found.
+func TestAbsentValuesDifferFromZero(t *testing.T) {
+	// Before Linux 6.1 devices are found by driver, so that one without a group is found too.
 	node := simnode.New(t, "--before-6.1")
 	root := open(t, node.Root)
 	node.Add(map[string]any{"address": "0000:01:00.0", "group": nil, "driver": "vfio-pci", "numa_node": -1})
@@ -69,7 +69,7 @@ func TestAbsentValuesDifferFrom0(t *testing.T) {
 	equal(t, "no cdev", zero.Cdev, -1)
 }
 
-func TestVirtualFunctions(t *testing.T) {
+func TestVirtualFunctionsHaveRoleAndParent(t *testing.T) {
 	node, root := eightGPUs(t)
 	node.Add(map[string]any{"address": "0000:21:00.0", "group": 61, "driver": "vfio-pci", "sriov_numvfs": 2})
 	node.Add(map[string]any{"address": "0000:21:00.4", "group": 62, "driver": "vfio-pci", "physfn": "0000:21:00.0"})
@@ -81,23 +81,23 @@ func TestVirtualFunctions(t *testing.T) {
 	equal(t, "parent", virtual.Parent, "0000:21:00.0")
 }
 
-func TestOneDeviceIsTheScansButForItsCdev(t *testing.T) {
+func TestDeviceEqualsScanExceptCdev(t *testing.T) {
 	_, root := eightGPUs(t)
 	scanned := byID(t, must(root.Scan())(t), simnode.SecondGPU)
 	scanned.Cdev = -1
 	equal(t, "device", must(root.Device(simnode.SecondGPU))(t), scanned)
 }
 
-func TestABrokenDeviceCostsNoOther(t *testing.T) {
+func TestUnreadableDeviceDoesNotAffectOthers(t *testing.T) {
 	node, root := eightGPUs(t)
 	node.Write("sys/bus/pci/devices/"+simnode.FirstGPU+"/uevent", "DRIVER=vfio-pci\nnonsense\n")
-	node.Order("make_unreadable", map[string]any{"path": "sys/bus/pci/devices/" + simnode.SecondGPU + "/uevent"})
+	node.Do("make_unreadable", map[string]any{"path": "sys/bus/pci/devices/" + simnode.SecondGPU + "/uevent"})
 	scan := must(root.Scan())(t)
 	equal(t, "devices", len(scan.Devices), 6)
-	if len(scan.Broken) != 2 {
-		t.Fatalf("broken: %v", scan.Broken)
+	if len(scan.Errors) != 2 {
+		t.Fatalf("errors: %v", scan.Errors)
 	}
-	malformed, unreadable := scan.Broken[0], scan.Broken[1]
+	malformed, unreadable := scan.Errors[0], scan.Errors[1]
 	isAll(t, malformed, vfioprobe.ErrMalformed)
 	isNone(t, malformed, os.ErrNotExist, os.ErrPermission, vfioprobe.ErrInvalid)
 	equal(t, "malformed", *malformed, vfioprobe.Error{
@@ -105,7 +105,7 @@ func TestABrokenDeviceCostsNoOther(t *testing.T) {
 		Text: simnode.FirstGPU + ": uevent: not what the kernel writes there",
 	})
 	equal(t, "device", unreadable.Device, simnode.SecondGPU)
-	// Root finds a folder there, others a file that they may not read.
+	// The simulated node replaces the file by a directory for root, and removes the read permission for others.
 	if os.Geteuid() == 0 {
 		isAll(t, unreadable, syscall.EISDIR)
 	} else {
@@ -115,12 +115,12 @@ func TestABrokenDeviceCostsNoOther(t *testing.T) {
 	isAll(t, err, vfioprobe.ErrMalformed)
 }
 
-func TestArraysGrow(t *testing.T) {
+func TestListsLargerThanTheArrayAreComplete(t *testing.T) {
 	node := simnode.New(t)
 	root := open(t, node.Root)
 	for bus := range 40 {
 		address := "0000:" + string("0123456789abcdef"[bus/16]) + string("0123456789abcdef"[bus%16]) + ":01.0"
-		node.Order("add_gpu", map[string]any{"address": address, "group": 100, "numa_node": 0})
+		node.Do("add_gpu", map[string]any{"address": address, "group": 100, "numa_node": 0})
 	}
 	for range 2 {
 		equal(t, "devices", len(must(root.Scan())(t).Devices), 40)
@@ -128,7 +128,7 @@ func TestArraysGrow(t *testing.T) {
 	}
 }
 
-func TestAScanThatCannotBe(t *testing.T) {
+func TestScanWithoutSysfsFails(t *testing.T) {
 	root := open(t, t.TempDir())
 	_, err := root.Scan()
 	isAll(t, err, os.ErrNotExist, syscall.ENOENT)

@@ -1,7 +1,7 @@
-// Package vfioprobe tells which VFIO devices of this host are free, and who holds the others.
+// Package vfioprobe reports which VFIO devices of this host are free and which processes hold the others.
 //
-// It binds libvfio_probe, the C library of vfio-probe, by cgo. Everything begins with a [Root], a directory that holds
-// sys, dev and proc: "/", or a host's tree mounted into a container.
+// The package is a cgo binding of libvfio_probe, the C library of vfio-probe. All functions start at a [Root]: a
+// directory that contains sys, dev and proc, such as "/" or a host's root file system mounted into a container.
 //
 //	root, err := vfioprobe.Open("/")
 //	if err != nil {
@@ -10,38 +10,37 @@
 //	defer root.Close()
 //	scan, err := root.Scan()
 //
-// # What opens a group
+// # Peek and probe
 //
-// Opening /dev/vfio/<group> is the only proof that a group is free, and while it is open another process' own open of
-// it fails with EBUSY: a starting virtual machine then dies. So nothing here opens a group unless it says so:
-// [Root.Probe], [Root.ProbeWithin] and [Root.ProbeContext] do, and a [Watch] does with [WatchOptions].Probe. All
-// others read sysfs and proc, open no device and need no privilege; holders of other users' processes need
-// CAP_SYS_PTRACE.
+// Only an open of /dev/vfio/<group> proves that a group is free. While a probe has a free group open, the open of
+// another process fails with EBUSY, and a starting VM then fails. Therefore only these calls open a group:
+// [Root.Probe], [Root.ProbeWithin], [Root.ProbeContext], and a [Watch] with [WatchOptions].Probe set. All other calls
+// read sysfs and proc, open no device and need no privilege. Holders in processes of other users need CAP_SYS_PTRACE.
 //
 // # Absent values
 //
-// There is one convention: a value that is absent or unknown is [NoGroup] for a group, -1 for a number that may be 0
-// (NUMA node, cdev), and "" for a text.
+// A value that is absent or unknown is [NoGroup] for a group, -1 for a number that may be 0 (NUMA node, cdev), and ""
+// for a string.
 //
 // # Errors
 //
-// A call that fails gives an [*Error]. Errors are compared with [errors.Is]: [os.ErrNotExist], [os.ErrPermission], the
-// kernel's own [syscall.Errno], or one of this package's such as [ErrMalformed], [ErrInvalid] and [ErrClosed].
-// That a group is held is an answer and no failure: [Occupancy.Err] makes an error of it, [ErrHeld], where that suits.
-// One device that cannot be read never costs another: it is in [Scan].Broken.
+// A failed call returns an [*Error]. Compare errors with [errors.Is]: with [os.ErrNotExist], [os.ErrPermission], a
+// [syscall.Errno], or an error of this package such as [ErrMalformed], [ErrInvalid] and [ErrClosed]. A held group is a
+// result, not a failure; [Occupancy.Err] converts it to [ErrHeld] where an error is more convenient. A device that
+// cannot be read does not affect the other devices: its error is in [Scan].Errors.
 //
 // # Goroutines, threads and handles
 //
-// Every method may be called from any goroutine at any time, also together with Close: a call that
-// is under way ends as it would have, a later one fails with [ErrClosed]. Calls take microseconds to milliseconds;
-// only [Root.Probe] can wait for the kernel without bound, and then keeps a thread. A [Watch] waits in the runtime's
-// network poller, so it keeps no thread. Close every Root and Watch; one that is forgotten is closed some time after
-// the garbage collector finds it, which is a safety net and no promise.
+// Every method may be called from any goroutine at any time, also concurrently with Close. A call that is in progress
+// completes; a later call fails with [ErrClosed]. Calls take microseconds to milliseconds. Only [Root.Probe] can wait
+// for the kernel without a limit, and it blocks a thread while it waits. A [Watch] waits in the runtime's network
+// poller and blocks no thread. Close every Root and Watch. The garbage collector closes an unreachable one some time
+// later; do not rely on it.
 //
 // # Linking
 //
-// By default pkg-config finds vfio-probe, the shared library. With the build tag vfio_probe_static it finds
-// vfio-probe-static and the library becomes part of the program. A program without any shared library is built with
+// By default pkg-config module vfio-probe selects the shared library. The build tag vfio_probe_static selects
+// vfio-probe-static, which links the library into the program. To build a program that needs no shared library at all:
 //
 //	go build -tags vfio_probe_static,netgo,osusergo -ldflags '-linkmode external -extldflags -static'
 package vfioprobe

@@ -10,76 +10,75 @@ import (
 	"syscall"
 )
 
-// Errors to compare with by [errors.Is]. What the standard library has an error for is compared with that one:
-// [os.ErrNotExist], [os.ErrPermission], or a [syscall.Errno].
+// Errors for [errors.Is]. Where the standard library has a suitable error, compare with that one: [os.ErrNotExist],
+// [os.ErrPermission], or a [syscall.Errno].
 var (
-	// ErrHeld is that some process has the group or a device of it open. Also [syscall.EBUSY], which the kernel said.
+	// ErrHeld means that a process has the group or a device of it open. It matches [syscall.EBUSY] too.
 	ErrHeld = errors.New("group is held")
-	// ErrAbsent is that a group has no node, or no device behind it. Also [os.ErrNotExist].
+	// ErrAbsent means that the group has no device node, or no device behind the node. It matches [os.ErrNotExist] too.
 	ErrAbsent = errors.New("group is absent")
-	// ErrUnknown is that it could not be told whether a group is held.
-	ErrUnknown = errors.New("group is in an unknown state")
-	// ErrLate is that an open did not answer in time. Also [os.ErrDeadlineExceeded].
-	ErrLate = errors.New("no answer in time")
-	// ErrMalformed is that something is there, but its content is not what the kernel writes.
-	ErrMalformed = errors.New("not what the kernel writes")
-	// ErrTooLong is that something is longer than the kernel's limit for it.
-	ErrTooLong = errors.New("longer than the kernel's limit")
-	// ErrInvalid is that an argument makes no sense. Also [os.ErrInvalid].
-	ErrInvalid = errors.New("argument makes no sense")
-	// ErrClosed is that the Root or Watch was closed before the call. Also [os.ErrClosed].
+	// ErrUnknown means that the probe could not determine whether the group is held.
+	ErrUnknown = errors.New("state of the group is unknown")
+	// ErrTimedOut means that the probe did not return before its deadline. It matches [os.ErrDeadlineExceeded] too.
+	ErrTimedOut = errors.New("probe timed out")
+	// ErrMalformed means that the content of a file is not in the format that the kernel writes.
+	ErrMalformed = errors.New("not in the format that the kernel writes")
+	// ErrTooLong means that a text exceeds the kernel's limit for it.
+	ErrTooLong = errors.New("exceeds the kernel's limit")
+	// ErrInvalid means that an argument is invalid. It matches [os.ErrInvalid] too.
+	ErrInvalid = errors.New("invalid argument")
+	// ErrClosed means that the Root or Watch was closed before the call. It matches [os.ErrClosed] too.
 	ErrClosed = errors.New("root or watch is closed")
 )
 
-// ErrorKind is what kind of trouble an [Error] is.
+// ErrorKind is the kind of an [Error].
 type ErrorKind int32
 
-// Kinds of [Error]. A newer library may have others.
+// Kinds of [Error]. A newer library may return other kinds.
 const (
-	// ErrorInvalid is an argument that makes no sense: [ErrInvalid].
+	// ErrorInvalid is an invalid argument: [ErrInvalid].
 	ErrorInvalid ErrorKind = C.VFP_INVALID
-	// ErrorMissing is something that is not there, by ENOENT, ENODEV or ENXIO: [os.ErrNotExist].
+	// ErrorMissing is a device, group, file or directory that does not exist (ENOENT, ENODEV, ENXIO): [os.ErrNotExist].
 	ErrorMissing ErrorKind = C.VFP_MISSING
-	// ErrorDenied is that the kernel does not let us, by EACCES or EPERM: [os.ErrPermission].
+	// ErrorDenied is an access that the kernel denied (EACCES, EPERM): [os.ErrPermission].
 	ErrorDenied ErrorKind = C.VFP_DENIED
-	// ErrorMalformed is content that the kernel does not write: [ErrMalformed].
+	// ErrorMalformed is content that is not in the format that the kernel writes: [ErrMalformed].
 	ErrorMalformed ErrorKind = C.VFP_MALFORMED
-	// ErrorTooLong is content longer than the kernel's limit for it: [ErrTooLong].
+	// ErrorTooLong is a text that exceeds the kernel's limit for it: [ErrTooLong].
 	ErrorTooLong ErrorKind = C.VFP_TOO_LONG
 	// ErrorSystem is any other errno.
 	ErrorSystem ErrorKind = C.VFP_SYSTEM
-	// ErrorPanic is a defect of the C library, caught before it could do harm.
+	// ErrorPanic is a panic in the C library, which is a bug. The library caught it.
 	ErrorPanic ErrorKind = C.VFP_PANIC
-	// ErrorUnsupported is something that only a newer C library knows: [errors.ErrUnsupported].
+	// ErrorUnsupported is an option that only a newer C library supports: [errors.ErrUnsupported].
 	ErrorUnsupported ErrorKind = C.VFP_UNSUPPORTED
 )
 
-// String returns the word for the kind: missing, denied, malformed, too-long, system, and so on.
+// String returns the word for the kind: "missing", "denied", "malformed", "too-long", "system", and so on.
 func (k ErrorKind) String() string {
 	return C.GoString(C.vfp_status_text(C.vfp_status(k)))
 }
 
-// Error is why a call failed, or why one device or member could not be read. It is about one place, and never about
-// more than that place.
+// Error describes why a call failed, or why one device or group member could not be read.
 type Error struct {
-	// Kind is what kind of trouble.
+	// Kind is the kind of error.
 	Kind ErrorKind
-	// Errno is the kernel's errno, 0 where no system call failed.
+	// Errno is the kernel's errno, or 0 if no system call failed.
 	Errno syscall.Errno
-	// Device is the id of the device that it is about, or "".
+	// Device is the id of the device concerned, or "".
 	Device string
-	// Group is the group that it is about, or [NoGroup].
+	// Group is the group concerned, or [NoGroup].
 	Group GroupID
-	// Text says what went wrong, for people; it names the device and the group already.
+	// Text is the message for people. It includes the device or the group.
 	Text string
 }
 
-// Error returns the text.
+// Error returns the text with the prefix "vfio-probe: ".
 func (e *Error) Error() string {
 	return "vfio-probe: " + e.Text
 }
 
-// Unwrap returns what [errors.Is] compares with: the errno, if there is one, and an error for the kind.
+// Unwrap returns the errors that [errors.Is] compares with: the errno, if there is one, and the error of the kind.
 func (e *Error) Unwrap() []error {
 	var all []error
 	if e.Errno != 0 {
@@ -102,7 +101,7 @@ func (e *Error) Unwrap() []error {
 	return all
 }
 
-// failure copies the error that a call has written. It must be called only when the call failed.
+// failure copies the error record of a failed call.
 func failure(from *C.vfp_error) *Error {
 	return &Error{
 		Kind:   ErrorKind(from.status),
@@ -113,7 +112,7 @@ func failure(from *C.vfp_error) *Error {
 	}
 }
 
-// invalid is an argument that is refused before C sees it.
+// invalid returns the error for an argument that is refused before the call of C.
 func invalid(text string) *Error {
 	return &Error{Kind: ErrorInvalid, Group: NoGroup, Text: text}
 }

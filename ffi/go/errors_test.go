@@ -16,7 +16,7 @@ import (
 	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
 )
 
-func TestBadInput(t *testing.T) {
+func TestInvalidArgumentsAreRefusedByName(t *testing.T) {
 	_, root := eightGPUs(t)
 	device := func(id string) func() error {
 		return func() error { _, err := root.Device(id); return err }
@@ -38,23 +38,23 @@ func TestBadInput(t *testing.T) {
 		text string
 		is   []error
 	}{
-		"no id":            {device("card0"), vfioprobe.ErrorInvalid, "id: ", invalid},
-		"empty id":         {device(""), vfioprobe.ErrorInvalid, "id: ", invalid},
-		"id of a path":     {device("../../0000:1b:00.0"), vfioprobe.ErrorInvalid, "id: ", invalid},
-		"long id":          {device(strings.Repeat("0", 1<<16)), vfioprobe.ErrorInvalid, "id: ", invalid},
-		"id with NUL":      {device(simnode.FirstGPU + "\x00"), vfioprobe.ErrorInvalid, "id: has a NUL byte in it", invalid},
-		"id, no such":      {device("0000:ff:1f.7"), vfioprobe.ErrorMissing, "0000:ff:1f.7: ", []error{os.ErrNotExist}},
-		"path with NUL":    {opened("/\x00x"), vfioprobe.ErrorInvalid, "path: has a NUL byte in it", invalid},
-		"empty path":       {opened(""), vfioprobe.ErrorMissing, "", []error{os.ErrNotExist, syscall.ENOENT}},
-		"path, no such":    {opened("/no/such"), vfioprobe.ErrorMissing, "", []error{os.ErrNotExist, syscall.ENOENT}},
-		"path of a file":   {opened(file), vfioprobe.ErrorSystem, "", []error{syscall.ENOTDIR}},
-		"path too long":    {opened("/" + strings.Repeat("x", 1<<16)), vfioprobe.ErrorTooLong, "", []error{vfioprobe.ErrTooLong, syscall.ENAMETOOLONG}},
-		"bad UTF-8 path":   {opened("/\xff"), vfioprobe.ErrorMissing, "", []error{os.ErrNotExist}},
-		"negative time":    {watched(vfioprobe.WatchOptions{Interval: -1}), vfioprobe.ErrorInvalid, "options: ", invalid},
-		"negative probing": {watched(vfioprobe.WatchOptions{ProbeDeadline: -1}), vfioprobe.ErrorInvalid, "options: ", invalid},
+		"not an id":         {device("card0"), vfioprobe.ErrorInvalid, "id: ", invalid},
+		"empty id":          {device(""), vfioprobe.ErrorInvalid, "id: ", invalid},
+		"id of a path":      {device("../../0000:1b:00.0"), vfioprobe.ErrorInvalid, "id: ", invalid},
+		"long id":           {device(strings.Repeat("0", 1<<16)), vfioprobe.ErrorInvalid, "id: ", invalid},
+		"id with NUL":       {device(simnode.FirstGPU + "\x00"), vfioprobe.ErrorInvalid, "id: must not contain a NUL byte", invalid},
+		"missing id":        {device("0000:ff:1f.7"), vfioprobe.ErrorMissing, "0000:ff:1f.7: ", []error{os.ErrNotExist}},
+		"path with NUL":     {opened("/\x00x"), vfioprobe.ErrorInvalid, "path: must not contain a NUL byte", invalid},
+		"empty path":        {opened(""), vfioprobe.ErrorMissing, "", []error{os.ErrNotExist, syscall.ENOENT}},
+		"missing path":      {opened("/no/such"), vfioprobe.ErrorMissing, "", []error{os.ErrNotExist, syscall.ENOENT}},
+		"path of a file":    {opened(file), vfioprobe.ErrorSystem, "", []error{syscall.ENOTDIR}},
+		"path too long":     {opened("/" + strings.Repeat("x", 1<<16)), vfioprobe.ErrorTooLong, "", []error{vfioprobe.ErrTooLong, syscall.ENAMETOOLONG}},
+		"bad UTF-8 path":    {opened("/\xff"), vfioprobe.ErrorMissing, "", []error{os.ErrNotExist}},
+		"negative time":     {watched(vfioprobe.WatchOptions{Interval: -1}), vfioprobe.ErrorInvalid, "options: ", invalid},
+		"negative deadline": {watched(vfioprobe.WatchOptions{ProbeDeadline: -1}), vfioprobe.ErrorInvalid, "options: ", invalid},
 		"names' path with NUL": {
 			func() error { _, err := vfioprobe.Names("\x00"); return err },
-			vfioprobe.ErrorInvalid, "path: has a NUL byte in it", invalid,
+			vfioprobe.ErrorInvalid, "path: must not contain a NUL byte", invalid,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -75,20 +75,20 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-func TestNotAllowed(t *testing.T) {
-	folder := filepath.Join(t.TempDir(), "closed")
-	if err := os.Mkdir(folder, 0); err != nil {
+func TestInaccessibleRootIsErrPermission(t *testing.T) {
+	directory := filepath.Join(t.TempDir(), "closed")
+	if err := os.Mkdir(directory, 0); err != nil {
 		t.Fatal(err)
 	}
-	// Whatever the group is: what matters is that this thread is not root meanwhile.
+	// denied drops root's privileges of this thread; the group does not matter.
 	denied(t, simnode.New(t, "--eight-gpus"), 51, func() {
-		_, err := vfioprobe.Open(filepath.Join(folder, "sys"))
+		_, err := vfioprobe.Open(filepath.Join(directory, "sys"))
 		isAll(t, err, os.ErrPermission, syscall.EACCES)
 		isNone(t, err, os.ErrNotExist)
 	})
 }
 
-func TestUseAfterClose(t *testing.T) {
+func TestUseAfterCloseIsErrClosed(t *testing.T) {
 	_, root := eightGPUs(t)
 	ctx := context.Background()
 	watch := must(root.Watch(ctx, vfioprobe.WatchOptions{}))(t)
@@ -102,7 +102,7 @@ func TestUseAfterClose(t *testing.T) {
 	}
 	var never *vfioprobe.Root
 	var noWatch *vfioprobe.Watch
-	equal(t, "close of none", errors.Join(never.Close(), noWatch.Close(), new(vfioprobe.Root).Close()), nil)
+	equal(t, "close of nil", errors.Join(never.Close(), noWatch.Close(), new(vfioprobe.Root).Close()), nil)
 	for name, call := range map[string]func() error{
 		"Scan":          func() error { _, err := root.Scan(); return err },
 		"Device":        func() error { _, err := root.Device(simnode.FirstGPU); return err },
@@ -121,8 +121,8 @@ func TestUseAfterClose(t *testing.T) {
 		"watch Groups":  func() error { _, err := watch.Groups(); return err },
 		"watch Devices": func() error { _, err := watch.Devices(); return err },
 		"watch Holders": func() error { _, err := watch.Holders(51); return err },
-		"watch SetOwned": func() error {
-			return watch.SetOwned(51)
+		"watch SetAssigned": func() error {
+			return watch.SetAssigned(51)
 		},
 	} {
 		err := call()
@@ -138,7 +138,7 @@ func TestUseAfterClose(t *testing.T) {
 	}
 }
 
-func TestCloseAmidCalls(t *testing.T) {
+func TestCloseDuringCallsIsSafe(t *testing.T) {
 	node := simnode.New(t, "--eight-gpus")
 	for range 20 {
 		root := must(vfioprobe.Open(node.Root))(t)
@@ -175,7 +175,7 @@ func TestCloseAmidCalls(t *testing.T) {
 	}
 }
 
-func TestManyGoroutinesOnOneRoot(t *testing.T) {
+func TestGoroutinesShareARoot(t *testing.T) {
 	node, root := eightGPUs(t)
 	pid := node.StartVM(simnode.VM{Addresses: []string{simnode.FirstGPU}})
 	var all sync.WaitGroup
@@ -194,10 +194,10 @@ func TestManyGoroutinesOnOneRoot(t *testing.T) {
 					return
 				}
 				held := own == 51
-				right := len(scan.Devices) == 8 && (peek == vfioprobe.LooksHeld) == held &&
+				consistent := len(scan.Devices) == 8 && (peek == vfioprobe.LooksHeld) == held &&
 					(len(holders.Holders) == 1 && holders.Holders[0].PID == pid) == held &&
 					(occupancy.State == vfioprobe.Held) == held && (occupancy.State == vfioprobe.Free) == !held
-				if !right {
+				if !consistent {
 					t.Error(len(scan.Devices), own, peek, holders, occupancy)
 				}
 			}
@@ -206,13 +206,13 @@ func TestManyGoroutinesOnOneRoot(t *testing.T) {
 	all.Wait()
 }
 
-func TestWordsAreTheCores(t *testing.T) {
+func TestStringsAreTheWordsOfTheCore(t *testing.T) {
 	got := fmt.Sprint(
 		vfioprobe.KindPCI, vfioprobe.KindMdev, vfioprobe.KindVendorVF, "|",
 		vfioprobe.SRIOVNone, vfioprobe.SRIOVPhysical, vfioprobe.SRIOVVirtual, "|",
-		vfioprobe.LooksFree, vfioprobe.LooksHeld, vfioprobe.Blind, "|",
+		vfioprobe.LooksFree, vfioprobe.LooksHeld, vfioprobe.PeekUnavailable, "|",
 		vfioprobe.Free, vfioprobe.Held, vfioprobe.Absent, vfioprobe.Unknown, vfioprobe.State(77), "|",
-		vfioprobe.WhyNone, vfioprobe.WhyDenied, vfioprobe.WhyLate, vfioprobe.WhyErrno, vfioprobe.WhyNotAsked, "|",
+		vfioprobe.UnknownNone, vfioprobe.UnknownDenied, vfioprobe.UnknownTimedOut, vfioprobe.UnknownErrno, vfioprobe.UnknownNotProbed, "|",
 		vfioprobe.EvidenceNone, vfioprobe.EvidenceOpen, vfioprobe.EvidenceEnable, vfioprobe.EvidenceNode, "|",
 		vfioprobe.ViaGroup, vfioprobe.ViaDevice, vfioprobe.ViaCdev, "|",
 		vfioprobe.EventBound, vfioprobe.EventUnbound, vfioprobe.EventHeld, vfioprobe.EventFreed,
@@ -220,8 +220,8 @@ func TestWordsAreTheCores(t *testing.T) {
 		vfioprobe.ErrorInvalid, vfioprobe.ErrorMissing, vfioprobe.ErrorDenied, vfioprobe.ErrorMalformed,
 		vfioprobe.ErrorTooLong, vfioprobe.ErrorSystem, vfioprobe.ErrorPanic, vfioprobe.ErrorUnsupported,
 	)
-	equal(t, "words", got, "pci mdev vendor-vf|none physical virtual|looks-free looks-held blind|"+
-		"free held absent unknown ?|none denied late errno not-asked|none open enable node|group device cdev|"+
+	equal(t, "words", got, "pci mdev vendor-vf|none physical virtual|looks-free looks-held unavailable|"+
+		"free held absent unknown ?|none denied timed-out errno not-probed|none open enable node|group device cdev|"+
 		"bound unbound held freed changed rescan|"+
 		"invalid missing denied malformed too-long system panic unsupported")
 }

@@ -11,46 +11,47 @@ import (
 	"syscall"
 )
 
-// EventKind is what kind of news an [Event] is.
+// EventKind is the kind of an [Event].
 type EventKind int32
 
-// Kinds of [Event]. A newer library may have others.
+// Kinds of [Event]. A newer library may return other kinds.
 const (
-	// EventBound is that a device was bound to a VFIO driver, or is seen for the first time.
+	// EventBound means that a device was bound to a VFIO driver, or that the watch found a bound device for the first
+	// time.
 	EventBound EventKind = C.VFP_EVENT_BOUND
-	// EventUnbound is that a device is no longer bound.
+	// EventUnbound means that a device is no longer bound to a VFIO driver.
 	EventUnbound EventKind = C.VFP_EVENT_UNBOUND
-	// EventHeld is that a group became held.
+	// EventHeld means that a group became held.
 	EventHeld EventKind = C.VFP_EVENT_HELD
-	// EventFreed is that a group became free.
+	// EventFreed means that a group became free.
 	EventFreed EventKind = C.VFP_EVENT_FREED
-	// EventChanged is that something else about a group changed: its node, its members, its holders.
+	// EventChanged means that the device node, the members or the holders of a group changed.
 	EventChanged EventKind = C.VFP_EVENT_CHANGED
-	// EventRescan is that kernel events were lost, and everything was read anew.
+	// EventRescan means that kernel events were lost, and the watch read everything again.
 	EventRescan EventKind = C.VFP_EVENT_RESCAN
 )
 
-// String returns bound, unbound, held, freed, changed or rescan.
+// String returns "bound", "unbound", "held", "freed", "changed" or "rescan".
 func (k EventKind) String() string { return C.GoString(C.vfp_event_text(C.int32_t(k))) }
 
-// Event is what a [Watch] tells.
+// Event is an event of a [Watch].
 type Event struct {
-	// Kind is what kind of news it is.
+	// Kind is the kind of event.
 	Kind EventKind
-	// Device is the id of the device that was bound or unbound, or "".
+	// Device is the id of the device of a bound or unbound event, else "".
 	Device string
-	// Group is the group that was held, freed or changed, or [NoGroup].
+	// Group is the group of a held, freed or changed event, else [NoGroup].
 	Group GroupID
 }
 
-// Events waits for events and yields them as they come. It ends when the watch's context is done or the watch is closed, and
-// with nothing else: ask the context for the reason.
+// Events returns an iterator that waits for events and yields them. The iteration ends only when the context of the watch
+// is done or the watch is closed; the context's Err tells which.
 //
-// An error, an [*Error], is that a look at the node failed. The watch goes on, and what was known stays; it is told again
-// with each look that fails, so once an interval. The Event beside an error is the zero value.
+// An error is an [*Error]: the bound devices could not be listed in one pass. The watch keeps its state and continues.
+// It yields the error once for each failed pass, about once per interval, with a zero Event.
 //
-// The wait is in the runtime's network poller and keeps no thread. When the loop is left the watch goes on, and a later loop
-// begins with the events that were not taken. Of several goroutines that range at the same time each event goes to one.
+// The iterator waits in the runtime's network poller and blocks no thread. After a break the watch continues, and a later
+// loop starts with the queued events. If several goroutines iterate at the same time, each event goes to one of them.
 func (w *Watch) Events() iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		for {
@@ -65,51 +66,48 @@ func (w *Watch) Events() iter.Seq2[Event, error] {
 	}
 }
 
-// next waits for an event; false when the watch has ended.
+// next waits for an event. ok is false if the watch has ended.
 func (w *Watch) next() (event Event, err error, ok bool) {
 	if w == nil || w.handle == nil {
 		return Event{}, nil, false
 	}
 	h := w.handle
-	// The poller asks at once, and again whenever the descriptor has become readable.
+	// Read calls the function at once, and again when the descriptor becomes readable.
 	waited := h.waiter.Read(func(fd uintptr) bool {
 		if !h.acquire() {
 			return true
 		}
 		defer h.release()
-		var news bool
-		if event, err, news = h.take(int(fd)); news {
-			ok = true
-		}
-		return news
+		event, err, ok = h.take(int(fd))
+		return ok
 	})
 	return event, err, ok && waited == nil
 }
 
-// looks bounds how often a descriptor that stays readable is looked at before the poller's next word is waited for; the
-// watch's own clock makes it speak once an interval.
-const looks = 8
+// maxPasses limits the passes over a descriptor that stays readable before take waits for the poller again. The timer of
+// the watch makes the descriptor readable once per interval.
+const maxPasses = 8
 
-// take asks for the next event without waiting; false when there is none for now.
+// take returns the next event without waiting. The result is false if there is no event at present.
 func (h *watchHandle) take(fd int) (Event, error, bool) {
 	var record C.vfp_event
 	var failed C.vfp_error
-	for look := 0; ; look++ {
+	for pass := 0; ; pass++ {
 		status := C.vfp_watch_next(h.c, C.sizeof_vfp_event, &record, &failed)
 		switch {
 		case status < 0:
 			return Event{}, failure(&failed), true
-		case status != C.VFP_NOTHING:
+		case status != C.VFP_NO_EVENT:
 			return Event{EventKind(record.kind), text(record.device[:]), GroupID(record.group)}, nil, true
-		// The poller tells only that the descriptor became readable, not that it still is.
-		case look == looks || !readable(fd):
+		// The poller is edge-triggered: it reports only that the descriptor became readable.
+		case pass == maxPasses || !readable(fd):
 			return Event{}, nil, false
 		}
 	}
 }
 
-// readable is whether the watch's descriptor, an epoll instance, has something to say. It takes nothing out: what the core
-// has in it stays ready until it is read.
+// readable reports whether the watch's descriptor, an epoll instance, is readable. It consumes no event: the sources of
+// the core are level-triggered.
 func readable(fd int) bool {
 	var one [1]syscall.EpollEvent
 	count, _ := syscall.EpollWait(fd, one[:], 0)

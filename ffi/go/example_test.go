@@ -55,12 +55,12 @@ func ExampleRoot_Holders() {
 	for _, holder := range found.Holders {
 		fmt.Println(holder.Group, holder.Command, holder.PodUID)
 	}
-	if found.Looked.Complete() {
-		fmt.Println("and nobody else")
+	if found.Coverage.Complete() {
+		fmt.Println("no other holder")
 	}
 	// Output:
 	// 51 qemu-system-x86 0d9a1c7e-5b0a-4a57-9d3a-0123456789ab
-	// and nobody else
+	// no other holder
 }
 
 func ExampleOccupancy_Err() {
@@ -114,7 +114,7 @@ func ExampleWatch_Events() {
 	}
 	for event, err := range watch.Events() {
 		if err != nil {
-			log.Print(err) // A look failed; the watch goes on.
+			log.Print(err) // A pass failed; the watch continues.
 			continue
 		}
 		if event.Kind == vfioprobe.EventHeld {

@@ -15,13 +15,14 @@ import (
 	"syscall"
 )
 
-// GroupID is an IOMMU group's number: the name of its folder in /sys/kernel/iommu_groups and of its node in /dev/vfio.
+// GroupID is the number of an IOMMU group. It is the name of the group's directory in /sys/kernel/iommu_groups and of its
+// device node in /dev/vfio.
 type GroupID uint32
 
-// NoGroup is the group of a device without IOMMU, of an error that is about no group, and of an event about a device.
+// NoGroup stands for no group: in a device without an IOMMU, an error without a group, an event about a device.
 const NoGroup GroupID = C.VFP_NO_GROUP
 
-// String returns the number, or none for [NoGroup].
+// String returns the number, or "none" for [NoGroup].
 func (g GroupID) String() string {
 	if g == NoGroup {
 		return "none"
@@ -29,44 +30,44 @@ func (g GroupID) String() string {
 	return strconv.FormatUint(uint64(g), 10)
 }
 
-// Group is what a look at all members of a group tells.
+// Group is an IOMMU group as sysfs describes it.
 type Group struct {
-	// ID is the group's number.
+	// ID is the group number.
 	ID GroupID
-	// Members is how many members could be read.
+	// Members is the number of members that could be read.
 	Members int
-	// Unreadable is how many could not; Viable is that of the others.
+	// Unreadable is the number of members that could not be read. Viable is computed without them.
 	Unreadable int
-	// Viable is whether VFIO can use the group: every member's driver is none, a VFIO driver, pci-stub or pcieport
-	// (VFIO_GROUP_FLAGS_VIABLE). An open of the group succeeds either way.
+	// Viable reports whether VFIO can use the group (VFIO_GROUP_FLAGS_VIABLE): every member has no driver, a VFIO
+	// driver, pci-stub or pcieport. The group can be opened in both cases.
 	Viable bool
-	// Offender is the member whose driver makes it not viable, else "".
+	// Offender is the first member whose driver makes the group not viable, else "".
 	Offender string
-	// OffenderDriver is that driver, else "".
+	// OffenderDriver is the driver of Offender, else "".
 	OffenderDriver string
 }
 
-// Member is a member of a group: a PCI function, or what another bus calls its devices.
+// Member is a member of a group: a PCI function, a mediated device, or a device of another bus.
 type Member struct {
-	// Name is its name in the group's folder: a PCI address, an mdev's uuid, and so on.
+	// Name is the name in the group's devices directory: a PCI address, an mdev UUID, and so on.
 	Name string
-	// Driver is its driver, or "".
+	// Driver is the driver name, or "" for none.
 	Driver string
-	// VFIO is whether that is a VFIO driver.
+	// VFIO reports whether Driver is a VFIO driver.
 	VFIO bool
 }
 
-// Members is what [Root.Members] finds.
+// Members is the result of [Root.Members].
 type Members struct {
-	// Members are those that could be read, by Name.
+	// Members are the members that could be read, ordered by Name.
 	Members []Member
-	// Broken says of each member that could not be read why.
-	Broken []*Error
+	// Errors holds one error for each member that could not be read.
+	Errors []*Error
 }
 
-// Group looks at a group's members and tells whether VFIO can use it. It opens no device and needs no privilege.
+// Group reads a group: the number of its members and whether VFIO can use it. It opens no device and needs no privilege.
 //
-// The error is [os.ErrNotExist] when there is no such group.
+// The error is [os.ErrNotExist] if there is no such group.
 func (r *Root) Group(group GroupID) (Group, error) {
 	h, err := r.use()
 	if err != nil {
@@ -88,12 +89,12 @@ func (r *Root) Group(group GroupID) (Group, error) {
 	}, nil
 }
 
-// lentMembers are the arrays of Members.
-var lentMembers records[C.vfp_member]
+// memberArrays are the arrays of Members.
+var memberArrays records[C.vfp_member]
 
-// Members tells all members of a group. It opens no device and needs no privilege.
+// Members lists the members of a group. It opens no device and needs no privilege.
 //
-// The error is [os.ErrNotExist] when there is no such group; a member that cannot be read is in the result's Broken.
+// The error is [os.ErrNotExist] if there is no such group. A member that cannot be read has an error in [Members].Errors.
 func (r *Root) Members(group GroupID) (Members, error) {
 	h, err := r.use()
 	if err != nil {
@@ -102,7 +103,7 @@ func (r *Root) Members(group GroupID) (Members, error) {
 	defer h.release()
 	var members Members
 	var failed C.vfp_error
-	err = lentMembers.fill(&failed, func(first *C.vfp_member, capacity C.size_t, count *C.size_t) C.vfp_status {
+	err = memberArrays.fill(&failed, func(first *C.vfp_member, capacity C.size_t, count *C.size_t) C.vfp_status {
 		return C.vfp_members(h.c, C.uint32_t(group), C.sizeof_vfp_member, capacity, first, count, &failed)
 	}, func(records []C.vfp_member) { members.take(group, records) })
 	if err != nil {
@@ -111,7 +112,7 @@ func (r *Root) Members(group GroupID) (Members, error) {
 	return members, nil
 }
 
-// take parts the records into whole and broken ones.
+// take converts the records to members and errors.
 func (m *Members) take(group GroupID, records []C.vfp_member) {
 	m.Members = make([]Member, 0, len(records))
 	for i := range records {
@@ -122,26 +123,26 @@ func (m *Members) take(group GroupID, records []C.vfp_member) {
 				VFIO:   record.vfio != 0,
 			})
 		} else {
-			m.Broken = append(m.Broken, &Error{
+			m.Errors = append(m.Errors, &Error{
 				Kind:   ErrorKind(record.status),
 				Errno:  syscall.Errno(record.os_errno),
 				Device: deviceID(text(record.name[:])),
 				Group:  group,
-				Text:   text(record.problem[:]),
+				Text:   text(record.error_text[:]),
 			})
 		}
 	}
 	slices.SortFunc(m.Members, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
-	slices.SortFunc(m.Broken, func(a, b *Error) int { return strings.Compare(a.Text, b.Text) })
+	slices.SortFunc(m.Errors, func(a, b *Error) int { return strings.Compare(a.Text, b.Text) })
 }
 
-// anID is what ids look like in a record: as the kernel writes a PCI address or a uuid.
-var anID = regexp.MustCompile(
+// idPattern matches a device id in a record, in the format of the kernel: a PCI address or a UUID.
+var idPattern = regexp.MustCompile(
 	`^([0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$`)
 
-// deviceID is the name where it is a device's id, else "": on other buses than PCI's and mdev's members have other names.
+// deviceID returns the name if it is a device id, else "": members on buses other than PCI and mdev have other names.
 func deviceID(name string) string {
-	if anID.MatchString(name) {
+	if idPattern.MatchString(name) {
 		return name
 	}
 	return ""

@@ -12,7 +12,7 @@ import (
 	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
 )
 
-func TestASharedGroupIsViableUntilAHostDriverHasAMember(t *testing.T) {
+func TestHostDriverMakesGroupNotViable(t *testing.T) {
 	node, root := eightGPUs(t)
 	equal(t, "alone", must(root.Group(51))(t), vfioprobe.Group{ID: 51, Members: 1, Viable: true})
 	node.Add(map[string]any{"address": "0000:1b:00.1", "group": 51})
@@ -25,43 +25,43 @@ func TestASharedGroupIsViableUntilAHostDriverHasAMember(t *testing.T) {
 	want := []vfioprobe.Member{
 		{Name: simnode.FirstGPU, Driver: "vfio-pci", VFIO: true}, {Name: "0000:1b:00.1", Driver: "snd_hda_intel"},
 	}
-	if !slices.Equal(members.Members, want) || members.Broken != nil {
+	if !slices.Equal(members.Members, want) || members.Errors != nil {
 		t.Errorf("%+v", members)
 	}
-	// An open succeeds either way.
+	// A group that is not viable can be opened.
 	equal(t, "probe", must(root.Probe(51))(t).State, vfioprobe.Free)
 }
 
-func TestABrokenMember(t *testing.T) {
+func TestUnreadableMemberIsReported(t *testing.T) {
 	node, root := eightGPUs(t)
 	driver := "sys/devices/pci0000:00/" + simnode.FirstGPU + "/driver"
 	node.Delete(driver)
 	node.Write(driver, "no link")
 	members := must(root.Members(51))(t)
-	if len(members.Members) != 0 || len(members.Broken) != 1 {
+	if len(members.Members) != 0 || len(members.Errors) != 1 {
 		t.Fatalf("%+v", members)
 	}
-	broken := members.Broken[0]
-	equal(t, "device", broken.Device, simnode.FirstGPU)
-	equal(t, "group", broken.Group, 51)
-	isAll(t, broken, syscall.EINVAL)
+	failed := members.Errors[0]
+	equal(t, "device", failed.Device, simnode.FirstGPU)
+	equal(t, "group", failed.Group, 51)
+	isAll(t, failed, syscall.EINVAL)
 	equal(t, "unreadable", must(root.Group(51))(t).Unreadable, 1)
 }
 
-func TestABrokenMembersDeviceIsAnID(t *testing.T) {
+func TestUnreadableMemberErrorHasDeviceID(t *testing.T) {
 	node, root := eightGPUs(t)
-	node.Order("add_mdev", map[string]any{"uuid": uuid, "parent": simnode.FirstGPU, "type": "nvidia-35", "group": 51})
+	node.Do("add_mdev", map[string]any{"uuid": uuid, "parent": simnode.FirstGPU, "type": "nvidia-35", "group": 51})
 	for _, member := range []string{"sys/bus/mdev/devices/" + uuid, "sys/kernel/iommu_groups/51/devices/serial0"} {
 		if err := errors.Join(os.RemoveAll(node.Root+"/"+member+"/driver"),
 			os.MkdirAll(node.Root+"/"+member+"/driver", 0o755)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	broken := must(root.Members(51))(t).Broken
-	if len(broken) != 2 {
-		t.Fatalf("%v", broken)
+	failed := must(root.Members(51))(t).Errors
+	if len(failed) != 2 {
+		t.Fatalf("%v", failed)
 	}
-	for _, err := range broken {
+	for _, err := range failed {
 		want, named := "", "serial0"
 		if !strings.Contains(err.Text, named) {
 			want, named = uuid, uuid
@@ -74,7 +74,7 @@ func TestABrokenMembersDeviceIsAnID(t *testing.T) {
 	}
 }
 
-func TestAGroupThatIsNotThere(t *testing.T) {
+func TestMissingGroupIsErrNotExist(t *testing.T) {
 	_, root := eightGPUs(t)
 	_, group := root.Group(999)
 	_, members := root.Members(999)

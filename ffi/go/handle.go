@@ -2,15 +2,15 @@ package vfioprobe
 
 import "sync/atomic"
 
-// handle counts the calls that are under way with something of C's, so that it is freed after the last of them and
-// Close waits for none: an open can hang in the kernel for seconds.
+// handle counts the calls in progress with a C object. The object is freed after the last call, so that Close does not
+// wait: an open can hang in the kernel for seconds.
 type handle struct {
-	// Twice the calls under way, plus 1 when closed.
+	// Twice the number of calls in progress, plus 1 if closed.
 	state atomic.Int64
 	free  func()
 }
 
-// acquire begins a call; false when closed. A release must follow true.
+// acquire starts a call. It returns false if the handle is closed; otherwise the caller must call release.
 func (h *handle) acquire() bool {
 	for {
 		state := h.state.Load()
@@ -23,15 +23,15 @@ func (h *handle) acquire() bool {
 	}
 }
 
-// release ends a call.
+// release ends a call, and frees the object after the last call of a closed handle.
 func (h *handle) release() {
-	// 1 is reached once only: nothing is acquired after closed.
+	// The value 1 occurs once: acquire fails after close.
 	if h.state.Add(-2) == 1 {
 		h.free()
 	}
 }
 
-// close refuses calls from now on, and frees when none is under way. Doing it again does nothing.
+// close makes acquire fail, and frees the object if no call is in progress. Closing again has no effect.
 func (h *handle) close() {
 	for {
 		state := h.state.Load()

@@ -13,41 +13,43 @@ import (
 	"unsafe"
 )
 
-// Via is by what a process holds a group.
+// Via is the kind of descriptor by which a process holds a group.
 type Via int32
 
-// Ways to hold a group.
+// Kinds of descriptors.
 const (
-	// ViaGroup is by the group's node.
+	// ViaGroup is a descriptor of the group's device node, /dev/vfio/N.
 	ViaGroup Via = C.VFP_VIA_GROUP
-	// ViaDevice is by a device obtained from the group.
+	// ViaDevice is a device descriptor obtained from the group (VFIO_GROUP_GET_DEVICE_FD).
 	ViaDevice Via = C.VFP_VIA_DEVICE
-	// ViaCdev is by a device's own node, /dev/vfio/devices/vfioN.
+	// ViaCdev is a descriptor of the device's own character device, /dev/vfio/devices/vfioN.
 	ViaCdev Via = C.VFP_VIA_CDEV
 )
 
-// String returns group, device or cdev.
+// String returns "group", "device" or "cdev".
 func (v Via) String() string { return C.GoString(C.vfp_via_text(C.int32_t(v))) }
 
-// Holder is a process that has a group, or a device of it, open.
+// Holder is a process that has a group or a device of it open.
 type Holder struct {
-	// Group is the group that it holds.
+	// Group is the held group.
 	Group GroupID
-	// PID is its number in the root's proc.
+	// PID is the process id in the pid namespace of the root's proc.
 	PID int
-	// StartTime is its start in clock ticks after boot (proc(5), stat field 22): with the PID it names a process for ever.
+	// StartTime is the start time in clock ticks after boot (proc(5), stat field 22). Together with PID it identifies
+	// the process until the next boot.
 	StartTime uint64
-	// Command is its command name, at most 15 characters, as it chose it; what is not printable ASCII is ?.
+	// Command is the command name (/proc/PID/comm), at most 15 characters. The process can change it. Characters other
+	// than printable ASCII are replaced by "?".
 	Command string
-	// Via is by what it holds the group.
+	// Via is the kind of descriptor.
 	Via Via
-	// PodUID is the uid of the pod that its cgroup names, else "".
+	// PodUID is the UID of the pod in the name of the process's cgroup, else "".
 	PodUID string
-	// ContainerID is the container that its cgroup names, 64 hex digits, else "".
+	// ContainerID is the container id in the name of the process's cgroup, 64 hex digits, else "".
 	ContainerID string
 }
 
-// String returns the process for people, with its pod if it has one: pid 15935 (qemu-system-x86), pod 0d9a1c7e-...
+// String describes the process and its pod, if it has one: "pid 15935 (qemu-system-x86), pod 0d9a1c7e-...".
 func (h Holder) String() string {
 	text := "pid " + strconv.Itoa(h.PID) + " (" + h.Command + ")"
 	if h.PodUID != "" {
@@ -56,36 +58,40 @@ func (h Holder) String() string {
 	return text
 }
 
-// Looked is how far a look for holders reached. No holder found is never "nobody" while Unreadable or Unattributed is not
-// 0: see [Looked.Complete].
-type Looked struct {
-	// Processes is how many processes were seen.
+// ScanCoverage is the coverage of a scan for holders. The list of holders may be incomplete if Unreadable or Unattributed
+// is greater than 0: see [ScanCoverage.Complete].
+type ScanCoverage struct {
+	// Processes is the number of processes in proc.
 	Processes int
-	// Unreadable is those of these whose descriptors could not be read: other users' without CAP_SYS_PTRACE, or just gone.
+	// Unreadable is the number of these processes whose descriptors could not be read: processes of other users without
+	// CAP_SYS_PTRACE, and processes that ended during the scan.
 	Unreadable int
-	// Unattributed is how many device descriptors there are whose device the kernel does not tell (before 6.18).
+	// Unattributed is the number of open VFIO device descriptors whose device the kernel does not report (kernels before
+	// 6.18).
 	Unattributed int
 }
 
-// Complete is whether the look reached everything, so that who was not found is not there.
-func (l Looked) Complete() bool { return l.Processes > 0 && l.Unreadable == 0 && l.Unattributed == 0 }
-
-// Holders is who was found.
-type Holders struct {
-	// Holders are the processes found, by Group and PID; one that holds two groups is there twice.
-	Holders []Holder
-	// Looked is how far the look reached.
-	Looked Looked
+// Complete reports whether the scan covered all processes. Only then an empty list means that no process holds the group.
+func (c ScanCoverage) Complete() bool {
+	return c.Processes > 0 && c.Unreadable == 0 && c.Unattributed == 0
 }
 
-// lentHolders are the arrays of looks for holders.
-var lentHolders records[C.vfp_holder]
+// Holders is the result of [Root.Holders].
+type Holders struct {
+	// Holders are the processes, ordered by Group and PID. A process that holds two groups is listed twice.
+	Holders []Holder
+	// Coverage is the coverage of the scan.
+	Coverage ScanCoverage
+}
 
-// Holders tells which processes hold the groups; no group is nobody. It opens no device. It reads proc of all processes,
-// milliseconds on a busy host, so ask for all groups at once, and when something changed. Other users' processes need
-// CAP_SYS_PTRACE.
+// holderArrays are the arrays of Holders.
+var holderArrays records[C.vfp_holder]
+
+// Holders finds the processes that hold any of the groups. It opens no device. It reads proc of all processes, which takes
+// milliseconds on a busy host: pass all groups in one call, and call it when something changed. Processes of other users
+// need CAP_SYS_PTRACE.
 //
-// It fails when proc cannot be listed; processes that cannot be read are counted in the result's Looked.
+// Holders fails if proc cannot be listed. Processes that cannot be read are counted in [Holders].Coverage.
 func (r *Root) Holders(groups ...GroupID) (Holders, error) {
 	h, err := r.use()
 	if err != nil {
@@ -93,19 +99,20 @@ func (r *Root) Holders(groups ...GroupID) (Holders, error) {
 	}
 	defer h.release()
 	var holders Holders
-	var looked C.vfp_looked
+	var record C.vfp_scan_coverage
 	var failed C.vfp_error
-	err = lentHolders.fill(&failed, func(first *C.vfp_holder, capacity C.size_t, count *C.size_t) C.vfp_status {
+	err = holderArrays.fill(&failed, func(first *C.vfp_holder, capacity C.size_t, count *C.size_t) C.vfp_status {
 		return C.vfp_holders(h.c, numbers(groups), C.size_t(len(groups)), C.sizeof_vfp_holder, capacity, first, count,
-			C.sizeof_vfp_looked, &looked, &failed)
+			C.sizeof_vfp_scan_coverage, &record, &failed)
 	}, holders.take)
 	if err != nil {
 		return Holders{}, err
 	}
-	holders.Looked = reach(&looked)
+	holders.Coverage = coverage(&record)
 	return holders, nil
 }
 
+// take converts the records to holders.
 func (h *Holders) take(records []C.vfp_holder) {
 	if len(records) == 0 {
 		return
@@ -128,11 +135,11 @@ func (h *Holders) take(records []C.vfp_holder) {
 	})
 }
 
-func reach(from *C.vfp_looked) Looked {
-	return Looked{int(from.processes), int(from.unreadable), int(from.unattributed)}
+func coverage(from *C.vfp_scan_coverage) ScanCoverage {
+	return ScanCoverage{int(from.processes), int(from.unreadable), int(from.unattributed)}
 }
 
-// numbers gives C the groups where they are; NULL for none.
+// numbers returns the groups as a C array without a copy, or NULL for none.
 func numbers(groups []GroupID) *C.uint32_t {
 	return (*C.uint32_t)(unsafe.Pointer(unsafe.SliceData(groups)))
 }

@@ -13,7 +13,7 @@ const podUID = "0d9a1c7e-5b0a-4a57-9d3a-0123456789ab"
 
 var containerID = strings.Repeat("c0", 32)
 
-func TestHolders(t *testing.T) {
+func TestHoldersNameProcessPodAndContainer(t *testing.T) {
 	node, root := eightGPUs(t)
 	pid := node.StartVM(simnode.VM{
 		Addresses: []string{simnode.FirstGPU, simnode.SecondGPU}, PodUID: podUID, ContainerID: containerID,
@@ -30,15 +30,15 @@ func TestHolders(t *testing.T) {
 			PID: pid, Command: "qemu-system-x86", Via: vfioprobe.ViaGroup, PodUID: podUID, ContainerID: containerID,
 		})
 	}
-	if found.Looked.Processes == 0 || !found.Looked.Complete() {
-		t.Errorf("%+v", found.Looked)
+	if found.Coverage.Processes == 0 || !found.Coverage.Complete() {
+		t.Errorf("%+v", found.Coverage)
 	}
 	equal(t, "of a free group", len(must(root.Holders(53))(t).Holders), 0)
 	equal(t, "of no group", len(must(root.Holders())(t).Holders), 0)
 }
 
-func TestNobodyIsFoundOnlyWhereEverybodyWasSeen(t *testing.T) {
-	for looked, complete := range map[vfioprobe.Looked]bool{
+func TestCoverageIsCompleteOnlyIfAllWereRead(t *testing.T) {
+	for looked, complete := range map[vfioprobe.ScanCoverage]bool{
 		{}:                              false,
 		{Processes: 3}:                  true,
 		{Processes: 3, Unreadable: 1}:   false,
@@ -48,7 +48,7 @@ func TestNobodyIsFoundOnlyWhereEverybodyWasSeen(t *testing.T) {
 	}
 }
 
-func TestNoProc(t *testing.T) {
+func TestHoldersWithoutProcFail(t *testing.T) {
 	_, err := open(t, t.TempDir()).Holders(51)
 	if err == nil || !strings.Contains(err.Error(), "proc") {
 		t.Error(err)

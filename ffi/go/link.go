@@ -10,8 +10,8 @@ func Version() string {
 	return C.GoString(C.vfp_version())
 }
 
-// ABI returns the number of the C library's binary interface. It does nothing else, so it costs what a call from Go to C
-// does.
+// ABI returns the number of the C library's ABI. The call does nothing else, so a benchmark of it measures the cost of a
+// cgo call.
 func ABI() uint32 {
 	return uint32(C.vfp_abi())
 }

@@ -2,7 +2,8 @@
 
 package vfioprobe
 
-// A file of its own, not a condition in one: the build cache knows a package by its files, and not by what pkg-config says.
+// The build tag selects a file, not a cgo directive: the build cache identifies a package by its files and ignores the
+// output of pkg-config.
 
 // #cgo pkg-config: vfio-probe-static
 import "C"

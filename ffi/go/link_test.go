@@ -7,7 +7,7 @@ import (
 	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
 )
 
-func TestVersion(t *testing.T) {
+func TestVersionAndABIAreReported(t *testing.T) {
 	if got := vfioprobe.Version(); !regexp.MustCompile(`^\d+\.\d+\.\d+$`).MatchString(got) {
 		t.Errorf("%q", got)
 	}

@@ -5,7 +5,7 @@ package vfioprobe
 // #cgo nocallback vfp_names
 import "C"
 
-// Model is a device model, by its PCI ids.
+// Model is a device model by its PCI ids.
 type Model struct {
 	// Vendor is the PCI vendor id.
 	Vendor uint16
@@ -13,16 +13,17 @@ type Model struct {
 	Device uint16
 }
 
-// Names looks models up in one pass over a pci.ids file. The result has a name for each, in their order, as the file has it:
-// GH100 [H100 SXM5 80GB]; "" for a model that the file does not name.
+// Names looks up device models in a pci.ids file. It returns one name for each model, in the same order, such as
+// "GH100 [H100 SXM5 80GB]". A model without a name in the file gets "".
 //
-// The path "" is the first of /usr/pci.ids, /usr/share/misc/pci.ids and /usr/share/hwdata/pci.ids. It reads up to 1.5 MB: ask
-// for all models at once, and keep the answer. The error is that of the file's open or read.
+// If path is "", the first existing file of /usr/pci.ids, /usr/share/misc/pci.ids and /usr/share/hwdata/pci.ids is read.
+// One call reads the file once, about 1.5 MB: pass all models in one call. Names fails if the file cannot be opened or
+// read; the error is [ErrMalformed] if it is not a regular file or is larger than 64 MiB.
 func Names(path string, models ...Model) ([]string, error) {
-	var given *C.char
+	var cPath *C.char
 	if path != "" {
 		var err error
-		if given, err = terminated("path", path); err != nil {
+		if cPath, err = terminated("path", path); err != nil {
 			return nil, err
 		}
 	}
@@ -35,7 +36,7 @@ func Names(path string, models ...Model) ([]string, error) {
 	}
 	found := make([]C.vfp_name, len(models))
 	var failed C.vfp_error
-	if C.vfp_names(given, &ids[0], C.size_t(len(ids)), C.sizeof_vfp_name, &found[0], &failed) < 0 {
+	if C.vfp_names(cPath, &ids[0], C.size_t(len(ids)), C.sizeof_vfp_name, &found[0], &failed) < 0 {
 		return nil, failure(&failed)
 	}
 	names := make([]string, len(found))

@@ -9,7 +9,7 @@ import (
 	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
 )
 
-func TestNames(t *testing.T) {
+func TestNamesComeFromPciIDs(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pci.ids")
 	text := "10de  NVIDIA Corporation\n\t2330  GH100 [H100 SXM5 80GB]\n8086  Intel Corporation\n\t10d3  82574L\n"
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
 )
 
-// eightGPUs is a node with eight GPUs, and its root.
+// eightGPUs starts a node with eight GPUs and opens its root.
 func eightGPUs(tb testing.TB) (*simnode.Node, *vfioprobe.Root) {
 	tb.Helper()
 	node := simnode.New(tb, "--eight-gpus")
@@ -30,7 +30,7 @@ func open(tb testing.TB, path string) *vfioprobe.Root {
 	return root
 }
 
-// must is for calls that are to succeed.
+// must returns the value of a call that has to succeed.
 func must[T any](value T, err error) func(testing.TB) T {
 	return func(tb testing.TB) T {
 		tb.Helper()
@@ -48,7 +48,7 @@ func equal[T comparable](tb testing.TB, what string, got, want T) {
 	}
 }
 
-// isAll checks that the error is each of these, as errors.Is tells.
+// isAll checks that the error matches all targets with errors.Is.
 func isAll(tb testing.TB, err error, targets ...error) {
 	tb.Helper()
 	for _, target := range targets {
@@ -58,7 +58,7 @@ func isAll(tb testing.TB, err error, targets ...error) {
 	}
 }
 
-// isNone checks that the error is none of these.
+// isNone checks that the error matches none of the targets.
 func isNone(tb testing.TB, err error, targets ...error) {
 	tb.Helper()
 	for _, target := range targets {
@@ -68,7 +68,7 @@ func isNone(tb testing.TB, err error, targets ...error) {
 	}
 }
 
-// denied runs something while this thread may not open the group, as an ordinary user may not.
+// denied runs a function while this thread may not open the group, like an ordinary user.
 func denied(tb testing.TB, node *simnode.Node, group int, run func()) {
 	tb.Helper()
 	terminal, err := filepath.EvalSymlinks(filepath.Join(node.Root, fmt.Sprintf("dev/vfio/%d", group)))
@@ -80,7 +80,7 @@ func denied(tb testing.TB, node *simnode.Node, group int, run func()) {
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	// A mode is nothing to root. This is of the thread alone, and takes its CAP_DAC_OVERRIDE (capabilities(7)).
+	// File modes do not restrict root. setfsuid changes this thread only and drops its CAP_DAC_OVERRIDE (capabilities(7)).
 	if os.Geteuid() == 0 {
 		syscall.RawSyscall(syscall.SYS_SETFSUID, 65534, 0, 0)
 		defer syscall.RawSyscall(syscall.SYS_SETFSUID, 0, 0, 0)
@@ -88,10 +88,10 @@ func denied(tb testing.TB, node *simnode.Node, group int, run func()) {
 	run()
 }
 
-// entries counts what is in one of this process' folders: fd or task.
-func entries(tb testing.TB, folder string) int {
+// entries counts the entries of /proc/self/fd or /proc/self/task.
+func entries(tb testing.TB, directory string) int {
 	tb.Helper()
-	all, err := os.ReadDir("/proc/self/" + folder)
+	all, err := os.ReadDir("/proc/self/" + directory)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -2,7 +2,7 @@ package vfioprobe
 
 // #include <vfio_probe.h>
 // #cgo nocallback vfp_state_text
-// #cgo nocallback vfp_why_text
+// #cgo nocallback vfp_unknown_reason_text
 import "C"
 
 import (
@@ -10,76 +10,76 @@ import (
 	"syscall"
 )
 
-// State is whether somebody has a group.
+// State is the occupancy state of a group.
 type State int32
 
 // States of a group.
 const (
-	// Unknown is that it could not be told: neither free nor held.
+	// Unknown means that the state could not be determined. It is neither free nor held.
 	Unknown State = C.VFP_STATE_UNKNOWN
-	// Free is that nobody has the group.
+	// Free means that no process has the group open.
 	Free State = C.VFP_STATE_FREE
-	// Held is that some process has the group or a device of it open: the kernel said EBUSY, and no other errno counts as
-	// this. A [Watch] knows it by the enable counts, too: see [WatchedGroup].Evidence.
+	// Held means that a process has the group or a device of it open. A probe returns it for EBUSY only. A [Watch] also
+	// derives it from the enable counts: see [WatchedGroup].Evidence.
 	Held State = C.VFP_STATE_HELD
-	// Absent is that there is no node, or no device behind it.
+	// Absent means that the group has no device node, or no device behind the node (ENOENT, ENXIO, ENODEV).
 	Absent State = C.VFP_STATE_ABSENT
 )
 
-// String returns free, held, absent or unknown.
+// String returns "free", "held", "absent" or "unknown".
 func (s State) String() string { return C.GoString(C.vfp_state_text(C.int32_t(s))) }
 
-// Why is why a state is [Unknown].
-type Why int32
+// UnknownReason is the reason for the state [Unknown].
+type UnknownReason int32
 
-// Reasons of [Unknown].
+// Reasons for the state [Unknown].
 const (
-	// WhyNone is that of a state that is known.
-	WhyNone Why = C.VFP_WHY_NONE
-	// WhyDenied is that the open was denied: EPERM by the device cgroup, EACCES by the node's mode. It says nothing about
-	// a holder.
-	WhyDenied Why = C.VFP_WHY_DENIED
-	// WhyLate is that there was no answer within the deadline.
-	WhyLate Why = C.VFP_WHY_LATE
-	// WhyErrno is another errno, in [Occupancy].Errno.
-	WhyErrno Why = C.VFP_WHY_ERRNO
-	// WhyNotAsked is that nobody has asked yet.
-	WhyNotAsked Why = C.VFP_WHY_NOT_ASKED
+	// UnknownNone means that the state is not [Unknown].
+	UnknownNone UnknownReason = C.VFP_UNKNOWN_NONE
+	// UnknownDenied means that the kernel denied the open: EPERM from the device cgroup, EACCES from the file mode. The
+	// group may be free or held.
+	UnknownDenied UnknownReason = C.VFP_UNKNOWN_DENIED
+	// UnknownTimedOut means that the open did not return before the deadline.
+	UnknownTimedOut UnknownReason = C.VFP_UNKNOWN_TIMED_OUT
+	// UnknownErrno means that the open failed with another errno: see [Occupancy].Errno.
+	UnknownErrno UnknownReason = C.VFP_UNKNOWN_ERRNO
+	// UnknownNotProbed means that the watch has not probed the group yet.
+	UnknownNotProbed UnknownReason = C.VFP_UNKNOWN_NOT_PROBED
 )
 
-// String returns none, denied, late, errno or not-asked.
-func (w Why) String() string { return C.GoString(C.vfp_why_text(C.int32_t(w))) }
+// String returns "none", "denied", "timed-out", "errno" or "not-probed".
+func (r UnknownReason) String() string { return C.GoString(C.vfp_unknown_reason_text(C.int32_t(r))) }
 
-// Occupancy is whether somebody has a group, and if that is [Unknown], why.
+// Occupancy is the occupancy of a group, such as the result of a probe.
 type Occupancy struct {
-	// Group is the group that it is about.
+	// Group is the group.
 	Group GroupID
-	// State is the answer.
+	// State is the state of the group.
 	State State
-	// Why is why it is [Unknown], else [WhyNone].
-	Why Why
-	// Errno is the errno of [WhyErrno], else 0.
+	// UnknownReason is the reason for the state [Unknown], else [UnknownNone].
+	UnknownReason UnknownReason
+	// Errno is the errno for [UnknownErrno], else 0.
 	Errno syscall.Errno
 }
 
-// String returns the state, with the reason of an unknown one in parentheses: unknown (late).
+// String returns the state, followed by the reason for an unknown state: "unknown (timed-out)".
 func (o Occupancy) String() string {
 	switch {
-	case o.State != Unknown || o.Why == WhyNone:
+	case o.State != Unknown || o.UnknownReason == UnknownNone:
 		return o.State.String()
-	case o.Why == WhyErrno:
+	case o.UnknownReason == UnknownErrno:
 		return o.State.String() + " (" + o.Errno.Error() + ")"
 	default:
-		return o.State.String() + " (" + o.Why.String() + ")"
+		return o.State.String() + " (" + o.UnknownReason.String() + ")"
 	}
 }
 
 func occupancy(group GroupID, from *C.vfp_occupancy) Occupancy {
-	return Occupancy{group, State(from.state), Why(from.why), syscall.Errno(from.os_errno)}
+	return Occupancy{group, State(from.state), UnknownReason(from.unknown_reason), syscall.Errno(from.os_errno)}
 }
 
-// Err returns nil for [Free] and for nothing else; otherwise an [*OccupancyError], for callers to which anything but
-// free is a failure.
+// Err returns nil if the state is [Free], and an [*OccupancyError] otherwise. It is for callers that treat every other
+// state as a failure.
 func (o Occupancy) Err() error {
 	if o.State == Free {
 		return nil
@@ -87,31 +87,31 @@ func (o Occupancy) Err() error {
 	return &OccupancyError{o}
 }
 
-// OccupancyError is an [Occupancy] other than [Free] as an error. By [errors.Is] it is one of
+// OccupancyError is the error for an [Occupancy] that is not [Free]. With [errors.Is] it matches
 //
-//   - [ErrHeld], with [syscall.EBUSY];
-//   - [ErrAbsent], with [os.ErrNotExist];
-//   - [ErrUnknown], with [os.ErrPermission] if the open was denied, with [ErrLate] and [os.ErrDeadlineExceeded] if it
-//     was late, with the [syscall.Errno] if it failed with another.
+//   - [ErrHeld] and [syscall.EBUSY] for a held group;
+//   - [ErrAbsent] and [os.ErrNotExist] for an absent group;
+//   - [ErrUnknown] for an unknown state, and [os.ErrPermission] if the open was denied, [ErrTimedOut] and
+//     [os.ErrDeadlineExceeded] if it timed out, or the [syscall.Errno] of another failure.
 type OccupancyError struct{ Occupancy }
 
-// Error names the group, and what [Occupancy.String] says of it.
+// Error returns the group and its state: "vfio-probe: group 51 is held".
 func (e *OccupancyError) Error() string {
 	return "vfio-probe: group " + e.Group.String() + " is " + e.Occupancy.String()
 }
 
-// Unwrap returns what [errors.Is] compares with.
+// Unwrap returns the errors that [errors.Is] compares with.
 func (e *OccupancyError) Unwrap() []error {
 	switch {
 	case e.State == Held:
 		return []error{ErrHeld, syscall.EBUSY}
 	case e.State == Absent:
 		return []error{ErrAbsent, os.ErrNotExist}
-	case e.Why == WhyDenied:
+	case e.UnknownReason == UnknownDenied:
 		return []error{ErrUnknown, os.ErrPermission}
-	case e.Why == WhyLate:
-		return []error{ErrUnknown, ErrLate, os.ErrDeadlineExceeded}
-	case e.Why == WhyErrno:
+	case e.UnknownReason == UnknownTimedOut:
+		return []error{ErrUnknown, ErrTimedOut, os.ErrDeadlineExceeded}
+	case e.UnknownReason == UnknownErrno:
 		return []error{ErrUnknown, e.Errno}
 	default:
 		return []error{ErrUnknown}

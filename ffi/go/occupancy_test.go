@@ -13,7 +13,7 @@ import (
 	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
 )
 
-// probes are the ways to ask.
+// probes are the methods that probe.
 func probes(root *vfioprobe.Root) map[string]func(vfioprobe.GroupID) (vfioprobe.Occupancy, error) {
 	return map[string]func(vfioprobe.GroupID) (vfioprobe.Occupancy, error){
 		"Probe": root.Probe,
@@ -28,7 +28,7 @@ func probes(root *vfioprobe.Root) map[string]func(vfioprobe.GroupID) (vfioprobe.
 	}
 }
 
-func TestProbe(t *testing.T) {
+func TestProbeReportsEveryState(t *testing.T) {
 	node, root := eightGPUs(t)
 	node.StartVM(simnode.VM{Addresses: []string{simnode.SecondGPU}})
 	node.StartVM(simnode.VM{Addresses: []string{"0000:4e:00.0"}, GroupOnly: true})
@@ -55,18 +55,18 @@ func TestProbe(t *testing.T) {
 				{54, vfioprobe.Absent, 0, "absent", []error{vfioprobe.ErrAbsent, os.ErrNotExist},
 					[]error{vfioprobe.ErrHeld, vfioprobe.ErrUnknown}},
 				{55, vfioprobe.Unknown, syscall.EISDIR, "unknown (is a directory)",
-					[]error{vfioprobe.ErrUnknown, syscall.EISDIR}, []error{vfioprobe.ErrHeld, vfioprobe.ErrLate}},
+					[]error{vfioprobe.ErrUnknown, syscall.EISDIR}, []error{vfioprobe.ErrHeld, vfioprobe.ErrTimedOut}},
 				{60, vfioprobe.Unknown, syscall.ELOOP, "unknown (too many levels of symbolic links)",
 					[]error{vfioprobe.ErrUnknown, syscall.ELOOP}, []error{os.ErrNotExist}},
 				{999, vfioprobe.Absent, 0, "absent", []error{vfioprobe.ErrAbsent}, nil},
 			} {
 				got := must(probe(want.group))(t)
-				why := vfioprobe.WhyNone
+				reason := vfioprobe.UnknownNone
 				if want.errno != 0 {
-					why = vfioprobe.WhyErrno
+					reason = vfioprobe.UnknownErrno
 				}
 				equal(t, "occupancy", got, vfioprobe.Occupancy{
-					Group: want.group, State: want.state, Why: why, Errno: want.errno,
+					Group: want.group, State: want.state, UnknownReason: reason, Errno: want.errno,
 				})
 				equal(t, "text", got.String(), want.text)
 				err := got.Err()
@@ -80,37 +80,37 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-func TestADeniedOpenSaysNothing(t *testing.T) {
+func TestDeniedProbeIsUnknown(t *testing.T) {
 	node, root := eightGPUs(t)
 	denied(t, node, 51, func() {
 		got := must(root.Probe(51))(t)
-		equal(t, "occupancy", got, vfioprobe.Occupancy{Group: 51, State: vfioprobe.Unknown, Why: vfioprobe.WhyDenied})
+		equal(t, "occupancy", got, vfioprobe.Occupancy{Group: 51, State: vfioprobe.Unknown, UnknownReason: vfioprobe.UnknownDenied})
 		isAll(t, got.Err(), vfioprobe.ErrUnknown, os.ErrPermission)
 		isNone(t, got.Err(), vfioprobe.ErrHeld, os.ErrNotExist)
 		equal(t, "text", got.Err().Error(), "vfio-probe: group 51 is unknown (denied)")
 	})
 }
 
-func TestLate(t *testing.T) {
+func TestProbeWithoutTimeTimesOut(t *testing.T) {
 	_, root := eightGPUs(t)
-	// A helper that has answered by the time that the answer is asked for is not late, so once in a while it is free.
+	// The helper thread may return before the timeout is evaluated; then the result is free, and the test tries again.
 	for range 1000 {
 		got := must(root.ProbeWithin(51, -time.Second))(t)
 		if got.State == vfioprobe.Free {
 			continue
 		}
-		equal(t, "occupancy", got, vfioprobe.Occupancy{Group: 51, State: vfioprobe.Unknown, Why: vfioprobe.WhyLate})
-		isAll(t, got.Err(), vfioprobe.ErrUnknown, vfioprobe.ErrLate, os.ErrDeadlineExceeded)
+		equal(t, "occupancy", got, vfioprobe.Occupancy{Group: 51, State: vfioprobe.Unknown, UnknownReason: vfioprobe.UnknownTimedOut})
+		isAll(t, got.Err(), vfioprobe.ErrUnknown, vfioprobe.ErrTimedOut, os.ErrDeadlineExceeded)
 		var timeout interface{ Timeout() bool }
 		if !errors.As(got.Err(), &timeout) || !timeout.Timeout() {
-			t.Error("no timeout")
+			t.Error("Timeout() is not true")
 		}
 		return
 	}
-	t.Error("never late")
+	t.Error("never timed out")
 }
 
-func TestAContextThatIsDoneOpensNothing(t *testing.T) {
+func TestDoneContextOpensNothing(t *testing.T) {
 	node, root := eightGPUs(t)
 	canceled, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -120,29 +120,29 @@ func TestAContextThatIsDoneOpensNothing(t *testing.T) {
 		got, err := root.ProbeContext(ctx, 51)
 		isAll(t, err, want)
 		equal(t, "text", err.Error(), "vfio-probe: probe of group 51: "+want.Error())
-		isAll(t, got.Err(), vfioprobe.ErrLate)
+		isAll(t, got.Err(), vfioprobe.ErrTimedOut)
 	}
 	equal(t, "opens", node.Opens(51), 0)
 }
 
-func TestNoContextEndsProbesInTime(t *testing.T) {
+func TestContextEndingDuringProbeIsConsistent(t *testing.T) {
 	_, root := eightGPUs(t)
-	// Contexts that end at about the time of the answer: it is either the answer or the context's error, nothing else.
+	// The context ends at about the time of the result: the call returns either the result or the context's error.
 	for i := range 300 {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i)*10*time.Microsecond)
 		got, err := root.ProbeContext(ctx, 51)
 		cancel()
 		switch {
 		case err == nil && got.State == vfioprobe.Free:
-		case errors.Is(err, context.DeadlineExceeded) && got.Why == vfioprobe.WhyLate:
+		case errors.Is(err, context.DeadlineExceeded) && got.UnknownReason == vfioprobe.UnknownTimedOut:
 		default:
 			t.Fatalf("%v, %v", got, err)
 		}
 	}
 }
 
-// At most one open a group is under way: who asks meanwhile waits for its turn.
-func TestAContextWaitsForAnothersOpen(t *testing.T) {
+// A group has at most one outstanding probe: concurrent calls wait for it.
+func TestProbeContextWaitsForOutstandingProbe(t *testing.T) {
 	_, root := eightGPUs(t)
 	for name, limit := range map[string]time.Duration{"deadline": 30 * time.Second, "none": 0} {
 		t.Run(name, func(t *testing.T) {
@@ -170,7 +170,7 @@ func TestAContextWaitsForAnothersOpen(t *testing.T) {
 	}
 }
 
-func TestPeekAndProbeAllocateNothing(t *testing.T) {
+func TestPeekAndProbeDoNotAllocate(t *testing.T) {
 	node, root := eightGPUs(t)
 	node.StartVM(simnode.VM{Addresses: []string{simnode.SecondGPU}})
 	for name, call := range map[string]func() error{
@@ -186,13 +186,13 @@ func TestPeekAndProbeAllocateNothing(t *testing.T) {
 	}
 }
 
-func TestPeek(t *testing.T) {
+func TestPeekReportsEveryResult(t *testing.T) {
 	node, root := eightGPUs(t)
-	node.Order("add_mdev", map[string]any{"uuid": uuid, "parent": simnode.FirstGPU, "type": "nvidia-35", "group": 71})
+	node.Do("add_mdev", map[string]any{"uuid": uuid, "parent": simnode.FirstGPU, "type": "nvidia-35", "group": 71})
 	node.StartVM(simnode.VM{Addresses: []string{simnode.SecondGPU}})
 	node.StartVM(simnode.VM{Addresses: []string{"0000:4e:00.0"}, GroupOnly: true})
 	for group, want := range map[vfioprobe.GroupID]vfioprobe.Peek{
-		51: vfioprobe.LooksFree, 52: vfioprobe.LooksHeld, 53: vfioprobe.LooksFree, 71: vfioprobe.Blind,
+		51: vfioprobe.LooksFree, 52: vfioprobe.LooksHeld, 53: vfioprobe.LooksFree, 71: vfioprobe.PeekUnavailable,
 	} {
 		equal(t, group.String(), must(root.Peek(group))(t), want)
 	}
@@ -215,13 +215,13 @@ func TestOnlyProbesOpenGroups(t *testing.T) {
 	equal(t, "opens", node.Opens(51), 1)
 }
 
-func TestAKernelWithoutGroupNodes(t *testing.T) {
+func TestKernelWithoutGroupNodesIsDetected(t *testing.T) {
 	_, root := eightGPUs(t)
 	equal(t, "with nodes", must(root.HasGroupNodes())(t), true)
 	node := simnode.New(t, "--without-groups", "--eight-gpus")
 	other := must(vfioprobe.Open(node.Root))(t)
 	defer other.Close()
-	equal(t, "with nodes", must(other.HasGroupNodes())(t), false)
+	equal(t, "without nodes", must(other.HasGroupNodes())(t), false)
 	node.StartVM(simnode.VM{Addresses: []string{simnode.SecondGPU}})
 	for group, want := range map[vfioprobe.GroupID]vfioprobe.Peek{51: vfioprobe.LooksFree, 52: vfioprobe.LooksHeld} {
 		equal(t, group.String(), must(other.Peek(group))(t), want)

@@ -6,27 +6,28 @@ package vfioprobe
 // #cgo nocallback vfp_peek_text
 import "C"
 
-// Peek is what a look at a group tells without opening it.
+// Peek is the result of [Root.Peek].
 type Peek int32
 
-// Answers of [Root.Peek].
+// Results of [Root.Peek].
 const (
-	// PeekNone is that nobody has looked yet; only in a [WatchedGroup].
+	// PeekNone means that the watch has not peeked at the group yet. Only a [WatchedGroup] has it.
 	PeekNone Peek = C.VFP_PEEK_NONE
-	// LooksFree is that no function of the group is enabled. A holder that has the group open but no device of it looks
-	// like this too.
+	// LooksFree means that no function of the group is enabled. A process that has the group open but no device of it is
+	// not visible to a peek.
 	LooksFree Peek = C.VFP_PEEK_LOOKS_FREE
-	// LooksHeld is that a function of the group is enabled: somebody has its device open, or left the count behind.
+	// LooksHeld means that a function of the group is enabled: a process has the device open, or the enable count is
+	// left over from a previous driver.
 	LooksHeld Peek = C.VFP_PEEK_LOOKS_HELD
-	// Blind is that there is no count to read, as for mediated devices and vendors' virtual functions.
-	Blind Peek = C.VFP_PEEK_BLIND
+	// PeekUnavailable means that the group has no enable count: mediated devices and vendor virtual functions.
+	PeekUnavailable Peek = C.VFP_PEEK_UNAVAILABLE
 )
 
-// String returns looks-free, looks-held, blind or none.
+// String returns "looks-free", "looks-held", "unavailable" or "none".
 func (p Peek) String() string { return C.GoString(C.vfp_peek_text(C.int32_t(p))) }
 
-// HasGroupNodes tells whether the kernel has nodes for groups. On one without CONFIG_VFIO_GROUP a Probe of any group answers
-// Absent, and a Peek is what tells. It opens nothing.
+// HasGroupNodes reports whether the kernel has device nodes for groups. Without CONFIG_VFIO_GROUP it has none: every probe
+// then returns [Absent]; use [Root.Peek] instead. HasGroupNodes opens no device.
 func (r *Root) HasGroupNodes() (bool, error) {
 	h, err := r.use()
 	if err != nil {
@@ -41,20 +42,21 @@ func (r *Root) HasGroupNodes() (bool, error) {
 	return has != 0, nil
 }
 
-// Peek looks at a group without opening it, by sysfs enable of its functions. It needs no device node and no privilege,
-// and disturbs nobody. A single look knows no baseline: a count may be left over from before the bind; a [Watch] knows.
+// Peek reads the sysfs attribute enable of the group's functions. It opens no device, needs no device node and no
+// privilege, and disturbs no other process. A single peek has no baseline, so a count that is left over from before the
+// bind looks held. A [Watch] keeps baselines.
 //
-// The error is [os.ErrNotExist] when there is no such group.
+// The error is [os.ErrNotExist] if there is no such group.
 func (r *Root) Peek(group GroupID) (Peek, error) {
 	h, err := r.use()
 	if err != nil {
-		return Blind, err
+		return PeekUnavailable, err
 	}
 	defer h.release()
 	var peek C.int32_t
 	var failed C.vfp_error
 	if C.vfp_peek(h.c, C.uint32_t(group), &peek, &failed) < 0 {
-		return Blind, failure(&failed)
+		return PeekUnavailable, failure(&failed)
 	}
 	return Peek(peek), nil
 }

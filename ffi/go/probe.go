@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// Probe opens the group's node for a moment. While it is open another process' own open fails with EBUSY: do not call
-// this in a loop on a free group, and never on one that a virtual machine is about to open. A held group is not
-// disturbed.
+// Probe opens the group's device node and closes it at once. While a probe has a free group open, the open of another
+// process fails with EBUSY: do not probe a free group in a loop, and do not probe a group that a VM may be about to open.
+// A probe of a held group does not disturb the holder.
 //
-// Whatever the open says is an answer, with a nil error; the call fails only for its arguments. It can block for
-// seconds, while the kernel resets a device of the group, and keeps a thread as long: see [Root.ProbeContext].
+// Every result of the open is an Occupancy with a nil error; the call fails only for a closed Root. Probe blocks for
+// seconds while the kernel resets a device of the group, and it blocks a thread: see [Root.ProbeContext].
 func (r *Root) Probe(group GroupID) (Occupancy, error) {
 	h, err := r.use()
 	if err != nil {
@@ -34,12 +34,12 @@ func (r *Root) Probe(group GroupID) (Occupancy, error) {
 	return occupancy(group, &record), nil
 }
 
-// ProbeWithin is [Root.Probe] on a helper thread of the library, waiting at most timeout for the answer, which is rounded up
-// to milliseconds: later it is [Unknown] with [WhyLate].
+// ProbeWithin probes a group on a helper thread of the library and waits at most timeout, rounded up to milliseconds.
+// Without a result by then the state is [Unknown] with [UnknownTimedOut].
 //
-// At most one open a group and four in all are under way at once for one Root. A group whose last open has no answer yet,
-// be it another goroutine's, is late at once. An open that has begun goes on, and may have the group for a moment later; one
-// that has not is not made any more. The call keeps a thread for as long as it waits.
+// A Root has at most one outstanding probe per group and four in all. If the group already has an outstanding probe, also
+// of another goroutine, the call times out at once. A probe that has started continues after the timeout and may open the
+// group for a moment later. A probe that has not started is dropped. The call blocks a thread while it waits.
 func (r *Root) ProbeWithin(group GroupID, timeout time.Duration) (Occupancy, error) {
 	h, err := r.use()
 	if err != nil {
@@ -60,58 +60,59 @@ func (h *rootHandle) probeWithin(group GroupID, timeout time.Duration) (Occupanc
 	return occupancy(group, &record), nil
 }
 
-// ProbeContext asks until there is an answer or the context is done. Then it returns an [Unknown] that is [WhyLate] at once,
-// with an error that is the context's, [context.Canceled] or [context.DeadlineExceeded]. With a context that is done already,
-// or has less than a millisecond, nothing is opened.
+// ProbeContext probes a group until there is a result or the context is done. If the context is done, it returns at once,
+// with the state [Unknown], the reason [UnknownTimedOut], and an error that wraps [context.Canceled] or
+// [context.DeadlineExceeded]. With a context that is done already, or that has less than a millisecond left, it opens
+// nothing.
 //
-// While the group's last open has no answer yet, be it another goroutine's, it waits for its turn. The answer to an open that
-// hangs for more than 250 ms is not waited for: the group is opened once more when that open has ended.
+// If the group already has an outstanding probe, also of another goroutine, ProbeContext waits until that probe has
+// ended. It waits at most 250 ms for the result of one open; when a longer open has ended, it probes the group again.
 //
-// An open that hangs goes on after the context, and may have the group for a moment later. One that has not begun is not
-// made any more after the deadline, nor later than 250 ms after a cancellation.
+// An open that hangs continues after the context is done and may open the group for a moment later. A probe that has not
+// started is dropped at the deadline, or at most 250 ms after a cancellation.
 //
-// An open that hangs in the kernel keeps a helper thread of the library until it ends: one a group, four a Root. The call
-// itself keeps a thread for its first 250 ms; behind four opens that hang, one call a group keeps one for longer, but for no
-// more than 250 ms after its context.
+// An open that hangs in the kernel blocks a helper thread of the library until it returns: at most one per group and four
+// per Root. The call blocks a thread for its first 250 ms. If four opens hang, one call per group blocks a thread for
+// longer, until at most 250 ms after its context is done.
 func (r *Root) ProbeContext(ctx context.Context, group GroupID) (Occupancy, error) {
-	late := Occupancy{Group: group, State: Unknown, Why: WhyLate}
+	timedOut := Occupancy{Group: group, State: Unknown, UnknownReason: UnknownTimedOut}
 	if err := ctx.Err(); err != nil {
-		return late, probeEnded(group, err)
+		return timedOut, probeEnded(group, err)
 	}
 	h, err := r.use()
 	if err != nil {
 		return Occupancy{Group: group}, err
 	}
-	type answer struct {
+	type result struct {
 		Occupancy
 		error
 	}
-	answered := make(chan answer, 1)
+	results := make(chan result, 1)
 	go func() {
 		defer h.release()
-		if occupancy, err := h.probeUntil(ctx, group); err != nil || occupancy != late {
-			answered <- answer{occupancy, err}
+		if occupancy, err := h.probeUntil(ctx, group); err != nil || occupancy != timedOut {
+			results <- result{occupancy, err}
 		}
 	}()
 	select {
-	case got := <-answered:
+	case got := <-results:
 		return got.Occupancy, got.error
 	case <-ctx.Done():
-		return late, probeEnded(group, ctx.Err())
+		return timedOut, probeEnded(group, ctx.Err())
 	}
 }
 
-// C cannot be told that a context was canceled, so it is asked for no longer than a slice at once. Who is refused, since the
-// group's last open has no answer yet, comes again after a pause that grows up to a slice.
+// A call of C cannot be canceled, so ProbeContext calls it with a timeout of at most one slice. If the group has another
+// outstanding probe, the call returns early; ProbeContext then retries after a pause that grows up to a slice.
 const (
 	slice = 250 * time.Millisecond
 	pause = 10 * time.Millisecond
 )
 
-// probeUntil asks again and again; late only when the context is done.
+// probeUntil probes until there is a result. It returns [UnknownTimedOut] only if the context is done.
 func (h *rootHandle) probeUntil(ctx context.Context, group GroupID) (Occupancy, error) {
 	deadline, bounded := ctx.Deadline()
-	refused := pause
+	retry := pause
 	for ctx.Err() == nil {
 		timeout := slice
 		if bounded {
@@ -123,26 +124,26 @@ func (h *rootHandle) probeUntil(ctx context.Context, group GroupID) (Occupancy, 
 		}
 		begun := time.Now()
 		got, err := h.probeWithin(group, timeout)
-		if err != nil || got.State != Unknown || got.Why != WhyLate {
+		if err != nil || got.State != Unknown || got.UnknownReason != UnknownTimedOut {
 			return got, err
 		}
 		if time.Since(begun) < timeout {
 			select {
 			case <-ctx.Done():
-			case <-time.After(refused):
+			case <-time.After(retry):
 			}
-			refused = min(2*refused, slice)
+			retry = min(2*retry, slice)
 		}
 	}
-	return Occupancy{Group: group, State: Unknown, Why: WhyLate}, nil
+	return Occupancy{Group: group, State: Unknown, UnknownReason: UnknownTimedOut}, nil
 }
 
-// probeEnded says of which group the answer was not waited for.
+// probeEnded returns the error of a probe whose context is done.
 func probeEnded(group GroupID, err error) error {
 	return fmt.Errorf("vfio-probe: probe of group %s: %w", group, err)
 }
 
-// milliseconds rounds up to what C takes, within its bounds.
+// milliseconds rounds up to milliseconds, within the range of the C argument.
 func milliseconds(d time.Duration) uint32 {
 	if d <= 0 {
 		return 0

@@ -5,12 +5,12 @@ import "C"
 
 import "sync"
 
-// records lends arrays for C to fill. They are kept between calls: what comes out is copied into Go's types anyhow, and
-// an array for a large node is 100 KB.
+// records is a pool of arrays that C fills. Arrays are reused, because the records are copied into Go types and an array
+// for a large node has 100 KB.
 type records[T any] struct{ pool sync.Pool }
 
-// fill calls with an array that is large enough, and hands what was written to take. The call gets the array's first
-// record, its capacity, and where to write how many there are; where it fails, failed says why.
+// fill runs call with an array that is large enough and passes the records to take. The arguments of call are the first
+// record, the capacity, and the output for the number of records. If call fails, it has filled failed.
 func (r *records[T]) fill(
 	failed *C.vfp_error, call func(*T, C.size_t, *C.size_t) C.vfp_status, take func([]T),
 ) error {
@@ -24,23 +24,23 @@ func (r *records[T]) fill(
 	count, fits := fit(array, func(array []T) (int, bool) {
 		var count C.size_t
 		status = call(&array[0], C.size_t(len(array)), &count)
-		return int(count), status == C.VFP_MORE
+		return int(count), status == C.VFP_TRUNCATED
 	})
 	switch {
 	case status < 0:
 		return failure(failed)
 	case !fits:
-		return &Error{Kind: ErrorTooLong, Group: NoGroup, Text: "a list has grown whenever it was read"}
+		return &Error{Kind: ErrorTooLong, Group: NoGroup, Text: "the list grew during every attempt to read it"}
 	}
 	take((*array)[:min(count, len(*array))])
 	return nil
 }
 
-// attempts bounds how often a list is read that grows while it is read. An array has some room to spare, so a list that
-// was longer each time would have a million times as many entries.
+// attempts limits how often a growing list is read again. Each array has a quarter more room than the list had, so a list
+// that outgrows every array has grown a millionfold.
 const attempts = 64
 
-// fit reads into the array, and makes it larger until all that there is fits; false if it never does.
+// fit reads into the array and enlarges it until the list fits. It returns false if the list never fits.
 func fit[T any](array *[]T, read func([]T) (count int, more bool)) (int, bool) {
 	for range attempts {
 		count, more := read(*array)

@@ -2,24 +2,24 @@ package vfioprobe
 
 import "testing"
 
-// growing is a list that has doubled each time that it is read, up to its last length.
+// growing returns a list that doubles at each read, up to its last length.
 func growing(last int) func([]int) (int, bool) {
-	there := 1
+	length := 1
 	return func(array []int) (int, bool) {
-		there = min(2*there, last)
-		for i := range min(there, len(array)) {
+		length = min(2*length, last)
+		for i := range min(length, len(array)) {
 			array[i] = i + 1
 		}
-		return there, there > len(array)
+		return length, length > len(array)
 	}
 }
 
-func TestAListThatGrowsIsReadUntilItFits(t *testing.T) {
+func TestGrowingListIsReadUntilItFits(t *testing.T) {
 	for _, last := range []int{0, 1, 2, 3, 100_000} {
 		array := make([]int, 1)
 		count, fits := fit(&array, growing(last))
 		if !fits || count != last {
-			t.Fatalf("%d of %d, %d there, fits: %v", count, last, len(array), fits)
+			t.Fatalf("%d of %d, array of %d, fits: %v", count, last, len(array), fits)
 		}
 		for i := range count {
 			if array[i] != i+1 {
@@ -29,7 +29,7 @@ func TestAListThatGrowsIsReadUntilItFits(t *testing.T) {
 	}
 }
 
-func TestAListThatNeverFitsIsNone(t *testing.T) {
+func TestListThatNeverFitsIsAnError(t *testing.T) {
 	array := make([]int, 1)
 	reads := 0
 	if count, fits := fit(&array, func(array []int) (int, bool) {

@@ -9,30 +9,30 @@ import "C"
 
 import "runtime"
 
-// Root is a directory that holds sys, dev and proc; all answers are about what is below it. Any number of goroutines
-// may use one at the same time.
+// Root is a directory that contains sys, dev and proc. All methods read below it. Any number of goroutines may use a Root at
+// the same time.
 type Root struct {
 	handle *rootHandle
 }
 
-// rootHandle is apart from Root so that a Root that nobody has any more can be collected.
+// rootHandle is separate from Root, so that the garbage collector can find an unreachable Root.
 type rootHandle struct {
 	handle
 	c *C.vfp_root
 }
 
-// Open opens a root: "/", a host's tree mounted into a container, or a test's folder. It does not block.
+// Open opens a root: "/", a host's root file system mounted into a container, or a test tree. It does not block.
 //
-// The error is [os.ErrNotExist] or [os.ErrPermission] if the directory is not there or may not be used, [ErrInvalid] for
-// a path with a NUL byte in it. Close the Root when done with it; watches that come from it outlive it.
+// The error is [os.ErrNotExist] if the directory does not exist, [os.ErrPermission] if it is not accessible, and
+// [ErrInvalid] if the path contains a NUL byte. Close the Root after use; its watches outlive it.
 func Open(path string) (*Root, error) {
-	given, err := terminated("path", path)
+	cPath, err := terminated("path", path)
 	if err != nil {
 		return nil, err
 	}
 	h := &rootHandle{}
 	var failed C.vfp_error
-	if C.vfp_root_open(given, &h.c, &failed) < 0 {
+	if C.vfp_root_open(cPath, &h.c, &failed) < 0 {
 		return nil, failure(&failed)
 	}
 	h.free = func() { C.vfp_root_close(&h.c) }
@@ -41,8 +41,8 @@ func Open(path string) (*Root, error) {
 	return root, nil
 }
 
-// Close closes the root. Calls that are under way end as they would have, later ones fail with [ErrClosed]. It never
-// waits, not even for an open that hangs in the kernel. Closing again does nothing; the error is always nil.
+// Close closes the root. Calls in progress complete; later calls fail with [ErrClosed]. Close never waits, not even for a
+// probe that hangs in the kernel. Closing again has no effect. The error is always nil.
 func (r *Root) Close() error {
 	if r != nil && r.handle != nil {
 		r.handle.close()
@@ -50,7 +50,7 @@ func (r *Root) Close() error {
 	return nil
 }
 
-// use begins a call; the caller must release the handle if there is no error.
+// use starts a call. If there is no error, the caller must release the handle.
 func (r *Root) use() (*rootHandle, error) {
 	if r == nil || r.handle == nil || !r.handle.acquire() {
 		return nil, closed{"the root"}

@@ -9,7 +9,7 @@ import (
 	"unsafe"
 )
 
-// text copies a NUL-terminated text out of a record's field.
+// text copies a NUL-terminated text from a record's field.
 func text(field []C.char) string {
 	all := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(field))), len(field))
 	if end := bytes.IndexByte(all, 0); end >= 0 {
@@ -18,11 +18,11 @@ func text(field []C.char) string {
 	return string(all)
 }
 
-// terminated gives C the bytes of a text in Go's memory, valid for one call. A text with a NUL in it is refused, since
-// C would see only what is before it.
+// terminated returns the text as a NUL-terminated array in Go memory, valid for one call of C. It fails if the text contains
+// a NUL byte, because C would ignore the rest. name is the name of the argument.
 func terminated(name, value string) (*C.char, error) {
 	if strings.IndexByte(value, 0) >= 0 {
-		return nil, invalid(name + ": has a NUL byte in it")
+		return nil, invalid(name + ": must not contain a NUL byte")
 	}
 	all := make([]byte, len(value)+1)
 	copy(all, value)

@@ -18,50 +18,50 @@ import (
 	"time"
 )
 
-// WatchOptions are the settings of a watch; the zero value is the defaults.
+// WatchOptions are the settings of a watch. The zero value holds the defaults.
 type WatchOptions struct {
-	// Interval is the time between two looks, rounded up to milliseconds; 0 is a second.
+	// Interval is the time between two peeks, rounded up to milliseconds; 0 means one second.
 	Interval time.Duration
-	// Probe is whether groups may be opened: once each at first sight, afterwards only where a look cannot tell. A virtual
-	// machine that opens a free group in that moment gets EBUSY; name the groups that machines are about to open with
-	// [Watch.SetOwned].
+	// Probe allows the watch to probe groups: each group once at discovery, later only where a peek is not conclusive. A
+	// VM that opens a free group during a probe gets EBUSY: pass groups that VMs may be about to open to
+	// [Watch.SetAssigned].
 	Probe bool
-	// ProbeDeadline is how long an open may take before it counts as unanswered, rounded up to milliseconds; 0 is a second.
+	// ProbeDeadline is the deadline of a probe, rounded up to milliseconds; 0 means one second.
 	ProbeDeadline time.Duration
-	// NoUevents is not to listen to the kernel's uevents: what they tell at once is then found within the interval.
+	// NoUevents disables kernel uevents. Bind and unbind are then found at the next interval.
 	NoUevents bool
-	// NoHolders is not to look for holders, nor to wait for their exits.
+	// NoHolders disables the search for holders and the wait for their exits.
 	NoHolders bool
 }
 
-// Watch follows all devices of a root. It ends with its context, or when it is closed. Its methods may be called from any
-// goroutine; they wait for one another, never long, but for a range over [Watch.Events], which waits for events.
+// Watch watches all devices of a root until its context is done or it is closed. Its methods may be called from any
+// goroutine. Concurrent calls wait for each other, but not for a range over [Watch.Events] that waits for an event.
 type Watch struct {
 	handle *watchHandle
 }
 
-// watchHandle is apart from Watch so that a Watch that nobody has any more can be collected.
+// watchHandle is separate from Watch, so that the garbage collector can find an unreachable Watch.
 type watchHandle struct {
 	handle
 	c *C.vfp_watch
-	// A descriptor of our own for the watch's, for the runtime's poller.
+	// A duplicate of the watch's descriptor, for the runtime's poller.
 	file   *os.File
 	waiter syscall.RawConn
-	// Takes the end of the context back.
-	forget func() bool
+	// Cancels the callback of the context.
+	stop func() bool
 }
 
-// closing makes watches close one after another: the close of an inotify instance takes some ten milliseconds, for
-// which each would keep a thread (fsnotify_destroy_group waits for an SRCU grace period).
+// closing serializes the closes of watches. The close of an inotify instance blocks a thread for about ten milliseconds,
+// because fsnotify_destroy_group() waits for an SRCU grace period.
 var closing sync.Mutex
 
-// Watch begins to watch, until the context is done or the watch is closed; the root may be closed before. Nothing is
-// read yet: the first event that is asked for takes stock, and tells every device as [EventBound], every held group as
-// [EventHeld]. Sources that cannot be had, uevents in a user namespace for one, are done without: everything is found all
-// the same, only later.
+// Watch creates a watch, which lasts until the context is done or the watch is closed. The root may be closed earlier.
+// Watch does not read anything. The first events report every bound device as [EventBound] and every held group as
+// [EventHeld]. A source that is not available, such as uevents in a user namespace, is left out; changes are then found
+// at the next interval.
 //
-// The error is the context's if it is done already, [ErrInvalid] for a negative time, [ErrClosed] for a closed root, or the
-// system's when no descriptor can be had.
+// The error is the context's error if it is done already, [ErrInvalid] for a negative duration, [ErrClosed] for a closed
+// root, and a [syscall.Errno] if no file descriptor is available.
 func (r *Root) Watch(ctx context.Context, options WatchOptions) (*Watch, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -89,9 +89,9 @@ func (r *Root) Watch(ctx context.Context, options WatchOptions) (*Watch, error) 
 		h.close()
 		return nil, err
 	}
-	h.forget = context.AfterFunc(ctx, h.shut)
+	h.stop = context.AfterFunc(ctx, h.shut)
 	watch := &Watch{h}
-	// In a goroutine of its own: the runtime has few for the cleanups of all, and the close takes its time.
+	// The close takes milliseconds, so it must not run on a goroutine that the runtime shares among all cleanups.
 	runtime.AddCleanup(watch, func(h *watchHandle) { go h.end() }, h)
 	return watch, nil
 }
@@ -99,7 +99,7 @@ func (r *Root) Watch(ctx context.Context, options WatchOptions) (*Watch, error) 
 func (o WatchOptions) settings() (C.vfp_watch_options, error) {
 	var settings C.vfp_watch_options
 	if o.Interval < 0 || o.ProbeDeadline < 0 {
-		return settings, invalid("options: a negative time")
+		return settings, invalid("options: durations must not be negative")
 	}
 	settings.interval_ms = C.uint32_t(milliseconds(o.Interval))
 	settings.probe_deadline_ms = C.uint32_t(milliseconds(o.ProbeDeadline))
@@ -115,8 +115,7 @@ func (o WatchOptions) settings() (C.vfp_watch_options, error) {
 	return settings, nil
 }
 
-// wait hands the watch's descriptor to the runtime's poller, as a duplicate: the poller takes back what it was given, and
-// the watch's own must stay.
+// wait registers a duplicate of the watch's descriptor with the runtime's poller, because the poller closes its descriptor.
 func (h *watchHandle) wait() error {
 	number, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(C.vfp_watch_fd(h.c)), syscall.F_DUPFD_CLOEXEC, 0)
 	if errno != 0 {
@@ -127,7 +126,7 @@ func (h *watchHandle) wait() error {
 		return os.NewSyscallError("fcntl", err)
 	}
 	h.file = os.NewFile(number, "vfio-probe watch")
-	// Only a file that the poller has taken knows deadlines.
+	// Deadlines work only for a file that is registered with the poller.
 	err := h.file.SetReadDeadline(time.Time{})
 	if err == nil {
 		h.waiter, err = h.file.SyscallConn()
@@ -138,21 +137,20 @@ func (h *watchHandle) wait() error {
 	return err
 }
 
-// end is shut before the context is done.
+// end cancels the callback of the context and shuts the watch.
 func (h *watchHandle) end() {
-	h.forget()
+	h.stop()
 	h.shut()
 }
 
-// shut wakes who waits, and frees everything when the last call is out of it. The context's end may call it before forget is
-// known.
+// shut wakes all waiting goroutines, and frees the watch after the last call. The context may call it before h.stop is set.
 func (h *watchHandle) shut() {
 	h.file.Close()
 	h.close()
 }
 
-// Close ends the watch: ranges over [Watch.Events] end, later calls fail with [ErrClosed]. It takes milliseconds. Closing
-// again does nothing; the error is always nil.
+// Close ends the watch: ranges over [Watch.Events] end, and later calls fail with [ErrClosed]. It takes milliseconds.
+// Closing again has no effect. The error is always nil.
 func (w *Watch) Close() error {
 	if w != nil && w.handle != nil {
 		w.handle.end()
@@ -160,7 +158,7 @@ func (w *Watch) Close() error {
 	return nil
 }
 
-// use begins a call; the caller must release the handle if there is no error.
+// use starts a call. If there is no error, the caller must release the handle.
 func (w *Watch) use() (*watchHandle, error) {
 	if w == nil || w.handle == nil || !w.handle.acquire() {
 		return nil, closed{"the watch"}

@@ -15,12 +15,12 @@ import (
 	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
 )
 
-// quick is for tests of what the interval finds.
+// quick has a short interval, for tests of changes that the timer finds.
 var quick = vfioprobe.WatchOptions{Interval: 10 * time.Millisecond}
 
 func watch(tb testing.TB, root *vfioprobe.Root, options vfioprobe.WatchOptions) *vfioprobe.Watch {
 	tb.Helper()
-	// Wide enough for a slow machine; a test that would wait for ever fails.
+	// Long enough for a slow host; a test that would hang fails.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	tb.Cleanup(cancel)
 	watch := must(root.Watch(ctx, options))(tb)
@@ -32,7 +32,7 @@ func bound(device string) vfioprobe.Event {
 	return vfioprobe.Event{Kind: vfioprobe.EventBound, Device: device, Group: vfioprobe.NoGroup}
 }
 
-// until takes events until this one comes.
+// until consumes events until this event.
 func until(tb testing.TB, watch *vfioprobe.Watch, want vfioprobe.Event) {
 	tb.Helper()
 	for event, err := range watch.Events() {
@@ -46,7 +46,7 @@ func until(tb testing.TB, watch *vfioprobe.Watch, want vfioprobe.Event) {
 	tb.Fatalf("the watch ended before %v", want)
 }
 
-// state is what the watch knows of a group.
+// state returns the state of a group in the watch.
 func state(tb testing.TB, watch *vfioprobe.Watch, group vfioprobe.GroupID) vfioprobe.WatchedGroup {
 	tb.Helper()
 	for _, known := range must(watch.Groups())(tb) {
@@ -58,7 +58,7 @@ func state(tb testing.TB, watch *vfioprobe.Watch, group vfioprobe.GroupID) vfiop
 	return vfioprobe.WatchedGroup{}
 }
 
-func TestWatchTellsHeldWithTheHolderAndFreed(t *testing.T) {
+func TestWatchReportsHeldWithHolderAndFreed(t *testing.T) {
 	node, root := eightGPUs(t)
 	watch := watch(t, root, quick)
 	equal(t, "groups before the first event", len(must(watch.Groups())(t)), 0)
@@ -73,7 +73,7 @@ func TestWatchTellsHeldWithTheHolderAndFreed(t *testing.T) {
 	isAll(t, held.Occupancy.Err(), vfioprobe.ErrHeld)
 	holders := must(watch.Holders(52))(t)
 	if len(holders.Holders) != 1 || holders.Holders[0].PID != pid || holders.Holders[0].PodUID != podUID ||
-		holders.Looked.Processes == 0 {
+		holders.Coverage.Processes == 0 {
 		t.Errorf("%+v", holders)
 	}
 	node.KillVM(pid)
@@ -83,7 +83,7 @@ func TestWatchTellsHeldWithTheHolderAndFreed(t *testing.T) {
 	equal(t, "opens", node.Opens(52), 0)
 }
 
-func TestWatchTellsBoundAndUnbound(t *testing.T) {
+func TestWatchReportsBoundAndUnbound(t *testing.T) {
 	node, root := eightGPUs(t)
 	watch := watch(t, root, quick)
 	until(t, watch, bound(simnode.FirstGPU))
@@ -108,30 +108,30 @@ func TestWatchNamesTheOffender(t *testing.T) {
 	}
 }
 
-func TestAProbingWatchOpensAllButTheOwned(t *testing.T) {
+func TestProbingWatchSkipsAssignedGroups(t *testing.T) {
 	node, root := eightGPUs(t)
 	node.StartVM(simnode.VM{Addresses: []string{"0000:4e:00.0"}, GroupOnly: true})
 	options := quick
 	options.Probe = true
 	watch := watch(t, root, options)
-	if err := watch.SetOwned(51); err != nil {
+	if err := watch.SetAssigned(51); err != nil {
 		t.Fatal(err)
 	}
 	until(t, watch, vfioprobe.Event{Kind: vfioprobe.EventHeld, Group: 53})
 	equal(t, "evidence", state(t, watch, 53).Evidence, vfioprobe.EvidenceOpen)
-	equal(t, "opens of an owned", node.Opens(51), 0)
-	equal(t, "opens of another", node.Opens(52), 1)
+	equal(t, "opens of the assigned group", node.Opens(51), 0)
+	equal(t, "opens of another group", node.Opens(52), 1)
 }
 
-// A device's news come by the tick of the watch's clock alone here, round after round: the poller is told of each.
-func TestTheClockWakesTheLoopEachTime(t *testing.T) {
+// Only the timer of the watch reports changes here, and each expiry has to wake the poller.
+func TestTimerWakesTheLoopEveryInterval(t *testing.T) {
 	node, root := eightGPUs(t)
 	options := quick
 	options.NoUevents, options.NoHolders = true, true
 	watch := watch(t, root, options)
 	until(t, watch, bound("0000:df:00.0"))
 	for range 50 {
-		// A change between two ticks is taken for none.
+		// Two changes within one interval would cancel each other.
 		pid := node.StartVM(simnode.VM{Addresses: []string{simnode.FirstGPU}})
 		until(t, watch, vfioprobe.Event{Kind: vfioprobe.EventHeld, Group: 51})
 		node.KillVM(pid)
@@ -139,8 +139,8 @@ func TestTheClockWakesTheLoopEachTime(t *testing.T) {
 	}
 }
 
-// Nodes that come and go make the watch's descriptor readable at once, an hour before its clock does.
-func TestNewsWakeTheLoopWithoutTheClock(t *testing.T) {
+// A bind makes the descriptor of the watch readable at once, an hour before the timer does.
+func TestBindWakesTheLoopBeforeTheTimer(t *testing.T) {
 	node, root := eightGPUs(t)
 	watch := watch(t, root, vfioprobe.WatchOptions{Interval: time.Hour})
 	until(t, watch, bound("0000:df:00.0"))
@@ -152,14 +152,14 @@ func TestNewsWakeTheLoopWithoutTheClock(t *testing.T) {
 	}
 }
 
-func TestAFailureIsToldOnceAnInterval(t *testing.T) {
+func TestFailureIsReportedOncePerInterval(t *testing.T) {
 	node, root := eightGPUs(t)
 	watch := watch(t, root, vfioprobe.WatchOptions{Interval: 50 * time.Millisecond})
 	until(t, watch, bound("0000:df:00.0"))
 	if err := os.Rename(node.Root+"/sys", node.Root+"/away"); err != nil {
 		t.Fatal(err)
 	}
-	told := 0
+	failures := 0
 	var first time.Time
 	for event, err := range watch.Events() {
 		if err == nil {
@@ -167,18 +167,18 @@ func TestAFailureIsToldOnceAnInterval(t *testing.T) {
 		}
 		isAll(t, err, os.ErrNotExist)
 		equal(t, "event", event, vfioprobe.Event{})
-		if told == 0 {
+		if failures == 0 {
 			first = time.Now()
 		}
-		if told++; told == 5 {
+		if failures++; failures == 5 {
 			break
 		}
 	}
-	// Four intervals; that a busy machine makes two ticks come close together costs one of them.
+	// Four intervals minus one, because on a busy host two expiries may come close together.
 	if took := time.Since(first); took < 150*time.Millisecond {
-		t.Errorf("five in %v", took)
+		t.Errorf("five failures in %v", took)
 	}
-	equal(t, "known still", len(must(watch.Devices())(t).Devices), 8)
+	equal(t, "devices after the failures", len(must(watch.Devices())(t).Devices), 8)
 	if err := os.Rename(node.Root+"/away", node.Root+"/sys"); err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +190,7 @@ func TestAFailureIsToldOnceAnInterval(t *testing.T) {
 	}
 }
 
-func TestTheContextEndsTheWatch(t *testing.T) {
+func TestContextOrCloseEndsTheWatch(t *testing.T) {
 	_, root := eightGPUs(t)
 	for name, end := range map[string]func(*vfioprobe.Watch, context.CancelFunc){
 		"cancel": func(_ *vfioprobe.Watch, cancel context.CancelFunc) { cancel() },
@@ -201,7 +201,7 @@ func TestTheContextEndsTheWatch(t *testing.T) {
 			defer cancel()
 			watch := must(root.Watch(ctx, vfioprobe.WatchOptions{Interval: time.Hour}))(t)
 			until(t, watch, bound("0000:df:00.0"))
-			// Several wait; all of them end.
+			// Several goroutines wait, and all of them must end.
 			var loops sync.WaitGroup
 			for range 3 {
 				loops.Add(1)
@@ -217,7 +217,7 @@ func TestTheContextEndsTheWatch(t *testing.T) {
 			time.Sleep(20 * time.Millisecond)
 			end(watch, cancel)
 			loops.Wait()
-			// The context's end is taken in by a goroutine of its own.
+			// A goroutine of its own handles the end of the context.
 			eventually(t, func() bool { _, err := watch.Groups(); return errors.Is(err, vfioprobe.ErrClosed) })
 		})
 	}
@@ -227,7 +227,7 @@ func TestTheContextEndsTheWatch(t *testing.T) {
 	isAll(t, err, context.Canceled)
 }
 
-func TestAContextThatEndsAmidTheCall(t *testing.T) {
+func TestContextCanceledDuringWatchIsSafe(t *testing.T) {
 	_, root := eightGPUs(t)
 	for range 200 {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -243,7 +243,7 @@ func TestAContextThatEndsAmidTheCall(t *testing.T) {
 	}
 }
 
-func TestALoopThatIsLeftGoesOnLater(t *testing.T) {
+func TestSecondLoopContinuesWithQueuedEvents(t *testing.T) {
 	_, root := eightGPUs(t)
 	watch := watch(t, root, quick)
 	seen := map[string]int{}
@@ -259,7 +259,7 @@ func TestALoopThatIsLeftGoesOnLater(t *testing.T) {
 	equal(t, "devices", len(seen), 8)
 }
 
-func TestManyGoroutinesOnOneWatch(t *testing.T) {
+func TestGoroutinesShareAWatch(t *testing.T) {
 	node, root := eightGPUs(t)
 	watch := watch(t, root, vfioprobe.WatchOptions{Interval: time.Millisecond})
 	var all sync.WaitGroup
@@ -293,7 +293,7 @@ func TestManyGoroutinesOnOneWatch(t *testing.T) {
 					_, err = watch.Holders(51)
 				}
 				if err == nil {
-					err = watch.SetOwned(vfioprobe.GroupID(51 + i))
+					err = watch.SetAssigned(vfioprobe.GroupID(51 + i))
 				}
 				if errors.Is(err, vfioprobe.ErrClosed) {
 					return
@@ -315,17 +315,17 @@ func TestManyGoroutinesOnOneWatch(t *testing.T) {
 	all.Wait()
 }
 
-// eventually waits for what other goroutines or processes are about to do.
+// eventually waits up to 30 s until the condition is true.
 func eventually(tb testing.TB, condition func() bool) {
 	tb.Helper()
 	for end := time.Now().Add(30 * time.Second); !condition(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			tb.Fatal("it did not come to pass")
+			tb.Fatal("the condition did not become true within 30 s")
 		}
 	}
 }
 
-// usage is what a leak would raise.
+// usage counts the resources that a leak would increase.
 type usage struct{ descriptors, helpers, threads, goroutines int }
 
 func used(tb testing.TB) usage {
@@ -335,7 +335,7 @@ func used(tb testing.TB) usage {
 	}
 	helpers := 0
 	for _, name := range names {
-		// A thread may end meanwhile.
+		// A thread may end during the loop.
 		if comm, err := os.ReadFile(name); err == nil && string(comm) == "vfio-probe\n" {
 			helpers++
 		}
@@ -379,7 +379,7 @@ func TestNothingLeaks(t *testing.T) {
 			}
 			after := settled(t, before)
 			t.Logf("before %+v, after 100 rounds %+v", before, after)
-			// The runtime begins a thread whenever all of its are in C, and keeps it: some, but not one a round.
+			// The runtime keeps the threads that it starts while all others are in C: a few, but not one per round.
 			if after.descriptors > before.descriptors || after.goroutines > before.goroutines ||
 				after.helpers > before.helpers || after.threads > before.threads+10 {
 				t.Error("leaked")
@@ -388,12 +388,12 @@ func TestNothingLeaks(t *testing.T) {
 	}
 }
 
-// settled is what is used when all that has ended is gone, helper threads and what only the garbage collector finds: not more
-// than this, or what it stays at.
+// settled waits until ended helper threads and unreachable objects are gone, and returns the usage: when it is not above
+// most, or when it stays the same.
 func settled(tb testing.TB, most usage) usage {
 	tb.Helper()
 	var last usage
-	// A thread that was begun a moment ago has what it was begun with, and on a busy machine is not run for long.
+	// A thread that has just started holds its resources until it runs, which takes long on a busy host.
 	rounds := 20
 	if most != (usage{}) {
 		rounds = 1000
@@ -412,7 +412,7 @@ func settled(tb testing.TB, most usage) usage {
 	return last
 }
 
-func TestWaitingKeepsNoThread(t *testing.T) {
+func TestWaitingBlocksNoThread(t *testing.T) {
 	_, root := eightGPUs(t)
 	before := used(t).threads
 	for range 60 {
@@ -428,6 +428,6 @@ func TestWaitingKeepsNoThread(t *testing.T) {
 	}
 	time.Sleep(50 * time.Millisecond)
 	if after := used(t).threads; after > before+30 {
-		t.Errorf("%d threads before 60 loops wait, %d then", before, after)
+		t.Errorf("%d threads before 60 loops wait, %d after", before, after)
 	}
 }

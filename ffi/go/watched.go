@@ -7,8 +7,8 @@ package vfioprobe
 // #cgo nocallback vfp_watch_devices
 // #cgo noescape vfp_watch_holders
 // #cgo nocallback vfp_watch_holders
-// #cgo noescape vfp_watch_set_owned
-// #cgo nocallback vfp_watch_set_owned
+// #cgo noescape vfp_watch_set_assigned
+// #cgo nocallback vfp_watch_set_assigned
 // #cgo nocallback vfp_evidence_text
 import "C"
 
@@ -17,51 +17,51 @@ import (
 	"time"
 )
 
-// Evidence is what a watched group's state rests on.
+// Evidence is the observation that the state of a watched group is based on.
 type Evidence int32
 
 // Kinds of evidence.
 const (
-	// EvidenceNone is that it rests on nothing yet.
+	// EvidenceNone means that there is no evidence yet.
 	EvidenceNone Evidence = C.VFP_EVIDENCE_NONE
-	// EvidenceOpen is an open of the group's node.
+	// EvidenceOpen is a probe: an open of the group's device node.
 	EvidenceOpen Evidence = C.VFP_EVIDENCE_OPEN
-	// EvidenceEnable is the enable counts of the group's functions.
+	// EvidenceEnable is a peek: the enable counts of the group's functions.
 	EvidenceEnable Evidence = C.VFP_EVIDENCE_ENABLE
-	// EvidenceNode is the presence of the node.
+	// EvidenceNode is the presence or absence of the device node.
 	EvidenceNode Evidence = C.VFP_EVIDENCE_NODE
 )
 
-// String returns none, open, enable or node.
+// String returns "none", "open", "enable" or "node".
 func (e Evidence) String() string { return C.GoString(C.vfp_evidence_text(C.int32_t(e))) }
 
-// WatchedGroup is a group as a [Watch] knows it.
+// WatchedGroup is the state of a group as a [Watch] knows it.
 type WatchedGroup struct {
-	// ID is the group's number.
+	// ID is the group number.
 	ID GroupID
-	// Occupancy is whether somebody has it.
+	// Occupancy is the occupancy of the group.
 	Occupancy Occupancy
-	// Evidence is what that rests on.
+	// Evidence is the observation that Occupancy is based on.
 	Evidence Evidence
-	// Peek is the latest look without opening, [PeekNone] before the first.
+	// Peek is the latest peek, or [PeekNone] before the first.
 	Peek Peek
-	// For is how long it has been so, in steps of a millisecond.
-	For time.Duration
-	// Members is how many members the group has, bound to VFIO or not.
+	// StateAge is the time since the group entered this state, in whole milliseconds.
+	StateAge time.Duration
+	// Members is the number of members, bound to a VFIO driver or not.
 	Members int
-	// Viable is whether VFIO can use the group.
+	// Viable reports whether VFIO can use the group.
 	Viable bool
-	// Offender is the member whose driver makes it not viable, else "".
+	// Offender is the first member whose driver makes the group not viable, else "".
 	Offender string
-	// OffenderDriver is that driver, else "".
+	// OffenderDriver is the driver of Offender, else "".
 	OffenderDriver string
 }
 
-// lentWatched are the arrays of Groups.
-var lentWatched records[C.vfp_watched]
+// groupArrays are the arrays of Groups.
+var groupArrays records[C.vfp_watched_group]
 
-// Groups tells all groups that have a bound device, by number: what the latest event knew, and none before the first. It
-// reads nothing of the node. The error is [ErrClosed] when the watch has ended.
+// Groups lists the groups that have a bound device, ordered by number, in the state of the latest event. The list is empty
+// before the first event. Groups reads nothing of the host. The error is [ErrClosed] if the watch has ended.
 func (w *Watch) Groups() ([]WatchedGroup, error) {
 	h, err := w.use()
 	if err != nil {
@@ -70,9 +70,9 @@ func (w *Watch) Groups() ([]WatchedGroup, error) {
 	defer h.release()
 	var groups []WatchedGroup
 	var failed C.vfp_error
-	err = lentWatched.fill(&failed, func(first *C.vfp_watched, capacity C.size_t, count *C.size_t) C.vfp_status {
-		return C.vfp_watch_groups(h.c, C.sizeof_vfp_watched, capacity, first, count, &failed)
-	}, func(records []C.vfp_watched) {
+	err = groupArrays.fill(&failed, func(first *C.vfp_watched_group, capacity C.size_t, count *C.size_t) C.vfp_status {
+		return C.vfp_watch_groups(h.c, C.sizeof_vfp_watched_group, capacity, first, count, &failed)
+	}, func(records []C.vfp_watched_group) {
 		groups = make([]WatchedGroup, len(records))
 		for i := range records {
 			groups[i] = watched(&records[i])
@@ -84,13 +84,13 @@ func (w *Watch) Groups() ([]WatchedGroup, error) {
 	return groups, nil
 }
 
-func watched(from *C.vfp_watched) WatchedGroup {
+func watched(from *C.vfp_watched_group) WatchedGroup {
 	return WatchedGroup{
 		ID:             GroupID(from.group),
-		Occupancy:      Occupancy{GroupID(from.group), State(from.state), Why(from.why), syscall.Errno(from.os_errno)},
+		Occupancy:      Occupancy{GroupID(from.group), State(from.state), UnknownReason(from.unknown_reason), syscall.Errno(from.os_errno)},
 		Evidence:       Evidence(from.evidence),
 		Peek:           Peek(from.peek),
-		For:            time.Duration(from.for_ms) * time.Millisecond,
+		StateAge:       time.Duration(from.state_age_ms) * time.Millisecond,
 		Members:        int(from.members),
 		Viable:         from.viable != 0,
 		Offender:       text(from.offender[:]),
@@ -98,9 +98,9 @@ func watched(from *C.vfp_watched) WatchedGroup {
 	}
 }
 
-// Devices tells all bound devices, and those that could not be read, as [Root.Scan] does: what the latest event knew. It
-// reads nothing of the node, and does not know SRIOV, VFs and a virtual function's Parent. The error is [ErrClosed] when the
-// watch has ended.
+// Devices lists the bound devices and those that could not be read, as [Root.Scan] does, in the state of the latest event.
+// It reads nothing of the host. SRIOV, VFs and the Parent of a virtual function are not set. The error is [ErrClosed] if
+// the watch has ended.
 func (w *Watch) Devices() (Scan, error) {
 	h, err := w.use()
 	if err != nil {
@@ -109,7 +109,7 @@ func (w *Watch) Devices() (Scan, error) {
 	defer h.release()
 	var scan Scan
 	var failed C.vfp_error
-	err = lentDevices.fill(&failed, func(first *C.vfp_device, capacity C.size_t, count *C.size_t) C.vfp_status {
+	err = deviceArrays.fill(&failed, func(first *C.vfp_device, capacity C.size_t, count *C.size_t) C.vfp_status {
 		return C.vfp_watch_devices(h.c, C.sizeof_vfp_device, capacity, first, count, &failed)
 	}, scan.take)
 	if err != nil {
@@ -118,9 +118,9 @@ func (w *Watch) Devices() (Scan, error) {
 	return scan, nil
 }
 
-// Holders tells the known holders of a held group, as [Root.Holders] does: what the latest event knew. It reads nothing of
-// the node. No holder with Looked.Processes 0 is that nobody looked, or that the group is not held. The error is [ErrClosed]
-// when the watch has ended.
+// Holders lists the known holders of a held group, as [Root.Holders] does, in the state of the latest event. It reads
+// nothing of the host. If Coverage.Processes is 0, the group is not held or was not searched for holders. The error is
+// [ErrClosed] if the watch has ended.
 func (w *Watch) Holders(group GroupID) (Holders, error) {
 	h, err := w.use()
 	if err != nil {
@@ -128,29 +128,29 @@ func (w *Watch) Holders(group GroupID) (Holders, error) {
 	}
 	defer h.release()
 	var holders Holders
-	var looked C.vfp_looked
+	var record C.vfp_scan_coverage
 	var failed C.vfp_error
-	err = lentHolders.fill(&failed, func(first *C.vfp_holder, capacity C.size_t, count *C.size_t) C.vfp_status {
+	err = holderArrays.fill(&failed, func(first *C.vfp_holder, capacity C.size_t, count *C.size_t) C.vfp_status {
 		return C.vfp_watch_holders(h.c, C.uint32_t(group), C.sizeof_vfp_holder, capacity, first, count,
-			C.sizeof_vfp_looked, &looked, &failed)
+			C.sizeof_vfp_scan_coverage, &record, &failed)
 	}, holders.take)
 	if err != nil {
 		return Holders{}, err
 	}
-	holders.Looked = reach(&looked)
+	holders.Coverage = coverage(&record)
 	return holders, nil
 }
 
-// SetOwned names all groups that are given to machines: those are never opened, whatever the options. It replaces the last
-// such list. The error is [ErrClosed] when the watch has ended.
-func (w *Watch) SetOwned(groups ...GroupID) error {
+// SetAssigned sets the groups that are assigned to VMs. The watch never probes them, whatever its options. It replaces the
+// previous set. The error is [ErrClosed] if the watch has ended.
+func (w *Watch) SetAssigned(groups ...GroupID) error {
 	h, err := w.use()
 	if err != nil {
 		return err
 	}
 	defer h.release()
 	var failed C.vfp_error
-	if C.vfp_watch_set_owned(h.c, numbers(groups), C.size_t(len(groups)), &failed) < 0 {
+	if C.vfp_watch_set_assigned(h.c, numbers(groups), C.size_t(len(groups)), &failed) < 0 {
 		return failure(&failed)
 	}
 	return nil

@@ -17,7 +17,7 @@ import (
 	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
 )
 
-// TestMain makes the test's program the agent itself where a test starts it as that.
+// TestMain runs the agent if a test started this program as the agent.
 func TestMain(m *testing.M) {
 	if os.Getenv("VFIO_PROBE_TEST_AS_AGENT") != "" {
 		main()
@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// agent is a running agent.
+// agent is a running agent process.
 type agent struct {
 	tb    testing.TB
 	child *exec.Cmd
@@ -36,7 +36,7 @@ type agent struct {
 func start(tb testing.TB, arguments ...string) agent {
 	tb.Helper()
 	child := exec.Command(os.Args[0], append([]string{"-listen", "127.0.0.1:0"}, arguments...)...)
-	// Or a program that was built otherwise.
+	// ffi/go/test sets it to the static program.
 	if program := os.Getenv("VFIO_PROBE_AGENT"); program != "" {
 		child.Path = program
 	}
@@ -77,20 +77,20 @@ func (a agent) get(path string) (int, string) {
 	return response.StatusCode, string(body)
 }
 
-// eventually waits until all lines are in the answer, and none of the others' beginnings.
+// eventually waits until the metrics contain all lines and no line that starts with one of none.
 func (a agent) eventually(lines []string, none ...string) string {
 	a.tb.Helper()
 	var body string
 	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		_, body = a.get("/metrics")
-		right := true
+		matches := true
 		for _, line := range lines {
-			right = right && strings.Contains("\n"+body, "\n"+line+"\n")
+			matches = matches && strings.Contains("\n"+body, "\n"+line+"\n")
 		}
 		for _, line := range none {
-			right = right && !strings.Contains("\n"+body, "\n"+line)
+			matches = matches && !strings.Contains("\n"+body, "\n"+line)
 		}
-		if right {
+		if matches {
 			return body
 		}
 	}
@@ -98,7 +98,7 @@ func (a agent) eventually(lines []string, none ...string) string {
 	return ""
 }
 
-func TestTheStatesOfANode(t *testing.T) {
+func TestMetricsFollowTheNode(t *testing.T) {
 	node := simnode.New(t, "--eight-gpus")
 	agent := start(t, "-root", node.Root, "-interval", "20ms")
 	body := agent.eventually([]string{
@@ -125,7 +125,7 @@ func TestTheStatesOfANode(t *testing.T) {
 	agent.eventually([]string{
 		`vfio_group_state{group="51",state="free"} 0`,
 		`vfio_group_state{group="51",state="held"} 1`,
-		`vfio_group_unseen_processes{group="51"} 0`,
+		`vfio_group_uncovered_processes{group="51"} 0`,
 		fmt.Sprintf(`vfio_group_holder_info{command="qemu-system-x86",container_id="%s",group="51",`+
 			`pid="%d",pod_uid="0d9a1c7e-5b0a-4a57-9d3a-0123456789ab",via="group"} 1`, container, pid),
 	})
@@ -134,7 +134,7 @@ func TestTheStatesOfANode(t *testing.T) {
 		`vfio_group_state{group="51",state="free"} 1`,
 		`vfio_group_state{group="51",state="held"} 0`,
 		`vfio_watch_events_total{kind="freed"} 1`,
-	}, "vfio_group_holder_info", "vfio_group_unseen_processes")
+	}, "vfio_group_holder_info", "vfio_group_uncovered_processes")
 
 	node.Unbind(simnode.SecondGPU)
 	agent.eventually(nil, `vfio_group_state{group="52"`, `vfio_device_info{device="0000:3d:00.0"`)
@@ -143,10 +143,10 @@ func TestTheStatesOfANode(t *testing.T) {
 	}
 }
 
-func TestADeviceThatCannotBeRead(t *testing.T) {
+func TestUnreadableDeviceIsCounted(t *testing.T) {
 	node := simnode.New(t, "--eight-gpus")
 	node.Write("sys/bus/pci/devices/0000:4e:00.0/uevent", "nonsense\n")
-	// Two that name no device, so they are told apart by nothing.
+	// Two entries that name no device have the same labels.
 	node.Link("sys/class/vfio-dev/loop", "loop")
 	node.Link("sys/class/vfio-dev/loop2", "loop2")
 	agent := start(t, "-root", node.Root, "-interval", "20ms")
@@ -158,13 +158,13 @@ func TestADeviceThatCannotBeRead(t *testing.T) {
 	}, `vfio_device_info{device="0000:4e:00.0"`)
 }
 
-func TestHealthAndFailures(t *testing.T) {
+func TestFailedPassMakesAgentUnhealthy(t *testing.T) {
 	node := simnode.New(t, "--eight-gpus")
 	agent := start(t, "-root", node.Root, "-interval", "10ms")
 	if status, body := agent.get("/healthz"); status != http.StatusOK || body != "ok\n" {
 		t.Errorf("%d %q", status, body)
 	}
-	if status, _ := agent.get("/nothing"); status != http.StatusNotFound {
+	if status, _ := agent.get("/missing"); status != http.StatusNotFound {
 		t.Errorf("%d", status)
 	}
 	sys, away := filepath.Join(node.Root, "sys"), filepath.Join(node.Root, "away")
@@ -175,7 +175,7 @@ func TestHealthAndFailures(t *testing.T) {
 	if status, _ := agent.get("/healthz"); status != http.StatusServiceUnavailable {
 		t.Errorf("%d", status)
 	}
-	// What was known stays.
+	// The watch keeps its state.
 	agent.eventually([]string{`vfio_group_state{group="51",state="free"} 1`})
 	if err := os.Rename(away, sys); err != nil {
 		t.Fatal(err)
@@ -190,7 +190,7 @@ func TestHealthAndFailures(t *testing.T) {
 	}
 }
 
-func TestATermEndsItWith0(t *testing.T) {
+func TestSIGTERMExitsWithZero(t *testing.T) {
 	node := simnode.New(t)
 	agent := start(t, "-root", node.Root)
 	agent.get("/healthz")
@@ -206,7 +206,7 @@ func TestATermEndsItWith0(t *testing.T) {
 	}
 }
 
-func TestARequestThatDoesNotEndIsCutOff(t *testing.T) {
+func TestHangingRequestIsClosedOnExit(t *testing.T) {
 	node := simnode.New(t)
 	agent := start(t, "-root", node.Root)
 	connection, err := net.Dial("tcp", strings.TrimPrefix(agent.url, "http://"))
@@ -214,7 +214,7 @@ func TestARequestThatDoesNotEndIsCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer connection.Close()
-	// The server waits for a body that does not come.
+	// The server waits for a request body that is never sent.
 	if _, err := io.WriteString(connection, "GET /healthz HTTP/1.1\r\nHost: agent\r\nContent-Length: 10\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +232,7 @@ func TestARequestThatDoesNotEndIsCutOff(t *testing.T) {
 	}
 }
 
-func TestBadArguments(t *testing.T) {
+func TestBadFlagsExitWithUsage(t *testing.T) {
 	for _, bad := range []struct {
 		arguments []string
 		code      int

@@ -11,47 +11,47 @@ import (
 
 var (
 	groupState = prometheus.NewDesc("vfio_group_state",
-		"1 for the state that the group is in, 0 for the others.", []string{"group", "state"}, nil)
+		"1 for the current state of the group, 0 for the other states.", []string{"group", "state"}, nil)
 	groupViable = prometheus.NewDesc("vfio_group_viable",
-		"1 if VFIO can use the group, 0 if a member has a driver of the host.", []string{"group"}, nil)
+		"1 if VFIO can use the group, 0 if a member is bound to a host driver.", []string{"group"}, nil)
 	groupHolder = prometheus.NewDesc("vfio_group_holder_info",
 		"A process that holds the group; always 1.", []string{"group", "pid", "command", "via", "pod_uid", "container_id"}, nil)
-	groupUnseen = prometheus.NewDesc("vfio_group_unseen_processes",
-		"Processes and descriptors that the look for the group's holders could not see.", []string{"group"}, nil)
+	groupUncovered = prometheus.NewDesc("vfio_group_uncovered_processes",
+		"Processes and descriptors that the scan for the holders of the group did not cover.", []string{"group"}, nil)
 	deviceInfo = prometheus.NewDesc("vfio_device_info",
 		"A device that is bound to a VFIO driver; always 1.",
 		[]string{"device", "group", "driver", "kind", "vendor_id", "device_id", "numa_node"}, nil)
-	deviceBroken = prometheus.NewDesc("vfio_device_unreadable",
-		"Entries that could not be read, by kind of trouble; device is empty for those that name none.",
+	deviceUnreadable = prometheus.NewDesc("vfio_device_unreadable",
+		"Devices that could not be read, by kind of error; device is empty for entries without a valid name.",
 		[]string{"device", "kind"}, nil)
 )
 
-// states are all that a group can be in.
+// states are the states of a group.
 var states = []vfioprobe.State{vfioprobe.Free, vfioprobe.Held, vfioprobe.Absent, vfioprobe.Unknown}
 
-// nodeCollector makes the series anew from what the watch knows whenever it is asked, so what is gone leaves none behind.
+// nodeCollector builds the series from the state of the watch at each request, so that no series outlives its device.
 type nodeCollector struct{ watch *vfioprobe.Watch }
 
-// Describe tells all kinds of series.
+// Describe sends the descriptions of all series.
 func (nodeCollector) Describe(out chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		groupState, groupViable, groupHolder, groupUnseen, deviceInfo, deviceBroken,
+		groupState, groupViable, groupHolder, groupUncovered, deviceInfo, deviceUnreadable,
 	} {
 		out <- desc
 	}
 }
 
-// Collect tells the series. It reads nothing of the node.
+// Collect sends the series. It reads nothing of the host.
 func (c nodeCollector) Collect(out chan<- prometheus.Metric) {
-	// Prometheus takes no series twice, and would refuse all for it.
+	// Prometheus refuses the whole collection if a series occurs twice.
 	type series struct {
 		desc   *prometheus.Desc
 		labels string
 	}
-	told := map[series]bool{}
+	sent := map[series]bool{}
 	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
-		if one := (series{desc, strings.Join(labels, "\x00")}); !told[one] {
-			told[one] = true
+		if one := (series{desc, strings.Join(labels, "\x00")}); !sent[one] {
+			sent[one] = true
 			out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 		}
 	}
@@ -79,22 +79,22 @@ func (c nodeCollector) Collect(out chan<- prometheus.Metric) {
 		gauge(deviceInfo, 1, device.ID, device.Group.String(), device.Driver, device.Kind.String(),
 			hex(device.Vendor), hex(device.Device), strconv.Itoa(device.NUMANode))
 	}
-	type trouble struct{ device, kind string }
-	broken := map[trouble]int{}
-	for _, err := range devices.Broken {
-		broken[trouble{err.Device, err.Kind.String()}]++
+	type entry struct{ device, kind string }
+	unreadable := map[entry]int{}
+	for _, err := range devices.Errors {
+		unreadable[entry{err.Device, err.Kind.String()}]++
 	}
-	for of, count := range broken {
-		gauge(deviceBroken, float64(count), of.device, of.kind)
+	for of, count := range unreadable {
+		gauge(deviceUnreadable, float64(count), of.device, of.kind)
 	}
 }
 
 func (c nodeCollector) holders(group vfioprobe.GroupID, gauge func(*prometheus.Desc, float64, ...string)) {
 	found, err := c.watch.Holders(group)
 	if err != nil {
-		return // The watch has just ended.
+		return // The watch has ended.
 	}
-	gauge(groupUnseen, float64(found.Looked.Unreadable+found.Looked.Unattributed), group.String())
+	gauge(groupUncovered, float64(found.Coverage.Unreadable+found.Coverage.Unattributed), group.String())
 	for _, holder := range found.Holders {
 		gauge(groupHolder, 1, group.String(), strconv.Itoa(holder.PID), holder.Command, holder.Via.String(),
 			holder.PodUID, holder.ContainerID)

@@ -1,7 +1,7 @@
-// Command agent is a node agent: it follows the VFIO devices of a node, and exports what it knows on /metrics.
+// Command agent is a node agent: it watches the VFIO devices of a node and exports their state on /metrics.
 //
-// It opens no group unless told to by -probe. /healthz answers 200 while the node can be looked at, else 503. On SIGTERM it
-// waits up to five seconds for the requests that are under way, and exits with 0.
+// It opens no group without the flag -probe. /healthz returns 200 while the node can be read, else 503. On SIGTERM it
+// waits up to five seconds for the requests in progress and exits with status 0.
 package main
 
 import (
@@ -25,10 +25,10 @@ import (
 
 func main() {
 	listen := flag.String("listen", ":9185", "address to serve /metrics and /healthz on")
-	path := flag.String("root", "/", "directory that holds sys, dev and proc")
+	path := flag.String("root", "/", "directory that contains sys, dev and proc")
 	var options vfioprobe.WatchOptions
-	flag.DurationVar(&options.Interval, "interval", time.Second, "time between two looks")
-	flag.BoolVar(&options.Probe, "probe", false, "open groups where a look cannot tell; a machine that opens one in that moment fails")
+	flag.DurationVar(&options.Interval, "interval", time.Second, "time between two peeks")
+	flag.BoolVar(&options.Probe, "probe", false, "probe groups where a peek is not conclusive; a VM that opens a group during a probe fails")
 	flag.Parse()
 	if flag.NArg() > 0 || options.Interval <= 0 {
 		flag.Usage()
@@ -41,7 +41,7 @@ func main() {
 	}
 }
 
-// run serves until the context is done.
+// run serves requests until the context is done.
 func run(ctx context.Context, listen, path string, options vfioprobe.WatchOptions) error {
 	root, err := vfioprobe.Open(path)
 	if err != nil {
@@ -65,7 +65,7 @@ func run(ctx context.Context, listen, path string, options vfioprobe.WatchOption
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		ErrorLog: log.Default(),
-		// One wrong series must not hide the others.
+		// An invalid series must not hide the others.
 		ErrorHandling: promhttp.ContinueOnError,
 	}))
 	mux.Handle("GET /healthz", follower)
@@ -86,20 +86,20 @@ func run(ctx context.Context, listen, path string, options vfioprobe.WatchOption
 	last, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if err := server.Shutdown(last); err != nil {
-		log.Printf("requests are cut off: %v", err)
+		log.Printf("closed the remaining requests: %v", err)
 		server.Close()
 	}
 	<-followed
 	return nil
 }
 
-// follower takes the watch's events, which is what makes the watch look.
+// follower consumes the events of the watch: the watch reads the host only while a loop waits for events.
 type follower struct {
 	watch    *vfioprobe.Watch
 	interval time.Duration
 	events   *prometheus.CounterVec
 	failures prometheus.Counter
-	// When the latest look failed, in nanoseconds since 1970; 0 for never.
+	// Time of the latest failed pass, in nanoseconds since 1970, or 0.
 	failed atomic.Int64
 }
 
@@ -111,12 +111,12 @@ func newFollower(watch *vfioprobe.Watch, interval time.Duration) *follower {
 			Name: "vfio_watch_events_total", Help: "Events of the watch, by kind.",
 		}, []string{"kind"}),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "vfio_watch_failures_total", Help: "Looks at the node that failed as a whole.",
+			Name: "vfio_watch_failures_total", Help: "Passes in which the bound devices could not be listed.",
 		}),
 	}
 }
 
-// follow logs and counts until the watch ends.
+// follow logs and counts events until the watch ends.
 func (f *follower) follow() {
 	for event, err := range f.watch.Events() {
 		if err != nil {
@@ -134,13 +134,13 @@ func (f *follower) follow() {
 	}
 }
 
-// ServeHTTP answers whether the node can be looked at. A failure comes again with each look, so once an interval.
+// ServeHTTP reports whether the node can be read. The watch reports a failure once per failed pass, about once per interval.
 func (f *follower) ServeHTTP(response http.ResponseWriter, _ *http.Request) {
 	failed := f.failed.Load()
 	if _, err := f.watch.Groups(); errors.Is(err, vfioprobe.ErrClosed) {
 		http.Error(response, "the watch has ended", http.StatusServiceUnavailable)
 	} else if failed != 0 && time.Since(time.Unix(0, failed)) < 2*f.interval+time.Second {
-		http.Error(response, "the node cannot be looked at", http.StatusServiceUnavailable)
+		http.Error(response, "the devices of the node cannot be listed", http.StatusServiceUnavailable)
 	} else {
 		response.Write([]byte("ok\n"))
 	}

@@ -1,4 +1,4 @@
-// Command list prints all devices of a root with their state and holders, and opens none: list [ROOT].
+// Command list prints the devices of a root with the result of a peek and the holders. It opens no device: list [ROOT].
 package main
 
 import (
@@ -20,13 +20,13 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	for _, broken := range scan.Broken {
-		log.Print(broken)
+	for _, err := range scan.Errors {
+		log.Print(err)
 	}
 	for _, device := range scan.Devices {
-		peek, unseen := root.Peek(device.Group)
-		found, unknown := root.Holders(device.Group)
-		if err := errors.Join(unseen, unknown); err != nil {
+		peek, errPeek := root.Peek(device.Group)
+		found, errHolders := root.Holders(device.Group)
+		if err := errors.Join(errPeek, errHolders); err != nil {
 			log.Print(err)
 		}
 		fmt.Println(device.ID, peek, found.Holders)

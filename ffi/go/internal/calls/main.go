@@ -1,7 +1,7 @@
-// Command calls measures what calls of the Go package cost: calls ROOT GROUP_FREE GROUP_HELD prints one line of JSON, each
-// figure the best of five rounds, in nanoseconds a call.
+// Command calls measures calls of the Go package: calls ROOT FREE_GROUP HELD_GROUP prints one line of JSON. Each figure is
+// the time of one call in nanoseconds, the best of five rounds.
 //
-// It opens the free group many times: not on a node where a machine may want it.
+// It opens the free group many times: do not run it where a VM may open the group.
 package main
 
 import (
@@ -19,7 +19,7 @@ const rounds = 5
 
 func main() {
 	if len(os.Args) != 4 {
-		log.Fatal("usage: calls ROOT GROUP_FREE GROUP_HELD")
+		log.Fatal("usage: calls ROOT FREE_GROUP HELD_GROUP")
 	}
 	root, err := vfioprobe.Open(os.Args[1])
 	if err != nil {
@@ -53,7 +53,7 @@ func group(text string) vfioprobe.GroupID {
 	return vfioprobe.GroupID(number)
 }
 
-// expect is a probe whose answer must be this: another path through the kernel has another cost.
+// expect probes a group and checks the state: another path through the kernel has another cost.
 func expect(root *vfioprobe.Root, group vfioprobe.GroupID, want vfioprobe.State) error {
 	got, err := root.Probe(group)
 	if err == nil && got.State != want {
@@ -62,7 +62,7 @@ func expect(root *vfioprobe.Root, group vfioprobe.GroupID, want vfioprobe.State)
 	return err
 }
 
-// best is the time of one call in the fastest round.
+// best returns the time of one call in the fastest round, in nanoseconds.
 func best(calls int, call func() error) float64 {
 	least := time.Duration(1<<63 - 1)
 	for range rounds {

@@ -1,4 +1,4 @@
-// Command dump says in JSON what the Go package tells of a tree, to be compared with other languages: dump ROOT.
+// Command dump prints all results of the Go package for a tree as JSON, to be compared with the other languages: dump ROOT.
 package main
 
 import (
@@ -50,13 +50,13 @@ func dump(path string) (object, error) {
 	return object{
 		"group_nodes": hasNodes,
 		"devices":     each(scan.Devices, device),
-		"broken":      each(scan.Broken, func(err *vfioprobe.Error) object { return failed(err) }),
+		"errors":      each(scan.Errors, func(err *vfioprobe.Error) object { return failed(err) }),
 		"groups":      each(groups, func(id vfioprobe.GroupID) object { return group(root, id) }),
 		"holders":     each(found.Holders, holder),
-		"looked": object{
-			"processes":    found.Looked.Processes,
-			"unreadable":   found.Looked.Unreadable,
-			"unattributed": found.Looked.Unattributed,
+		"coverage": object{
+			"processes":    found.Coverage.Processes,
+			"unreadable":   found.Coverage.Unreadable,
+			"unattributed": found.Coverage.Unattributed,
 		},
 	}, nil
 }
@@ -87,22 +87,22 @@ func group(root *vfioprobe.Root, id vfioprobe.GroupID) object {
 	if err != nil {
 		return object{"group": id, "error": failed(err)}
 	}
-	told := object{
+	result := object{
 		"group": id, "state": occupancy.State.String(), "errno": int(occupancy.Errno),
-		"why": orNull(occupancy.Why.String(), vfioprobe.WhyNone.String()),
+		"unknown_reason": orNull(occupancy.UnknownReason.String(), vfioprobe.UnknownNone.String()),
 	}
-	seen, unseen := root.Group(id)
-	members, unlisted := root.Members(id)
-	if err := cmp.Or(unseen, unlisted); err != nil {
-		told["error"] = failed(err)
-		return told
+	read, errGroup := root.Group(id)
+	members, errMembers := root.Members(id)
+	if err := cmp.Or(errGroup, errMembers); err != nil {
+		result["error"] = failed(err)
+		return result
 	}
-	told["viable"], told["unreadable"] = seen.Viable, seen.Unreadable
-	told["offender"], told["offender_driver"] = orNull(seen.Offender, ""), orNull(seen.OffenderDriver, "")
-	told["members"] = each(members.Members, member)
-	told["broken"] = each(members.Broken, func(err *vfioprobe.Error) string { return err.Text })
-	told["peek"] = peek(root, id)
-	return told
+	result["viable"], result["unreadable"] = read.Viable, read.Unreadable
+	result["offender"], result["offender_driver"] = orNull(read.Offender, ""), orNull(read.OffenderDriver, "")
+	result["members"] = each(members.Members, member)
+	result["errors"] = each(members.Errors, func(err *vfioprobe.Error) string { return err.Text })
+	result["peek"] = peek(root, id)
+	return result
 }
 
 func member(m vfioprobe.Member) object {
@@ -127,7 +127,7 @@ func holder(h vfioprobe.Holder) object {
 func failed(err error) object {
 	var failed *vfioprobe.Error
 	if !errors.As(err, &failed) {
-		log.Fatalf("an error of another type: %T %v", err, err)
+		log.Fatalf("unexpected type of error: %T %v", err, err)
 	}
 	return object{
 		"device": orNull(failed.Device, ""), "group": orNull(failed.Group, vfioprobe.NoGroup),
@@ -135,7 +135,7 @@ func failed(err error) object {
 	}
 }
 
-// orNull is the value, or null where it is the one that means that there is none.
+// orNull returns the value, or null if it is the value for "none".
 func orNull[T comparable](value, none T) any {
 	if value == none {
 		return nil
@@ -143,7 +143,7 @@ func orNull[T comparable](value, none T) any {
 	return value
 }
 
-// each is never null: JSON's empty array.
+// each converts all items. The result is never null: an empty list becomes an empty JSON array.
 func each[T, R any](all []T, one func(T) R) []R {
 	out := make([]R, 0, len(all))
 	for _, item := range all {

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// The groups of the first and the second GPU of an eight-GPU node, and their addresses.
+// Groups and addresses of the first and the second GPU of an eight-GPU node.
 const (
 	First, FirstGPU   = 51, "0000:1b:00.0"
 	Second, SecondGPU = 52, "0000:3d:00.0"
@@ -20,25 +20,25 @@ const (
 
 // Node is a running simulated node.
 type Node struct {
-	// Root is the folder that holds sys, dev and proc.
+	// Root is the directory that contains sys, dev and proc.
 	Root string
 
-	child   *exec.Cmd
-	orders  io.WriteCloser
-	replies *bufio.Reader
-	fail    func(string, ...any)
+	child    *exec.Cmd
+	commands io.WriteCloser
+	replies  *bufio.Reader
+	fail     func(string, ...any)
 }
 
-// VM is a machine to start.
+// VM describes a VM to start.
 type VM struct {
 	Addresses   []string `json:"addresses"`
 	PodUID      string   `json:"pod_uid,omitempty"`
 	ContainerID string   `json:"container_id,omitempty"`
-	// GroupOnly is that the group is open, no device of it.
+	// GroupOnly means that the VM opens the group but no device of it.
 	GroupOnly bool `json:"group_only,omitempty"`
 }
 
-// New starts a node that ends with the test.
+// New starts a node, which ends with the test.
 func New(tb testing.TB, options ...string) *Node {
 	tb.Helper()
 	node, err := start(options, tb.Fatalf)
@@ -49,7 +49,7 @@ func New(tb testing.TB, options ...string) *Node {
 	return node
 }
 
-// Start starts a node where there is no test, as in an example; what fails panics.
+// Start starts a node outside a test, such as in an example. It panics on errors.
 func Start(options ...string) *Node {
 	fail := func(format string, values ...any) { panic(fmt.Sprintf(format, values...)) }
 	node, err := start(options, fail)
@@ -62,11 +62,11 @@ func Start(options ...string) *Node {
 func start(options []string, fail func(string, ...any)) (*Node, error) {
 	program := os.Getenv("VFIO_SIM_NODE")
 	if program == "" {
-		return nil, errors.New("VFIO_SIM_NODE is not the path of vfio-sim-node; ffi/go/test sets it")
+		return nil, errors.New("VFIO_SIM_NODE is not set to the path of vfio-sim-node; run ffi/go/test")
 	}
 	child := exec.Command(program, append([]string{"serve"}, options...)...)
 	child.Stderr = os.Stderr
-	orders, err := child.StdinPipe()
+	commands, err := child.StdinPipe()
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func start(options []string, fail func(string, ...any)) (*Node, error) {
 	if err := child.Start(); err != nil {
 		return nil, err
 	}
-	node := &Node{child: child, orders: orders, replies: bufio.NewReader(replies), fail: fail}
+	node := &Node{child: child, commands: commands, replies: bufio.NewReader(replies), fail: fail}
 	var hello struct{ Root string }
 	if err := node.reply(&hello); err != nil {
 		child.Process.Kill()
@@ -88,9 +88,9 @@ func start(options []string, fail func(string, ...any)) (*Node, error) {
 	return node, nil
 }
 
-// Close ends the node with its machines, and removes the folder.
+// Close ends the node and its VMs and removes the directory.
 func (n *Node) Close() {
-	n.orders.Close()
+	n.commands.Close()
 	n.child.Wait()
 }
 
@@ -102,21 +102,21 @@ func (n *Node) reply(into any) error {
 	return json.Unmarshal(line, into)
 }
 
-// Order gives an order, and returns the reply.
-func (n *Node) Order(name string, what any) map[string]any {
+// Do sends a command and returns the reply.
+func (n *Node) Do(name string, what any) map[string]any {
 	line, err := json.Marshal(map[string]any{name: what})
 	if err != nil {
 		n.fail("%s: %v", name, err)
 	}
-	if _, err := n.orders.Write(append(line, '\n')); err != nil {
+	if _, err := n.commands.Write(append(line, '\n')); err != nil {
 		n.fail("%s: %v", name, err)
 	}
 	var reply map[string]any
 	if err := n.reply(&reply); err != nil {
 		n.fail("%s: %v", name, err)
 	}
-	if wrong, ok := reply["error"]; ok {
-		n.fail("%s: %v", name, wrong)
+	if failed, ok := reply["error"]; ok {
+		n.fail("%s: %v", name, failed)
 	}
 	return reply
 }
@@ -129,37 +129,37 @@ func (n *Node) number(reply map[string]any, name string) int {
 	return int(number)
 }
 
-// StartVM starts a machine, and returns its pid.
-func (n *Node) StartVM(vm VM) int { return n.number(n.Order("start_vm", vm), "pid") }
+// StartVM starts a VM and returns its pid.
+func (n *Node) StartVM(vm VM) int { return n.number(n.Do("start_vm", vm), "pid") }
 
-// KillVM ends a machine; afterwards its groups are free.
-func (n *Node) KillVM(pid int) { n.Order("kill_vm", map[string]any{"pid": pid}) }
+// KillVM ends a VM and waits until its groups are free.
+func (n *Node) KillVM(pid int) { n.Do("kill_vm", map[string]any{"pid": pid}) }
 
-// Opens is how often others than machines have opened the group with success.
+// Opens returns how often processes other than the VMs opened the group successfully.
 func (n *Node) Opens(group int) int {
-	return n.number(n.Order("opens", map[string]any{"group": group}), "opens")
+	return n.number(n.Do("opens", map[string]any{"group": group}), "opens")
 }
 
-// Add adds a function; fields that are not named are those of an Ethernet controller without a driver.
-func (n *Node) Add(function map[string]any) { n.Order("add", function) }
+// Add adds a function. Fields without a value are those of an Ethernet controller without a driver.
+func (n *Node) Add(function map[string]any) { n.Do("add", function) }
 
 // Bind binds a function to a driver.
 func (n *Node) Bind(address, driver string) {
-	n.Order("bind", map[string]any{"address": address, "driver": driver})
+	n.Do("bind", map[string]any{"address": address, "driver": driver})
 }
 
 // Unbind unbinds a function.
-func (n *Node) Unbind(address string) { n.Order("unbind", map[string]any{"address": address}) }
+func (n *Node) Unbind(address string) { n.Do("unbind", map[string]any{"address": address}) }
 
 // Write writes a file of the tree.
 func (n *Node) Write(path, content string) {
-	n.Order("write", map[string]any{"path": path, "content": content})
+	n.Do("write", map[string]any{"path": path, "content": content})
 }
 
-// Delete removes a file, link or folder of the tree.
-func (n *Node) Delete(path string) { n.Order("delete", map[string]any{"path": path}) }
+// Delete removes a file, link or directory of the tree.
+func (n *Node) Delete(path string) { n.Do("delete", map[string]any{"path": path}) }
 
-// Link makes a symbolic link in the tree.
+// Link creates a symbolic link in the tree.
 func (n *Node) Link(path, target string) {
-	n.Order("link", map[string]any{"path": path, "target": target})
+	n.Do("link", map[string]any{"path": path, "target": target})
 }
