@@ -13,5 +13,8 @@ fn committed_header_is_up_to_date() {
         std::fs::write(&header, &generated).unwrap();
     }
     let committed = std::fs::read(&header).unwrap_or_default();
-    assert!(generated == committed, "include/vfio_probe.h is outdated; run UPDATE=1 cargo test -p vfio-probe-ffi --test header");
+    assert!(
+        generated == committed,
+        "include/vfio_probe.h is outdated; run UPDATE=1 cargo test -p vfio-probe-ffi --test header"
+    );
 }

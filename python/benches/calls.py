@@ -1,6 +1,6 @@
-"""Time of one call: `calls.py ROOT GROUP_FREE GROUP_HELD` prints one line of JSON.
+"""Measures calls: `calls.py ROOT FREE_GROUP HELD_GROUP` prints one line of JSON.
 
-Below `vfio-sim-node exec`, or the held group's open succeeds.
+Run it with `vfio-sim-node exec`: with CAP_SYS_ADMIN the open of a held group would succeed.
 """
 
 import json
@@ -11,22 +11,22 @@ from collections.abc import Callable
 from vfio_probe import Root, State
 
 ROUNDS = 5
-AT_LEAST = 0.2
-"""Seconds that a round takes."""
+MIN_ROUND_SECONDS = 0.2
+"""Minimum duration of a round in seconds."""
 
 
 def nanoseconds(call: Callable[[], object]) -> int:
-    """The best of five rounds of enough calls, per call."""
+    """Returns the time of one call in the best of five rounds."""
     timer = timeit.Timer(call)
     calls, seconds = 1, 0.0
-    while seconds < AT_LEAST:
+    while seconds < MIN_ROUND_SECONDS:
         calls *= 2
         seconds = timer.timeit(calls)
     return round(min(timer.repeat(ROUNDS, calls)) / calls * 1e9)
 
 
 def main(path: str, free: int, held: int) -> None:
-    """Measures and prints."""
+    """Measures the calls and prints the figures."""
     with Root(path) as root:
         states = root.probe(free).state, root.probe(held).state
         if states != (State.FREE, State.HELD):

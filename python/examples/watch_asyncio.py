@@ -1,4 +1,4 @@
-"""Follows all groups while the event loop does other things; ends when a held group is free again."""
+"""Prints the events of all groups in an asyncio program. Ends when a held group becomes free."""
 
 import asyncio
 import sys
@@ -7,7 +7,7 @@ from vfio_probe import EventKind, Root
 
 
 async def main(path: str) -> None:
-    """Prints who takes a group, until one is given back."""
+    """Prints the holders of each group that becomes held, until a group becomes free."""
     with Root(path) as root, root.watch() as watch:
         async for event in watch:
             if event.kind is EventKind.HELD and event.group is not None:

@@ -1,4 +1,4 @@
-"""What the tests begin with."""
+"""Fixtures of the tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +12,10 @@ CAP_SYS_ADMIN = 21
 
 
 def pytest_configure() -> None:
-    """Refuses where no group would be held: the kernel lets CAP_SYS_ADMIN open an exclusive terminal."""
+    """Ends the run if CAP_SYS_ADMIN is set: it may open an exclusive terminal, so no group is held."""
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
     if int(status["CapEff"], 16) >> CAP_SYS_ADMIN & 1:
-        pytest.exit("run the tests below `vfio-sim-node exec`", returncode=2)
+        pytest.exit("run the tests with `vfio-sim-node exec`", returncode=2)
 
 
 @pytest.fixture
@@ -27,13 +27,13 @@ def node() -> Iterator[Node]:
 
 @pytest.fixture
 def empty() -> Iterator[Node]:
-    """A node without any."""
+    """A node without devices."""
     with Node() as node:
         yield node
 
 
 @pytest.fixture
 def root(node: Node) -> Iterator[Root]:
-    """The eight-GPU node's root."""
+    """The root of the eight-GPU node."""
     with Root(node.root) as root:
         yield root

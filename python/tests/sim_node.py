@@ -1,4 +1,4 @@
-"""The simulated node: real files, ptys that answer the kernel's own EBUSY, machines that hold them."""
+"""Drives the simulated node: real files, ptys whose opens fail with EBUSY, and VMs that hold them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GPUS = {
 
 
 class Node:
-    """A node that obeys orders, until the end of the `with`."""
+    """A simulated node. It ends with the `with` block."""
 
     def __init__(self, *options: str) -> None:
         self._process = subprocess.Popen(
@@ -42,50 +42,50 @@ class Node:
     def _reply(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line, "the node has gone"
+        assert line, "vfio-sim-node ended"
         reply: dict[str, Any] = json.loads(line)
         assert "error" not in reply, reply
         return reply
 
-    def order(self, name: str, **of: Any) -> dict[str, Any]:
-        """Any order of vfio-sim-node."""
+    def do(self, name: str, **of: Any) -> dict[str, Any]:
+        """Sends a command to vfio-sim-node and returns the reply."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({name: of}) + "\n")
         self._process.stdin.flush()
         return self._reply()
 
     def start_vm(self, *groups: int, **of: Any) -> int:
-        """Starts a machine that has GPUs of these groups; its pid."""
-        pid = self.order("start_vm", addresses=[GPUS[group] for group in groups], **of)["pid"]
+        """Starts a VM with the GPUs of these groups; returns its pid."""
+        pid = self.do("start_vm", addresses=[GPUS[group] for group in groups], **of)["pid"]
         assert isinstance(pid, int)
         return pid
 
     def kill_vm(self, pid: int) -> None:
-        """Ends a machine; when it returns the groups are free."""
-        self.order("kill_vm", pid=pid)
+        """Ends a VM and waits until its groups are free."""
+        self.do("kill_vm", pid=pid)
 
     def opens(self, group: int) -> int:
-        """How often others than machines have opened the group."""
-        opens = self.order("opens", group=group)["opens"]
+        """Returns how often processes other than VMs opened the group."""
+        opens = self.do("opens", group=group)["opens"]
         assert isinstance(opens, int)
         return opens
 
     def add_unreadable_process(self, pid: int) -> None:
-        """A process whose descriptors cannot be listed: for root too, since its `fd` is no folder."""
+        """Adds a process whose descriptors cannot be listed, not even by root: its `fd` is a file."""
         process = self.root / f"proc/{pid}"
         process.mkdir()
         (process / "fd").touch()
 
     @contextlib.contextmanager
     def denied(self, group: int) -> Iterator[None]:
-        """Meanwhile this process may not open the group, as an ordinary user may not."""
+        """Denies this process the open of the group, like an ordinary user."""
         terminal = (self.root / f"dev/vfio/{group}").resolve()
         mode = terminal.stat().st_mode
         terminal.chmod(0)
         self.root.chmod(0o755)
         user = os.geteuid()
         if user == 0:
-            # A mode is nothing to root.
+            # File modes do not restrict root.
             os.seteuid(65534)
         try:
             yield
@@ -95,13 +95,13 @@ class Node:
 
 
 def descriptors() -> int:
-    """How many this process has open."""
+    """Returns the number of open descriptors of this process."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Waits for what other threads or processes are about to do."""
+    """Waits until the condition is true."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
+        assert time.monotonic() < end, f"the condition did not become true within {seconds} s"
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Bad input: the exception's type, and a text that names the argument."""
+"""Tests invalid arguments: the type of the exception, and a message that names the argument."""
 
 import re
 from collections.abc import Callable
@@ -28,10 +28,10 @@ SECONDS = [
 ]
 TIMEOUTS = [
     *SECONDS,
-    (-1, ValueError, "{} must be None or a number of seconds from 0 on"),
-    (-0.001, ValueError, "{} must be None or a number of seconds from 0 on"),
-    (float("nan"), ValueError, "{} must be None or a number of seconds from 0 on"),
-    (float("-inf"), ValueError, "{} must be None or a number of seconds from 0 on"),
+    (-1, ValueError, "{} must be None or a number of seconds that is not negative"),
+    (-0.001, ValueError, "{} must be None or a number of seconds that is not negative"),
+    (float("nan"), ValueError, "{} must be None or a number of seconds that is not negative"),
+    (float("-inf"), ValueError, "{} must be None or a number of seconds that is not negative"),
 ]
 INTERVALS = [
     *SECONDS,
@@ -45,7 +45,7 @@ IDS = [
     (b"0000:1b:00.0", TypeError, "{} must be str, not bytes"),
     (51, TypeError, "{} must be str, not int"),
     *(
-        (bad, ValueError, "{} must be a PCI address like 0000:3b:00.0 or an mdev uuid, not " + repr(bad))
+        (bad, ValueError, "{} must be a PCI address such as 0000:3b:00.0 or an mdev UUID, not " + repr(bad))
         for bad in ("", "51", "1b:00.0", "0000:1b:20.0", "0000:1b:00.0\n", "../../etc", "x\0y", "ü")
     ),
 ]
@@ -69,8 +69,8 @@ PATHS = [
     (1, TypeError, "{} must be str or os.PathLike, not int"),
     (True, TypeError, "{} must be str or os.PathLike, not bool"),
     (b"/", TypeError, "{} must be str or os.PathLike, not bytes"),
-    ("/\0", ValueError, "{} has an embedded null character"),
-    (Path("a\0b"), ValueError, "{} has an embedded null character"),
+    ("/\0", ValueError, "{} must not contain a null character"),
+    (Path("a\0b"), ValueError, "{} must not contain a null character"),
 ]
 Call = Callable[[Root, Watch, Any], object]
 CALLS: list[tuple[str, Call, list[tuple[Any, type[Exception], str]]]] = [
@@ -86,7 +86,7 @@ CALLS: list[tuple[str, Call, list[tuple[Any, type[Exception], str]]]] = [
     ("timeout", lambda _, watch, bad: watch.next_event(bad), TIMEOUTS),
     ("number", lambda _, watch, bad: watch.group(bad), NUMBERS),
     ("number", lambda _, watch, bad: watch.holders(bad), NUMBERS),
-    ("groups", lambda _, watch, bad: watch.set_owned_groups(bad), GROUPS),
+    ("groups", lambda _, watch, bad: watch.set_assigned_groups(bad), GROUPS),
     ("ids", lambda _, __, bad: names(bad), PAIRS),
     ("path", lambda _, __, bad: names([], bad), PATHS),
 ]
@@ -102,13 +102,13 @@ def test_bad_arguments_are_refused_by_name(root: Root) -> None:
 
 
 @pytest.mark.parametrize("name", ["probe", "uevents", "holders"])
-def test_switches_are_bools(root: Root, name: str) -> None:
+def test_flags_must_be_bool(root: Root, name: str) -> None:
     bad: Any = {name: 1}
     with pytest.raises(TypeError, match=f"^{name} must be bool, not int$"):
         root.watch(**bad)
 
 
-def test_an_iterable_that_fails_says_why_itself(root: Root) -> None:
+def test_exception_of_an_iterable_is_passed_on(root: Root) -> None:
     def fails() -> Any:
         yield 51
         raise LookupError("of its own")
@@ -117,15 +117,25 @@ def test_an_iterable_that_fails_says_why_itself(root: Root) -> None:
         root.holders(fails())
 
 
-def test_values_are_made_by_the_module_only() -> None:
+def test_values_cannot_be_constructed() -> None:
     import vfio_probe
 
-    for name in ("Device", "Event", "Group", "Holder", "Looked", "Member", "Occupancy", "Scan", "Watch"):
+    for name in (
+        "Device",
+        "Event",
+        "Group",
+        "Holder",
+        "Member",
+        "Occupancy",
+        "Scan",
+        "ScanCoverage",
+        "Watch",
+    ):
         with pytest.raises(TypeError):
             getattr(vfio_probe, name)()
 
 
-def test_numbers_of_other_types_that_are_numbers_will_do(node: Node, root: Root) -> None:
+def test_decimal_fraction_and_int_seconds_are_accepted(node: Node, root: Root) -> None:
     import decimal
     import fractions
 

@@ -1,4 +1,4 @@
-"""`async for event in watch`."""
+"""Tests `async for event in watch`."""
 
 import asyncio
 import contextlib
@@ -11,8 +11,8 @@ from vfio_probe import EventKind, Root, Watch
 BOUND = len(GPUS)
 
 
-async def following(watch: Watch, kinds: list[tuple[EventKind, int | None]], until: int) -> None:
-    """Notes what is held and freed, until there are so many."""
+async def collect(watch: Watch, kinds: list[tuple[EventKind, int | None]], until: int) -> None:
+    """Collects held and freed events until there are `until` of them."""
     async for event in watch:
         if event.kind in (EventKind.HELD, EventKind.FREED):
             kinds.append((event.kind, event.group))
@@ -20,11 +20,11 @@ async def following(watch: Watch, kinds: list[tuple[EventKind, int | None]], unt
                 break
 
 
-def test_events_come_while_the_loop_does_other_things(node: Node, root: Root) -> None:
+def test_events_arrive_while_the_loop_runs_other_tasks(node: Node, root: Root) -> None:
     async def main() -> None:
         with root.watch(interval=0.02) as watch:
             kinds: list[tuple[EventKind, int | None]] = []
-            task = asyncio.create_task(following(watch, kinds, 2))
+            task = asyncio.create_task(collect(watch, kinds, 2))
             while not any(watch.devices()):
                 await asyncio.sleep(0)
             pid = node.start_vm(51)
@@ -40,11 +40,11 @@ def test_events_come_while_the_loop_does_other_things(node: Node, root: Root) ->
     asyncio.run(main())
 
 
-def test_two_tasks_may_share_a_watch(node: Node, root: Root) -> None:
+def test_two_tasks_share_a_watch(node: Node, root: Root) -> None:
     async def main() -> None:
         with root.watch(interval=0.02) as watch:
             kinds: list[tuple[EventKind, int | None]] = []
-            tasks = [asyncio.create_task(following(watch, kinds, 8)) for _ in range(2)]
+            tasks = [asyncio.create_task(collect(watch, kinds, 8)) for _ in range(2)]
             while not any(watch.devices()):
                 await asyncio.sleep(0)
             for group in GPUS:
@@ -59,7 +59,7 @@ def test_two_tasks_may_share_a_watch(node: Node, root: Root) -> None:
     asyncio.run(main())
 
 
-def test_closing_ends_the_loop(root: Root) -> None:
+def test_close_ends_async_iteration(root: Root) -> None:
     async def main() -> int:
         watch = root.watch(interval=86_400)
         count = 0
@@ -72,7 +72,7 @@ def test_closing_ends_the_loop(root: Root) -> None:
         task = asyncio.create_task(follow())
         while count < BOUND:
             await asyncio.sleep(0)
-        # The task waits now, and nothing will happen.
+        # The task waits now, and no event follows.
         await asyncio.sleep(0.05)
         assert not task.done()
         watch.close()
@@ -82,14 +82,14 @@ def test_closing_ends_the_loop(root: Root) -> None:
     assert asyncio.run(main()) >= BOUND
 
 
-def test_cancelling_leaves_nothing_behind(root: Root) -> None:
+def test_cancelled_task_leaks_no_descriptor(root: Root) -> None:
     async def main(watch: Watch) -> None:
         kinds: list[tuple[EventKind, int | None]] = []
         while watch.next_event(0) is not None:
             pass
         before = descriptors()
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(following(watch, kinds, 1), 0.1)
+            await asyncio.wait_for(collect(watch, kinds, 1), 0.1)
         assert descriptors() == before
         assert watch.next_event(0) is None
 
@@ -97,8 +97,8 @@ def test_cancelling_leaves_nothing_behind(root: Root) -> None:
         asyncio.run(main(watch))
 
 
-def test_a_closed_watch_cannot_be_followed(root: Root) -> None:
+def test_async_iteration_of_a_closed_watch_is_refused(root: Root) -> None:
     watch = root.watch()
     watch.close()
     with pytest.raises(ValueError, match="^the watch is closed$"):
-        asyncio.run(following(watch, [], 1))
+        asyncio.run(collect(watch, [], 1))

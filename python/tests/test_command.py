@@ -1,4 +1,4 @@
-"""`python -m vfio_probe`, as an operator runs it."""
+"""Tests the command line `python -m vfio_probe`."""
 
 import json
 import subprocess
@@ -11,11 +11,11 @@ from sim_node import Node
 
 import vfio_probe
 
-HEADING = "ADDRESS       GROUP  NUMA  ID         DRIVER    STATE  BY      NOTE"
+HEADING = "ADDRESS       GROUP  NUMA  ID         DRIVER    STATE  EVIDENCE  NOTE"
 
 
 def run(*words: str | Path, code: int = 0, errors: str = "") -> str:
-    """Runs it; what it prints."""
+    """Runs the command and returns its output."""
     done = subprocess.run(
         [sys.executable, "-m", "vfio_probe", *map(str, words)],
         capture_output=True,
@@ -27,14 +27,14 @@ def run(*words: str | Path, code: int = 0, errors: str = "") -> str:
     return done.stdout
 
 
-def test_list(node: Node) -> None:
+def test_list_prints_state_evidence_and_holders(node: Node) -> None:
     pid = node.start_vm(51)
-    node.order("add", address="0000:3d:00.1", group=52, driver="snd_hda_intel")
+    node.do("add", address="0000:3d:00.1", group=52, driver="snd_hda_intel")
     lines = run("list", "--root", node.root).splitlines()
     assert lines[:4] == [
         HEADING,
-        f"0000:1b:00.0  51     0     10de:2330  vfio-pci  held   enable  pid {pid} (qemu-system-x86)",
-        "0000:3d:00.0  52     0     10de:2330  vfio-pci  free   enable  "
+        f"0000:1b:00.0  51     0     10de:2330  vfio-pci  held   enable    pid {pid} (qemu-system-x86)",
+        "0000:3d:00.0  52     0     10de:2330  vfio-pci  free   enable    "
         "not viable: 0000:3d:00.1 is bound to snd_hda_intel",
         "0000:4e:00.0  53     0     10de:2330  vfio-pci  free   enable",
     ]
@@ -42,15 +42,16 @@ def test_list(node: Node) -> None:
     assert node.opens(52) == 0
 
 
-def test_list_with_probe_sees_who_has_the_group_alone(node: Node) -> None:
+def test_list_probe_finds_holder_of_the_group_only(node: Node) -> None:
     pid = node.start_vm(51, group_only=True)
     assert " free   enable" in run("list", "--root", node.root).splitlines()[1]
     line = run("list", "--probe", "--root", node.root).splitlines()[1]
-    assert line == f"0000:1b:00.0  51     0     10de:2330  vfio-pci  held   open  pid {pid} (qemu-system-x86)"
+    expected = "0000:1b:00.0  51     0     10de:2330  vfio-pci  held   open      "
+    assert line == f"{expected}pid {pid} (qemu-system-x86)"
     assert [node.opens(group) for group in (52, 53)] == [1, 1]
 
 
-def test_list_as_json(node: Node) -> None:
+def test_list_json_has_every_field(node: Node) -> None:
     uid, container = "12345678-9abc-def0-1234-56789abcdef0", "ab" * 32
     pid = node.start_vm(51, pod_uid=uid, container_id=container)
     devices: list[dict[str, Any]] = json.loads(run("list", "--json", "--root", node.root))["devices"]
@@ -80,24 +81,24 @@ def test_list_as_json(node: Node) -> None:
     assert (devices[1]["state"], devices[1]["holders"]) == ("free", [])
 
 
-def test_list_says_what_it_leaves_out(node: Node) -> None:
-    node.order("write", path="sys/bus/pci/devices/0000:1b:00.0/uevent", content="")
-    said = "vfio_probe: left out: 0000:1b:00.0: uevent: not what the kernel writes there\n"
-    assert len(run("list", "--root", node.root, errors=said).splitlines()) == 8
+def test_list_reports_skipped_devices(node: Node) -> None:
+    node.do("write", path="sys/bus/pci/devices/0000:1b:00.0/uevent", content="")
+    errors = "vfio_probe: skipped: 0000:1b:00.0: uevent: not what the kernel writes there\n"
+    assert len(run("list", "--root", node.root, errors=errors).splitlines()) == 8
 
 
-def test_list_of_nothing(empty: Node) -> None:
+def test_list_without_devices_says_so(empty: Node) -> None:
     assert run("list", "--root", empty.root) == "No device is bound to a VFIO driver.\n"
 
 
 @pytest.mark.parametrize("target", ["51", "0000:1b:00.0"])
-def test_who(node: Node, target: str) -> None:
-    said = "No process was found that holds group 51.\n"
-    assert run("who", target, "--root", node.root, code=1) == said
+def test_who_prints_holders_of_group_or_address(node: Node, target: str) -> None:
+    none = "No process found that holds group 51.\n"
+    assert run("who", target, "--root", node.root, code=1) == none
     pid = node.start_vm(51)
     lines = run("who", target, "--root", node.root).splitlines()
     assert [line.split() for line in lines] == [
-        ["PID", "COMMAND", "BY", "POD", "CONTAINER"],
+        ["PID", "COMMAND", "VIA", "POD", "CONTAINER"],
         [str(pid), "qemu-system-x86", "group", "-", "-"],
     ]
     document = json.loads(run("who", target, "--json", "--root", node.root))
@@ -105,14 +106,14 @@ def test_who(node: Node, target: str) -> None:
     assert [holder["pid"] for holder in document["holders"]] == [pid]
 
 
-def test_who_says_what_it_could_not_read(node: Node) -> None:
+def test_who_reports_unreadable_processes(node: Node) -> None:
     node.add_unreadable_process(4711)
-    assert "1 of 1 processes could not be read: not found is not nobody" in run(
+    assert "The list may be incomplete: 1 of 1 processes could not be read" in run(
         "who", "51", "--root", node.root, code=1
     )
 
 
-def test_watch(node: Node) -> None:
+def test_watch_prints_events_until_the_pipe_closes(node: Node) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "vfio_probe", "watch", "--interval", "0.02", "--root", str(node.root)],
         stdout=subprocess.PIPE,
@@ -128,7 +129,7 @@ def test_watch(node: Node) -> None:
     assert held == f"held     group 51 (0000:1b:00.0) by pid {pid} (qemu-system-x86)\n"
     node.kill_vm(pid)
     assert next(line for line in lines if line.startswith("freed")) == "freed    group 51 (0000:1b:00.0)\n"
-    # A reader that has gone is the ordinary end.
+    # A closed pipe is a normal end.
     process.stdout.close()
     node.start_vm(52)
     assert process.wait(30) == 0
@@ -137,7 +138,7 @@ def test_watch(node: Node) -> None:
     process.stderr.close()
 
 
-def test_watch_as_json(node: Node) -> None:
+def test_watch_json_has_holders_and_exits_130_on_sigint(node: Node) -> None:
     pid = node.start_vm(51)
     process = subprocess.Popen(
         [sys.executable, "-m", "vfio_probe", "watch", "--json", "--root", str(node.root)],
@@ -154,7 +155,7 @@ def test_watch_as_json(node: Node) -> None:
     process.stdout.close()
 
 
-def test_what_is_broken_is_2(node: Node, tmp_path: Path) -> None:
+def test_failure_exits_with_2(node: Node, tmp_path: Path) -> None:
     nowhere = f'vfio_probe: root directory (entry "{str(tmp_path)[:28]}'
     done = subprocess.run(
         [sys.executable, "-m", "vfio_probe", "list", "--root", str(tmp_path / "nowhere")],
@@ -172,7 +173,7 @@ def test_what_is_broken_is_2(node: Node, tmp_path: Path) -> None:
     run("who", "999", "--root", node.root, code=2, errors=text)
 
 
-def test_wrong_usage_is_64(node: Node) -> None:
+def test_wrong_usage_exits_with_64(node: Node) -> None:
     for words in ([], ["nonsense"], ["list", "--nonsense"], ["who"], ["watch", "--interval", "x"]):
         done = subprocess.run(
             [sys.executable, "-m", "vfio_probe", *words],
@@ -183,11 +184,11 @@ def test_wrong_usage_is_64(node: Node) -> None:
         )
         assert (done.returncode, done.stdout) == (64, "")
         assert done.stderr.startswith("usage: python -m vfio_probe")
-    text = "vfio_probe: id must be a PCI address like 0000:3b:00.0 or an mdev uuid, not 'nonsense'\n"
+    text = "vfio_probe: id must be a PCI address such as 0000:3b:00.0 or an mdev UUID, not 'nonsense'\n"
     run("who", "nonsense", "--root", node.root, code=64, errors=text)
     text = "vfio_probe: interval must be between 0.001 and 86400 seconds\n"
     run("watch", "--interval", "0", "--root", node.root, code=64, errors=text)
 
 
-def test_version() -> None:
+def test_version_is_printed() -> None:
     assert run("--version") == f"{vfio_probe.__version__}\n"

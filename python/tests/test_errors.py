@@ -1,4 +1,4 @@
-"""The exceptions: ordinary Python classes, subclasses of what OSError would have been."""
+"""Tests the exceptions: plain Python classes, subclasses of the matching OSError subclass."""
 
 import copy
 import errno
@@ -12,10 +12,10 @@ from vfio_probe import (
     DeniedError,
     ErrorKind,
     HeldError,
-    LateError,
     MalformedError,
     MissingError,
     ProbeError,
+    ProbeTimeoutError,
     Root,
     TooLongError,
 )
@@ -27,7 +27,7 @@ CLASSES: dict[type[ProbeError], tuple[ErrorKind, type[OSError]]] = {
     MalformedError: (ErrorKind.MALFORMED, OSError),
     TooLongError: (ErrorKind.TOO_LONG, OSError),
     HeldError: (ErrorKind.SYSTEM, OSError),
-    LateError: (ErrorKind.SYSTEM, TimeoutError),
+    ProbeTimeoutError: (ErrorKind.SYSTEM, TimeoutError),
 }
 
 
@@ -46,7 +46,7 @@ def state(error: ProbeError) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_every_class_survives_pickling_and_copying(kind: type[ProbeError]) -> None:
+def test_exceptions_can_be_pickled_and_copied(kind: type[ProbeError]) -> None:
     expected, base = CLASSES[kind]
     error = kind(errno.EBUSY, "group 51: a text", "0000:1b:00.0", 51)
     assert isinstance(error, (OSError, base, ProbeError))
@@ -62,12 +62,12 @@ def test_every_class_survives_pickling_and_copying(kind: type[ProbeError]) -> No
     assert getattr(vfio_probe, kind.__name__) is kind
 
 
-def test_every_kind_of_the_core_has_its_class() -> None:
-    of_core = [error for error in CLASSES if error not in (HeldError, LateError)]
-    assert sorted(error.kind for error in of_core) == sorted(ErrorKind)
+def test_every_error_kind_has_a_class() -> None:
+    core_classes = [error for error in CLASSES if error not in (HeldError, ProbeTimeoutError)]
+    assert sorted(error.kind for error in core_classes) == sorted(ErrorKind)
 
 
-def test_they_can_be_subclassed() -> None:
+def test_exceptions_can_be_subclassed() -> None:
     class OursError(MissingError):
         pass
 
@@ -77,28 +77,28 @@ def test_they_can_be_subclassed() -> None:
         raise error
 
 
-def test_a_scans_broken_devices_can_be_raised_and_pickled(node: Node, root: Root) -> None:
-    node.order("write", path="sys/bus/pci/devices/0000:1b:00.0/uevent", content="")
-    (error,) = root.scan().broken
+def test_errors_of_a_scan_can_be_raised_and_pickled(node: Node, root: Root) -> None:
+    node.do("write", path="sys/bus/pci/devices/0000:1b:00.0/uevent", content="")
+    (error,) = root.scan().errors
     assert state(pickle.loads(pickle.dumps(error))) == state(error)
     with pytest.raises(MalformedError, match="^0000:1b:00.0: uevent: ") as raised:
         raise error
     assert raised.value.device == "0000:1b:00.0"
 
 
-def test_what_is_too_long_says_so(node: Node, root: Root) -> None:
-    node.order("write", path="sys/bus/pci/devices/0000:1b:00.0/uevent", content="x" * 5000)
-    (error,) = root.scan().broken
+def test_long_attribute_is_too_long_error(node: Node, root: Root) -> None:
+    node.do("write", path="sys/bus/pci/devices/0000:1b:00.0/uevent", content="x" * 5000)
+    (error,) = root.scan().errors
     assert (type(error), error.kind, error.errno) == (TooLongError, "too-long", errno.E2BIG)
     assert str(error) == "0000:1b:00.0: uevent: longer than it may be"
 
 
-def test_what_may_not_be_read_is_denied(node: Node, root: Root) -> None:
+def test_unreadable_attribute_is_denied_error(node: Node, root: Root) -> None:
     uevent = node.root / "sys/bus/pci/devices/0000:1b:00.0/uevent"
     uevent.chmod(0)
     with node.denied(51):
         scan = root.scan()
-    (error,) = scan.broken
+    (error,) = scan.errors
     assert (type(error), error.kind, error.errno) == (DeniedError, "denied", errno.EACCES)
     assert str(error) == "0000:1b:00.0: uevent: Permission denied (os error 13)"
     assert len(scan) == 7

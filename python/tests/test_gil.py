@@ -1,4 +1,4 @@
-"""The GIL is given up in every call that makes a system call, and Ctrl-C is heard in every wait."""
+"""Tests that every call with a system call releases the GIL, and that Ctrl-C ends every wait."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ CALLS: dict[str, Call] = {
 
 @pytest.fixture
 def greedy() -> Iterator[None]:
-    """Meanwhile a thread keeps the GIL until it gives it up by itself."""
+    """Lets a thread keep the GIL until it releases it explicitly."""
     assert not sysconfig.get_config_var("Py_GIL_DISABLED")
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e6)
@@ -47,7 +47,7 @@ def greedy() -> Iterator[None]:
 
 
 def another_runs_during(call: Callable[[], object], calls: int) -> bool:
-    """Whether in so many calls another thread, which has something to do, comes to do it."""
+    """Returns True if another thread that is ready to run runs during one of the calls."""
     began, turn, done = threading.Event(), threading.Semaphore(0), []
 
     def wait() -> None:
@@ -69,24 +69,24 @@ def another_runs_during(call: Callable[[], object], calls: int) -> bool:
 
 
 @pytest.mark.usefixtures("greedy")
-def test_a_call_that_keeps_the_gil_would_be_found(root: Root) -> None:
+def test_call_that_keeps_the_gil_is_detected(root: Root) -> None:
     assert not another_runs_during(lambda: root.path, 1000)
 
 
 @pytest.mark.usefixtures("greedy")
 @pytest.mark.parametrize("name", CALLS)
-def test_others_run_during(root: Root, name: str) -> None:
+def test_call_releases_the_gil(root: Root, name: str) -> None:
     with root.watch(interval=0.001) as watch:
         assert another_runs_during(lambda: CALLS[name](root, watch), 100_000)
 
 
 @pytest.mark.usefixtures("greedy")
-def test_others_run_while_a_watch_is_closed(root: Root) -> None:
+def test_close_of_a_watch_releases_the_gil(root: Root) -> None:
     watches = [root.watch() for _ in range(50)]
     assert another_runs_during(lambda: watches.pop().close(), len(watches))
 
 
-def test_a_child_that_closes_its_copy_does_not_end_the_parents_waits(root: Root) -> None:
+def test_close_in_forked_child_keeps_parent_waiting(root: Root) -> None:
     with root.watch(interval=5) as watch:
         while watch.next_event(0) is not None:
             pass
@@ -98,11 +98,11 @@ def test_a_child_that_closes_its_copy_does_not_end_the_parents_waits(root: Root)
         used = time.process_time()
         assert watch.next_event(1) is None
         assert not watch.closed
-        # A descriptor that stays readable would keep it busy for the whole second.
+        # A descriptor that stays readable would cause a busy loop for the whole second.
         assert time.process_time() - used < 0.5
 
 
-def test_a_thread_counts_while_another_waits(node: Node, root: Root) -> None:
+def test_thread_runs_while_another_waits(node: Node, root: Root) -> None:
     with root.watch(interval=0.02) as watch:
         while watch.next_event(0) is not None:
             pass
@@ -118,7 +118,7 @@ def test_a_thread_counts_while_another_waits(node: Node, root: Root) -> None:
         assert [(event.kind, event.group) for event in seen if event] == [(EventKind.HELD, 51)]
 
 
-def test_eight_threads_on_one_root(node: Node, root: Root) -> None:
+def test_eight_threads_share_a_root(node: Node, root: Root) -> None:
     node.start_vm(51)
     expected = root.scan().devices
     failures: list[object] = []
@@ -155,8 +155,8 @@ import asyncio; asyncio.run(main())""",
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_control_c_ends_a_wait(node: Node, wait: str) -> None:
-    # No tick comes to the wait's help.
+def test_sigint_ends_a_wait(node: Node, wait: str) -> None:
+    # The interval is long, so that the timer does not end the wait.
     program = (
         f"import vfio_probe; watch = vfio_probe.Root({str(node.root)!r}).watch(interval=86400)\n{WAITS[wait]}"
     )
@@ -176,7 +176,7 @@ def test_control_c_ends_a_wait(node: Node, wait: str) -> None:
 
 
 def sleeps(pid: int) -> bool:
-    """Whether a process waits, and has for a while."""
+    """Returns True if a process sleeps and has not run for 0.2 s."""
 
     def sample() -> tuple[str, int]:
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()

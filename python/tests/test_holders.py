@@ -1,4 +1,4 @@
-"""Who holds a group, found by device number in the tree's proc."""
+"""Tests the search for holders, by device number in proc of the tree."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ UID = "12345678-9abc-def0-1234-56789abcdef0"
 CONTAINER = "ab" * 32
 
 
-def test_nobody(root: Root) -> None:
+def test_free_groups_have_no_holder(root: Root) -> None:
     found = root.holders([51, 52])
     assert (found.holders, len(found), list(found)) == ((), 0, [])
-    assert (found.looked.processes, found.looked.unreadable, found.looked.unattributed) == (0, 0, 0)
+    assert (found.coverage.processes, found.coverage.unreadable, found.coverage.unattributed) == (0, 0, 0)
 
 
-def test_a_machine_of_a_pod(node: Node, root: Root) -> None:
+def test_holder_has_pod_container_and_start_time(node: Node, root: Root) -> None:
     pid = node.start_vm(51, 52, pod_uid=UID, container_id=CONTAINER)
     other = node.start_vm(53)
     found = root.holders([53, 52, 51])
@@ -30,13 +30,13 @@ def test_a_machine_of_a_pod(node: Node, root: Root) -> None:
         CONTAINER,
     )
     assert (last.pod_uid, last.container_id) == (None, None)
-    # Field 22 of its stat, counted after the command.
+    # Field 22 of stat is the 20th after the command.
     stat = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     assert first.start_time == int(stat[19])
-    assert found.looked.processes == 2
+    assert found.coverage.processes == 2
 
 
-def test_any_iterable_of_numbers_will_do(node: Node, root: Root) -> None:
+def test_any_iterable_of_groups_is_accepted(node: Node, root: Root) -> None:
     pid = node.start_vm(51)
     for groups in ([51], (51,), {51}, range(51, 52), iter([51]), {51: None}.keys()):
         found = root.holders(groups)
@@ -46,17 +46,17 @@ def test_any_iterable_of_numbers_will_do(node: Node, root: Root) -> None:
     assert root.holders([999]).holders == ()
 
 
-def test_it_ends_with_the_machine(node: Node, root: Root) -> None:
+def test_holder_disappears_with_the_vm(node: Node, root: Root) -> None:
     node.kill_vm(node.start_vm(51))
     assert root.holders([51]).holders == ()
 
 
-def test_without_proc_nothing_is_told(tmp_path: Path) -> None:
+def test_holders_without_proc_raise_missing_error(tmp_path: Path) -> None:
     with Root(tmp_path) as root, pytest.raises(MissingError, match="^proc: No such file"):
         root.holders([51])
 
 
-def test_processes_that_cannot_be_read_are_counted(node: Node, root: Root) -> None:
+def test_unreadable_processes_are_counted(node: Node, root: Root) -> None:
     node.add_unreadable_process(4711)
-    looked = root.holders([51]).looked
-    assert (looked.processes, looked.unreadable) == (1, 1)
+    coverage = root.holders([51]).coverage
+    assert (coverage.processes, coverage.unreadable) == (1, 1)

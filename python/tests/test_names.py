@@ -1,4 +1,4 @@
-"""Names of PCI devices from a pci.ids file."""
+"""Tests the names of PCI devices from a pci.ids file."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ FILE = """\
 """
 
 
-def test_names_of_what_the_file_has(tmp_path: Path) -> None:
+def test_names_are_found_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "pci.ids"
     path.write_text(FILE)
     wanted = [(0x10DE, 0x2330), (0x10DE, 0x20B0), (0x10DE, 0x9999)]
@@ -29,13 +29,13 @@ def test_names_of_what_the_file_has(tmp_path: Path) -> None:
     assert names([], path) == {}
 
 
-def test_a_file_that_is_not_there_is_missing(tmp_path: Path) -> None:
+def test_missing_file_raises_missing_error(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="^pci.ids .*: No such file or directory") as error:
         names([(1, 2)], tmp_path / "nowhere")
     assert error.value.errno == 2
 
 
-def test_what_is_no_file_makes_nobody_wait(tmp_path: Path) -> None:
+def test_fifo_or_device_raises_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path, tmp_path / "fifo", Path("/dev/zero")):
         with pytest.raises(MalformedError, match="^pci.ids: not a regular file$") as error:

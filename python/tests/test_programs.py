@@ -1,4 +1,4 @@
-"""Examples, programs and the documentation's own example run and tell the truth."""
+"""Tests the examples, the programs and the examples of the documentation."""
 
 import json
 import re
@@ -15,22 +15,22 @@ EXAMPLES = REPOSITORY / "python/examples"
 
 
 def run(program: Path, *words: str | Path) -> str:
-    """What a program prints."""
+    """Runs a program and returns its output."""
     done = subprocess.run(
         [sys.executable, program, *map(str, words)], stdout=subprocess.PIPE, text=True, timeout=60, check=True
     )
     return done.stdout
 
 
-def test_who_has_what(node: Node) -> None:
+def test_example_list_devices_prints_holders(node: Node) -> None:
     pid = node.start_vm(51)
-    lines = run(EXAMPLES / "who_has_what.py", node.root).splitlines()
+    lines = run(EXAMPLES / "list_devices.py", node.root).splitlines()
     assert lines[0] == f"0000:1b:00.0 looks-held by pid {pid} (qemu-system-x86)"
     assert lines[1:] == [f"{address} looks-free" for group, address in GPUS.items() if group != 51]
-    assert len((EXAMPLES / "who_has_what.py").read_text().splitlines()) <= 15
+    assert len((EXAMPLES / "list_devices.py").read_text().splitlines()) <= 15
 
 
-def test_watch_asyncio(node: Node) -> None:
+def test_example_watch_asyncio_prints_held_and_free(node: Node) -> None:
     pid = node.start_vm(51)
     process = subprocess.Popen(
         [sys.executable, EXAMPLES / "watch_asyncio.py", str(node.root)], stdout=subprocess.PIPE, text=True
@@ -42,8 +42,10 @@ def test_watch_asyncio(node: Node) -> None:
     assert process.returncode == 0
 
 
-def test_the_documentations_examples(node: Node, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Each block of docs/python.md runs as it is, but for the root."""
+def test_examples_of_the_documentation_run(
+    node: Node, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Runs each block of docs/python.md with the root of the simulated node."""
     pid = node.start_vm(51)
     node.start_vm(52, group_only=True)
     text = (REPOSITORY / "docs/python.md").read_text()
@@ -59,7 +61,7 @@ def test_the_documentations_examples(node: Node, capsys: pytest.CaptureFixture[s
     assert "group 52: held" in outputs[1]
 
 
-def test_calls_are_measured(node: Node) -> None:
+def test_benchmark_prints_every_figure(node: Node) -> None:
     node.start_vm(51)
     figures: dict[str, Any] = json.loads(run(REPOSITORY / "python/benches/calls.py", node.root, "52", "51"))
     assert figures.pop("language") == "python"
@@ -70,12 +72,12 @@ def test_calls_are_measured(node: Node) -> None:
 DUMP = REPOSITORY / "tests/conformance/dump.py"
 
 
-def test_the_dump_says_all_that_there_is(node: Node) -> None:
+def test_conformance_dump_is_complete(node: Node) -> None:
     pid = node.start_vm(51, pod_uid="12345678-9abc-def0-1234-56789abcdef0", container_id="ab" * 32)
-    node.order("add", address="0000:3d:00.1", group=52, driver="snd_hda_intel")
-    node.order("write", path="sys/bus/pci/devices/0000:df:00.0/uevent", content="")
+    node.do("add", address="0000:3d:00.1", group=52, driver="snd_hda_intel")
+    node.do("write", path="sys/bus/pci/devices/0000:df:00.0/uevent", content="")
     document: dict[str, Any] = json.loads(run(DUMP, node.root))
-    assert set(document) == {"group_nodes", "devices", "broken", "groups", "holders", "looked"}
+    assert set(document) == {"group_nodes", "devices", "errors", "groups", "holders", "coverage"}
     device = document["devices"][0]
     cdev = device.pop("cdev")
     assert isinstance(cdev, int)
@@ -95,7 +97,7 @@ def test_the_dump_says_all_that_there_is(node: Node) -> None:
         "vgpu_type": None,
         "parent": None,
     }
-    assert document["broken"] == [
+    assert document["errors"] == [
         {
             "device": "0000:df:00.0",
             "group": None,
@@ -116,10 +118,10 @@ def test_the_dump_says_all_that_there_is(node: Node) -> None:
             {"name": "0000:3d:00.0", "driver": "vfio-pci", "vfio": True},
             {"name": "0000:3d:00.1", "driver": "snd_hda_intel", "vfio": False},
         ],
-        "broken": [],
+        "errors": [],
         "peek": "looks-free",
         "state": "free",
-        "why": None,
+        "unknown_reason": None,
         "errno": 0,
     }
     assert (groups[0]["state"], groups[0]["peek"]) == ("held", "looks-held")
@@ -133,18 +135,18 @@ def test_the_dump_says_all_that_there_is(node: Node) -> None:
         "pod_uid": "12345678-9abc-def0-1234-56789abcdef0",
         "container_id": "ab" * 32,
     }
-    assert document["looked"] == {"processes": 1, "unreadable": 0, "unattributed": 0}
+    assert document["coverage"] == {"processes": 1, "unreadable": 0, "unattributed": 0}
 
 
-def test_the_dump_of_a_broken_tree_is_its_error(node: Node, tmp_path: Path) -> None:
+def test_conformance_dump_of_a_broken_tree_is_an_error(node: Node, tmp_path: Path) -> None:
     missing = "No such file or directory (os error 2)"
     shape = {"device": None, "group": None, "kind": "missing", "errno": 2}
     document = json.loads(run(DUMP, tmp_path))
     assert document == {"error": {**shape, "text": f"sys/bus/pci/drivers: {missing}"}}
     document = json.loads(run(DUMP, "/nowhere"))
     assert document == {"error": {**shape, "text": f'root directory (entry "/nowhere"): {missing}'}}
-    node.order("delete", path="sys/kernel/iommu_groups/51/devices")
+    node.do("delete", path="sys/kernel/iommu_groups/51/devices")
     group = json.loads(run(DUMP, node.root))["groups"][0]
     text = f"group 51: iommu_groups/devices: {missing}"
-    opened = {"group": 51, "state": "free", "why": None, "errno": 0}
-    assert group == {**opened, "error": {**shape, "group": 51, "text": text}}
+    occupancy = {"group": 51, "state": "free", "unknown_reason": None, "errno": 0}
+    assert group == {**occupancy, "error": {**shape, "group": 51, "text": text}}

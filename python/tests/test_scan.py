@@ -1,4 +1,4 @@
-"""Devices, groups and members, as the tree has them."""
+"""Tests devices, groups and members."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from vfio_probe import Device, Kind, MalformedError, Member, MissingError, Peek,
 UUID = "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab"
 
 
-def test_a_scan_has_every_field_of_every_device(root: Root) -> None:
+def test_scan_fills_every_field(root: Root) -> None:
     scan = root.scan()
     assert [device.id for device in scan] == list(GPUS.values())
     assert scan.devices == tuple(scan)
     assert len(scan) == 8
-    assert scan.broken == ()
+    assert scan.errors == ()
     first = scan.devices[0]
     assert (first.vendor, first.device, first.subsystem_vendor, first.subsystem_device) == (
         0x10DE,
@@ -30,7 +30,7 @@ def test_a_scan_has_every_field_of_every_device(root: Root) -> None:
     assert [device.numa_node for device in scan] == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
-def test_one_device_is_the_scans_but_for_its_cdev(root: Root) -> None:
+def test_device_equals_scan_except_cdev(root: Root) -> None:
     scanned = root.scan().devices[3]
     device = root.device(scanned.id)
     fields = [name for name in dir(Device) if not name.startswith("_") and name != "cdev"]
@@ -40,18 +40,18 @@ def test_one_device_is_the_scans_but_for_its_cdev(root: Root) -> None:
     assert root.device("0000:5F:00.0") == device
 
 
-def test_a_broken_device_costs_no_other(node: Node, root: Root) -> None:
-    node.order("write", path="sys/bus/pci/devices/0000:4e:00.0/uevent", content="DRIVER=vfio-pci\nnonsense\n")
-    node.order("make_unreadable", path="sys/bus/pci/devices/0000:bd:00.0/uevent")
+def test_unreadable_device_does_not_affect_others(node: Node, root: Root) -> None:
+    node.do("write", path="sys/bus/pci/devices/0000:4e:00.0/uevent", content="DRIVER=vfio-pci\nnonsense\n")
+    node.do("make_unreadable", path="sys/bus/pci/devices/0000:bd:00.0/uevent")
     scan = root.scan()
     assert [device.group for device in scan] == [51, 52, 54, 55, 57, 58]
-    broken = {error.device: error for error in scan.broken}
-    assert set(broken) == {"0000:4e:00.0", "0000:bd:00.0"}
-    malformed = broken["0000:4e:00.0"]
+    errors = {error.device: error for error in scan.errors}
+    assert set(errors) == {"0000:4e:00.0", "0000:bd:00.0"}
+    malformed = errors["0000:4e:00.0"]
     assert type(malformed) is MalformedError
     assert str(malformed) == "0000:4e:00.0: uevent: not what the kernel writes there"
     assert malformed.errno == 0
-    unreadable = broken["0000:bd:00.0"]
+    unreadable = errors["0000:bd:00.0"]
     assert isinstance(unreadable, ProbeError)
     assert unreadable.errno != 0
     assert str(unreadable).startswith("0000:bd:00.0: uevent: ")
@@ -59,16 +59,16 @@ def test_a_broken_device_costs_no_other(node: Node, root: Root) -> None:
         root.device("0000:4e:00.0")
 
 
-def test_a_group_without_a_host_driver_is_viable(node: Node, root: Root) -> None:
+def test_group_without_host_driver_is_viable(node: Node, root: Root) -> None:
     group = root.group(51)
     assert (group.number, group.members, group.unreadable, group.viable) == (51, 1, 0, True)
     assert (group.offender, group.offender_driver) == (None, None)
-    node.order("add", address="0000:1b:00.1", group=51, driver="pcieport")
+    node.do("add", address="0000:1b:00.1", group=51, driver="pcieport")
     assert (root.group(51).members, root.group(51).viable) == (2, True)
 
 
-def test_a_group_with_a_host_driver_names_it(node: Node, root: Root) -> None:
-    node.order("add", address="0000:1b:00.1", group=51, driver="snd_hda_intel")
+def test_host_driver_makes_group_not_viable(node: Node, root: Root) -> None:
+    node.do("add", address="0000:1b:00.1", group=51, driver="snd_hda_intel")
     group = root.group(51)
     assert (group.viable, group.offender, group.offender_driver) == (False, "0000:1b:00.1", "snd_hda_intel")
     members = root.members(51)
@@ -76,28 +76,28 @@ def test_a_group_with_a_host_driver_names_it(node: Node, root: Root) -> None:
         ("0000:1b:00.0", "vfio-pci", True),
         ("0000:1b:00.1", "snd_hda_intel", False),
     ]
-    assert (members.members, members.broken, len(members)) == (tuple(members), (), 2)
+    assert (members.members, members.errors, len(members)) == (tuple(members), (), 2)
     assert isinstance(members.members[0], Member)
 
 
-def test_a_member_that_cannot_be_read_is_a_value(node: Node, root: Root) -> None:
-    node.order("link", path="sys/kernel/iommu_groups/51/devices/x\ny", target="nowhere")
+def test_unreadable_member_is_an_error_value(node: Node, root: Root) -> None:
+    node.do("link", path="sys/kernel/iommu_groups/51/devices/x\ny", target="nowhere")
     members = root.members(51)
     assert len(members) == 1
-    (error,) = members.broken
+    (error,) = members.errors
     assert (type(error), error.group) == (MalformedError, 51)
     assert 'entry "x?y"' in str(error)
     assert (root.group(51).members, root.group(51).unreadable) == (1, 1)
 
 
-def test_two_devices_may_share_a_group(node: Node, root: Root) -> None:
-    node.order("add_gpu", address="0000:1c:00.0", group=51, numa_node=0)
+def test_two_devices_share_a_group(node: Node, root: Root) -> None:
+    node.do("add_gpu", address="0000:1c:00.0", group=51, numa_node=0)
     assert [device.id for device in root.scan() if device.group == 51] == ["0000:1b:00.0", "0000:1c:00.0"]
     assert root.group(51).members == 2
 
 
-def test_a_mediated_device(node: Node, root: Root) -> None:
-    node.order("add_mdev", uuid=UUID, parent="0000:1b:00.0", type="nvidia-35", group=90, cdev=40)
+def test_mediated_device_has_parent_and_type(node: Node, root: Root) -> None:
+    node.do("add_mdev", uuid=UUID, parent="0000:1b:00.0", type="nvidia-35", group=90, cdev=40)
     (device,) = (device for device in root.scan() if device.kind is Kind.MDEV)
     assert (device.id, device.parent, device.vgpu_type, device.group) == (
         UUID,
@@ -111,13 +111,13 @@ def test_a_mediated_device(node: Node, root: Root) -> None:
         "vfio_mdev",
         40,
     )
-    assert root.peek(90) is Peek.BLIND
+    assert root.peek(90) is Peek.UNAVAILABLE
 
 
-def test_virtual_functions(empty: Node) -> None:
+def test_virtual_functions_have_role_and_parent(empty: Node) -> None:
     physical, virtual = "0000:17:00.0", "0000:17:00.4"
-    empty.order("add", address=physical, group=30, driver="vfio-pci", sriov_numvfs=4)
-    empty.order("add", address=virtual, group=31, driver="nvidia", physfn=physical)
+    empty.do("add", address=physical, group=30, driver="vfio-pci", sriov_numvfs=4)
+    empty.do("add", address=virtual, group=31, driver="nvidia", physfn=physical)
     with Root(empty.root) as root:
         first, second = root.scan()
     assert (first.sriov, first.vfs, first.kind) == (Sriov.PHYSICAL, 4, Kind.PCI)
@@ -125,22 +125,22 @@ def test_virtual_functions(empty: Node) -> None:
     assert second.parent == physical
 
 
-def test_what_sysfs_does_not_know_is_none(empty: Node) -> None:
-    empty.order("add", address="0000:02:00.0", group=None)
+def test_unknown_fields_are_none(empty: Node) -> None:
+    empty.do("add", address="0000:02:00.0", group=None)
     with Root(empty.root) as root:
         device = root.device("0000:02:00.0")
         assert root.scan().devices == ()
     assert (device.driver, device.group, device.numa_node) == (None, None, None)
 
 
-def test_kernels_before_the_class_are_scanned_by_driver() -> None:
+def test_kernels_before_6_1_are_scanned_by_driver() -> None:
     with Node("--before-6.1", "--eight-gpus") as node, Root(node.root) as root:
         assert [(device.id, device.cdev) for device in root.scan()] == [
             (address, None) for address in GPUS.values()
         ]
 
 
-def test_what_is_not_there_is_missing(root: Root, tmp_path: Path) -> None:
+def test_missing_things_raise_missing_error(root: Root, tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="^group 999: iommu_groups/devices: No such file") as group:
         root.group(999)
     assert (group.value.group, group.value.device, group.value.errno) == (999, None, 2)
@@ -156,7 +156,7 @@ def test_what_is_not_there_is_missing(root: Root, tmp_path: Path) -> None:
         bare.scan()
 
 
-def test_a_root_can_be_any_path_and_is_the_hosts_own_by_default(node: Node) -> None:
+def test_root_accepts_any_path_and_defaults_to_slash(node: Node) -> None:
     assert Root().path == "/"
     for path in (node.root, str(node.root)):
         with Root(path) as root:
@@ -167,7 +167,7 @@ def test_a_root_can_be_any_path_and_is_the_hosts_own_by_default(node: Node) -> N
     assert error.value.errno == 20
 
 
-def test_a_closed_root_is_of_no_use(node: Node) -> None:
+def test_closed_root_is_refused(node: Node) -> None:
     root = Root(node.root)
     with root as entered:
         assert entered is root

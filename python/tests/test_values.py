@@ -1,4 +1,4 @@
-"""Values: frozen, equal and hashed by what they say."""
+"""Tests that values are frozen and compare and hash by value."""
 
 import enum
 import inspect
@@ -7,11 +7,11 @@ import pytest
 from sim_node import Node
 
 import vfio_probe
-from vfio_probe import ErrorKind, EventKind, Evidence, Kind, Peek, Root, Sriov, State, Via, Why
+from vfio_probe import ErrorKind, EventKind, Evidence, Kind, Peek, Root, Sriov, State, UnknownReason, Via
 
 
 def values(node: Node) -> list[object]:
-    """One of each kind, each from a root of its own."""
+    """Returns one value of each class, from a new root."""
     with Root(node.root) as root, root.watch(interval=0.05) as watch:
         event = watch.next_event(30)
         (holder,) = root.holders([51])
@@ -20,17 +20,17 @@ def values(node: Node) -> list[object]:
             root.group(51),
             root.members(51).members[0],
             root.probe(51),
-            root.holders([51]).looked,
+            root.holders([51]).coverage,
             holder,
             event,
         ]
 
 
-def test_they_are_equal_by_value_and_hashable(node: Node) -> None:
+def test_values_compare_and_hash_by_value(node: Node) -> None:
     node.start_vm(51)
-    node.order("unbind", address="0000:df:00.0")
+    node.do("unbind", address="0000:df:00.0")
     for bus in ("3d", "4e", "5f", "9b", "bd", "ce"):
-        node.order("unbind", address=f"0000:{bus}:00.0")
+        node.do("unbind", address=f"0000:{bus}:00.0")
     first, second = values(node), values(node)
     assert first == second
     assert [hash(value) for value in first] == [hash(value) for value in second]
@@ -41,7 +41,7 @@ def test_they_are_equal_by_value_and_hashable(node: Node) -> None:
         assert value != "x"
 
 
-def test_different_ones_differ(root: Root) -> None:
+def test_different_values_differ(root: Root) -> None:
     devices = root.scan().devices
     assert devices[0] != devices[1]
     assert len(set(devices)) == 8
@@ -49,7 +49,7 @@ def test_different_ones_differ(root: Root) -> None:
     assert root.probe(51) != root.probe(52)
 
 
-def test_nothing_can_be_set(node: Node) -> None:
+def test_values_are_frozen(node: Node) -> None:
     node.start_vm(51)
     with Root(node.root) as root, root.watch() as watch:
         watch.next_event(0)
@@ -68,11 +68,11 @@ def test_nothing_can_be_set(node: Node) -> None:
                 type("Sub", (type(value),), {})
 
 
-def test_reprs_tell_what_it_is(node: Node) -> None:
+def test_repr_shows_the_fields(node: Node) -> None:
     pid = node.start_vm(51)
-    node.order("add", address="0000:3d:00.1", group=52, driver="snd_hda_intel")
+    node.do("add", address="0000:3d:00.1", group=52, driver="snd_hda_intel")
     with Root(node.root) as root, root.watch() as watch:
-        assert repr(root.scan()) == "<Scan 8 devices, 0 broken>"
+        assert repr(root.scan()) == "<Scan 8 devices, 0 errors>"
         assert repr(root.scan().devices[0]) == (
             "<Device 0000:1b:00.0 10de:2330 class 030200 driver vfio-pci group 51 numa_node 0>"
         )
@@ -80,25 +80,27 @@ def test_reprs_tell_what_it_is(node: Node) -> None:
         assert repr(root.group(52)) == (
             "<Group 52 members 2 not viable because of 0000:3d:00.1 on snd_hda_intel>"
         )
-        assert repr(root.members(51)) == "<Members 1, 0 broken>"
+        assert repr(root.members(51)) == "<Members 1, 0 errors>"
         assert repr(root.members(51).members[0]) == "<Member 0000:1b:00.0 driver vfio-pci>"
         assert repr(root.probe(51)) == "<Occupancy group 51 held>"
         assert repr(root.probe(99)) == "<Occupancy group 99 absent>"
         holders = root.holders([51])
         assert repr(holders) == "<Holders 1 of 1 processes>"
         assert repr(holders.holders[0]) == f"<Holder of group 51 pid {pid} (qemu-system-x86) via group>"
-        assert repr(holders.looked) == "<Looked at 1 processes, 0 unreadable, 0 descriptors unattributed>"
+        assert repr(holders.coverage) == (
+            "<ScanCoverage 1 processes, 0 unreadable, 0 descriptors unattributed>"
+        )
         assert repr(watch) == "<Watch>"
         assert repr(watch.next_event(0)).startswith("<Event bound device 0000:")
-        assert repr(watch.group(51)) == "<WatchedGroup 51 held by enable>"
+        assert repr(watch.group(51)) == "<WatchedGroup 51 held evidence enable>"
     assert repr(watch) == "<Watch closed>"
 
 
-ENUMS: list[type[enum.Enum]] = [ErrorKind, EventKind, Evidence, Kind, Peek, Sriov, State, Via, Why]
+ENUMS: list[type[enum.Enum]] = [ErrorKind, EventKind, Evidence, Kind, Peek, Sriov, State, UnknownReason, Via]
 
 
 @pytest.mark.parametrize("words", ENUMS)
-def test_enums_are_their_words(words: type[enum.Enum]) -> None:
+def test_enum_members_equal_their_words(words: type[enum.Enum]) -> None:
     for word in words:
         assert word == word.value
         assert str(word) == f"{word}" == word.value
@@ -107,7 +109,7 @@ def test_enums_are_their_words(words: type[enum.Enum]) -> None:
         assert isinstance(word, str)
 
 
-def test_all_that_is_public_is_documented() -> None:
+def test_public_names_have_docstrings() -> None:
     for name in vfio_probe.__all__:
         thing = getattr(vfio_probe, name)
         assert name == "__version__" or thing.__doc__

@@ -1,4 +1,4 @@
-"""The watch: as an iterator, by descriptor, with timeouts, in threads, and when it ends."""
+"""Tests the watch: iteration, descriptor, timeouts, threads and close."""
 
 import itertools
 import os
@@ -15,18 +15,18 @@ from vfio_probe import Event, EventKind, MissingError, Peek, Root, State, Watch
 
 @pytest.fixture
 def watch(root: Root) -> Iterator[Watch]:
-    """One that looks often, after its first events."""
+    """A watch with a short interval, after its first events."""
     with root.watch(interval=0.02) as watch:
         drain(watch)
         yield watch
 
 
 def drain(watch: Watch) -> list[Event]:
-    """What it has to tell now."""
+    """Returns all queued events."""
     return list(iter(lambda: watch.next_event(0), None))
 
 
-def test_the_first_events_tell_what_is_there(root: Root) -> None:
+def test_first_events_report_the_current_state(root: Root) -> None:
     with root.watch() as watch:
         events = drain(watch)
         assert sorted(event.device or "" for event in events if event.kind is EventKind.BOUND) == sorted(
@@ -34,11 +34,11 @@ def test_the_first_events_tell_what_is_there(root: Root) -> None:
         )
         assert [device.id for device in watch.devices()] == list(GPUS.values())
         assert [group.number for group in watch.groups()] == list(GPUS)
-        assert watch.broken() == ()
+        assert watch.errors() == ()
         assert watch.failure() is None
 
 
-def test_held_and_freed_with_the_holder(node: Node, watch: Watch) -> None:
+def test_held_event_has_holder_and_freed_follows(node: Node, watch: Watch) -> None:
     pid = node.start_vm(51)
     event = watch.next_event(30)
     assert event is not None
@@ -58,7 +58,7 @@ def test_held_and_freed_with_the_holder(node: Node, watch: Watch) -> None:
     assert watch.holders(51) is None
 
 
-def test_since_is_on_the_scale_of_monotonic(node: Node, watch: Watch) -> None:
+def test_since_is_a_monotonic_time(node: Node, watch: Watch) -> None:
     before = time.monotonic()
     node.start_vm(51)
     assert watch.next_event(30) is not None
@@ -72,17 +72,17 @@ def test_since_is_on_the_scale_of_monotonic(node: Node, watch: Watch) -> None:
     assert other.since <= before
 
 
-def test_bound_unbound_and_changed(node: Node, watch: Watch) -> None:
-    node.order("unbind", address="0000:df:00.0")
+def test_bound_unbound_and_changed_are_reported(node: Node, watch: Watch) -> None:
+    node.do("unbind", address="0000:df:00.0")
     event = watch.next_event(30)
     assert event is not None
     assert (event.kind, event.device, event.group) == (EventKind.UNBOUND, "0000:df:00.0", None)
     assert watch.group(58) is None
-    node.order("bind", address="0000:df:00.0", driver="vfio-pci")
+    node.do("bind", address="0000:df:00.0", driver="vfio-pci")
     event = watch.next_event(30)
     assert event is not None
     assert (event.kind, event.device) == (EventKind.BOUND, "0000:df:00.0")
-    node.order("delete", path="dev/vfio/51")
+    node.do("delete", path="dev/vfio/51")
     gone = next(event for event in watch if event.group == 51)
     assert gone.kind is EventKind.CHANGED
     group = watch.group(51)
@@ -92,7 +92,7 @@ def test_bound_unbound_and_changed(node: Node, watch: Watch) -> None:
         group.occupancy.raise_unless_free()
 
 
-def test_plain_iteration(node: Node, watch: Watch) -> None:
+def test_iteration_yields_events(node: Node, watch: Watch) -> None:
     node.start_vm(51)
     node.start_vm(52)
     events = itertools.islice(watch, 2)
@@ -100,7 +100,7 @@ def test_plain_iteration(node: Node, watch: Watch) -> None:
     assert iter(watch) is watch
 
 
-def test_selectors(node: Node, watch: Watch) -> None:
+def test_watch_works_with_selectors(node: Node, watch: Watch) -> None:
     pid = node.start_vm(51)
     seen: list[Event] = []
     with selectors.DefaultSelector() as selector:
@@ -114,7 +114,7 @@ def test_selectors(node: Node, watch: Watch) -> None:
     assert [(event.kind, event.group) for event in seen] == [(EventKind.HELD, 51), (EventKind.FREED, 51)]
 
 
-def test_timeouts(watch: Watch) -> None:
+def test_next_event_returns_none_after_its_timeout(watch: Watch) -> None:
     assert watch.next_event(0) is None
     assert watch.next_event(timeout=0.0) is None
     before = time.monotonic()
@@ -122,9 +122,9 @@ def test_timeouts(watch: Watch) -> None:
     assert time.monotonic() - before >= 0.2
 
 
-def test_a_watch_of_a_tree_that_cannot_be_listed_says_so(node: Node, watch: Watch) -> None:
-    node.order("delete", path="sys/class/vfio-dev")
-    node.order("delete", path="sys/bus/pci/drivers")
+def test_failed_pass_is_reported_by_failure(node: Node, watch: Watch) -> None:
+    node.do("delete", path="sys/class/vfio-dev")
+    node.do("delete", path="sys/bus/pci/drivers")
     eventually(lambda: watch.next_event(0.01) is None and watch.failure() is not None)
     failure = watch.failure()
     assert isinstance(failure, MissingError)
@@ -132,22 +132,22 @@ def test_a_watch_of_a_tree_that_cannot_be_listed_says_so(node: Node, watch: Watc
     assert len(watch.devices()) == 8
 
 
-def test_what_cannot_be_read_is_told_apart(node: Node, root: Root) -> None:
-    node.order("write", path="sys/bus/pci/devices/0000:4e:00.0/uevent", content="nonsense")
+def test_unreadable_device_is_in_errors(node: Node, root: Root) -> None:
+    node.do("write", path="sys/bus/pci/devices/0000:4e:00.0/uevent", content="nonsense")
     with root.watch() as watch:
         drain(watch)
-        assert [error.device for error in watch.broken()] == ["0000:4e:00.0"]
+        assert [error.device for error in watch.errors()] == ["0000:4e:00.0"]
         assert len(watch.devices()) == 7
 
 
-def test_without_holders_nobody_looks_for_them(node: Node, root: Root) -> None:
+def test_watch_without_holders_has_none(node: Node, root: Root) -> None:
     node.start_vm(51)
     with root.watch(holders=False, uevents=False) as watch:
         assert EventKind.HELD in {event.kind for event in drain(watch)}
         assert watch.holders(51) is None
 
 
-def test_closing_ends_it(root: Root) -> None:
+def test_closed_watch_is_refused(root: Root) -> None:
     with root.watch() as watch:
         assert not watch.closed
     assert watch.closed
@@ -160,8 +160,8 @@ def test_closing_ends_it(root: Root) -> None:
         watch.groups,
         lambda: watch.group(51),
         lambda: watch.holders(51),
-        lambda: watch.set_owned_groups([]),
-        watch.broken,
+        lambda: watch.set_assigned_groups([]),
+        watch.errors,
         watch.failure,
         lambda: iter(watch),
         watch.__aiter__,
@@ -169,12 +169,12 @@ def test_closing_ends_it(root: Root) -> None:
     ):
         with pytest.raises(ValueError, match="^the watch is closed$"):
             call()
-    # As a loop that was under way finds it.
+    # A loop in progress ends.
     with pytest.raises(StopIteration):
         next(watch)
 
 
-def test_closing_it_wakes_who_waits(root: Root) -> None:
+def test_close_wakes_waiting_threads(root: Root) -> None:
     watch = root.watch(interval=86_400)
     drain(watch)
     ends: list[str] = []
@@ -184,24 +184,24 @@ def test_closing_it_wakes_who_waits(root: Root) -> None:
             ends.append("an event")
         ends.append("end")
 
-    def ask() -> None:
+    def wait() -> None:
         try:
             watch.next_event()
         except ValueError as error:
             ends.append(str(error))
 
-    threads = [threading.Thread(target=target) for target in (follow, follow, ask, ask)]
+    threads = [threading.Thread(target=target) for target in (follow, follow, wait, wait)]
     for thread in threads:
         thread.start()
     watch.close()
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
-    # A thread that was slow to begin finds it closed: the loop's iter() says so as the call does.
+    # A thread that starts late finds the watch closed: iter() and next_event() raise the same error.
     assert sorted(set(ends)) in (["end", "the watch is closed"], ["end"], ["the watch is closed"])
 
 
-def test_it_goes_on_when_its_root_is_closed(node: Node) -> None:
+def test_watch_outlives_its_root(node: Node) -> None:
     with Root(node.root) as root:
         watch = root.watch(interval=0.02)
     with watch:
@@ -212,25 +212,25 @@ def test_it_goes_on_when_its_root_is_closed(node: Node) -> None:
         assert event.kind is EventKind.HELD
 
 
-def test_each_event_is_told_to_one_of_many_threads(node: Node, watch: Watch) -> None:
+def test_each_event_goes_to_one_thread(node: Node, watch: Watch) -> None:
     seen: list[Event] = []
-    looks = []
+    states = []
 
     def follow() -> None:
         for event in watch:
             seen.append(event)
 
-    def ask() -> None:
+    def read() -> None:
         while not watch.closed:
             try:
-                looks.append((len(watch.devices()), len(watch.groups())))
+                states.append((len(watch.devices()), len(watch.groups())))
             except ValueError:
                 return
 
-    threads = [threading.Thread(target=target) for target in [follow] * 6 + [ask] * 2]
+    threads = [threading.Thread(target=target) for target in [follow] * 6 + [read] * 2]
     for thread in threads:
         thread.start()
-    eventually(lambda: len(looks) > 2)
+    eventually(lambda: len(states) > 2)
     pids = [node.start_vm(group) for group in GPUS]
     eventually(lambda: len(seen) == 8)
     for pid in pids:
@@ -240,12 +240,12 @@ def test_each_event_is_told_to_one_of_many_threads(node: Node, watch: Watch) -> 
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
-    told = sorted((event.group or 0, event.kind.value) for event in seen)
-    assert told == sorted((group, kind) for group in GPUS for kind in ("freed", "held"))
-    assert set(looks) == {(8, 8)}
+    delivered = sorted((event.group or 0, event.kind.value) for event in seen)
+    assert delivered == sorted((group, kind) for group in GPUS for kind in ("freed", "held"))
+    assert set(states) == {(8, 8)}
 
 
-def test_nothing_stays_open(node: Node) -> None:
+def test_no_descriptor_leaks(node: Node) -> None:
     before = descriptors()
     for _ in range(3):
         with Root(node.root) as root:
@@ -259,7 +259,7 @@ def test_nothing_stays_open(node: Node) -> None:
                 watch.next_event(0.05)
                 assert os.get_inheritable(watch.fileno()) is False
                 assert descriptors() > before
-        # Dropped without being closed.
+        # A watch and a root that are dropped without close().
         drain(Root(node.root).watch())
-    # The thread that opened with a timeout has the root until it has ended.
+    # The helper thread of the probe with a timeout uses the root until it ends.
     eventually(lambda: descriptors() == before)

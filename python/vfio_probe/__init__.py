@@ -1,6 +1,6 @@
-"""Which VFIO devices of a Linux host are free, and who holds the others.
+"""Reports which VFIO devices of a Linux host are free and which processes hold the others.
 
-Nothing here opens a group unless asked: Root.probe does, and a watch with probe=True.
+Only Root.probe() and a watch with probe=True open a group. All other calls open no device.
 """
 
 from vfio_probe._core import (
@@ -9,25 +9,25 @@ from vfio_probe._core import (
     Group,
     Holder,
     Holders,
-    Looked,
     Member,
     Members,
     Occupancy,
     Root,
     Scan,
+    ScanCoverage,
     Watch,
     WatchedGroup,
     __version__,
     names,
 )
-from vfio_probe._enums import ErrorKind, EventKind, Evidence, Kind, Peek, Sriov, State, Via, Why
+from vfio_probe._enums import ErrorKind, EventKind, Evidence, Kind, Peek, Sriov, State, UnknownReason, Via
 from vfio_probe._errors import (
     DeniedError,
     HeldError,
-    LateError,
     MalformedError,
     MissingError,
     ProbeError,
+    ProbeTimeoutError,
     TooLongError,
 )
 
@@ -43,8 +43,6 @@ __all__ = [
     "Holder",
     "Holders",
     "Kind",
-    "LateError",
-    "Looked",
     "MalformedError",
     "Member",
     "Members",
@@ -52,18 +50,28 @@ __all__ = [
     "Occupancy",
     "Peek",
     "ProbeError",
+    "ProbeTimeoutError",
     "Root",
     "Scan",
+    "ScanCoverage",
     "Sriov",
     "State",
     "TooLongError",
+    "UnknownReason",
     "Via",
     "Watch",
     "WatchedGroup",
-    "Why",
     "__version__",
     "names",
 ]
-for _class in (ProbeError, MissingError, DeniedError, MalformedError, TooLongError, HeldError, LateError):
+for _class in (
+    ProbeError,
+    MissingError,
+    DeniedError,
+    MalformedError,
+    TooLongError,
+    HeldError,
+    ProbeTimeoutError,
+):
     _class.__module__ = __name__
 del _class

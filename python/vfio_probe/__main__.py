@@ -1,6 +1,6 @@
-"""`python -m vfio_probe`: which devices are free and who has the others, at a terminal.
+"""The command line `python -m vfio_probe`: lists devices, finds holders, prints events.
 
-Exit codes: 0 fine; 1 no holder found; 2 broken; 64 wrong usage; 130 interrupted.
+Exit codes: 0 success; 1 `who` found no holder; 2 failure; 64 wrong usage; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,40 +17,45 @@ from vfio_probe._core import Root, __version__
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        # EX_USAGE, as the other commands of vfio-probe have it.
+        # EX_USAGE, like vfio-device-plugin.
         self.exit(64, f"{self.prog}: {message}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
     shared = _Parser(add_help=False)
     shared.add_argument(
-        "--root", default="/", metavar="DIR", help="the folder that stands for / (default: /)"
+        "--root", default="/", metavar="DIR", help="directory that contains sys, dev and proc (default: /)"
     )
     shared.add_argument("--json", action="store_true", help="print JSON")
     parser = _Parser(
-        prog="python -m vfio_probe", description="Which VFIO devices are free, and who holds the others."
+        prog="python -m vfio_probe",
+        description="Reports which VFIO devices are free and which processes hold the others.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     listing = commands.add_parser(
-        "list", parents=[shared], help="devices, whether they are held, and by whom"
+        "list", parents=[shared], help="list the devices, the states of their groups and the holders"
     )
     listing.add_argument(
-        "--probe", action="store_true", help="open every group for a moment: certain, but not unseen"
+        "--probe",
+        action="store_true",
+        help="open every group for a moment; the open of a VM fails during a probe",
     )
-    holders = commands.add_parser("who", parents=[shared], help="the processes that hold a device or group")
+    holders = commands.add_parser(
+        "who", parents=[shared], help="find the processes that hold a device or group"
+    )
     holders.add_argument("target", metavar="GROUP|ADDRESS")
     changes = commands.add_parser(
-        "watch", parents=[shared], help="what changes, as it changes; opens nothing"
+        "watch", parents=[shared], help="print the events of all devices; opens no device"
     )
     changes.add_argument(
-        "--interval", type=float, default=1.0, metavar="SECONDS", help="time between looks (default: 1)"
+        "--interval", type=float, default=1.0, metavar="SECONDS", help="time between two peeks (default: 1)"
     )
     return parser
 
 
 def main(words: list[str] | None = None) -> int:
-    """Runs a command; its exit code."""
+    """Runs a command and returns its exit code."""
     arguments = _parser().parse_args(words)
     try:
         with Root(arguments.root) as root:
@@ -60,7 +65,7 @@ def main(words: list[str] | None = None) -> int:
                 return _commands.who(root, arguments.target, arguments.json)
             return _commands.watch(root, arguments.interval, arguments.json)
     except BrokenPipeError:
-        # A reader that has gone is the ordinary end; what is still buffered must not fail at exit.
+        # The reader closed the pipe: a normal end. The flush of buffered output at exit must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:

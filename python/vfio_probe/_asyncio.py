@@ -1,4 +1,4 @@
-"""`async for event in watch`."""
+"""Implements `async for event in watch`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Events:
-    """The events of a watch; between them the loop is free. Ends when the watch is closed."""
+    """An async iterator of the events of a watch. It ends when the watch is closed."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -28,7 +28,7 @@ class Events:
                 raise StopAsyncIteration from None
             if event is not None:
                 return event
-            # A loop has one reader a descriptor, and several tasks may wait for one watch.
+            # A loop allows one reader per descriptor, but several tasks may wait for the same watch.
             descriptor = os.dup(waiter.fileno())
             try:
                 await _readable(descriptor)

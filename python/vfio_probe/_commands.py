@@ -1,4 +1,4 @@
-"""The operator's commands: list, who and watch."""
+"""The commands list, who and watch."""
 
 from __future__ import annotations
 
@@ -8,35 +8,37 @@ import sys
 import time
 from typing import Any
 
-from vfio_probe._core import Device, Event, Holder, Looked, Root, Watch
+from vfio_probe._core import Device, Event, Holder, Root, ScanCoverage, Watch
 from vfio_probe._enums import EventKind
-from vfio_probe._listing import Seen, look
+from vfio_probe._listing import Observation, observe
 from vfio_probe._table import layout, or_dash
 
 
 class CommandError(Exception):
-    """Something is broken; its text says what."""
+    """A command failed. The text is the message for the user."""
 
 
 def list_devices(root: Root, probe: bool, as_json: bool) -> int:
-    """Devices and who holds them."""
-    seen = look(root, probe)
+    """Prints the devices, the states of their groups and the holders."""
+    observed = observe(root, probe)
     if as_json:
-        print(json.dumps({"devices": [_device_json(device, group) for device, group in seen]}))
-    elif seen:
-        print(layout(("ADDRESS", "GROUP", "NUMA", "ID", "DRIVER", "STATE", "BY", "NOTE"), _rows(seen)))
+        print(json.dumps({"devices": [_device_json(device, group) for device, group in observed]}))
+    elif observed:
+        print(
+            layout(("ADDRESS", "GROUP", "NUMA", "ID", "DRIVER", "STATE", "EVIDENCE", "NOTE"), _rows(observed))
+        )
     else:
         print("No device is bound to a VFIO driver.")
     return 0
 
 
 def who(root: Root, target: str, as_json: bool) -> int:
-    """The processes that hold a device or group."""
+    """Prints the processes that hold a device or group."""
     number = _group_of(root, target)
     found = root.holders([number])
     if as_json:
         holders = [_holder_json(holder) for holder in found]
-        print(json.dumps({"iommu_group": number, "holders": holders, **_looked_json(found.looked)}))
+        print(json.dumps({"iommu_group": number, "holders": holders, **_coverage_json(found.coverage)}))
     else:
         if found.holders:
             rows = [
@@ -49,18 +51,18 @@ def who(root: Root, target: str, as_json: bool) -> int:
                 )
                 for holder in found
             ]
-            print(layout(("PID", "COMMAND", "BY", "POD", "CONTAINER"), rows))
+            print(layout(("PID", "COMMAND", "VIA", "POD", "CONTAINER"), rows))
         else:
-            print(f"No process was found that holds group {number}.")
-        _print_reach(found.looked)
+            print(f"No process found that holds group {number}.")
+        _print_coverage(found.coverage)
     return 0 if found.holders else 1
 
 
 def watch(root: Root, interval: float, as_json: bool) -> int:
-    """What changes, as it changes; opens nothing."""
+    """Prints events until the reader closes the pipe. Opens no device."""
     with root.watch(interval=interval) as changes:
         while True:
-            # The wait is no longer than a look takes to find out that nothing can be listed.
+            # Returns at least once per interval, so that a failed pass ends the command.
             event = changes.next_event(interval)
             if event is None:
                 failure = changes.failure()
@@ -71,7 +73,7 @@ def watch(root: Root, interval: float, as_json: bool) -> int:
             print(text, flush=True)
 
 
-def _rows(seen: list[tuple[Device, Seen]]) -> list[tuple[str, ...]]:
+def _rows(observed: list[tuple[Device, Observation]]) -> list[tuple[str, ...]]:
     return [
         (
             device.id,
@@ -83,18 +85,18 @@ def _rows(seen: list[tuple[Device, Seen]]) -> list[tuple[str, ...]]:
             group.evidence,
             _note(group),
         )
-        for device, group in seen
+        for device, group in observed
     ]
 
 
-def _note(seen: Seen) -> str:
-    notes = [f"pid {holder.pid} ({holder.command})" for holder in seen.holders]
-    if seen.group is not None and not seen.group.viable:
-        notes.append(f"not viable: {seen.group.offender} is bound to {seen.group.offender_driver}")
+def _note(observed: Observation) -> str:
+    notes = [f"pid {holder.pid} ({holder.command})" for holder in observed.holders]
+    if observed.group is not None and not observed.group.viable:
+        notes.append(f"not viable: {observed.group.offender} is bound to {observed.group.offender_driver}")
     return ", ".join(notes)
 
 
-def _device_json(device: Device, seen: Seen) -> dict[str, Any]:
+def _device_json(device: Device, observed: Observation) -> dict[str, Any]:
     return {
         "address": device.id,
         "vendor": device.vendor,
@@ -104,10 +106,10 @@ def _device_json(device: Device, seen: Seen) -> dict[str, Any]:
         "iommu_group": device.group,
         "numa_node": device.numa_node,
         "kind": device.kind,
-        "state": seen.state,
-        "evidence": seen.evidence,
-        "viable": None if seen.group is None else seen.group.viable,
-        "holders": [_holder_json(holder) for holder in seen.holders],
+        "state": observed.state,
+        "evidence": observed.evidence,
+        "viable": None if observed.group is None else observed.group.viable,
+        "holders": [_holder_json(holder) for holder in observed.holders],
     }
 
 
@@ -121,24 +123,24 @@ def _holder_json(holder: Holder) -> dict[str, Any]:
     }
 
 
-def _looked_json(looked: Looked) -> dict[str, int]:
+def _coverage_json(coverage: ScanCoverage) -> dict[str, int]:
     return {
-        "processes": looked.processes,
-        "unreadable": looked.unreadable,
-        "unattributed": looked.unattributed,
+        "processes": coverage.processes,
+        "unreadable": coverage.unreadable,
+        "unattributed": coverage.unattributed,
     }
 
 
-def _print_reach(looked: Looked) -> None:
-    if looked.unreadable:
+def _print_coverage(coverage: ScanCoverage) -> None:
+    if coverage.unreadable:
         print(
-            f"{looked.unreadable} of {looked.processes} processes could not be read: "
-            "not found is not nobody (try as root)."
+            "The list may be incomplete: "
+            f"{coverage.unreadable} of {coverage.processes} processes could not be read (try as root)."
         )
-    if looked.unattributed:
+    if coverage.unattributed:
         print(
-            f"{looked.unattributed} VFIO device descriptors are open "
-            "whose device this kernel does not tell (6.18 does)."
+            "The list may be incomplete: this kernel does not report the devices of "
+            f"{coverage.unattributed} open VFIO device descriptors (kernel 6.18 does)."
         )
 
 
@@ -149,7 +151,7 @@ def _group_of(root: Root, target: str) -> int:
         return number
     device = root.device(target)
     if device.group is None:
-        raise CommandError(f"{device.id} is in no IOMMU group: is the IOMMU off?")
+        raise CommandError(f"{device.id} has no IOMMU group; is the IOMMU disabled?")
     return device.group
 
 
@@ -182,5 +184,5 @@ def _event_json(changes: Watch, event: Event) -> dict[str, Any]:
 
 
 def warn(text: str) -> None:
-    """Says an error on standard error."""
+    """Prints an error to standard error."""
     print(f"vfio_probe: {text}", file=sys.stderr)

@@ -1,12 +1,12 @@
-"""The words that values speak, the same in every language of vfio-probe."""
+"""The enums of the module. Their words are the same in every language of vfio-probe."""
 
 import enum
 
 
 class _Word(str, enum.Enum):
-    """A word; equal to its text."""
+    """An enum whose members are equal to their words."""
 
-    # As enum.StrEnum does, which Python 3.10 does not have.
+    # Like enum.StrEnum, which Python 3.10 does not have.
     def __str__(self) -> str:
         return str.__str__(self)
 
@@ -15,114 +15,115 @@ class _Word(str, enum.Enum):
 
 
 class Kind(_Word):
-    """What kind of device."""
+    """The kind of a device."""
 
     PCI = "pci"
-    """A PCI function behind a driver built on vfio-pci-core."""
+    """A PCI function bound to a driver built on vfio-pci-core."""
     MDEV = "mdev"
     """A mediated device."""
     VENDOR_VF = "vendor-vf"
-    """A virtual function whose vendor driver is itself a VFIO driver."""
+    """A virtual function whose vendor driver (nvidia) is itself a VFIO driver."""
 
 
 class Sriov(_Word):
-    """What a device is in terms of SR-IOV."""
+    """The role of a PCI function in SR-IOV."""
 
     NONE = "none"
+    """The function has no SR-IOV role."""
     PHYSICAL = "physical"
-    """A physical function that has virtual functions on."""
+    """A physical function with enabled virtual functions."""
     VIRTUAL = "virtual"
-    """A virtual function; its parent is the physical one."""
+    """A virtual function. Its parent is the physical function."""
 
 
 class Peek(_Word):
-    """What a look without opening says of a group."""
+    """The result of a peek, which opens nothing."""
 
     LOOKS_FREE = "looks-free"
-    """No function is enabled. A holder that has the group but no device yet looks like this."""
+    """No function of the group is enabled. A process that has only the group open is not visible."""
     LOOKS_HELD = "looks-held"
-    """A function is enabled."""
-    BLIND = "blind"
-    """Nothing tells: mediated devices, vendor virtual functions."""
+    """A function of the group is enabled: a process has the device open, or the count is left over."""
+    UNAVAILABLE = "unavailable"
+    """The group has no enable count: mediated devices and vendor virtual functions."""
 
 
 class State(_Word):
-    """Whether a group is held."""
+    """The occupancy state of a group."""
 
     FREE = "free"
-    """Nobody has it."""
+    """No process has the group open."""
     HELD = "held"
-    """Some process has the group or a device of it open: EBUSY, or a watch saw a count rise."""
+    """A process has the group or a device of it open: EBUSY from a probe, or a raised count in a watch."""
     ABSENT = "absent"
-    """There is no node, or no device behind it."""
+    """The group has no device node, or no device behind the node."""
     UNKNOWN = "unknown"
-    """It could not be told; neither free nor held."""
+    """The state could not be determined. It is neither free nor held."""
 
 
-class Why(_Word):
-    """Why a state is unknown."""
+class UnknownReason(_Word):
+    """The reason for the state unknown."""
 
     DENIED = "denied"
-    """The open was denied: EPERM by the device cgroup, EACCES by the node's mode."""
-    LATE = "late"
-    """No answer within the timeout."""
+    """The kernel denied the open: EPERM from the device cgroup, EACCES from the file mode."""
+    TIMED_OUT = "timed-out"
+    """The open did not return before the timeout."""
     ERRNO = "errno"
-    """Any other errno."""
-    NOT_ASKED = "not-asked"
-    """Nobody asked yet; only a watch says so."""
+    """The open failed with another errno."""
+    NOT_PROBED = "not-probed"
+    """The watch has not probed the group yet."""
 
 
 class Evidence(_Word):
-    """What a watch's word about a group rests on."""
+    """The observation that the state of a watched group is based on."""
 
     OPEN = "open"
-    """An open of the group's node."""
+    """A probe: an open of the group's device node."""
     ENABLE = "enable"
-    """The enable counts of its functions."""
+    """A peek: the enable counts of the group's functions."""
     NODE = "node"
-    """The presence of the node itself."""
+    """The presence or absence of the device node."""
     NONE = "none"
-    """Nothing yet."""
+    """There is no evidence yet."""
 
 
 class Via(_Word):
-    """By which kind of descriptor a process holds a group."""
+    """The kind of descriptor by which a process holds a group."""
 
     GROUP = "group"
-    """The group's node."""
+    """A descriptor of the group's device node, /dev/vfio/N."""
     DEVICE = "device"
-    """A device obtained from the group."""
+    """A device descriptor obtained from the group."""
     CDEV = "cdev"
-    """A device's own node."""
+    """A descriptor of the device's own character device, /dev/vfio/devices/vfioN."""
 
 
 class EventKind(_Word):
-    """What happened."""
+    """The kind of an event."""
 
     BOUND = "bound"
-    """A device was bound to a VFIO driver, or is seen for the first time."""
+    """A device was bound to a VFIO driver, or the watch found a bound device for the first time."""
     UNBOUND = "unbound"
-    """A device is no longer bound."""
+    """A device is no longer bound to a VFIO driver."""
     HELD = "held"
     """A group became held."""
     FREED = "freed"
     """A group became free."""
     CHANGED = "changed"
-    """Something else about a group changed."""
+    """The device node, the members or the holders of a group changed."""
     RESCAN = "rescan"
-    """Kernel events were lost; everything was read anew."""
+    """Kernel events were lost, and the watch read everything again."""
 
 
 class ErrorKind(_Word):
-    """What kind of trouble."""
+    """The kind of a ProbeError."""
 
     MISSING = "missing"
-    """It is not there (ENOENT, ENODEV, ENXIO)."""
+    """A device, group, file or directory does not exist (ENOENT, ENODEV, ENXIO)."""
     DENIED = "denied"
-    """We may not (EACCES, EPERM)."""
+    """The kernel denied the access (EACCES, EPERM)."""
     MALFORMED = "malformed"
-    """It is there, but its content is not what the kernel writes."""
+    """The content of a file is not in the format that the kernel writes."""
     TOO_LONG = "too-long"
-    """It is longer than the kernel's limit for it."""
+    """A text exceeds the kernel's limit for it."""
     SYSTEM = "system"
-    """Any other errno."""
+    """A system call failed with any other errno."""

@@ -1,4 +1,4 @@
-"""What can go wrong, as subclasses of OSError; raised, or given as values about one broken thing."""
+"""The exceptions: subclasses of OSError, raised, or returned as values about one device or member."""
 
 from typing import ClassVar
 
@@ -6,21 +6,21 @@ from vfio_probe._enums import ErrorKind
 
 
 class ProbeError(OSError):
-    """Trouble about one place. The class itself stands for an errno that none of the subclasses is for."""
+    """A failure that concerns one file, device or group. The class itself stands for any other errno."""
 
     kind: ClassVar[ErrorKind] = ErrorKind.SYSTEM
 
     errno: int
-    """The kernel's errno, 0 where no system call failed."""
+    """The kernel's errno, or 0 if no system call failed."""
     strerror: str
-    """The text, the same as str() gives."""
+    """The message, which str() returns too."""
     device: str | None
-    """The device that it is about, if it is about one."""
+    """The id of the device concerned, or None."""
     group: int | None
-    """The IOMMU group that it is about, if it is about one."""
+    """The number of the IOMMU group concerned, or None."""
 
     def __init__(self, errno: int, text: str, device: str | None = None, group: int | None = None) -> None:
-        # args keep the two that OSError knows; the others travel in __dict__ when pickled or copied.
+        # OSError keeps its two arguments in args; pickle and copy transfer the other two through __dict__.
         super().__init__(errno, text)
         self.device = device
         self.group = group
@@ -30,32 +30,32 @@ class ProbeError(OSError):
 
 
 class MissingError(ProbeError, FileNotFoundError):
-    """It is not there."""
+    """A device, group, file or directory does not exist."""
 
     kind = ErrorKind.MISSING
 
 
 class DeniedError(ProbeError, PermissionError):
-    """We may not."""
+    """The kernel denied the access."""
 
     kind = ErrorKind.DENIED
 
 
 class MalformedError(ProbeError):
-    """It is there, but its content is not what the kernel writes; the errno is 0."""
+    """The content of a file is not in the format that the kernel writes. The errno is 0."""
 
     kind = ErrorKind.MALFORMED
 
 
 class TooLongError(ProbeError):
-    """It is longer than the kernel's limit for it."""
+    """A text exceeds the kernel's limit for it."""
 
     kind = ErrorKind.TOO_LONG
 
 
 class HeldError(ProbeError):
-    """The group is held: the errno is EBUSY. Raised by Occupancy.raise_unless_free() only."""
+    """The group is held; the errno is EBUSY. Raised only by Occupancy.raise_unless_free()."""
 
 
-class LateError(ProbeError, TimeoutError):
-    """The group's open gave no answer in time. Raised by Occupancy.raise_unless_free() only."""
+class ProbeTimeoutError(ProbeError, TimeoutError):
+    """The probe timed out; the errno is ETIMEDOUT. Raised only by Occupancy.raise_unless_free()."""

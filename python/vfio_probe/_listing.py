@@ -1,4 +1,4 @@
-"""What is said of each device: the look that `list` prints."""
+"""Collects the devices with the state and the holders of their groups, for the command `list`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from vfio_probe._core import Device, Group, Holder, Root
 from vfio_probe._enums import Evidence, Peek, State
 from vfio_probe._errors import ProbeError
 
-OPEN_TIMEOUT = 2.0
-"""How long an open may take, in seconds."""
+PROBE_TIMEOUT = 2.0
+"""Timeout of a probe in seconds."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
-    """A group at one look; no number where a device is in none."""
+class Observation:
+    """The state of a group at one time. The defaults are those of a device without a group."""
 
     state: State = State.UNKNOWN
     evidence: Evidence = Evidence.NONE
@@ -23,43 +23,43 @@ class Seen:
     holders: tuple[Holder, ...] = ()
 
 
-def complain(error: Exception) -> None:
-    """Says what was left out, and goes on."""
-    print(f"vfio_probe: left out: {error}", file=sys.stderr)
+def report_skipped(error: Exception) -> None:
+    """Prints an error about a device or group that the listing does not contain completely."""
+    print(f"vfio_probe: skipped: {error}", file=sys.stderr)
 
 
-def look(root: Root, probe: bool) -> list[tuple[Device, Seen]]:
-    """All bound devices with what is seen of their groups; opens none unless `probe`."""
+def observe(root: Root, probe: bool) -> list[tuple[Device, Observation]]:
+    """Returns all bound devices with the states of their groups. Opens a group only if `probe` is true."""
     scan = root.scan()
-    for error in scan.broken:
-        complain(error)
+    for error in scan.errors:
+        report_skipped(error)
     numbers = sorted({device.group for device in scan if device.group is not None})
-    groups = {number: _look_at(root, number, probe) for number in numbers}
-    held = [number for number, seen in groups.items() if seen.state is State.HELD]
+    groups = {number: _observe_group(root, number, probe) for number in numbers}
+    held = [number for number, observation in groups.items() if observation.state is State.HELD]
     if held:
         try:
             holders = root.holders(held).holders
         except ProbeError as error:
-            complain(error)
+            report_skipped(error)
             holders = ()
         for number in held:
             of_group = tuple(holder for holder in holders if holder.group == number)
             groups[number] = dataclasses.replace(groups[number], holders=of_group)
-    nowhere = Seen()
-    return [(device, nowhere if device.group is None else groups[device.group]) for device in scan]
+    no_group = Observation()
+    return [(device, no_group if device.group is None else groups[device.group]) for device in scan]
 
 
-def _look_at(root: Root, number: int, probe: bool) -> Seen:
+def _observe_group(root: Root, number: int, probe: bool) -> Observation:
     try:
         group, peek = root.group(number), root.peek(number)
     except ProbeError as error:
-        complain(error)
-        group, peek = None, Peek.BLIND
+        report_skipped(error)
+        group, peek = None, Peek.UNAVAILABLE
     if probe:
-        answer = root.probe(number, OPEN_TIMEOUT).state
-        if answer is not State.UNKNOWN:
-            return Seen(answer, Evidence.OPEN, group)
-    if peek is Peek.BLIND:
-        return Seen(group=group)
+        state = root.probe(number, PROBE_TIMEOUT).state
+        if state is not State.UNKNOWN:
+            return Observation(state, Evidence.OPEN, group)
+    if peek is Peek.UNAVAILABLE:
+        return Observation(group=group)
     state = State.HELD if peek is Peek.LOOKS_HELD else State.FREE
-    return Seen(state, Evidence.ENABLE, group)
+    return Observation(state, Evidence.ENABLE, group)

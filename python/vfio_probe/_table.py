@@ -1,10 +1,10 @@
-"""Plain tables: columns as wide as they must be."""
+"""Plain text tables. Each column is as wide as its widest cell."""
 
 from collections.abc import Sequence
 
 
 def layout(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lays out rows below a heading."""
+    """Returns the rows below a heading, as one text."""
     lines = [heading, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]
     return "\n".join(
@@ -14,5 +14,5 @@ def layout(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def or_dash(value: object) -> str:
-    """A cell for what may be missing."""
+    """Returns the text of a value, or "-" for None."""
     return "-" if value is None else str(value)

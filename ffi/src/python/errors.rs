@@ -1,19 +1,19 @@
-//! The core's errors as the exceptions of vfio_probe._errors.
+//! Converts errors of the core into the exceptions of vfio_probe._errors.
 
 use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
 use vfio_probe::{Error, ErrorKind};
 
-// Written in Python, so that pickling, copying and subclassing are ordinary.
+// The classes are written in Python, so that pickling, copying and subclassing work.
 pyo3::import_exception!(vfio_probe._errors, ProbeError);
 pyo3::import_exception!(vfio_probe._errors, MissingError);
 pyo3::import_exception!(vfio_probe._errors, DeniedError);
 pyo3::import_exception!(vfio_probe._errors, MalformedError);
 pyo3::import_exception!(vfio_probe._errors, TooLongError);
 pyo3::import_exception!(vfio_probe._errors, HeldError);
-pyo3::import_exception!(vfio_probe._errors, LateError);
+pyo3::import_exception!(vfio_probe._errors, ProbeTimeoutError);
 
-/// An error of the core, to be raised.
+/// Returns the exception for an error of the core.
 pub(crate) fn raised(error: Error) -> PyErr {
     let arguments = (
         error.errno,
@@ -30,7 +30,7 @@ pub(crate) fn raised(error: Error) -> PyErr {
     }
 }
 
-/// Errors that cost one thing only, as values.
+/// Returns exceptions as values, for errors that concern one device or member only.
 pub(crate) fn values(py: Python<'_>, errors: &[Error]) -> Vec<Py<PyBaseException>> {
     errors.iter().map(|&error| raised(error).into_value(py)).collect()
 }

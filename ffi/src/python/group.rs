@@ -1,10 +1,10 @@
-//! An IOMMU group and its members, as frozen Python values.
+//! An IOMMU group and its members as frozen Python values.
 
 use crate::python::values::push;
 use pyo3::prelude::*;
 use vfio_probe::{GroupId, Viability};
 
-/// What a look at a whole group tells.
+/// An IOMMU group as sysfs describes it.
 #[pyclass(frozen, eq, hash, get_all, module = "vfio_probe")]
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Group {
@@ -41,7 +41,7 @@ impl Group {
     }
 }
 
-/// One function, or other device, of an IOMMU group.
+/// A member of an IOMMU group: a PCI function, a mediated device, or a device of another bus.
 #[pyclass(frozen, eq, hash, get_all, module = "vfio_probe")]
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Member {
@@ -69,7 +69,7 @@ impl Member {
     }
 }
 
-/// The member that keeps a group from being viable, and its driver.
+/// Returns the first member whose driver makes the group not viable, and its driver.
 pub(crate) fn offender(viability: Viability) -> (Option<String>, Option<String>) {
     match viability {
         Viability::Viable => (None, None),

@@ -1,10 +1,10 @@
-//! Who holds a group, and how far the look for it reached, as frozen Python values.
+//! The holders of a group and the coverage of the scan for them, as frozen Python values.
 
 use crate::python::values::push;
 use crate::python::words::Word;
 use pyo3::prelude::*;
 
-/// One descriptor of a process that holds a group.
+/// A process that has a group or a device of it open.
 #[pyclass(frozen, eq, hash, get_all, module = "vfio_probe")]
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Holder {
@@ -41,26 +41,27 @@ impl Holder {
     }
 }
 
-/// How far a look for holders reached.
+/// The coverage of a scan for holders. The list may be incomplete if unreadable or unattributed is greater than 0.
 #[pyclass(frozen, eq, hash, get_all, module = "vfio_probe")]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Looked {
+pub(crate) struct ScanCoverage {
     pub(crate) processes: u32,
     unreadable: u32,
     unattributed: u32,
 }
 
-impl From<vfio_probe::ScanCoverage> for Looked {
-    fn from(looked: vfio_probe::ScanCoverage) -> Self {
-        Self { processes: looked.processes, unreadable: looked.unreadable, unattributed: looked.unattributed }
+impl From<vfio_probe::ScanCoverage> for ScanCoverage {
+    fn from(coverage: vfio_probe::ScanCoverage) -> Self {
+        let vfio_probe::ScanCoverage { processes, unreadable, unattributed } = coverage;
+        Self { processes, unreadable, unattributed }
     }
 }
 
 #[pymethods]
-impl Looked {
+impl ScanCoverage {
     fn __repr__(&self) -> String {
         format!(
-            "<Looked at {} processes, {} unreadable, {} descriptors unattributed>",
+            "<ScanCoverage {} processes, {} unreadable, {} descriptors unattributed>",
             self.processes, self.unreadable, self.unattributed
         )
     }

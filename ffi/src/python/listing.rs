@@ -1,28 +1,28 @@
-//! Lists that keep apart what they could not read, or how far they reached; iterating gives the items.
+//! Results that are lists, with the errors or the coverage next to the items. Iteration yields the items.
 
 use crate::python::errors;
 use crate::python::group::Member;
-use crate::python::holders::{Holder, Looked};
+use crate::python::holders::{Holder, ScanCoverage};
 use crate::python::values::Device;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyTuple};
 
-/// The bound devices, and those that could not be read.
+/// The devices bound to a VFIO driver, ordered by id, and the errors of those that could not be read.
 #[pyclass(frozen, get_all, module = "vfio_probe")]
 pub(crate) struct Scan {
     devices: Py<PyTuple>,
-    broken: Py<PyTuple>,
+    errors: Py<PyTuple>,
 }
 
 impl Scan {
     pub(crate) fn new(
         py: Python<'_>,
         devices: &[vfio_probe::Device],
-        broken: &[vfio_probe::Error],
+        failed: &[vfio_probe::Error],
     ) -> PyResult<Self> {
         Ok(Self {
             devices: PyTuple::new(py, devices.iter().map(Device::from))?.unbind(),
-            broken: PyTuple::new(py, errors::values(py, broken))?.unbind(),
+            errors: PyTuple::new(py, errors::values(py, failed))?.unbind(),
         })
     }
 }
@@ -38,26 +38,26 @@ impl Scan {
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {
-        format!("<Scan {} devices, {} broken>", self.devices.bind(py).len(), self.broken.bind(py).len())
+        format!("<Scan {} devices, {} errors>", self.devices.bind(py).len(), self.errors.bind(py).len())
     }
 }
 
-/// A group's members, and those that could not be read.
+/// The members of a group, ordered by name, and the errors of those that could not be read.
 #[pyclass(frozen, get_all, module = "vfio_probe")]
 pub(crate) struct Members {
     members: Py<PyTuple>,
-    broken: Py<PyTuple>,
+    errors: Py<PyTuple>,
 }
 
 impl Members {
     pub(crate) fn new(
         py: Python<'_>,
         members: &[vfio_probe::Member],
-        broken: &[vfio_probe::Error],
+        failed: &[vfio_probe::Error],
     ) -> PyResult<Self> {
         Ok(Self {
             members: PyTuple::new(py, members.iter().map(Member::from))?.unbind(),
-            broken: PyTuple::new(py, errors::values(py, broken))?.unbind(),
+            errors: PyTuple::new(py, errors::values(py, failed))?.unbind(),
         })
     }
 }
@@ -73,26 +73,26 @@ impl Members {
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {
-        format!("<Members {}, {} broken>", self.members.bind(py).len(), self.broken.bind(py).len())
+        format!("<Members {}, {} errors>", self.members.bind(py).len(), self.errors.bind(py).len())
     }
 }
 
-/// The holders found, and how far the look reached.
+/// The holders, ordered by group and pid, and the coverage of the scan for them.
 #[pyclass(frozen, get_all, module = "vfio_probe")]
 pub(crate) struct Holders {
     holders: Py<PyTuple>,
-    looked: Looked,
+    coverage: ScanCoverage,
 }
 
 impl Holders {
     pub(crate) fn new(
         py: Python<'_>,
         holders: &[vfio_probe::Holder],
-        looked: vfio_probe::ScanCoverage,
+        coverage: vfio_probe::ScanCoverage,
     ) -> PyResult<Self> {
         Ok(Self {
             holders: PyTuple::new(py, holders.iter().map(Holder::from))?.unbind(),
-            looked: looked.into(),
+            coverage: coverage.into(),
         })
     }
 }
@@ -108,6 +108,6 @@ impl Holders {
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {
-        format!("<Holders {} of {} processes>", self.holders.bind(py).len(), self.looked.processes)
+        format!("<Holders {} of {} processes>", self.holders.bind(py).len(), self.coverage.processes)
     }
 }

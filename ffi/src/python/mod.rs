@@ -1,4 +1,4 @@
-//! The Python module `vfio_probe._core`; the typed package around it is python/vfio_probe.
+//! The Python module `vfio_probe._core`. The package python/vfio_probe wraps it and adds types.
 
 mod arguments;
 mod errors;
@@ -14,14 +14,14 @@ mod watch;
 mod watched;
 mod words;
 
-// Nothing here rests on the GIL: values are frozen, handles have locks of their own, and a lock that is held over a
-// system call is only waited for detached from the interpreter.
+// The module does not rely on the GIL: values are frozen, handles have their own locks, and a thread waits for a lock
+// that is held during a system call only while it is detached from the interpreter.
 #[pyo3::pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
     use super::group::{Group, Member};
     #[pymodule_export]
-    use super::holders::{Holder, Looked};
+    use super::holders::{Holder, ScanCoverage};
     #[pymodule_export]
     use super::listing::{Holders, Members, Scan};
     #[pymodule_export]
@@ -38,6 +38,6 @@ mod _core {
     use super::watched::WatchedGroup;
 
     #[pymodule_export]
-    #[expect(non_upper_case_globals, reason = "Python's name for it")]
+    #[expect(non_upper_case_globals, reason = "naming convention of Python")]
     const __version__: &str = env!("CARGO_PKG_VERSION");
 }

@@ -1,4 +1,4 @@
-//! Names of PCI devices, from a pci.ids file.
+//! Names of PCI devices from a pci.ids file.
 
 use crate::python::arguments;
 use crate::python::errors::{MalformedError, raised};
@@ -7,7 +7,11 @@ use rustix::io::Errno;
 use std::collections::HashMap;
 use vfio_probe::Error;
 
-/// Names of PCI devices by (vendor, device); those that the file does not name are left out.
+/// Looks up names of PCI devices in a pci.ids file.
+///
+/// Returns {(vendor, device): name}. A pair without a name in the file is left out. Without `path` the first existing
+/// file of /usr/pci.ids, /usr/share/misc/pci.ids and /usr/share/hwdata/pci.ids is read. Raises MissingError,
+/// DeniedError or another ProbeError if the file cannot be read, and MalformedError if it is not a regular file.
 #[pyfunction]
 #[pyo3(signature = (ids, path=None))]
 pub(crate) fn names(
@@ -28,7 +32,7 @@ pub(crate) fn names(
     found.map_err(|error: std::io::Error| {
         let errno = match (Errno::from_io_error(&error), error.kind()) {
             (Some(errno), _) => errno,
-            // None of the usual places has one.
+            // No default file exists.
             (None, std::io::ErrorKind::NotFound) => Errno::NOENT,
             (None, _) => return MalformedError::new_err((0, format!("pci.ids: {error}"))),
         };

@@ -1,13 +1,13 @@
-//! Whether a group is held, as a frozen Python value, and as the exception that says so.
+//! The occupancy of a group, as a frozen Python value and as an exception.
 
-use crate::python::errors::{DeniedError, HeldError, LateError, MissingError, ProbeError};
+use crate::python::errors::{DeniedError, HeldError, MissingError, ProbeError, ProbeTimeoutError};
 use crate::python::values::push;
 use crate::python::words::Word;
 use pyo3::prelude::*;
 use rustix::io::Errno;
 use vfio_probe::{GroupId, UnknownReason};
 
-/// Whether a group is held.
+/// The occupancy of a group, such as the result of a probe.
 #[pyclass(frozen, eq, hash, module = "vfio_probe")]
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Occupancy {
@@ -20,14 +20,14 @@ impl Occupancy {
         Self { group, occupancy }
     }
 
-    /// Its state.
+    /// Returns the word for the state.
     pub(crate) fn word(&self) -> &'static str {
         self.occupancy.as_str()
     }
 
-    fn because(&self) -> Option<UnknownReason> {
+    fn reason(&self) -> Option<UnknownReason> {
         match self.occupancy {
-            vfio_probe::Occupancy::Unknown(why) => Some(why),
+            vfio_probe::Occupancy::Unknown(reason) => Some(reason),
             _ => None,
         }
     }
@@ -35,37 +35,38 @@ impl Occupancy {
 
 #[pymethods]
 impl Occupancy {
-    /// The group that was asked.
+    /// The number of the group.
     #[getter]
     fn group(&self) -> u32 {
         self.group.0
     }
 
-    /// Whether it is held.
+    /// The state of the group.
     #[getter]
     fn state(&self) -> Word {
         Word::state(self.occupancy)
     }
 
-    /// Why the state is unknown; None if it is not.
+    /// The reason for the state unknown, else None.
     #[getter]
-    fn why(&self) -> Option<Word> {
-        self.because().map(Word::why)
+    fn unknown_reason(&self) -> Option<Word> {
+        self.reason().map(Word::unknown_reason)
     }
 
-    /// The errno where `why` says errno, else 0.
+    /// The errno if unknown_reason is errno, else 0.
     #[getter]
     fn errno(&self) -> i32 {
-        match self.because() {
+        match self.reason() {
             Some(UnknownReason::Errno(errno)) => errno,
             _ => 0,
         }
     }
 
-    /// Raises HeldError, MissingError (absent), DeniedError, LateError or another ProbeError; returns if the group is free.
+    /// Returns None if the group is free. Raises HeldError if it is held, MissingError if it is absent, and
+    /// DeniedError, ProbeTimeoutError or another ProbeError if its state is unknown.
     fn raise_unless_free(&self) -> PyResult<()> {
         let group = self.group;
-        let why = match self.occupancy {
+        let reason = match self.occupancy {
             vfio_probe::Occupancy::Free => return Ok(()),
             vfio_probe::Occupancy::Held => {
                 return Err(HeldError::new_err((
@@ -78,32 +79,36 @@ impl Occupancy {
             vfio_probe::Occupancy::Absent => {
                 return Err(MissingError::new_err((
                     Errno::NODEV.raw_os_error(),
-                    format!("group {group}: absent: it has no node, or no device behind it"),
+                    format!("group {group}: absent: no device node, or no device behind it"),
                     None::<String>,
                     group.0,
                 )));
             }
-            vfio_probe::Occupancy::Unknown(why) => why,
+            vfio_probe::Occupancy::Unknown(reason) => reason,
         };
-        let said = |errno: Errno, text: &str| {
+        let arguments = |errno: Errno, text: &str| {
             (errno.raw_os_error(), format!("group {group}: unknown: {text}"), None::<String>, group.0)
         };
-        Err(match why {
-            UnknownReason::Denied => DeniedError::new_err(said(Errno::ACCESS, "the open was denied")),
-            UnknownReason::TimedOut => LateError::new_err(said(Errno::TIMEDOUT, "no answer in time")),
+        Err(match reason {
+            UnknownReason::Denied => DeniedError::new_err(arguments(Errno::ACCESS, "the open was denied")),
+            UnknownReason::TimedOut => {
+                ProbeTimeoutError::new_err(arguments(Errno::TIMEDOUT, "the probe timed out"))
+            }
             UnknownReason::Errno(errno) => {
                 let errno = Errno::from_raw_os_error(errno);
-                ProbeError::new_err(said(errno, &std::io::Error::from(errno).to_string()))
+                ProbeError::new_err(arguments(errno, &std::io::Error::from(errno).to_string()))
             }
-            UnknownReason::NotProbed => ProbeError::new_err(said(Errno::AGAIN, "nobody asked yet")),
+            UnknownReason::NotProbed => {
+                ProbeError::new_err(arguments(Errno::AGAIN, "the watch has not probed it yet"))
+            }
         })
     }
 
     fn __repr__(&self) -> String {
         let mut text = format!("<Occupancy group {} {}", self.group, self.occupancy.as_str());
-        push(&mut text, "because", self.because().map(UnknownReason::as_str));
-        if let Some(UnknownReason::Errno(errno)) = self.because() {
-            push(&mut text, "of", Some(errno));
+        push(&mut text, "reason", self.reason().map(UnknownReason::as_str));
+        if let Some(UnknownReason::Errno(errno)) = self.reason() {
+            push(&mut text, "errno", Some(errno));
         }
         text + ">"
     }

@@ -1,4 +1,4 @@
-//! The root: the directory below which everything is looked up, `/` or a tree like it.
+//! The root: the directory that contains sys, dev and proc.
 
 use crate::host::Host;
 use crate::python::arguments;
@@ -17,10 +17,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vfio_probe::device::Detail;
 use vfio_probe::{Buffer, monitor, watch};
 
-/// The directory that holds `sys`, `dev` and `proc`.
+/// A directory that contains sys, dev and proc: `/`, or a host's root file system mounted into a container.
+///
+/// A context manager. Any number of threads may use a root at the same time. Raises MissingError or another
+/// ProbeError if the directory cannot be opened.
 #[pyclass(frozen, module = "vfio_probe")]
 pub(crate) struct Root {
-    /// None once closed. Locked only to copy the pointer, never over a system call or a call to Python.
+    /// None after close(). Locked only to copy the pointer, never during a system call or a call of Python.
     host: Mutex<Option<Arc<Host>>>,
     path: PathBuf,
 }
@@ -38,7 +41,7 @@ impl Root {
         call: impl FnOnce(&vfio_probe::Root, &mut Buffer) -> vfio_probe::Result<T> + Send,
     ) -> PyResult<T> {
         let host = self.host()?;
-        // Ends with the host's last use in there, since closing it is a system call too.
+        // The last user drops the host inside the closure, because closing it is a system call.
         py.detach(move || host.with_buffer(call)).map_err(raised)
     }
 }
@@ -59,78 +62,91 @@ impl Root {
         Ok(Self { host: Mutex::new(Some(Arc::new(host))), path })
     }
 
-    /// The folder that stands for `/`, as given.
+    /// The path of the root, as passed to Root().
     #[getter]
     fn path(&self) -> &std::ffi::OsStr {
         self.path.as_os_str()
     }
 
-    /// Whether it was closed.
+    /// True if the root is closed.
     #[getter]
     fn closed(&self) -> bool {
         self.host().is_err()
     }
 
-    /// All bound devices, by id, and apart from them those that could not be read. Opens nothing.
+    /// Lists the devices bound to a VFIO driver, ordered by id. Opens no device.
     ///
-    /// Raises ProbeError where the bound devices cannot be listed.
+    /// A device that cannot be read is in the errors of the result. Raises ProbeError if the bound devices cannot be
+    /// listed.
     fn scan(&self, py: Python<'_>) -> PyResult<Scan> {
-        let (devices, broken) = self.call(py, |root, buffer| {
-            let (mut devices, mut broken) = (Vec::new(), Vec::new());
+        let (devices, errors) = self.call(py, |root, buffer| {
+            let (mut devices, mut errors) = (Vec::new(), Vec::new());
             root.scan(Detail::Full, buffer, |device| match device {
                 Ok(device) => devices.push(device),
-                Err(error) => broken.push(error),
+                Err(error) => errors.push(error),
             })?;
             devices.sort_unstable_by_key(|device| device.id);
-            Ok((devices, broken))
+            Ok((devices, errors))
         })?;
-        Scan::new(py, &devices, &broken)
+        Scan::new(py, &devices, &errors)
     }
 
-    /// One device's record by PCI address or mdev uuid; it need not be bound. Its `cdev` is None: only a scan knows it.
+    /// Reads one device by PCI address or mdev UUID, bound to a VFIO driver or not. Its cdev is None: only scan()
+    /// sets it.
+    ///
+    /// Raises MissingError if there is no such device.
     fn device(&self, py: Python<'_>, id: &Bound<'_, PyAny>) -> PyResult<Device> {
         let id = arguments::device_id("id", id)?;
         let device = self.call(py, |root, _| root.device(id, Detail::Full))?;
         Ok((&device).into())
     }
 
-    /// Looks at all members of a group: whether VFIO can use it. Raises MissingError if there is no such group.
+    /// Reads a group: the number of its members and whether VFIO can use it. Opens no device.
+    ///
+    /// Raises MissingError if there is no such group.
     fn group(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Group> {
         let number = arguments::group("number", number)?;
         Ok(Group::new(number, self.call(py, |root, buffer| root.group(number, buffer))?))
     }
 
-    /// The members of a group, by name. Raises MissingError if there is no such group.
+    /// Lists the members of a group, ordered by name. Opens no device.
+    ///
+    /// A member that cannot be read is in the errors of the result. Raises MissingError if there is no such group.
     fn members(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Members> {
         let number = arguments::group("number", number)?;
-        let (members, broken) = self.call(py, |root, buffer| {
-            let (mut members, mut broken) = (Vec::new(), Vec::new());
+        let (members, errors) = self.call(py, |root, buffer| {
+            let (mut members, mut errors) = (Vec::new(), Vec::new());
             root.members(number, buffer, |member| match member {
                 Ok(member) => members.push(member),
-                Err(error) => broken.push(error),
+                Err(error) => errors.push(error),
             })?;
             members.sort_unstable_by_key(|member| member.name);
-            Ok((members, broken))
+            Ok((members, errors))
         })?;
-        Members::new(py, &members, &broken)
+        Members::new(py, &members, &errors)
     }
 
-    /// Whether the kernel has nodes for groups; without CONFIG_VFIO_GROUP a probe of any group says absent, and a peek is what
-    /// tells. Opens nothing.
+    /// Returns True if the kernel has device nodes for groups. Opens no device.
+    ///
+    /// Without CONFIG_VFIO_GROUP the kernel has none, and every probe returns absent; use peek() instead.
     fn has_group_nodes(&self, py: Python<'_>) -> PyResult<bool> {
         self.call(py, |root, _| Ok(root.has_group_nodes()))
     }
 
-    /// Looks whether a group is held, without opening anything. Raises MissingError if there is no such group.
+    /// Reads the sysfs attribute enable of the functions of a group. Opens no device and disturbs no other process.
+    ///
+    /// Raises MissingError if there is no such group.
     fn peek(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Word> {
         let number = arguments::group("number", number)?;
         self.call(py, |root, buffer| root.peek(number, buffer)).map(Word::peek)
     }
 
-    /// Opens the group for a moment and tells what the kernel said. While it is open, others' opens of a free group fail.
+    /// Opens the device node of a group and closes it at once. During a probe of a free group, the open of another
+    /// process fails with EBUSY.
     ///
-    /// Without a timeout it can block for seconds, while the kernel resets a device. With one (in seconds) the open is made
-    /// in another thread, and an answer that is late is unknown.
+    /// Without a timeout the call blocks for seconds while the kernel resets a device of the group. With a timeout,
+    /// in seconds, a helper thread opens the node. Without a result by then the state is unknown, with the reason
+    /// timed-out.
     #[pyo3(signature = (number, timeout=None))]
     fn probe(
         &self,
@@ -148,23 +164,26 @@ impl Root {
         Ok(Occupancy::new(number, occupancy))
     }
 
-    /// The processes that hold any of the groups, by group and pid, and how far the look for them reached. Opens nothing.
+    /// Finds the processes that hold any of the groups. Opens no device.
     ///
-    /// Reads /proc of all processes: milliseconds on a busy host.
+    /// Reads /proc of all processes, which takes milliseconds on a busy host: pass all groups in one call. Processes
+    /// of other users need CAP_SYS_PTRACE. Raises ProbeError if /proc cannot be listed.
     fn holders(&self, py: Python<'_>, groups: &Bound<'_, PyAny>) -> PyResult<Holders> {
         let groups = arguments::groups("groups", groups)?;
-        let (holders, looked) = self.call(py, |root, _| {
+        let (holders, coverage) = self.call(py, |root, _| {
             let mut holders = Vec::new();
-            let looked = root.holders(&groups, &mut |holder| holders.push(holder))?;
+            let coverage = root.holders(&groups, &mut |holder| holders.push(holder))?;
             holders.sort_unstable_by_key(|holder| (holder.group, holder.pid));
-            Ok((holders, looked))
+            Ok((holders, coverage))
         })?;
-        Holders::new(py, &holders, looked)
+        Holders::new(py, &holders, coverage)
     }
 
-    /// Begins to watch. Every `interval` seconds (0.001 to 86400) it looks anew; kernel events, nodes that come and go, and
-    /// exits of holders make it look at once. Opens groups only if `probe` says so, as rarely as it can. The first
-    /// events tell what is there.
+    /// Returns a watch of all devices of the root.
+    ///
+    /// interval is the time between two peeks, 0.001 to 86400 seconds. Kernel events, changes of device nodes and
+    /// exits of holders are reported earlier. The watch opens groups only with probe=True. uevents=False disables
+    /// kernel uevents, holders=False disables the search for holders. The first events report the current state.
     #[pyo3(
         signature = (interval=None, probe=None, uevents=None, holders=None),
         text_signature = "($self, interval=1.0, probe=False, uevents=True, holders=True)"
@@ -190,7 +209,7 @@ impl Root {
         Watch::new(py, &host, options, sources)
     }
 
-    /// Closes it. Watches that came from it go on.
+    /// Closes the root. Its watches stay open. Closing again has no effect.
     fn close(&self, py: Python<'_>) {
         let host = self.host.lock().unwrap_or_else(PoisonError::into_inner).take();
         py.detach(|| drop(host));

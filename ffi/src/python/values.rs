@@ -1,11 +1,11 @@
-//! The device record and the event, as frozen Python values.
+//! The device record and the event as frozen Python values.
 
 use crate::python::words::Word;
 use pyo3::prelude::*;
 use std::fmt::Write;
 use vfio_probe::Sriov;
 
-/// A device bound to a VFIO driver, as sysfs describes it.
+/// A device as sysfs describes it.
 #[pyclass(frozen, eq, hash, get_all, module = "vfio_probe")]
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Device {
@@ -62,7 +62,7 @@ impl Device {
     }
 }
 
-/// What a watch tells.
+/// An event of a watch.
 #[pyclass(frozen, eq, hash, get_all, module = "vfio_probe")]
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Event {
@@ -91,10 +91,10 @@ impl Event {
     }
 }
 
-/// Adds ` name value` to a repr if there is a value.
+/// Appends ` name value` to a repr if there is a value.
 pub(crate) fn push(text: &mut String, name: &str, value: Option<impl std::fmt::Display>) {
     if let Some(value) = value {
-        // Writing to a String does not fail.
+        // Writing to a String cannot fail.
         let _ = write!(text, " {name} {value}");
     }
 }

@@ -1,4 +1,4 @@
-//! What lives while a watch is open or waited for: the core's watch and one descriptor for its news and its end.
+//! Waits for a watch. Combines the core's watch with one descriptor that reports its events and its close.
 
 use pyo3::Python;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
@@ -9,14 +9,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use vfio_probe::{Error, Result, Watch};
 
-/// A watch that may be waited for in many threads, and closed in another.
+/// A watch that several threads may wait for while another thread closes it.
 pub(crate) struct Live {
     watch: Mutex<Watch>,
-    /// Readable when the watch may have news, and for ever once it was closed.
+    /// Readable when the watch may have an event, and permanently after the close.
     descriptor: OwnedFd,
     end: OwnedFd,
     closed: AtomicBool,
-    /// Whose it is: a child that was forked has a copy, and shares the descriptors.
+    /// Process id of the owner. A forked child has a copy of the watch and shares the descriptors.
     process: u32,
 }
 
@@ -33,7 +33,7 @@ impl Live {
         Ok(Self { watch: Mutex::new(watch), descriptor, end, closed: AtomicBool::new(false), process })
     }
 
-    /// The watch, for one thread at a time. Call it detached: who has it may be in a system call.
+    /// Locks the watch. Call it detached from the interpreter: the owner of the lock may be in a system call.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Watch> {
         self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -42,14 +42,14 @@ impl Live {
         &self.descriptor
     }
 
-    /// Ends all waits.
+    /// Closes the watch and ends all waits.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         if std::process::id() != self.process {
-            // The parent's waits would end at once, and for ever, though its watch is open.
+            // The descriptor is shared: a write would end the waits of the parent, whose watch is still open.
             return;
         }
-        // Fails only when 2^64 - 2 were written before.
+        // Cannot fail: the counter of the eventfd is far below its maximum.
         let _ = rustix::io::write(&self.end, &1_u64.to_ne_bytes());
     }
 
@@ -57,7 +57,8 @@ impl Live {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Waits until there may be news, the watch is closed, `until` has come, or a signal arrived. Call it detached.
+    /// Waits until there may be an event, the watch is closed, `until` is reached, or a signal arrives. Call it
+    /// detached from the interpreter.
     pub(crate) fn wait(&self, until: Option<Instant>) -> std::result::Result<(), Errno> {
         let left = until.map(|until| timespec(until.saturating_duration_since(Instant::now())));
         match poll(&mut [PollFd::new(&self.descriptor, PollFlags::IN)], left.as_ref()) {
@@ -67,10 +68,10 @@ impl Live {
     }
 }
 
-/// Lets go of what a Python object had, which closes descriptors, detached from the interpreter.
+/// Drops the state of a Python object, which closes descriptors, detached from the interpreter.
 pub(crate) fn release<T: Send>(handle: T) {
     let mut handle = Some(handle);
-    // None while the interpreter ends; then it is dropped here.
+    // try_attach returns None while the interpreter shuts down; the state is then dropped here.
     let _ = Python::try_attach(|py| py.detach(|| drop(handle.take())));
 }
 

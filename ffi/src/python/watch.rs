@@ -1,4 +1,4 @@
-//! The watch: everything over time, as an iterator and as one pollable descriptor.
+//! The watch as an iterator, an async iterator and a pollable descriptor.
 
 use crate::host::Host;
 use crate::python::listing::Holders;
@@ -15,10 +15,12 @@ use std::time::Instant;
 use vfio_probe::monitor::{self, Assigned, Monitor};
 use vfio_probe::watch::Options;
 
-/// What changes below a root.
+/// A watch of all devices of a root: an iterator of events and a context manager.
+///
+/// Any number of threads may use a watch at the same time. Each event goes to one caller.
 #[pyclass(frozen, module = "vfio_probe")]
 pub(crate) struct Watch {
-    /// None once closed. Locked only to copy the pointer, never over a system call or a call to Python.
+    /// None after close(). Locked only to copy the pointer, never during a system call or a call of Python.
     live: Mutex<Option<Arc<Live>>>,
     clock: Clock,
 }
@@ -41,7 +43,7 @@ impl Watch {
         live.ok_or_else(closed)
     }
 
-    /// Calls the core's watch detached from the interpreter, where the locks of other threads are waited for too.
+    /// Calls the core's watch detached from the interpreter, including the wait for its lock.
     fn with<T: Send>(
         &self,
         py: Python<'_>,
@@ -58,18 +60,18 @@ impl Drop for Watch {
     }
 }
 
-/// How a wait ended.
+/// The result of a wait.
 enum Waited {
-    News(Event),
-    /// The time was up.
-    Nothing,
-    /// Somebody closed the watch.
+    Event(Event),
+    /// The timeout passed.
+    TimedOut,
+    /// The watch was closed.
     Closed,
 }
 
 fn wait(py: Python<'_>, live: Arc<Live>, until: Option<Instant>) -> PyResult<Waited> {
     let waited = wait_on(py, &live, until);
-    // Closed meanwhile, this is its last use, which closes descriptors.
+    // If the watch was closed during the wait, this drop closes descriptors.
     py.detach(move || drop(live));
     waited
 }
@@ -77,13 +79,13 @@ fn wait(py: Python<'_>, live: Arc<Live>, until: Option<Instant>) -> PyResult<Wai
 fn wait_on(py: Python<'_>, live: &Live, until: Option<Instant>) -> PyResult<Waited> {
     while !live.is_closed() {
         if let Some(event) = py.detach(|| live.lock().next()) {
-            return Ok(Waited::News(event.into()));
+            return Ok(Waited::Event(event.into()));
         }
         if until.is_some_and(|until| Instant::now() >= until) {
-            return Ok(Waited::Nothing);
+            return Ok(Waited::TimedOut);
         }
         py.detach(|| live.wait(until)).map_err(std::io::Error::from)?;
-        // Where Ctrl-C raises KeyboardInterrupt.
+        // Raises KeyboardInterrupt after Ctrl-C.
         py.check_signals()?;
     }
     Ok(Waited::Closed)
@@ -95,13 +97,14 @@ fn closed() -> PyErr {
 
 #[pymethods]
 impl Watch {
-    /// The next event, or None if there is none within `timeout` seconds; 0 does not wait, None waits without end.
+    /// Returns the next event, or None if there is none within timeout seconds. 0 does not wait; None waits without a
+    /// limit.
     #[pyo3(signature = (timeout=None))]
     fn next_event(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Event>> {
         let until = arguments::timeout("timeout", timeout)?.map(|timeout| Instant::now() + timeout);
         match wait(py, self.live()?, until)? {
-            Waited::News(event) => Ok(Some(event)),
-            Waited::Nothing => Ok(None),
+            Waited::Event(event) => Ok(Some(event)),
+            Waited::TimedOut => Ok(None),
             Waited::Closed => Err(closed()),
         }
     }
@@ -111,12 +114,12 @@ impl Watch {
         Ok(slf)
     }
 
-    /// Without an end but that of the watch.
+    /// Waits for the next event. The iteration ends when the watch is closed.
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Event>> {
         let Ok(live) = self.live() else { return Ok(None) };
         match wait(py, live, None)? {
-            Waited::News(event) => Ok(Some(event)),
-            Waited::Nothing | Waited::Closed => Ok(None),
+            Waited::Event(event) => Ok(Some(event)),
+            Waited::TimedOut | Waited::Closed => Ok(None),
         }
     }
 
@@ -125,30 +128,32 @@ impl Watch {
         slf.py().import("vfio_probe._asyncio")?.getattr("Events")?.call1((slf,))
     }
 
-    /// A descriptor that is readable when there may be an event: then call next_event(0) until it says None. Never read it.
+    /// Returns a descriptor that is readable when there may be an event. Then call next_event(0) until it returns
+    /// None. Do not read or close the descriptor.
     fn fileno(&self) -> PyResult<i32> {
         Ok(self.live()?.descriptor().as_raw_fd())
     }
 
-    /// Keeps the descriptor open while somebody waits for it.
+    /// Returns an object that keeps the descriptor open during a wait.
     fn _waiter(&self) -> PyResult<Waiter> {
         Ok(Waiter { live: Some(self.live()?) })
     }
 
-    /// Whether it was closed.
+    /// True if the watch is closed.
     #[getter]
     fn closed(&self) -> bool {
         self.live().is_err()
     }
 
-    /// The bound devices, by id, and those that the kernel is unbinding (driver None); SR-IOV is not looked at.
+    /// Returns the bound devices, ordered by id, in the state of the latest event. A device that the kernel unbinds
+    /// has the driver None. The SR-IOV fields are not set.
     fn devices<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let devices: Vec<vfio_probe::Device> =
             self.with(py, |watch| watch.monitor().devices().iter().map(|tracked| tracked.device).collect())?;
         PyTuple::new(py, devices.iter().map(Device::from))
     }
 
-    /// Their groups, by number.
+    /// Returns the groups that have a bound device, ordered by number, in the state of the latest event.
     fn groups<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let groups: Vec<Known> =
             self.with(py, |watch| watch.monitor().groups().iter().map(Known::from).collect())?;
@@ -157,42 +162,43 @@ impl Watch {
         PyTuple::new(py, groups?)
     }
 
-    /// One of them, or None.
+    /// Returns one group in the state of the latest event, or None if the watch does not know it.
     fn group(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Option<WatchedGroup>> {
         let number = arguments::group("number", number)?;
         let group = self.with(py, |watch| watch.monitor().group(number).map(Known::from))?;
         group.map(|group| WatchedGroup::new(py, self.clock, &group)).transpose()
     }
 
-    /// The known holders of a held group, or None if nobody looked for them.
+    /// Returns the known holders of a group, or None if the group is not held or was not searched for holders.
     fn holders(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Option<Holders>> {
         let number = arguments::group("number", number)?;
         let known = self.with(py, |watch| Some((watch.coverage(number)?, watch.holders(number).to_vec())))?;
-        known.map(|(looked, holders)| Holders::new(py, &holders, looked)).transpose()
+        known.map(|(coverage, holders)| Holders::new(py, &holders, coverage)).transpose()
     }
 
-    /// Groups that are never opened, in place of those said before: a machine may be about to open them.
-    fn set_owned_groups(&self, py: Python<'_>, groups: &Bound<'_, PyAny>) -> PyResult<()> {
-        let owned = Assigned { groups: arguments::groups("groups", groups)?, ..Assigned::default() };
-        self.with(py, |watch| watch.monitor_mut().set_assigned(owned))
+    /// Sets the groups that are assigned to VMs. The watch never opens them. Replaces the previous set.
+    fn set_assigned_groups(&self, py: Python<'_>, groups: &Bound<'_, PyAny>) -> PyResult<()> {
+        let assigned = Assigned { groups: arguments::groups("groups", groups)?, ..Assigned::default() };
+        self.with(py, |watch| watch.monitor_mut().set_assigned(assigned))
     }
 
-    /// What could not be read when all was last read, each about one thing.
-    fn broken<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let broken = self.with(py, |watch| watch.monitor().errors().to_vec())?;
-        PyTuple::new(py, errors::values(py, &broken))
+    /// Returns the errors of the devices that could not be read in the latest full pass.
+    fn errors<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let errors = self.with(py, |watch| watch.monitor().errors().to_vec())?;
+        PyTuple::new(py, errors::values(py, &errors))
     }
 
-    /// Why the latest look could not list the bound devices, if it could not; what was known before stays.
+    /// Returns the error of the latest pass if the bound devices could not be listed, else None. The watch keeps its
+    /// state.
     fn failure(&self, py: Python<'_>) -> PyResult<Option<Py<pyo3::exceptions::PyBaseException>>> {
         let failure = self.with(py, |watch| watch.failure())?;
         Ok(failure.map(|error| errors::raised(error).into_value(py)))
     }
 
-    /// Closes it and ends all waits for it. Closing twice does nothing.
+    /// Closes the watch and ends all waits for it. Closing again has no effect.
     fn close(&self, py: Python<'_>) {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // The last use of it closes descriptors, so that it has to end in there.
+        // The last user closes descriptors, so it is dropped inside the closure.
         py.detach(move || {
             if let Some(live) = live {
                 live.close();
@@ -214,10 +220,10 @@ impl Watch {
     }
 }
 
-/// Somebody who waits for a watch; its descriptor stays open for as long, even if the watch is closed meanwhile.
+/// A wait for a watch. It keeps the descriptor open, even if the watch is closed during the wait.
 #[pyclass(frozen, module = "vfio_probe._core")]
 pub(crate) struct Waiter {
-    /// None only while it is dropped.
+    /// None only during the drop.
     live: Option<Arc<Live>>,
 }
 
@@ -229,7 +235,7 @@ impl Drop for Waiter {
 
 #[pymethods]
 impl Waiter {
-    /// The watch's.
+    /// Returns the descriptor of the watch.
     fn fileno(&self) -> PyResult<i32> {
         self.live.as_ref().map(|live| live.descriptor().as_raw_fd()).ok_or_else(closed)
     }

@@ -1,4 +1,4 @@
-//! A group as a watch knows it, as a frozen Python value.
+//! The state of a group in a watch, as a frozen Python value.
 
 use crate::python::group::{Member, offender};
 use crate::python::occupancy::Occupancy;
@@ -9,7 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use std::time::Instant;
 use vfio_probe::monitor;
 
-/// Instants on the scale of Python's `time.monotonic()`, which reads the same clock.
+/// Converts instants to the scale of Python's `time.monotonic()`, which reads the same clock.
 #[derive(Clone, Copy)]
 pub(crate) struct Clock {
     instant: Instant,
@@ -31,7 +31,7 @@ impl Clock {
     }
 }
 
-/// An IOMMU group that a watch follows.
+/// The state of an IOMMU group as a watch knows it.
 #[pyclass(frozen, get_all, module = "vfio_probe")]
 pub(crate) struct WatchedGroup {
     number: u32,
@@ -45,7 +45,7 @@ pub(crate) struct WatchedGroup {
     offender_driver: Option<String>,
 }
 
-/// What a watch knows of a group, copied so that the watch is not locked while Python values are made.
+/// A copy of the state of a group, so that the watch is not locked while Python values are created.
 pub(crate) struct Known {
     id: vfio_probe::GroupId,
     members: Vec<vfio_probe::Member>,
@@ -87,6 +87,6 @@ impl WatchedGroup {
 impl WatchedGroup {
     fn __repr__(&self) -> String {
         let (state, evidence) = (self.occupancy.word(), self.evidence);
-        format!("<WatchedGroup {} {state} by {evidence}>", self.number)
+        format!("<WatchedGroup {} {state} evidence {evidence}>", self.number)
     }
 }

@@ -1,11 +1,11 @@
-//! The core's words as members of the enums of vfio_probe._enums.
+//! Converts the words of the core into members of the enums of vfio_probe._enums.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyModule;
 use std::fmt;
 
-/// A word and the enum that has it.
+/// A word and the name of its enum.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Word {
     class: &'static str,
@@ -29,8 +29,8 @@ impl Word {
         Self { class: "State", word: occupancy.as_str() }
     }
 
-    pub(crate) fn why(why: vfio_probe::UnknownReason) -> Self {
-        Self { class: "Why", word: why.as_str() }
+    pub(crate) fn unknown_reason(reason: vfio_probe::UnknownReason) -> Self {
+        Self { class: "UnknownReason", word: reason.as_str() }
     }
 
     pub(crate) fn evidence(evidence: vfio_probe::Evidence) -> Self {

@@ -1,4 +1,4 @@
-"""Prints every device bound to VFIO, whether its group looks held, and by whom; opens nothing."""
+"""Prints the devices bound to VFIO drivers, whether their groups look held, and the holders."""
 
 import sys
 
