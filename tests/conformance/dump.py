@@ -1,4 +1,4 @@
-"""`dump.py ROOT` says in JSON what the Python module tells of a tree, to be compared with other languages."""
+"""`dump.py ROOT` prints all results of the Python module for a tree as JSON, for the comparison."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ Document = dict[str, Any]
 
 
 def error_of(error: ProbeError) -> Document:
-    """An error, raised or given as a value."""
+    """Converts an error."""
     return {
         "device": error.device,
         "group": error.group,
@@ -21,7 +21,7 @@ def error_of(error: ProbeError) -> Document:
 
 
 def device_of(device: Device) -> Document:
-    """A device; its class is `class_code` in Python, where `class` is a keyword."""
+    """Converts a device. In Python the field is `class_code`, because `class` is a keyword."""
     same = (
         *("id", "vendor", "device", "subsystem_vendor", "subsystem_device", "driver", "group", "numa_node"),
         *("vfs", "cdev", "vgpu_type", "parent"),
@@ -35,21 +35,21 @@ def device_of(device: Device) -> Document:
 
 
 def member_of(member: Member) -> Document:
-    """A group's member."""
+    """Converts a member of a group."""
     return {"name": member.name, "driver": member.driver, "vfio": member.vfio}
 
 
 def occupancy_of(occupancy: Occupancy) -> Document:
-    """What an open said."""
+    """Converts the result of a probe."""
     return {
         "state": occupancy.state.value,
-        "why": None if occupancy.why is None else occupancy.why.value,
+        "unknown_reason": None if occupancy.unknown_reason is None else occupancy.unknown_reason.value,
         "errno": occupancy.errno,
     }
 
 
 def group_of(root: Root, number: int) -> Document:
-    """A group, all that is to be told of it."""
+    """Reads and converts a group."""
     occupancy = {"group": number, **occupancy_of(root.probe(number))}
     try:
         group, members = root.group(number), root.members(number)
@@ -66,19 +66,19 @@ def group_of(root: Root, number: int) -> Document:
         "offender": group.offender,
         "offender_driver": group.offender_driver,
         "members": sorted((member_of(member) for member in members), key=lambda member: str(member["name"])),
-        "broken": sorted(str(error) for error in members.broken),
+        "errors": sorted(str(error) for error in members.errors),
         "peek": peek,
     }
 
 
 def holder_of(holder: Holder) -> Document:
-    """Who holds a group."""
+    """Converts a holder."""
     same = ("group", "pid", "start_time", "command", "pod_uid", "container_id")
     return {**{name: getattr(holder, name) for name in same}, "via": holder.via.value}
 
 
 def dump(path: str) -> Document:
-    """The whole document."""
+    """Returns the whole document."""
     try:
         root = Root(path)
         scan = root.scan()
@@ -87,21 +87,21 @@ def dump(path: str) -> Document:
     with root:
         numbers = sorted({device.group for device in scan if device.group is not None})
         holders = root.holders(numbers)
-        looked = holders.looked
+        coverage = holders.coverage
         return {
             "group_nodes": root.has_group_nodes(),
             "devices": sorted((device_of(device) for device in scan), key=lambda device: str(device["id"])),
-            "broken": sorted(
-                (error_of(error) for error in scan.broken), key=lambda error: str(error["text"])
+            "errors": sorted(
+                (error_of(error) for error in scan.errors), key=lambda error: str(error["text"])
             ),
             "groups": [group_of(root, number) for number in numbers],
             "holders": sorted(
                 (holder_of(holder) for holder in holders), key=lambda each: (each["group"], each["pid"])
             ),
-            "looked": {
-                "processes": looked.processes,
-                "unreadable": looked.unreadable,
-                "unattributed": looked.unattributed,
+            "coverage": {
+                "processes": coverage.processes,
+                "unreadable": coverage.unreadable,
+                "unattributed": coverage.unattributed,
             },
         }
 

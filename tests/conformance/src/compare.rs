@@ -1,15 +1,15 @@
-//! Two documents, field by field.
+//! Compares two JSON documents field by field.
 
 use serde_json::Value;
 
-/// Says where `theirs` is not `ours`, by path; nothing where they are alike.
+/// Returns the differences of `theirs` from `ours`, each with its path.
 pub(crate) fn differences(ours: &Value, theirs: &Value) -> Vec<String> {
     let mut found = Vec::new();
     walk("", ours, theirs, &mut found);
     found
 }
 
-/// How many fields a document has that are neither a list nor a record.
+/// Returns the number of fields that are neither an array nor an object.
 pub(crate) fn fields(document: &Value) -> usize {
     match document {
         Value::Array(items) => items.iter().map(fields).sum(),
@@ -24,11 +24,11 @@ fn walk(path: &str, ours: &Value, theirs: &Value, found: &mut Vec<String>) {
             for (key, value) in ours {
                 match theirs.get(key) {
                     Some(other) => walk(&format!("{path}.{key}"), value, other, found),
-                    None => found.push(format!("{path}.{key}: missing, should be {value}")),
+                    None => found.push(format!("{path}.{key}: missing, want {value}")),
                 }
             }
-            let more = theirs.keys().filter(|key| !ours.contains_key(*key));
-            found.extend(more.map(|key| format!("{path}.{key}: one too many")));
+            let unexpected = theirs.keys().filter(|key| !ours.contains_key(*key));
+            found.extend(unexpected.map(|key| format!("{path}.{key}: unexpected")));
         }
         (Value::Array(ours), Value::Array(theirs)) if ours.len() == theirs.len() => {
             for (index, (value, other)) in ours.iter().zip(theirs).enumerate() {
@@ -36,7 +36,7 @@ fn walk(path: &str, ours: &Value, theirs: &Value, found: &mut Vec<String>) {
             }
         }
         (ours, theirs) if ours == theirs => {}
-        (ours, theirs) => found.push(format!("{path}: is {theirs}, should be {ours}")),
+        (ours, theirs) => found.push(format!("{path}: got {theirs}, want {ours}")),
     }
 }
 
@@ -46,7 +46,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn every_difference_is_named() {
+    fn every_difference_is_reported_with_its_path() {
         let ours = json!({ "a": 1, "b": [1, { "c": null }], "d": "x", "e": [1, 2] });
         assert_eq!(differences(&ours, &ours), [] as [&str; 0]);
         assert_eq!(fields(&ours), 6);
@@ -54,11 +54,11 @@ mod tests {
         assert_eq!(
             differences(&ours, &theirs),
             [
-                ".a: is 2, should be 1",
-                ".b[1].c: is 0, should be null",
-                ".d: missing, should be \"x\"",
-                ".e: is [1], should be [1,2]",
-                ".f: one too many",
+                ".a: got 2, want 1",
+                ".b[1].c: got 0, want null",
+                ".d: missing, want \"x\"",
+                ".e: got [1], want [1,2]",
+                ".f: unexpected",
             ]
         );
     }

@@ -1,4 +1,4 @@
-//! What the core itself tells of a tree, as JSON.
+//! Converts all results of the core for a tree to JSON.
 
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -6,25 +6,25 @@ use std::path::Path;
 use vfio_probe::device::Detail;
 use vfio_probe::{Buffer, Device, Error, GroupId, Occupancy, Root, Sriov, UnknownReason, Viability};
 
-/// Everything, in the form that the other languages' programs print.
+/// Returns the document in the form that the programs of the other languages print.
 pub(crate) fn dump(path: &Path) -> Value {
-    look(path).unwrap_or_else(|error| json!({ "error": failure(&error) }))
+    read(path).unwrap_or_else(|error| json!({ "error": failure(&error) }))
 }
 
-fn look(path: &Path) -> vfio_probe::Result<Value> {
+fn read(path: &Path) -> vfio_probe::Result<Value> {
     let root = Root::open(path)?;
     let mut buffer = Buffer::new();
-    let (mut devices, mut broken) = (Vec::new(), Vec::new());
+    let (mut devices, mut errors) = (Vec::new(), Vec::new());
     root.scan(Detail::Full, &mut buffer, |device| match device {
         Ok(device) => devices.push(device),
-        Err(error) => broken.push(error),
+        Err(error) => errors.push(error),
     })?;
     devices.sort_by_key(|device| device.id.to_string());
-    broken.sort_by_key(ToString::to_string);
+    errors.sort_by_key(ToString::to_string);
     let groups: BTreeSet<GroupId> = devices.iter().filter_map(|device| device.group).collect();
     let groups: Vec<GroupId> = groups.into_iter().collect();
     let mut holders = Vec::new();
-    let looked = root.holders(&groups, &mut |holder| holders.push(holder))?;
+    let coverage = root.holders(&groups, &mut |holder| holders.push(holder))?;
     holders.sort_by_key(|holder| (holder.group, holder.pid));
     let holders: Vec<Value> = holders
         .iter()
@@ -40,11 +40,11 @@ fn look(path: &Path) -> vfio_probe::Result<Value> {
     Ok(json!({
         "group_nodes": root.has_group_nodes(),
         "devices": devices.iter().map(device).collect::<Vec<_>>(),
-        "broken": broken.iter().map(failure).collect::<Vec<_>>(),
+        "errors": errors.iter().map(failure).collect::<Vec<_>>(),
         "groups": groups.iter().map(|&id| group(&root, id, &mut buffer)).collect::<Vec<_>>(),
         "holders": holders,
-        "looked": {
-            "processes": looked.processes, "unreadable": looked.unreadable, "unattributed": looked.unattributed,
+        "coverage": {
+            "processes": coverage.processes, "unreadable": coverage.unreadable, "unattributed": coverage.unattributed,
         },
     }))
 }
@@ -74,29 +74,29 @@ fn device(device: &Device) -> Value {
 
 fn group(root: &Root, id: GroupId, buffer: &mut Buffer) -> Value {
     let occupancy = root.probe(id);
-    let (why, errno) = match occupancy {
+    let (reason, errno) = match occupancy {
         Occupancy::Unknown(why @ UnknownReason::Errno(errno)) => (Some(why.as_str()), errno),
         Occupancy::Unknown(why) => (Some(why.as_str()), 0),
         Occupancy::Free | Occupancy::Held | Occupancy::Absent => (None, 0),
     };
-    let (mut members, mut broken) = (Vec::new(), Vec::new());
-    let seen = root.group(id, buffer).and_then(|seen| {
+    let (mut members, mut errors) = (Vec::new(), Vec::new());
+    let summary = root.group(id, buffer).and_then(|summary| {
         root.members(id, buffer, |member| match member {
             Ok(member) => members.push(member),
-            Err(error) => broken.push(error.to_string()),
+            Err(error) => errors.push(error.to_string()),
         })?;
-        Ok(seen)
+        Ok(summary)
     });
-    let seen = match seen {
-        Ok(seen) => seen,
+    let summary = match summary {
+        Ok(summary) => summary,
         Err(error) => {
             return json!({
-                "group": id.0, "error": failure(&error), "state": occupancy.as_str(), "why": why, "errno": errno,
+                "group": id.0, "error": failure(&error), "state": occupancy.as_str(), "unknown_reason": reason, "errno": errno,
             });
         }
     };
     members.sort_by_key(|member| member.name);
-    broken.sort();
+    errors.sort();
     let members: Vec<Value> = members
         .iter()
         .map(|member| {
@@ -104,14 +104,14 @@ fn group(root: &Root, id: GroupId, buffer: &mut Buffer) -> Value {
             json!({ "name": member.name.as_str(), "driver": driver, "vfio": member.vfio })
         })
         .collect();
-    let (offender, offender_driver) = match seen.viability {
+    let (offender, offender_driver) = match summary.viability {
         Viability::Viable => (None, None),
         Viability::NotViable { member, driver } => (Some(member.to_string()), Some(driver.to_string())),
     };
     json!({
-        "group": id.0, "viable": seen.viability.is_viable(), "unreadable": seen.unreadable,
-        "offender": offender, "offender_driver": offender_driver, "members": members, "broken": broken,
+        "group": id.0, "viable": summary.viability.is_viable(), "unreadable": summary.unreadable,
+        "offender": offender, "offender_driver": offender_driver, "members": members, "errors": errors,
         "peek": root.peek(id, buffer).map_or_else(|error| failure(&error), |peek| json!(peek.as_str())),
-        "state": occupancy.as_str(), "why": why, "errno": errno,
+        "state": occupancy.as_str(), "unknown_reason": reason, "errno": errno,
     })
 }

@@ -1,11 +1,12 @@
-//! What the command line's `list --json --probe` is to say, told from what the core says.
+//! Derives the expected output of `list --json --probe` from the results of the core.
 
-#![allow(clippy::indexing_slicing, reason = "a key that a Value has not is null")]
+#![allow(clippy::indexing_slicing, reason = "a missing key of a Value is null")]
 
 use serde_json::{Value, json};
 
-/// The part of a listing that the core knows; the rest (resource, owner, health, reason) is the plugin's own.
-const KNOWN: [&str; 12] = [
+/// The fields of a listing that are compared: those that the core determines, and `assignment`, which must be null because no
+/// kubelet runs on a tree. The plugin alone determines the others: resource, health, reason.
+const COMPARED_FIELDS: [&str; 13] = [
     "address",
     "vendor",
     "device",
@@ -18,15 +19,16 @@ const KNOWN: [&str; 12] = [
     "evidence",
     "viable",
     "holders",
+    "assignment",
 ];
 
-/// The listing as it should be: the display controllers of vendor 10de, each with its group's answers; those of opens only
-/// where groups have nodes.
+/// Returns the expected listing: the display controllers of vendor 10de with the states of their groups. The result of a
+/// probe counts only if groups have device nodes.
 pub(crate) fn expected(dump: &Value) -> Value {
     let none = Vec::new();
     let devices = dump["devices"].as_array().unwrap_or(&none);
     let selected = devices.iter().filter(|device| {
-        // A virtual function of which no vGPU was made is nothing to offer.
+        // A virtual function without a vGPU is not offered.
         let empty = device["kind"] == "vendor-vf" && device["vgpu_type"].is_null();
         device["vendor"] == 0x10de && device["class"].as_u64().is_some_and(|class| class >> 16 == 3) && !empty
     });
@@ -63,7 +65,7 @@ fn line(device: &Value, dump: &Value) -> Value {
         "address": device["id"], "vendor": hex(&device["vendor"], 4), "device": hex(&device["device"], 4),
         "class": hex(&device["class"], 6), "driver": device["driver"], "iommu_group": device["group"],
         "numa_node": device["numa_node"], "kind": device["kind"], "state": state, "evidence": evidence,
-        "viable": group["viable"].as_bool().unwrap_or(!device["group"].is_null()), "holders": holders,
+        "viable": group["viable"].as_bool().unwrap_or(!device["group"].is_null()), "holders": holders, "assignment": null,
     })
 }
 
@@ -71,11 +73,11 @@ fn hex(number: &Value, digits: usize) -> String {
     format!("{:0digits$x}", number.as_u64().unwrap_or(u64::MAX))
 }
 
-/// The listing as it is, without what only the plugin knows.
-pub(crate) fn known_part(mut listing: Value) -> Value {
+/// Removes the fields that are not compared.
+pub(crate) fn compared_part(mut listing: Value) -> Value {
     let devices = listing.get_mut("devices").and_then(Value::as_array_mut);
     for device in devices.into_iter().flatten().filter_map(Value::as_object_mut) {
-        device.retain(|key, _| KNOWN.contains(&key.as_str()));
+        device.retain(|key, _| COMPARED_FIELDS.contains(&key.as_str()));
     }
     listing
 }

@@ -1,4 +1,4 @@
-//! The trees that are looked at: one for each thing that can be told of a device or group.
+//! The trees: one for each property that a device or group can have.
 
 use std::io::Result;
 use std::os::unix::fs::symlink;
@@ -6,15 +6,15 @@ use vfio_sim_node::mdev::Mdev;
 use vfio_sim_node::trees::{self, GPU, OTHER, POD, Tree, on, running, with_two};
 use vfio_sim_node::{Function, Hold, Node, VmSpec};
 
-/// A tree's name, what makes it, and what makes it what it is called: places of the document and what is there. A tree that is
-/// not what it is called would compare nothing.
+/// A tree: its name, its builder, and the properties that its name promises, as JSON pointers into the document and their
+/// values. Without these properties the comparison would prove nothing.
 pub(crate) struct Recipe {
     pub(crate) name: &'static str,
     pub(crate) build: fn() -> Result<Tree>,
     pub(crate) shows: &'static [(&'static str, &'static str)],
 }
 
-/// A tree by name, and what it shows.
+/// The name of a tree and its properties.
 type Shows = (&'static str, &'static [(&'static str, &'static str)]);
 
 const fn recipe(
@@ -25,7 +25,7 @@ const fn recipe(
     Recipe { name, build, shows }
 }
 
-/// Every kind of device, by the names of [`trees::ALL`].
+/// The properties of the trees in [`trees::ALL`], one for each kind of device.
 pub(crate) const KINDS: &[Shows] = &[
     (
         "GPUs on two NUMA nodes and one without a NUMA node",
@@ -60,20 +60,20 @@ pub(crate) const KINDS: &[Shows] = &[
     ("a lost GPU in D3cold", &[("/groups/0/state", "free")]),
 ];
 
-/// All others: states, and what cannot be understood.
-pub(crate) const ODD: &[Recipe] = &[
+/// The other trees: states of groups, and malformed or unreadable files.
+pub(crate) const OTHERS: &[Recipe] = &[
     recipe(
         "free",
         || on(Node::with_eight_gpus()?),
         &[("/groups/7/state", "free"), ("/groups/0/peek", "looks-free")],
     ),
     recipe(
-        "held by a pod's machine",
+        "held by the VM of a pod",
         held,
         &[("/groups/0/state", "held"), ("/groups/0/peek", "looks-held"), ("/holders/0/pod_uid", POD)],
     ),
     recipe(
-        "held by a process of no pod",
+        "held by a process without a pod",
         foreign,
         &[("/groups/0/state", "held"), ("/holders/0/pod_uid", "null")],
     ),
@@ -82,43 +82,47 @@ pub(crate) const ODD: &[Recipe] = &[
         group_only,
         &[("/groups/0/state", "held"), ("/groups/0/peek", "looks-free")],
     ),
-    recipe("two groups, one machine", two_groups, &[("/holders/0/group", "51"), ("/holders/1/group", "52")]),
     recipe(
-        "processes that cannot be read",
-        unreadable_process,
-        &[("/looked/processes", "2"), ("/looked/unreadable", "1"), ("/looked/unattributed", "0")],
+        "two groups held by one VM",
+        two_groups,
+        &[("/holders/0/group", "51"), ("/holders/1/group", "52")],
     ),
-    recipe("absent: no node", absent, &[("/groups/0/state", "absent")]),
-    recipe("denied", denied, &[("/groups/0/state", "unknown"), ("/groups/0/why", "denied")]),
-    recipe("another errno", other_errno, &[("/groups/0/why", "errno"), ("/groups/0/errno", "21")]),
+    recipe(
+        "unreadable processes",
+        unreadable_process,
+        &[("/coverage/processes", "2"), ("/coverage/unreadable", "1"), ("/coverage/unattributed", "0")],
+    ),
+    recipe("absent: no device node", absent, &[("/groups/0/state", "absent")]),
+    recipe("denied", denied, &[("/groups/0/state", "unknown"), ("/groups/0/unknown_reason", "denied")]),
+    recipe("other errno", other_errno, &[("/groups/0/unknown_reason", "errno"), ("/groups/0/errno", "21")]),
     recipe(
         "malformed attributes",
         malformed,
-        &[("/broken/0/kind", "too-long"), ("/broken/3/kind", "malformed")],
+        &[("/errors/0/kind", "too-long"), ("/errors/3/kind", "malformed")],
     ),
     recipe(
-        "entries that name nothing",
+        "entries without a valid name",
         nameless,
-        &[("/broken/4/device", "null"), ("/devices/1/group", "52")],
+        &[("/errors/4/device", "null"), ("/devices/1/group", "52")],
     ),
     recipe(
         "unreadable attributes",
         unreadable,
-        &[("/broken/0/device", GPU), ("/groups/0/peek", "unavailable")],
+        &[("/errors/0/device", GPU), ("/groups/0/peek", "unavailable")],
     ),
     recipe("two devices of one group", shared, &[("/devices/1/group", "51"), ("/groups/0/state", "held")]),
-    recipe("members that cannot be read", broken_member, &[("/groups/0/unreadable", "2")]),
+    recipe("unreadable members", unreadable_member, &[("/groups/0/unreadable", "2")]),
     recipe(
-        "a group that is not there",
+        "missing group",
         no_group,
         &[("/groups/0/error/kind", "missing"), ("/groups/0/error/group", "51")],
     ),
-    recipe("nothing bound", || on(Node::new()?), &[("/looked/processes", "0")]),
-    recipe("no sysfs at all", || without("sys"), &[("/error/kind", "missing")]),
+    recipe("nothing bound", || on(Node::new()?), &[("/coverage/processes", "0")]),
+    recipe("no sysfs", || without("sys"), &[("/error/kind", "missing")]),
     recipe(
         "a proc without processes",
         no_process,
-        &[("/groups/0/state", "held"), ("/looked/processes", "0")],
+        &[("/groups/0/state", "held"), ("/coverage/processes", "0")],
     ),
 ];
 
@@ -144,7 +148,7 @@ fn two_groups() -> Result<Tree> {
     running(two()?.node, &VmSpec::of_pod(POD, &[GPU.to_owned(), OTHER.to_owned()]))
 }
 
-/// A process whose descriptors can be listed and not looked at, as without CAP_SYS_PTRACE.
+/// A process whose descriptors can be listed but not read, as without CAP_SYS_PTRACE.
 fn unreadable_process() -> Result<Tree> {
     let tree = held()?;
     let fds = tree.node.root().join("proc/99999999/fd");
@@ -159,7 +163,7 @@ fn absent() -> Result<Tree> {
     Ok(tree)
 }
 
-/// An attribute that nobody may write refuses even root (`kernfs_fop_open`).
+/// A sysfs attribute without a store function refuses a write open, even for root (`kernfs_fop_open`).
 fn denied() -> Result<Tree> {
     let tree = absent()?;
     symlink("/sys/kernel/uevent_seqnum", tree.node.root().join("dev/vfio/51"))?;
@@ -206,12 +210,12 @@ fn shared() -> Result<Tree> {
     running(tree.node, &VmSpec::of_pod(POD, &["0000:1b:00.1".to_owned()]))
 }
 
-fn broken_member() -> Result<Tree> {
+fn unreadable_member() -> Result<Tree> {
     let tree = trees::by_name("not viable")?;
     let link = tree.node.root().join("sys/bus/pci/devices/0000:1b:00.1/driver");
     std::fs::remove_file(&link)?;
     std::fs::create_dir(&link)?;
-    // Of another name than a function's, and with more characters than an error has room for.
+    // A member that is not a PCI function, with a name longer than the field of an error.
     let uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
     tree.node.add_mdev(&Mdev {
         uuid: uuid.to_owned(),
@@ -232,13 +236,13 @@ fn no_group() -> Result<Tree> {
     Ok(tree)
 }
 
-fn without(folder: &str) -> Result<Tree> {
+fn without(directory: &str) -> Result<Tree> {
     let tree = two()?;
-    tree.node.delete(folder)?;
+    tree.node.delete(directory)?;
     Ok(tree)
 }
 
-/// A tree whose proc has not even an entry for whoever looks.
+/// A tree whose proc is empty.
 fn no_process() -> Result<Tree> {
     let tree = held()?;
     tree.node.delete("proc")?;

@@ -1,5 +1,5 @@
-//! What the core's own calls cost: calls ROOT GROUP_FREE GROUP_HELD prints one line of JSON, each figure the best of five
-//! rounds, in nanoseconds a call. It opens the free group many times: not on a node where a machine may want it.
+//! Measures calls of the core: calls ROOT FREE_GROUP HELD_GROUP prints one line of JSON. Each figure is the time of one call
+//! in nanoseconds, the best of five rounds. It opens the free group many times: do not run it where a VM may open it.
 
 use anyhow::{Context, ensure};
 use std::hint::black_box;
@@ -21,13 +21,16 @@ fn best(mut call: impl FnMut()) -> u128 {
 fn main() -> anyhow::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [root, free, held] = words.as_slice() else {
-        anyhow::bail!("usage: calls ROOT GROUP_FREE GROUP_HELD")
+        anyhow::bail!("usage: calls ROOT FREE_GROUP HELD_GROUP")
     };
     let root = Root::open(root.as_ref())?;
-    let free: GroupId = free.parse().context("GROUP_FREE")?;
-    let held: GroupId = held.parse().context("GROUP_HELD")?;
+    let free: GroupId = free.parse().context("FREE_GROUP")?;
+    let held: GroupId = held.parse().context("HELD_GROUP")?;
     let states = (root.probe(free), root.probe(held));
-    ensure!(states == (Occupancy::Free, Occupancy::Held), "free and held are {states:?}");
+    ensure!(
+        states == (Occupancy::Free, Occupancy::Held),
+        "the groups must be free and held, but are {states:?}"
+    );
     let mut buffer = Buffer::new();
     let peek = best(|| {
         let _ = black_box(root.peek(free, &mut buffer));
