@@ -1,26 +1,26 @@
 # shellcheck shell=bash
-# What ./run and ./verify need on the machine: installed through apt as root on Debian and its kin, else named.
-# To be sourced before any cd.
+# Finds the tools that the scripts need. As root on Debian and its derivatives, installs missing ones with apt; otherwise names
+# them. To be sourced before any cd.
 
-# modprobe and its kin are there, which a user's PATH on Debian lacks.
+# modprobe and other tools are there; Debian leaves these directories out of a user's PATH.
 PATH=$PATH:/usr/sbin:/sbin
-# Means the caller's folder to all that runs later, wherever that runs.
+# A relative CARGO_TARGET_DIR is relative to the caller's directory.
 case ${CARGO_TARGET_DIR:-/} in /*) ;; *) export CARGO_TARGET_DIR=$PWD/$CARGO_TARGET_DIR ;; esac
 
-# die TEXT: an error and what to do about it.
+# die TEXT: prints an error and ends the script.
 die() {
     echo "error: $*" >&2
     exit 1
 }
 
 need_cargo() {
-    # rustup's place, which a login shell would have on its PATH.
+    # A login shell has rustup's directory on its PATH.
     [ -d "$HOME/.cargo/bin" ] && PATH=$HOME/.cargo/bin:$PATH
-    command -v cargo >/dev/null || die "cargo is missing; get Rust from your distribution or with rustup"
+    command -v cargo >/dev/null || die "cargo is missing; install Rust from your distribution or with rustup (https://rustup.rs)"
 }
 
 apt_is_fresh=
-# apt_lists: brings apt's package lists, as root and once in a run; what is there may do without.
+# apt_lists: updates apt's package lists, as root and once in a run. The old lists may do if this fails.
 apt_lists() {
     [ -z "$apt_is_fresh" ] && [ "$(id -u)" -eq 0 ] || return 0
     apt_is_fresh=yes
@@ -36,13 +36,17 @@ install() {
         die "apt-get could not install: $*"
 }
 
-# need COMMAND PACKAGE: installs the package if there is no such command.
+# need COMMAND PACKAGE: installs the package if the command is missing.
 need() {
     command -v "$1" >/dev/null || install "$2"
 }
+# need_file FILE PACKAGE
+need_file() {
+    [ -e "$1" ] || install "$2"
+}
 
 wanted=()
-# want COMMAND PACKAGE: the same, but only install_wanted installs it, with all others and in one go.
+# want COMMAND PACKAGE: as need, but install_wanted installs all packages together.
 want() {
     command -v "$1" >/dev/null || wanted+=("$2")
 }
@@ -55,13 +59,9 @@ install_wanted() {
     wanted=()
 }
 
-# need_cc: a C compiler that can link a program; Debian's gcc alone has no libc to link with.
+can_link() { printf '#include <stdio.h>\nint main(void) { return 0; }\n' | cc -x c -o /dev/null - 2>/dev/null; }
+# need_cc: a C compiler that can link a program. Debian's gcc does not bring a C library to link with.
 need_cc() {
     need cc gcc
-    printf '#include <stdio.h>\nint main(void) { return 0; }\n' | cc -x c -o /dev/null - 2>/dev/null || install libc6-dev
-}
-
-# need_file FILE PACKAGE
-need_file() {
-    [ -e "$1" ] || install "$2"
+    can_link || install libc6-dev
 }
