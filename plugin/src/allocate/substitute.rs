@@ -25,7 +25,7 @@ impl Allocator {
         // what they have.
         let entries = checkpoint::read(&self.kubelet_dir)
             .ok_or("; no substitute: the kubelet's checkpoint cannot be read")?;
-        let given = entries.into_iter().flat_map(|entry| entry.told).collect();
+        let given = entries.into_iter().flat_map(|entry| entry.response_ids).collect();
         let owners = self.owners.current();
         let candidates = substitute::candidates(&self.resource, plan, snapshot, &owners, &given);
         let mut free = Vec::new();

@@ -40,7 +40,7 @@ impl AssignmentsHandle {
         let mut ledger: Ledger = state_file.read();
         ledger.restarted(std::time::Instant::now());
         let ownership = Assignments::new(false, &ledger);
-        monitor.set_restored(ownership.owned());
+        monitor.set_restored(ownership.reserved());
         let published = watch::Sender::new(Arc::new(ownership));
         let (ledger, state_file) = (Mutex::new(ledger), Mutex::new(state_file));
         let (ask, stale) = (Notify::new(), Notify::new());
@@ -83,7 +83,7 @@ impl AssignmentsHandle {
             // The kubelet's books will name the other one; the usual grant is in its checkpoint in a moment.
             self.remember(&ledger);
         }
-        let told = self.current().told;
+        let told = self.current().known;
         self.publish(Assignments::new(told, &ledger));
         drop(ledger);
         self.ask();
@@ -109,7 +109,7 @@ impl AssignmentsHandle {
     }
 
     fn publish(&self, ownership: Assignments) {
-        self.shared.monitor.set_assigned(ownership.owned());
+        self.shared.monitor.set_assigned(ownership.reserved());
         self.shared.published.send_replace(Arc::new(ownership));
     }
 }

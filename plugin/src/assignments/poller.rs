@@ -13,8 +13,9 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use vfio_plugin_policy::assignments::index::Assignments;
+use vfio_plugin_policy::assignments::kubelet::KubeletSocket;
 use vfio_plugin_policy::assignments::observation::{
-    CheckpointEntry, KubeletSocket, LedgerUpdate, ListedPod, Observation,
+    CheckpointEntry, LedgerUpdate, ListedPod, Observation, PodHolds,
 };
 use vfio_plugin_policy::device::NodeSnapshot;
 use vfio_probe::GroupId;
@@ -46,7 +47,7 @@ pub(super) async fn ask_for_ever(
             false => poller.first(&mut lister, folder.kubelet).await,
         };
         let pause = poller.take(pods, snapshot.as_deref(), folder.kubelet);
-        let idle = poller.content && seen.held.is_empty() && !owners.current().any();
+        let idle = poller.content && seen.held.is_empty() && owners.current().is_empty();
         loop {
             let due = tokio::select! {
                 () = owners.shared.ask.notified() => true,
@@ -172,17 +173,17 @@ impl Poller {
         let checkpoint = checkpoint::read(&self.config.kubelet_dir);
         let outcome =
             self.give_to_ledger(pods.as_deref().ok(), (checkpoint.as_deref(), written), snapshot, kubelet);
-        if outcome.stale {
+        if outcome.checkpoint_is_stale {
             self.owners.shared.stale.notify_one();
         }
         let pause = match &pods {
-            Ok(_) if outcome.ask_again => self.config.interval,
+            Ok(_) if outcome.poll_again => self.config.interval,
             Ok(_) => self.config.owners_interval,
             Err(_) => self.backoff.min(self.config.owners_interval),
         };
         self.backoff = if pods.is_ok() { self.config.interval } else { pause * 2 };
         // A kubelet that is not there is not asked for ever: its socket's appearing is seen.
-        self.content = !outcome.ask_again && (pods.is_ok() || kubelet.is_none());
+        self.content = !outcome.poll_again && (pods.is_ok() || kubelet.is_none());
         self.complain(pods.err(), outcome.answered);
         pause
     }
@@ -196,24 +197,24 @@ impl Poller {
     ) -> LedgerUpdate {
         let age = self.age(kubelet);
         let offered = snapshot.map(offered);
-        let cgroups = snapshot.map(cgroups).unwrap_or_default();
+        let holders = snapshot.map(holders).unwrap_or_default();
         let round = Observation {
             now: std::time::Instant::now(),
             pods,
             checkpoint,
-            written,
+            checkpoint_is_new: written,
             kubelet,
-            young: age.is_some_and(|age| age < self.config.kubelet_start),
+            kubelet_is_starting: age.is_some_and(|age| age < self.config.kubelet_start),
             settling: self.config.settling,
-            cgroups: &cgroups,
-            adopt: !self.cgroups_seen,
+            holders: &holders,
+            adopt_holders: !self.cgroups_seen,
             offered: offered.as_ref(),
         };
         let owners = self.owners.clone();
         let mut ledger = owners.ledger();
-        let outcome = ledger.take(&round);
+        let outcome = ledger.observe(&round);
         self.cgroups_seen |= snapshot.is_some() && outcome.answered;
-        tracing::debug!(?pods, ?checkpoint, young = round.young, given = ?ledger.given(), "asked");
+        tracing::debug!(?pods, ?checkpoint, young = round.kubelet_is_starting, given = ?ledger.assignments(), "asked");
         owners.publish(Assignments::new(outcome.answered, &ledger));
         owners.remember(&ledger);
         outcome
@@ -260,7 +261,7 @@ fn offered(snapshot: &NodeSnapshot) -> BTreeSet<Arc<str>> {
 }
 
 /// Held devices with the pod of their holder's cgroup.
-fn cgroups(snapshot: &NodeSnapshot) -> Vec<(String, BTreeSet<String>, String)> {
+fn holders(snapshot: &NodeSnapshot) -> Vec<PodHolds> {
     let mut found: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
     for view in &snapshot.devices {
         let holders = view.group.as_ref().map(|group| group.holders.as_slice()).unwrap_or_default();
@@ -269,5 +270,5 @@ fn cgroups(snapshot: &NodeSnapshot) -> Vec<(String, BTreeSet<String>, String)> {
             ids.insert(view.device.id.to_string());
         }
     }
-    found.into_iter().map(|((resource, uid), ids)| (resource, ids, uid)).collect()
+    found.into_iter().map(|((resource, pod_uid), ids)| PodHolds { pod_uid, resource, ids }).collect()
 }

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Endpoint, Server};
-use vfio_plugin_policy::assignments::observation::KubeletSocket;
+use vfio_plugin_policy::assignments::kubelet::KubeletSocket;
 use vfio_plugin_policy::pools::terms::BusyAllocate;
 
 /// First and longest pause between two tries.

@@ -74,7 +74,7 @@ fn entry(raw: RawEntry) -> Option<CheckpointEntry> {
         .map(|address| address.trim().to_owned())
         .filter(|address| !address.is_empty());
     Some(CheckpointEntry {
-        told: told.collect(),
+        response_ids: told.collect(),
         pod_uid: raw.pod_uid,
         container: raw.container_name,
         resource: raw.resource_name,
@@ -120,7 +120,7 @@ mod tests {
             let entries = parse(text.as_bytes()).unwrap();
             assert_eq!(entries.len(), 1);
             assert_eq!(entries[0].ids, set(&["0000:01:00.0", "0000:02:00.0"]));
-            assert_eq!(entries[0].told, entries[0].ids);
+            assert_eq!(entries[0].response_ids, entries[0].ids);
             let at = text.len() - 30;
             assert_eq!(parse(&text.as_bytes()[..at]), None, "half a file is no answer");
         }
@@ -134,7 +134,7 @@ mod tests {
             "DeviceIDs":{{"0":["x"],"1":null}},"AllocResp":"{coded}"}}],"RegisteredDevices":null}}}}"#
         );
         let entry = parse(text.as_bytes()).unwrap().remove(0);
-        assert_eq!((entry.ids, entry.told), (set(&["x"]), set(&["a", "b"])));
+        assert_eq!((entry.ids, entry.response_ids), (set(&["x"]), set(&["a", "b"])));
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Lister {
                     devices.entry(key).or_default().extend(given.device_ids);
                 }
             }
-            ListedPod { pod: format!("{}/{}", pod.namespace, pod.name), devices }
+            ListedPod { full_name: format!("{}/{}", pod.namespace, pod.name), devices }
         });
         Ok(pods.collect())
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::sleep;
-use vfio_plugin_policy::assignments::observation::KubeletSocket;
+use vfio_plugin_policy::assignments::kubelet::KubeletSocket;
 
 /// How often the folder is looked at where inotify cannot be had.
 const LOOK: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ pub(crate) fn kubelet_socket(folder: &Path) -> Option<KubeletSocket> {
 
 /// How long the socket has been there, by the wall clock.
 pub(crate) fn age(socket: &KubeletSocket) -> Duration {
-    UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(socket.made())
+    UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(socket.created())
 }
 
 /// Publishes changes of the folder for ever.

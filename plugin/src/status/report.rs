@@ -3,7 +3,7 @@
 use crate::kubelet::registry::ResourceStatus;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use vfio_plugin_policy::assignments::record::Pod;
+use vfio_plugin_policy::assignments::record::PodRef;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::health::Decision;
 use vfio_plugin_policy::sriov;
@@ -114,17 +114,15 @@ pub(crate) struct HolderReport {
     pub(crate) container_id: Option<String>,
 }
 
-impl From<&Pod> for AssignmentReport {
-    fn from(pod: &Pod) -> Self {
-        let name = pod.name.as_deref().map(|name| name.split_once('/').unwrap_or(("", name)));
-        let state = if name.is_none() && pod.uid.is_none() {
-            AssignmentProgress::BeingAdmitted
-        } else {
-            AssignmentProgress::Assigned
+impl From<&PodRef> for AssignmentReport {
+    fn from(pod: &PodRef) -> Self {
+        let state = match pod.is_being_admitted() {
+            true => AssignmentProgress::BeingAdmitted,
+            false => AssignmentProgress::Assigned,
         };
         Self {
-            namespace: name.map(|(namespace, _)| namespace.to_owned()),
-            pod: name.map(|(_, pod)| pod.to_owned()),
+            namespace: pod.namespace().map(str::to_owned),
+            pod: pod.name().map(str::to_owned),
             uid: pod.uid.clone(),
             state,
         }
@@ -133,9 +131,9 @@ impl From<&Pod> for AssignmentReport {
 
 impl AssignmentReport {
     /// Returns the pod as the policy knows it.
-    pub(crate) fn pod_ref(&self) -> Pod {
+    pub(crate) fn pod_ref(&self) -> PodRef {
         let name = self.namespace.as_ref().zip(self.pod.as_ref());
-        Pod { uid: self.uid.clone(), name: name.map(|(namespace, pod)| format!("{namespace}/{pod}")) }
+        PodRef { uid: self.uid.clone(), full_name: name.map(|(namespace, pod)| format!("{namespace}/{pod}")) }
     }
 }
 
@@ -168,7 +166,7 @@ impl DeviceReport {
     }
 
     /// Returns a device's record. `decision` and `pod` are known to a running `serve` only.
-    pub(crate) fn new(state: &DeviceState, decision: Option<&Decision>, pod: Option<&Pod>) -> Self {
+    pub(crate) fn new(state: &DeviceState, decision: Option<&Decision>, pod: Option<&PodRef>) -> Self {
         let (device, group) = (&state.device, state.group.as_ref());
         let viability = group.map_or(Viability::Viable, |group| group.viability);
         let not_viable = match viability {
@@ -208,7 +206,7 @@ mod tests {
     #[test]
     fn assignment_names_the_pod_as_far_as_it_is_known() {
         let pod = |uid: Option<&str>, name: Option<&str>| {
-            let pod = Pod { uid: uid.map(Into::into), name: name.map(Into::into) };
+            let pod = PodRef { uid: uid.map(Into::into), full_name: name.map(Into::into) };
             let report = AssignmentReport::from(&pod);
             (serde_json::to_value(&report).unwrap(), report.to_string())
         };

@@ -1,132 +1,142 @@
-//! Pure: what the kubelet's answers say of a pod that they do not show with its devices: what ends an ownership, and what
-//! does not.
+//! Decides what an observation says of an assignment that it does not show: what ends an assignment, and what does not.
 
 use crate::assignments::observation::{ListedPod, Observation};
 use crate::assignments::record::{Assignment, Source};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// A device that an Allocate gave away, and that the kubelet shows nowhere, is a pod's for this long at most, if the kubelet
-/// cannot be asked. If it can: until it is missing like any other. Its admission may have failed for another reason, or the
-/// pod may be gone already, of which nobody tells us.
+/// How long an Allocate counts that the kubelet never shows, while the kubelet gives no answer. If it answers, the pod has to be
+/// missing like any other. The plugin is not notified of a pod whose admission failed for another reason, or that has ended
+/// already.
 pub(super) const UNCONFIRMED: Duration = Duration::from_secs(60);
 
-/// What it says.
+/// What an observation says of an assignment that it does not show.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum PodEvidence {
-    /// The pod is there, with what it was given.
-    There,
-    /// The pod is missing; if it is again, it is gone.
+    /// The pod exists and keeps the devices.
+    Present,
+    /// The pod is missing. If it is again, it has ended.
     Missing,
-    /// The pod is there, but its container was given others instead.
+    /// The pod exists, but its container has other devices.
     Replaced,
-    /// Nothing.
-    Silent,
-    /// Nothing yet: it was given away a moment ago.
-    Early,
-    /// It was never a pod's, or is shown as one's elsewhere.
+    /// The observation does not show whether the pod exists.
+    Inconclusive,
+    /// The Allocate is too recent for the kubelet to show it.
+    TooEarly,
+    /// The Allocate never became a pod's assignment, or is shown as part of another record.
     Over,
 }
 
-/// An answer, of which what is shown has been taken in.
+/// An observation whose shown assignments were merged.
 #[derive(Debug)]
 pub(super) struct Evidence<'a> {
-    round: &'a Observation<'a>,
-    /// None if it is none: no pods at all, or fewer than a kubelet knows that has just started.
+    observation: &'a Observation<'a>,
+    /// None if the list does not show which pods are missing: it is empty, or the kubelet has just started and does not know all
+    /// its pods.
     pods: Option<&'a [ListedPod]>,
-    /// What it shows, by resource and ids.
+    /// The shown assignments, by resource and ids.
     shown: BTreeSet<(String, BTreeSet<String>)>,
-    /// Uids of the pods that it shows, by name.
+    /// The uids of the shown pods, by name.
     uids: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl<'a> Evidence<'a> {
-    /// With what it shows.
+    /// Returns the evidence of an observation that shows the records `shown`.
     pub(super) fn new<'g>(
-        round: &'a Observation<'a>,
+        observation: &'a Observation<'a>,
         pods: Option<&'a [ListedPod]>,
         shown: impl Iterator<Item = &'g Assignment>,
     ) -> Self {
-        let mut answer = Self { round, pods, shown: BTreeSet::new(), uids: BTreeMap::new() };
-        for given in shown {
-            answer.shown.insert((given.resource.clone(), given.ids.clone()));
-            if let (Some(name), Some(uid)) = (&given.pod.name, &given.pod.uid) {
-                answer.uids.entry(name.clone()).or_default().insert(uid.clone());
+        let mut evidence = Self { observation, pods, shown: BTreeSet::new(), uids: BTreeMap::new() };
+        for record in shown {
+            evidence.shown.insert((record.resource.clone(), record.checkpoint_ids.clone()));
+            if let (Some(name), Some(uid)) = (&record.pod.full_name, &record.pod.uid) {
+                evidence.uids.entry(name.clone()).or_default().insert(uid.clone());
             }
         }
-        answer
+        evidence
     }
 
-    /// What it says of what it does not show.
-    pub(super) fn of(&self, given: &Assignment) -> PodEvidence {
-        match given.source {
-            Source::Allocate(granted) => self.of_unconfirmed(given, granted),
-            Source::Kubelet | Source::Cgroup => self.of_pod(given),
+    /// Returns what the observation says of a record that it does not show.
+    pub(super) fn of(&self, record: &Assignment) -> PodEvidence {
+        match (record.source, &record.pod.full_name) {
+            (Source::Allocate(at), _) => self.of_allocate(record, at),
+            (Source::Kubelet | Source::Cgroup, Some(name)) => self.of_named_pod(record, name),
+            (Source::Kubelet | Source::Cgroup, None) => self.of_unnamed_pod(record),
         }
     }
 
-    fn of_unconfirmed(&self, given: &Assignment, granted: Option<Instant>) -> PodEvidence {
-        // Shown as a pod's: that one's, or its predecessor's, and when that goes the list has that one.
-        if self.shown.contains(&(given.resource.clone(), given.ids.clone())) {
+    fn of_allocate(&self, record: &Assignment, at: Option<Instant>) -> PodEvidence {
+        // Shown as a pod's: of the pod that this Allocate was for, or of an earlier pod. When that one ends, the list names the
+        // new pod.
+        if self.shown.contains(&(record.resource.clone(), record.checkpoint_ids.clone())) {
             return PodEvidence::Over;
         }
-        let age = granted.map_or(UNCONFIRMED, |granted| self.round.now.duration_since(granted));
+        let age = at.map_or(UNCONFIRMED, |at| self.observation.now.duration_since(at));
         if age >= UNCONFIRMED {
             PodEvidence::Over
-        } else if self.pods.is_none() || self.round.checkpoint.is_none() {
-            PodEvidence::Silent
-        } else if age < self.round.settling {
-            PodEvidence::Early
+        } else if self.pods.is_none() || self.observation.checkpoint.is_none() {
+            PodEvidence::Inconclusive
+        } else if age < self.observation.settling {
+            PodEvidence::TooEarly
         } else {
             PodEvidence::Missing
         }
     }
 
-    fn of_pod(&self, given: &Assignment) -> PodEvidence {
-        let Some(pods) = self.pods else { return PodEvidence::Silent };
-        let Some(name) = &given.pod.name else {
-            // Of a pod without a name only the checkpoint could tell.
-            let uids = || self.round.checkpoint.unwrap_or_default().iter().map(|entry| Some(&entry.pod_uid));
-            let held = given.source == Source::Cgroup && uids().any(|uid| uid == given.pod.uid.as_ref());
-            let untold = self.round.checkpoint.is_none() && given.pod.uid.is_some();
-            // ListedPod by a name that is not known to be its: the kubelet has lost its checkpoint, and the pod still runs.
-            let runs = || given.unshown > 0 && self.holds(given);
-            return match held || untold {
-                true => PodEvidence::There,
-                false if runs() => PodEvidence::Silent,
-                false => PodEvidence::Missing,
-            };
-        };
-        let another = |uids: &BTreeSet<String>| given.pod.uid.as_ref().is_some_and(|uid| !uids.contains(uid));
-        let mut pods = pods.iter().filter(|pod| pod.pod == *name).peekable();
-        if pods.peek().is_none() || self.uids.get(name).is_some_and(another) {
-            // Not listed; or another pod of the same name is.
-            PodEvidence::Missing
-        } else if pods.any(|pod| has_others(pod, given)) {
-            PodEvidence::Replaced
-        } else if given.unshown > 0 {
-            // ListedPod without its devices: the kubelet has lost its checkpoint, the pod has not lost them.
-            PodEvidence::There
+    /// Without a name only the checkpoint can show the pod.
+    fn of_unnamed_pod(&self, record: &Assignment) -> PodEvidence {
+        if self.pods.is_none() {
+            return PodEvidence::Inconclusive;
+        }
+        let uid = record.pod.uid.as_ref();
+        let entries = || self.observation.checkpoint.unwrap_or_default().iter();
+        let holder_exists =
+            record.source == Source::Cgroup && entries().any(|entry| Some(&entry.pod_uid) == uid);
+        let cannot_be_checked = self.observation.checkpoint.is_none() && uid.is_some();
+        if holder_exists || cannot_be_checked {
+            PodEvidence::Present
+        } else if record.kubelet_restarts > 0 && self.holds(record) {
+            // The kubelet has lost its checkpoint, and the pod still runs. It is listed by a name that is not known to be its.
+            PodEvidence::Inconclusive
         } else {
-            // The same kubelet has shown them: the pod has ended. Until 1.34 such ones are listed too
+            PodEvidence::Missing
+        }
+    }
+
+    fn of_named_pod(&self, record: &Assignment, name: &String) -> PodEvidence {
+        let Some(pods) = self.pods else { return PodEvidence::Inconclusive };
+        let is_another =
+            |uids: &BTreeSet<String>| record.pod.uid.as_ref().is_some_and(|uid| !uids.contains(uid));
+        let mut pods = pods.iter().filter(|pod| pod.full_name == *name).peekable();
+        if pods.peek().is_none() || self.uids.get(name).is_some_and(is_another) {
+            // Not listed, or another pod of the same name is.
+            PodEvidence::Missing
+        } else if pods.any(|pod| has_others(pod, record)) {
+            PodEvidence::Replaced
+        } else if record.kubelet_restarts > 0 {
+            // Listed without its devices: the kubelet has lost its checkpoint, the pod has not lost the devices.
+            PodEvidence::Present
+        } else {
+            // The same kubelet has shown the devices: the pod has ended. Kubelets before 1.34 list such pods too
             // (`KubeletPodResourcesListUseActivePods`).
             PodEvidence::Missing
         }
     }
 
-    /// Whether a process of the pod holds it.
-    fn holds(&self, given: &Assignment) -> bool {
-        let uid = given.pod.uid.as_ref();
-        let mut theirs = self.round.cgroups.iter().filter(|(_, _, pod)| Some(pod) == uid);
-        theirs.any(|(_, ids, _)| !ids.is_disjoint(&given.real))
+    /// Returns whether a process of the pod holds a device of the assignment.
+    fn holds(&self, record: &Assignment) -> bool {
+        let uid = record.pod.uid.as_ref();
+        let mut theirs = self.observation.holders.iter().filter(|holds| Some(&holds.pod_uid) == uid);
+        theirs.any(|holds| !holds.ids.is_disjoint(&record.device_ids))
     }
 }
 
-/// Whether the pod's container has devices of the resource, which then are not these: what is shown is not asked about. Any
-/// container, where it is not known which.
-fn has_others(pod: &ListedPod, given: &Assignment) -> bool {
+/// Returns whether the pod's container has devices of the resource. They are others than the record's, which is not shown. Any
+/// container counts if the record's container is not known.
+fn has_others(pod: &ListedPod, record: &Assignment) -> bool {
     let mut devices = pod.devices.iter().filter(|((container, resource), _)| {
-        given.container.as_ref().is_none_or(|of| of == container) && *resource == given.resource
+        record.container.as_ref().is_none_or(|of| of == container) && *resource == record.resource
     });
     devices.any(|(_, ids)| !ids.is_empty())
 }

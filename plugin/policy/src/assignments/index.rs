@@ -1,4 +1,4 @@
-//! Pure: who owns what at one moment, and whose it is that keeps a device from being given away.
+//! The assignments at one moment, by device: the pod that a device is assigned to, and the pod that blocks it.
 
 use crate::assignments::ledger::Ledger;
 use crate::assignments::record::Assignment;
@@ -7,103 +7,108 @@ use crate::device::DeviceState;
 use std::collections::BTreeMap;
 use vfio_probe::{DeviceId, GroupId};
 
-/// Who owns what, at one moment.
+/// The assignments at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Assignments {
-    /// The kubelet's answer to either question has been had at the latest asking.
-    pub told: bool,
-    given: Vec<Assignment>,
+    /// Whether the assignments are known: the last poll got an answer from pod resources or from the checkpoint.
+    pub known: bool,
+    records: Vec<Assignment>,
+    /// The index of a device's record.
     devices: BTreeMap<DeviceId, usize>,
-    /// By an older plugin's ids, which are numbers of groups; only of the same resource.
+    /// The index of a group's record, for the ids of older plugins, which are groups' numbers. They count within their resource
+    /// only.
     groups: BTreeMap<(String, GroupId), usize>,
 }
 
 impl Assignments {
-    /// As the ledger has it.
-    pub fn new(told: bool, ledger: &Ledger) -> Self {
-        let given = ledger.given().to_vec();
-        let mut ownership = Self { told, ..Self::default() };
-        for (place, known) in given.iter().enumerate() {
-            for id in &known.real {
+    /// Indexes the ledger's assignments.
+    pub fn new(known: bool, ledger: &Ledger) -> Self {
+        let records = ledger.assignments().to_vec();
+        let (mut devices, mut groups) = (BTreeMap::new(), BTreeMap::new());
+        for (index, record) in records.iter().enumerate() {
+            for id in &record.device_ids {
                 if let Ok(device) = id.parse::<DeviceId>() {
-                    ownership.devices.insert(device, place);
+                    devices.insert(device, index);
                 } else if let Ok(group) = id.parse::<GroupId>() {
-                    ownership.groups.insert((known.resource.clone(), group), place);
+                    groups.insert((record.resource.clone(), group), index);
                 }
             }
         }
-        Self { given, ..ownership }
+        Self { known, records, devices, groups }
     }
 
-    /// What gave a device away, under whichever resource.
-    pub fn assignment(&self, view: &DeviceState) -> Option<&Assignment> {
-        let by_group = || self.groups.get(&(view.resource.to_string(), view.device.group?));
+    /// Returns the assignment of a device, under any resource.
+    pub fn assignment(&self, device: &DeviceState) -> Option<&Assignment> {
+        let by_group = || self.groups.get(&(device.resource.to_string(), device.device.group?));
         let by_group = if self.groups.is_empty() { None } else { by_group() };
-        self.devices.get(&view.device.id).or(by_group).and_then(|&place| self.given.get(place))
+        self.devices.get(&device.device.id).or(by_group).and_then(|&index| self.records.get(index))
     }
 
-    /// Whether a pod owns the device and it is counted in what is requested of its resource.
-    pub fn counts_as_requested(&self, view: &DeviceState) -> bool {
-        self.assignment(view).is_some_and(|given| *given.resource == *view.resource)
+    /// Returns whether the device is assigned to a pod under its own resource, and so counts as requested of that resource.
+    pub fn counts_as_requested(&self, device: &DeviceState) -> bool {
+        self.assignment(device).is_some_and(|assignment| *assignment.resource == *device.resource)
     }
 
-    /// Who keeps a device from others: another member of its group that a pod owns, or itself, given away as another
-    /// resource. `all` are the devices to look among.
+    /// Returns the assignment that keeps a device from other pods: that of a group peer, or its own under another resource, with
+    /// the assigned device. `all` are the devices among which to search for peers.
     ///
-    /// What was given away together with the device keeps it from nobody: whoever is asked for the one knows that both are
-    /// back.
+    /// A peer allocated in the same call does not block the device: when the kubelet asks for one of them again, it has released
+    /// both.
     pub fn blocker<'a>(
         &'a self,
-        view: &DeviceState,
+        device: &DeviceState,
         all: impl IntoIterator<Item = &'a DeviceState>,
     ) -> Option<(DeviceId, &'a Assignment)> {
-        let own = self.assignment(view);
-        if let Some(given) = own.filter(|_| !self.counts_as_requested(view)) {
-            return Some((view.device.id, given));
+        let own = self.assignment(device);
+        if let Some(assignment) = own.filter(|_| !self.counts_as_requested(device)) {
+            return Some((device.device.id, assignment));
         }
-        let group = view.device.group?;
+        let group = device.device.group?;
         let peers = all.into_iter().filter(|peer| peer.device.group == Some(group));
         peers
-            .filter(|peer| peer.device.id != view.device.id)
+            .filter(|peer| peer.device.id != device.device.id)
             .filter_map(|peer| Some((peer.device.id, self.assignment(peer)?)))
-            .filter(|(_, given)| !given.real.contains(&view.device.id.to_string()))
-            .find(|(_, given)| !own.is_some_and(|own| own.is_of_the_same_pod(given)))
+            .filter(|(_, assignment)| !assignment.device_ids.contains(&device.device.id.to_string()))
+            .find(|(_, assignment)| !own.is_some_and(|own| own.shares_pod_with(assignment)))
     }
 
-    /// What gave a device away in place of another, so that the kubelet's books have it as free.
-    pub fn substituted_for(&self, view: &DeviceState) -> Option<&Assignment> {
-        let place = *self.devices.get(&view.device.id)?;
-        self.given.get(place).filter(|given| !given.ids.contains(&view.device.id.to_string()))
+    /// Returns the assignment in which the device substitutes another one. The kubelet's checkpoint shows such a device as free.
+    pub fn substituted_for(&self, device: &DeviceState) -> Option<&Assignment> {
+        let index = *self.devices.get(&device.device.id)?;
+        let id = device.device.id.to_string();
+        self.records.get(index).filter(|record| !record.checkpoint_ids.contains(&id))
     }
 
-    /// What was given in place of an id, to the last container that the kubelet's books have it for: while that is there
-    /// the kubelet asks for the id only for the same pod, whose init container hands it on.
+    /// Returns the devices that substitute an id in the last assignment that the kubelet has for it. While that assignment
+    /// exists, the kubelet asks for the id only for the same pod, whose init container hands it on.
     pub fn substitutes_of<'a>(&'a self, resource: &'a str, id: &'a str) -> impl Iterator<Item = DeviceId> {
-        let last = self.given.iter().rev().find(|given| given.resource == resource && given.ids.contains(id));
-        last.into_iter().flat_map(|given| given.real.difference(&given.ids)).filter_map(|id| id.parse().ok())
+        let has_id = |record: &&Assignment| record.resource == resource && record.checkpoint_ids.contains(id);
+        let last = self.records.iter().rev().find(has_id);
+        let substitutes = last.into_iter().flat_map(|last| last.device_ids.difference(&last.checkpoint_ids));
+        substitutes.filter_map(|id| id.parse().ok())
     }
 
-    /// The name of a pod that owns something, by its uid.
-    pub fn name_of(&self, uid: &str) -> Option<&str> {
-        let of = |given: &&Assignment| given.pod.uid.as_deref() == Some(uid) && given.pod.name.is_some();
-        self.given.iter().find(of)?.pod.name.as_deref()
+    /// Returns the `namespace/name` of a pod with an assignment, by its uid.
+    pub fn pod_name(&self, uid: &str) -> Option<&str> {
+        let mut pods = self.records.iter().map(|record| &record.pod);
+        pods.find(|pod| pod.uid.as_deref() == Some(uid) && pod.full_name.is_some())?.full_name.as_deref()
     }
 
-    /// Whether anything is owned.
-    pub fn any(&self) -> bool {
-        !self.given.is_empty()
+    /// Returns whether nothing is assigned.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
     }
 
-    /// What the monitor must never open, and where it must stay.
-    pub fn owned(&self) -> AssignedDevices {
-        let pinned_offers = |(id, place): (&DeviceId, &usize)| {
-            let given = self.given.get(*place)?;
-            Some((*id, PinnedOffer { resource: given.resource.as_str().into(), pinned: given.pinned? }))
+    /// Returns what the monitor must not probe and must keep offering as it is.
+    pub fn reserved(&self) -> AssignedDevices {
+        let pinned_offer = |(id, index): (&DeviceId, &usize)| {
+            let record = self.records.get(*index)?;
+            Some((*id, PinnedOffer { resource: record.resource.as_str().into(), pinned: record.pinned? }))
         };
         AssignedDevices {
             devices: self.devices.keys().copied().collect(),
             groups: self.groups.keys().map(|(_, group)| *group).collect(),
-            pinned_offers: self.devices.iter().filter_map(pinned_offers).collect(),
+            pinned_offers: self.devices.iter().filter_map(pinned_offer).collect(),
         }
     }
 }
@@ -124,57 +129,61 @@ mod tests {
         view(address, 51, Occupancy::Free, Instant::now(), Viability::Viable, false)
     }
 
-    fn owned(given: &[(&str, &[&str], &[&str])]) -> Assignments {
+    /// Assignments by Allocates: resource, ids in the checkpoint, real devices.
+    fn allocated(allocates: &[(&str, &[&str], &[&str])]) -> Assignments {
         let set = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect::<BTreeSet<_>>();
         let mut ledger = Ledger::default();
-        for (resource, ids, real) in given {
+        for (resource, ids, real) in allocates {
             ledger.record_allocate(resource, set(ids), set(real), Default::default(), Instant::now());
         }
         Assignments::new(true, &ledger)
     }
 
     #[test]
-    fn a_group_is_kept_by_its_other_owner() {
+    fn group_peer_of_another_pod_blocks_the_device() {
         let (a, peer) = (device(A), device(PEER));
         let all = [a.clone(), peer.clone()];
-        let keeper = |owners: &Assignments, view| owners.blocker(view, &all).map(|(id, _)| id.to_string());
-        let by_mate = owned(&[(RESOURCE, &[PEER], &[PEER])]);
-        assert_eq!(keeper(&by_mate, &a).as_deref(), Some(PEER));
-        assert_eq!(keeper(&by_mate, &peer), None);
-        let together = owned(&[(RESOURCE, &[A, PEER], &[A, PEER])]);
-        assert_eq!(keeper(&together, &a), None, "both are back, or neither");
-        // The pod that had both is gone, and the next one has the first for two of its containers.
-        let again = owned(&[(RESOURCE, &[A, PEER], &[A, PEER]), (RESOURCE, &[A], &[A])]);
-        assert_eq!(keeper(&again, &a), None);
-        assert_eq!(keeper(&again, &peer).as_deref(), Some(A));
-        let apart = owned(&[(RESOURCE, &[A], &[A]), (RESOURCE, &[PEER], &[PEER])]);
-        assert_eq!(keeper(&apart, &a).as_deref(), Some(PEER));
+        let blocker = |assignments: &Assignments, device| {
+            assignments.blocker(device, &all).map(|(id, _)| id.to_string())
+        };
+        let by_peer = allocated(&[(RESOURCE, &[PEER], &[PEER])]);
+        assert_eq!(blocker(&by_peer, &a).as_deref(), Some(PEER));
+        assert_eq!(blocker(&by_peer, &peer), None);
+        let together = allocated(&[(RESOURCE, &[A, PEER], &[A, PEER])]);
+        assert_eq!(blocker(&together, &a), None, "the kubelet has released both, or neither");
+        // The pod with both has ended, and the next pod has the first device.
+        let again = allocated(&[(RESOURCE, &[A, PEER], &[A, PEER]), (RESOURCE, &[A], &[A])]);
+        assert_eq!(blocker(&again, &a), None);
+        assert_eq!(blocker(&again, &peer).as_deref(), Some(A));
+        let apart = allocated(&[(RESOURCE, &[A], &[A]), (RESOURCE, &[PEER], &[PEER])]);
+        assert_eq!(blocker(&apart, &a).as_deref(), Some(PEER));
     }
 
     #[test]
-    fn a_device_that_was_given_away_as_another_resource_is_kept_by_itself() {
+    fn assignment_under_another_resource_blocks_the_device() {
         let a = device(A);
-        let owners = owned(&[("example.com/gpu", &[A], &[A])]);
-        assert!(owners.assignment(&a).is_some() && !owners.counts_as_requested(&a));
-        assert_eq!(owners.blocker(&a, []).map(|(id, _)| id), Some(a.device.id));
+        let assignments = allocated(&[("example.com/gpu", &[A], &[A])]);
+        assert!(assignments.assignment(&a).is_some() && !assignments.counts_as_requested(&a));
+        assert_eq!(assignments.blocker(&a, []).map(|(id, _)| id), Some(a.device.id));
     }
 
     #[test]
-    fn an_older_plugins_id_is_the_group_of_its_own_resource() {
+    fn group_number_counts_for_its_own_resource_only() {
         let a = device(A);
-        assert!(owned(&[(RESOURCE, &["51"], &["51"])]).counts_as_requested(&a));
-        assert!(owned(&[("example.com/gpu", &["51"], &["51"])]).assignment(&a).is_none());
-        assert_eq!(owned(&[(RESOURCE, &["51"], &["51"])]).owned().groups, [GroupId(51)]);
+        assert!(allocated(&[(RESOURCE, &["51"], &["51"])]).counts_as_requested(&a));
+        assert!(allocated(&[("example.com/gpu", &["51"], &["51"])]).assignment(&a).is_none());
+        assert_eq!(allocated(&[(RESOURCE, &["51"], &["51"])]).reserved().groups, [GroupId(51)]);
     }
 
     #[test]
-    fn what_was_given_in_place_of_another_is_known() {
-        let owners = owned(&[(RESOURCE, &["0000:09:00.0"], &[A])]);
-        assert!(owners.substituted_for(&device(A)).is_some());
-        assert!(owned(&[(RESOURCE, &[A], &[A])]).substituted_for(&device(A)).is_none());
-        assert!(owned(&[(RESOURCE, &["51"], &["51"])]).substituted_for(&device(A)).is_none());
-        let instead = |id| owners.substitutes_of(RESOURCE, id).map(|id| id.to_string()).collect::<Vec<_>>();
-        assert_eq!(instead("0000:09:00.0"), [A]);
-        assert!(instead(A).is_empty());
+    fn substitutes_are_known_both_ways() {
+        let assignments = allocated(&[(RESOURCE, &["0000:09:00.0"], &[A])]);
+        assert!(assignments.substituted_for(&device(A)).is_some());
+        assert!(allocated(&[(RESOURCE, &[A], &[A])]).substituted_for(&device(A)).is_none());
+        assert!(allocated(&[(RESOURCE, &["51"], &["51"])]).substituted_for(&device(A)).is_none());
+        let substitutes =
+            |id| assignments.substitutes_of(RESOURCE, id).map(|id| id.to_string()).collect::<Vec<_>>();
+        assert_eq!(substitutes("0000:09:00.0"), [A]);
+        assert!(substitutes(A).is_empty());
     }
 }

@@ -1,207 +1,254 @@
-//! Pure: which pod was given what, from what the kubelet answers over time.
+//! Remembers which container was allocated what, from what the kubelet shows over time.
 //!
-//! No source is whole. Pod resources have names but no uids, and no init containers; the checkpoint has uids but no names,
-//! and entries of pods that are gone until it is next written; our own Allocate calls have neither.
+//! No source is complete. Pod resources have names, but no uids and no init containers. The checkpoint has uids, but no names,
+//! and it names pods that have ended until it is written again. The plugin's own Allocate calls name no pod at all.
 
 use crate::assignments::expiry::{Evidence, PodEvidence};
-use crate::assignments::merge::{Shown, is_entry_of, name_of};
-use crate::assignments::observation::{CheckpointEntry, KubeletSocket, LedgerUpdate, ListedPod, Observation};
-use crate::assignments::record::{Assignment, Pod, Source};
+use crate::assignments::kubelet::KubeletSocket;
+use crate::assignments::merge::{EntryState, is_of_entry, merge_entry, merge_holders, merge_listed, name_of};
+use crate::assignments::observation::{CheckpointEntry, LedgerUpdate, ListedPod, Observation};
+use crate::assignments::record::{Assignment, PodRef, Source};
 use crate::pools::terms::PinnedTerms;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-/// Answers in a row from which a pod must be missing.
-const MISSING: u32 = 2;
-/// And from how many, if the kubelet's checkpoint names it all the same and is not written anew.
-const DOUBTFUL: u32 = 5;
+/// In how many observations in a row a pod must be missing to have ended.
+const MISSES: u32 = 2;
+/// The same for a pod that the checkpoint still names, if the checkpoint is not written again.
+const MISSES_WHILE_DOUBTFUL: u32 = 5;
 
-/// All that is known.
+/// All assignments, and what is remembered to judge the next observation.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Ledger {
-    pub(super) given: Vec<Assignment>,
-    /// Pods that are gone, and that a checkpoint not written since still names.
-    pub(super) ended: BTreeSet<String>,
+    records: Vec<Assignment>,
+    /// Uids of pods that have ended, and that a checkpoint which was not written since still names.
+    ended: BTreeSet<String>,
     kubelet: Option<KubeletSocket>,
-    /// Names of all pods of the latest answer.
+    /// Names of all pods of the latest list that showed which pods are missing.
     #[serde(skip)]
-    names: BTreeSet<String>,
-    /// Whether the checkpoint was written since the latest answer of this kubelet, if there was one. A list of pods makes the
-    /// kubelet's books anew (`UpdateAllocatedDevices`), so that one which was written after it names no pod that is gone.
+    listed: BTreeSet<String>,
+    /// Whether the checkpoint was written since that list; none if this kubelet has given none. A list makes the kubelet update
+    /// its in-memory state (`UpdateAllocatedDevices`), so a checkpoint that was written after it names no pod that has ended.
     #[serde(skip)]
-    written: Option<bool>,
+    written_since_list: Option<bool>,
+}
+
+/// The records that an observation shows, by index.
+#[derive(Debug, Default)]
+struct Shown {
+    sure: BTreeSet<usize>,
+    doubtful: BTreeSet<usize>,
 }
 
 impl Ledger {
-    /// All that pods have.
-    pub fn given(&self) -> &[Assignment] {
-        &self.given
+    /// Returns all assignments.
+    pub fn assignments(&self) -> &[Assignment] {
+        &self.records
     }
 
-    /// After our own restart: nothing that was remembered has been confirmed yet.
+    /// Takes up the state of an earlier process: an Allocate that the kubelet has not shown yet counts from `now` on.
     pub fn restarted(&mut self, now: Instant) {
-        for given in self.given.iter_mut().filter(|given| given.is_unconfirmed()) {
-            given.source = Source::Allocate(Some(now));
+        for record in self.records.iter_mut().filter(|record| record.is_unconfirmed()) {
+            record.source = Source::Allocate(Some(now));
         }
     }
 
-    /// Whatever happened did so before `then`.
+    /// Moves everything that happened later than `then` back to `then`, so that the model has finitely many states.
     #[cfg(any(test, feature = "testing"))]
     pub fn age(&mut self, then: Instant) {
-        for given in &mut self.given {
-            given.confirmed = given.confirmed.map(|at| at.min(then));
-            if let Source::Allocate(Some(at)) = &mut given.source {
+        for record in &mut self.records {
+            record.confirmed = record.confirmed.map(|at| at.min(then));
+            if let Source::Allocate(Some(at)) = &mut record.source {
                 *at = (*at).min(then);
             }
         }
     }
 
-    /// An Allocate of ours was granted. It supersedes earlier ones of the same devices that the kubelet never showed.
+    /// Records that an Allocate of this plugin is granted. It replaces earlier ones of the same devices that the kubelet never
+    /// showed.
     pub fn record_allocate(
         &mut self,
         resource: &str,
-        ids: BTreeSet<String>,
-        real: BTreeSet<String>,
+        checkpoint_ids: BTreeSet<String>,
+        device_ids: BTreeSet<String>,
         pinned: PinnedTerms,
         now: Instant,
     ) {
-        self.given.retain(|given| !given.is_unconfirmed() || given.real.is_disjoint(&real));
+        self.records.retain(|record| !record.is_unconfirmed() || record.device_ids.is_disjoint(&device_ids));
         let source = Source::Allocate(Some(now));
-        let pinned = Some(pinned);
-        self.given.push(Assignment {
-            real,
-            pinned,
-            ..Assignment::new(Pod::default(), resource, ids, source)
-        });
+        let record = Assignment::new(PodRef::default(), resource, checkpoint_ids, source);
+        self.records.push(Assignment { device_ids, pinned: Some(pinned), ..record });
     }
 
-    /// Takes in what the kubelet answered.
-    pub fn take(&mut self, round: &Observation<'_>) -> LedgerUpdate {
-        let ours = |entry: &&CheckpointEntry| entry.ids.iter().any(|id| round.is_ours(&entry.resource, id));
-        let checkpoint: Option<Vec<&CheckpointEntry>> = round.checkpoint.map(|entries| {
-            self.ended.retain(|uid| entries.iter().any(|entry| entry.pod_uid == *uid));
-            entries.iter().filter(|entry| !self.ended.contains(&entry.pod_uid)).filter(ours).collect()
-        });
-        let entries = checkpoint.as_deref().unwrap_or_default();
-        let listed = round.pods.unwrap_or_default();
-        let pods = round.pods.filter(|pods| self.is_answer(round, pods, entries));
-        self.take_kubelet(round.kubelet, entries);
-        let names: BTreeSet<String> = listed.iter().map(|pod| pod.pod.clone()).collect();
-        if pods.is_some() && names != self.names {
-            self.given.iter_mut().for_each(|given| given.booked = None);
-        }
-        self.written = self.written.map(|before| before || round.written);
-        let fresh = self.written == Some(true);
-        let (mut affirmed, mut doubtful) = (BTreeSet::new(), BTreeSet::new());
-        let mut stale = false;
-        for entry in entries {
-            let (place, shown) = self.take_entry(entry, pods, fresh, round);
-            stale |= shown != Shown::There;
-            let places = if shown == Shown::Doubtful { &mut doubtful } else { &mut affirmed };
-            places.insert(place);
-        }
-        for pod in listed {
-            for ((container, resource), ids) in &pod.devices {
-                if ids.iter().any(|id| round.is_ours(resource, id)) {
-                    affirmed.insert(self.take_listed(&pod.pod, container, (resource, ids), round.now));
-                }
-            }
-        }
-        if round.adopt {
-            affirmed.extend(self.take_cgroups(round));
-        }
+    /// Takes in an observation: merges what it shows, and ends what it no longer shows.
+    pub fn observe(&mut self, observation: &Observation<'_>) -> LedgerUpdate {
+        let entries = self.relevant_entries(observation);
+        let pods = observation.pods.filter(|pods| self.shows_missing_pods(observation, pods, &entries));
+        self.note_kubelet(observation.kubelet, &entries);
+        let is_fresh = self.note_list(pods, observation.checkpoint_is_new);
+        let (shown, checkpoint_is_stale) = self.merge(observation, &entries, pods, is_fresh);
         if pods.is_some() {
-            self.names = names;
-            self.written = Some(false);
+            self.written_since_list = Some(false);
         }
-        let shown = affirmed.iter().filter_map(|&place| self.given.get(place));
-        let answer = Evidence::new(round, pods, shown);
-        let ask_again = self.end(&affirmed, &doubtful, &answer, round.now);
-        LedgerUpdate { answered: pods.is_some() || checkpoint.is_some(), ask_again, stale }
+        let records = shown.sure.iter().filter_map(|&index| self.records.get(index));
+        let evidence = Evidence::new(observation, pods, records);
+        let poll_again = self.end(&shown, &evidence, observation.now);
+        LedgerUpdate {
+            answered: pods.is_some() || observation.checkpoint.is_some(),
+            poll_again,
+            unnamed: self.records.iter().any(|record| record.pod.full_name.is_none()),
+            checkpoint_is_stale,
+        }
     }
 
-    /// Whether a list tells who is missing. A kubelet that has just started does not know all of its pods, but static ones:
-    /// what it lists is there, what it does not may be too, if its checkpoint or we know of it.
-    fn is_answer(&self, round: &Observation<'_>, pods: &[ListedPod], entries: &[&CheckpointEntry]) -> bool {
-        let listed = |name: &String| pods.iter().any(|pod| pod.pod == *name);
-        let lacks =
-            || self.given.iter().filter_map(|given| given.pod.name.as_ref()).any(|name| !listed(name));
-        !pods.is_empty() && !(round.young && (disagrees(pods, entries) || lacks()))
+    /// Returns the checkpoint's entries with ids of this plugin, of pods that have not ended.
+    fn relevant_entries<'a>(&mut self, observation: &Observation<'a>) -> Vec<&'a CheckpointEntry> {
+        let Some(entries) = observation.checkpoint else { return Vec::new() };
+        self.ended.retain(|uid| entries.iter().any(|entry| entry.pod_uid == *uid));
+        let is_relevant = |entry: &&CheckpointEntry| {
+            !self.ended.contains(&entry.pod_uid)
+                && entry.ids.iter().any(|id| observation.is_vfio_id(&entry.resource, id))
+        };
+        entries.iter().filter(is_relevant).collect()
     }
 
-    /// Another kubelet may have started without its checkpoint.
-    fn take_kubelet(&mut self, kubelet: Option<KubeletSocket>, entries: &[&CheckpointEntry]) {
+    /// Returns whether a list shows which pods are missing. A kubelet that has just started knows only its static pods: the pods
+    /// that it lists exist, and others may exist too if its checkpoint or this ledger knows of them.
+    fn shows_missing_pods(
+        &self,
+        observation: &Observation<'_>,
+        pods: &[ListedPod],
+        entries: &[&CheckpointEntry],
+    ) -> bool {
+        let is_listed = |name: &String| pods.iter().any(|pod| pod.full_name == *name);
+        let lacks_known_pod = || {
+            self.records
+                .iter()
+                .filter_map(|record| record.pod.full_name.as_ref())
+                .any(|name| !is_listed(name))
+        };
+        let lacks_entry = || entries.iter().any(|entry| name_of(&entry.resource, &entry.ids, pods).is_none());
+        !pods.is_empty() && !(observation.kubelet_is_starting && (lacks_entry() || lacks_known_pod()))
+    }
+
+    /// Notes a new kubelet, which may have started without its checkpoint.
+    fn note_kubelet(&mut self, kubelet: Option<KubeletSocket>, entries: &[&CheckpointEntry]) {
         if kubelet.is_some() && self.kubelet != kubelet {
-            let restarted = self.kubelet.is_some();
+            let is_restart = self.kubelet.is_some();
             self.kubelet = kubelet;
-            self.written = None;
-            for given in &mut self.given {
-                given.missing = 0;
-                given.unshown = (given.unshown + u8::from(restarted)).min(2);
+            self.written_since_list = None;
+            for record in &mut self.records {
+                record.misses = 0;
+                record.kubelet_restarts = (record.kubelet_restarts + u8::from(is_restart)).min(2);
             }
         }
-        let known = |given: &Assignment| entries.iter().any(|entry| is_entry_of(entry, given));
-        // What it was given again by an Allocate is in the checkpoint of any kubelet.
-        let again = |given: &Assignment| {
-            self.given.iter().any(|other| other.is_unconfirmed() && !other.ids.is_disjoint(&given.ids))
+        let is_shown = |record: &Assignment| entries.iter().any(|entry| is_of_entry(record, entry));
+        // An Allocate of the same ids after the restart is in the checkpoint of any kubelet.
+        let was_allocated_again = |record: &Assignment| {
+            self.records.iter().any(|other| {
+                other.is_unconfirmed() && !other.checkpoint_ids.is_disjoint(&record.checkpoint_ids)
+            })
         };
-        if self.given.iter().any(|given| given.unshown == 1 && known(given) && !again(given)) {
-            // It has not: what its checkpoint does not name any more is gone. Of a pod with a name the lists tell that.
-            for given in &mut self.given {
-                if given.unshown == 1 && given.pod.name.is_none() {
-                    given.unshown = 0;
+        let has_kept_checkpoint = self
+            .records
+            .iter()
+            .any(|record| record.kubelet_restarts == 1 && is_shown(record) && !was_allocated_again(record));
+        if has_kept_checkpoint {
+            // What the checkpoint no longer names has ended. For a pod with a name the lists show that.
+            for record in &mut self.records {
+                if record.kubelet_restarts == 1 && record.pod.full_name.is_none() {
+                    record.kubelet_restarts = 0;
                 }
             }
         }
     }
 
-    /// Lets go of what nobody has any more; whether a pod is missing for the first time.
-    fn end(
+    /// Notes the listed pods. Returns whether the checkpoint was written after the list before.
+    fn note_list(&mut self, pods: Option<&[ListedPod]>, checkpoint_is_new: bool) -> bool {
+        if let Some(pods) = pods {
+            let listed = pods.iter().map(|pod| pod.full_name.clone()).collect();
+            if listed != self.listed {
+                self.records.iter_mut().for_each(|record| record.kept_at = None);
+                self.listed = listed;
+            }
+        }
+        self.written_since_list = self.written_since_list.map(|before| before || checkpoint_is_new);
+        self.written_since_list == Some(true)
+    }
+
+    /// Merges all that the observation shows. Returns the shown records, and whether the checkpoint is stale.
+    fn merge(
         &mut self,
-        affirmed: &BTreeSet<usize>,
-        doubtful: &BTreeSet<usize>,
-        answer: &Evidence<'_>,
-        now: Instant,
-    ) -> bool {
-        let mut ask_again = false;
+        observation: &Observation<'_>,
+        entries: &[&CheckpointEntry],
+        pods: Option<&[ListedPod]>,
+        is_fresh: bool,
+    ) -> (Shown, bool) {
+        let mut shown = Shown::default();
+        let mut checkpoint_is_stale = false;
+        for entry in entries {
+            let (index, state) = merge_entry(&mut self.records, entry, pods, is_fresh, observation);
+            checkpoint_is_stale |= state != EntryState::Confirmed;
+            let indexes = if state == EntryState::Doubtful { &mut shown.doubtful } else { &mut shown.sure };
+            indexes.insert(index);
+        }
+        for pod in observation.pods.unwrap_or_default() {
+            for ((container, resource), ids) in &pod.devices {
+                if ids.iter().any(|id| observation.is_vfio_id(resource, id)) {
+                    let devices = (resource.as_str(), ids);
+                    let name = &pod.full_name;
+                    shown.sure.insert(merge_listed(
+                        &mut self.records,
+                        name,
+                        container,
+                        devices,
+                        observation.now,
+                    ));
+                }
+            }
+        }
+        if observation.adopt_holders {
+            shown.sure.extend(merge_holders(&mut self.records, &self.ended, observation));
+        }
+        (shown, checkpoint_is_stale)
+    }
+
+    /// Drops ended assignments. Returns whether another poll soon decides something.
+    fn end(&mut self, shown: &Shown, evidence: &Evidence<'_>, now: Instant) -> bool {
+        let mut poll_again = false;
         let mut next = 0;
         let ended = &mut self.ended;
-        self.given.retain_mut(|given| {
-            let place = next;
+        self.records.retain_mut(|record| {
+            let index = next;
             next += 1;
-            if affirmed.contains(&place) {
-                (given.missing, given.unshown) = (0, 0);
+            if shown.sure.contains(&index) {
+                (record.misses, record.kubelet_restarts) = (0, 0);
                 return true;
             }
-            let enough = if doubtful.contains(&place) { DOUBTFUL } else { MISSING };
-            let verdict = answer.of(given);
-            match verdict {
-                PodEvidence::Silent => {}
-                PodEvidence::Early => ask_again = true,
+            let enough = if shown.doubtful.contains(&index) { MISSES_WHILE_DOUBTFUL } else { MISSES };
+            let evidence = evidence.of(record);
+            match evidence {
+                PodEvidence::Inconclusive => {}
+                PodEvidence::TooEarly => poll_again = true,
                 PodEvidence::Over => return false,
-                PodEvidence::There => {
-                    given.missing = 0;
-                    given.confirmed = Some(now);
+                PodEvidence::Present => {
+                    record.misses = 0;
+                    record.confirmed = Some(now);
                 }
                 PodEvidence::Missing | PodEvidence::Replaced => {
-                    given.missing += 1;
-                    ask_again |= given.missing < enough;
+                    record.misses += 1;
+                    poll_again |= record.misses < enough;
                 }
             }
-            let gone = given.missing >= enough;
-            if gone && verdict == PodEvidence::Missing {
-                ended.extend(given.pod.uid.clone());
+            let has_ended = record.misses >= enough;
+            if has_ended && evidence == PodEvidence::Missing {
+                ended.extend(record.pod.uid.clone());
             }
-            !gone
+            !has_ended
         });
-        ask_again
+        poll_again
     }
-}
-
-/// Whether the checkpoint has devices that no listed pod has.
-fn disagrees(pods: &[ListedPod], entries: &[&CheckpointEntry]) -> bool {
-    entries.iter().any(|entry| name_of(&entry.resource, &entry.ids, pods).is_none())
 }
 
 #[cfg(test)]

@@ -1,144 +1,158 @@
-//! Pure: which record of the ledger an answer of the kubelet is about, and what it adds to it.
+//! Merges what the kubelet shows into the records: which record a checkpoint entry, a listed container or a holder belongs to,
+//! and what it adds to that record.
 
-use crate::assignments::ledger::Ledger;
 use crate::assignments::observation::{CheckpointEntry, ListedPod, Observation};
-use crate::assignments::record::{Assignment, Pod, Source, is_ours};
+use crate::assignments::record::{Assignment, PodRef, Source, is_vfio_id};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// How long a checkpoint that was written after a list is believed in what the list does not show, as long as the pods are the
-/// same ones.
-const BOOKED: Duration = Duration::from_secs(60);
+/// How long a checkpoint that was written after a list counts more than the lists, while these show the same pods.
+const KEPT: Duration = Duration::from_secs(60);
 
-/// So many lists must lack a pod before a checkpoint that was written after them tells that the kubelet keeps it: it makes
-/// its books anew before it lists its pods, and one may end between the two.
-const LACKED: u8 = 2;
+/// How many lists must lack a pod before a checkpoint that was written after them shows that the kubelet keeps the pod. One is
+/// not enough: the kubelet updates its in-memory state before it lists its pods, and a pod may end between the two.
+pub(super) const LISTS_BEFORE_KEPT: u8 = 2;
 
-/// What a round says of an entry of the checkpoint.
+/// What an observation shows of a checkpoint entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Shown {
-    /// A listed pod has it, or the kubelet keeps it in its books though it lists it not, or nobody lists pods.
-    There,
-    /// No listed pod is known to have it: an init container's, or a pod's that has ended since the checkpoint was written. It
-    /// stands until that is written anew.
-    Perhaps,
-    /// Its pod is not listed, or without it; until it is written anew the checkpoint may be behind.
+pub(super) enum EntryState {
+    /// The entry counts: a listed pod has the devices, or the kubelet keeps the pod in its checkpoint although it does not list
+    /// it, or pods could not be listed.
+    Confirmed,
+    /// No listed pod is known to have the devices: they are an init container's, or of a pod that has ended since the checkpoint
+    /// was written. The entry counts until the checkpoint is written again.
+    Unconfirmed,
+    /// The pod is not listed, or is listed without the devices. The checkpoint may be out of date until it is written again.
     Doubtful,
 }
 
-impl Ledger {
-    /// One entry of the checkpoint: its place in the ledger, and what it shows; `pods` if the list tells who is missing,
-    /// `fresh` if the checkpoint was written after the list before.
-    pub(super) fn take_entry(
-        &mut self,
-        entry: &CheckpointEntry,
-        pods: Option<&[ListedPod]>,
-        fresh: bool,
-        round: &Observation<'_>,
-    ) -> (usize, Shown) {
-        let name = name_of(&entry.resource, &entry.ids, round.pods.unwrap_or_default());
-        let same = |given: &Assignment| given.ids == entry.ids && given.resource == entry.resource;
-        // One whose pod has another name is its predecessor's.
-        let unnamed = |given: &Assignment| given.pod.name.is_none() || given.pod.name == name;
-        let known = self.given.iter().position(|given| is_entry_of(entry, given)).or_else(|| {
-            self.given.iter().position(|given| given.pod.uid.is_none() && same(given) && unnamed(given))
-        });
-        let place = known.unwrap_or_else(|| {
-            let pod = Pod { uid: Some(entry.pod_uid.clone()), name: None };
-            self.given.push(Assignment::new(pod, &entry.resource, entry.ids.clone(), Source::Kubelet));
-            self.given.len() - 1
-        });
-        let Some(given) = self.given.get_mut(place) else { return (place, Shown::Doubtful) };
-        given.pod.uid = Some(entry.pod_uid.clone());
-        given.container = Some(entry.container.clone());
-        given.pod.name = given.pod.name.take().or(name);
-        given.real =
-            if entry.told.iter().any(|id| is_ours(id, true)) { &entry.told } else { &entry.ids }.clone();
-        given.source = Source::Kubelet;
-        let Some(pods) = pods else {
-            given.confirmed = Some(round.now);
-            return (place, Shown::There);
+/// Merges an entry of the checkpoint. Returns the record's index and what the observation shows of it.
+///
+/// `pods` is the list if it shows which pods are missing. `is_fresh` says that the checkpoint was written after the list before.
+pub(super) fn merge_entry(
+    records: &mut Vec<Assignment>,
+    entry: &CheckpointEntry,
+    pods: Option<&[ListedPod]>,
+    is_fresh: bool,
+    observation: &Observation<'_>,
+) -> (usize, EntryState) {
+    let name = name_of(&entry.resource, &entry.ids, observation.pods.unwrap_or_default());
+    let index = index_of_entry(records, entry, name.as_ref());
+    let Some(record) = records.get_mut(index) else { return (index, EntryState::Doubtful) };
+    record.pod.uid = Some(entry.pod_uid.clone());
+    record.container = Some(entry.container.clone());
+    record.pod.full_name = record.pod.full_name.take().or(name);
+    let was_substituted = entry.response_ids.iter().any(|id| is_vfio_id(id, true));
+    record.device_ids = if was_substituted { &entry.response_ids } else { &entry.ids }.clone();
+    record.source = Source::Kubelet;
+    let Some(pods) = pods else {
+        record.confirmed = Some(observation.now);
+        return (index, EntryState::Confirmed);
+    };
+    let name = record.pod.full_name.as_ref();
+    let is_listed = |name: &String| {
+        pods.iter().any(|pod| pod.full_name == *name && has_any(pod, &entry.resource, &entry.ids))
+    };
+    if name.is_some_and(is_listed) {
+        record.confirmed = Some(observation.now);
+        (record.kept_at, record.lists_without_pod) = (None, 0);
+        return (index, EntryState::Confirmed);
+    }
+    // A list makes the kubelet drop a pod that has ended from its in-memory state; the first list, if the pod was there when the
+    // list began. Before that, the Allocate itself made the kubelet write the checkpoint.
+    if is_fresh && record.lists_without_pod >= LISTS_BEFORE_KEPT {
+        record.kept_at = Some(observation.now);
+    }
+    record.lists_without_pod = (record.lists_without_pod + 1).min(LISTS_BEFORE_KEPT);
+    let is_kept = record.kept_at.is_some_and(|at| observation.now.duration_since(at) < KEPT);
+    let state = match (name, is_kept) {
+        (_, true) => EntryState::Confirmed,
+        (None, false) => EntryState::Unconfirmed,
+        (Some(_), false) => EntryState::Doubtful,
+    };
+    (index, state)
+}
+
+/// Returns the index of the record that an entry is about; adds one if there is none.
+fn index_of_entry(records: &mut Vec<Assignment>, entry: &CheckpointEntry, name: Option<&String>) -> usize {
+    let same = |record: &Assignment| record.checkpoint_ids == entry.ids && record.resource == entry.resource;
+    // A record whose pod has another name belongs to an earlier pod.
+    let may_be_named =
+        |record: &Assignment| record.pod.full_name.is_none() || record.pod.full_name.as_ref() == name;
+    let known = records.iter().position(|record| is_of_entry(record, entry)).or_else(|| {
+        records.iter().position(|record| record.pod.uid.is_none() && same(record) && may_be_named(record))
+    });
+    known.unwrap_or_else(|| {
+        let pod = PodRef { uid: Some(entry.pod_uid.clone()), full_name: None };
+        records.push(Assignment::new(pod, &entry.resource, entry.ids.clone(), Source::Kubelet));
+        records.len() - 1
+    })
+}
+
+/// Merges the devices of one resource that a listed container has. Returns the record's index.
+pub(super) fn merge_listed(
+    records: &mut Vec<Assignment>,
+    pod: &str,
+    container: &str,
+    (resource, ids): (&str, &BTreeSet<String>),
+    now: Instant,
+) -> usize {
+    let same = |record: &Assignment| record.checkpoint_ids == *ids && record.resource == resource;
+    let named = records
+        .iter()
+        .position(|record| record.pod.full_name.as_deref() == Some(pod) && same(record))
+        .or_else(|| records.iter().position(|record| record.pod.full_name.is_none() && same(record)));
+    let index = named.unwrap_or_else(|| {
+        let pod = PodRef { uid: None, full_name: Some(pod.to_owned()) };
+        records.push(Assignment::new(pod, resource, ids.clone(), Source::Kubelet));
+        records.len() - 1
+    });
+    if let Some(record) = records.get_mut(index) {
+        record.pod.full_name = Some(pod.to_owned());
+        record.container = Some(container.to_owned());
+        record.source = Source::Kubelet;
+        record.confirmed = Some(now);
+    }
+    index
+}
+
+/// Adds records for held devices whose holder's cgroup names a pod that the checkpoint knows with other devices. `ended` are the
+/// uids of pods that have ended. Returns the indexes of the new records.
+pub(super) fn merge_holders(
+    records: &mut Vec<Assignment>,
+    ended: &BTreeSet<String>,
+    observation: &Observation<'_>,
+) -> Vec<usize> {
+    let mut added = Vec::new();
+    for holds in observation.holders {
+        let mut entries = observation.checkpoint.unwrap_or_default().iter();
+        let pod_exists =
+            entries.any(|entry| entry.pod_uid == holds.pod_uid) && !ended.contains(&holds.pod_uid);
+        // If the pod has a record of this resource, its devices are known: the held one may be a group peer.
+        let is_known = |record: &Assignment| {
+            record.pod.uid.as_ref() == Some(&holds.pod_uid) && record.resource == holds.resource
+                || !record.device_ids.is_disjoint(&holds.ids)
         };
-        let name = given.pod.name.as_ref();
-        if name.is_some_and(|name| {
-            pods.iter().any(|pod| pod.pod == *name && has_any(pod, &entry.resource, &entry.ids))
-        }) {
-            given.confirmed = Some(round.now);
-            (given.booked, given.lacked) = (None, 0);
-            return (place, Shown::There);
-        }
-        // A list that lacks its pod makes the kubelet forget it; the first one, if it was there when that began. Before, the
-        // Allocate itself has made it write the checkpoint.
-        if fresh && given.lacked >= LACKED {
-            given.booked = Some(round.now);
-        }
-        given.lacked = (given.lacked + 1).min(LACKED);
-        match (name, given.booked.is_some_and(|at| round.now.duration_since(at) < BOOKED)) {
-            (_, true) => (place, Shown::There),
-            (None, false) => (place, Shown::Perhaps),
-            (Some(_), false) => (place, Shown::Doubtful),
+        if pod_exists && !records.iter().any(is_known) {
+            let pod = PodRef { uid: Some(holds.pod_uid.clone()), full_name: None };
+            let record = Assignment::new(pod, &holds.resource, holds.ids.clone(), Source::Cgroup);
+            added.push(records.len());
+            records.push(Assignment { confirmed: Some(observation.now), ..record });
         }
     }
-
-    /// What a listed pod has; its place in the ledger.
-    pub(super) fn take_listed(
-        &mut self,
-        pod: &str,
-        container: &str,
-        (resource, ids): (&str, &BTreeSet<String>),
-        now: Instant,
-    ) -> usize {
-        let same = |given: &Assignment| given.ids == *ids && given.resource == resource;
-        let name = |given: &Assignment| given.pod.name.as_deref() == Some(pod);
-        let place = self
-            .given
-            .iter()
-            .position(|given| name(given) && same(given))
-            .or_else(|| self.given.iter().position(|given| given.pod.name.is_none() && same(given)));
-        let place = place.unwrap_or_else(|| {
-            let pod = Pod { uid: None, name: Some(pod.to_owned()) };
-            self.given.push(Assignment::new(pod, resource, ids.clone(), Source::Kubelet));
-            self.given.len() - 1
-        });
-        if let Some(given) = self.given.get_mut(place) {
-            given.pod.name = Some(pod.to_owned());
-            given.container = Some(container.to_owned());
-            given.source = Source::Kubelet;
-            given.confirmed = Some(now);
-        }
-        place
-    }
-
-    /// Holders whose cgroup names a pod that the kubelet knows, though it does not say what that has.
-    pub(super) fn take_cgroups(&mut self, round: &Observation<'_>) -> Vec<usize> {
-        let mut places = Vec::new();
-        for (resource, ids, uid) in round.cgroups {
-            let mut entries = round.checkpoint.unwrap_or_default().iter();
-            let there = entries.any(|entry| entry.pod_uid == *uid) && !self.ended.contains(uid);
-            // Of a pod that has some of the resource it is known what it has: another member of the group perhaps.
-            let known =
-                |given: &Assignment| given.pod.uid.as_ref() == Some(uid) && given.resource == *resource;
-            if there && !self.given.iter().any(|given| known(given) || !given.real.is_disjoint(ids)) {
-                places.push(self.given.len());
-                let pod = Pod { uid: Some(uid.clone()), name: None };
-                let given = Assignment::new(pod, resource, ids.clone(), Source::Cgroup);
-                self.given.push(Assignment { confirmed: Some(round.now), ..given });
-            }
-        }
-        places
-    }
+    added
 }
 
-/// Whether an entry of the checkpoint is of the same container as something that is known already.
-pub(super) fn is_entry_of(entry: &CheckpointEntry, given: &Assignment) -> bool {
-    given.pod.uid.as_ref() == Some(&entry.pod_uid)
-        && given.ids == entry.ids
-        && given.resource == entry.resource
+/// Returns whether a record is of the same pod, resource and ids as an entry of the checkpoint.
+pub(super) fn is_of_entry(record: &Assignment, entry: &CheckpointEntry) -> bool {
+    record.pod.uid.as_ref() == Some(&entry.pod_uid)
+        && record.checkpoint_ids == entry.ids
+        && record.resource == entry.resource
 }
 
-/// The listed pod that has what the checkpoint says a pod was given.
+/// Returns the name of the listed pod that has one of the ids.
 pub(super) fn name_of(resource: &str, ids: &BTreeSet<String>, pods: &[ListedPod]) -> Option<String> {
-    pods.iter().find(|pod| has_any(pod, resource, ids)).map(|pod| pod.pod.clone())
+    pods.iter().find(|pod| has_any(pod, resource, ids)).map(|pod| pod.full_name.clone())
 }
 
 fn has_any(pod: &ListedPod, resource: &str, ids: &BTreeSet<String>) -> bool {

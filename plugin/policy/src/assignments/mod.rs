@@ -1,9 +1,17 @@
-//! Which pod has which device, from what the kubelet shows over time.
+//! Decides which pod each device is assigned to, from what the kubelet shows over time.
 //!
-//! [`observation`] is what comes in, [`ledger`] the memory, [`merge`] and [`expiry`] its rules, [`index`] what comes out.
+//! | module | purpose |
+//! | --- | --- |
+//! | [`record`] | an assignment and its pod |
+//! | [`observation`] | the input: what the kubelet shows at one moment |
+//! | [`kubelet`] | which kubelet process that is, and how long it has run |
+//! | [`ledger`] | the memory: takes in observations, with the rules in `merge` and `expiry` |
+//! | [`index`] | the output: assignments by device |
+//! | [`reserved`] | the output for the monitor: what it must not probe |
 
-pub mod expiry;
+mod expiry;
 pub mod index;
+pub mod kubelet;
 pub mod ledger;
 mod merge;
 pub mod observation;

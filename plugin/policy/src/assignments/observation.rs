@@ -1,114 +1,107 @@
-//! What the kubelet shows at one moment: listed pods, checkpoint entries, its socket.
+//! What the kubelet shows at one moment, and what came of taking it in.
 
+use crate::assignments::kubelet::KubeletSocket;
 use crate::assignments::record;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What one container of a pod was given of one resource.
+/// An entry of the checkpoint: what one container was allocated of one resource.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CheckpointEntry {
-    /// The pod.
+    /// The pod's uid.
     pub pod_uid: String,
-    /// The container, of the pod's init containers or others.
+    /// The container, an init container or another.
     pub container: String,
     /// The resource.
     pub resource: String,
-    /// The devices' ids in the kubelet's books.
+    /// The ids that the kubelet requested.
     pub ids: BTreeSet<String>,
-    /// The addresses that the container was told; after a substitution these are the real ones.
-    pub told: BTreeSet<String>,
+    /// The ids in the environment variables of the plugin's response. After a substitution these are the real devices.
+    pub response_ids: BTreeSet<String>,
 }
 
-/// Which kubelet.sock: another one means another kubelet process.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub struct KubeletSocket {
-    inode: u64,
-    device: u64,
-    /// Of its making: nothing is ever written to a socket's file, while its mode may change.
-    modified: (i64, i64),
-}
-
-impl KubeletSocket {
-    /// The socket of this inode on this device, made at `modified`: seconds and nanoseconds after 1970.
-    pub fn new(device: u64, inode: u64, modified: (i64, i64)) -> Self {
-        Self { inode, device, modified }
-    }
-
-    /// When it was made by the wall clock: the time after 1970.
-    pub fn made(&self) -> Duration {
-        let (seconds, nanoseconds) = self.modified;
-        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
-            + Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0))
-    }
-}
-
-/// One container of a listed pod.
+/// A pod as pod resources list it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListedPod {
     /// `namespace/name`.
-    pub pod: String,
-    /// Ids by container and resource.
+    pub full_name: String,
+    /// Device ids by container and resource.
     pub devices: BTreeMap<(String, String), BTreeSet<String>>,
 }
 
-/// What was asked at one time. Pods are listed before the checkpoint is read, which then has all of them.
+/// What a poll found. Pods are listed before the checkpoint is read, so that the checkpoint names all of them.
 #[derive(Debug)]
 pub struct Observation<'a> {
     /// When.
     pub now: Instant,
-    /// The pods, if the kubelet told.
+    /// The listed pods; none if pod resources gave no answer.
     pub pods: Option<&'a [ListedPod]>,
-    /// The checkpoint, if it could be read.
+    /// The checkpoint's entries; none if it could not be read.
     pub checkpoint: Option<&'a [CheckpointEntry]>,
-    /// It was written since the round before.
-    pub written: bool,
+    /// Whether the checkpoint was written since the poll before.
+    pub checkpoint_is_new: bool,
     /// The kubelet's socket.
     pub kubelet: Option<KubeletSocket>,
-    /// It has appeared a short time ago: its pods may not be known to it yet.
-    pub young: bool,
-    /// How long after an Allocate the kubelet may not show what it has given.
+    /// Whether the kubelet started a short time ago, and may not know all its pods yet.
+    pub kubelet_is_starting: bool,
+    /// How long after an Allocate the kubelet may not show the assignment yet.
     pub settling: Duration,
-    /// Resource and ids of devices in groups that are held, with the pod uid of the holder's cgroup.
-    pub cgroups: &'a [(String, BTreeSet<String>, String)],
-    /// Whether they make owners: after our own start only; later whoever holds without owning is foreign.
-    pub adopt: bool,
-    /// The resources that we offer, if they are known: of others numbers are no ids of ours.
+    /// Held devices whose holder is a pod's process.
+    pub holders: &'a [PodHolds],
+    /// Whether `holders` become assignments. They do after a start of the plugin only; later, a pod that holds a device without
+    /// an assignment is foreign.
+    pub adopt_holders: bool,
+    /// The resources that this plugin offers, if they are known. A number is a device id of these resources only.
     pub offered: Option<&'a BTreeSet<Arc<str>>>,
 }
 
+/// Held devices of one resource whose holder's cgroup names one pod.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PodHolds {
+    /// The pod's uid.
+    pub pod_uid: String,
+    /// The resource.
+    pub resource: String,
+    /// All devices of the groups that the pod's processes hold.
+    pub ids: BTreeSet<String>,
+}
+
+/// What came of taking in an observation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LedgerUpdate {
+    /// Whether the checkpoint was read, or a list that shows which pods are missing.
+    pub answered: bool,
+    /// Whether another poll soon decides something: a pod was missing for the first time, or the kubelet does not show an
+    /// Allocate yet.
+    pub poll_again: bool,
+    /// Whether the kubelet has not named the pod of some assignment yet. A pod with devices in its init containers alone is
+    /// never named.
+    pub unnamed: bool,
+    /// Whether the checkpoint names a pod that is not in the list with these devices: one that ended since the checkpoint was
+    /// written, or one with devices in its init containers alone. Only a newly written checkpoint tells the two apart.
+    pub checkpoint_is_stale: bool,
+}
+
 impl Observation<'_> {
-    /// One in which nothing was told.
+    /// Returns an observation in which no source gave an answer.
     pub fn at(now: Instant) -> Self {
         Self {
             now,
             pods: None,
             checkpoint: None,
-            written: false,
+            checkpoint_is_new: false,
             kubelet: None,
-            young: false,
+            kubelet_is_starting: false,
             settling: Duration::ZERO,
-            cgroups: &[],
-            adopt: false,
+            holders: &[],
+            adopt_holders: false,
             offered: None,
         }
     }
 
-    /// Whether an id can be one of VFIO's.
-    pub(super) fn is_ours(&self, resource: &str, id: &str) -> bool {
-        record::is_ours(id, self.offered.is_none_or(|offered| offered.contains(resource)))
+    /// Returns whether an id of a resource can be one of this plugin's.
+    pub(super) fn is_vfio_id(&self, resource: &str, id: &str) -> bool {
+        record::is_vfio_id(id, self.offered.is_none_or(|offered| offered.contains(resource)))
     }
-}
-
-/// What came of a round.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LedgerUpdate {
-    /// Either source gave an answer.
-    pub answered: bool,
-    /// A pod was missing for the first time, or is not shown yet: worth asking again soon.
-    pub ask_again: bool,
-    /// The checkpoint names a pod that cannot be found in the list: one that has ended since it was written, or one that has
-    /// devices in its init containers alone. Only a checkpoint that is written anew tells.
-    pub stale: bool,
 }

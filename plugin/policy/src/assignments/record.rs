@@ -1,4 +1,4 @@
-//! What a container was given, and whose container it is, as far as that is known.
+//! An assignment: the devices of one resource that one container of a pod was allocated.
 
 use crate::pools::terms::PinnedTerms;
 use serde::{Deserialize, Serialize};
@@ -7,98 +7,83 @@ use std::fmt;
 use std::time::Instant;
 use vfio_probe::{DeviceId, GroupId};
 
-/// A pod, as far as it is known.
+/// A pod, as far as it is known. Without uid and name it is a pod that the kubelet is still admitting.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
-pub struct Pod {
-    /// Its uid, from the checkpoint or a cgroup.
+pub struct PodRef {
+    /// The uid, from the checkpoint or a holder's cgroup.
     pub uid: Option<String>,
     /// `namespace/name`, from pod resources.
-    pub name: Option<String>,
+    pub full_name: Option<String>,
 }
 
-/// What one container was given of one resource.
+/// The devices of one resource that one container was allocated.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Assignment {
     /// The pod.
-    pub pod: Pod,
-    /// The container of the pod, which an Allocate does not tell.
+    pub pod: PodRef,
+    /// The container of the pod. An Allocate does not name it.
     pub(super) container: Option<String>,
     /// The resource.
     pub resource: String,
-    /// The ids in the kubelet's books.
-    pub ids: BTreeSet<String>,
-    /// What it really has; others than `ids` after a substitution.
-    pub real: BTreeSet<String>,
-    /// How it is known.
+    /// The ids that the kubelet's checkpoint names.
+    pub checkpoint_ids: BTreeSet<String>,
+    /// The ids of the devices that the container really has. They differ from `checkpoint_ids` after a substitution.
+    pub device_ids: BTreeSet<String>,
+    /// How the assignment is known.
     pub(super) source: Source,
-    /// On which terms an Allocate of ours gave it, this process' or an earlier one's: then the resource is one of ours, whatever
-    /// the pools say by now. None where it was not ours.
+    /// The terms on which an Allocate of this plugin allocated the devices, in this process or an earlier one. The resource is
+    /// then offered by this plugin, whatever the pools file says by now. None if no Allocate of this plugin is known.
     #[serde(default)]
     pub(super) pinned: Option<PinnedTerms>,
-    /// When the kubelet last said that the pod is there.
+    /// When the kubelet last showed that the pod exists.
     #[serde(skip)]
     pub confirmed: Option<Instant>,
-    /// From how many answers in a row the pod was missing.
+    /// In how many observations in a row the pod was missing.
     #[serde(skip)]
-    pub(super) missing: u32,
-    /// How often the kubelet has started anew since it last showed this, perhaps without its checkpoint; 2 is often.
-    pub(super) unshown: u8,
-    /// How often the checkpoint named it, and the list did not.
+    pub(super) misses: u32,
+    /// How often the kubelet was restarted, perhaps without its checkpoint, since it last showed this assignment. At most 2.
+    pub(super) kubelet_restarts: u8,
+    /// In how many lists the pod was missing although the checkpoint named it. At most [`super::merge::LISTS_BEFORE_KEPT`].
     #[serde(skip)]
-    pub(super) lacked: u8,
-    /// When a checkpoint that was written after such a list was seen to name it still.
+    pub(super) lists_without_pod: u8,
+    /// When a checkpoint that was written after such a list still named the assignment: the kubelet keeps it.
     #[serde(skip)]
-    pub(super) booked: Option<Instant>,
+    pub(super) kept_at: Option<Instant>,
 }
 
-/// How it is known what a container was given.
+/// How an assignment is known.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub(super) enum Source {
     /// The kubelet has shown it.
     Kubelet,
-    /// By an Allocate of ours at this time, or by one before our restart at that; the kubelet has not shown it yet.
+    /// An Allocate of this plugin was granted, and the kubelet has not shown it yet. The time is that of the Allocate, or of the
+    /// plugin's start if an earlier process answered it.
     Allocate(#[serde(skip)] Option<Instant>),
-    /// By a holder's cgroup alone.
+    /// The cgroup of a process that holds the device names the pod; nothing else does.
     Cgroup,
 }
 
-impl Assignment {
-    pub(super) fn new(pod: Pod, resource: &str, ids: BTreeSet<String>, source: Source) -> Self {
-        Self {
-            pod,
-            container: None,
-            resource: resource.to_owned(),
-            real: ids.clone(),
-            ids,
-            source,
-            pinned: None,
-            confirmed: None,
-            missing: 0,
-            unshown: 0,
-            lacked: 0,
-            booked: None,
-        }
+impl PodRef {
+    /// Returns the namespace, if the name is known.
+    pub fn namespace(&self) -> Option<&str> {
+        Some(self.full_name.as_deref()?.split_once('/')?.0)
     }
 
-    /// Whether the kubelet may have lost its books of it: it lists the pod, and has started anew since it showed this.
-    pub fn may_be_lost(&self) -> bool {
-        self.unshown > 0 && self.pod.name.is_some()
+    /// Returns the name within the namespace, if it is known.
+    pub fn name(&self) -> Option<&str> {
+        let full = self.full_name.as_deref()?;
+        Some(full.split_once('/').map_or(full, |(_, name)| name))
     }
 
-    pub(super) fn is_unconfirmed(&self) -> bool {
-        matches!(self.source, Source::Allocate(_))
-    }
-
-    /// Whether it was given in one with the other, or to the same pod.
-    pub fn is_of_the_same_pod(&self, other: &Self) -> bool {
-        let both = |one: &Option<String>, two: &Option<String>| one.is_some() && one == two;
-        self.ids == other.ids || both(&self.pod.uid, &other.pod.uid) || both(&self.pod.name, &other.pod.name)
+    /// Returns whether the kubelet is still admitting the pod: Allocate was answered, and no source names the pod yet.
+    pub fn is_being_admitted(&self) -> bool {
+        self.uid.is_none() && self.full_name.is_none()
     }
 }
 
-impl fmt::Display for Pod {
+impl fmt::Display for PodRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.name, &self.uid) {
+        match (&self.full_name, &self.uid) {
             (Some(name), _) => write!(f, "pod {name}"),
             (None, Some(uid)) => write!(f, "pod {uid}"),
             (None, None) => f.write_str("a pod being admitted"),
@@ -106,8 +91,68 @@ impl fmt::Display for Pod {
     }
 }
 
-/// Whether an id can be one of VFIO's: a PCI address, a uuid, or the group's number that older plugins used for resources that
-/// we `offer`; others' plugins number what they have too.
-pub(super) fn is_ours(id: &str, offer: bool) -> bool {
-    id.parse::<DeviceId>().is_ok() || offer && id.parse::<GroupId>().is_ok()
+impl Assignment {
+    pub(super) fn new(pod: PodRef, resource: &str, ids: BTreeSet<String>, source: Source) -> Self {
+        Self {
+            pod,
+            container: None,
+            resource: resource.to_owned(),
+            device_ids: ids.clone(),
+            checkpoint_ids: ids,
+            source,
+            pinned: None,
+            confirmed: None,
+            misses: 0,
+            kubelet_restarts: 0,
+            lists_without_pod: 0,
+            kept_at: None,
+        }
+    }
+
+    /// Returns whether the kubelet may have lost the checkpoint entry: it lists the pod, and it was restarted since it last
+    /// showed the assignment.
+    pub fn may_be_lost(&self) -> bool {
+        self.kubelet_restarts > 0 && self.pod.full_name.is_some()
+    }
+
+    /// Returns whether only an Allocate of this plugin is known of it.
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        matches!(self.source, Source::Allocate(_))
+    }
+
+    /// Returns whether both are of one pod: the pods are known to be the same, or the ids are, as for two devices of one
+    /// assignment whose pod is not known yet.
+    pub fn shares_pod_with(&self, other: &Self) -> bool {
+        let same = |one: &Option<String>, two: &Option<String>| one.is_some() && one == two;
+        self.checkpoint_ids == other.checkpoint_ids
+            || same(&self.pod.uid, &other.pod.uid)
+            || same(&self.pod.full_name, &other.pod.full_name)
+    }
+}
+
+/// Returns whether an id can be one of this plugin's: a PCI address or a uuid. Older plugins used a group's number, which counts
+/// for an offered resource only, because other plugins number their devices too.
+pub(super) fn is_vfio_id(id: &str, resource_is_offered: bool) -> bool {
+    id.parse::<DeviceId>().is_ok() || resource_is_offered && id.parse::<GroupId>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pod_shows_its_namespace_name_and_admission() {
+        let pod = |uid: Option<&str>, name: Option<&str>| PodRef {
+            uid: uid.map(Into::into),
+            full_name: name.map(Into::into),
+        };
+        let listed = pod(None, Some("vms/vm-1"));
+        assert_eq!((listed.namespace(), listed.name()), (Some("vms"), Some("vm-1")));
+        assert!(!listed.is_being_admitted());
+        let by_uid = pod(Some("u1"), None);
+        assert_eq!((by_uid.namespace(), by_uid.name()), (None, None));
+        assert!(!by_uid.is_being_admitted());
+        assert!(PodRef::default().is_being_admitted());
+        assert_eq!(PodRef::default().to_string(), "a pod being admitted");
+    }
 }

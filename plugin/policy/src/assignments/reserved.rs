@@ -5,22 +5,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use vfio_probe::{DeviceId, GroupId};
 
-/// What pods own.
+/// The devices and groups that are assigned to pods.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AssignedDevices {
     /// Devices.
     pub devices: Vec<DeviceId>,
-    /// Whole groups, where only that is known.
+    /// Whole groups, where an older plugin's id names only the group.
     pub groups: Vec<GroupId>,
-    /// How we have given a device.
+    /// How this plugin allocated a device.
     pub pinned_offers: BTreeMap<DeviceId, PinnedOffer>,
 }
 
-/// How we have given a device to a pod, which stays so as long as the pod is there.
+/// How this plugin allocated a device to a pod. It stays so while the pod exists.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PinnedOffer {
-    /// The resource, by which the kubelet's books name it.
+    /// The resource under which the kubelet's checkpoint names the device.
     pub resource: Arc<str>,
-    /// On which terms.
+    /// The terms of the Allocate.
     pub pinned: PinnedTerms,
 }

@@ -170,7 +170,7 @@ impl HealthTracker {
         }
         let keeper = owners.blocker(view, snapshot.devices.iter().chain(self.owned.values()));
         let peer = keeper.map(|(keeper, given)| (keeper, given.pod.to_string()));
-        if !owners.told && peer.is_none() {
+        if !owners.known && peer.is_none() {
             return AssignmentState::Unknown;
         }
         let since = *self.unowned.entry(view.device.id).or_insert(now);

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use vfio_plugin_policy::allocation;
 use vfio_plugin_policy::allocation::{ProbeVerdict, preferred};
 use vfio_plugin_policy::assignments::index::Assignments;
+use vfio_plugin_policy::assignments::kubelet::KubeletSocket;
 use vfio_plugin_policy::assignments::ledger::Ledger;
-use vfio_plugin_policy::assignments::observation::{CheckpointEntry, KubeletSocket, ListedPod, Observation};
+use vfio_plugin_policy::assignments::observation::{CheckpointEntry, ListedPod, Observation};
 use vfio_plugin_policy::assignments::record::Assignment;
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_plugin_policy::health::tracker::{HealthTracker, Policy};
@@ -78,8 +79,8 @@ impl Plugin {
     /// Whether the kubelet has told it that the pod has the device.
     pub(super) fn knows(&self, pod: u8, device: u8) -> bool {
         let known = listed(pod, Some(device));
-        let name = |given: &Assignment| given.pod.name.as_ref() == Some(&known.pod);
-        self.ledger.given().iter().any(|given| name(given) && given.real.contains(&id(device)))
+        let name = |given: &Assignment| given.pod.full_name.as_ref() == Some(&known.full_name);
+        self.ledger.assignments().iter().any(|given| name(given) && given.device_ids.contains(&id(device)))
     }
 
     /// The kubelet that followed its list is gone.
@@ -124,17 +125,17 @@ impl Plugin {
         (kubelet, young): (u64, bool),
         now: Instant,
     ) {
-        let outcome = self.ledger.take(&Observation {
+        let outcome = self.ledger.observe(&Observation {
             pods: Some(pods),
             checkpoint: Some(checkpoint),
-            written,
+            checkpoint_is_new: written,
             kubelet: Some(KubeletSocket::new(0, kubelet, (0, 0))),
-            young: young && rule != Rule::ListsCountAtOnce,
+            kubelet_is_starting: young && rule != Rule::ListsCountAtOnce,
             settling: SETTLING,
             ..Observation::at(now + Duration::from_millis(1))
         });
         self.answered = outcome.answered;
-        self.again |= outcome.stale && rule != Rule::NeverSentAgain;
+        self.again |= outcome.checkpoint_is_stale && rule != Rule::NeverSentAgain;
     }
 
     /// It decides, and sends a list if that is another than before.
@@ -224,17 +225,17 @@ impl Plugin {
 pub(super) fn entry(pod: u8, device: u8) -> CheckpointEntry {
     let ids = BTreeSet::from([id(device)]);
     let (container, resource) = ("compute".to_owned(), RESOURCE.to_owned());
-    CheckpointEntry { pod_uid: uid(pod), container, resource, told: ids.clone(), ids }
+    CheckpointEntry { pod_uid: uid(pod), container, resource, response_ids: ids.clone(), ids }
 }
 
 /// What pod resources say of one, with the device that the kubelet knows it has.
 pub(super) fn listed(pod: u8, device: Option<u8>) -> ListedPod {
     let key = ("compute".to_owned(), RESOURCE.to_owned());
     let devices = device.map(|device| (key, BTreeSet::from([id(device)])));
-    ListedPod { pod: format!("default/vm-{pod}"), devices: devices.into_iter().collect() }
+    ListedPod { full_name: format!("default/vm-{pod}"), devices: devices.into_iter().collect() }
 }
 
 /// The pod that every node has, and that has no device.
 pub(super) fn other_pod() -> ListedPod {
-    ListedPod { pod: "kube-system/other".to_owned(), devices: BTreeMap::new() }
+    ListedPod { full_name: "kube-system/other".to_owned(), devices: BTreeMap::new() }
 }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use vfio_plugin_policy::assignments::index::Assignments;
 use vfio_plugin_policy::assignments::ledger::Ledger;
 use vfio_plugin_policy::assignments::observation::{CheckpointEntry, ListedPod, Observation};
-use vfio_plugin_policy::assignments::record::Pod;
+use vfio_plugin_policy::assignments::record::PodRef;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::holders::in_words;
 
@@ -28,9 +28,9 @@ pub(super) struct PodLookup<'a> {
 /// The pod that a device is assigned to.
 pub(super) enum PodOf {
     /// This one.
-    Assigned(Pod),
+    Assigned(PodRef),
     /// This one by the checkpoint; pod resources list no pod with the device.
-    Unlisted(Pod),
+    Unlisted(PodRef),
     /// None.
     None,
     /// Neither the kubelet nor `serve` says.
@@ -50,7 +50,7 @@ impl PodLookup<'_> {
             }
             (Some(assignment), _) => PodOf::Assigned(assignment.pod.clone()),
             (None, Some(reported)) => PodOf::Assigned(reported.pod_ref()),
-            (None, None) if self.assignments.told => PodOf::None,
+            (None, None) if self.assignments.known => PodOf::None,
             (None, None) => PodOf::Unknown,
         }
     }
@@ -58,7 +58,7 @@ impl PodLookup<'_> {
     /// Returns holders in words; pods are named by `namespace/name` where that is known.
     pub(super) fn describe(&self, holders: &[HolderReport]) -> String {
         in_words(holders.iter().map(|holder| {
-            let pod = holder.pod_uid.as_deref().map(|uid| self.assignments.name_of(uid).unwrap_or(uid));
+            let pod = holder.pod_uid.as_deref().map(|uid| self.assignments.pod_name(uid).unwrap_or(uid));
             (holder.pid, &holder.command, pod)
         }))
     }
@@ -88,7 +88,7 @@ pub(super) fn examine<'a>(
         check_sources(config, &pods, checkpoint.as_deref(), findings);
     }
     let mut ledger = Ledger::default();
-    let outcome = ledger.take(&Observation {
+    let outcome = ledger.observe(&Observation {
         pods: pods.as_deref().ok(),
         checkpoint: checkpoint.as_deref(),
         ..Observation::at(Instant::now())

@@ -83,10 +83,10 @@ impl Story {
     /// The kubelet lists a pod that has these, or none.
     fn lists(&mut self, ids: &[&str]) -> &mut Self {
         let given = (("compute".to_owned(), R.to_owned()), set(ids));
-        let vm = ListedPod { pod: "a/vm".to_owned(), devices: BTreeMap::from([given]) };
-        let other = ListedPod { pod: "a/other".to_owned(), devices: BTreeMap::new() };
+        let vm = ListedPod { full_name: "a/vm".to_owned(), devices: BTreeMap::from([given]) };
+        let other = ListedPod { full_name: "a/other".to_owned(), devices: BTreeMap::new() };
         let listed = if ids.is_empty() { vec![other] } else { vec![other, vm] };
-        self.ledger.take(&Observation {
+        self.ledger.observe(&Observation {
             pods: Some(&listed),
             settling: SETTLING,
             ..Observation::at(self.now)
