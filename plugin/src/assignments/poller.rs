@@ -178,8 +178,8 @@ impl Poller {
         }
         let pause = match &pods {
             Ok(_) if outcome.poll_again => self.config.interval,
-            Ok(_) => self.config.owners_interval,
-            Err(_) => self.backoff.min(self.config.owners_interval),
+            Ok(_) => self.config.assignments_interval,
+            Err(_) => self.backoff.min(self.config.assignments_interval),
         };
         self.backoff = if pods.is_ok() { self.config.interval } else { pause * 2 };
         // A kubelet that is not there is not asked for ever: its socket's appearing is seen.

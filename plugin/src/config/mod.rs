@@ -74,11 +74,11 @@ pub(crate) struct Config {
           env = "VFIO_DEVICE_PLUGIN_CHECKS_INTERVAL")]
     pub(crate) checks_interval: Duration,
 
-    /// Time between two questions to the kubelet for what pods own while anything is held or owned; what happens on the
-    /// node asks sooner
+    /// The longest time between two reads of the kubelet's assignments while a device is held or assigned. Changes on the node
+    /// cause a read sooner
     #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = interval,
-          env = "VFIO_DEVICE_PLUGIN_OWNERS_INTERVAL")]
-    pub(crate) owners_interval: Duration,
+          env = "VFIO_DEVICE_PLUGIN_ASSIGNMENTS_INTERVAL")]
+    pub(crate) assignments_interval: Duration,
 
     /// How long a kubelet may take after its start to know its pods
     #[arg(long, global = true, value_name = "TIME", default_value = "60s", value_parser = interval,

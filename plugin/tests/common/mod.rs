@@ -36,7 +36,13 @@ pub fn program(node: &Node, words: &[&str]) -> Command {
         .args(["--run-dir".as_ref(), node.run_dir().as_path()])
         .args(["--cdi-dir".as_ref(), cdi_dir(node).as_path()])
         .args(if words.contains(&"--interval") { &[][..] } else { &["--interval", "200ms"] })
-        .args(["--settling", "300ms", "--owners-interval", "1s", "--kubelet-start", "1s"])
+        .args(["--settling", "300ms"])
+        .args(if words.contains(&"--assignments-interval") {
+            &[][..]
+        } else {
+            &["--assignments-interval", "1s"]
+        })
+        .args(if words.contains(&"--kubelet-start") { &[][..] } else { &["--kubelet-start", "1s"] })
         .args(if words.contains(&"--pci-ids") { &[][..] } else { &["--pci-ids", "/dev/null"] });
     command
 }
