@@ -82,7 +82,7 @@ async fn when_nobody_tells_nothing_is_unhealthy_for_being_held_and_allocate_refu
     vm.kill();
     expect(&kubelet, "free again", |books| allocatable(books) == 8).await;
     let (_, _, log) = serve.terminate();
-    let warning = "neither pods nor the kubelet's checkpoint can be read";
+    let warning = "assignments are unknown: pod resources and the kubelet's checkpoint could not be read";
     assert_eq!(log.matches(warning).count(), 1, "{log}");
 }
 
@@ -238,4 +238,91 @@ async fn what_is_remembered_is_not_opened_though_nobody_tells_any_more() {
     assert_eq!(node.opens(51), opens, "its pod's machine may be about to start");
     assert!(node.opens(52) > 0, "the others are asked");
     assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some("default/vm-1"));
+}
+
+/// Waits until `serve` names the pod of [`GPU`]; how long that took.
+async fn time_to_name(node: &Node, pod: &str) -> Duration {
+    let began = Instant::now();
+    wait_for_owner(node, GPU, pod).await;
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn pod_is_named_soon_after_the_kubelet_lists_it() {
+    let (node, kubelet, _serve) = offered(&["--assignments-interval", "1h"]).await;
+    // The kubelet allocates, and lists the pod only later.
+    kubelet.answer_pod_resources(Answer::Empty);
+    kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    kubelet.answer_pod_resources(Answer::Books);
+    let took = time_to_name(&node, "default/vm-1").await;
+    assert!(took < Duration::from_secs(1) + INTERVAL, "{took:?}");
+}
+
+#[tokio::test]
+async fn pod_is_named_soon_at_a_long_interval() {
+    let (node, kubelet, _serve) = offered(&["--interval", "1h"]).await;
+    kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
+    let took = time_to_name(&node, "default/vm-1").await;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+/// Sets the modification time of kubelet.sock, as if the wall clock was stepped since the kubelet's start.
+fn set_socket_time(node: &Node, seconds_from_now: i64) {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let time = rustix::fs::Timespec { tv_sec: i64::try_from(now).unwrap() + seconds_from_now, tv_nsec: 0 };
+    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+    let socket = node.kubelet_dir().join(kubelet_api::KUBELET_SOCKET);
+    rustix::fs::utimensat(rustix::fs::CWD, socket, &times, rustix::fs::AtFlags::empty()).unwrap();
+}
+
+/// A pod with [`GPU`] and one with [`OTHER`].
+async fn with_two_pods(node: &Node, kubelet: &Kubelet) {
+    expect(kubelet, "offered", |books| allocatable(books) == 8).await;
+    for (pod, device) in [("vm-1", GPU), ("vm-2", OTHER)] {
+        kubelet.admit_with(pod, H100, vec![device.to_owned()]).await.unwrap();
+        wait_for_owner(node, device, &format!("default/{pod}")).await;
+    }
+}
+
+/// Removes the pod with [`GPU`].
+fn remove_first_pod(kubelet: &Kubelet) {
+    let uid = kubelet.books().pods.iter().find(|pod| pod.name == "vm-1").unwrap().uid.clone();
+    kubelet.remove(&uid);
+}
+
+#[tokio::test]
+async fn clock_stepped_back_makes_no_old_kubelet_young() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    set_socket_time(&node, 3600);
+    const YOUNG: Duration = Duration::from_secs(4);
+    let (serve, began) = (Serve::start(&node, &["--kubelet-start", "4s"]), Instant::now());
+    with_two_pods(&node, &kubelet).await;
+    tokio::time::sleep((YOUNG + INTERVAL).saturating_sub(began.elapsed())).await;
+    drop(serve);
+    remove_first_pod(&kubelet);
+    let (_serve, began) = (Serve::start(&node, &["--kubelet-start", "4s"]), Instant::now());
+    expect(&kubelet, "registered again", |books| books.registrations_of(H100) == 2).await;
+    while !device(&node, GPU)["owner"].is_null() {
+        assert!(began.elapsed() < YOUNG, "the lists of an old kubelet show that the pod has ended");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn clock_stepped_forward_makes_no_young_kubelet_old() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let serve = Serve::start(&node, &["--kubelet-start", "1h"]);
+    with_two_pods(&node, &kubelet).await;
+    drop(serve);
+    // A kubelet that has just started does not list all its pods.
+    kubelet.restart(true).await.unwrap();
+    set_socket_time(&node, -7200);
+    remove_first_pod(&kubelet);
+    let _serve = Serve::start(&node, &["--kubelet-start", "1h"]);
+    expect(&kubelet, "registered again", |books| books.registrations_of(H100) == 2).await;
+    tokio::time::sleep(SETTLED).await;
+    assert_eq!(device(&node, GPU)["owner"], "default/vm-1");
 }

@@ -165,7 +165,7 @@ impl Allocator {
     }
 
     async fn refuse_held(&self, group: GroupId, view: &DeviceState, more: &'static str) -> AllocateError {
-        self.owners.ask();
+        self.owners.poll_soon();
         // The owner of the failed pod makes the next one at once; it must find a list that says so already.
         // With `advertise` it stays Healthy for ever.
         let id = view.device.id.to_string();

@@ -1,22 +1,28 @@
-//! Which devices pods own, as the rest of the plugin sees it.
+//! The assignments as the rest of the plugin sees them: the current ones, their changes, and the Allocates of this plugin.
+//!
+//! | module | purpose |
+//! | --- | --- |
+//! | [`poller`] | polls the kubelet and passes what it shows to the ledger |
+//! | [`schedule`] | when the next poll is due |
+//! | [`inputs`] | what a poll takes from the node and from the kubelet's directory |
+//! | [`state`] | the state file assignments.json |
 
-pub(crate) mod poller;
+mod inputs;
+mod poller;
+mod schedule;
+mod state;
 
+use crate::assignments::state::{AssignmentsFile, AssignmentsState};
 use crate::config::Config;
-use crate::kubelet::socket_watch::PluginDirState;
 use crate::node::monitor::MonitorHandle;
-use crate::reservations::Reservations;
-use crate::state_file::StateFile;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 use vfio_plugin_policy::assignments::index::Assignments;
-use vfio_plugin_policy::assignments::ledger::Ledger;
-use vfio_plugin_policy::device::NodeSnapshot;
 use vfio_plugin_policy::pools::terms::PinnedTerms;
 
-/// The owners. Clones share them.
+/// A handle on the assignments. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct AssignmentsHandle {
     shared: Arc<Shared>,
@@ -24,92 +30,79 @@ pub(crate) struct AssignmentsHandle {
 
 #[derive(Debug)]
 struct Shared {
-    ledger: Mutex<Ledger>,
-    /// A kubelet that has lost its checkpoint will not tell again what pods own.
-    state_file: Mutex<StateFile>,
+    state: Mutex<AssignmentsState>,
+    /// Keeps the state over a restart: a kubelet that has lost its checkpoint does not show the assignments again.
+    file: Mutex<AssignmentsFile>,
     published: watch::Sender<Arc<Assignments>>,
-    ask: Notify,
-    stale: Notify,
+    poll_soon: Notify,
+    checkpoint_is_stale: Notify,
     monitor: MonitorHandle,
 }
 
 impl AssignmentsHandle {
-    /// What was remembered; nothing has been asked yet.
+    /// Returns the assignments that an earlier process left in the state file. The kubelet is not polled yet.
     pub(crate) fn new(config: &Config, monitor: MonitorHandle) -> Self {
-        let state_file = StateFile::new(&config.run_dir, "owners.json");
-        let mut ledger: Ledger = state_file.read();
-        ledger.restarted(std::time::Instant::now());
-        let ownership = Assignments::new(false, &ledger);
-        monitor.set_restored(ownership.reserved());
-        let published = watch::Sender::new(Arc::new(ownership));
-        let (ledger, state_file) = (Mutex::new(ledger), Mutex::new(state_file));
-        let (ask, stale) = (Notify::new(), Notify::new());
-        Self { shared: Arc::new(Shared { ledger, state_file, published, ask, stale, monitor }) }
+        let (file, mut state) = AssignmentsFile::open(&config.run_dir);
+        state.ledger.restarted(std::time::Instant::now());
+        let assignments = Assignments::new(false, &state.ledger);
+        monitor.set_restored(assignments.reserved());
+        let shared = Shared {
+            state: Mutex::new(state),
+            file: Mutex::new(file),
+            published: watch::Sender::new(Arc::new(assignments)),
+            poll_soon: Notify::new(),
+            checkpoint_is_stale: Notify::new(),
+            monitor,
+        };
+        Self { shared: Arc::new(shared) }
     }
 
-    /// Keeps them up to date until the monitor ends.
-    pub(crate) async fn follow(
-        self,
-        config: Config,
-        reservations: Reservations,
-        contents: watch::Receiver<PluginDirState>,
-        snapshots: watch::Receiver<Option<Arc<NodeSnapshot>>>,
-    ) {
-        poller::ask_for_ever(self, config, reservations, contents, snapshots).await;
-    }
-
-    /// Who owns what now.
+    /// Returns the current assignments.
     pub(crate) fn current(&self) -> Arc<Assignments> {
         self.shared.published.borrow().clone()
     }
 
-    /// Tells of changes.
+    /// Returns a receiver of changes.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Assignments>> {
         self.shared.published.subscribe()
     }
 
-    /// An Allocate of ours is about to be answered.
+    /// Records an Allocate that is about to be answered: the kubelet requested `checkpoint_ids`, and the container gets
+    /// `device_ids`. Wakes the poller.
     pub(crate) fn record_allocate(
         &self,
         resource: &str,
-        ids: BTreeSet<String>,
-        real: BTreeSet<String>,
+        checkpoint_ids: BTreeSet<String>,
+        device_ids: BTreeSet<String>,
         pinned: PinnedTerms,
     ) {
-        let mut ledger = self.ledger();
-        let swapped = ids != real;
-        ledger.record_allocate(resource, ids, real, pinned, std::time::Instant::now());
-        if swapped {
-            // The kubelet's books will name the other one; the usual grant is in its checkpoint in a moment.
-            self.remember(&ledger);
+        let mut state = self.shared.state.lock();
+        let is_substitution = checkpoint_ids != device_ids;
+        let now = std::time::Instant::now();
+        state.ledger.record_allocate(resource, checkpoint_ids, device_ids, pinned, now);
+        if is_substitution {
+            // The kubelet's checkpoint will name the other device. Without a substitution it names this one in a moment.
+            self.shared.file.lock().write(&state);
         }
-        let told = self.current().known;
-        self.publish(Assignments::new(told, &ledger));
-        drop(ledger);
-        self.ask();
+        self.publish(Assignments::new(self.current().known, &state.ledger));
+        drop(state);
+        self.poll_soon();
     }
 
-    /// Asks the kubelet soon.
-    pub(crate) fn ask(&self) {
-        self.shared.ask.notify_one();
+    /// Wakes the poller: a pod may have come or gone.
+    pub(crate) fn poll_soon(&self) {
+        self.shared.poll_soon.notify_one();
     }
 
-    /// Waits until the kubelet's checkpoint names pods that it does not list: it is written anew with every list of ours
-    /// (`genericDeviceUpdateCallback`), also with one that says nothing new.
+    /// Waits until the kubelet's checkpoint names pods that the kubelet does not list. The kubelet writes the checkpoint again
+    /// with every device list that it receives (`genericDeviceUpdateCallback`), even with an unchanged one.
     pub(crate) async fn checkpoint_is_stale(&self) {
-        self.shared.stale.notified().await;
+        self.shared.checkpoint_is_stale.notified().await;
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.shared.ledger.lock()
-    }
-
-    fn remember(&self, ledger: &Ledger) {
-        self.shared.state_file.lock().write(ledger);
-    }
-
-    fn publish(&self, ownership: Assignments) {
-        self.shared.monitor.set_assigned(ownership.reserved());
-        self.shared.published.send_replace(Arc::new(ownership));
+    /// Publishes the assignments, to the monitor first: it must not probe an assigned device.
+    fn publish(&self, assignments: Assignments) {
+        self.shared.monitor.set_assigned(assignments.reserved());
+        self.shared.published.send_replace(Arc::new(assignments));
     }
 }

@@ -1,274 +1,230 @@
-//! When the kubelet is asked who owns what, and what is done with its answer.
+//! Polls the kubelet for its pods' devices, and passes what it shows to the ledger.
+//!
+//! A poll lists pods and then reads the checkpoint. It is caused by a change of which groups are held, by an Allocate, by another
+//! kubelet.sock or checkpoint, and by time while anything is held or assigned.
 
 use crate::assignments::AssignmentsHandle;
+use crate::assignments::inputs::{CheckpointId, Inputs, offered_resources, pods_that_hold};
+use crate::assignments::schedule::Schedule;
 use crate::config::Config;
 use crate::kubelet::checkpoint;
-use crate::kubelet::pod_resources::Lister;
+use crate::kubelet::pod_resources::{Lister, PodResourcesError};
 use crate::kubelet::socket_watch::PluginDirState;
 use crate::reservations::Reservations;
-use std::collections::{BTreeMap, BTreeSet};
+use rustix::time::{ClockId, clock_gettime};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use vfio_plugin_policy::assignments::index::Assignments;
-use vfio_plugin_policy::assignments::kubelet::KubeletSocket;
-use vfio_plugin_policy::assignments::observation::{
-    CheckpointEntry, LedgerUpdate, ListedPod, Observation, PodHolds,
-};
+use vfio_plugin_policy::assignments::kubelet::{Clocks, KubeletSocket};
+use vfio_plugin_policy::assignments::observation::{CheckpointEntry, LedgerUpdate, ListedPod, Observation};
 use vfio_plugin_policy::device::NodeSnapshot;
-use vfio_probe::GroupId;
 
-/// After our start the checkpoint alone says who owns what, if the kubelet takes longer than this to list its pods: the
-/// first opens and the first list wait for it.
-const FIRST: Duration = Duration::from_millis(300);
+/// How long the first poll waits for the list before it takes the assignments from the checkpoint alone. The first probes and
+/// the first device list wait for the first poll.
+const FIRST_LIST: Duration = Duration::from_millis(300);
 
-/// Asks for ever: when occupancy changes, after each Allocate, when the kubelet's socket or its checkpoint is another one,
-/// and now and then while anything is held or owned. Never more often than once an interval, since the kubelet's rate limit
-/// is for all its clients together, and never during an Allocate.
-pub(super) async fn ask_for_ever(
-    owners: AssignmentsHandle,
-    config: Config,
-    reservations: Reservations,
-    mut contents: watch::Receiver<PluginDirState>,
-    mut snapshots: watch::Receiver<Option<Arc<NodeSnapshot>>>,
-) {
-    let mut lister = Lister::new(config.pod_resources.clone());
-    let mut poller = Poller::new(owners.clone(), config);
-    loop {
-        reservations.idle().await;
-        let snapshot = snapshots.borrow_and_update().clone();
-        let folder = *contents.borrow_and_update();
-        let seen = Seen::of(snapshot.as_deref(), &folder, &poller.config);
-        let asked = Instant::now();
-        let pods = match poller.begun {
-            true => lister.list().await,
-            false => poller.first(&mut lister, folder.kubelet).await,
-        };
-        let pause = poller.take(pods, snapshot.as_deref(), folder.kubelet);
-        let idle = poller.content && seen.held.is_empty() && owners.current().is_empty();
+impl AssignmentsHandle {
+    /// Keeps the assignments up to date until the monitor ends.
+    ///
+    /// Never polls more often than once an interval, and never during an Allocate: a list makes the kubelet update its list of
+    /// allocated devices without the ones that it is allocating (`UpdateAllocatedDevices`).
+    pub(crate) async fn follow(
+        self,
+        config: Config,
+        reservations: Reservations,
+        mut directory: watch::Receiver<PluginDirState>,
+        mut snapshots: watch::Receiver<Option<Arc<NodeSnapshot>>>,
+    ) {
+        let kubelet_dir = config.kubelet_dir.clone();
+        let mut lister = Lister::new(config.pod_resources.clone());
+        let mut poller = Poller::new(self.clone(), config);
         loop {
-            let due = tokio::select! {
-                () = owners.shared.ask.notified() => true,
-                () = sleep_until(asked + pause), if !idle => true,
-                changed = contents.changed() => changed.is_err() || {
-                    let folder = *contents.borrow();
-                    seen.folder_differs(&folder, &poller.config)
-                },
-                changed = snapshots.changed() => {
-                    if changed.is_err() {
-                        return; // The monitor has ended.
+            reservations.idle().await;
+            let snapshot = snapshots.borrow_and_update().clone();
+            let now = *directory.borrow_and_update();
+            let inputs = Inputs::new(snapshot.as_deref(), &now, &kubelet_dir);
+            let began = Instant::now();
+            let pause = poller.poll(&mut lister, snapshot.as_deref(), now.kubelet).await;
+            let is_idle = poller.is_complete && !inputs.any_held() && self.current().is_empty();
+            loop {
+                let is_due = tokio::select! {
+                    () = self.shared.poll_soon.notified() => {
+                        poller.schedule.expect_pod();
+                        true
                     }
-                    !poller.cgroups_seen || seen.held != held(snapshots.borrow().as_deref())
+                    () = sleep_until(began + pause), if !is_idle => true,
+                    changed = directory.changed() => {
+                        let changed =
+                            changed.is_err() || inputs.directory_changed(&directory.borrow(), &kubelet_dir);
+                        if changed {
+                            poller.schedule.expect_pod();
+                        }
+                        changed
+                    }
+                    changed = snapshots.changed() => {
+                        if changed.is_err() {
+                            return; // The monitor has ended.
+                        }
+                        let snapshot = snapshots.borrow();
+                        !poller.holders_adopted || inputs.holding_changed(snapshot.as_deref())
+                    }
+                };
+                if is_due {
+                    break;
                 }
-            };
-            if due {
-                break;
             }
+            sleep_until(began + poller.schedule.shortest()).await;
         }
-        sleep_until(asked + poller.config.interval).await;
     }
 }
 
-/// What the latest poller saw; where it differs another is due.
-#[derive(Debug)]
-struct Seen {
-    held: Vec<GroupId>,
-    kubelet: Option<KubeletSocket>,
-    checkpoint: Option<CheckpointId>,
-}
-
-impl Seen {
-    fn of(snapshot: Option<&NodeSnapshot>, folder: &PluginDirState, config: &Config) -> Self {
-        Self { held: held(snapshot), kubelet: folder.kubelet, checkpoint: stamp(config) }
-    }
-
-    fn folder_differs(&self, folder: &PluginDirState, config: &Config) -> bool {
-        self.kubelet != folder.kubelet || self.checkpoint != stamp(config)
-    }
-}
-
-fn held(snapshot: Option<&NodeSnapshot>) -> Vec<GroupId> {
-    let devices = snapshot.map(|snapshot| snapshot.devices.as_slice()).unwrap_or_default();
-    let groups = devices.iter().filter_map(|view| view.group.as_ref());
-    let mut held: Vec<GroupId> =
-        groups.filter(|group| group.occupancy.is_held()).map(|group| group.id).collect();
-    held.dedup();
-    held
-}
-
-/// Which checkpoint: the kubelet writes a new file each time and renames it into place (`FileStore.Write`).
-type CheckpointId = (u64, SystemTime);
-
-fn stamp(config: &Config) -> Option<CheckpointId> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::metadata(config.kubelet_dir.join(kubelet_api::CHECKPOINT)).ok()?;
-    Some((metadata.ino(), metadata.modified().ok()?))
-}
-
-/// What poller needs, from one time to the next.
+/// What is remembered from one poll to the next.
 struct Poller {
-    owners: AssignmentsHandle,
+    assignments: AssignmentsHandle,
     config: Config,
-    /// Something was asked before.
-    begun: bool,
-    /// The latest answer was whole, and needs no other soon.
-    content: bool,
-    /// How long to wait before a kubelet that did not answer is asked again; doubles.
-    backoff: Duration,
-    /// Holders' cgroups made owners, as they do after our own start only.
-    cgroups_seen: bool,
-    troubled: Option<String>,
-    /// Which checkpoint there was.
-    stamp: Option<CheckpointId>,
-    /// The kubelet's socket, since when it has been seen, and how old it was then.
-    kubelet: Option<(KubeletSocket, Instant, Duration)>,
+    schedule: Schedule,
+    /// Whether a poll was made.
+    has_polled: bool,
+    /// Whether the last poll left nothing open that another poll soon would decide.
+    is_complete: bool,
+    /// Whether holders' pods became assignments, which happens once after the plugin's start.
+    holders_adopted: bool,
+    /// The checkpoint of the last poll.
+    checkpoint: Option<CheckpointId>,
+    /// The outage that was logged and has not ended.
+    outage: Option<Outage>,
+}
+
+/// What the kubelet does not show.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outage {
+    PodResources,
+    PodResourcesAndCheckpoint,
 }
 
 impl Poller {
-    fn new(owners: AssignmentsHandle, config: Config) -> Self {
+    fn new(assignments: AssignmentsHandle, config: Config) -> Self {
         Self {
-            owners,
-            begun: false,
-            content: false,
-            backoff: config.interval,
-            cgroups_seen: false,
-            troubled: None,
-            stamp: None,
-            kubelet: None,
+            assignments,
+            schedule: Schedule::new(config.interval, config.assignments_interval),
             config,
+            has_polled: false,
+            is_complete: false,
+            holders_adopted: false,
+            checkpoint: None,
+            outage: None,
         }
     }
 
-    /// Lists pods for the first time; the checkpoint is looked into meanwhile if that takes long.
-    async fn first(
+    /// Polls the kubelet. Returns the pause until another poll is due without a cause.
+    async fn poll(
         &mut self,
         lister: &mut Lister,
-        kubelet: Option<KubeletSocket>,
-    ) -> Result<Vec<ListedPod>, String> {
-        self.begun = true;
-        let mut listing = pin!(lister.list());
-        tokio::select! {
-            pods = &mut listing => return pods,
-            () = sleep(FIRST) => {}
-        }
-        if let Some(checkpoint) = checkpoint::read(&self.config.kubelet_dir) {
-            self.give_to_ledger(None, (Some(&checkpoint), false), None, kubelet);
-        }
-        listing.await
-    }
-
-    /// Takes in an answer; how long to wait at most until the next poller.
-    fn take(
-        &mut self,
-        pods: Result<Vec<ListedPod>, String>,
         snapshot: Option<&NodeSnapshot>,
         kubelet: Option<KubeletSocket>,
     ) -> Duration {
-        // After the list, so that the checkpoint has whoever was admitted meanwhile.
-        let stamp = stamp(&self.config);
-        let written = stamp.is_some() && stamp != self.stamp;
-        self.stamp = stamp;
-        let checkpoint = checkpoint::read(&self.config.kubelet_dir);
-        let outcome =
-            self.give_to_ledger(pods.as_deref().ok(), (checkpoint.as_deref(), written), snapshot, kubelet);
-        if outcome.checkpoint_is_stale {
-            self.owners.shared.stale.notify_one();
-        }
-        let pause = match &pods {
-            Ok(_) if outcome.poll_again => self.config.interval,
-            Ok(_) => self.config.assignments_interval,
-            Err(_) => self.backoff.min(self.config.assignments_interval),
+        let pods = match self.has_polled {
+            true => lister.list().await,
+            false => self.first_list(lister, kubelet).await,
         };
-        self.backoff = if pods.is_ok() { self.config.interval } else { pause * 2 };
-        // A kubelet that is not there is not asked for ever: its socket's appearing is seen.
-        self.content = !outcome.poll_again && (pods.is_ok() || kubelet.is_none());
-        self.complain(pods.err(), outcome.answered);
+        // After the list, so that the checkpoint names all pods that were admitted before it.
+        let id = CheckpointId::of(&self.config.kubelet_dir);
+        let is_new = id.is_some() && id != self.checkpoint;
+        self.checkpoint = id;
+        let checkpoint = checkpoint::read(&self.config.kubelet_dir);
+        let update = self.observe(pods.as_deref().ok(), (checkpoint.as_deref(), is_new), snapshot, kubelet);
+        if update.checkpoint_is_stale {
+            self.assignments.shared.checkpoint_is_stale.notify_one();
+        }
+        // A missing kubelet is not polled again and again: the appearance of its socket causes a poll.
+        self.is_complete = !update.poll_again && (pods.is_ok() || kubelet.is_none());
+        let pause = self.schedule.pause(pods.is_ok(), update);
+        self.log_outage(pods.err(), update.answered);
         pause
     }
 
-    fn give_to_ledger(
+    /// Lists pods for the first time. If that takes long, the checkpoint alone shows the assignments meanwhile.
+    async fn first_list(
+        &mut self,
+        lister: &mut Lister,
+        kubelet: Option<KubeletSocket>,
+    ) -> Result<Vec<ListedPod>, PodResourcesError> {
+        self.has_polled = true;
+        let mut list = pin!(lister.list());
+        tokio::select! {
+            pods = &mut list => return pods,
+            () = sleep(FIRST_LIST) => {}
+        }
+        if let Some(checkpoint) = checkpoint::read(&self.config.kubelet_dir) {
+            self.observe(None, (Some(&checkpoint), false), None, kubelet);
+        }
+        list.await
+    }
+
+    /// Passes what the kubelet shows to the ledger, publishes the assignments and writes the state file.
+    fn observe(
         &mut self,
         pods: Option<&[ListedPod]>,
-        (checkpoint, written): (Option<&[CheckpointEntry]>, bool),
+        (checkpoint, checkpoint_is_new): (Option<&[CheckpointEntry]>, bool),
         snapshot: Option<&NodeSnapshot>,
         kubelet: Option<KubeletSocket>,
     ) -> LedgerUpdate {
-        let age = self.age(kubelet);
-        let offered = snapshot.map(offered);
-        let holders = snapshot.map(holders).unwrap_or_default();
-        let round = Observation {
+        let shared = &self.assignments.shared;
+        let mut state = shared.state.lock();
+        let age = state.kubelet.observe(kubelet, clocks());
+        let kubelet_is_starting = age.is_some_and(|age| age < self.config.kubelet_start);
+        let update = state.ledger.observe(&Observation {
             now: std::time::Instant::now(),
             pods,
             checkpoint,
-            checkpoint_is_new: written,
+            checkpoint_is_new,
             kubelet,
-            kubelet_is_starting: age.is_some_and(|age| age < self.config.kubelet_start),
+            kubelet_is_starting,
             settling: self.config.settling,
-            holders: &holders,
-            adopt_holders: !self.cgroups_seen,
-            offered: offered.as_ref(),
-        };
-        let owners = self.owners.clone();
-        let mut ledger = owners.ledger();
-        let outcome = ledger.observe(&round);
-        self.cgroups_seen |= snapshot.is_some() && outcome.answered;
-        tracing::debug!(?pods, ?checkpoint, young = round.kubelet_is_starting, given = ?ledger.assignments(), "asked");
-        owners.publish(Assignments::new(outcome.answered, &ledger));
-        owners.remember(&ledger);
-        outcome
+            holders: &snapshot.map(pods_that_hold).unwrap_or_default(),
+            adopt_holders: !self.holders_adopted,
+            offered: snapshot.map(offered_resources).as_ref(),
+        });
+        self.holders_adopted |= snapshot.is_some() && update.answered;
+        let assignments = state.ledger.assignments();
+        tracing::debug!(?pods, ?checkpoint, kubelet_is_starting, ?assignments, "polled the kubelet");
+        self.assignments.publish(Assignments::new(update.answered, &state.ledger));
+        shared.file.lock().write(&state);
+        update
     }
 
-    /// How long the kubelet's socket has been there: by our own clock, but for one that was there before us.
-    fn age(&mut self, kubelet: Option<KubeletSocket>) -> Option<Duration> {
-        let kubelet = kubelet?;
-        let first = self.kubelet.is_none();
-        let (since, before) = match self.kubelet {
-            Some((known, since, before)) if known == kubelet => (since, before),
-            _ => (
-                Instant::now(),
-                if first { crate::kubelet::socket_watch::age(&kubelet) } else { Duration::ZERO },
-            ),
-        };
-        self.kubelet = Some((kubelet, since, before));
-        Some(before + since.elapsed())
-    }
-
-    fn complain(&mut self, trouble: Option<String>, answered: bool) {
-        if trouble == self.troubled {
+    /// Logs the beginning of an outage, its change and its end.
+    fn log_outage(&mut self, error: Option<PodResourcesError>, answered: bool) {
+        let outage = error.as_ref().map(|_| match answered {
+            true => Outage::PodResources,
+            false => Outage::PodResourcesAndCheckpoint,
+        });
+        if outage == self.outage {
             return;
         }
-        match &trouble {
-            Some(error) if answered => {
-                tracing::warn!(error, "pods cannot be listed; owners are told by the kubelet's checkpoint");
-            }
-            Some(error) => {
-                tracing::warn!(
-                    error,
-                    "neither pods nor the kubelet's checkpoint can be read: held devices stay as they are, Allocate refuses them"
-                );
-            }
-            None => tracing::info!("pods are listed again"),
+        self.outage = outage;
+        match (outage, error) {
+            (Some(Outage::PodResources), Some(error)) => tracing::warn!(
+                %error,
+                "pod resources could not be listed; assignments come from the kubelet's checkpoint alone"
+            ),
+            (Some(Outage::PodResourcesAndCheckpoint), Some(error)) => tracing::warn!(
+                %error,
+                "assignments are unknown: pod resources and the kubelet's checkpoint could not be read; held devices keep their \
+                 health, and Allocate refuses them"
+            ),
+            _ => tracing::info!("pod resources are listed again"),
         }
-        self.troubled = trouble;
     }
 }
 
-fn offered(snapshot: &NodeSnapshot) -> BTreeSet<Arc<str>> {
-    let views = snapshot.devices.iter().chain(&snapshot.unbound);
-    views.map(|view| Arc::clone(&view.resource)).collect()
-}
-
-/// Held devices with the pod of their holder's cgroup.
-fn holders(snapshot: &NodeSnapshot) -> Vec<PodHolds> {
-    let mut found: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
-    for view in &snapshot.devices {
-        let holders = view.group.as_ref().map(|group| group.holders.as_slice()).unwrap_or_default();
-        for uid in holders.iter().filter_map(|holder| holder.container.pod_uid) {
-            let ids = found.entry((view.resource.to_string(), uid.to_string())).or_default();
-            ids.insert(view.device.id.to_string());
-        }
-    }
-    found.into_iter().map(|((resource, pod_uid), ids)| PodHolds { pod_uid, resource, ids }).collect()
+/// Reads the wall clock and the time since the boot.
+fn clocks() -> Clocks {
+    let boot = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(boot.tv_sec).unwrap_or(0);
+    let nanoseconds = u32::try_from(boot.tv_nsec).unwrap_or(0);
+    Clocks { wall: UNIX_EPOCH.elapsed().unwrap_or_default(), boot: Duration::new(seconds, nanoseconds) }
 }

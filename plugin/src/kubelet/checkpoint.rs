@@ -1,31 +1,35 @@
-//! The kubelet's checkpoint (`pkg/kubelet/cm/devicemanager/checkpoint`): who was given what, with pod uids and with init
-//! containers. It is no stable interface, so whatever is not understood is no answer.
+//! Reads the kubelet's checkpoint (`pkg/kubelet/cm/devicemanager/checkpoint`): the devices of each container, with pod uids and
+//! with init containers.
+//!
+//! The file is no stable interface: if any part of it is malformed, none of it is used.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use kubelet_api::v1beta1::ContainerAllocateResponse;
 use prost::Message;
+use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use vfio_plugin_policy::assignments::observation::CheckpointEntry;
 
-/// Longest file read: an entry has a few hundred bytes.
-const LONGEST: u64 = 16 * 1024 * 1024;
+/// The longest file that is read, in bytes. An entry has a few hundred bytes.
+const MAX_LENGTH: u64 = 16 * 1024 * 1024;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct File {
+struct Checkpoint {
     data: Data,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Data {
-    /// Go writes a nil slice as null; a checkpoint without the field is none.
+    /// Go writes a nil slice as null. A file without this field is not a checkpoint.
     pod_device_entries: Option<Vec<RawEntry>>,
-    /// Only that it is there is of interest: a text without it is another file.
+    /// Only its presence matters: a file without it is not a checkpoint.
     #[serde(rename = "RegisteredDevices")]
     _registered: Option<serde::de::IgnoredAny>,
 }
@@ -42,7 +46,7 @@ struct RawEntry {
     alloc_resp: Option<String>,
 }
 
-/// By NUMA node since 1.20, before that a list.
+/// The devices of a container: by NUMA node since 1.20, before that a list.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Ids {
@@ -50,11 +54,11 @@ enum Ids {
     List(Vec<String>),
 }
 
-/// Reads a checkpoint's text; none if any of it is not understood. Its checksum is a hash of Go's own print of the data
-/// (`checksum.New`), which only Go can compute, so it is not looked at.
+/// Parses a checkpoint; none if any part of it is malformed. The checksum is ignored: it is a hash of Go's own print of the data
+/// (`checksum.New`), which only Go can compute.
 pub(crate) fn parse(text: &[u8]) -> Option<Vec<CheckpointEntry>> {
-    let file: File = serde_json::from_slice(text).ok()?;
-    let entries = file.data.pod_device_entries.unwrap_or_default();
+    let checkpoint: Checkpoint = serde_json::from_slice(text).ok()?;
+    let entries = checkpoint.data.pod_device_entries.unwrap_or_default();
     entries.into_iter().map(entry).collect()
 }
 
@@ -66,7 +70,7 @@ fn entry(raw: RawEntry) -> Option<CheckpointEntry> {
     };
     let response = BASE64_STANDARD.decode(raw.alloc_resp.unwrap_or_default()).ok()?;
     let response = ContainerAllocateResponse::decode(response.as_slice()).ok()?;
-    let told = response
+    let response_ids = response
         .envs
         .iter()
         .filter(|(name, _)| name.starts_with("PCI_RESOURCE_") || name.starts_with("MDEV_PCI_RESOURCE_"))
@@ -74,7 +78,7 @@ fn entry(raw: RawEntry) -> Option<CheckpointEntry> {
         .map(|address| address.trim().to_owned())
         .filter(|address| !address.is_empty());
     Some(CheckpointEntry {
-        response_ids: told.collect(),
+        response_ids: response_ids.collect(),
         pod_uid: raw.pod_uid,
         container: raw.container_name,
         resource: raw.resource_name,
@@ -82,16 +86,18 @@ fn entry(raw: RawEntry) -> Option<CheckpointEntry> {
     })
 }
 
-/// Reads the checkpoint beside kubelet.sock; none if there is none, or it is not understood.
-pub(crate) fn read(folder: &Path) -> Option<Vec<CheckpointEntry>> {
-    let path = folder.join(kubelet_api::CHECKPOINT);
-    // Never waits on what is not a regular file.
-    if !std::fs::symlink_metadata(&path).ok()?.is_file() {
+/// Reads the checkpoint in the kubelet's directory of device plugins; none if it does not exist or is malformed. Reads regular
+/// files only, so it never waits for a FIFO's writer.
+pub(crate) fn read(kubelet_dir: &Path) -> Option<Vec<CheckpointEntry>> {
+    let path = kubelet_dir.join(kubelet_api::CHECKPOINT);
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+    if !file.metadata().ok()?.is_file() {
         return None;
     }
     let mut text = Vec::new();
-    let length = std::fs::File::open(path).ok()?.take(LONGEST).read_to_end(&mut text).ok()?;
-    (u64::try_from(length).ok()? < LONGEST).then(|| parse(&text)).flatten()
+    let length = file.take(MAX_LENGTH).read_to_end(&mut text).ok()?;
+    (u64::try_from(length).ok()? < MAX_LENGTH).then(|| parse(&text)).flatten()
 }
 
 #[cfg(test)]
@@ -122,12 +128,12 @@ mod tests {
             assert_eq!(entries[0].ids, set(&["0000:01:00.0", "0000:02:00.0"]));
             assert_eq!(entries[0].response_ids, entries[0].ids);
             let at = text.len() - 30;
-            assert_eq!(parse(&text.as_bytes()[..at]), None, "half a file is no answer");
+            assert_eq!(parse(&text.as_bytes()[..at]), None, "a truncated file is malformed");
         }
     }
 
     #[test]
-    fn what_the_container_was_told_is_kept_apart() {
+    fn ids_of_the_response_are_kept_apart() {
         let coded = response("MDEV_PCI_RESOURCE_X", "a, b");
         let text = format!(
             r#"{{"Data":{{"PodDeviceEntries":[{{"PodUID":"u","ContainerName":"c","ResourceName":"r",
@@ -138,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_no_answer() {
+    fn malformed_checkpoint_is_not_used() {
         let entry = |rest: &str| {
             format!(
                 r#"{{"Data":{{"PodDeviceEntries":[{{"PodUID":"u","ContainerName":"c","ResourceName":"r",{rest}}}],
@@ -164,20 +170,24 @@ mod tests {
     }
 
     #[test]
-    fn only_a_regular_file_of_a_sane_length_is_read() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(read(folder.path()), None);
-        let path = folder.path().join(kubelet_api::CHECKPOINT);
+    fn only_a_regular_file_is_read_without_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(read(directory.path()), None);
+        let path = directory.path().join(kubelet_api::CHECKPOINT);
         std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
-        assert_eq!(read(folder.path()), None);
+        assert_eq!(read(directory.path()), None);
+        std::fs::remove_file(&path).unwrap();
+        let mode = Mode::RUSR | Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert_eq!(read(directory.path()), None, "a FIFO without a writer");
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, r#"{"Data":{"PodDeviceEntries":[]}}"#).unwrap();
-        assert_eq!(read(folder.path()), Some(vec![]));
+        assert_eq!(read(directory.path()), Some(vec![]));
     }
 
     proptest! {
         #[test]
-        fn no_text_panics(text: Vec<u8>) {
+        fn no_text_makes_it_panic(text: Vec<u8>) {
             let _ = parse(&text);
         }
     }

@@ -1,75 +1,107 @@
-//! The kubelet's pod resources: which pods have which devices, asked with a deadline.
+//! Lists pods with their devices at the kubelet's pod resources socket, with a deadline.
 
 use kubelet_api::podresources::ListPodResourcesRequest;
 use kubelet_api::podresources::pod_resources_lister_client::PodResourcesListerClient;
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use vfio_plugin_policy::assignments::observation::ListedPod;
 
-/// A kubelet that is starting or overloaded answers late; nothing waits for it meanwhile.
+/// A kubelet that is starting or overloaded answers late. Nothing waits for it meanwhile.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// The kubelet's own limit (`podresources.DefaultPodResourcesMaxSize`).
-const LONGEST: usize = 16 * 1024 * 1024;
+/// The kubelet's own limit of a response (`podresources.DefaultPodResourcesMaxSize`), in bytes.
+const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 
-/// Lists pods; keeps the connection while it works.
+/// Lists pods. Keeps the connection while it works.
 #[derive(Debug)]
 pub(crate) struct Lister {
     socket: PathBuf,
     client: Option<PodResourcesListerClient<Channel>>,
 }
 
+/// Why pods could not be listed. The text names the socket and the cause: `SOCKET: CAUSE`.
+#[derive(Clone, Debug)]
+pub(crate) struct PodResourcesError {
+    socket: PathBuf,
+    cause: Cause,
+}
+
+#[derive(Clone, Debug)]
+enum Cause {
+    Deadline,
+    Connect(String),
+    Status(tonic::Code, String),
+}
+
+impl PodResourcesError {
+    /// Returns whether the kubelet does not serve this method: it is too old.
+    pub(crate) fn is_unimplemented(&self) -> bool {
+        matches!(self.cause, Cause::Status(tonic::Code::Unimplemented, _))
+    }
+}
+
+impl fmt::Display for PodResourcesError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.socket.display())?;
+        match &self.cause {
+            Cause::Deadline => write!(f, "no answer within {DEADLINE:?}"),
+            Cause::Connect(cause) => write!(f, "cannot connect: {cause}; is the kubelet running?"),
+            Cause::Status(code, message) => write!(f, "{code:?}: {message}"),
+        }
+    }
+}
+
 impl Lister {
-    /// For a socket that need not be there yet.
+    /// Returns a lister for a socket that need not exist yet. It does not connect.
     pub(crate) fn new(socket: PathBuf) -> Self {
         Self { socket, client: None }
     }
 
-    /// All pods with what they have, or why the kubelet did not tell.
-    pub(crate) async fn list(&mut self) -> Result<Vec<ListedPod>, String> {
-        let answer = timeout(DEADLINE, self.ask()).await;
-        let answer = answer
-            .unwrap_or_else(|_| Err(format!("{}: no answer within {DEADLINE:?}", self.socket.display())));
-        if answer.is_err() {
+    /// Lists all pods with their devices. Waits 2 s at most.
+    ///
+    /// # Errors
+    /// The socket cannot be connected to, or the kubelet refuses or is late. The next call connects again.
+    pub(crate) async fn list(&mut self) -> Result<Vec<ListedPod>, PodResourcesError> {
+        let listed = timeout(DEADLINE, self.try_list()).await.unwrap_or(Err(Cause::Deadline));
+        listed.map_err(|cause| {
             self.client = None;
-        }
-        answer
+            PodResourcesError { socket: self.socket.clone(), cause }
+        })
     }
 
-    async fn ask(&mut self) -> Result<Vec<ListedPod>, String> {
-        if self.client.is_none() {
-            self.client = Some(self.connect().await?);
-        }
-        let Some(client) = &mut self.client else { return Err("not connected".to_owned()) };
-        let answer = client.list(ListPodResourcesRequest {}).await;
-        let answer = answer.map_err(|status| {
-            format!("{}: {:?}: {}", self.socket.display(), status.code(), status.message())
-        })?;
-        let pods = answer.into_inner().pod_resources.into_iter().map(|pod| {
+    async fn try_list(&mut self) -> Result<Vec<ListedPod>, Cause> {
+        let client = match &mut self.client {
+            Some(client) => client,
+            None => self.client.insert(connect(&self.socket.display().to_string()).await?),
+        };
+        let response = client.list(ListPodResourcesRequest {}).await;
+        let response =
+            response.map_err(|status| Cause::Status(status.code(), status.message().to_owned()))?;
+        let pods = response.into_inner().pod_resources.into_iter().map(|pod| {
             let mut devices: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
             for container in pod.containers {
-                // An entry a device, so that each can have its own topology.
-                for given in container.devices {
-                    let key = (container.name.clone(), given.resource_name);
-                    devices.entry(key).or_default().extend(given.device_ids);
+                // The kubelet makes one entry for each device, so that each has its own topology.
+                for entry in container.devices {
+                    let key = (container.name.clone(), entry.resource_name);
+                    devices.entry(key).or_default().extend(entry.device_ids);
                 }
             }
             ListedPod { full_name: format!("{}/{}", pod.namespace, pod.name), devices }
         });
         Ok(pods.collect())
     }
+}
 
-    async fn connect(&self) -> Result<PodResourcesListerClient<Channel>, String> {
-        let error = |error: &dyn std::error::Error| {
-            // tonic's own text is "transport error"; the cause is below.
-            let cause = error.source().map(ToString::to_string).unwrap_or_default();
-            format!("{}: {error}: {cause}", self.socket.display())
-        };
-        let endpoint =
-            Endpoint::from_shared(format!("unix:{}", self.socket.display())).map_err(|e| error(&e))?;
-        let channel = endpoint.connect().await.map_err(|e| error(&e))?;
-        Ok(PodResourcesListerClient::new(channel).max_decoding_message_size(LONGEST))
-    }
+async fn connect(socket: &str) -> Result<PodResourcesListerClient<Channel>, Cause> {
+    let cause = |error: tonic::transport::Error| {
+        // tonic's own text is "transport error"; the cause is its source.
+        Cause::Connect(error.source().map_or_else(|| error.to_string(), ToString::to_string))
+    };
+    let endpoint = Endpoint::from_shared(format!("unix:{socket}")).map_err(cause)?;
+    let channel = endpoint.connect().await.map_err(cause)?;
+    Ok(PodResourcesListerClient::new(channel).max_decoding_message_size(MAX_RESPONSE))
 }

@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// How long an Allocate counts that the kubelet never shows, while the kubelet gives no answer. If it answers, the pod has to be
-/// missing like any other. The plugin is not notified of a pod whose admission failed for another reason, or that has ended
-/// already.
+/// missing like any other. The kubelet sends no notice if the admission fails for another reason, or if the pod ends at once.
 pub(super) const UNCONFIRMED: Duration = Duration::from_secs(60);
 
 /// What an observation says of an assignment that it does not show.
@@ -27,7 +26,7 @@ pub(super) enum PodEvidence {
     Over,
 }
 
-/// An observation whose shown assignments were merged.
+/// An observation, after the assignments that it shows were merged.
 #[derive(Debug)]
 pub(super) struct Evidence<'a> {
     observation: &'a Observation<'a>,

@@ -79,8 +79,8 @@ impl Assignments {
         self.records.get(index).filter(|record| !record.checkpoint_ids.contains(&id))
     }
 
-    /// Returns the devices that substitute an id in the last assignment that the kubelet has for it. While that assignment
-    /// exists, the kubelet asks for the id only for the same pod, whose init container hands it on.
+    /// Returns the devices that substitute an id in the last assignment of the id. While that assignment exists, the kubelet
+    /// requests the id only for the same pod: for another container that takes over the devices of an init container.
     pub fn substitutes_of<'a>(&'a self, resource: &'a str, id: &'a str) -> impl Iterator<Item = DeviceId> {
         let has_id = |record: &&Assignment| record.resource == resource && record.checkpoint_ids.contains(id);
         let last = self.records.iter().rev().find(has_id);

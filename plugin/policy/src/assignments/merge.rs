@@ -16,7 +16,7 @@ pub(super) const LISTS_BEFORE_KEPT: u8 = 2;
 /// What an observation shows of a checkpoint entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum EntryState {
-    /// The entry counts: a listed pod has the devices, or the kubelet keeps the pod in its checkpoint although it does not list
+    /// The entry counts: the devices are a listed pod's, or the kubelet keeps the pod in its checkpoint although it does not list
     /// it, or pods could not be listed.
     Confirmed,
     /// No listed pod is known to have the devices: they are an init container's, or of a pod that has ended since the checkpoint
@@ -76,7 +76,7 @@ pub(super) fn merge_entry(
 /// Returns the index of the record that an entry is about; adds one if there is none.
 fn index_of_entry(records: &mut Vec<Assignment>, entry: &CheckpointEntry, name: Option<&String>) -> usize {
     let same = |record: &Assignment| record.checkpoint_ids == entry.ids && record.resource == entry.resource;
-    // A record whose pod has another name belongs to an earlier pod.
+    // A record with another pod name belongs to an earlier pod.
     let may_be_named =
         |record: &Assignment| record.pod.full_name.is_none() || record.pod.full_name.as_ref() == name;
     let known = records.iter().position(|record| is_of_entry(record, entry)).or_else(|| {
@@ -116,7 +116,7 @@ pub(super) fn merge_listed(
     index
 }
 
-/// Adds records for held devices whose holder's cgroup names a pod that the checkpoint knows with other devices. `ended` are the
+/// Adds records for held devices if the holder's cgroup names a pod that the checkpoint knows with other devices. `ended` are the
 /// uids of pods that have ended. Returns the indexes of the new records.
 pub(super) fn merge_holders(
     records: &mut Vec<Assignment>,

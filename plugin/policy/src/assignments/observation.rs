@@ -47,7 +47,7 @@ pub struct Observation<'a> {
     pub kubelet_is_starting: bool,
     /// How long after an Allocate the kubelet may not show the assignment yet.
     pub settling: Duration,
-    /// Held devices whose holder is a pod's process.
+    /// Devices that pods' processes hold.
     pub holders: &'a [PodHolds],
     /// Whether `holders` become assignments. They do after a start of the plugin only; later, a pod that holds a device without
     /// an assignment is foreign.
@@ -56,7 +56,7 @@ pub struct Observation<'a> {
     pub offered: Option<&'a BTreeSet<Arc<str>>>,
 }
 
-/// Held devices of one resource whose holder's cgroup names one pod.
+/// The devices of one resource that the processes of one pod hold, by their cgroups.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PodHolds {
     /// The pod's uid.
@@ -79,7 +79,7 @@ pub struct LedgerUpdate {
     /// never named.
     pub unnamed: bool,
     /// Whether the checkpoint names a pod that is not in the list with these devices: one that ended since the checkpoint was
-    /// written, or one with devices in its init containers alone. Only a newly written checkpoint tells the two apart.
+    /// written, or one with devices in its init containers alone. Only a newly written checkpoint separates the two.
     pub checkpoint_is_stale: bool,
 }
 

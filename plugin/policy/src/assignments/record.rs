@@ -120,8 +120,8 @@ impl Assignment {
         matches!(self.source, Source::Allocate(_))
     }
 
-    /// Returns whether both are of one pod: the pods are known to be the same, or the ids are, as for two devices of one
-    /// assignment whose pod is not known yet.
+    /// Returns whether both are of one pod: the pods are known to be the same, or the ids are the same, as in one assignment to a
+    /// pod that is not known yet.
     pub fn shares_pod_with(&self, other: &Self) -> bool {
         let same = |one: &Option<String>, two: &Option<String>| one.is_some() && one == two;
         self.checkpoint_ids == other.checkpoint_ids

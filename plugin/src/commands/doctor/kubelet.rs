@@ -3,7 +3,7 @@
 use crate::commands::doctor::finding::Findings;
 use crate::config::Config;
 use crate::kubelet::checkpoint;
-use crate::kubelet::pod_resources::Lister;
+use crate::kubelet::pod_resources::{Lister, PodResourcesError};
 use crate::kubelet::socket_watch::kubelet_socket;
 use crate::status::client;
 use crate::status::client::ANSWER;
@@ -100,7 +100,7 @@ pub(super) fn examine<'a>(
 /// Adds what is wrong with the two sources of assignments.
 fn check_sources(
     config: &Config,
-    pods: &Result<Vec<ListedPod>, String>,
+    pods: &Result<Vec<ListedPod>, PodResourcesError>,
     checkpoint: Option<&[CheckpointEntry]>,
     findings: &mut Findings,
 ) {
@@ -117,7 +117,7 @@ fn check_sources(
                 advice,
             );
         }
-        (Err(error), _) if error.contains("Unimplemented") => {
+        (Err(error), _) if error.is_unimplemented() => {
             let advice = "Kubernetes 1.26 or newer is needed.";
             findings.broken("kubelet", format!("is too old: {error}"), advice);
         }

@@ -22,7 +22,7 @@ fn set(ids: &[&str]) -> BTreeSet<String> {
     ids.iter().map(|&id| id.to_owned()).collect()
 }
 
-/// A listed pod whose container "compute" has these devices.
+/// A listed pod with these devices in its container "compute".
 fn pod(name: &str, ids: &[&str]) -> ListedPod {
     let compute = ((String::from("compute"), R.to_owned()), set(ids));
     let devices = if ids.is_empty() { BTreeMap::new() } else { BTreeMap::from([compute]) };
@@ -40,7 +40,7 @@ fn substituted(uid: &str, ids: &[&str], real: &[&str]) -> CheckpointEntry {
     CheckpointEntry { pod_uid, container, resource, ids: set(ids), response_ids: set(real) }
 }
 
-/// Held devices whose holder's cgroup names the pod.
+/// Held devices with a holder in the pod's cgroup.
 fn holds(uid: &str, ids: &[&str]) -> PodHolds {
     PodHolds { pod_uid: uid.to_owned(), resource: R.to_owned(), ids: set(ids) }
 }

@@ -167,7 +167,7 @@ fn short_list_of_a_starting_kubelet_ends_nothing() {
         }
         story.expect(&[(B, "b/vm")]);
     }
-    // A pod whose name was never known.
+    // Without a name from an earlier list.
     let mut story = begin(&both[1..]);
     for _ in 0..5 {
         story.poll(Some(&both[1..]), Some(&checkpoint));

@@ -1,0 +1,133 @@
+//! The state file assignments.json: what the plugin knows of assignments, kept over its own restart.
+
+use crate::state_file;
+use crate::state_file::StateFile;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use vfio_plugin_policy::assignments::kubelet::KubeletAge;
+use vfio_plugin_policy::assignments::ledger::Ledger;
+
+const NAME: &str = "assignments.json";
+/// Changes with every incompatible change of [`AssignmentsState`].
+const VERSION: u32 = 1;
+
+/// What is kept.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct AssignmentsState {
+    /// The assignments.
+    pub(super) ledger: Ledger,
+    /// When the kubelet's socket was first seen.
+    pub(super) kubelet: KubeletAge,
+}
+
+/// The file.
+#[derive(Debug)]
+pub(super) struct AssignmentsFile(StateFile);
+
+/// The file's content.
+#[derive(Serialize)]
+struct Versioned<'a> {
+    version: u32,
+    #[serde(flatten)]
+    state: &'a AssignmentsState,
+}
+
+/// The part of the content that every version has.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+impl AssignmentsFile {
+    /// Returns the file in `run_dir`, and the state that an earlier process left there. A file of another version, or one that
+    /// cannot be parsed, is logged and counts as no state.
+    pub(super) fn open(run_dir: &Path) -> (Self, AssignmentsState) {
+        let path = run_dir.join(NAME);
+        let version = state_file::read::<Version>(&path).map(|file| file.version);
+        let state = version
+            .filter(|version| *version == VERSION)
+            .and_then(|_| state_file::read::<AssignmentsState>(&path));
+        if state.is_none() && path.exists() {
+            tracing::warn!(
+                file = %path.display(),
+                version,
+                expected = VERSION,
+                "the state file was not understood; assignments of the previous process are not carried over"
+            );
+        }
+        (Self(StateFile::new(run_dir, NAME)), state.unwrap_or_default())
+    }
+
+    /// Writes the state if it changed since the last write.
+    pub(super) fn write(&mut self, state: &AssignmentsState) {
+        self.0.write(&Versioned { version: VERSION, state });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::time::{Duration, Instant};
+    use vfio_plugin_policy::assignments::kubelet::{Clocks, KubeletSocket};
+
+    fn clocks(wall: u64, boot: u64) -> Clocks {
+        Clocks { wall: Duration::from_secs(wall), boot: Duration::from_secs(boot) }
+    }
+
+    fn state() -> AssignmentsState {
+        let mut state = AssignmentsState::default();
+        let ids = BTreeSet::from(["0000:1b:00.0".to_owned()]);
+        state.ledger.record_allocate("a.b/c", ids.clone(), ids, Default::default(), Instant::now());
+        state
+    }
+
+    #[test]
+    fn state_is_read_back_with_its_version() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut file, before) = AssignmentsFile::open(directory.path());
+        assert_eq!(before, AssignmentsState::default());
+        file.write(&state());
+        let text = std::fs::read_to_string(directory.path().join("assignments.json")).unwrap();
+        assert!(text.starts_with(r#"{"version":1,"#), "{text}");
+        let (_, after) = AssignmentsFile::open(directory.path());
+        assert_eq!(
+            after.ledger.assignments()[0].checkpoint_ids,
+            state().ledger.assignments()[0].checkpoint_ids
+        );
+    }
+
+    #[test]
+    fn other_version_or_malformed_file_is_no_state() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut file, _) = AssignmentsFile::open(directory.path());
+        file.write(&state());
+        let path = directory.path().join("assignments.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        for other in [
+            text.replace(r#""version":1"#, r#""version":2"#),
+            text.replace(r#""version":1,"#, ""),
+            text.replace("0000:1b:00.0", "0000:1b:00.0\" and"),
+            "[1,".to_owned(),
+            String::new(),
+        ] {
+            assert_ne!(other, text);
+            std::fs::write(&path, &other).unwrap();
+            assert_eq!(AssignmentsFile::open(directory.path()).1, AssignmentsState::default(), "{other}");
+        }
+    }
+
+    #[test]
+    fn kubelets_age_survives_a_restart_and_a_clock_step() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = Some(KubeletSocket::new(1, 7, (1_000_000, 0)));
+        let (mut file, mut state) = AssignmentsFile::open(directory.path());
+        assert_eq!(state.kubelet.observe(socket, clocks(1_000_010, 500)), Some(Duration::from_secs(10)));
+        file.write(&state);
+        for step_to in [0, 9_000_000] {
+            let (_, mut restarted) = AssignmentsFile::open(directory.path());
+            let age = restarted.kubelet.observe(socket, clocks(step_to, 590));
+            assert_eq!(age, Some(Duration::from_secs(100)));
+        }
+    }
+}
