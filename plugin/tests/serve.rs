@@ -137,7 +137,7 @@ async fn kubelets_may_start_late_restart_and_stay_away() {
     assert_eq!(unique.len(), endpoints.len(), "a socket's name is never used twice: {endpoints:?}");
     assert_eq!(own_sockets(&node), 1);
     let (_, _, log) = serve.terminate();
-    assert!(log.contains("the kubelet's folder is not there; waiting for it"), "{log}");
+    assert!(log.contains("the kubelet's directory of device plugins is missing; waiting for it"), "{log}");
 }
 
 #[tokio::test]

@@ -1,105 +1,205 @@
-//! The kubelet's folder: when kubelet.sock is there, and when it has become another one.
+//! Watches the kubelet's directory of device plugins: when kubelet.sock appears, and when it is replaced.
 
-use rustix::fs::inotify;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use crate::log_once::LogOnce;
+use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchMask};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, UNIX_EPOCH};
-use tokio::io::unix::AsyncFd;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
+use tokio_stream::{Stream, StreamExt};
 use vfio_plugin_policy::assignments::kubelet::KubeletSocket;
 
-/// How often the folder is looked at where inotify cannot be had.
-const LOOK: Duration = Duration::from_secs(1);
-/// And where it can: the file system may be one that raises no events.
-const SELDOM: Duration = Duration::from_secs(10);
-/// How often a missing folder is spoken of.
+/// How often the directory is checked without inotify.
+const CHECK_UNWATCHED: Duration = Duration::from_secs(1);
+/// How often it is checked beside inotify: some file systems raise no events.
+const CHECK_WATCHED: Duration = Duration::from_secs(10);
+/// How often a missing directory is logged.
 const REMIND: Duration = Duration::from_secs(60);
+/// Bytes for inotify events: some dozens of them.
+const BUFFER: usize = 4096;
 
-/// The folder as it is now.
+/// The state of the directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct PluginDirState {
     /// The kubelet's socket, if there is one.
     pub(crate) kubelet: Option<KubeletSocket>,
-    /// Grows with everything that comes and goes in it, our own sockets among it.
+    /// Grows with every file that appears or disappears, the plugin's own sockets included.
     pub(crate) changes: u64,
 }
 
-/// The kubelet's socket, if there is one.
-pub(crate) fn kubelet_socket(folder: &Path) -> Option<KubeletSocket> {
-    let metadata = std::fs::metadata(folder.join(kubelet_api::KUBELET_SOCKET)).ok()?;
+/// Returns the kubelet's socket in its directory, if there is one.
+pub(crate) fn kubelet_socket(directory: &Path) -> Option<KubeletSocket> {
+    let metadata = std::fs::metadata(directory.join(kubelet_api::KUBELET_SOCKET)).ok()?;
     metadata.file_type().is_socket().then(|| {
         KubeletSocket::new(metadata.dev(), metadata.ino(), (metadata.mtime(), metadata.mtime_nsec()))
     })
 }
 
-/// How long the socket has been there, by the wall clock.
-pub(crate) fn age(socket: &KubeletSocket) -> Duration {
-    UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(socket.created())
-}
-
-/// Publishes changes of the folder for ever.
-pub(crate) async fn follow(folder: PathBuf, sender: watch::Sender<PluginDirState>) {
-    let mut events: Option<AsyncFd<OwnedFd>> = None;
-    let mut reminded: Option<Instant> = None;
+/// Publishes the directory's changes. Never ends.
+pub(crate) async fn follow(directory: PathBuf, sender: watch::Sender<PluginDirState>) {
+    let mut events = DirectoryEvents::new(directory);
     loop {
-        let kubelet = kubelet_socket(&folder);
-        if kubelet.is_none() && !folder.is_dir() {
-            events = None;
-            if reminded.is_none_or(|when| when.elapsed() >= REMIND) {
-                reminded = Some(Instant::now());
-                tracing::warn!(folder = %folder.display(), "the kubelet's folder is not there; waiting for it");
-            }
-        } else if events.is_none() {
-            reminded = None;
-            events = watch_folder(&folder).ok();
-            if events.is_some() {
-                continue; // What came before the watch is looked for once more.
-            }
+        let kubelet = kubelet_socket(&events.directory);
+        if events.begin(kubelet.is_some()) {
+            continue; // A change before the watch began raised no event: check again.
         }
-        sender.send_modify(|known| *known = PluginDirState { kubelet, changes: known.changes + 1 });
-        match &events {
-            Some(inotify) => {
-                tokio::select! {
-                    ready = inotify.readable() => {
-                        if let Ok(mut ready) = ready {
-                            ready.clear_ready();
-                            if !drain(inotify.get_ref()) {
-                                events = None;
-                            }
-                        }
-                    }
-                    () = sleep(SELDOM) => {}
-                }
-            }
-            None => sleep(LOOK).await,
-        }
+        sender.send_modify(|state| *state = PluginDirState { kubelet, changes: state.changes + 1 });
+        events.changed().await;
     }
 }
 
-fn watch_folder(folder: &Path) -> std::io::Result<AsyncFd<OwnedFd>> {
-    let notify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    let flags = inotify::WatchFlags::CREATE | inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVED_TO;
-    inotify::add_watch(&notify, folder, flags | inotify::WatchFlags::DELETE_SELF)?;
-    // Its successor is unsafe for types that may change their descriptor; an OwnedFd keeps its one until dropped.
-    #[expect(deprecated, reason = "unsafe code is for ffi alone")]
-    AsyncFd::new(notify)
+/// The events of a directory that may be missing, and may be removed.
+struct DirectoryEvents {
+    directory: PathBuf,
+    /// None while inotify does not watch the directory.
+    stream: Option<EventStream<Vec<u8>>>,
+    /// When the directory's absence was logged.
+    reminded: Option<Instant>,
+    /// The errors of inotify that were logged, by errno.
+    failures: LogOnce<Option<i32>>,
 }
 
-/// Takes the events that wait; false if the folder itself is gone, and with it the watch.
-fn drain(fd: &OwnedFd) -> bool {
-    let mut buffer = [MaybeUninit::uninit(); 4096];
-    let mut events = inotify::Reader::new(fd, &mut buffer);
-    while let Ok(event) = events.next() {
-        if event.events().contains(inotify::ReadFlags::IGNORED) {
+impl DirectoryEvents {
+    fn new(directory: PathBuf) -> Self {
+        Self { directory, stream: None, reminded: None, failures: LogOnce::default() }
+    }
+
+    /// Watches the directory if it exists and is not watched. Returns whether the watch has just begun.
+    fn begin(&mut self, kubelet_exists: bool) -> bool {
+        if !kubelet_exists && !self.directory.is_dir() {
+            self.stream = None;
+            self.log_missing();
             return false;
         }
-        // What did not fit makes the descriptor readable again.
-        if events.is_buffer_empty() {
-            break;
+        if self.stream.is_some() {
+            return false;
+        }
+        self.reminded = None;
+        match watch(&self.directory) {
+            Ok(stream) => {
+                self.stream = Some(stream);
+                self.failures.clear();
+            }
+            Err(error) => self.log_failure(&error),
+        }
+        self.stream.is_some()
+    }
+
+    /// Waits for a change, or until the directory is to be checked without one.
+    async fn changed(&mut self) {
+        let Some(stream) = &mut self.stream else { return sleep(CHECK_UNWATCHED).await };
+        let Ok(mut next) = timeout(CHECK_WATCHED, stream.next()).await else { return };
+        loop {
+            match next {
+                // The directory was removed, and the watch with it.
+                Some(Ok(event)) if event.mask.contains(EventMask::IGNORED) => {
+                    self.stream = None;
+                    return;
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    self.stream = None;
+                    self.log_failure(&error);
+                    return sleep(CHECK_UNWATCHED).await;
+                }
+                None => {
+                    self.stream = None;
+                    return sleep(CHECK_UNWATCHED).await;
+                }
+            }
+            // All events that wait are one change.
+            match waiting(stream).await {
+                Some(event) => next = event,
+                None => return,
+            }
         }
     }
-    true
+
+    fn log_missing(&mut self) {
+        if self.reminded.is_none_or(|when| when.elapsed() >= REMIND) {
+            self.reminded = Some(Instant::now());
+            let directory = self.directory.display();
+            tracing::warn!(%directory, "the kubelet's directory of device plugins is missing; waiting for it");
+        }
+    }
+
+    fn log_failure(&mut self, error: &io::Error) {
+        if self.failures.is_new(error.raw_os_error()) {
+            let directory = self.directory.display();
+            tracing::warn!(%directory, %error, "inotify failed; checking the kubelet's directory every second instead");
+        }
+    }
+}
+
+/// Watches a directory.
+fn watch(directory: &Path) -> io::Result<EventStream<Vec<u8>>> {
+    let inotify = Inotify::init()?;
+    let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVED_TO | WatchMask::DELETE_SELF;
+    inotify.watches().add(directory, mask)?;
+    inotify.into_event_stream(vec![0; BUFFER])
+}
+
+/// Returns the next event if it waits already.
+async fn waiting(stream: &mut EventStream<Vec<u8>>) -> Option<Option<io::Result<EventOwned>>> {
+    std::future::poll_fn(|context| {
+        Poll::Ready(match Pin::new(&mut *stream).poll_next(context) {
+            Poll::Ready(event) => Some(event),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    /// Follows a directory until the kubelet's socket is there, or is not, and returns how long that took.
+    async fn wait_for(state: &mut watch::Receiver<PluginDirState>, exists: bool) -> Duration {
+        let began = Instant::now();
+        let state = state.wait_for(|state| state.kubelet.is_some() == exists);
+        timeout(Duration::from_secs(9), state).await.unwrap().unwrap();
+        began.elapsed()
+    }
+
+    #[tokio::test]
+    async fn sockets_and_a_new_directory_are_seen_at_once() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("device-plugins");
+        let socket = directory.join(kubelet_api::KUBELET_SOCKET);
+        let (sender, mut state) = watch::channel(PluginDirState::default());
+        let task = tokio::spawn(follow(directory.clone(), sender));
+        for _ in 0..2 {
+            std::fs::create_dir(&directory).unwrap();
+            // The watch begins within a second.
+            sleep(CHECK_UNWATCHED + Duration::from_millis(200)).await;
+            let before = state.borrow_and_update().changes;
+            let listener = UnixListener::bind(&socket).unwrap();
+            assert!(wait_for(&mut state, true).await < CHECK_UNWATCHED, "inotify reports it");
+            assert!(state.borrow_and_update().changes > before);
+            drop(listener);
+            std::fs::remove_file(&socket).unwrap();
+            assert!(wait_for(&mut state, false).await < CHECK_UNWATCHED);
+            std::fs::remove_dir(&directory).unwrap();
+        }
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn events_that_wait_are_one_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut events = DirectoryEvents::new(directory.path().to_owned());
+        assert!(events.begin(false) && !events.begin(false), "it begins once");
+        for file in 0..20 {
+            std::fs::write(directory.path().join(file.to_string()), "").unwrap();
+        }
+        events.changed().await;
+        let more = timeout(Duration::from_millis(100), events.changed()).await;
+        assert!(more.is_err(), "no event is left");
+    }
 }

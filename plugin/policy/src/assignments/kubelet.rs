@@ -53,7 +53,7 @@ impl KubeletSocket {
     }
 
     /// Returns when the socket was created, by the wall clock of that moment: the time after 1970.
-    pub fn created(&self) -> Duration {
+    fn created(&self) -> Duration {
         let (seconds, nanoseconds) = self.modified;
         Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
             + Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0))
