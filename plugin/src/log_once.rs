@@ -1,4 +1,4 @@
-//! Remembers what was logged, so that a lasting condition is one log line and not one per pass.
+//! Remembers which conditions were logged, so that a lasting condition is logged once and not in every pass.
 
 use std::collections::BTreeSet;
 
@@ -15,12 +15,12 @@ impl<K> Default for LogOnce<K> {
 }
 
 impl<K: Ord> LogOnce<K> {
-    /// Returns true the first time that a condition is seen, and again only after it was forgotten.
+    /// Returns whether a condition is new. It is new again after it was forgotten.
     pub(crate) fn is_new(&mut self, condition: K) -> bool {
         self.logged.insert(condition)
     }
 
-    /// Forgets the conditions that no longer hold.
+    /// Forgets the conditions for which `holds` returns false.
     pub(crate) fn keep(&mut self, holds: impl FnMut(&K) -> bool) {
         self.logged.retain(holds);
     }

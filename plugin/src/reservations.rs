@@ -1,8 +1,7 @@
-//! Allocates under way: which groups they are about to give away, so that no two of them give away the same one, and when
-//! none is.
+//! Allocate calls in flight: the groups that each is about to allocate, and whether any call is in flight.
 //!
-//! The kubelet admits one pod after the other, but creates containers at the same time, and may call Allocate there too
-//! (`GetDeviceRunContainerOptions`).
+//! Two calls never reserve the same group. The kubelet admits one pod after the other, but it creates containers in parallel and
+//! may call Allocate there too (`GetDeviceRunContainerOptions`).
 
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -12,10 +11,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use vfio_probe::GroupId;
 
-/// The kubelet takes an answer into its books within this.
-const TAKEN_IN: Duration = Duration::from_millis(50);
-/// However many Allocates follow each other, [`Reservations::idle`] waits no longer.
-const LONGEST: Duration = Duration::from_secs(5);
+/// The kubelet stores the response of an Allocate in its in-memory state within this time.
+const STORED: Duration = Duration::from_millis(50);
+/// [`Reservations::idle`] waits no longer than this, however many calls follow each other.
+const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// All reservations. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -24,16 +23,17 @@ pub(crate) struct Reservations(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     groups: Mutex<BTreeSet<GroupId>>,
-    underway: watch::Sender<Underway>,
+    in_flight: watch::Sender<InFlight>,
 }
 
+/// How many calls are in flight, and when the latest one ended.
 #[derive(Clone, Copy, Debug, Default)]
-struct Underway {
+struct InFlight {
     count: usize,
     ended: Option<Instant>,
 }
 
-/// One Allocate, and what it has claimed; given back when dropped.
+/// The groups of one Allocate call. They are released when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     reservations: Reservations,
@@ -41,21 +41,22 @@ pub(crate) struct Reservation {
 }
 
 impl Reservations {
-    /// An Allocate begins; it has claimed nothing yet.
+    /// Begins an Allocate call, without any group yet.
     pub(crate) fn begin(&self) -> Reservation {
-        self.0.underway.send_modify(|underway| underway.count += 1);
+        self.0.in_flight.send_modify(|in_flight| in_flight.count += 1);
         Reservation { reservations: self.clone(), groups: Vec::new() }
     }
 
-    /// Waits until no Allocate is under way and the last one's answer is in the kubelet's books. A kubelet that is asked for
-    /// its pods meanwhile makes its list of allocated devices anew, without what it is just asking for
-    /// (`UpdateAllocatedDevices`), and may give that to another pod too.
+    /// Waits until no Allocate call is in flight and the kubelet has stored the latest response, at most 5 s.
+    ///
+    /// If the kubelet is asked for its pods during an Allocate call, it computes its allocated devices again without those that
+    /// it is requesting (`UpdateAllocatedDevices`), and may allocate them to another pod too.
     pub(crate) async fn idle(&self) {
-        let mut underway = self.0.underway.subscribe();
-        let _ = timeout(LONGEST, async {
+        let mut in_flight = self.0.in_flight.subscribe();
+        let _ = timeout(MAX_WAIT, async {
             loop {
-                let Ok(now) = underway.wait_for(|now| now.count == 0).await.map(|now| *now) else { return };
-                let Some(until) = now.ended.map(|ended| ended + TAKEN_IN) else { return };
+                let Ok(now) = in_flight.wait_for(|now| now.count == 0).await.map(|now| *now) else { return };
+                let Some(until) = now.ended.map(|ended| ended + STORED) else { return };
                 if Instant::now() >= until {
                     return;
                 }
@@ -64,32 +65,28 @@ impl Reservations {
         })
         .await;
     }
-
-    fn with<T>(&self, change: impl FnOnce(&mut BTreeSet<GroupId>) -> T) -> T {
-        change(&mut self.0.groups.lock())
-    }
 }
 
 impl Reservation {
-    /// Reservations a group; false if another Allocate has it. Claiming one's own again is fine.
-    pub(crate) fn take(&mut self, group: GroupId) -> bool {
+    /// Reserves a group. Returns false if another call has reserved it. A group can be reserved by the same call again.
+    pub(crate) fn reserve(&mut self, group: GroupId) -> bool {
         if self.groups.contains(&group) {
             return true;
         }
-        let taken = self.reservations.with(|groups| groups.insert(group));
-        if taken {
+        let reserved = self.reservations.0.groups.lock().insert(group);
+        if reserved {
             self.groups.push(group);
         }
-        taken
+        reserved
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.reservations.with(|groups| groups.retain(|group| !self.groups.contains(group)));
-        self.reservations.0.underway.send_modify(|underway| {
-            underway.count -= 1;
-            underway.ended = Some(Instant::now());
+        self.reservations.0.groups.lock().retain(|group| !self.groups.contains(group));
+        self.reservations.0.in_flight.send_modify(|in_flight| {
+            in_flight.count -= 1;
+            in_flight.ended = Some(Instant::now());
         });
     }
 }
@@ -99,17 +96,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_is_claimed_by_one_at_a_time() {
+    fn group_is_reserved_by_one_call_at_a_time() {
         let reservations = Reservations::default();
         let (mut first, mut second) = (reservations.begin(), reservations.begin());
-        assert!(first.take(GroupId(51)) && first.take(GroupId(51)));
-        assert!(!second.take(GroupId(51)) && second.take(GroupId(52)));
+        assert!(first.reserve(GroupId(51)) && first.reserve(GroupId(51)));
+        assert!(!second.reserve(GroupId(51)) && second.reserve(GroupId(52)));
         drop(first);
-        assert!(second.take(GroupId(51)));
+        assert!(second.reserve(GroupId(51)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_quiet_when_the_last_answer_was_taken_in() {
+    async fn idle_waits_for_calls_and_the_stored_response() {
         let reservations = Reservations::default();
         let began = Instant::now();
         reservations.idle().await;
@@ -123,10 +120,10 @@ mod tests {
         assert!(!waiting.is_finished());
         drop(reservation);
         waiting.await.unwrap();
-        assert!(began.elapsed() >= Duration::from_secs(1) + TAKEN_IN, "{:?}", began.elapsed());
-        let _for_ever = reservations.begin();
+        assert!(began.elapsed() >= Duration::from_secs(1) + STORED, "{:?}", began.elapsed());
+        let _endless = reservations.begin();
         let began = Instant::now();
         reservations.idle().await;
-        assert!((LONGEST..LONGEST * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+        assert!((MAX_WAIT..MAX_WAIT * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
     }
 }

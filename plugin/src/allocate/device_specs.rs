@@ -1,69 +1,78 @@
-//! What a machine is given for its devices: by the pool's backend, of the nodes that the kernel has at this moment.
+//! Determines the device nodes and CDI names of a container: by the backend of its pool, and by the nodes that exist now.
 
-use crate::allocate::Allocator;
+use crate::allocate::allocator::Allocator;
 use crate::allocate::response::ContainerDevices;
 use crate::node::device_nodes::look;
 use vfio_plugin_policy::allocation::{Plan, PlannedContainer};
 use vfio_plugin_policy::cdi::request::{CdiRequest, request};
-use vfio_plugin_policy::device::DeviceState;
+use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_plugin_policy::pools::backend;
 use vfio_plugin_policy::pools::backend::Nodes;
-use vfio_plugin_policy::pools::terms::Terms;
+use vfio_plugin_policy::pools::terms::{Cdi, Terms};
 use vfio_probe::{Buffer, DeviceId, Root, egm};
 
 impl Allocator {
-    /// What each container is given.
-    pub(super) fn means(&self, plan: &Plan<'_>) -> Vec<ContainerDevices> {
-        plan.containers.iter().map(|container| self.means_of(container)).collect()
+    /// Returns what each container of the plan receives.
+    pub(super) fn container_devices(&self, plan: &Plan<'_>) -> Vec<ContainerDevices> {
+        // The latest snapshot: the probes may have taken long.
+        let snapshot = self.snapshot();
+        plan.containers.iter().map(|container| self.devices_of(container, &snapshot)).collect()
     }
 
-    fn means_of(&self, container: &PlannedContainer<'_>) -> ContainerDevices {
+    fn devices_of(&self, container: &PlannedContainer<'_>, snapshot: &NodeSnapshot) -> ContainerDevices {
         let Terms { backend, cdi, .. } = container.terms();
-        // As it is now: an open may have taken its time.
-        let snapshot = self.snapshot();
         let look = |group| look(&self.monitor.root, snapshot.container_node_missing, backend, group);
         let groups: Vec<Nodes> = container.groups().into_iter().map(|(group, _)| look(group)).collect();
-        let given = backend::nodes(backend, &groups);
-        if given.falls_back {
+        let chosen = backend::nodes(backend, &groups);
+        if chosen.falls_back {
             tracing::warn!(
-                resource = %self.resource, ?backend, nodes = ?given.paths, devices = ?container.real(),
-                "this host does not have the nodes of the pool's backend; others are given"
+                resource = %self.resource, ?backend, nodes = ?chosen.paths, devices = ?container.device_ids(),
+                "this host lacks the device nodes of the pool's backend; allocated others"
             );
         }
-        let devices: Vec<DeviceId> = container.views.iter().map(|view| view.device.id).collect();
-        let on_disk = &snapshot.cdi;
-        let request = request(cdi, on_disk, &devices, &given.paths);
-        let request = request.filter(|request| {
-            request.names.is_empty() || self.monitor.cdi_files.are_there(on_disk, &devices)
-        });
-        let cdi = request.unwrap_or_else(|| {
+        let devices: Vec<DeviceId> = container.devices.iter().map(|device| device.device.id).collect();
+        let cdi = self.cdi_request(cdi, snapshot, &devices, &chosen.paths).unwrap_or_else(|| {
             tracing::warn!(
-                resource = %self.resource, nodes = ?given.paths, devices = ?container.real(),
-                "no CDI spec that gives these devices by these nodes is on disk; the nodes are given without it"
+                resource = %self.resource, nodes = ?chosen.paths, devices = ?container.device_ids(),
+                "found no CDI spec with these device nodes; allocated the nodes without CDI"
             );
             self.monitor.refresh_cdi_specs();
             CdiRequest::default()
         });
-        let mut nodes = given.paths;
-        nodes.extend(extended_memory(&self.monitor.root, &container.views, &devices));
+        let mut nodes = chosen.paths;
+        nodes.extend(extended_memory(&self.monitor.root, &container.devices, &devices));
         ContainerDevices { nodes, cdi }
+    }
+
+    /// Returns the CDI names of the devices. None if no spec on disk has exactly these device nodes.
+    fn cdi_request(
+        &self,
+        cdi: Cdi,
+        snapshot: &NodeSnapshot,
+        devices: &[DeviceId],
+        nodes: &[String],
+    ) -> Option<CdiRequest> {
+        let on_disk = &snapshot.cdi;
+        request(cdi, on_disk, devices, nodes)
+            .filter(|request| request.names.is_empty() || self.monitor.cdi_files.are_there(on_disk, devices))
     }
 }
 
-/// Memory of Grace systems of which the container has all GPUs, as NVIDIA's plugin gives it; no device's own, and so in no CDI
-/// spec. Read each time, since the nodes come after the devices (nvgrace-egm is a module of its own), but only where one of the
-/// devices is bound to the driver that has it: no other host pays for it.
-fn extended_memory(root: &Root, views: &[&DeviceState], given: &[DeviceId]) -> Vec<String> {
+/// Returns the nodes of extended GPU memory (EGM) of Grace systems of which the container has all GPUs, as NVIDIA's plugin does.
+///
+/// The memory belongs to no single device, so no CDI spec has it. It is read in each call, because its nodes appear after the
+/// devices (nvgrace-egm is a kernel module of its own), but only if a device is bound to a driver with EGM.
+fn extended_memory(root: &Root, devices: &[&DeviceState], ids: &[DeviceId]) -> Vec<String> {
     let mut paths = Vec::new();
-    if !views.iter().any(|view| egm::may_have(&view.device)) {
+    if !devices.iter().any(|device| egm::may_have(&device.device)) {
         return paths;
     }
-    let told = root.egm_nodes(given, &mut Buffer::new(), |node| match node {
+    let read = root.egm_nodes(ids, &mut Buffer::new(), |node| match node {
         Ok(name) => paths.push(format!("/dev/{name}")),
         Err(error) => tracing::warn!(%error, "extended memory is left out"),
     });
-    if let Err(error) = told {
-        tracing::warn!(%error, "no extended memory is given");
+    if let Err(error) = read {
+        tracing::warn!(%error, "cannot list extended memory; allocated none");
     }
     paths
 }

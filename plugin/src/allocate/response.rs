@@ -1,4 +1,4 @@
-//! The answer to an Allocate, and the gRPC status of a refusal.
+//! Builds the response of Allocate, and the gRPC status of a refusal.
 
 use kubelet_api::v1beta1::{AllocateResponse, CdiDevice, ContainerAllocateResponse, DeviceSpec};
 use tonic::Status;
@@ -11,17 +11,18 @@ use vfio_probe::Kind;
 /// Device nodes and CDI names for one container.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ContainerDevices {
-    /// Paths of device nodes.
+    /// The paths of its device nodes.
     pub(crate) nodes: Vec<String>,
-    /// Names by which its runtime finds the same.
+    /// The names by which the container runtime finds the same nodes.
     pub(crate) cdi: CdiRequest,
 }
 
-/// Returns the answer, for KubeVirt exactly: addresses in the variable, and the device nodes of each container.
+/// Returns the response exactly as KubeVirt expects it: the requested addresses in an environment variable, and the device nodes
+/// of each container.
 pub(super) fn response(resource: &str, plan: &Plan<'_>, devices: Vec<ContainerDevices>) -> AllocateResponse {
     let containers = plan.containers.iter().zip(devices);
     let container_responses =
-        containers.map(|(planned, devices)| container(resource, &planned.views, devices)).collect();
+        containers.map(|(planned, devices)| container(resource, &planned.devices, devices)).collect();
     AllocateResponse { container_responses }
 }
 
@@ -34,11 +35,15 @@ pub(super) fn status(error: &AllocateError) -> Status {
     }
 }
 
-fn container(resource: &str, views: &[&DeviceState], means: ContainerDevices) -> ContainerAllocateResponse {
-    // KubeVirt takes uuids from one variable and addresses from the other, and asks both for GPUs.
+fn container(
+    resource: &str,
+    devices: &[&DeviceState],
+    allocated: ContainerDevices,
+) -> ContainerAllocateResponse {
+    // KubeVirt reads uuids from one variable and addresses from another, for GPUs from both.
     let variable = |mdev: bool| {
-        let these = views.iter().filter(|view| (view.device.kind == Kind::Mdev) == mdev);
-        let ids: Vec<String> = these.map(|view| view.device.id.to_string()).collect();
+        let these = devices.iter().filter(|device| (device.device.kind == Kind::Mdev) == mdev);
+        let ids: Vec<String> = these.map(|device| device.device.id.to_string()).collect();
         (!ids.is_empty()).then(|| (env_name(resource, mdev), ids.join(",")))
     };
     let spec = |path: String| DeviceSpec {
@@ -48,9 +53,9 @@ fn container(resource: &str, views: &[&DeviceState], means: ContainerDevices) ->
     };
     ContainerAllocateResponse {
         envs: [false, true].into_iter().filter_map(variable).collect(),
-        devices: means.nodes.into_iter().map(spec).collect(),
-        cdi_devices: means.cdi.names.into_iter().map(|name| CdiDevice { name }).collect(),
-        annotations: means.cdi.annotation.into_iter().collect(),
+        devices: allocated.nodes.into_iter().map(spec).collect(),
+        cdi_devices: allocated.cdi.names.into_iter().map(|name| CdiDevice { name }).collect(),
+        annotations: allocated.cdi.annotation.into_iter().collect(),
         ..ContainerAllocateResponse::default()
     }
 }
@@ -77,14 +82,14 @@ mod tests {
     }
 
     fn planned<'a>(containers: &[&[&str]], snapshot: &'a NodeSnapshot) -> Plan<'a> {
-        let owned = |ids: &&[&str]| ids.iter().map(|&id| id.to_owned()).collect::<Vec<String>>();
-        let containers: Vec<Vec<String>> = containers.iter().map(owned).collect();
+        let texts = |ids: &&[&str]| ids.iter().map(|&id| id.to_owned()).collect::<Vec<String>>();
+        let containers: Vec<Vec<String>> = containers.iter().map(texts).collect();
         let containers = containers.iter().map(Vec::as_slice);
         allocation::plan(RESOURCE, containers, snapshot, &Assignments::default()).unwrap()
     }
 
     #[test]
-    fn two_containers_never_share_an_answer() {
+    fn containers_have_responses_of_their_own() {
         let snapshot = snapshot();
         let plan = planned(&[&["0000:01:00.0"], &["0000:02:00.0", "0000:02:00.1"]], &snapshot);
         let groups = plan.containers.iter().flat_map(PlannedContainer::groups);
@@ -93,35 +98,35 @@ mod tests {
             nodes: vec!["/dev/vfio/vfio".to_owned(), format!("/dev/vfio/{group}")],
             ..ContainerDevices::default()
         };
-        let answer = response(RESOURCE, &plan, vec![legacy(51), legacy(52)]).container_responses;
-        let show = |answer: &ContainerAllocateResponse| {
-            let paths: Vec<_> = answer.devices.iter().map(|spec| spec.host_path.clone()).collect();
+        let responses = response(RESOURCE, &plan, vec![legacy(51), legacy(52)]).container_responses;
+        let show = |response: &ContainerAllocateResponse| {
+            let paths: Vec<_> = response.devices.iter().map(|spec| spec.host_path.clone()).collect();
             assert!(
-                answer
+                response
                     .devices
                     .iter()
                     .all(|spec| spec.permissions == "mrw" && spec.container_path == spec.host_path)
             );
-            (answer.envs["PCI_RESOURCE_NVIDIA_COM_GPU"].clone(), paths.join(" "), answer.envs.len())
+            (response.envs["PCI_RESOURCE_NVIDIA_COM_GPU"].clone(), paths.join(" "), response.envs.len())
         };
-        assert_eq!(answer.len(), 2);
-        assert_eq!(show(&answer[0]), ("0000:01:00.0".into(), "/dev/vfio/vfio /dev/vfio/51".into(), 1));
+        assert_eq!(responses.len(), 2);
+        assert_eq!(show(&responses[0]), ("0000:01:00.0".into(), "/dev/vfio/vfio /dev/vfio/51".into(), 1));
         assert_eq!(
-            show(&answer[1]),
+            show(&responses[1]),
             ("0000:02:00.0,0000:02:00.1".into(), "/dev/vfio/vfio /dev/vfio/52".into(), 1)
         );
     }
 
     #[test]
-    fn uuids_and_addresses_are_never_in_one_variable() {
+    fn uuids_and_addresses_are_in_separate_variables() {
         let mut snapshot = snapshot();
         let uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
         let mut mdev = view(uuid, 70, Occupancy::Free, Instant::now(), Viability::Viable, false);
         mdev.device.kind = Kind::Mdev;
         snapshot.devices.push(mdev);
         let plan = planned(&[&["0000:01:00.0", uuid]], &snapshot);
-        let answer = response(RESOURCE, &plan, vec![ContainerDevices::default()]).container_responses;
-        let mut envs: Vec<_> = answer[0].envs.clone().into_iter().collect();
+        let responses = response(RESOURCE, &plan, vec![ContainerDevices::default()]).container_responses;
+        let mut envs: Vec<_> = responses[0].envs.clone().into_iter().collect();
         envs.sort();
         let expected =
             [("MDEV_PCI_RESOURCE_NVIDIA_COM_GPU", uuid), ("PCI_RESOURCE_NVIDIA_COM_GPU", "0000:01:00.0")];

@@ -1,9 +1,10 @@
-//! Free devices in the place of a held one.
+//! Substitutes free devices for held ones (`--busy-allocate substitute`).
 
-use crate::allocate::Allocator;
+use crate::allocate::allocator::Allocator;
 use crate::kubelet::checkpoint;
 use crate::node::probe;
 use crate::reservations::Reservation;
+use std::collections::BTreeSet;
 use tokio::time::Instant;
 use vfio_plugin_policy::allocation;
 use vfio_plugin_policy::allocation::{Plan, ProbeVerdict, substitute};
@@ -11,63 +12,83 @@ use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_probe::GroupId;
 
 impl Allocator {
-    /// Puts free devices in the place of a held group's, or says why not.
+    /// Replaces the devices of a held group in one container of the plan with free devices. `index` is the container's.
+    ///
+    /// # Errors
+    /// Why there is no substitute, as the end of a refusal's text.
     pub(super) async fn substitute<'a>(
         &self,
         plan: &mut Plan<'a>,
-        place: usize,
+        index: usize,
         group: GroupId,
         snapshot: &'a NodeSnapshot,
         reservation: &mut Reservation,
         deadline: Instant,
     ) -> Result<(), &'static str> {
-        // The kubelet's books name devices that an earlier substitution has left free; only what containers were told is
-        // what they have.
+        // After an earlier substitution, the ids in the checkpoint are not the devices that containers have. The responses in
+        // it name those devices.
         let entries = checkpoint::read(&self.kubelet_dir)
             .ok_or("; no substitute: the kubelet's checkpoint cannot be read")?;
-        let given = entries.into_iter().flat_map(|entry| entry.response_ids).collect();
-        let owners = self.owners.current();
-        let candidates = substitute::candidates(&self.resource, plan, snapshot, &owners, &given);
-        let mut free = Vec::new();
-        let held = |known: &DeviceState| known.device.group == Some(group);
+        let allocated: BTreeSet<String> = entries.into_iter().flat_map(|entry| entry.response_ids).collect();
+        let in_group = |device: &DeviceState| device.device.group == Some(group);
         let needed = plan
             .containers
-            .get(place)
-            .map_or(0, |container| container.views.iter().filter(|view| held(view)).count());
-        for candidate in candidates.into_iter().filter_map(|id| snapshot.of(id)) {
-            let Some(id) = candidate.device.group else { continue };
-            if free.len() == needed {
+            .get(index)
+            .map_or(0, |container| container.devices.iter().filter(|device| in_group(device)).count());
+        let candidates = self.candidates(plan, snapshot, &allocated);
+        let mut substitutes = Vec::new();
+        for candidate in candidates {
+            if substitutes.len() == needed {
                 break;
             }
-            if !reservation.take(id) {
+            if !self.can_substitute(candidate, reservation, deadline).await {
                 continue;
             }
-            // By the same rule as any device.
-            let answer = probe::open(&self.monitor, id, deadline).await;
-            let held = || self.looks_held(candidate, id);
-            if allocation::judge(answer, held, false) != ProbeVerdict::Grant
-                || self.check_bound(candidate).is_err()
-            {
-                continue;
-            }
-            // Another Allocate may have given it away, and ended, while this one waited.
-            let again =
-                substitute::candidates(&self.resource, plan, snapshot, &self.owners.current(), &given);
-            if again.contains(&candidate.device.id) {
-                free.push(candidate);
+            // Another Allocate may have allocated it and ended while this one waited for the probe.
+            let again = self.candidates(plan, snapshot, &allocated);
+            if again.iter().any(|device| device.device.id == candidate.device.id) {
+                substitutes.push(candidate);
             }
         }
-        if free.len() < needed {
+        if substitutes.len() < needed {
             return Err("; no substitute: no other device is free");
         }
-        if let Some(container) = plan.containers.get_mut(place) {
-            for slot in container.views.iter_mut().filter(|view| held(view)) {
-                let Some(instead) = free.pop() else { break };
-                tracing::warn!(resource = %self.resource, held = %slot.device.id, given = %instead.device.id,
-                    "substituted: the kubelet's books name the held one");
-                *slot = instead;
+        if let Some(container) = plan.containers.get_mut(index) {
+            for slot in container.devices.iter_mut().filter(|device| in_group(device)) {
+                let Some(substitute) = substitutes.pop() else { break };
+                tracing::warn!(resource = %self.resource, held = %slot.device.id, substitute = %substitute.device.id,
+                    "substituted a held device; the kubelet's checkpoint names the held one");
+                *slot = substitute;
             }
         }
         Ok(())
+    }
+
+    fn candidates<'a>(
+        &self,
+        plan: &Plan<'_>,
+        snapshot: &'a NodeSnapshot,
+        allocated: &BTreeSet<String>,
+    ) -> Vec<&'a DeviceState> {
+        let assignments = self.assignments.current();
+        let ids = substitute::candidates(&self.resource, plan, snapshot, &assignments, allocated);
+        ids.into_iter().filter_map(|id| snapshot.of(id)).collect()
+    }
+
+    /// Reserves and verifies a candidate, by the same rules as a requested device.
+    async fn can_substitute(
+        &self,
+        candidate: &DeviceState,
+        reservation: &mut Reservation,
+        deadline: Instant,
+    ) -> bool {
+        let Some(group) = candidate.device.group else { return false };
+        if !reservation.reserve(group) {
+            return false;
+        }
+        let probed = probe::open(&self.monitor, group, deadline).await;
+        let looks_held = || self.looks_held(candidate, group);
+        allocation::judge(probed, looks_held, false) == ProbeVerdict::Grant
+            && self.check_bound(candidate).is_ok()
     }
 }

@@ -1,6 +1,6 @@
-//! Whether a device can be given away at this moment.
+//! Verifies that a device can be allocated at this moment: by the group's probe, a peek, and the device's driver.
 
-use crate::allocate::Allocator;
+use crate::allocate::allocator::Allocator;
 use crate::node::probe;
 use crate::node::probe::PendingProbe;
 use std::sync::Arc;
@@ -14,133 +14,138 @@ use vfio_probe::device::Detail;
 use vfio_probe::peek::Peek;
 use vfio_probe::{Buffer, Evidence, GroupId, Kind, Occupancy};
 
-/// A former machine may still be closing: a held group is asked again for this long.
+/// A held group is probed again for this long, because the VM of the pod before may still be closing it.
 const CLOSING: Duration = Duration::from_secs(1);
-const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// The pause between two probes of a held group.
+const PROBE_AGAIN: Duration = Duration::from_millis(100);
 
-/// UnknownReason a device cannot be given as asked.
+/// Why a requested device cannot be allocated.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Taken {
-    /// Somebody has it open.
+pub(super) enum Obstacle {
+    /// A process holds the group.
     Held,
-    /// This pod was given it in place of another, of which the kubelet's books know nothing.
-    GivenInstead(String),
+    /// The device was allocated to this pod as the substitute of another one, which the kubelet does not know.
+    IsSubstitute(String),
 }
 
 impl Allocator {
-    /// Opens a group before it is given away; none if it can be.
+    /// Verifies that a group can be opened. Returns none if it can. `probe` is the group's first probe, which has begun.
     ///
-    /// A held one is given to nobody, not even where the very same ids were granted before: the kubelet asks again only for
-    /// a container that does not run (`GetDeviceRunContainerOptions`), or for another pod, its former owner having been
-    /// deleted by force a moment ago.
-    pub(super) async fn check(
+    /// A held device is refused even if the same ids were granted before. The kubelet repeats a request only for a container that
+    /// does not run (`GetDeviceRunContainerOptions`), or for another pod after the pod before was deleted by force.
+    ///
+    /// # Errors
+    /// The group no longer exists.
+    pub(super) async fn verify(
         &self,
-        view: &DeviceState,
-        first: PendingProbe<'_>,
-        owners: &Assignments,
+        device: &DeviceState,
+        mut probe: PendingProbe<'_>,
+        assignments: &Assignments,
         deadline: Instant,
-    ) -> Result<Option<Taken>, AllocateError> {
-        if let Some(given) = owners.substituted_for(view) {
-            return Ok(Some(Taken::GivenInstead(given.pod.to_string())));
+    ) -> Result<Option<Obstacle>, AllocateError> {
+        if let Some(assignment) = assignments.substituted_for(device) {
+            return Ok(Some(Obstacle::IsSubstitute(assignment.pod.to_string())));
         }
-        let group = first.group();
+        let (id, group) = (device.device.id, probe.group());
         let give_up = (Instant::now() + CLOSING).min(deadline);
-        let mut opening = first;
         loop {
-            let answer = opening.answer().await;
-            // What is known by now: an open may have taken its time, and a machine may have ended meanwhile.
+            let probed = probe.answer().await;
+            // The snapshot after the probe: the probe may have taken long, and a VM may have ended meanwhile.
             let snapshot = self.snapshot();
-            let known = snapshot.of(view.device.id);
+            let known = snapshot.of(id);
             let looks_held = || known.is_some_and(|known| self.looks_held(known, group));
-            let sure = answer == Occupancy::Absent && snapshot.vfio_visible && !self.exists(group);
-            match allocation::judge(answer, looks_held, sure) {
+            let absent_is_sure =
+                probed == Occupancy::Absent && snapshot.vfio_visible && !self.group_exists(group);
+            match allocation::judge(probed, looks_held, absent_is_sure) {
                 ProbeVerdict::Grant => {
-                    // News only where the monitor thinks otherwise; the usual answer costs nothing more.
-                    let group_of = |view: &DeviceState| view.group.as_ref().map(|group| group.occupancy);
-                    let agreed = known.and_then(group_of) == Some(Occupancy::Free);
-                    if answer == Occupancy::Free && !agreed {
-                        self.monitor.told(group, answer);
+                    // The usual result agrees with the monitor and costs nothing more.
+                    let known = known.and_then(|known| Some(known.group.as_ref()?.occupancy));
+                    if probed == Occupancy::Free && known != Some(Occupancy::Free) {
+                        self.monitor.told(group, probed);
                     }
                     return Ok(None);
                 }
-                ProbeVerdict::Held if Instant::now() + ASK_AGAIN < give_up => {
-                    sleep(ASK_AGAIN).await;
-                    opening = probe::begin(&self.monitor, group, deadline);
+                ProbeVerdict::Held if Instant::now() + PROBE_AGAIN < give_up => {
+                    sleep(PROBE_AGAIN).await;
+                    probe = probe::begin(&self.monitor, group, deadline);
                 }
                 ProbeVerdict::Held => {
-                    if answer == Occupancy::Held {
-                        self.monitor.told(group, answer);
+                    if probed == Occupancy::Held {
+                        self.monitor.told(group, probed);
                     } else {
-                        // A refusal lasts as long as the monitor sees the holder, who has just been seen here.
+                        // A refusal lasts as long as the monitor sees the holder, which a peek has found here.
                         self.monitor.check_now();
                     }
-                    return Ok(Some(Taken::Held));
+                    return Ok(Some(Obstacle::Held));
                 }
-                ProbeVerdict::Absent => {
-                    return Err(AllocateError::GroupGone { device: view.device.id, group });
-                }
+                ProbeVerdict::Absent => return Err(AllocateError::GroupGone { device: id, group }),
             }
         }
     }
 
-    /// What is known, with a new look at what of these is known to be held: the kubelet asks for that only if it has lost its
-    /// books, or has just reports_seen of a machine's end.
-    pub(crate) fn looked_again(&self, ids: &[String]) -> Arc<NodeSnapshot> {
+    /// Returns the latest snapshot, with a new peek at those of the devices that are held in it. Devices that look free now are
+    /// free in the result.
+    ///
+    /// The kubelet asks about held devices only if it has lost its checkpoint, or has just seen the end of a VM.
+    pub(crate) fn snapshot_with_new_peeks(&self, ids: &[String]) -> Arc<NodeSnapshot> {
         let mut snapshot = self.snapshot();
-        let held = |id: &String| snapshot.device(id).is_some_and(DeviceState::is_held);
-        if ids.iter().any(held) {
+        if ids.iter().any(|id| snapshot.device(id).is_some_and(DeviceState::is_held)) {
             let devices = Arc::make_mut(&mut snapshot).devices.iter_mut();
-            for view in devices.filter(|view| view.is_held() && ids.contains(&view.device.id.to_string())) {
-                let looks_held = view.device.group.is_none_or(|group| self.looks_held(view, group));
-                if let Some(known) = view.group.as_mut().filter(|_| !looks_held) {
-                    known.occupancy = Occupancy::Free;
-                    known.since = std::time::Instant::now();
+            let asked = |device: &DeviceState| ids.contains(&device.device.id.to_string());
+            for device in devices.filter(|device| device.is_held() && asked(device)) {
+                let looks_held = device.device.group.is_none_or(|group| self.looks_held(device, group));
+                if let Some(group) = device.group.as_mut().filter(|_| !looks_held) {
+                    group.occupancy = Occupancy::Free;
+                    group.since = std::time::Instant::now();
                 }
             }
         }
         snapshot
     }
 
-    /// Whether a group that could not be opened is held, by a look made now; what the monitor knows may be an interval old.
+    /// Peeks whether a group is held, now: the monitor's latest peek may be an interval old.
     pub(super) fn looks_held(&self, known: &DeviceState, group: GroupId) -> bool {
-        let Some(seen) = &known.group else { return false };
-        let now = self.monitor.root.peek(group, &mut Buffer::new()).unwrap_or(Peek::Unavailable);
-        match now {
-            // Only the monitor knows what a count is when nobody is there.
-            Peek::LooksHeld if known.stale_enable => seen.occupancy.is_held(),
+        let Some(state) = &known.group else { return false };
+        let peek = self.monitor.root.peek(group, &mut Buffer::new()).unwrap_or(Peek::Unavailable);
+        match peek {
+            // Only the monitor knows the baseline of a stale count.
+            Peek::LooksHeld if known.stale_enable => state.occupancy.is_held(),
             Peek::LooksHeld => true,
-            // An open has found somebody who raises no count.
-            Peek::LooksFree => seen.occupancy.is_held() && seen.evidence == Evidence::Open,
-            Peek::Unavailable => seen.occupancy.is_held(),
+            // A probe has found a holder that does not raise `enable`.
+            Peek::LooksFree => state.occupancy.is_held() && state.evidence == Evidence::Open,
+            Peek::Unavailable => state.occupancy.is_held(),
         }
     }
 
-    /// Looks once more whether a device is bound as it was: where another of its group is, the group's open does not tell.
-    pub(super) fn check_bound(&self, view: &DeviceState) -> Result<(), AllocateError> {
-        let Some(group) = view.device.group else { return Ok(()) };
-        // What cannot be read says nothing.
-        let Ok(driver) = self.monitor.root.driver_in(group, view.device.id) else { return Ok(()) };
-        if driver == view.device.driver {
-            return self.check_type(view);
+    /// Checks that a device is bound as it was listed. A probe of the group does not show that, if a group peer is bound.
+    ///
+    /// # Errors
+    /// The device has another driver or another vGPU type. What cannot be read is no error.
+    pub(super) fn check_bound(&self, device: &DeviceState) -> Result<(), AllocateError> {
+        let id = device.device.id;
+        let Some(group) = device.device.group else { return Ok(()) };
+        let Ok(driver) = self.monitor.root.driver_in(group, id) else { return Ok(()) };
+        if driver == device.device.driver {
+            return self.check_vgpu_type(device);
         }
-        Err(AllocateError::DriverChanged { device: view.device.id, driver })
+        Err(AllocateError::DriverChanged { device: id, driver })
     }
 
-    /// A vendor's virtual function may have been made another vGPU, or none, since it was last read, and stays bound all the while.
-    fn check_type(&self, view: &DeviceState) -> Result<(), AllocateError> {
-        let id = view.device.id;
-        if view.device.kind != Kind::VendorVf {
+    /// Checks that a vendor's virtual function still is the same vGPU. It stays bound when its type is changed or removed.
+    fn check_vgpu_type(&self, device: &DeviceState) -> Result<(), AllocateError> {
+        let id = device.device.id;
+        if device.device.kind != Kind::VendorVf {
             return Ok(());
         }
         let Ok(now) = self.monitor.root.device(id, Detail::Identity) else { return Ok(()) };
-        if now.vgpu_type == view.device.vgpu_type {
+        if now.vgpu_type == device.device.vgpu_type {
             return Ok(());
         }
         self.monitor.reread_records();
         Err(AllocateError::VgpuTypeChanged { device: id, vgpu_type: now.vgpu_type })
     }
 
-    fn exists(&self, group: GroupId) -> bool {
+    fn group_exists(&self, group: GroupId) -> bool {
         self.monitor.root.members(group, &mut Buffer::new(), |_| {}).is_ok()
     }
 }

@@ -1,34 +1,37 @@
-//! A device that sleeps is asked whether it is there before it is given away: its machine would wake it in any case.
+//! Wakes devices that sleep in D3cold, to check that they are still there. A VM would wake them in any case.
 
-use crate::allocate::{Allocator, LIST_FIRST, is_unhealthy};
+use crate::allocate::allocator::Allocator;
 use tokio::time::{Instant, timeout_at};
 use vfio_plugin_policy::allocation::{AllocateError, Plan};
 use vfio_plugin_policy::health::hardware::Reading;
 use vfio_probe::Presence;
 
 impl Allocator {
-    /// Refuses what does not answer. The kernel says D3cold of a device that was gone when its machine ended, as of one that
-    /// sleeps (`pci_set_low_power_state`); without this it would be given away again and again.
+    /// Refuses a sleeping device that has fallen off the bus. The kernel reports D3cold for a device that was gone when its VM
+    /// ended, as for one that sleeps (`pci_set_low_power_state`). Without this check it would be allocated again and again.
     ///
-    /// Only after the groups have been opened: what somebody holds is not woken. One that hangs in a reset, or wakes too
-    /// slowly, is given: nothing is known against it.
-    pub(super) async fn check_sleepers(
+    /// Runs after the probes, so that no held device is woken. A device that hangs in a reset or wakes too slowly is allocated:
+    /// nothing shows that it is lost.
+    ///
+    /// # Errors
+    /// The device does not respond.
+    pub(super) async fn check_sleeping(
         &self,
         plan: &Plan<'_>,
         deadline: Instant,
     ) -> Result<(), AllocateError> {
-        let Some(looks) = &self.monitor.looks else { return Ok(()) };
-        let views = plan.containers.iter().flat_map(|container| container.views.iter().copied());
-        // All at once: to wake one may take a tenth of a second.
-        let asked: Vec<_> =
-            views.filter_map(|view| Some((view, looks.wake(view.device.id.pci()?)?))).collect();
-        for (view, found) in asked {
-            let found = timeout_at(deadline, found).await;
-            if let Ok(Ok(Reading { presence: Some(Presence::Lost), .. })) = found {
-                let id = view.device.id.to_string();
+        let Some(readers) = &self.monitor.looks else { return Ok(()) };
+        // All devices are woken at once, because one may take 100 ms.
+        let readings: Vec<_> = plan
+            .devices()
+            .filter_map(|device| Some((device.device.id, readers.wake(device.device.id.pci()?)?)))
+            .collect();
+        for (id, reading) in readings {
+            let reading = timeout_at(deadline, reading).await;
+            if let Ok(Ok(Reading { presence: Some(Presence::Lost), .. })) = reading {
                 self.monitor.wake();
-                self.broadcast.sent(LIST_FIRST, |list| is_unhealthy(list, &id)).await;
-                return Err(AllocateError::Lost { device: view.device.id });
+                self.wait_until_unhealthy(&[id.to_string()]).await;
+                return Err(AllocateError::Lost { device: id });
             }
         }
         Ok(())

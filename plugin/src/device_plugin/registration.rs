@@ -1,6 +1,6 @@
 //! One resource's life with the kubelet: serve, register, follow, and begin again when the kubelet has forgotten us.
 
-use crate::allocate::Allocator;
+use crate::allocate::allocator::Allocator;
 use crate::assignments::AssignmentsHandle;
 use crate::device_plugin::service::Service;
 use crate::kubelet::list_and_watch::{DeviceList, DeviceListBroadcast};
@@ -122,7 +122,7 @@ impl Resource {
             broadcast: broadcast.clone(),
             monitor: self.monitor.clone(),
             publisher: Arc::clone(&self.publisher),
-            owners: self.owners.clone(),
+            assignments: self.owners.clone(),
             reservations: self.reservations.clone(),
             busy_allocate: self.busy_allocate,
             kubelet_dir: self.folder.clone(),

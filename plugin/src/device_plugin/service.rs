@@ -1,6 +1,6 @@
 //! The DevicePlugin service of one resource: the kubelet's calls, and who answers them.
 
-use crate::allocate::Allocator;
+use crate::allocate::allocator::Allocator;
 use crate::kubelet::list_and_watch::DeviceListStream;
 use kubelet_api::v1beta1::device_plugin_server::DevicePlugin;
 use kubelet_api::v1beta1::{
@@ -40,13 +40,13 @@ impl DevicePlugin for Service {
         request: Request<PreferredAllocationRequest>,
     ) -> Result<Response<PreferredAllocationResponse>, Status> {
         let request = request.into_inner();
-        let owners = self.allocator.owners.current();
+        let owners = self.allocator.assignments.current();
         tracing::debug!(resource = %self.allocator.resource, ?request, "asked for a preference");
         let answer = request.container_requests.into_iter().map(|container| {
             let size = usize::try_from(container.allocation_size).unwrap_or(0);
             let (available, must) = (&container.available_device_i_ds, &container.must_include_device_i_ds);
             let size = size.min(available.len());
-            let snapshot = self.allocator.looked_again(available);
+            let snapshot = self.allocator.snapshot_with_new_peeks(available);
             ContainerPreferredAllocationResponse {
                 device_i_ds: preferred::choose(&snapshot, &owners, available, must, size),
             }

@@ -1,4 +1,4 @@
-//! One registration's streams of lists: what they carry, how many there are, and what went out last.
+//! The ListAndWatch streams of one registration: their lists, their number, and the list that was sent last.
 
 use kubelet_api::v1beta1::{Device, ListAndWatchResponse};
 use std::pin::Pin;
@@ -11,47 +11,46 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tonic::Status;
 
-/// What the kubelet is sent: one resource's whole list.
+/// The devices of one resource, as the kubelet receives them. Each list is complete.
 pub(crate) type DeviceList = Arc<Vec<Device>>;
 
-/// The streams. Clones share them.
+/// Sends the newest list to all streams of a registration. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct DeviceListBroadcast {
-    /// The list; when the sender goes, all streams end.
+    /// The newest list. When its sender is dropped, all streams end.
     list: watch::Receiver<DeviceList>,
     streams: watch::Sender<usize>,
-    /// The list that went into a stream last.
-    given: watch::Sender<DeviceList>,
+    last_sent: watch::Sender<DeviceList>,
 }
 
-/// A stream of lists that counts itself.
+/// One stream. Counts itself as long as it exists.
 pub(crate) struct DeviceListStream {
     lists: WatchStream<DeviceList>,
     broadcast: DeviceListBroadcast,
 }
 
 impl DeviceListBroadcast {
-    /// No stream yet.
+    /// Returns a broadcast without streams.
     pub(crate) fn new(list: watch::Receiver<DeviceList>) -> Self {
-        Self { list, streams: watch::Sender::new(0), given: watch::Sender::default() }
+        Self { list, streams: watch::Sender::new(0), last_sent: watch::Sender::default() }
     }
 
-    /// One more stream. It begins with the list as it is; a slow reader skips to the newest, since each is the whole.
+    /// Opens a stream. It begins with the newest list. A slow reader skips lists, since each is complete.
     pub(crate) fn open(&self) -> DeviceListStream {
         self.streams.send_modify(|count| *count += 1);
         DeviceListStream { lists: WatchStream::new(self.list.clone()), broadcast: self.clone() }
     }
 
-    /// How many there are.
+    /// Returns the number of open streams and its changes.
     pub(crate) fn streams(&self) -> watch::Receiver<usize> {
         self.streams.subscribe()
     }
 
-    /// Waits, at most so long, until a list as wanted was sent; not at all if nobody follows.
-    pub(crate) async fn sent(&self, longest: Duration, wanted: impl FnMut(&DeviceList) -> bool) {
+    /// Waits until a list with the `wanted` property was sent, at most for `limit`. Returns at once if no stream is open.
+    pub(crate) async fn wait_until_sent(&self, limit: Duration, wanted: impl FnMut(&DeviceList) -> bool) {
         if *self.streams.borrow() > 0 {
-            let mut given = self.given.subscribe();
-            let _ = timeout(longest, given.wait_for(wanted)).await;
+            let mut last_sent = self.last_sent.subscribe();
+            let _ = timeout(limit, last_sent.wait_for(wanted)).await;
         }
     }
 }
@@ -64,7 +63,7 @@ impl Stream for DeviceListStream {
         next.map(|list| {
             list.map(|list| {
                 let devices = list.to_vec();
-                self.broadcast.given.send_replace(list);
+                self.broadcast.last_sent.send_replace(list);
                 Ok(ListAndWatchResponse { devices })
             })
         })

@@ -1,4 +1,4 @@
-//! The kubelet's side: its files and sockets, and what it is sent.
+//! The kubelet's files and sockets, and the lists that the plugin sends to it.
 
 pub(crate) mod checkpoint;
 pub(crate) mod list_and_watch;

@@ -1,4 +1,4 @@
-//! The registrations of all resources, as the status socket shows them.
+//! The state of all registrations, for the status socket.
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -19,16 +19,16 @@ pub(crate) struct ResourceStatus {
     pub(crate) streams: usize,
     /// The file name of the plugin's socket in the kubelet's plugin directory.
     pub(crate) endpoint: String,
-    /// Registrations in a row that the kubelet accepted without opening a stream: kubelets before 1.26 do that, which put the
-    /// socket's path into `:authority`, where HTTP/2 allows none.
+    /// The number of registrations in a row that the kubelet accepted without opening a stream. Kubelets before 1.26 do that:
+    /// they send the socket's path as `:authority`, which HTTP/2 does not allow.
     #[serde(default)]
     pub(crate) unfollowed: u32,
 }
 
-/// The registration of one resource, written by its task and read by the status socket.
+/// The state of one registration, written by its task and read by the status socket.
 pub(crate) type SharedStatus = Arc<Mutex<ResourceStatus>>;
 
-/// The registrations of the resources that are served now.
+/// The state of the registrations of all resources that are served.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     resources: Mutex<BTreeMap<Arc<str>, SharedStatus>>,
@@ -40,7 +40,7 @@ impl Registry {
         *self.resources.lock() = resources;
     }
 
-    /// Returns each resource's registration, by name.
+    /// Returns the state of each registration, in the order of the resources' names.
     pub(crate) fn resources(&self) -> Vec<ResourceStatus> {
         let resources = self.resources.lock();
         resources.values().map(|status| status.lock().clone()).collect()

@@ -1,4 +1,4 @@
-//! UnknownReason an Allocate is refused.
+//! Why an Allocate is refused.
 
 use crate::device::DeviceState;
 use crate::holders::describe;
@@ -6,26 +6,26 @@ use std::fmt;
 use vfio_probe::text::{DriverName, Text};
 use vfio_probe::{DeviceId, GroupId, Holder};
 
-/// UnknownReason an Allocate is refused. Its text names the device, says what is wrong and, where something helps, what to do.
+/// Why an Allocate is refused. The text names the device, says what is wrong and, where something helps, what to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AllocateError {
     /// The resource has no such device.
     UnknownDevice {
-        /// The id in the request.
+        /// The id as the kubelet sent it.
         id: String,
-        /// The resource that was asked for it.
+        /// The requested resource.
         resource: String,
     },
-    /// One request names the device twice.
+    /// The request names the device twice.
     RequestedTwice {
-        /// The id in the request.
+        /// The id as the kubelet sent it.
         id: String,
     },
     /// The device has no IOMMU group.
     NoGroup {
         /// The device.
         device: DeviceId,
-        /// UnknownReason it has none.
+        /// The probable cause.
         reason: &'static str,
     },
     /// The device has fallen off the bus.
@@ -38,13 +38,13 @@ pub enum AllocateError {
         /// The device.
         device: DeviceId,
     },
-    /// A function of another driver is in the device's group.
+    /// A function of the device's group is bound to a driver with which VFIO cannot use the group.
     NotViable {
         /// The device.
         device: DeviceId,
         /// Its group.
         group: GroupId,
-        /// What the group's offender is and its driver.
+        /// The function and its driver, in words.
         offender: String,
     },
     /// A device of the group is assigned to a pod.
@@ -55,7 +55,7 @@ pub enum AllocateError {
         group: GroupId,
         /// The assigned device.
         peer: DeviceId,
-        /// Its pod.
+        /// Its pod, in words.
         pod: String,
     },
     /// Another Allocate is allocating the group.
@@ -71,21 +71,21 @@ pub enum AllocateError {
         device: DeviceId,
         /// Its group.
         group: Option<GroupId>,
-        /// The holders in words.
+        /// The holders, in words.
         holders: String,
-        /// UnknownReason no other device was allocated instead; empty if that was not tried.
+        /// Why no other device was allocated instead. Empty if that was not tried.
         no_substitute: &'static str,
     },
-    /// A pod got this device as the substitute of another, which the kubelet does not know.
+    /// The device was allocated to a pod as the substitute of another one. The kubelet's checkpoint shows it as free.
     Substituted {
         /// The device.
         device: DeviceId,
-        /// The pod.
+        /// The pod, in words.
         pod: String,
-        /// As above.
+        /// Why no other device was allocated instead. Empty if that was not tried.
         no_substitute: &'static str,
     },
-    /// The group has gone.
+    /// The group no longer exists.
     GroupGone {
         /// The device.
         device: DeviceId,
@@ -96,26 +96,26 @@ pub enum AllocateError {
     DriverChanged {
         /// The device.
         device: DeviceId,
-        /// Its driver now.
+        /// Its driver now. None if it has none.
         driver: Option<DriverName>,
     },
-    /// The vendor's driver has made another vGPU of the function.
+    /// The vendor's driver has made another vGPU of the virtual function, or none.
     VgpuTypeChanged {
         /// The device.
         device: DeviceId,
-        /// Its type now.
+        /// Its type now. None without a vGPU.
         vgpu_type: Option<Text<64>>,
     },
 }
 
 impl AllocateError {
-    /// A held device, refused with its holders.
-    pub fn held(view: &DeviceState, holders: &[Holder], no_substitute: &'static str) -> Self {
-        let (device, group) = (view.device.id, view.device.group);
-        Self::Held { device, group, holders: describe(holders), no_substitute }
+    /// Returns the refusal of a held device.
+    pub fn held(device: &DeviceState, holders: &[Holder], no_substitute: &'static str) -> Self {
+        let (id, group) = (device.device.id, device.device.group);
+        Self::Held { device: id, group, holders: describe(holders), no_substitute }
     }
 
-    /// Whether the request itself is wrong, rather than the state of a device.
+    /// Returns whether the request itself is wrong, rather than the state of a device.
     pub fn is_invalid_request(&self) -> bool {
         matches!(self, Self::UnknownDevice { .. } | Self::RequestedTwice { .. })
     }
@@ -125,7 +125,7 @@ impl fmt::Display for AllocateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownDevice { id, resource } => write!(f, "{id}: {resource} has no such device"),
-            Self::RequestedTwice { id } => write!(f, "{id}: one request names it twice"),
+            Self::RequestedTwice { id } => write!(f, "{id}: the request names it twice"),
             Self::NoGroup { device, reason } => write!(f, "{device}: {reason}"),
             Self::Lost { device } => write!(
                 f,

@@ -1,4 +1,7 @@
-//! Whether a request of the kubelet can be granted.
+//! Decides whether the kubelet's Allocate request can be granted.
+//!
+//! [`plan`] checks a request against what is known. The plugin then probes the plan's groups, and [`judge`] says what each
+//! result means.
 
 mod error;
 pub mod preferred;
@@ -14,10 +17,10 @@ use crate::pools::terms::Terms;
 use std::collections::BTreeSet;
 use vfio_probe::{GroupId, Occupancy, Viability};
 
-/// A request that can be granted if its groups can be opened.
+/// A request that can be granted if its groups are free.
 #[derive(Debug)]
 pub struct Plan<'a> {
-    /// What each container of the request gets, in their order.
+    /// The devices of each container, in the order of the request.
     pub containers: Vec<PlannedContainer<'a>>,
 }
 
@@ -26,44 +29,45 @@ pub struct Plan<'a> {
 pub struct PlannedContainer<'a> {
     /// The ids that the kubelet's checkpoint will name.
     pub ids: BTreeSet<String>,
-    /// The devices, in the order of the request; after a substitution others than `ids`.
-    pub views: Vec<&'a DeviceState>,
+    /// The devices, in the order of the request. After a substitution they differ from `ids`.
+    pub devices: Vec<&'a DeviceState>,
 }
 
-/// Checks a request against what is known, before any group is opened. `containers` are the device ids of each container.
+/// Checks a request against what is known, before any group is probed. `containers` are the device ids of each container.
 ///
 /// # Errors
-/// An invalid request for ids that are not this resource's or come twice; else why a device cannot be used. Each error names the
-/// device.
+/// An invalid request if an id is not a device of the resource or comes twice. Otherwise why a device cannot be allocated. Each
+/// error names the device.
 pub fn plan<'a, 'r>(
     resource: &str,
     containers: impl IntoIterator<Item = &'r [String]>,
     snapshot: &'a NodeSnapshot,
     assignments: &Assignments,
 ) -> Result<Plan<'a>, AllocateError> {
-    let mut seen = BTreeSet::new();
+    let mut requested = BTreeSet::new();
     let mut planned = Vec::new();
-    for requested in containers {
-        let mut views = Vec::new();
-        for id in requested {
+    for ids in containers {
+        let mut devices = Vec::new();
+        for id in ids {
             let unknown = || AllocateError::UnknownDevice { id: id.clone(), resource: resource.to_owned() };
-            let view = snapshot.device(id).filter(|view| &*view.resource == resource).ok_or_else(unknown)?;
-            if !seen.insert(view.device.id) {
+            let device = snapshot.device(id).filter(|device| &*device.resource == resource);
+            let device = device.ok_or_else(unknown)?;
+            if !requested.insert(device.device.id) {
                 return Err(AllocateError::RequestedTwice { id: id.clone() });
             }
-            views.push(view);
+            devices.push(device);
         }
-        let ids: BTreeSet<String> = views.iter().map(|view| view.device.id.to_string()).collect();
-        planned.push(PlannedContainer { ids, views });
+        let ids: BTreeSet<String> = devices.iter().map(|device| device.device.id.to_string()).collect();
+        planned.push(PlannedContainer { ids, devices });
     }
-    for view in planned.iter().flat_map(|container| &container.views) {
-        usable(view)?;
-        // A group goes to one pod only.
-        let others = snapshot.devices.iter().filter(|other| !seen.contains(&other.device.id));
-        if let Some((peer, assignment)) = assignments.blocker(view, others) {
+    for device in planned.iter().flat_map(|container| &container.devices) {
+        check_usable(device)?;
+        // All devices of a group go to one pod.
+        let others = snapshot.devices.iter().filter(|other| !requested.contains(&other.device.id));
+        if let Some((peer, assignment)) = assignments.blocker(device, others) {
             return Err(AllocateError::GroupAssigned {
-                device: view.device.id,
-                group: view.device.group.unwrap_or(GroupId(u32::MAX)),
+                device: device.device.id,
+                group: device.device.group.unwrap_or(GroupId(u32::MAX)),
                 peer,
                 pod: assignment.pod.to_string(),
             });
@@ -72,23 +76,23 @@ pub fn plan<'a, 'r>(
     Ok(Plan { containers: planned })
 }
 
-/// Checks that a device can be used as far as is known without opening it.
-fn usable(view: &DeviceState) -> Result<(), AllocateError> {
-    let device = view.device.id;
-    let Some(group) = &view.group else {
-        return Err(AllocateError::NoGroup { device, reason: view.without_group() });
+/// Checks that a device can be used, as far as is known without a probe.
+fn check_usable(device: &DeviceState) -> Result<(), AllocateError> {
+    let id = device.device.id;
+    let Some(group) = &device.group else {
+        return Err(AllocateError::NoGroup { device: id, reason: device.without_group() });
     };
-    if view.hardware.lost {
-        return Err(AllocateError::Lost { device });
+    if device.hardware.lost {
+        return Err(AllocateError::Lost { device: id });
     }
-    if view.unbinding || view.device.driver.is_none() {
-        return Err(AllocateError::Unbinding { device });
+    if device.unbinding || device.device.driver.is_none() {
+        return Err(AllocateError::Unbinding { device: id });
     }
     if let Viability::NotViable { member, driver } = group.viability
         && !group.occupancy.is_held()
     {
         let offender = format!("{member} is bound to {driver}");
-        return Err(AllocateError::NotViable { device, group: group.id, offender });
+        return Err(AllocateError::NotViable { device: id, group: group.id, offender });
     }
     Ok(())
 }
@@ -99,21 +103,21 @@ fn usable(view: &DeviceState) -> Result<(), AllocateError> {
 /// file is then behind the kubelet's in-memory state (`UpdateAllocatedDevices`).
 pub fn lost_by_the_kubelet(
     resource: &str,
-    view: &DeviceState,
+    device: &DeviceState,
     assignments: &Assignments,
     checkpoint: Option<&[CheckpointEntry]>,
 ) -> bool {
-    let id = view.device.id.to_string();
+    let id = device.device.id.to_string();
     let names = |entry: &CheckpointEntry| entry.resource == resource && entry.ids.contains(&id);
-    assignments.counts_as_requested(view)
-        && assignments.assignment(view).is_some_and(Assignment::may_be_lost)
+    assignments.counts_as_requested(device)
+        && assignments.assignment(device).is_some_and(Assignment::may_be_lost)
         && checkpoint.is_some_and(|entries| !entries.iter().any(names))
 }
 
-/// What a probe means for an Allocate.
+/// What a probe's result means for an Allocate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ProbeVerdict {
-    /// The device can be allocated.
+    /// The group can be allocated.
     Grant,
     /// A process holds the group.
     Held,
@@ -123,41 +127,49 @@ pub enum ProbeVerdict {
 
 /// Decides what a probe's result means.
 ///
-/// `looks_held` says whether a peek finds the group held; it is called only where the probe does not tell.
-/// `absent_is_sure` says that /dev/vfio can be listed and that sysfs has no such group.
+/// `looks_held` returns whether a peek finds the group held. It is called only where the probe does not decide.
+/// `absent_is_sure` is whether /dev/vfio can be listed and sysfs has no such group.
 pub fn judge(probed: Occupancy, looks_held: impl Fn() -> bool, absent_is_sure: bool) -> ProbeVerdict {
     match probed {
         Occupancy::Free => ProbeVerdict::Grant,
         Occupancy::Held => ProbeVerdict::Held,
         Occupancy::Absent if absent_is_sure => ProbeVerdict::Absent,
-        // A denied or late probe says nothing; a count above its baseline does, and so does an EBUSY from before.
+        // A denied or late probe shows nothing. An `enable` count above its baseline does, and so does an earlier EBUSY.
         Occupancy::Absent | Occupancy::Unknown(_) if looks_held() => ProbeVerdict::Held,
         Occupancy::Absent | Occupancy::Unknown(_) => ProbeVerdict::Grant,
     }
 }
 
+impl<'a> Plan<'a> {
+    /// Returns the devices of all containers.
+    pub fn devices(&self) -> impl Iterator<Item = &'a DeviceState> {
+        self.containers.iter().flat_map(|container| container.devices.iter().copied())
+    }
+}
+
 impl<'a> PlannedContainer<'a> {
-    /// Returns the groups to open, each once, with a device to name it by.
+    /// Returns the groups to probe, each once, with the first device of each.
     pub fn groups(&self) -> Vec<(GroupId, &'a DeviceState)> {
         let mut groups: Vec<(GroupId, &DeviceState)> = Vec::new();
-        for &view in &self.views {
-            if let Some(group) = view.device.group
+        for &device in &self.devices {
+            if let Some(group) = device.device.group
                 && !groups.iter().any(|(known, _)| *known == group)
             {
-                groups.push((group, view));
+                groups.push((group, device));
             }
         }
         groups
     }
 
-    /// Returns the terms of the first device: all devices are of one resource, and so mostly of one pool.
+    /// Returns the terms of the first device. All devices are of one resource, and so usually of one pool.
     pub fn terms(&self) -> Terms {
-        self.views.first().map(|view| view.terms).unwrap_or_default()
+        self.devices.first().map(|device| device.terms).unwrap_or_default()
     }
 
-    /// Returns the ids of the devices that the container really gets.
-    pub fn real(&self) -> BTreeSet<String> {
-        self.views.iter().map(|view| view.device.id.to_string()).collect()
+    /// Returns the ids of the devices that the container gets. After a substitution they differ from those in the kubelet's
+    /// checkpoint.
+    pub fn device_ids(&self) -> BTreeSet<String> {
+        self.devices.iter().map(|device| device.device.id.to_string()).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Pure: which of the available devices a pod had best be given.
+//! Chooses which of the available devices a pod should get.
 
 use crate::assignments::index::Assignments;
 use crate::device::{DeviceState, NodeSnapshot};
@@ -7,41 +7,44 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 use vfio_probe::{GroupId, Occupancy};
 
-/// Devices that had best go together: those of one group, or one that is not known.
+/// Available devices that should go together: those of one group, or one device whose group is not known.
 struct Unit<'a> {
     ids: Vec<&'a String>,
-    /// The lower the better.
+    /// The lower, the better.
     rank: Rank,
-    node: Option<u16>,
+    numa_node: Option<u16>,
     group: Option<GroupId>,
-    /// Since when it is as it is.
+    /// Since when the group's occupancy has its value.
     since: Option<Instant>,
 }
 
-/// How far a device can be given away. A kubelet without its checkpoint offers owned ones too.
+/// How well a device can be allocated. A kubelet that lost its checkpoint offers assigned devices too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
-    /// Free and no pod's.
+    /// Free and assigned to no pod.
     Free,
-    /// A pod's whose machine does not run: perhaps the very pod that asks.
-    Owned,
-    /// Held, or nobody can tell.
+    /// Free and assigned to a pod, perhaps to the pod that asks.
+    Assigned,
+    /// Held, or the occupancy is unknown.
     Held,
-    /// Not bound any more.
+    /// No longer bound.
     Gone,
 }
 
-/// Chooses `size` of `available`, with all of `must_include` among them. Never fails: what it does not know comes last,
-/// since an error would fail the admission (`callGetPreferredAllocationIfAvailable`).
+/// Chooses `size` of the `available` ids, with all of `must_include` among them. Returns fewer only if fewer are available. Never
+/// fails, because an error would fail the pod's admission (`callGetPreferredAllocationIfAvailable`): unknown ids come last.
 ///
-/// Free before owned before held, which saves machines when the kubelet has lost its checkpoint; then whole groups, since what is left
-/// of one is of no use to another pod; then the NUMA node that must be used anyway, or that has the fewest but enough free
-/// ones, so that large requests find room later; then what was free longest, since what was freed a moment ago may be closing
-/// still, or be reset. That counts in whole seconds from the one that was free first: all that was there when we started is as
-/// good as the other, and goes by its id.
+/// The order:
+/// 1. Free devices, then assigned ones, then held ones. This protects VMs if the kubelet lost its checkpoint.
+/// 2. Groups of which a device is chosen already, and whole groups: the rest of a group is of no use to another pod.
+/// 3. NUMA nodes that are used already. Then the node with the fewest free devices that suffice, which leaves room for large
+///    requests.
+/// 4. Devices that are free for the longest time: a device freed a moment ago may still be closing or be reset. Times are
+///    compared in whole seconds after the first one, so that devices found at the start are equal.
+/// 5. The lowest id.
 pub fn choose(
     snapshot: &NodeSnapshot,
-    owners: &Assignments,
+    assignments: &Assignments,
     available: &[String],
     must_include: &[String],
     size: usize,
@@ -52,45 +55,45 @@ pub fn choose(
             chosen.push(id.clone());
         }
     }
-    let mut anchors = Vec::new();
-    let mut begun = Vec::new();
-    for view in chosen.iter().filter_map(|id| snapshot.device(id)) {
-        anchors.push(view.device.numa_node);
-        begun.extend(view.device.group);
+    let (mut used_nodes, mut used_groups) = (Vec::new(), Vec::new());
+    for device in chosen.iter().filter_map(|id| snapshot.device(id)) {
+        used_nodes.push(device.device.numa_node);
+        used_groups.extend(device.device.group);
     }
-    let mut units = units(snapshot, owners, available, &chosen);
+    let mut units = units(snapshot, assignments, available, &chosen);
     let first = units.iter().filter_map(|unit| unit.since).min();
     while chosen.len() < size {
         let wanted = size - chosen.len();
         let mut room: BTreeMap<Option<u16>, usize> = BTreeMap::new();
         for unit in units.iter().filter(|unit| unit.rank == Rank::Free) {
-            *room.entry(unit.node).or_default() += unit.ids.len();
+            *room.entry(unit.numa_node).or_default() += unit.ids.len();
         }
         let best = units.iter().enumerate().min_by_key(|(_, unit)| {
-            let room = room.get(&unit.node).copied().unwrap_or(0);
+            let room = room.get(&unit.numa_node).copied().unwrap_or(0);
             (
                 unit.rank,
-                !unit.group.is_some_and(|group| begun.contains(&group)),
+                !unit.group.is_some_and(|group| used_groups.contains(&group)),
                 unit.ids.len() > wanted,
-                !anchors.contains(&unit.node),
-                // Nodes with room for all come first, the tightest of them; then the roomiest.
+                !used_nodes.contains(&unit.numa_node),
+                // NUMA nodes with room for all come first, the tightest of them; then the roomiest.
                 if room < wanted { (true, Reverse(room), 0) } else { (false, Reverse(0), room) },
                 Reverse(unit.ids.len()),
                 unit.since.zip(first).map(|(since, first)| since.saturating_duration_since(first).as_secs()),
-                (unit.node, unit.group, unit.ids.first().copied()),
+                (unit.numa_node, unit.group, unit.ids.first().copied()),
             )
         });
         let Some((index, _)) = best else { break };
         let unit = units.swap_remove(index);
-        anchors.push(unit.node);
+        used_nodes.push(unit.numa_node);
         chosen.extend(unit.ids.into_iter().take(wanted).cloned());
     }
     chosen
 }
 
+/// Returns the available devices that are not chosen yet, by group.
 fn units<'a>(
     snapshot: &NodeSnapshot,
-    owners: &Assignments,
+    assignments: &Assignments,
     available: &'a [String],
     chosen: &[String],
 ) -> Vec<Unit<'a>> {
@@ -99,28 +102,28 @@ fn units<'a>(
     left.dedup();
     let mut units: Vec<Unit<'_>> = Vec::new();
     for id in left {
-        let view = snapshot.device(id);
-        let group = view.and_then(|view| view.device.group);
+        let device = snapshot.device(id);
+        let group = device.and_then(|device| device.device.group);
         if let Some(unit) = units.iter_mut().find(|unit| group.is_some() && unit.group == group) {
             unit.ids.push(id);
         } else {
             units.push(Unit {
                 ids: vec![id],
-                rank: view.map_or(Rank::Gone, |view| rank(view, owners)),
-                node: view.and_then(|view| view.device.numa_node),
+                rank: device.map_or(Rank::Gone, |device| rank(device, assignments)),
+                numa_node: device.and_then(|device| device.device.numa_node),
                 group,
-                since: view.and_then(|view| Some(view.group.as_ref()?.since)),
+                since: device.and_then(|device| Some(device.group.as_ref()?.since)),
             });
         }
     }
     units
 }
 
-fn rank(view: &DeviceState, owners: &Assignments) -> Rank {
-    let free = view.group.as_ref().is_some_and(|group| group.occupancy == Occupancy::Free);
-    match owners.assignment(view) {
+fn rank(device: &DeviceState, assignments: &Assignments) -> Rank {
+    let free = device.group.as_ref().is_some_and(|group| group.occupancy == Occupancy::Free);
+    match assignments.assignment(device) {
         None if free => Rank::Free,
-        Some(_) if free => Rank::Owned,
+        Some(_) if free => Rank::Assigned,
         _ => Rank::Held,
     }
 }
@@ -135,14 +138,14 @@ mod tests {
     use std::time::Duration;
     use vfio_probe::Viability;
 
-    /// Devices by letter: NUMA node, held.
+    /// Returns a node with these devices: bus number, NUMA node, held.
     fn snapshot(devices: &[(u8, u16, bool)]) -> NodeSnapshot {
-        let devices = devices.iter().map(|&(bus, node, held)| {
+        let devices = devices.iter().map(|&(bus, numa_node, held)| {
             let occupancy = if held { Occupancy::Held } else { Occupancy::Free };
-            let mut view =
+            let mut device =
                 view(&address(bus), u32::from(bus), occupancy, Instant::now(), Viability::Viable, false);
-            view.device.numa_node = Some(node);
-            view
+            device.device.numa_node = Some(numa_node);
+            device
         });
         NodeSnapshot { devices: devices.collect(), vfio_visible: true, ..NodeSnapshot::default() }
     }
@@ -156,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn free_first_then_one_numa_node() {
+    fn free_devices_come_first_then_one_numa_node() {
         let node = snapshot(&[
             (1, 0, true),
             (2, 0, false),
@@ -183,26 +186,26 @@ mod tests {
     }
 
     #[test]
-    fn a_kubelet_without_its_checkpoint_is_given_what_its_pods_do_not_run_on() {
+    fn devices_of_running_pods_come_after_free_ones() {
         let node = snapshot(&[(1, 0, true), (2, 0, false), (3, 0, false)]);
         let mut ledger = Ledger::default();
         for bus in [1, 2] {
-            let owned = BTreeSet::from([address(bus)]);
-            ledger.record_allocate("r", owned.clone(), owned, Default::default(), Instant::now());
+            let ids = BTreeSet::from([address(bus)]);
+            ledger.record_allocate("r", ids.clone(), ids, Default::default(), Instant::now());
         }
-        let owners = Assignments::new(true, &ledger);
+        let assignments = Assignments::new(true, &ledger);
         let all = ids(&[1, 2, 3, 4]);
-        assert_eq!(choose(&node, &owners, &all, &[], 4), ids(&[3, 2, 1, 4]));
+        assert_eq!(choose(&node, &assignments, &all, &[], 4), ids(&[3, 2, 1, 4]));
     }
 
     #[test]
-    fn groups_stay_whole() {
+    fn whole_groups_are_chosen_together() {
         let devices = [("0000:01:00.0", 1), ("0000:01:00.1", 1), ("0000:02:00.0", 2), ("0000:03:00.0", 3)];
         let devices = devices.map(|(address, group)| {
             view(address, group, Occupancy::Free, Instant::now(), Viability::Viable, false)
         });
         let node = NodeSnapshot { devices: devices.to_vec(), vfio_visible: true, ..NodeSnapshot::default() };
-        let all: Vec<String> = node.devices.iter().map(|view| view.device.id.to_string()).collect();
+        let all: Vec<String> = node.devices.iter().map(|device| device.device.id.to_string()).collect();
         for (must, size, expected) in [
             (&[][..], 1, &[2][..]),
             (&[], 2, &[0, 1]),
@@ -221,17 +224,17 @@ mod tests {
         }
     }
 
-    /// The devices have been like this for so many milliseconds.
+    /// Returns the node with devices whose occupancy has had its value for these milliseconds.
     fn aged(mut node: NodeSnapshot, ages: &[u64]) -> NodeSnapshot {
         let now = Instant::now();
-        for (view, age) in node.devices.iter_mut().zip(ages) {
-            view.group.as_mut().unwrap().since = now.checked_sub(Duration::from_millis(*age)).unwrap();
+        for (device, age) in node.devices.iter_mut().zip(ages) {
+            device.group.as_mut().unwrap().since = now.checked_sub(Duration::from_millis(*age)).unwrap();
         }
         node
     }
 
     #[test]
-    fn of_equals_the_one_that_was_free_longest() {
+    fn equal_devices_are_chosen_by_time_since_freed() {
         let pick = |node: &NodeSnapshot, available: &[u8], size| {
             choose(node, &Assignments::default(), &ids(available), &[], size)
         };
@@ -240,10 +243,10 @@ mod tests {
         let node = aged(four(), &[1_000, 60_000, 20_000, 60_000]);
         assert_eq!(pick(&node, &[1, 2, 3, 4], 4), ids(&[2, 4, 3, 1]));
         assert_eq!(pick(&node, &[1, 3], 1), ids(&[3]));
-        // As they were found at the start, one after the other.
+        // All were found at the start, one after the other.
         let node = aged(four(), &[60_000, 60_003, 60_001, 60_002]);
         assert_eq!(pick(&node, &[1, 2, 3, 4], 4), ids(&[1, 2, 3, 4]));
-        // A NUMA node with room for all, the tighter one, and a free device come first.
+        // A NUMA node with room for all, the tightest such node, and a free device count more than the time.
         let node = snapshot(&[
             (1, 0, false),
             (2, 0, false),
@@ -263,14 +266,14 @@ mod tests {
             view(address, group, Occupancy::Free, since, Viability::Viable, false)
         });
         let node = NodeSnapshot { devices: devices.to_vec(), vfio_visible: true, ..NodeSnapshot::default() };
-        let all: Vec<String> = node.devices.iter().map(|view| view.device.id.to_string()).collect();
+        let all: Vec<String> = node.devices.iter().map(|device| device.device.id.to_string()).collect();
         assert_eq!(choose(&node, &Assignments::default(), &all, &[], 2), all[..2]);
         assert_eq!(choose(&node, &Assignments::default(), &all, &[], 1), all[2..]);
     }
 
     proptest! {
         #[test]
-        fn always_as_many_as_can_be_and_each_once(
+        fn as_many_as_possible_are_chosen_each_once(
             available in proptest::collection::vec(0_u8..12, 0..12),
             must in proptest::collection::vec(0_u8..12, 0..4),
             size in 0_usize..12,

@@ -1,4 +1,4 @@
-//! Requests that are planned and refused, and what probes mean for them.
+//! Tests of plans, refusals, substitutes and the meaning of probes.
 
 use super::*;
 use crate::testing::view;
@@ -25,20 +25,20 @@ fn snapshot() -> NodeSnapshot {
 fn planned<'a>(
     containers: &[&[&str]],
     snapshot: &'a NodeSnapshot,
-    owners: &Assignments,
+    assignments: &Assignments,
 ) -> Result<Plan<'a>, AllocateError> {
-    planned_of(RESOURCE, containers, snapshot, owners)
+    planned_of(RESOURCE, containers, snapshot, assignments)
 }
 
 fn planned_of<'a>(
     resource: &str,
     containers: &[&[&str]],
     snapshot: &'a NodeSnapshot,
-    owners: &Assignments,
+    assignments: &Assignments,
 ) -> Result<Plan<'a>, AllocateError> {
-    let owned = |ids: &&[&str]| ids.iter().map(|&id| id.to_owned()).collect::<Vec<String>>();
-    let containers: Vec<Vec<String>> = containers.iter().map(owned).collect();
-    plan(resource, containers.iter().map(Vec::as_slice), snapshot, owners)
+    let texts = |ids: &&[&str]| ids.iter().map(|&id| id.to_owned()).collect::<Vec<String>>();
+    let containers: Vec<Vec<String>> = containers.iter().map(texts).collect();
+    plan(resource, containers.iter().map(Vec::as_slice), snapshot, assignments)
 }
 
 #[test]
@@ -57,13 +57,13 @@ fn refusals_name_the_device_and_the_reason() {
     }
     let other = planned_of("nvidia.com/OTHER", &[&["0000:01:00.0"]], &snapshot, &Assignments::default());
     assert!(other.is_err());
-    let view = snapshot.device("0000:04:00.0").unwrap();
-    let error = AllocateError::held(view, &view.group.as_ref().unwrap().holders, "");
+    let device = snapshot.device("0000:04:00.0").unwrap();
+    let error = AllocateError::held(device, &device.group.as_ref().unwrap().holders, "");
     assert_eq!(error.to_string(), "0000:04:00.0 (group 54) is held by pid 7 (qemu)");
 }
 
 #[test]
-fn a_substitute_is_free_and_nobodys_by_any_book() {
+fn substitutes_are_free_and_unassigned() {
     let now = Instant::now();
     let device = |address, group, occupancy| view(address, group, occupancy, now, Viability::Viable, false);
     let offender =
@@ -81,25 +81,25 @@ fn a_substitute_is_free_and_nobodys_by_any_book() {
         ..NodeSnapshot::default()
     };
     let set = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect::<BTreeSet<_>>();
-    let shown = |owners: &Assignments, given: &[&str]| {
-        let plan = planned(&[&["0000:01:00.0"]], &snapshot, owners).unwrap();
-        let found = substitute::candidates(RESOURCE, &plan, &snapshot, owners, &set(given));
-        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    let found = |assignments: &Assignments, allocated: &[&str]| {
+        let plan = planned(&[&["0000:01:00.0"]], &snapshot, assignments).unwrap();
+        let candidates = substitute::candidates(RESOURCE, &plan, &snapshot, assignments, &set(allocated));
+        candidates.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    assert_eq!(shown(&Assignments::default(), &[]), ["0000:02:00.0", "0000:04:00.0", "0000:06:00.0"]);
-    assert_eq!(shown(&Assignments::default(), &["0000:02:00.0"]), ["0000:04:00.0", "0000:06:00.0"]);
+    assert_eq!(found(&Assignments::default(), &[]), ["0000:02:00.0", "0000:04:00.0", "0000:06:00.0"]);
+    assert_eq!(found(&Assignments::default(), &["0000:02:00.0"]), ["0000:04:00.0", "0000:06:00.0"]);
     let mut ledger = crate::assignments::ledger::Ledger::default();
     ledger.record_allocate(RESOURCE, set(&["0000:02:00.0"]), set(&["0000:02:00.0"]), Default::default(), now);
-    assert_eq!(shown(&Assignments::new(true, &ledger), &[]), ["0000:04:00.0", "0000:06:00.0"]);
-    // An init container was given another in its place, which it hands on.
+    assert_eq!(found(&Assignments::new(true, &ledger), &[]), ["0000:04:00.0", "0000:06:00.0"]);
+    // An init container got this substitute before, and hands it on.
     ledger.record_allocate(RESOURCE, set(&["0000:01:00.0"]), set(&["0000:06:00.0"]), Default::default(), now);
-    assert_eq!(shown(&Assignments::new(true, &ledger), &[]), ["0000:06:00.0", "0000:04:00.0"]);
+    assert_eq!(found(&Assignments::new(true, &ledger), &[]), ["0000:06:00.0", "0000:04:00.0"]);
 }
 
 #[test]
-fn every_answer_of_an_open_has_its_verdict() {
+fn every_probe_result_has_its_verdict() {
     let denied = Occupancy::Unknown(UnknownReason::Denied);
-    for (answer, looks_held, sure, verdict) in [
+    for (probed, looks_held, absent_is_sure, verdict) in [
         (Occupancy::Free, false, false, ProbeVerdict::Grant),
         (Occupancy::Free, true, false, ProbeVerdict::Grant),
         (Occupancy::Held, false, false, ProbeVerdict::Held),
@@ -109,6 +109,6 @@ fn every_answer_of_an_open_has_its_verdict() {
         (denied, false, false, ProbeVerdict::Grant),
         (denied, true, false, ProbeVerdict::Held),
     ] {
-        assert_eq!(judge(answer, || looks_held, sure), verdict, "{answer:?} {looks_held}");
+        assert_eq!(judge(probed, || looks_held, absent_is_sure), verdict, "{probed:?} {looks_held}");
     }
 }

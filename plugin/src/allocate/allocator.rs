@@ -1,0 +1,62 @@
+//! What an Allocate call of one resource works with.
+
+use crate::assignments::AssignmentsHandle;
+use crate::kubelet::list_and_watch::DeviceListBroadcast;
+use crate::node::monitor::MonitorHandle;
+use crate::publisher::HealthPublisher;
+use crate::reservations::Reservations;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use vfio_plugin_policy::device::NodeSnapshot;
+use vfio_plugin_policy::pools::terms::BusyAllocate;
+
+/// A refusal waits this long for the list that reports the refused device as Unhealthy.
+const LIST_FIRST: Duration = Duration::from_millis(200);
+
+/// Answers the Allocate calls of one resource.
+pub(crate) struct Allocator {
+    /// The resource's name.
+    pub(crate) resource: Arc<str>,
+    /// The kubelet's streams of lists.
+    pub(crate) broadcast: DeviceListBroadcast,
+    /// The monitor.
+    pub(crate) monitor: MonitorHandle,
+    /// The health that was reported.
+    pub(crate) publisher: Arc<HealthPublisher>,
+    /// Which pod each device is assigned to.
+    pub(crate) assignments: AssignmentsHandle,
+    /// The groups that other Allocate calls are about to allocate.
+    pub(crate) reservations: Reservations,
+    /// What to do with a held device, where its pool does not say.
+    pub(crate) busy_allocate: BusyAllocate,
+    /// The directory of the kubelet's checkpoint.
+    pub(crate) kubelet_dir: PathBuf,
+}
+
+impl Allocator {
+    /// Returns the monitor's latest snapshot.
+    pub(super) fn snapshot(&self) -> Arc<NodeSnapshot> {
+        self.monitor.snapshots.borrow().clone().unwrap_or_default()
+    }
+
+    /// Waits until a list went out in which all these devices are Unhealthy, at most 200 ms.
+    pub(super) async fn wait_until_unhealthy(&self, ids: &[String]) {
+        let unhealthy = |id: &String, list: &[kubelet_api::v1beta1::Device]| {
+            list.iter().any(|device| device.id == *id && device.health == kubelet_api::UNHEALTHY)
+        };
+        let wanted = |list: &Arc<Vec<_>>| ids.iter().all(|id| unhealthy(id, list));
+        self.broadcast.wait_until_sent(LIST_FIRST, wanted).await;
+    }
+
+    /// Waits until the monitor has taken in these reports and searched for the holders, at most 200 ms.
+    ///
+    /// The list of devices does not wait for that search, which takes long where there are many processes.
+    pub(super) async fn wait_for_holders(&self, reports: u64) {
+        let mut snapshots = self.monitor.snapshots.clone();
+        let searched = |snapshot: &Option<Arc<NodeSnapshot>>| {
+            snapshot.as_ref().is_some_and(|snapshot| snapshot.reports_seen >= reports)
+        };
+        let _ = tokio::time::timeout(LIST_FIRST, snapshots.wait_for(searched)).await;
+    }
+}

@@ -1,0 +1,58 @@
+//! Refuses a device that cannot be allocated: reports it as Unhealthy first, and names its holders.
+
+use crate::allocate::allocator::Allocator;
+use crate::allocate::verify::Obstacle;
+use crate::kubelet::checkpoint;
+use vfio_plugin_policy::allocation;
+use vfio_plugin_policy::allocation::AllocateError;
+use vfio_plugin_policy::device::DeviceState;
+use vfio_plugin_policy::pools::terms::Busy;
+use vfio_probe::GroupId;
+
+impl Allocator {
+    /// Returns the refusal of a device. `no_substitute` says why no other device is allocated instead; empty if that was not
+    /// tried.
+    pub(super) async fn refuse(
+        &self,
+        obstacle: Obstacle,
+        group: GroupId,
+        device: &DeviceState,
+        no_substitute: &'static str,
+    ) -> AllocateError {
+        match obstacle {
+            Obstacle::Held => self.refuse_held(group, device, no_substitute).await,
+            Obstacle::IsSubstitute(pod) => {
+                AllocateError::Substituted { device: device.device.id, pod, no_substitute }
+            }
+        }
+    }
+
+    /// Reports a held device as Unhealthy, waits for the list and for its holders, and returns the refusal.
+    ///
+    /// The controller of the failed pod creates the next pod at once. It must find a list without this device.
+    async fn refuse_held(
+        &self,
+        group: GroupId,
+        device: &DeviceState,
+        no_substitute: &'static str,
+    ) -> AllocateError {
+        self.assignments.poll_soon();
+        let id = device.device.id;
+        let checkpoint = checkpoint::read(&self.kubelet_dir);
+        let assignments = self.assignments.current();
+        let reports = self.monitor.reports_sent();
+        let reported = async {
+            if !allocation::lost_by_the_kubelet(&self.resource, device, &assignments, checkpoint.as_deref()) {
+                self.publisher.refused(group, reports);
+                // With the policy `advertise` the device stays Healthy.
+                if self.publisher.busy_of(device) != Busy::Advertise {
+                    self.wait_until_unhealthy(&[id.to_string()]).await;
+                }
+            }
+        };
+        tokio::join!(reported, self.wait_for_holders(reports));
+        let snapshot = self.snapshot();
+        let holders = snapshot.of(id).and_then(|device| Some(device.group.as_ref()?.holders.as_slice()));
+        AllocateError::held(device, holders.unwrap_or_default(), no_substitute)
+    }
+}
