@@ -1,8 +1,8 @@
-//! Pauses between retries: each twice as long as the one before, up to a limit.
+//! Computes the pauses between retries: each is twice as long as the one before, up to a limit.
 
 use std::time::Duration;
 
-/// The next pause.
+/// The pauses of one kind of retry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Backoff {
     first: Duration,
@@ -11,7 +11,7 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Returns pauses that begin with `first` and never exceed `max`.
+    /// Creates pauses that begin with `first` and never exceed `max`.
     pub(crate) const fn new(first: Duration, max: Duration) -> Self {
         Self { first, max, next: first }
     }

@@ -1,4 +1,4 @@
-//! Watches the plugin's tasks and threads: the early end of one ends the process.
+//! Watches the plugin's tasks and threads: a panic, or the early end of one, ends the process.
 //!
 //! Without this, a task that panics leaves a process that looks alive and does only part of its work: frozen assignments, or a
 //! resource that never registers again. Ending the process is safe: the kubelet keeps the devices of running pods, the DaemonSet
@@ -9,22 +9,27 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-/// Starts tasks and threads, and reports those that end before the process is told to stop. Clones share it.
+/// Starts tasks and threads, and reports those that end before the process stops. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Supervisor {
     failures: mpsc::UnboundedSender<Failure>,
     stopping: CancellationToken,
+    tasks: TaskTracker,
+    /// The task or thread that panics when it starts.
+    #[cfg(test)]
+    fault: Option<&'static str>,
 }
 
-/// The receiving end: the first failure ends the process.
+/// The receiving end of a supervisor's failures.
 #[derive(Debug)]
 pub(crate) struct Failures(mpsc::UnboundedReceiver<Failure>);
 
 /// A task or thread that ended too early.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Failure {
-    /// Which one, in words: "the monitor", "resource nvidia.com/GPU".
+    /// Its name in words: "the monitor thread", "resource nvidia.com/GPU".
     pub(crate) name: String,
     /// The panic's message; none if it returned.
     pub(crate) panic: Option<String>,
@@ -39,24 +44,52 @@ impl fmt::Display for Failure {
     }
 }
 
+tokio::task_local! {
+    /// The name of the task that runs, for the panic hook.
+    static TASK: String;
+}
+
 impl Supervisor {
-    /// Returns a supervisor and the end at which its failures arrive. `stopping` is cancelled when the process stops: ends after
-    /// that are no failures.
-    pub(crate) fn new(stopping: CancellationToken) -> (Self, Failures) {
+    /// Returns a supervisor and the end at which its failures arrive.
+    pub(crate) fn new() -> (Self, Failures) {
         let (failures, receiver) = mpsc::unbounded_channel();
-        (Self { failures, stopping }, Failures(receiver))
+        let supervisor = Self {
+            failures,
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            #[cfg(test)]
+            fault: None,
+        };
+        (supervisor, Failures(receiver))
     }
 
-    /// Starts a task that runs until the process stops.
-    pub(crate) fn task(
-        &self,
-        name: impl Into<String>,
-        task: impl Future<Output = ()> + Send + 'static,
-    ) -> tokio::task::JoinHandle<()> {
-        self.task_until(name, self.stopping.clone(), task)
+    /// Returns a supervisor that makes the task or thread of this name panic when it starts.
+    #[cfg(test)]
+    pub(crate) fn with_fault(name: &'static str) -> (Self, Failures) {
+        let (supervisor, failures) = Self::new();
+        (Self { fault: Some(name), ..supervisor }, failures)
     }
 
-    /// Starts a task that may end once `stop` is cancelled. The handle ends with the task.
+    /// Reports every panic of the process, also in tasks and threads that others start: gRPC calls, the prober's threads. The
+    /// hook that was set before, which prints the panic and its place, is called first.
+    pub(crate) fn report_panics(&self) {
+        let supervisor = self.clone();
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            print(panic);
+            supervisor.report(running(), Some(message(panic.payload())));
+        }));
+    }
+
+    /// Starts a task that runs until the process stops. The stop drops it.
+    pub(crate) fn task(&self, name: impl Into<String>, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stopping.clone();
+        self.task_until(name, self.stopping.clone(), async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+
+    /// Starts a task that ends by itself soon after `stop` is cancelled. The handle ends with the task.
     pub(crate) fn task_until(
         &self,
         name: impl Into<String>,
@@ -64,8 +97,10 @@ impl Supervisor {
         task: impl Future<Output = ()> + Send + 'static,
     ) -> tokio::task::JoinHandle<()> {
         let (supervisor, name) = (self.clone(), name.into());
-        let task = tokio::spawn(task);
-        tokio::spawn(async move {
+        #[cfg(test)]
+        let task = fail_if(self.fault == Some(name.as_str()), task);
+        let task = tokio::spawn(TASK.scope(name.clone(), task));
+        self.tasks.spawn(async move {
             let panic = match task.await {
                 Ok(()) => None,
                 Err(error) => error.try_into_panic().ok().map(|panic| message(&*panic)),
@@ -76,7 +111,7 @@ impl Supervisor {
         })
     }
 
-    /// Starts a thread that runs until the process stops.
+    /// Starts a thread that runs until the process stops. `stack` is its stack size in bytes.
     ///
     /// # Errors
     /// The kernel gives the process no further thread.
@@ -89,10 +124,31 @@ impl Supervisor {
         let supervisor = self.clone();
         let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(stack);
         thread.spawn(move || {
-            let end = catch_unwind(AssertUnwindSafe(work));
-            supervisor.report(format!("the {name} thread"), end.err().map(|panic| message(&*panic)));
+            let end = catch_unwind(AssertUnwindSafe(|| {
+                #[cfg(test)]
+                assert_ne!(supervisor.fault, Some(name), "injected");
+                work();
+            }));
+            supervisor.report(thread_name(name), end.err().map(|panic| message(&*panic)));
         })?;
         Ok(())
+    }
+
+    /// Returns a token that is cancelled when the process stops, and can be cancelled before.
+    pub(crate) fn child_token(&self) -> CancellationToken {
+        self.stopping.child_token()
+    }
+
+    /// Begins the stop of the process: later ends are no failures.
+    pub(crate) fn stop(&self) {
+        self.stopping.cancel();
+        self.tasks.close();
+    }
+
+    /// Waits until all tasks have ended after [`Supervisor::stop`]. Threads are not waited for: one that hangs in the kernel ends
+    /// with the process.
+    pub(crate) async fn ended(&self) {
+        self.tasks.wait().await;
     }
 
     fn report(&self, name: String, panic: Option<String>) {
@@ -113,11 +169,31 @@ impl Failures {
     }
 }
 
+/// Returns the name of the task or thread that runs this.
+fn running() -> String {
+    TASK.try_with(String::clone).unwrap_or_else(|_| match std::thread::current().name() {
+        // The runtime's thread: a task that a library has started, such as a gRPC call.
+        None | Some("main") => "a task".to_owned(),
+        Some(name) => thread_name(name),
+    })
+}
+
+fn thread_name(name: &str) -> String {
+    format!("the {name} thread")
+}
+
 /// Returns the message of a panic.
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     text.unwrap_or_else(|| "no message".to_owned())
+}
+
+/// Returns the task, or one that panics.
+#[cfg(test)]
+async fn fail_if(fault: bool, task: impl Future<Output = ()>) {
+    assert!(!fault, "injected");
+    task.await;
 }
 
 #[cfg(test)]
@@ -126,44 +202,68 @@ mod tests {
     use std::time::Duration;
     use tokio::time::timeout;
 
-    fn supervisor() -> (Supervisor, Failures, CancellationToken) {
-        let stopping = CancellationToken::new();
-        let (supervisor, failures) = Supervisor::new(stopping.clone());
-        (supervisor, failures, stopping)
-    }
-
     #[tokio::test]
     async fn panicking_task_is_reported_with_its_message() {
-        let (supervisor, mut failures, _stopping) = supervisor();
+        let (supervisor, mut failures) = Supervisor::new();
         supervisor.task("the poller", async { panic!("boom") });
         assert_eq!(failures.first().await.to_string(), "the poller panicked: boom");
     }
 
     #[tokio::test]
     async fn task_that_returns_early_is_reported() {
-        let (supervisor, mut failures, _stopping) = supervisor();
+        let (supervisor, mut failures) = Supervisor::new();
         supervisor.task("the socket watcher", async {});
         assert_eq!(failures.first().await.to_string(), "the socket watcher ended unexpectedly");
     }
 
     #[tokio::test]
     async fn thread_that_panics_or_returns_is_reported() {
-        let (supervisor, mut failures, _stopping) = supervisor();
+        let (supervisor, mut failures) = Supervisor::new();
         supervisor.thread("monitor", 64 * 1024, || panic!("{} descriptors", 0)).unwrap();
         assert_eq!(failures.first().await.to_string(), "the monitor thread panicked: 0 descriptors");
         supervisor.thread("monitor", 64 * 1024, || {}).unwrap();
         assert_eq!(failures.first().await.to_string(), "the monitor thread ended unexpectedly");
     }
 
+    #[tokio::test]
+    async fn panic_of_an_unsupervised_thread_is_reported() {
+        let (supervisor, mut failures) = Supervisor::new();
+        supervisor.report_panics();
+        let thread = std::thread::Builder::new().name("hardware".to_owned());
+        assert!(thread.spawn(|| panic!("a reader's end")).unwrap().join().is_err());
+        // Other tests may panic meanwhile.
+        let mut failure = failures.first().await;
+        while failure.name != "the hardware thread" {
+            failure = failures.first().await;
+        }
+        assert_eq!(failure.to_string(), "the hardware thread panicked: a reader's end");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn ends_after_the_stop_are_not_reported() {
-        let (supervisor, mut failures, stopping) = supervisor();
-        let resource = CancellationToken::new();
+        let (supervisor, mut failures) = Supervisor::new();
+        let resource = supervisor.child_token();
         resource.cancel();
         supervisor.task_until("resource a/b", resource, async {}).await.unwrap();
         assert!(timeout(Duration::from_secs(1), failures.first()).await.is_err());
-        stopping.cancel();
-        supervisor.task("the poller", async {}).await.unwrap();
+        supervisor.stop();
+        supervisor.task("the poller", async {});
+        supervisor.ended().await;
         assert!(timeout(Duration::from_secs(1), failures.first()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn stop_drops_tasks_and_waits_for_those_that_end_themselves() {
+        let (supervisor, _failures) = Supervisor::new();
+        supervisor.task("the poller", std::future::pending());
+        let (stop, (sender, mut ended)) = (supervisor.child_token(), tokio::sync::oneshot::channel());
+        supervisor.task_until("resource a/b", stop.clone(), async move {
+            stop.cancelled().await;
+            tokio::task::yield_now().await;
+            sender.send(()).unwrap();
+        });
+        supervisor.stop();
+        supervisor.ended().await;
+        assert!(ended.try_recv().is_ok());
     }
 }

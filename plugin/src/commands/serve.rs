@@ -1,11 +1,14 @@
-//! `serve`: the monitor's snapshots become lists, and each resource with a device is registered with the kubelet.
+//! `serve`: the device plugin itself. Starts the monitor and the tasks, and connects them.
+//!
+//! The monitor's snapshots and the assignments go to the publisher, whose device lists go to the resources. Each resource is
+//! registered with the kubelet by a task of its own. Every task and thread is supervised.
 
 use crate::assignments::AssignmentsHandle;
 use crate::config::Config;
-use crate::device_plugin::registration;
-use crate::device_plugin::registration::Resource;
-use crate::kubelet::list_and_watch::DeviceList;
-use crate::kubelet::registry::{Registry, ResourceStatus, SharedStatus};
+use crate::device_plugin::registration::Services;
+use crate::device_plugin::resources::ResourceSet;
+use crate::device_plugin::sockets;
+use crate::kubelet::registry::Registry;
 use crate::kubelet::socket_watch;
 use crate::kubelet::socket_watch::PluginDirState;
 use crate::node::monitor::MonitorHandle;
@@ -13,199 +16,224 @@ use crate::publisher::{HealthPublisher, Published};
 use crate::reservations::Reservations;
 use crate::state_file::StateFile;
 use crate::status;
-use anyhow::Context;
-use parking_lot::Mutex;
+use crate::supervise::{Failures, Supervisor};
+use anyhow::{Context, bail};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 use vfio_plugin_policy::health::LOST;
 
-/// All streams and sockets are gone this long after a SIGTERM, or left to the process' end.
+/// How long streams and sockets may take to end after a SIGTERM. What is left ends with the process.
 const SHUTDOWN: Duration = Duration::from_millis(800);
 
-/// A resource that has devices.
-struct Running {
-    list: watch::Sender<DeviceList>,
-    stop: CancellationToken,
-    status: SharedStatus,
-    task: JoinHandle<()>,
-}
-
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT. Waits for a kubelet that is not there.
 ///
 /// # Errors
-/// The root cannot be opened, or the process gets no threads or descriptors. A kubelet that is not there is waited for.
+/// The root cannot be opened, the kernel gives the process no thread or descriptor, or a task or thread of the plugin has
+/// panicked or ended.
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
-    runtime.block_on(serve(config))?;
-    // A task that still hangs in the kernel must not hang the exit.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start the async runtime")?;
+    let end = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+        let stop = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        let (supervisor, failures) = Supervisor::new();
+        supervisor.report_panics();
+        serve(config, &supervisor, failures, stop).await
+    });
+    // A blocking call that hangs in the kernel must not hang the exit.
     runtime.shutdown_background();
-    Ok(())
+    end
 }
 
-async fn serve(config: &Config) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+/// Starts the plugin and runs it until `stop` or the first failure of a task or thread. In both cases streams end and sockets
+/// are removed before this returns.
+async fn serve(
+    config: &Config,
+    supervisor: &Supervisor,
+    mut failures: Failures,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let (monitor, _socket) = start(config, supervisor).await?;
+    let failure = tokio::select! {
+        () = stop => None,
+        failure = failures.first() => Some(failure),
+    };
+    tracing::info!("stopping");
+    supervisor.stop();
+    monitor.stop();
+    let _ = timeout(SHUTDOWN, supervisor.ended()).await;
+    match failure {
+        None => Ok(()),
+        Some(failure) => bail!("{failure}; stopped, to be started again"),
+    }
+}
+
+/// Starts the monitor's thread and all tasks.
+async fn start(
+    config: &Config,
+    supervisor: &Supervisor,
+) -> anyhow::Result<(MonitorHandle, status::SocketFile)> {
     let state_file = StateFile::new(&config.run_dir, "unhealthy.json");
     let unhealthy: BTreeMap<String, String> = state_file.read();
     let lost = unhealthy.iter().filter(|(_, reason)| *reason == LOST);
-    let monitor = MonitorHandle::start(config, lost.filter_map(|(id, _)| id.parse().ok()))?;
+    let monitor = MonitorHandle::start(config, lost.filter_map(|(id, _)| id.parse().ok()), supervisor)?;
     let publisher = Arc::new(HealthPublisher::new(config, Arc::clone(&monitor.root), state_file, unhealthy));
-    let owners = AssignmentsHandle::new(config, monitor.clone());
+    let assignments = AssignmentsHandle::new(config, monitor.clone());
     let registry = Arc::new(Registry::default());
-    let folder = config.kubelet_dir.clone();
-    registration::sweep(&folder);
-    let now = PluginDirState { kubelet: socket_watch::kubelet_socket(&folder), changes: 0 };
-    let (sender, contents) = watch::channel(now);
-    tokio::spawn(socket_watch::follow(folder.clone(), sender));
     let reservations = Reservations::default();
-    let asking = owners.clone().follow(
-        config.clone(),
-        reservations.clone(),
-        contents.clone(),
-        monitor.snapshots.clone(),
+    sockets::remove_stale(&config.kubelet_dir).await;
+
+    let kubelet = socket_watch::kubelet_socket(&config.kubelet_dir);
+    let (sender, plugin_dir) = watch::channel(PluginDirState { kubelet, changes: 0 });
+    supervisor.task(
+        "the watch of the kubelet's directory",
+        socket_watch::follow(config.kubelet_dir.clone(), sender),
     );
-    tokio::spawn(asking);
+    supervisor.task(
+        "the assignments' poller",
+        assignments.clone().follow(
+            config.clone(),
+            reservations.clone(),
+            plugin_dir.clone(),
+            monitor.snapshots.clone(),
+        ),
+    );
     let status = status::Server {
         monitor: monitor.clone(),
         publisher: Arc::clone(&publisher),
-        owners: owners.clone(),
+        owners: assignments.clone(),
         registry: Arc::clone(&registry),
     };
-    let (_socket, answering) = status.start(&config.run_dir);
-    tokio::spawn(answering);
-    tracing::info!(root = %config.root.display(), kubelet_dir = %folder.display(), busy = %config.busy,
+    let (socket, answering) = status.start(&config.run_dir);
+    supervisor.task("the status server", answering);
+    tracing::info!(root = %config.root.display(), kubelet_dir = %config.kubelet_dir.display(), busy = %config.busy,
         interval = ?config.interval, "serving");
-    let mut running = BTreeMap::new();
-    let shared = Common {
-        monitor: &monitor,
-        publisher: &publisher,
-        owners: &owners,
+    let services = Services {
+        kubelet_dir: config.kubelet_dir.clone(),
+        plugin_dir,
+        monitor: monitor.clone(),
+        publisher,
+        assignments,
         reservations,
-        config,
-        contents: &contents,
+        busy_allocate: config.busy_allocate,
     };
-    let advertise = advertise(&shared, &registry, &mut running);
-    let asked = tokio::select! {
-        () = advertise => false,
-        _ = terminate.recv() => true,
-        _ = interrupt.recv() => true,
-    };
-    tracing::info!("stopping");
-    monitor.stop();
-    let tasks: Vec<JoinHandle<()>> = running
-        .into_values()
-        .map(|running| {
-            running.stop.cancel();
-            running.task
-        })
-        .collect();
-    let _ = timeout(SHUTDOWN, async {
-        for task in tasks {
-            let _ = task.await;
-        }
-    })
-    .await;
-    anyhow::ensure!(asked, "the monitor has ended");
-    Ok(())
+    let resources = ResourceSet::new(services.clone(), supervisor.clone(), registry);
+    supervisor.task("the publisher", publish(services, resources));
+    Ok((monitor, socket))
 }
 
-/// What every resource's task shares.
-struct Common<'a> {
-    monitor: &'a MonitorHandle,
-    publisher: &'a Arc<HealthPublisher>,
-    owners: &'a AssignmentsHandle,
-    reservations: Reservations,
-    config: &'a Config,
-    contents: &'a watch::Receiver<PluginDirState>,
-}
-
-/// Turns snapshots and owners into lists, until the monitor ends.
-async fn advertise(common: &Common<'_>, registry: &Registry, running: &mut BTreeMap<Arc<str>, Running>) {
-    let mut snapshots = common.monitor.snapshots.clone();
-    let mut owners = common.owners.subscribe();
+/// Turns snapshots and assignments into device lists, for ever.
+async fn publish(services: Services, mut resources: ResourceSet) {
+    let Services { monitor, publisher, assignments, .. } = services;
+    let mut snapshots = monitor.snapshots.clone();
+    let mut changes = assignments.subscribe();
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
-        let ownership = owners.borrow_and_update().clone();
-        let mut again = None;
+        let current = changes.borrow_and_update().clone();
+        let mut next = None;
         if let Some(snapshot) = snapshot {
-            let Published { lists, again: when } =
-                common.publisher.lists(&snapshot, &ownership, Instant::now());
-            again = when;
-            common.monitor.set_contested(common.publisher.contested());
-            publish(lists, common, registry, running);
+            let Published { lists, again } = publisher.lists(&snapshot, &current, Instant::now());
+            next = again.map(tokio::time::Instant::from_std);
+            monitor.set_contested(publisher.contested());
+            resources.publish(lists);
         }
-        let again = again.map(tokio::time::Instant::from_std);
         tokio::select! {
-            changed = snapshots.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-            }
-            Ok(()) = owners.changed() => {}
-            () = common.publisher.changed.notified() => {}
-            () = common.owners.checkpoint_is_stale() => {
-                running.values().for_each(|resource| resource.list.send_modify(|_| {}));
-            }
-            () = async { sleep_until(again.unwrap_or_else(tokio::time::Instant::now)).await }, if again.is_some() => {}
+            Ok(()) = snapshots.changed() => {}
+            Ok(()) = changes.changed() => {}
+            () = publisher.changed.notified() => {}
+            () = sleep_until(next.unwrap_or_else(tokio::time::Instant::now)), if next.is_some() => {}
+            // The kubelet writes its checkpoint again after every list, also after one that is not new.
+            () = assignments.checkpoint_is_stale() => resources.resend(),
         }
     }
 }
 
-/// Gives each resource its list; a new one begins, one without devices ends.
-fn publish(
-    lists: BTreeMap<Arc<str>, DeviceList>,
-    common: &Common<'_>,
-    registry: &Registry,
-    running: &mut BTreeMap<Arc<str>, Running>,
-) {
-    running.retain(|name, resource| {
-        let kept = lists.contains_key(name);
-        if !kept {
-            tracing::info!(resource = %name, "has no devices any more");
-            // An empty list first: the kubelet then counts 0 at once, not after its grace period of 5 minutes.
-            resource.list.send_replace(DeviceList::default());
-            resource.stop.cancel();
-        }
-        kept
-    });
-    for (name, list) in lists {
-        if let Some(resource) = running.get(&name) {
-            resource.list.send_if_modified(|known| {
-                let changed = known != &list;
-                *known = list;
-                changed
-            });
-        } else {
-            running.insert(Arc::clone(&name), begin(name, list, common));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use clap::Parser;
+    use std::future::pending;
+    use vfio_sim_node::Node;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// Returns the configuration for a simulated node.
+    fn config(node: &Node) -> Config {
+        let path = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
+        let mut config = Cli::parse_from([
+            "vfio-device-plugin".to_owned(),
+            "--interval=50ms".to_owned(),
+            "--pci-ids=/dev/null".to_owned(),
+            format!("--root={}", path(node.root().to_owned())),
+            format!("--kubelet-dir={}", path(node.kubelet_dir())),
+            format!("--pod-resources={}", path(node.pod_resources_socket())),
+            format!("--run-dir={}", path(node.run_dir())),
+            format!("--cdi-dir={}", path(node.root().join("cdi"))),
+        ])
+        .config;
+        config.read_pools().unwrap();
+        config
+    }
+
+    /// Runs `serve` with one task or thread that panics. Returns the error.
+    async fn failure_of(name: &'static str) -> String {
+        let node = Node::with_eight_gpus().unwrap();
+        let (supervisor, failures) = Supervisor::with_fault(name);
+        let config = config(&node);
+        let end = timeout(PATIENCE, serve(&config, &supervisor, failures, pending())).await;
+        end.unwrap_or_else(|_| panic!("serve goes on without {name}")).unwrap_err().to_string()
+    }
+
+    #[tokio::test]
+    async fn serve_fails_when_a_task_panics() {
+        for name in [
+            "the watch of the kubelet's directory",
+            "the assignments' poller",
+            "the status server",
+            "the publisher",
+            "resource nvidia.com/2330",
+        ] {
+            let expected = format!("{name} panicked: injected; stopped, to be started again");
+            assert_eq!(failure_of(name).await, expected);
         }
     }
-    let statuses = running.iter().map(|(name, resource)| (Arc::clone(name), Arc::clone(&resource.status)));
-    registry.set(statuses.collect());
-}
 
-fn begin(name: Arc<str>, list: DeviceList, common: &Common<'_>) -> Running {
-    let (sender, list) = watch::channel(list);
-    let stop = CancellationToken::new();
-    let status = ResourceStatus { name: name.to_string(), ..ResourceStatus::default() };
-    let status: SharedStatus = Arc::new(Mutex::new(status));
-    let resource = Resource {
-        name,
-        list,
-        folder: common.config.kubelet_dir.clone(),
-        contents: common.contents.clone(),
-        monitor: common.monitor.clone(),
-        publisher: Arc::clone(common.publisher),
-        owners: common.owners.clone(),
-        reservations: common.reservations.clone(),
-        busy_allocate: common.config.busy_allocate,
-        status: Arc::clone(&status),
-        stop: stop.clone(),
-    };
-    Running { list: sender, stop, status, task: tokio::spawn(resource.run()) }
+    #[tokio::test]
+    async fn serve_fails_when_the_monitor_thread_panics() {
+        let error = failure_of("monitor").await;
+        assert!(error.starts_with("the monitor thread panicked: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn serve_fails_when_the_monitor_thread_ends() {
+        let node = Node::with_eight_gpus().unwrap();
+        let (supervisor, mut failures) = Supervisor::new();
+        let (monitor, _socket) = start(&config(&node), &supervisor).await.unwrap();
+        monitor.stop();
+        let failure = timeout(PATIENCE, failures.first()).await.unwrap();
+        assert_eq!(failure.to_string(), "the monitor thread ended unexpectedly");
+        supervisor.stop();
+        timeout(PATIENCE, supervisor.ended()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn stop_ends_serve_without_error_and_removes_sockets() {
+        let node = Node::with_eight_gpus().unwrap();
+        let (supervisor, failures) = Supervisor::new();
+        let config = config(&node);
+        let stop = tokio::time::sleep(Duration::from_millis(300));
+        timeout(PATIENCE, serve(&config, &supervisor, failures, stop)).await.unwrap().unwrap();
+        assert!(!config.run_dir.join("status.sock").exists());
+    }
 }

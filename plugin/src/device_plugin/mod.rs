@@ -1,4 +1,9 @@
-//! The DevicePlugin gRPC server of one resource: registration with the kubelet, and the five calls.
+//! The DevicePlugin gRPC server of each resource: its socket, its registration with the kubelet, and its five calls.
 
+mod connection;
+mod register;
 pub(crate) mod registration;
-pub(crate) mod service;
+pub(crate) mod resources;
+mod server;
+mod service;
+pub(crate) mod sockets;

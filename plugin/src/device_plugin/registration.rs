@@ -1,299 +1,250 @@
-//! One resource's life with the kubelet: serve, register, follow, and begin again when the kubelet has forgotten us.
+//! One resource's life with the kubelet: wait for it, serve, register, follow the streams, and begin again when the kubelet has
+//! forgotten the resource.
 
 use crate::allocate::allocator::Allocator;
 use crate::assignments::AssignmentsHandle;
-use crate::device_plugin::service::Service;
+use crate::backoff::Backoff;
+use crate::device_plugin::register::register;
+use crate::device_plugin::server::{PluginServer, Socket};
 use crate::kubelet::list_and_watch::{DeviceList, DeviceListBroadcast};
 use crate::kubelet::registry::{ResourceStatus, SharedStatus};
 use crate::kubelet::socket_watch::PluginDirState;
 use crate::node::monitor::MonitorHandle;
 use crate::publisher::HealthPublisher;
 use crate::reservations::Reservations;
-use kubelet_api::v1beta1::device_plugin_server::DevicePluginServer;
-use kubelet_api::v1beta1::registration_client::RegistrationClient;
-use kubelet_api::v1beta1::{DevicePluginOptions, RegisterRequest};
-use std::path::{Path, PathBuf};
+use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::net::UnixListener;
+use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Endpoint, Server};
 use vfio_plugin_policy::assignments::kubelet::KubeletSocket;
 use vfio_plugin_policy::pools::terms::BusyAllocate;
 
-/// First and longest pause between two tries.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// The kubelet dials back inside Register and takes up to 10 s for it.
-const REGISTER: Duration = Duration::from_secs(15);
-/// A kubelet that has registered us and follows no stream for this long has dropped us: it never dials again by itself.
+/// The first and the longest pause between two attempts.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// A kubelet that has accepted a registration and follows no stream for this time has dropped the resource: it never dials
+/// again by itself.
 const NO_STREAM: Duration = Duration::from_secs(1);
-/// How long an old server may take to end after its streams have.
-const LINGER: Duration = Duration::from_millis(300);
 
-/// What a resource's task needs.
-pub(crate) struct Resource {
-    /// Its name.
-    pub(crate) name: Arc<str>,
-    /// Its list.
-    pub(crate) list: watch::Receiver<DeviceList>,
-    /// The kubelet's folder.
-    pub(crate) folder: PathBuf,
-    /// What is in it.
-    pub(crate) contents: watch::Receiver<PluginDirState>,
+/// What the resources share.
+#[derive(Clone)]
+pub(crate) struct Services {
+    /// The kubelet's directory for device plugins.
+    pub(crate) kubelet_dir: PathBuf,
+    /// The state of that directory.
+    pub(crate) plugin_dir: watch::Receiver<PluginDirState>,
     /// The monitor.
     pub(crate) monitor: MonitorHandle,
-    /// What is told.
+    /// The health that was reported.
     pub(crate) publisher: Arc<HealthPublisher>,
-    /// What pods own.
-    pub(crate) owners: AssignmentsHandle,
-    /// What Allocates are about to give away.
+    /// Which pod each device is assigned to.
+    pub(crate) assignments: AssignmentsHandle,
+    /// The groups that Allocate calls are about to allocate.
     pub(crate) reservations: Reservations,
-    /// What Allocate does with a held device.
+    /// What Allocate does with a held device, where its pool does not say.
     pub(crate) busy_allocate: BusyAllocate,
-    /// Where its state is shown.
-    pub(crate) status: SharedStatus,
-    /// Ends it.
-    pub(crate) stop: CancellationToken,
 }
 
-/// Removes a socket when dropped.
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+impl Services {
+    fn allocator(&self, resource: &Arc<str>, broadcast: DeviceListBroadcast) -> Allocator {
+        Allocator {
+            resource: Arc::clone(resource),
+            broadcast,
+            monitor: self.monitor.clone(),
+            publisher: Arc::clone(&self.publisher),
+            assignments: self.assignments.clone(),
+            reservations: self.reservations.clone(),
+            busy_allocate: self.busy_allocate,
+            kubelet_dir: self.kubelet_dir.clone(),
+        }
     }
+}
+
+/// One resource, as its task serves it.
+pub(super) struct Resource {
+    pub(super) name: Arc<str>,
+    pub(super) list: watch::Receiver<DeviceList>,
+    pub(super) services: Services,
+    pub(super) status: SharedStatus,
+    pub(super) stop: CancellationToken,
 }
 
 impl Resource {
-    /// Serves and registers until stopped; each round is one registration with a socket of its own.
-    pub(crate) async fn run(self) {
-        let mut pause = BACKOFF.0;
-        while !self.stop.is_cancelled() {
-            let why = self.round(&mut pause).await;
-            self.set(|state| {
-                *state = ResourceStatus {
-                    name: self.name.to_string(),
-                    unfollowed: state.unfollowed,
-                    ..ResourceStatus::default()
-                }
+    /// Serves and registers until stopped. Ends within 600 ms after the stop; then no stream and no socket is left.
+    pub(super) async fn run(self) {
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        while let Some(kubelet) = self.kubelet().await {
+            let reason = self.serve(kubelet, &mut backoff).await;
+            self.update(|status| {
+                let (name, unfollowed) = (std::mem::take(&mut status.name), status.unfollowed);
+                *status = ResourceStatus { name, unfollowed, ..ResourceStatus::default() };
             });
             if !self.stop.is_cancelled() {
-                tracing::info!(resource = %self.name, why, "registering again");
+                tracing::info!(resource = %self.name, reason, "registering again");
             }
         }
     }
 
-    fn set(&self, change: impl FnOnce(&mut ResourceStatus)) {
-        change(&mut self.status.lock());
+    /// Waits for the kubelet's socket. None once stopped.
+    ///
+    /// Without the kubelet there is nothing to serve: it removes every socket of its directory when it starts.
+    async fn kubelet(&self) -> Option<KubeletSocket> {
+        let mut plugin_dir = self.services.plugin_dir.clone();
+        let found = async {
+            let found = plugin_dir.wait_for(|state| state.kubelet.is_some()).await.map(|state| state.kubelet);
+            match found {
+                Ok(kubelet) => kubelet,
+                // The watch has ended, which the supervisor reports.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        self.stop.run_until_cancelled(found).await?
     }
 
-    async fn round(&self, pause: &mut Duration) -> &'static str {
-        let kubelet = self.contents.borrow().kubelet;
-        let Some(kubelet) = kubelet else {
-            // Nothing to serve: the kubelet removes every socket of its folder when it starts.
-            let mut waiting = self.contents.clone();
-            tokio::select! {
-                () = self.stop.cancelled() => {}
-                _ = waiting.wait_for(|now| now.kubelet.is_some()) => {}
-            }
-            return "kubelet.sock has appeared";
-        };
-        let endpoint = socket_name();
-        let path = self.folder.join(&endpoint);
-        let listener = match UnixListener::bind(&path) {
-            Ok(listener) => listener,
+    /// Serves on a new socket and registers it. Returns why the resource has to be registered again.
+    async fn serve(&self, kubelet: KubeletSocket, backoff: &mut Backoff) -> &'static str {
+        let socket = match Socket::bind(&self.services.kubelet_dir) {
+            Ok(socket) => socket,
             Err(error) => {
-                tracing::warn!(socket = %path.display(), %error, "cannot make our socket");
-                self.wait(pause).await;
-                return "our socket could not be made";
+                let directory = self.services.kubelet_dir.display();
+                tracing::warn!(resource = %self.name, %directory, %error, "cannot create a socket; trying again");
+                self.pause(backoff).await;
+                return "no socket could be created";
             }
         };
-        let file = SocketFile(path);
-        let mut from = self.list.clone();
-        let (lists, list) = watch::channel(from.borrow_and_update().clone());
-        let broadcast = DeviceListBroadcast::new(list);
-        let allocator = Allocator {
-            resource: Arc::clone(&self.name),
-            broadcast: broadcast.clone(),
-            monitor: self.monitor.clone(),
-            publisher: Arc::clone(&self.publisher),
-            assignments: self.owners.clone(),
-            reservations: self.reservations.clone(),
-            busy_allocate: self.busy_allocate,
-            kubelet_dir: self.folder.clone(),
+        let mut lists = self.list.clone();
+        let (sender, receiver) = watch::channel(lists.borrow_and_update().clone());
+        let broadcast = DeviceListBroadcast::new(receiver);
+        let streams = broadcast.streams();
+        let server = socket.serve(self.services.allocator(&self.name, broadcast));
+        self.update(|status| server.endpoint().clone_into(&mut status.endpoint));
+        let reason = tokio::select! {
+            () = self.stop.cancelled() => "the resource was stopped",
+            () = server.ended() => "its server ended",
+            reason = self.register_and_follow(kubelet, &server, streams, backoff) => reason,
+            never = forward(lists, &sender) => match never {},
         };
-        let service = Service { allocator };
-        let end = CancellationToken::new();
-        let server = Server::builder()
-            .add_service(DevicePluginServer::new(service))
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end.clone().cancelled_owned());
-        let server = tokio::spawn(server);
-        self.set(|state| state.endpoint.clone_from(&endpoint));
-        let why = tokio::select! {
-            () = self.stop.cancelled() => "stopped",
-            why = self.follow(kubelet, &endpoint, &file.0, broadcast.streams(), pause) => why,
-            () = forward(from, &lists) => "the list ended",
-        };
-        // What was said last still goes out: a resource without devices says so with an empty list.
-        lists.send_if_modified(|known| {
+        // The last list still goes out: a resource without devices reports that by an empty list.
+        sender.send_if_modified(|sent| {
             let last = self.list.borrow().clone();
-            let changed = *known != last;
-            *known = last;
+            let changed = *sent != last;
+            *sent = last;
             changed
         });
-        // The old stream ends and its socket goes before the next Register: a kubelet up to 1.36 that notices the old
-        // stream's end late disconnects whoever has the name then (`runClient`).
-        drop(lists);
-        drop(file);
-        end.cancel();
-        let abort = server.abort_handle();
-        if timeout(LINGER, server).await.is_err() {
-            abort.abort();
-        }
-        why
+        // The streams end and the socket goes before the next Register: a kubelet up to 1.36 that notices the end of the old
+        // stream late disconnects the socket that has the name by then (`runClient`).
+        drop(sender);
+        server.end().await;
+        reason
     }
 
-    /// Registers, then stays until the kubelet has to be told again.
+    /// Registers the server and follows its streams. Returns why the resource has to be registered again.
+    async fn register_and_follow(
+        &self,
+        kubelet: KubeletSocket,
+        server: &PluginServer,
+        streams: watch::Receiver<usize>,
+        backoff: &mut Backoff,
+    ) -> &'static str {
+        match self.register(kubelet, server, backoff).await {
+            Ok(()) => self.follow(kubelet, server, streams, backoff).await,
+            Err(reason) => reason,
+        }
+    }
+
+    /// Calls Register until the kubelet accepts.
+    ///
+    /// # Errors
+    /// The kubelet or the plugin's socket is no longer the same.
+    async fn register(
+        &self,
+        kubelet: KubeletSocket,
+        server: &PluginServer,
+        backoff: &mut Backoff,
+    ) -> Result<(), &'static str> {
+        let mut plugin_dir = self.services.plugin_dir.clone();
+        while let Err(error) = register(&self.services.kubelet_dir, &self.name, server.endpoint()).await {
+            tracing::warn!(resource = %self.name, error, "cannot register with the kubelet; trying again");
+            tokio::select! {
+                Ok(_) = plugin_dir.wait_for(|state| state.kubelet != Some(kubelet)) => {}
+                () = self.pause(backoff) => {}
+            }
+            self.check_sockets(kubelet, server)?;
+        }
+        self.update(|status| status.registered = true);
+        tracing::info!(resource = %self.name, endpoint = server.endpoint(), "registered with the kubelet");
+        Ok(())
+    }
+
+    /// Counts the kubelet's streams. Returns why the resource has to be registered again: the kubelet follows no stream, or a
+    /// socket has changed.
     async fn follow(
         &self,
         kubelet: KubeletSocket,
-        endpoint: &str,
-        path: &Path,
-        mut counts: watch::Receiver<usize>,
-        pause: &mut Duration,
+        server: &PluginServer,
+        mut streams: watch::Receiver<usize>,
+        backoff: &mut Backoff,
     ) -> &'static str {
-        let mut contents = self.contents.clone();
-        loop {
-            let socket = self.folder.join(kubelet_api::KUBELET_SOCKET);
-            let outcome = timeout(REGISTER, register(&socket, &self.name, endpoint)).await;
-            match outcome {
-                Ok(Ok(())) => break,
-                Ok(Err(error)) => {
-                    tracing::warn!(resource = %self.name, error, "cannot register; trying again");
-                }
-                Err(_) => tracing::warn!(resource = %self.name, "Register takes too long; trying again"),
-            }
-            tokio::select! {
-                _ = contents.wait_for(|now| now.kubelet != Some(kubelet)) => return "kubelet.sock has changed",
-                () = self.wait(pause) => {}
-            }
-            if !path.exists() {
-                return "our socket is gone";
-            }
-        }
-        self.set(|state| state.registered = true);
-        tracing::info!(resource = %self.name, endpoint, "registered");
+        let mut plugin_dir = self.services.plugin_dir.clone();
         let mut patience = Instant::now() + NO_STREAM;
         let mut followed = false;
         loop {
-            let count = *counts.borrow_and_update();
-            self.set(|state| {
-                state.streams = count;
-                state.first_list_sent |= count > 0;
-            });
+            let count = *streams.borrow_and_update();
+            self.update(|status| status.streams = count);
             if count > 0 {
-                *pause = BACKOFF.0;
+                backoff.reset();
                 followed = true;
-                self.set(|state| state.unfollowed = 0);
+                self.update(|status| (status.first_list_sent, status.unfollowed) = (true, 0));
             }
             tokio::select! {
-                Ok(()) = counts.changed() => patience = Instant::now() + NO_STREAM,
-                Ok(()) = contents.changed() => {
-                    if contents.borrow_and_update().kubelet != Some(kubelet) {
-                        return "kubelet.sock has changed";
-                    }
-                    // A kubelet that starts removes every socket of the folder.
-                    if !path.exists() {
-                        return "our socket is gone";
+                Ok(()) = streams.changed() => patience = Instant::now() + NO_STREAM,
+                Ok(()) = plugin_dir.changed() => {
+                    if let Err(reason) = self.check_sockets(kubelet, server) {
+                        return reason;
                     }
                 }
                 () = sleep_until(patience), if count == 0 => break,
             }
         }
         if !followed {
-            self.set(|state| state.unfollowed += 1);
+            self.update(|status| status.unfollowed += 1);
             tracing::warn!(resource = %self.name,
-                "the kubelet has accepted the registration and does not ask for devices: is it older than 1.26?");
+                "the kubelet accepted the registration and opened no stream; is it older than 1.26?");
         }
-        // A kubelet that accepts and never follows is not asked again at once for ever.
-        self.wait(pause).await;
-        "the kubelet follows no stream of ours"
+        // The kubelet may accept and never follow; the pause keeps the plugin from registering in a loop.
+        self.pause(backoff).await;
+        "the kubelet follows no stream"
     }
 
-    /// A pause that doubles, ended early by a stop.
-    async fn wait(&self, pause: &mut Duration) {
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = sleep(*pause) => {}
+    /// Checks that the kubelet's socket and the plugin's own are those of the registration.
+    fn check_sockets(&self, kubelet: KubeletSocket, server: &PluginServer) -> Result<(), &'static str> {
+        if self.services.plugin_dir.borrow().kubelet != Some(kubelet) {
+            return Err("kubelet.sock has changed");
         }
-        *pause = (*pause * 2).min(BACKOFF.1);
+        if !server.socket_exists() {
+            return Err("the plugin's socket has gone");
+        }
+        Ok(())
+    }
+
+    /// Waits before the next attempt. A stop ends the pause.
+    async fn pause(&self, backoff: &mut Backoff) {
+        self.stop.run_until_cancelled(sleep(backoff.pause())).await;
+    }
+
+    fn update(&self, change: impl FnOnce(&mut ResourceStatus)) {
+        change(&mut self.status.lock());
     }
 }
 
-/// Passes lists on to one registration's streams.
-async fn forward(mut from: watch::Receiver<DeviceList>, to: &watch::Sender<DeviceList>) {
+/// Passes a resource's lists on to the streams of one registration.
+async fn forward(mut from: watch::Receiver<DeviceList>, to: &watch::Sender<DeviceList>) -> Infallible {
     while from.changed().await.is_ok() {
-        // Also one that is as before: it was sent again on purpose.
+        // An equal list too: it was sent again on purpose.
         to.send_replace(from.borrow_and_update().clone());
     }
-    // The resource's sender went: the stop that comes with it ends the round.
-    std::future::pending::<()>().await;
-}
-
-async fn register(socket: &Path, resource: &str, endpoint: &str) -> Result<(), String> {
-    let channel = Endpoint::from_shared(format!("unix:{}", socket.display()))
-        .map_err(|error| format!("{}: {error}", socket.display()))?
-        .connect()
-        .await
-        .map_err(|error| format!("{}: {}", socket.display(), chain(&error)))?;
-    let request = RegisterRequest {
-        version: kubelet_api::VERSION.to_owned(),
-        endpoint: endpoint.to_owned(),
-        resource_name: resource.to_owned(),
-        options: Some(DevicePluginOptions {
-            pre_start_required: false,
-            get_preferred_allocation_available: true,
-        }),
-    };
-    let answer = RegistrationClient::new(channel).register(request).await;
-    answer.map(drop).map_err(|status| format!("{:?}: {}", status.code(), status.message()))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
-/// Marks a socket as ours, so that one left behind by a killed process is known again.
-const PREFIX: &str = "vfio-";
-
-/// Short, for the 108 bytes of a socket address, and never used twice: kubelets from 1.37 on refuse a path that is still
-/// connected, older ones confuse the old connection with the new.
-fn socket_name() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-    let unique = u64::try_from(now).unwrap_or_default().wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
-    format!("{PREFIX}{:x}-{:x}.sock", std::process::id(), unique & 0xffff_ffff)
-}
-
-/// Removes sockets that processes of ours have left behind: nobody answers there.
-pub(crate) fn sweep(folder: &Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let ours = name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(".sock"));
-        if ours && std::os::unix::net::UnixStream::connect(entry.path()).is_err() {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
+    // The resource has gone. The stop that comes with it ends the registration.
+    std::future::pending().await
 }

@@ -1,4 +1,12 @@
-//! The DevicePlugin service of one resource: the kubelet's calls, and who answers them.
+//! The DevicePlugin service of one resource: the kubelet's five calls.
+//!
+//! | call | answered by |
+//! | --- | --- |
+//! | GetDevicePluginOptions | [`options`] |
+//! | ListAndWatch | [`crate::kubelet::list_and_watch`], with the lists of [`crate::publisher`] |
+//! | GetPreferredAllocation | [`vfio_plugin_policy::allocation::preferred`], after a new peek at held devices |
+//! | Allocate | [`crate::allocate`] |
+//! | PreStartContainer | no one: the options do not ask for it |
 
 use crate::allocate::allocator::Allocator;
 use crate::kubelet::list_and_watch::DeviceListStream;
@@ -11,10 +19,15 @@ use kubelet_api::v1beta1::{
 use tonic::{Request, Response, Status};
 use vfio_plugin_policy::allocation::preferred;
 
-/// One resource, served on one socket.
-pub(crate) struct Service {
-    /// Its Allocate, and its streams.
-    pub(crate) allocator: Allocator,
+/// The service of one resource, on one socket.
+pub(super) struct Service {
+    /// Answers Allocate, and has the streams of ListAndWatch.
+    pub(super) allocator: Allocator,
+}
+
+/// Returns the options that Register and GetDevicePluginOptions tell the kubelet.
+pub(super) fn options() -> DevicePluginOptions {
+    DevicePluginOptions { pre_start_required: false, get_preferred_allocation_available: true }
 }
 
 #[tonic::async_trait]
@@ -25,10 +38,7 @@ impl DevicePlugin for Service {
         &self,
         _: Request<Empty>,
     ) -> Result<Response<DevicePluginOptions>, Status> {
-        Ok(Response::new(DevicePluginOptions {
-            pre_start_required: false,
-            get_preferred_allocation_available: true,
-        }))
+        Ok(Response::new(options()))
     }
 
     async fn list_and_watch(&self, _: Request<Empty>) -> Result<Response<DeviceListStream>, Status> {
@@ -40,18 +50,18 @@ impl DevicePlugin for Service {
         request: Request<PreferredAllocationRequest>,
     ) -> Result<Response<PreferredAllocationResponse>, Status> {
         let request = request.into_inner();
-        let owners = self.allocator.assignments.current();
-        tracing::debug!(resource = %self.allocator.resource, ?request, "asked for a preference");
-        let answer = request.container_requests.into_iter().map(|container| {
-            let size = usize::try_from(container.allocation_size).unwrap_or(0);
-            let (available, must) = (&container.available_device_i_ds, &container.must_include_device_i_ds);
-            let size = size.min(available.len());
+        let assignments = self.allocator.assignments.current();
+        tracing::debug!(resource = %self.allocator.resource, ?request, "GetPreferredAllocation called");
+        let responses = request.container_requests.into_iter().map(|container| {
+            let (available, must_include) =
+                (&container.available_device_i_ds, &container.must_include_device_i_ds);
+            let size = usize::try_from(container.allocation_size).unwrap_or(0).min(available.len());
             let snapshot = self.allocator.snapshot_with_new_peeks(available);
             ContainerPreferredAllocationResponse {
-                device_i_ds: preferred::choose(&snapshot, &owners, available, must, size),
+                device_i_ds: preferred::choose(&snapshot, &assignments, available, must_include, size),
             }
         });
-        Ok(Response::new(PreferredAllocationResponse { container_responses: answer.collect() }))
+        Ok(Response::new(PreferredAllocationResponse { container_responses: responses.collect() }))
     }
 
     async fn allocate(
@@ -65,7 +75,6 @@ impl DevicePlugin for Service {
         &self,
         _: Request<PreStartContainerRequest>,
     ) -> Result<Response<PreStartContainerResponse>, Status> {
-        // Never called: the options do not ask for it.
         Ok(Response::new(PreStartContainerResponse {}))
     }
 }

@@ -10,6 +10,7 @@ use crate::node::naming::ResourceNamer;
 use crate::node::probe_exclusions::ProbeExclusions;
 use crate::node::snapshot;
 use crate::node::vgpu_types::VgpuTypes;
+use crate::supervise::Supervisor;
 use anyhow::Context;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -56,6 +57,8 @@ pub(crate) struct MonitorHandle {
 struct Shared {
     reports: Mutex<Reports>,
     owned: Mutex<ProbeExclusions>,
+    /// Stays open when the thread ends, which the supervisor reports and the readers do not.
+    snapshots: watch::Sender<Option<Arc<NodeSnapshot>>>,
     wake: OwnedFd,
     stop: AtomicBool,
     began: Instant,
@@ -87,7 +90,11 @@ impl MonitorHandle {
     ///
     /// # Errors
     /// The root cannot be opened, or the kernel gives us no descriptors or thread.
-    pub(crate) fn start(config: &Config, lost: impl Iterator<Item = DeviceId>) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        config: &Config,
+        lost: impl Iterator<Item = DeviceId>,
+        supervisor: &Supervisor,
+    ) -> anyhow::Result<Self> {
         let root = Arc::new(Root::open(&config.root)?);
         let prober = Arc::new(Prober::new(Arc::clone(&root)));
         let options = monitor::Options {
@@ -105,9 +112,11 @@ impl MonitorHandle {
         let hardware = HardwareMonitor::new(Arc::clone(&root), config.checks, times, lost, Instant::now());
         let looks = hardware.as_ref().map(HardwareMonitor::looks);
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("eventfd")?;
+        let (sender, snapshots) = watch::channel(None);
         let shared = Arc::new(Shared {
             reports: Mutex::default(),
             owned: Mutex::default(),
+            snapshots: sender,
             wake,
             stop: AtomicBool::new(false),
             began: Instant::now(),
@@ -115,12 +124,12 @@ impl MonitorHandle {
         });
         let specs = CdiDir::new(config.cdi_dir.clone(), &config.run_dir);
         let cdi_files = specs.files();
-        let (sender, snapshots) = watch::channel(None);
-        let thread = std::thread::Builder::new().name("monitor".into()).stack_size(256 * 1024);
         let theirs = Arc::clone(&shared);
-        thread
-            .spawn(move || run(watch, (namer, pools, specs, hardware), &theirs, &sender))
-            .context("monitor thread")?;
+        supervisor
+            .thread("monitor", 256 * 1024, move || {
+                run(watch, (namer, pools, specs, hardware), &theirs, &theirs.snapshots);
+            })
+            .context("cannot start the monitor's thread")?;
         Ok(Self { root, prober, probe: options.probe, looks, cdi_files, snapshots, shared })
     }
 

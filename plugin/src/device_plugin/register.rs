@@ -1,0 +1,52 @@
+//! The kubelet's Register call.
+
+use crate::device_plugin::service;
+use kubelet_api::v1beta1::RegisterRequest;
+use kubelet_api::v1beta1::registration_client::RegistrationClient;
+use std::error::Error;
+use std::path::Path;
+use std::time::Duration;
+use tokio::time::timeout;
+use tonic::transport::Endpoint;
+
+/// The kubelet dials back inside Register, and waits up to 10 s for the plugin's answer.
+const REGISTER: Duration = Duration::from_secs(15);
+
+/// Registers a resource that is served on the socket `endpoint`, a file name in the directory of kubelet.sock.
+///
+/// # Errors
+/// The kubelet does not answer within 15 s, or refuses. The text names the socket or the kubelet's reason.
+pub(super) async fn register(directory: &Path, resource: &str, endpoint: &str) -> Result<(), String> {
+    let kubelet = directory.join(kubelet_api::KUBELET_SOCKET);
+    match timeout(REGISTER, call(&kubelet, resource, endpoint)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(format!("{}: no answer within {REGISTER:?}", kubelet.display())),
+    }
+}
+
+async fn call(kubelet: &Path, resource: &str, endpoint: &str) -> Result<(), String> {
+    let channel = Endpoint::from_shared(format!("unix:{}", kubelet.display()))
+        .map_err(|error| format!("{}: {error}", kubelet.display()))?
+        .connect()
+        .await
+        .map_err(|error| format!("{}: {}", kubelet.display(), with_sources(&error)))?;
+    let request = RegisterRequest {
+        version: kubelet_api::VERSION.to_owned(),
+        endpoint: endpoint.to_owned(),
+        resource_name: resource.to_owned(),
+        options: Some(service::options()),
+    };
+    let response = RegistrationClient::new(channel).register(request).await;
+    response.map(drop).map_err(|status| format!("{:?}: {}", status.code(), status.message()))
+}
+
+/// Returns an error's text with those of its sources.
+fn with_sources(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,109 @@
+//! The gRPC server of one registration, on a socket of its own.
+
+use crate::allocate::allocator::Allocator;
+use crate::device_plugin::connection::Connection;
+use crate::device_plugin::service::Service;
+use crate::device_plugin::sockets;
+use kubelet_api::v1beta1::device_plugin_server::DevicePluginServer;
+use std::io::Result;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::time::timeout;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::transport::Server;
+
+/// How long connections may take to end by themselves after their streams have.
+const LINGER: Duration = Duration::from_millis(300);
+
+/// A socket in the kubelet's directory. Dropping it removes the file.
+pub(super) struct Socket {
+    listener: UnixListener,
+    file: SocketFile,
+}
+
+/// A running server.
+pub(super) struct PluginServer {
+    file: SocketFile,
+    shutdown: CancellationToken,
+    /// Closes the connections, also if this is dropped.
+    close: DropGuard,
+    /// Cancelled when the server has ended, with all its connections.
+    ended: CancellationToken,
+}
+
+/// The socket's file, removed when dropped.
+struct SocketFile {
+    path: PathBuf,
+    name: String,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Socket {
+    /// Binds a socket with a new name.
+    ///
+    /// # Errors
+    /// The directory is missing or cannot be written.
+    pub(super) fn bind(directory: &Path) -> Result<Self> {
+        let name = sockets::new_name();
+        let path = directory.join(&name);
+        Ok(Self { listener: UnixListener::bind(&path)?, file: SocketFile { path, name } })
+    }
+
+    /// Starts to answer calls.
+    pub(super) fn serve(self, allocator: Allocator) -> PluginServer {
+        let (shutdown, close, ended) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let closing = close.clone();
+        let connections = UnixListenerStream::new(self.listener)
+            .map(move |stream| stream.map(|stream| Connection::new(stream, closing.clone())));
+        let server = Server::builder()
+            .add_service(DevicePluginServer::new(Service { allocator }))
+            .serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());
+        let end = ended.clone().drop_guard();
+        tokio::spawn(async move {
+            let _end = end;
+            if let Err(error) = server.await {
+                tracing::warn!(%error, "the gRPC server of a resource failed");
+            }
+        });
+        PluginServer { file: self.file, shutdown, close: close.drop_guard(), ended }
+    }
+}
+
+impl PluginServer {
+    /// Returns the file name of the socket, as Register takes it.
+    pub(super) fn endpoint(&self) -> &str {
+        &self.file.name
+    }
+
+    /// Returns whether the socket's file is there. A kubelet that starts removes every socket of its directory.
+    pub(super) fn socket_exists(&self) -> bool {
+        self.file.path.exists()
+    }
+
+    /// Waits until the server has ended. It does not end before [`PluginServer::end`] unless it fails.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Removes the socket and ends the server. When this returns, no stream is left: a connection that does not end within
+    /// 300 ms is closed.
+    pub(super) async fn end(self) {
+        let Self { file, shutdown, close, ended } = self;
+        drop(file);
+        shutdown.cancel();
+        if timeout(LINGER, ended.cancelled()).await.is_err() {
+            drop(close);
+            // Nothing is left to wait for; the limit is for certainty.
+            let _ = timeout(LINGER, ended.cancelled()).await;
+        }
+    }
+}

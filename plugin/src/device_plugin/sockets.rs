@@ -1,0 +1,105 @@
+//! The names of the plugin's sockets in the kubelet's directory, and the removal of those that a killed process left behind.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// A connect to a local socket is decided at once; the limit is for certainty.
+const CONNECT: Duration = Duration::from_millis(100);
+
+/// Returns a new name, like `vfio-1a2b-9f3c55e0.sock`.
+///
+/// It is short because a socket's address has 108 bytes. It is never used twice: kubelets from 1.37 on refuse a path that is
+/// still connected, and older ones confuse the old connection with the new one.
+pub(super) fn new_name() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    let unique = u64::try_from(now).unwrap_or_default().wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
+    format!("vfio-{:x}-{:x}.sock", std::process::id(), unique & 0xffff_ffff)
+}
+
+/// Returns whether a file name is one that [`new_name`] makes, in this or another process.
+fn is_ours(name: &str) -> bool {
+    let is_hex = |text: &str| {
+        (1..=8).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let middle = name.strip_prefix("vfio-").and_then(|name| name.strip_suffix(".sock"));
+    middle
+        .and_then(|middle| middle.split_once('-'))
+        .is_some_and(|(pid, unique)| is_hex(pid) && is_hex(unique))
+}
+
+/// Removes the sockets of this plugin on which no process listens. Sockets of other programs stay.
+///
+/// Never blocks: where a stopped process has let its backlog fill up, a blocking connect would wait for ever
+/// (`unix_stream_connect`), and this one fails with EAGAIN, which proves that a process listens.
+pub(crate) async fn remove_stale(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
+        if !is_socket || !entry.file_name().to_str().is_some_and(is_ours) {
+            continue;
+        }
+        let path = entry.path();
+        let connected = timeout(CONNECT, UnixStream::connect(&path)).await;
+        if matches!(connected, Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused) {
+            let _ = std::fs::remove_file(&path);
+            tracing::info!(socket = %path.display(), "removed a socket on which no process listens");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use tokio::net::UnixSocket;
+
+    /// Returns a socket that listens with room for one connection, which is taken: a blocking connect waits.
+    fn full(path: &Path) -> (tokio::net::UnixListener, Vec<UnixSocket>) {
+        let socket = UnixSocket::new_stream().unwrap();
+        socket.bind(path).unwrap();
+        (socket.listen(0).unwrap(), Vec::new())
+    }
+
+    #[tokio::test]
+    async fn sockets_without_a_listener_are_removed_and_no_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let bind = |name: &str| std::os::unix::net::UnixListener::bind(path(name)).unwrap();
+        drop((bind("vfio-1a-2b.sock"), bind("vfio-manager.sock"), bind("nvidia-1a-2b.sock")));
+        std::fs::write(path("vfio-3c-4d.sock"), "a file").unwrap();
+        let _alive = bind("vfio-5e-6f.sock");
+        let (_listener, _) = full(&path("vfio-7a-8b.sock"));
+        let mut waiting = Vec::new();
+        while let Ok(stream) = UnixStream::connect(path("vfio-7a-8b.sock")).await {
+            waiting.push(stream);
+        }
+        remove_stale(directory.path()).await;
+        let left = std::fs::read_dir(directory.path()).unwrap().flatten();
+        let left: BTreeSet<String> = left.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        let expected = [
+            "nvidia-1a-2b.sock",
+            "vfio-3c-4d.sock",
+            "vfio-5e-6f.sock",
+            "vfio-7a-8b.sock",
+            "vfio-manager.sock",
+        ];
+        assert_eq!(left, expected.map(str::to_owned).into());
+    }
+
+    #[test]
+    fn new_names_are_unique_and_recognised() {
+        let names: BTreeSet<String> = (0..100).map(|_| new_name()).collect();
+        assert_eq!(names.len(), 100);
+        assert!(names.iter().all(|name| is_ours(name) && name.len() < 28));
+        for name in ["vfio-.sock", "vfio-1a.sock", "vfio-1a-.sock", "vfio-1a-XY.sock", "vfio-1a-2b.sock.old"]
+        {
+            assert!(!is_ours(name), "{name}");
+        }
+    }
+}
