@@ -1,4 +1,4 @@
-//! The device plugin and its command line.
+//! The program `vfio-device-plugin`: reads the command line, starts the log and runs one command.
 
 mod allocate;
 mod assignments;
@@ -24,33 +24,43 @@ use std::process::ExitCode;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
-/// EX_USAGE of sysexits.h: a supervisor can tell bad settings from a crash.
+/// Exit code for a wrong command line or pools file: EX_USAGE of sysexits.h. A supervisor can tell it from a crash.
 const USAGE: u8 = 64;
-const BROKEN: u8 = 2;
+/// Exit code for a command that failed. 1 is a command's negative answer, such as `ready` on a plugin that is not ready.
+const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(error) => {
+            // Help and the version come this way too, to standard output.
             let _ = error.print();
             return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    log(&cli.config);
+    start_log(&cli.config);
     let mut config = cli.config;
     let command = cli.command.unwrap_or(Command::Serve);
-    // The others ask a running serve, or look at all devices: `ready` must not fail by a file that serve did not take in.
-    let read = match command {
+    // The other commands do not need the pools. `ready` must not fail because of a file that the running serve did not take over.
+    let pools = match command {
         Command::Serve => config.read_pools(),
         Command::List { .. } | Command::Doctor { .. } => commands::offered::read_pools(&mut config),
         _ => Ok(()),
     };
-    if let Err(mistake) = read {
-        eprintln!("vfio-device-plugin: {}: {mistake}", config.pools_file());
+    if let Err(error) = pools {
+        eprintln!("vfio-device-plugin: {}: {error}", config.pools_file());
         return USAGE.into();
     }
-    let config = &config;
-    let done = match command {
+    let code = run(&config, command).unwrap_or_else(|error| {
+        eprintln!("vfio-device-plugin: {error:#}");
+        FAILED
+    });
+    code.into()
+}
+
+/// Runs a command and returns the exit code.
+fn run(config: &Config, command: Command) -> anyhow::Result<u8> {
+    match command {
         Command::Serve => commands::serve::run(config).map(|()| 0),
         Command::List { json, probe } => commands::list::run(config, json, probe),
         Command::Who { target, json } => commands::who::run(config, &target, json),
@@ -61,24 +71,20 @@ fn main() -> ExitCode {
             cli::completions(shell);
             Ok(0)
         }
-    };
-    done.unwrap_or_else(|error| {
-        eprintln!("vfio-device-plugin: {error:#}");
-        BROKEN
-    })
-    .into()
+    }
 }
 
-/// Logs go to standard error; standard output is for answers. What the HTTP/2 library says of each frame is never of use.
-fn log(config: &Config) {
+/// Starts the log on standard error; standard output is for results. The events of libraries, such as those of HTTP/2 frames, are
+/// logged up to the level info.
+fn start_log(config: &Config) {
     let level = config.log_level;
     let targets =
         Targets::new().with_target("vfio_device_plugin", level).with_default(level.min(LevelFilter::INFO));
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level);
     match config.log_format {
         LogFormat::Text => {
-            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            log.with_ansi(colours).finish().with(targets).init();
+            let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            log.with_ansi(color).finish().with(targets).init();
         }
         LogFormat::Json => log.json().finish().with(targets).init(),
     }
