@@ -5,7 +5,11 @@
 mod common;
 
 use common::{H100, PATIENCE, Serve, expect, health, kubelet, list, own_sockets, run};
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 use tokio_stream::StreamExt;
 use vfio_sim_node::kubelet::{AdmitError, KubeletState};
 use vfio_sim_node::{Function, Hold, Node, VmSpec};
@@ -153,6 +157,69 @@ async fn a_lost_stream_or_socket_is_registered_again() {
     std::fs::remove_file(node.kubelet_dir().join(endpoint)).unwrap();
     expect(&kubelet, "a lost socket", |books| books.registrations_of(H100) == 3 && capacity(books) == (8, 8))
         .await;
+}
+
+#[tokio::test]
+async fn returning_resource_registers_after_its_old_stream() {
+    const A100: &str = "nvidia.com/20b0";
+    const ADDRESS: &str = "0000:f2:00.0";
+    let node = Node::with_eight_gpus().unwrap();
+    node.add(Function::gpu(ADDRESS, 91, 1).with_device(0x20b0)).unwrap();
+    let kubelet = kubelet(&node).await;
+    let _serve = Serve::start(&node, &["--interval", "50ms"]);
+    expect(&kubelet, "offered", |state| health(state, A100, ADDRESS) == Some(true)).await;
+    let socket = node.kubelet_dir().join(&kubelet.state().resources[A100].endpoint);
+    let ended = stuck_stream(&socket);
+    node.unbind(ADDRESS).unwrap();
+    expect(&kubelet, "gone", |state| state.capacity(A100).capacity == 0).await;
+    node.bind(ADDRESS, "vfio-pci").unwrap();
+    expect(&kubelet, "back", |state| {
+        state.registrations_of(A100) == 2 && health(state, A100, ADDRESS) == Some(true)
+    })
+    .await;
+    let ended = ended.recv_timeout(PATIENCE).expect("the plugin closes a connection that does not end");
+    let registered = kubelet.state().registrations.iter().rfind(|call| call.resource == A100).unwrap().at;
+    // The thread that notes the end may be scheduled late.
+    assert!(registered + Duration::from_millis(100) > ended, "{:?} too early", ended - registered);
+}
+
+/// Opens a ListAndWatch stream with an HTTP/2 window of 0 bytes, so that the plugin can send no list and the stream cannot end, and
+/// acknowledges nothing. The receiver gets the time at which the plugin closes the connection.
+fn stuck_stream(socket: &Path) -> Receiver<Instant> {
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let mut frame = vec![0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream];
+        frame.extend_from_slice(payload);
+        frame
+    };
+    // Literal header fields whose names are in the static table of HPACK: :path, :authority, content-type.
+    let field =
+        |name: &[u8], value: &str| [name, &[u8::try_from(value.len()).unwrap()], value.as_bytes()].concat();
+    let headers = [
+        vec![0x83, 0x86],
+        field(&[0x04], "/v1beta1.DevicePlugin/ListAndWatch"),
+        field(&[0x01], "localhost"),
+        field(&[0x0f, 0x10], "application/grpc"),
+    ];
+    let request = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]), // SETTINGS_INITIAL_WINDOW_SIZE = 0
+        frame(1, 4, 1, &headers.concat()),
+        frame(0, 1, 1, &[0; 5]), // An empty message.
+    ];
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(&request.concat()).unwrap();
+    let mut head = [0; 9];
+    while head[3] != 1 {
+        stream.read_exact(&mut head).unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        stream.read_exact(&mut vec![0; length as usize]).unwrap();
+    }
+    let (sender, ended) = channel();
+    std::thread::spawn(move || {
+        while stream.read(&mut [0; 1024]).is_ok_and(|length| length > 0) {}
+        let _ = sender.send(Instant::now());
+    });
+    ended
 }
 
 #[tokio::test]
