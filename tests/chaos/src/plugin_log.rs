@@ -10,9 +10,9 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// The kubelet has called Allocate; field `request`.
-const ALLOCATE_CALLED: &str = "asked to allocate";
+const ALLOCATE_CALLED: &str = "Allocate called";
 /// Allocate was refused; field `error`.
-const ALLOCATE_REFUSED: &str = "refused";
+const ALLOCATE_REFUSED: &str = "Allocate refused";
 /// A device left the list; field `device`.
 const DEVICE_DROPPED: &str = "no longer bound, dropped from the list";
 /// In the status message of Allocate: the device was allocated to another pod as a substitute.
