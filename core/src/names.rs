@@ -10,7 +10,7 @@ use std::path::Path;
 const MAX_SIZE: usize = 64 << 20;
 
 /// The paths where distributions and images install the file.
-const PLACES: [&str; 3] = ["/usr/pci.ids", "/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids"];
+pub const PLACES: [&str; 3] = ["/usr/pci.ids", "/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids"];
 
 /// Opens the pci.ids file at `path`. Without a path it opens the first that exists of /usr/pci.ids,
 /// /usr/share/misc/pci.ids and /usr/share/hwdata/pci.ids. Never blocks.
