@@ -1,91 +1,216 @@
-//! What is kept over a restart of ours, as small JSON files in a folder that a reboot empties, as it empties the node of
-//! machines.
+//! Small JSON files that carry state over a restart of the plugin.
+//!
+//! They are in the run directory, which is on a tmpfs by default. A reboot therefore empties them. That is right: a reboot also
+//! ends all VMs, unbinds all devices and empties /var/run/cdi, so the state is void. On a disk the files survive a reboot; their
+//! users then check the content against what the kubelet and the kernel show.
+//!
+//! Each file is replaced in one step, so a reader never sees a part of it. It is not synchronized to the disk: after a power cut
+//! it may be empty, which counts as no state.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use std::io::{Read, Write};
+use crate::log_once::LogOnce;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-const LONGEST: u64 = 16 * 1024 * 1024;
+/// Limit for the size of a state file in bytes.
+const MAX_SIZE: u64 = 16 * 1024 * 1024;
 
-/// One such file.
+/// One state file.
 #[derive(Debug)]
 pub(crate) struct StateFile {
     path: PathBuf,
-    /// What was written last; none after a failure, which is told once.
+    /// What this process wrote last. None before the first write and after a failed one.
     written: Option<Vec<u8>>,
+    failures: LogOnce<ErrorKind>,
+}
+
+/// The content of a file with a version: the fields of `content`, and `version` beside them.
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    version: u32,
+    #[serde(flatten)]
+    content: &'a T,
 }
 
 impl StateFile {
-    /// The file of this name, which need not be there.
+    /// Returns the state file `name` of a run directory. Neither needs to exist.
     pub(crate) fn new(run_dir: &Path, name: &str) -> Self {
-        Self { path: run_dir.join(name), written: Some(Vec::new()) }
+        Self { path: run_dir.join(name), written: None, failures: LogOnce::default() }
     }
 
-    /// What was written before; what is not there or not understood is nothing remembered.
+    /// Returns the content; the default if the file is missing or malformed.
     pub(crate) fn read<T: DeserializeOwned + Default>(&self) -> T {
         read(&self.path).unwrap_or_default()
     }
 
-    /// Writes it, if it is another than before.
-    pub(crate) fn write<T: Serialize>(&mut self, what: &T) {
-        let text = serde_json::to_vec(what).unwrap_or_default();
-        if self.written.as_ref() == Some(&text) {
-            return;
-        }
-        match replace(&self.path, &text, None) {
-            Ok(()) => self.written = Some(text),
+    /// Returns the content of a file that [`write_versioned`](Self::write_versioned) wrote with this version. Returns none if the
+    /// file is missing. Logs and returns none if the file is malformed or has another version.
+    pub(crate) fn read_versioned<T: DeserializeOwned>(&self, version: u32) -> Option<T> {
+        let text = read_bytes(&self.path);
+        let content = text.and_then(|text| Ok(decode_versioned(&text, version)?));
+        match content {
+            Ok(content) => Some(content),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => {
-                if self.written.take().is_some() {
-                    let file = self.path.display();
-                    tracing::warn!(%file, %error, "cannot be written: after a restart all is asked anew");
-                }
+                let file = self.path.display();
+                tracing::warn!(%file, %error, "state file ignored; the plugin starts without its content");
+                None
             }
         }
     }
+
+    /// Writes the content, unless the last write of this process had the same. A failure is logged once until a write succeeds,
+    /// and leaves the former file in place.
+    pub(crate) fn write<T: Serialize>(&mut self, content: &T) {
+        if let Err(error) = self.try_write(content) {
+            self.written = None;
+            if self.failures.is_new(error.kind()) {
+                let file = self.path.display();
+                tracing::warn!(%file, %error, "state file not written; a restart of the plugin will not see the latest state");
+            }
+        }
+    }
+
+    /// Writes the content like [`write`](Self::write), with a field `version` beside its own. The content must be a struct or a
+    /// map.
+    pub(crate) fn write_versioned<T: Serialize>(&mut self, version: u32, content: &T) {
+        self.write(&Versioned { version, content });
+    }
+
+    fn try_write<T: Serialize>(&mut self, content: &T) -> std::io::Result<()> {
+        let text = serde_json::to_vec(content)?;
+        if self.written.as_ref() != Some(&text) {
+            replace(&self.path, &text, None)?;
+            self.written = Some(text);
+            self.failures.clear();
+        }
+        Ok(())
+    }
 }
 
-/// Reads a JSON file; none if it is not there or not understood.
+/// Reads a JSON file. Returns none if it is missing or malformed.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    let mut text = Vec::new();
-    std::fs::File::open(path).ok()?.take(LONGEST).read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
+    serde_json::from_slice(&read_bytes(path).ok()?).ok()
 }
 
-/// Writes a file in one step: whoever is killed meanwhile leaves the old one, and who reads it sees a whole one. `mode` is the
-/// file's whatever our umask is.
+fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    std::fs::File::open(path)?.take(MAX_SIZE).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Parses an object, checks its field `version` and returns the other fields.
+fn decode_versioned<T: DeserializeOwned>(text: &[u8], version: u32) -> serde_json::Result<T> {
+    #[derive(Deserialize)]
+    struct Header {
+        version: u32,
+    }
+    let header: Header = serde_json::from_slice(text)?;
+    if header.version != version {
+        let text = format!("it has version {}, this plugin reads version {version}", header.version);
+        return Err(serde_json::Error::custom(text));
+    }
+    let mut content: Value = serde_json::from_slice(text)?;
+    if let Some(fields) = content.as_object_mut() {
+        fields.remove("version");
+    }
+    serde_json::from_value(content)
+}
+
+/// Replaces a file in one step: a reader sees the former file or the whole new one, also if the process is killed in between.
+/// `mode` sets the file's permissions whatever the umask is; none leaves them to the umask.
 pub(crate) fn replace(path: &Path, text: &[u8], mode: Option<u32>) -> std::io::Result<()> {
-    let fresh = path.with_extension("new");
-    let mut file = std::fs::File::create(&fresh)?;
+    let new = path.with_extension("new");
+    let mut file = std::fs::File::create(&new)?;
     if let Some(mode) = mode {
         file.set_permissions(std::fs::Permissions::from_mode(mode))?;
     }
     file.write_all(text)?;
-    std::fs::rename(fresh, path)
+    std::fs::rename(new, path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde::Serializer;
+    use std::collections::BTreeMap;
+
+    /// A type that no serializer can write.
+    struct Unserializable;
+
+    impl Serialize for Unserializable {
+        fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("unserializable"))
+        }
+    }
 
     #[test]
-    fn what_was_written_is_read_and_garbage_is_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut state_file = StateFile::new(folder.path(), "x.json");
+    fn written_content_is_read_and_malformed_is_default() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut state_file = StateFile::new(directory.path(), "x.json");
         assert_eq!(state_file.read::<Vec<u32>>(), Vec::<u32>::new());
         state_file.write(&[1, 2]);
-        assert_eq!(StateFile::new(folder.path(), "x.json").read::<Vec<u32>>(), [1, 2]);
-        std::fs::write(folder.path().join("x.json"), b"[1,").unwrap();
+        assert_eq!(StateFile::new(directory.path(), "x.json").read::<Vec<u32>>(), [1, 2]);
+        std::fs::write(directory.path().join("x.json"), b"[1,").unwrap();
         assert_eq!(state_file.read::<Vec<u32>>(), Vec::<u32>::new());
         state_file.write(&[1, 2]);
         assert_eq!(
             state_file.read::<Vec<u32>>(),
             Vec::<u32>::new(),
-            "what has not changed is not written again"
+            "unchanged content is not written again"
         );
         let mut nowhere = StateFile::new(Path::new("/nonexistent"), "x.json");
         nowhere.write(&[1]);
         assert_eq!(nowhere.read::<Vec<u32>>(), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn failed_serialization_keeps_the_former_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut state_file = StateFile::new(directory.path(), "x.json");
+        state_file.write(&[1, 2]);
+        state_file.write(&Unserializable);
+        assert_eq!(state_file.read::<Vec<u32>>(), [1, 2]);
+        assert!(state_file.try_write(&Unserializable).unwrap_err().to_string().contains("unserializable"));
+        // The next write must not be skipped as unchanged.
+        std::fs::remove_file(directory.path().join("x.json")).unwrap();
+        state_file.write(&[1, 2]);
+        assert_eq!(state_file.read::<Vec<u32>>(), [1, 2]);
+    }
+
+    #[test]
+    fn write_succeeds_after_the_directory_appears() {
+        let directory = tempfile::tempdir().unwrap();
+        let run_dir = directory.path().join("run");
+        let mut state_file = StateFile::new(&run_dir, "x.json");
+        state_file.write(&[1]);
+        assert!(!state_file.failures.is_new(ErrorKind::NotFound), "it was logged");
+        std::fs::create_dir(&run_dir).unwrap();
+        state_file.write(&[1]);
+        assert_eq!(state_file.read::<Vec<u32>>(), [1]);
+        assert!(state_file.failures.is_new(ErrorKind::NotFound), "the next failure is logged again");
+    }
+
+    #[test]
+    fn only_the_expected_version_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut state_file = StateFile::new(directory.path(), "x.json");
+        type Content = BTreeMap<String, Vec<u32>>;
+        assert_eq!(state_file.read_versioned::<Content>(1), None);
+        let content = Content::from([("held".to_owned(), vec![51])]);
+        state_file.write_versioned(1, &content);
+        let text = std::fs::read_to_string(directory.path().join("x.json")).unwrap();
+        assert_eq!(text, "{\"version\":1,\"held\":[51]}");
+        assert_eq!(state_file.read_versioned(1), Some(content));
+        assert_eq!(state_file.read_versioned::<Content>(2), None);
+        for text in
+            ["[]", "{}", "{\"version\":1,\"held\":\"x\"}", "{\"version\":\"1\"}", "{\"version\":1", ""]
+        {
+            std::fs::write(directory.path().join("x.json"), text).unwrap();
+            assert_eq!(state_file.read_versioned::<Content>(1), None, "{text}");
+        }
     }
 }
