@@ -95,6 +95,7 @@ impl Cli {
                 return Err(command.error(ErrorKind::ArgumentConflict, text));
             }
         }
+        cli.config.validate().map_err(|text| command.error(ErrorKind::ArgumentConflict, text))?;
         Ok(cli)
     }
 }

@@ -45,7 +45,7 @@ impl HealthPublisher {
         before: BTreeMap<String, String>,
     ) -> Self {
         let told = Mutex::new((HealthTracker::new(before), state_file));
-        let policy = Policy { busy: config.busy, settling: config.settling, nodes: config.checks.node };
+        let policy = Policy { busy: config.busy, settling: config.settling, nodes: config.checks().node };
         Self { policy, root, told, changed: Notify::new() }
     }
 

@@ -10,7 +10,7 @@ use vfio_plugin_policy::device::DeviceState;
 
 /// Runs the command and returns the exit code.
 pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8> {
-    if let Some(error) = &config.not_understood {
+    if let Some(error) = &config.pools_error {
         let file = config.pools_file();
         eprintln!("vfio-device-plugin: {file}: {error}; listing the devices of the running serve instead");
     }

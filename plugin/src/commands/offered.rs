@@ -26,7 +26,7 @@ pub(crate) fn read_pools(config: &mut Config) -> Result<(), PoolsError> {
     let devices = serving.devices.iter();
     let devices = devices.filter_map(|device| Some((device.address.parse().ok()?, &*device.resource)));
     config.offered = Pools::of_devices(devices);
-    config.not_understood = Some(error);
+    config.pools_error = Some(error);
     Ok(())
 }
 

@@ -1,34 +1,34 @@
-//! What is wrong with the pools' file, where, and what was expected: also where the parser says it in words of its own.
+//! Errors of the pools file: the line, what is wrong, and what was expected.
 
 use serde_saphyr::Error;
 use std::fmt;
 
-/// Of a text that is no list of pools, the beginning is enough.
-const LONGEST: usize = 200;
+/// Limit for the length of a parser's error, in characters. The error of a text that is no list of pools can be long.
+const MAX_LENGTH: usize = 200;
 
-/// What is wrong, and where.
+/// An error of the pools file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PoolsError {
-    /// 1 is the first line; 0 where it is about the whole file.
+    /// The line, from 1; 0 if the error is about the whole file.
     line: u64,
     text: String,
 }
 
 impl PoolsError {
-    /// About the whole file.
-    pub(super) fn whole(text: &impl ToString) -> Self {
-        Self { line: 0, text: text.to_string() }
+    /// Returns an error about the whole file.
+    pub(super) fn of_file(text: impl Into<String>) -> Self {
+        Self { line: 0, text: text.into() }
     }
 
-    /// About a line.
+    /// Returns an error about a line.
     pub(super) fn at(line: u64, text: impl Into<String>) -> Self {
         Self { line, text: text.into() }
     }
 
-    /// The parser's.
+    /// Returns the error of the YAML parser, in our words where it speaks of its own types and options.
     pub(super) fn of_parser(error: &Error) -> Self {
         let line = error.location().map_or(0, |location| location.line());
-        Self { line, text: in_words(error).chars().take(LONGEST).collect() }
+        Self { line, text: describe(error).chars().take(MAX_LENGTH).collect() }
     }
 }
 
@@ -43,40 +43,40 @@ impl fmt::Display for PoolsError {
 
 impl std::error::Error for PoolsError {}
 
-/// Says what was expected where the parser speaks of its own types and options.
-fn in_words(error: &Error) -> String {
+/// Returns what is wrong and what was expected.
+fn describe(error: &Error) -> String {
     match error {
-        Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => in_words(error),
-        Error::Eof { .. } => "the file ends: expected `pools:` with at least one pool".to_owned(),
+        Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => describe(error),
+        Error::Eof { .. } => "the file ends here; expected `pools:` with at least one pool".to_owned(),
         Error::Unexpected { expected: "sequence start", .. } => {
-            "expected a list: a `- ` before each item, or all of them in [ ]".to_owned()
+            "expected a list, with `- ` before each item or all items in [ ]".to_owned()
         }
         Error::Unexpected { expected: "mapping start", .. } => {
-            "expected keys with their values, like `vendor: 10de`".to_owned()
+            "expected keys with values, like `vendor: 10de`".to_owned()
         }
         Error::Unexpected { expected: "string scalar", .. }
         | Error::ExternallyTaggedEnumExpectedScalarOrMapping { .. } => {
-            "expected one value, neither a list nor keys".to_owned()
+            "expected a single value, not a list or keys".to_owned()
         }
-        Error::NullIntoString { .. } => {
-            "there is no value: expected one, or the key left out, too".to_owned()
-        }
+        Error::NullIntoString { .. } => "the key has no value; expected a value, or no such key".to_owned(),
         Error::SerdeUnknownVariant { variant, expected, .. } => {
             format!("{variant:?}: expected one of {}", expected.join(", "))
         }
         Error::SerdeMissingField { field, .. } => {
-            format!("missing field `{field}`: expected in each such item")
+            format!("missing field `{field}`; each such item needs it")
         }
         Error::DuplicateMappingKey { key: Some(key), .. } => {
-            format!("{key:?} is there twice: expected each key once")
+            format!("{key:?} is set twice; expected each key once")
         }
-        Error::MultipleDocuments { .. } => "another document begins: expected one, with all pools".to_owned(),
-        Error::Budget { .. } => "expected a list of pools, which nests less and repeats less".to_owned(),
+        Error::MultipleDocuments { .. } => {
+            "a second document begins; expected one document with all pools".to_owned()
+        }
+        Error::Budget { .. } => "the file nests or repeats more than a list of pools does".to_owned(),
         other => without_place(&other.to_string()),
     }
 }
 
-/// The parser's own words, without the place that we put before them.
+/// Returns the parser's own words without the place, which [`PoolsError`] prints first.
 fn without_place(text: &str) -> String {
     let text = text.lines().next().unwrap_or_default();
     let text = text.strip_prefix("error: ").unwrap_or(text);
@@ -85,7 +85,7 @@ fn without_place(text: &str) -> String {
         _ => text.split(" at line ").next().unwrap_or(text),
     };
     if text.starts_with("tabs disallowed") {
-        return "a tab before the text: expected spaces".to_owned();
+        return "the line begins with a tab; expected spaces".to_owned();
     }
     text.to_owned()
 }

@@ -1,4 +1,4 @@
-//! The pools' file over time: read again when it is another one.
+//! Reads the pools file again when it changes.
 
 use crate::config::pools_error::PoolsError;
 use crate::config::pools_file;
@@ -6,32 +6,33 @@ use crate::file_id::FileId;
 use std::path::PathBuf;
 use vfio_plugin_policy::pools::Pools;
 
-/// A file to look at, at each look at the devices: one system call.
+/// A pools file that is watched by one `stat` for each check of the devices.
 #[derive(Debug)]
 pub(crate) struct PoolsFileWatch {
     path: PathBuf,
-    /// None while it cannot be looked at.
-    seen: Option<FileId>,
+    /// The version that was read last; none if there was no file.
+    read: Option<FileId>,
 }
 
 impl PoolsFileWatch {
-    /// Not looked at yet: what it says now is the first news, so that no change is missed since it was read elsewhere.
+    /// Returns a watch that has read nothing yet. Its first result is the file as it is then, so no change since the start of the
+    /// program is missed.
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, seen: None }
+        Self { path, read: None }
     }
 
-    /// What it says, if it is another one than before. A mistake is told once, too.
-    pub(crate) fn news(&mut self) -> Option<Result<Pools, PoolsError>> {
+    /// Returns the pools, or the file's error, if the file has changed since the last call. A missing file is an error once.
+    pub(crate) fn changed(&mut self) -> Option<Result<Pools, PoolsError>> {
         let now = FileId::of(&self.path).ok();
-        if now == self.seen {
+        if now == self.read {
             return None;
         }
-        self.seen = now;
+        self.read = now;
         Some(pools_file::read(&self.path))
     }
 
-    /// How it is called in messages.
-    pub(crate) fn name(&self) -> std::path::Display<'_> {
+    /// Returns the path, for messages.
+    pub(crate) fn path(&self) -> std::path::Display<'_> {
         self.path.display()
     }
 }
@@ -43,9 +44,9 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn a_link_that_is_swapped_is_news_and_a_mistake_is_told_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
+    fn swapped_link_is_a_change_and_an_error_comes_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
         for (version, text) in [
             ("1", "pools: [{select: [{}]}]"),
             ("2", "pools: [{select: [{vendor: 10de}]}]"),
@@ -54,7 +55,7 @@ mod tests {
             fs::create_dir(path(version)).unwrap();
             fs::write(path(version).join("pools.yaml"), text).unwrap();
         }
-        // As the kubelet's atomic writer does: a file is a link through ..data, which is renamed over.
+        // As the kubelet's atomic writer does: the file is a link through ..data, and a rename replaces that.
         let swap = |version: &str| {
             symlink(version, path("..data_tmp")).unwrap();
             fs::rename(path("..data_tmp"), path("..data")).unwrap();
@@ -63,21 +64,21 @@ mod tests {
         symlink("..data/pools.yaml", path("pools.yaml")).unwrap();
         let mut watched = PoolsFileWatch::new(path("pools.yaml"));
         assert_eq!(
-            watched.news(),
+            watched.changed(),
             Some(pools_file::parse("pools: [{select: [{}]}]")),
-            "nobody has looked yet"
+            "the first call reads the file"
         );
-        assert_eq!(watched.news(), None);
+        assert_eq!(watched.changed(), None);
         swap("2");
-        assert_eq!(watched.news(), Some(pools_file::parse("pools: [{select: [{vendor: 10de}]}]")));
-        assert_eq!(watched.news(), None);
+        assert_eq!(watched.changed(), Some(pools_file::parse("pools: [{select: [{vendor: 10de}]}]")));
+        assert_eq!(watched.changed(), None);
         swap("3");
-        assert!(watched.news().unwrap().unwrap_err().to_string().starts_with("line 1: "));
-        assert_eq!(watched.news(), None);
+        assert!(watched.changed().unwrap().unwrap_err().to_string().starts_with("line 1: "));
+        assert_eq!(watched.changed(), None);
         fs::remove_file(path("pools.yaml")).unwrap();
-        assert!(watched.news().unwrap().unwrap_err().to_string().contains("No such file"));
-        assert_eq!(watched.news(), None);
+        assert!(watched.changed().unwrap().unwrap_err().to_string().contains("No such file"));
+        assert_eq!(watched.changed(), None);
         fs::write(path("pools.yaml"), "pools: [{select: [{}]}]").unwrap();
-        assert!(watched.news().unwrap().is_ok());
+        assert!(watched.changed().unwrap().is_ok());
     }
 }

@@ -1,12 +1,12 @@
-//! The schema of the pools' file for editors: what the reader takes, as far as a schema can say it.
+//! Makes the schema of the pools file for editors, and checks that it accepts what the reader accepts.
 
 use crate::config::pools_file;
-use crate::config::pools_file::PoolsFile;
+use crate::config::pools_file::raw::PoolsFile;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 use std::path::Path;
 
-/// The part of a resource after the slash, and a model's.
+/// The pattern of a resource's part after the slash, and of an alias.
 const NAME: &str = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?";
 const ADDRESS: &str = "[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[01][0-9A-Fa-f][.][0-7]";
 const UUID: &str = "[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}";
@@ -21,8 +21,8 @@ pub(super) fn resource(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Hex digits, which YAML takes for a number where there are no letters in them. With `0x` it makes another number of them, which
-/// cannot be told from one that is too long.
+/// Hex digits. YAML reads digits without letters as a decimal number, and with `0x` as a hex number. The schema cannot see which, so
+/// it accepts any number that has up to four hex digits.
 pub(super) fn pci_id(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["string", "integer"], "pattern": "^(0x)?[0-9A-Fa-f]{1,4}$", "minimum": 0, "maximum": 0xffff})
 }
@@ -60,7 +60,7 @@ pub(super) fn alias(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "additionalProperties": name})
 }
 
-/// The schema as it is kept. What a key is when it is left out is nothing to be written: null is no value anywhere.
+/// Returns the schema as it is checked in. It has no defaults, because the reader accepts null nowhere.
 fn made() -> Value {
     let mut schema = serde_json::to_value(schemars::schema_for!(PoolsFile)).unwrap();
     without_defaults(&mut schema);
@@ -78,7 +78,7 @@ fn without_defaults(value: &mut Value) {
     }
 }
 
-/// Whether a document fits a schema: the keywords that ours has, and no other.
+/// Returns whether a document fits a schema. Knows the keywords of our schema and no others.
 fn fits(schema: &Value, document: &Value, whole: &Value) -> bool {
     let Value::Object(keywords) = schema else { return schema.as_bool().unwrap() };
     let all = |list: &Value, document: &Value| {
@@ -88,9 +88,9 @@ fn fits(schema: &Value, document: &Value, whole: &Value) -> bool {
         "object" => document.is_object(),
         "array" => document.is_array(),
         "string" => document.is_string(),
-        // 3.0 is one, too (a `03` of YAML).
+        // 3.0 is an integer too, as YAML reads `03`.
         "integer" => document.as_f64().is_some_and(|number| number.fract() == 0.0),
-        other => panic!("a type that nobody checks: {other}"),
+        other => panic!("unknown type {other}"),
     };
     keywords.iter().all(|(keyword, wanted)| match keyword.as_str() {
         "$schema" | "$defs" | "title" | "description" => true,
@@ -126,13 +126,13 @@ fn fits(schema: &Value, document: &Value, whole: &Value) -> bool {
         }
         "minimum" => document.as_f64().is_none_or(|number| number >= wanted.as_f64().unwrap()),
         "maximum" => document.as_f64().is_none_or(|number| number <= wanted.as_f64().unwrap()),
-        other => panic!("a keyword that nobody checks: {other}"),
+        other => panic!("unknown keyword {other}"),
     })
 }
 
-/// `UPDATE=1` writes it anew.
+/// With `UPDATE=1` it writes the schema.
 #[test]
-fn the_schema_is_up_to_date_and_the_example_is_understood() {
+fn schema_is_up_to_date_and_the_example_is_read() {
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
     let schema = made();
     let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
@@ -142,7 +142,7 @@ fn the_schema_is_up_to_date_and_the_example_is_understood() {
     }
     assert!(
         std::fs::read_to_string(&path).unwrap_or_default() == text,
-        "UPDATE=1 cargo test -p vfio-device-plugin schema"
+        "the schema is out of date; run UPDATE=1 cargo test -p vfio-device-plugin schema"
     );
     let example = deploy.join("pools-example.yaml");
     let pools = pools_file::read(&example).unwrap();
@@ -153,7 +153,7 @@ fn the_schema_is_up_to_date_and_the_example_is_understood() {
 }
 
 #[test]
-fn the_schema_and_the_reader_take_the_same() {
+fn schema_and_reader_accept_the_same_files() {
     let schema = made();
     let pool = |text: &str| format!("pools:\n  - select: [{{}}]\n    {text}\n");
     let selector = |text: &str| format!("pools:\n  - select:\n      - {text}\n");
@@ -262,12 +262,12 @@ fn the_schema_and_the_reader_take_the_same() {
         selector("{numa_node: 65536}"),
         selector("{numa_node: -1}"),
     ];
-    for (texts, taken) in [(&good[..], true), (&bad[..], false)] {
+    for (texts, accepted) in [(&good[..], true), (&bad[..], false)] {
         for text in texts {
             let read = pools_file::parse(text);
-            assert_eq!(read.is_ok(), taken, "the reader: {text}: {read:?}");
+            assert_eq!(read.is_ok(), accepted, "the reader: {text}: {read:?}");
             let document: Value = serde_saphyr::from_str(text).unwrap();
-            assert_eq!(fits(&schema, &document, &schema), taken, "the schema: {text}: {document}");
+            assert_eq!(fits(&schema, &document, &schema), accepted, "the schema: {text}: {document}");
         }
     }
 }

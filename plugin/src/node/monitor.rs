@@ -109,7 +109,7 @@ impl MonitorHandle {
         let namer = ResourceNamer::new(config.offered.clone(), config.pci_ids.clone(), types);
         let pools = config.pools.clone().map(PoolsFileWatch::new);
         let times = (config.checks_interval, config.settling);
-        let hardware = HardwareMonitor::new(Arc::clone(&root), config.checks, times, lost, Instant::now());
+        let hardware = HardwareMonitor::new(Arc::clone(&root), config.checks(), times, lost, Instant::now());
         let looks = hardware.as_ref().map(HardwareMonitor::looks);
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("eventfd")?;
         let (sender, snapshots) = watch::channel(None);
@@ -358,12 +358,12 @@ fn detail_for(pools: &Pools) -> Detail {
 
 /// Takes in another content of the pools' file; whether there was any that is understood.
 fn reload(file: &mut PoolsFileWatch, namer: &mut ResourceNamer, watch: &mut Watch) -> bool {
-    match file.news() {
+    match file.changed() {
         None => false,
         // As at the first look, which sees what was read when the program started.
         Some(Ok(pools)) if pools == *namer.pools() => false,
         Some(Ok(pools)) => {
-            tracing::info!(file = %file.name(), "the pools have changed");
+            tracing::info!(file = %file.path(), "the pools have changed");
             watch.monitor_mut().set_detail(detail_for(&pools), Instant::now());
             // Before the next snapshot, in which a parent may be asked for.
             watch.pass_now();
@@ -371,7 +371,7 @@ fn reload(file: &mut PoolsFileWatch, namer: &mut ResourceNamer, watch: &mut Watc
             true
         }
         Some(Err(mistake)) => {
-            tracing::warn!(file = %file.name(), %mistake, "the pools are not understood; those from before stay");
+            tracing::warn!(file = %file.path(), %mistake, "the pools are not understood; those from before stay");
             false
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use vfio_plugin_policy::assignments::reserved::PinnedOffer;
-use vfio_plugin_policy::pools::resource_name::{env_name, model_name, of_one_variable, resource_of};
+use vfio_plugin_policy::pools::resource_name::{env_name, model_name, resource_of, variable_collisions};
 use vfio_plugin_policy::pools::selector::VgpuType;
 use vfio_plugin_policy::pools::terms::Offer;
 use vfio_plugin_policy::pools::{Pools, selector};
@@ -239,7 +239,7 @@ impl ResourceNamer {
     /// looked at when it is read, but models are named as they come.
     fn tell_collisions(&mut self, offers: &BTreeMap<DeviceId, Offer>) {
         let resources: BTreeSet<&Arc<str>> = offers.values().map(|offer| &offer.resource).collect();
-        for (first, second) in of_one_variable(resources.into_iter().map(|resource| &**resource)) {
+        for (first, second) in variable_collisions(resources.into_iter().map(|resource| &**resource)) {
             if self.collisions.insert(second.into()) {
                 let variable = env_name(second, false);
                 tracing::warn!(

@@ -1,4 +1,4 @@
-//! Pure: which devices are offered, under which resource and how. Of several pools the first that selects a device has it.
+//! Pools: which devices the plugin offers, under which resource and on which terms.
 
 pub mod backend;
 pub mod resource_name;
@@ -11,35 +11,35 @@ use std::sync::Arc;
 use terms::Terms;
 use vfio_probe::{Device, DeviceId};
 
-/// All pools, in the order in which they are asked.
+/// All pools, in the order of the file. The first pool that selects a device offers it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Pools(Vec<Pool>);
 
 /// Devices that are offered alike.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Pool {
-    /// The resource of all its devices; none names each by its model, as NVIDIA's plugin does.
+    /// The resource of all its devices. None names each device by its model, as NVIDIA's plugin does.
     pub resource: Option<Arc<str>>,
-    /// A device is in the pool if one of these selects it.
+    /// The pool selects a device if one of these does.
     pub select: Vec<Selector>,
-    /// On what terms they are given.
+    /// The terms on which its devices are offered.
     pub terms: Terms,
-    /// Other names for models: the name made from pci.ids, or the hex id, or a vGPU's type, to the one to use in its place.
+    /// Other names for models: from the name that pci.ids leads to, a hex id or a vGPU type, to the name to use instead.
     pub alias: BTreeMap<String, String>,
 }
 
 impl Pools {
-    /// Those of a file.
+    /// Returns the pools of a file.
     pub fn new(pools: Vec<Pool>) -> Self {
         Self(pools)
     }
 
-    /// One pool of what `--select` names, each device named by its model.
+    /// Returns one pool of the devices that these selectors select, each named by its model.
     pub fn of_selectors(select: &[Selector]) -> Self {
         Self(vec![Pool { select: select.to_vec(), ..Pool::default() }])
     }
 
-    /// Pools of single devices: each resource with its devices, as a running `serve` offers them.
+    /// Returns pools of single devices: each resource with the devices that a running `serve` offers under it.
     pub fn of_devices<'a>(devices: impl Iterator<Item = (DeviceId, &'a str)>) -> Self {
         let mut pools: BTreeMap<&str, Vec<Selector>> = BTreeMap::new();
         for (address, resource) in devices {
@@ -54,27 +54,28 @@ impl Pools {
         Self(pools.into_iter().map(pool).collect())
     }
 
-    /// The pool that has the device, and its place.
+    /// Returns the pool that offers a device, with its place in the file.
     pub fn of(&self, device: &Device) -> Option<(usize, &Pool)> {
         self.0.iter().enumerate().find(|(_, pool)| pool.selects(device))
     }
 
-    /// The pool at a place.
+    /// Returns the pool at a place.
     pub fn get(&self, place: usize) -> Option<&Pool> {
         self.0.get(place)
     }
 
-    /// The pool whose devices are all of this resource.
+    /// Returns the pool with this `resource`. Pools that name devices by model have none.
     pub fn named(&self, resource: &str) -> Option<&Pool> {
         self.0.iter().find(|pool| pool.resource.as_deref() == Some(resource))
     }
 
-    /// Whether a record has to be read whole to tell: a virtual function's parent is read only then.
+    /// Returns whether a selector needs the parents of virtual functions, which are read only then.
     pub fn need_parents(&self) -> bool {
         self.0.iter().flat_map(|pool| &pool.select).any(Selector::needs_parent)
     }
 
-    /// What a second pool would have had, if the first had not: place of the first pool, place of the second, device.
+    /// Returns each pair of pools that select the same device: the place of the first, the place of the second, and one such
+    /// device.
     pub fn overlaps<'a>(&self, devices: impl Iterator<Item = &'a Device>) -> Vec<(usize, usize, &'a Device)> {
         let mut found: Vec<(usize, usize, &Device)> = Vec::new();
         if self.0.len() < 2 {
@@ -92,7 +93,7 @@ impl Pools {
         found
     }
 
-    /// How a pool is called in messages: by its resource, or by its place in the file.
+    /// Returns a pool's name for messages: its resource, or its place in the file.
     pub fn title(&self, place: usize) -> String {
         let resource = self.get(place).and_then(|pool| pool.resource.as_ref());
         resource.map_or_else(|| format!("pool {}", place + 1), ToString::to_string)
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_pool_that_selects_a_device_has_it() {
+    fn first_pool_that_selects_a_device_offers_it() {
         let pools = Pools::new(vec![pool("a/one", "10de:1111"), pool("a/two", "10de"), pool("a/three", "*")]);
         let gpu = device("0000:01:00.0");
         assert_eq!(pools.of(&gpu).unwrap().1.resource.as_deref(), Some("a/two"));
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overlap_is_said_once_with_a_device() {
+    fn overlap_of_two_pools_is_returned_once() {
         let pools = Pools::new(vec![pool("a/one", "10de"), pool("a/two", "*"), pool("a/three", "10de:2330")]);
         let devices = [device("0000:01:00.0"), device("0000:02:00.0")];
         let found = pools.overlaps(devices.iter());

@@ -1,27 +1,28 @@
-//! Pure: names of resources, and what the kubelet takes as one.
+//! Makes the names of resources, and checks what the kubelet accepts as one.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt::Write;
 
-/// The kubelet's limit for the part after the slash (`IsQualifiedName`).
-const LONGEST_NAME: usize = 63;
+/// Limit for the part after the slash, in bytes (the kubelet's `IsQualifiedName`).
+const MAX_NAME: usize = 63;
 
-/// The name of a model, from its name in pci.ids as NVIDIA's plugin makes it; ids with one name share a resource. Without a
-/// name, or with one that the kubelet would refuse, it is the hex id.
+/// Returns the name of a model, made from its name in pci.ids as NVIDIA's plugin does. Models with the same name share a resource.
+/// Without a name, or with one that the kubelet would refuse, the hex id is returned.
 pub fn model_name(device: u16, pci_ids_name: Option<&str>) -> String {
     let name = pci_ids_name.map(sanitized).filter(|name| acceptable(name));
     name.unwrap_or_else(|| format!("{device:04x}"))
 }
 
-/// The name of a type of vGPUs, as NVIDIA's plugin makes it: the driver's with runs of white space as one `_`, all else as it
-/// is (`GRID T4-1Q` is GRID_T4-1Q); its folder or number where the kubelet would refuse that.
-pub fn type_name(folder: &str, name: Option<&str>) -> String {
+/// Returns the name of a vGPU type, made as NVIDIA's plugin does: the driver's name with one `_` for each run of white space (`GRID
+/// T4-1Q` becomes GRID_T4-1Q). Without a name, or with one that the kubelet would refuse, `number` is returned: the type's
+/// directory or number.
+pub fn type_name(number: &str, name: Option<&str>) -> String {
     let name = name.map(|name| name.split_whitespace().collect::<Vec<_>>().join("_"));
-    name.filter(|name| is_resource(&format!("nvidia.com/{name}"))).unwrap_or_else(|| folder.to_owned())
+    name.filter(|name| is_resource(&format!("nvidia.com/{name}"))).unwrap_or_else(|| number.to_owned())
 }
 
-/// The resource of a model.
+/// Returns the resource of a model.
 pub fn resource_of(vendor: u16, model: &str) -> String {
     match vendor {
         0x10de => format!("nvidia.com/{model}"),
@@ -29,7 +30,7 @@ pub fn resource_of(vendor: u16, model: &str) -> String {
     }
 }
 
-/// Upper case; `/` and `.` to `_`; runs of white space to one `_`; other characters outside `[A-Za-z0-9_]` go.
+/// Converts a name to upper case, `/`, `.` and runs of white space to `_`, and drops other characters outside `[A-Za-z0-9_]`.
 fn sanitized(name: &str) -> String {
     let mut out = String::new();
     let mut words = name.split_whitespace();
@@ -47,18 +48,18 @@ fn sanitized(name: &str) -> String {
 
 fn acceptable(name: &str) -> bool {
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    name.len() <= LONGEST_NAME && ends(name.chars().next()) && ends(name.chars().last())
+    name.len() <= MAX_NAME && ends(name.chars().next()) && ends(name.chars().last())
 }
 
-/// Whether the kubelet takes it as the name of a device plugin's resource (`IsExtendedResourceName`): a domain in lower case
-/// that is not Kubernetes' own, a slash, and a name of at most 63 characters with a letter or digit at both ends.
+/// Returns whether the kubelet accepts a name as a device plugin's resource (`IsExtendedResourceName`): a domain in lower case that
+/// is not Kubernetes' own, a slash, and a name of at most 63 characters that begins and ends with a letter or digit.
 pub fn is_resource(text: &str) -> bool {
     let Some((domain, name)) = text.split_once('/') else { return false };
     let label = |label: &str| {
         let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         label.starts_with(inner) && label.ends_with(inner) && label.chars().all(|c| inner(c) || c == '-')
     };
-    // Quotas put `requests.` before it, which has to fit too.
+    // The domain must also fit with the prefix `requests.` of quotas.
     domain.len() + "requests.".len() <= 253
         && domain.split('.').all(label)
         && !text.starts_with("requests.")
@@ -67,15 +68,18 @@ pub fn is_resource(text: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
-/// The variable in which KubeVirt looks for addresses (`ResourceNameToEnvVar`); a hyphen stays.
+/// Returns the environment variable from which KubeVirt reads the addresses of a resource's devices (`ResourceNameToEnvVar`). A
+/// hyphen stays.
 pub fn env_name(resource: &str, mdev: bool) -> String {
     let prefix = if mdev { "MDEV_PCI_RESOURCE_" } else { "PCI_RESOURCE_" };
     format!("{prefix}{}", resource.to_uppercase().replace(['/', '.'], "_"))
 }
 
-/// Two resources of which KubeVirt would look for the addresses in one variable, by the second of each two. A container that
-/// asks for both is given that of one of them only: the kubelet takes the first answer's (`deviceRunContainerOptions`), in no order.
-pub fn of_one_variable<'a>(
+/// Returns each pair of different resources whose addresses KubeVirt reads from the same variable.
+///
+/// A container that requests both sees the addresses of one of them: the kubelet uses the variable of the first response
+/// (`deviceRunContainerOptions`), and the order of responses is random.
+pub fn variable_collisions<'a>(
     resources: impl Iterator<Item = &'a str>,
 ) -> impl Iterator<Item = (&'a str, &'a str)> {
     let mut known: BTreeMap<String, &str> = BTreeMap::new();
@@ -93,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_of_nvidias_plugin() {
+    fn model_names_equal_those_of_nvidias_plugin() {
         for (id, name, expected) in [
             (0x2684, Some("AD102 [GeForce RTX 4090]"), "AD102_GEFORCE_RTX_4090"),
             (0x20b0, Some("GA100 [A100 SXM4 40GB]"), "GA100_A100_SXM4_40GB"),
@@ -115,21 +119,21 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_kubevirts() {
+    fn variables_are_those_that_kubevirt_reads() {
         let name = env_name("nvidia.com/GH100_H100_SXM5_80GB", false);
         assert_eq!(name, "PCI_RESOURCE_NVIDIA_COM_GH100_H100_SXM5_80GB");
         assert_eq!(env_name("example.com/my-gpu", true), "MDEV_PCI_RESOURCE_EXAMPLE_COM_MY-GPU");
     }
 
     #[test]
-    fn names_that_differ_in_what_a_variable_cannot_show_collide() {
+    fn names_that_differ_in_case_dot_or_underscore_collide() {
         let all = ["a.b/x.y", "a.b/x", "a.b/x_y", "a.b/x", "a_b/x", "a.b/X.Y", "a.b/x-y"];
-        let found: Vec<_> = of_one_variable(all.into_iter()).collect();
+        let found: Vec<_> = variable_collisions(all.into_iter()).collect();
         assert_eq!(found, [("a.b/x.y", "a.b/x_y"), ("a.b/x", "a_b/x"), ("a.b/x.y", "a.b/X.Y")]);
     }
 
     #[test]
-    fn types_keep_their_hyphens() {
+    fn type_names_keep_hyphens_unless_refused() {
         for (name, expected) in [
             (Some("GRID T4-1Q"), "GRID_T4-1Q"),
             (Some("NVIDIA A40-8Q"), "NVIDIA_A40-8Q"),
@@ -143,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn resources_are_what_the_kubelet_takes() {
+    fn resource_is_what_the_kubelet_accepts() {
         for name in ["nvidia.com/GPU", "a/b", "example.com/my-gpu_1.x", &format!("a.b/{}", "x".repeat(63))] {
             assert!(is_resource(name), "{name}");
         }

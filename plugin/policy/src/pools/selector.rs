@@ -1,36 +1,36 @@
-//! Pure: what a device has to be like to be selected. All that is said must fit.
+//! Selects devices by what sysfs shows of them.
 
 use std::str::FromStr;
 use vfio_probe::{Device, DeviceId, GroupId, PciAddress};
 
-/// A vGPU type, as its vendor's driver numbers it.
+/// A vGPU type, by the directory or number that the vendor's driver gives it.
 pub type VgpuType = vfio_probe::text::Text<64>;
 
-/// Which devices, by what sysfs says of them.
+/// A selector. It selects a device if all of its fields match; a field that is none or empty matches any device.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Selector {
     /// PCI vendor id.
     pub vendor: Option<u16>,
     /// PCI device id.
     pub device: Option<u16>,
-    /// Leading hex digits of the 24-bit class: `03` is every display controller.
+    /// The leading hex digits of the 24-bit class, in lower case: `03` is every display controller. Empty for any.
     pub class: String,
-    /// The driver's name; `-` and `_` are the same in it, as they are to the kernel's module loader.
+    /// The driver's name. `-` and `_` are equal in it, as they are to the kernel's module loader.
     pub driver: Option<String>,
-    /// PCI address or mdev uuid.
+    /// The PCI address or mdev uuid.
     pub address: Option<DeviceId>,
-    /// IOMMU group.
+    /// The IOMMU group.
     pub group: Option<GroupId>,
-    /// The parent of a mediated device, or of a virtual function.
+    /// The parent of a mediated device, or the physical function of a virtual one.
     pub parent: Option<PciAddress>,
-    /// NUMA node.
+    /// The NUMA node.
     pub numa_node: Option<u16>,
-    /// The type of a vGPU as its driver numbers it; the name that goes with it is not known at all times.
+    /// The vGPU type by its directory or number. Its name is no key, because the driver does not report it at all times.
     pub vgpu_type: Option<String>,
 }
 
 impl Selector {
-    /// Whether it selects the device.
+    /// Returns whether it selects a device.
     pub fn matches(&self, device: &Device) -> bool {
         let driver = |name: &String| device.driver.is_some_and(|driver| same_driver(driver.as_str(), name));
         let vgpu_type = |kind: &String| device.vgpu_type.is_some_and(|own| own.as_str() == kind);
@@ -45,7 +45,7 @@ impl Selector {
             && self.vgpu_type.as_ref().is_none_or(vgpu_type)
     }
 
-    /// Whether it asks for the parent, which is not read otherwise.
+    /// Returns whether it needs the device's parent, which is read only then.
     pub fn needs_parent(&self) -> bool {
         self.parent.is_some()
     }
@@ -56,27 +56,28 @@ fn same_driver(one: &str, other: &str) -> bool {
     one.len() == other.len() && one.bytes().zip(other.bytes()).all(|(one, other)| plain(one) == plain(other))
 }
 
-/// The leading hex digits of a class, in lower case; none for what are none.
+/// Parses the leading hex digits of a class, with or without `0x`. Returns them in lower case; none for any other text.
 pub fn class(text: &str) -> Option<String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     let valid = (1..=6).contains(&digits.len()) && digits.chars().all(|c| c.is_ascii_hexdigit());
     valid.then(|| digits.to_ascii_lowercase())
 }
 
-/// A PCI id in hex.
+/// Parses a PCI id in hex, with or without `0x`. Returns none for any other text.
 pub fn hex(text: &str) -> Option<u16> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     let valid = (1..=4).contains(&digits.len()) && digits.chars().all(|c| c.is_ascii_hexdigit());
     if valid { u16::from_str_radix(digits, 16).ok() } else { None }
 }
 
-/// The form of `--select`.
+/// The form of `--select`: `VENDOR[:DEVICE][/CLASS]`.
 impl FromStr for Selector {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad =
-            || format!("{text:?} is no selector: expected VENDOR[:DEVICE][/CLASS] in hex, like 10de/03 or *");
+        let bad = || {
+            format!("{text:?} is no selector; expected VENDOR[:DEVICE][/CLASS] in hex, like 10de/03, or *")
+        };
         let id = |text: &str| match text {
             "*" | "" => Ok(None),
             _ => hex(text).map(Some).ok_or_else(bad),
@@ -100,7 +101,7 @@ mod tests {
     use vfio_probe::{Occupancy, Viability};
 
     #[test]
-    fn selectors_are_read() {
+    fn selector_is_parsed_or_refused() {
         for text in ["10de", "10de:2330", "10de/03", "10de:2330/0302", "*", "*/03", "*:2330"] {
             assert!(text.parse::<Selector>().is_ok(), "{text}");
         }
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_said_must_fit() {
+    fn all_fields_of_a_selector_must_match() {
         let gpu = view("0000:01:00.0", 51, Occupancy::Free, Instant::now(), Viability::Viable, false).device;
         let parent = PciAddress::parse(b"0000:01:00.0");
         let driver = Text::new(b"nvgrace_gpu_vfio_pci");

@@ -1,20 +1,20 @@
-//! On what terms a device is offered: its policies for held devices, its device nodes, its CDI names.
+//! The terms of an offer: its policies for held devices, its device nodes, its CDI names.
 
 use crate::pools::backend::Backend;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
-/// What to do with held devices.
+/// What the kubelet receives for a held device.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Busy {
-    /// Unhealthy what is held and no pod of this node owns
+    /// Unhealthy if the device is held and assigned to no pod of this node.
     Attributed,
-    /// Every held device is Unhealthy at once
+    /// Unhealthy as soon as the device is held.
     Unhealthy,
-    /// Held devices stay Healthy; allocating one is refused
+    /// Healthy. Allocate refuses the device.
     Advertise,
 }
 
@@ -22,7 +22,7 @@ impl Busy {
     /// All policies, in the order of the help text.
     pub const ALL: [Self; 3] = [Self::Attributed, Self::Unhealthy, Self::Advertise];
 
-    /// The word for it in flags, pools files and logs.
+    /// Returns its word in flags, pools files and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Attributed => "attributed",
@@ -31,12 +31,14 @@ impl Busy {
         }
     }
 
-    /// What it does, for a help text.
+    /// Returns its line in the help text.
     pub const fn help(self) -> &'static str {
         match self {
             Self::Attributed => "Unhealthy if the device is held and assigned to no pod of this node",
-            Self::Unhealthy => "Unhealthy as soon as the device is held",
-            Self::Advertise => "Held devices stay Healthy; Allocate refuses them",
+            Self::Unhealthy => {
+                "Unhealthy as soon as the device is held, even by a pod that it is assigned to"
+            }
+            Self::Advertise => "Healthy; Allocate refuses the device",
         }
     }
 }
@@ -52,9 +54,9 @@ impl fmt::Display for Busy {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum BusyAllocate {
-    /// Refuse; the pod fails, and the one that replaces it is given another device
+    /// Refuse it. The pod fails, and the pod that replaces it is allocated another device.
     Reject,
-    /// Give a free device instead; the kubelet's books then name the other one
+    /// Allocate a free device of the pool instead. The kubelet's checkpoint then names the held device.
     Substitute,
 }
 
@@ -62,7 +64,7 @@ impl BusyAllocate {
     /// All policies, in the order of the help text.
     pub const ALL: [Self; 2] = [Self::Reject, Self::Substitute];
 
-    /// The word for it in flags, pools files and logs.
+    /// Returns its word in flags, pools files and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Reject => "reject",
@@ -70,10 +72,10 @@ impl BusyAllocate {
         }
     }
 
-    /// What it does, for a help text.
+    /// Returns its line in the help text.
     pub const fn help(self) -> &'static str {
         match self {
-            Self::Reject => "Refuse; the pod fails, and its replacement gets another device",
+            Self::Reject => "Refuse it; the pod fails, and its replacement is allocated another device",
             Self::Substitute => {
                 "Allocate a free device instead; the kubelet's checkpoint then names the held one"
             }
@@ -81,58 +83,59 @@ impl BusyAllocate {
     }
 }
 
-/// How a pool uses CDI.
-// Not `on` and `off`, which many a program that writes YAML takes for booleans.
+/// How container runtimes find a pool's devices by CDI.
+// Not `on` and `off`, which many programs that write YAML take for booleans.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Cdi {
-    /// No spec, no names.
+    /// Not at all: no spec and no names.
     #[default]
     None,
-    /// A spec, and the names in `cdi_devices`.
+    /// By a spec on disk and the names in `cdi_devices` of Allocate's response.
     Devices,
-    /// The names in annotations too, for kubelets before 1.29, and containerd before 1.7.2, which know no field.
-    // Whoever knows both takes each name once (containerd: `WithCDI`; CRI-O: `SpecInjectCDIDevices`).
+    /// As `devices`, and by the names in annotations. For kubelets before 1.29 and containerd before 1.7.2, which do not know
+    /// `cdi_devices`.
+    // A runtime that knows both uses each name once (containerd: `WithCDI`; CRI-O: `SpecInjectCDIDevices`).
     Annotations,
 }
 
-/// On what terms a pool's devices are given, beyond their resource.
+/// The terms on which a pool offers its devices.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Terms {
-    /// By which device nodes a machine is given them.
+    /// Which device nodes a container receives.
     pub backend: Backend,
-    /// What the kubelet is told of a held one; none is the command line's.
+    /// What the kubelet receives for a held device; none for the value of `--busy`.
     pub busy: Option<Busy>,
-    /// What Allocate does with one that is held after all; none is the command line's.
+    /// What Allocate does with a held device; none for the value of `--busy-allocate`.
     pub busy_allocate: Option<BusyAllocate>,
-    /// Whether container runtimes find them by CDI.
+    /// How container runtimes find the devices by CDI.
     pub cdi: Cdi,
 }
 
-/// What of a device's terms must not change while a pod has it: by which nodes it is given, and the spec that a container
-/// asks for by name. The kubelet's checkpoint keeps what Allocate has answered (`AllocResp`) for a container that is made again.
+/// The terms that must not change while a device is assigned to a pod. The kubelet's checkpoint keeps Allocate's response
+/// (`AllocResp`) with the device nodes and CDI names, and a container that is created again receives the same response.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct PinnedTerms {
-    /// Its device nodes.
+    /// The device nodes.
     pub backend: Backend,
-    /// Its CDI names.
+    /// The CDI names.
     pub cdi: Cdi,
 }
 
 impl Terms {
-    /// What of them must not change.
+    /// Returns the part that must not change.
     pub fn pinned(self) -> PinnedTerms {
         PinnedTerms { backend: self.backend, cdi: self.cdi }
     }
 
-    /// These, but for what a pod's device was given by.
+    /// Returns these terms with the pinned part of an allocation.
     pub fn with(self, PinnedTerms { backend, cdi }: PinnedTerms) -> Self {
         Self { backend, cdi, ..self }
     }
 
-    /// Those of a device that stays where it is, when its pool says `now` something else: what a held one means is
-    /// nothing that was given to anybody.
+    /// Returns the terms of a device that keeps its allocation when its pool has the terms `now`: the pinned part stays, and the
+    /// policies for held devices are the new ones.
     pub fn kept(self, now: Self) -> Self {
         now.with(self.pinned())
     }
@@ -141,14 +144,14 @@ impl Terms {
 /// How a device is offered.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Offer {
-    /// The resource that it belongs to.
+    /// The resource that the device belongs to.
     pub resource: Arc<str>,
-    /// On what terms it is given.
+    /// The terms.
     pub terms: Terms,
 }
 
 impl Offer {
-    /// That of a device that stays, when the pools offer it otherwise `now`, or do not any more.
+    /// Returns the offer of a device that keeps its allocation when the pools offer it as `now`; none if they do not offer it.
     pub fn kept(&self, now: Option<&Self>) -> Self {
         let terms = now.map_or(self.terms, |now| self.terms.kept(now.terms));
         Self { resource: Arc::clone(&self.resource), terms }

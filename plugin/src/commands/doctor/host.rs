@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Path;
 use vfio_plugin_policy::device::DeviceState;
-use vfio_plugin_policy::pools::resource_name::{env_name, of_one_variable};
+use vfio_plugin_policy::pools::resource_name::{env_name, variable_collisions};
 use vfio_plugin_policy::sriov;
 use vfio_probe::device::{Detail, is_vfio_driver};
 use vfio_probe::text::DriverName;
@@ -62,7 +62,7 @@ pub(super) fn examine(
         );
     }
     let resources: BTreeSet<&str> = devices.iter().map(|device| &*device.resource).collect();
-    for (first, second) in of_one_variable(resources.into_iter()) {
+    for (first, second) in variable_collisions(resources.into_iter()) {
         let what = format!("and {first} share the environment variable {}", env_name(second, false));
         let advice =
             "A container with both gets the addresses of only one of them: rename one, or give it an alias.";

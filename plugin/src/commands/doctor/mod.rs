@@ -31,7 +31,7 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
 /// Checks the host first and the kubelet last, so that the first finding is the first to repair.
 fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
     let mut findings = Findings::default();
-    if let Some(error) = &config.not_understood {
+    if let Some(error) = &config.pools_error {
         let advice = "Correct it: the running serve keeps the pools that it read before, but it would not start again.";
         findings.broken(config.pools_file(), format!("cannot be used: {error}"), advice);
     }

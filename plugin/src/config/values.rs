@@ -1,0 +1,107 @@
+//! Parses the values of flags.
+
+use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use std::time::Duration;
+use vfio_plugin_policy::health::checks::Checks;
+use vfio_plugin_policy::pools::terms::{Busy, BusyAllocate};
+
+/// A word of `--checks`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Check {
+    /// Its device node is missing
+    Node,
+    /// Its hardware does not respond: the registers read all ones
+    Lost,
+    /// It has had fatal PCIe errors (AER) since it was bound
+    Aer,
+    /// No check; excludes the other words
+    None,
+}
+
+/// Returns the checks that these words turn on.
+///
+/// # Errors
+/// `none` comes with another word.
+pub(super) fn checks(words: &[Check]) -> Result<Checks, String> {
+    if words.contains(&Check::None) && words.iter().any(|word| *word != Check::None) {
+        return Err(
+            "--checks: `none` excludes the other checks; expected `none` or some of node, lost and aer"
+                .to_owned(),
+        );
+    }
+    let has = |word| words.contains(&word);
+    Ok(Checks { node: has(Check::Node), lost: has(Check::Lost), aer: has(Check::Aer) })
+}
+
+/// Returns a parser of `--busy`, with a line of help for each value.
+pub(super) fn busy() -> impl TypedValueParser<Value = Busy> {
+    let values = Busy::ALL.map(|busy| PossibleValue::new(busy.as_str()).help(busy.help()));
+    PossibleValuesParser::new(values)
+        .map(|word| Busy::ALL.into_iter().find(|busy| busy.as_str() == word).unwrap_or(Busy::Attributed))
+}
+
+/// Returns a parser of `--busy-allocate`, with a line of help for each value.
+pub(super) fn busy_allocate() -> impl TypedValueParser<Value = BusyAllocate> {
+    let values = BusyAllocate::ALL.map(|policy| PossibleValue::new(policy.as_str()).help(policy.help()));
+    PossibleValuesParser::new(values).map(|word| {
+        BusyAllocate::ALL.into_iter().find(|policy| policy.as_str() == word).unwrap_or(BusyAllocate::Reject)
+    })
+}
+
+/// Forms of the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// One line of text for each event
+    Text,
+    /// One JSON object for each event
+    Json,
+}
+
+/// Parses a time from 50ms to 1h: a number with `ms`, `s`, `m` or `h`. A number alone means seconds.
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    const EXPECTED: &str = "expected a time from 50ms to 1h, like 500ms, 1s or 2 (seconds)";
+    let (number, unit) = match text.find(|c: char| c.is_ascii_alphabetic()) {
+        Some(at) => text.split_at(at),
+        None => (text, "s"),
+    };
+    let number: f64 = number.trim().parse().map_err(|_| EXPECTED.to_owned())?;
+    let seconds = match unit {
+        "ms" => number / 1000.0,
+        "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err(EXPECTED.to_owned()),
+    };
+    if (0.05..=3600.0).contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err(EXPECTED.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_parsed_and_bounded() {
+        for (text, millis) in
+            [("1s", 1000), ("500ms", 500), ("2", 2000), ("0.05", 50), ("1h", 3_600_000), ("1.5s", 1500)]
+        {
+            assert_eq!(interval(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "0", "49ms", "2h", "-1s", "fast", "1d", "NaN", "inf", "s"] {
+            assert!(interval(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn none_excludes_the_other_checks() {
+        let checked = |node, lost, aer| Ok(Checks { node, lost, aer });
+        assert_eq!(checks(&[Check::None]), checked(false, false, false));
+        assert_eq!(checks(&[Check::Node, Check::Lost]), checked(true, true, false));
+        assert_eq!(checks(&[Check::Aer, Check::Aer]), checked(false, false, true));
+        assert!(checks(&[Check::None, Check::Lost]).unwrap_err().contains("excludes"));
+    }
+}
