@@ -2,12 +2,12 @@
 
 use crate::allocate::allocator::Allocator;
 use crate::allocate::response::ContainerDevices;
-use crate::node::device_nodes::look;
+use crate::node::device_nodes;
 use vfio_plugin_policy::allocation::{Plan, PlannedContainer};
 use vfio_plugin_policy::cdi::request::{CdiRequest, request};
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_plugin_policy::pools::backend;
-use vfio_plugin_policy::pools::backend::Nodes;
+use vfio_plugin_policy::pools::backend::GroupNodes;
 use vfio_plugin_policy::pools::terms::{Cdi, Terms};
 use vfio_probe::{Buffer, DeviceId, Root, egm};
 
@@ -21,9 +21,10 @@ impl Allocator {
 
     fn devices_of(&self, container: &PlannedContainer<'_>, snapshot: &NodeSnapshot) -> ContainerDevices {
         let Terms { backend, cdi, .. } = container.terms();
-        let look = |group| look(&self.monitor.root, snapshot.container_node_missing, backend, group);
-        let groups: Vec<Nodes> = container.groups().into_iter().map(|(group, _)| look(group)).collect();
-        let chosen = backend::nodes(backend, &groups);
+        let read =
+            |group| device_nodes::read(&self.monitor.root, snapshot.container_node_missing, backend, group);
+        let groups: Vec<GroupNodes> = container.groups().into_iter().map(|(group, _)| read(group)).collect();
+        let chosen = backend::node_paths(backend, &groups);
         if chosen.falls_back {
             tracing::warn!(
                 resource = %self.resource, ?backend, nodes = ?chosen.paths, devices = ?container.device_ids(),
@@ -53,8 +54,9 @@ impl Allocator {
         nodes: &[String],
     ) -> Option<CdiRequest> {
         let on_disk = &snapshot.cdi;
-        request(cdi, on_disk, devices, nodes)
-            .filter(|request| request.names.is_empty() || self.monitor.cdi_files.are_there(on_disk, devices))
+        request(cdi, on_disk, devices, nodes).filter(|request| {
+            request.names.is_empty() || self.monitor.cdi_files.has_unchanged(on_disk, devices)
+        })
     }
 }
 

@@ -49,7 +49,7 @@ impl Allocator {
         let (id, group) = (device.device.id, probe.group());
         let give_up = (Instant::now() + CLOSING).min(deadline);
         loop {
-            let probed = probe.answer().await;
+            let probed = probe.result().await;
             // The snapshot after the probe: the probe may have taken long, and a VM may have ended meanwhile.
             let snapshot = self.snapshot();
             let known = snapshot.of(id);
@@ -61,7 +61,7 @@ impl Allocator {
                     // The usual result agrees with the monitor and costs nothing more.
                     let known = known.and_then(|known| Some(known.group.as_ref()?.occupancy));
                     if probed == Occupancy::Free && known != Some(Occupancy::Free) {
-                        self.monitor.told(group, probed);
+                        self.monitor.record_probe(group, probed);
                     }
                     return Ok(None);
                 }
@@ -71,7 +71,7 @@ impl Allocator {
                 }
                 ProbeVerdict::Held => {
                     if probed == Occupancy::Held {
-                        self.monitor.told(group, probed);
+                        self.monitor.record_probe(group, probed);
                     } else {
                         // A refusal lasts as long as the monitor sees the holder, which a peek has found here.
                         self.monitor.check_now();

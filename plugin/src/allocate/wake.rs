@@ -20,7 +20,7 @@ impl Allocator {
         plan: &Plan<'_>,
         deadline: Instant,
     ) -> Result<(), AllocateError> {
-        let Some(readers) = &self.monitor.looks else { return Ok(()) };
+        let Some(readers) = &self.monitor.readers else { return Ok(()) };
         // All devices are woken at once, because one may take 100 ms.
         let readings: Vec<_> = plan
             .devices()

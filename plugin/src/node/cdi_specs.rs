@@ -1,26 +1,29 @@
-//! The CDI specs that the node's devices need now.
+//! Makes the CDI specs that the node's devices need.
 
-use crate::node::device_nodes::look;
+use crate::node::device_nodes;
 use vfio_plugin_policy::cdi::spec::Spec;
 use vfio_plugin_policy::device::NodeSnapshot;
 use vfio_plugin_policy::pools::backend;
 use vfio_plugin_policy::pools::terms::Cdi;
 use vfio_probe::Root;
 
-/// The specs for these devices, with the nodes that the kernel has now: each device that is bound and whose pool uses CDI, held
-/// or not, so that an entry stays as long as its pod and a restarted container finds it.
-pub(crate) fn wanted(root: &Root, snapshot: &NodeSnapshot) -> Vec<Spec> {
-    let (devices, container_node_missing) = (&snapshot.devices, snapshot.container_node_missing);
+/// Returns the specs for a snapshot's devices, with the device nodes that the kernel has now.
+///
+/// A spec has each bound device of its resource whose pool uses CDI, free or held. A device that a pod is assigned keeps its
+/// entry that way, and a restarted container finds it.
+pub(crate) fn needed_specs(root: &Root, snapshot: &NodeSnapshot) -> Vec<Spec> {
     let mut specs: Vec<Spec> = Vec::new();
-    for view in devices.iter().filter(|view| view.terms.cdi != Cdi::None && !view.unbinding) {
-        let Some(group) = view.device.group else { continue };
-        let backend = view.terms.backend;
-        let nodes = backend::nodes(backend, &[look(root, container_node_missing, backend, group)]).paths;
-        if let Some(spec) = specs.iter_mut().find(|spec| spec.resource == view.resource) {
-            spec.add(view.device.id, nodes);
+    for state in snapshot.devices.iter().filter(|state| state.terms.cdi != Cdi::None && !state.unbinding) {
+        let Some(group) = state.device.group else { continue };
+        let backend = state.terms.backend;
+        let nodes = device_nodes::read(root, snapshot.container_node_missing, backend, group);
+        let paths = backend::node_paths(backend, &[nodes]).paths;
+        let place = specs.iter().position(|spec| spec.resource == state.resource);
+        if let Some(spec) = place.and_then(|place| specs.get_mut(place)) {
+            spec.add(state.device.id, paths);
         } else {
-            let mut spec = Spec::of(&view.resource);
-            spec.add(view.device.id, nodes);
+            let mut spec = Spec::of(&state.resource);
+            spec.add(state.device.id, paths);
             specs.push(spec);
         }
     }

@@ -1,12 +1,14 @@
-//! What the plugin reads of the node, and what it keeps there: the monitor, names, probes, hardware, CDI specs.
+//! The node: what the plugin reads from the kernel and writes to the host.
 
 pub(crate) mod cdi_dir;
 pub(crate) mod cdi_specs;
 pub(crate) mod device_nodes;
 pub(crate) mod hardware;
+pub(crate) mod model_names;
 pub(crate) mod monitor;
 pub(crate) mod naming;
 pub(crate) mod probe;
 pub(crate) mod probe_exclusions;
+pub(crate) mod retry;
 pub(crate) mod snapshot;
 pub(crate) mod vgpu_types;

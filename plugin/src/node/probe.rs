@@ -1,4 +1,4 @@
-//! One group opened from async code, by a deadline.
+//! Probes a group from async code, with a deadline.
 
 use crate::node::monitor::MonitorHandle;
 use parking_lot::{Condvar, Mutex};
@@ -9,53 +9,53 @@ use tokio::time::{Instant, sleep, timeout_at};
 use vfio_probe::prober::{ProbeResult, Request};
 use vfio_probe::{GroupId, Occupancy, UnknownReason};
 
-/// An open takes microseconds unless it hangs, so its answer is waited for on the spot this long: that spares a timer, two
-/// wakeups by way of the runtime's epoll, and a third of an Allocate's CPU. What else is served waits as long.
-const AT_ONCE: Duration = Duration::from_millis(1);
-/// Pause before a group is asked whose last question has no answer yet.
+/// How long the async thread blocks for a result. An open takes microseconds unless it hangs, and this wait saves a timer, two
+/// wakeups through the runtime's epoll, and a third of an Allocate's CPU time. Other requests wait meanwhile.
+const BLOCKING_WAIT: Duration = Duration::from_millis(1);
+/// The pause before a group is probed whose former probe has no result yet.
 const OUTSTANDING: Duration = Duration::from_millis(5);
 
-/// An answer on its way.
+/// Passes a result from the prober's thread to the async code.
 #[derive(Default)]
-struct Pending {
-    answer: Mutex<Option<Occupancy>>,
+struct Slot {
+    result: Mutex<Option<Occupancy>>,
     arrived: Condvar,
     notify: Notify,
 }
 
-impl Pending {
-    fn give(&self, answer: Occupancy) {
-        *self.answer.lock() = Some(answer);
+impl Slot {
+    fn set(&self, result: Occupancy) {
+        *self.result.lock() = Some(result);
         self.arrived.notify_one();
         self.notify.notify_one();
     }
 
     fn wait(&self) -> Option<Occupancy> {
-        let mut answer = self.answer.lock();
-        self.arrived.wait_while_for(&mut answer, |answer| answer.is_none(), AT_ONCE);
-        *answer
+        let mut result = self.result.lock();
+        self.arrived.wait_while_for(&mut result, |result| result.is_none(), BLOCKING_WAIT);
+        *result
     }
 }
 
-/// An open that has begun.
+/// A probe that has begun.
 pub(crate) struct PendingProbe<'a> {
     monitor: &'a MonitorHandle,
     group: GroupId,
     deadline: Instant,
-    /// None if it could not begin: the monitor is opening the group just now.
-    pending: Option<Arc<Pending>>,
+    /// None if the probe could not begin, because the monitor is probing the same group.
+    slot: Option<Arc<Slot>>,
 }
 
-/// Begins to open a group on a helper thread, of which there are several: one that hangs delays no other.
+/// Begins a probe of a group on a thread of the prober. There are several, so a probe that hangs delays no other.
 pub(crate) fn begin(monitor: &MonitorHandle, group: GroupId, deadline: Instant) -> PendingProbe<'_> {
-    let mut opening = PendingProbe { monitor, group, deadline, pending: None };
-    opening.start();
-    opening
+    let mut probe = PendingProbe { monitor, group, deadline, slot: None };
+    probe.start();
+    probe
 }
 
-/// Opens a group; `Unknown` if that is not allowed or takes longer than until `deadline`.
+/// Probes a group. Returns `Unknown` if probes are turned off or there is no result by the deadline.
 pub(crate) async fn open(monitor: &MonitorHandle, group: GroupId, deadline: Instant) -> Occupancy {
-    begin(monitor, group, deadline).answer().await
+    begin(monitor, group, deadline).result().await
 }
 
 impl PendingProbe<'_> {
@@ -63,36 +63,36 @@ impl PendingProbe<'_> {
         if !self.monitor.probe {
             return;
         }
-        let pending = Arc::new(Pending::default());
-        let theirs = Arc::clone(&pending);
+        let slot = Arc::new(Slot::default());
+        let of_prober = Arc::clone(&slot);
         let request =
             Request { group: self.group, baseline_of: Vec::new(), deadline: self.deadline.into_std() };
-        let done = Box::new(move |answer: ProbeResult, _| theirs.give(answer.occupancy));
-        self.pending = self.monitor.prober.start(request, done).is_ok().then_some(pending);
+        let done = Box::new(move |result: ProbeResult, _| of_prober.set(result.occupancy));
+        self.slot = self.monitor.prober.start(request, done).is_ok().then_some(slot);
     }
 
-    /// Which group is opened.
+    /// Returns the group.
     pub(crate) fn group(&self) -> GroupId {
         self.group
     }
 
-    /// Its answer; `Unknown` if it is not allowed or takes longer than until the deadline.
-    pub(crate) async fn answer(mut self) -> Occupancy {
+    /// Waits for the result. Returns `Unknown` if probes are turned off or there is no result by the deadline.
+    pub(crate) async fn result(mut self) -> Occupancy {
         if !self.monitor.probe {
             return Occupancy::Unknown(UnknownReason::Denied);
         }
         loop {
-            if let Some(pending) = &self.pending {
-                if let Some(answer) = pending.wait() {
-                    return answer;
+            if let Some(slot) = &self.slot {
+                if let Some(result) = slot.wait() {
+                    return result;
                 }
-                // Nobody may be there to ask: all helpers may hang.
+                // All threads of the prober may hang, so that none has begun the probe.
                 self.monitor.prober.ensure_progress();
-                let _ = timeout_at(self.deadline, pending.notify.notified()).await;
-                let answer = *pending.answer.lock();
-                return answer.unwrap_or(Occupancy::Unknown(UnknownReason::TimedOut));
+                let _ = timeout_at(self.deadline, slot.notify.notified()).await;
+                let result = *slot.result.lock();
+                return result.unwrap_or(Occupancy::Unknown(UnknownReason::TimedOut));
             }
-            // The monitor is opening it just now, for microseconds unless it hangs.
+            // The monitor is probing the group, which takes microseconds unless the open hangs.
             if Instant::now() + OUTSTANDING >= self.deadline {
                 return Occupancy::Unknown(UnknownReason::TimedOut);
             }

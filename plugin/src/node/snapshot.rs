@@ -1,36 +1,45 @@
-//! Takes a snapshot of what the monitor knows at one moment.
+//! Takes a snapshot of what the core's monitor knows.
 
+use std::collections::BTreeMap;
 use vfio_plugin_policy::device::{DeviceState, GroupState, NodeSnapshot};
 use vfio_plugin_policy::pools::terms::Offer;
+use vfio_probe::monitor::Tracked;
 use vfio_probe::peek::Peek;
-use vfio_probe::{Device, Watch};
+use vfio_probe::{DeviceId, GroupId, Watch};
 
-/// Takes the watch's state. `offer` says how a device is offered; a device without an offer is left out.
-pub(crate) fn take(watch: &Watch, mut offer: impl FnMut(&Device) -> Option<Offer>) -> NodeSnapshot {
+/// Returns the state of the bound devices that have an offer. The other parts of the snapshot are empty: assigned devices that are
+/// no longer bound, the hardware's state, the CDI specs and the count of reports.
+pub(crate) fn take(watch: &Watch, offers: &BTreeMap<DeviceId, Offer>) -> NodeSnapshot {
     let monitor = watch.monitor();
-    let devices = monitor.devices().iter().filter_map(|tracked| {
-        let group = tracked.device.group.and_then(|id| monitor.group(id)).map(|group| GroupState {
-            id: group.id,
-            occupancy: group.state.occupancy,
-            evidence: group.state.evidence,
-            has_node: monitor.has_group_nodes(),
-            since: group.state.since,
-            viability: group.viability,
-            peek: group.peek.unwrap_or(Peek::Unavailable),
-            holders: watch.holders(group.id).to_vec(),
-            coverage: watch.coverage(group.id),
-        });
-        let view = DeviceState::unbound(tracked.device, offer(&tracked.device)?);
-        let (unbinding, stale_enable) = (tracked.unbinding, tracked.enable_is_stale());
-        Some(DeviceState { unbinding, stale_enable, group, ..view })
-    });
+    let state = |tracked: &Tracked| {
+        let offer = offers.get(&tracked.device.id)?.clone();
+        Some(DeviceState {
+            unbinding: tracked.unbinding,
+            stale_enable: tracked.enable_is_stale(),
+            group: tracked.device.group.and_then(|id| group_state(watch, id)),
+            ..DeviceState::unbound(tracked.device, offer)
+        })
+    };
     NodeSnapshot {
-        devices: devices.collect(),
-        unbound: Vec::new(),
+        devices: monitor.devices().iter().filter_map(state).collect(),
         vfio_visible: monitor.vfio_visible(),
         container_node_missing: monitor.container_node_missing(),
         errors: monitor.errors().to_vec(),
-        reports_seen: 0,
-        cdi: Vec::new(),
+        ..NodeSnapshot::default()
     }
+}
+
+fn group_state(watch: &Watch, id: GroupId) -> Option<GroupState> {
+    let group = watch.monitor().group(id)?;
+    Some(GroupState {
+        id,
+        occupancy: group.state.occupancy,
+        evidence: group.state.evidence,
+        has_node: watch.monitor().has_group_nodes(),
+        since: group.state.since,
+        viability: group.viability,
+        peek: group.peek.unwrap_or(Peek::Unavailable),
+        holders: watch.holders(id).to_vec(),
+        coverage: watch.coverage(id),
+    })
 }

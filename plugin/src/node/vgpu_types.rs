@@ -1,99 +1,149 @@
-//! Names of vGPUs' types. A driver lists the types of which it could make one more now, so one that is in use may have no name
-//! for a while: whoever might know it is asked, and what was told once is kept.
+//! Names of vGPU types. A driver reports names only at times, so each reported name is kept.
+//!
+//! A driver lists the types of which it could create another vGPU now. A type that is in use and cannot be created again has no
+//! name for a while. Its name is read from every device that may report it, and stays in the run directory over restarts.
 
+use crate::log_once::LogOnce;
+use crate::node::retry::Retry;
 use crate::state_file::StateFile;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::{Duration, Instant};
 use vfio_plugin_policy::pools::resource_name::type_name;
 use vfio_plugin_policy::pools::selector::VgpuType;
 use vfio_probe::{Device, Kind, Root};
 
-/// What is known of types.
+/// The version of the state file's content.
+const VERSION: u32 = 1;
+/// The first and the longest pause before a name that could not be read is read again.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// The names of vGPU types.
 #[derive(Debug)]
 pub(crate) struct VgpuTypes {
+    /// Names as part of a resource, by the type's number.
     names: BTreeMap<String, String>,
     state_file: StateFile,
-    /// What an earlier process of ours was told; read when the first type is asked for, since most nodes have none.
-    remembered: Option<BTreeMap<String, String>>,
-    /// VgpuTypes that were said to go by their number.
-    nameless: BTreeSet<String>,
+    /// The names in the state file. Read when the first type needs a name, because most nodes have no vGPUs.
+    saved: Option<SavedNames>,
+    retry: Retry,
+    /// Types that were logged as advertised by number.
+    nameless: LogOnce<VgpuType>,
+    /// Types that were logged as unreadable.
+    unreadable: LogOnce<VgpuType>,
+}
+
+/// The content of the state file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct SavedNames {
+    names: BTreeMap<String, String>,
 }
 
 impl VgpuTypes {
-    /// Remembers by a file in this folder.
+    /// Returns no names yet; the state file is in `run_dir`.
     pub(crate) fn new(run_dir: &Path) -> Self {
         Self {
             names: BTreeMap::new(),
             state_file: StateFile::new(run_dir, "types.json"),
-            remembered: None,
-            nameless: BTreeSet::new(),
+            saved: None,
+            retry: Retry::new(RETRY.0, RETRY.1),
+            nameless: LogOnce::default(),
+            unreadable: LogOnce::default(),
         }
     }
 
-    /// The name of a type as part of a resource, if any was told.
+    /// Returns the name of a type as part of a resource, if it is known.
     pub(crate) fn name(&self, number: &VgpuType) -> Option<&str> {
         self.names.get(number.as_str()).map(String::as_str)
     }
 
-    /// Asks for the name of a type without one: first those of it, then other functions of this model, and last what is
-    /// remembered. A read each, until one tells it.
-    pub(crate) fn ask<'a>(
+    /// Returns whether a failed read of a name is to be repeated. A type that the driver does not name is no failure; it is looked
+    /// up again whenever a device changes.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.retry.is_due(now)
+    }
+
+    /// Looks up those of the types that have no name. Reads one attribute for each device that may report it, up to the first
+    /// that does: devices of the type, then other virtual functions of the model. The saved name comes last, because an update of
+    /// the driver may have renamed the type.
+    pub(crate) fn learn<'a>(
+        &mut self,
+        root: &Root,
+        types: impl IntoIterator<Item = VgpuType>,
+        devices: impl Iterator<Item = &'a Device> + Clone,
+        now: Instant,
+    ) {
+        let was_due = self.is_due(now);
+        let mut failed = false;
+        for number in types {
+            if self.name(&number).is_none() {
+                failed |= self.look_up(root, &number, devices.clone()).is_err();
+            }
+        }
+        if failed {
+            self.retry.failed(now);
+        } else if was_due {
+            self.retry.succeeded();
+        }
+    }
+
+    /// Looks up one type. Fails if a read failed and the type has no name yet.
+    fn look_up<'a>(
         &mut self,
         root: &Root,
         number: &VgpuType,
         devices: impl Iterator<Item = &'a Device> + Clone,
-    ) {
-        if self.name(number).is_some() {
-            return;
+    ) -> vfio_probe::Result<()> {
+        let reported = reported_name(root, number, devices);
+        if let Err(error) = reported
+            && self.unreadable.is_new(*number)
+        {
+            tracing::warn!(%error, vgpu_type = %number, "name of a vGPU type could not be read");
         }
-        let told = told(root, number, devices);
-        let remembered = self.remembered.get_or_insert_with(|| self.state_file.read());
-        let told = told.unwrap_or_else(|error| {
-            if !self.nameless.contains(number.as_str()) {
-                tracing::warn!(%error, vgpu_type = %number, "the name of a type of vGPUs cannot be read");
-            }
-            None
-        });
-        // The driver first: an update may have renamed it.
-        let name = told.or_else(|| remembered.get(number.as_str()).cloned());
-        let name = name.map(|name| type_name(number.as_str(), Some(&name)));
+        let saved =
+            self.saved.get_or_insert_with(|| self.state_file.read_versioned(VERSION).unwrap_or_default());
+        let name = reported.clone().unwrap_or_default().or_else(|| saved.names.get(number.as_str()).cloned());
         if let Some(name) = name {
-            self.names.insert(number.to_string(), name);
-        } else if self.nameless.insert(number.to_string()) {
-            tracing::warn!(vgpu_type = %number, "a type of vGPUs goes by its number, until the driver tells its name");
+            self.names.insert(number.to_string(), type_name(number.as_str(), Some(&name)));
+            return Ok(());
         }
+        if self.nameless.is_new(*number) {
+            tracing::warn!(vgpu_type = %number, "vGPU type is advertised by its number until the driver reports its name");
+        }
+        reported.map(|_| ())
     }
 
-    /// Keeps for the next process of ours what was told to this one.
-    pub(crate) fn keep(&mut self) {
-        let Some(remembered) = &mut self.remembered else { return };
-        let news = self.names.iter().filter(|(number, name)| remembered.get(*number) != Some(*name));
-        let news: Vec<_> = news.map(|(number, name)| (number.clone(), name.clone())).collect();
-        if !news.is_empty() {
-            remembered.extend(news);
-            self.state_file.write(remembered);
+    /// Saves new names for the next process.
+    pub(crate) fn save(&mut self) {
+        let Some(saved) = &mut self.saved else { return };
+        let new = self.names.iter().filter(|(number, name)| saved.names.get(*number) != Some(*name));
+        let new: Vec<_> = new.map(|(number, name)| (number.clone(), name.clone())).collect();
+        if !new.is_empty() {
+            saved.names.extend(new);
+            self.state_file.write_versioned(VERSION, saved);
         }
     }
 }
 
-/// What the first device that knows it tells; the last error if none does.
-fn told<'a>(
+/// Returns the name that the first device with one reports. Returns the last error if none does.
+fn reported_name<'a>(
     root: &Root,
     number: &VgpuType,
     devices: impl Iterator<Item = &'a Device> + Clone,
 ) -> vfio_probe::Result<Option<String>> {
-    let of_it = devices.clone().filter(|device| device.vgpu_type == Some(*number));
-    let models: BTreeSet<_> = of_it.clone().map(|device| (device.vendor, device.device)).collect();
-    let other = |device: &&Device| {
+    let of_type = devices.clone().filter(|device| device.vgpu_type == Some(*number));
+    let models: BTreeSet<_> = of_type.clone().map(|device| (device.vendor, device.device)).collect();
+    let same_model = |device: &&Device| {
         device.kind == Kind::VendorVf
             && device.vgpu_type != Some(*number)
             && models.contains(&(device.vendor, device.device))
     };
-    // A mediated device's type has a folder with its name, or none that ever tells one.
-    let is_function = of_it.clone().any(|device| device.kind == Kind::VendorVf);
-    let others = devices.filter(other).filter(|_| is_function);
+    // A mediated device's type has a directory with its name, or never has a name.
+    let is_function = of_type.clone().any(|device| device.kind == Kind::VendorVf);
+    let others = devices.filter(same_model).filter(|_| is_function);
     let mut failed = Ok(None);
-    for device in of_it.chain(others) {
+    for device in of_type.chain(others) {
         match root.vgpu_type_name(&Device { vgpu_type: Some(*number), ..*device }) {
             Ok(Some(name)) => return Ok(Some(name.to_string())),
             Ok(None) if device.kind == Kind::Mdev => break,
@@ -102,4 +152,77 @@ fn told<'a>(
         }
     }
     failed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::PathBuf;
+    use vfio_plugin_policy::testing::view;
+    use vfio_probe::text::Text;
+    use vfio_probe::{Occupancy, Viability};
+
+    const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+
+    /// A tree with a mediated device whose type has an unreadable name: a directory is in the file's place.
+    fn unreadable() -> (tempfile::TempDir, PathBuf, Device) {
+        let tree = tempfile::tempdir().unwrap();
+        let name = tree.path().join(format!("sys/bus/mdev/devices/{UUID}/mdev_type/name"));
+        fs::create_dir_all(&name).unwrap();
+        let now = Instant::now();
+        let mdev = view("0000:01:00.0", 51, Occupancy::Free, now, Viability::Viable, false).device;
+        let vgpu_type = Text::new(b"nvidia-222");
+        let mdev = Device { id: UUID.parse().unwrap(), kind: Kind::Mdev, vgpu_type, ..mdev };
+        (tree, name, mdev)
+    }
+
+    #[test]
+    fn failed_read_of_a_name_is_repeated_with_growing_pauses() {
+        let (tree, name, mdev) = unreadable();
+        let root = Root::open(tree.path()).unwrap();
+        let mut types = VgpuTypes::new(tree.path());
+        let number = mdev.vgpu_type.unwrap();
+        let now = Instant::now();
+        types.learn(&root, [number], [mdev].iter(), now);
+        assert!(types.name(&number).is_none() && !types.is_due(now) && types.is_due(now + RETRY.0));
+        let now = now + RETRY.0;
+        types.learn(&root, [number], [mdev].iter(), now);
+        assert!(!types.is_due(now + RETRY.0) && types.is_due(now + RETRY.0 * 2));
+        fs::remove_dir(&name).unwrap();
+        fs::write(&name, "GRID T4-1Q\n").unwrap();
+        let now = now + RETRY.0 * 2;
+        types.learn(&root, [number], [mdev].iter(), now);
+        assert_eq!(types.name(&number), Some("GRID_T4-1Q"));
+        assert!(!types.is_due(now + RETRY.1));
+    }
+
+    #[test]
+    fn type_without_a_name_is_no_failure() {
+        let (tree, name, mdev) = unreadable();
+        fs::remove_dir(&name).unwrap();
+        let root = Root::open(tree.path()).unwrap();
+        let mut types = VgpuTypes::new(tree.path());
+        let number = mdev.vgpu_type.unwrap();
+        let now = Instant::now();
+        types.learn(&root, [number], [mdev].iter(), now);
+        assert!(types.name(&number).is_none() && !types.is_due(now + RETRY.1));
+    }
+
+    #[test]
+    fn saved_name_serves_the_next_process() {
+        let (tree, name, mdev) = unreadable();
+        let root = Root::open(tree.path()).unwrap();
+        let number = mdev.vgpu_type.unwrap();
+        let now = Instant::now();
+        fs::remove_dir(&name).unwrap();
+        fs::write(&name, "GRID T4-1Q\n").unwrap();
+        let mut types = VgpuTypes::new(tree.path());
+        types.learn(&root, [number], [mdev].iter(), now);
+        types.save();
+        fs::remove_file(&name).unwrap();
+        let mut types = VgpuTypes::new(tree.path());
+        types.learn(&root, [number], [mdev].iter(), now);
+        assert_eq!(types.name(&number), Some("GRID_T4-1Q"));
+    }
 }

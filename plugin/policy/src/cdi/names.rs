@@ -1,15 +1,18 @@
-//! Pure: CDI's names of resources and devices (pkg/parser and pkg/cdi/annotations.go of
-//! tags.cncf.io/container-device-interface).
+//! Makes CDI's names of resources, devices, files and annotations.
+//!
+//! The rules are those of pkg/parser and pkg/cdi/annotations.go of tags.cncf.io/container-device-interface.
 
 use vfio_probe::DeviceId;
 
-/// Who we are in names of files and annotations.
+/// The plugin's name in names of files and annotations.
 const PLUGIN: &str = "vfio-device-plugin";
 
-/// The kind of a resource's devices: its name, by which Kata asks for them (`formatCDIDevIDs` of containerd-shim-kata-v2 puts
-/// the resource and the device's id of the kubelet's books together). Of what the kubelet takes as a name CDI wants only that
-/// vendor and class begin with a letter, and its library up to 1.1.0, and the runtime with it, panics where one of them is a
-/// single character (`validateVendorOrClassName`). There the kind is another.
+/// Returns the CDI kind of a resource's devices.
+///
+/// It is the resource's name, because Kata makes CDI names of the resource and the kubelet's device id (`formatCDIDevIDs` of
+/// containerd-shim-kata-v2). CDI refuses a few names that the kubelet accepts: vendor and class must begin with a letter. Its
+/// library up to 1.1.0 panics, and with it the runtime, if one of them is a single character (`validateVendorOrClassName`). Such a
+/// part gets the prefix `vfio-`.
 pub fn kind(resource: &str) -> String {
     let fit = |part: &str| match part.as_bytes() {
         [first, _, ..] if first.is_ascii_alphabetic() => part.to_owned(),
@@ -19,8 +22,8 @@ pub fn kind(resource: &str) -> String {
     format!("{}/{}", fit(vendor), fit(class))
 }
 
-/// The oldest version that allows it: 0.5.0, which the library of containerd 1.7.0 reads, lets a device's name begin with a
-/// digit; a dot in the class needs 0.6.0 (`MinimumRequiredVersion`).
+/// Returns the oldest CDI version that allows the kind (`MinimumRequiredVersion`). Version 0.5.0, which the library of containerd
+/// 1.7.0 reads, lets a device's name begin with a digit. A dot in the class needs 0.6.0.
 pub fn version(kind: &str) -> &'static str {
     match kind.split_once('/') {
         Some((_, class)) if class.contains('.') => "0.6.0",
@@ -28,24 +31,25 @@ pub fn version(kind: &str) -> &'static str {
     }
 }
 
-/// The fully qualified name of a device. Addresses and uuids are names as they are (`ValidateDeviceName`).
+/// Returns the fully qualified name of a device. PCI addresses and uuids are valid names (`ValidateDeviceName`).
 pub fn qualified(kind: &str, device: DeviceId) -> String {
     format!("{kind}={device}")
 }
 
-/// The file of a resource's spec. One of its own for each: no vendor has an underscore.
+/// Returns the name of a resource's spec file. Each resource has its own: a vendor contains no underscore, so no two resources get
+/// the same name.
 pub fn file(resource: &str) -> String {
     format!("{PLUGIN}_{}.json", resource.replace('/', "_"))
 }
 
-/// Whether a file in the specs' folder can be one of ours.
+/// Returns whether a file in the directory of specs can belong to the plugin.
 pub fn is_ours(file: &str) -> bool {
     let rest = file.strip_prefix(PLUGIN).and_then(|rest| rest.strip_prefix('_'));
     rest.is_some_and(|rest| rest.ends_with(".json") && !rest.contains('/'))
 }
 
-/// The key of an annotation for devices of which this is the first: of one container no other has it, whatever other resources
-/// it has. At most 63 characters, and no colon (`AnnotationKey`).
+/// Returns the key of the annotation for devices of which `first` is the first. The keys of one container differ, because its
+/// resources have different devices. A key has at most 63 characters and no colon (`AnnotationKey`).
 pub fn annotation_key(first: DeviceId) -> String {
     format!("cdi.k8s.io/{PLUGIN}_{}", first.to_string().replace(':', "-"))
 }
@@ -55,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_are_resources_but_for_what_cdi_refuses() {
+    fn kind_is_the_resource_unless_cdi_refuses_it() {
         for (resource, expected, oldest) in [
             ("nvidia.com/GH100_H100_SXM5_80GB", "nvidia.com/GH100_H100_SXM5_80GB", "0.5.0"),
             ("nvidia.com/GRID_T4-1Q", "nvidia.com/GRID_T4-1Q", "0.5.0"),
@@ -71,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn files_and_keys_are_plain_names() {
+    fn file_names_and_annotation_keys_are_valid() {
         assert_eq!(file("nvidia.com/H100"), "vfio-device-plugin_nvidia.com_H100.json");
         assert_ne!(file("a.b/c_d"), file("a.b-c/d"));
         assert!(is_ours(&file("a/b")));

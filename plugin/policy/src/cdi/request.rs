@@ -1,4 +1,4 @@
-//! What an answer to Allocate says of CDI.
+//! Decides which CDI names Allocate's response contains.
 
 use crate::cdi::names;
 use crate::pools::terms::Cdi;
@@ -7,26 +7,27 @@ use vfio_probe::DeviceId;
 /// One device of a spec on disk.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SpecDevice {
-    /// Which one.
+    /// The device.
     pub device: DeviceId,
     /// Its fully qualified name.
     pub name: String,
-    /// All nodes that it gives.
+    /// All device nodes that the name stands for.
     pub nodes: Vec<String>,
-    /// Which writing of the spec's file names it: a number that grows with each; 0 where it is not written yet.
+    /// The number of the write of the spec's file; numbers grow. 0 if the spec is not written yet.
     pub written: u64,
 }
 
-/// What a container's answer says of CDI.
+/// The CDI part of one container's response.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CdiRequest {
     /// Fully qualified names.
     pub names: Vec<String>,
-    /// Key and value.
+    /// The annotation with the names: key and value.
     pub annotation: Option<(String, String)>,
 }
 
-/// What to say for devices that come with these nodes; none if the specs on disk would not give just these.
+/// Returns the CDI part of the response for `devices`, whose container receives `nodes`. Returns none if the specs on disk do not
+/// stand for exactly these nodes.
 pub fn request(
     cdi: Cdi,
     on_disk: &[SpecDevice],
@@ -38,9 +39,9 @@ pub fn request(
     }
     let entry = |id: &DeviceId| on_disk.iter().find(|entry| entry.device == *id);
     let entries = devices.iter().map(entry).collect::<Option<Vec<&SpecDevice>>>()?;
-    let given = || entries.iter().flat_map(|entry| &entry.nodes);
-    if !given().all(|node| nodes.contains(node))
-        || !nodes.iter().all(|node| given().any(|known| known == node))
+    let spec_nodes = || entries.iter().flat_map(|entry| &entry.nodes);
+    if !spec_nodes().all(|node| nodes.contains(node))
+        || !nodes.iter().all(|node| spec_nodes().any(|known| known == node))
     {
         return None;
     }
@@ -64,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_given_only_for_what_is_on_disk_with_just_these_nodes() {
+    fn names_need_a_spec_with_exactly_these_nodes() {
         let mut spec = Spec::of(&"a.b/gpu".into());
         let (one, two) = (id("0000:01:00.0"), id("0000:02:00.0"));
         spec.add(one, nodes(51));
@@ -78,11 +79,19 @@ mod tests {
         let key = "cdi.k8s.io/vfio-device-plugin_0000-02-00.0".to_owned();
         assert_eq!(annotated, CdiRequest { names: names.to_vec(), annotation: Some((key, names.join(","))) });
 
-        assert_eq!(request(Cdi::Devices, &on_disk, &[one], &nodes(52)), None, "another group's");
-        assert_eq!(request(Cdi::Devices, &on_disk, &[one], &both), None, "more than it gives");
-        assert_eq!(request(Cdi::Devices, &on_disk, &[one, two], &nodes(51)), None, "less than it gives");
-        assert_eq!(request(Cdi::Devices, &on_disk, &[id("0000:03:00.0")], &nodes(51)), None, "not there");
+        assert_eq!(request(Cdi::Devices, &on_disk, &[one], &nodes(52)), None, "another group's nodes");
+        assert_eq!(request(Cdi::Devices, &on_disk, &[one], &both), None, "more nodes than the spec has");
+        assert_eq!(
+            request(Cdi::Devices, &on_disk, &[one, two], &nodes(51)),
+            None,
+            "fewer nodes than the spec has"
+        );
+        assert_eq!(
+            request(Cdi::Devices, &on_disk, &[id("0000:03:00.0")], &nodes(51)),
+            None,
+            "the spec lacks the device"
+        );
         let none = request(Cdi::None, &[], &[one], &nodes(51));
-        assert_eq!(none, Some(CdiRequest::default()), "nothing was asked for");
+        assert_eq!(none, Some(CdiRequest::default()), "the pool uses no CDI");
     }
 }

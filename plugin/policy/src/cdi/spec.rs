@@ -1,4 +1,4 @@
-//! Pure: one resource's spec, as it is written.
+//! Makes the CDI spec of one resource.
 
 use crate::cdi::names::{kind, qualified, version};
 use crate::cdi::request::SpecDevice;
@@ -6,34 +6,34 @@ use serde::Serialize;
 use std::sync::Arc;
 use vfio_probe::DeviceId;
 
-/// Nodes of the host, which belong to no device. Where every device of a spec needs one, it is said once for all of them: the
-/// effect is the same (`Cache.InjectDevices` applies a spec's own edits with those of its first device), but Kata in Rust
-/// takes each node of a device for a device to pass through (`discover_vfio_group_device`).
+/// Nodes of the host that belong to no device. A node that all devices of a spec need is in the spec's own edits, once. The effect
+/// is the same, because `Cache.InjectDevices` applies a spec's own edits with those of its first device. But Kata's Rust runtime takes
+/// each node of a device for a device to pass through (`discover_vfio_group_device`).
 const SHARED: [&str; 2] = ["/dev/vfio/vfio", "/dev/iommu"];
 
-/// One resource's.
+/// The spec of one resource.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Spec {
-    /// Which one's.
+    /// The resource.
     pub resource: Arc<str>,
-    /// `vendor/class`.
+    /// The CDI kind, `vendor/class`.
     pub kind: String,
     devices: Vec<(DeviceId, Vec<String>)>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Written<'a> {
+struct SpecFile<'a> {
     cdi_version: &'static str,
     kind: &'a str,
-    devices: Vec<WrittenDevice<'a>>,
+    devices: Vec<DeviceEntry<'a>>,
     #[serde(skip_serializing_if = "Edits::is_empty")]
     container_edits: Edits<'a>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct WrittenDevice<'a> {
+struct DeviceEntry<'a> {
     name: String,
     container_edits: Edits<'a>,
 }
@@ -44,7 +44,8 @@ struct Edits<'a> {
     device_nodes: Vec<Node<'a>>,
 }
 
-/// On the host and in the container alike; type and numbers are the host's at the time (`fillMissingInfo`).
+/// A device node, with the same path on the host and in the container. The runtime reads type and numbers from the host
+/// (`fillMissingInfo`).
 #[derive(Serialize)]
 struct Node<'a> {
     path: &'a str,
@@ -58,12 +59,12 @@ impl Edits<'_> {
 }
 
 impl Spec {
-    /// A resource's, without devices yet: such a one must not be written.
+    /// Returns a spec without devices, which must not be written.
     pub fn of(resource: &Arc<str>) -> Self {
         Self { resource: Arc::clone(resource), kind: kind(resource), devices: Vec::new() }
     }
 
-    /// One more device. One without a node of its own is left out, for it would make the whole spec invalid
+    /// Adds a device. A device without a node of its own is left out, because it would make the whole spec invalid
     /// (`Device.validate`).
     pub fn add(&mut self, device: DeviceId, nodes: Vec<String>) {
         if nodes.iter().any(|node| !SHARED.contains(&node.as_str())) {
@@ -71,17 +72,17 @@ impl Spec {
         }
     }
 
-    /// Whether it has no device: such a spec is not written.
+    /// Returns whether it has no device. Such a spec must not be written.
     pub fn is_empty(&self) -> bool {
         self.devices.is_empty()
     }
 
-    /// How many devices it has.
+    /// Returns the number of devices.
     pub fn len(&self) -> usize {
         self.devices.len()
     }
 
-    /// Its devices as they are found by whoever reads it.
+    /// Returns the devices as a reader of the spec finds them.
     pub fn entries(&self) -> Vec<SpecDevice> {
         let entry = |(id, nodes): &(DeviceId, Vec<String>)| SpecDevice {
             device: *id,
@@ -92,8 +93,11 @@ impl Spec {
         self.devices.iter().map(entry).collect()
     }
 
-    /// The text of its file.
-    pub fn text(&self) -> String {
+    /// Returns the text of the file.
+    ///
+    /// # Errors
+    /// The spec cannot be serialized. The file must stay as it is then.
+    pub fn text(&self) -> serde_json::Result<String> {
         let has = |nodes: &[String], node: &str| nodes.iter().any(|known| known == node);
         let all_have = |node: &&str| self.devices.iter().all(|(_, nodes)| has(nodes, node));
         let shared: Vec<&str> = SHARED.into_iter().filter(all_have).collect();
@@ -101,22 +105,37 @@ impl Spec {
         let devices = self.devices.iter().map(|(id, nodes)| {
             let own = nodes.iter().map(String::as_str).filter(|node| !shared.contains(node));
             let container_edits = Edits { device_nodes: own.map(node).collect() };
-            WrittenDevice { name: id.to_string(), container_edits }
+            DeviceEntry { name: id.to_string(), container_edits }
         });
-        let written = Written {
+        let spec = SpecFile {
             cdi_version: version(&self.kind),
             kind: &self.kind,
             devices: devices.collect(),
             container_edits: Edits { device_nodes: shared.iter().copied().map(node).collect() },
         };
-        serde_json::to_string(&written).unwrap_or_default() + "\n"
+        json_line(&spec)
     }
+}
+
+/// Returns a value as one line of JSON.
+fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
+    Ok(serde_json::to_string(value)? + "\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde::Serializer;
     use serde_json::json;
+
+    /// A type that no serializer can write.
+    struct Unserializable;
+
+    impl Serialize for Unserializable {
+        fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("unserializable"))
+        }
+    }
 
     fn spec(resource: &str, devices: &[(&str, &[&str])]) -> serde_json::Value {
         let mut spec = Spec::of(&resource.into());
@@ -125,11 +144,11 @@ mod tests {
             spec.add(id.parse().unwrap(), nodes);
         }
         assert_eq!(spec.len(), spec.entries().len());
-        serde_json::from_str(&spec.text()).unwrap()
+        serde_json::from_str(&spec.text().unwrap()).unwrap()
     }
 
     #[test]
-    fn what_all_devices_need_is_said_once() {
+    fn node_of_all_devices_is_in_the_specs_own_edits() {
         let made = spec(
             "nvidia.com/H100",
             &[
@@ -151,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_some_devices_need_is_theirs() {
+    fn node_of_some_devices_is_in_their_edits() {
         let uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
         let made = spec(
             "a.b/c.d",
@@ -173,5 +192,10 @@ mod tests {
             ],
         });
         assert_eq!(made, expected);
+    }
+
+    #[test]
+    fn failed_serialization_is_an_error_and_no_text() {
+        assert!(json_line(&Unserializable).unwrap_err().to_string().contains("unserializable"));
     }
 }

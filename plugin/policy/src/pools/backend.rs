@@ -1,47 +1,47 @@
-//! Pure: by which device nodes a machine is given its devices, of those that exist.
+//! Decides by which device nodes a container receives its devices, of the nodes that the kernel has.
 
 use serde::{Deserialize, Serialize};
 use vfio_probe::GroupId;
 
-/// Kinds of nodes.
+/// Which device nodes a container receives.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// `/dev/vfio/vfio` and `/dev/vfio/<group>`.
     Legacy,
-    /// `/dev/iommu` and `/dev/vfio/devices/vfioN` of each function of the group.
+    /// `/dev/iommu`, and `/dev/vfio/devices/vfioN` of each function of the group.
     Iommufd,
-    /// All of them that exist; QEMU takes what it knows, Kata must not be given both.
+    /// All of these that exist, for QEMU, which uses the ones that it knows. Kata must not receive both kinds.
     Both,
-    /// Legacy where the kernel has group nodes, else iommufd.
+    /// Legacy if the kernel has group nodes, else iommufd.
     #[default]
     Auto,
 }
 
-/// What the kernel has for one group.
+/// The device nodes that the kernel has for one group.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Nodes {
-    /// Which group.
+pub struct GroupNodes {
+    /// The group.
     pub id: GroupId,
-    /// The name of its own node in /dev/vfio (kernels with CONFIG_VFIO_GROUP).
+    /// The name of the group's own node in /dev/vfio; none on kernels without CONFIG_VFIO_GROUP.
     pub group: Option<String>,
-    /// `/dev/iommu`.
+    /// Whether `/dev/iommu` exists.
     pub iommu: bool,
-    /// N of each function of the group that is bound to a VFIO driver and has a node; `None` for one that has none.
+    /// The N of `vfioN` for each function of the group that is bound to a VFIO driver; none for a function without a node.
     pub cdevs: Vec<Option<u32>>,
 }
 
-/// What a container is given.
+/// The device nodes for one container.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Assignment {
-    /// Paths of device nodes, each once.
+pub struct NodePaths {
+    /// The paths, each once.
     pub paths: Vec<String>,
-    /// Whether it is not what the pool's backend says, because that is not there.
+    /// Whether the nodes of the pool's backend do not exist, so that the paths are of another backend.
     pub falls_back: bool,
 }
 
-impl Nodes {
+impl GroupNodes {
     fn has_iommufd(&self) -> bool {
         self.iommu && !self.cdevs.is_empty() && self.cdevs.iter().all(Option::is_some)
     }
@@ -57,11 +57,13 @@ impl Nodes {
     }
 }
 
-/// The nodes for all groups of one container, of one kind for all of them: a machine cannot mix the two. What this host
-/// does not have falls back to what it has, for a container with a node that does not exist is not even created.
-pub fn nodes(backend: Backend, groups: &[Nodes]) -> Assignment {
+/// Returns the nodes for all groups of one container. All groups use the same backend, because a VM cannot mix the two.
+///
+/// If the host lacks nodes of the backend, those of the other backend are returned: a runtime does not even create a container
+/// with a node that does not exist. If the host has neither, the legacy paths are returned.
+pub fn node_paths(backend: Backend, groups: &[GroupNodes]) -> NodePaths {
     let has_legacy = groups.iter().all(|nodes| nodes.group.is_some());
-    let has_iommufd = groups.iter().all(Nodes::has_iommufd);
+    let has_iommufd = groups.iter().all(GroupNodes::has_iommufd);
     let (legacy, iommufd, falls_back) = match backend {
         Backend::Legacy => (has_legacy || !has_iommufd, !has_legacy && has_iommufd, !has_legacy),
         Backend::Iommufd => (!has_iommufd, has_iommufd, !has_iommufd),
@@ -79,26 +81,26 @@ pub fn nodes(backend: Backend, groups: &[Nodes]) -> Assignment {
             }
         }
     }
-    Assignment { paths, falls_back }
+    NodePaths { paths, falls_back }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn host(group: bool, cdevs: &[Option<u32>]) -> Nodes {
+    fn host(group: bool, cdevs: &[Option<u32>]) -> GroupNodes {
         let group = group.then(|| "51".to_owned());
-        Nodes { id: GroupId(51), group, iommu: !cdevs.is_empty(), cdevs: cdevs.to_vec() }
+        GroupNodes { id: GroupId(51), group, iommu: !cdevs.is_empty(), cdevs: cdevs.to_vec() }
     }
 
     #[test]
-    fn only_nodes_that_exist_are_given() {
+    fn only_existing_nodes_are_returned() {
         let old = host(true, &[]);
         let new = host(true, &[Some(3), Some(4)]);
         let half = host(true, &[Some(3), None]);
         let cdev_only = host(false, &[Some(3), Some(4)]);
         let nothing = host(false, &[]);
-        let noiommu = Nodes { group: Some("noiommu-51".into()), ..old.clone() };
+        let noiommu = GroupNodes { group: Some("noiommu-51".into()), ..old.clone() };
         let (legacy, iommufd) =
             ("/dev/vfio/vfio /dev/vfio/51", "/dev/iommu /dev/vfio/devices/vfio3 /dev/vfio/devices/vfio4");
         let both = format!("{legacy} {iommufd}");
@@ -120,9 +122,9 @@ mod tests {
             (Backend::Auto, &cdev_only, iommufd, false),
             (Backend::Auto, &nothing, legacy, true),
         ] {
-            let given = nodes(backend, std::slice::from_ref(host));
+            let paths = node_paths(backend, std::slice::from_ref(host));
             assert_eq!(
-                (given.paths.join(" ").as_str(), given.falls_back),
+                (paths.paths.join(" ").as_str(), paths.falls_back),
                 (expected, falls_back),
                 "{backend:?} {host:?}"
             );
@@ -130,11 +132,11 @@ mod tests {
     }
 
     #[test]
-    fn groups_of_one_container_are_given_by_nodes_of_one_kind() {
+    fn all_groups_of_a_container_use_one_backend() {
         let new = host(true, &[Some(3)]);
-        let old = Nodes { id: GroupId(52), group: Some("52".into()), iommu: true, cdevs: vec![None] };
-        let given = nodes(Backend::Iommufd, &[new, old]);
-        assert_eq!(given.paths, ["/dev/vfio/vfio", "/dev/vfio/51", "/dev/vfio/52"]);
-        assert!(given.falls_back);
+        let old = GroupNodes { id: GroupId(52), group: Some("52".into()), iommu: true, cdevs: vec![None] };
+        let paths = node_paths(Backend::Iommufd, &[new, old]);
+        assert_eq!(paths.paths, ["/dev/vfio/vfio", "/dev/vfio/51", "/dev/vfio/52"]);
+        assert!(paths.falls_back);
     }
 }

@@ -3,7 +3,7 @@
 use crate::commands::doctor::finding::Findings;
 use crate::commands::doctor::kubelet::{PodLookup, PodOf};
 use crate::config::Config;
-use crate::node::hardware::readers::look_by;
+use crate::node::hardware::readers::read_with_timeout;
 use crate::status::client::ANSWER;
 use std::sync::Arc;
 use vfio_plugin_policy::device::DeviceState;
@@ -20,7 +20,7 @@ pub(super) fn examine(
 ) {
     let Some(address) = device.device.id.pci() else { return };
     let id = device.device.id.to_string();
-    let Some(reading) = look_by(root, config.checks(), address, ANSWER) else {
+    let Some(reading) = read_with_timeout(root, config.checks(), address, ANSWER) else {
         let what = format!("did not answer a read of its registers within {ANSWER:?}: it is being reset");
         let advice = "If this lasts, the reset does not finish: look into dmesg.";
         return findings.warn(id, what, advice);

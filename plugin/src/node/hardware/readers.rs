@@ -1,4 +1,4 @@
-//! The threads that look at devices' hardware: a read of what is being reset hangs until that is over.
+//! Reads devices' hardware on threads of its own, because a read of a device that is being reset hangs until the reset ends.
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::{BTreeSet, VecDeque};
@@ -11,62 +11,66 @@ use vfio_plugin_policy::health::checks::Checks;
 use vfio_plugin_policy::health::hardware::Reading;
 use vfio_probe::{PciAddress, Presence, Root};
 
-/// So many hang at once before nobody looks any more; each is a device that is being reset.
-const THREADS: usize = 4;
+/// Limit for the number of threads. If as many reads hang, each of a device that is being reset, no device is read any more.
+const MAX_THREADS: usize = 4;
 
-/// HardwareReaders at a device; the second says whether it may be woken.
+/// Reads one device; the second argument says whether the read may wake it.
 pub(super) type ReadHardware = dyn Fn(PciAddress, bool) -> Reading + Send + Sync;
 
-/// Devices to be looked at, and what was found.
+/// A queue of devices to read, the threads that read them, and their readings.
 pub(crate) struct HardwareReaders {
-    look: Box<ReadHardware>,
+    read: Box<ReadHardware>,
     work: Mutex<Work>,
-    asked: Condvar,
+    /// Signals that a device was queued, or the end.
+    queued: Condvar,
 }
 
 /// Devices on their way through the threads.
 #[derive(Debug, Default)]
 pub(super) struct Work {
-    /// A round's, and whether each may be woken.
+    /// The devices of a round, and whether the read may wake each.
     waiting: VecDeque<(PciAddress, bool)>,
-    /// Those that somebody waits for; they may be woken, and are under way already.
+    /// The devices that an Allocate waits for. The read may wake them, and they are in `under_way` already.
     urgent: VecDeque<(PciAddress, oneshot::Sender<Reading>)>,
     under_way: BTreeSet<PciAddress>,
-    /// Unbound while under way: what is found is of no interest, and may be another driver's.
+    /// Devices that were unbound while they were read. Their reading is dropped, because it may be about another driver's device.
     gone: BTreeSet<PciAddress>,
-    /// What was not asked when it was last looked at.
+    /// Devices that slept at the latest read, so that the read did not check them.
     asleep: BTreeSet<PciAddress>,
     pub(super) done: Vec<Done>,
     pub(super) threads: usize,
-    over: bool,
+    ended: bool,
 }
 
-/// What was found of a device.
+/// The reading of one device.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) address: PciAddress,
-    pub(super) look: Reading,
+    pub(super) reading: Reading,
     pub(super) at: Instant,
-    /// It was urgent.
+    /// Whether an Allocate waited for it.
     pub(super) urgent: bool,
 }
 
 impl HardwareReaders {
-    pub(super) fn new(look: Box<ReadHardware>) -> Arc<Self> {
-        Arc::new(Self { look, work: Mutex::default(), asked: Condvar::new() })
+    /// Returns readers without a thread. A thread starts when it is first needed.
+    pub(super) fn new(read: Box<ReadHardware>) -> Arc<Self> {
+        Arc::new(Self { read, work: Mutex::default(), queued: Condvar::new() })
     }
 
+    /// Locks the queue and the readings.
     pub(super) fn work(&self) -> MutexGuard<'_, Work> {
         self.work.lock()
     }
 
-    /// Begins a round of these, each with whether it may be woken. Those whose last look still hangs are left out.
-    pub(super) fn ask(self: &Arc<Self>, devices: &[(PciAddress, bool)]) {
+    /// Begins a round of reads. Each device comes with whether the read may wake it. A device whose former read still hangs is left
+    /// out.
+    pub(super) fn read_all(self: &Arc<Self>, devices: &[(PciAddress, bool)]) {
         let mut guard = self.work();
         let work = &mut *guard;
-        // What still waits does so behind one that hangs.
-        let stuck = work.threads <= work.under_way.len();
-        // What was left over from the last round goes first, unless it is offered no more, and may be another driver's.
+        // If all threads are busy, the devices that still wait do so behind one that hangs.
+        let is_stuck = work.threads <= work.under_way.len();
+        // The rest of the former round goes first, without the devices that are not offered any more.
         work.waiting.retain(|(waiting, _)| devices.iter().any(|(address, _)| address == waiting));
         for &(address, may_wake) in devices {
             if let Some(waiting) = work.waiting.iter_mut().find(|(waiting, _)| *waiting == address) {
@@ -78,32 +82,33 @@ impl HardwareReaders {
         if work.waiting.is_empty() {
             return;
         }
-        if stuck {
+        if is_stuck {
             self.begin_thread(work);
         }
         drop(guard);
-        self.asked.notify_one();
+        self.queued.notify_one();
     }
 
-    /// Asks a device at once whether it is there, if it was not asked the last time since it sleeps; whoever waits is told.
+    /// Reads a device at once, and wakes it for that. Returns none unless the device slept at its latest read. The reading arrives
+    /// at the receiver, and in the next [`Work::done`].
     pub(crate) fn wake(self: &Arc<Self>, address: PciAddress) -> Option<oneshot::Receiver<Reading>> {
         let mut guard = self.work();
         let work = &mut *guard;
-        if work.over || !work.asleep.contains(&address) || !work.under_way.insert(address) {
+        if work.ended || !work.asleep.contains(&address) || !work.under_way.insert(address) {
             return None;
         }
         work.waiting.retain(|(waiting, _)| *waiting != address);
-        let (sender, found) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         work.urgent.push_back((address, sender));
         if work.threads < work.under_way.len() {
             self.begin_thread(work);
         }
         drop(guard);
-        self.asked.notify_one();
-        Some(found)
+        self.queued.notify_one();
+        Some(receiver)
     }
 
-    /// A device is no longer ours to look at.
+    /// Forgets a device that was unbound.
     pub(super) fn forget(&self, address: PciAddress) {
         let work = &mut *self.work();
         work.waiting.retain(|(waiting, _)| *waiting != address);
@@ -114,10 +119,10 @@ impl HardwareReaders {
         }
     }
 
-    /// No look begins any more.
+    /// Ends the threads. No read begins after that; a read that hangs is not waited for.
     pub(crate) fn end(&self) {
-        self.work().over = true;
-        self.asked.notify_all();
+        self.work().ended = true;
+        self.queued.notify_all();
     }
 
     #[cfg(test)]
@@ -126,44 +131,47 @@ impl HardwareReaders {
     }
 
     fn begin_thread(self: &Arc<Self>, work: &mut Work) {
-        if work.threads >= THREADS || work.over {
+        if work.threads >= MAX_THREADS || work.ended {
             return;
         }
-        let theirs = Arc::clone(self);
+        let of_thread = Arc::clone(self);
         let thread = std::thread::Builder::new().name("hardware".into()).stack_size(128 * 1024);
-        match thread.spawn(move || theirs.work_off()) {
+        match thread.spawn(move || of_thread.work_off()) {
             Ok(_) => work.threads += 1,
-            Err(error) => tracing::warn!(%error, "no thread to look at hardware with"),
+            Err(error) => tracing::warn!(%error, "thread for hardware checks could not be started"),
         }
     }
 
+    /// Reads queued devices until the end.
     fn work_off(&self) {
         let mut work = self.work();
-        while !work.over {
-            let (address, may_wake, waits) = if let Some((address, sender)) = work.urgent.pop_front() {
+        while !work.ended {
+            let (address, may_wake, receiver) = if let Some((address, sender)) = work.urgent.pop_front() {
                 (address, true, Some(sender))
             } else if let Some((address, may_wake)) = work.waiting.pop_front() {
                 work.under_way.insert(address);
                 (address, may_wake, None)
             } else {
-                self.asked.wait(&mut work);
+                self.queued.wait(&mut work);
                 continue;
             };
             drop(work);
-            let look = (self.look)(address, may_wake);
+            let reading = (self.read)(address, may_wake);
             work = self.work();
             work.under_way.remove(&address);
             if !work.gone.remove(&address) {
-                if look.presence == Some(Presence::NotChecked) {
+                if reading.presence == Some(Presence::NotChecked) {
                     work.asleep.insert(address);
                 } else {
                     work.asleep.remove(&address);
                 }
-                let urgent = waits.is_some();
-                work.done.push(Done { address, look, at: Instant::now(), urgent });
+                let urgent = receiver.is_some();
+                work.done.push(Done { address, reading, at: Instant::now(), urgent });
             }
-            // Whoever waits may have gone.
-            let _ = waits.map(|waits| waits.send(look));
+            if let Some(receiver) = receiver {
+                // The Allocate that waited may have ended.
+                let _ = receiver.send(reading);
+            }
         }
     }
 }
@@ -174,31 +182,32 @@ impl fmt::Debug for HardwareReaders {
     }
 }
 
-/// One look. What cannot be read is not known; why that is, the log tells whoever asks for details.
-pub(super) fn look(root: &Root, checks: Checks, address: PciAddress, may_wake: bool) -> Reading {
-    let told = |error| tracing::debug!(%error, "hardware");
-    let presence = || match root.presence(address).map_err(told).ok()? {
-        Presence::NotChecked if may_wake => root.presence_waking(address).map_err(told).ok(),
+/// Reads what the checks need of one device. A part that cannot be read is none, and the debug log has the reason.
+pub(super) fn read_device(root: &Root, checks: Checks, address: PciAddress, may_wake: bool) -> Reading {
+    let log = |error| tracing::debug!(%error, "hardware could not be read");
+    let presence = || match root.presence(address).map_err(log).ok()? {
+        Presence::NotChecked if may_wake => root.presence_waking(address).map_err(log).ok(),
         presence => Some(presence),
     };
     Reading {
         presence: checks.lost.then(presence).flatten(),
-        fatal: checks.aer.then(|| root.fatal_errors(address).map_err(told).ok().flatten()).flatten(),
+        fatal: checks.aer.then(|| root.fatal_errors(address).map_err(log).ok().flatten()).flatten(),
     }
 }
 
-/// One look from a command, by a deadline; none if it hangs. Nothing is woken.
-pub(crate) fn look_by(
+/// Reads what the checks need of one device, for a command, and wakes nothing. Returns none if there is no reading after `timeout`:
+/// the read hangs, and its thread is left behind.
+pub(crate) fn read_with_timeout(
     root: &Arc<Root>,
     checks: Checks,
     address: PciAddress,
-    deadline: Duration,
+    timeout: Duration,
 ) -> Option<Reading> {
     if !checks.lost && !checks.aer {
         return Some(Reading::default());
     }
-    let (sender, found) = channel();
+    let (sender, receiver) = channel();
     let root = Arc::clone(root);
-    std::thread::spawn(move || sender.send(look(&root, checks, address, false)));
-    found.recv_timeout(deadline).ok()
+    std::thread::spawn(move || sender.send(read_device(&root, checks, address, false)));
+    receiver.recv_timeout(timeout).ok()
 }

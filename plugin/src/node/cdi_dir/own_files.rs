@@ -1,0 +1,101 @@
+//! The names of the spec files that belong to the plugin, saved for its next process.
+
+use crate::state_file::StateFile;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use vfio_plugin_policy::cdi::names::is_ours;
+
+/// The version of the state file's content.
+const VERSION: u32 = 1;
+
+/// The plugin's files in the directory of CDI specs. All others belong to other programs, or to another plugin beside this one.
+#[derive(Debug)]
+pub(super) struct OwnFiles {
+    files: Vec<OwnFile>,
+    run_dir: PathBuf,
+    state_file: StateFile,
+}
+
+/// One spec file.
+#[derive(Debug)]
+struct OwnFile {
+    name: String,
+    /// None if it is not known what the file contains, or whether it exists.
+    content: Option<Content>,
+}
+
+/// The content that this process wrote.
+#[derive(Clone, Debug)]
+pub(super) struct Content {
+    /// The whole text.
+    pub(super) text: String,
+    /// The number of the write.
+    pub(super) written: u64,
+}
+
+/// The content of the state file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct SavedNames {
+    files: Vec<String>,
+}
+
+impl OwnFiles {
+    /// Returns the files of the previous process with the same run directory.
+    pub(super) fn new(run_dir: &Path) -> Self {
+        let state_file = StateFile::new(run_dir, "cdi.json");
+        let saved: SavedNames = state_file.read_versioned(VERSION).unwrap_or_default();
+        // Whatever the state file says, only a file that can be the plugin's is ever removed.
+        let names = saved.files.into_iter().filter(|name| is_ours(name));
+        let files = names.map(|name| OwnFile { name, content: None }).collect();
+        Self { files, run_dir: run_dir.into(), state_file }
+    }
+
+    /// Returns whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Returns the names of all files that are not in `wanted`.
+    pub(super) fn others_than(&self, wanted: &[String]) -> Vec<String> {
+        let names = self.files.iter().map(|file| &file.name);
+        names.filter(|name| !wanted.contains(name)).cloned().collect()
+    }
+
+    /// Returns the numbers of the writes of all files.
+    pub(super) fn writes(&self) -> impl Iterator<Item = u64> {
+        self.files.iter().filter_map(|file| file.content.as_ref()).map(|content| content.written)
+    }
+
+    /// Takes what is known of a file's content. It is unknown after that, also if the file cannot be written.
+    pub(super) fn take_content(&mut self, name: &str) -> Option<Content> {
+        self.files.iter_mut().find(|file| file.name == name)?.content.take()
+    }
+
+    /// Sets a file's content.
+    pub(super) fn set_content(&mut self, name: &str, content: Content) {
+        if let Some(file) = self.files.iter_mut().find(|file| file.name == name) {
+            file.content = Some(content);
+        }
+    }
+
+    /// Adds a file, and saves the names. To be called before the file exists, so that none is forgotten.
+    pub(super) fn add(&mut self, name: &str) {
+        if !self.files.iter().any(|file| file.name == name) {
+            self.files.push(OwnFile { name: name.to_owned(), content: None });
+            self.save();
+        }
+    }
+
+    /// Removes a file, and saves the names.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.files.retain(|file| file.name != name);
+        self.save();
+    }
+
+    fn save(&mut self) {
+        // Specs may be the first thing that the plugin writes, so the run directory may be missing.
+        let _ = std::fs::create_dir_all(&self.run_dir);
+        let files = self.files.iter().map(|file| file.name.clone()).collect();
+        self.state_file.write_versioned(VERSION, &SavedNames { files });
+    }
+}

@@ -1,0 +1,320 @@
+//! The monitor thread's loop: takes in what the node and other threads report, and publishes snapshots.
+
+use crate::config::pools_watch::PoolsFileWatch;
+use crate::log_once::LogOnce;
+use crate::node::cdi_dir::CdiDir;
+use crate::node::cdi_specs::needed_specs;
+use crate::node::hardware::HardwareMonitor;
+use crate::node::monitor::inbox::Inbox;
+use crate::node::naming::ResourceNamer;
+use crate::node::probe_exclusions::ProbeExclusions;
+use crate::node::snapshot;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use vfio_plugin_policy::cdi::request::SpecDevice;
+use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
+use vfio_plugin_policy::pools::Pools;
+use vfio_plugin_policy::sriov;
+use vfio_probe::device::Detail;
+use vfio_probe::{Device, Event, PciAddress, Watch};
+
+/// Limit for two waits at the start: the first probes wait this long for the assignments, and the first snapshot for the results
+/// of the first probes. A probe of a device that is being reset hangs.
+const START: Duration = Duration::from_secs(1);
+/// The longest sleep until the first snapshot.
+const START_SLEEP: Duration = Duration::from_millis(50);
+/// The longest sleep after that. The watch's timer ends a sleep sooner; without the timer, passes come at least this often.
+const MAX_SLEEP: Duration = Duration::from_secs(5);
+
+/// What the monitor thread drives.
+pub(super) struct Sources {
+    /// The core's watch of devices, groups and holders.
+    pub(super) watch: Watch,
+    /// The names of resources.
+    pub(super) namer: ResourceNamer,
+    /// The pools file, if there is one.
+    pub(super) pools: Option<PoolsFileWatch>,
+    /// The directory of CDI specs.
+    pub(super) cdi: CdiDir,
+    /// The state of the devices' hardware; none if no check needs it.
+    pub(super) hardware: Option<HardwareMonitor>,
+}
+
+/// The loop and its state.
+pub(super) struct MonitorLoop {
+    sources: Sources,
+    inbox: Arc<Inbox>,
+    snapshots: watch::Sender<Option<Arc<NodeSnapshot>>>,
+    exclusions: ProbeExclusions,
+    /// The number of reports that were taken from the inbox.
+    reports_seen: u64,
+    /// The number of devices with a stale `enable` count.
+    stale_enables: usize,
+    /// Why the bound devices could not be listed in the latest pass.
+    failure: Option<vfio_probe::Error>,
+    /// The devices of the CDI specs on disk.
+    cdi_devices: Vec<SpecDevice>,
+    /// Errors of single devices, as text.
+    logged_errors: LogOnce<String>,
+    logged_functions: LogOnce<PciAddress>,
+}
+
+impl MonitorLoop {
+    /// Returns a loop that has made no pass yet.
+    pub(super) fn new(
+        sources: Sources,
+        inbox: Arc<Inbox>,
+        snapshots: watch::Sender<Option<Arc<NodeSnapshot>>>,
+    ) -> Self {
+        Self {
+            sources,
+            inbox,
+            snapshots,
+            exclusions: ProbeExclusions::default(),
+            reports_seen: 0,
+            stale_enables: 0,
+            failure: None,
+            cdi_devices: Vec::new(),
+            logged_errors: LogOnce::default(),
+            logged_functions: LogOnce::default(),
+        }
+    }
+
+    /// Runs until the inbox is stopped.
+    pub(super) fn run(mut self) {
+        self.sources.watch.monitor_mut().pause_probes(true);
+        while !self.inbox.is_stopped() {
+            let sleep = self.pass();
+            self.inbox.wait(self.sources.watch.fd(), sleep);
+        }
+    }
+
+    /// Makes one pass. Returns how long the thread may sleep after it.
+    fn pass(&mut self) -> Duration {
+        let mut changed = self.take_exclusions();
+        changed |= self.reload_pools();
+        self.resume_probes();
+        changed |= self.take_reports();
+        changed |= self.take_events();
+        changed |= self.take_hardware();
+        changed |= self.take_stale_enables();
+        self.inbox.record_pass();
+        self.take_failure();
+        changed |= self.learn_names(changed);
+        let is_complete = self.is_complete();
+        if is_complete {
+            self.publish(changed);
+        }
+        self.read_hardware();
+        if is_complete { MAX_SLEEP } else { START_SLEEP }
+    }
+
+    /// Takes in changed assignments. Returns whether they change what is offered.
+    fn take_exclusions(&mut self) -> bool {
+        let Some(exclusions) = self.inbox.exclusions_unless(&self.exclusions) else { return false };
+        let Sources { watch, namer, .. } = &mut self.sources;
+        let matters = namer.keeps_any()
+            || namer.contradicts(exclusions.pinned_offers())
+            || exclusions.unbound(watch).next().is_some();
+        let changed = exclusions.assigned != self.exclusions.assigned && matters;
+        self.exclusions = exclusions;
+        let assigned = self.exclusions.not_to_probe(watch);
+        watch.monitor_mut().set_assigned(assigned);
+        changed
+    }
+
+    /// Reads the pools file if it has changed. Returns whether there are other pools.
+    fn reload_pools(&mut self) -> bool {
+        let Sources { watch, namer, pools: Some(file), .. } = &mut self.sources else { return false };
+        match file.changed() {
+            None => false,
+            // As in the first pass, which reads the file that the start of the program has read.
+            Some(Ok(pools)) if pools == *namer.pools() => false,
+            Some(Ok(pools)) => {
+                tracing::info!(file = %file.path(), "pools file was read again after a change");
+                watch.monitor_mut().set_detail(detail_for(&pools), Instant::now());
+                // Before the next snapshot, for which a selector may need the devices' parents.
+                watch.pass_now();
+                namer.set_pools(pools);
+                true
+            }
+            Some(Err(error)) => {
+                tracing::warn!(file = %file.path(), %error, "pools file rejected; the former pools stay in use");
+                false
+            }
+        }
+    }
+
+    /// Ends the pause of probes once the assignments are known, because a group of a pod must never be opened.
+    fn resume_probes(&mut self) {
+        let may_probe = self.exclusions.assigned.is_some() || self.inbox.age() > START;
+        let watch = &mut self.sources.watch;
+        if may_probe && watch.monitor().probes_paused() {
+            watch.monitor_mut().pause_probes(false);
+            watch.pass_now();
+        }
+    }
+
+    /// Takes in reports and requests. Returns whether there were any.
+    fn take_reports(&mut self) -> bool {
+        let (reports, count) = self.inbox.take_reports();
+        let changed = count > self.reports_seen;
+        self.reports_seen = count;
+        let watch = &mut self.sources.watch;
+        if reports.reread_records {
+            watch.monitor_mut().invalidate(None, Instant::now());
+        }
+        if reports.check_now {
+            watch.pass_now();
+        }
+        for (group, result) in reports.probes {
+            watch.record_probe(group, result);
+        }
+        changed
+    }
+
+    /// Takes in the watch's events. Returns whether there were any.
+    fn take_events(&mut self) -> bool {
+        let Sources { watch, hardware, .. } = &mut self.sources;
+        let mut changed = false;
+        while let Some(event) = watch.next() {
+            tracing::debug!(?event, "watch reported an event");
+            changed = true;
+            match (hardware.as_mut(), event) {
+                (Some(hardware), Event::Bound(_)) => hardware.bound(Instant::now()),
+                (Some(hardware), Event::Unbound(device)) => hardware.unbound(device),
+                _ => {}
+            }
+        }
+        changed
+    }
+
+    /// Takes in readings of the devices' hardware. Returns whether the state of any has changed.
+    fn take_hardware(&mut self) -> bool {
+        self.sources.hardware.as_mut().is_some_and(HardwareMonitor::take_readings)
+    }
+
+    /// Counts the stale `enable` counts, for which the watch has no event. Returns whether their number has changed.
+    fn take_stale_enables(&mut self) -> bool {
+        let devices = self.sources.watch.monitor().devices();
+        let count = devices.iter().filter(|tracked| tracked.enable_is_stale()).count();
+        std::mem::replace(&mut self.stale_enables, count) != count
+    }
+
+    /// Takes in whether the bound devices could be listed, and logs a new failure.
+    fn take_failure(&mut self) {
+        let failure = self.sources.watch.failure();
+        if failure != self.failure {
+            self.failure = failure;
+            if let Some(error) = failure {
+                tracing::warn!(%error, "bound devices could not be listed; the devices of the latest list stay");
+            }
+        }
+    }
+
+    /// Learns names after a change, and when a failed read of a name is to be repeated. Runs while the first probes are under way
+    /// too. Returns whether any name is new.
+    fn learn_names(&mut self, changed: bool) -> bool {
+        let Sources { watch, namer, .. } = &mut self.sources;
+        if !changed && !namer.is_due(Instant::now()) {
+            return false;
+        }
+        let is_new = namer.learn(watch.monitor().root(), &bound(watch));
+        namer.warn_of_overlaps(bound(watch));
+        is_new
+    }
+
+    /// Returns whether snapshots can be published: the former assignments are known, without which CDI specs of running pods would
+    /// be removed, and the first probes have results or took too long.
+    fn is_complete(&self) -> bool {
+        let probes_done = self.sources.watch.monitor().initial_probes_done();
+        self.exclusions.restored.is_some() && (probes_done || self.inbox.age() > START)
+    }
+
+    /// Publishes a snapshot after a change, the first one, and after a CDI spec had to be written again.
+    fn publish(&mut self, changed: bool) {
+        let is_first = self.snapshots.borrow().is_none();
+        if !changed && !is_first && !self.sources.cdi.is_due(Instant::now()) {
+            return;
+        }
+        let mut snapshot = self.snapshot();
+        self.warn_of_shared_functions();
+        // The specs are on disk before any component learns of their devices. They stay as they are if the bound devices could not
+        // be listed.
+        if self.failure.is_none() {
+            let specs = needed_specs(self.sources.watch.monitor().root(), &snapshot);
+            self.cdi_devices = self.sources.cdi.write_all(&specs, Instant::now());
+        }
+        snapshot.cdi.clone_from(&self.cdi_devices);
+        self.log_errors(&snapshot.errors);
+        // A spec that still cannot be written is no change.
+        if changed || is_first || self.snapshots.borrow().as_deref() != Some(&snapshot) {
+            self.snapshots.send_replace(Some(Arc::new(snapshot)));
+        }
+    }
+
+    /// Takes a snapshot of all offered devices, without the CDI specs' devices.
+    fn snapshot(&mut self) -> NodeSnapshot {
+        let Sources { watch, namer, hardware, .. } = &mut self.sources;
+        let exclusions = &self.exclusions;
+        let unbound: Vec<Device> = exclusions.unbound(watch).collect();
+        namer.learn(watch.monitor().root(), &unbound.iter());
+        namer.save();
+        namer.warn_of_unused_aliases();
+        // During an unbind a device has no driver any more, by which a pool might select it.
+        let stays = |device: &Device| device.driver.is_none() || exclusions.is_assigned(device);
+        let offers = namer.offers(bound(watch).chain(&unbound), exclusions.pinned_offers(), stays);
+        let mut snapshot = snapshot::take(watch, &offers);
+        if let Some(hardware) = hardware {
+            for state in &mut snapshot.devices {
+                state.hardware = hardware.hardware(state.device.id);
+            }
+        }
+        let offered = |device: Device| Some(DeviceState::unbound(device, offers.get(&device.id)?.clone()));
+        snapshot.unbound = unbound.into_iter().filter_map(offered).collect();
+        snapshot.reports_seen = self.reports_seen;
+        snapshot
+    }
+
+    /// Logs each physical function that is bound with virtual functions on, once.
+    fn warn_of_shared_functions(&mut self) {
+        for function in sriov::shared(bound(&self.sources.watch)) {
+            if self.logged_functions.is_new(function) {
+                tracing::warn!(
+                    device = %function,
+                    "physical function is bound to VFIO with virtual functions on; a VM must pass a VF token to open them"
+                );
+            }
+        }
+    }
+
+    /// Logs each error of a device once while it lasts.
+    fn log_errors(&mut self, errors: &[vfio_probe::Error]) {
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        self.logged_errors.keep(|logged| texts.contains(logged));
+        for error in texts {
+            if self.logged_errors.is_new(error.clone()) {
+                tracing::warn!(%error, "device left out; its record could not be read");
+            }
+        }
+    }
+
+    /// Lets the readers read the hardware of the devices of the latest snapshot, if it is time for that.
+    fn read_hardware(&mut self) {
+        if let (Some(hardware), Some(snapshot)) = (&mut self.sources.hardware, &*self.snapshots.borrow()) {
+            hardware.read(snapshot, Instant::now());
+        }
+    }
+}
+
+/// Returns the records of the bound devices.
+fn bound(watch: &Watch) -> impl Iterator<Item = &Device> + Clone {
+    watch.monitor().devices().iter().map(|tracked| &tracked.device)
+}
+
+/// Returns how much of each device record these pools need. A virtual function's parent costs four system calls a device, so it
+/// is read only for pools that select by it.
+pub(super) fn detail_for(pools: &Pools) -> Detail {
+    if pools.need_parents() { Detail::Full } else { Detail::Identity }
+}

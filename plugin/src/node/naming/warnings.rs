@@ -1,0 +1,82 @@
+//! Logs what an operator should correct in the names of resources, each condition once.
+
+use crate::log_once::LogOnce;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use vfio_plugin_policy::pools::resource_name::{env_name, variable_collisions};
+use vfio_plugin_policy::pools::{Pools, selector};
+use vfio_probe::Device;
+
+/// The conditions that were logged.
+#[derive(Debug, Default)]
+pub(super) struct NamingWarnings {
+    /// Places of two pools.
+    overlaps: LogOnce<(usize, usize)>,
+    /// Place of a pool, and the alias' key.
+    unused_aliases: LogOnce<(usize, String)>,
+    /// The second resource of each pair.
+    collisions: LogOnce<Arc<str>>,
+}
+
+impl NamingWarnings {
+    /// Logs pairs of pools that select the same device. The first one in the file offers it.
+    pub(super) fn overlaps<'a>(&mut self, pools: &Pools, devices: impl Iterator<Item = &'a Device>) {
+        for (first, second, device) in pools.overlaps(devices) {
+            if self.overlaps.is_new((first, second)) {
+                let (pool, also_in) = (pools.title(first), pools.title(second));
+                tracing::warn!(
+                    device = %device.id, pool, also_in,
+                    "device is selected by two pools; the first in the file offers it"
+                );
+            }
+        }
+    }
+
+    /// Logs the keys of `alias` that matched no model, for each pool that has a model. The file alone cannot show such an error: a
+    /// key may be written otherwise than the model's name.
+    ///
+    /// While pci.ids cannot be read, models have no names. Then only hex ids are judged.
+    pub(super) fn unused_aliases(
+        &mut self,
+        pools: &Pools,
+        used: &BTreeMap<usize, BTreeSet<String>>,
+        names_unknown: bool,
+    ) {
+        for (place, used) in used {
+            let keys = pools.get(*place).into_iter().flat_map(|pool| pool.alias.keys());
+            let judged = |key: &&String| !names_unknown || selector::hex(key).is_some();
+            for key in keys.filter(|key| !used.contains(*key)).filter(judged) {
+                if self.unused_aliases.is_new((*place, key.clone())) {
+                    tracing::warn!(
+                        alias = key,
+                        pool = pools.title(*place),
+                        "alias matches no device of its pool"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Logs pairs of resources whose addresses KubeVirt reads from one variable. The pools file is checked for them when it is
+    /// read, but models get their names later.
+    pub(super) fn collisions<'a>(&mut self, resources: impl Iterator<Item = &'a Arc<str>>) {
+        let resources: BTreeSet<&Arc<str>> = resources.collect();
+        for (first, second) in variable_collisions(resources.into_iter().map(|resource| &**resource)) {
+            if self.collisions.is_new(second.into()) {
+                let variable = env_name(second, false);
+                tracing::warn!(
+                    first,
+                    second,
+                    variable,
+                    "two resources share one variable, so a container with both sees the addresses of one; give one an alias"
+                );
+            }
+        }
+    }
+
+    /// Forgets what was logged about the pools, because they were replaced.
+    pub(super) fn forget_pools(&mut self) {
+        self.overlaps.clear();
+        self.unused_aliases.clear();
+    }
+}
