@@ -1,10 +1,10 @@
 //! `list`: the state of each device, with the health that was reported to the kubelet.
 
-use crate::commands::offered::look;
+use crate::commands::offered::offered_devices;
 use crate::commands::table::{layout, or_dash};
 use crate::config::Config;
 use crate::status::client;
-use crate::status::client::ANSWER;
+use crate::status::client::ANSWER_TIMEOUT;
 use crate::status::report::{DeviceReport, Listing};
 use vfio_plugin_policy::device::DeviceState;
 
@@ -14,14 +14,16 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
         let file = config.pools_file();
         eprintln!("vfio-device-plugin: {file}: {error}; listing the devices of the running serve instead");
     }
-    let serving = client::fetch(&config.run_dir, ANSWER);
+    let serving = client::fetch(&config.run_dir, ANSWER_TIMEOUT);
     if let Err(error) = &serving {
         eprintln!("vfio-device-plugin: {error:#}; health and pods are unknown");
     }
-    let devices = look(config, probe, |error| eprintln!("vfio-device-plugin: device left out: {error}"))?;
+    let devices =
+        offered_devices(config, probe, |error| eprintln!("vfio-device-plugin: device left out: {error}"))?;
     let reported = serving.map(|status| status.devices).unwrap_or_default();
     let mut reports: Vec<DeviceReport> = devices.iter().map(|device| combined(device, &reported)).collect();
-    // A device whose unbind waits for its holder, or that is assigned to a pod, is not among the bound devices; serve knows it.
+    // A device whose unbind waits for its holder, or that is assigned to a pod, is not among the bound
+    // devices; serve knows it.
     reports.extend(reported.into_iter().filter(|report| {
         (report.driver.is_none() || report.assignment.is_some())
             && !devices.iter().any(|device| device.device.id.to_string() == report.address)
@@ -37,8 +39,8 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
 
 /// Combines a device as it is now with what a running `serve` reported.
 ///
-/// Serve knows what a peek cannot see: a holder that has the group open but no device of it, a count that is left over from before
-/// the bind, a device node that has been missing for a while.
+/// Serve knows what a peek cannot see: a holder that has the group open but no device of it, a count that is
+/// left over from before the bind, a device node that has been missing for a while.
 pub(crate) fn combined(device: &DeviceState, reported: &[DeviceReport]) -> DeviceReport {
     let mut report = DeviceReport::new(device, None, None);
     let Some(known) = reported.iter().find(|known| known.address == report.address) else { return report };

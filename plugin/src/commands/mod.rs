@@ -1,4 +1,4 @@
-//! The commands: what an operator or a manifest runs.
+//! The commands that an operator, a script or a manifest runs: one module each, and what several of them use.
 
 pub(crate) mod doctor;
 pub(crate) mod list;

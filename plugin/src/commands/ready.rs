@@ -2,14 +2,14 @@
 
 use crate::config::Config;
 use crate::status::client;
-use crate::status::client::ANSWER;
+use crate::status::client::ANSWER_TIMEOUT;
 use crate::status::report::StatusReport;
 use std::time::Duration;
 
 /// Runs the command and returns the exit code: 0 yes, 1 no.
 pub(crate) fn run(config: &Config, live: bool) -> u8 {
     let word = if live { "not live" } else { "not ready" };
-    let reasons = match client::fetch(&config.run_dir, ANSWER) {
+    let reasons = match client::fetch(&config.run_dir, ANSWER_TIMEOUT) {
         Ok(report) if live => silent(&report, config.interval).into_iter().collect(),
         Ok(report) => unready(&report, config.interval),
         Err(error) => vec![format!("{error:#}")],
@@ -27,8 +27,8 @@ pub(crate) fn silent(report: &StatusReport, interval: Duration) -> Option<String
     (silent > patience).then(|| format!("the monitor's latest pass was {} ms ago", report.silent_ms))
 }
 
-/// Returns why the plugin is not ready: the process does not work, or a resource is not registered or has not sent its first
-/// list. A node without devices has nothing to register and is ready.
+/// Returns why the plugin is not ready: the process does not work, or a resource is not registered or has not
+/// sent its first list. A node without devices has nothing to register and is ready.
 pub(crate) fn unready(report: &StatusReport, interval: Duration) -> Vec<String> {
     let mut reasons: Vec<String> = silent(report, interval).into_iter().collect();
     if !report.settled {

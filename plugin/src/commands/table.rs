@@ -1,8 +1,8 @@
-//! Plain tables: columns as wide as they must be.
+//! Lays out plain text tables: each column is as wide as its widest cell.
 
 use std::fmt::Write;
 
-/// Lays out rows below a heading. Cells of the last column are not padded.
+/// Returns a heading and the rows below it, two spaces between columns and no spaces at the end of a line.
 pub(crate) fn layout<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
     let mut widths = heading.map(str::len);
     for row in rows {
@@ -26,7 +26,7 @@ pub(crate) fn layout<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -
     text
 }
 
-/// A cell for what may be missing.
+/// Returns the text of a cell; `-` for a missing value.
 pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
@@ -34,7 +34,7 @@ pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn columns_line_up() {
+    fn columns_are_aligned() {
         let rows = [["a".to_owned(), "bb".to_owned()], ["ccc".to_owned(), String::new()]];
         assert_eq!(super::layout(["X", "Y"], &rows), "X    Y\na    bb\nccc\n");
     }

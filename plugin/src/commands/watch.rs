@@ -1,4 +1,4 @@
-//! `watch`: what changes, as it changes.
+//! `watch`: prints the changes of all devices that are bound to VFIO, as they happen.
 
 use crate::config::Config;
 use crate::status::report::HolderReport;
@@ -12,17 +12,26 @@ use vfio_plugin_policy::holders::describe;
 use vfio_probe::monitor::{Monitor, Options};
 use vfio_probe::{Event, GroupId, Prober, Root, Watch};
 
+/// One event, as a line of `watch --json`.
 #[derive(Serialize)]
-struct Line {
-    /// Seconds after 1970, with milliseconds.
+struct EventReport {
+    /// Seconds since 1970, with milliseconds.
     time: f64,
+    /// `bound`, `unbound`, `held`, `freed`, `changed` or `rescan`.
     event: &'static str,
+    /// The device; for an event of a group, its devices separated by commas.
     device: Option<String>,
+    /// The group of `held`, `freed` and `changed`.
     group: Option<u32>,
+    /// The group's holders that were found.
     holders: Vec<HolderReport>,
 }
 
-/// Runs the command until its output is closed or a signal ends it. Opens no group: it only looks.
+/// Runs the command until its reader closes the pipe, or a signal ends the process. Returns the exit code 0.
+/// Opens no device node.
+///
+/// # Errors
+/// The root cannot be opened, or the bound devices cannot be listed.
 pub(crate) fn run(config: &Config, json: bool) -> anyhow::Result<u8> {
     let root = Arc::new(Root::open(&config.root)?);
     let prober = Arc::new(Prober::new(Arc::clone(&root)));
@@ -30,51 +39,54 @@ pub(crate) fn run(config: &Config, json: bool) -> anyhow::Result<u8> {
     let mut watch = Watch::new(Monitor::new(root, prober, options)?, Default::default())?;
     loop {
         while let Some(event) = watch.next() {
-            let line = line(&watch, event);
-            let text = if json { serde_json::to_string(&line)? } else { plain(&watch, event) };
+            let line =
+                if json { serde_json::to_string(&report(&watch, event))? } else { text(&watch, event) };
             let mut out = std::io::stdout().lock();
-            // A reader that has gone is the ordinary end.
-            if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
+            // A reader that closes the pipe is the ordinary end.
+            if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
                 return Ok(0);
             }
         }
         if let Some(error) = watch.failure() {
-            return Err(error).context("cannot list bound devices");
+            return Err(error).context("cannot list the bound devices");
         }
         let fd = watch.fd();
         match poll(&mut [PollFd::new(&fd, PollFlags::IN)], None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno).context("poll"),
+            Err(errno) => return Err(errno).context("cannot wait for changes"),
         }
     }
 }
 
-/// The devices of a group, for people who know addresses and not groups.
-fn members(watch: &Watch, group: GroupId) -> String {
+/// Returns the ids of a group's devices, separated by commas: people know addresses, not groups.
+fn devices_of(watch: &Watch, group: GroupId) -> String {
     let devices = watch.monitor().devices().iter().filter(|tracked| tracked.device.group == Some(group));
     devices.map(|tracked| tracked.device.id.to_string()).collect::<Vec<_>>().join(",")
 }
 
-fn line(watch: &Watch, event: Event) -> Line {
+/// Returns an event for `--json`.
+fn report(watch: &Watch, event: Event) -> EventReport {
     let group = event.group();
+    let device = event.device().map(|id| id.to_string());
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Line {
+    EventReport {
         time: (time.as_secs_f64() * 1000.0).round() / 1000.0,
         event: event.as_str(),
-        device: event.device().map(|id| id.to_string()).or_else(|| group.map(|group| members(watch, group))),
+        device: device.or_else(|| group.map(|group| devices_of(watch, group))),
         group: group.map(|group| group.0),
         holders: group.map(|group| watch.holders(group).iter().map(Into::into).collect()).unwrap_or_default(),
     }
 }
 
-fn plain(watch: &Watch, event: Event) -> String {
+/// Returns an event as a line of text.
+fn text(watch: &Watch, event: Event) -> String {
     let word = event.as_str();
     match (event.device(), event.group()) {
         (Some(device), _) => format!("{word:<8} {device}"),
         (None, Some(group)) => {
             let holders = watch.holders(group);
             let by = if word == "held" { format!(" by {}", describe(holders)) } else { String::new() };
-            format!("{word:<8} group {group} ({}){by}", members(watch, group))
+            format!("{word:<8} group {group} ({}){by}", devices_of(watch, group))
         }
         (None, None) => word.to_owned(),
     }

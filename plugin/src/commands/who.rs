@@ -1,4 +1,4 @@
-//! `who`: which processes hold a device or group.
+//! `who`: prints the processes that hold a device or group.
 
 use crate::commands::table::{layout, or_dash};
 use crate::config::Config;
@@ -8,23 +8,34 @@ use serde::Serialize;
 use vfio_probe::device::Detail;
 use vfio_probe::{DeviceId, GroupId, Holder, Root, ScanCoverage};
 
+/// The output of `who --json`.
 #[derive(Serialize)]
-struct Report {
+struct WhoReport {
+    /// The group that was searched.
     iommu_group: u32,
-    holders: Vec<HolderRecord>,
+    /// The holders that were found.
+    holders: Vec<HolderVia>,
+    /// Processes that were searched.
     processes: u32,
+    /// Processes that could not be read.
     unreadable: u32,
+    /// Open VFIO device descriptors of unknown device.
     unattributed: u32,
 }
 
+/// One holder, with the descriptor that holds the group.
 #[derive(Serialize)]
-struct HolderRecord {
+struct HolderVia {
     #[serde(flatten)]
     holder: HolderReport,
+    /// `group`, `device` or `cdev`.
     via: &'static str,
 }
 
-/// Runs the command and returns the exit code: 0 if a holder is found, else 1.
+/// Runs the command and returns the exit code: 0 if a holder was found, 1 if not.
+///
+/// # Errors
+/// The target is no device or group of this node, or /proc cannot be read.
 pub(crate) fn run(config: &Config, target: &str, json: bool) -> anyhow::Result<u8> {
     let root = Root::open(&config.root)?;
     let group = group_of(&root, target)?;
@@ -34,12 +45,10 @@ pub(crate) fn run(config: &Config, target: &str, json: bool) -> anyhow::Result<u
         .context("cannot search /proc for holders")?;
     let found = !holders.is_empty();
     if json {
-        let holders = holders
-            .iter()
-            .map(|holder| HolderRecord { holder: holder.into(), via: holder.via.as_str() })
-            .collect();
+        let via = |holder: &Holder| HolderVia { holder: holder.into(), via: holder.via.as_str() };
+        let holders = holders.iter().map(via).collect();
         let ScanCoverage { processes, unreadable, unattributed } = coverage;
-        let report = Report { iommu_group: group.0, holders, processes, unreadable, unattributed };
+        let report = WhoReport { iommu_group: group.0, holders, processes, unreadable, unattributed };
         println!("{}", serde_json::to_string(&report)?);
     } else {
         print(group, &holders, coverage);
@@ -47,6 +56,7 @@ pub(crate) fn run(config: &Config, target: &str, json: bool) -> anyhow::Result<u
     Ok(u8::from(!found))
 }
 
+/// Returns the group that `target` names by its number or by one of its devices.
 fn group_of(root: &Root, target: &str) -> anyhow::Result<GroupId> {
     if let Ok(group) = target.parse::<GroupId>() {
         root.members(group, &mut vfio_probe::Buffer::new(), |_| {})
@@ -57,10 +67,11 @@ fn group_of(root: &Root, target: &str) -> anyhow::Result<GroupId> {
     let device = root.device(id, Detail::Identity)?;
     match device.group {
         Some(group) => Ok(group),
-        None => bail!("{id} is in no IOMMU group: is the IOMMU off?"),
+        None => bail!("{id} has no IOMMU group; is the IOMMU off?"),
     }
 }
 
+/// Prints the holders as a table, and what the search could not read.
 fn print(group: GroupId, holders: &[Holder], coverage: ScanCoverage) {
     if holders.is_empty() {
         println!("Found no process that holds group {group}.");

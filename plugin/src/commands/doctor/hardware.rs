@@ -4,7 +4,7 @@ use crate::commands::doctor::finding::Findings;
 use crate::commands::doctor::kubelet::{PodLookup, PodOf};
 use crate::config::Config;
 use crate::node::hardware::readers::read_with_timeout;
-use crate::status::client::ANSWER;
+use crate::status::client::ANSWER_TIMEOUT;
 use std::sync::Arc;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::health::LOST;
@@ -20,8 +20,8 @@ pub(super) fn examine(
 ) {
     let Some(address) = device.device.id.pci() else { return };
     let id = device.device.id.to_string();
-    let Some(reading) = read_with_timeout(root, config.checks(), address, ANSWER) else {
-        let what = format!("did not answer a read of its registers within {ANSWER:?}: it is being reset");
+    let Some(reading) = read_with_timeout(root, config.checks(), address, ANSWER_TIMEOUT) else {
+        let what = format!("did not answer a read of its registers within {ANSWER_TIMEOUT:?}: it is being reset");
         let advice = "If this lasts, the reset does not finish: look into dmesg.";
         return findings.warn(id, what, advice);
     };

@@ -6,7 +6,7 @@ use crate::kubelet::checkpoint;
 use crate::kubelet::pod_resources::{Lister, PodResourcesError};
 use crate::kubelet::socket_watch::kubelet_socket;
 use crate::status::client;
-use crate::status::client::ANSWER;
+use crate::status::client::ANSWER_TIMEOUT;
 use crate::status::report::{DeviceReport, HolderReport};
 use anyhow::Context;
 use std::time::Instant;
@@ -76,7 +76,7 @@ pub(super) fn examine<'a>(
     if !running {
         let advice = "Is the kubelet running? Give --kubelet-dir if its root directory was moved.";
         findings.warn(config.kubelet_dir.display().to_string(), "there is no kubelet.sock", advice);
-    } else if let Err(error) = client::connect(&socket, ANSWER) {
+    } else if let Err(error) = client::connect(&socket, ANSWER_TIMEOUT) {
         let advice = "The kubelet ended without removing the socket: start it, and look into its log.";
         findings.warn(socket.display().to_string(), format!("the kubelet does not answer: {error}"), advice);
     }

@@ -9,10 +9,10 @@ mod kubelet;
 mod serving;
 
 use crate::commands::list::combined;
-use crate::commands::offered::look;
+use crate::commands::offered::offered_devices;
 use crate::config::Config;
 use crate::status::client;
-use crate::status::client::ANSWER;
+use crate::status::client::ANSWER_TIMEOUT;
 use finding::Findings;
 use std::sync::Arc;
 use vfio_probe::Root;
@@ -37,8 +37,8 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
     }
     let root = Arc::new(Root::open(&config.root)?);
     let mut unreadable = Vec::new();
-    let devices = look(config, probe, |error| unreadable.push(error))?;
-    let serving = client::fetch(&config.run_dir, ANSWER);
+    let devices = offered_devices(config, probe, |error| unreadable.push(error))?;
+    let serving = client::fetch(&config.run_dir, ANSWER_TIMEOUT);
     host::examine(config, &root, &devices, &unreadable, &mut findings);
     let mut kubelet = Findings::default();
     let reported = serving.as_ref().map(|report| report.devices.as_slice()).unwrap_or_default();
