@@ -1,4 +1,4 @@
-//! The command line.
+//! Defines the command line: the commands, and how flags and environment variables override each other.
 
 use crate::config::Config;
 use clap::builder::{OsStr, Resettable};
@@ -14,13 +14,15 @@ use clap_complete::Shell;
     after_help = "Exit codes: 0 success; 1 no (no holder found, not ready, warnings); 2 failure; 64 wrong usage or settings."
 )]
 pub(crate) struct Cli {
+    /// The command; `serve` without one.
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
+    /// The settings, which all commands share.
     #[command(flatten)]
     pub(crate) config: Config,
 }
 
-/// The command to run; `serve` without one.
+/// What to run. The first line of each command is its help.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Run the device plugin until SIGTERM (the default)
@@ -71,11 +73,13 @@ pub(crate) enum Command {
 }
 
 impl Cli {
-    /// Reads the command line and the environment. A variable that is empty is not set, as in manifests that leave a value out;
-    /// and what is said on the command line goes before what the environment says of the same thing.
+    /// Reads the command line and the environment.
+    ///
+    /// An empty variable counts as not set, because manifests leave values out that way. A flag overrides a
+    /// variable; `--select` also overrides the variable of `--pools`, and the other way round.
     ///
     /// # Errors
-    /// Wrong usage, or a wish for help.
+    /// Wrong usage, or a request for the help or the version ([`clap::Error::use_stderr`] is false then).
     pub(crate) fn read() -> Result<Self, clap::Error> {
         let mut command = Self::command().mut_args(|arg| {
             let value = arg.get_env().and_then(std::env::var_os);
@@ -87,11 +91,11 @@ impl Cli {
         });
         let matches = command.try_get_matches_from_mut(std::env::args_os())?;
         let mut cli = Self::from_arg_matches(&matches)?;
-        match offered_by(matches.value_source("select"), matches.value_source("pools")) {
-            Offered::Select => cli.config.pools = None,
-            Offered::Pools => {}
-            Offered::Both(names) => {
-                let text = format!("{names} exclude each other: put the selectors into the file of pools");
+        match selection(matches.value_source("select"), matches.value_source("pools")) {
+            Selection::Select => cli.config.pools = None,
+            Selection::Pools => {}
+            Selection::Conflict(names) => {
+                let text = format!("{names} exclude each other: put the selectors into the pools file");
                 return Err(command.error(ErrorKind::ArgumentConflict, text));
             }
         }
@@ -100,30 +104,31 @@ impl Cli {
     }
 }
 
-/// What says which devices are offered.
+/// The setting that decides which devices are offered.
 #[derive(PartialEq, Eq, Debug)]
-enum Offered {
-    /// The selectors.
+enum Selection {
+    /// `--select`, also by its default.
     Select,
-    /// The file.
+    /// `--pools`.
     Pools,
-    /// Both of these names, from the same place.
-    Both(&'static str),
+    /// Both are flags, or both are variables: their names.
+    Conflict(&'static str),
 }
 
-fn offered_by(select: Option<ValueSource>, pools: Option<ValueSource>) -> Offered {
+/// Returns which of `--select` and `--pools` decides, by where their values come from.
+fn selection(select: Option<ValueSource>, pools: Option<ValueSource>) -> Selection {
     use ValueSource::{CommandLine, EnvVariable};
     match (select, pools) {
-        (Some(CommandLine), Some(CommandLine)) => Offered::Both("--select and --pools"),
+        (Some(CommandLine), Some(CommandLine)) => Selection::Conflict("--select and --pools"),
         (Some(EnvVariable), Some(EnvVariable)) => {
-            Offered::Both("VFIO_DEVICE_PLUGIN_SELECT and VFIO_DEVICE_PLUGIN_POOLS")
+            Selection::Conflict("VFIO_DEVICE_PLUGIN_SELECT and VFIO_DEVICE_PLUGIN_POOLS")
         }
-        (Some(CommandLine), _) | (_, None) => Offered::Select,
-        _ => Offered::Pools,
+        (Some(CommandLine), _) | (_, None) => Selection::Select,
+        _ => Selection::Pools,
     }
 }
 
-/// Prints a shell's completion script.
+/// Prints the completion script of a shell to standard output.
 pub(crate) fn completions(shell: Shell) {
     clap_complete::generate(shell, &mut Cli::command(), "vfio-device-plugin", &mut std::io::stdout());
 }
@@ -134,12 +139,12 @@ mod tests {
     use clap::ValueEnum;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn command_line_definition_is_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn every_command_and_setting_is_documented_and_completed() {
+    fn every_command_and_setting_is_documented() {
         let page = include_str!("../../docs/command-line.md");
         let command = Cli::command();
         for arg in command.get_arguments().filter(|arg| arg.get_env().is_some()) {
