@@ -1,4 +1,5 @@
-//! The policy `attributed` on a simulated node: what pods own, who tells it, and the guard of Allocate.
+//! The policy `attributed`: which devices are assigned to pods, where the plugin reads it, and what Allocate
+//! refuses.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
@@ -13,14 +14,14 @@ use vfio_sim_node::{Kubelet, Node, VmSpec};
 const GPU: &str = "0000:1b:00.0";
 const OTHER: &str = "0000:3d:00.0";
 const THIRD: &str = "0000:4e:00.0";
-/// `--settling` of these tests, and time for everything after it.
+/// `--settling` of these tests, and enough time for what follows it.
 const SETTLED: Duration = Duration::from_millis(300 + 1200);
 
-fn allocatable(books: &KubeletState) -> usize {
-    books.capacity(H100).allocatable
+fn allocatable(state: &KubeletState) -> usize {
+    state.capacity(H100).allocatable
 }
 
-/// Eight devices offered by a plugin that runs, and a pod that has [`GPU`] with its machine.
+/// Starts eight offered GPUs, and a pod with a VM that holds [`GPU`].
 async fn with_a_pod(words: &[&str]) -> (Node, Kubelet, Serve, vfio_sim_node::Vm) {
     let (node, kubelet, serve) = offered(words).await;
     let pod = kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
@@ -30,14 +31,14 @@ async fn with_a_pod(words: &[&str]) -> (Node, Kubelet, Serve, vfio_sim_node::Vm)
 }
 
 #[tokio::test]
-async fn a_pods_device_stays_healthy_whoever_restarts() {
+async fn assigned_device_stays_healthy_over_every_restart() {
     let (node, kubelet, serve, _vm) = with_a_pod(&[]).await;
     tokio::time::sleep(SETTLED).await;
     assert_eq!(allocatable(&kubelet.state()), 8);
     drop(serve);
     let serve = Serve::start(&node, &[]);
-    expect(&kubelet, "registered again", |books| {
-        books.registrations_of(H100) == 2 && allocatable(books) == 8
+    expect(&kubelet, "registered again", |state| {
+        state.registrations_of(H100) == 2 && allocatable(state) == 8
     })
     .await;
     tokio::time::sleep(SETTLED).await;
@@ -45,27 +46,31 @@ async fn a_pods_device_stays_healthy_whoever_restarts() {
     for keep_checkpoint in [true, false] {
         let before = kubelet.state().registrations_of(H100);
         kubelet.restart(keep_checkpoint).await.unwrap();
-        expect(&kubelet, "registered again", |books| {
-            books.registrations_of(H100) > before && allocatable(books) == 8
+        expect(&kubelet, "registered again", |state| {
+            state.registrations_of(H100) > before && allocatable(state) == 8
         })
         .await;
         tokio::time::sleep(SETTLED).await;
         assert_eq!(allocatable(&kubelet.state()), 8, "checkpoint kept: {keep_checkpoint}");
         assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some("default/vm-1"));
     }
-    assert_eq!(node.opens(51), 2, "at the start, and in Allocate; none after a restart: it is a pod's");
+    assert_eq!(
+        node.opens(51),
+        2,
+        "one probe at discovery and one in Allocate; none after a restart, because the device is assigned"
+    );
     let (_, _, log) = serve.terminate();
     assert!(!log.contains("Unhealthy"), "{log}");
 }
 
 #[tokio::test]
-async fn when_nobody_tells_nothing_is_unhealthy_for_being_held_and_allocate_refuses_it() {
+async fn unknown_assignments_keep_held_devices_healthy_but_refused() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
     kubelet.set_pod_resources_mode(PodResourcesMode::Hang);
     let began = Instant::now();
     let serve = Serve::start(&node, &[]);
-    expect(&kubelet, "the first list does not wait for ever", |books| allocatable(books) == 8).await;
+    expect(&kubelet, "a first list despite the hanging pod resources", |state| allocatable(state) == 8).await;
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     let checkpoint = node.kubelet_dir().join(kubelet_api::CHECKPOINT);
     std::fs::write(checkpoint, "{\"Data\":").unwrap();
@@ -77,17 +82,18 @@ async fn when_nobody_tells_nothing_is_unhealthy_for_being_held_and_allocate_refu
     let Err(AdmitError::Refused(status)) = refused else { panic!("{refused:?}") };
     assert_eq!(status.code(), tonic::Code::FailedPrecondition);
     assert!(status.message().contains(&format!("{GPU} (group 51) is held by pid {}", vm.pid())), "{status}");
-    // And that is told, before the refusal, so that the pod that replaces the failed one is given another.
+    // The list was sent before the refusal, so that the replacement of the failed pod is allocated another
+    // device.
     assert_eq!(health(&kubelet.state(), H100, GPU), Some(false));
     vm.kill();
-    expect(&kubelet, "free again", |books| allocatable(books) == 8).await;
+    expect(&kubelet, "free again", |state| allocatable(state) == 8).await;
     let (_, _, log) = serve.terminate();
     let warning = "assignments are unknown: pod resources and the kubelet's checkpoint could not be read";
     assert_eq!(log.matches(warning).count(), 1, "{log}");
 }
 
 #[tokio::test]
-async fn the_checkpoint_alone_tells_owners_where_pod_resources_speak_garbage() {
+async fn checkpoint_alone_assigns_if_pod_resources_are_malformed() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
     std::fs::remove_file(node.pod_resources_socket()).unwrap();
@@ -98,18 +104,18 @@ async fn the_checkpoint_alone_tells_owners_where_pod_resources_speak_garbage() {
         }
     });
     let _serve = Serve::start(&node, &[]);
-    expect(&kubelet, "offered", |books| allocatable(books) == 8).await;
+    expect(&kubelet, "offered", |state| allocatable(state) == 8).await;
     let pod = kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
     let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
     let _foreign = node.start_vm(&VmSpec::foreign(&[OTHER])).unwrap();
-    expect(&kubelet, "the foreign one alone", |books| allocatable(books) == 7).await;
+    expect(&kubelet, "only the foreign holder's device unhealthy", |state| allocatable(state) == 7).await;
     tokio::time::sleep(SETTLED).await;
     assert_eq!(health(&kubelet.state(), H100, GPU), Some(true));
     assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some(&*pod.pod_uid));
 }
 
 #[tokio::test]
-async fn the_kubelet_is_asked_no_more_often_than_once_an_interval() {
+async fn kubelet_is_polled_at_most_once_an_interval() {
     let (node, kubelet, _serve, _vm) = with_a_pod(&[]).await;
     let (before, began) = (kubelet.pod_lists(), Instant::now());
     for _ in 0..40 {
@@ -124,62 +130,63 @@ async fn the_kubelet_is_asked_no_more_often_than_once_an_interval() {
 }
 
 #[tokio::test]
-async fn a_pod_that_is_gone_ends_its_ownership_and_its_hung_machine_is_foreign() {
+async fn vm_that_outlives_its_pod_is_a_foreign_holder() {
     let (node, kubelet, _serve, vm) = with_a_pod(&[]).await;
     let pods = kubelet.state().pods;
     kubelet.admit_with("vm-2", H100, vec![OTHER.to_owned()]).await.unwrap();
     wait_for_pod(&node, OTHER, "default/vm-2").await;
     kubelet.remove(&pods[0].uid);
-    expect(&kubelet, "held by nobody's machine", |books| health(books, H100, GPU) == Some(false)).await;
-    let told = device(&node, GPU);
-    assert!(told["assignment"].is_null(), "{told}");
-    assert!(told["reason"].as_str().unwrap().contains(&format!("held by pid {}", vm.pid())), "{told}");
+    expect(&kubelet, "held by a VM without a pod", |state| health(state, H100, GPU) == Some(false)).await;
+    let listed = device(&node, GPU);
+    assert!(listed["assignment"].is_null(), "{listed}");
+    assert!(listed["reason"].as_str().unwrap().contains(&format!("held by pid {}", vm.pid())), "{listed}");
     vm.kill();
-    expect(&kubelet, "free again", |books| allocatable(books) == 8).await;
+    expect(&kubelet, "free again", |state| allocatable(state) == 8).await;
 }
 
 #[tokio::test]
-async fn an_owned_device_that_is_unbound_stays_listed_until_its_pod_ends() {
+async fn unbound_assigned_device_stays_listed_until_its_pod_ends() {
     let (node, kubelet, serve, vm) = with_a_pod(&[]).await;
     kubelet.admit_with("vm-2", H100, vec![OTHER.to_owned()]).await.unwrap();
     wait_for_pod(&node, OTHER, "default/vm-2").await;
     drop(vm);
     node.unbind(GPU).unwrap();
     tokio::time::sleep(SETTLED).await;
-    assert_eq!(kubelet.capacity(H100).capacity, 8, "it is counted as requested");
+    assert_eq!(kubelet.capacity(H100).capacity, 8, "the kubelet still counts it as requested");
     assert_eq!(health(&kubelet.state(), H100, GPU), Some(true));
     drop(serve);
     let _serve = Serve::start(&node, &[]);
-    expect(&kubelet, "also after a restart", |books| {
-        books.registrations_of(H100) == 2 && allocatable(books) == 8
+    expect(&kubelet, "also after a restart", |state| {
+        state.registrations_of(H100) == 2 && allocatable(state) == 8
     })
     .await;
     let uid = kubelet.state().pods.iter().find(|pod| pod.name == "vm-1").unwrap().uid.clone();
     kubelet.remove(&uid);
-    expect(&kubelet, "dropped", |books| books.capacity(H100).capacity == 7).await;
+    expect(&kubelet, "dropped", |state| state.capacity(H100).capacity == 7).await;
 }
 
 #[tokio::test]
-async fn substitution_gives_another_and_never_one_that_was_given() {
+async fn substitution_never_allocates_an_allocated_device() {
     let (node, kubelet, _serve, _vm) = with_a_pod(&["--busy-allocate", "substitute"]).await;
     let foreign = node.start_vm(&VmSpec::foreign(&[OTHER])).unwrap();
-    let swapped = kubelet.admit_with("vm-2", H100, vec![OTHER.to_owned()]).await.unwrap();
-    let given = swapped.response.envs["PCI_RESOURCE_NVIDIA_COM_2330"].clone();
-    assert_eq!(given, THIRD, "{swapped:?}");
-    assert_eq!(swapped.response.devices[1].host_path, "/dev/vfio/53");
-    // The books say OTHER; what vm-2 has is THIRD, and OTHER is held by nobody's machine.
+    let substituted = kubelet.admit_with("vm-2", H100, vec![OTHER.to_owned()]).await.unwrap();
+    let allocated = substituted.response.envs["PCI_RESOURCE_NVIDIA_COM_2330"].clone();
+    assert_eq!(allocated, THIRD, "{substituted:?}");
+    assert_eq!(substituted.response.devices[1].host_path, "/dev/vfio/53");
+    // The kubelet's checkpoint names OTHER. The plugin allocated THIRD to vm-2, and OTHER is held by a VM
+    // without a pod.
     wait_for_pod(&node, THIRD, "default/vm-2").await;
-    expect(&kubelet, "the held one is not offered", |books| {
-        health(books, H100, OTHER) == Some(false) && health(books, H100, THIRD) == Some(true)
+    expect(&kubelet, "only the held device unhealthy", |state| {
+        health(state, H100, OTHER) == Some(false) && health(state, H100, THIRD) == Some(true)
     })
     .await;
-    assert_eq!(kubelet.capacity(H100).left(), 5, "five can be opened");
-    let _vm = node.start_vm(&VmSpec::of_pod(&swapped.pod_uid, &[given])).unwrap();
-    // The kubelet's books have it as free: whoever is given it is swapped too.
+    assert_eq!(kubelet.capacity(H100).left(), 5, "five devices are free");
+    let _vm = node.start_vm(&VmSpec::of_pod(&substituted.pod_uid, &[allocated])).unwrap();
+    // To the kubelet THIRD is free. A pod that it allocates THIRD to gets a substitute too.
     let again = kubelet.admit_with("vm-3", H100, vec![THIRD.to_owned()]).await.unwrap();
     assert_eq!(again.response.envs["PCI_RESOURCE_NVIDIA_COM_2330"], "0000:5f:00.0");
-    // Without the checkpoint nobody knows what was given in place of what.
-    // A folder in its place, which the kubelet does not overwrite with its next list.
+    // Without the checkpoint the plugin does not know which devices substitute others.
+    // The kubelet does not overwrite a directory of that name with its next checkpoint.
     let checkpoint = node.kubelet_dir().join(kubelet_api::CHECKPOINT);
     std::fs::remove_file(&checkpoint).unwrap();
     std::fs::create_dir_all(checkpoint.join("not a file")).unwrap();
@@ -188,20 +195,20 @@ async fn substitution_gives_another_and_never_one_that_was_given() {
     let Err(AdmitError::Refused(status)) = refused else { panic!("{refused:?}") };
     assert!(status.message().contains("no substitute: the kubelet's checkpoint cannot be read"), "{status}");
     foreign.kill();
-    expect(&kubelet, "offered again", |books| health(books, H100, OTHER) == Some(true)).await;
+    expect(&kubelet, "offered again", |state| health(state, H100, OTHER) == Some(true)).await;
 }
 
 #[tokio::test]
-async fn a_device_that_was_unbound_a_moment_ago_is_not_given() {
+async fn device_unbound_a_moment_ago_is_refused() {
     let node = Node::with_eight_gpus().unwrap();
-    // Its group can be opened all the same, as the other is still bound.
+    // A probe still finds the group free, because the other function of the group is still bound.
     for function in ["0000:e1:00.0", "0000:e1:00.1"] {
         node.add(vfio_sim_node::Function::gpu(function, 70, 1)).unwrap();
     }
     let kubelet = kubelet(&node).await;
-    // So seldom that the plugin cannot have seen it.
+    // The interval is so long that the monitor has not seen the unbind.
     let _serve = Serve::start(&node, &["--interval", "1h"]);
-    expect(&kubelet, "offered", |books| allocatable(books) == 10).await;
+    expect(&kubelet, "offered", |state| allocatable(state) == 10).await;
     node.unbind("0000:e1:00.0").unwrap();
     let refused = kubelet.admit_with("vm-1", H100, vec!["0000:e1:00.0".to_owned()]).await;
     let Err(AdmitError::Refused(status)) = refused else { panic!("{refused:?}") };
@@ -210,7 +217,7 @@ async fn a_device_that_was_unbound_a_moment_ago_is_not_given() {
 }
 
 #[tokio::test]
-async fn where_groups_may_not_be_opened_allocate_looks_afresh() {
+async fn without_probes_allocate_peeks_again() {
     let (node, kubelet, _serve) = offered(&["--no-probe", "--interval", "1h"]).await;
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     let refused = kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await;
@@ -223,7 +230,7 @@ async fn where_groups_may_not_be_opened_allocate_looks_afresh() {
 }
 
 #[tokio::test]
-async fn what_is_remembered_is_not_opened_though_nobody_tells_any_more() {
+async fn remembered_assignment_prevents_a_probe_after_a_restart() {
     let (node, kubelet, serve, vm) = with_a_pod(&[]).await;
     drop((serve, vm));
     let opens = node.opens(51);
@@ -232,11 +239,11 @@ async fn what_is_remembered_is_not_opened_though_nobody_tells_any_more() {
     std::fs::remove_file(&checkpoint).unwrap();
     std::fs::create_dir_all(checkpoint.join("not a file")).unwrap();
     let _serve = Serve::start(&node, &[]);
-    expect(&kubelet, "registered again", |books| books.registrations_of(H100) == 2).await;
-    // Opens are withheld for a second at most.
+    expect(&kubelet, "registered again", |state| state.registrations_of(H100) == 2).await;
+    // Probes are paused for at most a second after the start.
     tokio::time::sleep(SETTLED).await;
-    assert_eq!(node.opens(51), opens, "its pod's machine may be about to start");
-    assert!(node.opens(52) > 0, "the others are asked");
+    assert_eq!(node.opens(51), opens, "the VM of its pod may be about to start");
+    assert!(node.opens(52) > 0, "the other groups are probed");
     assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some("default/vm-1"));
 }
 

@@ -1,10 +1,10 @@
-//! CDI specs on disk and names in answers, on a simulated node; and what the runtimes' own library makes of them.
+//! CDI specs on disk and CDI names in responses.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 mod common;
 
-use common::{PATIENCE, Serve, cdi_dir, expect, health, kubelet, pools, wait_for_pod, with_cdev};
+use common::{PATIENCE, Serve, add_cdev, cdi_dir, expect, health, kubelet, wait_for_pod, write_pools};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,31 +18,31 @@ const FILE: &str = "vfio-device-plugin_example.com_GPU.json";
 const GPU: &str = "0000:1b:00.0";
 const OTHER: &str = "0000:3d:00.0";
 
-/// A pool of those devices.
+/// Returns a pools file with one pool of these devices and `more` keys.
 fn pool(devices: &[&str], more: &str) -> String {
     let select: Vec<String> = devices.iter().map(|id| format!("{{address: \"{id}\"}}")).collect();
     format!("pools: [{{resource: {RESOURCE}, select: [{}], {more}}}]", select.join(", "))
 }
 
-/// The spec on disk; none if there is none. It is whole whenever it is read.
+/// Returns the spec on disk, or none if there is no file. A partial file fails the test.
 fn spec(node: &Node) -> Option<Value> {
     let text = fs::read_to_string(cdi_dir(node).join(FILE)).ok()?;
     Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}")))
 }
 
-/// The names of a spec's devices.
+/// Returns the names of a spec's devices.
 fn names(spec: &Value) -> Vec<String> {
     let devices = spec["devices"].as_array().unwrap().iter();
     devices.map(|device| device["name"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Files in the folder.
+/// Returns the names of the files in the directory of CDI specs.
 fn files(node: &Node) -> Vec<String> {
     let entries = fs::read_dir(cdi_dir(node)).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
 }
 
-/// Until the spec is as wanted.
+/// Waits until the spec is as wanted.
 async fn wait_for_spec(node: &Node, what: &str, wanted: impl Fn(Option<&Value>) -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !wanted(spec(node).as_ref()) {
@@ -51,18 +51,19 @@ async fn wait_for_spec(node: &Node, what: &str, wanted: impl Fn(Option<&Value>) 
     }
 }
 
-/// What Allocate answers: nodes, CDI names, annotations.
-struct Answer {
+/// What Allocate returns for one container.
+struct Allocated {
     nodes: Vec<String>,
     names: Vec<String>,
     annotations: Vec<(String, String)>,
 }
 
-async fn allocate(kubelet: &Kubelet, ids: &[&str]) -> Answer {
+/// Allocates devices to one container.
+async fn allocate(kubelet: &Kubelet, ids: &[&str]) -> Allocated {
     let ids: Vec<String> = ids.iter().map(|&id| id.to_owned()).collect();
     let container = kubelet.allocate(RESOURCE, &[&ids]).await.unwrap().remove(0);
     assert_eq!(container.envs["PCI_RESOURCE_EXAMPLE_COM_GPU"], ids.join(","));
-    Answer {
+    Allocated {
         nodes: container.devices.into_iter().map(|spec| spec.host_path).collect(),
         names: container.cdi_devices.into_iter().map(|device| device.name).collect(),
         annotations: container.annotations.into_iter().collect(),
@@ -70,26 +71,26 @@ async fn allocate(kubelet: &Kubelet, ids: &[&str]) -> Answer {
 }
 
 #[tokio::test]
-async fn a_spec_is_on_disk_before_the_kubelet_hears_of_its_devices_and_goes_with_the_last() {
+async fn spec_exists_before_its_devices_are_listed_until_the_last() {
     let node = Node::with_eight_gpus().unwrap();
     node.unbind(OTHER).unwrap();
     let kubelet = kubelet(&node).await;
-    let file = pools(&node, &pool(&[GPU, OTHER], "cdi: devices"));
+    let file = write_pools(&node, &pool(&[GPU, OTHER], "cdi: devices"));
     let serve = Serve::start(&node, &["--pools", &file]);
-    // At each change of the books: whatever is listed is on disk.
+    // At each change of the kubelet's state, all listed devices are in the spec.
     let on_disk = |listed: &[kubelet_api::v1beta1::Device]| {
         let names = spec(&node).map(|spec| names(&spec)).unwrap_or_default();
         assert!(listed.iter().all(|device| names.contains(&device.id)), "{listed:?} {names:?}");
     };
-    expect(&kubelet, "one", |books| {
-        on_disk(books.resources.get(RESOURCE).map_or(&[], |resource| &resource.devices));
-        health(books, RESOURCE, GPU) == Some(true)
+    expect(&kubelet, "one", |state| {
+        on_disk(state.resources.get(RESOURCE).map_or(&[], |resource| &resource.devices));
+        health(state, RESOURCE, GPU) == Some(true)
     })
     .await;
     node.bind(OTHER, "vfio-pci").unwrap();
-    expect(&kubelet, "two", |books| {
-        on_disk(&books.resources[RESOURCE].devices);
-        health(books, RESOURCE, OTHER) == Some(true)
+    expect(&kubelet, "two", |state| {
+        on_disk(&state.resources[RESOURCE].devices);
+        health(state, RESOURCE, OTHER) == Some(true)
     })
     .await;
     let made = spec(&node).unwrap();
@@ -98,10 +99,10 @@ async fn a_spec_is_on_disk_before_the_kubelet_hears_of_its_devices_and_goes_with
     let path = |edits: &Value| edits["containerEdits"]["deviceNodes"][0]["path"].clone();
     assert_eq!([path(&made), path(&made["devices"][1])], ["/dev/vfio/vfio", "/dev/vfio/52"]);
 
-    let answer = allocate(&kubelet, &[OTHER, GPU]).await;
-    assert_eq!(answer.names, [format!("{RESOURCE}={OTHER}"), format!("{RESOURCE}={GPU}")]);
-    assert_eq!(answer.nodes, ["/dev/vfio/vfio", "/dev/vfio/52", "/dev/vfio/51"]);
-    assert_eq!(answer.annotations, []);
+    let response = allocate(&kubelet, &[OTHER, GPU]).await;
+    assert_eq!(response.names, [format!("{RESOURCE}={OTHER}"), format!("{RESOURCE}={GPU}")]);
+    assert_eq!(response.nodes, ["/dev/vfio/vfio", "/dev/vfio/52", "/dev/vfio/51"]);
+    assert_eq!(response.annotations, []);
 
     node.unbind(GPU).unwrap();
     wait_for_spec(&node, "one less", |spec| spec.is_some_and(|spec| names(spec) == [OTHER])).await;
@@ -111,39 +112,43 @@ async fn a_spec_is_on_disk_before_the_kubelet_hears_of_its_devices_and_goes_with
     node.bind(OTHER, "vfio-pci").unwrap();
     wait_for_spec(&node, "one again", |spec| spec.is_some()).await;
     assert_eq!(serve.terminate().0, 0);
-    assert_eq!(files(&node), [FILE], "pods that run are restarted by it");
-    // Another process, whose pool has another name.
+    assert_eq!(
+        files(&node),
+        [FILE],
+        "a restart of a container needs its spec, also while the plugin is away"
+    );
+    // The next process has a pool of another name.
     let other = pool(&[OTHER], "cdi: devices").replace(RESOURCE, "a.b/c");
-    let _serve = Serve::start(&node, &["--pools", &pools(&node, &other)]);
-    expect(&kubelet, "the other name", |books| books.capacity("a.b/c").allocatable == 1).await;
+    let _serve = Serve::start(&node, &["--pools", &write_pools(&node, &other)]);
+    expect(&kubelet, "the other name", |state| state.capacity("a.b/c").allocatable == 1).await;
     assert_eq!(files(&node), ["vfio-device-plugin_a.b_c.json"]);
 }
 
 #[tokio::test]
-async fn without_the_key_nothing_is_written_or_said() {
+async fn without_the_key_there_is_no_spec_and_no_name() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
-    let _serve = Serve::start(&node, &["--pools", &pools(&node, &pool(&[GPU], ""))]);
-    expect(&kubelet, "one", |books| health(books, RESOURCE, GPU) == Some(true)).await;
-    let answer = allocate(&kubelet, &[GPU]).await;
-    assert_eq!((answer.names, answer.annotations), (vec![], vec![]));
+    let _serve = Serve::start(&node, &["--pools", &write_pools(&node, &pool(&[GPU], ""))]);
+    expect(&kubelet, "one", |state| health(state, RESOURCE, GPU) == Some(true)).await;
+    let response = allocate(&kubelet, &[GPU]).await;
+    assert_eq!((response.names, response.annotations), (vec![], vec![]));
     assert!(!cdi_dir(&node).exists());
 }
 
 #[tokio::test]
-async fn who_reads_while_it_is_replaced_sees_a_whole_one() {
+async fn reader_during_a_replacement_sees_a_complete_spec() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
-    let file = pools(&node, &pool(&[GPU, OTHER], "cdi: devices"));
+    let file = write_pools(&node, &pool(&[GPU, OTHER], "cdi: devices"));
     let _serve = Serve::start(&node, &["--pools", &file, "--interval", "50ms"]);
-    expect(&kubelet, "two", |books| books.capacity(RESOURCE).allocatable == 2).await;
+    expect(&kubelet, "two", |state| state.capacity(RESOURCE).allocatable == 2).await;
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let mut seen = BTreeSet::new();
             while !done.load(Ordering::Relaxed) {
                 seen.insert(spec(&node).map(|spec| names(&spec)));
-                // What CDI would read must be a spec of ours.
+                // CDI reads each file that ends in .json, so only complete specs may.
                 assert!(files(&node).iter().all(|file| file == FILE || !file.ends_with(".json")));
             }
             seen
@@ -161,41 +166,46 @@ async fn who_reads_while_it_is_replaced_sees_a_whole_one() {
         done.store(true, Ordering::Relaxed);
         let one = Some(vec![GPU.to_owned()]);
         let two = Some(vec![GPU.to_owned(), OTHER.to_owned()]);
-        assert_eq!(reader.join().unwrap(), BTreeSet::from([one, two]), "never none, never a part");
+        assert_eq!(
+            reader.join().unwrap(),
+            BTreeSet::from([one, two]),
+            "never a missing spec, never a partial one"
+        );
     });
 }
 
 #[tokio::test]
-async fn a_pool_that_uses_it_no_more_loses_it_but_for_what_a_pod_has() {
+async fn pool_without_cdi_keeps_assigned_devices_in_the_spec() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
-    let file = pools(&node, &pool(&[GPU, OTHER], "cdi: annotations"));
+    let file = write_pools(&node, &pool(&[GPU, OTHER], "cdi: annotations"));
     let _serve = Serve::start(&node, &["--pools", &file]);
-    expect(&kubelet, "two", |books| books.capacity(RESOURCE).allocatable == 2).await;
+    expect(&kubelet, "two", |state| state.capacity(RESOURCE).allocatable == 2).await;
     let pod = kubelet.admit_with("vm", RESOURCE, vec![GPU.to_owned()]).await.unwrap();
     let name = format!("{RESOURCE}={GPU}");
     assert_eq!(pod.response.cdi_devices[0].name, name);
     assert_eq!(pod.response.annotations["cdi.k8s.io/vfio-device-plugin_0000-1b-00.0"], name);
     wait_for_pod(&node, GPU, "default/vm").await;
 
-    pools(&node, &pool(&[GPU, OTHER], "cdi: none"));
-    wait_for_spec(&node, "the pod's", |spec| spec.is_some_and(|spec| names(spec) == [GPU])).await;
-    let answer = allocate(&kubelet, &[OTHER]).await;
-    assert_eq!((answer.names, answer.annotations), (vec![], vec![]));
-    // A list that names no pod is no answer, so that one stays.
+    write_pools(&node, &pool(&[GPU, OTHER], "cdi: none"));
+    wait_for_spec(&node, "only the assigned device", |spec| spec.is_some_and(|spec| names(spec) == [GPU]))
+        .await;
+    let response = allocate(&kubelet, &[OTHER]).await;
+    assert_eq!((response.names, response.annotations), (vec![], vec![]));
+    // This pod stays: an empty list of pods is not evidence that a pod ended.
     let _other = kubelet.admit_with("other", RESOURCE, vec![OTHER.to_owned()]).await.unwrap();
     kubelet.remove(&pod.pod_uid);
     wait_for_spec(&node, "none", |spec| spec.is_none()).await;
 }
 
 #[tokio::test]
-async fn what_a_pod_has_stays_over_a_restart_whatever_the_file_says_then() {
+async fn assigned_device_keeps_its_spec_over_restarts() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
-    with_cdev(&node, GPU);
+    add_cdev(&node, GPU);
     let before = pool(&[GPU, OTHER], "cdi: devices, backend: legacy");
-    let serve = Serve::start(&node, &["--pools", &pools(&node, &before)]);
-    expect(&kubelet, "two", |books| books.capacity(RESOURCE).allocatable == 2).await;
+    let serve = Serve::start(&node, &["--pools", &write_pools(&node, &before)]);
+    expect(&kubelet, "two", |state| state.capacity(RESOURCE).allocatable == 2).await;
     let pod = kubelet.admit_with("vm", RESOURCE, vec![GPU.to_owned()]).await.unwrap();
     assert_eq!(pod.response.cdi_devices[0].name, format!("{RESOURCE}={GPU}"));
     wait_for_pod(&node, GPU, "default/vm").await;
@@ -206,7 +216,7 @@ async fn what_a_pod_has_stays_over_a_restart_whatever_the_file_says_then() {
     };
     assert_eq!(path(&spec(&node).unwrap()), "/dev/vfio/51");
     let mut serve = Some(serve);
-    // CDI is off, another backend, another pool, none.
+    // CDI turned off, another backend, another pool, and no pool.
     for after in [
         pool(&[GPU, OTHER], "cdi: none"),
         pool(&[GPU], "cdi: annotations, backend: iommufd"),
@@ -214,12 +224,19 @@ async fn what_a_pod_has_stays_over_a_restart_whatever_the_file_says_then() {
         pool(&[OTHER], "backend: iommufd").replace(RESOURCE, "a.b/c"),
     ] {
         assert_eq!(serve.take().unwrap().terminate().0, 0);
-        serve = Some(Serve::start(&node, &["--pools", &pools(&node, &after), "--interval", "50ms"]));
+        serve = Some(Serve::start(&node, &["--pools", &write_pools(&node, &after), "--interval", "50ms"]));
         wait_for_pod(&node, GPU, "default/vm").await;
         let alone = |spec: Option<&Value>| spec.is_none_or(|spec| names(spec) == [GPU]);
-        wait_for_spec(&node, "the other one's is gone", alone).await;
+        wait_for_spec(&node, "only the assigned device", alone).await;
         assert_eq!(spec(&node).as_ref().map(path), Some("/dev/vfio/51".into()), "{after}");
     }
+    // The kubelet may still know the socket of the previous process, which has removed it.
+    expect(&kubelet, "the new registration", |state| {
+        let endpoint =
+            state.resources.get("a.b/c").map(|resource| node.kubelet_dir().join(&resource.endpoint));
+        endpoint.is_some_and(|endpoint| endpoint.exists()) && health(state, "a.b/c", OTHER) == Some(true)
+    })
+    .await;
     let _other = kubelet.admit_with("other", "a.b/c", vec![OTHER.to_owned()]).await.unwrap();
     kubelet.remove(&pod.pod_uid);
     wait_for_spec(&node, "none", |spec| spec.is_none()).await;
@@ -227,62 +244,62 @@ async fn what_a_pod_has_stays_over_a_restart_whatever_the_file_says_then() {
 }
 
 #[tokio::test]
-async fn a_spec_that_somebody_removes_or_overwrites_is_not_given_and_comes_back() {
+async fn removed_or_changed_spec_is_not_named_until_repaired() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
-    let _serve = Serve::start(&node, &["--pools", &pools(&node, &pool(&[GPU], "cdi: devices"))]);
-    expect(&kubelet, "one", |books| health(books, RESOURCE, GPU) == Some(true)).await;
+    let _serve = Serve::start(&node, &["--pools", &write_pools(&node, &pool(&[GPU], "cdi: devices"))]);
+    expect(&kubelet, "one", |state| health(state, RESOURCE, GPU) == Some(true)).await;
     let path = cdi_dir(&node).join(FILE);
     let whole = fs::read_to_string(&path).unwrap();
     let remove = || fs::remove_file(&path).unwrap();
     let overwrite = || fs::write(&path, "{}").unwrap();
-    let replace_folder = || {
+    let replace_directory = || {
         fs::remove_dir_all(cdi_dir(&node)).unwrap();
         fs::create_dir(cdi_dir(&node)).unwrap();
     };
-    for (asked, disturb) in
-        [(true, &remove as &dyn Fn()), (true, &overwrite), (true, &replace_folder), (false, &remove)]
+    for (with_allocate, disturb) in
+        [(true, &remove as &dyn Fn()), (true, &overwrite), (true, &replace_directory), (false, &remove)]
     {
         disturb();
-        if asked {
-            let answer = allocate(&kubelet, &[GPU]).await;
-            assert_eq!(answer.nodes, ["/dev/vfio/vfio", "/dev/vfio/51"]);
+        if with_allocate {
+            let response = allocate(&kubelet, &[GPU]).await;
+            assert_eq!(response.nodes, ["/dev/vfio/vfio", "/dev/vfio/51"]);
             let there = fs::read_to_string(&path).is_ok_and(|text| text == whole);
-            assert!(answer.names.is_empty() || there, "a name that no runtime finds");
+            assert!(response.names.is_empty() || there, "the name has no spec, so no runtime finds it");
         }
-        // Also when nobody asks: running pods are restarted by it.
+        // The plugin repairs the spec without an Allocate too: a restart of a running container needs it.
         let deadline = Instant::now() + PATIENCE;
         while fs::read_to_string(&path).ok().as_ref() != Some(&whole) {
             assert!(Instant::now() < deadline, "not repaired");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         while allocate(&kubelet, &[GPU]).await.names.is_empty() {
-            assert!(Instant::now() < deadline, "written and not believed");
+            assert!(Instant::now() < deadline, "the spec is written, and its name is not returned");
         }
     }
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_written_costs_nothing_else() {
+async fn unwritable_directory_costs_only_the_cdi_names() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
-    // Whoever runs this: a file is no folder.
+    // A file in the place of the directory cannot be written to by root either.
     fs::create_dir(node.root().join("var/run")).unwrap();
     node.write("var/run/cdi", "").unwrap();
-    let file = pools(&node, &pool(&[GPU, OTHER], "cdi: annotations"));
+    let file = write_pools(&node, &pool(&[GPU, OTHER], "cdi: annotations"));
     let serve = Serve::start(&node, &["--pools", &file]);
-    expect(&kubelet, "two", |books| books.capacity(RESOURCE).allocatable == 2).await;
-    let answer = allocate(&kubelet, &[GPU]).await;
-    assert_eq!(answer.nodes, ["/dev/vfio/vfio", "/dev/vfio/51"]);
-    assert_eq!((answer.names, answer.annotations), (vec![], vec![]));
+    expect(&kubelet, "two", |state| state.capacity(RESOURCE).allocatable == 2).await;
+    let response = allocate(&kubelet, &[GPU]).await;
+    assert_eq!(response.nodes, ["/dev/vfio/vfio", "/dev/vfio/51"]);
+    assert_eq!((response.names, response.annotations), (vec![], vec![]));
     node.unbind(OTHER).unwrap();
-    expect(&kubelet, "one", |books| books.capacity(RESOURCE).capacity == 1).await;
+    expect(&kubelet, "one", |state| state.capacity(RESOURCE).capacity == 1).await;
     fs::remove_file(cdi_dir(&node)).unwrap();
-    // Nothing changes, but for the folder.
+    // No device changes; only the directory can be created now.
     wait_for_spec(&node, "written", |spec| spec.is_some()).await;
     let deadline = Instant::now() + PATIENCE;
     while allocate(&kubelet, &[GPU]).await.names.is_empty() {
-        assert!(Instant::now() < deadline, "written and not believed");
+        assert!(Instant::now() < deadline, "the spec is written, and its name is not returned");
     }
     let (_, _, log) = serve.terminate();
     let warned =
@@ -292,42 +309,43 @@ async fn a_folder_that_cannot_be_written_costs_nothing_else() {
 }
 
 #[tokio::test]
-async fn other_nodes_than_the_spec_says_are_given_without_it_until_it_says_them() {
+async fn changed_nodes_are_allocated_without_cdi_until_written() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
-    let file = pools(&node, &pool(&[GPU], "cdi: devices, backend: iommufd"));
+    let file = write_pools(&node, &pool(&[GPU], "cdi: devices, backend: iommufd"));
     let _serve = Serve::start(&node, &["--pools", &file]);
-    expect(&kubelet, "one", |books| health(books, RESOURCE, GPU) == Some(true)).await;
+    expect(&kubelet, "one", |state| health(state, RESOURCE, GPU) == Some(true)).await;
     assert_eq!(allocate(&kubelet, &[GPU]).await.names.len(), 1);
-    // As when a module is loaded later: no device has changed.
-    let cdev = with_cdev(&node, GPU);
+    // A module that is loaded later adds cdevs without a change of a device.
+    let cdev = add_cdev(&node, GPU);
     let expected = ["/dev/iommu".to_owned(), format!("/dev/vfio/devices/{cdev}")];
-    let answer = allocate(&kubelet, &[GPU]).await;
-    assert_eq!(answer.nodes, expected);
-    assert_eq!(answer.names, [""; 0]);
-    let says = |spec: Option<&Value>| {
+    let response = allocate(&kubelet, &[GPU]).await;
+    assert_eq!(response.nodes, expected);
+    assert_eq!(response.names, [""; 0]);
+    let has_new_nodes = |spec: Option<&Value>| {
         spec.is_some_and(|spec| spec["containerEdits"]["deviceNodes"][0]["path"] == "/dev/iommu")
     };
-    wait_for_spec(&node, "the new nodes", says).await;
+    wait_for_spec(&node, "the new nodes", has_new_nodes).await;
     let deadline = Instant::now() + PATIENCE;
     while allocate(&kubelet, &[GPU]).await.names.is_empty() {
-        assert!(Instant::now() < deadline, "written and not believed");
+        assert!(Instant::now() < deadline, "the spec is written, and its name is not returned");
     }
 }
 
-/// The program around the library on the folder: tests/cdi/main.go, which tests/cdi/run builds.
-fn program(node: &Node) -> Command {
+/// Returns the command of tests/cdi/main.go, which runs the library on the directory of CDI specs.
+/// tests/cdi/run builds it.
+fn library_program(node: &Node) -> Command {
     let mut command = Command::new(std::env::var_os("CDI_LIBRARY").unwrap());
     command.arg(cdi_dir(node));
     command
 }
 
-/// What it makes of the folder and of an answer.
-fn library(node: &Node, answer: &Answer) -> Value {
-    let mut command = program(node);
-    command.args(answer.annotations.iter().map(|(key, value)| format!("--annotation={key}={value}")));
-    command.args(answer.nodes.iter().map(|node| format!("--node={node}")));
-    command.args(&answer.names);
+/// Returns what the library reads in the directory and what it makes of a response.
+fn library(node: &Node, response: &Allocated) -> Value {
+    let mut command = library_program(node);
+    command.args(response.annotations.iter().map(|(key, value)| format!("--annotation={key}={value}")));
+    command.args(response.nodes.iter().map(|node| format!("--node={node}")));
+    command.args(&response.names);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
@@ -335,7 +353,7 @@ fn library(node: &Node, answer: &Answer) -> Value {
 
 #[tokio::test]
 #[ignore = "needs the library: tests/cdi/run"]
-async fn the_runtimes_library_finds_what_is_given_and_puts_each_node_in_once() {
+async fn library_resolves_each_name_and_injects_each_node_once() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
     for (more, first, own) in [
@@ -343,21 +361,22 @@ async fn the_runtimes_library_finds_what_is_given_and_puts_each_node_in_once() {
         (
             "backend: iommufd",
             "/dev/iommu",
-            [GPU, OTHER].map(|device| format!("/dev/vfio/devices/{}", with_cdev(&node, device))),
+            [GPU, OTHER].map(|device| format!("/dev/vfio/devices/{}", add_cdev(&node, device))),
         ),
     ] {
-        let file = pools(&node, &pool(&[GPU, OTHER], &format!("cdi: annotations, {more}")));
+        let file = write_pools(&node, &pool(&[GPU, OTHER], &format!("cdi: annotations, {more}")));
         let _serve = Serve::start(&node, &["--pools", &file]);
-        expect(&kubelet, "two", |books| books.capacity(RESOURCE).allocatable == 2).await;
-        let answer = allocate(&kubelet, &[GPU, OTHER]).await;
-        let made = library(&node, &answer);
+        expect(&kubelet, "two", |state| state.capacity(RESOURCE).allocatable == 2).await;
+        let response = allocate(&kubelet, &[GPU, OTHER]).await;
+        let made = library(&node, &response);
         assert_eq!(made["errors"], serde_json::json!({}), "{made}");
         let names = [GPU, OTHER].map(|id| format!("{RESOURCE}={id}"));
         assert_eq!(made["devices"], serde_json::json!(names));
-        assert_eq!(made["annotated"], serde_json::json!(names), "what the annotations ask for");
-        // Each once though two devices and the nodes' own list have them; with what may be done to them.
+        assert_eq!(made["annotated"], serde_json::json!(names), "the devices that the annotations request");
+        // The library injects each node once, although two devices and the response name it, and with the
+        // right access.
         let nodes = [first, &own[0], &own[1]];
-        assert_eq!(answer.nodes, nodes);
+        assert_eq!(response.nodes, nodes);
         let sorted: BTreeSet<&str> = nodes.into_iter().collect();
         assert_eq!(made["injected"], serde_json::json!(sorted));
         assert_eq!(made["access"], serde_json::json!(["mrw"]));
@@ -366,7 +385,7 @@ async fn the_runtimes_library_finds_what_is_given_and_puts_each_node_in_once() {
 
 #[tokio::test]
 #[ignore = "needs the library: tests/cdi/run"]
-async fn the_runtimes_library_takes_every_name_that_the_kubelet_takes() {
+async fn library_accepts_every_name_that_the_kubelet_accepts() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
     let mut text = String::from("pools:\n");
@@ -375,9 +394,9 @@ async fn the_runtimes_library_takes_every_name_that_the_kubelet_takes() {
         text += &format!("  - {{resource: {resource}, cdi: devices, select: [{{address: \"{device}\"}}]}}\n");
     }
     text += "  - {cdi: devices, select: [{vendor: 10de}]}\n";
-    let _serve = Serve::start(&node, &["--pools", &pools(&node, &text)]);
-    expect(&kubelet, "the rest", |books| books.capacity("nvidia.com/2330").allocatable == 4).await;
-    let nothing = Answer { nodes: vec![], names: vec![], annotations: vec![] };
+    let _serve = Serve::start(&node, &["--pools", &write_pools(&node, &text)]);
+    expect(&kubelet, "the rest", |state| state.capacity("nvidia.com/2330").allocatable == 4).await;
+    let nothing = Allocated { nodes: vec![], names: vec![], annotations: vec![] };
     let made = library(&node, &nothing);
     let kind = |name: &Value| name.as_str().unwrap().split('=').next().unwrap().to_owned();
     let kinds: BTreeSet<String> = made["devices"].as_array().unwrap().iter().map(kind).collect();
@@ -387,7 +406,8 @@ async fn the_runtimes_library_takes_every_name_that_the_kubelet_takes() {
         "vfio-3dfx.com/vfio-2330",
         "vfio-a/vfio-b",
     ]);
-    // A dot needs a version that the oldest one does not know, and that costs only this spec.
+    // A dot in a name needs a newer CDI version than the oldest library knows. Only this spec is refused
+    // then.
     let refused = made["errors"].as_object().unwrap();
     if made["version"] == "0.5.0" {
         assert!(refused.len() == 1 && refused.keys().all(|file| file.ends_with("_a.b-c_x.y.json")), "{made}");
@@ -400,13 +420,13 @@ async fn the_runtimes_library_takes_every_name_that_the_kubelet_takes() {
 
 #[tokio::test]
 #[ignore = "needs the library: tests/cdi/run"]
-async fn the_runtimes_library_never_reads_a_part() {
+async fn library_never_reads_a_partial_spec() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
-    let file = pools(&node, &pool(&[GPU, OTHER], "cdi: devices"));
+    let file = write_pools(&node, &pool(&[GPU, OTHER], "cdi: devices"));
     let _serve = Serve::start(&node, &["--pools", &file, "--interval", "50ms"]);
-    expect(&kubelet, "two", |books| books.capacity(RESOURCE).allocatable == 2).await;
-    let mut reader = program(&node);
+    expect(&kubelet, "two", |state| state.capacity(RESOURCE).allocatable == 2).await;
+    let mut reader = library_program(&node);
     let reader = reader.arg("--over-and-over").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     for _ in 0..20 {
         node.unbind(OTHER).unwrap();
@@ -414,7 +434,7 @@ async fn the_runtimes_library_never_reads_a_part() {
         node.bind(OTHER, "vfio-pci").unwrap();
         wait_for_spec(&node, "two", |spec| spec.is_some_and(|spec| names(spec).len() == 2)).await;
     }
-    // Closes its input.
+    // This closes the standard input of the program, which ends it.
     let output = reader.wait_with_output().unwrap();
     let made: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(made["errors"], serde_json::json!({}), "{made}");

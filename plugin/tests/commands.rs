@@ -30,18 +30,18 @@ fn list_prints_every_field() {
         "evidence": "enable", "viable": true, "assignment": null, "health": null, "reason": null, "holders": []
     });
     assert_eq!(devices[1], expected);
-    assert_eq!(node.opens(52), 0, "list opens nothing");
-    let (code, table, told) = run(&node, &["list", "--probe"]);
+    assert_eq!(node.opens(52), 0, "list opens no device node");
+    let (code, table, errors) = run(&node, &["list", "--probe"]);
     assert_eq!(code, 0);
     assert!(table.contains("0000:3d:00.0  52     0     nvidia.com/2330  free   open"), "{table}");
-    assert!(told.contains("no serve answers"), "{told}");
+    assert!(errors.contains("no serve answers"), "{errors}");
     assert!(node.opens(52) > 0);
 }
 
 #[test]
-fn wrong_usage_exits_64_and_says_why() {
+fn wrong_usage_exits_64_and_names_the_fault() {
     let node = Node::new().unwrap();
-    for (words, says) in [
+    for (words, expected) in [
         (&["--interval", "fast"][..], "50ms to 1h"),
         (&["--interval", "0"], "50ms to 1h"),
         (&["--frobnicate"], "--frobnicate"),
@@ -53,7 +53,7 @@ fn wrong_usage_exits_64_and_says_why() {
             Command::new(env!("CARGO_BIN_EXE_vfio-device-plugin")).arg("list").args(words).output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(64), "{words:?}: {text}");
-        assert!(text.contains(says), "{words:?}: {text}");
+        assert!(text.contains(expected), "{words:?}: {text}");
     }
     let (code, _, text) = run(&node, &["who", "nonsense"]);
     assert_eq!(code, 2);
@@ -61,7 +61,7 @@ fn wrong_usage_exits_64_and_says_why() {
 }
 
 #[test]
-fn a_root_that_cannot_be_read_is_named() {
+fn unreadable_root_is_named() {
     for command in ["list", "serve", "watch", "doctor"] {
         let mut program = Command::new(env!("CARGO_BIN_EXE_vfio-device-plugin"));
         let output = program.args([command, "--root", "/nowhere"]).output().unwrap();
@@ -73,7 +73,9 @@ fn a_root_that_cannot_be_read_is_named() {
     let mut program = Command::new(env!("CARGO_BIN_EXE_vfio-device-plugin"));
     let output = program.args(["list", "--root"]).arg(empty.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8(output.stderr).unwrap().contains("not a tree with the host's sys"));
+    assert!(
+        String::from_utf8(output.stderr).unwrap().contains("must be the directory that holds the host's sys")
+    );
 }
 
 #[test]
@@ -92,7 +94,7 @@ fn who_finds_the_holder_by_device_and_by_group() {
 }
 
 #[test]
-fn watch_tells_what_happens() {
+fn watch_prints_each_change() {
     let node = Node::with_eight_gpus().unwrap();
     let mut watch = program(&node, &["watch", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     let out = watch.stdout.take().unwrap();
@@ -122,7 +124,7 @@ fn watch_tells_what_happens() {
 }
 
 #[test]
-fn ready_tells_a_node_without_serve() {
+fn ready_fails_without_serve() {
     let node = Node::with_eight_gpus().unwrap();
     let (code, _, text) = run(&node, &["ready"]);
     assert_eq!(code, 1);
@@ -151,9 +153,9 @@ fn live_process_without_a_kubelet_is_not_ready() {
 }
 
 #[test]
-fn status_socket_comes_back_after_a_failure() {
+fn status_socket_returns_after_a_failure() {
     let node = Node::with_eight_gpus().unwrap();
-    // The run directory cannot be made while a file has its name.
+    // The run directory cannot be created while a file has its name.
     std::fs::create_dir_all(node.run_dir().parent().unwrap()).unwrap();
     let _ = std::fs::remove_dir_all(node.run_dir());
     std::fs::write(node.run_dir(), "").unwrap();
@@ -161,19 +163,19 @@ fn status_socket_comes_back_after_a_failure() {
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert_eq!(run(&node, &["ready", "--live"]).0, 1);
     std::fs::remove_file(node.run_dir()).unwrap();
-    let answers = |what: &str| {
+    let wait_for_answer = |what: &str| {
         let deadline = std::time::Instant::now() + PATIENCE;
         while run(&node, &["ready", "--live"]).0 != 0 {
             assert!(std::time::Instant::now() < deadline, "serve does not answer {what}");
         }
     };
-    answers("once the directory can be made");
+    wait_for_answer("once the directory can be created");
     std::fs::remove_file(node.run_dir().join("status.sock")).unwrap();
-    answers("after its socket was removed");
+    wait_for_answer("after its socket was removed");
 }
 
 #[test]
-fn a_second_serve_leaves_the_first_ones_status_alone() {
+fn second_serve_leaves_the_status_of_the_first_alone() {
     let node = Node::with_eight_gpus().unwrap();
     let _first = Serve::start(&node, &[]);
     let deadline = std::time::Instant::now() + PATIENCE;
@@ -185,5 +187,5 @@ fn a_second_serve_leaves_the_first_ones_status_alone() {
     let (code, _, log) = second.terminate();
     assert_eq!(code, 0);
     assert!(log.contains("another process listens on it"), "{log}");
-    assert!(run(&node, &["ready"]).2.contains("not registered"), "the first still answers");
+    assert!(run(&node, &["ready"]).2.contains("not registered"), "the first one still answers");
 }

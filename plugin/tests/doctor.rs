@@ -63,9 +63,9 @@ async fn unwritable_cdi_spec_is_reported_with_its_devices() {
     std::fs::create_dir(node.root().join("var/run")).unwrap();
     node.write("var/run/cdi", "").unwrap();
     let text = format!("pools: [{{resource: a.b/c, cdi: devices, select: [{{address: \"{GPU}\"}}]}}]");
-    let file = common::pools(&node, &text);
+    let file = common::write_pools(&node, &text);
     let _serve = Serve::start(&node, &["--pools", &file]);
-    expect(&kubelet, "one", |books| books.capacity("a.b/c").allocatable == 1).await;
+    expect(&kubelet, "one", |state| state.capacity("a.b/c").allocatable == 1).await;
     let doctor = || examine_with(&mut common::program(&node, &["doctor", "--json", "--pools", &file]));
     let what = format!("vfio-device-plugin_a.b_c.json: is not a readable CDI spec; it should name {GPU}");
     let (code, findings) = doctor();
@@ -73,7 +73,7 @@ async fn unwritable_cdi_spec_is_reported_with_its_devices() {
     assert_eq!(code, 1);
     std::fs::remove_file(common::cdi_dir(&node)).unwrap();
     let deadline = Instant::now() + PATIENCE;
-    while doctor().1.iter().any(|(told, _)| told.contains("CDI spec")) {
+    while doctor().1.iter().any(|(what, _)| what.contains("CDI spec")) {
         assert!(Instant::now() < deadline, "{:?}", doctor());
     }
     let spec = common::cdi_dir(&node).join("vfio-device-plugin_a.b_c.json");
@@ -139,8 +139,8 @@ fn unprepared_host_gets_advice_for_each_fault() {
 #[test]
 fn denied_device_node_is_reported_without_opening_it() {
     let node = Node::with_eight_gpus().unwrap();
-    let nobody = std::os::unix::fs::PermissionsExt::from_mode(0o000);
-    std::fs::set_permissions(node.root().join("dev/vfio/51"), nobody).unwrap();
+    let no_access = std::os::unix::fs::PermissionsExt::from_mode(0o000);
+    std::fs::set_permissions(node.root().join("dev/vfio/51"), no_access).unwrap();
     let mut doctor = common::program(&node, &["doctor", "--json"]);
     if rustix::process::geteuid().is_root() {
         // Root opens it despite the mode while it has this capability.
@@ -170,7 +170,7 @@ async fn kubelet_without_answers_is_reported() {
     assert!(began.elapsed() < PATIENCE);
     kubelet.set_pod_resources_mode(PodResourcesMode::RateLimited);
     let serve = Serve::start(&node, &[]);
-    expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
+    expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == 8).await;
     kubelet.admit("vm-1", H100, 1).await.unwrap();
     let (code, findings) = examine(&node);
     assert_eq!(code, 1, "the checkpoint names them: {findings:#?}");
@@ -250,7 +250,7 @@ async fn policy_that_makes_the_numbers_wrong_is_reported() {
     let (node, kubelet, _serve) = offered(&["--busy", "unhealthy"]).await;
     let pod = kubelet.admit("vm-1", H100, 2).await.unwrap();
     let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();
-    expect(&kubelet, "two less", |books| books.capacity(H100).allocatable == 6).await;
+    expect(&kubelet, "two less", |state| state.capacity(H100).allocatable == 6).await;
     wait_for_pod(&node, GPU, "default/vm-1").await;
     let (code, findings) = examine(&node);
     assert_eq!((code, findings.len()), (1, 1), "{findings:#?}");
@@ -273,13 +273,13 @@ async fn unbound_assigned_device_is_reported_with_its_pod() {
         "Bind it again",
     );
     let held = node.start_vm(&VmSpec::foreign(&[OTHER])).unwrap();
-    expect(&kubelet, "held", |books| books.capacity(H100).allocatable == 7).await;
+    expect(&kubelet, "held", |state| state.capacity(H100).allocatable == 7).await;
     node.unbind(OTHER).unwrap();
     wait_for_finding(&node, &format!("{OTHER}: unbinding, held by pid {}", held.pid()), "unbind waits");
 }
 
-/// A kubelet before 1.26 as a plugin sees it: it accepts registrations, and its first call to the plugin fails because it sends a
-/// socket path as HTTP/2 authority.
+/// A kubelet before 1.26 as a plugin sees it: it accepts registrations, and its first call to the plugin
+/// fails because it sends a socket path as HTTP/2 authority.
 struct OldKubelet;
 
 #[tonic::async_trait]
@@ -318,7 +318,7 @@ async fn facts_that_only_serve_knows_are_used() {
     let kubelet = kubelet(&node).await;
     let vm = node.start_vm(&VmSpec { hold: Hold::GroupOnly, ..VmSpec::foreign(&[OTHER]) }).unwrap();
     let _serve = Serve::start(&node, &[]);
-    expect(&kubelet, "one is held", |books| books.capacity(H100).allocatable == 7).await;
+    expect(&kubelet, "one is held", |state| state.capacity(H100).allocatable == 7).await;
     let (code, findings) = examine(&node);
     assert_eq!((code, findings.len()), (1, 1), "{findings:#?}");
     has(
@@ -355,7 +355,7 @@ async fn missing_probes_for_mediated_devices_are_reported() {
     let (_, findings) = examine_with(&mut common::program(&node, &["doctor", "--json", "--no-probe"]));
     has(&findings, what, "Run without --no-probe");
     let (_, findings) = examine(&node);
-    assert!(!findings.iter().any(|(told, _)| told.contains(what)), "{findings:#?}");
+    assert!(!findings.iter().any(|(found, _)| found.contains(what)), "{findings:#?}");
 }
 
 #[test]
@@ -373,10 +373,10 @@ fn no_advice_to_rebind_functions_that_carry_vgpus() {
     assert!(!bound(&of_functions), "{of_functions:#?}");
     let without = "0000:1b:00.3: is selected, but has no vGPU";
     has(&of_functions, &format!("warning {without}"), "creatable_vgpu_types");
-    assert_eq!(of_functions.iter().filter(|(told, _)| told.contains("has no vGPU")).count(), 1);
+    assert_eq!(of_functions.iter().filter(|(what, _)| what.contains("has no vGPU")).count(), 1);
     // The other vGPUs leave no room for one more.
     let types = "sys/bus/pci/devices/0000:1b:00.3/nvidia/creatable_vgpu_types";
     tree.node.write(types, "ID    : vGPU Name\n").unwrap();
     let (_, findings) = examine(&tree.node);
-    assert!(!findings.iter().any(|(told, _)| told.contains(without)), "{findings:#?}");
+    assert!(!findings.iter().any(|(what, _)| what.contains(without)), "{findings:#?}");
 }

@@ -1,5 +1,5 @@
-//! Every kind of device on every kind of kernel: what is listed, what the kubelet is told, and what a pod is given, as the
-//! tables of docs/device-kinds.md. `UPDATE=1` writes them again.
+//! Compares docs/device-kinds.md with the program: for each kind of device and kernel, what `list` prints,
+//! what the kubelet receives, and what Allocate returns. `UPDATE=1` writes the page's tables again.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
@@ -15,27 +15,31 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use vfio_sim_node::{Kubelet, Node, trees};
 
-const AT_ONCE: usize = 4;
+/// A case mostly waits for devices to settle, so several run at once.
+const CONCURRENT_CASES: usize = 4;
 
-/// How the devices of a resource are asked for.
+/// How the test allocates the devices of a resource.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Ask {
-    /// Each by a pod of its own.
+enum Request {
+    /// One pod for each device.
     Each,
-    /// All by one container.
+    /// One container with all devices.
     Together,
 }
 
-/// A tree, what is special about it, and the pools that are offered of it; none is the default selection.
+/// One section of the page.
 struct Case {
+    /// The simulated node, by its name in [`trees::ALL`].
     tree: &'static str,
+    /// What is special about the case; empty for nothing.
     with: &'static str,
+    /// The pools; empty for the default selection.
     pools: &'static [&'static str],
-    ask: Ask,
+    request: Request,
 }
 
 const fn plain(tree: &'static str) -> Case {
-    Case { tree, with: "", pools: &[], ask: Ask::Each }
+    Case { tree, with: "", pools: &[], request: Request::Each }
 }
 
 const fn pooled(tree: &'static str, with: &'static str, pools: &'static [&'static str]) -> Case {
@@ -87,7 +91,7 @@ const CASES: &[Case] = &[
         &["{select: [{vendor: 10de, class: \"03\"}], backend: iommufd}"],
     ),
     plain("two GPUs in one group"),
-    Case { with: "for one pod", ask: Ask::Together, ..plain("two GPUs in one group") },
+    Case { with: "for one pod", request: Request::Together, ..plain("two GPUs in one group") },
     plain("not viable"),
     pooled(
         "virtual functions of a NIC",
@@ -102,7 +106,7 @@ const CASES: &[Case] = &[
     plain("a VM with a mediated device"),
     plain("virtual functions with a vGPU and without"),
     plain("extended memory"),
-    Case { with: "for one pod", ask: Ask::Together, ..plain("extended memory") },
+    Case { with: "for one pod", request: Request::Together, ..plain("extended memory") },
     plain("no device node"),
     plain("a GPU that has fallen off the bus"),
     plain("a lost GPU in D3cold"),
@@ -114,32 +118,32 @@ const CASES: &[Case] = &[
 ];
 
 #[test]
-fn each_kind_is_listed_told_and_given_as_the_documentation_says() {
+fn device_kinds_page_matches_the_program() {
     for (name, _) in trees::ALL {
-        assert!(CASES.iter().any(|case| case.tree == *name), "no case has the tree {name:?}");
+        assert!(CASES.iter().any(|case| case.tree == *name), "no case uses the node {name:?}");
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/device-kinds.md");
     let document = std::fs::read_to_string(&path).unwrap_or_default();
     let begin = document.find("\n## ").map_or(document.len(), |place| place + 1);
-    let (introduction, known) = document.split_at(begin);
+    let (introduction, documented) = document.split_at(begin);
     let made: String = sections().concat();
     let made = made.trim_end().to_owned() + "\n";
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, format!("{introduction}{made}")).unwrap();
         return;
     }
-    for (made, known) in made.split("\n## ").zip(known.split("\n## ")) {
-        assert_eq!(made, known, "UPDATE=1 cargo test -p vfio-device-plugin --test kinds");
+    for (made, documented) in made.split("\n## ").zip(documented.split("\n## ")) {
+        assert_eq!(made, documented, "UPDATE=1 cargo test -p vfio-device-plugin --test kinds");
     }
-    assert_eq!(made.len(), known.len());
+    assert_eq!(made.len(), documented.len());
 }
 
-/// Each case's, in their order; most of the time a case waits for what has to settle, so that some run at once.
+/// Returns the sections of all cases, in the order of [`CASES`].
 fn sections() -> Vec<String> {
     let next = AtomicUsize::new(0);
     let made = Mutex::new(vec![String::new(); CASES.len()]);
     std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..CONCURRENT_CASES {
             scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 loop {
@@ -154,7 +158,7 @@ fn sections() -> Vec<String> {
     made.into_inner().unwrap()
 }
 
-/// One case as a heading and a table.
+/// Returns one case as a heading and a table.
 async fn section(case: &Case) -> String {
     let tree = trees::by_name(case.tree).unwrap();
     let node = &tree.node;
@@ -167,7 +171,7 @@ async fn section(case: &Case) -> String {
         words.extend(["--pools", &file]);
     }
     let _serve = Serve::start(node, &words);
-    let devices = settled(node, &kubelet, &words).await;
+    let devices = settled_devices(node, &kubelet, &words).await;
     let mut text = format!("## {}{}", case.tree[..1].to_uppercase(), &case.tree[1..]);
     if !case.with.is_empty() {
         let _ = write!(text, ": {}", case.with);
@@ -177,7 +181,7 @@ async fn section(case: &Case) -> String {
         let _ = write!(text, "\n```yaml\npools:\n{pools}```\n");
     }
     text += "\n| device | driver | resource | state | health | NUMA | Allocate returns |\n| --- | --- | --- | --- | --- | --- | --- |\n";
-    let mut given = answers(&kubelet, &devices, case.ask).await.into_iter();
+    let mut allocated = allocate_all(&kubelet, &devices, case.request).await.into_iter();
     for device in &devices {
         let [address, resource, state, health] =
             ["address", "resource", "state", "health"].map(|key| device[key].as_str().unwrap_or("-"));
@@ -185,17 +189,18 @@ async fn section(case: &Case) -> String {
         let reason =
             device["reason"].as_str().map(|reason| format!(": {}", without_pids(reason))).unwrap_or_default();
         let numa = topology(&kubelet, resource, address);
-        let given = given.next().unwrap();
+        let allocated = allocated.next().unwrap();
         let _ = writeln!(
             text,
-            "| `{address}` | {driver} | `{resource}` | {state} | {health}{reason} | {numa} | {given} |"
+            "| `{address}` | {driver} | `{resource}` | {state} | {health}{reason} | {numa} | {allocated} |"
         );
     }
     text + "\n"
 }
 
-/// What `list` says when the kubelet has been told of every device and nothing has changed for longer than the settling time.
-async fn settled(node: &Node, kubelet: &Kubelet, words: &[&str]) -> Vec<Value> {
+/// Returns the devices of `list` once the kubelet has received all of them and nothing has changed for longer
+/// than `--settling`.
+async fn settled_devices(node: &Node, kubelet: &Kubelet, words: &[&str]) -> Vec<Value> {
     let list = [&["list", "--json"], words].concat();
     let deadline = Instant::now() + PATIENCE * 3;
     let (mut known, mut since) = (Vec::new(), Instant::now());
@@ -206,61 +211,63 @@ async fn settled(node: &Node, kubelet: &Kubelet, words: &[&str]) -> Vec<Value> {
         if listed != known {
             (known, since) = (listed, Instant::now());
         }
-        let books = kubelet.state();
-        let told = |device: &Value| {
-            let resource = books.resources.get(device["resource"].as_str().unwrap());
+        let state = kubelet.state();
+        let reported = |device: &Value| {
+            let resource = state.resources.get(device["resource"].as_str().unwrap());
             let health = resource.and_then(|resource| resource.health(device["address"].as_str().unwrap()));
             health.is_some() && health == device["health"].as_str()
         };
-        if known.iter().all(told) && since.elapsed() > Duration::from_millis(1000) {
+        if known.iter().all(reported) && since.elapsed() > Duration::from_millis(1000) {
             return known;
         }
-        assert!(Instant::now() < deadline, "{known:#?} {books:#?}");
+        assert!(Instant::now() < deadline, "{known:#?} {state:#?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// What each device's Allocate answers, or the one of all devices of its resource.
-async fn answers(kubelet: &Kubelet, devices: &[Value], ask: Ask) -> Vec<String> {
+/// Allocates the devices and returns the last cell of each row.
+async fn allocate_all(kubelet: &Kubelet, devices: &[Value], request: Request) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let mut answers: Vec<String> = Vec::new();
+    let mut cells: Vec<String> = Vec::new();
     for (place, device) in devices.iter().enumerate() {
         let resource = text(&device["resource"]);
         let same = |other: &&Value| other["resource"] == device["resource"];
-        let ids: Vec<String> = match ask {
-            Ask::Each => vec![text(&device["address"])],
-            Ask::Together if devices[..place].iter().any(|other| same(&other)) => {
-                answers.push("with the first".to_owned());
+        let ids: Vec<String> = match request {
+            Request::Each => vec![text(&device["address"])],
+            Request::Together if devices[..place].iter().any(|other| same(&other)) => {
+                cells.push("with the first".to_owned());
                 continue;
             }
-            Ask::Together => devices.iter().filter(same).map(|device| text(&device["address"])).collect(),
+            Request::Together => devices.iter().filter(same).map(|device| text(&device["address"])).collect(),
         };
-        answers.push(match kubelet.allocate(&resource, &[&ids]).await {
-            Ok(answer) => in_words(&answer[0]),
+        cells.push(match kubelet.allocate(&resource, &[&ids]).await {
+            Ok(response) => response_text(&response[0]),
             Err(status) => format!("refused: {}", without_pids(status.message())),
         });
     }
-    answers
+    cells
 }
 
-fn in_words(answer: &ContainerAllocateResponse) -> String {
+/// Returns a response as the words of a cell.
+fn response_text(response: &ContainerAllocateResponse) -> String {
     let mut words: Vec<String> =
-        answer.envs.iter().map(|(name, value)| format!("`{name}={value}`")).collect();
+        response.envs.iter().map(|(name, value)| format!("`{name}={value}`")).collect();
     words.sort();
-    words.extend(answer.devices.iter().map(|spec| format!("`{}`", spec.host_path)));
-    words.extend(answer.cdi_devices.iter().map(|device| format!("CDI `{}`", device.name)));
+    words.extend(response.devices.iter().map(|spec| format!("`{}`", spec.host_path)));
+    words.extend(response.cdi_devices.iter().map(|device| format!("CDI `{}`", device.name)));
     words.join(" ")
 }
 
+/// Returns the NUMA node of the topology hint that the kubelet received; `-` for no hint.
 fn topology(kubelet: &Kubelet, resource: &str, address: &str) -> String {
-    let books = kubelet.state();
-    let devices = books.resources.get(resource).map(|resource| resource.devices.clone()).unwrap_or_default();
+    let state = kubelet.state();
+    let devices = state.resources.get(resource).map(|resource| resource.devices.clone()).unwrap_or_default();
     let device = devices.into_iter().find(|device| device.id == address);
     let hint = device.and_then(|device| device.topology);
     hint.map_or_else(|| "-".to_owned(), |hint| hint.nodes[0].id.to_string())
 }
 
-/// Processes have other numbers the next time.
+/// Replaces the number after each "pid" by N: it differs from run to run.
 fn without_pids(text: &str) -> String {
     let mut words = text.split_inclusive(' ');
     let mut made = String::new();

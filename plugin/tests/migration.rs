@@ -1,4 +1,4 @@
-//! What docs/migration.md says of names, variables and nodes, run as it is written there.
+//! Compares the names, variables and device nodes of docs/migration.md with the program.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
@@ -10,7 +10,7 @@ use std::fs;
 use vfio_sim_node::mdev::Mdev;
 use vfio_sim_node::{Function, Node};
 
-/// A row of the page.
+/// A row of the page's table.
 struct Row {
     device: String,
     name: String,
@@ -24,7 +24,7 @@ fn page() -> String {
     fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/migration.md")).unwrap()
 }
 
-/// The rows after the mark, without the ticks.
+/// Returns the rows of the table below the mark, without the backticks.
 fn rows(page: &str) -> Vec<Row> {
     let (_, table) = page.split_once("<!-- these rows are run -->").unwrap();
     let lines = table.trim_start().lines().take_while(|line| line.starts_with('|')).skip(2);
@@ -36,21 +36,21 @@ fn rows(page: &str) -> Vec<Row> {
     lines.map(row).collect()
 }
 
-/// As NVIDIA's plugin does it (`getDeviceName`), with its own expressions.
-fn nvidias_name(name: &str) -> String {
+/// Returns a resource name as NVIDIA's plugin makes it (`getDeviceName`), with the same regular expressions.
+fn nvidia_name(name: &str) -> String {
     let name = name.trim().to_uppercase().replace(['/', '.'], "_");
     let name = Regex::new(r"\s+").unwrap().replace_all(&name, "_").into_owned();
     Regex::new("[^a-zA-Z0-9_.]+").unwrap().replace_all(&name, "").into_owned()
 }
 
-/// The same for a type of vGPUs (`readVgpuIDFromFile`).
-fn nvidias_type(name: &str) -> String {
+/// Returns the name of a vGPU type as NVIDIA's plugin makes it (`readVgpuIDFromFile`).
+fn nvidia_type_name(name: &str) -> String {
     Regex::new(r"\s+").unwrap().replace_all(name.trim_matches('\n'), "_").into_owned()
 }
 
 const PHYSICAL: &str = "0000:01:00.0";
 
-/// Puts the row's device into the tree; its id.
+/// Adds the device of a row to the node and returns its id.
 fn add(node: &Node, row: &Row, number: u32) -> String {
     let (address, group) = (format!("0000:{:02x}:00.0", number + 16), number + 50);
     match row.device.split_once(':') {
@@ -78,25 +78,26 @@ fn add(node: &Node, row: &Row, number: u32) -> String {
         None if row.device == "vendor VF" => {
             let function = Function { physfn: Some(PHYSICAL.into()), ..Function::gpu(&address, group, 0) };
             node.add(function.with_driver(Some("nvidia"))).unwrap();
-            let folder = format!("sys/devices/pci0000:00/{address}/nvidia");
-            fs::create_dir(node.root().join(&folder)).unwrap();
-            node.write(&format!("{folder}/current_vgpu_type"), "1414\n").unwrap();
-            node.write(&format!("{folder}/creatable_vgpu_types"), format!("1414 : {}\n", row.name)).unwrap();
+            let directory = format!("sys/devices/pci0000:00/{address}/nvidia");
+            fs::create_dir(node.root().join(&directory)).unwrap();
+            node.write(&format!("{directory}/current_vgpu_type"), "1414\n").unwrap();
+            node.write(&format!("{directory}/creatable_vgpu_types"), format!("1414 : {}\n", row.name))
+                .unwrap();
             address
         }
-        _ => panic!("no such device: {}", row.device),
+        _ => panic!("unknown kind of device: {}", row.device),
     }
 }
 
 #[tokio::test]
-async fn names_variables_and_nodes_are_those_of_the_page() {
+async fn names_variables_and_nodes_match_the_page() {
     let page = page();
     let rows = rows(&page);
     for id in ["2684", "20b0", "2330", "2b85", "20f3", "2342", "25b6", "2abc"] {
-        assert!(rows.iter().any(|row| row.device == format!("10de:{id}")), "no row of {id}");
+        assert!(rows.iter().any(|row| row.device == format!("10de:{id}")), "no row for {id}");
     }
     for kind in ["mdev", "vendor VF"] {
-        assert!(rows.iter().any(|row| row.device == kind), "no row of {kind}");
+        assert!(rows.iter().any(|row| row.device == kind), "no row for {kind}");
     }
     let node = Node::new().unwrap();
     node.add(Function::gpu(PHYSICAL, 49, 0).with_driver(Some("nvidia"))).unwrap();
@@ -114,34 +115,34 @@ async fn names_variables_and_nodes_are_those_of_the_page() {
     let kubelet = kubelet(&node).await;
     let _serve = Serve::start(&node, &["--pci-ids", ids.to_str().unwrap()]);
     for (row, id, group) in &devices {
-        // The page says what NVIDIA's own rule makes of the name.
-        let by_its_rule = match (row.device.split_once(':'), row.name.as_str()) {
+        // The page has the name that NVIDIA's own rule makes.
+        let expected = match (row.device.split_once(':'), row.name.as_str()) {
             (Some((_, id)), "none") => id.to_owned(),
-            (Some(_), name) => nvidias_name(name),
-            (None, name) => nvidias_type(name),
+            (Some(_), name) => nvidia_name(name),
+            (None, name) => nvidia_type_name(name),
         };
-        assert_eq!(row.resource, format!("nvidia.com/{by_its_rule}"));
+        assert_eq!(row.resource, format!("nvidia.com/{expected}"));
         let prefix = if row.device == "mdev" { "MDEV_PCI_RESOURCE" } else { "PCI_RESOURCE" };
-        assert_eq!(row.variable, format!("{prefix}_NVIDIA_COM_{}", by_its_rule.to_uppercase()));
+        assert_eq!(row.variable, format!("{prefix}_NVIDIA_COM_{}", expected.to_uppercase()));
         assert_eq!(row.value, if row.device == "mdev" { "uuid" } else { "address" });
 
-        expect(&kubelet, &row.resource, |books| health(books, &row.resource, id) == Some(true)).await;
-        let answers = kubelet.allocate(&row.resource, &[std::slice::from_ref(id)]).await.unwrap();
-        let envs: Vec<_> = answers[0].envs.iter().collect();
+        expect(&kubelet, &row.resource, |state| health(state, &row.resource, id) == Some(true)).await;
+        let responses = kubelet.allocate(&row.resource, &[std::slice::from_ref(id)]).await.unwrap();
+        let envs: Vec<_> = responses[0].envs.iter().collect();
         assert_eq!(envs, [(&row.variable, id)]);
-        let nodes: Vec<&str> = answers[0].devices.iter().map(|spec| &*spec.host_path).collect();
+        let nodes: Vec<&str> = responses[0].devices.iter().map(|spec| &*spec.host_path).collect();
         assert_eq!(nodes.join(" "), row.nodes.replace("/dev/vfio/<group>", group), "{}", row.resource);
-        assert!(answers[0].devices.iter().all(|spec| spec.permissions == "mrw"));
+        assert!(responses[0].devices.iter().all(|spec| spec.permissions == "mrw"));
     }
-    // What KubeVirt is told to ask for is offered.
+    // Each resource that the page has KubeVirt request is offered.
     let pools: Vec<&str> = page.split("```").filter(|block| block.starts_with("yaml\n# pools")).collect();
-    let asked = Regex::new(r"(?:resourceName|deviceName): (\S+)").unwrap();
-    let mut names = asked.captures_iter(&page).map(|found| found[1].to_owned()).peekable();
+    let requested = Regex::new(r"(?:resourceName|deviceName): (\S+)").unwrap();
+    let mut names = requested.captures_iter(&page).map(|found| found[1].to_owned()).peekable();
     assert!(names.peek().is_some());
     for name in names {
         assert!(rows.iter().any(|row| row.resource == name), "{name} is in no row");
     }
-    // And the files of pools are understood.
+    // The pools files of the page are valid.
     assert_eq!(pools.len(), 3);
     for text in pools {
         node.write("pools.yaml", text.strip_prefix("yaml\n").unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! `serve` on a simulated node, with a kubelet's stand-in over real sockets.
+//! `serve` on a simulated node, with a simulated kubelet over real sockets.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
@@ -17,18 +17,18 @@ use vfio_sim_node::{Function, Hold, Node, VmSpec};
 const GPU: &str = "0000:1b:00.0";
 const OTHER: &str = "0000:3d:00.0";
 
-fn capacity(books: &KubeletState) -> (usize, usize) {
-    let numbers = books.capacity(H100);
-    (numbers.capacity, numbers.allocatable)
+fn capacity(state: &KubeletState) -> (usize, usize) {
+    let capacity = state.capacity(H100);
+    (capacity.capacity, capacity.allocatable)
 }
 
 #[tokio::test]
-async fn a_held_device_stays_listed_as_unhealthy_and_comes_back() {
+async fn held_device_is_listed_as_unhealthy_until_freed() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     let serve = Serve::start(&node, &[]);
-    expect(&kubelet, "held at start", |books| capacity(books) == (8, 7)).await;
+    expect(&kubelet, "held at start", |state| capacity(state) == (8, 7)).await;
     assert_eq!(health(&kubelet.state(), H100, GPU), Some(false));
     assert_eq!(health(&kubelet.state(), H100, OTHER), Some(true));
     let device = list(&node).into_iter().find(|device| device["address"] == GPU).unwrap();
@@ -37,11 +37,11 @@ async fn a_held_device_stays_listed_as_unhealthy_and_comes_back() {
     assert_eq!(device["holders"][0]["pid"], vm.pid());
     assert!(device["reason"].as_str().unwrap().contains(&format!("held by pid {}", vm.pid())), "{device}");
     vm.kill();
-    expect(&kubelet, "freed", |books| capacity(books) == (8, 8)).await;
+    expect(&kubelet, "freed", |state| capacity(state) == (8, 8)).await;
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
-    expect(&kubelet, "held again", |books| capacity(books) == (8, 7)).await;
+    expect(&kubelet, "held again", |state| capacity(state) == (8, 7)).await;
     drop(vm);
-    expect(&kubelet, "freed again", |books| capacity(books) == (8, 8)).await;
+    expect(&kubelet, "freed again", |state| capacity(state) == (8, 8)).await;
     let (code, took, log) = serve.terminate();
     assert_eq!(code, 0);
     assert!(took < Duration::from_secs(1), "{took:?}");
@@ -56,23 +56,23 @@ async fn a_held_device_stays_listed_as_unhealthy_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_holder_without_a_device_is_seen_at_the_start_and_its_end_found_by_opening() {
+async fn holder_of_a_group_only_is_found_and_its_end_too() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
     let vm = node.start_vm(&VmSpec { hold: Hold::GroupOnly, ..VmSpec::foreign(&[GPU]) }).unwrap();
     let _serve = Serve::start(&node, &[]);
-    expect(&kubelet, "held", |books| capacity(books) == (8, 7)).await;
+    expect(&kubelet, "held", |state| capacity(state) == (8, 7)).await;
     vm.kill();
-    expect(&kubelet, "freed", |books| capacity(books) == (8, 8)).await;
+    expect(&kubelet, "freed", |state| capacity(state) == (8, 8)).await;
 }
 
 #[tokio::test]
-async fn with_advertise_everything_is_healthy_and_allocate_still_refuses() {
+async fn advertised_held_device_is_healthy_and_refused() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     let _serve = Serve::start(&node, &["--busy", "advertise"]);
-    expect(&kubelet, "all healthy", |books| capacity(books) == (8, 8)).await;
+    expect(&kubelet, "all healthy", |state| capacity(state) == (8, 8)).await;
     let refused = kubelet.admit_with("vm", H100, vec![GPU.to_owned()]).await.unwrap_err();
     let AdmitError::Refused(status) = refused else { panic!("{refused}") };
     assert_eq!(status.code(), tonic::Code::FailedPrecondition);
@@ -85,31 +85,35 @@ async fn devices_and_models_come_and_go_without_a_restart() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
     let _serve = Serve::start(&node, &[]);
-    expect(&kubelet, "eight", |books| capacity(books) == (8, 8)).await;
+    expect(&kubelet, "eight", |state| capacity(state) == (8, 8)).await;
     node.add(Function::gpu("0000:f1:00.0", 90, -1)).unwrap();
-    expect(&kubelet, "one bound late", |books| capacity(books) == (9, 9)).await;
-    let books = kubelet.state();
-    let late = books.resources[H100].devices.iter().find(|device| device.id == "0000:f1:00.0").unwrap();
-    assert_eq!(late.topology, None, "-1 is unknown, not node 0");
-    let told = |id: &str| {
-        let device = books.resources[H100].devices.iter().find(|device| device.id == id).unwrap();
+    expect(&kubelet, "one bound late", |state| capacity(state) == (9, 9)).await;
+    let state = kubelet.state();
+    let late = state.resources[H100].devices.iter().find(|device| device.id == "0000:f1:00.0").unwrap();
+    assert_eq!(late.topology, None, "-1 is no NUMA node, not node 0");
+    let numa_nodes = |id: &str| {
+        let device = state.resources[H100].devices.iter().find(|device| device.id == id).unwrap();
         device.topology.as_ref().unwrap().nodes.iter().map(|node| node.id).collect::<Vec<_>>()
     };
-    assert_eq!((told("0000:1b:00.0"), told("0000:df:00.0")), (vec![0], vec![1]), "one hint a device");
+    assert_eq!(
+        (numa_nodes("0000:1b:00.0"), numa_nodes("0000:df:00.0")),
+        (vec![0], vec![1]),
+        "one hint for each"
+    );
     node.add(Function::gpu("0000:f2:00.0", 91, 1).with_device(0x20b0)).unwrap();
-    expect(&kubelet, "a new model", |books| health(books, "nvidia.com/20b0", "0000:f2:00.0") == Some(true))
+    expect(&kubelet, "a new model", |state| health(state, "nvidia.com/20b0", "0000:f2:00.0") == Some(true))
         .await;
     node.unbind("0000:f2:00.0").unwrap();
-    expect(&kubelet, "the model has gone", |books| books.capacity("nvidia.com/20b0").capacity == 0).await;
+    expect(&kubelet, "the model has gone", |state| state.capacity("nvidia.com/20b0").capacity == 0).await;
     let vm = node.start_vm(&VmSpec::foreign(&["0000:f1:00.0"])).unwrap();
     node.unbind("0000:f1:00.0").unwrap();
-    expect(&kubelet, "unbinding", |books| capacity(books) == (9, 8)).await;
+    expect(&kubelet, "unbinding", |state| capacity(state) == (9, 8)).await;
     vm.kill();
-    expect(&kubelet, "unbound", |books| capacity(books) == (8, 8)).await;
+    expect(&kubelet, "unbound", |state| capacity(state) == (8, 8)).await;
 }
 
 #[tokio::test]
-async fn kubelets_may_start_late_restart_and_stay_away() {
+async fn kubelet_may_start_late_restart_and_stay_away() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = vfio_sim_node::Kubelet::stopped(&node.kubelet_dir(), &node.pod_resources_socket());
     std::fs::remove_dir_all(node.kubelet_dir()).unwrap();
@@ -119,43 +123,43 @@ async fn kubelets_may_start_late_restart_and_stay_away() {
     assert_eq!(code, 1);
     assert!(reasons.contains("not registered with the kubelet"), "{reasons}");
     kubelet.run().await.unwrap();
-    expect(&kubelet, "a late start", |books| capacity(books) == (8, 8)).await;
+    expect(&kubelet, "a late start", |state| capacity(state) == (8, 8)).await;
     assert_eq!(run(&node, &["ready"]).0, 0);
     for keep_checkpoint in [true, false] {
         let before = kubelet.state().registrations_of(H100);
         kubelet.restart(keep_checkpoint).await.unwrap();
-        expect(&kubelet, "a restart", |books| {
-            books.registrations_of(H100) > before && capacity(books) == (8, 8)
+        expect(&kubelet, "a restart", |state| {
+            state.registrations_of(H100) > before && capacity(state) == (8, 8)
         })
         .await;
     }
     kubelet.stop();
     tokio::time::sleep(Duration::from_secs(2)).await;
     kubelet.run().await.unwrap();
-    expect(&kubelet, "a long absence", |books| capacity(books) == (8, 8)).await;
+    expect(&kubelet, "a long absence", |state| capacity(state) == (8, 8)).await;
     let endpoints: Vec<String> =
         kubelet.state().registrations.iter().map(|registration| registration.endpoint.clone()).collect();
     let mut unique = endpoints.clone();
     unique.sort();
     unique.dedup();
-    assert_eq!(unique.len(), endpoints.len(), "a socket's name is never used twice: {endpoints:?}");
+    assert_eq!(unique.len(), endpoints.len(), "no socket name is used twice: {endpoints:?}");
     assert_eq!(own_sockets(&node), 1);
     let (_, _, log) = serve.terminate();
     assert!(log.contains("the kubelet's directory of device plugins is missing; waiting for it"), "{log}");
 }
 
 #[tokio::test]
-async fn a_lost_stream_or_socket_is_registered_again() {
+async fn lost_stream_or_socket_is_registered_again() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
     let _serve = Serve::start(&node, &[]);
-    expect(&kubelet, "eight", |books| capacity(books) == (8, 8)).await;
+    expect(&kubelet, "eight", |state| capacity(state) == (8, 8)).await;
     kubelet.drop_stream(H100);
-    expect(&kubelet, "a lost stream", |books| books.registrations_of(H100) == 2 && capacity(books) == (8, 8))
+    expect(&kubelet, "a lost stream", |state| state.registrations_of(H100) == 2 && capacity(state) == (8, 8))
         .await;
     let endpoint = kubelet.state().resources[H100].endpoint.clone();
     std::fs::remove_file(node.kubelet_dir().join(endpoint)).unwrap();
-    expect(&kubelet, "a lost socket", |books| books.registrations_of(H100) == 3 && capacity(books) == (8, 8))
+    expect(&kubelet, "a lost socket", |state| state.registrations_of(H100) == 3 && capacity(state) == (8, 8))
         .await;
 }
 
@@ -227,7 +231,7 @@ async fn every_stream_gets_every_change() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
     let _serve = Serve::start(&node, &[]);
-    expect(&kubelet, "eight", |books| capacity(books) == (8, 8)).await;
+    expect(&kubelet, "eight", |state| capacity(state) == (8, 8)).await;
     let mut streams = Vec::new();
     for _ in 0..3 {
         streams.push(kubelet.extra_stream(H100).await.unwrap());
@@ -245,35 +249,35 @@ async fn every_stream_gets_every_change() {
 }
 
 #[tokio::test]
-async fn answers_are_exact_and_bad_requests_refused() {
+async fn responses_are_exact_and_bad_requests_are_refused() {
     let node = Node::with_eight_gpus().unwrap();
     node.add(Function::gpu("0000:f2:00.0", 91, 1).with_device(0x20b0)).unwrap();
     let kubelet = kubelet(&node).await;
     let _serve = Serve::start(&node, &[]);
-    expect(&kubelet, "all", |books| capacity(books) == (8, 8)).await;
+    expect(&kubelet, "all", |state| capacity(state) == (8, 8)).await;
     let ids = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect::<Vec<_>>();
-    let answer = kubelet.allocate(H100, &[&ids(&[GPU, OTHER]), &ids(&["0000:4e:00.0"])]).await.unwrap();
+    let response = kubelet.allocate(H100, &[&ids(&[GPU, OTHER]), &ids(&["0000:4e:00.0"])]).await.unwrap();
     let paths =
-        |index: usize| answer[index].devices.iter().map(|spec| spec.host_path.as_str()).collect::<Vec<_>>();
-    assert_eq!(answer[0].envs["PCI_RESOURCE_NVIDIA_COM_2330"], format!("{GPU},{OTHER}"));
+        |index: usize| response[index].devices.iter().map(|spec| spec.host_path.as_str()).collect::<Vec<_>>();
+    assert_eq!(response[0].envs["PCI_RESOURCE_NVIDIA_COM_2330"], format!("{GPU},{OTHER}"));
     assert_eq!(paths(0), ["/dev/vfio/vfio", "/dev/vfio/51", "/dev/vfio/52"]);
-    assert_eq!(answer[1].envs["PCI_RESOURCE_NVIDIA_COM_2330"], "0000:4e:00.0");
+    assert_eq!(response[1].envs["PCI_RESOURCE_NVIDIA_COM_2330"], "0000:4e:00.0");
     assert_eq!(paths(1), ["/dev/vfio/vfio", "/dev/vfio/53"]);
-    for (id, words) in [
+    for (id, expected) in [
         ("0000:ff:00.0", "0000:ff:00.0: nvidia.com/2330 has no such device"),
         ("0000:f2:00.0", "0000:f2:00.0: nvidia.com/2330 has no such device"),
         ("", "has no such device"),
     ] {
         let status = kubelet.allocate(H100, &[&ids(&[id])]).await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
-        assert!(status.message().contains(words), "{}", status.message());
+        assert!(status.message().contains(expected), "{}", status.message());
     }
     let chosen = kubelet.preferred(H100, &ids(&[GPU, "0000:9b:00.0", "0000:bd:00.0"]), &[], 2).await.unwrap();
-    assert_eq!(chosen, ["0000:9b:00.0", "0000:bd:00.0"], "one NUMA node");
+    assert_eq!(chosen, ["0000:9b:00.0", "0000:bd:00.0"], "both on one NUMA node");
 }
 
 #[tokio::test]
-async fn one_bad_device_never_costs_another() {
+async fn unreadable_device_costs_no_other_device() {
     let node = Node::with_eight_gpus().unwrap();
     for (path, content) in [
         (format!("sys/devices/pci0000:00/{GPU}/uevent"), &b""[..]),
@@ -287,25 +291,25 @@ async fn one_bad_device_never_costs_another() {
     }
     let kubelet = kubelet(&node).await;
     let serve = Serve::start(&node, &[]);
-    expect(&kubelet, "six of eight", |books| capacity(books) == (6, 6)).await;
+    expect(&kubelet, "six of eight", |state| capacity(state) == (6, 6)).await;
     let _vm = node.start_vm(&VmSpec::foreign(&["0000:9b:00.0"])).unwrap();
-    expect(&kubelet, "one held", |books| capacity(books) == (6, 5)).await;
+    expect(&kubelet, "one held", |state| capacity(state) == (6, 5)).await;
     let (_, _, log) = serve.terminate();
     assert!(log.contains(&format!("{GPU}: uevent")) && log.contains(&format!("{OTHER}: numa_node")), "{log}");
 }
 
 #[tokio::test]
-async fn what_was_free_longest_is_advised() {
+async fn device_that_was_free_longest_is_preferred() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
     let _serve = Serve::start(&node, &[]);
-    expect(&kubelet, "all", |books| capacity(books) == (8, 8)).await;
+    expect(&kubelet, "all", |state| capacity(state) == (8, 8)).await;
     let ids = [GPU.to_owned(), OTHER.to_owned()];
-    assert_eq!(kubelet.preferred(H100, &ids, &[], 1).await.unwrap(), [GPU], "of equals the first");
+    assert_eq!(kubelet.preferred(H100, &ids, &[], 1).await.unwrap(), [GPU], "the first of equals");
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
-    expect(&kubelet, "held", |books| capacity(books) != (8, 8)).await;
+    expect(&kubelet, "held", |state| capacity(state) != (8, 8)).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     vm.kill();
-    expect(&kubelet, "freed", |books| capacity(books) == (8, 8)).await;
+    expect(&kubelet, "freed", |state| capacity(state) == (8, 8)).await;
     assert_eq!(kubelet.preferred(H100, &ids, &[], 1).await.unwrap(), [OTHER]);
 }

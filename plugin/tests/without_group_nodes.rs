@@ -1,4 +1,5 @@
-//! A kernel without nodes for groups (CONFIG_VFIO_GROUP=n): what is offered, who is found, and what is given.
+//! A kernel without group nodes (CONFIG_VFIO_GROUP=n): which devices are offered, which holders are found,
+//! and what is allocated.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
@@ -12,6 +13,7 @@ use vfio_sim_node::{Hold, Kubelet, Node, VmSpec};
 const GPU: &str = "0000:1b:00.0";
 const OTHER: &str = "0000:3d:00.0";
 
+/// Starts eight offered GPUs on such a kernel.
 async fn offered() -> (Node, Kubelet, Serve) {
     offered_with(&[]).await
 }
@@ -21,16 +23,16 @@ async fn offered_with(words: &[&str]) -> (Node, Kubelet, Serve) {
     node.add_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
     let serve = Serve::start(&node, words);
-    expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
+    expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == 8).await;
     (node, kubelet, serve)
 }
 
-fn allocatable(books: &KubeletState) -> usize {
-    books.capacity(H100).allocatable
+fn allocatable(state: &KubeletState) -> usize {
+    state.capacity(H100).allocatable
 }
 
 #[tokio::test]
-async fn a_pod_is_given_the_devices_own_nodes_and_its_machine_stays_healthy() {
+async fn pod_gets_the_cdev_and_its_vm_stays_healthy() {
     let (node, kubelet, serve) = offered().await;
     let pod = kubelet.admit_with("vm", H100, vec![GPU.to_owned()]).await.unwrap();
     let paths: Vec<_> = pod.response.devices.iter().map(|spec| spec.host_path.as_str()).collect();
@@ -45,24 +47,24 @@ async fn a_pod_is_given_the_devices_own_nodes_and_its_machine_stays_healthy() {
 }
 
 #[tokio::test]
-async fn a_holder_is_found_by_the_look_and_named_by_its_descriptor() {
+async fn holder_is_found_by_a_peek_and_named_by_its_descriptor() {
     let (node, kubelet, _serve) = offered().await;
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
-    expect(&kubelet, "Unhealthy", |books| health(books, H100, GPU) == Some(false)).await;
+    expect(&kubelet, "Unhealthy", |state| health(state, H100, GPU) == Some(false)).await;
     let listed = device(&node, GPU);
     assert!(listed["reason"].as_str().unwrap().contains(&format!("held by pid {}", vm.pid())), "{listed}");
     let refused = kubelet.allocate(H100, &[&[GPU.to_owned()]]).await.unwrap_err();
     assert!(refused.message().contains(&format!("is held by pid {}", vm.pid())), "{refused}");
     vm.kill();
-    expect(&kubelet, "Healthy again", |books| allocatable(books) == 8).await;
+    expect(&kubelet, "Healthy again", |state| allocatable(state) == 8).await;
 
     node.delete("dev/vfio/devices/vfio1").unwrap();
-    expect(&kubelet, "no node", |books| health(books, H100, OTHER) == Some(false)).await;
+    expect(&kubelet, "no node", |state| health(state, H100, OTHER) == Some(false)).await;
     assert_eq!(device(&node, OTHER)["reason"], "no device node /dev/vfio/devices/vfio1");
 }
 
 #[tokio::test]
-async fn who_has_a_device_open_and_does_not_use_it_is_found_by_who_list_and_doctor() {
+async fn opener_of_an_unbound_cdev_is_named_by_each_command() {
     let (node, kubelet, _serve) = offered().await;
     let vm = node.start_vm(&VmSpec { hold: Hold::CdevUnbound, ..VmSpec::foreign(&[GPU]) }).unwrap();
     let (code, out, _) = run(&node, &["who", GPU, "--json"]);
@@ -72,20 +74,20 @@ async fn who_has_a_device_open_and_does_not_use_it_is_found_by_who_list_and_doct
     let listed = device(&node, GPU);
     assert_eq!((&listed["state"], &listed["holders"][0]["pid"]), (&"free".into(), &vm.pid().into()));
     let (code, out, _) = run(&node, &["doctor"]);
-    assert!(code == 1 && out.contains("is free, but has been opened by pid"), "{out}");
+    assert!(code == 1 && out.contains(&format!("is free, but pid {}", vm.pid())), "{out}");
     assert!(!out.contains("does not exist"), "{out}");
-    // A container that has /dev/vfio need not have /dev/iommu.
+    // A container with /dev/vfio need not have /dev/iommu: sysfs shows that the host has it.
     node.delete("dev/iommu").unwrap();
     assert!(!run(&node, &["doctor"]).1.contains("does not exist"));
     node.delete("sys/class/misc/iommu").unwrap();
     assert!(run(&node, &["doctor"]).1.contains("/dev/iommu: does not exist"));
-    // Another may bind it all the same (`vfio_df_ioctl_bind_iommufd`).
+    // Another process can bind the device nevertheless (`vfio_df_ioctl_bind_iommufd`).
     assert_eq!(health(&kubelet.state(), H100, GPU), Some(true));
     assert!(kubelet.allocate(H100, &[&[GPU.to_owned()]]).await.is_ok());
 }
 
 #[tokio::test]
-async fn numbers_that_are_used_again_are_those_of_this_moment() {
+async fn reused_cdev_numbers_are_allocated_as_they_are_now() {
     let (node, kubelet, _serve) = offered().await;
     for address in [GPU, OTHER] {
         node.unbind(address).unwrap();
@@ -94,20 +96,20 @@ async fn numbers_that_are_used_again_are_those_of_this_moment() {
         node.bind(address, "vfio-pci").unwrap();
     }
     let cdevs = [OTHER, GPU].map(|address| {
-        let folder = node.sysfs_dir(address).join("vfio-dev");
-        std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().file_name().into_string().unwrap()
+        let directory = node.sysfs_dir(address).join("vfio-dev");
+        std::fs::read_dir(directory).unwrap().next().unwrap().unwrap().file_name().into_string().unwrap()
     });
     assert_eq!(cdevs, ["vfio0", "vfio1"]);
-    // Whether or not the listing was between.
+    // This holds whether or not the monitor has seen the change.
     for (address, number) in [(OTHER, 0), (GPU, 1)] {
-        let answer = kubelet.allocate(H100, &[&[address.to_owned()]]).await.unwrap();
-        let nodes: Vec<_> = answer[0].devices.iter().map(|spec| spec.host_path.clone()).collect();
+        let response = kubelet.allocate(H100, &[&[address.to_owned()]]).await.unwrap();
+        let nodes: Vec<_> = response[0].devices.iter().map(|spec| spec.host_path.clone()).collect();
         assert_eq!(nodes, ["/dev/iommu".to_owned(), format!("/dev/vfio/devices/vfio{number}")], "{address}");
     }
 }
 
 #[tokio::test]
-async fn numbers_that_are_used_again_have_their_new_holder() {
+async fn reused_cdev_numbers_have_their_new_holder() {
     let (node, kubelet, _serve) = offered().await;
     for address in [GPU, OTHER] {
         node.unbind(address).unwrap();
@@ -116,36 +118,36 @@ async fn numbers_that_are_used_again_have_their_new_holder() {
         node.bind(address, "vfio-pci").unwrap();
     }
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
-    expect(&kubelet, "Unhealthy", |books| {
-        health(books, H100, GPU) == Some(false) && health(books, H100, OTHER) == Some(true)
+    expect(&kubelet, "Unhealthy", |state| {
+        health(state, H100, GPU) == Some(false) && health(state, H100, OTHER) == Some(true)
     })
     .await;
     let (code, out, _) = run(&node, &["who", GPU, "--json"]);
     assert!(code == 0 && out.contains(&vm.pid().to_string()), "{out}");
     assert_eq!(run(&node, &["who", OTHER]).0, 1);
     node.delete("dev/vfio/devices/vfio0").unwrap();
-    expect(&kubelet, "no node", |books| health(books, H100, OTHER) == Some(false)).await;
+    expect(&kubelet, "no node", |state| health(state, H100, OTHER) == Some(false)).await;
     assert_eq!(device(&node, OTHER)["reason"], "no device node /dev/vfio/devices/vfio0");
 }
 
-/// The refusal rests on a look made by Allocate, before the monitor's next one.
+/// Allocate peeks before the monitor's next peek and refuses because of its own.
 #[tokio::test]
-async fn a_refused_device_is_unhealthy_at_once_though_nothing_can_be_opened() {
+async fn refused_device_is_unhealthy_before_the_response() {
     let (node, kubelet, _serve) = offered_with(&["--interval", "1h"]).await;
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     let refused = kubelet.allocate(H100, &[&[GPU.to_owned()]]).await.unwrap_err();
     assert!(refused.message().contains(&format!("is held by pid {}", vm.pid())), "{refused}");
-    assert_eq!(health(&kubelet.state(), H100, GPU), Some(false), "before the answer");
+    assert_eq!(health(&kubelet.state(), H100, GPU), Some(false), "sent before the response");
 }
 
 #[tokio::test]
-async fn a_substitute_is_found_by_a_look_where_nothing_can_be_opened() {
+async fn substitute_is_found_by_a_peek() {
     let (node, kubelet, _serve) =
         offered_with(&["--busy", "advertise", "--busy-allocate", "substitute"]).await;
     let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
-    // Makes the checkpoint, without which nothing is substituted.
+    // The kubelet writes its checkpoint at the first admission. Without it no device is substituted.
     let _pod = kubelet.admit_with("vm", H100, vec![OTHER.to_owned()]).await.unwrap();
-    let answer = kubelet.allocate(H100, &[&[GPU.to_owned()]]).await.unwrap();
-    let given = &answer[0].envs["PCI_RESOURCE_NVIDIA_COM_2330"];
-    assert!(given != GPU && given != OTHER, "{given}");
+    let response = kubelet.allocate(H100, &[&[GPU.to_owned()]]).await.unwrap();
+    let allocated = &response[0].envs["PCI_RESOURCE_NVIDIA_COM_2330"];
+    assert!(allocated != GPU && allocated != OTHER, "{allocated}");
 }

@@ -1,6 +1,6 @@
-//! A simulated node with a kubelet's stand-in, and the real program beside them.
+//! Runs the plugin's program on a simulated node with a simulated kubelet.
 
-#![allow(dead_code, reason = "each test program uses its part")]
+#![allow(dead_code, reason = "each test program uses a part of these helpers")]
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -19,13 +19,17 @@ use std::time::{Duration, Instant};
 use vfio_sim_node::kubelet::KubeletState;
 use vfio_sim_node::{Kubelet, Node};
 
+/// The resource of the eight GPUs, named by their device id.
 pub const H100: &str = "nvidia.com/2330";
+/// `--interval` of the tests.
 pub const INTERVAL: Duration = Duration::from_millis(200);
+/// A test that waits longer than this has failed.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The program on a node: names are hex ids, whatever pci.ids the machine has.
+/// Returns the command that runs the program on a node. Without a pci.ids, the names of resources are hex
+/// ids.
 pub fn program(node: &Node, words: &[&str]) -> Command {
-    // Only the specs' own folder is made.
+    // The plugin creates the directory of CDI specs, but none above it.
     fs::create_dir_all(node.root().join("var/run")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_vfio-device-plugin"));
     command
@@ -47,53 +51,55 @@ pub fn program(node: &Node, words: &[&str]) -> Command {
     command
 }
 
-/// The folder of CDI specs, which is not there at first.
+/// Returns the directory of CDI specs. It does not exist at first.
 pub fn cdi_dir(node: &Node) -> PathBuf {
     node.root().join("var/run/cdi")
 }
 
-/// The kernel's nodes for cdevs: /dev/iommu, and one for the function's vfioN. Its N.
-pub fn with_cdev(node: &Node, address: &str) -> String {
+/// Adds what a kernel with cdevs shows: /dev/iommu and the cdev of a function. Returns the cdev's name,
+/// `vfioN`.
+pub fn add_cdev(node: &Node, address: &str) -> String {
     let iommu = node.root().join("sys/class/misc/iommu");
     fs::create_dir_all(&iommu).unwrap();
     fs::write(iommu.join("dev"), "10:126\n").unwrap();
-    let folder = node.root().join("sys/bus/pci/devices").join(address).join("vfio-dev");
-    let entry = fs::read_dir(&folder).unwrap().flatten().next().unwrap();
+    let directory = node.root().join("sys/bus/pci/devices").join(address).join("vfio-dev");
+    let entry = fs::read_dir(&directory).unwrap().flatten().next().unwrap();
     fs::write(entry.path().join("dev"), "511:0\n").unwrap();
     entry.file_name().into_string().unwrap()
 }
 
-/// Writes a file of pools; its path.
-pub fn pools(node: &Node, text: &str) -> String {
+/// Writes the pools file and returns its path.
+pub fn write_pools(node: &Node, text: &str) -> String {
     node.write("pools.yaml", text).unwrap();
     node.root().join("pools.yaml").to_str().unwrap().to_owned()
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end. Returns the exit code, standard output and standard error.
 pub fn run(node: &Node, words: &[&str]) -> (i32, String, String) {
     let Output { status, stdout, stderr } = program(node, words).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (status.code().unwrap(), text(stdout), text(stderr))
 }
 
-/// The devices of `list --json`.
+/// Returns the devices of `list --json`.
 pub fn list(node: &Node) -> Vec<Value> {
     let (code, out, _) = run(node, &["list", "--json"]);
     assert_eq!(code, 0);
     serde_json::from_str::<Value>(&out).unwrap()["devices"].as_array().unwrap().clone()
 }
 
-/// A running `serve`; killed when dropped.
+/// A running `serve`. The process is killed when this is dropped.
 pub struct Serve(pub Child);
 
 impl Serve {
+    /// Starts `serve` with more options.
     pub fn start(node: &Node, words: &[&str]) -> Self {
         let mut all = vec!["serve"];
         all.extend(words);
         Self(program(node, &all).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
-    /// SIGTERM: exit code, how long it took, and its log.
+    /// Sends SIGTERM. Returns the exit code, the time until the exit, and the log.
     pub fn terminate(mut self) -> (i32, Duration, String) {
         let began = Instant::now();
         let pid = rustix::process::Pid::from_child(&self.0);
@@ -113,25 +119,27 @@ impl Drop for Serve {
     }
 }
 
+/// Starts the simulated kubelet of a node.
 pub async fn kubelet(node: &Node) -> Kubelet {
     Kubelet::start(&node.kubelet_dir(), &node.pod_resources_socket()).await.unwrap()
 }
 
-/// Eight devices that a running plugin offers.
+/// Starts a node with eight GPUs, its kubelet, and a `serve` that offers all eight.
 pub async fn offered(words: &[&str]) -> (Node, Kubelet, Serve) {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
     let serve = Serve::start(&node, words);
-    expect(&kubelet, "offered", |books| books.capacity(H100).allocatable == 8).await;
+    expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == 8).await;
     (node, kubelet, serve)
 }
 
-/// One device of `list --json`.
+/// Returns one device of `list --json`.
 pub fn device(node: &Node, address: &str) -> Value {
     list(node).into_iter().find(|device| device["address"] == address).unwrap()
 }
 
-/// The pod that a device is assigned to: `namespace/name`, its uid where only that is known, `being admitted`, or none.
+/// Returns the pod that a device of `list --json` is assigned to: `namespace/name`, its uid if only that is
+/// known, `being admitted`, or none.
 pub fn assigned_pod(device: &Value) -> Option<String> {
     let assignment = &device["assignment"];
     let text = |key: &str| assignment[key].as_str().map(str::to_owned);
@@ -149,21 +157,22 @@ pub async fn wait_for_pod(node: &Node, address: &str, pod: &str) {
     }
 }
 
-/// Waits for the kubelet's books; how long it took.
+/// Waits until the kubelet's state is as wanted. Returns how long it took.
 pub async fn expect(kubelet: &Kubelet, what: &str, wanted: impl FnMut(&KubeletState) -> bool) -> Duration {
     let began = Instant::now();
-    if let Err(books) = kubelet.wait_for(PATIENCE, wanted).await {
-        panic!("not within {PATIENCE:?}: {what}: {books:#?}");
+    if let Err(state) = kubelet.wait_for(PATIENCE, wanted).await {
+        panic!("not within {PATIENCE:?}: {what}: {state:#?}");
     }
     began.elapsed()
 }
 
-/// `Some(true)` Healthy, `Some(false)` Unhealthy, `None` not listed.
-pub fn health(books: &KubeletState, resource: &str, id: &str) -> Option<bool> {
-    books.resources.get(resource)?.health(id).map(|health| health == "Healthy")
+/// Returns a device's health as the kubelet received it: `Some(true)` Healthy, `Some(false)` Unhealthy,
+/// `None` not listed.
+pub fn health(state: &KubeletState, resource: &str, id: &str) -> Option<bool> {
+    state.resources.get(resource)?.health(id).map(|health| health == "Healthy")
 }
 
-/// Sockets that the plugin has in the kubelet's folder.
+/// Returns how many sockets the plugin has in the kubelet's directory of device plugins.
 pub fn own_sockets(node: &Node) -> usize {
     let entries = fs::read_dir(node.kubelet_dir()).unwrap().flatten();
     entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("vfio-")).count()
