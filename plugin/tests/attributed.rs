@@ -250,7 +250,7 @@ async fn remembered_assignment_prevents_a_probe_after_a_restart() {
 /// Waits until `serve` names the pod of [`GPU`]; how long that took.
 async fn time_to_name(node: &Node, pod: &str) -> Duration {
     let began = Instant::now();
-    wait_for_owner(node, GPU, pod).await;
+    wait_for_pod(node, GPU, pod).await;
     began.elapsed()
 }
 
@@ -258,10 +258,10 @@ async fn time_to_name(node: &Node, pod: &str) -> Duration {
 async fn pod_is_named_soon_after_the_kubelet_lists_it() {
     let (node, kubelet, _serve) = offered(&["--assignments-interval", "1h"]).await;
     // The kubelet allocates, and lists the pod only later.
-    kubelet.answer_pod_resources(Answer::Empty);
+    kubelet.set_pod_resources_mode(PodResourcesMode::Empty);
     kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(700)).await;
-    kubelet.answer_pod_resources(Answer::Books);
+    kubelet.set_pod_resources_mode(PodResourcesMode::Normal);
     let took = time_to_name(&node, "default/vm-1").await;
     assert!(took < Duration::from_secs(1) + INTERVAL, "{took:?}");
 }
@@ -288,13 +288,13 @@ async fn with_two_pods(node: &Node, kubelet: &Kubelet) {
     expect(kubelet, "offered", |books| allocatable(books) == 8).await;
     for (pod, device) in [("vm-1", GPU), ("vm-2", OTHER)] {
         kubelet.admit_with(pod, H100, vec![device.to_owned()]).await.unwrap();
-        wait_for_owner(node, device, &format!("default/{pod}")).await;
+        wait_for_pod(node, device, &format!("default/{pod}")).await;
     }
 }
 
 /// Removes the pod with [`GPU`].
 fn remove_first_pod(kubelet: &Kubelet) {
-    let uid = kubelet.books().pods.iter().find(|pod| pod.name == "vm-1").unwrap().uid.clone();
+    let uid = kubelet.state().pods.iter().find(|pod| pod.name == "vm-1").unwrap().uid.clone();
     kubelet.remove(&uid);
 }
 

@@ -21,7 +21,8 @@ pub(super) fn examine(
     let Some(address) = device.device.id.pci() else { return };
     let id = device.device.id.to_string();
     let Some(reading) = read_with_timeout(root, config.checks(), address, ANSWER_TIMEOUT) else {
-        let what = format!("did not answer a read of its registers within {ANSWER_TIMEOUT:?}: it is being reset");
+        let what =
+            format!("did not answer a read of its registers within {ANSWER_TIMEOUT:?}: it is being reset");
         let advice = "If this lasts, the reset does not finish: look into dmesg.";
         return findings.warn(id, what, advice);
     };
