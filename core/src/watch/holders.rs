@@ -56,7 +56,7 @@ impl KnownHolders {
 
     /// Takes the exit of a holder. The group's holders are forgotten, because a readable pidfd
     /// stays readable.
-    pub(super) fn exited(&mut self, group: GroupId) {
+    pub(super) fn take_exit(&mut self, group: GroupId) {
         self.held.retain(|held| held.group != group);
         self.exited.retain(|(exited, _)| *exited != group);
         self.exited.push((group, FIRST_FOLLOW_UP));

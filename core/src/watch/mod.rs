@@ -188,7 +188,7 @@ impl Watch {
                 }
                 Signal::Results => self.monitor.collect(now, &mut self.changes),
                 Signal::Exit(group) => {
-                    self.holders.exited(group);
+                    self.holders.take_exit(group);
                     self.monitor.probe_now(group, now);
                     self.next_pass = now;
                 }
