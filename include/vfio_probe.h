@@ -9,7 +9,7 @@
  * written through the out_* parameters, which come last. A failed call writes *out_error and no other result; records
  * of an array may have been filled before the failure. out_error may be NULL.
  *
- * Ownership. Only handles are closed, with vfp_root_close() and vfp_watch_close(). Both take the address of your
+ * Handles. Only handles are closed, with vfp_root_close() and vfp_watch_close(). Both take the address of your
  * variable and set it to NULL. The library keeps no pointer of the caller after a call. Returned texts are static.
  *
  * Texts. Arguments are NUL-terminated; a path may contain any other byte. Texts in records are NUL-terminated ASCII,
@@ -52,7 +52,7 @@
 // A mediated device.
 #define VFP_KIND_MDEV 1
 
-// A virtual function whose vendor driver (`nvidia`) is itself a VFIO driver.
+// A virtual function with a vendor driver (`nvidia`) that is itself a VFIO driver.
 #define VFP_KIND_VENDOR_VF 2
 
 // The function has no SR-IOV role.
@@ -241,7 +241,7 @@ typedef struct vfp_group {
   uint32_t unreadable;
   // 1 if VFIO can use the group (VFIO_GROUP_FLAGS_VIABLE), else 0. The group can be opened in both cases.
   int32_t viable;
-  // First member whose driver makes the group not viable, else "".
+  // First member with a driver that makes the group not viable, else "".
   char offender[72];
   // Driver of `offender`, else "".
   char offender_driver[40];
@@ -291,9 +291,9 @@ typedef struct vfp_holder {
 typedef struct vfp_scan_coverage {
   // Number of processes in `proc`.
   uint32_t processes;
-  // Number of these processes whose descriptors could not be read. Processes of other users need CAP_SYS_PTRACE.
+  // Number of these processes with descriptors that could not be read. Processes of other users need CAP_SYS_PTRACE.
   uint32_t unreadable;
-  // Number of open VFIO device descriptors whose device the kernel does not report (kernels before 6.18).
+  // Number of open VFIO device descriptors for which the kernel does not report the device (kernels before 6.18).
   uint32_t unattributed;
   // Always 0.
   uint32_t reserved;
@@ -368,7 +368,7 @@ typedef struct vfp_watched_group {
   uint32_t members;
   // 1 if VFIO can use the group, else 0.
   int32_t viable;
-  // First member whose driver makes the group not viable, else "".
+  // First member with a driver that makes the group not viable, else "".
   char offender[72];
   // Driver of `offender`, else "".
   char offender_driver[40];

@@ -24,7 +24,7 @@ const (
 	KindPCI Kind = C.VFP_KIND_PCI
 	// KindMdev is a mediated device.
 	KindMdev Kind = C.VFP_KIND_MDEV
-	// KindVendorVF is a virtual function whose vendor driver (nvidia) is itself a VFIO driver.
+	// KindVendorVF is a virtual function with a vendor driver (nvidia) that is itself a VFIO driver.
 	KindVendorVF Kind = C.VFP_KIND_VENDOR_VF
 )
 

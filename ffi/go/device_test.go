@@ -102,7 +102,7 @@ func TestUnreadableDeviceDoesNotAffectOthers(t *testing.T) {
 	isNone(t, malformed, os.ErrNotExist, os.ErrPermission, vfioprobe.ErrInvalid)
 	equal(t, "malformed", *malformed, vfioprobe.Error{
 		Kind: vfioprobe.ErrorMalformed, Device: simnode.FirstGPU, Group: vfioprobe.NoGroup,
-		Text: simnode.FirstGPU + ": uevent: not what the kernel writes there",
+		Text: simnode.FirstGPU + ": uevent: unexpected content",
 	})
 	equal(t, "device", unreadable.Device, simnode.SecondGPU)
 	// The simulated node replaces the file by a directory for root, and removes the read permission for others.

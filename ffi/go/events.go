@@ -45,7 +45,7 @@ type Event struct {
 }
 
 // Events returns an iterator that waits for events and yields them. The iteration ends only when the context of the watch
-// is done or the watch is closed; the context's Err tells which.
+// is done or the watch is closed; the context's Err reports which.
 //
 // An error is an [*Error]: the bound devices could not be listed in one pass. The watch keeps its state and continues.
 // It yields the error once for each failed pass, about once per interval, with a zero Event.

@@ -41,7 +41,7 @@ type Group struct {
 	// Viable reports whether VFIO can use the group (VFIO_GROUP_FLAGS_VIABLE): every member has no driver, a VFIO
 	// driver, pci-stub or pcieport. The group can be opened in both cases.
 	Viable bool
-	// Offender is the first member whose driver makes the group not viable, else "".
+	// Offender is the first member with a driver that makes the group not viable, else "".
 	Offender string
 	// OffenderDriver is the driver of Offender, else "".
 	OffenderDriver string

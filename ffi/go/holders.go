@@ -63,11 +63,11 @@ func (h Holder) String() string {
 type ScanCoverage struct {
 	// Processes is the number of processes in proc.
 	Processes int
-	// Unreadable is the number of these processes whose descriptors could not be read: processes of other users without
-	// CAP_SYS_PTRACE, and processes that ended during the scan.
+	// Unreadable is the number of these processes with descriptors that could not be read: processes of other users
+	// without CAP_SYS_PTRACE, and processes that ended during the scan.
 	Unreadable int
-	// Unattributed is the number of open VFIO device descriptors whose device the kernel does not report (kernels before
-	// 6.18).
+	// Unattributed is the number of open VFIO device descriptors for which the kernel does not report the device
+	// (kernels before 6.18).
 	Unattributed int
 }
 

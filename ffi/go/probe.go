@@ -138,7 +138,7 @@ func (h *rootHandle) probeUntil(ctx context.Context, group GroupID) (Occupancy, 
 	return Occupancy{Group: group, State: Unknown, UnknownReason: UnknownTimedOut}, nil
 }
 
-// probeEnded returns the error of a probe whose context is done.
+// probeEnded returns the error of a probe that ended with its context.
 func probeEnded(group GroupID, err error) error {
 	return fmt.Errorf("vfio-probe: probe of group %s: %w", group, err)
 }

@@ -51,7 +51,7 @@ type WatchedGroup struct {
 	Members int
 	// Viable reports whether VFIO can use the group.
 	Viable bool
-	// Offender is the first member whose driver makes the group not viable, else "".
+	// Offender is the first member with a driver that makes the group not viable, else "".
 	Offender string
 	// OffenderDriver is the driver of Offender, else "".
 	OffenderDriver string

@@ -1,4 +1,4 @@
-"""Drives the simulated node: real files, ptys whose opens fail with EBUSY, and VMs that hold them."""
+"""Drives the simulated node: real files, ptys that the kernel refuses with EBUSY, and VMs that hold them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Node:
         return opens
 
     def add_unreadable_process(self, pid: int) -> None:
-        """Adds a process whose descriptors cannot be listed, not even by root: its `fd` is a file."""
+        """Adds a process with descriptors that cannot be listed, not even by root: its `fd` is a file."""
         process = self.root / f"proc/{pid}"
         process.mkdir()
         (process / "fd").touch()

@@ -83,7 +83,7 @@ def test_list_json_has_every_field(node: Node) -> None:
 
 def test_list_reports_skipped_devices(node: Node) -> None:
     node.do("write", path="sys/bus/pci/devices/0000:1b:00.0/uevent", content="")
-    errors = "vfio_probe: skipped: 0000:1b:00.0: uevent: not what the kernel writes there\n"
+    errors = "vfio_probe: skipped: 0000:1b:00.0: uevent: unexpected content\n"
     assert len(run("list", "--root", node.root, errors=errors).splitlines()) == 8
 
 

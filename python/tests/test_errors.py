@@ -90,7 +90,7 @@ def test_long_attribute_is_too_long_error(node: Node, root: Root) -> None:
     node.do("write", path="sys/bus/pci/devices/0000:1b:00.0/uevent", content="x" * 5000)
     (error,) = root.scan().errors
     assert (type(error), error.kind, error.errno) == (TooLongError, "too-long", errno.E2BIG)
-    assert str(error) == "0000:1b:00.0: uevent: longer than it may be"
+    assert str(error) == "0000:1b:00.0: uevent: longer than the kernel's limit"
 
 
 def test_unreadable_attribute_is_denied_error(node: Node, root: Root) -> None:

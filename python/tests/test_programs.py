@@ -103,7 +103,7 @@ def test_conformance_dump_is_complete(node: Node) -> None:
             "group": None,
             "kind": "malformed",
             "errno": 0,
-            "text": "0000:df:00.0: uevent: not what the kernel writes there",
+            "text": "0000:df:00.0: uevent: unexpected content",
         }
     ]
     groups = document["groups"]

@@ -4,7 +4,7 @@ import enum
 
 
 class _Word(str, enum.Enum):
-    """An enum whose members are equal to their words."""
+    """An enum of words. Each member is equal to its word."""
 
     # Like enum.StrEnum, which Python 3.10 does not have.
     def __str__(self) -> str:
@@ -22,7 +22,7 @@ class Kind(_Word):
     MDEV = "mdev"
     """A mediated device."""
     VENDOR_VF = "vendor-vf"
-    """A virtual function whose vendor driver (nvidia) is itself a VFIO driver."""
+    """A virtual function with a vendor driver (nvidia) that is itself a VFIO driver."""
 
 
 class Sriov(_Word):

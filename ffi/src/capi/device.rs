@@ -12,7 +12,7 @@ use vfio_probe::{Device, DeviceId, Error, Kind, Sriov};
 pub const VFP_KIND_PCI: i32 = 0;
 /// A mediated device.
 pub const VFP_KIND_MDEV: i32 = 1;
-/// A virtual function whose vendor driver (`nvidia`) is itself a VFIO driver.
+/// A virtual function with a vendor driver (`nvidia`) that is itself a VFIO driver.
 pub const VFP_KIND_VENDOR_VF: i32 = 2;
 
 /// The function has no SR-IOV role.

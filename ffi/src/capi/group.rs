@@ -19,7 +19,7 @@ pub struct vfp_group {
     pub unreadable: u32,
     /// 1 if VFIO can use the group (VFIO_GROUP_FLAGS_VIABLE), else 0. The group can be opened in both cases.
     pub viable: i32,
-    /// First member whose driver makes the group not viable, else "".
+    /// First member with a driver that makes the group not viable, else "".
     pub offender: [c_char; 72],
     /// Driver of `offender`, else "".
     pub offender_driver: [c_char; 40],

@@ -53,9 +53,9 @@ unsafe impl Record for vfp_holder {
 pub struct vfp_scan_coverage {
     /// Number of processes in `proc`.
     pub processes: u32,
-    /// Number of these processes whose descriptors could not be read. Processes of other users need CAP_SYS_PTRACE.
+    /// Number of these processes with descriptors that could not be read. Processes of other users need CAP_SYS_PTRACE.
     pub unreadable: u32,
-    /// Number of open VFIO device descriptors whose device the kernel does not report (kernels before 6.18).
+    /// Number of open VFIO device descriptors for which the kernel does not report the device (kernels before 6.18).
     pub unattributed: u32,
     /// Always 0.
     pub reserved: u32,

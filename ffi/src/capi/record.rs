@@ -40,7 +40,7 @@ impl<T: Record> Slots<T> {
         unsafe { Self::counted(size, ("capacity", capacity), records, name) }
     }
 
-    /// Does the same for a call whose record count is the argument `counter`.
+    /// Does the same for a call with the record count in the argument `counter`.
     ///
     /// # Safety
     /// `records` is NULL, or `capacity * size` bytes from it are writable while the slots are in use.
@@ -60,7 +60,7 @@ impl<T: Record> Slots<T> {
         Ok(Self { begin: records.cast(), size, capacity, count: 0, records: PhantomData })
     }
 
-    /// Checks a single record `name`, whose size is the argument `sizer`.
+    /// Checks a single record `name` with its size in the argument `sizer`.
     ///
     /// # Safety
     /// `record` is NULL, or `size` bytes from it are writable while the slots are in use.

@@ -45,7 +45,7 @@ pub unsafe extern "C" fn vfp_root_close(root: *mut *mut vfp_root) {
         // SAFETY: not NULL, so the caller's variable by the header's conventions.
         let handle = unsafe { root.replace(std::ptr::null_mut()) };
         if !handle.is_null() {
-            // SAFETY: not NULL, so from vfp_root_open(), and the caller's variable was the only owner.
+            // SAFETY: not NULL, so from vfp_root_open(), and the caller's variable was the only reference.
             drop(unsafe { Box::from_raw(handle) });
         }
     });

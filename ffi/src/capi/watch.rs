@@ -162,7 +162,7 @@ pub unsafe extern "C" fn vfp_watch_close(watch: *mut *mut vfp_watch) {
         // SAFETY: not NULL, so the caller's variable by the header's conventions.
         let handle = unsafe { watch.replace(std::ptr::null_mut()) };
         if !handle.is_null() {
-            // SAFETY: not NULL, so from vfp_watch_open(), and the caller's variable was the only owner.
+            // SAFETY: not NULL, so from vfp_watch_open(), and the caller's variable was the only reference.
             drop(unsafe { Box::from_raw(handle) });
         }
     });

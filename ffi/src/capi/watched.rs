@@ -43,7 +43,7 @@ pub struct vfp_watched_group {
     pub members: u32,
     /// 1 if VFIO can use the group, else 0.
     pub viable: i32,
-    /// First member whose driver makes the group not viable, else "".
+    /// First member with a driver that makes the group not viable, else "".
     pub offender: [c_char; 72],
     /// Driver of `offender`, else "".
     pub offender_driver: [c_char; 40],

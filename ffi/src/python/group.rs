@@ -69,7 +69,7 @@ impl Member {
     }
 }
 
-/// Returns the first member whose driver makes the group not viable, and its driver.
+/// Returns the first member with a driver that makes the group not viable, and its driver.
 pub(crate) fn offender(viability: Viability) -> (Option<String>, Option<String>) {
     match viability {
         Viability::Viable => (None, None),

@@ -16,7 +16,7 @@ pub(crate) struct Live {
     descriptor: OwnedFd,
     end: OwnedFd,
     closed: AtomicBool,
-    /// Process id of the owner. A forked child has a copy of the watch and shares the descriptors.
+    /// Process id of the creator. A forked child has a copy of the watch and shares the descriptors.
     process: u32,
 }
 
@@ -33,7 +33,7 @@ impl Live {
         Ok(Self { watch: Mutex::new(watch), descriptor, end, closed: AtomicBool::new(false), process })
     }
 
-    /// Locks the watch. Call it detached from the interpreter: the owner of the lock may be in a system call.
+    /// Locks the watch. Call it detached from the interpreter: the thread that holds the lock may be in a system call.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Watch> {
         self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -46,7 +46,7 @@ impl Live {
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         if std::process::id() != self.process {
-            // The descriptor is shared: a write would end the waits of the parent, whose watch is still open.
+            // The descriptor is shared: a write would end the waits of the parent, where the watch is still open.
             return;
         }
         // Cannot fail: the counter of the eventfd is far below its maximum.

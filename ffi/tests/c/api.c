@@ -1,4 +1,4 @@
-/* Tests the results of every function on a simulated node, whose held groups return EBUSY from the kernel. */
+/* Tests the results of every function on a simulated node: the kernel returns EBUSY for its held groups. */
 #include "check.h"
 #include "layout.h"
 #include "node.h"
@@ -95,7 +95,7 @@ static void unreadable_device_does_not_affect_others(void) {
     unreadable = device_of(devices, count, "0000:f2:00.0");
     CHECK(unreadable && unreadable->status == VFP_MALFORMED);
     CHECK(unreadable && unreadable->group == VFP_NO_GROUP && unreadable->os_errno == 0);
-    if (unreadable) CHECK_TEXT(unreadable->error_text, "0000:f2:00.0: uevent: not what the kernel writes there");
+    if (unreadable) CHECK_TEXT(unreadable->error_text, "0000:f2:00.0: uevent: unexpected content");
     node_do(&node, "{\"remove\":{\"address\":\"0000:f2:00.0\"}}");
 }
 

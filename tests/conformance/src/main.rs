@@ -22,7 +22,7 @@ struct Arguments {
     /// A language and its dump program, which gets the tree as an argument: `c=target/dump`, `python=python3 dump.py`.
     #[arg(long = "language", value_name = "NAME=COMMAND", required = true)]
     languages: Vec<String>,
-    /// The device plugin, whose command `list` is compared too.
+    /// The device plugin. Its command `list` is compared too.
     #[arg(long)]
     plugin: String,
     /// Prints the results of the core for each tree.
@@ -30,7 +30,7 @@ struct Arguments {
     verbose: bool,
 }
 
-/// A program whose output is compared.
+/// A program for the comparison.
 struct Program {
     name: String,
     command: Vec<String>,

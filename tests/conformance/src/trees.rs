@@ -148,7 +148,7 @@ fn two_groups() -> Result<Tree> {
     running(two()?.node, &VmSpec::of_pod(POD, &[GPU.to_owned(), OTHER.to_owned()]))
 }
 
-/// A process whose descriptors can be listed but not read, as without CAP_SYS_PTRACE.
+/// A process with descriptors that can be listed but not read, as without CAP_SYS_PTRACE.
 fn unreadable_process() -> Result<Tree> {
     let tree = held()?;
     let fds = tree.node.root().join("proc/99999999/fd");
@@ -242,7 +242,7 @@ fn without(directory: &str) -> Result<Tree> {
     Ok(tree)
 }
 
-/// A tree whose proc is empty.
+/// A tree with an empty proc.
 fn no_process() -> Result<Tree> {
     let tree = held()?;
     tree.node.delete("proc")?;
