@@ -1,0 +1,62 @@
+# The tasks of a contributor. `just` lists them; CONTRIBUTING.md explains them. Every recipe is one command that works without just
+# as well.
+
+# Lists the recipes.
+default:
+    @just --list
+
+# Builds all crates.
+build:
+    cargo build --workspace --bins --tests
+
+# Runs the tests of the Rust crates, with nextest if it is installed. Arguments select tests.
+test *args:
+    #!/bin/sh
+    set -e
+    if cargo nextest --version >/dev/null 2>&1; then
+        cargo nextest run --workspace {{ args }}
+        cargo test --workspace --doc
+    else
+        cargo test --workspace {{ args }}
+    fi
+
+# Runs the checks that need no test: format, lints, pages, language, imports, scripts.
+lint:
+    ./verify format imports pages language spelling "shell scripts" lints "API documentation"
+
+# Runs all tests except the slow ones.
+quick:
+    ./verify --quick
+
+# Runs all tests.
+verify:
+    ./verify
+
+# Runs the tests in a VM with VFIO groups. Arguments select tests.
+vm *args:
+    tests/vm/run {{ args }}
+
+# Runs the plugin against the device managers of two kubelets.
+kubelets *args:
+    tests/chaos/run {{ args }}
+
+# Runs the plugin in a Kubernetes cluster.
+cluster:
+    @echo "there is no test in a cluster yet; 'just kubelets' runs the kubelet's device manager" >&2
+    @exit 1
+
+# Measures the core, the calls of every language, and the program of the image.
+bench:
+    cargo bench -p vfio-probe
+    tests/conformance/cost
+    tests/measure
+
+# Checks licenses, advisories and sources of the dependencies (needs cargo-deny).
+deny:
+    cargo deny check
+
+# Builds what a release consists of: the image, the C library and the Python wheel.
+release:
+    deploy/build-image
+    make -C ffi
+    python3 -m pip wheel --no-deps --wheel-dir target/wheels ./python
