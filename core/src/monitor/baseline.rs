@@ -3,10 +3,8 @@
 //! A count can be left over from before the bind. So a count of 0 is its own baseline, and a count
 //! above 0 becomes a baseline only if it was read while a probe of ours had the group open.
 
-use super::bound::Tracked;
-use crate::device::Kind;
 use crate::error::{ErrorKind, Result};
-use crate::id::{DeviceId, GroupId};
+use crate::id::DeviceId;
 use crate::peek::{EnableCount, Peek};
 use crate::root::Root;
 
@@ -42,7 +40,7 @@ impl EnableBaseline {
     }
 
     /// Reads the count and compares it. A device without the attribute is [`Peek::Unavailable`].
-    fn peek(&mut self, root: &Root, device: DeviceId) -> Result<Peek> {
+    pub(super) fn peek(&mut self, root: &Root, device: DeviceId) -> Result<Peek> {
         let count = match self.count.read(root, device) {
             Ok(count) => count,
             Err(error) if error.kind == ErrorKind::Missing => return Ok(Peek::Unavailable),
@@ -54,21 +52,4 @@ impl EnableBaseline {
         self.baseline = Some(count);
         Ok(Peek::LooksFree)
     }
-}
-
-/// Peeks at a group: compares the enable count of each of its tracked devices with its baseline.
-pub(super) fn peek(root: &Root, devices: &mut [Tracked], group: GroupId) -> Result<Peek> {
-    let mut peek = Peek::Unavailable;
-    for tracked in devices.iter_mut().filter(|tracked| tracked.device.group == Some(group)) {
-        // The host driver enables the virtual functions of a vendor itself, not on behalf of a VM.
-        if tracked.device.kind == Kind::VendorVf {
-            continue;
-        }
-        peek = match (peek, tracked.enable.peek(root, tracked.device.id)?) {
-            (Peek::LooksHeld, _) | (_, Peek::LooksHeld) => Peek::LooksHeld,
-            (Peek::LooksFree, _) | (_, Peek::LooksFree) => Peek::LooksFree,
-            (Peek::Unavailable, Peek::Unavailable) => Peek::Unavailable,
-        };
-    }
-    Ok(peek)
 }

@@ -4,9 +4,10 @@
 use super::Change;
 use super::baseline::EnableBaseline;
 use super::pass::{Pass, Scratch};
-use crate::device::{Detail, Device};
+use crate::device::{Detail, Device, Kind};
 use crate::error::{ErrorKind, Result};
-use crate::peek::EnableCount;
+use crate::id::GroupId;
+use crate::peek::{EnableCount, Peek};
 use crate::root::Root;
 use crate::scan::Bound;
 use rustix::io::Errno;
@@ -97,6 +98,23 @@ pub(super) struct BoundDevices {
 }
 
 impl BoundDevices {
+    /// Peeks at a group: compares the enable count of each of its tracked devices with its baseline.
+    pub(super) fn peek(&mut self, root: &Root, group: GroupId) -> Result<Peek> {
+        let mut peek = Peek::Unavailable;
+        for tracked in self.devices.iter_mut().filter(|tracked| tracked.device.group == Some(group)) {
+            // The host driver enables the virtual functions of a vendor itself, not on behalf of a VM.
+            if tracked.device.kind == Kind::VendorVf {
+                continue;
+            }
+            peek = match (peek, tracked.enable.peek(root, tracked.device.id)?) {
+                (Peek::LooksHeld, _) | (_, Peek::LooksHeld) => Peek::LooksHeld,
+                (Peek::LooksFree, _) | (_, Peek::LooksFree) => Peek::LooksFree,
+                (Peek::Unavailable, Peek::Unavailable) => Peek::Unavailable,
+            };
+        }
+        Ok(peek)
+    }
+
     pub(super) fn new(now: Instant) -> Self {
         Self { devices: Vec::new(), entries: Vec::new(), refresh_at: now + REFRESH }
     }

@@ -1,7 +1,7 @@
 //! Decides which groups a pass peeks at and probes, and records the results.
 
 use super::groups::Group;
-use super::{Change, Monitor, baseline};
+use super::{Change, Monitor};
 use crate::error::{Error, Result};
 use crate::id::{DeviceId, GroupId};
 use crate::occupancy::{Observation, Occupancy, UnknownReason};
@@ -103,7 +103,7 @@ impl Monitor {
             return None;
         }
         if !self.options.probe || !can_wait {
-            group.peek = match baseline::peek(&self.root, &mut self.bound.devices, group.id) {
+            group.peek = match self.bound.peek(&self.root, group.id) {
                 Ok(peek) => Some(peek),
                 // A count that cannot be read changes nothing. The listing finds a device that was
                 // removed.
@@ -137,7 +137,7 @@ impl Monitor {
         if let (Occupancy::Unknown(_), None) = (result, group.peek) {
             // The probe should have made the peek unnecessary, but it was inconclusive.
             let assigned = self.assigned.includes(group.id, &self.bound.devices);
-            let peek = baseline::peek(&self.root, &mut self.bound.devices, group.id);
+            let peek = self.bound.peek(&self.root, group.id);
             group.peek = Some(peek.unwrap_or(Peek::Unavailable));
             let _ = observe_peek(group, assigned, now, changes);
         }
