@@ -64,8 +64,8 @@ async fn first_pool_that_selects_a_device_offers_it() {
     assert_eq!(code, 0);
     assert!(out.contains("example.com/nic") && out.contains("nvidia.com/H100"), "{out}");
     let (_, _, log) = serve.terminate();
-    let logged = log.lines().filter(|line| line.contains("two pools select it")).collect::<Vec<_>>();
-    assert!(logged.iter().any(|line| line.contains("example.com/first and pool 3")), "{log}");
+    let logged = log.lines().filter(|line| line.contains("is selected by two pools")).collect::<Vec<_>>();
+    assert!(logged.iter().any(|line| line.contains("example.com/first") && line.contains("pool 3")), "{log}");
     assert!(!node.run_dir().join("types.json").exists(), "no names are stored without a vGPU");
 }
 
@@ -125,7 +125,7 @@ async fn physical_function_with_vfs_on_warns_of_the_vf_token() {
         assert_eq!(code, 1, "{out}");
     }
     let (_, _, log) = serve.terminate();
-    let logged: Vec<_> = log.lines().filter(|line| line.contains("must give a VF token")).collect();
+    let logged: Vec<_> = log.lines().filter(|line| line.contains("must pass a VF token")).collect();
     assert!(logged.len() == 1 && logged[0].contains(physical), "{log}");
 }
 
@@ -150,7 +150,7 @@ async fn resources_that_share_a_variable_are_reported_once() {
     let expected = "nvidia.com/big_gpu: and nvidia.com/BIG.GPU share the environment variable PCI_RESOURCE_NVIDIA_COM_BIG_GPU";
     assert!(code == 1 && out.contains(expected), "{out}");
     let (_, _, log) = serve.terminate();
-    let logged = log.lines().filter(|line| line.contains("is told the addresses of one"));
+    let logged = log.lines().filter(|line| line.contains("two resources share one variable"));
     assert_eq!(logged.filter(|line| line.contains("PCI_RESOURCE_NVIDIA_COM_BIG_GPU")).count(), 1, "{log}");
 }
 
@@ -250,7 +250,7 @@ async fn alias_by_id_is_for_whole_devices_and_unused_ones_are_logged() {
     node.unbind(OTHER).unwrap();
     expect(&kubelet, "one less", |state| state.capacity("nvidia.com/H100").capacity == 7).await;
     let (_, _, log) = serve.terminate();
-    let logged: Vec<_> = log.lines().filter(|line| line.contains("has this name or id")).collect();
+    let logged: Vec<_> = log.lines().filter(|line| line.contains("alias matches no device")).collect();
     assert!(logged.len() == 1 && logged[0].contains("20B0") && logged[0].contains("pool 1"), "{log}");
     // A selector by ids selects whole devices and slices alike; a driver or a type selects one of them.
     for (driver, whole) in [("", 9), (", driver: vfio-pci", 7), (", vgpu_type: nvidia-222", 1)] {
@@ -295,7 +295,7 @@ async fn vgpu_type_keeps_its_name_while_none_can_be_created() {
     })
     .await;
     let (_, _, log) = serve.terminate();
-    assert_eq!(log.lines().filter(|line| line.contains("goes by its number")).count(), 1, "{log}");
+    assert_eq!(log.lines().filter(|line| line.contains("advertised by its number")).count(), 1, "{log}");
     types(5, "");
     types(6, "");
     let (_, listed, _) = run(&node, &["list"]);
@@ -492,7 +492,7 @@ async fn changed_file_applies_except_to_assigned_devices() {
     let (_, _, log) = serve.terminate();
     let warned = log
         .lines()
-        .filter(|line| line.contains("those from before stay") && line.contains("line 2: missing field"));
+        .filter(|line| line.contains("the former pools stay in use") && line.contains("line 2: missing field"));
     assert_eq!(warned.count(), 1, "{log}");
 }
 
@@ -538,13 +538,13 @@ fn bad_file_exits_64_with_the_line_and_what_was_expected() {
         let (code, out, error) = run(&node, &[command, "--pools", &file]);
         assert_eq!((code, out.as_str()), (64, ""), "{command}");
         let expected = format!(
-            "vfio-device-plugin: {file}: line 2: \"GPU\": expected a resource that the kubelet takes"
+            "vfio-device-plugin: {file}: line 2: \"GPU\": expected a resource name that the kubelet accepts"
         );
         assert!(error.starts_with(&expected), "{error}");
     }
     let (code, _, error) = run(&node, &["list", "--pools", "/nowhere/pools.yaml"]);
     assert_eq!(code, 64);
-    assert!(error.contains("/nowhere/pools.yaml: No such file"), "{error}");
+    assert!(error.contains("/nowhere/pools.yaml: cannot be read: No such file"), "{error}");
 }
 
 #[test]
