@@ -334,7 +334,7 @@ async fn backend_selects_nodes_among_those_that_exist() {
     add_cdev(&node, "0000:5f:00.0");
     assert_eq!(allocate(&kubelet, "a.b/auto", "0000:5f:00.0").await.1, ["/dev/vfio/vfio", "/dev/vfio/54"]);
     let (_, _, log) = serve.terminate();
-    let warned: Vec<_> = log.lines().filter(|line| line.contains("others are given")).collect();
+    let warned: Vec<_> = log.lines().filter(|line| line.contains("allocated others")).collect();
     assert!(warned.len() == 1 && warned[0].contains(OTHER) && warned[0].contains("Iommufd"), "{log}");
 }
 
