@@ -43,7 +43,7 @@ async fn pod_gets_the_cdev_and_its_vm_stays_healthy() {
     assert_eq!((&listed["state"], &listed["evidence"]), (&"held".into(), &"enable".into()), "{listed}");
     assert_eq!(allocatable(&kubelet.state()), 8);
     let (_, _, log) = serve.terminate();
-    assert!(!log.contains("Unhealthy") && !log.contains("others are given"), "{log}");
+    assert!(!log.contains("Unhealthy") && !log.contains("allocated others"), "{log}");
 }
 
 #[tokio::test]
