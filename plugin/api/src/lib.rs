@@ -1,31 +1,36 @@
-//! The kubelet's gRPC interfaces, generated from `proto/`: a plugin serves one, the kubelet (or its stand-in in tests)
-//! the others. The generated code is checked in, so that nobody needs protoc; `cargo test` compares it.
+//! The kubelet's gRPC interfaces, generated from `proto/`, with the constants that belong to them.
+//!
+//! A plugin serves the service `DevicePlugin`. The kubelet, or a simulated kubelet in tests, serves
+//! `Registration` and the pod resources. The generated code is checked in, so a build needs no
+//! protoc; `cargo test` compares it with `proto/`.
 
-/// Device plugins, v1beta1.
+/// The messages and services of device plugins, v1beta1.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, rust_2018_idioms, clippy::all)]
 #[allow(clippy::needless_pass_by_value, clippy::uninlined_format_args, clippy::wildcard_imports, clippy::semicolon_if_nothing_returned)]
 #[rustfmt::skip]
 #[path = "generated/v1beta1.rs"]
 pub mod v1beta1;
 
-/// Pod resources, v1.
+/// The messages and the service of pod resources, v1.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, rust_2018_idioms, clippy::all)]
 #[allow(clippy::needless_pass_by_value, clippy::uninlined_format_args, clippy::wildcard_imports, clippy::semicolon_if_nothing_returned)]
 #[rustfmt::skip]
 #[path = "generated/v1.rs"]
 pub mod podresources;
 
-/// The version that `Register` names (`SupportedVersions`, pkg/kubelet/cm/devicemanager/plugin/v1beta1).
+/// The API version that a plugin passes to `Register`. The kubelet compares it with `SupportedVersions`
+/// (pkg/kubelet/cm/devicemanager/plugin/v1beta1).
 pub const VERSION: &str = "v1beta1";
-/// `Device.health` of a device that pods may be given.
+/// `Device.health` of a device that the kubelet may allocate.
 pub const HEALTHY: &str = "Healthy";
-/// `Device.health` of one that they may not.
+/// `Device.health` of a device that the kubelet may not allocate.
 pub const UNHEALTHY: &str = "Unhealthy";
-/// The kubelet's socket in the device plugins' folder.
+/// The file name of the kubelet's registration socket in the directory of device plugins.
 pub const KUBELET_SOCKET: &str = "kubelet.sock";
-/// The kubelet's own record of allocations, beside its socket; no stable interface.
+/// The file name of the kubelet's checkpoint, its record of allocations, beside its socket. It is not a
+/// stable interface.
 pub const CHECKPOINT: &str = "kubelet_internal_checkpoint";
-/// Where the kubelet looks for device plugins, unless its root directory was moved.
+/// The directory of device plugins, if the kubelet's root directory is the default.
 pub const DEVICE_PLUGINS: &str = "/var/lib/kubelet/device-plugins";
-/// The pod resources socket, unless the kubelet's root directory was moved.
+/// The path of the pod resources socket, if the kubelet's root directory is the default.
 pub const POD_RESOURCES: &str = "/var/lib/kubelet/pod-resources/kubelet.sock";

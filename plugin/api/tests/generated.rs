@@ -1,4 +1,5 @@
-//! The checked-in code is what the .proto files generate; `UPDATE=1 cargo test -p kubelet-api` writes it anew.
+//! Compares the checked-in code with what the .proto files generate. `UPDATE=1 cargo test -p kubelet-api` writes it
+//! again.
 
 use std::fs;
 use std::path::Path;
@@ -10,12 +11,12 @@ fn generated_code_is_up_to_date() {
     let out = here.join("src/generated");
     let fresh = Path::new(env!("CARGO_TARGET_TMPDIR")).join("generated");
     for (file, package) in files.iter().zip(["v1beta1", "v1"]) {
-        let folder = fresh.join(package);
-        fs::create_dir_all(&folder).unwrap();
+        let directory = fresh.join(package);
+        fs::create_dir_all(&directory).unwrap();
         let descriptors = protox::compile([file], [here.join("proto")]).unwrap();
-        tonic_prost_build::configure().out_dir(&folder).compile_fds(descriptors).unwrap();
+        tonic_prost_build::configure().out_dir(&directory).compile_fds(descriptors).unwrap();
         let name = format!("{package}.rs");
-        let made = fs::read_to_string(folder.join(&name)).unwrap();
+        let made = fs::read_to_string(directory.join(&name)).unwrap();
         if std::env::var_os("UPDATE").is_some() {
             fs::create_dir_all(&out).unwrap();
             fs::write(out.join(&name), &made).unwrap();

@@ -29,7 +29,7 @@ pub struct GetPodResourcesResponse {
     #[prost(message, optional, tag = "1")]
     pub pod_resources: ::core::option::Option<PodResources>,
 }
-/// There is no pod UID in it.
+/// The message has no pod UID.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PodResources {
     #[prost(string, tag = "1")]
@@ -116,7 +116,7 @@ pub mod pod_resources_lister_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Served by the kubelet on pod-resources/kubelet.sock, 100 calls a second for all clients together.
+    /// The kubelet serves this on pod-resources/kubelet.sock. It accepts 100 calls a second from all clients together.
     #[derive(Debug, Clone)]
     pub struct PodResourcesListerClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -210,7 +210,7 @@ pub mod pod_resources_lister_client {
                 .insert(GrpcMethod::new("v1.PodResourcesLister", "List"));
             self.inner.unary(req, path, codec).await
         }
-        /// Healthy devices only.
+        /// The response contains healthy devices only.
         pub async fn get_allocatable_resources(
             &mut self,
             request: impl tonic::IntoRequest<super::AllocatableResourcesRequest>,
@@ -237,7 +237,7 @@ pub mod pod_resources_lister_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// On by default from Kubernetes 1.34.
+        /// Enabled by default since Kubernetes 1.34.
         pub async fn get(
             &mut self,
             request: impl tonic::IntoRequest<super::GetPodResourcesRequest>,
@@ -283,7 +283,7 @@ pub mod pod_resources_lister_server {
             tonic::Response<super::ListPodResourcesResponse>,
             tonic::Status,
         >;
-        /// Healthy devices only.
+        /// The response contains healthy devices only.
         async fn get_allocatable_resources(
             &self,
             request: tonic::Request<super::AllocatableResourcesRequest>,
@@ -291,7 +291,7 @@ pub mod pod_resources_lister_server {
             tonic::Response<super::AllocatableResourcesResponse>,
             tonic::Status,
         >;
-        /// On by default from Kubernetes 1.34.
+        /// Enabled by default since Kubernetes 1.34.
         async fn get(
             &self,
             request: tonic::Request<super::GetPodResourcesRequest>,
@@ -300,7 +300,7 @@ pub mod pod_resources_lister_server {
             tonic::Status,
         >;
     }
-    /// Served by the kubelet on pod-resources/kubelet.sock, 100 calls a second for all clients together.
+    /// The kubelet serves this on pod-resources/kubelet.sock. It accepts 100 calls a second from all clients together.
     #[derive(Debug)]
     pub struct PodResourcesListerServer<T> {
         inner: Arc<T>,

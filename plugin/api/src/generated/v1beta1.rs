@@ -10,15 +10,15 @@ pub struct DevicePluginOptions {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegisterRequest {
-    /// "v1beta1"; the kubelet refuses others.
+    /// "v1beta1". The kubelet refuses other versions.
     #[prost(string, tag = "1")]
     pub version: ::prost::alloc::string::String,
-    /// File name of the plugin's socket in the kubelet's folder.
+    /// The file name of the plugin's socket in the kubelet's directory of device plugins.
     #[prost(string, tag = "2")]
     pub endpoint: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub resource_name: ::prost::alloc::string::String,
-    /// Not used by the kubelet, which asks GetDevicePluginOptions.
+    /// The kubelet ignores these and calls GetDevicePluginOptions.
     #[prost(message, optional, tag = "4")]
     pub options: ::core::option::Option<DevicePluginOptions>,
 }
@@ -29,13 +29,13 @@ pub struct ListAndWatchResponse {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Device {
-    /// At most 63 characters by the API's word, which no kubelet enforces.
+    /// The API says at most 63 characters. No kubelet enforces it.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// "Healthy"; anything else counts as unhealthy.
+    /// "Healthy". Any other text counts as unhealthy.
     #[prost(string, tag = "2")]
     pub health: ::prost::alloc::string::String,
-    /// Left out where the NUMA node is unknown.
+    /// Absent if the NUMA node is unknown.
     #[prost(message, optional, tag = "3")]
     pub topology: ::core::option::Option<TopologyInfo>,
 }
@@ -128,13 +128,13 @@ pub struct DeviceSpec {
     pub container_path: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub host_path: ::prost::alloc::string::String,
-    /// Of r, w, m, for the device cgroup.
+    /// Some of r, w and m, for the device cgroup.
     #[prost(string, tag = "3")]
     pub permissions: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CdiDevice {
-    /// Fully qualified: vendor/class=name.
+    /// A fully qualified CDI name: vendor/class=name.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
@@ -156,7 +156,7 @@ pub mod registration_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Served by the kubelet on kubelet.sock.
+    /// The kubelet serves this on kubelet.sock.
     #[derive(Debug, Clone)]
     pub struct RegistrationClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -226,7 +226,7 @@ pub mod registration_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// The kubelet dials back to the endpoint and asks for the options before it answers.
+        /// Before it responds, the kubelet connects to the endpoint and calls GetDevicePluginOptions.
         pub async fn register(
             &mut self,
             request: impl tonic::IntoRequest<super::RegisterRequest>,
@@ -263,13 +263,13 @@ pub mod registration_server {
     /// Generated trait containing gRPC methods that should be implemented for use with RegistrationServer.
     #[async_trait]
     pub trait Registration: std::marker::Send + std::marker::Sync + 'static {
-        /// The kubelet dials back to the endpoint and asks for the options before it answers.
+        /// Before it responds, the kubelet connects to the endpoint and calls GetDevicePluginOptions.
         async fn register(
             &self,
             request: tonic::Request<super::RegisterRequest>,
         ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
     }
-    /// Served by the kubelet on kubelet.sock.
+    /// The kubelet serves this on kubelet.sock.
     #[derive(Debug)]
     pub struct RegistrationServer<T> {
         inner: Arc<T>,
@@ -442,7 +442,7 @@ pub mod device_plugin_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Served by a plugin, one socket a resource.
+    /// A plugin serves this, with one socket for each resource.
     #[derive(Debug, Clone)]
     pub struct DevicePluginClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -538,7 +538,7 @@ pub mod device_plugin_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Every message is the whole list; the kubelet's sets are replaced by it.
+        /// Each message is the complete list. It replaces the kubelet's sets of devices.
         pub async fn list_and_watch(
             &mut self,
             request: impl tonic::IntoRequest<super::Empty>,
@@ -563,7 +563,7 @@ pub mod device_plugin_client {
                 .insert(GrpcMethod::new("v1beta1.DevicePlugin", "ListAndWatch"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Advice; an error fails the admission of the pod.
+        /// The kubelet need not follow the response. An error fails the admission of the pod.
         pub async fn get_preferred_allocation(
             &mut self,
             request: impl tonic::IntoRequest<super::PreferredAllocationRequest>,
@@ -666,7 +666,7 @@ pub mod device_plugin_server {
             >
             + std::marker::Send
             + 'static;
-        /// Every message is the whole list; the kubelet's sets are replaced by it.
+        /// Each message is the complete list. It replaces the kubelet's sets of devices.
         async fn list_and_watch(
             &self,
             request: tonic::Request<super::Empty>,
@@ -674,7 +674,7 @@ pub mod device_plugin_server {
             tonic::Response<Self::ListAndWatchStream>,
             tonic::Status,
         >;
-        /// Advice; an error fails the admission of the pod.
+        /// The kubelet need not follow the response. An error fails the admission of the pod.
         async fn get_preferred_allocation(
             &self,
             request: tonic::Request<super::PreferredAllocationRequest>,
@@ -697,7 +697,7 @@ pub mod device_plugin_server {
             tonic::Status,
         >;
     }
-    /// Served by a plugin, one socket a resource.
+    /// A plugin serves this, with one socket for each resource.
     #[derive(Debug)]
     pub struct DevicePluginServer<T> {
         inner: Arc<T>,
