@@ -1,4 +1,4 @@
-//! The status socket's listener: made again after every failure, and when somebody removes its file.
+//! The listener of the status socket. It is created again after each failure, and after its file was removed.
 
 use crate::backoff::Backoff;
 use crate::file_id::FileId;
@@ -154,7 +154,7 @@ mod tests {
     #[tokio::test]
     async fn socket_appears_once_the_directory_can_be_used() {
         let directory = tempfile::tempdir().unwrap();
-        // A dangling link: neither root nor anybody else can make a directory there.
+        // A directory cannot be created in the place of a dangling link, not even by root.
         let run_dir = directory.path().join("run");
         symlink("/nonexistent/run", &run_dir).unwrap();
         let (file, socket) = new(run_dir.join("status.sock"));
