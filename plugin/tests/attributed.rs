@@ -285,7 +285,7 @@ fn set_socket_time(node: &Node, seconds_from_now: i64) {
 
 /// A pod with [`GPU`] and one with [`OTHER`].
 async fn with_two_pods(node: &Node, kubelet: &Kubelet) {
-    expect(kubelet, "offered", |books| allocatable(books) == 8).await;
+    expect(kubelet, "offered", |state| allocatable(state) == 8).await;
     for (pod, device) in [("vm-1", GPU), ("vm-2", OTHER)] {
         kubelet.admit_with(pod, H100, vec![device.to_owned()]).await.unwrap();
         wait_for_pod(node, device, &format!("default/{pod}")).await;
@@ -310,8 +310,8 @@ async fn clock_stepped_back_makes_no_old_kubelet_young() {
     drop(serve);
     remove_first_pod(&kubelet);
     let (_serve, began) = (Serve::start(&node, &["--kubelet-start", "4s"]), Instant::now());
-    expect(&kubelet, "registered again", |books| books.registrations_of(H100) == 2).await;
-    while !device(&node, GPU)["owner"].is_null() {
+    expect(&kubelet, "registered again", |state| state.registrations_of(H100) == 2).await;
+    while assigned_pod(&device(&node, GPU)).is_some() {
         assert!(began.elapsed() < YOUNG, "the lists of an old kubelet show that the pod has ended");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -329,7 +329,7 @@ async fn clock_stepped_forward_makes_no_young_kubelet_old() {
     set_socket_time(&node, -7200);
     remove_first_pod(&kubelet);
     let _serve = Serve::start(&node, &["--kubelet-start", "1h"]);
-    expect(&kubelet, "registered again", |books| books.registrations_of(H100) == 2).await;
+    expect(&kubelet, "registered again", |state| state.registrations_of(H100) == 2).await;
     tokio::time::sleep(SETTLED).await;
-    assert_eq!(device(&node, GPU)["owner"], "default/vm-1");
+    assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some("default/vm-1"));
 }
