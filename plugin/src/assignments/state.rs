@@ -1,6 +1,5 @@
 //! The state file assignments.json: what the plugin knows of assignments, kept over its own restart.
 
-use crate::state_file;
 use crate::state_file::StateFile;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -24,43 +23,18 @@ pub(super) struct AssignmentsState {
 #[derive(Debug)]
 pub(super) struct AssignmentsFile(StateFile);
 
-/// The file's content.
-#[derive(Serialize)]
-struct Versioned<'a> {
-    version: u32,
-    #[serde(flatten)]
-    state: &'a AssignmentsState,
-}
-
-/// The part of the content that every version has.
-#[derive(Deserialize)]
-struct Version {
-    version: u32,
-}
-
 impl AssignmentsFile {
     /// Returns the file in `run_dir`, and the state that an earlier process left there. A file of another version, or one that
     /// cannot be parsed, is logged and counts as no state.
     pub(super) fn open(run_dir: &Path) -> (Self, AssignmentsState) {
-        let path = run_dir.join(NAME);
-        let version = state_file::read::<Version>(&path).map(|file| file.version);
-        let state = version
-            .filter(|version| *version == VERSION)
-            .and_then(|_| state_file::read::<AssignmentsState>(&path));
-        if state.is_none() && path.exists() {
-            tracing::warn!(
-                file = %path.display(),
-                version,
-                expected = VERSION,
-                "the state file was not understood; assignments of the previous process are not carried over"
-            );
-        }
-        (Self(StateFile::new(run_dir, NAME)), state.unwrap_or_default())
+        let file = StateFile::new(run_dir, NAME);
+        let state = file.read_versioned(VERSION).unwrap_or_default();
+        (Self(file), state)
     }
 
     /// Writes the state if it changed since the last write.
     pub(super) fn write(&mut self, state: &AssignmentsState) {
-        self.0.write(&Versioned { version: VERSION, state });
+        self.0.write_versioned(VERSION, state);
     }
 }
 
