@@ -190,3 +190,40 @@ impl Config {
         self.pools.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser, Debug)]
+    struct Flags {
+        #[command(flatten)]
+        config: Config,
+    }
+
+    fn parse(words: &[&str]) -> Result<Config, String> {
+        let words = ["plugin"].into_iter().chain(words.iter().copied());
+        let config = Flags::try_parse_from(words).map_err(|error| error.to_string())?.config;
+        config.validate().map(|()| config)
+    }
+
+    #[test]
+    fn checks_are_a_list_of_known_words() {
+        for (words, node, lost, aer) in [
+            (&[][..], true, true, false),
+            (&["--checks", "none"], false, false, false),
+            (&["--checks", "node"], true, false, false),
+            (&["--checks", "lost,aer"], false, true, true),
+            (&["--checks", "aer,node,lost,aer"], true, true, true),
+        ] {
+            assert_eq!(parse(words).unwrap().checks(), Checks { node, lost, aer }, "{words:?}");
+        }
+        for text in ["", "all", "lost,", "LOST"] {
+            let error = parse(&["--checks", text]).unwrap_err();
+            assert!(error.contains("[possible values: node, lost, aer, none]"), "{text}: {error}");
+        }
+        assert!(parse(&["--checks", "none,lost"]).unwrap_err().contains("`none` excludes the other checks"));
+        assert!(parse(&["--checks", "lost", "--checks", "aer"]).is_err(), "once, as any setting");
+    }
+}
