@@ -77,7 +77,7 @@ impl CdiDir {
         self.files.writes().any(|written| !self.written.is_unchanged(written))
     }
 
-    /// Writes these specs and removes the plugin's others. Returns the devices whose specs are on disk then. Costs one system call
+    /// Writes these specs and removes the plugin's others. Returns the devices that are in specs on disk then. Costs one system call
     /// a file if nothing changes.
     ///
     /// A failure is logged once, is repeated with growing pauses, and affects no other file.

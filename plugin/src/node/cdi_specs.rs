@@ -9,7 +9,7 @@ use vfio_probe::Root;
 
 /// Returns the specs for a snapshot's devices, with the device nodes that the kernel has now.
 ///
-/// A spec has each bound device of its resource whose pool uses CDI, free or held. A device that a pod is assigned keeps its
+/// A spec has each bound device of its resource, free or held, if the device's pool uses CDI. A device that a pod is assigned keeps its
 /// entry that way, and a restarted container finds it.
 pub(crate) fn needed_specs(root: &Root, snapshot: &NodeSnapshot) -> Vec<Spec> {
     let mut specs: Vec<Spec> = Vec::new();

@@ -61,7 +61,7 @@ impl ModelNames {
         self.retry.is_due(now) || self.retry.is_failing() && self.versions() != self.failed_versions
     }
 
-    /// Looks the models up in one pass over the file. Models with a name are skipped, and so are all until a failed read is to
+    /// Reads the names of the models in one pass over the file. Models with a name are skipped, and so are all until a failed read is to
     /// be repeated.
     pub(crate) fn learn(&mut self, models: impl IntoIterator<Item = ModelId>, now: Instant) {
         let unknown: Vec<ModelId> =

@@ -1,6 +1,7 @@
 //! Starts the monitor thread, and gives the rest of the plugin a handle of it.
 
 mod inbox;
+mod publish;
 mod run;
 
 use crate::config::Config;
@@ -26,7 +27,7 @@ use vfio_probe::{DeviceId, GroupId, Occupancy, Prober, Root, Watch};
 
 /// A handle of the monitor thread. Clones share it.
 ///
-/// The thread owns the core's watch. It checks the devices once an interval and whenever the kernel reports an event, and sends a
+/// The thread drives the core's watch. It checks the devices once an interval and whenever the kernel reports an event, and sends a
 /// [`NodeSnapshot`] after each change. The methods here only leave something in the thread's inbox: none of them blocks, and each
 /// can be called from any thread. The thread runs until [`stop`](Self::stop).
 #[derive(Clone, Debug)]
@@ -49,7 +50,7 @@ pub(crate) struct MonitorHandle {
 }
 
 impl MonitorHandle {
-    /// Opens the root and starts the thread. `lost` are the devices whose hardware was lost when the previous process ended.
+    /// Opens the root and starts the thread. `lost` are the devices with lost hardware when the previous process ended.
     ///
     /// # Errors
     /// The root cannot be opened, or the kernel provides no further descriptor or thread.
@@ -92,7 +93,7 @@ impl MonitorHandle {
         self.inbox.report(|reports| reports.probes.push((group, result)));
     }
 
-    /// Requests a check of all devices now. A snapshot shows by `reports_seen` that it was made after that check.
+    /// Requests a check of all devices now. The `reports_seen` of a snapshot shows whether it was made after that check.
     pub(crate) fn check_now(&self) {
         self.inbox.report(|reports| reports.check_now = true);
     }

@@ -34,7 +34,7 @@ pub(crate) struct ResourceNamer {
     keeps: bool,
 }
 
-/// What names a device whose pool has no `resource`.
+/// What names a device if its pool has no `resource`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 enum Model {
     /// PCI vendor and device id.
@@ -203,7 +203,7 @@ impl ResourceNamer {
     /// Returns how each device is offered, and leaves out the devices that no pool offers.
     ///
     /// A device that a pod is assigned stays in the resource by which it was allocated, on the pinned terms, because the kubelet's
-    /// checkpoint names it there. A device for which `stays` is true and whose allocation is unknown stays as it was offered.
+    /// checkpoint names it there. A device for which `stays` is true stays as it was offered, also if its allocation is unknown.
     pub(crate) fn offers<'a>(
         &mut self,
         devices: impl Iterator<Item = &'a Device>,

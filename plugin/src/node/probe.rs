@@ -12,7 +12,7 @@ use vfio_probe::{GroupId, Occupancy, UnknownReason};
 /// How long the async thread blocks for a result. An open takes microseconds unless it hangs, and this wait saves a timer, two
 /// wakeups through the runtime's epoll, and a third of an Allocate's CPU time. Other requests wait meanwhile.
 const BLOCKING_WAIT: Duration = Duration::from_millis(1);
-/// The pause before a group is probed whose former probe has no result yet.
+/// The pause before a group is probed if its former probe has no result yet.
 const OUTSTANDING: Duration = Duration::from_millis(5);
 
 /// Passes a result from the prober's thread to the async code.

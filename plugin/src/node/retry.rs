@@ -12,7 +12,7 @@ pub(crate) struct Retry {
 }
 
 impl Retry {
-    /// Returns a schedule whose first pause is `first`. Each pause is twice as long as the one before, up to `max`.
+    /// Returns a schedule that begins with the pause `first`. Each pause is twice as long as the one before, up to `max`.
     pub(crate) const fn new(first: Duration, max: Duration) -> Self {
         Self { backoff: Backoff::new(first, max), due: None }
     }

@@ -1,4 +1,4 @@
-//! Takes a snapshot of what the core's monitor knows.
+//! Takes a snapshot of the core's monitor.
 
 use std::collections::BTreeMap;
 use vfio_plugin_policy::device::{DeviceState, GroupState, NodeSnapshot};

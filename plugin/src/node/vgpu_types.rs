@@ -165,7 +165,7 @@ mod tests {
 
     const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
 
-    /// A tree with a mediated device whose type has an unreadable name: a directory is in the file's place.
+    /// A tree with a mediated device. The name of its type cannot be read: a directory is in the file's place.
     fn unreadable() -> (tempfile::TempDir, PathBuf, Device) {
         let tree = tempfile::tempdir().unwrap();
         let name = tree.path().join(format!("sys/bus/mdev/devices/{UUID}/mdev_type/name"));

@@ -26,7 +26,7 @@ pub struct CdiRequest {
     pub annotation: Option<(String, String)>,
 }
 
-/// Returns the CDI part of the response for `devices`, whose container receives `nodes`. Returns none if the specs on disk do not
+/// Returns the CDI part of the response for the `devices` of a container that receives `nodes`. Returns none if the specs on disk do not
 /// stand for exactly these nodes.
 pub fn request(
     cdi: Cdi,

@@ -75,7 +75,7 @@ pub fn env_name(resource: &str, mdev: bool) -> String {
     format!("{prefix}{}", resource.to_uppercase().replace(['/', '.'], "_"))
 }
 
-/// Returns each pair of different resources whose addresses KubeVirt reads from the same variable.
+/// Returns each pair of different resources for which KubeVirt reads the addresses from the same variable.
 ///
 /// A container that requests both sees the addresses of one of them: the kubelet uses the variable of the first response
 /// (`deviceRunContainerOptions`), and the order of responses is random.

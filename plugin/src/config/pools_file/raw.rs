@@ -99,7 +99,7 @@ pub(super) struct RawSelector {
     #[serde(default, deserialize_with = "pci_address")]
     #[cfg_attr(test, schemars(schema_with = "schema::pci_address"))]
     pub(super) parent: Option<PciAddress>,
-    /// NUMA node. A device whose node is unknown does not match.
+    /// NUMA node. A device without a known node does not match.
     #[serde(default, deserialize_with = "numa_node")]
     #[cfg_attr(test, schemars(schema_with = "schema::numa_node"))]
     pub(super) numa_node: Option<u16>,

@@ -35,7 +35,7 @@ pub(crate) struct HardwareMonitor {
 }
 
 impl HardwareMonitor {
-    /// Returns a monitor that has read nothing yet; none if no check needs one. `lost` are the devices whose hardware was lost when
+    /// Returns a monitor that has read nothing yet; none if no check needs one. `lost` are the devices with lost hardware when
     /// the previous process ended. They stay lost until they respond.
     pub(crate) fn new(
         root: Arc<Root>,

@@ -63,8 +63,8 @@ impl HardwareReaders {
         self.work.lock()
     }
 
-    /// Begins a round of reads. Each device comes with whether the read may wake it. A device whose former read still hangs is left
-    /// out.
+    /// Begins a round of reads. Each device comes with whether the read may wake it. A device is left out while its
+    /// former read hangs.
     pub(super) fn read_all(self: &Arc<Self>, devices: &[(PciAddress, bool)]) {
         let mut guard = self.work();
         let work = &mut *guard;

@@ -34,7 +34,7 @@ fn devices(buses: std::ops::RangeInclusive<u8>, since: Instant) -> NodeSnapshot 
     NodeSnapshot { devices: buses.map(seen).collect(), ..NodeSnapshot::default() }
 }
 
-/// One device, whose reads return these in turn; and whether each read was allowed to wake it.
+/// One device, with reads that return these in turn; and whether each read was allowed to wake it.
 fn one(readings: &[Presence]) -> (HardwareMonitor, NodeSnapshot, Instant, Arc<Mutex<Vec<bool>>>) {
     let begin = Instant::now();
     let readings = Mutex::new(VecDeque::from(readings.to_vec()));

@@ -1,21 +1,18 @@
-//! The monitor thread's loop: takes in what the node and other threads report, and publishes snapshots.
+//! The monitor thread's loop: takes in what the node and other threads report.
 
 use crate::config::pools_watch::PoolsFileWatch;
 use crate::log_once::LogOnce;
 use crate::node::cdi_dir::CdiDir;
-use crate::node::cdi_specs::needed_specs;
 use crate::node::hardware::HardwareMonitor;
 use crate::node::monitor::inbox::Inbox;
 use crate::node::naming::ResourceNamer;
 use crate::node::probe_exclusions::ProbeExclusions;
-use crate::node::snapshot;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use vfio_plugin_policy::cdi::request::SpecDevice;
-use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
+use vfio_plugin_policy::device::NodeSnapshot;
 use vfio_plugin_policy::pools::Pools;
-use vfio_plugin_policy::sriov;
 use vfio_probe::device::Detail;
 use vfio_probe::{Device, Event, PciAddress, Watch};
 
@@ -43,21 +40,21 @@ pub(super) struct Sources {
 
 /// The loop and its state.
 pub(super) struct MonitorLoop {
-    sources: Sources,
-    inbox: Arc<Inbox>,
-    snapshots: watch::Sender<Option<Arc<NodeSnapshot>>>,
-    exclusions: ProbeExclusions,
+    pub(super) sources: Sources,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) snapshots: watch::Sender<Option<Arc<NodeSnapshot>>>,
+    pub(super) exclusions: ProbeExclusions,
     /// The number of reports that were taken from the inbox.
-    reports_seen: u64,
+    pub(super) reports_seen: u64,
     /// The number of devices with a stale `enable` count.
-    stale_enables: usize,
+    pub(super) stale_enables: usize,
     /// Why the bound devices could not be listed in the latest pass.
-    failure: Option<vfio_probe::Error>,
+    pub(super) failure: Option<vfio_probe::Error>,
     /// The devices of the CDI specs on disk.
-    cdi_devices: Vec<SpecDevice>,
+    pub(super) cdi_devices: Vec<SpecDevice>,
     /// Errors of single devices, as text.
-    logged_errors: LogOnce<String>,
-    logged_functions: LogOnce<PciAddress>,
+    pub(super) logged_errors: LogOnce<String>,
+    pub(super) logged_functions: LogOnce<PciAddress>,
 }
 
 impl MonitorLoop {
@@ -232,74 +229,6 @@ impl MonitorLoop {
         self.exclusions.restored.is_some() && (probes_done || self.inbox.age() > START)
     }
 
-    /// Publishes a snapshot after a change, the first one, and after a CDI spec had to be written again.
-    fn publish(&mut self, changed: bool) {
-        let is_first = self.snapshots.borrow().is_none();
-        if !changed && !is_first && !self.sources.cdi.is_due(Instant::now()) {
-            return;
-        }
-        let mut snapshot = self.snapshot();
-        self.warn_of_shared_functions();
-        // The specs are on disk before any component learns of their devices. They stay as they are if the bound devices could not
-        // be listed.
-        if self.failure.is_none() {
-            let specs = needed_specs(self.sources.watch.monitor().root(), &snapshot);
-            self.cdi_devices = self.sources.cdi.write_all(&specs, Instant::now());
-        }
-        snapshot.cdi.clone_from(&self.cdi_devices);
-        self.log_errors(&snapshot.errors);
-        // A spec that still cannot be written is no change.
-        if changed || is_first || self.snapshots.borrow().as_deref() != Some(&snapshot) {
-            self.snapshots.send_replace(Some(Arc::new(snapshot)));
-        }
-    }
-
-    /// Takes a snapshot of all offered devices, without the CDI specs' devices.
-    fn snapshot(&mut self) -> NodeSnapshot {
-        let Sources { watch, namer, hardware, .. } = &mut self.sources;
-        let exclusions = &self.exclusions;
-        let unbound: Vec<Device> = exclusions.unbound(watch).collect();
-        namer.learn(watch.monitor().root(), &unbound.iter());
-        namer.save();
-        namer.warn_of_unused_aliases();
-        // During an unbind a device has no driver any more, by which a pool might select it.
-        let stays = |device: &Device| device.driver.is_none() || exclusions.is_assigned(device);
-        let offers = namer.offers(bound(watch).chain(&unbound), exclusions.pinned_offers(), stays);
-        let mut snapshot = snapshot::take(watch, &offers);
-        if let Some(hardware) = hardware {
-            for state in &mut snapshot.devices {
-                state.hardware = hardware.hardware(state.device.id);
-            }
-        }
-        let offered = |device: Device| Some(DeviceState::unbound(device, offers.get(&device.id)?.clone()));
-        snapshot.unbound = unbound.into_iter().filter_map(offered).collect();
-        snapshot.reports_seen = self.reports_seen;
-        snapshot
-    }
-
-    /// Logs each physical function that is bound with virtual functions on, once.
-    fn warn_of_shared_functions(&mut self) {
-        for function in sriov::shared(bound(&self.sources.watch)) {
-            if self.logged_functions.is_new(function) {
-                tracing::warn!(
-                    device = %function,
-                    "physical function is bound to VFIO with virtual functions on; a VM must pass a VF token to open them"
-                );
-            }
-        }
-    }
-
-    /// Logs each error of a device once while it lasts.
-    fn log_errors(&mut self, errors: &[vfio_probe::Error]) {
-        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        self.logged_errors.keep(|logged| texts.contains(logged));
-        for error in texts {
-            if self.logged_errors.is_new(error.clone()) {
-                tracing::warn!(%error, "device left out; its record could not be read");
-            }
-        }
-    }
-
     /// Lets the readers read the hardware of the devices of the latest snapshot, if it is time for that.
     fn read_hardware(&mut self) {
         if let (Some(hardware), Some(snapshot)) = (&mut self.sources.hardware, &*self.snapshots.borrow()) {
@@ -309,7 +238,7 @@ impl MonitorLoop {
 }
 
 /// Returns the records of the bound devices.
-fn bound(watch: &Watch) -> impl Iterator<Item = &Device> + Clone {
+pub(super) fn bound(watch: &Watch) -> impl Iterator<Item = &Device> + Clone {
     watch.monitor().devices().iter().map(|tracked| &tracked.device)
 }
 

@@ -57,7 +57,7 @@ impl NamingWarnings {
         }
     }
 
-    /// Logs pairs of resources whose addresses KubeVirt reads from one variable. The pools file is checked for them when it is
+    /// Logs pairs of resources for which KubeVirt reads the addresses from one variable. The pools file is checked for them when it is
     /// read, but models get their names later.
     pub(super) fn collisions<'a>(&mut self, resources: impl Iterator<Item = &'a Arc<str>>) {
         let resources: BTreeSet<&Arc<str>> = resources.collect();
