@@ -103,7 +103,7 @@ impl ResourceNamer {
             Model::Ids(..) => None,
             Model::Type(number) => Some(*number),
         });
-        self.types.learn(root, types, devices.clone(), now);
+        self.types.learn(root, types, devices, now);
         let mut changed = false;
         for (place, model, vendor) in unnamed {
             changed |= self.name_model(place, model, vendor);

@@ -71,7 +71,7 @@ impl VgpuTypes {
         &mut self,
         root: &Root,
         types: impl IntoIterator<Item = VgpuType>,
-        devices: impl Iterator<Item = &'a Device> + Clone,
+        devices: &(impl Iterator<Item = &'a Device> + Clone),
         now: Instant,
     ) {
         let was_due = self.is_due(now);
@@ -184,15 +184,15 @@ mod tests {
         let mut types = VgpuTypes::new(tree.path());
         let number = mdev.vgpu_type.unwrap();
         let now = Instant::now();
-        types.learn(&root, [number], [mdev].iter(), now);
+        types.learn(&root, [number], &[mdev].iter(), now);
         assert!(types.name(&number).is_none() && !types.is_due(now) && types.is_due(now + RETRY.0));
         let now = now + RETRY.0;
-        types.learn(&root, [number], [mdev].iter(), now);
+        types.learn(&root, [number], &[mdev].iter(), now);
         assert!(!types.is_due(now + RETRY.0) && types.is_due(now + RETRY.0 * 2));
         fs::remove_dir(&name).unwrap();
         fs::write(&name, "GRID T4-1Q\n").unwrap();
         let now = now + RETRY.0 * 2;
-        types.learn(&root, [number], [mdev].iter(), now);
+        types.learn(&root, [number], &[mdev].iter(), now);
         assert_eq!(types.name(&number), Some("GRID_T4-1Q"));
         assert!(!types.is_due(now + RETRY.1));
     }
@@ -205,7 +205,7 @@ mod tests {
         let mut types = VgpuTypes::new(tree.path());
         let number = mdev.vgpu_type.unwrap();
         let now = Instant::now();
-        types.learn(&root, [number], [mdev].iter(), now);
+        types.learn(&root, [number], &[mdev].iter(), now);
         assert!(types.name(&number).is_none() && !types.is_due(now + RETRY.1));
     }
 
@@ -218,11 +218,11 @@ mod tests {
         fs::remove_dir(&name).unwrap();
         fs::write(&name, "GRID T4-1Q\n").unwrap();
         let mut types = VgpuTypes::new(tree.path());
-        types.learn(&root, [number], [mdev].iter(), now);
+        types.learn(&root, [number], &[mdev].iter(), now);
         types.save();
         fs::remove_file(&name).unwrap();
         let mut types = VgpuTypes::new(tree.path());
-        types.learn(&root, [number], [mdev].iter(), now);
+        types.learn(&root, [number], &[mdev].iter(), now);
         assert_eq!(types.name(&number), Some("GRID_T4-1Q"));
     }
 }
