@@ -1,59 +1,62 @@
-//! Pure: what is known of a device's hardware after many looks at it, some of which are odd or find nothing out.
+//! Confirms the state of a device's hardware from many readings, some of which are wrong or inconclusive.
 
 use crate::device::HardwareHealth;
 use crate::health::debounce::Debounced;
 use std::time::{Duration, Instant};
 use vfio_probe::Presence;
 
-/// Fatal errors are over when there was none for this long: the kernel's counter never falls.
+/// Fatal errors are over after this time without another one. The kernel's counter never falls.
 const CALM: Duration = Duration::from_secs(10 * 60);
 
-/// What one look has found.
+/// What one check of the hardware read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Reading {
-    /// Whether it is there; none if that was not looked at, or could not be told.
+    /// Whether the device responds. None if that was not checked or could not be read.
     pub presence: Option<Presence>,
-    /// How many fatal PCIe errors the kernel has counted; none as above.
+    /// The kernel's count of fatal PCIe errors. None if it was not checked or could not be read.
     pub fatal: Option<u64>,
 }
 
-/// All looks at a device since it was bound.
+/// All readings of a device since it was bound.
 #[derive(Clone, Copy, Debug)]
 pub struct HardwareHistory {
     lost: Debounced,
-    fatal: Counter,
-    /// When a look might wake it.
+    fatal: FatalCounter,
+    /// When a check was last allowed to wake the device.
     woken: Option<Instant>,
 }
 
 impl HardwareHistory {
-    /// No look yet at a device that was lost or not; what its looks say for `settling` counts.
+    /// Starts without a reading. `lost` is whether the device was lost before, `settling` how long a change must last to be
+    /// confirmed.
     pub fn new(lost: bool, settling: Duration) -> Self {
-        Self { lost: Debounced::new(lost, settling), fatal: Counter::default(), woken: None }
+        Self { lost: Debounced::new(lost, settling), fatal: FatalCounter::default(), woken: None }
     }
 
-    /// Takes in what a look has found.
-    pub fn see(&mut self, look: Reading, now: Instant) {
-        match look.presence {
-            Some(Presence::Present) => self.lost.see(false, now),
-            Some(Presence::Lost) => self.lost.see(true, now),
-            // Of what is not asked nothing new is known.
-            Some(Presence::NotChecked) | None => self.lost.no_look(),
+    /// Records a reading.
+    pub fn record(&mut self, reading: Reading, now: Instant) {
+        match reading.presence {
+            Some(Presence::Present) => self.lost.check(false, now),
+            Some(Presence::Lost) => self.lost.check(true, now),
+            Some(Presence::NotChecked) | None => self.lost.check_inconclusive(),
         }
-        if let Some(count) = look.fatal {
-            self.fatal.see(count, now);
+        if let Some(count) = reading.fatal {
+            self.fatal.record(count, now);
         }
     }
 
-    /// It was found lost by who asked it without regard to its sleep: no machine can use it.
-    pub fn lose(&mut self, now: Instant) {
-        self.lost.believe(true, now);
+    /// Confirms at once that the device is lost. Allocate found it lost with a read that wakes the device, which leaves no
+    /// doubt.
+    pub fn confirm_lost(&mut self, now: Instant) {
+        self.lost.confirm(true, now);
     }
 
-    /// Whether the next look may wake the device, in a round at this time: one that is lost is of no use to anybody, and where
-    /// it sleeps nothing else tells that it is back. Rarely, but as often as it takes to believe that it is.
+    /// Returns whether the next check may wake the device, and remembers that it may.
+    ///
+    /// A lost device may be woken: no VM can use it, and while it sleeps no other check can find out that it is back. This
+    /// happens once in each `every`, and in every round while its return is pending.
     pub fn may_wake(&mut self, every: Duration, now: Instant) -> bool {
-        let due = self.lost.is_in_doubt() || self.woken.is_none_or(|woken| now >= woken + every);
+        let due = self.lost.is_pending() || self.woken.is_none_or(|woken| now >= woken + every);
         let may = self.lost.is_fault() && due;
         if may {
             self.woken = Some(now);
@@ -61,38 +64,39 @@ impl HardwareHistory {
         may
     }
 
-    /// What is known.
-    pub fn hardware(&self) -> HardwareHealth {
-        HardwareHealth { lost: self.lost.is_fault(), fatal: self.fatal.risen() }
+    /// Returns the confirmed state.
+    pub fn health(&self) -> HardwareHealth {
+        HardwareHealth { lost: self.lost.is_fault(), fatal: self.fatal.new_errors() }
     }
 
-    /// When the next look is due, if the latest has raised a doubt.
-    pub fn due(&self) -> Option<Instant> {
-        self.lost.due()
+    /// Returns when the next check can confirm a pending change. None if no change is pending.
+    pub fn next_check(&self) -> Option<Instant> {
+        self.lost.next_check()
     }
 }
 
-/// A counter that never falls while the device stays.
+/// A counter of the kernel that never falls while the device stays.
 #[derive(Clone, Copy, Debug, Default)]
-struct Counter {
-    /// What it was when all was well, and what it is; none before the first look.
-    values: Option<(u64, u64)>,
+struct FatalCounter {
+    /// The count up to which errors are over, and the latest count. None before the first reading.
+    counts: Option<(u64, u64)>,
+    /// When the count last rose.
     rose: Option<Instant>,
 }
 
-impl Counter {
-    fn see(&mut self, count: u64, now: Instant) {
-        let (well, last) = self.values.unwrap_or((count, count));
+impl FatalCounter {
+    fn record(&mut self, count: u64, now: Instant) {
+        let (baseline, last) = self.counts.unwrap_or((count, count));
         if count != last {
-            // One that has fallen is another device's, in the same place.
+            // A count that has fallen belongs to another device in the same slot.
             self.rose = (count > last).then_some(now);
         }
         let calm = self.rose.is_none_or(|rose| now >= rose + CALM);
-        self.values = Some((if calm { count } else { well }, count));
+        self.counts = Some((if calm { count } else { baseline }, count));
     }
 
-    fn risen(&self) -> u64 {
-        self.values.map_or(0, |(well, now)| now.saturating_sub(well))
+    fn new_errors(&self) -> u64 {
+        self.counts.map_or(0, |(baseline, last)| last.saturating_sub(baseline))
     }
 }
 
@@ -100,14 +104,14 @@ impl Counter {
 mod tests {
     use super::*;
 
-    /// Looks at these seconds, and what is known then.
-    fn story(was_lost: bool, looks: &[(u64, Reading, (bool, u64))]) {
+    /// Plays readings: the second, the reading, and the confirmed state after it (lost, fatal errors).
+    fn play(was_lost: bool, readings: &[(u64, Reading, (bool, u64))]) {
         let begin = Instant::now();
         let mut history = HardwareHistory::new(was_lost, Duration::from_secs(3));
-        for (second, look, (lost, fatal)) in looks {
-            history.see(*look, begin + Duration::from_secs(*second));
-            let known = HardwareHealth { lost: *lost, fatal: *fatal };
-            assert_eq!(history.hardware(), known, "at {second} s, {look:?}");
+        for (second, reading, (lost, fatal)) in readings {
+            history.record(*reading, begin + Duration::from_secs(*second));
+            let expected = HardwareHealth { lost: *lost, fatal: *fatal };
+            assert_eq!(history.health(), expected, "at {second} s, {reading:?}");
         }
     }
 
@@ -120,78 +124,78 @@ mod tests {
     }
 
     #[test]
-    fn it_is_lost_by_two_looks_and_back_by_two() {
-        use Presence::{Lost as Ones, NotChecked, Present};
-        let looks = [
+    fn two_readings_confirm_a_loss_and_two_the_return() {
+        use Presence::{Lost, NotChecked, Present};
+        let readings = [
             (0, is(Present), (false, 0)),
-            (10, is(Ones), (false, 0)),
-            (13, is(Ones), (true, 0)),
-            // Asleep, or unreadable: nobody knows, and nothing changes.
+            (10, is(Lost), (false, 0)),
+            (13, is(Lost), (true, 0)),
+            // The device sleeps, or cannot be read: nothing changes.
             (20, is(NotChecked), (true, 0)),
             (30, Reading::default(), (true, 0)),
             (40, is(Present), (true, 0)),
             (43, is(Present), (false, 0)),
         ];
-        story(false, &looks);
-        // Also if it was lost for an earlier process of ours.
-        story(true, &looks[3..]);
+        play(false, &readings);
+        // The same for a device that was lost in the previous process of the plugin.
+        play(true, &readings[3..]);
     }
 
     #[test]
-    fn a_look_that_finds_nothing_out_ends_a_doubt() {
-        use Presence::{Lost as Ones, NotChecked, Present};
-        for nothing in [is(NotChecked), Reading::default()] {
-            // Two odd looks hours apart are not two in a row.
-            story(
+    fn inconclusive_reading_cancels_a_pending_change() {
+        use Presence::{Lost, NotChecked, Present};
+        for inconclusive in [is(NotChecked), Reading::default()] {
+            // Two odd readings hours apart do not count as consecutive.
+            play(
                 false,
-                &[(0, is(Ones), (false, 0)), (10, nothing, (false, 0)), (9000, is(Ones), (false, 0))],
+                &[(0, is(Lost), (false, 0)), (10, inconclusive, (false, 0)), (9000, is(Lost), (false, 0))],
             );
-            story(
+            play(
                 true,
-                &[(0, is(Present), (true, 0)), (10, nothing, (true, 0)), (9000, is(Present), (true, 0))],
+                &[(0, is(Present), (true, 0)), (10, inconclusive, (true, 0)), (9000, is(Present), (true, 0))],
             );
         }
         let mut history = HardwareHistory::new(false, Duration::from_secs(3));
-        history.see(is(Ones), Instant::now());
-        assert!(history.due().is_some());
-        history.see(is(NotChecked), Instant::now());
-        assert_eq!(history.due(), None);
+        history.record(is(Lost), Instant::now());
+        assert!(history.next_check().is_some());
+        history.record(is(NotChecked), Instant::now());
+        assert_eq!(history.next_check(), None);
     }
 
     #[test]
-    fn only_what_is_lost_may_be_woken_now_and_then_and_as_often_as_its_return_takes() {
+    fn lost_device_may_be_woken_rarely_and_while_its_return_pends() {
         let begin = Instant::now();
         let at = |second| begin + Duration::from_secs(second);
         let every = Duration::from_secs(60);
         let mut history = HardwareHistory::new(false, Duration::from_secs(3));
         assert!(!history.may_wake(every, at(0)));
-        history.see(is(Presence::Lost), at(1));
-        assert!(!history.may_wake(every, at(2)), "a doubt is not enough");
-        history.lose(at(2));
-        assert!(history.hardware().lost);
-        let asked: Vec<bool> = [3, 13, 62, 63].map(|second| history.may_wake(every, at(second))).into();
-        assert_eq!(asked, [true, false, false, true]);
-        history.see(is(Presence::Present), at(64));
+        history.record(is(Presence::Lost), at(1));
+        assert!(!history.may_wake(every, at(2)), "a pending loss is not enough");
+        history.confirm_lost(at(2));
+        assert!(history.health().lost);
+        let may: Vec<bool> = [3, 13, 62, 63].map(|second| history.may_wake(every, at(second))).into();
+        assert_eq!(may, [true, false, false, true]);
+        history.record(is(Presence::Present), at(64));
         assert!(history.may_wake(every, at(67)));
-        history.see(is(Presence::Present), at(67));
-        assert!(!history.hardware().lost && !history.may_wake(every, at(600)));
+        history.record(is(Presence::Present), at(67));
+        assert!(!history.health().lost && !history.may_wake(every, at(600)));
     }
 
     #[test]
-    fn fatal_errors_count_from_the_first_look_and_are_over_after_ten_quiet_minutes() {
+    fn fatal_errors_count_until_ten_minutes_without_another() {
         let calm = CALM.as_secs();
-        story(
+        play(
             false,
             &[
                 (0, counts(7), (false, 0)),
                 (10, counts(8), (false, 1)),
                 (20, counts(10), (false, 3)),
-                // Not readable for once.
+                // The counter cannot be read once.
                 (30, Reading::default(), (false, 3)),
                 (calm + 19, counts(10), (false, 3)),
                 (calm + 20, counts(10), (false, 0)),
                 (calm + 30, counts(11), (false, 1)),
-                // Removed and added again, its counter begins anew.
+                // The device is removed and added again, with a new counter.
                 (calm + 40, counts(0), (false, 0)),
                 (calm + 50, counts(2), (false, 2)),
             ],

@@ -79,7 +79,7 @@ impl HardwareMonitor {
 
     /// Returns the state of a device's hardware.
     pub(crate) fn hardware(&self, id: DeviceId) -> HardwareHealth {
-        self.histories.get(&id).map(HardwareHistory::hardware).unwrap_or_default()
+        self.histories.get(&id).map(HardwareHistory::health).unwrap_or_default()
     }
 
     /// Takes in the readings since the former call. Returns whether the state of any device has changed.
@@ -92,12 +92,12 @@ impl HardwareMonitor {
             let new = || HardwareHistory::new(false, self.timing.settling);
             let history = self.histories.entry(id).or_insert_with(new);
             if done.urgent && done.reading.presence == Some(Presence::Lost) {
-                history.lose(done.at);
+                history.confirm_lost(done.at);
             } else {
-                history.see(done.reading, done.at);
+                history.record(done.reading, done.at);
             }
             // A time in the past would make a round of every pass.
-            if let Some(due) = history.due().filter(|due| *due > done.at) {
+            if let Some(due) = history.next_check().filter(|due| *due > done.at) {
                 self.due = self.due.min(due);
             }
             changed |= self.hardware(id) != before;

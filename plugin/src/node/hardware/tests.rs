@@ -106,7 +106,7 @@ fn suspected_device_is_read_sooner_and_a_rebind_starts_over() {
     // As if the first read had been long ago.
     for history in hardware.histories.values_mut() {
         *history = HardwareHistory::new(false, Duration::ZERO);
-        history.see(Reading { presence: Some(Presence::Lost), fatal: None }, begin - SETTLING);
+        history.record(Reading { presence: Some(Presence::Lost), fatal: None }, begin - SETTLING);
     }
     hardware.read(&snapshot, begin + INTERVAL);
     wait_for(&hardware, &all);
