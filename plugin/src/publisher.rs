@@ -1,140 +1,210 @@
-//! From snapshots and owners to what the kubelet is told: each resource's list, and a log line for each change of health.
+//! Turns decisions into the lists of the resources, into log events, and into the state file `health.json`.
 
 use crate::config::Config;
 use crate::kubelet::list_and_watch::DeviceList;
 use crate::state_file::StateFile;
 use kubelet_api::v1beta1::{Device, NumaNode, TopologyInfo};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Notify;
 use vfio_plugin_policy::assignments::index::Assignments;
 use vfio_plugin_policy::assignments::record::Assignment;
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
-use vfio_plugin_policy::health::tracker::{HealthTracker, Policy};
+use vfio_plugin_policy::health::reason::Reason;
+use vfio_plugin_policy::health::stored::{self, HealthContent, StoredHealth};
+use vfio_plugin_policy::health::tracker::{DeviceDecision, Facts, HealthTracker, Policy};
 use vfio_plugin_policy::health::{Decision, Health};
 use vfio_plugin_policy::pools::terms::Busy;
-use vfio_probe::{GroupId, Root};
+use vfio_probe::{DeviceId, GroupId, Root};
 
-/// What the kubelet has been told, shared by all that tell it something.
+/// The state file in the run directory.
+const FILE: &str = "health.json";
+
+/// Decides what is reported to the kubelet. The tasks that report share it.
 #[derive(Debug)]
 pub(crate) struct HealthPublisher {
     policy: Policy,
     root: Arc<Root>,
-    told: Mutex<(HealthTracker, StateFile)>,
-    /// Something other than a snapshot or the owners makes lists differ.
+    state: Mutex<State>,
+    /// Wakes the publishing task: a list may differ though neither the snapshot nor the assignments have changed.
     pub(crate) changed: Notify,
 }
 
-/// What a round has decided.
+#[derive(Debug)]
+struct State {
+    tracker: HealthTracker,
+    file: StateFile,
+}
+
+/// What the previous process of the plugin left in the state file, and the file.
+#[derive(Debug)]
+pub(crate) struct CarriedOver {
+    file: StateFile,
+    reasons: BTreeMap<DeviceId, Reason>,
+}
+
+/// The outcome of a pass.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    /// By resource.
+    /// The list of each resource that has devices.
     pub(crate) lists: BTreeMap<Arc<str>, DeviceList>,
-    /// When to decide again though nothing changes.
-    pub(crate) again: Option<Instant>,
+    /// When to decide again even if nothing changes.
+    pub(crate) decide_again: Option<Instant>,
+}
+
+impl CarriedOver {
+    /// Reads the state file. A missing file carries nothing over, and neither does a file that is not understood, which is logged.
+    pub(crate) fn read(run_dir: &Path) -> Self {
+        let file = StateFile::new(run_dir, FILE);
+        let stored: StoredHealth = file.read_versioned(stored::VERSION).unwrap_or_default();
+        Self { file, reasons: stored.into_reasons() }
+    }
+
+    /// Returns the devices that had fallen off the bus.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = DeviceId> {
+        self.reasons.iter().filter(|(_, reason)| **reason == Reason::Lost).map(|(id, _)| *id)
+    }
 }
 
 impl HealthPublisher {
-    /// Nothing told yet, by this process; an earlier one has left these devices Unhealthy for these reasons.
-    pub(crate) fn new(
-        config: &Config,
-        root: Arc<Root>,
-        state_file: StateFile,
-        before: BTreeMap<String, String>,
-    ) -> Self {
-        let told = Mutex::new((HealthTracker::new(before), state_file));
-        let policy = Policy { busy: config.busy, settling: config.settling, nodes: config.checks().node };
-        Self { policy, root, told, changed: Notify::new() }
+    /// Creates a publisher that has reported nothing, and continues with the reasons of the previous process.
+    pub(crate) fn new(config: &Config, root: Arc<Root>, carried_over: CarriedOver) -> Self {
+        let CarriedOver { file, reasons } = carried_over;
+        let state = Mutex::new(State { tracker: HealthTracker::new(reasons), file });
+        let policy =
+            Policy { busy: config.busy, settling: config.settling, check_node: config.checks().node };
+        Self { policy, root, state, changed: Notify::new() }
     }
 
-    /// The policy where a device's pool does not say.
+    /// Returns the policy for held devices whose pool has none.
     pub(crate) fn busy(&self) -> Busy {
         self.policy.busy
     }
 
-    /// The policy for a device.
-    pub(crate) fn busy_of(&self, view: &DeviceState) -> Busy {
-        view.terms.busy.unwrap_or(self.policy.busy)
+    /// Returns the policy for a device, if it is held.
+    pub(crate) fn busy_of(&self, device: &DeviceState) -> Busy {
+        device.terms.busy.unwrap_or(self.policy.busy)
     }
 
-    fn told(&self) -> MutexGuard<'_, (HealthTracker, StateFile)> {
-        self.told.lock()
-    }
-
-    /// As [`HealthTracker::refused`].
+    /// Records a refusal, see [`HealthTracker::refused`], and wakes the publishing task.
     pub(crate) fn refused(&self, group: GroupId, reports_seen: u64) {
-        self.told().0.refused(group, reports_seen, Instant::now());
+        self.state.lock().tracker.refused(group, reports_seen, Instant::now());
         self.changed.notify_one();
     }
 
-    /// As [`HealthTracker::contested`].
+    /// Returns the groups of [`HealthTracker::contested`].
     pub(crate) fn contested(&self) -> BTreeSet<GroupId> {
-        self.told().0.contested().collect()
+        self.state.lock().tracker.contested().collect()
     }
 
-    /// Decides on every device and makes each resource's list.
-    pub(crate) fn lists(&self, snapshot: &NodeSnapshot, owners: &Assignments, now: Instant) -> Published {
-        let mut guard = self.told();
-        let (told, state_file) = &mut *guard;
+    /// Decides on every device, logs what has changed, and writes the state file. Reads sysfs only for devices that are not in
+    /// the snapshot and matter all the same.
+    pub(crate) fn decide(
+        &self,
+        snapshot: &NodeSnapshot,
+        assignments: &Assignments,
+        now: Instant,
+    ) -> Published {
+        let mut guard = self.state.lock();
+        let State { tracker, file } = &mut *guard;
+        let gone = tracker.unlisted(snapshot).filter(|id| !self.root.has(*id)).collect();
+        let pass = tracker.decide(self.policy, Facts { snapshot, assignments, gone: &gone, now });
         let mut lists: BTreeMap<Arc<str>, Vec<Device>> = BTreeMap::new();
-        let exists = |id| self.root.has(id);
-        let round = told.decide(self.policy, (snapshot, owners, now), &exists, &mut |view, before, now| {
-            log(view, before, now);
-            let list = lists.entry(Arc::clone(&view.resource)).or_default();
-            let device = listed(view, &now.health);
+        for decision in &pass.devices {
+            log_change(decision);
+            let list = lists.entry(Arc::clone(&decision.device.resource)).or_default();
+            let device = listed(decision.device, &decision.after.health);
             let place = list.partition_point(|other| other.id < device.id);
             list.insert(place, device);
-        });
-        for id in round.dropped {
-            tracing::info!(device = %id, "no longer bound, dropped from the list");
         }
-        state_file.write(&told.unhealthy());
+        for device in &pass.dropped {
+            tracing::info!(%device, "dropped a device that is no longer bound");
+        }
+        let decide_again = pass.decide_again;
+        file.write_versioned(stored::VERSION, &HealthContent(tracker));
         let lists = lists.into_iter().map(|(resource, list)| (resource, Arc::new(list))).collect();
-        Published { lists, again: round.again }
+        Published { lists, decide_again }
     }
 
     /// Calls `visit` for each device, with what was reported about it and its assignment.
     pub(crate) fn visit(
         &self,
         snapshot: &NodeSnapshot,
-        owners: &Assignments,
+        assignments: &Assignments,
         mut visit: impl FnMut(&DeviceState, Option<&Decision>, Option<&Assignment>),
     ) {
-        let guard = self.told();
-        let told = &guard.0;
-        for view in snapshot.devices.iter().chain(told.unbound(snapshot)) {
-            visit(view, told.of(view.device.id), owners.assignment(view));
+        let state = self.state.lock();
+        for device in snapshot.devices.iter().chain(state.tracker.unbound(snapshot)) {
+            visit(device, state.tracker.decision(device.device.id), assignments.assignment(device));
         }
     }
 }
 
-fn listed(view: &DeviceState, health: &Health) -> Device {
-    // -1 is unknown, not node 0: without a hint the topology manager may choose freely.
+/// Returns a device as the kubelet's API has it.
+fn listed(device: &DeviceState, health: &Health) -> Device {
+    // -1 is unknown, not node 0. Without a topology, the kubelet's topology manager may choose freely.
     let topology =
-        view.device.numa_node.map(|node| TopologyInfo { nodes: vec![NumaNode { id: i64::from(node) }] });
-    Device { id: view.device.id.to_string(), health: health.as_str().to_owned(), topology }
+        device.device.numa_node.map(|node| TopologyInfo { nodes: vec![NumaNode { id: i64::from(node) }] });
+    Device { id: device.device.id.to_string(), health: health.as_str().to_owned(), topology }
 }
 
-fn log(view: &DeviceState, before: Option<&Decision>, decision: &Decision) {
-    let device = view.device.id;
-    let group = view.device.group.map(|group| group.0);
-    let holder = view.group.as_ref().and_then(|group| group.holders.first()).map(|holder| holder.pid);
-    let health = &decision.health;
-    let resource = &view.resource;
-    if before.map(|before| &before.health) != Some(health) {
-        let (old, new) = (before.map_or("new", |before| before.health.as_str()), health.as_str());
-        match health.reason() {
-            Some(reason) => tracing::warn!(%device, group, %resource, old, new, reason, holder, "health"),
-            // The usual case at the start, of which the resource tells the number.
-            None if before.is_none() => tracing::debug!(%device, group, %resource, old, new, "health"),
-            None => tracing::info!(%device, group, %resource, old, new, "health"),
+/// Logs a change of health or of the warning. `old` and `new` are the healths (`new` for a new device), `reason` is the stable
+/// code, `detail` the text for people.
+fn log_change(decision: &DeviceDecision<'_>) {
+    let DeviceDecision { device, before, after } = decision;
+    let (resource, group) = (&device.resource, device.device.group.map(|group| group.0));
+    let device = device.device.id;
+    let known = before.as_ref().map(|before| &before.health);
+    if known != Some(&after.health) {
+        let (old, new) = (known.map_or("new", Health::as_str), after.health.as_str());
+        match (known, &after.health) {
+            // The usual case at the start. The resource logs the number of its devices.
+            (None, Health::Healthy) => {
+                tracing::debug!(%device, group, %resource, old, new, "discovered a healthy device");
+            }
+            (Some(_), Health::Healthy) => {
+                tracing::info!(%device, group, %resource, old, new, "device became healthy");
+            }
+            (known, Health::Unhealthy(reason)) => {
+                let event = match known {
+                    None => "discovered an unhealthy device",
+                    Some(Health::Healthy) => "device became unhealthy",
+                    Some(Health::Unhealthy(_)) => "device stayed unhealthy for another reason",
+                };
+                let holder_pid = reason.holders().first().map(|holder| holder.pid);
+                let (reason, detail) = (reason.code(), reason.to_string());
+                tracing::warn!(%device, group, %resource, old, new, reason, detail, holder_pid, "{event}");
+            }
         }
     }
-    if let Some(warning) = &decision.warning
-        && before.and_then(|before| before.warning.as_ref()) != Some(warning)
+    if let Some(warning) = &after.warning
+        && before.as_ref().and_then(|before| before.warning.as_ref()) != Some(warning)
     {
-        tracing::warn!(%device, group, %resource, warning, "a pod's device; it stays Healthy until the pod ends");
+        let (reason, detail) = (warning.code(), warning.to_string());
+        tracing::warn!(%device, group, %resource, reason, detail,
+            "assigned device has a fault and stayed healthy: its pod is still there");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_file_that_is_not_understood_carries_nothing_over() {
+        let run_dir = tempfile::tempdir().unwrap();
+        let lost = || CarriedOver::read(run_dir.path()).lost().map(|id| id.to_string()).collect::<Vec<_>>();
+        assert!(lost().is_empty());
+        let write = |text: &str| std::fs::write(run_dir.path().join(FILE), text).unwrap();
+        let devices = r#""devices":{"0000:01:00.0":{"reason":{"code":"lost"}},"0000:02:00.0":{"reason":{"code":"gone"}}}"#;
+        write(&format!(r#"{{"version":1,{devices}}}"#));
+        assert_eq!(lost(), ["0000:01:00.0"]);
+        for text in [format!(r#"{{"version":2,{devices}}}"#), format!("{{{devices}}}"), "{".to_owned()] {
+            write(&text);
+            assert!(lost().is_empty(), "{text}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What the monitor knew at one moment, immutable.
+//! What the monitor knew at one moment: the devices, their groups, and what could not be read. Immutable.
 
 use crate::cdi::request::SpecDevice;
 use crate::pools::terms::{Offer, Terms};
@@ -7,90 +7,105 @@ use std::time::Instant;
 use vfio_probe::peek::Peek;
 use vfio_probe::{Device, DeviceId, Evidence, GroupId, Holder, Kind, Occupancy, ScanCoverage, Viability};
 
-/// All offered devices.
+/// All offered devices at one moment.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct NodeSnapshot {
-    /// By id.
+    /// The bound devices that a pool offers, in the order of their ids.
     pub devices: Vec<DeviceState>,
-    /// Devices that pods own and that are no longer bound.
+    /// Devices that are assigned to pods, exist, and are no longer bound.
     pub unbound: Vec<DeviceState>,
-    /// Whether /dev/vfio can be listed.
+    /// Whether the plugin can list /dev/vfio. If not, a missing device node is no evidence.
     pub vfio_visible: bool,
-    /// /dev/vfio/vfio is missing, without which a group's node is of no use.
+    /// Whether /dev/vfio/vfio is missing. A group's device node cannot be used without it.
     pub container_node_missing: bool,
-    /// What could not be read.
+    /// Whether the latest pass could not list the bound devices. Then `devices` may lack some of them.
+    pub listing_failed: bool,
+    /// What could not be read. A device with an error of its own may be missing in `devices`.
     pub errors: Vec<vfio_probe::Error>,
-    /// How many answers to opens made elsewhere it has taken in.
+    /// The number of reports from outside the monitor, such as results of Allocate's probes, that the snapshot contains.
     pub reports_seen: u64,
-    /// Which devices the CDI specs on disk have.
+    /// The devices of the CDI specs on disk.
     pub cdi: Vec<SpecDevice>,
 }
 
-/// One device.
+/// One device at one moment.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct DeviceState {
-    /// Its record.
+    /// The device's record from sysfs.
     pub device: Device,
-    /// The resource that it belongs to.
+    /// The resource under which it is offered.
     pub resource: Arc<str>,
-    /// On what terms it is given.
+    /// The terms on which it is offered: policies, device nodes, CDI names.
     pub terms: Terms,
-    /// The kernel's unbind of it waits for the holder.
+    /// Whether the kernel's unbind of the device waits until a holder closes it.
     pub unbinding: bool,
-    /// Its enable count is left over from before the bind, so that a look without serve's memory is misled.
+    /// Whether its `enable` count was raised before the bind and is not lowered by a close. Only a process that remembers
+    /// the count at the last free probe, as `serve` does, can peek at such a device.
     pub stale_enable: bool,
-    /// Its hardware, as far as that is looked at.
+    /// The state of its hardware, as far as the plugin checks it.
     pub hardware: HardwareHealth,
-    /// Its group.
+    /// Its group. None without an IOMMU group, and for a device of which only the record is known.
     pub group: Option<GroupState>,
 }
 
-/// A device's group.
+/// A device's IOMMU group at one moment.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct GroupState {
-    /// Its number.
+    /// The group's number.
     pub id: GroupId,
-    /// Whether it is held.
+    /// Whether a process holds the group.
     pub occupancy: Occupancy,
-    /// What that rests on.
+    /// What `occupancy` rests on.
     pub evidence: Evidence,
-    /// Whether the kernel has nodes for groups; without, its devices' own are all there is.
+    /// Whether the kernel has device nodes for groups. Kernels without CONFIG_VFIO_GROUP have only those of devices.
     pub has_node: bool,
-    /// Since when.
+    /// Since when `occupancy` has its value.
     pub since: Instant,
-    /// Whether VFIO can use it.
+    /// Whether VFIO can use the group, by the drivers of its members.
     pub viability: Viability,
-    /// The latest look without opening.
+    /// The latest peek.
     pub peek: Peek,
-    /// Who holds it, as far as seen.
+    /// The holders that the latest scan found.
     pub holders: Vec<Holder>,
-    /// How far that is.
+    /// How complete that scan was. None before the first scan.
     pub coverage: Option<ScanCoverage>,
 }
 
 impl NodeSnapshot {
-    /// A device by the id that the kubelet knows it by.
+    /// Returns a bound device by the id that the kubelet uses. None for an id that is no device id.
     pub fn device(&self, id: &str) -> Option<&DeviceState> {
-        self.of(id.parse().ok()?)
+        self.get(id.parse().ok()?)
     }
 
-    /// A device.
-    pub fn of(&self, id: DeviceId) -> Option<&DeviceState> {
-        let place = self.devices.binary_search_by_key(&id, |view| view.device.id).ok()?;
+    /// Returns a bound device by its id.
+    pub fn get(&self, id: DeviceId) -> Option<&DeviceState> {
+        let place = self.devices.binary_search_by_key(&id, |state| state.device.id).ok()?;
         self.devices.get(place)
+    }
+
+    /// Returns whether a device that is not in `devices` may be bound all the same, because its record or the list of
+    /// bound devices could not be read.
+    pub fn may_lack(&self, id: DeviceId) -> bool {
+        // An error that names no device and no group is about an entry that may be any device.
+        let concerns = |error: &vfio_probe::Error| match error.device {
+            Some(device) => device == id,
+            None => error.group.is_none(),
+        };
+        self.listing_failed || self.errors.iter().any(concerns)
     }
 }
 
 impl DeviceState {
-    /// One of which only the record is known, as of one that is not bound.
+    /// Creates the state of a device of which only the record is known, such as one that is not bound.
     pub fn unbound(device: Device, offer: Offer) -> Self {
         let Offer { resource, terms } = offer;
         let hardware = HardwareHealth::default();
         Self { device, resource, terms, unbinding: false, stale_enable: false, hardware, group: None }
     }
 
-    /// The node by which its group, or on a kernel without such nodes the device itself, is opened.
-    pub fn node(&self) -> String {
+    /// Returns the path of the device node by which the device is opened: that of its group, or its own on a kernel
+    /// without device nodes for groups. `/dev/vfio` without a group.
+    pub fn node_path(&self) -> String {
         match (&self.group, self.device.cdev) {
             (Some(group), Some(number)) if !group.has_node => format!("/dev/vfio/devices/vfio{number}"),
             (Some(group), _) => format!("/dev/vfio/{}", group.id),
@@ -98,26 +113,49 @@ impl DeviceState {
         }
     }
 
-    /// UnknownReason it may have no group.
-    pub fn without_group(&self) -> &'static str {
-        match self.device.kind {
-            // Theirs are made by VFIO itself (`vfio_noiommu_group_alloc` of VFIO_EMULATED_IOMMU).
-            Kind::Mdev => "no IOMMU group: a kernel without CONFIG_VFIO_GROUP has none for mediated devices",
-            Kind::Pci | Kind::VendorVf => "no IOMMU group: is the IOMMU off?",
-        }
+    /// Returns the likely cause why the device has no IOMMU group, for people.
+    pub fn no_group_text(&self) -> &'static str {
+        no_group_text(self.device.kind)
     }
 
-    /// Whether its group is held.
+    /// Returns whether a process holds the device's group.
     pub fn is_held(&self) -> bool {
         self.group.as_ref().is_some_and(|group| group.occupancy.is_held())
     }
 }
 
-/// What a device's health is decided by.
+/// Returns the likely cause why a device of this kind has no IOMMU group, for people.
+pub(crate) fn no_group_text(kind: Kind) -> &'static str {
+    match kind {
+        // VFIO itself creates their groups (`vfio_noiommu_group_alloc` with VFIO_EMULATED_IOMMU).
+        Kind::Mdev => "no IOMMU group: a kernel without CONFIG_VFIO_GROUP has none for mediated devices",
+        Kind::Pci | Kind::VendorVf => "no IOMMU group: is the IOMMU off?",
+    }
+}
+
+/// The confirmed state of a device's hardware.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct HardwareHealth {
-    /// It has fallen off the bus.
+    /// Whether the device has fallen off the bus.
     pub lost: bool,
-    /// Fatal PCIe errors of late.
+    /// The number of fatal PCIe errors since the first check. 0 again after ten minutes without another.
     pub fatal: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_may_be_missing_for_its_own_error_or_an_unclear_one() {
+        let (own, other) = ("0000:01:00.0".parse().unwrap(), "0000:02:00.0".parse().unwrap());
+        let error = vfio_probe::Error::malformed("uevent");
+        let may_lack = |errors: &[vfio_probe::Error], listing_failed| {
+            NodeSnapshot { errors: errors.to_vec(), listing_failed, ..NodeSnapshot::default() }.may_lack(own)
+        };
+        assert!(!may_lack(&[], false) && may_lack(&[], true));
+        assert!(!may_lack(&[error.of_device(other), error.of_group(GroupId(51))], false));
+        assert!(may_lack(&[error.of_device(other), error.of_device(own)], false));
+        assert!(may_lack(&[error.of_entry(b"vfio0")], false), "the entry may be any device");
+    }
 }

@@ -1,15 +1,17 @@
-//! Pure: physical functions that are given to machines while virtual functions of theirs are on.
+//! Finds physical functions that are offered to VMs while virtual functions of theirs are enabled.
 //!
-//! The kernel binds none that has functions on (`vfio_pci_core_register_device` answers EBUSY), so these were made through
-//! vfio-pci (`vfio_pci_core_sriov_configure`). Since a machine with the physical function can do to the others what it likes, they
-//! share a secret: who opens a virtual function must give the token that the physical one was opened with, and who opens that
-//! one must give it while a virtual one is open; else the open fails with EACCES (`vfio_pci_validate_vf_token`). QEMU takes one as
-//! `vf-token`. So Allocate refuses nothing for it, and an operator had better know.
+//! The kernel does not bind a function that has virtual functions (`vfio_pci_core_register_device` returns EBUSY), so these were
+//! enabled through vfio-pci (`vfio_pci_core_sriov_configure`). A VM with the physical function has full control over the virtual
+//! ones, so VFIO requires a shared secret: an open of a virtual function must pass the token that the physical function was
+//! opened with, and an open of the physical function must pass it while a virtual one is open. An open without it fails with
+//! EACCES (`vfio_pci_validate_vf_token`). QEMU takes the token as `vf-token`. Allocate therefore refuses nothing, and the plugin
+//! only informs the operator.
 
 use std::collections::BTreeSet;
 use vfio_probe::{Device, DeviceId, PciAddress, Sriov};
 
-/// What a list says of such a device; none where it is none, or where its record was not read whole.
+/// Returns what `list` notes about a physical function with enabled virtual functions. None for any other device, and for a
+/// device whose record does not have the count.
 pub fn note(device: &Device) -> Option<String> {
     match device.sriov {
         Sriov::Physical(1) => Some("1 virtual function of it is on".to_owned()),
@@ -18,38 +20,41 @@ pub fn note(device: &Device) -> Option<String> {
     }
 }
 
-/// Such functions among devices that are bound to VFIO drivers: those that say so, and those that another one is a part of. A
-/// record may be older than the functions, which come without an event of their parent's.
+/// Returns the physical functions among devices that are bound to VFIO drivers and have virtual functions enabled.
+///
+/// A function counts if its own record has virtual functions, or if a bound virtual function names it as its parent. The
+/// second rule is needed because a record may be older than the virtual functions: the kernel sends no event about the parent
+/// when they appear.
 pub fn shared<'a>(devices: impl Iterator<Item = &'a Device> + Clone) -> BTreeSet<PciAddress> {
     let bound: BTreeSet<DeviceId> = devices.clone().map(|device| device.id).collect();
-    let told = devices.filter_map(|device| match device.sriov {
+    let shared = devices.filter_map(|device| match device.sriov {
         Sriov::Physical(_) => device.id.pci(),
         Sriov::Virtual => device.parent.filter(|parent| bound.contains(&DeviceId::Pci(*parent))),
         Sriov::None => None,
     });
-    told.collect()
+    shared.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::view;
+    use crate::testing::device_state;
     use std::time::Instant;
     use vfio_probe::{Occupancy, Viability};
 
     #[test]
-    fn a_physical_function_is_told_by_itself_and_by_its_parts() {
+    fn physical_function_is_found_by_its_record_or_its_children() {
         let device = |address: &str, sriov: Sriov, parent: Option<&str>| Device {
             sriov,
             parent: parent.and_then(|parent| PciAddress::parse(parent.as_bytes())),
-            ..view(address, 51, Occupancy::Free, Instant::now(), Viability::Viable, false).device
+            ..device_state(address, 51, Occupancy::Free, Instant::now(), Viability::Viable, false).device
         };
         let devices = [
             device("0000:01:00.0", Sriov::Physical(4), None),
             device("0000:02:00.0", Sriov::None, None),
             device("0000:02:00.1", Sriov::Virtual, Some("0000:02:00.0")),
             device("0000:02:00.2", Sriov::Virtual, Some("0000:02:00.0")),
-            // Its physical function has a driver of its own.
+            // Its physical function is bound to another driver.
             device("0000:03:00.1", Sriov::Virtual, Some("0000:03:00.0")),
             device("0000:04:00.0", Sriov::None, None),
         ];

@@ -1,4 +1,4 @@
-//! Devices for tests.
+//! Builds devices for tests.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
@@ -10,8 +10,8 @@ use vfio_probe::peek::Peek;
 use vfio_probe::text::Text;
 use vfio_probe::{Device, Evidence, GroupId, Holder, Kind, Occupancy, Sriov, Viability};
 
-/// A device for the tests of pure decisions; a held one is held by pid 7.
-pub fn view(
+/// Returns the state of a bound GPU. If it is held, the holder is pid 7 with the command `qemu`.
+pub fn device_state(
     address: &str,
     group: u32,
     occupancy: Occupancy,

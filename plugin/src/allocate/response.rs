@@ -68,14 +68,15 @@ mod tests {
     use vfio_plugin_policy::allocation::PlannedContainer;
     use vfio_plugin_policy::assignments::index::Assignments;
     use vfio_plugin_policy::device::NodeSnapshot;
-    use vfio_plugin_policy::testing::view;
+    use vfio_plugin_policy::testing::device_state;
     use vfio_probe::{Occupancy, Viability};
 
     const RESOURCE: &str = "nvidia.com/GPU";
 
     fn snapshot() -> NodeSnapshot {
-        let device =
-            |address, group| view(address, group, Occupancy::Free, Instant::now(), Viability::Viable, false);
+        let device = |address, group| {
+            device_state(address, group, Occupancy::Free, Instant::now(), Viability::Viable, false)
+        };
         let devices =
             vec![device("0000:01:00.0", 51), device("0000:02:00.0", 52), device("0000:02:00.1", 52)];
         NodeSnapshot { devices, vfio_visible: true, ..NodeSnapshot::default() }
@@ -121,7 +122,7 @@ mod tests {
     fn uuids_and_addresses_are_in_separate_variables() {
         let mut snapshot = snapshot();
         let uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
-        let mut mdev = view(uuid, 70, Occupancy::Free, Instant::now(), Viability::Viable, false);
+        let mut mdev = device_state(uuid, 70, Occupancy::Free, Instant::now(), Viability::Viable, false);
         mdev.device.kind = Kind::Mdev;
         snapshot.devices.push(mdev);
         let plan = planned(&[&["0000:01:00.0", uuid]], &snapshot);

@@ -72,7 +72,7 @@ impl Allocator {
     ) -> Vec<&'a DeviceState> {
         let assignments = self.assignments.current();
         let ids = substitute::candidates(&self.resource, plan, snapshot, &assignments, allocated);
-        ids.into_iter().filter_map(|id| snapshot.of(id)).collect()
+        ids.into_iter().filter_map(|id| snapshot.get(id)).collect()
     }
 
     /// Reserves and verifies a candidate, by the same rules as a requested device.

@@ -52,7 +52,7 @@ impl Allocator {
             let probed = probe.result().await;
             // The snapshot after the probe: the probe may have taken long, and a VM may have ended meanwhile.
             let snapshot = self.snapshot();
-            let known = snapshot.of(id);
+            let known = snapshot.get(id);
             let looks_held = || known.is_some_and(|known| self.looks_held(known, group));
             let absent_is_sure =
                 probed == Occupancy::Absent && snapshot.vfio_visible && !self.group_exists(group);

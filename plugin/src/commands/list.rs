@@ -24,10 +24,11 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
     let mut reports: Vec<DeviceReport> = devices.iter().map(|device| combined(device, &reported)).collect();
     // A device whose unbind waits for its holder, or that is assigned to a pod, is not among the bound
     // devices; serve knows it.
-    reports.extend(reported.into_iter().filter(|report| {
+    let unlisted = reported.into_iter().filter(|report| {
         (report.driver.is_none() || report.assignment.is_some())
             && !devices.iter().any(|device| device.device.id.to_string() == report.address)
-    }));
+    });
+    reports.extend(unlisted.map(|report| DeviceReport { reason_code: None, ..report }));
     let listing = Listing { devices: reports };
     if json {
         println!("{}", serde_json::to_string(&listing)?);

@@ -12,19 +12,16 @@ use crate::kubelet::registry::Registry;
 use crate::kubelet::socket_watch;
 use crate::kubelet::socket_watch::PluginDirState;
 use crate::node::monitor::MonitorHandle;
-use crate::publisher::{HealthPublisher, Published};
+use crate::publisher::{CarriedOver, HealthPublisher, Published};
 use crate::reservations::Reservations;
-use crate::state_file::StateFile;
 use crate::status;
 use crate::supervise::{Failures, Supervisor};
 use anyhow::{Context, bail};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
-use vfio_plugin_policy::health::LOST;
 
 /// How long streams and sockets may take to end after a SIGTERM. What is left ends with the process.
 const SHUTDOWN: Duration = Duration::from_millis(800);
@@ -83,11 +80,9 @@ async fn start(
     config: &Config,
     supervisor: &Supervisor,
 ) -> anyhow::Result<(MonitorHandle, status::SocketFile)> {
-    let state_file = StateFile::new(&config.run_dir, "unhealthy.json");
-    let unhealthy: BTreeMap<String, String> = state_file.read();
-    let lost = unhealthy.iter().filter(|(_, reason)| *reason == LOST);
-    let monitor = MonitorHandle::start(config, lost.filter_map(|(id, _)| id.parse().ok()), supervisor)?;
-    let publisher = Arc::new(HealthPublisher::new(config, Arc::clone(&monitor.root), state_file, unhealthy));
+    let carried_over = CarriedOver::read(&config.run_dir);
+    let monitor = MonitorHandle::start(config, carried_over.lost(), supervisor)?;
+    let publisher = Arc::new(HealthPublisher::new(config, Arc::clone(&monitor.root), carried_over));
     let assignments = AssignmentsHandle::new(config, monitor.clone());
     let registry = Arc::new(Registry::default());
     let reservations = Reservations::default();
@@ -142,8 +137,8 @@ async fn publish(services: Services, mut resources: ResourceSet) {
         let current = changes.borrow_and_update().clone();
         let mut next = None;
         if let Some(snapshot) = snapshot {
-            let Published { lists, again } = publisher.lists(&snapshot, &current, Instant::now());
-            next = again.map(tokio::time::Instant::from_std);
+            let Published { lists, decide_again } = publisher.decide(&snapshot, &current, Instant::now());
+            next = decide_again.map(tokio::time::Instant::from_std);
             monitor.set_contested(publisher.contested());
             resources.publish(lists);
         }

@@ -24,6 +24,7 @@ pub(crate) fn take(watch: &Watch, offers: &BTreeMap<DeviceId, Offer>) -> NodeSna
         devices: monitor.devices().iter().filter_map(state).collect(),
         vfio_visible: monitor.vfio_visible(),
         container_node_missing: monitor.container_node_missing(),
+        listing_failed: watch.failure().is_some(),
         errors: monitor.errors().to_vec(),
         ..NodeSnapshot::default()
     }

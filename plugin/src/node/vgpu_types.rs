@@ -159,7 +159,7 @@ mod tests {
     use super::*;
     use std::fs;
     use std::path::PathBuf;
-    use vfio_plugin_policy::testing::view;
+    use vfio_plugin_policy::testing::device_state;
     use vfio_probe::text::Text;
     use vfio_probe::{Occupancy, Viability};
 
@@ -171,7 +171,7 @@ mod tests {
         let name = tree.path().join(format!("sys/bus/mdev/devices/{UUID}/mdev_type/name"));
         fs::create_dir_all(&name).unwrap();
         let now = Instant::now();
-        let mdev = view("0000:01:00.0", 51, Occupancy::Free, now, Viability::Viable, false).device;
+        let mdev = device_state("0000:01:00.0", 51, Occupancy::Free, now, Viability::Viable, false).device;
         let vgpu_type = Text::new(b"nvidia-222");
         let mdev = Device { id: UUID.parse().unwrap(), kind: Kind::Mdev, vgpu_type, ..mdev };
         (tree, name, mdev)

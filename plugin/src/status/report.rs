@@ -70,6 +70,9 @@ pub(crate) struct DeviceReport {
     pub(crate) health: Option<String>,
     /// Why the device is Unhealthy, or what is wrong with a Healthy one.
     pub(crate) reason: Option<String>,
+    /// The stable code of the reason (`Reason::code`). Only the status socket reports it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reason_code: Option<String>,
     /// The processes that hold the device's group.
     pub(crate) holders: Vec<HolderReport>,
     /// Whether the `enable` count is left over from before the bind ([`DeviceState::stale_enable`]). Only the status socket
@@ -173,8 +176,7 @@ impl DeviceReport {
             Viability::NotViable { member, driver } => Some(format!("{member} is bound to {driver}")),
             Viability::Viable => None,
         };
-        let reason = decision
-            .and_then(|decision| decision.health.reason().or(decision.warning.as_deref()).map(str::to_owned));
+        let reason = decision.and_then(Decision::reason);
         Self {
             address: device.id.to_string(),
             vendor: format!("{:04x}", device.vendor),
@@ -190,7 +192,8 @@ impl DeviceReport {
             viable: group.is_some() && viability.is_viable(),
             assignment: pod.map(AssignmentReport::from),
             health: decision.map(|decision| decision.health.as_str().to_owned()),
-            reason: reason.or(not_viable).or_else(|| sriov::note(device)),
+            reason: reason.map(ToString::to_string).or(not_viable).or_else(|| sriov::note(device)),
+            reason_code: reason.map(|reason| reason.code().to_owned()),
             holders: group
                 .map(|group| group.holders.iter().map(HolderReport::from).collect())
                 .unwrap_or_default(),

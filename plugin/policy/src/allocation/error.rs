@@ -130,7 +130,7 @@ impl fmt::Display for AllocateError {
             Self::Lost { device } => write!(
                 f,
                 "{device}: {}: reset its slot or reseat it; dmesg may say when it was lost",
-                crate::health::LOST
+                crate::health::reason::Reason::Lost
             ),
             Self::Unbinding { device } => write!(f, "{device}: is being unbound from its VFIO driver"),
             Self::NotViable { device, group, offender } => {

@@ -80,7 +80,7 @@ pub fn plan<'a, 'r>(
 fn check_usable(device: &DeviceState) -> Result<(), AllocateError> {
     let id = device.device.id;
     let Some(group) = &device.group else {
-        return Err(AllocateError::NoGroup { device: id, reason: device.without_group() });
+        return Err(AllocateError::NoGroup { device: id, reason: device.no_group_text() });
     };
     if device.hardware.lost {
         return Err(AllocateError::Lost { device: id });

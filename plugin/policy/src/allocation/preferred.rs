@@ -132,7 +132,7 @@ fn rank(device: &DeviceState, assignments: &Assignments) -> Rank {
 mod tests {
     use super::*;
     use crate::assignments::ledger::Ledger;
-    use crate::testing::view;
+    use crate::testing::device_state;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
     use std::time::Duration;
@@ -142,8 +142,14 @@ mod tests {
     fn snapshot(devices: &[(u8, u16, bool)]) -> NodeSnapshot {
         let devices = devices.iter().map(|&(bus, numa_node, held)| {
             let occupancy = if held { Occupancy::Held } else { Occupancy::Free };
-            let mut device =
-                view(&address(bus), u32::from(bus), occupancy, Instant::now(), Viability::Viable, false);
+            let mut device = device_state(
+                &address(bus),
+                u32::from(bus),
+                occupancy,
+                Instant::now(),
+                Viability::Viable,
+                false,
+            );
             device.device.numa_node = Some(numa_node);
             device
         });
@@ -202,7 +208,7 @@ mod tests {
     fn whole_groups_are_chosen_together() {
         let devices = [("0000:01:00.0", 1), ("0000:01:00.1", 1), ("0000:02:00.0", 2), ("0000:03:00.0", 3)];
         let devices = devices.map(|(address, group)| {
-            view(address, group, Occupancy::Free, Instant::now(), Viability::Viable, false)
+            device_state(address, group, Occupancy::Free, Instant::now(), Viability::Viable, false)
         });
         let node = NodeSnapshot { devices: devices.to_vec(), vfio_visible: true, ..NodeSnapshot::default() };
         let all: Vec<String> = node.devices.iter().map(|device| device.device.id.to_string()).collect();
@@ -263,7 +269,7 @@ mod tests {
         let (old, fresh) = (Instant::now().checked_sub(Duration::from_secs(60)).unwrap(), Instant::now());
         let devices = [("0000:01:00.0", 1, fresh), ("0000:01:00.1", 1, fresh), ("0000:02:00.0", 2, old)];
         let devices = devices.map(|(address, group, since)| {
-            view(address, group, Occupancy::Free, since, Viability::Viable, false)
+            device_state(address, group, Occupancy::Free, since, Viability::Viable, false)
         });
         let node = NodeSnapshot { devices: devices.to_vec(), vfio_visible: true, ..NodeSnapshot::default() };
         let all: Vec<String> = node.devices.iter().map(|device| device.device.id.to_string()).collect();

@@ -42,7 +42,7 @@ pub fn candidates(
     let chosen = preferred::choose(snapshot, assignments, &all, &requested_ids, all.len());
     let chosen = chosen.iter().filter(|id| !requested_ids.contains(id)).filter_map(|id| id.parse().ok());
     let earlier = requested_ids.iter().flat_map(|id| assignments.substitutes_of(resource, id));
-    let earlier = earlier.filter(|id| snapshot.of(*id).is_some_and(|device| check_usable(device).is_ok()));
+    let earlier = earlier.filter(|id| snapshot.get(*id).is_some_and(|device| check_usable(device).is_ok()));
     let is_requested = |id: &DeviceId| requested.iter().any(|requested| requested.device.id == *id);
     earlier.filter(|id| !is_requested(id)).chain(chosen).collect()
 }

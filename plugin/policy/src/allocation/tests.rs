@@ -1,7 +1,7 @@
 //! Tests of plans, refusals, substitutes and the meaning of probes.
 
 use super::*;
-use crate::testing::view;
+use crate::testing::device_state;
 use std::time::Instant;
 use vfio_probe::UnknownReason;
 use vfio_probe::text::Text;
@@ -13,11 +13,11 @@ fn snapshot() -> NodeSnapshot {
     let offender =
         Viability::NotViable { member: Text::lossy(b"0000:05:00.1"), driver: Text::lossy(b"e1000") };
     let devices = vec![
-        view("0000:01:00.0", 51, Occupancy::Free, now, Viability::Viable, false),
-        view("0000:02:00.0", 52, Occupancy::Free, now, Viability::Viable, false),
-        view("0000:02:00.1", 52, Occupancy::Free, now, Viability::Viable, false),
-        view("0000:04:00.0", 54, Occupancy::Held, now, Viability::Viable, true),
-        view("0000:05:00.0", 55, Occupancy::Free, now, offender, false),
+        device_state("0000:01:00.0", 51, Occupancy::Free, now, Viability::Viable, false),
+        device_state("0000:02:00.0", 52, Occupancy::Free, now, Viability::Viable, false),
+        device_state("0000:02:00.1", 52, Occupancy::Free, now, Viability::Viable, false),
+        device_state("0000:04:00.0", 54, Occupancy::Held, now, Viability::Viable, true),
+        device_state("0000:05:00.0", 55, Occupancy::Free, now, offender, false),
     ];
     NodeSnapshot { devices, vfio_visible: true, ..NodeSnapshot::default() }
 }
@@ -65,7 +65,8 @@ fn refusals_name_the_device_and_the_reason() {
 #[test]
 fn substitutes_are_free_and_unassigned() {
     let now = Instant::now();
-    let device = |address, group, occupancy| view(address, group, occupancy, now, Viability::Viable, false);
+    let device =
+        |address, group, occupancy| device_state(address, group, occupancy, now, Viability::Viable, false);
     let offender =
         Viability::NotViable { member: Text::lossy(b"0000:05:00.1"), driver: Text::lossy(b"e1000") };
     let snapshot = NodeSnapshot {
@@ -74,7 +75,7 @@ fn substitutes_are_free_and_unassigned() {
             device("0000:02:00.0", 52, Occupancy::Free),
             device("0000:03:00.0", 53, Occupancy::Held),
             device("0000:04:00.0", 54, Occupancy::Free),
-            view("0000:05:00.0", 55, Occupancy::Free, now, offender, false),
+            device_state("0000:05:00.0", 55, Occupancy::Free, now, offender, false),
             device("0000:06:00.0", 56, Occupancy::Free),
         ],
         vfio_visible: true,

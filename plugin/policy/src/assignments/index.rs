@@ -116,7 +116,7 @@ impl Assignments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::view;
+    use crate::testing::device_state;
     use std::collections::BTreeSet;
     use std::time::Instant;
     use vfio_probe::{Occupancy, Viability};
@@ -126,7 +126,7 @@ mod tests {
     const RESOURCE: &str = "nvidia.com/GPU";
 
     fn device(address: &str) -> DeviceState {
-        view(address, 51, Occupancy::Free, Instant::now(), Viability::Viable, false)
+        device_state(address, 51, Occupancy::Free, Instant::now(), Viability::Viable, false)
     }
 
     /// Assignments by Allocates: resource, ids in the checkpoint, real devices.

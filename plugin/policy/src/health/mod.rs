@@ -1,173 +1,219 @@
-//! Pure: what the kubelet is told of a device, and why.
+//! Decides what the plugin reports to the kubelet about a device, and why.
+//!
+//! [`decide`] is the rule for one device at one moment. [`tracker`] adds what of the past matters, [`reason`] has the typed
+//! reasons, [`stored`] their file, [`hardware`] and [`debounce`] the confirmed state of the hardware.
 
 pub mod checks;
 pub mod debounce;
+mod encode;
 pub mod hardware;
+pub mod reason;
+pub mod stored;
 pub mod tracker;
 
-use crate::device::DeviceState;
-use crate::holders::describe;
+use crate::device::{DeviceState, GroupState};
 use crate::pools::terms::Busy;
+use reason::{HolderName, Offender, Reason, Severity};
 use std::time::{Duration, Instant};
 use vfio_probe::{DeviceId, Occupancy, Viability};
 
-/// UnknownReason a device is Unhealthy that has fallen off the bus, whoever owns it.
-pub const LOST: &str = "does not answer: its configuration space reads all ones";
-
-/// How the reason ends of one that has had fatal errors.
-const AER: &str = "(AER)";
-
-/// A device's health as the kubelet is told it.
+/// A device's health as reported to the kubelet.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Health {
-    /// Pods may be given it.
+    /// The kubelet may allocate the device.
     Healthy,
-    /// They may not, because.
-    Unhealthy(String),
+    /// The kubelet may not allocate the device, for this reason. Boxed, because almost all devices are Healthy.
+    Unhealthy(Box<Reason>),
 }
 
-/// Whose a device is.
+/// Whether a device is assigned to a pod.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AssignmentState {
-    /// A pod's: it is counted in `requested`, and stays Healthy whatever its machine does.
+    /// The device is assigned to a pod. The scheduler counts it as requested, so it stays Healthy whatever its VM does.
     Assigned,
-    /// No pod's, since then; `peer` is another member of its group that is a pod's, and that pod.
+    /// The device is assigned to no pod.
     Unassigned {
         /// Since when that is known.
         since: Instant,
-        /// Another member of its group, and the pod that owns it.
+        /// A device of the same group that is assigned to a pod, and the pod in words.
         peer: Option<(DeviceId, String)>,
     },
-    /// The kubelet does not tell.
+    /// Neither pod resources nor the kubelet's checkpoint could be read.
     Unknown,
 }
 
-/// What a decision rests on.
+/// All facts that a decision rests on.
 #[derive(Clone, Debug)]
 pub struct Case<'a> {
-    /// The policy.
+    /// The policy for held devices.
     pub busy: Busy,
     /// The device.
-    pub view: &'a DeviceState,
-    /// Whether a missing node says anything: /dev/vfio can be listed, and is looked at.
-    pub vfio_visible: bool,
-    /// Whose it is.
-    pub standing: AssignmentState,
-    /// An Allocate of it was refused, and no open has succeeded since.
+    pub device: &'a DeviceState,
+    /// Whether a missing device node counts: the plugin can list /dev/vfio, and the check `node` is on.
+    pub node_counts: bool,
+    /// Whether the device is assigned to a pod.
+    pub assignment: AssignmentState,
+    /// Whether an Allocate of the device was refused and no open has succeeded since.
     pub refused: bool,
-    /// What was told before.
-    pub before: Option<&'a Health>,
-    /// How long a machine that starts or ends may be without its pod, and a group without its node: the kubelet, udev and
+    /// The reason of the previous report. None if the device was Healthy or was not reported yet.
+    pub reported: Option<&'a Reason>,
+    /// How long a VM that starts or ends may be without its pod, and a group without its device node. The kubelet, udev and
     /// devtmpfs take a moment.
     pub settling: Duration,
-    /// Now.
+    /// The time of the decision.
     pub now: Instant,
 }
 
-/// The decision.
+/// What to report about a device.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Decision {
-    /// What to tell the kubelet.
+    /// The health to report.
     pub health: Health,
-    /// When to decide again though nothing has changed.
-    pub again: Option<Instant>,
-    /// What is wrong with a device that is called Healthy all the same, because a pod owns it.
-    pub warning: Option<String>,
+    /// When to decide again even if nothing changes.
+    pub decide_again: Option<Instant>,
+    /// What is wrong with a device that is Healthy all the same, because it is assigned to a pod.
+    pub warning: Option<Box<Reason>>,
 }
 
-/// The health of a device.
+/// Decides the health of a device.
 ///
-/// One that has fallen off the bus is Unhealthy, whoever owns it: no machine can use it, and its pod's status has to say so.
-/// Else one that a pod owns is never Unhealthy: the scheduler counts it as requested, and would count it twice. Of the others
-/// the first row that fits: being unbound while held; of a group that belongs to a pod; held; group not viable, unless it
-/// is held, which proves that it was viable; fatal errors; no node; unknown, which changes nothing; else Healthy. Policies
-/// other than `attributed` do not ask whose a device is.
+/// A device that has fallen off the bus is Unhealthy, assigned or not: no VM can use it, and the status of its pod has to say
+/// so. Any other assigned device is Healthy: the scheduler counts it as requested, and would subtract it a second time if it
+/// were not allocatable. For the rest, the first row that fits decides:
+///
+/// 1. without an IOMMU group: Unhealthy
+/// 2. its unbind waits for a holder: Unhealthy
+/// 3. a group peer is assigned to a pod: Unhealthy
+/// 4. held: by the policy, see [`Busy`]; a held group is not judged by row 5, because it could not be held if it were not viable
+/// 5. group not viable: Unhealthy
+/// 6. fatal errors: Unhealthy
+/// 7. device node missing for longer than the settling time: Unhealthy
+/// 8. occupancy unknown: as reported before
+/// 9. else Healthy
+///
+/// Policies other than `attributed` ignore assignments.
 pub fn decide(case: &Case<'_>) -> Decision {
-    if case.view.hardware.lost {
-        return Decision { health: Health::Unhealthy(LOST.to_owned()), again: None, warning: None };
+    if case.device.hardware.lost {
+        return Decision::unhealthy(Reason::Lost);
     }
-    let attributed = case.busy == Busy::Attributed;
-    if attributed && case.standing == AssignmentState::Assigned {
-        // What was wrong before it was a pod's is no warning.
-        let decision = trouble(&Case { before: None, ..case.clone() });
-        // Held is what an owned device is for.
-        let held = case.view.group.as_ref().is_some_and(|group| group.occupancy.is_held());
-        let warning = decision.health.reason().filter(|_| !held || case.view.unbinding).map(str::to_owned);
-        let warning = warning.or_else(|| fatal(case.view));
-        return Decision { health: Health::Healthy, warning, ..decision };
-    }
-    trouble(case)
-}
-
-fn fatal(view: &DeviceState) -> Option<String> {
-    match view.hardware.fatal {
-        0 => None,
-        1 => Some(format!("1 new fatal PCIe error {AER}")),
-        count => Some(format!("{count} new fatal PCIe errors {AER}")),
-    }
-}
-
-fn trouble(case: &Case<'_>) -> Decision {
-    let view = case.view;
-    let told = |health: Health| Decision { health, again: None, warning: None };
-    let unhealthy = |reason: String| told(Health::Unhealthy(reason));
-    // What was wrong with its hardware is over, whatever nobody knows of the rest.
-    let over = |why: &str| why == LOST || (why.ends_with(AER) && view.hardware.fatal == 0);
-    let over = |before: &&Health| before.reason().is_some_and(over);
-    let as_before = || told(case.before.filter(|it| !over(it)).cloned().unwrap_or(Health::Healthy));
-    let Some(group) = &view.group else {
-        return unhealthy(view.without_group().to_owned());
-    };
-    if view.unbinding {
-        return unhealthy(format!("unbinding, held by {}", describe(&group.holders)));
-    }
-    if case.busy == Busy::Attributed
-        && let AssignmentState::Unassigned { peer: Some((peer, pod)), .. } = &case.standing
-    {
-        return unhealthy(format!("group {} belongs to {peer} ({pod})", group.id));
-    }
-    if group.occupancy.is_held() {
-        let held = || unhealthy(format!("held by {}", describe(&group.holders)));
-        return match (case.busy, &case.standing) {
-            (Busy::Unhealthy, _) => held(),
-            (Busy::Advertise, _) => told(Health::Healthy),
-            (Busy::Attributed, _) if case.refused => held(),
-            (Busy::Attributed, AssignmentState::Unassigned { since, .. }) => {
-                let settled = group.since.max(*since) + case.settling;
-                if case.now >= settled {
-                    held()
-                } else {
-                    // A machine of a pod that the kubelet does not show yet, or one that is just closing.
-                    Decision { again: Some(settled), ..as_before() }
-                }
-            }
-            // Nobody knows whose it is: what was told stays, and Allocate refuses it.
-            (Busy::Attributed, AssignmentState::Unknown) => as_before(),
-            (Busy::Attributed, AssignmentState::Assigned) => told(Health::Healthy),
+    if case.busy == Busy::Attributed && case.assignment == AssignmentState::Assigned {
+        // A fault from before the assignment is no warning.
+        let Decision { health, decide_again, .. } =
+            decide_unassigned(&Case { reported: None, ..case.clone() });
+        return match health.into_reason().or_else(|| fatal_errors(case.device)) {
+            Some(reason) => Decision { decide_again, ..Decision::assigned(reason) },
+            None => Decision { decide_again, ..Decision::healthy() },
         };
     }
-    if let Viability::NotViable { member, driver } = group.viability {
-        return unhealthy(format!("group {} is not viable: {member} is bound to {driver}", group.id));
+    decide_unassigned(case)
+}
+
+/// Applies the numbered rows of [`decide`].
+fn decide_unassigned(case: &Case<'_>) -> Decision {
+    let device = case.device;
+    let Some(group) = &device.group else {
+        return Decision::unhealthy(Reason::NoGroup { kind: device.device.kind });
+    };
+    if device.unbinding {
+        return Decision::unhealthy(Reason::Unbinding { holders: holder_names(group) });
     }
-    if let Some(reason) = fatal(view) {
-        return unhealthy(reason);
+    if case.busy == Busy::Attributed
+        && let AssignmentState::Unassigned { peer: Some((peer, pod)), .. } = &case.assignment
+    {
+        return Decision::unhealthy(Reason::GroupPeer { group: group.id, peer: *peer, pod: pod.clone() });
+    }
+    if group.occupancy.is_held() {
+        return decide_held(case, group);
+    }
+    if let Viability::NotViable { member, driver } = group.viability {
+        let offenders = vec![Offender { device: member, driver }];
+        return Decision::unhealthy(Reason::NotViable { group: group.id, offenders });
+    }
+    if let Some(reason) = fatal_errors(device) {
+        return Decision::unhealthy(reason);
     }
     match group.occupancy {
-        Occupancy::Absent if case.vfio_visible => {
+        Occupancy::Absent if case.node_counts => {
             let settled = group.since + case.settling;
             if case.now >= settled {
-                unhealthy(format!("no device node {}", view.node()))
+                Decision::unhealthy(Reason::NoDeviceNode { path: device.node_path() })
             } else {
-                Decision { again: Some(settled), ..as_before() }
+                Decision { decide_again: Some(settled), ..as_reported(case) }
             }
         }
-        Occupancy::Unknown(_) => as_before(),
-        _ => told(Health::Healthy),
+        Occupancy::Unknown(_) => as_reported(case),
+        _ => Decision::healthy(),
+    }
+}
+
+/// Applies row 4 of [`decide`]: the group is held.
+fn decide_held(case: &Case<'_>, group: &GroupState) -> Decision {
+    let held = || Decision::unhealthy(Reason::Held { holders: holder_names(group) });
+    match (case.busy, &case.assignment) {
+        (Busy::Unhealthy, _) => held(),
+        (Busy::Advertise, _) => Decision::healthy(),
+        // An assigned device is expected to be held.
+        (Busy::Attributed, AssignmentState::Assigned) => Decision::healthy(),
+        (Busy::Attributed, _) if case.refused => held(),
+        (Busy::Attributed, AssignmentState::Unassigned { since, .. }) => {
+            let settled = group.since.max(*since) + case.settling;
+            if case.now >= settled {
+                held()
+            } else {
+                // The VM of a pod that the kubelet does not show yet, or a VM that is just closing.
+                Decision { decide_again: Some(settled), ..as_reported(case) }
+            }
+        }
+        // The holder may belong to a pod. The report stays, and Allocate refuses the device.
+        (Busy::Attributed, AssignmentState::Unknown) => as_reported(case),
+    }
+}
+
+/// Repeats the previous report, unless its reason is known to be over.
+fn as_reported(case: &Case<'_>) -> Decision {
+    let may_hold = |reason: &&Reason| match reason {
+        // The device is bound and responds, or this function would not be called.
+        Reason::Lost | Reason::Gone => false,
+        Reason::FatalErrors { .. } => case.device.hardware.fatal > 0,
+        _ => true,
+    };
+    case.reported.filter(may_hold).cloned().map_or_else(Decision::healthy, Decision::unhealthy)
+}
+
+fn fatal_errors(device: &DeviceState) -> Option<Reason> {
+    let count = device.hardware.fatal;
+    (count > 0).then_some(Reason::FatalErrors { count })
+}
+
+fn holder_names(group: &GroupState) -> Vec<HolderName> {
+    group.holders.iter().map(HolderName::from).collect()
+}
+
+impl Decision {
+    fn healthy() -> Self {
+        Self { health: Health::Healthy, decide_again: None, warning: None }
+    }
+
+    fn unhealthy(reason: Reason) -> Self {
+        Self { health: Health::Unhealthy(Box::new(reason)), ..Self::healthy() }
+    }
+
+    /// Returns the decision about an assigned device with a fault: Unhealthy only if no VM can use the device.
+    fn assigned(reason: Reason) -> Self {
+        match reason.severity() {
+            Severity::Error => Self::unhealthy(reason),
+            Severity::Warning => Self { warning: Some(Box::new(reason)), ..Self::healthy() },
+        }
+    }
+
+    /// Returns why the device is Unhealthy, or the warning about a Healthy one.
+    pub fn reason(&self) -> Option<&Reason> {
+        self.health.reason().or(self.warning.as_deref())
     }
 }
 
 impl Health {
-    /// The constant of the device plugin API (`pluginapi.Healthy`, `pluginapi.Unhealthy`).
+    /// Returns the constant of the device plugin API (`pluginapi.Healthy`, `pluginapi.Unhealthy`).
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Healthy => "Healthy",
@@ -175,11 +221,19 @@ impl Health {
         }
     }
 
-    /// UnknownReason, if it is Unhealthy.
-    pub fn reason(&self) -> Option<&str> {
+    /// Returns why the device is Unhealthy. None if it is Healthy.
+    pub fn reason(&self) -> Option<&Reason> {
         match self {
             Self::Healthy => None,
             Self::Unhealthy(reason) => Some(reason),
+        }
+    }
+
+    /// Returns why the device is Unhealthy, by value. None if it is Healthy.
+    fn into_reason(self) -> Option<Reason> {
+        match self {
+            Self::Healthy => None,
+            Self::Unhealthy(reason) => Some(*reason),
         }
     }
 }

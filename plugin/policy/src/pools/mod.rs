@@ -109,12 +109,12 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::view;
+    use crate::testing::device_state;
     use std::time::Instant;
     use vfio_probe::{Occupancy, Viability};
 
     fn device(address: &str) -> Device {
-        view(address, 51, Occupancy::Free, Instant::now(), Viability::Viable, false).device
+        device_state(address, 51, Occupancy::Free, Instant::now(), Viability::Viable, false).device
     }
 
     fn pool(resource: &str, selector: &str) -> Pool {

@@ -95,7 +95,7 @@ impl FromStr for Selector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::view;
+    use crate::testing::device_state;
     use std::time::Instant;
     use vfio_probe::text::Text;
     use vfio_probe::{Occupancy, Viability};
@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn all_fields_of_a_selector_must_match() {
-        let gpu = view("0000:01:00.0", 51, Occupancy::Free, Instant::now(), Viability::Viable, false).device;
+        let gpu = device_state("0000:01:00.0", 51, Occupancy::Free, Instant::now(), Viability::Viable, false)
+            .device;
         let parent = PciAddress::parse(b"0000:01:00.0");
         let driver = Text::new(b"nvgrace_gpu_vfio_pci");
         let vf = Device { parent, driver, numa_node: None, vgpu_type: Text::new(b"1414"), ..gpu };

@@ -11,9 +11,9 @@ use vfio_plugin_policy::assignments::ledger::Ledger;
 use vfio_plugin_policy::assignments::observation::{CheckpointEntry, ListedPod, Observation};
 use vfio_plugin_policy::assignments::record::Assignment;
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
-use vfio_plugin_policy::health::tracker::{HealthTracker, Policy};
+use vfio_plugin_policy::health::tracker::{Facts, HealthTracker, Policy};
 use vfio_plugin_policy::pools::terms::Busy;
-use vfio_plugin_policy::testing::view;
+use vfio_plugin_policy::testing::device_state;
 use vfio_probe::{Occupancy, Viability};
 
 pub(super) const RESOURCE: &str = "nvidia.com/GPU";
@@ -66,7 +66,8 @@ impl Plugin {
             let text = serde_json::to_vec(&old.ledger).unwrap();
             self.ledger = serde_json::from_slice(&text).unwrap();
             self.ledger.restarted(now);
-            self.told = HealthTracker::new(old.told.unhealthy());
+            self.told =
+                HealthTracker::new(old.told.reasons().map(|(id, reason)| (id, reason.clone())).collect());
         }
     }
 
@@ -96,8 +97,9 @@ impl Plugin {
         for seen in devices {
             let occupancy = if seen.held { Occupancy::Held } else { Occupancy::Free };
             let unbinding = !seen.bound && seen.open;
-            let mut view = view(&id(seen.device), seen.group, occupancy, now, Viability::Viable, unbinding);
-            let known = before.of(view.device.id).and_then(|known| known.group.as_ref());
+            let mut view =
+                device_state(&id(seen.device), seen.group, occupancy, now, Viability::Viable, unbinding);
+            let known = before.get(view.device.id).and_then(|known| known.group.as_ref());
             if let (Some(group), Some(known)) = (&mut view.group, known)
                 && known.occupancy == occupancy
             {
@@ -145,10 +147,11 @@ impl Plugin {
         let snapshot = self.snapshot.clone().filter(|_| self.answered)?;
         let owners = self.owners();
         let mut list = BTreeMap::new();
-        let policy = Policy { busy, settling: SETTLING, nodes: true };
-        self.told.decide(policy, (&snapshot, &owners, now), &|_| true, &mut |view, _, decision| {
-            list.insert(view.device.id.to_string(), decision.health.reason().is_none());
-        });
+        let policy = Policy { busy, settling: SETTLING, check_node: true };
+        let facts = Facts { snapshot: &snapshot, assignments: &owners, gone: &BTreeSet::new(), now };
+        for decision in self.told.decide(policy, facts).devices {
+            list.insert(decision.device.device.id.to_string(), decision.after.health.reason().is_none());
+        }
         let again = std::mem::take(&mut self.again);
         if self.sent.as_ref() == Some(&list) && !again {
             return None;

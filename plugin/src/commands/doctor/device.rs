@@ -25,7 +25,7 @@ pub(super) fn examine(
                 "Turn on the IOMMU in the firmware and on the kernel command line, or bind the device again."
             }
         };
-        return findings.broken(id, format!("has {}", device.without_group()), advice);
+        return findings.broken(id, format!("has {}", device.no_group_text()), advice);
     };
     if let Viability::NotViable { member, driver } = group.viability {
         let what = format!("group {} is not viable: {member} is bound to {driver}", group.id);
@@ -50,7 +50,7 @@ pub(super) fn examine(
 }
 
 fn node(config: &Config, device: &DeviceState, group: &GroupState, findings: &mut Findings) {
-    let (id, path) = (&*device.device.id.to_string(), device.node());
+    let (id, path) = (&*device.device.id.to_string(), device.node_path());
     let directory = config.root.join("dev/vfio");
     if !directory.is_dir() {
         return;

@@ -7,7 +7,7 @@ use crate::node::hardware::readers::read_with_timeout;
 use crate::status::client::ANSWER_TIMEOUT;
 use std::sync::Arc;
 use vfio_plugin_policy::device::DeviceState;
-use vfio_plugin_policy::health::LOST;
+use vfio_plugin_policy::health::reason::Reason;
 use vfio_probe::{Presence, Root};
 
 /// Adds what is wrong with a device's hardware.
@@ -36,7 +36,7 @@ pub(super) fn examine(
                  --checks without lost."
             );
         }
-        findings.warn(&id, LOST, advice);
+        findings.warn(&id, Reason::Lost.to_string(), advice);
     }
     if let Some(count @ 1..) = reading.fatal {
         let what = format!("had {count} fatal PCIe errors (AER) since the kernel found it");

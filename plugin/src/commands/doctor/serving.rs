@@ -5,7 +5,7 @@ use crate::commands::ready::unready;
 use crate::config::Config;
 use crate::status::report::{DeviceReport, StatusReport};
 use vfio_plugin_policy::device::DeviceState;
-use vfio_plugin_policy::health::LOST;
+use vfio_plugin_policy::health::reason::Reason;
 
 /// Registrations in a row that the kubelet accepted without opening a stream, before that is a finding.
 const UNFOLLOWED: u32 = 2;
@@ -42,7 +42,7 @@ pub(super) fn examine(
         findings.warn("serve", what, "Run the command from the same image.");
     }
     // The scheduler subtracts such a device twice: as requested and as not allocatable.
-    let is_lost = |device: &DeviceReport| device.reason.as_deref() == Some(LOST);
+    let is_lost = |device: &DeviceReport| device.reason_code.as_deref() == Some(Reason::Lost.code());
     let twice = |device: &&DeviceReport| {
         device.assignment.is_some() && device.is_unhealthy() && device.state == "held" && !is_lost(device)
     };

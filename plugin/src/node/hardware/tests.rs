@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use vfio_plugin_policy::health::hardware::Reading;
-use vfio_plugin_policy::testing::view;
+use vfio_plugin_policy::testing::device_state;
 use vfio_probe::{Occupancy, PciAddress, Viability};
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ fn node(in_reset: &'static [u8]) -> (HardwareMonitor, NodeSnapshot, Instant, Sen
 fn devices(buses: std::ops::RangeInclusive<u8>, since: Instant) -> NodeSnapshot {
     let seen = |bus: u8| {
         let address = format!("0000:{bus:02x}:00.0");
-        view(&address, u32::from(bus), Occupancy::Free, since, Viability::Viable, false)
+        device_state(&address, u32::from(bus), Occupancy::Free, since, Viability::Viable, false)
     };
     NodeSnapshot { devices: buses.map(seen).collect(), ..NodeSnapshot::default() }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 use vfio_plugin_policy::pools::backend::Backend;
 use vfio_plugin_policy::pools::terms::{Busy, Cdi, PinnedTerms, Terms};
-use vfio_plugin_policy::testing::view;
+use vfio_plugin_policy::testing::device_state;
 use vfio_probe::text::Text;
 use vfio_probe::{Occupancy, Viability};
 
@@ -14,7 +14,7 @@ const HEX: &str = "nvidia.com/2330";
 const NAMED: &str = "nvidia.com/GH100_H100_SXM5_80GB";
 
 fn device(address: &str) -> Device {
-    view(address, 51, Occupancy::Free, Instant::now(), Viability::Viable, false).device
+    device_state(address, 51, Occupancy::Free, Instant::now(), Viability::Viable, false).device
 }
 
 fn nowhere() -> VgpuTypes {

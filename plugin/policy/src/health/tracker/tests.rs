@@ -1,12 +1,13 @@
-//! What of the past decides what is told, as stories.
+//! Plays stories over time: what of the past decides the next report.
 
 use super::*;
 use crate::assignments::ledger::Ledger;
 use crate::assignments::observation::{ListedPod, Observation};
-use crate::testing::view;
-use std::collections::BTreeSet;
+use crate::health::stored::{HealthContent, StoredHealth};
+use crate::testing::device_state;
 use vfio_probe::Occupancy::{self, Absent, Free, Held};
 use vfio_probe::Viability;
+use vfio_probe::text::Text;
 
 /// Two devices of group 51, and one of group 52.
 const A: &str = "0000:01:00.0";
@@ -15,7 +16,8 @@ const B: &str = "0000:02:00.0";
 const R: &str = "nvidia.com/GPU";
 const SETTLING: Duration = Duration::from_secs(3);
 const HELD: &str = "held by pid 7 (qemu)";
-const OF_A_VM: &str = "group 51 belongs to 0000:01:00.0 (pod a/vm)";
+const HELD_BY_AER: &str = "held by pid 7 (AER)";
+const ASSIGNED_PEER: &str = "group 51 belongs to 0000:01:00.0 (pod a/vm)";
 const GONE: &str = "the device is gone";
 const UNBOUND: &str = "warning: no longer bound to a VFIO driver";
 
@@ -27,63 +29,81 @@ fn set(ids: &[&str]) -> BTreeSet<String> {
     ids.iter().map(|&id| id.to_owned()).collect()
 }
 
-fn seen(address: &str, occupancy: Occupancy, since: Instant) -> DeviceState {
+fn device_at(address: &str, occupancy: Occupancy, since: Instant) -> DeviceState {
     let group = if address == B { 52 } else { 51 };
-    view(address, group, occupancy, since, Viability::Viable, false)
+    device_state(address, group, occupancy, since, Viability::Viable, false)
 }
 
+/// A node, its kubelet and the tracker. Methods say what happens, in the order of the story.
 struct Story {
-    told: HealthTracker,
+    tracker: HealthTracker,
     ledger: Ledger,
-    /// The kubelet tells.
-    answered: bool,
+    /// Whether the assignments are known.
+    known: bool,
     snapshot: NodeSnapshot,
     begin: Instant,
     now: Instant,
-    /// Devices that are not there at all.
-    gone: Vec<DeviceId>,
-    /// What came of the latest decision.
-    round: HealthRound,
+    /// Devices that do not exist.
+    gone: BTreeSet<DeviceId>,
+    /// From the latest pass.
+    dropped: Vec<DeviceId>,
+    decide_again: Option<Instant>,
 }
 
 impl Story {
     fn new() -> Self {
         let now = Instant::now();
         let snapshot = NodeSnapshot { vfio_visible: true, ..NodeSnapshot::default() };
-        let (told, ledger, round, gone) = Default::default();
-        Self { told, ledger, answered: true, snapshot, begin: now, now, gone, round }
+        let (tracker, ledger, gone, dropped, decide_again) = Default::default();
+        Self { tracker, ledger, known: true, snapshot, begin: now, now, gone, dropped, decide_again }
     }
 
-    /// It is that many seconds after the begin.
+    /// Moves the time to this many seconds after the begin.
     fn at(&mut self, seconds: u64) -> &mut Self {
         self.now = self.begin + Duration::from_secs(seconds);
         self
     }
 
-    /// The device is bound, and its group like this from now on.
+    /// The device is bound, and its group has this occupancy from now on.
     fn sees(&mut self, address: &str, occupancy: Occupancy) -> &mut Self {
-        let view = seen(address, occupancy, self.now);
-        self.unbinds(address).snapshot.devices.push(view);
-        self.snapshot.devices.sort_by_key(|view| view.device.id);
+        let device = device_at(address, occupancy, self.now);
+        self.unbinds(address).snapshot.devices.push(device);
+        self.snapshot.devices.sort_by_key(|device| device.device.id);
         self
     }
 
-    /// Its pool has a policy of its own.
+    fn device(&mut self, address: &str) -> &mut DeviceState {
+        self.snapshot.devices.iter_mut().find(|device| device.device.id == id(address)).unwrap()
+    }
+
+    /// The device's pool has a policy of its own.
     fn has_policy(&mut self, address: &str, busy: Busy) -> &mut Self {
-        let mut views = self.snapshot.devices.iter_mut();
-        views.find(|view| view.device.id == id(address)).unwrap().terms.busy = Some(busy);
+        self.device(address).terms.busy = Some(busy);
+        self
+    }
+
+    /// The holder changes its command name.
+    fn is_held_by(&mut self, address: &str, command: &[u8]) -> &mut Self {
+        self.device(address).group.as_mut().unwrap().holders[0].command = Text::lossy(command);
         self
     }
 
     fn unbinds(&mut self, address: &str) -> &mut Self {
-        self.snapshot.devices.retain(|view| view.device.id != id(address));
+        self.snapshot.devices.retain(|device| device.device.id != id(address));
         self
     }
 
-    /// The kubelet lists a pod that has these, or none.
+    /// The record of the device cannot be read: the snapshot has an error instead.
+    fn cannot_read(&mut self, address: &str) -> &mut Self {
+        let error = vfio_probe::Error::malformed("uevent").of_device(id(address));
+        self.unbinds(address).snapshot.errors.push(error);
+        self
+    }
+
+    /// The kubelet lists a pod with these devices. Without devices it lists another pod only.
     fn lists(&mut self, ids: &[&str]) -> &mut Self {
-        let given = (("compute".to_owned(), R.to_owned()), set(ids));
-        let vm = ListedPod { full_name: "a/vm".to_owned(), devices: BTreeMap::from([given]) };
+        let devices = (("compute".to_owned(), R.to_owned()), set(ids));
+        let vm = ListedPod { full_name: "a/vm".to_owned(), devices: BTreeMap::from([devices]) };
         let other = ListedPod { full_name: "a/other".to_owned(), devices: BTreeMap::new() };
         let listed = if ids.is_empty() { vec![other] } else { vec![other, vm] };
         self.ledger.observe(&Observation {
@@ -94,206 +114,269 @@ impl Story {
         self
     }
 
-    /// We give a device away.
+    /// The plugin grants an Allocate.
     fn grants(&mut self, resource: &str, address: &str) -> &mut Self {
         self.ledger.record_allocate(resource, set(&[address]), set(&[address]), Default::default(), self.now);
         self
     }
 
-    /// The pod is missing as often as it takes.
+    /// The pod is missing in as many lists as end its assignment.
     fn ends_the_pod(&mut self) -> &mut Self {
         self.lists(&[]).lists(&[])
     }
 
     fn refuses(&mut self, group: u32, reports_seen: u64) -> &mut Self {
-        self.told.refused(GroupId(group), reports_seen, self.now);
+        self.tracker.refused(GroupId(group), reports_seen, self.now);
         self
     }
 
-    fn hears(&mut self, reports_seen: u64) -> &mut Self {
+    /// The snapshot contains this many reports.
+    fn takes_in(&mut self, reports_seen: u64) -> &mut Self {
         self.snapshot.reports_seen = reports_seen;
         self
     }
 
-    /// Our own restart: what was Unhealthy is remembered, and nobody has told anything yet.
+    /// The plugin restarts with its state file, and does not know the assignments yet.
     fn restarts(&mut self) -> &mut Self {
-        self.told = HealthTracker::new(self.told.unhealthy());
-        self.answered = false;
+        let file = serde_json::to_string(&HealthContent(&self.tracker)).unwrap();
+        let stored: StoredHealth = serde_json::from_str(&file).unwrap();
+        self.tracker = HealthTracker::new(stored.into_reasons());
+        self.known = false;
         self
     }
 
-    /// Decides; each device as it is visited, with the reason or the warning, nothing for Healthy.
-    fn tells(&mut self, expected: &[(&str, &str)]) -> &mut Self {
-        let policy = Policy { busy: Busy::Attributed, settling: SETTLING, nodes: true };
-        let owners = Assignments::new(self.answered, &self.ledger);
-        let mut told = Vec::new();
-        let mut visit = |view: &DeviceState, _: Option<&Decision>, now: &Decision| {
-            let warning = now.warning.as_ref().map(|warning| format!("warning: {warning}"));
-            let word = warning.or(now.health.reason().map(str::to_owned)).unwrap_or_default();
-            told.push((view.device.id.to_string(), word));
+    /// Decides, and compares each device's reason or warning, in the order of the lists. An empty text is Healthy.
+    fn reports(&mut self, expected: &[(&str, &str)]) -> &mut Self {
+        let policy = Policy { busy: Busy::Attributed, settling: SETTLING, check_node: true };
+        let assignments = Assignments::new(self.known, &self.ledger);
+        let unlisted: BTreeSet<DeviceId> = self.tracker.unlisted(&self.snapshot).collect();
+        let gone = &self.gone & &unlisted;
+        let facts = Facts { snapshot: &self.snapshot, assignments: &assignments, gone: &gone, now: self.now };
+        let known = self.tracker.clone();
+        let pass = self.tracker.decide(policy, facts);
+        let text = |decision: &Decision| match &decision.warning {
+            Some(warning) => format!("warning: {warning}"),
+            None => decision.health.reason().map(ToString::to_string).unwrap_or_default(),
         };
-        let known = (&self.snapshot, &owners, self.now);
-        self.round = self.told.decide(policy, known, &|id| !self.gone.contains(&id), &mut visit);
-        let told: Vec<_> = told.iter().map(|(id, word)| (id.as_str(), word.as_str())).collect();
-        assert_eq!(told, expected, "after {:?}", self.now - self.begin);
+        let mut reported = Vec::new();
+        for DeviceDecision { device, before, after } in &pass.devices {
+            let id = device.device.id;
+            assert_eq!(before.as_ref(), known.decision(id));
+            reported.push((id.to_string(), text(after)));
+        }
+        let reported: Vec<_> = reported.iter().map(|(id, text)| (id.as_str(), text.as_str())).collect();
+        assert_eq!(reported, expected, "after {:?}", self.now - self.begin);
+        (self.dropped, self.decide_again) = (pass.dropped, pass.decide_again);
         self
     }
 
-    /// When it decides again though nothing changes, in seconds after the begin.
+    /// Compares when the tracker wants to decide again, in seconds after the begin.
     fn again(&mut self, seconds: impl Into<Option<u64>>) -> &mut Self {
         let due = seconds.into().map(|seconds| self.begin + Duration::from_secs(seconds));
-        assert_eq!(self.round.again, due);
+        assert_eq!(self.decide_again, due);
         self
     }
 
-    /// What it tells of no more, and what it tells of though it is not bound.
+    /// Compares the devices that left the lists, and those that are listed without being bound.
     fn leaves(&mut self, dropped: &[&str], unbound: &[&str]) -> &mut Self {
-        let known = self.told.unbound(&self.snapshot).map(|view| view.device.id);
+        let known = self.tracker.unbound(&self.snapshot).map(|device| device.device.id);
         let ids = |of: &[&str]| of.iter().map(|&address| id(address)).collect::<Vec<_>>();
-        assert_eq!((&self.round.dropped, known.collect()), (&ids(dropped), ids(unbound)));
+        assert_eq!((&self.dropped, known.collect()), (&ids(dropped), ids(unbound)));
         self
     }
 
     fn contests(&mut self, groups: &[u32]) -> &mut Self {
-        assert_eq!(self.told.contested().map(|group| group.0).collect::<Vec<_>>(), groups);
+        assert_eq!(self.tracker.contested().map(|group| group.0).collect::<Vec<_>>(), groups);
+        self
+    }
+
+    /// Compares what the state file keeps.
+    fn keeps(&mut self, expected: &[(&str, &str)]) -> &mut Self {
+        let kept: Vec<_> =
+            self.tracker.reasons().map(|(id, reason)| (id.to_string(), reason.to_string())).collect();
+        let kept: Vec<_> = kept.iter().map(|(id, reason)| (id.as_str(), reason.as_str())).collect();
+        assert_eq!(kept, expected);
         self
     }
 }
 
 #[test]
-fn a_machine_without_a_pod_settles_from_when_it_was_seen() {
+fn vm_without_a_pod_settles_from_when_it_was_seen() {
     let mut story = Story::new();
-    story.sees(A, Free).tells(&[(A, "")]).again(None);
-    story.at(50).sees(A, Held).tells(&[(A, "")]).again(53);
-    story.at(52).tells(&[(A, "")]).again(53);
-    story.at(53).tells(&[(A, HELD)]).again(None);
-    story.at(54).sees(A, Free).tells(&[(A, "")]);
-    // Of two the first to settle is when to decide again.
-    story.at(60).sees(A, Held).at(61).sees(B, Absent).tells(&[(A, ""), (B, "")]).again(63);
-    story.at(63).tells(&[(A, HELD), (B, "")]).again(64);
-    story.at(64).tells(&[(A, HELD), (B, "no device node /dev/vfio/52")]).again(None);
+    story.sees(A, Free).reports(&[(A, "")]).again(None);
+    story.at(50).sees(A, Held).reports(&[(A, "")]).again(53);
+    story.at(52).reports(&[(A, "")]).again(53);
+    story.at(53).reports(&[(A, HELD)]).again(None);
+    story.at(54).sees(A, Free).reports(&[(A, "")]);
+    // Of two devices, the first to settle is when to decide again.
+    story.at(60).sees(A, Held).at(61).sees(B, Absent).reports(&[(A, ""), (B, "")]).again(63);
+    story.at(63).reports(&[(A, HELD), (B, "")]).again(64);
+    story.at(64).reports(&[(A, HELD), (B, "no device node /dev/vfio/52")]).again(None);
 }
 
 #[test]
-fn a_machine_that_outlives_its_pod_settles_from_when_the_pod_was_gone() {
+fn vm_that_outlives_its_pod_settles_from_the_pods_end() {
     let mut story = Story::new();
-    story.lists(&[A]).sees(A, Held).at(100).tells(&[(A, "")]).again(None);
-    story.ends_the_pod().tells(&[(A, "")]).again(103);
-    story.at(102).tells(&[(A, "")]).again(103);
-    story.at(103).tells(&[(A, HELD)]).again(None);
-    // Another pod gets it and leaves it held as well: that settles anew.
-    story.at(110).lists(&[A]).tells(&[(A, "")]).again(None);
-    story.at(120).ends_the_pod().tells(&[(A, "")]).again(123);
+    story.lists(&[A]).sees(A, Held).at(100).reports(&[(A, "")]).again(None);
+    story.ends_the_pod().reports(&[(A, "")]).again(103);
+    story.at(102).reports(&[(A, "")]).again(103);
+    story.at(103).reports(&[(A, HELD)]).again(None);
+    // Another pod is assigned the device and leaves it held as well: that settles again.
+    story.at(110).lists(&[A]).reports(&[(A, "")]).again(None);
+    story.at(120).ends_the_pod().reports(&[(A, "")]).again(123);
 }
 
 #[test]
-fn a_refusal_is_told_at_once_and_ends_when_an_open_has_succeeded_since() {
+fn refusal_is_reported_at_once_and_ends_with_a_successful_open() {
     let mut story = Story::new();
-    story.sees(A, Held).sees(PEER, Held).sees(B, Held).tells(&[(A, ""), (PEER, ""), (B, "")]);
-    // The whole group is refused, and no other.
-    story.hears(4).refuses(51, 5).tells(&[(A, HELD), (PEER, HELD), (B, "")]).contests(&[51]);
-    // Found free before the refusal: it is free as far as that goes, and the refusal stands.
-    story.sees(A, Free).sees(PEER, Free).tells(&[(A, ""), (PEER, ""), (B, "")]).contests(&[51]);
-    story.sees(A, Held).sees(PEER, Held).tells(&[(A, HELD), (PEER, HELD), (B, "")]).contests(&[51]);
-    // All is reports_seen, and it is held; also if only one of them is.
-    story.hears(5).tells(&[(A, HELD), (PEER, HELD), (B, "")]).contests(&[51]);
-    story.sees(A, Free).tells(&[(A, ""), (PEER, HELD), (B, "")]).contests(&[51]);
-    story.sees(PEER, Free).tells(&[(A, ""), (PEER, ""), (B, "")]).contests(&[]);
-    story.sees(A, Held).tells(&[(A, ""), (PEER, ""), (B, "")]).again(3);
-    // Nor is a group refused for ever of which nothing is bound any more.
-    story.refuses(52, 6).unbinds(B).tells(&[(A, ""), (PEER, "")]).contests(&[52]);
-    story.hears(6).tells(&[(A, ""), (PEER, "")]).contests(&[]);
+    story.sees(A, Held).sees(PEER, Held).sees(B, Held).reports(&[(A, ""), (PEER, ""), (B, "")]);
+    // The refusal is about the whole group, and about no other.
+    story.takes_in(4).refuses(51, 5).reports(&[(A, HELD), (PEER, HELD), (B, "")]).contests(&[51]);
+    // The snapshot that shows the group free is older than the refusal: the refusal stands.
+    story.sees(A, Free).sees(PEER, Free).reports(&[(A, ""), (PEER, ""), (B, "")]).contests(&[51]);
+    story.sees(A, Held).sees(PEER, Held).reports(&[(A, HELD), (PEER, HELD), (B, "")]).contests(&[51]);
+    // The snapshot is new enough, and the group is held, also if only one of its devices says so.
+    story.takes_in(5).reports(&[(A, HELD), (PEER, HELD), (B, "")]).contests(&[51]);
+    story.sees(A, Free).reports(&[(A, ""), (PEER, HELD), (B, "")]).contests(&[51]);
+    story.sees(PEER, Free).reports(&[(A, ""), (PEER, ""), (B, "")]).contests(&[]);
+    story.sees(A, Held).reports(&[(A, ""), (PEER, ""), (B, "")]).again(3);
+    // The refusal of a group without bound devices ends as well.
+    story.refuses(52, 6).unbinds(B).reports(&[(A, ""), (PEER, "")]).contests(&[52]);
+    story.takes_in(6).reports(&[(A, ""), (PEER, "")]).contests(&[]);
 }
 
 #[test]
-fn a_refused_device_is_its_pods_again_once_the_kubelet_lists_that_later() {
+fn refused_device_is_assigned_again_once_the_kubelet_lists_it() {
     let mut story = Story::new();
-    story.lists(&[A]).sees(A, Held).tells(&[(A, "")]);
-    // The kubelet asks for it as if it were free: whether its pod is still there only a later answer tells.
-    story.at(10).lists(&[A]).refuses(51, 0).tells(&[(A, HELD)]).contests(&[51]);
-    story.at(11).tells(&[(A, HELD)]).contests(&[51]);
-    story.lists(&[A]).tells(&[(A, "")]).contests(&[]);
-    // An Allocate of ours is no answer of the kubelet's.
+    story.lists(&[A]).sees(A, Held).reports(&[(A, "")]);
+    // The kubelet requests it as if it were free. Only a later list tells whether its pod still exists.
+    story.at(10).lists(&[A]).refuses(51, 0).reports(&[(A, HELD)]).contests(&[51]);
+    story.at(11).reports(&[(A, HELD)]).contests(&[51]);
+    story.lists(&[A]).reports(&[(A, "")]).contests(&[]);
+    // An Allocate that the plugin granted is no list.
     let mut story = Story::new();
-    story.sees(A, Held).refuses(51, 0).at(1).grants(R, A).tells(&[(A, HELD)]).contests(&[51]);
-    story.lists(&[A]).tells(&[(A, "")]).contests(&[]);
+    story.sees(A, Held).refuses(51, 0).at(1).grants(R, A).reports(&[(A, HELD)]).contests(&[51]);
+    story.lists(&[A]).reports(&[(A, "")]).contests(&[]);
 }
 
 #[test]
-fn what_is_not_bound_is_dropped_unless_a_pod_owns_it() {
+fn unbound_device_is_dropped_unless_it_is_assigned() {
     let mut story = Story::new();
-    story.lists(&[A]).sees(A, Held).sees(B, Free).tells(&[(A, ""), (B, "")]).leaves(&[], &[]);
-    story.unbinds(A).unbinds(B).tells(&[(A, UNBOUND)]).leaves(&[B], &[A]);
-    assert!(story.told.of(id(B)).is_none());
-    story.sees(A, Free).tells(&[(A, "")]).leaves(&[], &[]);
-    story.gone.push(id(A));
-    story.unbinds(A).tells(&[(A, GONE)]).leaves(&[], &[A]);
-    assert_eq!(story.told.unhealthy(), BTreeMap::from([(A.to_owned(), GONE.to_owned())]));
-    // What is bound comes first, whatever its id.
-    story.sees(B, Free).tells(&[(B, ""), (A, GONE)]);
-    story.ends_the_pod().tells(&[(B, "")]).leaves(&[A], &[]);
-    // Bound again it settles anew.
-    story.at(9).unbinds(B).tells(&[]).leaves(&[B], &[]);
-    story.sees(B, Held).at(10).tells(&[(B, "")]).again(13);
+    story.lists(&[A]).sees(A, Held).sees(B, Free).reports(&[(A, ""), (B, "")]).leaves(&[], &[]);
+    story.unbinds(A).unbinds(B).reports(&[(A, UNBOUND)]).leaves(&[B], &[A]);
+    assert!(story.tracker.decision(id(B)).is_none());
+    story.sees(A, Free).reports(&[(A, "")]).leaves(&[], &[]);
+    story.gone.insert(id(A));
+    story.unbinds(A).reports(&[(A, GONE)]).leaves(&[], &[A]).keeps(&[(A, GONE)]);
+    // Bound devices come first, whatever their ids.
+    story.sees(B, Free).reports(&[(B, ""), (A, GONE)]);
+    story.ends_the_pod().reports(&[(B, "")]).leaves(&[A], &[]);
+    // A device that is bound again settles again.
+    story.at(9).unbinds(B).reports(&[]).leaves(&[B], &[]);
+    story.sees(B, Held).at(10).reports(&[(B, "")]).again(13);
 }
 
 #[test]
-fn what_an_earlier_process_gave_away_and_is_not_bound_is_listed() {
+fn device_that_was_unbound_before_the_start_is_listed_if_assigned() {
     let mut story = Story::new();
-    let devices = [A, B].map(|address| seen(address, Free, story.now));
-    story.snapshot.unbound = devices.map(|view| DeviceState { group: None, ..view }).into();
-    // Nobody owns the other one.
-    story.lists(&[A]).restarts().tells(&[(A, UNBOUND)]).leaves(&[], &[A]);
+    let devices = [A, B].map(|address| device_at(address, Free, story.now));
+    story.snapshot.unbound = devices.map(|device| DeviceState { group: None, ..device }).into();
+    // B is not assigned.
+    story.lists(&[A]).restarts().reports(&[(A, UNBOUND)]).leaves(&[], &[A]);
     story.snapshot.unbound.clear();
-    story.tells(&[(A, UNBOUND)]).leaves(&[], &[A]);
-    story.ends_the_pod().tells(&[]).leaves(&[A], &[]);
+    story.reports(&[(A, UNBOUND)]).leaves(&[], &[A]);
+    story.ends_the_pod().reports(&[]).leaves(&[A], &[]);
 }
 
 #[test]
-fn over_our_restart_what_was_unhealthy_stays_so_while_nobody_tells() {
+fn unhealthy_device_stays_so_over_a_restart() {
     let mut story = Story::new();
-    story.sees(A, Held).sees(B, Held).refuses(51, 0).refuses(52, 0).tells(&[(A, HELD), (B, HELD)]);
-    // What can be told at once is; and an older plugin's id is nothing to us.
-    let mut remembered = story.told.unhealthy();
-    remembered.insert("51".to_owned(), HELD.to_owned());
-    story.sees(B, Free).restarts().told = HealthTracker::new(remembered);
-    story.tells(&[(A, HELD), (B, "")]).again(None);
-    story.at(60).sees(B, Held).tells(&[(A, HELD), (B, "")]).again(None);
-    assert_eq!(story.told.unhealthy(), BTreeMap::from([(A.to_owned(), HELD.to_owned())]));
-    story.answered = true;
-    story.lists(&[A]).tells(&[(A, ""), (B, "")]).again(63);
+    story.sees(A, Held).sees(B, Held).refuses(51, 0).refuses(52, 0).reports(&[(A, HELD), (B, HELD)]);
+    // A decision that is possible at once is made.
+    story.sees(B, Free).restarts().reports(&[(A, HELD), (B, "")]).again(None);
+    story.at(60).sees(B, Held).reports(&[(A, HELD), (B, "")]).again(None).keeps(&[(A, HELD)]);
+    story.known = true;
+    story.lists(&[A]).reports(&[(A, ""), (B, "")]).again(63);
 }
 
 #[test]
-fn what_is_not_there_at_the_first_decision_is_not_remembered() {
+fn holder_named_aer_keeps_its_device_unhealthy() {
+    // The text of the reason ends like that of fatal PCIe errors, and there are no errors.
     let mut story = Story::new();
-    story.sees(A, Held).sees(B, Held).refuses(51, 0).refuses(52, 0).tells(&[(A, HELD), (B, HELD)]);
-    // It is bound to another driver when we start: once it is back, what was said of it then is over.
-    story.restarts().unbinds(B).tells(&[(A, HELD)]);
-    story.sees(B, Held).tells(&[(A, HELD), (B, "")]);
-    // So it is of one that goes later.
-    story.unbinds(A).tells(&[(B, "")]).leaves(&[A], &[]);
-    story.sees(A, Held).tells(&[(A, ""), (B, "")]);
+    story.sees(A, Held).is_held_by(A, b"AER").reports(&[(A, "")]);
+    story.at(3).reports(&[(A, HELD_BY_AER)]);
+    story.known = false;
+    story.reports(&[(A, HELD_BY_AER)]).restarts().reports(&[(A, HELD_BY_AER)]);
+    story.at(60).reports(&[(A, HELD_BY_AER)]).keeps(&[(A, HELD_BY_AER)]);
 }
 
 #[test]
-fn the_other_devices_of_a_pods_group_are_unhealthy_and_say_whose_it_is() {
+fn device_that_was_not_bound_at_the_start_carries_nothing_over() {
     let mut story = Story::new();
-    story.lists(&[A]).sees(A, Held).sees(PEER, Held).tells(&[(A, ""), (PEER, OF_A_VM)]).again(None);
-    // Also while the kubelet does not tell, and while the pod's device is not bound.
-    story.restarts().tells(&[(A, ""), (PEER, OF_A_VM)]);
-    story.unbinds(A).sees(PEER, Free).tells(&[(PEER, OF_A_VM), (A, UNBOUND)]);
-    story.ends_the_pod().tells(&[(PEER, "")]).leaves(&[A], &[]);
-    // Of a pod that has both, neither is the other's.
-    story.sees(A, Held).sees(PEER, Held).lists(&[A, PEER]).tells(&[(A, ""), (PEER, "")]).again(None);
-    // What was given away as another resource is not counted in this one.
+    story.sees(A, Held).sees(B, Held).refuses(51, 0).refuses(52, 0).reports(&[(A, HELD), (B, HELD)]);
+    // B is bound to another driver when the plugin starts: once it is back, the old reason is over.
+    story.restarts().unbinds(B).reports(&[(A, HELD)]).keeps(&[(A, HELD)]);
+    story.sees(B, Held).reports(&[(A, HELD), (B, "")]);
+    // The same holds for a device that is unbound later.
+    story.unbinds(A).reports(&[(B, "")]).leaves(&[A], &[]);
+    story.sees(A, Held).reports(&[(A, ""), (B, "")]);
+}
+
+#[test]
+fn device_that_is_read_late_keeps_its_carried_over_reason() {
+    let mut story = Story::new();
+    story.sees(A, Held).sees(B, Held).refuses(51, 0).refuses(52, 0).reports(&[(A, HELD), (B, HELD)]);
+    // In the first pass the record of A cannot be read. A restart meanwhile keeps the reason too.
+    story.restarts().cannot_read(A).reports(&[(B, HELD)]).leaves(&[], &[]).keeps(&[(A, HELD), (B, HELD)]);
+    story.restarts().reports(&[(B, HELD)]).keeps(&[(A, HELD), (B, HELD)]);
+    story.snapshot.errors.clear();
+    story.sees(A, Held).reports(&[(A, HELD), (B, HELD)]);
+    // It was decided: from now on the previous decision counts.
+    story.sees(A, Free).reports(&[(A, ""), (B, HELD)]).sees(A, Held).reports(&[(A, ""), (B, HELD)]);
+    // In the first pass the list of bound devices cannot be read.
+    story.restarts().unbinds(A).unbinds(B).snapshot.listing_failed = true;
+    story.reports(&[]).keeps(&[(B, HELD)]).snapshot.listing_failed = false;
+    story.sees(A, Held).sees(B, Held).reports(&[(A, ""), (B, HELD)]);
+}
+
+#[test]
+fn device_that_is_gone_carries_nothing_over() {
+    let mut story = Story::new();
+    story.sees(A, Held).refuses(51, 0).reports(&[(A, HELD)]).restarts().cannot_read(A);
+    story.gone.insert(id(A));
+    story.reports(&[]).keeps(&[]);
+    (story.gone, story.snapshot.errors) = Default::default();
+    story.sees(A, Held).reports(&[(A, "")]);
+}
+
+#[test]
+fn device_that_is_back_is_not_reported_as_gone() {
+    let mut story = Story::new();
+    story.lists(&[A]).sees(A, Free).reports(&[(A, "")]).gone.insert(id(A));
+    story.unbinds(A).reports(&[(A, GONE)]).gone.clear();
+    story.ends_the_pod().known = false;
+    let unknown = Occupancy::Unknown(vfio_probe::UnknownReason::NotProbed);
+    story.sees(A, unknown).reports(&[(A, "")]);
+}
+
+#[test]
+fn peers_of_an_assigned_device_are_unhealthy_and_name_its_pod() {
+    let mut story = Story::new();
+    story.lists(&[A]).sees(A, Held).sees(PEER, Held).reports(&[(A, ""), (PEER, ASSIGNED_PEER)]).again(None);
+    // Also while assignments cannot be read, and while the assigned device is not bound.
+    story.restarts().reports(&[(A, ""), (PEER, ASSIGNED_PEER)]);
+    story.unbinds(A).sees(PEER, Free).reports(&[(PEER, ASSIGNED_PEER), (A, UNBOUND)]);
+    story.ends_the_pod().reports(&[(PEER, "")]).leaves(&[A], &[]);
+    // If one pod has both devices, neither blocks the other.
+    story.sees(A, Held).sees(PEER, Held).lists(&[A, PEER]).reports(&[(A, ""), (PEER, "")]).again(None);
+    // A device that was allocated as another resource is not counted in this one.
     let mut story = Story::new();
     story.sees(B, Free).grants("example.com/gpu", B);
-    story.tells(&[(B, "group 52 belongs to 0000:02:00.0 (a pod being admitted)")]);
+    story.reports(&[(B, "group 52 belongs to 0000:02:00.0 (a pod being admitted)")]);
 }
 
 #[test]
-fn a_pools_policy_goes_before_the_general_one() {
+fn policy_of_a_pool_precedes_the_general_one() {
     let mut story = Story::new();
     story
         .lists(&[A])
@@ -301,8 +384,8 @@ fn a_pools_policy_goes_before_the_general_one() {
         .has_policy(A, Busy::Unhealthy)
         .sees(B, Held)
         .has_policy(B, Busy::Advertise);
-    story.tells(&[(A, HELD), (B, "")]).again(None);
-    // Without one, the general policy: a pod's is Healthy, and what is nobody's settles.
-    story.at(50).sees(A, Held).sees(B, Held).tells(&[(A, ""), (B, "")]).again(53);
-    story.at(53).tells(&[(A, ""), (B, HELD)]).again(None);
+    story.reports(&[(A, HELD), (B, "")]).again(None);
+    // Without one, the general policy: an assigned device is Healthy, an unassigned hold settles.
+    story.at(50).sees(A, Held).sees(B, Held).reports(&[(A, ""), (B, "")]).again(53);
+    story.at(53).reports(&[(A, ""), (B, HELD)]).again(None);
 }

@@ -1,0 +1,278 @@
+//! Why a device is Unhealthy, as a typed value: its code, its text, its severity and its JSON.
+//!
+//! Decisions match on [`Reason`] and never compare texts, because a text may contain words that a foreign process chose.
+
+use super::encode;
+use crate::device::no_group_text;
+use crate::holders::write_in_words;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use vfio_probe::text::{DriverName, Text};
+use vfio_probe::{DeviceId, GroupId, Holder, Kind};
+
+/// Why a device is Unhealthy, or what is wrong with a device that stays Healthy because it is assigned to a pod.
+///
+/// In JSON it is an object whose `code` is [`Reason::code`]. A change of a code or of a field is a new version of the state
+/// file ([`super::stored`]).
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum Reason {
+    /// The function has fallen off the bus: its registers read all ones.
+    Lost,
+    /// The device is assigned to a pod and no longer exists.
+    Gone,
+    /// The device is assigned to a pod and is no longer bound to a VFIO driver. Only ever a warning: a device without an
+    /// assignment leaves the list instead.
+    NoLongerBound,
+    /// The device has no IOMMU group.
+    NoGroup {
+        /// The device's kind, which decides what the likely cause is.
+        #[serde(with = "encode::kind")]
+        kind: Kind,
+    },
+    /// The kernel's unbind waits until the holders close the device.
+    Unbinding {
+        /// The known holders. Empty if they could not be found.
+        holders: Vec<HolderName>,
+    },
+    /// A process that belongs to no assigned pod holds the group.
+    Held {
+        /// The known holders. Empty if they could not be found.
+        holders: Vec<HolderName>,
+    },
+    /// Another device of the group is assigned to a pod, or the device itself is, under another resource.
+    GroupPeer {
+        /// The group.
+        #[serde(with = "encode::group_id")]
+        group: GroupId,
+        /// The device that is assigned.
+        #[serde(with = "encode::device_id")]
+        peer: DeviceId,
+        /// The pod in words, such as `pod default/vm-1` or `a pod being admitted`.
+        pod: String,
+    },
+    /// VFIO cannot use the group while these devices are bound to other drivers.
+    NotViable {
+        /// The group.
+        #[serde(with = "encode::group_id")]
+        group: GroupId,
+        /// The members that keep the group from being viable. The core names the first of them.
+        offenders: Vec<Offender>,
+    },
+    /// The device node by which the device is opened is missing.
+    NoDeviceNode {
+        /// The path of the device node.
+        path: String,
+    },
+    /// The kernel counted fatal PCIe errors (AER) since the first check.
+    FatalErrors {
+        /// The number of new errors, at least 1.
+        count: u64,
+    },
+}
+
+/// A process that holds a device.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct HolderName {
+    /// The process id.
+    pub pid: u32,
+    /// The command name. Untrusted: the process chooses it freely.
+    #[serde(with = "encode::text")]
+    pub command: Text<16>,
+    /// The uid of the pod in its cgroup. None for a process outside of pods.
+    #[serde(with = "encode::optional_text")]
+    pub pod_uid: Option<Text<36>>,
+}
+
+/// A member of a group that keeps the group from being viable.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Offender {
+    /// The member's name in sysfs.
+    #[serde(with = "encode::text")]
+    pub device: Text<64>,
+    /// The driver that it is bound to.
+    #[serde(with = "encode::text")]
+    pub driver: DriverName,
+}
+
+/// How much a reason weighs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Severity {
+    /// A new pod cannot use the device. A device that is assigned to a pod stays Healthy, with a warning.
+    Warning,
+    /// No VM can use the device. It is Unhealthy even while it is assigned to a pod.
+    Error,
+}
+
+impl Reason {
+    /// Returns the stable word for the reason, for metrics, logs and JSON: `held`, `no_device_node`.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::Gone => "gone",
+            Self::NoLongerBound => "no_longer_bound",
+            Self::NoGroup { .. } => "no_group",
+            Self::Unbinding { .. } => "unbinding",
+            Self::Held { .. } => "held",
+            Self::GroupPeer { .. } => "group_peer",
+            Self::NotViable { .. } => "not_viable",
+            Self::NoDeviceNode { .. } => "no_device_node",
+            Self::FatalErrors { .. } => "fatal_errors",
+        }
+    }
+
+    /// Returns how much the reason weighs.
+    pub const fn severity(&self) -> Severity {
+        match self {
+            Self::Lost | Self::Gone => Severity::Error,
+            Self::NoLongerBound
+            | Self::NoGroup { .. }
+            | Self::Unbinding { .. }
+            | Self::Held { .. }
+            | Self::GroupPeer { .. }
+            | Self::NotViable { .. }
+            | Self::NoDeviceNode { .. }
+            | Self::FatalErrors { .. } => Severity::Warning,
+        }
+    }
+
+    /// Returns the holders that the reason names.
+    pub fn holders(&self) -> &[HolderName] {
+        match self {
+            Self::Held { holders } | Self::Unbinding { holders } => holders,
+            _ => &[],
+        }
+    }
+}
+
+/// Writes the reason for people: `held by pid 4711 (qemu-system-x86)`. Programs use [`Reason::code`].
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lost => f.write_str("does not answer: its configuration space reads all ones"),
+            Self::Gone => f.write_str("the device is gone"),
+            Self::NoLongerBound => f.write_str("no longer bound to a VFIO driver"),
+            Self::NoGroup { kind } => f.write_str(no_group_text(*kind)),
+            Self::Unbinding { holders } => {
+                f.write_str("unbinding, held by ")?;
+                write_holders(f, holders)
+            }
+            Self::Held { holders } => {
+                f.write_str("held by ")?;
+                write_holders(f, holders)
+            }
+            Self::GroupPeer { group, peer, pod } => write!(f, "group {group} belongs to {peer} ({pod})"),
+            Self::NotViable { group, offenders } => {
+                write!(f, "group {group} is not viable")?;
+                let mut separator = ": ";
+                for Offender { device, driver } in offenders {
+                    write!(f, "{separator}{device} is bound to {driver}")?;
+                    separator = ", ";
+                }
+                Ok(())
+            }
+            Self::NoDeviceNode { path } => write!(f, "no device node {path}"),
+            Self::FatalErrors { count: 1 } => f.write_str("1 new fatal PCIe error (AER)"),
+            Self::FatalErrors { count } => write!(f, "{count} new fatal PCIe errors (AER)"),
+        }
+    }
+}
+
+fn write_holders(f: &mut fmt::Formatter<'_>, holders: &[HolderName]) -> fmt::Result {
+    write_in_words(f, holders.iter().map(|holder| (holder.pid, &holder.command, holder.pod_uid)))
+}
+
+impl From<&Holder> for HolderName {
+    fn from(holder: &Holder) -> Self {
+        Self { pid: holder.pid, command: holder.command, pod_uid: holder.container.pod_uid }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Every kind of reason, with its code and its text.
+    pub(in crate::health) fn every_reason() -> Vec<(Reason, &'static str, &'static str)> {
+        let qemu = HolderName { pid: 4711, command: Text::lossy(b"qemu-system-x86"), pod_uid: None };
+        let uid = Text::lossy(b"7b1f2d7c-1111-2222-3333-444455556666");
+        let in_pod = HolderName { pid: 4712, command: Text::lossy(b"AER"), pod_uid: Some(uid) };
+        let offender = |device: &[u8], driver: &[u8]| Offender {
+            device: Text::lossy(device),
+            driver: Text::lossy(driver),
+        };
+        let peer = "0000:23:00.0".parse().unwrap();
+        let pod = "pod default/vm-1".to_owned();
+        let path = "/dev/vfio/51".to_owned();
+        let group = GroupId(51);
+        let offenders = vec![offender(b"0000:05:00.1", b"e1000"), offender(b"0000:05:00.2", b"xhci_hcd")];
+        let mdev_text = "no IOMMU group: a kernel without CONFIG_VFIO_GROUP has none for mediated devices";
+        vec![
+            (Reason::Lost, "lost", "does not answer: its configuration space reads all ones"),
+            (Reason::Gone, "gone", "the device is gone"),
+            (Reason::NoLongerBound, "no_longer_bound", "no longer bound to a VFIO driver"),
+            (Reason::NoGroup { kind: Kind::Pci }, "no_group", "no IOMMU group: is the IOMMU off?"),
+            (Reason::NoGroup { kind: Kind::VendorVf }, "no_group", "no IOMMU group: is the IOMMU off?"),
+            (Reason::NoGroup { kind: Kind::Mdev }, "no_group", mdev_text),
+            (
+                Reason::Unbinding { holders: Vec::new() },
+                "unbinding",
+                "unbinding, held by a process that could not be found",
+            ),
+            (
+                Reason::Held { holders: vec![qemu, in_pod] },
+                "held",
+                "held by pid 4711 (qemu-system-x86); pid 4712 (AER), pod 7b1f2d7c-1111-2222-3333-444455556666",
+            ),
+            (
+                Reason::GroupPeer { group, peer, pod },
+                "group_peer",
+                "group 51 belongs to 0000:23:00.0 (pod default/vm-1)",
+            ),
+            (
+                Reason::NotViable { group, offenders },
+                "not_viable",
+                "group 51 is not viable: 0000:05:00.1 is bound to e1000, 0000:05:00.2 is bound to xhci_hcd",
+            ),
+            (Reason::NoDeviceNode { path }, "no_device_node", "no device node /dev/vfio/51"),
+            (Reason::FatalErrors { count: 1 }, "fatal_errors", "1 new fatal PCIe error (AER)"),
+            (Reason::FatalErrors { count: 2 }, "fatal_errors", "2 new fatal PCIe errors (AER)"),
+        ]
+    }
+
+    #[test]
+    fn every_reason_has_its_code_and_text() {
+        for (reason, code, text) in every_reason() {
+            assert_eq!((reason.code(), reason.to_string().as_str()), (code, text));
+        }
+    }
+
+    #[test]
+    fn every_reason_survives_json_under_its_code() {
+        for (reason, code, _) in every_reason() {
+            let json = serde_json::to_value(&reason).unwrap();
+            assert_eq!(json["code"], code);
+            assert_eq!(serde_json::from_value::<Reason>(json).unwrap(), reason);
+        }
+    }
+
+    #[test]
+    fn only_hardware_that_no_vm_can_use_is_an_error() {
+        for (reason, code, _) in every_reason() {
+            assert_eq!(reason.severity() == Severity::Error, ["lost", "gone"].contains(&code), "{code}");
+        }
+    }
+
+    #[test]
+    fn text_that_the_core_would_not_make_is_refused() {
+        for json in [
+            r#"{"code":"held","holders":[{"pid":1,"command":"a\nb","pod_uid":null}]}"#,
+            r#"{"code":"held","holders":[{"pid":1,"command":"longer than 16 bytes","pod_uid":null}]}"#,
+            r#"{"code":"group_peer","group":51,"peer":"51","pod":"pod a/vm"}"#,
+            r#"{"code":"no_group","kind":"usb"}"#,
+            r#"{"code":"haunted"}"#,
+        ] {
+            assert!(serde_json::from_str::<Reason>(json).is_err(), "{json}");
+        }
+    }
+}
