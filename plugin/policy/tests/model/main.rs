@@ -1,8 +1,10 @@
-//! Every state that pods of one container, machines, a kubelet that answers and the plugin's own decisions can reach together,
-//! within bounds: in each, once it has settled, the kubelet believes what is true, and nothing that must never happen has.
+//! Checks every state that pods, their VMs, a kubelet and the plugin can reach together, within bounds.
 //!
-//! The kubelet and the kernel are models here; the decisions are the plugin's own functions. What the real kubelet does is
-//! tested in tests/chaos.
+//! Pods have one container each, and the kubelet always responds. Two properties hold: no forbidden event happens, and from each
+//! state the kubelet comes to believe what is true, without any further event.
+//!
+//! The kubelet and the kernel are models here; the decisions are the plugin's own functions. tests/chaos tests the plugin as a
+//! process.
 
 #![allow(
     clippy::disallowed_methods,
@@ -12,43 +14,53 @@
     reason = "a test may take the time and fail loudly"
 )]
 
+mod kubelet;
+mod moves;
 mod node;
 mod plugin;
+mod world;
 
-use node::{Move, State, World};
+use moves::Move;
+use node::State;
 use stateright::{Checker, HasDiscoveries, Model, Property};
 use std::time::Instant;
 use vfio_plugin_policy::pools::terms::Busy;
+use world::World;
 
 /// How large a world is.
 #[derive(Clone, Debug)]
 struct Bounds {
     /// The group of each device.
     groups: Vec<u32>,
+    /// How many pods come.
     pods: u8,
+    /// How often the kubelet restarts.
     kubelet_restarts: u8,
     /// Whether devices are unbound and bound.
     binds: bool,
 }
 
-/// The plugin's rules, or wrong ones, which must be caught.
+/// The rules that the plugin follows: its own, or wrong ones that the model must catch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Rule {
+    /// The plugin's own rules.
     Right,
-    /// Another policy.
+    /// Another policy for held devices.
     Policy(Busy),
-    /// A kubelet that has just started is believed.
-    ListsCountAtOnce,
-    /// A held device is given to whoever asks for what was granted before.
-    GrantedAgain,
-    /// No list goes out to have the checkpoint written anew.
-    NeverSentAgain,
+    /// The plugin trusts the lists of a kubelet that has just started.
+    TrustYoungKubelet,
+    /// Allocate grants a held device to any pod that requests what was allocated before.
+    GrantAgain,
+    /// The plugin never sends an unchanged list to have the kubelet write its checkpoint.
+    NeverResend,
 }
 
+/// Returns the id of a device.
 fn id(device: u8) -> String {
     format!("0000:{:02x}:00.0", device + 1)
 }
 
+/// Returns the uid of a pod.
 fn uid(pod: u8) -> String {
     format!("uid-{pod}")
 }
@@ -62,8 +74,8 @@ impl Model for World {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Move>) {
-        // What follows from what must not happen is of no interest.
-        if state.broken.is_none() {
+        // What follows a violation is of no interest.
+        if state.violation.is_none() {
             self.moves(state, actions);
         }
     }
@@ -76,13 +88,10 @@ impl Model for World {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("nothing happens that must not", |_, state: &State| state.broken.is_none()),
-            Property::always(
-                "it settles, and then the kubelet believes what is true",
-                |world: &World, state| {
-                    world.settled(state).is_some_and(|settled| world.believes_what_is_true(&settled))
-                },
-            ),
+            Property::always("no forbidden event happens", |_, state: &State| state.violation.is_none()),
+            Property::always("the kubelet comes to believe what is true", |world: &World, state| {
+                world.settled(state).is_some_and(|settled| world.kubelet_is_right(&settled))
+            }),
         ]
     }
 }
@@ -91,12 +100,13 @@ fn world(rule: Rule, bounds: Bounds) -> World {
     World { bounds, rule, now: Instant::now() }
 }
 
-/// One device, one after the other pod, a kubelet that restarts: what every rule below has to do with.
+/// One device, two pods, and a kubelet that restarts once. Every wrong rule fails in this world.
 fn small() -> Bounds {
     Bounds { groups: vec![51], pods: 2, kubelet_restarts: 1, binds: false }
 }
 
-fn prove(bounds: Bounds) {
+/// Checks every state of the world, and prints how many there are.
+fn check(bounds: Bounds) {
     let began = Instant::now();
     let shown = format!("{bounds:?}");
     let checker = world(Rule::Right, bounds).checker().threads(2).spawn_bfs().join();
@@ -106,38 +116,38 @@ fn prove(bounds: Bounds) {
 }
 
 #[test]
-fn a_device_pods_and_a_kubelet_that_restarts() {
-    prove(small());
+fn one_device_and_a_kubelet_that_restarts() {
+    check(small());
 }
 
 #[test]
-fn a_device_that_is_unbound_and_bound() {
-    prove(Bounds { kubelet_restarts: 0, binds: true, ..small() });
+fn one_device_that_is_unbound_and_bound() {
+    check(Bounds { kubelet_restarts: 0, binds: true, ..small() });
 }
 
 #[test]
 fn two_devices_of_one_group() {
-    prove(Bounds { groups: vec![51, 51], kubelet_restarts: 0, ..small() });
+    check(Bounds { groups: vec![51, 51], kubelet_restarts: 0, ..small() });
 }
 
 #[test]
 fn two_groups() {
-    prove(Bounds { groups: vec![51, 52], pods: 1, kubelet_restarts: 0, ..small() });
+    check(Bounds { groups: vec![51, 52], pods: 1, kubelet_restarts: 0, ..small() });
 }
 
 #[test]
-#[ignore = "minutes: cargo test --release -p vfio-device-plugin model -- --ignored"]
+#[ignore = "minutes: cargo test --release -p vfio-plugin-policy --test model -- --ignored"]
 fn larger_worlds() {
-    prove(Bounds { pods: 3, binds: true, ..small() });
-    prove(Bounds { groups: vec![51, 52], kubelet_restarts: 0, ..small() });
-    prove(Bounds { groups: vec![51, 52], pods: 1, ..small() });
-    prove(Bounds { groups: vec![51, 51], ..small() });
+    check(Bounds { pods: 3, binds: true, ..small() });
+    check(Bounds { groups: vec![51, 52], kubelet_restarts: 0, ..small() });
+    check(Bounds { groups: vec![51, 52], pods: 1, ..small() });
+    check(Bounds { groups: vec![51, 51], ..small() });
 }
 
 #[test]
-#[ignore = "some ten minutes and 10 GB"]
+#[ignore = "about ten minutes and 10 GB of memory"]
 fn the_largest_world() {
-    prove(Bounds { groups: vec![51, 51], kubelet_restarts: 0, binds: true, ..small() });
+    check(Bounds { groups: vec![51, 51], kubelet_restarts: 0, binds: true, ..small() });
 }
 
 #[test]
@@ -145,16 +155,16 @@ fn wrong_rules_are_caught() {
     for rule in [
         Rule::Policy(Busy::Unhealthy),
         Rule::Policy(Busy::Advertise),
-        Rule::ListsCountAtOnce,
-        Rule::GrantedAgain,
-        Rule::NeverSentAgain,
+        Rule::TrustYoungKubelet,
+        Rule::GrantAgain,
+        Rule::NeverResend,
     ] {
         let checker = world(rule, small()).checker().finish_when(HasDiscoveries::Any).spawn_bfs().join();
         let found = checker.discoveries();
         assert!(!found.is_empty(), "{rule:?} is not caught");
         for (name, path) in found {
-            let broken = path.last_state().broken;
-            println!("{rule:?}: not `{name}` ({broken:?}): {:?}", path.into_actions());
+            let violation = path.last_state().violation;
+            println!("{rule:?}: not `{name}` ({violation:?}): {:?}", path.into_actions());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The plugin's own decisions, the very functions that it runs, taken one at a time.
+//! The plugin: its own decisions, the very functions that it runs, taken one at a time.
 
 use super::{Rule, id, uid};
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +11,7 @@ use vfio_plugin_policy::assignments::ledger::Ledger;
 use vfio_plugin_policy::assignments::observation::{CheckpointEntry, ListedPod, Observation};
 use vfio_plugin_policy::assignments::record::Assignment;
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
+use vfio_plugin_policy::health::stored::{HealthContent, StoredHealth};
 use vfio_plugin_policy::health::tracker::{Facts, HealthTracker, Policy};
 use vfio_plugin_policy::pools::terms::Busy;
 use vfio_plugin_policy::testing::device_state;
@@ -21,106 +22,112 @@ const SETTLING: Duration = Duration::from_secs(3);
 
 /// A device as the kernel shows it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
+pub(super) struct SeenDevice {
     pub(super) device: u8,
     pub(super) group: u32,
     pub(super) bound: bool,
-    /// This device is open.
+    /// Whether this device is open.
     pub(super) open: bool,
-    /// A device of its group is open.
+    /// Whether a device of its group is open.
     pub(super) held: bool,
 }
 
-/// All that the plugin knows.
+/// Everything that the plugin knows.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Plugin {
     ledger: Ledger,
-    /// The kubelet has told who owns what.
-    answered: bool,
-    told: HealthTracker,
+    /// Whether the latest poll read the assignments.
+    polled: bool,
+    tracker: HealthTracker,
     snapshot: Option<NodeSnapshot>,
-    /// The list that its stream has carried last: Healthy or not.
+    /// The list that its stream carried last: whether each device is Healthy.
     sent: Option<BTreeMap<String, bool>>,
-    /// To be sent again though nothing has changed.
-    again: bool,
+    /// Whether to send the list again even if it has not changed.
+    resend: bool,
 }
 
-/// How an Allocate ended.
+/// The result of an Allocate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Granted {
-    Yes,
-    No,
-    /// And the list that says why has to go out before.
-    NoAndTold,
+pub(super) enum AllocateResult {
+    Granted,
+    Refused,
+    /// Refused, and the list in which the device is Unhealthy goes out before the response.
+    RefusedAndReported,
 }
 
 impl Plugin {
-    fn owners(&self) -> Assignments {
-        Assignments::new(self.answered, &self.ledger)
+    fn assignments(&self) -> Assignments {
+        Assignments::new(self.polled, &self.ledger)
     }
 
-    /// SIGKILL and a new start, with what it has remembered, or without.
-    pub(super) fn restart(&mut self, remembers: bool, now: Instant) {
+    /// SIGKILL and a new start, with the state files or without.
+    pub(super) fn restart(&mut self, with_state: bool, now: Instant) {
         let old = std::mem::take(self);
-        if remembers {
+        if with_state {
             let text = serde_json::to_vec(&old.ledger).unwrap();
             self.ledger = serde_json::from_slice(&text).unwrap();
             self.ledger.restarted(now);
-            self.told =
-                HealthTracker::new(old.told.reasons().map(|(id, reason)| (id, reason.clone())).collect());
+            let text = serde_json::to_vec(&HealthContent(&old.tracker)).unwrap();
+            // A second restart before the first report carries nothing over here, which keeps the model small. The plugin
+            // carries the file over; a test of the tracker covers that.
+            let mut reasons = serde_json::from_slice::<StoredHealth>(&text).unwrap().into_reasons();
+            reasons.retain(|id, _| old.tracker.decision(*id).is_some());
+            self.tracker = HealthTracker::new(reasons);
         }
     }
 
-    /// Whether the device was bound when it last looked.
+    /// Returns whether the device was bound in the latest snapshot.
     pub(super) fn saw_bound(&self, device: u8) -> bool {
         let devices = self.snapshot.iter().flat_map(|snapshot| &snapshot.devices);
-        devices.filter(|view| !view.unbinding).any(|view| view.device.id.to_string() == id(device))
+        devices.filter(|state| !state.unbinding).any(|state| state.device.id.to_string() == id(device))
     }
 
-    /// Whether the kubelet has told it that the pod has the device.
+    /// Returns whether the kubelet has shown the plugin that the device is assigned to the pod.
     pub(super) fn knows(&self, pod: u8, device: u8) -> bool {
         let known = listed(pod, Some(device));
-        let name = |given: &Assignment| given.pod.full_name.as_ref() == Some(&known.full_name);
-        self.ledger.assignments().iter().any(|given| name(given) && given.device_ids.contains(&id(device)))
+        let of_pod = |assignment: &Assignment| assignment.pod.full_name.as_ref() == Some(&known.full_name);
+        let mut assignments = self.ledger.assignments().iter();
+        assignments.any(|assignment| of_pod(assignment) && assignment.device_ids.contains(&id(device)))
     }
 
-    /// The kubelet that followed its list is gone.
+    /// The kubelet that followed the list is gone.
     pub(super) fn lose_stream(&mut self) {
         self.sent = None;
     }
 
-    /// The monitor looks at the node.
-    pub(super) fn look(&mut self, devices: &[Seen], now: Instant) {
+    /// The monitor takes a snapshot of the node.
+    pub(super) fn take_snapshot(&mut self, devices: &[SeenDevice], now: Instant) {
         let before = self.snapshot.take().unwrap_or_default();
-        let owners = self.owners();
+        let assignments = self.assignments();
         let mut snapshot = NodeSnapshot { vfio_visible: true, ..NodeSnapshot::default() };
         for seen in devices {
             let occupancy = if seen.held { Occupancy::Held } else { Occupancy::Free };
             let unbinding = !seen.bound && seen.open;
-            let mut view =
+            let mut state =
                 device_state(&id(seen.device), seen.group, occupancy, now, Viability::Viable, unbinding);
-            let known = before.get(view.device.id).and_then(|known| known.group.as_ref());
-            if let (Some(group), Some(known)) = (&mut view.group, known)
+            let known = before.get(state.device.id).and_then(|known| known.group.as_ref());
+            if let (Some(group), Some(known)) = (&mut state.group, known)
                 && known.occupancy == occupancy
             {
                 group.since = known.since;
             }
             if seen.bound || unbinding {
-                snapshot.devices.push(view);
-            } else if owners.assignment(&view).is_some() {
+                snapshot.devices.push(state);
+            } else if assignments.assignment(&state).is_some() {
                 snapshot.unbound.push(DeviceState {
                     unbinding: false,
                     stale_enable: false,
                     group: None,
-                    ..view
+                    ..state
                 });
             }
         }
         self.snapshot = Some(snapshot);
     }
 
-    /// It asks the kubelet who owns what.
-    pub(super) fn ask(
+    /// Reads the assignments from what the kubelet shows: pod resources, the checkpoint, and whether the checkpoint was
+    /// written since the latest poll. `young` is whether the kubelet has just started.
+    pub(super) fn poll(
         &mut self,
         rule: Rule,
         (pods, checkpoint, written): (&[ListedPod], &[CheckpointEntry], bool),
@@ -132,113 +139,115 @@ impl Plugin {
             checkpoint: Some(checkpoint),
             checkpoint_is_new: written,
             kubelet: Some(KubeletSocket::new(0, kubelet, (0, 0))),
-            kubelet_is_starting: young && rule != Rule::ListsCountAtOnce,
+            kubelet_is_starting: young && rule != Rule::TrustYoungKubelet,
             settling: SETTLING,
             ..Observation::at(now + Duration::from_millis(1))
         });
-        self.answered = outcome.answered;
-        self.again |= outcome.checkpoint_is_stale && rule != Rule::NeverSentAgain;
+        self.polled = outcome.answered;
+        self.resend |= outcome.checkpoint_is_stale && rule != Rule::NeverResend;
     }
 
-    /// It decides, and sends a list if that is another than before.
+    /// Decides, and returns the list to send. None if it has not changed.
     ///
-    /// The first one waits for the kubelet's answer, which here always comes in time.
-    pub(super) fn tell(&mut self, busy: Busy, now: Instant) -> Option<BTreeMap<String, bool>> {
-        let snapshot = self.snapshot.clone().filter(|_| self.answered)?;
-        let owners = self.owners();
-        let mut list = BTreeMap::new();
+    /// The first list waits for the first poll, which always succeeds here.
+    pub(super) fn report(&mut self, busy: Busy, now: Instant) -> Option<BTreeMap<String, bool>> {
+        let snapshot = self.snapshot.clone().filter(|_| self.polled)?;
+        let assignments = self.assignments();
         let policy = Policy { busy, settling: SETTLING, check_node: true };
-        let facts = Facts { snapshot: &snapshot, assignments: &owners, gone: &BTreeSet::new(), now };
-        for decision in self.told.decide(policy, facts).devices {
-            list.insert(decision.device.device.id.to_string(), decision.after.health.reason().is_none());
-        }
-        let again = std::mem::take(&mut self.again);
-        if self.sent.as_ref() == Some(&list) && !again {
+        let gone = BTreeSet::new();
+        let facts = Facts { snapshot: &snapshot, assignments: &assignments, gone: &gone, now };
+        let decisions = self.tracker.decide(policy, facts).devices.into_iter();
+        let list: BTreeMap<String, bool> = decisions
+            .map(|decision| (decision.device.device.id.to_string(), decision.after.health.reason().is_none()))
+            .collect();
+        let resend = std::mem::take(&mut self.resend);
+        if self.sent.as_ref() == Some(&list) && !resend {
             return None;
         }
         self.sent = Some(list.clone());
         Some(list)
     }
 
-    /// Which of the devices the kubelet had best give.
+    /// Returns the device that the kubelet should allocate.
     pub(super) fn prefer(&self, available: &[String]) -> Option<String> {
         let snapshot = self.snapshot.clone().unwrap_or_default();
-        preferred::choose(&snapshot, &self.owners(), available, &[], 1).pop()
+        preferred::choose(&snapshot, &self.assignments(), available, &[], 1).pop()
     }
 
-    /// The kubelet wants to give a device to a pod; `open` is what an open of its group would answer now.
+    /// The kubelet allocates a device to a pod. `probed` is what a probe of its group finds now.
     pub(super) fn allocate(
         &mut self,
         rule: Rule,
         device: &str,
-        open: Occupancy,
+        probed: Occupancy,
         checkpoint: &[CheckpointEntry],
         now: Instant,
-    ) -> Granted {
-        let owners = self.owners();
+    ) -> AllocateResult {
+        let assignments = self.assignments();
         let snapshot = self.snapshot.clone().unwrap_or_default();
         let request = [device.to_owned()];
-        let Ok(plan) = allocation::plan(RESOURCE, [request.as_slice()], &snapshot, &owners) else {
-            return Granted::No;
+        let Ok(plan) = allocation::plan(RESOURCE, [request.as_slice()], &snapshot, &assignments) else {
+            return AllocateResult::Refused;
         };
-        let Some((group, view)) =
+        let Some((group, state)) =
             plan.containers.first().and_then(|container| container.groups().first().copied())
         else {
-            return Granted::No;
+            return AllocateResult::Refused;
         };
-        let looks_held = view.is_held();
-        let given_before = rule == Rule::GrantedAgain && owners.counts_as_requested(view);
-        match allocation::judge(open, || looks_held, open == Occupancy::Absent) {
+        let looks_held = state.is_held();
+        let allocated_before = rule == Rule::GrantAgain && assignments.counts_as_requested(state);
+        match allocation::judge(probed, || looks_held, probed == Occupancy::Absent) {
             ProbeVerdict::Grant => {}
-            ProbeVerdict::Held if given_before => {}
+            ProbeVerdict::Held if allocated_before => {}
             ProbeVerdict::Held => {
-                let marked = !allocation::lost_by_the_kubelet(RESOURCE, view, &owners, Some(checkpoint));
-                if marked {
+                let reported =
+                    !allocation::lost_by_the_kubelet(RESOURCE, state, &assignments, Some(checkpoint));
+                if reported {
                     self.ledger.age(now);
-                    self.told.refused(group, 0, now);
+                    self.tracker.refused(group, 0, now);
                 }
-                for view in self.snapshot.iter_mut().flat_map(|snapshot| &mut snapshot.devices) {
-                    if let Some(known) = view.group.as_mut().filter(|known| known.id == group)
+                for state in self.snapshot.iter_mut().flat_map(|snapshot| &mut snapshot.devices) {
+                    if let Some(known) = state.group.as_mut().filter(|known| known.id == group)
                         && !known.occupancy.is_held()
                     {
                         (known.occupancy, known.since) = (Occupancy::Held, now);
                     }
                 }
-                return if marked { Granted::NoAndTold } else { Granted::No };
+                return if reported { AllocateResult::RefusedAndReported } else { AllocateResult::Refused };
             }
-            ProbeVerdict::Absent => return Granted::No,
+            ProbeVerdict::Absent => return AllocateResult::Refused,
         }
         let ids = BTreeSet::from([device.to_owned()]);
         self.ledger.record_allocate(RESOURCE, ids.clone(), ids, Default::default(), now);
-        Granted::Yes
+        AllocateResult::Granted
     }
 
-    /// More than the settling time passes: whatever happened did so before `then`.
+    /// More than the settling time passes: moves everything that happened to `then`.
     pub(super) fn age(&mut self, then: Instant) {
         self.ledger.age(then);
-        self.told.age(then);
-        let views = self.snapshot.iter_mut().flat_map(|snapshot| &mut snapshot.devices);
-        for group in views.filter_map(|view| view.group.as_mut()) {
+        self.tracker.age(then);
+        let devices = self.snapshot.iter_mut().flat_map(|snapshot| &mut snapshot.devices);
+        for group in devices.filter_map(|state| state.group.as_mut()) {
             group.since = group.since.min(then);
         }
     }
 }
 
-/// What the kubelet's checkpoint says of a pod.
+/// Returns the checkpoint's entry for a pod.
 pub(super) fn entry(pod: u8, device: u8) -> CheckpointEntry {
     let ids = BTreeSet::from([id(device)]);
     let (container, resource) = ("compute".to_owned(), RESOURCE.to_owned());
     CheckpointEntry { pod_uid: uid(pod), container, resource, response_ids: ids.clone(), ids }
 }
 
-/// What pod resources say of one, with the device that the kubelet knows it has.
+/// Returns a pod as pod resources list it, with the device that the kubelet knows of.
 pub(super) fn listed(pod: u8, device: Option<u8>) -> ListedPod {
     let key = ("compute".to_owned(), RESOURCE.to_owned());
     let devices = device.map(|device| (key, BTreeSet::from([id(device)])));
     ListedPod { full_name: format!("default/vm-{pod}"), devices: devices.into_iter().collect() }
 }
 
-/// The pod that every node has, and that has no device.
+/// Returns the pod that every node has, without a device.
 pub(super) fn other_pod() -> ListedPod {
     ListedPod { full_name: "kube-system/other".to_owned(), devices: BTreeMap::new() }
 }
