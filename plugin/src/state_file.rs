@@ -41,11 +41,6 @@ impl StateFile {
         Self { path: run_dir.join(name), written: None, failures: LogOnce::default() }
     }
 
-    /// Returns the content; the default if the file is missing or malformed.
-    pub(crate) fn read<T: DeserializeOwned + Default>(&self) -> T {
-        read(&self.path).unwrap_or_default()
-    }
-
     /// Returns the content of a file that [`write_versioned`](Self::write_versioned) wrote with this version. Returns none if the
     /// file is missing. Logs and returns none if the file is malformed or has another version.
     pub(crate) fn read_versioned<T: DeserializeOwned>(&self, version: u32) -> Option<T> {
@@ -147,24 +142,24 @@ mod tests {
         }
     }
 
+    fn content(state_file: &StateFile) -> Vec<u32> {
+        read(&state_file.path).unwrap_or_default()
+    }
+
     #[test]
     fn written_content_is_read_and_malformed_is_default() {
         let directory = tempfile::tempdir().unwrap();
         let mut state_file = StateFile::new(directory.path(), "x.json");
-        assert_eq!(state_file.read::<Vec<u32>>(), Vec::<u32>::new());
+        assert_eq!(content(&state_file), Vec::<u32>::new());
         state_file.write(&[1, 2]);
-        assert_eq!(StateFile::new(directory.path(), "x.json").read::<Vec<u32>>(), [1, 2]);
+        assert_eq!(content(&StateFile::new(directory.path(), "x.json")), [1, 2]);
         std::fs::write(directory.path().join("x.json"), b"[1,").unwrap();
-        assert_eq!(state_file.read::<Vec<u32>>(), Vec::<u32>::new());
+        assert_eq!(content(&state_file), Vec::<u32>::new());
         state_file.write(&[1, 2]);
-        assert_eq!(
-            state_file.read::<Vec<u32>>(),
-            Vec::<u32>::new(),
-            "unchanged content is not written again"
-        );
+        assert_eq!(content(&state_file), Vec::<u32>::new(), "unchanged content is not written again");
         let mut nowhere = StateFile::new(Path::new("/nonexistent"), "x.json");
         nowhere.write(&[1]);
-        assert_eq!(nowhere.read::<Vec<u32>>(), Vec::<u32>::new());
+        assert_eq!(content(&nowhere), Vec::<u32>::new());
     }
 
     #[test]
@@ -173,12 +168,12 @@ mod tests {
         let mut state_file = StateFile::new(directory.path(), "x.json");
         state_file.write(&[1, 2]);
         state_file.write(&Unserializable);
-        assert_eq!(state_file.read::<Vec<u32>>(), [1, 2]);
+        assert_eq!(content(&state_file), [1, 2]);
         assert!(state_file.try_write(&Unserializable).unwrap_err().to_string().contains("unserializable"));
         // The next write must not be skipped as unchanged.
         std::fs::remove_file(directory.path().join("x.json")).unwrap();
         state_file.write(&[1, 2]);
-        assert_eq!(state_file.read::<Vec<u32>>(), [1, 2]);
+        assert_eq!(content(&state_file), [1, 2]);
     }
 
     #[test]
@@ -190,7 +185,7 @@ mod tests {
         assert!(!state_file.failures.is_new(ErrorKind::NotFound), "it was logged");
         std::fs::create_dir(&run_dir).unwrap();
         state_file.write(&[1]);
-        assert_eq!(state_file.read::<Vec<u32>>(), [1]);
+        assert_eq!(content(&state_file), [1]);
         assert!(state_file.failures.is_new(ErrorKind::NotFound), "the next failure is logged again");
     }
 
