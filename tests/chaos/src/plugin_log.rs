@@ -14,7 +14,7 @@ const ALLOCATE_CALLED: &str = "Allocate called";
 /// Allocate was refused; field `error`.
 const ALLOCATE_REFUSED: &str = "Allocate refused";
 /// A device left the list; field `device`.
-const DEVICE_DROPPED: &str = "no longer bound, dropped from the list";
+const DEVICE_DROPPED: &str = "dropped a device that is no longer bound";
 /// In the status message of Allocate: the device was allocated to another pod as a substitute.
 pub(crate) const ASSIGNED_AS_SUBSTITUTE: &str = "got it as the substitute of another device";
 /// The value of field `old` for a device that is listed for the first time.
