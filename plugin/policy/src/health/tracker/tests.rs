@@ -277,7 +277,7 @@ fn unbound_device_is_dropped_unless_it_is_assigned() {
 }
 
 #[test]
-fn device_that_was_unbound_before_the_start_is_listed_if_assigned() {
+fn device_unbound_before_the_start_is_listed_if_assigned() {
     let mut story = Story::new();
     let devices = [A, B].map(|address| device_at(address, Free, story.now));
     story.snapshot.unbound = devices.map(|device| DeviceState { group: None, ..device }).into();
