@@ -42,7 +42,7 @@ fn only_ebusy_is_held() {
     assert_eq!(root.probe(GroupId(52)), Occupancy::Free, "another group is not held");
     vm.kill();
     assert_eq!(root.probe(GROUP), Occupancy::Free);
-    // A directory in place of the node fails with EISDIR. That is unknown and not held.
+    // A directory instead of the node fails with EISDIR. That is unknown and not held.
     node.delete("dev/vfio/51").unwrap();
     std::fs::create_dir(node.root().join("dev/vfio/51")).unwrap();
     let result = root.probe(GROUP);

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
-/// Exit code for a wrong command line or pools file: EX_USAGE of sysexits.h. A supervisor can tell it from a crash.
+/// Exit code for a wrong command line or pools file: EX_USAGE of sysexits.h. A supervisor can distinguish it from a crash.
 const USAGE: u8 = 64;
 /// Exit code for a command that failed. 1 is a command's negative answer, such as `ready` on a plugin that is not ready.
 const FAILED: u8 = 2;

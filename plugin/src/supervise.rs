@@ -1,6 +1,6 @@
 //! Watches the plugin's tasks and threads: a panic, or the early end of one, ends the process.
 //!
-//! Without this, a task that panics leaves a process that looks alive and does only part of its work: frozen assignments, or a
+//! Without this, a task that panics leaves a process that seems alive and does only part of its work: frozen assignments, or a
 //! resource that never registers again. Ending the process is safe: the kubelet keeps the devices of running pods, the DaemonSet
 //! starts the plugin again, and the state files carry over what was known.
 

@@ -127,7 +127,7 @@ async fn start(
     Ok((monitor, socket))
 }
 
-/// Turns snapshots and assignments into device lists, for ever.
+/// Turns snapshots and assignments into device lists; never returns.
 async fn publish(services: Services, mut resources: ResourceSet) {
     let Services { monitor, publisher, assignments, .. } = services;
     let mut snapshots = monitor.snapshots.clone();

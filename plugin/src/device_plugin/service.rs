@@ -25,7 +25,7 @@ pub(super) struct Service {
     pub(super) allocator: Allocator,
 }
 
-/// Returns the options that Register and GetDevicePluginOptions tell the kubelet.
+/// Returns the options that Register and GetDevicePluginOptions report to the kubelet.
 pub(super) fn options() -> DevicePluginOptions {
     DevicePluginOptions { pre_start_required: false, get_preferred_allocation_available: true }
 }

@@ -35,7 +35,7 @@ fn is_ours(name: &str) -> bool {
 
 /// Removes the sockets of this plugin on which no process listens. Sockets of other programs stay.
 ///
-/// Never blocks: where a stopped process has let its backlog fill up, a blocking connect would wait for ever
+/// Never blocks: where a stopped process has let its backlog fill up, a blocking connect would wait without end
 /// (`unix_stream_connect`), and this one fails with EAGAIN, which proves that a process listens.
 pub(crate) async fn remove_stale(directory: &Path) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };

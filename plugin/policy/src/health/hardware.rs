@@ -45,8 +45,8 @@ impl HardwareHistory {
         }
     }
 
-    /// Confirms at once that the device is lost. Allocate found it lost with a read that wakes the device, which leaves no
-    /// doubt.
+    /// Confirms at once that the device is lost. Allocate found it lost with a read that wakes the device, which is$
+    /// conclusive.
     pub fn confirm_lost(&mut self, now: Instant) {
         self.lost.confirm(true, now);
     }

@@ -126,7 +126,7 @@ impl HealthTracker {
     }
 
     /// Returns the groups that Allocate refused. The kubelet requested their devices, so it counts them as free; only a probe
-    /// can tell when they are.
+    /// shows when they are.
     pub fn contested(&self) -> impl Iterator<Item = GroupId> {
         self.refusals.keys().copied()
     }

@@ -1,7 +1,7 @@
 //! Checks every state that pods, their VMs, a kubelet and the plugin can reach together, within bounds.
 //!
 //! Pods have one container each, and the kubelet always responds. Two properties hold: no forbidden event happens, and from each
-//! state the kubelet comes to believe what is true, without any further event.
+//! state the kubelet comes to know the truth, without any further event.
 //!
 //! The kubelet and the kernel are models here; the decisions are the plugin's own functions. tests/chaos tests the plugin as a
 //! process.

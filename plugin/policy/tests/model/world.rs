@@ -235,7 +235,7 @@ impl World {
         None
     }
 
-    /// Returns whether the kubelet believes what is true: the assigned and the free devices are Healthy, no others are, and
+    /// Returns whether the kubelet knows the truth: the assigned and the free devices are Healthy, no others are, and
     /// allocatable - requested is the number of free devices.
     pub(super) fn kubelet_is_right(&self, state: &State) -> bool {
         let healthy: BTreeSet<String> =

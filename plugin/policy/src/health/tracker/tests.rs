@@ -249,7 +249,7 @@ fn refusal_is_reported_at_once_and_ends_with_a_successful_open() {
 fn refused_device_is_assigned_again_once_the_kubelet_lists_it() {
     let mut story = Story::new();
     story.lists(&[A]).sees(A, Held).reports(&[(A, "")]);
-    // The kubelet requests it as if it were free. Only a later list tells whether its pod still exists.
+    // The kubelet requests it as if it were free. Only a later list shows whether its pod still exists.
     story.at(10).lists(&[A]).refuses(51, 0).reports(&[(A, HELD)]).contests(&[51]);
     story.at(11).reports(&[(A, HELD)]).contests(&[51]);
     story.lists(&[A]).reports(&[(A, "")]).contests(&[]);
