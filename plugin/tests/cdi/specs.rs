@@ -51,6 +51,8 @@ async fn spec_exists_before_its_devices_are_listed_until_the_last() {
     node.bind(OTHER, "vfio-pci").unwrap();
     wait_for_spec(&node, "one again", |spec| spec.is_some()).await;
     assert_eq!(serve.terminate().0, 0);
+    // The Allocate above has no pod, and the next process would keep its devices for a minute.
+    let _ = fs::remove_file(node.run_dir().join("assignments.json"));
     assert_eq!(
         files(&node),
         [FILE],
@@ -176,6 +178,7 @@ async fn assigned_device_keeps_its_spec_over_restarts() {
         endpoint.is_some_and(|endpoint| endpoint.exists()) && health(state, "a.b/c", OTHER) == Some(true)
     })
     .await;
+    expect(&kubelet, "registered again", |state| state.capacity("a.b/c").allocatable == 1).await;
     let _other = kubelet.admit_with("other", "a.b/c", vec![OTHER.to_owned()]).await.unwrap();
     kubelet.remove(&pod.pod_uid);
     wait_for_spec(&node, "none", |spec| spec.is_none()).await;
