@@ -78,6 +78,9 @@ impl Plugin {
     /// The process cannot be started.
     pub(crate) fn serve(&self, node: &Node, busy: &str) -> anyhow::Result<Child> {
         let mut command = self.command(node, "serve");
+        // The demo's kubelet knows its pods as soon as it starts. A kubelet on a node needs the default time, in which the plugin keeps
+        // the assignments of pods that are not listed.
+        command.args(["--kubelet-start", "1s"]);
         command.args(["--interval", "1s", "--busy", busy, "--log-level", "error"]);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         child.with_context(|| format!("cannot start {} serve", self.program.display()))
