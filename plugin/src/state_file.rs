@@ -78,7 +78,14 @@ impl StateFile {
     fn try_write<T: Serialize>(&mut self, content: &T) -> std::io::Result<()> {
         let text = serde_json::to_vec(content)?;
         if self.written.as_ref() != Some(&text) {
-            replace(&self.path, &text, None)?;
+            match replace(&self.path, &text, None) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    // The first write of this boot, before anything else has made the run directory.
+                    std::fs::create_dir_all(self.path.parent().unwrap_or(Path::new("/")))?;
+                    replace(&self.path, &text, None)?;
+                }
+                result => result?,
+            }
             self.written = Some(text);
             self.failures.clear();
         }
@@ -147,6 +154,14 @@ mod tests {
     }
 
     #[test]
+    fn first_write_makes_the_run_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let run_dir = directory.path().join("run/vfio-device-plugin");
+        StateFile::new(&run_dir, "x.json").write(&[1]);
+        assert_eq!(read::<Vec<u32>>(&run_dir.join("x.json")), Some(vec![1]));
+    }
+
+    #[test]
     fn written_content_is_read_and_malformed_is_default() {
         let directory = tempfile::tempdir().unwrap();
         let mut state_file = StateFile::new(directory.path(), "x.json");
@@ -157,7 +172,7 @@ mod tests {
         assert_eq!(content(&state_file), Vec::<u32>::new());
         state_file.write(&[1, 2]);
         assert_eq!(content(&state_file), Vec::<u32>::new(), "unchanged content is not written again");
-        let mut nowhere = StateFile::new(Path::new("/nonexistent"), "x.json");
+        let mut nowhere = StateFile::new(Path::new("/dev/null/run"), "x.json");
         nowhere.write(&[1]);
         assert_eq!(content(&nowhere), Vec::<u32>::new());
     }
@@ -177,16 +192,18 @@ mod tests {
     }
 
     #[test]
-    fn write_succeeds_after_the_directory_appears() {
+    fn write_succeeds_once_the_directory_can_be_made() {
         let directory = tempfile::tempdir().unwrap();
         let run_dir = directory.path().join("run");
+        // A file has the directory's name.
+        std::fs::write(&run_dir, "").unwrap();
         let mut state_file = StateFile::new(&run_dir, "x.json");
         state_file.write(&[1]);
-        assert!(!state_file.failures.is_new(ErrorKind::NotFound), "it was logged");
-        std::fs::create_dir(&run_dir).unwrap();
+        assert!(!state_file.failures.is_new(ErrorKind::NotADirectory), "it was logged");
+        std::fs::remove_file(&run_dir).unwrap();
         state_file.write(&[1]);
         assert_eq!(content(&state_file), [1]);
-        assert!(state_file.failures.is_new(ErrorKind::NotFound), "the next failure is logged again");
+        assert!(state_file.failures.is_new(ErrorKind::NotADirectory), "the next failure is logged again");
     }
 
     #[test]

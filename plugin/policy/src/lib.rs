@@ -10,8 +10,8 @@
 //! | [`allocation`] | whether a request of the kubelet can be granted, and which devices are the best choice |
 //! | [`health`] | what the plugin reports to the kubelet about each device, with a typed reason |
 //! | [`assignments`] | which pod each device is assigned to, from what the kubelet shows over time |
-//! | [`cdi`] | names and contents of CDI specs |
 //! | [`device`], [`holders`], [`sriov`] | what is known of a node at one moment |
+//! | [`cdi`] | names and contents of CDI specs |
 //! | [`pools`] | which devices are offered, under which resource and on what terms |
 
 // Tests take the current time where they need any moment.

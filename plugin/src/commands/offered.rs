@@ -23,7 +23,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Reads the pools for a command that only prints devices.
 ///
 /// If the file cannot be used, a running `serve` continues with the pools that it read before. Its status
-/// names its devices and their resources: these become the pools of the command, and `config.not_understood`
+/// names its devices and their resources: these become the pools of the command, and `config.pools_error`
 /// keeps the error. Blocks for up to [`ANSWER_TIMEOUT`] then.
 ///
 /// # Errors

@@ -106,7 +106,7 @@ async fn start(
     let status = status::Server {
         monitor: monitor.clone(),
         publisher: Arc::clone(&publisher),
-        owners: assignments.clone(),
+        assignments: assignments.clone(),
         registry: Arc::clone(&registry),
     };
     let (socket, answering) = status.start(&config.run_dir);

@@ -26,7 +26,7 @@ const WRITE: Duration = Duration::from_secs(2);
 pub(crate) struct Server {
     pub(crate) monitor: MonitorHandle,
     pub(crate) publisher: Arc<HealthPublisher>,
-    pub(crate) owners: AssignmentsHandle,
+    pub(crate) assignments: AssignmentsHandle,
     pub(crate) registry: Arc<Registry>,
 }
 
@@ -62,7 +62,7 @@ impl Server {
         let snapshot = self.monitor.snapshots.borrow().clone();
         let mut devices = Vec::new();
         if let Some(snapshot) = &snapshot {
-            self.publisher.visit(snapshot, &self.owners.current(), |state, decision, assignment| {
+            self.publisher.visit(snapshot, &self.assignments.current(), |state, decision, assignment| {
                 devices.push(DeviceReport::new(
                     state,
                     decision,

@@ -55,7 +55,7 @@ struct Args {
     #[arg(long)]
     expect_violation: bool,
     /// Play the fixed scenarios instead, with the plugin's default times
-    #[arg(long, alias = "stories")]
+    #[arg(long)]
     scenarios: bool,
     /// Print every step
     #[arg(long)]

@@ -18,7 +18,7 @@ fn device(address: &str) -> Device {
 }
 
 fn nowhere() -> VgpuTypes {
-    VgpuTypes::new(Path::new("/nonexistent"))
+    VgpuTypes::new(Path::new("/dev/null/run"))
 }
 
 fn pinned(resource: &str) -> PinnedOffer {
