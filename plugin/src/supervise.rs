@@ -5,6 +5,7 @@
 //! starts the plugin again, and the state files carry over what was known.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokio::sync::mpsc;
@@ -49,6 +50,19 @@ tokio::task_local! {
     static TASK: String;
 }
 
+thread_local! {
+    /// Whether this thread runs the work of [`contain`].
+    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work` on this thread. Returns none if it panics: the panic is printed, and the process goes on.
+pub(crate) fn contain<T>(work: impl FnOnce() -> T) -> Option<T> {
+    CONTAINED.set(true);
+    let result = catch_unwind(AssertUnwindSafe(work)).ok();
+    CONTAINED.set(false);
+    result
+}
+
 impl Supervisor {
     /// Returns a supervisor and the end at which its failures arrive.
     pub(crate) fn new() -> (Self, Failures) {
@@ -70,14 +84,17 @@ impl Supervisor {
         (Self { fault: Some(name), ..supervisor }, failures)
     }
 
-    /// Reports every panic of the process, also in tasks and threads that others start: gRPC calls, the prober's threads. The
-    /// hook that was set before, which prints the panic and its place, is called first.
+    /// Reports every panic of the process, also in tasks and threads that others start: gRPC calls, the prober's threads. Only a
+    /// panic within [`contain`] is not reported. The hook that was set before, which prints the panic and its place, is called
+    /// first.
     pub(crate) fn report_panics(&self) {
         let supervisor = self.clone();
         let print = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             print(panic);
-            supervisor.report(running(), Some(message(panic.payload())));
+            if !CONTAINED.get() {
+                supervisor.report(running(), Some(message(panic.payload())));
+            }
         }));
     }
 
@@ -237,6 +254,25 @@ mod tests {
             failure = failures.first().await;
         }
         assert_eq!(failure.to_string(), "the hardware thread panicked: a reader's end");
+    }
+
+    #[tokio::test]
+    async fn contained_panic_is_not_reported() {
+        let (supervisor, mut failures) = Supervisor::new();
+        supervisor.report_panics();
+        let thread = std::thread::Builder::new().name("contained".to_owned());
+        let panics = || {
+            assert_eq!(contain(|| 7), Some(7));
+            assert_eq!(contain(|| -> u32 { panic!("handled") }), None);
+            panic!("not handled");
+        };
+        assert!(thread.spawn(panics).unwrap().join().is_err());
+        // Other tests may panic meanwhile.
+        let mut failure = failures.first().await;
+        while failure.name != "the contained thread" {
+            failure = failures.first().await;
+        }
+        assert_eq!(failure.panic.as_deref(), Some("not handled"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ pub(super) mod raw;
 mod tests;
 
 use crate::config::pools_error::PoolsError;
+use crate::supervise::contain;
 use raw::PoolsFile;
 use std::io::Read;
 use std::path::Path;
@@ -20,7 +21,8 @@ const STACK: usize = 4 << 20;
 /// Limit for the levels of the document. A list of pools has 5.
 const MAX_DEPTH: usize = 16;
 
-/// Reads the file on a thread with a stack of its own.
+/// Reads the file on a thread with a stack of its own. A panic of the parser is an error of the file: a file that is replaced
+/// under a running plugin must not end it.
 ///
 /// # Errors
 /// The file cannot be read, has more than 64 KiB, or has an error: its line, and what was expected. No pool is used then.
@@ -31,9 +33,10 @@ pub(crate) fn read(path: &Path) -> Result<Pools, PoolsError> {
     };
     let thread = std::thread::Builder::new().name("pools".into()).stack_size(STACK);
     let parser = thread
-        .spawn(move || parse(&text))
+        .spawn(move || contain(|| parse(&text)))
         .map_err(|error| PoolsError::of_file(format!("cannot be read: no thread for the parser: {error}")))?;
-    parser.join().unwrap_or_else(|_panic| Err(PoolsError::of_file("the YAML parser failed on this file")))
+    let pools = parser.join().ok().flatten();
+    pools.unwrap_or_else(|| Err(PoolsError::of_file("the YAML parser failed on this file")))
 }
 
 /// Returns the text; none if it is too large or not a regular file.
