@@ -6,7 +6,7 @@ use crate::assignments::AssignmentsHandle;
 use crate::backoff::Backoff;
 use crate::device_plugin::register::register;
 use crate::device_plugin::server::{PluginServer, Socket};
-use crate::kubelet::list_and_watch::{DeviceList, DeviceListBroadcast};
+use crate::kubelet::list_and_watch::{DeviceList, DeviceListBroadcast, Streams};
 use crate::kubelet::registry::{ResourceStatus, SharedStatus};
 use crate::kubelet::socket_watch::PluginDirState;
 use crate::node::monitor::MonitorHandle;
@@ -122,7 +122,12 @@ impl Resource {
         self.update(|status| server.endpoint().clone_into(&mut status.endpoint));
         let reason = tokio::select! {
             () = self.stop.cancelled() => "the resource was stopped",
-            () = server.ended() => "its server ended",
+            () = server.ended() => {
+                // Whatever ended it, such as a lack of descriptors, may last. The pause keeps the plugin from registering in a loop.
+                self.update(|status| status.registered = false);
+                self.pause(backoff).await;
+                "its server ended"
+            }
             reason = self.register_and_follow(kubelet, &server, streams, backoff) => reason,
             never = forward(lists, &sender) => match never {},
         };
@@ -145,7 +150,7 @@ impl Resource {
         &self,
         kubelet: KubeletSocket,
         server: &PluginServer,
-        streams: watch::Receiver<usize>,
+        streams: watch::Receiver<Streams>,
         backoff: &mut Backoff,
     ) -> &'static str {
         match self.register(kubelet, server, backoff).await {
@@ -184,19 +189,19 @@ impl Resource {
         &self,
         kubelet: KubeletSocket,
         server: &PluginServer,
-        mut streams: watch::Receiver<usize>,
+        mut streams: watch::Receiver<Streams>,
         backoff: &mut Backoff,
     ) -> &'static str {
         let mut plugin_dir = self.services.plugin_dir.clone();
         let mut patience = Instant::now() + NO_STREAM;
         let mut followed = false;
         loop {
-            let count = *streams.borrow_and_update();
-            self.update(|status| status.streams = count);
-            if count > 0 {
+            let Streams { open, first_list_sent } = *streams.borrow_and_update();
+            self.update(|status| (status.streams, status.first_list_sent) = (open, first_list_sent));
+            if open > 0 || first_list_sent {
                 backoff.reset();
                 followed = true;
-                self.update(|status| (status.first_list_sent, status.unfollowed) = (true, 0));
+                self.update(|status| status.unfollowed = 0);
             }
             tokio::select! {
                 Ok(()) = streams.changed() => patience = Instant::now() + NO_STREAM,
@@ -205,7 +210,7 @@ impl Resource {
                         return reason;
                     }
                 }
-                () = sleep_until(patience), if count == 0 => break,
+                () = sleep_until(patience), if open == 0 => break,
             }
         }
         if !followed {

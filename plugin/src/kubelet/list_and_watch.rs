@@ -19,8 +19,17 @@ pub(crate) type DeviceList = Arc<Vec<Device>>;
 pub(crate) struct DeviceListBroadcast {
     /// The newest list. When its sender is dropped, all streams end.
     list: watch::Receiver<DeviceList>,
-    streams: watch::Sender<usize>,
+    streams: watch::Sender<Streams>,
     last_sent: watch::Sender<DeviceList>,
+}
+
+/// The streams of a registration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Streams {
+    /// The number of open streams.
+    pub(crate) open: usize,
+    /// Whether a list went out through any stream, also one that has ended.
+    pub(crate) first_list_sent: bool,
 }
 
 /// One stream. Counts itself as long as it exists.
@@ -32,23 +41,23 @@ pub(crate) struct DeviceListStream {
 impl DeviceListBroadcast {
     /// Returns a broadcast without streams.
     pub(crate) fn new(list: watch::Receiver<DeviceList>) -> Self {
-        Self { list, streams: watch::Sender::new(0), last_sent: watch::Sender::default() }
+        Self { list, streams: watch::Sender::default(), last_sent: watch::Sender::default() }
     }
 
     /// Opens a stream. It begins with the newest list. A slow reader skips lists, since each is complete.
     pub(crate) fn open(&self) -> DeviceListStream {
-        self.streams.send_modify(|count| *count += 1);
+        self.streams.send_modify(|streams| streams.open += 1);
         DeviceListStream { lists: WatchStream::new(self.list.clone()), broadcast: self.clone() }
     }
 
-    /// Returns the number of open streams and its changes.
-    pub(crate) fn streams(&self) -> watch::Receiver<usize> {
+    /// Returns the state of the streams and its changes.
+    pub(crate) fn streams(&self) -> watch::Receiver<Streams> {
         self.streams.subscribe()
     }
 
     /// Waits until a list with the `wanted` property was sent, at most for `limit`. Returns at once if no stream is open.
     pub(crate) async fn wait_until_sent(&self, limit: Duration, wanted: impl FnMut(&DeviceList) -> bool) {
-        if *self.streams.borrow() > 0 {
+        if self.streams.borrow().open > 0 {
             let mut last_sent = self.last_sent.subscribe();
             let _ = timeout(limit, last_sent.wait_for(wanted)).await;
         }
@@ -64,6 +73,9 @@ impl Stream for DeviceListStream {
             list.map(|list| {
                 let devices = list.to_vec();
                 self.broadcast.last_sent.send_replace(list);
+                self.broadcast
+                    .streams
+                    .send_if_modified(|streams| !std::mem::replace(&mut streams.first_list_sent, true));
                 Ok(ListAndWatchResponse { devices })
             })
         })
@@ -72,6 +84,26 @@ impl Stream for DeviceListStream {
 
 impl Drop for DeviceListStream {
     fn drop(&mut self) {
-        self.broadcast.streams.send_modify(|count| *count -= 1);
+        self.broadcast.streams.send_modify(|streams| streams.open -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_stream::StreamExt;
+
+    #[tokio::test]
+    async fn first_list_is_sent_when_a_stream_is_read() {
+        let (_sender, list) = watch::channel(DeviceList::default());
+        let broadcast = DeviceListBroadcast::new(list);
+        let streams = broadcast.streams();
+        let state = || *streams.borrow();
+        let mut stream = broadcast.open();
+        assert_eq!(state(), Streams { open: 1, first_list_sent: false });
+        assert!(stream.next().await.unwrap().unwrap().devices.is_empty());
+        assert_eq!(state(), Streams { open: 1, first_list_sent: true });
+        drop(stream);
+        assert_eq!(state(), Streams { open: 0, first_list_sent: true });
     }
 }
