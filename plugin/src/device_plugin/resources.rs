@@ -55,7 +55,7 @@ impl ResourceSet {
                 changed = true;
             }
         }
-        if changed {
+        if changed || !self.registry.is_set() {
             let statuses = self.running.iter();
             let statuses = statuses.map(|(name, resource)| (Arc::clone(name), Arc::clone(&resource.status)));
             self.registry.set(statuses.collect());

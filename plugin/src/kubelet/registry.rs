@@ -31,18 +31,37 @@ pub(crate) type SharedStatus = Arc<Mutex<ResourceStatus>>;
 /// The state of the registrations of all resources that are served.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
-    resources: Mutex<BTreeMap<Arc<str>, SharedStatus>>,
+    /// None until the first device lists show which resources there are.
+    resources: Mutex<Option<BTreeMap<Arc<str>, SharedStatus>>>,
 }
 
 impl Registry {
     /// Replaces the set of resources.
     pub(crate) fn set(&self, resources: BTreeMap<Arc<str>, SharedStatus>) {
-        *self.resources.lock() = resources;
+        *self.resources.lock() = Some(resources);
+    }
+
+    /// Returns whether the set of resources is known. An empty set before that says nothing about the node.
+    pub(crate) fn is_set(&self) -> bool {
+        self.resources.lock().is_some()
     }
 
     /// Returns the state of each registration, in the order of the resources' names.
     pub(crate) fn resources(&self) -> Vec<ResourceStatus> {
         let resources = self.resources.lock();
-        resources.values().map(|status| status.lock().clone()).collect()
+        resources.iter().flat_map(BTreeMap::values).map(|status| status.lock().clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registry_without_resources_is_set_once_that_is_known() {
+        let registry = Registry::default();
+        assert!(!registry.is_set() && registry.resources().is_empty());
+        registry.set(BTreeMap::new());
+        assert!(registry.is_set() && registry.resources().is_empty());
     }
 }

@@ -76,7 +76,7 @@ impl Server {
             busy: self.publisher.busy().to_string(),
             uptime_ms: millis(self.monitor.age()),
             silent_ms: millis(self.monitor.silent_for()),
-            settled: snapshot.is_some(),
+            settled: self.registry.is_set(),
             resources: self.registry.resources(),
             devices,
         }

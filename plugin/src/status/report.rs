@@ -22,7 +22,7 @@ pub(crate) struct StatusReport {
     pub(crate) uptime_ms: u64,
     /// Milliseconds since the monitor's latest pass.
     pub(crate) silent_ms: u64,
-    /// Whether the first snapshot of the node is complete.
+    /// Whether the first snapshot of the node is complete, and its resources are in `resources`.
     pub(crate) settled: bool,
     /// Its resources.
     pub(crate) resources: Vec<ResourceStatus>,
