@@ -28,6 +28,8 @@ pub(crate) struct VgpuTypes {
     /// The names in the state file. Read when the first type needs a name, because most nodes have no vGPUs.
     saved: Option<SavedNames>,
     retry: Retry,
+    /// Types whose latest read failed.
+    failing: BTreeSet<VgpuType>,
     /// Types that were logged as advertised by number.
     nameless: LogOnce<VgpuType>,
     /// Types that were logged as unreadable.
@@ -48,6 +50,7 @@ impl VgpuTypes {
             state_file: StateFile::new(run_dir, "types.json"),
             saved: None,
             retry: Retry::new(RETRY.0, RETRY.1),
+            failing: BTreeSet::new(),
             nameless: LogOnce::default(),
             unreadable: LogOnce::default(),
         }
@@ -74,17 +77,18 @@ impl VgpuTypes {
         devices: &(impl Iterator<Item = &'a Device> + Clone),
         now: Instant,
     ) {
-        let was_due = self.is_due(now);
-        let mut failed = false;
         for number in types {
             if self.name(&number).is_none() {
-                failed |= self.look_up(root, &number, devices.clone()).is_err();
+                match self.look_up(root, &number, devices.clone()) {
+                    Ok(()) => self.failing.remove(&number),
+                    Err(_) => self.failing.insert(number),
+                };
             }
         }
-        if failed {
-            self.retry.failed(now);
-        } else if was_due {
-            self.retry.succeeded();
+        // A call may be about other devices than the failed one.
+        match self.failing.is_empty() {
+            true => self.retry.succeeded(),
+            false => self.retry.failed(now),
         }
     }
 
@@ -195,6 +199,18 @@ mod tests {
         types.learn(&root, [number], &[mdev].iter(), now);
         assert_eq!(types.name(&number), Some("GRID_T4-1Q"));
         assert!(!types.is_due(now + RETRY.1));
+    }
+
+    #[test]
+    fn call_without_the_failed_type_keeps_its_retry() {
+        let (tree, _, mdev) = unreadable();
+        let root = Root::open(tree.path()).unwrap();
+        let mut types = VgpuTypes::new(tree.path());
+        let now = Instant::now();
+        types.learn(&root, [mdev.vgpu_type.unwrap()], &[mdev].iter(), now);
+        let now = now + RETRY.0;
+        types.learn(&root, [], &[].iter(), now);
+        assert!(!types.is_due(now) && types.is_due(now + RETRY.0 * 2));
     }
 
     #[test]
