@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 
 pub use bound::Tracked;
 pub use groups::{Assigned, Group};
+pub use pass::MAX_ERRORS;
 
 /// Settings of a [`Monitor`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

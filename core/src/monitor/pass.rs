@@ -8,8 +8,9 @@ use crate::root::{Buffer, Root};
 use crate::scan::Bound;
 use std::time::Instant;
 
-/// Largest number of errors that are kept, so that a tree full of garbage does not fill the memory.
-const MAX_ERRORS: usize = 256;
+/// Largest number of errors that a monitor keeps, so that a tree full of garbage does not fill the
+/// memory. With that many, further devices may have errors that are not kept.
+pub const MAX_ERRORS: usize = 256;
 
 /// The context of one pass.
 pub(super) struct Pass<'a> {

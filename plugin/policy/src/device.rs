@@ -91,7 +91,9 @@ impl NodeSnapshot {
             Some(device) => device == id,
             None => error.group.is_none(),
         };
-        self.listing_failed || self.errors.iter().any(concerns)
+        // The monitor keeps no more errors than this: the device's own may be among the others.
+        let may_have_more = self.errors.len() >= vfio_probe::monitor::MAX_ERRORS;
+        self.listing_failed || may_have_more || self.errors.iter().any(concerns)
     }
 }
 
@@ -157,5 +159,7 @@ mod tests {
         assert!(!may_lack(&[error.of_device(other), error.of_group(GroupId(51))], false));
         assert!(may_lack(&[error.of_device(other), error.of_device(own)], false));
         assert!(may_lack(&[error.of_entry(b"vfio0")], false), "the entry may be any device");
+        let full = vec![error.of_device(other); vfio_probe::monitor::MAX_ERRORS];
+        assert!(may_lack(&full, false) && !may_lack(&full[1..], false), "further errors are not kept");
     }
 }
