@@ -61,7 +61,8 @@ impl KubeletSocket {
 }
 
 impl KubeletAge {
-    /// Returns how long the kubelet has run; none while it has no socket.
+    /// Returns how long the kubelet has run; none while it has no socket. For a socket that was seen before in this boot, only the
+    /// time since the boot counts, and steps of the wall clock do not matter.
     pub fn observe(&mut self, socket: Option<KubeletSocket>, now: Clocks) -> Option<Duration> {
         let checked = std::mem::replace(&mut self.checked, true);
         let socket = socket?;
@@ -75,17 +76,14 @@ impl KubeletAge {
     }
 }
 
-/// Estimates how long the kubelet had run when this process first saw its socket. `before` is the latest sighting of an earlier
-/// process.
-///
-/// If that was of the same socket, the time since the boot counts, and steps of the wall clock do not matter. For a new socket
-/// the age is the least of
+/// Estimates how long the kubelet had run when its new socket was first seen. `before` is the latest sighting of an earlier
+/// process. The age is the least of
 ///
 /// * the time since the socket's creation by the wall clock; zero if that lies in the future,
 /// * the same by a wall clock that was not stepped since `before`,
 /// * the time since `before`, when there was another socket, and
 /// * the time since the boot.
-pub fn kubelet_age(socket: KubeletSocket, now: Clocks, before: Option<KubeletSighting>) -> Duration {
+fn kubelet_age(socket: KubeletSocket, now: Clocks, before: Option<KubeletSighting>) -> Duration {
     let age = now.boot.min(now.wall.saturating_sub(socket.created()));
     // A sighting of an earlier boot says nothing about this one's clocks.
     let Some((before, since)) =
@@ -93,9 +91,6 @@ pub fn kubelet_age(socket: KubeletSocket, now: Clocks, before: Option<KubeletSig
     else {
         return age;
     };
-    if before.socket == socket {
-        return (before.age + since).min(now.boot);
-    }
     let unstepped = (before.at.wall + since).saturating_sub(socket.created());
     age.min(since).min(unstepped)
 }

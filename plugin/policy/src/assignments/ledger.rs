@@ -28,7 +28,7 @@ pub struct Ledger {
     /// Names of all pods of the latest list that showed which pods are missing.
     #[serde(skip)]
     listed: BTreeSet<String>,
-    /// Whether the checkpoint was written since that list; none if this kubelet has given none. A list makes the kubelet update
+    /// Whether the checkpoint was written since that list; none if this kubelet has sent none. A list makes the kubelet update
     /// its in-memory state (`UpdateAllocatedDevices`), so a checkpoint that was written after it names no pod that has ended.
     #[serde(skip)]
     written_since_list: Option<bool>,
