@@ -9,6 +9,7 @@ use vfio_plugin_policy::health::reason::Reason;
 
 /// Registrations in a row that the kubelet accepted without opening a stream, before that is a finding.
 const UNFOLLOWED: u32 = 2;
+const UNBINDING: Reason = Reason::Unbinding { holders: Vec::new() };
 
 /// Adds what is wrong with the running `serve`.
 pub(super) fn examine(
@@ -89,10 +90,10 @@ fn unbinding(device: &DeviceReport, bound: bool, findings: &mut Findings) {
             let advice = "Bind it again, or delete the pod; until then the device stays listed and counts as requested.";
             findings.warn(&device.address, what, advice);
         }
-        (None, Some(reason)) => {
+        (None, Some(reason)) if device.reason_code.as_deref() == Some(UNBINDING.code()) => {
             let advice = "The kernel's unbind waits until that process closes the device; end the process.";
             findings.warn(&device.address, reason, advice);
         }
-        (None, None) => {}
+        (None, _) => {}
     }
 }
