@@ -21,12 +21,12 @@ const LINGER: Duration = Duration::from_millis(300);
 /// A socket in the kubelet's directory. Dropping it removes the file.
 pub(super) struct Socket {
     listener: UnixListener,
-    file: SocketFile,
+    file: EndpointFile,
 }
 
 /// A running server.
 pub(super) struct PluginServer {
-    file: SocketFile,
+    file: EndpointFile,
     shutdown: CancellationToken,
     /// Closes the connections, also if this is dropped.
     close: DropGuard,
@@ -35,12 +35,12 @@ pub(super) struct PluginServer {
 }
 
 /// The socket's file, removed when dropped.
-struct SocketFile {
+struct EndpointFile {
     path: PathBuf,
     name: String,
 }
 
-impl Drop for SocketFile {
+impl Drop for EndpointFile {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
@@ -54,7 +54,7 @@ impl Socket {
     pub(super) fn bind(directory: &Path) -> Result<Self> {
         let name = sockets::new_name();
         let path = directory.join(&name);
-        Ok(Self { listener: UnixListener::bind(&path)?, file: SocketFile { path, name } })
+        Ok(Self { listener: UnixListener::bind(&path)?, file: EndpointFile { path, name } })
     }
 
     /// Starts to answer calls.

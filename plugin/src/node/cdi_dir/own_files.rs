@@ -35,7 +35,7 @@ pub(super) struct Content {
 
 /// The content of the state file.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct SavedNames {
+struct SavedFiles {
     files: Vec<String>,
 }
 
@@ -43,7 +43,7 @@ impl OwnFiles {
     /// Returns the files of the previous process with the same run directory.
     pub(super) fn new(run_dir: &Path) -> Self {
         let state_file = StateFile::new(run_dir, "cdi.json");
-        let saved: SavedNames = state_file.read_versioned(VERSION).unwrap_or_default();
+        let saved: SavedFiles = state_file.read_versioned(VERSION).unwrap_or_default();
         // Whatever the state file says, only a file that can be the plugin's is ever removed.
         let names = saved.files.into_iter().filter(|name| is_ours(name));
         let files = names.map(|name| OwnFile { name, content: None }).collect();
@@ -96,6 +96,6 @@ impl OwnFiles {
         // Specs may be the first thing that the plugin writes, so the run directory may be missing.
         let _ = std::fs::create_dir_all(&self.run_dir);
         let files = self.files.iter().map(|file| file.name.clone()).collect();
-        self.state_file.write_versioned(VERSION, &SavedNames { files });
+        self.state_file.write_versioned(VERSION, &SavedFiles { files });
     }
 }
