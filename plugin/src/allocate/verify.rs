@@ -91,8 +91,8 @@ impl Allocator {
         let mut snapshot = self.snapshot();
         if ids.iter().any(|id| snapshot.device(id).is_some_and(DeviceState::is_held)) {
             let devices = Arc::make_mut(&mut snapshot).devices.iter_mut();
-            let asked = |device: &DeviceState| ids.contains(&device.device.id.to_string());
-            for device in devices.filter(|device| device.is_held() && asked(device)) {
+            let is_requested = |device: &DeviceState| ids.contains(&device.device.id.to_string());
+            for device in devices.filter(|device| device.is_held() && is_requested(device)) {
                 let looks_held = device.device.group.is_none_or(|group| self.looks_held(device, group));
                 if let Some(group) = device.group.as_mut().filter(|_| !looks_held) {
                     group.occupancy = Occupancy::Free;
