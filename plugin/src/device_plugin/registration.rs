@@ -123,7 +123,7 @@ impl Resource {
         let reason = tokio::select! {
             () = self.stop.cancelled() => "the resource was stopped",
             () = server.ended() => {
-                // Whatever ended it, such as a lack of descriptors, may last. The pause keeps the plugin from registering in a loop.
+                // Whatever ended it may last. The pause keeps the plugin from registering in a loop.
                 self.update(|status| status.registered = false);
                 self.pause(backoff).await;
                 "its server ended"

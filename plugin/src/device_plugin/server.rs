@@ -4,12 +4,13 @@ use crate::allocate::allocator::Allocator;
 use crate::device_plugin::connection::Connection;
 use crate::device_plugin::service::Service;
 use crate::device_plugin::sockets;
+use crate::log_once::LogOnce;
 use kubelet_api::v1beta1::device_plugin_server::DevicePluginServer;
 use std::io::Result;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::net::UnixListener;
-use tokio::time::timeout;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -17,6 +18,8 @@ use tonic::transport::Server;
 
 /// How long connections may take to end by themselves after their streams have.
 const LINGER: Duration = Duration::from_millis(300);
+/// The pause after a failed accept.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// A socket in the kubelet's directory. Dropping it removes the file.
 pub(super) struct Socket {
@@ -62,8 +65,17 @@ impl Socket {
         let (shutdown, close, ended) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let closing = close.clone();
-        let connections = UnixListenerStream::new(self.listener)
-            .map(move |stream| stream.map(|stream| Connection::new(stream, closing.clone())));
+        let mut logged = LogOnce::default();
+        let connections = UnixListenerStream::new(self.listener).then(move |accepted| {
+            match &accepted {
+                Ok(_) => logged.clear(),
+                Err(error) if logged.is_new(error.kind()) => {
+                    tracing::warn!(%error, "cannot accept a connection of the kubelet; trying again");
+                }
+                Err(_) => {}
+            }
+            connection(accepted, closing.clone())
+        });
         let server = Server::builder()
             .add_service(DevicePluginServer::new(Service { allocator }))
             .serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());
@@ -76,6 +88,15 @@ impl Socket {
         });
         PluginServer { file: self.file, shutdown, close: close.drop_guard(), ended }
     }
+}
+
+/// Returns the connection that was accepted. Pauses after an error: without descriptors the next accept fails at once, and the
+/// gRPC server makes it at once.
+async fn connection(accepted: Result<UnixStream>, close: CancellationToken) -> Result<Connection> {
+    if accepted.is_err() {
+        sleep(ACCEPT_AGAIN).await;
+    }
+    accepted.map(|stream| Connection::new(stream, close))
 }
 
 impl PluginServer {

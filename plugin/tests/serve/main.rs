@@ -6,8 +6,11 @@
 mod common;
 mod registration;
 
-use common::{H100, Serve, expect, health, kubelet, list, own_sockets};
-use std::time::Duration;
+use common::{H100, PATIENCE, Serve, expect, health, kubelet, list, own_sockets, run};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
 use vfio_sim_node::kubelet::{AdmitError, KubeletState};
 use vfio_sim_node::{Function, Hold, Node, VmSpec};
 
@@ -174,4 +177,38 @@ async fn device_that_was_free_longest_is_preferred() {
     vm.kill();
     expect(&kubelet, "freed", |state| capacity(state) == (8, 8)).await;
     assert_eq!(kubelet.preferred(H100, &ids, &[], 1).await.unwrap(), [OTHER]);
+}
+
+/// Returns the processor time that a process has used.
+fn processor_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // utime and stime, in ticks of 10 ms.
+    let fields = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
+    Duration::from_millis(fields.map(|ticks| ticks.parse::<u64>().unwrap() * 10).sum())
+}
+
+#[tokio::test]
+async fn lack_of_descriptors_makes_no_busy_loop() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let serve = Serve::start(&node, &["--interval", "1h"]);
+    expect(&kubelet, "offered", |state| capacity(state) == (8, 8)).await;
+    let limit = |current| {
+        let limit = Rlimit { current: Some(current), maximum: Some(1024) };
+        prlimit(Some(Pid::from_child(&serve.0)), Resource::Nofile, limit).unwrap();
+    };
+    // Enough for the new socket and for Register, but not for the kubelet's connection.
+    let open = std::fs::read_dir(format!("/proc/{}/fd", serve.0.id())).unwrap().count();
+    limit(open as u64 - 1);
+    let endpoint = kubelet.state().resources[H100].endpoint.clone();
+    std::fs::remove_file(node.kubelet_dir().join(endpoint)).unwrap();
+    let before = processor_time(serve.0.id());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let used = processor_time(serve.0.id()) - before;
+    assert!(used < Duration::from_millis(200), "{used:?} of processor time in two seconds");
+    limit(1024);
+    expect(&kubelet, "registered again", |state| {
+        state.registrations_of(H100) >= 2 && capacity(state) == (8, 8)
+    })
+    .await;
 }
