@@ -6,11 +6,9 @@
 mod common;
 mod registration;
 
-use common::{H100, PATIENCE, Serve, expect, health, kubelet, list, own_sockets, run};
+use common::{H100, Serve, expect, health, kubelet, list, own_sockets};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use vfio_sim_node::kubelet::{AdmitError, KubeletState};
 use vfio_sim_node::{Function, Hold, Node, VmSpec};
 
