@@ -39,7 +39,7 @@ add_counts() {
     local p f
     read -r p f < <(awk '
         /^[0-9]+ passed, [0-9]+ failed$/ { ours = NR; our_passed = $1; our_failed = $3 }
-        /^test result: / { passed += $4; failed += $6 }
+        /^test result: / { passed += $4; failed += $6; next }
         /^--- PASS/ { passed++ }
         /^--- FAIL/ { failed++ }
         /[0-9]+ (passed|failed|errors?|skipped).* in [0-9.]+s/ {
