@@ -50,6 +50,16 @@ programs() {
     cargo build --quiet --manifest-path "$top/Cargo.toml" "${@/#/--package=}" || die "cannot build $*"
 }
 
+# run_test DIRECTORY NAME ARGUMENT...: runs the integration test NAME of the package in DIRECTORY, built with all tests of the
+# workspace. `cargo test --test NAME` selects other features of the dependencies and compiles them again.
+run_test() {
+    local program
+    program=$(cargo test --manifest-path "$top/Cargo.toml" --workspace --no-run --message-format json |
+        sed -nE "s/.*\"kind\":\[\"test\"\].*\"name\":\"$2\".*\"executable\":\"([^\"]+)\".*/\1/p")
+    [ -x "$program" ] || die "the workspace has no test $2, or it does not build"
+    (cd "$top/$1" && "$program" "${@:3}")
+}
+
 # simulated_node: sets VFIO_SIM_NODE to the program of tests/node.
 simulated_node() {
     programs vfio-sim-node
