@@ -14,6 +14,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,8 +29,9 @@ pub trait Call: Send + 'static {
     /// Returns the key.
     fn key(&self) -> Self::Key;
 
-    /// Returns the deadline for the start of the call.
-    fn deadline(&self) -> Instant;
+    /// Returns the deadline for the start of the call. None means that the call may start at any
+    /// time.
+    fn deadline(&self) -> Option<Instant>;
 
     /// Makes the call. Runs on a thread of the pool and may block. A call that panics loses its
     /// thread and blocks its key.
@@ -37,7 +39,7 @@ pub trait Call: Send + 'static {
 
     /// Takes the output, on the same thread. None means that the deadline passed before the call
     /// started. `more` means that further calls are queued, so that a receiver may wait before it
-    /// wakes up. Must not block.
+    /// wakes up. Must neither block nor panic, because the thread has taken its next call already.
     fn finish(self, output: Option<Self::Output>, more: bool);
 }
 
@@ -46,8 +48,8 @@ pub trait Call: Send + 'static {
 pub struct Limits {
     /// Largest number of threads, and so of calls that run at the same time.
     pub threads: usize,
-    /// A call that runs longer than this counts as hanging. A call that is submitted then gets
-    /// another thread.
+    /// A call that runs at least this long counts as hanging. If calls are submitted while all
+    /// threads run calls, and the latest of those hangs, one more thread starts.
     pub hang: Duration,
     /// Name of the threads, at most 15 bytes.
     pub name: &'static str,
@@ -59,21 +61,23 @@ pub struct Limits {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ticket(u64);
 
+/// A call that was queued.
+#[derive(Debug)]
+pub struct Submitted {
+    /// Identifies the call.
+    pub ticket: Ticket,
+    /// An error if the pool needed another thread and could not start it. The call stays queued
+    /// for the threads that exist, and a later submission tries to start one again.
+    pub thread: io::Result<()>,
+}
+
 /// Runs calls on a bounded number of threads, in the order of submission.
 ///
 /// A thread starts when it is first needed. One idle thread stays, further idle threads end. Any
-/// number of threads can share a pool. Dropping the pool drops the queued calls and does not wait
-/// for the running ones: a call that hangs in the kernel must not hang an exit.
+/// number of threads can share a pool. Dropping the pool [closes](Self::close) it.
 pub struct BoundedPool<C: Call> {
     limits: Limits,
     shared: Arc<Shared<C>>,
-}
-
-/// An end of the queue.
-#[derive(Clone, Copy)]
-enum End {
-    Front,
-    Back,
 }
 
 struct Shared<C: Call> {
@@ -81,24 +85,35 @@ struct Shared<C: Call> {
     wake: Condvar,
 }
 
+/// A call in the queue.
+struct Queued<C> {
+    ticket: Ticket,
+    call: C,
+    /// Whether it was submitted before all others. Such calls are at the front of the queue.
+    first: bool,
+}
+
 struct State<C: Call> {
-    queue: VecDeque<(Ticket, C)>,
+    queue: VecDeque<Queued<C>>,
     /// Number of calls submitted so far.
     submitted: u64,
     /// Keys of the queued and the running calls.
     outstanding: Vec<C::Key>,
     threads: usize,
     idle: usize,
+    /// Number of calls that run. The other threads are idle or about to take a call.
+    running: usize,
     /// When a thread last took a call.
     taken: Option<Instant>,
     closed: bool,
 }
 
 impl<C: Call> State<C> {
-    /// Reserves the key of a call. Returns none if a call with this key is outstanding.
+    /// Reserves the key of a call. Returns none if a call with this key is outstanding, or if the
+    /// pool is closed.
     fn admit(&mut self, call: &C) -> Option<Ticket> {
         let key = call.key();
-        if self.outstanding.contains(&key) {
+        if self.closed || self.outstanding.contains(&key) {
             return None;
         }
         self.outstanding.push(key);
@@ -108,6 +123,19 @@ impl<C: Call> State<C> {
 
     fn release(&mut self, key: &C::Key) {
         self.outstanding.retain(|outstanding| outstanding != key);
+    }
+
+    /// Takes the first call of the queue to run it.
+    fn take(&mut self) -> Option<C> {
+        let Queued { call, .. } = self.queue.pop_front()?;
+        self.running += 1;
+        self.taken = Some(Instant::now());
+        Some(call)
+    }
+
+    /// Returns the number of queued calls that were submitted before all others.
+    fn first(&self) -> usize {
+        self.queue.iter().take_while(|queued| queued.first).count()
     }
 }
 
@@ -129,6 +157,7 @@ impl<C: Call> BoundedPool<C> {
             outstanding: Vec::new(),
             threads: 0,
             idle: 0,
+            running: 0,
             taken: None,
             closed: false,
         };
@@ -138,50 +167,66 @@ impl<C: Call> BoundedPool<C> {
     /// Queues a call and returns at once.
     ///
     /// # Errors
-    /// Returns the call if another one with its key is outstanding.
-    pub fn submit(&self, call: C) -> Result<Ticket, C> {
-        self.submit_at(call, End::Back)
-    }
-
-    /// Queues a call before all others and returns at once.
-    ///
-    /// # Errors
-    /// Returns the call if another one with its key is outstanding.
-    pub fn submit_first(&self, call: C) -> Result<Ticket, C> {
-        self.submit_at(call, End::Front)
-    }
-
-    fn submit_at(&self, call: C, end: End) -> Result<Ticket, C> {
+    /// Returns the call if another one with its key is outstanding, or if the pool is closed.
+    pub fn submit(&self, call: C) -> Result<Submitted, C> {
         let mut state = self.shared.lock();
         let Some(ticket) = state.admit(&call) else { return Err(call) };
-        match end {
-            End::Front => state.queue.push_front((ticket, call)),
-            End::Back => state.queue.push_back((ticket, call)),
-        }
-        self.begin(&mut state);
-        Ok(ticket)
+        state.queue.push_back(Queued { ticket, call, first: false });
+        Ok(Submitted { ticket, thread: self.begin(&mut state) })
+    }
+
+    /// Queues an urgent call and returns at once. It runs before all calls of
+    /// [`submit`](Self::submit), and after the urgent calls before it. It waits for no running
+    /// call, as long as the limit allows another thread.
+    ///
+    /// # Errors
+    /// Returns the call if another one with its key is outstanding, or if the pool is closed.
+    pub fn submit_first(&self, call: C) -> Result<Submitted, C> {
+        let mut state = self.shared.lock();
+        let Some(ticket) = state.admit(&call) else { return Err(call) };
+        let place = state.first();
+        state.queue.insert(place, Queued { ticket, call, first: true });
+        let thread = if state.threads < state.running + place + 1 {
+            self.spawn(&mut state)
+        } else {
+            self.shared.wake.notify_one();
+            Ok(())
+        };
+        Ok(Submitted { ticket, thread })
     }
 
     /// Queues many calls at once, so that one thread can take the batch. `refused` gets each call
-    /// whose key is outstanding.
-    pub fn submit_all(&self, calls: impl IntoIterator<Item = C>, mut refused: impl FnMut(C)) {
+    /// whose key is outstanding, and all calls if the pool is closed. It must not use the pool.
+    ///
+    /// # Errors
+    /// The pool needed another thread and could not start it. The calls stay queued, see
+    /// [`Submitted::thread`].
+    pub fn submit_all(
+        &self,
+        calls: impl IntoIterator<Item = C>,
+        mut refused: impl FnMut(C),
+    ) -> io::Result<()> {
         let mut state = self.shared.lock();
         for call in calls {
             match state.admit(&call) {
-                Some(ticket) => state.queue.push_back((ticket, call)),
+                Some(ticket) => state.queue.push_back(Queued { ticket, call, first: false }),
                 None => refused(call),
             }
         }
-        self.begin(&mut state);
+        self.begin(&mut state)
     }
 
     /// Starts another thread if calls are queued and no thread is idle, because a running call
     /// hangs. The caller uses this when a result is overdue.
-    pub fn ensure_progress(&self) {
+    ///
+    /// # Errors
+    /// The thread could not be started.
+    pub fn ensure_progress(&self) -> io::Result<()> {
         let mut state = self.shared.lock();
-        if !state.queue.is_empty() && state.idle == 0 {
-            self.spawn(&mut state);
+        if state.queue.is_empty() || state.idle > 0 {
+            return Ok(());
         }
+        self.spawn(&mut state)
     }
 
     /// Waits at most `timeout` for the value that a call sends to `receiver`. Starts another thread
@@ -192,7 +237,8 @@ impl<C: Call> BoundedPool<C> {
     pub fn wait<T>(&self, ticket: Ticket, receiver: &mpsc::Receiver<T>, timeout: Duration) -> Option<T> {
         let first = timeout.min(self.limits.hang);
         let received = receiver.recv_timeout(first).or_else(|_| {
-            self.ensure_progress();
+            // Without another thread the call is only later, which the caller sees by the timeout.
+            let _ = self.ensure_progress();
             receiver.recv_timeout(timeout.saturating_sub(first))
         });
         if received.is_err() {
@@ -204,18 +250,18 @@ impl<C: Call> BoundedPool<C> {
     /// Removes a call from the queue. Returns none if the call has started.
     pub fn withdraw(&self, ticket: Ticket) -> Option<C> {
         let mut state = self.shared.lock();
-        let place = state.queue.iter().position(|(queued, _)| *queued == ticket)?;
-        let (_, call) = state.queue.remove(place)?;
+        let place = state.queue.iter().position(|queued| queued.ticket == ticket)?;
+        let Queued { call, .. } = state.queue.remove(place)?;
         state.release(&call.key());
         Some(call)
     }
 
     /// Removes all queued calls for which `keep` returns false. `keep` may change a call, except
-    /// for its key.
+    /// for its key. It must not use the pool.
     pub fn retain(&self, mut keep: impl FnMut(&mut C) -> bool) {
         let mut state = self.shared.lock();
         let State { queue, outstanding, .. } = &mut *state;
-        queue.retain_mut(|(_, call)| {
+        queue.retain_mut(|Queued { call, .. }| {
             let keeps = keep(call);
             if !keeps {
                 let key = call.key();
@@ -237,37 +283,51 @@ impl<C: Call> BoundedPool<C> {
         self.shared.lock().threads
     }
 
-    fn begin(&self, state: &mut State<C>) {
-        // One thread takes a whole batch, because a call usually takes microseconds. Another thread
-        // starts only if the last call seems to hang.
-        let hangs = state.taken.is_some_and(|taken| taken.elapsed() > self.limits.hang);
-        if state.idle > 0 {
-            self.shared.wake.notify_one();
-        } else if state.threads == 0 || hangs {
-            self.spawn(state);
+    /// Closes the pool: drops the queued calls, and refuses all further ones. Does not wait for the
+    /// running calls, because a call that hangs in the kernel must not hang an exit. They still
+    /// finish. The threads end.
+    pub fn close(&self) {
+        let mut state = self.shared.lock();
+        state.closed = true;
+        let dropped = std::mem::take(&mut state.queue);
+        for Queued { call, .. } in &dropped {
+            state.release(&call.key());
         }
+        drop(state);
+        self.shared.wake.notify_all();
     }
 
-    fn spawn(&self, state: &mut State<C>) {
+    /// Sees to it that a thread takes the queue: wakes one, or starts one if all are busy.
+    fn begin(&self, state: &mut State<C>) -> io::Result<()> {
+        if state.queue.is_empty() {
+            return Ok(());
+        }
+        if state.threads > state.running + state.first() {
+            self.shared.wake.notify_one();
+            return Ok(());
+        }
+        // One thread takes a whole batch, because a call usually takes microseconds. Another thread
+        // starts only if the last call seems to hang.
+        let hangs = state.taken.is_some_and(|taken| taken.elapsed() >= self.limits.hang);
+        if state.threads == 0 || hangs { self.spawn(state) } else { Ok(()) }
+    }
+
+    /// Starts a thread unless there are as many as the limit allows.
+    fn spawn(&self, state: &mut State<C>) -> io::Result<()> {
         if state.threads >= self.limits.threads {
-            return;
+            return Ok(());
         }
         let shared = Arc::clone(&self.shared);
         let thread = thread::Builder::new().name(self.limits.name.into()).stack_size(self.limits.stack_size);
-        // If no thread can be created, the call stays queued until the next attempt or its
-        // deadline.
-        if thread.spawn(move || work(&shared)).is_ok() {
-            state.threads += 1;
-        }
+        thread.spawn(move || work(&shared))?;
+        state.threads += 1;
+        Ok(())
     }
 }
 
 impl<C: Call> Drop for BoundedPool<C> {
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.closed = true;
-        state.queue.clear();
-        self.shared.wake.notify_all();
+        self.close();
     }
 }
 
@@ -281,25 +341,37 @@ impl<C: Call> fmt::Debug for BoundedPool<C> {
 fn work<C: Call>(shared: &Shared<C>) {
     let mut state = shared.lock();
     while !state.closed {
-        let Some((_, mut call)) = state.queue.pop_front() else {
-            if state.idle > 0 {
-                break; // Another thread is idle already. The extra threads of a hang end here.
-            }
+        if let Some(call) = state.take() {
+            drop(state);
+            run_queue(shared, call);
+            state = shared.lock();
+        } else if state.idle > 0 {
+            break; // Another thread is idle already. The extra threads of a hang end here.
+        } else {
             state.idle += 1;
             state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
-            continue;
-        };
-        let started = Instant::now();
-        state.taken = Some(started);
-        drop(state);
-        let output = (started <= call.deadline()).then(|| call.run());
-        state = shared.lock();
-        state.release(&call.key());
-        let more = !state.queue.is_empty();
-        drop(state);
-        call.finish(output, more);
-        state = shared.lock();
+        }
     }
     state.threads -= 1;
+}
+
+/// Makes a call, then the queued ones until there are none.
+fn run_queue<C: Call>(shared: &Shared<C>, mut call: C) {
+    loop {
+        let started = Instant::now();
+        let in_time = call.deadline().is_none_or(|deadline| started <= deadline);
+        let output = in_time.then(|| call.run());
+        let mut state = shared.lock();
+        state.running -= 1;
+        state.release(&call.key());
+        // In the same step, so that the thread counts as free only if the queue is empty.
+        let next = state.take();
+        drop(state);
+        call.finish(output, next.is_some());
+        match next {
+            Some(next) => call = next,
+            None => return,
+        }
+    }
 }

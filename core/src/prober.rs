@@ -84,8 +84,8 @@ impl Call for Probe {
         self.request.group
     }
 
-    fn deadline(&self) -> Instant {
-        self.request.deadline
+    fn deadline(&self) -> Option<Instant> {
+        Some(self.request.deadline)
     }
 
     fn run(&mut self) -> ProbeResult {
@@ -128,7 +128,10 @@ impl Prober {
     }
 
     fn submit(&self, request: Request, done: Done) -> Result<Ticket, ProbeOutstanding> {
-        self.pool.submit(self.call(request, done)).map_err(|_| ProbeOutstanding)
+        // If no thread can start, the probe stays queued until the next attempt or its deadline. Its
+        // result then reports the delay.
+        let submitted = self.pool.submit(self.call(request, done));
+        submitted.map(|submitted| submitted.ticket).map_err(|_| ProbeOutstanding)
     }
 
     fn call(&self, request: Request, done: Done) -> Probe {
@@ -138,13 +141,15 @@ impl Prober {
     /// Queues many probes at once. `refused` gets each group whose last probe is still outstanding.
     pub fn start_all(&self, requests: Vec<(Request, Done)>, mut refused: impl FnMut(GroupId)) {
         let calls = requests.into_iter().map(|(request, done)| self.call(request, done));
-        self.pool.submit_all(calls, |call| refused(call.key()));
+        // As for a single probe.
+        let _ = self.pool.submit_all(calls, |call| refused(call.key()));
     }
 
     /// Starts another helper thread if probes are queued behind probes that hang. Use this when a
     /// result is overdue.
     pub fn ensure_progress(&self) {
-        self.pool.ensure_progress();
+        // As for a new probe: the result of one that cannot start is late, and says so.
+        let _ = self.pool.ensure_progress();
     }
 
     /// Probes one group and blocks for the result, at most for `deadline`.
