@@ -1,45 +1,52 @@
 //! Reads devices' hardware on threads of its own, because a read of a device that is being reset hangs until the reset ends.
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-use std::collections::{BTreeSet, VecDeque};
+use crate::log_once::LogOnce;
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::BTreeSet;
 use std::fmt;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use vfio_plugin_policy::health::checks::Checks;
 use vfio_plugin_policy::health::hardware::Reading;
+use vfio_probe::bounded_pool::{BoundedPool, Call, Limits};
 use vfio_probe::{PciAddress, Presence, Root};
 
-/// Limit for the number of threads. If as many reads hang, each of a device that is being reset, no device is read any more.
-const MAX_THREADS: usize = 4;
+/// If as many reads hang as there may be threads, each of a device that is being reset, no device is read any more.
+///
+/// Rounds are seconds apart, so a read that still runs when a round begins hangs.
+const LIMITS: Limits = Limits { threads: 4, hang: Duration::ZERO, name: "hardware", stack_size: 128 * 1024 };
 
 /// Reads one device; the second argument says whether the read may wake it.
 pub(super) type ReadHardware = dyn Fn(PciAddress, bool) -> Reading + Send + Sync;
 
-/// A queue of devices to read, the threads that read them, and their readings.
+/// The threads that read devices, and their readings.
 pub(crate) struct HardwareReaders {
-    read: Box<ReadHardware>,
-    work: Mutex<Work>,
-    /// Signals that a device was queued, or the end.
-    queued: Condvar,
+    pub(super) pool: BoundedPool<Read>,
+    shared: Arc<Shared>,
 }
 
-/// Devices on their way through the threads.
+/// What the reads share.
+struct Shared {
+    read: Box<ReadHardware>,
+    /// Locked before the pool, never while the pool is locked.
+    work: Mutex<Work>,
+}
+
+/// The state of the devices' reads.
 #[derive(Debug, Default)]
 pub(super) struct Work {
-    /// The devices of a round, and whether the read may wake each.
-    waiting: VecDeque<(PciAddress, bool)>,
-    /// The devices that an Allocate waits for. The read may wake them, and they are in `under_way` already.
-    urgent: VecDeque<(PciAddress, oneshot::Sender<Reading>)>,
-    under_way: BTreeSet<PciAddress>,
+    /// Devices with a read that is queued or under way, until its reading is in `done`.
+    outstanding: BTreeSet<PciAddress>,
     /// Devices that were unbound while they were read. Their reading is dropped, because it may be about another driver's device.
     gone: BTreeSet<PciAddress>,
     /// Devices that slept at the latest read, so that the read did not check them.
     asleep: BTreeSet<PciAddress>,
     pub(super) done: Vec<Done>,
-    pub(super) threads: usize,
-    ended: bool,
+    /// Why no thread could be started, as far as it was logged.
+    pub(super) failures: LogOnce<ErrorKind>,
 }
 
 /// The reading of one device.
@@ -52,133 +59,173 @@ pub(super) struct Done {
     pub(super) urgent: bool,
 }
 
+/// A read of one device on its way through the pool.
+pub(super) struct Read {
+    shared: Arc<Shared>,
+    address: PciAddress,
+    may_wake: bool,
+    /// The Allocate that waits for an urgent read; none for a read of a round.
+    receiver: Option<oneshot::Sender<Reading>>,
+}
+
+impl Call for Read {
+    type Key = PciAddress;
+    type Output = Reading;
+
+    fn key(&self) -> PciAddress {
+        self.address
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn run(&mut self) -> Reading {
+        (self.shared.read)(self.address, self.may_wake)
+    }
+
+    fn finish(self, reading: Option<Reading>, _: bool) {
+        // A read without a deadline is always made.
+        let Some(reading) = reading else { return };
+        self.shared.work.lock().record(self.address, reading, self.receiver.is_some());
+        if let Some(receiver) = self.receiver {
+            // The Allocate that waited may have ended.
+            let _ = receiver.send(reading);
+        }
+    }
+}
+
+impl Work {
+    /// Takes in the reading of a device, unless the device was unbound during the read.
+    fn record(&mut self, address: PciAddress, reading: Reading, urgent: bool) {
+        self.outstanding.remove(&address);
+        if self.gone.remove(&address) {
+            return;
+        }
+        if reading.presence == Some(Presence::NotChecked) {
+            self.asleep.insert(address);
+        } else {
+            self.asleep.remove(&address);
+        }
+        self.done.push(Done { address, reading, at: Instant::now(), urgent });
+    }
+
+    /// Logs why no thread could be started, once until one could.
+    fn record_thread(&mut self, thread: io::Result<()>) {
+        match thread {
+            Ok(()) => self.failures.clear(),
+            Err(error) if self.failures.is_new(error.kind()) => {
+                tracing::warn!(%error, "thread for hardware checks could not be started; it is tried again in each round");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
 impl HardwareReaders {
     /// Returns readers without a thread. A thread starts when it is first needed.
     pub(super) fn new(read: Box<ReadHardware>) -> Arc<Self> {
-        Arc::new(Self { read, work: Mutex::default(), queued: Condvar::new() })
+        Self::with(read, LIMITS)
     }
 
-    /// Locks the queue and the readings.
+    pub(super) fn with(read: Box<ReadHardware>, limits: Limits) -> Arc<Self> {
+        let shared = Arc::new(Shared { read, work: Mutex::default() });
+        Arc::new(Self { pool: BoundedPool::new(limits), shared })
+    }
+
+    /// Locks the state of the reads.
     pub(super) fn work(&self) -> MutexGuard<'_, Work> {
-        self.work.lock()
+        self.shared.work.lock()
+    }
+
+    fn read(&self, address: PciAddress, may_wake: bool, receiver: Option<oneshot::Sender<Reading>>) -> Read {
+        Read { shared: Arc::clone(&self.shared), address, may_wake, receiver }
     }
 
     /// Begins a round of reads. Each device comes with whether the read may wake it. A device is left out while its
     /// former read hangs.
-    pub(super) fn read_all(self: &Arc<Self>, devices: &[(PciAddress, bool)]) {
+    pub(super) fn read_all(&self, devices: &[(PciAddress, bool)]) {
         let mut guard = self.work();
         let work = &mut *guard;
-        // If all threads are busy, the devices that still wait do so behind one that hangs.
-        let is_stuck = work.threads <= work.under_way.len();
         // The rest of the former round goes first, without the devices that are not offered any more.
-        work.waiting.retain(|(waiting, _)| devices.iter().any(|(address, _)| address == waiting));
-        for &(address, may_wake) in devices {
-            if let Some(waiting) = work.waiting.iter_mut().find(|(waiting, _)| *waiting == address) {
-                waiting.1 = may_wake;
-            } else if !work.under_way.contains(&address) {
-                work.waiting.push_back((address, may_wake));
+        self.pool.retain(|read| {
+            let offered = devices.iter().find(|(address, _)| *address == read.address);
+            match offered {
+                _ if read.receiver.is_some() => return true,
+                Some(&(_, may_wake)) => read.may_wake = may_wake,
+                None => _ = work.outstanding.remove(&read.address),
             }
-        }
-        if work.waiting.is_empty() {
-            return;
-        }
-        if is_stuck {
-            self.begin_thread(work);
-        }
-        drop(guard);
-        self.queued.notify_one();
+            offered.is_some()
+        });
+        let new = devices.iter().filter(|(address, _)| work.outstanding.insert(*address));
+        let new: Vec<Read> = new.map(|&(address, may_wake)| self.read(address, may_wake, None)).collect();
+        let refused = |read: Read| _ = work.outstanding.remove(&read.address);
+        let thread = self.pool.submit_all(new, refused);
+        work.record_thread(thread);
     }
 
     /// Reads a device at once, and wakes it for that. Returns none unless the device slept at its latest read. The reading arrives
     /// at the receiver, and in the next [`Work::done`].
-    pub(crate) fn wake(self: &Arc<Self>, address: PciAddress) -> Option<oneshot::Receiver<Reading>> {
-        let mut guard = self.work();
-        let work = &mut *guard;
-        if work.ended || !work.asleep.contains(&address) || !work.under_way.insert(address) {
+    pub(crate) fn wake(&self, address: PciAddress) -> Option<oneshot::Receiver<Reading>> {
+        let work = &mut *self.work();
+        if !work.asleep.contains(&address) {
             return None;
         }
-        work.waiting.retain(|(waiting, _)| *waiting != address);
-        let (sender, receiver) = oneshot::channel();
-        work.urgent.push_back((address, sender));
-        if work.threads < work.under_way.len() {
-            self.begin_thread(work);
+        self.withdraw(work, address);
+        if work.outstanding.contains(&address) {
+            return None;
         }
-        drop(guard);
-        self.queued.notify_one();
+        let (sender, receiver) = oneshot::channel();
+        let submitted = self.pool.submit_first(self.read(address, true, Some(sender))).ok()?;
+        work.outstanding.insert(address);
+        work.record_thread(submitted.thread);
         Some(receiver)
     }
 
     /// Forgets a device that was unbound.
     pub(super) fn forget(&self, address: PciAddress) {
         let work = &mut *self.work();
-        work.waiting.retain(|(waiting, _)| *waiting != address);
+        self.withdraw(work, address);
         work.done.retain(|done| done.address != address);
         work.asleep.remove(&address);
-        if work.under_way.contains(&address) {
+        if work.outstanding.contains(&address) {
             work.gone.insert(address);
         }
     }
 
+    /// Removes a device's read of a round from the queue.
+    fn withdraw(&self, work: &mut Work, address: PciAddress) {
+        self.pool.retain(|read| {
+            let is_other = read.address != address || read.receiver.is_some();
+            if !is_other {
+                work.outstanding.remove(&address);
+            }
+            is_other
+        });
+    }
+
     /// Ends the threads. No read begins after that; a read that hangs is not waited for.
     pub(crate) fn end(&self) {
-        self.work().ended = true;
-        self.queued.notify_all();
+        self.pool.close();
     }
 
+    /// Returns whether a read of a device has begun and its reading is not recorded yet.
     #[cfg(test)]
     pub(super) fn is_under_way(&self, id: vfio_probe::DeviceId) -> bool {
-        id.pci().is_some_and(|address| self.work().under_way.contains(&address))
-    }
-
-    fn begin_thread(self: &Arc<Self>, work: &mut Work) {
-        if work.threads >= MAX_THREADS || work.ended {
-            return;
-        }
-        let of_thread = Arc::clone(self);
-        let thread = std::thread::Builder::new().name("hardware".into()).stack_size(128 * 1024);
-        match thread.spawn(move || of_thread.work_off()) {
-            Ok(_) => work.threads += 1,
-            Err(error) => tracing::warn!(%error, "thread for hardware checks could not be started"),
-        }
-    }
-
-    /// Reads queued devices until the end.
-    fn work_off(&self) {
-        let mut work = self.work();
-        while !work.ended {
-            let (address, may_wake, receiver) = if let Some((address, sender)) = work.urgent.pop_front() {
-                (address, true, Some(sender))
-            } else if let Some((address, may_wake)) = work.waiting.pop_front() {
-                work.under_way.insert(address);
-                (address, may_wake, None)
-            } else {
-                self.queued.wait(&mut work);
-                continue;
-            };
-            drop(work);
-            let reading = (self.read)(address, may_wake);
-            work = self.work();
-            work.under_way.remove(&address);
-            if !work.gone.remove(&address) {
-                if reading.presence == Some(Presence::NotChecked) {
-                    work.asleep.insert(address);
-                } else {
-                    work.asleep.remove(&address);
-                }
-                let urgent = receiver.is_some();
-                work.done.push(Done { address, reading, at: Instant::now(), urgent });
-            }
-            if let Some(receiver) = receiver {
-                // The Allocate that waited may have ended.
-                let _ = receiver.send(reading);
-            }
-        }
+        let Some(address) = id.pci() else { return false };
+        let work = self.work();
+        let mut queued = false;
+        self.pool.retain(|read| {
+            queued |= read.address == address;
+            true
+        });
+        work.outstanding.contains(&address) && !queued
     }
 }
 
 impl fmt::Debug for HardwareReaders {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HardwareReaders").field("work", &self.work).finish_non_exhaustive()
+        f.debug_struct("HardwareReaders").field("work", &self.shared.work).finish_non_exhaustive()
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use vfio_plugin_policy::health::hardware::Reading;
 use vfio_plugin_policy::testing::device_state;
+use vfio_probe::bounded_pool::Limits;
 use vfio_probe::{Occupancy, PciAddress, Viability};
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -77,7 +78,7 @@ fn wait_for(hardware: &HardwareMonitor, buses: &[u8]) {
 fn hanging_read_delays_the_others_by_one_round_at_most() {
     let (mut hardware, snapshot, begin, release) = node(&[2, 4]);
     hardware.read(&snapshot, begin);
-    assert_eq!(hardware.readers.work().threads, 0, "not while devices settle");
+    assert_eq!(hardware.readers.pool.threads(), 0, "not while devices settle");
     hardware.read(&snapshot, begin + SETTLING);
     wait_for(&hardware, &[1]);
     // A second thread goes on and hangs in its turn; a third one reads all the others.
@@ -87,7 +88,7 @@ fn hanging_read_delays_the_others_by_one_round_at_most() {
     wait_for(&hardware, &[1, 1, 3, 3, 5, 6]);
     hardware.read(&snapshot, begin + SETTLING + INTERVAL * 3);
     wait_for(&hardware, &[1, 1, 1, 3, 3, 3, 5, 5, 6, 6]);
-    assert_eq!(hardware.readers.work().threads, 3);
+    assert_eq!(hardware.readers.pool.threads(), 3);
     drop(release);
     wait_for(&hardware, &[1, 1, 1, 2, 3, 3, 3, 4, 5, 5, 6, 6]);
 }
@@ -155,7 +156,7 @@ fn unbound_device_is_not_read_and_its_hung_read_is_dropped() {
     let (mut hardware, mut snapshot, begin, release) = node(&[1]);
     let id = snapshot.devices[0].device.id;
     hardware.read(&snapshot, begin + SETTLING);
-    while hardware.readers.work().threads == 0 || !hardware.readers.is_under_way(id) {
+    while hardware.readers.pool.threads() == 0 || !hardware.readers.is_under_way(id) {
         std::thread::yield_now();
     }
     // The first hangs, the others wait. The first two are unbound, and the third is no longer offered.
@@ -197,4 +198,20 @@ async fn after_the_end_no_read_begins() {
     assert!(hardware.readers.wake(address).is_none());
     hardware.read(&snapshot, begin + SETTLING + INTERVAL);
     assert_eq!(reads.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn thread_that_cannot_start_is_logged_once() {
+    // No address space has room for this stack.
+    let limits = Limits { threads: 4, hang: Duration::ZERO, name: "hardware", stack_size: 1 << 60 };
+    let readers = HardwareReaders::with(Box::new(|_, _| Reading::default()), limits);
+    let id = devices(1..=1, Instant::now()).devices[0].device.id;
+    let round = || readers.read_all(&[(id.pci().unwrap(), false)]);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let file = Arc::new(std::fs::File::create(&path).unwrap());
+    let subscriber = tracing_subscriber::fmt().with_writer(file).finish();
+    tracing::subscriber::with_default(subscriber, || (0..3).for_each(|_| round()));
+    let log = std::fs::read_to_string(path).unwrap();
+    assert_eq!(log.matches("could not be started").count(), 1, "{log}");
 }
