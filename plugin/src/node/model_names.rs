@@ -61,12 +61,17 @@ impl ModelNames {
         self.retry.is_due(now) || self.retry.is_failing() && self.versions() != self.failed_versions
     }
 
-    /// Reads the names of the models in one pass over the file. Models with a name are skipped, and so are all until a failed read is to
-    /// be repeated.
+    /// Reads the names of the models in one pass over the file. `models` are all models of the node that need a name. Models with
+    /// a name are skipped, and so are all until a failed read is to be repeated. The retry ends when no model needs it any more.
     pub(crate) fn learn(&mut self, models: impl IntoIterator<Item = ModelId>, now: Instant) {
         let unknown: Vec<ModelId> =
             models.into_iter().filter(|model| !self.names.contains_key(model)).collect();
-        if unknown.is_empty() || self.is_failing() && !self.is_due(now) {
+        if unknown.is_empty() {
+            self.retry.succeeded();
+            self.failures.clear();
+            return;
+        }
+        if self.is_failing() && !self.is_due(now) {
             return;
         }
         // Before the read, so that no change is missed.
@@ -156,6 +161,21 @@ mod tests {
         assert!(names.is_due(now + RETRY.0), "an attempt before its time does not count");
         names.learn([H100], now + RETRY.0);
         assert!(!names.is_due(now + RETRY.0 * 2) && names.is_due(now + RETRY.0 * 3), "each pause is longer");
+    }
+
+    #[test]
+    fn retry_ends_when_the_only_unnamed_model_leaves() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pci.ids");
+        let now = Instant::now();
+        let mut names = ModelNames::new(Some(path.clone()));
+        names.learn([H100], now);
+        assert!(names.is_due(now + RETRY.0));
+        names.learn([], now + RETRY.0);
+        std::fs::write(&path, TEXT).unwrap();
+        assert!(!names.is_failing() && !names.is_due(now + RETRY.1), "no model needs the file");
+        names.learn([H100], now + RETRY.0);
+        assert!(names.name(H100).is_some(), "the model is back");
     }
 
     #[test]

@@ -75,7 +75,8 @@ impl ResourceNamer {
     }
 
     /// Learns the names of all models that are offered by model and have no name yet: pci.ids is read once for all of them, vGPU
-    /// types as [`VgpuTypes::learn`] describes. Returns whether any resource is new or has another name than before.
+    /// types as [`VgpuTypes::learn`] describes. `devices` are all devices that may be offered. Returns whether any resource is new
+    /// or has another name than before.
     ///
     /// If a name cannot be read, the model is offered by its id or number until a later call can read it.
     pub(crate) fn learn<'a>(

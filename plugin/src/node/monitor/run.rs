@@ -217,7 +217,8 @@ impl MonitorLoop {
         if !changed && !namer.is_due(Instant::now()) {
             return false;
         }
-        let is_new = namer.learn(watch.monitor().root(), &bound(watch));
+        let unbound: Vec<Device> = self.exclusions.unbound(watch).collect();
+        let is_new = namer.learn(watch.monitor().root(), &bound(watch).chain(&unbound));
         namer.warn_of_overlaps(bound(watch));
         is_new
     }
