@@ -59,7 +59,7 @@ impl CarriedOver {
     /// Reads the state file. A missing file carries nothing over, and neither does a file that is not understood, which is logged.
     pub(crate) fn read(run_dir: &Path) -> Self {
         let file = StateFile::new(run_dir, FILE);
-        let stored: StoredHealth = file.read_versioned(stored::VERSION).unwrap_or_default();
+        let stored: StoredHealth = file.read_once(stored::VERSION);
         Self { file, reasons: stored.into_reasons() }
     }
 

@@ -11,7 +11,7 @@ use crate::log_once::LogOnce;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Error, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -43,18 +43,33 @@ impl StateFile {
 
     /// Returns the content of a file that [`write_versioned`](Self::write_versioned) wrote with this version. Returns none if the
     /// file is missing. Logs and returns none if the file is malformed or has another version.
-    pub(crate) fn read_versioned<T: DeserializeOwned>(&self, version: u32) -> Option<T> {
-        let text = read_bytes(&self.path);
-        let content = text.and_then(|text| Ok(decode_versioned(&text, version)?));
-        match content {
-            Ok(content) => Some(content),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
+    ///
+    /// # Errors
+    /// The file could not be read, so its content is unknown. The caller must not write the file before it was read.
+    pub(crate) fn read_versioned<T: DeserializeOwned>(&self, version: u32) -> std::io::Result<Option<T>> {
+        let file = self.path.display();
+        let text = match read_bytes(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::new(error.kind(), format!("cannot read {file}: {error}"))),
+        };
+        match decode_versioned(&text, version) {
+            Ok(content) => Ok(Some(content)),
             Err(error) => {
-                let file = self.path.display();
                 tracing::warn!(%file, %error, "state file ignored; the plugin starts without its content");
-                None
+                Ok(None)
             }
         }
+    }
+
+    /// Returns the content like [`read_versioned`](Self::read_versioned), for a user that reads the file once. A file that is missing
+    /// or could not be read has the default content; the latter is logged.
+    pub(crate) fn read_once<T: DeserializeOwned + Default>(&self, version: u32) -> T {
+        let content = self.read_versioned(version).unwrap_or_else(|error| {
+            tracing::warn!(%error, "state file could not be read; the plugin starts without its content");
+            None
+        });
+        content.unwrap_or_default()
     }
 
     /// Writes the content, unless the last write of this process had the same. A failure is logged once until a write succeeds,
@@ -211,18 +226,29 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut state_file = StateFile::new(directory.path(), "x.json");
         type Content = BTreeMap<String, Vec<u32>>;
-        assert_eq!(state_file.read_versioned::<Content>(1), None);
+        assert_eq!(state_file.read_versioned::<Content>(1).unwrap(), None);
         let content = Content::from([("held".to_owned(), vec![51])]);
         state_file.write_versioned(1, &content);
         let text = std::fs::read_to_string(directory.path().join("x.json")).unwrap();
         assert_eq!(text, "{\"version\":1,\"held\":[51]}");
-        assert_eq!(state_file.read_versioned(1), Some(content));
-        assert_eq!(state_file.read_versioned::<Content>(2), None);
+        assert_eq!(state_file.read_versioned(1).unwrap(), Some(content));
+        assert_eq!(state_file.read_versioned::<Content>(2).unwrap(), None);
         for text in
             ["[]", "{}", "{\"version\":1,\"held\":\"x\"}", "{\"version\":\"1\"}", "{\"version\":1", ""]
         {
             std::fs::write(directory.path().join("x.json"), text).unwrap();
-            assert_eq!(state_file.read_versioned::<Content>(1), None, "{text}");
+            assert_eq!(state_file.read_versioned::<Content>(1).unwrap(), None, "{text}");
         }
+    }
+
+    #[test]
+    fn file_that_cannot_be_read_is_not_missing() {
+        let directory = tempfile::tempdir().unwrap();
+        // A directory in the file's place cannot be read, also by root.
+        std::fs::create_dir(directory.path().join("x.json")).unwrap();
+        let state_file = StateFile::new(directory.path(), "x.json");
+        let error = state_file.read_versioned::<Vec<u32>>(1).unwrap_err();
+        assert!(error.to_string().contains("cannot read") && error.to_string().contains("x.json"), "{error}");
+        assert_eq!(state_file.read_once::<Vec<u32>>(1), [0; 0]);
     }
 }

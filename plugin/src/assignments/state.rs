@@ -28,7 +28,7 @@ impl AssignmentsFile {
     /// cannot be parsed, is logged and counts as no state.
     pub(super) fn open(run_dir: &Path) -> (Self, AssignmentsState) {
         let file = StateFile::new(run_dir, NAME);
-        let state = file.read_versioned(VERSION).unwrap_or_default();
+        let state = file.read_once(VERSION);
         (Self(file), state)
     }
 

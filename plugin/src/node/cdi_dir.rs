@@ -14,7 +14,7 @@ pub(crate) mod written;
 use crate::log_once::LogOnce;
 use crate::node::retry::Retry;
 use crate::state_file::replace;
-use own_files::{Content, OwnFiles};
+use own_files::{Content, FILE, OwnFiles};
 use std::fs;
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -80,8 +80,19 @@ impl CdiDir {
     /// Writes these specs and removes the plugin's others. Returns the devices that are in specs on disk then. Costs one system call
     /// a file if nothing changes.
     ///
-    /// A failure is logged once, is repeated with growing pauses, and affects no other file.
+    /// A failure is logged once, is repeated with growing pauses, and affects no other file. Only if the names of the previous
+    /// process' files cannot be read, no spec is written: the plugin would lose track of those files.
     pub(crate) fn write_all(&mut self, specs: &[Spec], now: Instant) -> Vec<SpecDevice> {
+        if let Err(error) = self.files.read() {
+            self.retry.failed(now);
+            if self.failures.is_new((FILE.to_owned(), error.kind())) {
+                tracing::warn!(
+                    %error,
+                    "list of the plugin's CDI specs could not be read; devices are allocated by device nodes alone until it can"
+                );
+            }
+            return Vec::new();
+        }
         let mut failures: Vec<(String, Error)> = Vec::new();
         let wanted: Vec<String> = specs.iter().map(|spec| file(&spec.resource)).collect();
         for name in self.files.others_than(&wanted) {

@@ -8,6 +8,7 @@ use crate::node::retry::Retry;
 use crate::state_file::StateFile;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use vfio_plugin_policy::pools::resource_name::type_name;
@@ -25,8 +26,13 @@ pub(crate) struct VgpuTypes {
     /// Names as part of a resource, by the type's number.
     names: BTreeMap<String, String>,
     state_file: StateFile,
-    /// The names in the state file. Read when the first type needs a name, because most nodes have no vGPUs.
+    /// The names in the state file. Read when the first type needs a name, because most nodes have no vGPUs. None until the file
+    /// was read; until then it is not written.
     saved: Option<SavedNames>,
+    /// Whether the latest read of the state file failed.
+    is_unread: bool,
+    /// Why the state file could not be read, as far as it was logged.
+    read_failures: LogOnce<ErrorKind>,
     retry: Retry,
     /// Types whose latest read failed.
     failing: BTreeSet<VgpuType>,
@@ -49,6 +55,8 @@ impl VgpuTypes {
             names: BTreeMap::new(),
             state_file: StateFile::new(run_dir, "types.json"),
             saved: None,
+            is_unread: false,
+            read_failures: LogOnce::default(),
             retry: Retry::new(RETRY.0, RETRY.1),
             failing: BTreeSet::new(),
             nameless: LogOnce::default(),
@@ -61,7 +69,7 @@ impl VgpuTypes {
         self.names.get(number.as_str()).map(String::as_str)
     }
 
-    /// Returns whether a failed read of a name is to be repeated. A type that the driver does not name is no failure; it is looked
+    /// Returns whether a failed read of a name or of the state file is to be repeated. A type that the driver does not name is no failure; it is looked
     /// up again whenever a device changes.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         self.retry.is_due(now)
@@ -77,18 +85,42 @@ impl VgpuTypes {
         devices: &(impl Iterator<Item = &'a Device> + Clone),
         now: Instant,
     ) {
-        for number in types {
-            if self.name(&number).is_none() {
-                match self.look_up(root, &number, devices.clone()) {
-                    Ok(()) => self.failing.remove(&number),
-                    Err(_) => self.failing.insert(number),
-                };
-            }
+        let unnamed: Vec<VgpuType> = types.into_iter().filter(|number| self.name(number).is_none()).collect();
+        if self.is_unread || !unnamed.is_empty() {
+            self.read_saved();
+        }
+        for number in unnamed {
+            match self.look_up(root, &number, devices.clone()) {
+                Ok(()) => self.failing.remove(&number),
+                Err(_) => self.failing.insert(number),
+            };
         }
         // A call may be about other devices than the failed one.
-        match self.failing.is_empty() {
+        match self.failing.is_empty() && !self.is_unread {
             true => self.retry.succeeded(),
             false => self.retry.failed(now),
+        }
+    }
+
+    /// Reads the state file unless it was read before. After a late read, saves the names that were learned until then.
+    fn read_saved(&mut self) {
+        if self.saved.is_some() {
+            return;
+        }
+        match self.state_file.read_versioned(VERSION) {
+            Ok(saved) => {
+                self.saved = Some(saved.unwrap_or_default());
+                self.read_failures.clear();
+                if std::mem::take(&mut self.is_unread) {
+                    self.save();
+                }
+            }
+            Err(error) => {
+                self.is_unread = true;
+                if self.read_failures.is_new(error.kind()) {
+                    tracing::warn!(%error, "saved names of vGPU types could not be read; none is saved until they can");
+                }
+            }
         }
     }
 
@@ -105,20 +137,20 @@ impl VgpuTypes {
         {
             tracing::warn!(%error, vgpu_type = %number, "name of a vGPU type could not be read");
         }
-        let saved =
-            self.saved.get_or_insert_with(|| self.state_file.read_versioned(VERSION).unwrap_or_default());
-        let name = reported.clone().unwrap_or_default().or_else(|| saved.names.get(number.as_str()).cloned());
+        let saved = self.saved.as_ref().and_then(|saved| saved.names.get(number.as_str()));
+        let name = reported.clone().unwrap_or_default().or_else(|| saved.cloned());
         if let Some(name) = name {
             self.names.insert(number.to_string(), type_name(number.as_str(), Some(&name)));
             return Ok(());
         }
-        if self.nameless.is_new(*number) {
+        // Until the state file was read, the type may still have a saved name.
+        if !self.is_unread && self.nameless.is_new(*number) {
             tracing::warn!(vgpu_type = %number, "vGPU type is advertised by its number until the driver reports its name");
         }
         reported.map(|_| ())
     }
 
-    /// Saves new names for the next process.
+    /// Saves new names for the next process. Does nothing until the state file was read, because a write would lose its names.
     pub(crate) fn save(&mut self) {
         let Some(saved) = &mut self.saved else { return };
         let new = self.names.iter().filter(|(number, name)| saved.names.get(*number) != Some(*name));
@@ -240,5 +272,33 @@ mod tests {
         let mut types = VgpuTypes::new(tree.path());
         types.learn(&root, [number], &[mdev].iter(), now);
         assert_eq!(types.name(&number), Some("GRID_T4-1Q"));
+    }
+
+    #[test]
+    fn state_file_that_cannot_be_read_is_read_later_and_kept() {
+        let (tree, name, mdev) = unreadable();
+        let root = Root::open(tree.path()).unwrap();
+        let number = mdev.vgpu_type.unwrap();
+        let now = Instant::now();
+        fs::remove_dir(&name).unwrap();
+        let path = tree.path().join("types.json");
+        // A directory in the file's place cannot be read, also by root.
+        fs::create_dir(&path).unwrap();
+        let mut types = VgpuTypes::new(tree.path());
+        types.learn(&root, [number], &[mdev].iter(), now);
+        assert!(types.name(&number).is_none() && !types.is_due(now) && types.is_due(now + RETRY.0));
+        // The driver reports the name of another type meanwhile.
+        types.names.insert("nvidia-223".into(), "GRID_T4-2Q".into());
+        types.save();
+        fs::remove_dir(&path).unwrap();
+        types.save();
+        assert!(!path.exists(), "nothing is written before the file was read");
+        fs::write(&path, r#"{"version":1,"names":{"nvidia-222":"GRID T4-1Q"}}"#).unwrap();
+        types.learn(&root, [number], &[mdev].iter(), now + RETRY.0);
+        assert_eq!(types.name(&number), Some("GRID_T4-1Q"));
+        assert!(!types.is_due(now + RETRY.1));
+        types.save();
+        let saved = fs::read_to_string(&path).unwrap();
+        assert!(saved.contains("nvidia-222") && saved.contains("nvidia-223"), "{saved}");
     }
 }

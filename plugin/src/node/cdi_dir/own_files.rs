@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use vfio_plugin_policy::cdi::names::is_ours;
 
+/// The state file.
+pub(super) const FILE: &str = "cdi.json";
 /// The version of the state file's content.
 const VERSION: u32 = 1;
 
@@ -12,6 +14,8 @@ const VERSION: u32 = 1;
 #[derive(Debug)]
 pub(super) struct OwnFiles {
     files: Vec<OwnFile>,
+    /// Whether the state file was read. Until then the plugin's files are unknown, so none is added or removed.
+    is_read: bool,
     run_dir: PathBuf,
     state_file: StateFile,
 }
@@ -40,14 +44,25 @@ struct SavedFiles {
 }
 
 impl OwnFiles {
-    /// Returns the files of the previous process with the same run directory.
+    /// Returns no files yet. Those of the previous process with the same run directory come with [`read`](Self::read).
     pub(super) fn new(run_dir: &Path) -> Self {
-        let state_file = StateFile::new(run_dir, "cdi.json");
-        let saved: SavedFiles = state_file.read_versioned(VERSION).unwrap_or_default();
-        // Whatever the state file says, only a file that can be the plugin's is ever removed.
-        let names = saved.files.into_iter().filter(|name| is_ours(name));
-        let files = names.map(|name| OwnFile { name, content: None }).collect();
-        Self { files, run_dir: run_dir.into(), state_file }
+        let state_file = StateFile::new(run_dir, FILE);
+        Self { files: Vec::new(), is_read: false, run_dir: run_dir.into(), state_file }
+    }
+
+    /// Reads the files of the previous process, unless they were read before.
+    ///
+    /// # Errors
+    /// The state file could not be read. No file may be added or removed then, because that writes the state file.
+    pub(super) fn read(&mut self) -> std::io::Result<()> {
+        if !self.is_read {
+            let saved: SavedFiles = self.state_file.read_versioned(VERSION)?.unwrap_or_default();
+            // Whatever the state file says, only a file that can be the plugin's is ever removed.
+            let names = saved.files.into_iter().filter(|name| is_ours(name));
+            self.files = names.map(|name| OwnFile { name, content: None }).collect();
+            self.is_read = true;
+        }
+        Ok(())
     }
 
     /// Returns whether there is none.

@@ -158,3 +158,24 @@ fn missing_mount_is_a_failure_and_nothing_is_created() {
     assert!(!cdi_dir.retry.is_failing());
     assert_eq!(fs::read_dir(mount.join("cdi")).unwrap().count(), 0);
 }
+
+#[test]
+fn state_file_that_cannot_be_read_is_read_later_and_kept() {
+    let now = Instant::now();
+    let place = tempfile::tempdir().unwrap();
+    cdi_dir(&place).write_all(&specs(&[("a.b/old", &[1])]), now);
+    let (state_file, away) = (place.path().join("cdi.json"), place.path().join("away"));
+    fs::rename(&state_file, &away).unwrap();
+    // A directory in the file's place cannot be read, also by root.
+    fs::create_dir(&state_file).unwrap();
+    let mut cdi_dir = cdi_dir(&place);
+    let wanted = specs(&[("a.b/c", &[1])]);
+    assert_eq!(cdi_dir.write_all(&wanted, now), []);
+    assert_eq!(names(&place), [file("a.b/old")], "no file is written that the next process would not know");
+    assert!(!cdi_dir.is_due(now) && cdi_dir.is_due(now + RETRY.0));
+    fs::remove_dir(&state_file).unwrap();
+    fs::rename(&away, &state_file).unwrap();
+    assert_eq!(cdi_dir.write_all(&wanted, now + RETRY.0).len(), 1);
+    assert_eq!(names(&place), [file("a.b/c")], "the former file is removed");
+    assert!(!cdi_dir.retry.is_failing());
+}
