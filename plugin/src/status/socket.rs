@@ -13,8 +13,8 @@ use tokio::time::{sleep, timeout};
 
 /// Pauses between attempts to make the socket.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-/// How often the file is checked.
-const CHECK: Duration = Duration::from_secs(1);
+/// How often the file is checked. Each check wakes the process.
+const CHECK: Duration = Duration::from_secs(5);
 /// How long another process may take to accept a connection.
 const CONNECT: Duration = Duration::from_millis(200);
 
