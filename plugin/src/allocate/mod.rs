@@ -63,9 +63,11 @@ impl Allocator {
         for (index, group, device, probe) in probes {
             let Some(obstacle) = self.verify(device, probe, &assignments, deadline).await? else { continue };
             let substituted = match device.terms.busy_allocate.unwrap_or(self.busy_allocate) {
-                BusyAllocate::Reject => Err(""),
+                BusyAllocate::Reject => Err(None),
                 BusyAllocate::Substitute => {
-                    self.substitute(&mut plan, index, group, &snapshot, &mut reservation, deadline).await
+                    let substituted =
+                        self.substitute(&mut plan, index, group, &snapshot, &mut reservation, deadline);
+                    substituted.await.map_err(Some)
                 }
             };
             if let Err(no_substitute) = substituted {

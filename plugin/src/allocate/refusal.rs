@@ -4,20 +4,20 @@ use crate::allocate::allocator::Allocator;
 use crate::allocate::verify::Obstacle;
 use crate::kubelet::checkpoint;
 use vfio_plugin_policy::allocation;
-use vfio_plugin_policy::allocation::AllocateError;
+use vfio_plugin_policy::allocation::{AllocateError, NoSubstitute};
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::pools::terms::Busy;
 use vfio_probe::GroupId;
 
 impl Allocator {
-    /// Returns the refusal of a device. `no_substitute` says why no other device is allocated instead; empty if that was not
+    /// Returns the refusal of a device. `no_substitute` says why no other device is allocated instead; none if that was not
     /// tried.
     pub(super) async fn refuse(
         &self,
         obstacle: Obstacle,
         group: GroupId,
         device: &DeviceState,
-        no_substitute: &'static str,
+        no_substitute: Option<NoSubstitute>,
     ) -> AllocateError {
         match obstacle {
             Obstacle::Held => self.refuse_held(group, device, no_substitute).await,
@@ -34,7 +34,7 @@ impl Allocator {
         &self,
         group: GroupId,
         device: &DeviceState,
-        no_substitute: &'static str,
+        no_substitute: Option<NoSubstitute>,
     ) -> AllocateError {
         self.assignments.poll_soon();
         let id = device.device.id;

@@ -7,7 +7,7 @@ use crate::reservations::Reservation;
 use std::collections::BTreeSet;
 use tokio::time::Instant;
 use vfio_plugin_policy::allocation;
-use vfio_plugin_policy::allocation::{Plan, ProbeVerdict, substitute};
+use vfio_plugin_policy::allocation::{NoSubstitute, Plan, ProbeVerdict, substitute};
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_probe::GroupId;
 
@@ -15,7 +15,7 @@ impl Allocator {
     /// Replaces the devices of a held group in one container of the plan with free devices. `index` is the container's.
     ///
     /// # Errors
-    /// Why there is no substitute, as the end of a refusal's text.
+    /// Why there is no substitute.
     pub(super) async fn substitute<'a>(
         &self,
         plan: &mut Plan<'a>,
@@ -24,11 +24,10 @@ impl Allocator {
         snapshot: &'a NodeSnapshot,
         reservation: &mut Reservation,
         deadline: Instant,
-    ) -> Result<(), &'static str> {
+    ) -> Result<(), NoSubstitute> {
         // After an earlier substitution, the ids in the checkpoint are not the devices that containers have. The responses in
         // it name those devices.
-        let entries = checkpoint::read(&self.kubelet_dir)
-            .ok_or("; no substitute: the kubelet's checkpoint cannot be read")?;
+        let entries = checkpoint::read(&self.kubelet_dir).ok_or(NoSubstitute::CheckpointUnreadable)?;
         let allocated: BTreeSet<String> = entries.into_iter().flat_map(|entry| entry.response_ids).collect();
         let in_group = |device: &DeviceState| device.device.group == Some(group);
         let needed = plan
@@ -51,7 +50,7 @@ impl Allocator {
             }
         }
         if substitutes.len() < needed {
-            return Err("; no substitute: no other device is free");
+            return Err(NoSubstitute::NoneFree);
         }
         if let Some(container) = plan.containers.get_mut(index) {
             for slot in container.devices.iter_mut().filter(|device| in_group(device)) {

@@ -73,8 +73,8 @@ pub enum AllocateError {
         group: Option<GroupId>,
         /// The holders, in words.
         holders: String,
-        /// Why no other device was allocated instead. Empty if that was not tried.
-        no_substitute: &'static str,
+        /// Why no other device was allocated instead. None if that was not tried.
+        no_substitute: Option<NoSubstitute>,
     },
     /// The device was allocated to a pod as the substitute of another one. The kubelet's checkpoint shows it as free.
     Substituted {
@@ -82,8 +82,8 @@ pub enum AllocateError {
         device: DeviceId,
         /// The pod, in words.
         pod: String,
-        /// Why no other device was allocated instead. Empty if that was not tried.
-        no_substitute: &'static str,
+        /// Why no other device was allocated instead. None if that was not tried.
+        no_substitute: Option<NoSubstitute>,
     },
     /// The group no longer exists.
     GroupGone {
@@ -108,9 +108,18 @@ pub enum AllocateError {
     },
 }
 
+/// Why no free device was allocated instead of a held one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoSubstitute {
+    /// The kubelet's checkpoint cannot be read, so it is unknown which devices are allocated.
+    CheckpointUnreadable,
+    /// Too few other devices of the resource are free.
+    NoneFree,
+}
+
 impl AllocateError {
     /// Returns the refusal of a held device.
-    pub fn held(device: &DeviceState, holders: &[Holder], no_substitute: &'static str) -> Self {
+    pub fn held(device: &DeviceState, holders: &[Holder], no_substitute: Option<NoSubstitute>) -> Self {
         let (id, group) = (device.device.id, device.device.group);
         Self::Held { device: id, group, holders: describe(holders), no_substitute }
     }
@@ -144,10 +153,12 @@ impl fmt::Display for AllocateError {
             }
             Self::Held { device, group, holders, no_substitute } => {
                 let group = group.map(|group| group.to_string()).unwrap_or_default();
-                write!(f, "{device} (group {group}) is held by {holders}{no_substitute}")
+                write!(f, "{device} (group {group}) is held by {holders}")?;
+                write_no_substitute(f, *no_substitute)
             }
             Self::Substituted { device, pod, no_substitute } => {
-                write!(f, "{device}: {pod} got it as the substitute of another device{no_substitute}")
+                write!(f, "{device}: {pod} got it as the substitute of another device")?;
+                write_no_substitute(f, *no_substitute)
             }
             Self::GroupGone { device, group } => write!(f, "{device}: group {group} no longer exists"),
             Self::DriverChanged { device, driver: Some(driver) } => {
@@ -165,3 +176,17 @@ impl fmt::Display for AllocateError {
 }
 
 impl std::error::Error for AllocateError {}
+
+impl fmt::Display for NoSubstitute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CheckpointUnreadable => "the kubelet's checkpoint cannot be read",
+            Self::NoneFree => "no other device is free",
+        })
+    }
+}
+
+/// Writes the end of a refusal: why there is no substitute, if one was tried.
+fn write_no_substitute(f: &mut fmt::Formatter<'_>, no_substitute: Option<NoSubstitute>) -> fmt::Result {
+    no_substitute.map_or(Ok(()), |reason| write!(f, "; no substitute: {reason}"))
+}

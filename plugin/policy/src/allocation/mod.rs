@@ -7,7 +7,7 @@ mod error;
 pub mod preferred;
 pub mod substitute;
 
-pub use error::AllocateError;
+pub use error::{AllocateError, NoSubstitute};
 
 use crate::assignments::index::Assignments;
 use crate::assignments::observation::CheckpointEntry;

@@ -58,8 +58,18 @@ fn refusals_name_the_device_and_the_reason() {
     let other = planned_of("nvidia.com/OTHER", &[&["0000:01:00.0"]], &snapshot, &Assignments::default());
     assert!(other.is_err());
     let device = snapshot.device("0000:04:00.0").unwrap();
-    let error = AllocateError::held(device, &device.group.as_ref().unwrap().holders, "");
-    assert_eq!(error.to_string(), "0000:04:00.0 (group 54) is held by pid 7 (qemu)");
+    let holders = &device.group.as_ref().unwrap().holders;
+    for (no_substitute, end) in [
+        (None, ""),
+        (
+            Some(NoSubstitute::CheckpointUnreadable),
+            "; no substitute: the kubelet's checkpoint cannot be read",
+        ),
+        (Some(NoSubstitute::NoneFree), "; no substitute: no other device is free"),
+    ] {
+        let error = AllocateError::held(device, holders, no_substitute);
+        assert_eq!(error.to_string(), format!("0000:04:00.0 (group 54) is held by pid 7 (qemu){end}"));
+    }
 }
 
 #[test]
