@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::status::client;
 use crate::status::client::ANSWER_TIMEOUT;
 use crate::status::report::{DeviceReport, Listing};
+use crate::status::words::{EvidenceWord, StateWord};
 use vfio_plugin_policy::device::DeviceState;
 
 /// Runs the command and returns the exit code.
@@ -45,24 +46,25 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
 pub(crate) fn combined(device: &DeviceState, reported: &[DeviceReport]) -> DeviceReport {
     let mut report = DeviceReport::new(device, None, None);
     let Some(known) = reported.iter().find(|known| known.address == report.address) else { return report };
-    report.health.clone_from(&known.health);
+    report.health = known.health;
     report.assignment.clone_from(&known.assignment);
     // An assigned device stays in the resource that it was allocated from, whatever the pools say now.
     report.resource.clone_from(&known.resource);
     if known.reason.is_some() {
         report.reason.clone_from(&known.reason);
     }
-    let probed = known.evidence == "open";
-    let serve_knows_better = match (report.state.as_str(), known.state.as_str()) {
-        ("free" | "unknown", "held") => probed,
-        ("held", "free") => known.stale_enable,
-        ("unknown", "free") => probed,
-        (_, "absent") => true,
+    let probed = known.evidence == EvidenceWord::Open;
+    let serve_knows_better = match (report.state, known.state) {
+        (StateWord::Free | StateWord::Unknown, StateWord::Held) | (StateWord::Unknown, StateWord::Free) => {
+            probed
+        }
+        (StateWord::Held, StateWord::Free) => known.stale_enable,
+        (_, StateWord::Absent) => true,
         _ => false,
     };
-    if report.evidence != "open" && serve_knows_better {
-        report.state.clone_from(&known.state);
-        report.evidence.clone_from(&known.evidence);
+    if report.evidence != EvidenceWord::Open && serve_knows_better {
+        report.state = known.state;
+        report.evidence = known.evidence;
         report.holders.clone_from(&known.holders);
     }
     report
@@ -81,9 +83,9 @@ pub(crate) fn table(listing: &Listing) -> String {
             or_dash(device.iommu_group),
             or_dash(device.numa_node),
             device.resource.clone(),
-            device.state.clone(),
-            device.evidence.clone(),
-            or_dash(device.health.clone()),
+            device.state.to_string(),
+            device.evidence.to_string(),
+            or_dash(device.health),
             or_dash(device.assignment.as_ref()),
             device.reason.clone().unwrap_or_else(|| holders.join(", ")),
         ]

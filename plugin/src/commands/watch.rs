@@ -85,7 +85,10 @@ fn text(watch: &Watch, event: Event) -> String {
         (Some(device), _) => format!("{word:<8} {device}"),
         (None, Some(group)) => {
             let holders = watch.holders(group);
-            let by = if word == "held" { format!(" by {}", describe(holders)) } else { String::new() };
+            let by = match event {
+                Event::Held(_) => format!(" by {}", describe(holders)),
+                _ => String::new(),
+            };
             format!("{word:<8} group {group} ({}){by}", devices_of(watch, group))
         }
         (None, None) => word.to_owned(),

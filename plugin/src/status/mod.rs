@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod report;
 mod socket;
+pub(crate) mod words;
 
 use crate::assignments::AssignmentsHandle;
 use crate::kubelet::registry::Registry;

@@ -1,6 +1,7 @@
 //! The JSON records of the status socket and of `list --json`.
 
 use crate::kubelet::registry::ResourceStatus;
+use crate::status::words::{EvidenceWord, HealthWord, StateWord};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use vfio_plugin_policy::assignments::record::PodRef;
@@ -58,16 +59,16 @@ pub(crate) struct DeviceReport {
     pub(crate) kind: String,
     /// The resource that the device belongs to.
     pub(crate) resource: String,
-    /// `free`, `held`, `absent` or `unknown`.
-    pub(crate) state: String,
-    /// What the state rests on: `open`, `enable`, `node` or `none`.
-    pub(crate) evidence: String,
+    /// Whether the device is held.
+    pub(crate) state: StateWord,
+    /// What the state rests on.
+    pub(crate) evidence: EvidenceWord,
     /// Whether VFIO can use the group.
     pub(crate) viable: bool,
     /// The pod that the device is assigned to; null if it is assigned to none, or if no `serve` runs.
     pub(crate) assignment: Option<AssignmentReport>,
     /// The health that was reported to the kubelet; null if no `serve` runs.
-    pub(crate) health: Option<String>,
+    pub(crate) health: Option<HealthWord>,
     /// Why the device is Unhealthy, or what is wrong with a Healthy one.
     pub(crate) reason: Option<String>,
     /// The stable code of the reason (`Reason::code`). Only the status socket reports it.
@@ -165,7 +166,7 @@ impl From<&Holder> for HolderReport {
 impl DeviceReport {
     /// Whether the device was reported as Unhealthy.
     pub(crate) fn is_unhealthy(&self) -> bool {
-        self.health.as_deref() == Some(kubelet_api::UNHEALTHY)
+        self.health == Some(HealthWord::Unhealthy)
     }
 
     /// Returns a device's record. `decision` and `pod` are known to a running `serve` only.
@@ -187,11 +188,11 @@ impl DeviceReport {
             numa_node: device.numa_node,
             kind: device.kind.as_str().to_owned(),
             resource: state.resource.to_string(),
-            state: group.map_or("unknown", |group| group.occupancy.as_str()).to_owned(),
-            evidence: group.map_or("none", |group| group.evidence.as_str()).to_owned(),
+            state: group.map_or(StateWord::Unknown, |group| group.occupancy.into()),
+            evidence: group.map_or(EvidenceWord::None, |group| group.evidence.into()),
             viable: group.is_some() && viability.is_viable(),
             assignment: pod.map(AssignmentReport::from),
-            health: decision.map(|decision| decision.health.as_str().to_owned()),
+            health: decision.map(|decision| HealthWord::from(&decision.health)),
             reason: reason.map(ToString::to_string).or(not_viable).or_else(|| sriov::note(device)),
             reason_code: reason.map(|reason| reason.code().to_owned()),
             holders: group

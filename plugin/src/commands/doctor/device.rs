@@ -4,6 +4,7 @@ use crate::commands::doctor::finding::Findings;
 use crate::commands::doctor::kubelet::{PodLookup, PodOf};
 use crate::config::Config;
 use crate::status::report::{DeviceReport, HolderReport};
+use crate::status::words::StateWord;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use vfio_plugin_policy::device::{DeviceState, GroupState};
@@ -40,7 +41,7 @@ pub(super) fn examine(
         let advice = "It is reported as free and allocated even while a foreign process holds it. Run without --no-probe, on a kernel with CONFIG_VFIO_GROUP.";
         findings.warn(&id, what, advice);
     }
-    if report.state == "held" {
+    if report.state == StateWord::Held {
         holders(device, &report.holders, pods, findings);
     } else if !report.holders.is_empty() && matches!(pods.of(device), PodOf::None | PodOf::Unknown) {
         let what = format!("is free, but {} has it open", pods.describe(&report.holders));

@@ -4,6 +4,7 @@ use crate::commands::doctor::finding::Findings;
 use crate::commands::ready::unready;
 use crate::config::Config;
 use crate::status::report::{DeviceReport, StatusReport};
+use crate::status::words::StateWord;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::health::reason::Reason;
 
@@ -45,7 +46,10 @@ pub(super) fn examine(
     // The scheduler subtracts such a device twice: as requested and as not allocatable.
     let is_lost = |device: &DeviceReport| device.reason_code.as_deref() == Some(Reason::Lost.code());
     let twice = |device: &&DeviceReport| {
-        device.assignment.is_some() && device.is_unhealthy() && device.state == "held" && !is_lost(device)
+        device.assignment.is_some()
+            && device.is_unhealthy()
+            && device.state == StateWord::Held
+            && !is_lost(device)
     };
     let lost: Vec<&str> = report.devices.iter().filter(twice).map(|device| device.address.as_str()).collect();
     if !lost.is_empty() {

@@ -1,0 +1,121 @@
+//! The words for a device's state, evidence and health, in JSON and in tables.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use vfio_plugin_policy::health::Health;
+use vfio_probe::{Evidence, Occupancy};
+
+/// Whether a device is held ([`Occupancy`] without the reason for an unknown one).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StateWord {
+    /// No process holds the group.
+    Free,
+    /// A process holds the group.
+    Held,
+    /// The group has no device node, or there is no device behind the node.
+    Absent,
+    /// Neither is known, or the device has no group.
+    Unknown,
+}
+
+/// What a state rests on ([`Evidence`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum EvidenceWord {
+    /// An open of the group's device node.
+    Open,
+    /// `enable` of the group's functions.
+    Enable,
+    /// The presence of the device node.
+    Node,
+    /// Nothing.
+    None,
+}
+
+/// A health as the device plugin API spells it ([`Health`] without the reason).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum HealthWord {
+    /// The kubelet may allocate the device.
+    Healthy,
+    /// The kubelet does not allocate the device.
+    Unhealthy,
+}
+
+impl From<Occupancy> for StateWord {
+    fn from(occupancy: Occupancy) -> Self {
+        match occupancy {
+            Occupancy::Free => Self::Free,
+            Occupancy::Held => Self::Held,
+            Occupancy::Absent => Self::Absent,
+            Occupancy::Unknown(_) => Self::Unknown,
+        }
+    }
+}
+
+impl From<Evidence> for EvidenceWord {
+    fn from(evidence: Evidence) -> Self {
+        match evidence {
+            Evidence::Open => Self::Open,
+            Evidence::Enable => Self::Enable,
+            Evidence::Node => Self::Node,
+            Evidence::None => Self::None,
+        }
+    }
+}
+
+impl From<&Health> for HealthWord {
+    fn from(health: &Health) -> Self {
+        match health {
+            Health::Healthy => Self::Healthy,
+            Health::Unhealthy(_) => Self::Unhealthy,
+        }
+    }
+}
+
+/// Writes the same words as JSON.
+macro_rules! display_as_serialized {
+    ($($word:ty),*) => {$(
+        impl fmt::Display for $word {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.serialize(f)
+            }
+        }
+    )*};
+}
+
+display_as_serialized!(StateWord, EvidenceWord, HealthWord);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::de::DeserializeOwned;
+    use vfio_plugin_policy::health::reason::Reason;
+    use vfio_probe::UnknownReason;
+
+    /// Checks that a word is this text in tables and in JSON, and is read back from it.
+    fn check<W>(word: &W, text: &str)
+    where
+        W: Serialize + DeserializeOwned + fmt::Display + fmt::Debug + PartialEq,
+    {
+        assert_eq!(word.to_string(), text);
+        assert_eq!(serde_json::to_value(word).unwrap(), text);
+        assert_eq!(&serde_json::from_value::<W>(text.into()).unwrap(), word);
+    }
+
+    #[test]
+    fn words_are_those_of_the_core_and_of_the_kubelet() {
+        let unknown = Occupancy::Unknown(UnknownReason::NotProbed);
+        for occupancy in [Occupancy::Free, Occupancy::Held, Occupancy::Absent, unknown] {
+            check(&StateWord::from(occupancy), occupancy.as_str());
+        }
+        for evidence in [Evidence::Open, Evidence::Enable, Evidence::Node, Evidence::None] {
+            check(&EvidenceWord::from(evidence), evidence.as_str());
+        }
+        for health in [Health::Healthy, Health::Unhealthy(Box::new(Reason::Lost))] {
+            check(&HealthWord::from(&health), health.as_str());
+        }
+        check(&HealthWord::Healthy, kubelet_api::HEALTHY);
+        check(&HealthWord::Unhealthy, kubelet_api::UNHEALTHY);
+    }
+}
