@@ -27,12 +27,16 @@ pub(crate) fn silent(report: &StatusReport, interval: Duration) -> Option<String
     (silent > patience).then(|| format!("the monitor's latest pass was {} ms ago", report.silent_ms))
 }
 
-/// Returns why the plugin is not ready: the process does not work, or a resource is not registered or has not
-/// sent its first list. A node without devices has nothing to register and is ready.
+/// Returns why the plugin is not ready: the process does not work, the bound devices cannot be listed, or a
+/// resource is not registered or has not sent its first list. A node without devices has nothing to register and
+/// is ready.
 pub(crate) fn unready(report: &StatusReport, interval: Duration) -> Vec<String> {
     let mut reasons: Vec<String> = silent(report, interval).into_iter().collect();
     if !report.settled {
         reasons.push("the first pass over the devices is not complete".to_owned());
+    }
+    if report.listing_failed {
+        reasons.push("the monitor cannot list the bound devices; the log of serve says why".to_owned());
     }
     for resource in &report.resources {
         if !resource.registered {
@@ -59,6 +63,7 @@ mod tests {
             uptime_ms: 0,
             silent_ms,
             settled,
+            listing_failed: false,
             resources,
             devices: Vec::new(),
         }
@@ -82,6 +87,14 @@ mod tests {
         let words = ["monitor", "first pass", "is not registered", "has not sent its first list"];
         assert_eq!(reasons.len(), words.len());
         assert!(reasons.iter().zip(words).all(|(reason, word)| reason.contains(word)), "{reasons:?}");
+    }
+
+    #[test]
+    fn not_ready_without_resources_if_the_listing_failed() {
+        let failed = StatusReport { listing_failed: true, ..report(0, true, Vec::new()) };
+        let reasons = unready(&failed, SECOND);
+        assert!(reasons.len() == 1 && reasons[0].contains("cannot list the bound devices"), "{reasons:?}");
+        assert_eq!(silent(&failed, SECOND), None, "the process is live");
     }
 
     #[test]

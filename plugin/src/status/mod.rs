@@ -78,6 +78,7 @@ impl Server {
             uptime_ms: millis(self.monitor.age()),
             silent_ms: millis(self.monitor.silent_for()),
             settled: self.registry.is_set(),
+            listing_failed: snapshot.is_some_and(|snapshot| snapshot.listing_failed),
             resources: self.registry.resources(),
             devices,
         }

@@ -25,6 +25,9 @@ pub(crate) struct StatusReport {
     pub(crate) silent_ms: u64,
     /// Whether the first snapshot of the node is complete, and its resources are in `resources`.
     pub(crate) settled: bool,
+    /// Whether the monitor cannot list the bound devices, so that `resources` and `devices` may lack some.
+    #[serde(default)]
+    pub(crate) listing_failed: bool,
     /// Its resources.
     pub(crate) resources: Vec<ResourceStatus>,
     /// Its devices, with the health that was reported to the kubelet.

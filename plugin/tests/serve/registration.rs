@@ -145,3 +145,46 @@ async fn every_stream_gets_every_change() {
     }
     assert_eq!(kubelet.state().registrations_of(H100), 1);
 }
+
+/// Waits until `ready` exits with this code. Returns what it prints.
+async fn wait_for_ready(node: &Node, code: i32) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (exit, _, text) = run(node, &["ready"]);
+        if exit == code && !text.contains("no serve answers") && !text.contains("first pass") {
+            return text;
+        }
+        assert!(Instant::now() < deadline, "exits with {exit}, not with {code}: {text}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn ready_fails_while_devices_cannot_be_listed() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let (class, aside) = (node.root().join("sys/class/vfio-dev"), node.root().join("aside"));
+    // Listing a file fails with ENOTDIR.
+    let fail = || {
+        std::fs::rename(&class, &aside).unwrap();
+        std::fs::write(&class, "").unwrap();
+    };
+    let recover = || {
+        std::fs::remove_file(&class).unwrap();
+        std::fs::rename(&aside, &class).unwrap();
+    };
+    fail();
+    let _serve = Serve::start(&node, &[]);
+    let text = wait_for_ready(&node, 1).await;
+    assert!(text.contains("cannot list the bound devices"), "{text}");
+    recover();
+    expect(&kubelet, "all", |state| state.capacity(H100).allocatable == 8).await;
+    wait_for_ready(&node, 0).await;
+    // The same devices after a failure are no other change.
+    fail();
+    let text = wait_for_ready(&node, 1).await;
+    assert!(text.contains("cannot list the bound devices"), "{text}");
+    assert_eq!(kubelet.state().capacity(H100).allocatable, 8, "the devices of the latest list stay");
+    recover();
+    wait_for_ready(&node, 0).await;
+}

@@ -97,7 +97,7 @@ impl MonitorLoop {
         changed |= self.take_hardware();
         changed |= self.take_stale_enables();
         self.inbox.record_pass();
-        self.take_failure();
+        changed |= self.take_failure();
         changed |= self.learn_names(changed);
         let is_complete = self.is_complete();
         if is_complete {
@@ -199,15 +199,17 @@ impl MonitorLoop {
         std::mem::replace(&mut self.stale_enables, count) != count
     }
 
-    /// Takes in whether the bound devices could be listed, and logs a new failure.
-    fn take_failure(&mut self) {
+    /// Takes in whether the bound devices could be listed, and logs a new failure. Returns whether a failure began or ended.
+    fn take_failure(&mut self) -> bool {
         let failure = self.sources.watch.failure();
-        if failure != self.failure {
-            self.failure = failure;
-            if let Some(error) = failure {
-                tracing::warn!(%error, "bound devices could not be listed; the devices of the latest list stay");
-            }
+        if failure == self.failure {
+            return false;
         }
+        if let Some(error) = failure {
+            tracing::warn!(%error, "bound devices could not be listed; the devices of the latest list stay");
+        }
+        let former = std::mem::replace(&mut self.failure, failure);
+        former.is_some() != failure.is_some()
     }
 
     /// Learns names after a change, and when a failed read of a name is to be repeated. Runs while the first probes are under way
