@@ -43,13 +43,19 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
-        let (supervisor, failures) = Supervisor::new();
-        supervisor.report_panics();
-        serve(config, &supervisor, failures, stop).await
+        serve_until_any_panic(config, stop).await
     });
     // A blocking call that hangs in the kernel must not hang the exit.
     runtime.shutdown_background();
     end
+}
+
+/// Runs [`serve`] with a supervisor of its own that reports every panic of the process, also of threads and tasks that it has not
+/// started: the readers of the hardware, the prober's threads, gRPC calls.
+async fn serve_until_any_panic(config: &Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let (supervisor, failures) = Supervisor::new();
+    supervisor.report_panics();
+    serve(config, &supervisor, failures, stop).await
 }
 
 /// Starts the plugin and runs it until `stop` or the first failure of a task or thread. In both cases streams end and sockets
@@ -157,6 +163,7 @@ async fn publish(services: Services, mut resources: ResourceSet) {
 mod tests {
     use super::*;
     use crate::cli::Cli;
+    use crate::status::client;
     use clap::Parser;
     use std::future::pending;
     use vfio_sim_node::Node;
@@ -208,6 +215,31 @@ mod tests {
     async fn serve_fails_when_the_monitor_thread_panics() {
         let error = failure_of("monitor").await;
         assert!(error.starts_with("the monitor thread panicked: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn serve_fails_when_an_unsupervised_thread_panics() {
+        let expected = "the bystander thread panicked: gave up; stopped, to be started again";
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let node = Node::with_eight_gpus().unwrap();
+            let config = config(&node);
+            let run_dir = config.run_dir.clone();
+            let work = move || {
+                while client::fetch(&run_dir, PATIENCE).is_err() {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                panic!("gave up");
+            };
+            std::thread::Builder::new().name("bystander".to_owned()).spawn(work).unwrap();
+            let end = timeout(PATIENCE, serve_until_any_panic(&config, pending())).await;
+            let error = end.expect("serve goes on after the panic").unwrap_err().to_string();
+            if error == expected {
+                return;
+            }
+            // Another test has panicked meanwhile.
+            assert!(Instant::now() < deadline, "{error}");
+        }
     }
 
     #[tokio::test]
