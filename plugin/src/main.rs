@@ -1,5 +1,10 @@
 //! The program `vfio-device-plugin`: reads the command line, starts the log and runs one command.
 
+#![warn(
+    clippy::print_stderr,
+    reason = "`eprintln!` panics if standard error is closed or full: use `commands::stderr`"
+)]
+
 mod allocate;
 mod assignments;
 mod backoff;
@@ -18,6 +23,8 @@ mod status;
 mod supervise;
 
 use cli::{Cli, Command};
+use commands::serve::Logged;
+use commands::stderr;
 use config::{Config, LogFormat};
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -48,11 +55,18 @@ fn main() -> ExitCode {
         _ => Ok(()),
     };
     if let Err(error) = pools {
-        eprintln!("vfio-device-plugin: {}: {error}", config.pools_file());
+        let file = config.pools_file();
+        // Every line of serve's log is JSON then.
+        let is_json = matches!((&command, config.log_format), (Command::Serve, LogFormat::Json));
+        if is_json && tracing::enabled!(tracing::Level::ERROR) {
+            tracing::error!(%file, %error, "pools file rejected");
+        } else {
+            stderr::print(format_args!("vfio-device-plugin: {file}: {error}"));
+        }
         return USAGE.into();
     }
     let code = run(&config, command).unwrap_or_else(|error| {
-        eprintln!("vfio-device-plugin: {error:#}");
+        stderr::print(format_args!("vfio-device-plugin: {error:#}"));
         FAILED
     });
     code.into()
@@ -61,7 +75,8 @@ fn main() -> ExitCode {
 /// Runs a command and returns the exit code.
 fn run(config: &Config, command: Command) -> anyhow::Result<u8> {
     match command {
-        Command::Serve => commands::serve::run(config).map(|()| 0),
+        // Serve has logged why it failed.
+        Command::Serve => Ok(commands::serve::run(config).map_or_else(|Logged| FAILED, |()| 0)),
         Command::List { json, probe } => commands::list::run(config, json, probe),
         Command::Who { target, json } => commands::who::run(config, &target, json),
         Command::Watch { json } => commands::watch::run(config, json),
@@ -81,6 +96,8 @@ fn start_log(config: &Config) {
     let targets =
         Targets::new().with_target("vfio_device_plugin", level).with_default(level.min(LevelFilter::INFO));
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level);
+    // Otherwise a failed write is reported by `eprintln!`, which panics on the same stream.
+    let log = log.log_internal_errors(false);
     match config.log_format {
         LogFormat::Text => {
             let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();

@@ -6,7 +6,10 @@ mod common;
 
 use common::{PATIENCE, Serve, list, program, run};
 use serde_json::Value;
+use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use vfio_sim_node::{Node, VmSpec};
@@ -188,4 +191,89 @@ fn second_serve_leaves_the_status_of_the_first_alone() {
     assert_eq!(code, 0);
     assert!(log.contains("another process listens on it"), "{log}");
     assert!(run(&node, &["ready"]).2.contains("not registered"), "the first one still answers");
+}
+
+/// Returns standard errors to which nothing can be written: a full one, and one that its reader has closed.
+fn unwritable() -> [(&'static str, OwnedFd); 2] {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let (closed, _) = UnixStream::pair().unwrap();
+    [("full", full.into()), ("closed", closed.into())]
+}
+
+#[test]
+fn unwritable_stderr_changes_no_exit_code() {
+    let node = Node::with_eight_gpus().unwrap();
+    let file = &*common::write_pools(&node, "pools: [{resource: GPU}]");
+    for (words, code) in [
+        (&["list"][..], 0),
+        (&["ready"], 1),
+        (&["who", "nonsense"], 2),
+        (&["list", "--pools", file], 64),
+        (&["serve", "--pools", file], 64),
+        (&["frobnicate"], 64),
+    ] {
+        for (kind, stderr) in unwritable() {
+            let output = program(&node, words).stderr(stderr).output().unwrap();
+            assert_eq!(output.status.code(), Some(code), "{words:?}, {kind}");
+            assert_eq!(output.stdout.is_empty(), code != 0, "{words:?}, {kind}");
+        }
+    }
+    for level in ["info", "off"] {
+        for (kind, stderr) in unwritable() {
+            let mut program = Command::new(env!("CARGO_BIN_EXE_vfio-device-plugin"));
+            program.args(["serve", "--root", "/nowhere", "--log-level", level]);
+            let status = program.stderr(stderr).status().unwrap();
+            assert_eq!(status.code(), Some(2), "{level}, {kind}");
+        }
+    }
+}
+
+#[test]
+fn serve_goes_on_with_unwritable_stderr() {
+    for (format, (kind, stderr)) in ["text", "json"].into_iter().zip(unwritable()) {
+        let node = Node::with_eight_gpus().unwrap();
+        let words = ["serve", "--busy", "unhealthy", "--log-format", format, "--log-level", "debug"];
+        let serve = Serve(program(&node, &words).stderr(stderr).spawn().unwrap());
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while run(&node, &["ready", "--live"]).0 != 0 {
+            assert!(std::time::Instant::now() < deadline, "serve does not answer: {kind}");
+        }
+        let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+        while list(&node)[0]["health"] != "Unhealthy" {
+            assert!(std::time::Instant::now() < deadline, "the change is not logged: {kind}");
+        }
+        let (code, _, _) = serve.terminate();
+        assert_eq!(code, 0, "{kind}");
+    }
+}
+
+/// Checks that each line is JSON.
+fn all_json(log: &str) {
+    for line in log.lines() {
+        serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+}
+
+#[test]
+fn failed_serve_is_logged_once_and_exits_2() {
+    for (words, expected) in [
+        (&["--log-format", "json"][..], "\"message\":\"serve failed\""),
+        (&["--log-format", "text"], "ERROR"),
+        (&["--log-format", "json", "--log-level", "off"], "vfio-device-plugin: "),
+    ] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_vfio-device-plugin"));
+        let output = program.args(["serve", "--root", "/nowhere"]).args(words).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {text}");
+        assert_eq!(text.matches("/nowhere").count(), 1, "{words:?}: {text}");
+        assert!(text.contains(expected), "{words:?}: {text}");
+        if words == ["--log-format", "json"] {
+            all_json(&text);
+        }
+    }
+    let node = Node::with_eight_gpus().unwrap();
+    let file = common::write_pools(&node, "pools: [{resource: GPU}]");
+    let (code, _, log) = run(&node, &["serve", "--pools", &file, "--log-format", "json"]);
+    assert!(code == 64 && log.lines().count() == 1 && log.contains("pools file rejected"), "{code}: {log}");
+    all_json(&log);
 }

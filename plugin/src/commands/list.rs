@@ -1,6 +1,7 @@
 //! `list`: the state of each device, with the health that was reported to the kubelet.
 
 use crate::commands::offered::offered_devices;
+use crate::commands::stderr;
 use crate::commands::table::{layout, or_dash};
 use crate::config::Config;
 use crate::status::client;
@@ -13,14 +14,16 @@ use vfio_plugin_policy::device::DeviceState;
 pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8> {
     if let Some(error) = &config.pools_error {
         let file = config.pools_file();
-        eprintln!("vfio-device-plugin: {file}: {error}; listing the devices of the running serve instead");
+        stderr::print(format_args!(
+            "vfio-device-plugin: {file}: {error}; listing the devices of the running serve instead"
+        ));
     }
     let serving = client::fetch(&config.run_dir, ANSWER_TIMEOUT);
     if let Err(error) = &serving {
-        eprintln!("vfio-device-plugin: {error:#}; health and pods are unknown");
+        stderr::print(format_args!("vfio-device-plugin: {error:#}; health and pods are unknown"));
     }
-    let devices =
-        offered_devices(config, probe, |error| eprintln!("vfio-device-plugin: device left out: {error}"))?;
+    let left_out = |error| stderr::print(format_args!("vfio-device-plugin: device left out: {error}"));
+    let devices = offered_devices(config, probe, left_out)?;
     let reported = serving.map(|status| status.devices).unwrap_or_default();
     let mut reports: Vec<DeviceReport> = devices.iter().map(|device| combined(device, &reported)).collect();
     // A device whose unbind waits for its holder, or that is assigned to a pod, is not among the bound

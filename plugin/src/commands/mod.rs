@@ -5,6 +5,7 @@ pub(crate) mod list;
 pub(crate) mod offered;
 pub(crate) mod ready;
 pub(crate) mod serve;
+pub(crate) mod stderr;
 pub(crate) mod table;
 pub(crate) mod watch;
 pub(crate) mod who;

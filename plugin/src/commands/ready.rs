@@ -1,5 +1,6 @@
 //! `ready`: whether a running `serve` does its work, for exec probes.
 
+use crate::commands::stderr;
 use crate::config::Config;
 use crate::status::client;
 use crate::status::client::ANSWER_TIMEOUT;
@@ -15,7 +16,7 @@ pub(crate) fn run(config: &Config, live: bool) -> u8 {
         Err(error) => vec![format!("{error:#}")],
     };
     for reason in &reasons {
-        eprintln!("{word}: {reason}");
+        stderr::print(format_args!("{word}: {reason}"));
     }
     u8::from(!reasons.is_empty())
 }

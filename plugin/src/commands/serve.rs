@@ -4,6 +4,7 @@
 //! registered with the kubelet by a task of its own. Every task and thread is supervised.
 
 use crate::assignments::AssignmentsHandle;
+use crate::commands::stderr;
 use crate::config::Config;
 use crate::device_plugin::registration::Services;
 use crate::device_plugin::resources::ResourceSet;
@@ -26,12 +27,28 @@ use tokio::time::{sleep_until, timeout};
 /// How long streams and sockets may take to end after a SIGTERM. What is left ends with the process.
 const SHUTDOWN: Duration = Duration::from_millis(800);
 
+/// Serve failed, and why is in its log.
+#[derive(Debug)]
+pub(crate) struct Logged;
+
 /// Runs until SIGTERM or SIGINT. Waits for a kubelet that is not there.
 ///
 /// # Errors
 /// The root cannot be opened, the kernel gives the process no thread or descriptor, or a task or thread of the plugin has
-/// panicked or ended.
-pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
+/// panicked or ended. The log has the reason, so that every line is JSON with `--log-format json`. Standard error has it if the
+/// log is off.
+pub(crate) fn run(config: &Config) -> Result<(), Logged> {
+    run_until_signal(config).map_err(|error| {
+        if tracing::enabled!(tracing::Level::ERROR) {
+            tracing::error!(error = %format_args!("{error:#}"), "serve failed");
+        } else {
+            stderr::print(format_args!("vfio-device-plugin: {error:#}"));
+        }
+        Logged
+    })
+}
+
+fn run_until_signal(config: &Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the async runtime")?;
     let end = runtime.block_on(async {

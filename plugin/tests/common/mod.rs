@@ -99,7 +99,7 @@ impl Serve {
         Self(program(node, &all).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
-    /// Sends SIGTERM. Returns the exit code, the time until the exit, and the log.
+    /// Sends SIGTERM. Returns the exit code, the time until the exit, and the log if standard error is a pipe.
     pub fn terminate(mut self) -> (i32, Duration, String) {
         let began = Instant::now();
         let pid = rustix::process::Pid::from_child(&self.0);
@@ -107,7 +107,9 @@ impl Serve {
         let code = self.0.wait().unwrap().code().unwrap_or(-1);
         let took = began.elapsed();
         let mut log = String::new();
-        self.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        if let Some(mut stderr) = self.0.stderr.take() {
+            stderr.read_to_string(&mut log).unwrap();
+        }
         (code, took, log)
     }
 }
