@@ -9,7 +9,7 @@
 
 use crate::log_once::LogOnce;
 use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use std::io::{Error, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -121,18 +121,11 @@ fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
 
 /// Parses an object, checks its field `version` and returns the other fields.
 fn decode_versioned<T: DeserializeOwned>(text: &[u8], version: u32) -> serde_json::Result<T> {
-    #[derive(Deserialize)]
-    struct Header {
-        version: u32,
-    }
-    let header: Header = serde_json::from_slice(text)?;
-    if header.version != version {
-        let text = format!("it has version {}, this plugin reads version {version}", header.version);
-        return Err(serde_json::Error::custom(text));
-    }
     let mut content: Value = serde_json::from_slice(text)?;
-    if let Some(fields) = content.as_object_mut() {
-        fields.remove("version");
+    let found = content.as_object_mut().and_then(|fields| fields.remove("version")).unwrap_or_default();
+    if found != version {
+        let text = format!("it has version {found}, this plugin reads version {version}");
+        return Err(serde_json::Error::custom(text));
     }
     serde_json::from_value(content)
 }

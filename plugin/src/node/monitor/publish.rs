@@ -37,7 +37,6 @@ impl MonitorLoop {
         let Sources { watch, namer, hardware, .. } = &mut self.sources;
         let exclusions = &self.exclusions;
         let unbound: Vec<Device> = exclusions.unbound(watch).collect();
-        namer.learn(watch.monitor().root(), &bound(watch).chain(&unbound));
         namer.save();
         namer.warn_of_unused_aliases();
         // During an unbind a device has no driver any more, by which a pool might select it.
