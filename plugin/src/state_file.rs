@@ -8,8 +8,8 @@
 //! it may be empty, which counts as no state.
 
 use crate::log_once::LogOnce;
-use serde::de::{DeserializeOwned, Error as _};
 use serde::Serialize;
+use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
 use std::io::{Error, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -36,17 +36,25 @@ pub(super) fn checks(words: &[Check]) -> Result<Checks, String> {
 
 /// Returns a parser of `--busy`, with a line of help for each value.
 pub(super) fn busy() -> impl TypedValueParser<Value = Busy> {
-    let values = Busy::ALL.map(|busy| PossibleValue::new(busy.as_str()).help(busy.help()));
-    PossibleValuesParser::new(values)
-        .map(|word| Busy::ALL.into_iter().find(|busy| busy.as_str() == word).unwrap_or(Busy::Attributed))
+    words(Busy::ALL, Busy::as_str, Busy::help)
 }
 
 /// Returns a parser of `--busy-allocate`, with a line of help for each value.
 pub(super) fn busy_allocate() -> impl TypedValueParser<Value = BusyAllocate> {
-    let values = BusyAllocate::ALL.map(|policy| PossibleValue::new(policy.as_str()).help(policy.help()));
-    PossibleValuesParser::new(values).map(|word| {
-        BusyAllocate::ALL.into_iter().find(|policy| policy.as_str() == word).unwrap_or(BusyAllocate::Reject)
-    })
+    words(BusyAllocate::ALL, BusyAllocate::as_str, BusyAllocate::help)
+}
+
+/// Returns a parser of these values by their words. Types of the policy crate, which does not know clap, cannot derive `ValueEnum`.
+fn words<T: Copy + Send + Sync + 'static, const N: usize>(
+    values: [T; N],
+    word: fn(T) -> &'static str,
+    help: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(values.map(|value| PossibleValue::new(word(value)).help(help(value)))).try_map(
+        move |text| {
+            values.into_iter().find(|value| word(*value) == text).ok_or("not one of the possible values")
+        },
+    )
 }
 
 /// Forms of the log.
