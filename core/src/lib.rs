@@ -81,7 +81,8 @@
 //! | [`device_nodes`] | the device nodes of a group |
 //! | [`egm`] | the extended GPU memory of Grace systems |
 //! | [`hardware`] | whether a function responds, and its fatal PCIe errors |
-//! | [`names`], [`uevent`] | parsers of pci.ids and of the kernel's uevents |
+//! | [`names`] | the names of device models: a table in the library, and a parser of pci.ids |
+//! | [`uevent`] | a parser of the kernel's uevents |
 //!
 //! # Cost
 //!

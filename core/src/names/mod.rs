@@ -1,4 +1,11 @@
-//! Finds the names of PCI devices in a pci.ids file, in one pass and without building a database.
+//! Names of PCI device models: from the table in the library, or from a pci.ids file.
+//!
+//! [`built_in`] is the default: its names are the same on every host. [`open`] and [`find`] search a
+//! file in one pass, without building a database.
+
+mod table;
+
+pub use table::{ModelName, built_in};
 
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
