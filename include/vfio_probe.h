@@ -309,8 +309,8 @@ typedef struct vfp_pci_id {
 
 // The name of a device model.
 typedef struct vfp_name {
-  // Name from the file (`GH100 [H100 SXM5 80GB]`): UTF-8 without control characters, truncated to the field; "" if
-  // the file has no name for the model.
+  // Name as in pci.ids (`GH100 [H100 SXM5 80GB]`): UTF-8 without control characters, truncated to the field; "" if
+  // the model has no name.
   char text[160];
 } vfp_name;
 
@@ -473,12 +473,16 @@ vfp_status vfp_holders(const struct vfp_root *root,
                        struct vfp_scan_coverage *out_coverage,
                        struct vfp_error *out_error);
 
-// Looks up `count` device models in a pci.ids file and writes one name for each into `out_names`, in the same order.
-// If `path` is NULL, the first existing file of /usr/pci.ids, /usr/share/misc/pci.ids and /usr/share/hwdata/pci.ids
-// is read. A model without a name in the file gets "".
+// Looks up the names of `count` device models and writes one for each into `out_names`, in the same order. A model
+// without a name gets "".
+//
+// If `path` is NULL, the names come from the table in the library: the pci.ids of 2025-07-11. Then the call reads no
+// file and does not block. Otherwise they come from the pci.ids file `path` only, which one call reads once (about
+// 1.5 MB): pass all models in one call. Distributions install the file as /usr/share/misc/pci.ids or
+// /usr/share/hwdata/pci.ids.
 //
 // Returns VFP_MISSING, VFP_DENIED or VFP_SYSTEM if the file cannot be opened or read, and VFP_MALFORMED if it is not
-// a regular file or is larger than 64 MiB. One call reads the file once, about 1.5 MB: pass all models in one call.
+// a regular file or is larger than 64 MiB.
 vfp_status vfp_names(const char *path,
                      const struct vfp_pci_id *ids,
                      size_t count,

@@ -13,12 +13,12 @@ type Model struct {
 	Device uint16
 }
 
-// Names looks up device models in a pci.ids file. It returns one name for each model, in the same order, such as
-// "GH100 [H100 SXM5 80GB]". A model without a name in the file gets "".
+// Names looks up the names of device models. It returns one name for each model, in the same order, such as
+// "GH100 [H100 SXM5 80GB]". A model without a name gets "".
 //
-// If path is "", the first existing file of /usr/pci.ids, /usr/share/misc/pci.ids and /usr/share/hwdata/pci.ids is read.
-// One call reads the file once, about 1.5 MB: pass all models in one call. Names fails if the file cannot be opened or
-// read; the error is [ErrMalformed] if it is not a regular file or is larger than 64 MiB.
+// If path is "", the names come from the table in the library: the pci.ids of 2025-07-11. Otherwise they come from the
+// pci.ids file path only, which one call reads once, about 1.5 MB: pass all models in one call. Names fails if the
+// file cannot be opened or read; the error is [ErrMalformed] if it is not a regular file or is larger than 64 MiB.
 func Names(path string, models ...Model) ([]string, error) {
 	var cPath *C.char
 	if path != "" {

@@ -24,3 +24,11 @@ func TestNamesComeFromPciIDs(t *testing.T) {
 	_, err := vfioprobe.Names(file+"x", vfioprobe.Model{})
 	isAll(t, err, os.ErrNotExist)
 }
+
+func TestBuiltInNamesNeedNoFile(t *testing.T) {
+	got := must(vfioprobe.Names("", vfioprobe.Model{Vendor: 0x10de, Device: 0x2330},
+		vfioprobe.Model{Vendor: 0x10de, Device: 0xffff}))(t)
+	if want := []string{"GH100 [H100 SXM5 80GB]", ""}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}

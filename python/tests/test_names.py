@@ -1,4 +1,4 @@
-"""Tests the names of PCI devices from a pci.ids file."""
+"""Tests the names of PCI device models."""
 
 import os
 from pathlib import Path
@@ -27,6 +27,11 @@ def test_names_are_found_in_the_file(tmp_path: Path) -> None:
     assert names(wanted, path) == expected
     assert names(iter(wanted * 2), str(path)) == expected
     assert names([], path) == {}
+
+
+def test_built_in_names_need_no_file() -> None:
+    wanted = [(0x10DE, 0x2330), (0x10DE, 0xFFFF)]
+    assert names(wanted) == {(0x10DE, 0x2330): "GH100 [H100 SXM5 80GB]"}
 
 
 def test_missing_file_raises_missing_error(tmp_path: Path) -> None:

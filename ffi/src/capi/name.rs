@@ -1,4 +1,4 @@
-//! Device names from a pci.ids file.
+//! Names of device models.
 
 use super::record::{self, Record, Slots};
 use super::status::{Failure, Outcome, VFP_OK, guard, vfp_error, vfp_status};
@@ -22,8 +22,8 @@ pub struct vfp_pci_id {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfp_name {
-    /// Name from the file (`GH100 [H100 SXM5 80GB]`): UTF-8 without control characters, truncated to the field; "" if
-    /// the file has no name for the model.
+    /// Name as in pci.ids (`GH100 [H100 SXM5 80GB]`): UTF-8 without control characters, truncated to the field; "" if
+    /// the model has no name.
     pub text: [c_char; 160],
 }
 
@@ -32,12 +32,16 @@ unsafe impl Record for vfp_name {
     const MIN_SIZE: usize = size_of::<vfp_name>();
 }
 
-/// Looks up `count` device models in a pci.ids file and writes one name for each into `out_names`, in the same order.
-/// If `path` is NULL, the first existing file of /usr/pci.ids, /usr/share/misc/pci.ids and /usr/share/hwdata/pci.ids
-/// is read. A model without a name in the file gets "".
+/// Looks up the names of `count` device models and writes one for each into `out_names`, in the same order. A model
+/// without a name gets "".
+///
+/// If `path` is NULL, the names come from the table in the library: the pci.ids of 2025-07-11. Then the call reads no
+/// file and does not block. Otherwise they come from the pci.ids file `path` only, which one call reads once (about
+/// 1.5 MB): pass all models in one call. Distributions install the file as /usr/share/misc/pci.ids or
+/// /usr/share/hwdata/pci.ids.
 ///
 /// Returns VFP_MISSING, VFP_DENIED or VFP_SYSTEM if the file cannot be opened or read, and VFP_MALFORMED if it is not
-/// a regular file or is larger than 64 MiB. One call reads the file once, about 1.5 MB: pass all models in one call.
+/// a regular file or is larger than 64 MiB.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_names(
     path: *const c_char,
@@ -56,15 +60,19 @@ pub unsafe extern "C" fn vfp_names(
         let mut slots = unsafe { Slots::counted(size, ("count", count), out_names, "out_names") }?;
         let wanted: Vec<(u16, u16)> = ids.iter().map(|id| (id.vendor, id.device)).collect();
         let mut found = vec![vfp_name { text: [0; 160] }; wanted.len()];
-        names::open(path)
-            .and_then(|mut file| {
-                names::find(&mut file, &wanted, &mut |index, name| {
-                    if let Some(slot) = found.get_mut(index) {
-                        slot.text = text::shown(&name);
-                    }
-                })
-            })
-            .map_err(|error| Failure::File("pci.ids", error))?;
+        let mut record = |index: usize, name: &str| {
+            if let Some(slot) = found.get_mut(index) {
+                slot.text = text::shown(&name);
+            }
+        };
+        match path {
+            None => wanted.iter().enumerate().for_each(|(index, &(vendor, device))| {
+                names::built_in(vendor, device).iter().for_each(|name| record(index, name.as_str()));
+            }),
+            Some(path) => names::open(Some(path))
+                .and_then(|mut file| names::find(&mut file, &wanted, &mut record))
+                .map_err(|error| Failure::File("pci.ids", error))?,
+        }
         found.iter().for_each(|name| slots.push(name));
         Ok(VFP_OK)
     };

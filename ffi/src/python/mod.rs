@@ -25,7 +25,7 @@ mod _core {
     #[pymodule_export]
     use super::listing::{Holders, Members, Scan};
     #[pymodule_export]
-    use super::names::names;
+    use super::names::names_of;
     #[pymodule_export]
     use super::occupancy::Occupancy;
     #[pymodule_export]

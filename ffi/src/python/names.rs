@@ -1,42 +1,44 @@
-//! Names of PCI devices from a pci.ids file.
+//! Names of device models.
 
 use crate::python::arguments;
 use crate::python::errors::{MalformedError, raised};
 use pyo3::prelude::*;
 use rustix::io::Errno;
 use std::collections::HashMap;
-use vfio_probe::Error;
+use vfio_probe::{Error, names};
 
-/// Looks up names of PCI devices in a pci.ids file.
+/// Looks up names of PCI device models.
 ///
-/// Returns {(vendor, device): name}. A pair without a name in the file is left out. Without `path` the first existing
-/// file of /usr/pci.ids, /usr/share/misc/pci.ids and /usr/share/hwdata/pci.ids is read. Raises MissingError,
+/// Returns {(vendor, device): name}. A pair without a name is left out. Without `path` the names come from the table
+/// in the module: the pci.ids of 2025-07-11. With `path` they come from that pci.ids file only. Raises MissingError,
 /// DeniedError or another ProbeError if the file cannot be read, and MalformedError if it is not a regular file.
 #[pyfunction]
 #[pyo3(signature = (ids, path=None))]
-pub(crate) fn names(
+#[pyo3(name = "names")]
+pub(crate) fn names_of(
     py: Python<'_>,
     ids: &Bound<'_, PyAny>,
     path: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<HashMap<(u16, u16), String>> {
     let ids = arguments::pci_ids("ids", ids)?;
     let path = path.map(|path| arguments::path("path", path)).transpose()?;
+    let Some(path) = path else {
+        let named = |&id: &(u16, u16)| Some((id, names::built_in(id.0, id.1)?.as_str().to_owned()));
+        return Ok(ids.iter().filter_map(named).collect());
+    };
     let found = py.detach(|| {
         let mut found = HashMap::new();
-        let mut file = vfio_probe::names::open(path.as_deref())?;
-        vfio_probe::names::find(&mut file, &ids, &mut |index, name| {
+        let mut file = names::open(Some(&path))?;
+        names::find(&mut file, &ids, &mut |index, name| {
             found.extend(ids.get(index).map(|&id| (id, name.to_owned())));
         })?;
         Ok(found)
     });
     found.map_err(|error: std::io::Error| {
-        let errno = match (Errno::from_io_error(&error), error.kind()) {
-            (Some(errno), _) => errno,
-            // No default file exists.
-            (None, std::io::ErrorKind::NotFound) => Errno::NOENT,
-            (None, _) => return MalformedError::new_err((0, format!("pci.ids: {error}"))),
+        let errno = match Errno::from_io_error(&error) {
+            Some(errno) => errno,
+            None => return MalformedError::new_err((0, format!("pci.ids: {error}"))),
         };
-        let error = Error::system(errno, "pci.ids");
-        raised(path.map_or(error, |path| error.of_entry(path.as_os_str().as_encoded_bytes())))
+        raised(Error::system(errno, "pci.ids").of_entry(path.as_os_str().as_encoded_bytes()))
     })
 }
