@@ -6,10 +6,48 @@ mod common;
 
 use common::{H100, Serve, expect, health, kubelet, wait_for_pod};
 use std::fs;
-use vfio_sim_node::Node;
+use std::process::Command;
 use vfio_sim_node::mdev::Mdev;
+use vfio_sim_node::{Function, Node};
 
 const GPU: &str = "0000:1b:00.0";
+
+#[test]
+fn names_are_built_in_and_a_file_overrides_them() {
+    let node = Node::with_eight_gpus().unwrap();
+    let listed = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vfio-device-plugin"));
+        command.args(["list", "--json", "--root"]).arg(node.root()).arg("--run-dir").arg(node.run_dir());
+        let output = command.args(words).output().unwrap();
+        let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        list["devices"][0]["resource"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(listed(&[]), "nvidia.com/GH100_H100_SXM5_80GB");
+    let file = node.root().join("pci.ids");
+    fs::write(&file, "10de  NVIDIA Corporation\n\t2330  GH100[H100 SXM5 80GB]\n").unwrap();
+    assert_eq!(listed(&["--pci-ids", file.to_str().unwrap()]), "nvidia.com/GH100H100_SXM5_80GB");
+    fs::write(&file, "").unwrap();
+    assert_eq!(listed(&["--pci-ids", file.to_str().unwrap()]), H100, "the file lacks the model");
+}
+
+#[test]
+fn doctor_names_a_model_that_other_nodes_may_name_otherwise() {
+    let node = Node::with_eight_gpus().unwrap();
+    node.add(Function::gpu("0000:ef:00.0", 59, 1).with_device(0xffff)).unwrap();
+    let pools = node.root().join("pools.yaml");
+    let findings = |pool: &str| {
+        fs::write(&pools, format!("pools:\n- select: [{{vendor: 10de}}]\n{pool}")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vfio-device-plugin"));
+        command.args(["doctor", "--json", "--root"]).arg(node.root()).arg("--run-dir").arg(node.run_dir());
+        let output = command.arg("--pools").arg(&pools).output().unwrap();
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let about = found["findings"].as_array().unwrap().iter().map(|finding| finding["about"].clone());
+        about.filter(|about| about == "10de:ffff").count()
+    };
+    assert_eq!(findings(""), 1);
+    assert_eq!(findings("  alias: {ffff: NEWEST}\n"), 0, "an alias is the same on every node");
+    assert_eq!(findings("  resource: nvidia.com/GPU\n"), 0);
+}
 
 #[tokio::test]
 async fn late_pci_ids_names_the_unassigned_devices() {

@@ -118,8 +118,8 @@ pub(crate) struct Config {
     #[arg(long, global = true, env = "VFIO_DEVICE_PLUGIN_NO_PROBE")]
     pub(crate) no_probe: bool,
 
-    /// File that the names of models come from [default: the first of /usr/pci.ids, /usr/share/misc/pci.ids and
-    /// /usr/share/hwdata/pci.ids]
+    /// pci.ids file that all names of models come from [default: the names that are built in, and the host's pci.ids for
+    /// models that are not]
     #[arg(long, global = true, value_name = "FILE", env = "VFIO_DEVICE_PLUGIN_PCI_IDS")]
     pub(crate) pci_ids: Option<PathBuf>,
 

@@ -1,4 +1,4 @@
-//! Names of PCI models from a pci.ids file, each looked up once.
+//! Names of PCI models, each looked up once: from the table in the library, or from a pci.ids file.
 
 use crate::file_id::FileId;
 use crate::log_once::LogOnce;
@@ -18,12 +18,15 @@ pub(crate) type ModelId = (u16, u16);
 
 /// The names of the models that were asked for.
 ///
+/// With a configured file, all names come from it. Otherwise they come from the table in the library, so that a resource has the
+/// same name on every node, and the host's pci.ids names only the models that the table lacks.
+///
 /// A name from a file that was read stays for the life of the process, also if the file changes: an update of pci.ids must not
 /// rename resources under running pods. A file that could not be read is read again, so a file that is mounted late still names
 /// the models.
 #[derive(Debug)]
 pub(crate) struct ModelNames {
-    /// The configured file; none stands for [`names::PLACES`].
+    /// The configured file.
     file: Option<PathBuf>,
     names: HashMap<ModelId, String>,
     retry: Retry,
@@ -33,7 +36,8 @@ pub(crate) struct ModelNames {
 }
 
 impl ModelNames {
-    /// Returns no names yet. `file` is the pci.ids file; without it, the first of [`names::PLACES`] that exists is read.
+    /// Returns no names yet. `file` is the pci.ids file that all names come from; without it, they come from the table in the
+    /// library, and for models that the table lacks from the first of [`names::PLACES`] that exists.
     pub(crate) fn new(file: Option<PathBuf>) -> Self {
         Self {
             file,
@@ -61,11 +65,14 @@ impl ModelNames {
         self.retry.is_due(now) || self.retry.is_failing() && self.versions() != self.failed_versions
     }
 
-    /// Reads the names of the models in one pass over the file. `models` are all models of the node that need a name. Models with
+    /// Learns the names of the models, in one pass over the file if a file is needed. `models` are all models of the node that need a name. Models with
     /// a name are skipped, and so are all until a failed read is to be repeated. The retry ends when no model needs it any more.
     pub(crate) fn learn(&mut self, models: impl IntoIterator<Item = ModelId>, now: Instant) {
-        let unknown: Vec<ModelId> =
+        let mut unknown: Vec<ModelId> =
             models.into_iter().filter(|model| !self.names.contains_key(model)).collect();
+        if self.file.is_none() {
+            unknown.retain(|model| !self.learn_built_in(*model));
+        }
         if unknown.is_empty() {
             self.retry.succeeded();
             self.failures.clear();
@@ -84,6 +91,7 @@ impl ModelNames {
                     );
                 }
                 self.names.extend(names);
+                self.log_not_built_in(&unknown);
                 self.retry.succeeded();
                 self.failures.clear();
             }
@@ -91,13 +99,44 @@ impl ModelNames {
                 self.failed_versions = versions;
                 self.retry.failed(now);
                 if self.failures.is_new(error.kind()) {
-                    let file = self.file.as_deref().unwrap_or(Path::new(names::PLACES[0])).display();
-                    tracing::warn!(
-                        %file, %error,
-                        "pci.ids could not be read; resources are named by hex id until it can; install it or set --pci-ids"
-                    );
+                    self.log_failure(&error, &unknown);
                 }
             }
+        }
+    }
+
+    /// Names a model from the table in the library. Returns false if the table lacks it.
+    fn learn_built_in(&mut self, model: ModelId) -> bool {
+        let (vendor, device) = model;
+        let Some(name) = names::built_in(vendor, device) else { return false };
+        self.names.insert(model, model_name(device, Some(name.as_str())));
+        true
+    }
+
+    /// Logs that this host's file decides on the names of these models.
+    fn log_not_built_in(&self, models: &[ModelId]) {
+        if self.file.is_some() {
+            return;
+        }
+        for model in models {
+            let name = self.name(*model);
+            tracing::warn!(
+                model = %text(*model), name,
+                "model is not in the built-in table; this host's pci.ids names its resource, or its hex id; an alias in the pools file makes the name certain"
+            );
+        }
+    }
+
+    fn log_failure(&self, error: &std::io::Error, models: &[ModelId]) {
+        match &self.file {
+            Some(file) => tracing::warn!(
+                file = %file.display(), %error,
+                "pci.ids could not be read; resources are named by hex id until it can; correct --pci-ids"
+            ),
+            None => tracing::warn!(
+                models = %models.iter().map(|model| text(*model)).collect::<Vec<_>>().join(" "), %error,
+                "models are not in the built-in table, and this host's pci.ids could not be read; their resources are named by hex id until it can; install it, set --pci-ids or give an alias"
+            ),
         }
     }
 
@@ -109,6 +148,11 @@ impl ModelNames {
             None => names::PLACES.iter().map(|place| version(Path::new(place))).collect(),
         }
     }
+}
+
+/// Returns a model as `lspci -n` prints it.
+fn text((vendor, device): ModelId) -> String {
+    format!("{vendor:04x}:{device:04x}")
 }
 
 /// Returns the names of all `models`, each with its model.
@@ -131,6 +175,35 @@ mod tests {
     const H100: ModelId = (0x10de, 0x2330);
     const OTHER: ModelId = (0x10de, 0x2331);
     const TEXT: &str = "10de  NVIDIA Corporation\n\t2330  GH100 [H100 SXM5 80GB]\n";
+
+    #[test]
+    fn built_in_names_need_no_file() {
+        let mut names = ModelNames::new(None);
+        names.learn([H100], Instant::now());
+        assert_eq!(names.name(H100), Some("GH100_H100_SXM5_80GB"));
+        assert!(!names.is_failing());
+    }
+
+    #[test]
+    fn model_outside_the_table_depends_on_the_host() {
+        let unknown = (0x10de, 0xffff);
+        let mut names = ModelNames::new(None);
+        names.learn([H100, unknown], Instant::now());
+        assert_eq!(names.name(H100), Some("GH100_H100_SXM5_80GB"));
+        // Without a file on this host the name is unknown, and with one the hex id is final.
+        assert_eq!(names.name(unknown), (!names.is_failing()).then_some("ffff"));
+    }
+
+    #[test]
+    fn configured_file_overrides_the_table() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pci.ids");
+        std::fs::write(&path, "10de  NVIDIA Corporation\n\t2330  GH100[H100 SXM5 80GB]\n").unwrap();
+        let mut names = ModelNames::new(Some(path));
+        names.learn([H100, (0x10de, 0x20b0)], Instant::now());
+        assert_eq!(names.name(H100), Some("GH100H100_SXM5_80GB"));
+        assert_eq!(names.name((0x10de, 0x20b0)), Some("20b0"), "the file lacks it");
+    }
 
     #[test]
     fn file_that_appears_late_is_read_at_once() {

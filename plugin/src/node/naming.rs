@@ -60,7 +60,7 @@ impl Model {
 }
 
 impl ResourceNamer {
-    /// Returns a namer for these pools. Models are named by the pci.ids file `file`, or by the first at the usual places.
+    /// Returns a namer for these pools. Models are named by the pci.ids file `file`, or without one as [`ModelNames`] describes.
     pub(crate) fn new(pools: Pools, file: Option<PathBuf>, types: VgpuTypes) -> Self {
         Self {
             pools,
@@ -74,7 +74,7 @@ impl ResourceNamer {
         }
     }
 
-    /// Learns the names of all models that are offered by model and have no name yet: pci.ids is read once for all of them, vGPU
+    /// Learns the names of all models that are offered by model and have no name yet: a pci.ids file is read once for all of them, vGPU
     /// types as [`VgpuTypes::learn`] describes. `devices` are all devices that may be offered. Returns whether any resource is new
     /// or has another name than before.
     ///

@@ -96,6 +96,46 @@ pub fn variable_collisions<'a>(
 mod tests {
     use super::*;
 
+    /// The rule of NVIDIA's plugin (`getDeviceName` of kubevirt-gpu-device-plugin), step by step as it is written there.
+    fn nvidias_name(name: &str) -> String {
+        let name = name.trim().to_uppercase().replace(['/', '.'], "_");
+        let mut spaces_joined = String::new();
+        for c in name.chars().map(|c| if c.is_whitespace() { ' ' } else { c }) {
+            if c != ' ' || !spaces_joined.ends_with(' ') {
+                spaces_joined.push(c);
+            }
+        }
+        let name = spaces_joined.replace(' ', "_");
+        name.chars().filter(|c| matches!(c, 'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '.')).collect()
+    }
+
+    #[test]
+    fn every_built_in_nvidia_model_is_named_by_nvidias_rule() {
+        let mut refused = Vec::new();
+        let mut models = 0;
+        for id in 0..=u16::MAX {
+            let Some(name) = vfio_probe::names::built_in(0x10de, id) else { continue };
+            models += 1;
+            let expected = nvidias_name(name.as_str());
+            if is_resource(&format!("nvidia.com/{expected}")) {
+                assert_eq!(model_name(id, Some(name.as_str())), expected, "{id:04x}");
+            } else {
+                assert_eq!(model_name(id, Some(name.as_str())), format!("{id:04x}"));
+                refused.push(format!("{id:04x} {expected}"));
+            }
+        }
+        // The kubelet refuses these: more than 63 characters, or no letter or digit at the end.
+        assert_eq!(
+            refused,
+            [
+                "05be NF200_PCIE_2_0_SWITCH_FOR_QUADRO_PLEX_S4___TESLA_S870___TESLA_S1070___TESLA_S2050",
+                "24fa GA104_RTX_A4500_EMBEDDED_GPU_",
+                "25f9 GA107_RTX_A1000_EMBEDDED_GPU_",
+            ]
+        );
+        assert_eq!(models, 1931);
+    }
+
     #[test]
     fn model_names_equal_those_of_nvidias_plugin() {
         for (id, name, expected) in [

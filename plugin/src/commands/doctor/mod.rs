@@ -6,6 +6,7 @@ mod finding;
 mod hardware;
 mod host;
 mod kubelet;
+mod names;
 mod serving;
 
 use crate::commands::list::combined;
@@ -48,6 +49,7 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
         hardware::examine(config, &root, device, &pods, &mut findings);
     }
     findings.extend(kubelet);
+    names::examine(config, &devices, &mut findings);
     cdi_specs::examine(config, &devices, reported, &mut findings);
     serving::examine(config, &serving, &devices, &mut findings);
     Ok(findings)
