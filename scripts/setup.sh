@@ -6,6 +6,8 @@
 PATH=$PATH:/usr/sbin:/sbin
 # A relative CARGO_TARGET_DIR is relative to the caller's directory.
 case ${CARGO_TARGET_DIR:-/} in /*) ;; *) export CARGO_TARGET_DIR=$PWD/$CARGO_TARGET_DIR ;; esac
+# shellcheck disable=SC2034  # the sourcing scripts use it
+target=${CARGO_TARGET_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/target}
 
 # die TEXT: prints an error and ends the script.
 die() {
