@@ -102,18 +102,19 @@ impl Context {
         Ok(flags.split_whitespace().map(str::to_owned).collect())
     }
 
-    /// Builds the Python module's wheel in DIRECTORY/wheels and makes an empty virtual environment, DIRECTORY/venv.
+    /// Builds the Python module's wheel in DIRECTORY/wheels and makes an empty virtual environment, DIRECTORY/venv. A function
+    /// runs the commands: `process::run`, or one that writes a log.
     ///
     /// # Errors
     ///
     /// Fails if the wheel does not build.
-    pub fn wheel(&self, directory: &Path) -> Result {
+    pub fn wheel(&self, directory: &Path, mut run: impl FnMut(&mut Command) -> Result) -> Result {
         self.need(PYTHON)?;
         let project = process::read(&self.top.join("python/pyproject.toml"))?;
         let package = project.split('"').find(|word| word.starts_with("maturin=="));
         let maturin =
             self.pip_tool(package.ok_or("python/pyproject.toml names no maturin")?)?.join("maturin");
-        process::run(self.command("python3").args(["-m", "venv"]).arg(directory.join("venv")))
+        run(self.command("python3").args(["-m", "venv"]).arg(directory.join("venv")))
             .map_err(|error| format!("cannot make a virtual environment: {error}"))?;
         let mut build = self.command(maturin);
         // A target directory of its own, because this library and the C ABI's are both called libvfio_probe.so. The interpreter
@@ -123,7 +124,7 @@ impl Context {
             .args(["build", "--quiet", "--release", "--interpreter"])
             .arg(self.find("python3").unwrap_or_default());
         build.arg("--out").arg(directory.join("wheels"));
-        process::run(&mut build).map_err(|error| format!("cannot build the wheel: {error}").into())
+        run(&mut build).map_err(|error| format!("cannot build the wheel: {error}").into())
     }
 
     /// Returns a command that installs the wheel of DIRECTORY, and nothing else, in a virtual environment.

@@ -104,7 +104,7 @@ fn build_go(context: &Context, work: &Path, package: &str) -> Result<PathBuf> {
 
 /// Returns an interpreter that has the wheel.
 fn install_python(context: &Context, work: &Path) -> Result<PathBuf> {
-    context.wheel(work)?;
+    context.wheel(work, process::run)?;
     process::run(&mut context.install_wheel(work, &work.join("venv")))?;
     Ok(work.join("venv/bin/python"))
 }

@@ -32,7 +32,7 @@ pub fn python(context: &mut Context, arguments: &[String]) -> Result<bool> {
         Module { context, work: work.path(), here: context.top.join("python"), bin: work.join("venv/bin") };
     let mut suite = Suite::new();
     suite.check("lints of the Rust half", |log| module.lints(log));
-    suite.check("wheel", |_| context.wheel(work.path()));
+    suite.check("wheel", |log| context.wheel(work.path(), |command| log.run(command)));
     suite.check("tools", |log| module.install_tools(log));
     suite.check("installed", |log| log.run(&mut context.install_wheel(work.path(), &work.join("venv"))));
     if suite.has_failed() {
