@@ -76,6 +76,7 @@
 //! | [`peek`], [`probe`], [`prober`] | the peek, the probe, and the probe with a deadline |
 //! | [`bounded_pool`] | few threads for calls that may hang in the kernel |
 //! | [`occupancy`] | whether a group is held, what that rests on, and when a probe is worth its price |
+//! | [`snapshot`] | devices, groups and holders at one moment, in one value |
 //! | [`monitor`], [`watch`] | everything over time, and as one descriptor to poll |
 //! | [`holders`], [`cgroup`] | the processes that hold a group, and their pods |
 //! | [`pid_namespace`] | whether /proc shows the host's pid namespace |
@@ -120,6 +121,7 @@ pub mod probe;
 pub mod prober;
 pub mod root;
 pub mod scan;
+pub mod snapshot;
 pub mod text;
 pub mod uevent;
 pub mod watch;
@@ -136,4 +138,5 @@ pub use occupancy::{Evidence, Occupancy, UnknownReason};
 pub use pid_namespace::PidNamespace;
 pub use prober::Prober;
 pub use root::{Buffer, Root};
+pub use snapshot::{GroupSnapshot, Snapshot};
 pub use watch::{Event, Watch};
