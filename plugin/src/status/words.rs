@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use vfio_plugin_policy::health::Health;
-use vfio_probe::{Evidence, Occupancy};
+use vfio_probe::{Evidence, InPod, Occupancy, PidNamespace};
 
 /// Whether a device is held ([`Occupancy`] without the reason for an unknown one).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -33,6 +33,32 @@ pub(crate) enum EvidenceWord {
     Node,
     /// Nothing.
     None,
+}
+
+/// Whether a holder is in a pod ([`InPod`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum InPodWord {
+    /// Its cgroup names the pod.
+    Yes,
+    /// It is a process outside of all pods.
+    No,
+    /// It is in the sandbox of a pod that its cgroup does not name, or its cgroup cannot be read.
+    #[default]
+    Unknown,
+}
+
+/// The pid namespace that a search for holders saw ([`PidNamespace`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PidNamespaceWord {
+    /// The host's.
+    Host,
+    /// Another one, in which the host's processes are invisible.
+    Foreign,
+    /// /proc does not show it.
+    #[default]
+    Unknown,
 }
 
 /// A health as the device plugin API spells it ([`Health`] without the reason).
@@ -67,6 +93,26 @@ impl From<Evidence> for EvidenceWord {
     }
 }
 
+impl From<InPod> for InPodWord {
+    fn from(in_pod: InPod) -> Self {
+        match in_pod {
+            InPod::Yes => Self::Yes,
+            InPod::No => Self::No,
+            InPod::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<PidNamespace> for PidNamespaceWord {
+    fn from(namespace: PidNamespace) -> Self {
+        match namespace {
+            PidNamespace::Host => Self::Host,
+            PidNamespace::Foreign => Self::Foreign,
+            PidNamespace::Unknown => Self::Unknown,
+        }
+    }
+}
+
 impl From<&Health> for HealthWord {
     fn from(health: &Health) -> Self {
         match health {
@@ -87,7 +133,7 @@ macro_rules! display_as_serialized {
     )*};
 }
 
-display_as_serialized!(StateWord, EvidenceWord, HealthWord);
+display_as_serialized!(StateWord, EvidenceWord, InPodWord, PidNamespaceWord, HealthWord);
 
 #[cfg(test)]
 mod tests {
@@ -114,6 +160,12 @@ mod tests {
         }
         for evidence in [Evidence::Open, Evidence::Holder, Evidence::Enable, Evidence::Node, Evidence::None] {
             check(&EvidenceWord::from(evidence), evidence.as_str());
+        }
+        for in_pod in [InPod::Yes, InPod::No, InPod::Unknown] {
+            check(&InPodWord::from(in_pod), in_pod.as_str());
+        }
+        for namespace in [PidNamespace::Host, PidNamespace::Foreign, PidNamespace::Unknown] {
+            check(&PidNamespaceWord::from(namespace), namespace.as_str());
         }
         for health in [Health::Healthy, Health::Unhealthy(Box::new(Reason::Lost))] {
             check(&HealthWord::from(&health), health.as_str());
