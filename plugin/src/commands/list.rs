@@ -9,6 +9,7 @@ use crate::status::client::ANSWER_TIMEOUT;
 use crate::status::report::{DeviceReport, Listing};
 use crate::status::words::{EvidenceWord, StateWord};
 use vfio_plugin_policy::device::DeviceState;
+use vfio_plugin_policy::holders::coverage_gaps;
 
 /// Runs the command and returns the exit code.
 pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8> {
@@ -24,6 +25,11 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
     }
     let left_out = |error| stderr::print(format_args!("vfio-device-plugin: device left out: {error}"));
     let Offered { devices, coverage } = offered_devices(config, probe, left_out)?;
+    if !devices.is_empty() {
+        for gap in coverage_gaps(&coverage) {
+            stderr::print(format_args!("vfio-device-plugin: holders may be missing: {gap}"));
+        }
+    }
     let reported = serving.map(|status| status.devices).unwrap_or_default();
     let mut reports: Vec<DeviceReport> = devices.iter().map(|device| combined(device, &reported)).collect();
     // A device whose unbind waits for its holder, or that is assigned to a pod, is not among the bound
