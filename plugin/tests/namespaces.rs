@@ -22,7 +22,7 @@ fn tree() -> Node {
     node
 }
 
-/// Runs `SHELL WORDS` with the program as "$0" and its arguments as "$@". None if this machine does not permit it.
+/// Runs `SHELL WORDS` with the program as "$0" and its arguments as "$@". None if this host does not permit it.
 fn in_namespace(unshare: &[&str], shell: &str, tree: &Node, words: &[&str]) -> Option<(i32, String, String)> {
     let allowed = Command::new("unshare")
         .args(unshare)

@@ -10,7 +10,7 @@ const KATA: &str = "0::/kata_overhead/00112233445566778899aabbccddeeff0011223344
 /// The checkpoint names the pod while pod resources fail. Then the kubelet restarts without its checkpoint, writes a new one for
 /// another pod, and lists the running pod without devices.
 #[tokio::test]
-async fn device_of_a_running_pod_stays_healthy_after_a_lost_checkpoint() {
+async fn device_of_a_running_kata_pod_stays_healthy() {
     let (node, kubelet, _serve) = offered(&[]).await;
     kubelet.set_pod_resources_mode(PodResourcesMode::RateLimited);
     let pod = kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
