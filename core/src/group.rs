@@ -42,7 +42,8 @@ impl Member {
 pub enum Viability {
     /// VFIO can use the group.
     Viable,
-    /// VFIO cannot use the group while `member` is bound to `driver`. More members may offend. An open of the group succeeds nevertheless.
+    /// VFIO cannot use the group while `member` is bound to `driver`. More members may offend. An
+    /// open of the group succeeds nevertheless.
     NotViable {
         /// The first offending member.
         member: Text<64>,
