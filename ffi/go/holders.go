@@ -115,8 +115,7 @@ type ScanCoverage struct {
 // Complete reports whether the scan covered all processes of the host. Only then an empty list means that no process holds
 // the group.
 func (c ScanCoverage) Complete() bool {
-	return c.Processes > 0 && c.Unreadable == 0 && c.Unattributed == 0 && c.Unsearched == 0 &&
-		c.PIDNamespace == PIDNamespaceHost
+	return c.Unreadable == 0 && c.Unattributed == 0 && c.Unsearched == 0 && c.PIDNamespace == PIDNamespaceHost
 }
 
 // Holders is the result of [Root.Holders].
