@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use vfio_sim_node::{Hold, Node, VmSpec};
+use vfio_sim_node::{Function, Hold, Node, VmSpec};
 
 const GPU: &str = "0000:1b:00.0";
 
@@ -69,6 +69,19 @@ fn list_counts_a_holder_that_serve_does_not_report() {
     list(&node);
     assert_eq!(node.opens(52), opens, "list opens no device node");
     drop(serve);
+}
+
+#[test]
+fn every_member_that_makes_a_group_not_viable_is_named() {
+    let node = Node::with_eight_gpus().unwrap();
+    for (address, driver) in [("0000:1b:00.1", "snd_hda_intel"), ("0000:1b:00.2", "xhci_hcd")] {
+        node.add(Function::new(address, 51).with_driver(Some(driver))).unwrap();
+    }
+    let offenders = "0000:1b:00.1 is bound to snd_hda_intel, 0000:1b:00.2 is bound to xhci_hcd";
+    assert_eq!(list(&node)[0]["reason"], offenders);
+    let _serve = Serve::start(&node, &[]);
+    wait_for(|| list(&node)[0]["health"] == "Unhealthy");
+    assert_eq!(list(&node)[0]["reason"], format!("group 51 is not viable: {offenders}"));
 }
 
 #[test]

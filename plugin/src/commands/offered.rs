@@ -95,5 +95,6 @@ pub(crate) fn offered_devices(
 fn group_state(group: &GroupSnapshot, has_node: bool, coverage: ScanCoverage) -> GroupState {
     let GroupSnapshot { id, occupancy, evidence, peek, viability, ref holders, .. } = *group;
     let (since, holders, coverage) = (Instant::now(), holders.clone(), Some(coverage));
-    GroupState { id, occupancy, evidence, has_node, since, viability, peek, holders, coverage }
+    let offenders = group.offenders().copied().collect();
+    GroupState { id, occupancy, evidence, has_node, since, viability, offenders, peek, holders, coverage }
 }

@@ -8,7 +8,7 @@ use vfio_plugin_policy::assignments::record::PodRef;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::health::Decision;
 use vfio_plugin_policy::sriov;
-use vfio_probe::{Holder, ScanCoverage, Viability};
+use vfio_probe::{Holder, Member, ScanCoverage, Viability};
 
 /// The state of a running `serve`, as its status socket reports it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -214,10 +214,10 @@ impl DeviceReport {
     pub(crate) fn new(state: &DeviceState, decision: Option<&Decision>, pod: Option<&PodRef>) -> Self {
         let (device, group) = (&state.device, state.group.as_ref());
         let viability = group.map_or(Viability::Viable, |group| group.viability);
-        let not_viable = match viability {
-            Viability::NotViable { member, driver } => Some(format!("{member} is bound to {driver}")),
-            Viability::Viable => None,
-        };
+        let bound = |member: &Member| Some(format!("{} is bound to {}", member.name, member.driver?));
+        let offenders: Vec<String> =
+            group.iter().flat_map(|group| &group.offenders).filter_map(bound).collect();
+        let not_viable = (!offenders.is_empty()).then(|| offenders.join(", "));
         let reason = decision.and_then(Decision::reason);
         Self {
             address: device.id.to_string(),
