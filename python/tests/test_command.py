@@ -33,7 +33,7 @@ def test_list_prints_state_evidence_and_holders(node: Node) -> None:
     lines = run("list", "--root", node.root).splitlines()
     assert lines[:4] == [
         HEADING,
-        f"0000:1b:00.0  51     0     10de:2330  vfio-pci  held   enable    pid {pid} (qemu-system-x86)",
+        f"0000:1b:00.0  51     0     10de:2330  vfio-pci  held   holder    pid {pid} (qemu-system-x86)",
         "0000:3d:00.0  52     0     10de:2330  vfio-pci  free   enable    "
         "not viable: 0000:3d:00.1 is bound to snd_hda_intel",
         "0000:4e:00.0  53     0     10de:2330  vfio-pci  free   enable",
@@ -66,7 +66,7 @@ def test_list_json_has_every_field(node: Node) -> None:
         "numa_node": 0,
         "kind": "pci",
         "state": "held",
-        "evidence": "enable",
+        "evidence": "holder",
         "viable": True,
         "holders": [
             {
@@ -118,9 +118,7 @@ def test_who_reports_unreadable_processes(node: Node) -> None:
 def test_who_in_a_foreign_pid_namespace_exits_with_3(node: Node) -> None:
     node.do("delete", path="proc/1/ns/pid")
     node.do("link", path="proc/1/ns/pid", target="pid:[4026532178]")
-    assert "incomplete: this is not the host's pid namespace" in run(
-        "who", "51", "--root", node.root, code=3
-    )
+    assert "incomplete: this is not the host's pid namespace" in run("who", "51", "--root", node.root, code=3)
     document = json.loads(run("who", "51", "--json", "--root", node.root, code=3))
     assert (document["holders"], document["unreadable"], document["complete"]) == ([], 0, False)
     assert document["pid_namespace"] == "foreign"

@@ -77,7 +77,7 @@ def test_conformance_dump_is_complete(node: Node) -> None:
     node.do("add", address="0000:3d:00.1", group=52, driver="snd_hda_intel")
     node.do("write", path="sys/bus/pci/devices/0000:df:00.0/uevent", content="")
     document: dict[str, Any] = json.loads(run(DUMP, node.root))
-    assert set(document) == {"group_nodes", "devices", "errors", "groups", "holders", "coverage"}
+    assert set(document) == {"group_nodes", "devices", "errors", "groups", "holders", "coverage", "snapshot"}
     device = document["devices"][0]
     cdev = device.pop("cdev")
     assert isinstance(cdev, int)

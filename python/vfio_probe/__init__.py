@@ -1,7 +1,7 @@
 """Reports which VFIO devices of a Linux host are free and which processes hold the others.
 
-Only Root.probe(), a snapshot with a probe_timeout and a watch with probe=True open a group. All other calls open no
-device.
+Only Root.probe(), a snapshot with a probe_timeout and a watch with probe=True open a group. All other calls
+open no device.
 """
 
 from vfio_probe._core import (

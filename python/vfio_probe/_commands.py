@@ -92,7 +92,7 @@ def _group_of_device(snapshot: Snapshot, device: Device) -> GroupSnapshot | None
 
 
 def _rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for device in snapshot:
         group = _group_of_device(snapshot, device)
         rows.append(
@@ -173,9 +173,7 @@ def _gaps(coverage: ScanCoverage) -> list[str]:
             "run as root, with the host's /proc"
         )
     if coverage.unreadable:
-        gaps.append(
-            f"{coverage.unreadable} of {coverage.processes} processes could not be read; run as root"
-        )
+        gaps.append(f"{coverage.unreadable} of {coverage.processes} processes could not be read; run as root")
     if coverage.unsearched:
         gaps.append(f"{coverage.unsearched} processes were not searched within the budget; try again")
     if coverage.unattributed:

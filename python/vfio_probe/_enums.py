@@ -107,8 +107,8 @@ class InPod(_Word):
     NO = "no"
     """The process is in no pod."""
     UNKNOWN = "unknown"
-    """The process is in the sandbox of a container runtime whose cgroup names no pod, as a VM of Kata, or its cgroup
-    cannot be read. It never shows that a pod has ended."""
+    """The process is in the sandbox of a container runtime whose cgroup names no pod, as a VM of Kata, or its
+    cgroup cannot be read. It never shows that a pod has ended."""
 
 
 class PidNamespace(_Word):

@@ -78,6 +78,14 @@ pub(crate) fn combined(device: &DeviceState, reported: &[DeviceReport]) -> Devic
         (_, StateWord::Absent) => true,
         _ => false,
     };
+    if report.state == StateWord::Held
+        && known.state == StateWord::Held
+        && report.evidence == EvidenceWord::Holder
+        && known.evidence == EvidenceWord::Open
+    {
+        // EBUSY is the better evidence, and the holder found now shows that it still holds.
+        report.evidence = known.evidence;
+    }
     let seen_here = matches!(report.evidence, EvidenceWord::Open | EvidenceWord::Holder);
     if !seen_here && serve_knows_better {
         report.state = known.state;
