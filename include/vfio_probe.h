@@ -9,8 +9,8 @@
  * written through the out_* parameters, which come last. A failed call writes *out_error and no other result; records
  * of an array may have been filled before the failure. out_error may be NULL.
  *
- * Handles. Only handles are closed, with vfp_root_close() and vfp_watch_close(). Both take the address of your
- * variable and set it to NULL. The library keeps no pointer of the caller after a call. Returned texts are static.
+ * Handles. Only handles are closed, with vfp_root_close(), vfp_snapshot_close() and vfp_watch_close(). They take the
+ * address of your variable and set it to NULL. The library keeps no pointer of the caller after a call. Returned texts are static.
  *
  * Texts. Arguments are NUL-terminated; a path may contain any other byte. Texts in records are NUL-terminated ASCII,
  * truncated to the field. Only error messages and names from pci.ids may contain other UTF-8.
@@ -36,8 +36,8 @@
  * Blocking. Calls read sysfs and proc, which takes microseconds to milliseconds. Only vfp_probe() can wait for the
  * kernel without a limit. The library neither handles nor masks signals.
  *
- * Privileges. Scans, peeks and watches without VFP_WATCH_PROBE need no privilege and open no device. A probe needs
- * write access to /dev/vfio/<group>. Holders of other users need CAP_SYS_PTRACE.
+ * Privileges. Scans, peeks, snapshots without probes and watches without VFP_WATCH_PROBE need no privilege and open no
+ * device. A probe needs write access to /dev/vfio/<group>. Holders of other users need CAP_SYS_PTRACE.
  */
 
 #ifndef VFIO_PROBE_H
@@ -72,6 +72,25 @@
 
 // A descriptor of the device's own character device, /dev/vfio/devices/vfioN.
 #define VFP_VIA_CDEV 2
+
+// It is unknown whether the process is in a pod: it is in the sandbox of a container runtime and its cgroup names no pod,
+// as a VM of Kata, or its cgroup cannot be read. It never shows that a pod has ended.
+#define VFP_IN_POD_UNKNOWN 0
+
+// The process is in no pod.
+#define VFP_IN_POD_NO 1
+
+// The process is in the pod `pod_uid`.
+#define VFP_IN_POD_YES 2
+
+// `proc` does not show its pid namespace, or hides the processes of other users.
+#define VFP_PID_NAMESPACE_UNKNOWN 0
+
+// `proc` shows the host's pid namespace, which contains every process.
+#define VFP_PID_NAMESPACE_HOST 1
+
+// `proc` shows another pid namespace, as in a container. Processes outside of it are invisible.
+#define VFP_PID_NAMESPACE_FOREIGN 2
 
 // No function of the group is enabled. A process that has the group open but no device of it is not visible to a peek.
 #define VFP_PEEK_LOOKS_FREE 0
@@ -162,9 +181,16 @@
 // The presence or absence of the device node.
 #define VFP_EVIDENCE_NODE 3
 
+// A process in /proc that has the group or a device of it open.
+#define VFP_EVIDENCE_HOLDER 4
+
 // A directory that contains sys, dev and proc: `/`, a host's root file system mounted into a container, or a test
 // tree. Any number of threads may use a root at the same time.
 typedef struct vfp_root vfp_root;
+
+// All bound devices at one moment, with their groups and holders. It never changes. Its functions may be called from any
+// thread and read nothing of the host.
+typedef struct vfp_snapshot vfp_snapshot;
 
 // Watches all devices of a root. Its functions may be called from any thread; concurrent calls wait for each other.
 typedef struct vfp_watch vfp_watch;
@@ -245,6 +271,8 @@ typedef struct vfp_group {
   char offender[72];
   // Driver of `offender`, else "".
   char offender_driver[40];
+  // Number of members that make the group not viable. vfp_members() lists them: `offends` is 1.
+  uint32_t offenders;
 } vfp_group;
 
 // A member of a group: a PCI function, a mediated device, or a device of another bus.
@@ -262,6 +290,8 @@ typedef struct vfp_member {
   char driver[40];
   // Error message if the member could not be read, else "".
   char error_text[160];
+  // 1 if the member makes the group not viable, else 0.
+  int32_t offends;
 } vfp_member;
 
 // A process that has a group or a device of it open.
@@ -275,19 +305,18 @@ typedef struct vfp_holder {
   uint32_t pid;
   // A VFP_VIA_* value: the kind of descriptor.
   int32_t via;
-  // Always 0.
-  uint32_t reserved;
+  // A VFP_IN_POD_* value.
+  int32_t in_pod;
   // Command name (/proc/PID/comm), at most 15 characters. The process can change it. Characters other than printable
   // ASCII are replaced by `?`.
   char command[24];
-  // UID of the pod in the name of the process's cgroup, else "".
+  // UID of the pod in the name of the process's cgroup for VFP_IN_POD_YES, else "".
   char pod_uid[40];
   // Container id in the name of the process's cgroup, 64 hex digits, else "".
   char container_id[72];
 } vfp_holder;
 
-// The coverage of a scan for holders. The list of holders may be incomplete if `unreadable` or `unattributed` is
-// greater than 0.
+// The coverage of a scan for holders. The list of holders may be incomplete unless `complete` is 1.
 typedef struct vfp_scan_coverage {
   // Number of processes in `proc`.
   uint32_t processes;
@@ -295,8 +324,12 @@ typedef struct vfp_scan_coverage {
   uint32_t unreadable;
   // Number of open VFIO device descriptors for which the kernel does not report the device (kernels before 6.18).
   uint32_t unattributed;
-  // Always 0.
-  uint32_t reserved;
+  // Number of processes that were not searched, because the budget of the scan ended. 0 for vfp_holders().
+  uint32_t unsearched;
+  // A VFP_PID_NAMESPACE_* value: the pid namespace that was scanned.
+  int32_t pid_namespace;
+  // 1 if an empty list of holders means that no process holds the group, else 0.
+  int32_t complete;
 } vfp_scan_coverage;
 
 // A device model by its PCI ids.
@@ -326,31 +359,9 @@ typedef struct vfp_occupancy {
   int32_t reserved;
 } vfp_occupancy;
 
-// Settings of a watch. 0 in a field is its default.
-typedef struct vfp_watch_options {
-  // Interval between two peeks in milliseconds; 0 means 1000.
-  uint32_t interval_ms;
-  // Deadline of a probe in milliseconds; 0 means 1000.
-  uint32_t probe_deadline_ms;
-  // VFP_WATCH_* flags, combined with `|`.
-  uint32_t flags;
-  // Must be 0.
-  uint32_t reserved;
-} vfp_watch_options;
-
-// An event of a watch.
-typedef struct vfp_event {
-  // A VFP_EVENT_* value.
-  int32_t kind;
-  // The group of a held, freed or changed event, else VFP_NO_GROUP.
-  uint32_t group;
-  // The device of a bound or unbound event, else "".
-  char device[40];
-} vfp_event;
-
-// The state of a group as a watch knows it.
+// The state of a group as a watch knows it, or as a snapshot contains it.
 typedef struct vfp_watched_group {
-  // Time since the group entered this state, in milliseconds.
+  // Time since the group entered this state, in milliseconds. 0 in a snapshot.
   uint64_t state_age_ms;
   // Group number.
   uint32_t group;
@@ -372,7 +383,33 @@ typedef struct vfp_watched_group {
   char offender[72];
   // Driver of `offender`, else "".
   char offender_driver[40];
+  // Number of members that make the group not viable. vfp_members() lists them: `offends` is 1.
+  uint32_t offenders;
+  // Always 0.
+  uint32_t reserved;
 } vfp_watched_group;
+
+// Settings of a watch. 0 in a field is its default.
+typedef struct vfp_watch_options {
+  // Interval between two peeks in milliseconds; 0 means 1000.
+  uint32_t interval_ms;
+  // Deadline of a probe in milliseconds; 0 means 1000.
+  uint32_t probe_deadline_ms;
+  // VFP_WATCH_* flags, combined with `|`.
+  uint32_t flags;
+  // Must be 0.
+  uint32_t reserved;
+} vfp_watch_options;
+
+// An event of a watch.
+typedef struct vfp_event {
+  // A VFP_EVENT_* value.
+  int32_t kind;
+  // The group of a held, freed or changed event, else VFP_NO_GROUP.
+  uint32_t group;
+  // The device of a bound or unbound event, else "".
+  char device[40];
+} vfp_event;
 
 // The call succeeded.
 #define VFP_OK 0
@@ -536,6 +573,51 @@ vfp_status vfp_root_open(const char *path, struct vfp_root **out_root, struct vf
 // thread may be in a call with the root. Does not wait for an outstanding probe that hangs in the kernel.
 void vfp_root_close(struct vfp_root **root);
 
+// Reads all bound devices with their groups and the holders of these. Close the snapshot with vfp_snapshot_close(). The
+// root may be closed earlier.
+//
+// A `probe_timeout_ms` of 0 opens no device: a process in `proc` that has a group open shows that it is held
+// (VFP_EVIDENCE_HOLDER), and otherwise a peek decides (VFP_EVIDENCE_ENABLE). Another value probes each group too, as
+// vfp_probe_within() does with that timeout, after the scan for holders. Reads /proc of all processes, which takes
+// milliseconds on a busy host. Fails if the bound devices cannot be listed.
+vfp_status vfp_snapshot_take(const struct vfp_root *root,
+                             uint32_t probe_timeout_ms,
+                             struct vfp_snapshot **out_snapshot,
+                             struct vfp_error *out_error);
+
+// Closes a snapshot and sets `*snapshot` to NULL, as vfp_root_close() does.
+void vfp_snapshot_close(struct vfp_snapshot **snapshot);
+
+// Lists the devices of a snapshot, ordered by id, as vfp_scan() does. What could not be read follows them, as records
+// with a negative `status`: also a member of a group, or `proc`, with an `id` of "".
+vfp_status vfp_snapshot_devices(const struct vfp_snapshot *snapshot,
+                                size_t size,
+                                size_t capacity,
+                                struct vfp_device *out_devices,
+                                size_t *out_count,
+                                struct vfp_error *out_error);
+
+// Lists the groups of a snapshot, ordered by number, as vfp_watch_groups() does. `state_age_ms` is 0.
+vfp_status vfp_snapshot_groups(const struct vfp_snapshot *snapshot,
+                               size_t size,
+                               size_t capacity,
+                               struct vfp_watched_group *out_groups,
+                               size_t *out_count,
+                               struct vfp_error *out_error);
+
+// Lists the holders of a group of a snapshot, ordered by pid, as vfp_holders() does; VFP_NO_GROUP as `group` means those
+// of all groups. `out_coverage` receives the coverage of the scan and may be NULL. Lists none for a group that the
+// snapshot does not contain.
+vfp_status vfp_snapshot_holders(const struct vfp_snapshot *snapshot,
+                                uint32_t group,
+                                size_t size,
+                                size_t capacity,
+                                struct vfp_holder *out_holders,
+                                size_t *out_count,
+                                size_t coverage_size,
+                                struct vfp_scan_coverage *out_coverage,
+                                struct vfp_error *out_error);
+
 // Returns VFP_ABI of the library, for programs that load it with dlopen(). The dynamic linker compares it by the
 // soname.
 uint32_t vfp_abi(void);
@@ -631,11 +713,17 @@ const char *vfp_state_text(int32_t state);
 // Returns the word for a VFP_UNKNOWN_*: `none`, `denied`, `timed-out`, `errno`, `not-probed`, or `?`.
 const char *vfp_unknown_reason_text(int32_t unknown_reason);
 
-// Returns the word for a VFP_EVIDENCE_*: `none`, `open`, `enable`, `node`, or `?`.
+// Returns the word for a VFP_EVIDENCE_*: `none`, `open`, `enable`, `node`, `holder`, or `?`.
 const char *vfp_evidence_text(int32_t evidence);
 
 // Returns the word for a VFP_VIA_*: `group`, `device`, `cdev`, or `?`.
 const char *vfp_via_text(int32_t via);
+
+// Returns the word for a VFP_IN_POD_*: `yes`, `no`, `unknown`, or `?`.
+const char *vfp_in_pod_text(int32_t in_pod);
+
+// Returns the word for a VFP_PID_NAMESPACE_*: `host`, `foreign`, `unknown`, or `?`.
+const char *vfp_pid_namespace_text(int32_t pid_namespace);
 
 // Returns the word for a VFP_EVENT_*: `bound`, `unbound`, `held`, `freed`, `changed`, `rescan`, or `?`.
 const char *vfp_event_text(int32_t event);

@@ -76,8 +76,10 @@
 //! | [`peek`], [`probe`], [`prober`] | the peek, the probe, and the probe with a deadline |
 //! | [`bounded_pool`] | few threads for calls that may hang in the kernel |
 //! | [`occupancy`] | whether a group is held, what that rests on, and when a probe is worth its price |
+//! | [`snapshot`] | devices, groups and holders at one moment, in one value |
 //! | [`monitor`], [`watch`] | everything over time, and as one descriptor to poll |
 //! | [`holders`], [`cgroup`] | the processes that hold a group, and their pods |
+//! | [`pid_namespace`] | whether /proc shows the host's pid namespace |
 //! | [`device_nodes`] | the device nodes of a group |
 //! | [`egm`] | the extended GPU memory of Grace systems |
 //! | [`hardware`] | whether a function responds, and its fatal PCIe errors |
@@ -92,9 +94,9 @@
 //! # Limitations
 //!
 //! * Linux only. Holders of devices can be attributed from Linux 6.18 on (`vfio-device-syspath` in
-//!   fdinfo); [`ScanCoverage`] counts what could not be seen.
+//!   fdinfo); [`ScanCoverage`] says what could not be seen.
 //! * A holder search sees the processes of the root's /proc only, and needs CAP_SYS_PTRACE for
-//!   those of other users.
+//!   those of other users. In a pid namespace other than the host's, [`ScanCoverage`] says so.
 //! * Without device nodes for groups (CONFIG_VFIO_GROUP=n) a probe proves nothing, so only a peek
 //!   decides.
 //! * Attributes of one device are read one after the other. A device that changes during a scan can
@@ -115,14 +117,17 @@ pub mod monitor;
 pub mod names;
 pub mod occupancy;
 pub mod peek;
+pub mod pid_namespace;
 pub mod probe;
 pub mod prober;
 pub mod root;
 pub mod scan;
+pub mod snapshot;
 pub mod text;
 pub mod uevent;
 pub mod watch;
 
+pub use cgroup::{Container, InPod};
 pub use device::{Device, Kind, Sriov};
 pub use error::{Error, ErrorKind, Result};
 pub use group::{Member, Viability};
@@ -131,6 +136,8 @@ pub use holders::{Holder, ScanCoverage};
 pub use id::{DeviceId, GroupId, PciAddress, Uuid};
 pub use monitor::{Change, Monitor};
 pub use occupancy::{Evidence, Occupancy, UnknownReason};
+pub use pid_namespace::PidNamespace;
 pub use prober::Prober;
 pub use root::{Buffer, Root};
+pub use snapshot::{GroupSnapshot, Snapshot};
 pub use watch::{Event, Watch};

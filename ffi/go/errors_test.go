@@ -114,6 +114,7 @@ func TestUseAfterCloseIsErrClosed(t *testing.T) {
 		"ProbeWithin":   func() error { _, err := root.ProbeWithin(51, time.Second); return err },
 		"ProbeContext":  func() error { _, err := root.ProbeContext(ctx, 51); return err },
 		"Holders":       func() error { _, err := root.Holders(51); return err },
+		"Snapshot":      func() error { _, err := root.Snapshot(); return err },
 		"Watch":         func() error { _, err := root.Watch(ctx, vfioprobe.WatchOptions{}); return err },
 		"never opened":  func() error { _, err := never.Scan(); return err },
 		"zero value":    func() error { _, err := new(vfioprobe.Root).Scan(); return err },
@@ -213,15 +214,17 @@ func TestStringsAreTheWordsOfTheCore(t *testing.T) {
 		vfioprobe.LooksFree, vfioprobe.LooksHeld, vfioprobe.PeekUnavailable, "|",
 		vfioprobe.Free, vfioprobe.Held, vfioprobe.Absent, vfioprobe.Unknown, vfioprobe.State(77), "|",
 		vfioprobe.UnknownNone, vfioprobe.UnknownDenied, vfioprobe.UnknownTimedOut, vfioprobe.UnknownErrno, vfioprobe.UnknownNotProbed, "|",
-		vfioprobe.EvidenceNone, vfioprobe.EvidenceOpen, vfioprobe.EvidenceEnable, vfioprobe.EvidenceNode, "|",
+		vfioprobe.EvidenceNone, vfioprobe.EvidenceOpen, vfioprobe.EvidenceEnable, vfioprobe.EvidenceNode, vfioprobe.EvidenceHolder, "|",
 		vfioprobe.ViaGroup, vfioprobe.ViaDevice, vfioprobe.ViaCdev, "|",
+		vfioprobe.InPodYes, vfioprobe.InPodNo, vfioprobe.InPodUnknown, "|",
+		vfioprobe.PIDNamespaceHost, vfioprobe.PIDNamespaceForeign, vfioprobe.PIDNamespaceUnknown, "|",
 		vfioprobe.EventBound, vfioprobe.EventUnbound, vfioprobe.EventHeld, vfioprobe.EventFreed,
 		vfioprobe.EventChanged, vfioprobe.EventRescan, "|",
 		vfioprobe.ErrorInvalid, vfioprobe.ErrorMissing, vfioprobe.ErrorDenied, vfioprobe.ErrorMalformed,
 		vfioprobe.ErrorTooLong, vfioprobe.ErrorSystem, vfioprobe.ErrorPanic, vfioprobe.ErrorUnsupported,
 	)
 	equal(t, "words", got, "pci mdev vendor-vf|none physical virtual|looks-free looks-held unavailable|"+
-		"free held absent unknown ?|none denied timed-out errno not-probed|none open enable node|group device cdev|"+
+		"free held absent unknown ?|none denied timed-out errno not-probed|none open enable node holder|group device cdev|yes no unknown|host foreign unknown|"+
 		"bound unbound held freed changed rescan|"+
 		"invalid missing denied malformed too-long system panic unsupported")
 }

@@ -45,6 +45,8 @@ type Group struct {
 	Offender string
 	// OffenderDriver is the driver of Offender, else "".
 	OffenderDriver string
+	// Offenders is the number of members that make the group not viable: [Members.Offenders] lists them.
+	Offenders int
 }
 
 // Member is a member of a group: a PCI function, a mediated device, or a device of another bus.
@@ -55,6 +57,8 @@ type Member struct {
 	Driver string
 	// VFIO reports whether Driver is a VFIO driver.
 	VFIO bool
+	// Offends reports whether the member makes the group not viable.
+	Offends bool
 }
 
 // Members is the result of [Root.Members].
@@ -63,6 +67,17 @@ type Members struct {
 	Members []Member
 	// Errors holds one error for each member that could not be read.
 	Errors []*Error
+}
+
+// Offenders returns all members that make the group not viable.
+func (m Members) Offenders() []Member {
+	var offenders []Member
+	for _, member := range m.Members {
+		if member.Offends {
+			offenders = append(offenders, member)
+		}
+	}
+	return offenders
 }
 
 // Group reads a group: the number of its members and whether VFIO can use it. It opens no device and needs no privilege.
@@ -86,6 +101,7 @@ func (r *Root) Group(group GroupID) (Group, error) {
 		Viable:         record.viable != 0,
 		Offender:       text(record.offender[:]),
 		OffenderDriver: text(record.offender_driver[:]),
+		Offenders:      int(record.offenders),
 	}, nil
 }
 
@@ -118,9 +134,10 @@ func (m *Members) take(group GroupID, records []C.vfp_member) {
 	for i := range records {
 		if record := &records[i]; record.status == C.VFP_OK {
 			m.Members = append(m.Members, Member{
-				Name:   text(record.name[:]),
-				Driver: text(record.driver[:]),
-				VFIO:   record.vfio != 0,
+				Name:    text(record.name[:]),
+				Driver:  text(record.driver[:]),
+				VFIO:    record.vfio != 0,
+				Offends: record.offends != 0,
 			})
 		} else {
 			m.Errors = append(m.Errors, &Error{

@@ -19,15 +19,18 @@ func TestHostDriverMakesGroupNotViable(t *testing.T) {
 	equal(t, "shared", must(root.Group(51))(t), vfioprobe.Group{ID: 51, Members: 2, Viable: true})
 	node.Bind("0000:1b:00.1", "snd_hda_intel")
 	equal(t, "not viable", must(root.Group(51))(t), vfioprobe.Group{
-		ID: 51, Members: 2, Offender: "0000:1b:00.1", OffenderDriver: "snd_hda_intel",
+		ID: 51, Members: 2, Offender: "0000:1b:00.1", OffenderDriver: "snd_hda_intel", Offenders: 1,
 	})
 	members := must(root.Members(51))(t)
 	want := []vfioprobe.Member{
-		{Name: simnode.FirstGPU, Driver: "vfio-pci", VFIO: true}, {Name: "0000:1b:00.1", Driver: "snd_hda_intel"},
+		{Name: simnode.FirstGPU, Driver: "vfio-pci", VFIO: true}, {Name: "0000:1b:00.1", Driver: "snd_hda_intel", Offends: true},
 	}
 	if !slices.Equal(members.Members, want) || members.Errors != nil {
 		t.Errorf("%+v", members)
 	}
+	node.Add(map[string]any{"address": "0000:1b:00.2", "group": 51, "driver": "xhci_hcd"})
+	equal(t, "offenders", must(root.Group(51))(t).Offenders, 2)
+	equal(t, "second offender", must(root.Members(51))(t).Offenders()[1].Name, "0000:1b:00.2")
 	// A group that is not viable can be opened.
 	equal(t, "probe", must(root.Probe(51))(t).State, vfioprobe.Free)
 }

@@ -4,6 +4,8 @@ package vfioprobe
 // #cgo noescape vfp_holders
 // #cgo nocallback vfp_holders
 // #cgo nocallback vfp_via_text
+// #cgo nocallback vfp_in_pod_text
+// #cgo nocallback vfp_pid_namespace_text
 import "C"
 
 import (
@@ -29,6 +31,39 @@ const (
 // String returns "group", "device" or "cdev".
 func (v Via) String() string { return C.GoString(C.vfp_via_text(C.int32_t(v))) }
 
+// InPod reports whether a process is in a pod.
+type InPod int32
+
+// Answers to whether a process is in a pod.
+const (
+	// InPodUnknown means that the process is in the sandbox of a container runtime and its cgroup names no pod, as a VM of
+	// Kata, or that its cgroup cannot be read. It never shows that a pod has ended.
+	InPodUnknown InPod = C.VFP_IN_POD_UNKNOWN
+	// InPodNo means that the process is in no pod.
+	InPodNo InPod = C.VFP_IN_POD_NO
+	// InPodYes means that the process is in the pod [Holder].PodUID.
+	InPodYes InPod = C.VFP_IN_POD_YES
+)
+
+// String returns "yes", "no" or "unknown".
+func (i InPod) String() string { return C.GoString(C.vfp_in_pod_text(C.int32_t(i))) }
+
+// PIDNamespace is the pid namespace that a scan for holders saw.
+type PIDNamespace int32
+
+// Pid namespaces.
+const (
+	// PIDNamespaceUnknown means that proc does not show its pid namespace, or hides the processes of other users.
+	PIDNamespaceUnknown PIDNamespace = C.VFP_PID_NAMESPACE_UNKNOWN
+	// PIDNamespaceHost is the host's, which contains every process.
+	PIDNamespaceHost PIDNamespace = C.VFP_PID_NAMESPACE_HOST
+	// PIDNamespaceForeign is another one, as in a container. Processes outside of it are invisible.
+	PIDNamespaceForeign PIDNamespace = C.VFP_PID_NAMESPACE_FOREIGN
+)
+
+// String returns "host", "foreign" or "unknown".
+func (n PIDNamespace) String() string { return C.GoString(C.vfp_pid_namespace_text(C.int32_t(n))) }
+
 // Holder is a process that has a group or a device of it open.
 type Holder struct {
 	// Group is the held group.
@@ -43,13 +78,15 @@ type Holder struct {
 	Command string
 	// Via is the kind of descriptor.
 	Via Via
-	// PodUID is the UID of the pod in the name of the process's cgroup, else "".
+	// InPod reports whether the process is in a pod.
+	InPod InPod
+	// PodUID is the UID of the pod in the name of the process's cgroup for [InPodYes], else "".
 	PodUID string
 	// ContainerID is the container id in the name of the process's cgroup, 64 hex digits, else "".
 	ContainerID string
 }
 
-// String describes the process and its pod, if it has one: "pid 15935 (qemu-system-x86), pod 0d9a1c7e-...".
+// String describes the process and its pod, if that is known: "pid 15935 (qemu-system-x86), pod 0d9a1c7e-...".
 func (h Holder) String() string {
 	text := "pid " + strconv.Itoa(h.PID) + " (" + h.Command + ")"
 	if h.PodUID != "" {
@@ -58,8 +95,7 @@ func (h Holder) String() string {
 	return text
 }
 
-// ScanCoverage is the coverage of a scan for holders. The list of holders may be incomplete if Unreadable or Unattributed
-// is greater than 0: see [ScanCoverage.Complete].
+// ScanCoverage is the coverage of a scan for holders. The list of holders may be incomplete: see [ScanCoverage.Complete].
 type ScanCoverage struct {
 	// Processes is the number of processes in proc.
 	Processes int
@@ -69,11 +105,17 @@ type ScanCoverage struct {
 	// Unattributed is the number of open VFIO device descriptors for which the kernel does not report the device
 	// (kernels before 6.18).
 	Unattributed int
+	// Unsearched is the number of processes that were not searched, because the budget of the scan ended. It is 0 for
+	// [Root.Holders].
+	Unsearched int
+	// PIDNamespace is the pid namespace that was scanned.
+	PIDNamespace PIDNamespace
 }
 
-// Complete reports whether the scan covered all processes. Only then an empty list means that no process holds the group.
+// Complete reports whether the scan covered all processes of the host. Only then an empty list means that no process holds
+// the group.
 func (c ScanCoverage) Complete() bool {
-	return c.Processes > 0 && c.Unreadable == 0 && c.Unattributed == 0
+	return c.Unreadable == 0 && c.Unattributed == 0 && c.Unsearched == 0 && c.PIDNamespace == PIDNamespaceHost
 }
 
 // Holders is the result of [Root.Holders].
@@ -126,6 +168,7 @@ func (h *Holders) take(records []C.vfp_holder) {
 			StartTime:   uint64(record.start_time),
 			Command:     text(record.command[:]),
 			Via:         Via(record.via),
+			InPod:       InPod(record.in_pod),
 			PodUID:      text(record.pod_uid[:]),
 			ContainerID: text(record.container_id[:]),
 		}
@@ -136,7 +179,13 @@ func (h *Holders) take(records []C.vfp_holder) {
 }
 
 func coverage(from *C.vfp_scan_coverage) ScanCoverage {
-	return ScanCoverage{int(from.processes), int(from.unreadable), int(from.unattributed)}
+	return ScanCoverage{
+		Processes:    int(from.processes),
+		Unreadable:   int(from.unreadable),
+		Unattributed: int(from.unattributed),
+		Unsearched:   int(from.unsearched),
+		PIDNamespace: PIDNamespace(from.pid_namespace),
+	}
 }
 
 // numbers returns the groups as a C array without a copy, or NULL for none.

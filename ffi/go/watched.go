@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// Evidence is the observation that the state of a watched group is based on.
+// Evidence is the observation that the state of a group is based on.
 type Evidence int32
 
 // Kinds of evidence.
@@ -30,9 +30,11 @@ const (
 	EvidenceEnable Evidence = C.VFP_EVIDENCE_ENABLE
 	// EvidenceNode is the presence or absence of the device node.
 	EvidenceNode Evidence = C.VFP_EVIDENCE_NODE
+	// EvidenceHolder is a process in proc that has the group or a device of it open.
+	EvidenceHolder Evidence = C.VFP_EVIDENCE_HOLDER
 )
 
-// String returns "none", "open", "enable" or "node".
+// String returns "none", "open", "enable", "node" or "holder".
 func (e Evidence) String() string { return C.GoString(C.vfp_evidence_text(C.int32_t(e))) }
 
 // WatchedGroup is the state of a group as a [Watch] knows it.
@@ -55,6 +57,8 @@ type WatchedGroup struct {
 	Offender string
 	// OffenderDriver is the driver of Offender, else "".
 	OffenderDriver string
+	// Offenders is the number of members that make the group not viable: [Root.Members] marks them.
+	Offenders int
 }
 
 // groupArrays are the arrays of Groups.
@@ -95,6 +99,7 @@ func watched(from *C.vfp_watched_group) WatchedGroup {
 		Viable:         from.viable != 0,
 		Offender:       text(from.offender[:]),
 		OffenderDriver: text(from.offender_driver[:]),
+		Offenders:      int(from.offenders),
 	}
 }
 

@@ -12,9 +12,17 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use vfio_sim_node::{Node, VmSpec};
+use vfio_sim_node::{Function, Hold, Node, VmSpec};
 
 const GPU: &str = "0000:1b:00.0";
+
+/// Waits until the condition holds.
+fn wait_for(condition: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "the condition did not come true");
+    }
+}
 
 #[test]
 fn list_prints_every_field() {
@@ -39,6 +47,41 @@ fn list_prints_every_field() {
     assert!(table.contains("0000:3d:00.0  52     0     nvidia.com/2330  free   open"), "{table}");
     assert!(errors.contains("no serve answers"), "{errors}");
     assert!(node.opens(52) > 0);
+}
+
+#[test]
+fn list_counts_a_holder_that_serve_does_not_report() {
+    let node = Node::with_eight_gpus().unwrap();
+    let serve = Serve::start(&node, &[]);
+    wait_for(|| list(&node).iter().all(|device| device["health"] == "Healthy"));
+    // serve found the group free by a probe. It peeks once a second at most, and a peek does not see this holder.
+    let vm = node.start_vm(&VmSpec { hold: Hold::GroupOnly, ..VmSpec::foreign(&[GPU]) }).unwrap();
+    let listed = list(&node)[0].clone();
+    assert_eq!(
+        (&listed["state"], &listed["holders"][0]["pid"]),
+        (&"held".into(), &vm.pid().into()),
+        "{listed}"
+    );
+    assert!(listed["evidence"] == "holder" || listed["evidence"] == "open", "{listed}");
+    let (code, out, _) = run(&node, &["doctor"]);
+    assert!(code == 1 && out.contains(&format!("{GPU}: is held by pid {}", vm.pid())), "{out}");
+    let opens = node.opens(52);
+    list(&node);
+    assert_eq!(node.opens(52), opens, "list opens no device node");
+    drop(serve);
+}
+
+#[test]
+fn every_member_that_makes_a_group_not_viable_is_named() {
+    let node = Node::with_eight_gpus().unwrap();
+    for (address, driver) in [("0000:1b:00.1", "snd_hda_intel"), ("0000:1b:00.2", "xhci_hcd")] {
+        node.add(Function::new(address, 51).with_driver(Some(driver))).unwrap();
+    }
+    let offenders = "0000:1b:00.1 is bound to snd_hda_intel, 0000:1b:00.2 is bound to xhci_hcd";
+    assert_eq!(list(&node)[0]["reason"], offenders);
+    let _serve = Serve::start(&node, &[]);
+    wait_for(|| list(&node)[0]["health"] == "Unhealthy");
+    assert_eq!(list(&node)[0]["reason"], format!("group 51 is not viable: {offenders}"));
 }
 
 #[test]
@@ -94,6 +137,13 @@ fn who_finds_the_holder_by_device_and_by_group() {
     let (code, out, _) = run(&node, &["who", "52"]);
     assert_eq!((code, out.contains("Found no process that holds group 52")), (1, true), "{out}");
     assert_eq!(run(&node, &["who", "4711"]).0, 2);
+    // A process that cannot be read may be the holder: unknown is not no.
+    let process = node.root().join("proc/4711");
+    std::fs::create_dir(&process).unwrap();
+    std::fs::write(process.join("fd"), "").unwrap();
+    let (code, out, _) = run(&node, &["who", "52"]);
+    assert!(code == 3 && out.contains("1 of 3 processes could not be read"), "{code} {out}");
+    assert_eq!(run(&node, &["who", "51"]).0, 0, "the holder was found");
 }
 
 #[test]

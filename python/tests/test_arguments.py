@@ -124,11 +124,13 @@ def test_values_cannot_be_constructed() -> None:
         "Device",
         "Event",
         "Group",
+        "GroupSnapshot",
         "Holder",
         "Member",
         "Occupancy",
         "Scan",
         "ScanCoverage",
+        "Snapshot",
         "Watch",
     ):
         with pytest.raises(TypeError):

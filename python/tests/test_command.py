@@ -33,7 +33,7 @@ def test_list_prints_state_evidence_and_holders(node: Node) -> None:
     lines = run("list", "--root", node.root).splitlines()
     assert lines[:4] == [
         HEADING,
-        f"0000:1b:00.0  51     0     10de:2330  vfio-pci  held   enable    pid {pid} (qemu-system-x86)",
+        f"0000:1b:00.0  51     0     10de:2330  vfio-pci  held   holder    pid {pid} (qemu-system-x86)",
         "0000:3d:00.0  52     0     10de:2330  vfio-pci  free   enable    "
         "not viable: 0000:3d:00.1 is bound to snd_hda_intel",
         "0000:4e:00.0  53     0     10de:2330  vfio-pci  free   enable",
@@ -42,13 +42,13 @@ def test_list_prints_state_evidence_and_holders(node: Node) -> None:
     assert node.opens(52) == 0
 
 
-def test_list_probe_finds_holder_of_the_group_only(node: Node) -> None:
+def test_list_finds_holder_of_the_group_only(node: Node) -> None:
     pid = node.start_vm(51, group_only=True)
-    assert " free   enable" in run("list", "--root", node.root).splitlines()[1]
-    line = run("list", "--probe", "--root", node.root).splitlines()[1]
-    expected = "0000:1b:00.0  51     0     10de:2330  vfio-pci  held   open      "
-    assert line == f"{expected}pid {pid} (qemu-system-x86)"
-    assert [node.opens(group) for group in (52, 53)] == [1, 1]
+    for words, evidence, opens in ((), "holder", 0), (("--probe",), "open  ", 1):
+        line = run("list", *words, "--root", node.root).splitlines()[1]
+        expected = f"0000:1b:00.0  51     0     10de:2330  vfio-pci  held   {evidence}    "
+        assert line == f"{expected}pid {pid} (qemu-system-x86)"
+        assert [node.opens(group) for group in (52, 53)] == [opens, opens]
 
 
 def test_list_json_has_every_field(node: Node) -> None:
@@ -66,7 +66,7 @@ def test_list_json_has_every_field(node: Node) -> None:
         "numa_node": 0,
         "kind": "pci",
         "state": "held",
-        "evidence": "enable",
+        "evidence": "holder",
         "viable": True,
         "holders": [
             {
@@ -74,6 +74,7 @@ def test_list_json_has_every_field(node: Node) -> None:
                 "command": "qemu-system-x86",
                 "via": "group",
                 "pod_uid": uid,
+                "in_pod": "yes",
                 "container_id": container,
             }
         ],
@@ -102,15 +103,34 @@ def test_who_prints_holders_of_group_or_address(node: Node, target: str) -> None
         [str(pid), "qemu-system-x86", "group", "-", "-"],
     ]
     document = json.loads(run("who", target, "--json", "--root", node.root))
-    assert (document["iommu_group"], document["processes"], document["unreadable"]) == (51, 1, 0)
+    assert (document["iommu_group"], document["processes"], document["unreadable"]) == (51, 2, 0)
+    assert (document["pid_namespace"], document["unsearched"], document["complete"]) == ("host", 0, True)
     assert [holder["pid"] for holder in document["holders"]] == [pid]
 
 
 def test_who_reports_unreadable_processes(node: Node) -> None:
     node.add_unreadable_process(4711)
-    assert "The list may be incomplete: 1 of 1 processes could not be read" in run(
-        "who", "51", "--root", node.root, code=1
+    assert "The list may be incomplete: 1 of 2 processes could not be read" in run(
+        "who", "51", "--root", node.root, code=3
     )
+
+
+def test_who_in_a_foreign_pid_namespace_exits_with_3(node: Node) -> None:
+    node.do("delete", path="proc/1/ns/pid")
+    node.do("link", path="proc/1/ns/pid", target="pid:[4026532178]")
+    assert "incomplete: this is not the host's pid namespace" in run("who", "51", "--root", node.root, code=3)
+    document = json.loads(run("who", "51", "--json", "--root", node.root, code=3))
+    assert (document["holders"], document["unreadable"], document["complete"]) == ([], 0, False)
+    assert document["pid_namespace"] == "foreign"
+    # A holder that was found counts.
+    node.start_vm(51)
+    run("who", "51", "--root", node.root)
+
+
+def test_who_says_that_a_pod_is_unknown(node: Node) -> None:
+    pid = node.start_vm(51, cgroup=f"0::/kata_overhead/{'ab' * 32}\n")
+    lines = run("who", "51", "--root", node.root).splitlines()
+    assert lines[1].split() == [str(pid), "qemu-system-x86", "group", "unknown", "ab" * 32]
 
 
 def test_watch_prints_events_until_the_pipe_closes(node: Node) -> None:

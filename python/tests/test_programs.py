@@ -77,7 +77,7 @@ def test_conformance_dump_is_complete(node: Node) -> None:
     node.do("add", address="0000:3d:00.1", group=52, driver="snd_hda_intel")
     node.do("write", path="sys/bus/pci/devices/0000:df:00.0/uevent", content="")
     document: dict[str, Any] = json.loads(run(DUMP, node.root))
-    assert set(document) == {"group_nodes", "devices", "errors", "groups", "holders", "coverage"}
+    assert set(document) == {"group_nodes", "devices", "errors", "groups", "holders", "coverage", "snapshot"}
     device = document["devices"][0]
     cdev = device.pop("cdev")
     assert isinstance(cdev, int)
@@ -114,9 +114,10 @@ def test_conformance_dump_is_complete(node: Node) -> None:
         "unreadable": 0,
         "offender": "0000:3d:00.1",
         "offender_driver": "snd_hda_intel",
+        "offenders": 1,
         "members": [
-            {"name": "0000:3d:00.0", "driver": "vfio-pci", "vfio": True},
-            {"name": "0000:3d:00.1", "driver": "snd_hda_intel", "vfio": False},
+            {"name": "0000:3d:00.0", "driver": "vfio-pci", "vfio": True, "offends": False},
+            {"name": "0000:3d:00.1", "driver": "snd_hda_intel", "vfio": False, "offends": True},
         ],
         "errors": [],
         "peek": "looks-free",
@@ -132,10 +133,22 @@ def test_conformance_dump_is_complete(node: Node) -> None:
         "pid": pid,
         "command": "qemu-system-x86",
         "via": "group",
+        "in_pod": "yes",
         "pod_uid": "12345678-9abc-def0-1234-56789abcdef0",
         "container_id": "ab" * 32,
     }
-    assert document["coverage"] == {"processes": 1, "unreadable": 0, "unattributed": 0}
+    assert document["coverage"] == {
+        "processes": 2,
+        "unreadable": 0,
+        "unattributed": 0,
+        "unsearched": 0,
+        "pid_namespace": "host",
+        "complete": True,
+    }
+    assert document["snapshot"][:2] == [
+        {"group": 51, "state": "held", "evidence": "holder", "holders": [pid]},
+        {"group": 52, "state": "free", "evidence": "enable", "holders": []},
+    ]
 
 
 def test_conformance_dump_of_a_broken_tree_is_an_error(node: Node, tmp_path: Path) -> None:

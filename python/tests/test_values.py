@@ -7,7 +7,20 @@ import pytest
 from sim_node import Node
 
 import vfio_probe
-from vfio_probe import ErrorKind, EventKind, Evidence, Kind, Peek, Root, Sriov, State, UnknownReason, Via
+from vfio_probe import (
+    ErrorKind,
+    EventKind,
+    Evidence,
+    InPod,
+    Kind,
+    Peek,
+    PidNamespace,
+    Root,
+    Sriov,
+    State,
+    UnknownReason,
+    Via,
+)
 
 
 def values(node: Node) -> list[object]:
@@ -85,18 +98,34 @@ def test_repr_shows_the_fields(node: Node) -> None:
         assert repr(root.probe(51)) == "<Occupancy group 51 held>"
         assert repr(root.probe(99)) == "<Occupancy group 99 absent>"
         holders = root.holders([51])
-        assert repr(holders) == "<Holders 1 of 1 processes>"
+        assert repr(holders) == "<Holders 1 of 2 processes>"
         assert repr(holders.holders[0]) == f"<Holder of group 51 pid {pid} (qemu-system-x86) via group>"
         assert repr(holders.coverage) == (
-            "<ScanCoverage 1 processes, 0 unreadable, 0 descriptors unattributed>"
+            "<ScanCoverage 2 processes, 0 unreadable, 0 unsearched, 0 descriptors unattributed, "
+            "pid namespace host>"
         )
+        snapshot = root.snapshot()
+        assert repr(snapshot) == "<Snapshot 8 devices, 8 groups, 0 errors>"
+        assert repr(snapshot.groups[0]) == "<GroupSnapshot 51 held evidence holder, 1 holders>"
         assert repr(watch) == "<Watch>"
         assert repr(watch.next_event(0)).startswith("<Event bound device 0000:")
         assert repr(watch.group(51)) == "<WatchedGroup 51 held evidence enable>"
     assert repr(watch) == "<Watch closed>"
 
 
-ENUMS: list[type[enum.Enum]] = [ErrorKind, EventKind, Evidence, Kind, Peek, Sriov, State, UnknownReason, Via]
+ENUMS: list[type[enum.Enum]] = [
+    ErrorKind,
+    EventKind,
+    Evidence,
+    InPod,
+    Kind,
+    Peek,
+    PidNamespace,
+    Sriov,
+    State,
+    UnknownReason,
+    Via,
+]
 
 
 @pytest.mark.parametrize("words", ENUMS)

@@ -1,12 +1,14 @@
 """Reports which VFIO devices of a Linux host are free and which processes hold the others.
 
-Only Root.probe() and a watch with probe=True open a group. All other calls open no device.
+Only Root.probe(), a snapshot with a probe_timeout and a watch with probe=True open a group. All other calls
+open no device.
 """
 
 from vfio_probe._core import (
     Device,
     Event,
     Group,
+    GroupSnapshot,
     Holder,
     Holders,
     Member,
@@ -15,12 +17,25 @@ from vfio_probe._core import (
     Root,
     Scan,
     ScanCoverage,
+    Snapshot,
     Watch,
     WatchedGroup,
     __version__,
     names,
 )
-from vfio_probe._enums import ErrorKind, EventKind, Evidence, Kind, Peek, Sriov, State, UnknownReason, Via
+from vfio_probe._enums import (
+    ErrorKind,
+    EventKind,
+    Evidence,
+    InPod,
+    Kind,
+    Peek,
+    PidNamespace,
+    Sriov,
+    State,
+    UnknownReason,
+    Via,
+)
 from vfio_probe._errors import (
     DeniedError,
     HeldError,
@@ -39,9 +54,11 @@ __all__ = [
     "EventKind",
     "Evidence",
     "Group",
+    "GroupSnapshot",
     "HeldError",
     "Holder",
     "Holders",
+    "InPod",
     "Kind",
     "MalformedError",
     "Member",
@@ -49,11 +66,13 @@ __all__ = [
     "MissingError",
     "Occupancy",
     "Peek",
+    "PidNamespace",
     "ProbeError",
     "ProbeTimeoutError",
     "Root",
     "Scan",
     "ScanCoverage",
+    "Snapshot",
     "Sriov",
     "State",
     "TooLongError",

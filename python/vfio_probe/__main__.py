@@ -1,6 +1,7 @@
 """The command line `python -m vfio_probe`: lists devices, finds holders, prints events.
 
-Exit codes: 0 success; 1 `who` found no holder; 2 failure; 64 wrong usage; 130 interrupted.
+Exit codes: 0 success; 1 no process holds the target of `who`; 2 failure; 3 `who` found no holder and could
+not see all processes of the host; 64 wrong usage; 130 interrupted.
 """
 
 from __future__ import annotations

@@ -8,10 +8,15 @@ import sys
 import time
 from typing import Any
 
-from vfio_probe._core import Device, Event, Holder, Root, ScanCoverage, Watch
-from vfio_probe._enums import EventKind
-from vfio_probe._listing import Observation, observe
+from vfio_probe._core import Device, Event, GroupSnapshot, Holder, Root, ScanCoverage, Snapshot, Watch
+from vfio_probe._enums import EventKind, Evidence, InPod, PidNamespace, State
 from vfio_probe._table import layout, or_dash
+
+PROBE_TIMEOUT = 2.0
+"""Timeout of a probe in seconds."""
+
+FOUND, NONE, UNKNOWN = 0, 1, 3
+"""Exit codes of `who`. UNKNOWN: no holder was found, and not all processes of the host were searched."""
 
 
 class CommandError(Exception):
@@ -20,12 +25,18 @@ class CommandError(Exception):
 
 def list_devices(root: Root, probe: bool, as_json: bool) -> int:
     """Prints the devices, the states of their groups and the holders."""
-    observed = observe(root, probe)
+    snapshot = root.snapshot(PROBE_TIMEOUT if probe else None)
+    for error in snapshot.errors:
+        warn(f"skipped: {error}")
+    if snapshot.devices:
+        for gap in _gaps(snapshot.coverage):
+            warn(f"holders may be missing: {gap}")
     if as_json:
-        print(json.dumps({"devices": [_device_json(device, group) for device, group in observed]}))
-    elif observed:
+        devices = [_device_json(device, _group_of_device(snapshot, device)) for device in snapshot]
+        print(json.dumps({"devices": devices, "coverage": _coverage_json(snapshot.coverage)}))
+    elif snapshot.devices:
         print(
-            layout(("ADDRESS", "GROUP", "NUMA", "ID", "DRIVER", "STATE", "EVIDENCE", "NOTE"), _rows(observed))
+            layout(("ADDRESS", "GROUP", "NUMA", "ID", "DRIVER", "STATE", "EVIDENCE", "NOTE"), _rows(snapshot))
         )
     else:
         print("No device is bound to a VFIO driver.")
@@ -46,7 +57,7 @@ def who(root: Root, target: str, as_json: bool) -> int:
                     str(holder.pid),
                     holder.command,
                     holder.via,
-                    or_dash(holder.pod_uid),
+                    _pod(holder),
                     or_dash(holder.container_id),
                 )
                 for holder in found
@@ -54,8 +65,11 @@ def who(root: Root, target: str, as_json: bool) -> int:
             print(layout(("PID", "COMMAND", "VIA", "POD", "CONTAINER"), rows))
         else:
             print(f"No process found that holds group {number}.")
-        _print_coverage(found.coverage)
-    return 0 if found.holders else 1
+        for gap in _gaps(found.coverage):
+            print(f"The list may be incomplete: {gap}.")
+    if found.holders:
+        return FOUND
+    return NONE if found.coverage.complete else UNKNOWN
 
 
 def watch(root: Root, interval: float, as_json: bool) -> int:
@@ -73,30 +87,40 @@ def watch(root: Root, interval: float, as_json: bool) -> int:
             print(text, flush=True)
 
 
-def _rows(observed: list[tuple[Device, Observation]]) -> list[tuple[str, ...]]:
-    return [
-        (
-            device.id,
-            or_dash(device.group),
-            or_dash(device.numa_node),
-            f"{device.vendor:04x}:{device.device:04x}",
-            or_dash(device.driver),
-            group.state,
-            group.evidence,
-            _note(group),
+def _group_of_device(snapshot: Snapshot, device: Device) -> GroupSnapshot | None:
+    return None if device.group is None else snapshot.group(device.group)
+
+
+def _rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for device in snapshot:
+        group = _group_of_device(snapshot, device)
+        rows.append(
+            (
+                device.id,
+                or_dash(device.group),
+                or_dash(device.numa_node),
+                f"{device.vendor:04x}:{device.device:04x}",
+                or_dash(device.driver),
+                State.UNKNOWN if group is None else group.occupancy.state,
+                Evidence.NONE if group is None else group.evidence,
+                "" if group is None else _note(group),
+            )
         )
-        for device, group in observed
-    ]
+    return rows
 
 
-def _note(observed: Observation) -> str:
-    notes = [f"pid {holder.pid} ({holder.command})" for holder in observed.holders]
-    if observed.group is not None and not observed.group.viable:
-        notes.append(f"not viable: {observed.group.offender} is bound to {observed.group.offender_driver}")
+def _note(group: GroupSnapshot) -> str:
+    notes = [f"pid {holder.pid} ({holder.command})" for holder in group.holders]
+    notes.extend(f"not viable: {member.name} is bound to {member.driver}" for member in group.offenders)
     return ", ".join(notes)
 
 
-def _device_json(device: Device, observed: Observation) -> dict[str, Any]:
+def _pod(holder: Holder) -> str:
+    return str(InPod.UNKNOWN) if holder.in_pod is InPod.UNKNOWN else or_dash(holder.pod_uid)
+
+
+def _device_json(device: Device, group: GroupSnapshot | None) -> dict[str, Any]:
     return {
         "address": device.id,
         "vendor": device.vendor,
@@ -106,10 +130,10 @@ def _device_json(device: Device, observed: Observation) -> dict[str, Any]:
         "iommu_group": device.group,
         "numa_node": device.numa_node,
         "kind": device.kind,
-        "state": observed.state,
-        "evidence": observed.evidence,
-        "viable": None if observed.group is None else observed.group.viable,
-        "holders": [_holder_json(holder) for holder in observed.holders],
+        "state": State.UNKNOWN if group is None else group.occupancy.state,
+        "evidence": Evidence.NONE if group is None else group.evidence,
+        "viable": group.viable if group is not None and group.members else None,
+        "holders": [] if group is None else [_holder_json(holder) for holder in group.holders],
     }
 
 
@@ -119,29 +143,45 @@ def _holder_json(holder: Holder) -> dict[str, Any]:
         "command": holder.command,
         "via": holder.via,
         "pod_uid": holder.pod_uid,
+        "in_pod": holder.in_pod,
         "container_id": holder.container_id,
     }
 
 
-def _coverage_json(coverage: ScanCoverage) -> dict[str, int]:
+def _coverage_json(coverage: ScanCoverage) -> dict[str, Any]:
     return {
         "processes": coverage.processes,
         "unreadable": coverage.unreadable,
         "unattributed": coverage.unattributed,
+        "unsearched": coverage.unsearched,
+        "pid_namespace": coverage.pid_namespace,
+        "complete": coverage.complete,
     }
 
 
-def _print_coverage(coverage: ScanCoverage) -> None:
+def _gaps(coverage: ScanCoverage) -> list[str]:
+    """Returns what a search for holders could not see."""
+    gaps = []
+    if coverage.pid_namespace is PidNamespace.FOREIGN:
+        gaps.append(
+            "this is not the host's pid namespace, and processes outside of it are invisible; "
+            "run in the host's (hostPID)"
+        )
+    if coverage.pid_namespace is PidNamespace.UNKNOWN:
+        gaps.append(
+            "/proc does not show whether it has the processes of the host's pid namespace; "
+            "run as root, with the host's /proc"
+        )
     if coverage.unreadable:
-        print(
-            "The list may be incomplete: "
-            f"{coverage.unreadable} of {coverage.processes} processes could not be read (try as root)."
-        )
+        gaps.append(f"{coverage.unreadable} of {coverage.processes} processes could not be read; run as root")
+    if coverage.unsearched:
+        gaps.append(f"{coverage.unsearched} processes were not searched within the budget; try again")
     if coverage.unattributed:
-        print(
-            "The list may be incomplete: this kernel does not report the devices of "
-            f"{coverage.unattributed} open VFIO device descriptors (kernel 6.18 does)."
+        gaps.append(
+            f"{coverage.unattributed} open VFIO device descriptors cannot be attributed to a device; "
+            "Linux 6.18 and newer can"
         )
+    return gaps
 
 
 def _group_of(root: Root, target: str) -> int:

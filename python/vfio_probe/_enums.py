@@ -74,10 +74,12 @@ class UnknownReason(_Word):
 
 
 class Evidence(_Word):
-    """The observation that the state of a watched group is based on."""
+    """The observation that the state of a group is based on."""
 
     OPEN = "open"
     """A probe: an open of the group's device node."""
+    HOLDER = "holder"
+    """A process in /proc that has the group or a device of it open."""
     ENABLE = "enable"
     """A peek: the enable counts of the group's functions."""
     NODE = "node"
@@ -95,6 +97,29 @@ class Via(_Word):
     """A device descriptor obtained from the group."""
     CDEV = "cdev"
     """A descriptor of the device's own character device, /dev/vfio/devices/vfioN."""
+
+
+class InPod(_Word):
+    """Whether a process is in a pod."""
+
+    YES = "yes"
+    """The process is in the pod `pod_uid`."""
+    NO = "no"
+    """The process is in no pod."""
+    UNKNOWN = "unknown"
+    """The process is in the sandbox of a container runtime whose cgroup names no pod, as a VM of Kata, or its
+    cgroup cannot be read. It never shows that a pod has ended."""
+
+
+class PidNamespace(_Word):
+    """The pid namespace that a scan for holders saw."""
+
+    HOST = "host"
+    """The host's, which contains every process."""
+    FOREIGN = "foreign"
+    """Another one, as in a container. Processes outside of it are invisible."""
+    UNKNOWN = "unknown"
+    """/proc does not show its pid namespace, or hides the processes of other users."""
 
 
 class EventKind(_Word):

@@ -142,6 +142,7 @@ static void members(const vfp_root *root, uint32_t group) {
         text_or_null("name", all[index].name);
         text_or_null("driver", all[index].driver);
         boolean("vfio", all[index].vfio);
+        boolean("offends", all[index].offends);
         end("}");
     }
     end("]");
@@ -179,6 +180,7 @@ static void group(const vfp_root *root, uint32_t number_of) {
     number("unreadable", read.unreadable);
     text_or_null("offender", read.offender);
     text_or_null("offender_driver", read.offender_driver);
+    number("offenders", read.offenders);
     members(root, number_of);
     key("peek");
     if (vfp_peek(root, number_of, &peek, &error) < 0) {
@@ -206,6 +208,7 @@ static int holders(const vfp_root *root, const uint32_t *groups, size_t group_co
         number("start_time", (long long)all[index].start_time);
         text_or_null("command", all[index].command);
         text_or_null("via", vfp_via_text(all[index].via));
+        text_or_null("in_pod", vfp_in_pod_text(all[index].in_pod));
         text_or_null("pod_uid", all[index].pod_uid);
         text_or_null("container_id", all[index].container_id);
         end("}");
@@ -216,8 +219,41 @@ static int holders(const vfp_root *root, const uint32_t *groups, size_t group_co
     number("processes", coverage.processes);
     number("unreadable", coverage.unreadable);
     number("unattributed", coverage.unattributed);
+    number("unsearched", coverage.unsearched);
+    text_or_null("pid_namespace", vfp_pid_namespace_text(coverage.pid_namespace));
+    boolean("complete", coverage.complete);
     end("}");
     return 0;
+}
+
+static void snapshot(const vfp_root *root) {
+    static vfp_watched_group groups[MANY];
+    static vfp_holder all[MANY];
+    vfp_snapshot *taken = NULL;
+    size_t group_count = 0, count = 0, index, holder;
+    if (vfp_snapshot_take(root, 0, &taken, NULL) != VFP_OK) exit(2);
+    if (vfp_snapshot_groups(taken, sizeof groups[0], MANY, groups, &group_count, NULL) != VFP_OK) exit(2);
+    key("snapshot");
+    open("[");
+    for (index = 0; index < group_count; index++) {
+        uint32_t of = groups[index].group;
+        if (vfp_snapshot_holders(taken, of, sizeof all[0], MANY, all, &count, 0, NULL, NULL) != VFP_OK) exit(2);
+        item("{");
+        number("group", of);
+        text_or_null("state", vfp_state_text(groups[index].state));
+        text_or_null("evidence", vfp_evidence_text(groups[index].evidence));
+        key("holders");
+        open("[");
+        for (holder = 0; holder < count; holder++) {
+            item("");
+            printf("%u", all[holder].pid);
+            comma = ",";
+        }
+        end("]");
+        end("}");
+    }
+    end("]");
+    vfp_snapshot_close(&taken);
 }
 
 int main(int argc, char **argv) {
@@ -261,6 +297,7 @@ int main(int argc, char **argv) {
     for (index = 0; index < count; index++) group(root, groups[index]);
     end("]");
     if (holders(root, groups, count) < 0) return 2;
+    snapshot(root);
     puts("}");
     vfp_root_close(&root);
     return 0;

@@ -4,7 +4,7 @@ import json
 import sys
 from typing import Any
 
-from vfio_probe import Device, Holder, Member, Occupancy, ProbeError, Root
+from vfio_probe import Device, GroupSnapshot, Holder, Member, Occupancy, ProbeError, Root
 
 Document = dict[str, Any]
 
@@ -36,7 +36,7 @@ def device_of(device: Device) -> Document:
 
 def member_of(member: Member) -> Document:
     """Converts a member of a group."""
-    return {"name": member.name, "driver": member.driver, "vfio": member.vfio}
+    return {"name": member.name, "driver": member.driver, "vfio": member.vfio, "offends": member.offends}
 
 
 def occupancy_of(occupancy: Occupancy) -> Document:
@@ -65,6 +65,7 @@ def group_of(root: Root, number: int) -> Document:
         "unreadable": group.unreadable,
         "offender": group.offender,
         "offender_driver": group.offender_driver,
+        "offenders": group.offenders,
         "members": sorted((member_of(member) for member in members), key=lambda member: str(member["name"])),
         "errors": sorted(str(error) for error in members.errors),
         "peek": peek,
@@ -74,7 +75,18 @@ def group_of(root: Root, number: int) -> Document:
 def holder_of(holder: Holder) -> Document:
     """Converts a holder."""
     same = ("group", "pid", "start_time", "command", "pod_uid", "container_id")
-    return {**{name: getattr(holder, name) for name in same}, "via": holder.via.value}
+    words = {"via": holder.via.value, "in_pod": holder.in_pod.value}
+    return {**{name: getattr(holder, name) for name in same}, **words}
+
+
+def seen_of(group: GroupSnapshot) -> Document:
+    """Converts a group of a snapshot."""
+    return {
+        "group": group.number,
+        "state": group.occupancy.state.value,
+        "evidence": group.evidence.value,
+        "holders": [holder.pid for holder in group.holders],
+    }
 
 
 def dump(path: str) -> Document:
@@ -102,7 +114,11 @@ def dump(path: str) -> Document:
                 "processes": coverage.processes,
                 "unreadable": coverage.unreadable,
                 "unattributed": coverage.unattributed,
+                "unsearched": coverage.unsearched,
+                "pid_namespace": coverage.pid_namespace.value,
+                "complete": coverage.complete,
             },
+            "snapshot": [seen_of(group) for group in root.snapshot().groups],
         }
 
 

@@ -23,9 +23,11 @@ pub struct vfp_group {
     pub offender: [c_char; 72],
     /// Driver of `offender`, else "".
     pub offender_driver: [c_char; 40],
+    /// Number of members that make the group not viable. vfp_members() lists them: `offends` is 1.
+    pub offenders: u32,
 }
 
-const _: () = assert!(size_of::<vfp_group>() == 128);
+const _: () = assert!(size_of::<vfp_group>() == 132);
 
 // SAFETY: repr(C); the fields add up to the size, so there is no padding.
 unsafe impl Record for vfp_group {
@@ -49,9 +51,11 @@ pub struct vfp_member {
     pub driver: [c_char; 40],
     /// Error message if the member could not be read, else "".
     pub error_text: [c_char; 160],
+    /// 1 if the member makes the group not viable, else 0.
+    pub offends: i32,
 }
 
-const _: () = assert!(size_of::<vfp_member>() == 72 + 12 + 40 + 160);
+const _: () = assert!(size_of::<vfp_member>() == 72 + 12 + 40 + 160 + 4);
 
 // SAFETY: repr(C); the fields add up to the size, so there is no padding.
 unsafe impl Record for vfp_member {
@@ -75,6 +79,7 @@ impl From<&Member> for vfp_member {
             vfio: i32::from(member.vfio),
             driver: text::shown_or_empty(member.driver),
             error_text: [0; 160],
+            offends: i32::from(!member.keeps_group_viable()),
         }
     }
 }
@@ -88,6 +93,7 @@ impl From<&Error> for vfp_member {
             vfio: 0,
             driver: [0; 40],
             error_text: text::shown(error),
+            offends: 0,
         }
     }
 }
@@ -110,8 +116,8 @@ pub unsafe extern "C" fn vfp_group_read(
         let mut slot = unsafe { Slots::one(("size", size), out_group, "out_group") }?;
         let read = host.with_buffer(|root, buffer| root.group(GroupId(group), buffer))?;
         let (viable, offender, offender_driver) = viability(read.viability);
-        let (members, unreadable) = (read.members, read.unreadable);
-        slot.push(&vfp_group { group, members, unreadable, viable, offender, offender_driver });
+        let (members, unreadable, offenders) = (read.members, read.unreadable, read.offenders);
+        slot.push(&vfp_group { group, members, unreadable, viable, offender, offender_driver, offenders });
         Ok(VFP_OK)
     };
     // SAFETY: the caller's error record, by the header's conventions.

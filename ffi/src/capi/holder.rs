@@ -6,7 +6,7 @@ use super::status::{Outcome, guard, vfp_error, vfp_status};
 use super::text;
 use std::ffi::c_char;
 use vfio_probe::holders::Via;
-use vfio_probe::{GroupId, Holder, ScanCoverage};
+use vfio_probe::{GroupId, Holder, InPod, PidNamespace, ScanCoverage};
 
 /// A descriptor of the group's device node, /dev/vfio/N.
 pub const VFP_VIA_GROUP: i32 = 0;
@@ -14,6 +14,21 @@ pub const VFP_VIA_GROUP: i32 = 0;
 pub const VFP_VIA_DEVICE: i32 = 1;
 /// A descriptor of the device's own character device, /dev/vfio/devices/vfioN.
 pub const VFP_VIA_CDEV: i32 = 2;
+
+/// It is unknown whether the process is in a pod: it is in the sandbox of a container runtime and its cgroup names no pod,
+/// as a VM of Kata, or its cgroup cannot be read. It never shows that a pod has ended.
+pub const VFP_IN_POD_UNKNOWN: i32 = 0;
+/// The process is in no pod.
+pub const VFP_IN_POD_NO: i32 = 1;
+/// The process is in the pod `pod_uid`.
+pub const VFP_IN_POD_YES: i32 = 2;
+
+/// `proc` does not show its pid namespace, or hides the processes of other users.
+pub const VFP_PID_NAMESPACE_UNKNOWN: i32 = 0;
+/// `proc` shows the host's pid namespace, which contains every process.
+pub const VFP_PID_NAMESPACE_HOST: i32 = 1;
+/// `proc` shows another pid namespace, as in a container. Processes outside of it are invisible.
+pub const VFP_PID_NAMESPACE_FOREIGN: i32 = 2;
 
 /// A process that has a group or a device of it open.
 #[repr(C)]
@@ -28,12 +43,12 @@ pub struct vfp_holder {
     pub pid: u32,
     /// A VFP_VIA_* value: the kind of descriptor.
     pub via: i32,
-    /// Always 0.
-    pub reserved: u32,
+    /// A VFP_IN_POD_* value.
+    pub in_pod: i32,
     /// Command name (/proc/PID/comm), at most 15 characters. The process can change it. Characters other than printable
     /// ASCII are replaced by `?`.
     pub command: [c_char; 24],
-    /// UID of the pod in the name of the process's cgroup, else "".
+    /// UID of the pod in the name of the process's cgroup for VFP_IN_POD_YES, else "".
     pub pod_uid: [c_char; 40],
     /// Container id in the name of the process's cgroup, 64 hex digits, else "".
     pub container_id: [c_char; 72],
@@ -46,8 +61,7 @@ unsafe impl Record for vfp_holder {
     const MIN_SIZE: usize = std::mem::offset_of!(vfp_holder, command);
 }
 
-/// The coverage of a scan for holders. The list of holders may be incomplete if `unreadable` or `unattributed` is
-/// greater than 0.
+/// The coverage of a scan for holders. The list of holders may be incomplete unless `complete` is 1.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfp_scan_coverage {
@@ -57,15 +71,19 @@ pub struct vfp_scan_coverage {
     pub unreadable: u32,
     /// Number of open VFIO device descriptors for which the kernel does not report the device (kernels before 6.18).
     pub unattributed: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// Number of processes that were not searched, because the budget of the scan ended. 0 for vfp_holders().
+    pub unsearched: u32,
+    /// A VFP_PID_NAMESPACE_* value: the pid namespace that was scanned.
+    pub pid_namespace: i32,
+    /// 1 if an empty list of holders means that no process holds the group, else 0.
+    pub complete: i32,
 }
 
-const _: () = assert!(size_of::<vfp_scan_coverage>() == 16);
+const _: () = assert!(size_of::<vfp_scan_coverage>() == 24);
 
-// SAFETY: repr(C), four numbers of the same size, so there is no padding.
+// SAFETY: repr(C), six numbers of the same size, so there is no padding.
 unsafe impl Record for vfp_scan_coverage {
-    const MIN_SIZE: usize = std::mem::offset_of!(vfp_scan_coverage, reserved);
+    const MIN_SIZE: usize = std::mem::offset_of!(vfp_scan_coverage, unsearched);
 }
 
 pub(super) fn via_number(via: Via) -> i32 {
@@ -76,6 +94,22 @@ pub(super) fn via_number(via: Via) -> i32 {
     }
 }
 
+pub(super) fn in_pod_number(in_pod: InPod) -> i32 {
+    match in_pod {
+        InPod::Unknown => VFP_IN_POD_UNKNOWN,
+        InPod::No => VFP_IN_POD_NO,
+        InPod::Yes => VFP_IN_POD_YES,
+    }
+}
+
+pub(super) fn pid_namespace_number(namespace: PidNamespace) -> i32 {
+    match namespace {
+        PidNamespace::Unknown => VFP_PID_NAMESPACE_UNKNOWN,
+        PidNamespace::Host => VFP_PID_NAMESPACE_HOST,
+        PidNamespace::Foreign => VFP_PID_NAMESPACE_FOREIGN,
+    }
+}
+
 impl From<&Holder> for vfp_holder {
     fn from(holder: &Holder) -> Self {
         Self {
@@ -83,7 +117,7 @@ impl From<&Holder> for vfp_holder {
             group: holder.group.0,
             pid: holder.pid,
             via: via_number(holder.via),
-            reserved: 0,
+            in_pod: in_pod_number(holder.container.in_pod),
             command: text::shown(&holder.command),
             pod_uid: text::shown_or_empty(holder.container.pod_uid),
             container_id: text::shown_or_empty(holder.container.container_id),
@@ -93,8 +127,10 @@ impl From<&Holder> for vfp_holder {
 
 impl From<ScanCoverage> for vfp_scan_coverage {
     fn from(coverage: ScanCoverage) -> Self {
-        let ScanCoverage { processes, unreadable, unattributed } = coverage;
-        Self { processes, unreadable, unattributed, reserved: 0 }
+        let ScanCoverage { processes, unreadable, unattributed, unsearched, pid_namespace } = coverage;
+        let pid_namespace = pid_namespace_number(pid_namespace);
+        let complete = i32::from(coverage.is_complete());
+        Self { processes, unreadable, unattributed, unsearched, pid_namespace, complete }
     }
 }
 

@@ -6,6 +6,7 @@
 //! | [`record`] | writes records of the caller's size into the caller's arrays |
 //! | [`text`] | reads texts of the caller, writes texts into records |
 //! | [`root`], [`device`], [`group`], [`occupancy`], [`holder`], [`name`] | records and functions, by subject |
+//! | [`snapshot`] | devices, groups, holders and coverage at one moment |
 //! | [`watch`], [`watched`] | events behind one descriptor, and the state that the watch knows |
 //! | [`sharing`] | asserts that threads may share the handles |
 //! | [`words`], [`version`] | static texts: words of enumerations, the version |
@@ -25,6 +26,7 @@ mod occupancy;
 mod record;
 mod root;
 mod sharing;
+mod snapshot;
 mod status;
 mod text;
 mod version;

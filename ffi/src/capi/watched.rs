@@ -8,9 +8,10 @@ use super::record::{self, Record, Slots};
 use super::status::{Outcome, guard, vfp_error, vfp_status};
 use super::watch::{vfp_watch, watch};
 use std::ffi::c_char;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vfio_probe::monitor::Group;
-use vfio_probe::{Evidence, GroupId};
+use vfio_probe::peek::Peek;
+use vfio_probe::{Evidence, GroupId, Member, Occupancy, Viability};
 
 /// There is no evidence yet.
 pub const VFP_EVIDENCE_NONE: i32 = 0;
@@ -20,12 +21,14 @@ pub const VFP_EVIDENCE_OPEN: i32 = 1;
 pub const VFP_EVIDENCE_ENABLE: i32 = 2;
 /// The presence or absence of the device node.
 pub const VFP_EVIDENCE_NODE: i32 = 3;
+/// A process in /proc that has the group or a device of it open.
+pub const VFP_EVIDENCE_HOLDER: i32 = 4;
 
-/// The state of a group as a watch knows it.
+/// The state of a group as a watch knows it, or as a snapshot contains it.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfp_watched_group {
-    /// Time since the group entered this state, in milliseconds.
+    /// Time since the group entered this state, in milliseconds. 0 in a snapshot.
     pub state_age_ms: u64,
     /// Group number.
     pub group: u32,
@@ -47,9 +50,13 @@ pub struct vfp_watched_group {
     pub offender: [c_char; 72],
     /// Driver of `offender`, else "".
     pub offender_driver: [c_char; 40],
+    /// Number of members that make the group not viable. vfp_members() lists them: `offends` is 1.
+    pub offenders: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<vfp_watched_group>() == 152);
+const _: () = assert!(size_of::<vfp_watched_group>() == 160);
 
 // SAFETY: repr(C); the fields add up to the size, so there is no padding.
 unsafe impl Record for vfp_watched_group {
@@ -60,28 +67,55 @@ pub(super) fn evidence_number(evidence: Evidence) -> i32 {
     match evidence {
         Evidence::None => VFP_EVIDENCE_NONE,
         Evidence::Open => VFP_EVIDENCE_OPEN,
+        Evidence::Holder => VFP_EVIDENCE_HOLDER,
         Evidence::Enable => VFP_EVIDENCE_ENABLE,
         Evidence::Node => VFP_EVIDENCE_NODE,
     }
 }
 
-fn watched(group: &Group, now: Instant) -> vfp_watched_group {
-    let vfp_occupancy { state, unknown_reason, os_errno, .. } = group.state.occupancy.into();
-    let (viable, offender, offender_driver) = viability(group.viability);
-    let state_age_ms = u64::try_from(now.duration_since(group.state.since).as_millis()).unwrap_or(u64::MAX);
-    vfp_watched_group {
-        state_age_ms,
-        group: group.id.0,
-        state,
-        unknown_reason,
-        os_errno,
-        evidence: evidence_number(group.state.evidence),
-        peek: group.peek.map_or(VFP_PEEK_NONE, peek_number),
-        members: u32::try_from(group.members.len()).unwrap_or(u32::MAX),
-        viable,
-        offender,
-        offender_driver,
+/// A group that is watched, or that a snapshot contains.
+pub(super) struct Seen<'a> {
+    pub(super) id: GroupId,
+    pub(super) occupancy: Occupancy,
+    pub(super) evidence: Evidence,
+    pub(super) state_age: Duration,
+    pub(super) peek: Option<Peek>,
+    pub(super) members: &'a [Member],
+}
+
+impl From<Seen<'_>> for vfp_watched_group {
+    fn from(group: Seen<'_>) -> Self {
+        let vfp_occupancy { state, unknown_reason, os_errno, .. } = group.occupancy.into();
+        let (viable, offender, offender_driver) = viability(Viability::of(group.members));
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Self {
+            state_age_ms: u64::try_from(group.state_age.as_millis()).unwrap_or(u64::MAX),
+            group: group.id.0,
+            state,
+            unknown_reason,
+            os_errno,
+            evidence: evidence_number(group.evidence),
+            peek: group.peek.map_or(VFP_PEEK_NONE, peek_number),
+            members: count(group.members.len()),
+            viable,
+            offender,
+            offender_driver,
+            offenders: count(Viability::offenders(group.members).count()),
+            reserved: 0,
+        }
     }
+}
+
+fn watched(group: &Group, now: Instant) -> vfp_watched_group {
+    let state = &group.state;
+    vfp_watched_group::from(Seen {
+        id: group.id,
+        occupancy: state.occupancy,
+        evidence: state.evidence,
+        state_age: now.duration_since(state.since),
+        peek: group.peek,
+        members: &group.members,
+    })
 }
 
 /// Lists the groups that have a bound device, ordered by number, in the state of the latest vfp_watch_next(). Writes

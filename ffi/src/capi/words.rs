@@ -3,7 +3,10 @@
 use super::device::{
     VFP_KIND_MDEV, VFP_KIND_PCI, VFP_KIND_VENDOR_VF, VFP_SRIOV_NONE, VFP_SRIOV_PHYSICAL, VFP_SRIOV_VIRTUAL,
 };
-use super::holder::{VFP_VIA_CDEV, VFP_VIA_DEVICE, VFP_VIA_GROUP};
+use super::holder::{
+    VFP_IN_POD_NO, VFP_IN_POD_UNKNOWN, VFP_IN_POD_YES, VFP_PID_NAMESPACE_FOREIGN, VFP_PID_NAMESPACE_HOST,
+    VFP_PID_NAMESPACE_UNKNOWN, VFP_VIA_CDEV, VFP_VIA_DEVICE, VFP_VIA_GROUP,
+};
 use super::occupancy::{
     VFP_PEEK_LOOKS_FREE, VFP_PEEK_LOOKS_HELD, VFP_PEEK_NONE, VFP_PEEK_UNAVAILABLE, VFP_STATE_ABSENT,
     VFP_STATE_FREE, VFP_STATE_HELD, VFP_STATE_UNKNOWN, VFP_UNKNOWN_DENIED, VFP_UNKNOWN_ERRNO,
@@ -16,7 +19,9 @@ use super::status::{
 use super::watch::{
     VFP_EVENT_BOUND, VFP_EVENT_CHANGED, VFP_EVENT_FREED, VFP_EVENT_HELD, VFP_EVENT_RESCAN, VFP_EVENT_UNBOUND,
 };
-use super::watched::{VFP_EVIDENCE_ENABLE, VFP_EVIDENCE_NODE, VFP_EVIDENCE_NONE, VFP_EVIDENCE_OPEN};
+use super::watched::{
+    VFP_EVIDENCE_ENABLE, VFP_EVIDENCE_HOLDER, VFP_EVIDENCE_NODE, VFP_EVIDENCE_NONE, VFP_EVIDENCE_OPEN,
+};
 use std::ffi::{CStr, c_char};
 
 const STATUSES: &[(i32, &CStr)] = &[
@@ -60,9 +65,17 @@ const EVIDENCES: &[(i32, &CStr)] = &[
     (VFP_EVIDENCE_OPEN, c"open"),
     (VFP_EVIDENCE_ENABLE, c"enable"),
     (VFP_EVIDENCE_NODE, c"node"),
+    (VFP_EVIDENCE_HOLDER, c"holder"),
 ];
 const VIAS: &[(i32, &CStr)] =
     &[(VFP_VIA_GROUP, c"group"), (VFP_VIA_DEVICE, c"device"), (VFP_VIA_CDEV, c"cdev")];
+const IN_POD: &[(i32, &CStr)] =
+    &[(VFP_IN_POD_UNKNOWN, c"unknown"), (VFP_IN_POD_NO, c"no"), (VFP_IN_POD_YES, c"yes")];
+const PID_NAMESPACES: &[(i32, &CStr)] = &[
+    (VFP_PID_NAMESPACE_UNKNOWN, c"unknown"),
+    (VFP_PID_NAMESPACE_HOST, c"host"),
+    (VFP_PID_NAMESPACE_FOREIGN, c"foreign"),
+];
 const EVENTS: &[(i32, &CStr)] = &[
     (VFP_EVENT_BOUND, c"bound"),
     (VFP_EVENT_UNBOUND, c"unbound"),
@@ -112,7 +125,7 @@ pub extern "C" fn vfp_unknown_reason_text(unknown_reason: i32) -> *const c_char 
     word(UNKNOWN_REASONS, unknown_reason)
 }
 
-/// Returns the word for a VFP_EVIDENCE_*: `none`, `open`, `enable`, `node`, or `?`.
+/// Returns the word for a VFP_EVIDENCE_*: `none`, `open`, `enable`, `node`, `holder`, or `?`.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_evidence_text(evidence: i32) -> *const c_char {
     word(EVIDENCES, evidence)
@@ -122,6 +135,18 @@ pub extern "C" fn vfp_evidence_text(evidence: i32) -> *const c_char {
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_via_text(via: i32) -> *const c_char {
     word(VIAS, via)
+}
+
+/// Returns the word for a VFP_IN_POD_*: `yes`, `no`, `unknown`, or `?`.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfp_in_pod_text(in_pod: i32) -> *const c_char {
+    word(IN_POD, in_pod)
+}
+
+/// Returns the word for a VFP_PID_NAMESPACE_*: `host`, `foreign`, `unknown`, or `?`.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfp_pid_namespace_text(pid_namespace: i32) -> *const c_char {
+    word(PID_NAMESPACES, pid_namespace)
 }
 
 /// Returns the word for a VFP_EVENT_*: `bound`, `unbound`, `held`, `freed`, `changed`, `rescan`, or `?`.
@@ -137,7 +162,9 @@ mod tests {
     use crate::capi::{device, holder, status, watched};
     use vfio_probe::holders::Via;
     use vfio_probe::peek::Peek;
-    use vfio_probe::{DeviceId, ErrorKind, Event, Evidence, GroupId, Kind, Occupancy, UnknownReason};
+    use vfio_probe::{
+        DeviceId, ErrorKind, Event, Evidence, GroupId, InPod, Kind, Occupancy, PidNamespace, UnknownReason,
+    };
 
     fn text_of(word: *const c_char) -> &'static str {
         // SAFETY: the texts of the tables are static and NUL-terminated.
@@ -171,11 +198,18 @@ mod tests {
             let record = vfp_occupancy::from(Occupancy::Unknown(reason));
             assert_eq!(text_of(vfp_unknown_reason_text(record.unknown_reason)), reason.as_str());
         }
-        for evidence in [Evidence::None, Evidence::Open, Evidence::Enable, Evidence::Node] {
+        for evidence in [Evidence::None, Evidence::Open, Evidence::Holder, Evidence::Enable, Evidence::Node] {
             assert_eq!(text_of(vfp_evidence_text(watched::evidence_number(evidence))), evidence.as_str());
         }
         for via in [Via::Group, Via::Device, Via::Cdev] {
             assert_eq!(text_of(vfp_via_text(holder::via_number(via))), via.as_str());
+        }
+        for in_pod in [InPod::Yes, InPod::No, InPod::Unknown] {
+            assert_eq!(text_of(vfp_in_pod_text(holder::in_pod_number(in_pod))), in_pod.as_str());
+        }
+        for namespace in [PidNamespace::Host, PidNamespace::Foreign, PidNamespace::Unknown] {
+            let number = holder::pid_namespace_number(namespace);
+            assert_eq!(text_of(vfp_pid_namespace_text(number)), namespace.as_str());
         }
         let (group, id) = (GroupId(1), DeviceId::parse(b"0000:01:00.0").unwrap());
         for event in [
@@ -204,7 +238,19 @@ mod tests {
 
     #[test]
     fn constants_are_unique_and_unknown_ones_have_a_word() {
-        for table in [STATUSES, KINDS, SRIOV_ROLES, PEEKS, STATES, UNKNOWN_REASONS, EVIDENCES, VIAS, EVENTS] {
+        for table in [
+            STATUSES,
+            KINDS,
+            SRIOV_ROLES,
+            PEEKS,
+            STATES,
+            UNKNOWN_REASONS,
+            EVIDENCES,
+            VIAS,
+            IN_POD,
+            PID_NAMESPACES,
+            EVENTS,
+        ] {
             let mut numbers: Vec<i32> = table.iter().map(|(number, _)| *number).collect();
             numbers.sort_unstable();
             numbers.dedup();

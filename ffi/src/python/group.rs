@@ -14,6 +14,7 @@ pub(crate) struct Group {
     viable: bool,
     offender: Option<String>,
     offender_driver: Option<String>,
+    offenders: u32,
 }
 
 impl Group {
@@ -26,6 +27,7 @@ impl Group {
             viable: group.viability.is_viable(),
             offender,
             offender_driver,
+            offenders: group.offenders,
         }
     }
 }
@@ -48,6 +50,7 @@ pub(crate) struct Member {
     name: String,
     driver: Option<String>,
     vfio: bool,
+    offends: bool,
 }
 
 impl From<&vfio_probe::Member> for Member {
@@ -56,6 +59,7 @@ impl From<&vfio_probe::Member> for Member {
             name: member.name.to_string(),
             driver: member.driver.map(|driver| driver.to_string()),
             vfio: member.vfio,
+            offends: !member.keeps_group_viable(),
         }
     }
 }

@@ -13,6 +13,7 @@ pub(crate) struct Holder {
     start_time: u64,
     command: String,
     via: Word,
+    in_pod: Word,
     pod_uid: Option<String>,
     container_id: Option<String>,
 }
@@ -25,6 +26,7 @@ impl From<&vfio_probe::Holder> for Holder {
             start_time: holder.start_time,
             command: holder.command.to_string(),
             via: Word::via(holder.via),
+            in_pod: Word::in_pod(holder.container.in_pod),
             pod_uid: holder.container.pod_uid.map(|uid| uid.to_string()),
             container_id: holder.container.container_id.map(|id| id.to_string()),
         }
@@ -41,19 +43,24 @@ impl Holder {
     }
 }
 
-/// The coverage of a scan for holders. The list may be incomplete if unreadable or unattributed is greater than 0.
+/// The coverage of a scan for holders. The list may be incomplete unless complete is True.
 #[pyclass(frozen, eq, hash, get_all, module = "vfio_probe")]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct ScanCoverage {
     pub(crate) processes: u32,
     unreadable: u32,
     unattributed: u32,
+    unsearched: u32,
+    pid_namespace: Word,
+    complete: bool,
 }
 
 impl From<vfio_probe::ScanCoverage> for ScanCoverage {
     fn from(coverage: vfio_probe::ScanCoverage) -> Self {
-        let vfio_probe::ScanCoverage { processes, unreadable, unattributed } = coverage;
-        Self { processes, unreadable, unattributed }
+        let vfio_probe::ScanCoverage { processes, unreadable, unattributed, unsearched, pid_namespace } =
+            coverage;
+        let (pid_namespace, complete) = (Word::pid_namespace(pid_namespace), coverage.is_complete());
+        Self { processes, unreadable, unattributed, unsearched, pid_namespace, complete }
     }
 }
 
@@ -61,8 +68,8 @@ impl From<vfio_probe::ScanCoverage> for ScanCoverage {
 impl ScanCoverage {
     fn __repr__(&self) -> String {
         format!(
-            "<ScanCoverage {} processes, {} unreadable, {} descriptors unattributed>",
-            self.processes, self.unreadable, self.unattributed
+            "<ScanCoverage {} processes, {} unreadable, {} unsearched, {} descriptors unattributed, pid namespace {}>",
+            self.processes, self.unreadable, self.unsearched, self.unattributed, self.pid_namespace
         )
     }
 }

@@ -6,6 +6,7 @@ use crate::python::holders::{Holder, ScanCoverage};
 use crate::python::values::Device;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyTuple};
+use vfio_probe::Viability;
 
 /// The devices bound to a VFIO driver, ordered by id, and the errors of those that could not be read.
 #[pyclass(frozen, get_all, module = "vfio_probe")]
@@ -46,6 +47,7 @@ impl Scan {
 #[pyclass(frozen, get_all, module = "vfio_probe")]
 pub(crate) struct Members {
     members: Py<PyTuple>,
+    offenders: Py<PyTuple>,
     errors: Py<PyTuple>,
 }
 
@@ -57,9 +59,16 @@ impl Members {
     ) -> PyResult<Self> {
         Ok(Self {
             members: PyTuple::new(py, members.iter().map(Member::from))?.unbind(),
+            offenders: offenders(py, members)?,
             errors: PyTuple::new(py, errors::values(py, failed))?.unbind(),
         })
     }
+}
+
+/// Returns the members that make their group not viable.
+pub(crate) fn offenders(py: Python<'_>, members: &[vfio_probe::Member]) -> PyResult<Py<PyTuple>> {
+    let offenders: Vec<Member> = Viability::offenders(members).map(Member::from).collect();
+    Ok(PyTuple::new(py, offenders)?.unbind())
 }
 
 #[pymethods]

@@ -8,6 +8,7 @@ mod listing;
 mod names;
 mod occupancy;
 mod root;
+mod snapshot;
 mod values;
 mod wait;
 mod watch;
@@ -30,6 +31,8 @@ mod _core {
     use super::occupancy::Occupancy;
     #[pymodule_export]
     use super::root::Root;
+    #[pymodule_export]
+    use super::snapshot::{GroupSnapshot, Snapshot};
     #[pymodule_export]
     use super::values::{Device, Event};
     #[pymodule_export]

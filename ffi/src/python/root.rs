@@ -6,6 +6,7 @@ use crate::python::errors::raised;
 use crate::python::group::Group;
 use crate::python::listing::{Holders, Members, Scan};
 use crate::python::occupancy::Occupancy;
+use crate::python::snapshot::Snapshot;
 use crate::python::values::Device;
 use crate::python::wait::release;
 use crate::python::watch::Watch;
@@ -177,6 +178,22 @@ impl Root {
             Ok((holders, coverage))
         })?;
         Holders::new(py, &holders, coverage)
+    }
+
+    /// Reads all bound devices with their groups and the holders of these.
+    ///
+    /// Opens no device unless probe_timeout is given: a process in /proc that has a group open shows that it is held
+    /// (evidence holder), and otherwise a peek decides (evidence enable). With a probe_timeout, in seconds, each group is
+    /// probed after the search for holders. Reads /proc of all processes, which takes milliseconds on a busy host. Raises
+    /// ProbeError if the bound devices cannot be listed.
+    #[pyo3(signature = (probe_timeout=None))]
+    fn snapshot(&self, py: Python<'_>, probe_timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Snapshot> {
+        let timeout = arguments::timeout("probe_timeout", probe_timeout)?;
+        let host = self.host()?;
+        let snapshot = py.detach(move || {
+            host.root.snapshot(Detail::Full, timeout.map(|timeout| (&*host.prober, timeout)))
+        });
+        Snapshot::new(py, &snapshot.map_err(raised)?)
     }
 
     /// Returns a watch of all devices of the root.

@@ -1,6 +1,7 @@
 //! The state of a group in a watch, as a frozen Python value.
 
 use crate::python::group::{Member, offender};
+use crate::python::listing::offenders;
 use crate::python::occupancy::Occupancy;
 use crate::python::words::Word;
 use pyo3::prelude::*;
@@ -43,6 +44,7 @@ pub(crate) struct WatchedGroup {
     viable: bool,
     offender: Option<String>,
     offender_driver: Option<String>,
+    offenders: Py<PyTuple>,
 }
 
 /// A copy of the state of a group, so that the watch is not locked while Python values are created.
@@ -79,6 +81,7 @@ impl WatchedGroup {
             viable: group.viability.is_viable(),
             offender,
             offender_driver,
+            offenders: offenders(py, &group.members)?,
         })
     }
 }

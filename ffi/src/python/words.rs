@@ -41,6 +41,14 @@ impl Word {
         Self { class: "Via", word: via.as_str() }
     }
 
+    pub(crate) fn in_pod(in_pod: vfio_probe::InPod) -> Self {
+        Self { class: "InPod", word: in_pod.as_str() }
+    }
+
+    pub(crate) fn pid_namespace(namespace: vfio_probe::PidNamespace) -> Self {
+        Self { class: "PidNamespace", word: namespace.as_str() }
+    }
+
     pub(crate) fn event(event: vfio_probe::Event) -> Self {
         Self { class: "EventKind", word: event.as_str() }
     }

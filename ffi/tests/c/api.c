@@ -151,6 +151,24 @@ static void only_a_probe_opens_the_group(void) {
     CHECK(node_opens(&node, 53) == before + 1);
 }
 
+static void every_offender_of_a_group_is_listed(void) {
+    vfp_group group;
+    vfp_member members[4];
+    size_t count = 0, index, offenders = 0;
+    node_do(&node, "{\"add\":{\"address\":\"0000:5f:00.1\",\"group\":54,\"class\":262912,\"driver\":\"snd_hda_intel\"}}");
+    node_do(&node, "{\"add\":{\"address\":\"0000:5f:00.2\",\"group\":54,\"class\":787248,\"driver\":\"xhci_hcd\"}}");
+    CHECK(vfp_group_read(root, 54, sizeof group, &group, NULL) == VFP_OK);
+    CHECK(group.members == 3 && group.viable == 0 && group.offenders == 2);
+    CHECK(vfp_members(root, 54, sizeof members[0], 4, members, &count, NULL) == VFP_OK && count == 3);
+    for (index = 0; index < count; index++) {
+        CHECK(members[index].offends == !members[index].vfio);
+        offenders += (size_t)members[index].offends;
+    }
+    CHECK(offenders == 2);
+    node_do(&node, "{\"remove\":{\"address\":\"0000:5f:00.2\"}}");
+    node_do(&node, "{\"remove\":{\"address\":\"0000:5f:00.1\"}}");
+}
+
 static void group_names_the_offender_and_its_driver(void) {
     vfp_group group;
     vfp_member members[4];
@@ -160,7 +178,7 @@ static void group_names_the_offender_and_its_driver(void) {
     CHECK_TEXT(group.offender, "");
     node_do(&node, "{\"add\":{\"address\":\"0000:5f:00.1\",\"group\":54,\"class\":262912,\"driver\":\"snd_hda_intel\"}}");
     CHECK(vfp_group_read(root, 54, sizeof group, &group, NULL) == VFP_OK);
-    CHECK(group.members == 2 && group.viable == 0);
+    CHECK(group.members == 2 && group.viable == 0 && group.offenders == 1);
     CHECK_TEXT(group.offender, "0000:5f:00.1");
     CHECK_TEXT(group.offender_driver, "snd_hda_intel");
     CHECK(vfp_members(root, 54, sizeof members[0], 4, members, &count, NULL) == VFP_OK && count == 2);
@@ -181,12 +199,69 @@ static void holder_is_reported_with_its_pod(void) {
     long vm = node_start_vm(&node, "0000:3d:00.0", 0);
     memset(holders, 0xee, sizeof holders);
     CHECK(vfp_holders(root, groups, 2, sizeof holders[0], 4, holders, &count, sizeof coverage, &coverage, NULL) == VFP_OK);
-    CHECK(count == 1 && coverage.processes == 1 && coverage.unreadable == 0 && coverage.unattributed == 0);
+    CHECK(count == 1 && coverage.processes == 2 && coverage.unreadable == 0 && coverage.unattributed == 0);
+    CHECK(coverage.unsearched == 0 && coverage.pid_namespace == VFP_PID_NAMESPACE_HOST && coverage.complete == 1);
     CHECK(holders[0].group == 52 && (long)holders[0].pid == vm && holders[0].start_time > 0);
     CHECK(holders[0].via == VFP_VIA_GROUP);
+    CHECK(holders[0].in_pod == VFP_IN_POD_YES);
     CHECK_TEXT(holders[0].command, "qemu-system-x86");
     CHECK_TEXT(holders[0].pod_uid, "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab");
     CHECK(strlen(holders[0].container_id) == 64);
+    node_kill_vm(&node, vm);
+}
+
+static void coverage_reports_a_foreign_pid_namespace(void) {
+    vfp_scan_coverage coverage;
+    uint32_t group = 51;
+    size_t count = 7;
+    node_do(&node, "{\"delete\":{\"path\":\"proc/1/ns/pid\"}}");
+    node_do(&node, "{\"link\":{\"path\":\"proc/1/ns/pid\",\"target\":\"pid:[4026532178]\"}}");
+    CHECK(vfp_holders(root, &group, 1, sizeof(vfp_holder), 0, NULL, &count, sizeof coverage, &coverage, NULL) == VFP_OK);
+    CHECK(count == 0 && coverage.unreadable == 0);
+    CHECK(coverage.pid_namespace == VFP_PID_NAMESPACE_FOREIGN && coverage.complete == 0);
+    CHECK_TEXT(vfp_pid_namespace_text(coverage.pid_namespace), "foreign");
+    /* A program built with an older header receives the fields that it knows. */
+    memset(&coverage, 0xee, sizeof coverage);
+    CHECK(vfp_holders(root, &group, 1, sizeof(vfp_holder), 0, NULL, &count, 12, &coverage, NULL) == VFP_OK);
+    CHECK(coverage.unattributed == 0 && coverage.unsearched == 0xeeeeeeee);
+    node_do(&node, "{\"delete\":{\"path\":\"proc/1/ns/pid\"}}");
+    node_do(&node, "{\"link\":{\"path\":\"proc/1/ns/pid\",\"target\":\"pid:[4026531836]\"}}");
+}
+
+/* A process of Kata: its cgroup has a container and no pod. It has only the group open. */
+static void snapshot_shows_a_holder_without_a_probe(void) {
+    vfp_snapshot *snapshot = NULL;
+    vfp_device devices[16];
+    vfp_watched_group groups[16];
+    vfp_holder holders[4];
+    vfp_scan_coverage coverage;
+    size_t count = 0;
+    long before = node_opens(&node, 52), vm = node_start_vm(&node, "0000:3d:00.0", 1);
+    char order[256];
+    snprintf(order, sizeof order, "{\"write\":{\"path\":\"proc/%ld/cgroup\",\"content\":\"0::/kata_overhead/"
+                                  "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\\n\"}}", vm);
+    node_do(&node, order);
+    CHECK(vfp_snapshot_take(root, 0, &snapshot, NULL) == VFP_OK);
+    CHECK(vfp_snapshot_devices(snapshot, sizeof devices[0], 16, devices, &count, NULL) == VFP_OK && count == 8);
+    CHECK_TEXT(devices[0].id, "0000:1b:00.0");
+    CHECK(vfp_snapshot_groups(snapshot, sizeof groups[0], 16, groups, &count, NULL) == VFP_OK && count == 8);
+    CHECK(groups[1].group == 52 && groups[1].state == VFP_STATE_HELD && groups[1].evidence == VFP_EVIDENCE_HOLDER);
+    CHECK(groups[1].peek == VFP_PEEK_LOOKS_FREE && groups[1].viable == 1 && groups[1].offenders == 0 && groups[1].state_age_ms == 0);
+    CHECK(groups[0].state == VFP_STATE_FREE && groups[0].evidence == VFP_EVIDENCE_ENABLE);
+    CHECK(vfp_snapshot_holders(snapshot, 52, sizeof holders[0], 4, holders, &count, sizeof coverage, &coverage, NULL) == VFP_OK);
+    CHECK(count == 1 && (long)holders[0].pid == vm && holders[0].in_pod == VFP_IN_POD_UNKNOWN && coverage.complete == 1);
+    CHECK_TEXT(holders[0].pod_uid, "");
+    CHECK(strlen(holders[0].container_id) == 64);
+    CHECK(vfp_snapshot_holders(snapshot, 51, sizeof holders[0], 4, holders, &count, 0, NULL, NULL) == VFP_OK && count == 0);
+    CHECK(vfp_snapshot_holders(snapshot, VFP_NO_GROUP, sizeof holders[0], 4, holders, &count, 0, NULL, NULL) == VFP_OK && count == 1);
+    CHECK(node_opens(&node, 52) == before);
+    vfp_snapshot_close(&snapshot);
+    CHECK(snapshot == NULL);
+    CHECK(vfp_snapshot_take(root, 2000, &snapshot, NULL) == VFP_OK);
+    CHECK(vfp_snapshot_groups(snapshot, sizeof groups[0], 16, groups, &count, NULL) == VFP_OK && count == 8);
+    CHECK(groups[1].state == VFP_STATE_HELD && groups[1].evidence == VFP_EVIDENCE_OPEN);
+    CHECK(groups[0].state == VFP_STATE_FREE && groups[0].evidence == VFP_EVIDENCE_OPEN);
+    vfp_snapshot_close(&snapshot);
     node_kill_vm(&node, vm);
 }
 
@@ -245,7 +320,7 @@ static void watch_reports_bound_held_freed_and_unbound(void) {
     vm = node_start_vm(&node, "0000:4e:00.0", 0);
     CHECK(wait_for(watch, VFP_EVENT_HELD, 53, ""));
     CHECK(vfp_watch_holders(watch, 53, sizeof holder, 1, &holder, &count, sizeof coverage, &coverage, NULL) == VFP_OK);
-    CHECK(count == 1 && (long)holder.pid == vm && coverage.processes == 1);
+    CHECK(count == 1 && (long)holder.pid == vm && coverage.processes == 2);
     CHECK(vfp_watch_groups(watch, sizeof groups[0], 16, groups, &count, NULL) == VFP_OK && count == 8);
     CHECK(groups[2].group == 53 && groups[2].state == VFP_STATE_HELD && groups[2].evidence == VFP_EVIDENCE_ENABLE);
     CHECK(groups[2].peek == VFP_PEEK_LOOKS_HELD && groups[2].members == 1);
@@ -387,7 +462,10 @@ int main(void) {
     RUN(probe_times_out_at_its_deadline);
     RUN(only_a_probe_opens_the_group);
     RUN(group_names_the_offender_and_its_driver);
+    RUN(every_offender_of_a_group_is_listed);
     RUN(holder_is_reported_with_its_pod);
+    RUN(coverage_reports_a_foreign_pid_namespace);
+    RUN(snapshot_shows_a_holder_without_a_probe);
     RUN(names_come_from_pci_ids);
     RUN(watch_reports_bound_held_freed_and_unbound);
     RUN(probing_watch_leaves_assigned_groups_alone);

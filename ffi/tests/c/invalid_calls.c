@@ -27,6 +27,7 @@ static void null_arguments_are_refused_by_name(void) {
     int32_t peek = 7;
     vfp_root *none = NULL;
     vfp_watch *watch = NULL;
+    vfp_snapshot *snapshot = NULL;
     refused(vfp_root_open("/", NULL, &error), VFP_INVALID, "out_root: must not be NULL");
     refused(vfp_scan(NULL, sizeof device, 1, &device, &count, &error), VFP_INVALID, "root: the handle is NULL or closed");
     refused(vfp_scan(root, sizeof device, 1, &device, NULL, &error), VFP_INVALID, "out_count: must not be NULL");
@@ -53,6 +54,16 @@ static void null_arguments_are_refused_by_name(void) {
     refused(vfp_watch_devices(NULL, sizeof device, 0, NULL, &count, &error), VFP_INVALID, "watch: the handle is NULL or closed");
     refused(vfp_watch_holders(NULL, 1, sizeof(vfp_holder), 0, NULL, &count, 0, NULL, &error), VFP_INVALID,
             "watch: the handle is NULL or closed");
+    refused(vfp_snapshot_take(NULL, 0, &snapshot, &error), VFP_INVALID, "root: the handle is NULL or closed");
+    refused(vfp_snapshot_take(root, 0, NULL, &error), VFP_INVALID, "out_snapshot: must not be NULL");
+    refused(vfp_snapshot_devices(NULL, sizeof device, 0, NULL, &count, &error), VFP_INVALID,
+            "snapshot: the handle is NULL or closed");
+    refused(vfp_snapshot_groups(NULL, sizeof(vfp_watched_group), 0, NULL, &count, &error), VFP_INVALID,
+            "snapshot: the handle is NULL or closed");
+    refused(vfp_snapshot_holders(NULL, 1, sizeof(vfp_holder), 0, NULL, &count, 0, NULL, &error), VFP_INVALID,
+            "snapshot: the handle is NULL or closed");
+    vfp_snapshot_close(NULL);
+    vfp_snapshot_close(&snapshot);
     CHECK(vfp_watch_fd(NULL) == VFP_INVALID);
     /* No other output was written, and a NULL out_error does not crash. */
     CHECK(count == 7 && peek == 7);

@@ -5,7 +5,9 @@ use crate::pools::terms::{Offer, Terms};
 use std::sync::Arc;
 use std::time::Instant;
 use vfio_probe::peek::Peek;
-use vfio_probe::{Device, DeviceId, Evidence, GroupId, Holder, Kind, Occupancy, ScanCoverage, Viability};
+use vfio_probe::{
+    Device, DeviceId, Evidence, GroupId, Holder, Kind, Member, Occupancy, ScanCoverage, Viability,
+};
 
 /// All offered devices at one moment.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -63,6 +65,8 @@ pub struct GroupState {
     pub since: Instant,
     /// Whether VFIO can use the group, by the drivers of its members.
     pub viability: Viability,
+    /// All members that keep the group from being viable, by name.
+    pub offenders: Vec<Member>,
     /// The latest peek.
     pub peek: Peek,
     /// The holders that the latest scan found.

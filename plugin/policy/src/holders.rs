@@ -1,7 +1,7 @@
-//! Describes the holders of a device in words.
+//! Describes the holders of a device, and what a search for them could not see, in words.
 
 use std::fmt;
-use vfio_probe::Holder;
+use vfio_probe::{Holder, PidNamespace, ScanCoverage};
 
 /// Returns holders in words: `pid 4711 (qemu-system-x86), pod <uid>; pid 4712 (vfio-user)`.
 ///
@@ -41,4 +41,56 @@ pub fn write_in_words(
         out.write_str("a process that could not be found")?;
     }
     Ok(())
+}
+
+/// Returns what a search for holders could not see, one sentence each. Empty if the search was complete: only then no holder
+/// found means that no process holds the group.
+pub fn coverage_gaps(coverage: &ScanCoverage) -> Vec<String> {
+    let ScanCoverage { processes, unreadable, unattributed, unsearched, pid_namespace } = *coverage;
+    let mut gaps = Vec::new();
+    match pid_namespace {
+        PidNamespace::Host => {}
+        PidNamespace::Foreign => gaps.push(
+            "this is not the host's pid namespace, and processes outside of it are invisible; run in the host's (hostPID)".to_owned(),
+        ),
+        PidNamespace::Unknown => gaps.push(
+            "/proc does not show whether it has the processes of the host's pid namespace; run as root, with the host's /proc"
+                .to_owned(),
+        ),
+    }
+    if unreadable > 0 {
+        gaps.push(format!("{unreadable} of {processes} processes could not be read; run as root"));
+    }
+    if unsearched > 0 {
+        gaps.push(format!("{unsearched} processes were not searched within the budget; try again"));
+    }
+    if unattributed > 0 {
+        gaps.push(format!(
+            "{unattributed} open VFIO device descriptors cannot be attributed to a device; Linux 6.18 and newer can"
+        ));
+    }
+    gaps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_gap_of_a_search_is_named() {
+        let whole =
+            ScanCoverage { processes: 9, pid_namespace: PidNamespace::Host, ..ScanCoverage::default() };
+        assert!(coverage_gaps(&whole).is_empty());
+        for (partial, expected) in [
+            (ScanCoverage { unreadable: 2, ..whole }, "2 of 9 processes could not be read"),
+            (ScanCoverage { unsearched: 3, ..whole }, "3 processes were not searched"),
+            (ScanCoverage { unattributed: 4, ..whole }, "4 open VFIO device descriptors"),
+            (ScanCoverage { pid_namespace: PidNamespace::Foreign, ..whole }, "not the host's pid namespace"),
+            (ScanCoverage { pid_namespace: PidNamespace::Unknown, ..whole }, "does not show"),
+        ] {
+            let gaps = coverage_gaps(&partial);
+            assert!(gaps.len() == 1 && gaps[0].contains(expected), "{gaps:?}");
+            assert!(!partial.is_complete());
+        }
+    }
 }

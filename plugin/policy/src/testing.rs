@@ -8,7 +8,7 @@ use std::time::Instant;
 use vfio_probe::holders::Via;
 use vfio_probe::peek::Peek;
 use vfio_probe::text::Text;
-use vfio_probe::{Device, Evidence, GroupId, Holder, Kind, Occupancy, Sriov, Viability};
+use vfio_probe::{Device, Evidence, GroupId, Holder, Kind, Member, Occupancy, Sriov, Viability};
 
 /// Returns the state of a bound GPU. If it is held, the holder is pid 7 with the command `qemu`.
 pub fn device_state(
@@ -43,8 +43,25 @@ pub fn device_state(
     let peek = if occupancy.is_held() { Peek::LooksHeld } else { Peek::LooksFree };
     let evidence = Evidence::Open;
     let has_node = true;
-    let group =
-        GroupState { id, occupancy, evidence, has_node, since, viability, peek, holders, coverage: None };
+    let offenders = match viability {
+        Viability::NotViable { member, driver } => {
+            vec![Member { name: member, driver: Some(driver), vfio: false }]
+        }
+        Viability::Viable => Vec::new(),
+    };
+    let coverage = None;
+    let group = GroupState {
+        id,
+        occupancy,
+        evidence,
+        has_node,
+        since,
+        viability,
+        offenders,
+        peek,
+        holders,
+        coverage,
+    };
     DeviceState {
         device,
         resource: "nvidia.com/GPU".into(),

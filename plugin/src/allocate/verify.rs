@@ -111,8 +111,10 @@ impl Allocator {
             // Only the monitor knows the baseline of a stale count.
             Peek::LooksHeld if known.stale_enable => state.occupancy.is_held(),
             Peek::LooksHeld => true,
-            // A probe has found a holder that does not raise `enable`.
-            Peek::LooksFree => state.occupancy.is_held() && state.evidence == Evidence::Open,
+            // A probe or a search of /proc has found a holder that does not raise `enable`.
+            Peek::LooksFree => {
+                state.occupancy.is_held() && matches!(state.evidence, Evidence::Open | Evidence::Holder)
+            }
             Peek::Unavailable => state.occupancy.is_held(),
         }
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use vfio_plugin_policy::assignments::kubelet::KubeletSocket;
 use vfio_plugin_policy::assignments::observation::PodHolds;
-use vfio_plugin_policy::device::NodeSnapshot;
-use vfio_probe::GroupId;
+use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
+use vfio_probe::{GroupId, InPod};
 
 /// The identity of a checkpoint file: inode and modification time. The kubelet writes a new file each time and renames it into
 /// place (`FileStore.Write`).
@@ -72,6 +72,15 @@ fn held_groups(snapshot: Option<&NodeSnapshot>) -> Vec<GroupId> {
 pub(super) fn offered_resources(snapshot: &NodeSnapshot) -> BTreeSet<Arc<str>> {
     let devices = snapshot.devices.iter().chain(&snapshot.unbound);
     devices.map(|device| Arc::clone(&device.resource)).collect()
+}
+
+/// Returns the devices that processes in sandboxes of unknown pods hold.
+pub(super) fn held_by_unknown_pods(snapshot: &NodeSnapshot) -> BTreeSet<String> {
+    let is_held = |device: &&DeviceState| {
+        let holders = device.group.iter().flat_map(|group| &group.holders);
+        holders.map(|holder| holder.container.in_pod).any(|in_pod| in_pod == InPod::Unknown)
+    };
+    snapshot.devices.iter().filter(is_held).map(|device| device.device.id.to_string()).collect()
 }
 
 /// Returns the devices that pods' processes hold, by the cgroups of the holders.

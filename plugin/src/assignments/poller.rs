@@ -4,7 +4,9 @@
 //! kubelet.sock or checkpoint, and by time while anything is held or assigned.
 
 use crate::assignments::AssignmentsHandle;
-use crate::assignments::inputs::{CheckpointId, Inputs, offered_resources, pods_that_hold};
+use crate::assignments::inputs::{
+    CheckpointId, Inputs, held_by_unknown_pods, offered_resources, pods_that_hold,
+};
 use crate::assignments::schedule::Schedule;
 use crate::config::Config;
 use crate::kubelet::checkpoint;
@@ -185,6 +187,7 @@ impl Poller {
             kubelet_is_starting,
             settling: self.config.settling,
             holders: &snapshot.map(pods_that_hold).unwrap_or_default(),
+            held_by_unknown_pods: &snapshot.map(held_by_unknown_pods).unwrap_or_default(),
             adopt_holders: !self.holders_adopted,
             offered: snapshot.map(offered_resources).as_ref(),
         });

@@ -1,6 +1,6 @@
 //! `list`: the state of each device, with the health that was reported to the kubelet.
 
-use crate::commands::offered::offered_devices;
+use crate::commands::offered::{Offered, offered_devices};
 use crate::commands::stderr;
 use crate::commands::table::{layout, or_dash};
 use crate::config::Config;
@@ -9,6 +9,7 @@ use crate::status::client::ANSWER_TIMEOUT;
 use crate::status::report::{DeviceReport, Listing};
 use crate::status::words::{EvidenceWord, StateWord};
 use vfio_plugin_policy::device::DeviceState;
+use vfio_plugin_policy::holders::coverage_gaps;
 
 /// Runs the command and returns the exit code.
 pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8> {
@@ -23,7 +24,12 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
         stderr::print(format_args!("vfio-device-plugin: {error:#}; health and pods are unknown"));
     }
     let left_out = |error| stderr::print(format_args!("vfio-device-plugin: device left out: {error}"));
-    let devices = offered_devices(config, probe, left_out)?;
+    let Offered { devices, coverage } = offered_devices(config, probe, left_out)?;
+    if !devices.is_empty() {
+        for gap in coverage_gaps(&coverage) {
+            stderr::print(format_args!("vfio-device-plugin: holders may be missing: {gap}"));
+        }
+    }
     let reported = serving.map(|status| status.devices).unwrap_or_default();
     let mut reports: Vec<DeviceReport> = devices.iter().map(|device| combined(device, &reported)).collect();
     // A device whose unbind waits for its holder, or that is assigned to a pod, is not among the bound
@@ -33,7 +39,7 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
             && !devices.iter().any(|device| device.device.id.to_string() == report.address)
     });
     reports.extend(unlisted.map(|report| DeviceReport { reason_code: None, ..report }));
-    let listing = Listing { devices: reports };
+    let listing = Listing { devices: reports, coverage: coverage.into() };
     if json {
         println!("{}", serde_json::to_string(&listing)?);
     } else {
@@ -44,8 +50,8 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
 
 /// Combines a device as it is now with what a running `serve` reported.
 ///
-/// Serve knows what a peek cannot see: a holder that has the group open but no device of it, a count that is
-/// left over from before the bind, a device node that has been missing for a while.
+/// Serve knows what a peek and a search of /proc cannot see: a holder that is invisible from here, a count that is left over
+/// from before the bind, a device node that has been missing for a while.
 pub(crate) fn combined(device: &DeviceState, reported: &[DeviceReport]) -> DeviceReport {
     let mut report = DeviceReport::new(device, None, None);
     let Some(known) = reported.iter().find(|known| known.address == report.address) else { return report };
@@ -56,16 +62,32 @@ pub(crate) fn combined(device: &DeviceState, reported: &[DeviceReport]) -> Devic
     if known.reason.is_some() {
         report.reason.clone_from(&known.reason);
     }
-    let probed = known.evidence == EvidenceWord::Open;
+    let complete =
+        device.group.as_ref().and_then(|group| group.coverage).is_some_and(|seen| seen.is_complete());
+    let serve_saw_it = match known.evidence {
+        EvidenceWord::Open => true,
+        // A complete search of now finds what an earlier one found.
+        EvidenceWord::Holder => !complete,
+        EvidenceWord::Enable | EvidenceWord::Node | EvidenceWord::None => false,
+    };
     let serve_knows_better = match (report.state, known.state) {
         (StateWord::Free | StateWord::Unknown, StateWord::Held) | (StateWord::Unknown, StateWord::Free) => {
-            probed
+            serve_saw_it
         }
         (StateWord::Held, StateWord::Free) => known.stale_enable,
         (_, StateWord::Absent) => true,
         _ => false,
     };
-    if report.evidence != EvidenceWord::Open && serve_knows_better {
+    if report.state == StateWord::Held
+        && known.state == StateWord::Held
+        && report.evidence == EvidenceWord::Holder
+        && known.evidence == EvidenceWord::Open
+    {
+        // EBUSY is the better evidence, and the holder found now shows that it still holds.
+        report.evidence = known.evidence;
+    }
+    let seen_here = matches!(report.evidence, EvidenceWord::Open | EvidenceWord::Holder);
+    if !seen_here && serve_knows_better {
         report.state = known.state;
         report.evidence = known.evidence;
         report.holders.clone_from(&known.holders);

@@ -7,15 +7,12 @@ use crate::node::vgpu_types::VgpuTypes;
 use crate::status::client;
 use crate::status::client::ANSWER_TIMEOUT;
 use anyhow::Context;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vfio_plugin_policy::device::{DeviceState, GroupState};
 use vfio_plugin_policy::pools::Pools;
 use vfio_probe::device::Detail;
-use vfio_probe::occupancy::combine;
-use vfio_probe::peek::Peek;
-use vfio_probe::{Buffer, Device, Error, GroupId, Prober, Root, Viability};
+use vfio_probe::{Buffer, Device, Error, GroupId, GroupSnapshot, Prober, Root, ScanCoverage};
 
 /// How long the probe of one group may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -38,9 +35,17 @@ pub(crate) fn read_pools(config: &mut Config) -> Result<(), PoolsError> {
     Ok(())
 }
 
-/// Reads all offered devices with their groups and holders, sorted by id.
+/// All offered devices at one moment.
+pub(crate) struct Offered {
+    /// The devices, sorted by id.
+    pub(crate) devices: Vec<DeviceState>,
+    /// How much the search for their holders could see.
+    pub(crate) coverage: ScanCoverage,
+}
+
+/// Reads all offered devices with their groups and holders.
 ///
-/// With `probe` each group is opened. A device that cannot be read is passed to `complain` as an error and
+/// A holder in /proc shows that a group is held, also without a device of it. With `probe` each group is opened too. A device that cannot be read is passed to `complain` as an error and
 /// left out; so is a failed search for holders. Blocks for up to [`PROBE_TIMEOUT`] a group.
 ///
 /// # Errors
@@ -49,7 +54,7 @@ pub(crate) fn offered_devices(
     config: &Config,
     probe: bool,
     mut complain: impl FnMut(Error),
-) -> anyhow::Result<Vec<DeviceState>> {
+) -> anyhow::Result<Offered> {
     let root = Arc::new(Root::open(&config.root)?);
     let mut buffer = Buffer::new();
     let mut devices: Vec<Device> = Vec::new();
@@ -68,70 +73,28 @@ pub(crate) fn offered_devices(
         ResourceNamer::new(config.offered.clone(), config.pci_ids.clone(), VgpuTypes::new(&config.run_dir));
     namer.learn(&root, &devices.iter());
     let offered: Vec<_> = devices.iter().filter_map(|device| Some((*device, namer.offer(device)?))).collect();
-    let mut groups = read_groups(&root, offered.iter().filter_map(|(device, _)| device.group), probe);
-    find_holders(&root, &mut groups, &mut complain);
+    let mut ids: Vec<GroupId> = offered.iter().filter_map(|(device, _)| device.group).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let prober = probe.then(|| Prober::new(Arc::clone(&root)));
+    let mut errors = Vec::new();
+    let probes = prober.as_ref().map(|prober| (prober, PROBE_TIMEOUT));
+    let (groups, coverage) = root.read_groups(&ids, probes, &mut errors);
+    // A member that cannot be read leaves no device out.
+    errors.into_iter().filter(|error| error.group.is_none()).for_each(complain);
+    let has_node = root.has_group_nodes();
     let state = |(device, offer): (Device, _)| {
-        let group = device.group.and_then(|id| groups.get(&id).cloned());
+        let place = device.group.and_then(|id| groups.binary_search_by_key(&id, |group| group.id).ok());
+        let group = place.and_then(|place| groups.get(place));
+        let group = group.map(|group| group_state(group, has_node, coverage));
         DeviceState { group, ..DeviceState::unbound(device, offer) }
     };
-    Ok(offered.into_iter().map(state).collect())
+    Ok(Offered { devices: offered.into_iter().map(state).collect(), coverage })
 }
 
-/// Reads each group once. A kernel without group nodes has nothing to probe.
-fn read_groups(
-    root: &Arc<Root>,
-    ids: impl Iterator<Item = GroupId>,
-    probe: bool,
-) -> BTreeMap<GroupId, GroupState> {
-    let has_nodes = root.has_group_nodes();
-    let prober = (probe && has_nodes).then(|| Prober::new(Arc::clone(root)));
-    let mut buffer = Buffer::new();
-    let mut groups = BTreeMap::new();
-    for id in ids {
-        groups.entry(id).or_insert_with(|| read_group(root, id, has_nodes, prober.as_ref(), &mut buffer));
-    }
-    groups
-}
-
-/// Reads one group: its occupancy by a peek and, with a `prober`, by a probe; and its members' drivers.
-fn read_group(
-    root: &Root,
-    id: GroupId,
-    has_node: bool,
-    prober: Option<&Prober>,
-    buffer: &mut Buffer,
-) -> GroupState {
-    let peek = root.peek(id, buffer).unwrap_or(Peek::Unavailable);
-    let mut members = Vec::new();
-    let _ = root.members(id, buffer, |member| members.extend(member.ok()));
-    let (occupancy, evidence) = combine(peek, prober.map(|prober| prober.probe(id, PROBE_TIMEOUT)));
-    GroupState {
-        id,
-        occupancy,
-        evidence,
-        has_node,
-        since: Instant::now(),
-        viability: Viability::of(&members),
-        peek,
-        holders: Vec::new(),
-        coverage: None,
-    }
-}
-
-/// Searches the holders of the groups that can have some.
-///
-/// Those are the held groups, and all groups on a kernel without group nodes: there a process can have a
-/// device open that it has not bound to an iommufd, and only the search of its descriptors finds it.
-fn find_holders(root: &Root, groups: &mut BTreeMap<GroupId, GroupState>, complain: &mut impl FnMut(Error)) {
-    let may_have_holders = |group: &&GroupState| group.occupancy.is_held() || !group.has_node;
-    let searched: Vec<GroupId> = groups.values().filter(may_have_holders).map(|group| group.id).collect();
-    if searched.is_empty() {
-        return;
-    }
-    let mut found = Vec::new();
-    let coverage = root.holders(&searched, &mut |holder| found.push(holder)).map_err(complain).ok();
-    for group in groups.values_mut().filter(|group| searched.contains(&group.id)) {
-        group.holders = found.iter().filter(|holder| holder.group == group.id).copied().collect();
-        group.coverage = coverage;
-    }
+fn group_state(group: &GroupSnapshot, has_node: bool, coverage: ScanCoverage) -> GroupState {
+    let GroupSnapshot { id, occupancy, evidence, peek, viability, ref holders, .. } = *group;
+    let (since, holders, coverage) = (Instant::now(), holders.clone(), Some(coverage));
+    let offenders = group.offenders().copied().collect();
+    GroupState { id, occupancy, evidence, has_node, since, viability, offenders, peek, holders, coverage }
 }

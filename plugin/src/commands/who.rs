@@ -2,11 +2,12 @@
 
 use crate::commands::table::{layout, or_dash};
 use crate::config::Config;
-use crate::status::report::HolderReport;
+use crate::status::report::{CoverageReport, HolderReport};
 use anyhow::{Context, bail};
 use serde::Serialize;
+use vfio_plugin_policy::holders::coverage_gaps;
 use vfio_probe::device::Detail;
-use vfio_probe::{DeviceId, GroupId, Holder, Root, ScanCoverage};
+use vfio_probe::{DeviceId, GroupId, Holder, InPod, Root, ScanCoverage};
 
 /// The output of `who --json`.
 #[derive(Serialize)]
@@ -15,12 +16,9 @@ struct WhoReport {
     iommu_group: u32,
     /// The holders that were found.
     holders: Vec<HolderVia>,
-    /// Processes that were searched.
-    processes: u32,
-    /// Processes that could not be read.
-    unreadable: u32,
-    /// Open VFIO device descriptors of unknown device.
-    unattributed: u32,
+    /// How much the search could see.
+    #[serde(flatten)]
+    coverage: CoverageReport,
 }
 
 /// One holder, with the descriptor that holds the group.
@@ -32,7 +30,11 @@ struct HolderVia {
     via: &'static str,
 }
 
-/// Runs the command and returns the exit code: 0 if a holder was found, 1 if not.
+/// Exit code if no holder was found, and the search could not see everything. It is not known whether a process holds the
+/// group.
+const UNKNOWN: u8 = 3;
+
+/// Runs the command and returns the exit code: 0 if a holder was found, 1 if no process holds the group, [`UNKNOWN`] otherwise.
 ///
 /// # Errors
 /// The target is no device or group of this node, or /proc cannot be read.
@@ -47,13 +49,16 @@ pub(crate) fn run(config: &Config, target: &str, json: bool) -> anyhow::Result<u
     if json {
         let via = |holder: &Holder| HolderVia { holder: holder.into(), via: holder.via.as_str() };
         let holders = holders.iter().map(via).collect();
-        let ScanCoverage { processes, unreadable, unattributed } = coverage;
-        let report = WhoReport { iommu_group: group.0, holders, processes, unreadable, unattributed };
+        let report = WhoReport { iommu_group: group.0, holders, coverage: coverage.into() };
         println!("{}", serde_json::to_string(&report)?);
     } else {
         print(group, &holders, coverage);
     }
-    Ok(u8::from(!found))
+    Ok(match (found, coverage.is_complete()) {
+        (true, _) => 0,
+        (false, true) => 1,
+        (false, false) => UNKNOWN,
+    })
 }
 
 /// Returns the group that `target` names by its number or by one of its devices.
@@ -83,23 +88,22 @@ fn print(group: GroupId, holders: &[Holder], coverage: ScanCoverage) {
                     holder.pid.to_string(),
                     holder.command.to_string(),
                     holder.via.as_str().to_owned(),
-                    or_dash(holder.container.pod_uid),
+                    pod_cell(holder),
                     or_dash(holder.container.container_id),
                 ]
             })
             .collect();
         print!("{}", layout(["PID", "COMMAND", "VIA", "POD", "CONTAINER"], &rows));
     }
-    let ScanCoverage { processes, unreadable, unattributed } = coverage;
-    if unreadable > 0 {
-        println!(
-            "The list may be incomplete: {unreadable} of {processes} processes could not be read; run as root."
-        );
+    for gap in coverage_gaps(&coverage) {
+        println!("The list may be incomplete: {gap}.");
     }
-    if unattributed > 0 {
-        println!(
-            "The list may be incomplete: {unattributed} open VFIO device descriptors cannot be attributed to a device; \
-             Linux 6.18 and newer can."
-        );
+}
+
+/// The pod's uid, or `unknown` for the sandbox of a pod that its cgroup does not name.
+fn pod_cell(holder: &Holder) -> String {
+    match (holder.container.pod_uid, holder.container.in_pod) {
+        (None, InPod::Unknown) => "unknown".to_owned(),
+        (uid, _) => or_dash(uid),
     }
 }

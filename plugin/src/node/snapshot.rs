@@ -5,7 +5,7 @@ use vfio_plugin_policy::device::{DeviceState, GroupState, NodeSnapshot};
 use vfio_plugin_policy::pools::terms::Offer;
 use vfio_probe::monitor::Tracked;
 use vfio_probe::peek::Peek;
-use vfio_probe::{DeviceId, GroupId, Watch};
+use vfio_probe::{DeviceId, GroupId, Member, Viability, Watch};
 
 /// Returns the state of the bound devices that have an offer. The other parts of the snapshot are empty: assigned devices that are
 /// no longer bound, the hardware's state, the CDI specs and the count of reports.
@@ -32,6 +32,8 @@ pub(crate) fn take(watch: &Watch, offers: &BTreeMap<DeviceId, Offer>) -> NodeSna
 
 fn group_state(watch: &Watch, id: GroupId) -> Option<GroupState> {
     let group = watch.monitor().group(id)?;
+    let mut offenders: Vec<Member> = Viability::offenders(&group.members).copied().collect();
+    offenders.sort_unstable_by_key(|member| member.name);
     Some(GroupState {
         id,
         occupancy: group.state.occupancy,
@@ -39,6 +41,7 @@ fn group_state(watch: &Watch, id: GroupId) -> Option<GroupState> {
         has_node: watch.monitor().has_group_nodes(),
         since: group.state.since,
         viability: group.viability,
+        offenders,
         peek: group.peek.unwrap_or(Peek::Unavailable),
         holders: watch.holders(id).to_vec(),
         coverage: watch.coverage(id),

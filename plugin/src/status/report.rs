@@ -1,14 +1,14 @@
 //! The JSON records of the status socket and of `list --json`.
 
 use crate::kubelet::registry::ResourceStatus;
-use crate::status::words::{EvidenceWord, HealthWord, StateWord};
+use crate::status::words::{EvidenceWord, HealthWord, InPodWord, PidNamespaceWord, StateWord};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use vfio_plugin_policy::assignments::record::PodRef;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::health::Decision;
 use vfio_plugin_policy::sriov;
-use vfio_probe::{Holder, Viability};
+use vfio_probe::{Holder, Member, ScanCoverage, Viability};
 
 /// The state of a running `serve`, as its status socket reports it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,6 +39,25 @@ pub(crate) struct StatusReport {
 pub(crate) struct Listing {
     /// The devices, by id.
     pub(crate) devices: Vec<DeviceReport>,
+    /// How much the search for their holders could see.
+    pub(crate) coverage: CoverageReport,
+}
+
+/// How much a search for holders could see ([`ScanCoverage`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct CoverageReport {
+    /// Processes that were seen.
+    pub(crate) processes: u32,
+    /// Processes that could not be read.
+    pub(crate) unreadable: u32,
+    /// Open VFIO device descriptors of unknown device.
+    pub(crate) unattributed: u32,
+    /// Processes that were not searched within the budget.
+    pub(crate) unsearched: u32,
+    /// Which pid namespace was searched.
+    pub(crate) pid_namespace: PidNamespaceWord,
+    /// Whether no holder found means that no process holds the group.
+    pub(crate) complete: bool,
 }
 
 /// One device.
@@ -117,6 +136,9 @@ pub(crate) struct HolderReport {
     pub(crate) command: String,
     /// The uid of the pod that the process' cgroup names.
     pub(crate) pod_uid: Option<String>,
+    /// Whether the process is in a pod.
+    #[serde(default)]
+    pub(crate) in_pod: InPodWord,
     /// The id of the container that the process' cgroup names.
     pub(crate) container_id: Option<String>,
 }
@@ -155,12 +177,28 @@ impl fmt::Display for AssignmentReport {
     }
 }
 
+impl From<ScanCoverage> for CoverageReport {
+    fn from(coverage: ScanCoverage) -> Self {
+        let ScanCoverage { processes, unreadable, unattributed, unsearched, pid_namespace } = coverage;
+        let complete = coverage.is_complete();
+        Self {
+            processes,
+            unreadable,
+            unattributed,
+            unsearched,
+            pid_namespace: pid_namespace.into(),
+            complete,
+        }
+    }
+}
+
 impl From<&Holder> for HolderReport {
     fn from(holder: &Holder) -> Self {
         Self {
             pid: holder.pid,
             command: holder.command.to_string(),
             pod_uid: holder.container.pod_uid.map(|uid| uid.to_string()),
+            in_pod: holder.container.in_pod.into(),
             container_id: holder.container.container_id.map(|id| id.to_string()),
         }
     }
@@ -176,10 +214,10 @@ impl DeviceReport {
     pub(crate) fn new(state: &DeviceState, decision: Option<&Decision>, pod: Option<&PodRef>) -> Self {
         let (device, group) = (&state.device, state.group.as_ref());
         let viability = group.map_or(Viability::Viable, |group| group.viability);
-        let not_viable = match viability {
-            Viability::NotViable { member, driver } => Some(format!("{member} is bound to {driver}")),
-            Viability::Viable => None,
-        };
+        let bound = |member: &Member| Some(format!("{} is bound to {}", member.name, member.driver?));
+        let offenders: Vec<String> =
+            group.iter().flat_map(|group| &group.offenders).filter_map(bound).collect();
+        let not_viable = (!offenders.is_empty()).then(|| offenders.join(", "));
         let reason = decision.and_then(Decision::reason);
         Self {
             address: device.id.to_string(),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use vfio_plugin_policy::health::Health;
-use vfio_probe::{Evidence, Occupancy};
+use vfio_probe::{Evidence, InPod, Occupancy, PidNamespace};
 
 /// Whether a device is held ([`Occupancy`] without the reason for an unknown one).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -25,12 +25,40 @@ pub(crate) enum StateWord {
 pub(crate) enum EvidenceWord {
     /// An open of the group's device node.
     Open,
+    /// A process in /proc that has the group or a device of it open.
+    Holder,
     /// `enable` of the group's functions.
     Enable,
     /// The presence of the device node.
     Node,
     /// Nothing.
     None,
+}
+
+/// Whether a holder is in a pod ([`InPod`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum InPodWord {
+    /// Its cgroup names the pod.
+    Yes,
+    /// It is a process outside of all pods.
+    No,
+    /// It is in the sandbox of a pod that its cgroup does not name, or its cgroup cannot be read.
+    #[default]
+    Unknown,
+}
+
+/// The pid namespace that a search for holders saw ([`PidNamespace`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PidNamespaceWord {
+    /// The host's.
+    Host,
+    /// Another one, in which the host's processes are invisible.
+    Foreign,
+    /// /proc does not show it.
+    #[default]
+    Unknown,
 }
 
 /// A health as the device plugin API spells it ([`Health`] without the reason).
@@ -57,9 +85,30 @@ impl From<Evidence> for EvidenceWord {
     fn from(evidence: Evidence) -> Self {
         match evidence {
             Evidence::Open => Self::Open,
+            Evidence::Holder => Self::Holder,
             Evidence::Enable => Self::Enable,
             Evidence::Node => Self::Node,
             Evidence::None => Self::None,
+        }
+    }
+}
+
+impl From<InPod> for InPodWord {
+    fn from(in_pod: InPod) -> Self {
+        match in_pod {
+            InPod::Yes => Self::Yes,
+            InPod::No => Self::No,
+            InPod::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<PidNamespace> for PidNamespaceWord {
+    fn from(namespace: PidNamespace) -> Self {
+        match namespace {
+            PidNamespace::Host => Self::Host,
+            PidNamespace::Foreign => Self::Foreign,
+            PidNamespace::Unknown => Self::Unknown,
         }
     }
 }
@@ -84,7 +133,7 @@ macro_rules! display_as_serialized {
     )*};
 }
 
-display_as_serialized!(StateWord, EvidenceWord, HealthWord);
+display_as_serialized!(StateWord, EvidenceWord, InPodWord, PidNamespaceWord, HealthWord);
 
 #[cfg(test)]
 mod tests {
@@ -109,8 +158,14 @@ mod tests {
         for occupancy in [Occupancy::Free, Occupancy::Held, Occupancy::Absent, unknown] {
             check(&StateWord::from(occupancy), occupancy.as_str());
         }
-        for evidence in [Evidence::Open, Evidence::Enable, Evidence::Node, Evidence::None] {
+        for evidence in [Evidence::Open, Evidence::Holder, Evidence::Enable, Evidence::Node, Evidence::None] {
             check(&EvidenceWord::from(evidence), evidence.as_str());
+        }
+        for in_pod in [InPod::Yes, InPod::No, InPod::Unknown] {
+            check(&InPodWord::from(in_pod), in_pod.as_str());
+        }
+        for namespace in [PidNamespace::Host, PidNamespace::Foreign, PidNamespace::Unknown] {
+            check(&PidNamespaceWord::from(namespace), namespace.as_str());
         }
         for health in [Health::Healthy, Health::Unhealthy(Box::new(Reason::Lost))] {
             check(&HealthWord::from(&health), health.as_str());

@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod timing;
+mod unknown_sandbox;
 
 use common::{H100, INTERVAL, Serve, assigned_pod, device, expect, health, kubelet, offered, wait_for_pod};
 use std::os::unix::net::UnixListener;

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
 use vfio_probe::device::Detail;
-use vfio_probe::{Buffer, Device, Error, GroupId, Occupancy, Root, Sriov, UnknownReason, Viability};
+use vfio_probe::{
+    Buffer, Device, Error, GroupId, GroupSnapshot, Occupancy, Root, Sriov, UnknownReason, Viability,
+};
 
 /// Returns the document in the form that the programs of the other languages print.
 pub(crate) fn dump(path: &Path) -> Value {
@@ -32,6 +34,7 @@ fn read(path: &Path) -> vfio_probe::Result<Value> {
             json!({
                 "group": holder.group.0, "pid": holder.pid, "start_time": holder.start_time,
                 "command": holder.command.as_str(), "via": holder.via.as_str(),
+                "in_pod": holder.container.in_pod.as_str(),
                 "pod_uid": holder.container.pod_uid.map(|uid| uid.to_string()),
                 "container_id": holder.container.container_id.map(|id| id.to_string()),
             })
@@ -45,8 +48,18 @@ fn read(path: &Path) -> vfio_probe::Result<Value> {
         "holders": holders,
         "coverage": {
             "processes": coverage.processes, "unreadable": coverage.unreadable, "unattributed": coverage.unattributed,
+            "unsearched": coverage.unsearched, "pid_namespace": coverage.pid_namespace.as_str(),
+            "complete": coverage.is_complete(),
         },
+        "snapshot": root.snapshot(Detail::Full, None)?.groups.iter().map(seen).collect::<Vec<_>>(),
     }))
+}
+
+fn seen(group: &GroupSnapshot) -> Value {
+    let holders: Vec<u32> = group.holders.iter().map(|holder| holder.pid).collect();
+    json!({
+        "group": group.id.0, "state": group.occupancy.as_str(), "evidence": group.evidence.as_str(), "holders": holders,
+    })
 }
 
 fn failure(error: &Error) -> Value {
@@ -101,7 +114,7 @@ fn group(root: &Root, id: GroupId, buffer: &mut Buffer) -> Value {
         .iter()
         .map(|member| {
             let driver = member.driver.map(|driver| driver.to_string());
-            json!({ "name": member.name.as_str(), "driver": driver, "vfio": member.vfio })
+            json!({ "name": member.name.as_str(), "driver": driver, "vfio": member.vfio, "offends": !member.keeps_group_viable() })
         })
         .collect();
     let (offender, offender_driver) = match summary.viability {
@@ -110,7 +123,7 @@ fn group(root: &Root, id: GroupId, buffer: &mut Buffer) -> Value {
     };
     json!({
         "group": id.0, "viable": summary.viability.is_viable(), "unreadable": summary.unreadable,
-        "offender": offender, "offender_driver": offender_driver, "members": members, "errors": errors,
+        "offender": offender, "offender_driver": offender_driver, "offenders": summary.offenders, "members": members, "errors": errors,
         "peek": root.peek(id, buffer).map_or_else(|error| failure(&error), |peek| json!(peek.as_str())),
         "state": occupancy.as_str(), "unknown_reason": reason, "errno": errno,
     })

@@ -44,19 +44,24 @@ fn line(device: &Value, dump: &Value) -> Value {
             .collect::<Vec<_>>()
     };
     let group = of_group("groups").first().copied().cloned().unwrap_or_default();
+    let holders = of_group("holders");
+    // The open of a device's own node counts only where there is no `enable`.
+    let proves = |holder: &&Value| holder["via"] != "cdev" || group["peek"] == "unavailable";
     let (state, evidence) = match (group["state"].as_str(), group["peek"].as_str()) {
-        (Some(state @ ("free" | "held" | "absent")), _) if has_nodes => (state, "open"),
+        (Some(state @ ("free" | "held")), _) if has_nodes => (state, "open"),
+        _ if holders.iter().any(proves) => ("held", "holder"),
+        (Some("absent"), _) if has_nodes => ("absent", "open"),
         (_, Some("looks-held")) => ("held", "enable"),
         (_, Some("looks-free")) => ("free", "enable"),
         (Some(state), _) => (state, "open"),
         (None, _) => ("unknown", "none"),
     };
-    let holders: Vec<Value> = of_group("holders")
+    let holders: Vec<Value> = holders
         .iter()
-        .filter(|_| state == "held" || !has_nodes)
+        .filter(|holder| (state, evidence) != ("free", "open") || holder["via"] == "cdev")
         .map(|holder| {
             json!({
-                "pid": holder["pid"], "command": holder["command"], "pod_uid": holder["pod_uid"],
+                "pid": holder["pid"], "command": holder["command"], "pod_uid": holder["pod_uid"], "in_pod": holder["in_pod"],
                 "container_id": holder["container_id"],
             })
         })
@@ -75,6 +80,8 @@ fn hex(number: &Value, digits: usize) -> String {
 
 /// Removes the fields that are not compared.
 pub(crate) fn compared_part(mut listing: Value) -> Value {
+    // The plugin searches for the holders of the offered devices only.
+    listing.as_object_mut().and_then(|fields| fields.remove("coverage"));
     let devices = listing.get_mut("devices").and_then(Value::as_array_mut);
     for device in devices.into_iter().flatten().filter_map(Value::as_object_mut) {
         device.retain(|key, _| COMPARED_FIELDS.contains(&key.as_str()));

@@ -80,7 +80,7 @@ pub(crate) const OTHERS: &[Recipe] = &[
     recipe(
         "group open, no device of it",
         group_only,
-        &[("/groups/0/state", "held"), ("/groups/0/peek", "looks-free")],
+        &[("/groups/0/state", "held"), ("/groups/0/peek", "looks-free"), ("/snapshot/0/evidence", "holder")],
     ),
     recipe(
         "two groups held by one VM",
@@ -90,7 +90,7 @@ pub(crate) const OTHERS: &[Recipe] = &[
     recipe(
         "unreadable processes",
         unreadable_process,
-        &[("/coverage/processes", "2"), ("/coverage/unreadable", "1"), ("/coverage/unattributed", "0")],
+        &[("/coverage/processes", "3"), ("/coverage/unreadable", "1"), ("/coverage/complete", "false")],
     ),
     recipe("absent: no device node", absent, &[("/groups/0/state", "absent")]),
     recipe("denied", denied, &[("/groups/0/state", "unknown"), ("/groups/0/unknown_reason", "denied")]),
@@ -117,14 +117,86 @@ pub(crate) const OTHERS: &[Recipe] = &[
         no_group,
         &[("/groups/0/error/kind", "missing"), ("/groups/0/error/group", "51")],
     ),
-    recipe("nothing bound", || on(Node::new()?), &[("/coverage/processes", "0")]),
+    recipe("nothing bound", || on(Node::new()?), &[("/coverage/processes", "1")]),
     recipe("no sysfs", || without("sys"), &[("/error/kind", "missing")]),
     recipe(
         "a proc without processes",
         no_process,
-        &[("/groups/0/state", "held"), ("/coverage/processes", "0")],
+        &[("/groups/0/state", "held"), ("/coverage/processes", "0"), ("/coverage/pid_namespace", "unknown")],
+    ),
+    recipe(
+        "a foreign pid namespace",
+        foreign_namespace,
+        &[
+            ("/coverage/pid_namespace", "foreign"),
+            ("/coverage/unreadable", "0"),
+            ("/coverage/complete", "false"),
+        ],
+    ),
+    recipe(
+        "two offenders in a group",
+        two_offenders,
+        &[
+            ("/groups/0/offenders", "2"),
+            ("/groups/0/viable", "false"),
+            ("/groups/0/members/2/offends", "true"),
+        ],
+    ),
+    recipe(
+        "Kata outside of the pod's cgroup",
+        || in_cgroup("0::/kata_overhead/ID"),
+        &[("/holders/0/in_pod", "unknown"), ("/holders/0/container_id", ID), ("/holders/0/pod_uid", "null")],
+    ),
+    recipe(
+        "Kata in the pod's cgroup",
+        || in_cgroup("12:memory:/kubepods/podUID/kata_ID\n0::/system.slice/containerd.service"),
+        IN_POD,
+    ),
+    recipe(
+        "a nested kubelet",
+        || {
+            in_cgroup(
+                "0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-podSLICE.slice/cri-containerd-ID.scope",
+            )
+        },
+        IN_POD,
+    ),
+    recipe(
+        "a runtime with cgroupfs below systemd",
+        || in_cgroup("0::/kubepods-podSLICE.slice:cri-containerd:ID"),
+        IN_POD,
+    ),
+    recipe(
+        "a pod's name in a user's cgroup",
+        || in_cgroup("0::/user.slice/user-1000.slice/kubepods/podUID/ID"),
+        &[("/holders/0/in_pod", "no"), ("/holders/0/pod_uid", "null"), ("/holders/0/container_id", "null")],
     ),
 ];
+
+const ID: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+const IN_POD: &[(&str, &str)] =
+    &[("/holders/0/in_pod", "yes"), ("/holders/0/pod_uid", POD), ("/holders/0/container_id", ID)];
+
+/// A VM in a cgroup of this path, with UID, SLICE and ID for the pod's uid, its uid in a slice, and the container's id.
+fn in_cgroup(path: &str) -> Result<Tree> {
+    let path = path.replace("UID", POD).replace("SLICE", &POD.replace('-', "_")).replace("ID", ID);
+    running(two()?.node, &VmSpec { cgroup: Some(path + "\n"), ..VmSpec::foreign(&[GPU]) })
+}
+
+fn foreign_namespace() -> Result<Tree> {
+    let tree = two()?;
+    tree.node.delete("proc/1/ns/pid")?;
+    symlink("pid:[4026532178]", tree.node.root().join("proc/1/ns/pid"))?;
+    Ok(tree)
+}
+
+fn two_offenders() -> Result<Tree> {
+    let tree = two()?;
+    for (address, driver) in [("0000:1b:00.1", "snd_hda_intel"), ("0000:1b:00.2", "xhci_hcd")] {
+        tree.node.add(Function::new(address, 51).with_driver(Some(driver)))?;
+    }
+    Ok(tree)
+}
 
 const IN_SYSFS: &str = "sys/bus/pci/devices/0000:1b:00.0";
 

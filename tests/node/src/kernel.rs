@@ -170,11 +170,14 @@ impl NodeInner {
         let dir = self.root.join(format!("proc/{pid}"));
         fs::create_dir_all(&dir)?;
         let container = spec.container_id.clone().unwrap_or_else(|| format!("{pid:064x}"));
-        let cgroup = spec.pod_uid.as_ref().map_or("0::/system.slice/foreign.service\n".to_owned(), |uid| {
+        let of_pod =
+            || {
+                spec.pod_uid.as_ref().map_or("0::/system.slice/foreign.service\n".to_owned(), |uid| {
             let slice = format!("kubepods-burstable-pod{}.slice", uid.replace('-', "_"));
             format!("0::/kubepods.slice/kubepods-burstable.slice/{slice}/cri-containerd-{container}.scope\n")
-        });
-        fs::write(dir.join("cgroup"), cgroup)?;
+        })
+            };
+        fs::write(dir.join("cgroup"), spec.cgroup.clone().unwrap_or_else(of_pod))?;
         for name in ["fd", "fdinfo", "stat", "comm", "status"] {
             symlink(format!("/proc/{pid}/{name}"), dir.join(name))?;
         }

@@ -76,6 +76,7 @@ struct StartVm {
     addresses: Vec<String>,
     pod_uid: Option<String>,
     container_id: Option<String>,
+    cgroup: Option<String>,
     /// The group is open, but no device of it: EBUSY while `enable` is 0.
     #[serde(default)]
     group_only: bool,
@@ -157,6 +158,7 @@ fn execute(node: &Node, vms: &mut BTreeMap<u32, Vm>, order: Order) -> Result<ser
                 addresses: order.addresses,
                 pod_uid: order.pod_uid,
                 container_id: order.container_id,
+                cgroup: order.cgroup,
                 hold: if order.group_only { Hold::GroupOnly } else { Hold::Device },
                 teardown: Duration::from_millis(order.teardown_ms),
             })?;

@@ -36,6 +36,8 @@ pub struct VmSpec {
     pub pod_uid: Option<String>,
     /// The container in the VM's cgroup, 64 hex digits; `None` makes one from the pid.
     pub container_id: Option<String>,
+    /// The text of the VM's cgroup file; `None` makes one from pod and container.
+    pub cgroup: Option<String>,
     /// How far the VM goes.
     pub hold: Hold,
     /// How long the groups stay held after the process has ended, as when a forked child has the descriptors too.

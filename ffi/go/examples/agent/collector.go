@@ -94,7 +94,7 @@ func (c nodeCollector) holders(group vfioprobe.GroupID, gauge func(*prometheus.D
 	if err != nil {
 		return // The watch has ended.
 	}
-	gauge(groupUncovered, float64(found.Coverage.Unreadable+found.Coverage.Unattributed), group.String())
+	gauge(groupUncovered, float64(found.Coverage.Unreadable+found.Coverage.Unattributed+found.Coverage.Unsearched), group.String())
 	for _, holder := range found.Holders {
 		gauge(groupHolder, 1, group.String(), strconv.Itoa(holder.PID), holder.Command, holder.Via.String(),
 			holder.PodUID, holder.ContainerID)

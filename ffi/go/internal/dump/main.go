@@ -47,6 +47,10 @@ func dump(path string) (object, error) {
 	if err != nil {
 		return nil, err
 	}
+	snapshot, err := root.Snapshot()
+	if err != nil {
+		return nil, err
+	}
 	return object{
 		"group_nodes": hasNodes,
 		"devices":     each(scan.Devices, device),
@@ -54,10 +58,14 @@ func dump(path string) (object, error) {
 		"groups":      each(groups, func(id vfioprobe.GroupID) object { return group(root, id) }),
 		"holders":     each(found.Holders, holder),
 		"coverage": object{
-			"processes":    found.Coverage.Processes,
-			"unreadable":   found.Coverage.Unreadable,
-			"unattributed": found.Coverage.Unattributed,
+			"processes":     found.Coverage.Processes,
+			"unreadable":    found.Coverage.Unreadable,
+			"unattributed":  found.Coverage.Unattributed,
+			"unsearched":    found.Coverage.Unsearched,
+			"pid_namespace": found.Coverage.PIDNamespace.String(),
+			"complete":      found.Coverage.Complete(),
 		},
+		"snapshot": each(snapshot.Groups, seen),
 	}, nil
 }
 
@@ -99,6 +107,7 @@ func group(root *vfioprobe.Root, id vfioprobe.GroupID) object {
 	}
 	result["viable"], result["unreadable"] = read.Viable, read.Unreadable
 	result["offender"], result["offender_driver"] = orNull(read.Offender, ""), orNull(read.OffenderDriver, "")
+	result["offenders"] = read.Offenders
 	result["members"] = each(members.Members, member)
 	result["errors"] = each(members.Errors, func(err *vfioprobe.Error) string { return err.Text })
 	result["peek"] = peek(root, id)
@@ -106,7 +115,7 @@ func group(root *vfioprobe.Root, id vfioprobe.GroupID) object {
 }
 
 func member(m vfioprobe.Member) object {
-	return object{"name": m.Name, "driver": orNull(m.Driver, ""), "vfio": m.VFIO}
+	return object{"name": m.Name, "driver": orNull(m.Driver, ""), "vfio": m.VFIO, "offends": m.Offends}
 }
 
 func peek(root *vfioprobe.Root, id vfioprobe.GroupID) any {
@@ -120,7 +129,14 @@ func peek(root *vfioprobe.Root, id vfioprobe.GroupID) any {
 func holder(h vfioprobe.Holder) object {
 	return object{
 		"group": h.Group, "pid": h.PID, "start_time": h.StartTime, "command": h.Command, "via": h.Via.String(),
-		"pod_uid": orNull(h.PodUID, ""), "container_id": orNull(h.ContainerID, ""),
+		"in_pod": h.InPod.String(), "pod_uid": orNull(h.PodUID, ""), "container_id": orNull(h.ContainerID, ""),
+	}
+}
+
+func seen(g vfioprobe.GroupSnapshot) object {
+	return object{
+		"group": g.ID, "state": g.Occupancy.State.String(), "evidence": g.Evidence.String(),
+		"holders": each(g.Holders, func(h vfioprobe.Holder) int { return h.PID }),
 	}
 }
 

@@ -123,8 +123,11 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    /// Returns whether a process of the pod holds a device of the assignment.
+    /// Returns whether a process of the pod, or of a pod that is unknown, holds a device of the assignment.
     fn holds(&self, record: &Assignment) -> bool {
+        if !self.observation.held_by_unknown_pods.is_disjoint(&record.device_ids) {
+            return true;
+        }
         let uid = record.pod.uid.as_ref();
         let mut theirs = self.observation.holders.iter().filter(|holds| Some(&holds.pod_uid) == uid);
         theirs.any(|holds| !holds.ids.is_disjoint(&record.device_ids))

@@ -49,6 +49,9 @@ pub struct Observation<'a> {
     pub settling: Duration,
     /// Devices that pods' processes hold.
     pub holders: &'a [PodHolds],
+    /// Devices that a process in the sandbox of an unknown pod holds. The pod may be any: such a holder never shows that a pod
+    /// has ended, and never becomes an assignment.
+    pub held_by_unknown_pods: &'a BTreeSet<String>,
     /// Whether `holders` become assignments. They do after a start of the plugin only; later, a pod that holds a device without
     /// an assignment is foreign.
     pub adopt_holders: bool,
@@ -95,6 +98,7 @@ impl Observation<'_> {
             kubelet_is_starting: false,
             settling: Duration::ZERO,
             holders: &[],
+            held_by_unknown_pods: const { &BTreeSet::new() },
             adopt_holders: false,
             offered: None,
         }

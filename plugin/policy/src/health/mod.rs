@@ -15,7 +15,7 @@ use crate::device::{DeviceState, GroupState};
 use crate::pools::terms::Busy;
 use reason::{HolderName, Offender, Reason, Severity};
 use std::time::{Duration, Instant};
-use vfio_probe::{DeviceId, Occupancy, Viability};
+use vfio_probe::{DeviceId, Member, Occupancy};
 
 /// A device's health as reported to the kubelet.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -125,8 +125,9 @@ fn decide_unassigned(case: &Case<'_>) -> Decision {
     if group.occupancy.is_held() {
         return decide_held(case, group);
     }
-    if let Viability::NotViable { member, driver } = group.viability {
-        let offenders = vec![Offender { device: member, driver }];
+    if !group.viability.is_viable() {
+        let offender = |member: &Member| Some(Offender { device: member.name, driver: member.driver? });
+        let offenders = group.offenders.iter().filter_map(offender).collect();
         return Decision::unhealthy(Reason::NotViable { group: group.id, offenders });
     }
     if let Some(reason) = fatal_errors(device) {

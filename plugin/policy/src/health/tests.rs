@@ -8,7 +8,7 @@ use crate::device::HardwareHealth;
 use crate::testing::device_state;
 use std::sync::LazyLock;
 use vfio_probe::text::Text;
-use vfio_probe::{GroupId, UnknownReason};
+use vfio_probe::{GroupId, UnknownReason, Viability};
 
 const SETTLING: Duration = Duration::from_secs(3);
 const MOMENT: Duration = Duration::from_nanos(1);

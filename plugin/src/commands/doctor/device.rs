@@ -4,7 +4,7 @@ use crate::commands::doctor::finding::Findings;
 use crate::commands::doctor::kubelet::{PodLookup, PodOf};
 use crate::config::Config;
 use crate::status::report::{DeviceReport, HolderReport};
-use crate::status::words::StateWord;
+use crate::status::words::{InPodWord, StateWord};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use vfio_plugin_policy::device::{DeviceState, GroupState};
@@ -91,6 +91,8 @@ fn holders(device: &DeviceState, holders: &[HolderReport], pods: &PodLookup<'_>,
     let id = device.device.id.to_string();
     let by = pods.describe(holders);
     let holding_pods = || holders.iter().filter_map(|holder| holder.pod_uid.as_deref());
+    // The pod of such a holder may be the one that the device is assigned to.
+    let of_unknown_pod = holders.iter().any(|holder| holder.in_pod == InPodWord::Unknown);
     let foreign = match pods.of(device) {
         PodOf::Assigned(pod) => {
             let other = |uid: &str| pod.uid.as_deref().is_some_and(|assigned| assigned != uid);
@@ -111,7 +113,7 @@ fn holders(device: &DeviceState, holders: &[HolderReport], pods: &PodLookup<'_>,
         }
         PodOf::None => true,
         // Assignments are unknown: only a holder outside of all pods is certainly foreign.
-        PodOf::Unknown => holders.is_empty() || holding_pods().next().is_none(),
+        PodOf::Unknown => holders.is_empty() || holding_pods().next().is_none() && !of_unknown_pod,
     };
     if !foreign {
         return;
@@ -120,6 +122,10 @@ fn holders(device: &DeviceState, holders: &[HolderReport], pods: &PodLookup<'_>,
         format!(
             "Run `vfio-device-plugin who {id}` as root in the host's pid namespace (hostPID) to see the holder."
         )
+    } else if of_unknown_pod {
+        "The holder is in the sandbox of a pod that its cgroup does not name, such as a VM of Kata. Ask the container runtime \
+         for the pod (`crictl ps`, `crictl pods`) before you end anything."
+            .to_owned()
     } else if holding_pods().next().is_some() {
         "The kubelet did not allocate it: the pod was deleted by force and its VM still runs, or it got the device in another \
          way. If it should not hold the device, end that process; the device then becomes Healthy by itself."

@@ -38,7 +38,7 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
     }
     let root = Arc::new(Root::open(&config.root)?);
     let mut unreadable = Vec::new();
-    let devices = offered_devices(config, probe, |error| unreadable.push(error))?;
+    let devices = offered_devices(config, probe, |error| unreadable.push(error))?.devices;
     let serving = client::fetch(&config.run_dir, ANSWER_TIMEOUT);
     host::examine(config, &root, &devices, &unreadable, &mut findings);
     let mut kubelet = Findings::default();

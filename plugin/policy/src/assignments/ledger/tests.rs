@@ -55,12 +55,22 @@ struct Story {
     is_new: bool,
     /// Whether holders become assignments.
     adopt: bool,
+    /// Devices that sandboxes of unknown pods hold.
+    unknown: BTreeSet<String>,
 }
 
 impl Story {
     fn new() -> Self {
         let (ledger, now) = (Ledger::default(), Instant::now());
-        Self { ledger, now, kubelet: 1, starting: false, is_new: false, adopt: false }
+        Self {
+            ledger,
+            now,
+            kubelet: 1,
+            starting: false,
+            is_new: false,
+            adopt: false,
+            unknown: BTreeSet::new(),
+        }
     }
 
     fn restart_kubelet(&mut self) {
@@ -94,6 +104,7 @@ impl Story {
             settling: Duration::from_secs(3),
             holders,
             adopt_holders: self.adopt,
+            held_by_unknown_pods: &self.unknown,
             ..Observation::at(self.now)
         })
     }

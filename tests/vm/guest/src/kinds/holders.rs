@@ -25,7 +25,7 @@ pub(crate) fn legacy() -> Result<String> {
     let allocation = served.allocation("a.b/legacy", &[ALONE])?;
     allocation.check(("PCI_RESOURCE_A_B_LEGACY", ALONE), &["/dev/vfio/vfio", &format!("/dev/vfio/{id}")])?;
 
-    // Without an open device `enable` stays 0. Only an open detects the holder, and Allocate opens.
+    // Without an open device `enable` stays 0. An open or a search of /proc detects the holder, and Allocate opens.
     let holder = Holder::start(&["group", &id])?;
     let refusal = served.allocate(ALONE)?.err().context("allocated although its group is open")?;
     has_words(&refusal, &["FailedPrecondition", ALONE, &format!("pid {}", holder.pid())])?;
@@ -37,7 +37,7 @@ pub(crate) fn legacy() -> Result<String> {
     served.wait_for(ALONE, Some("Healthy"))?;
 
     let holder = Holder::full(ALONE)?;
-    expect_listed(&listed(ALONE)?, &json!({"state": "held", "evidence": "enable"}))?;
+    expect_listed(&listed(ALONE)?, &json!({"state": "held", "evidence": "holder"}))?;
     served.wait_for(ALONE, Some("Unhealthy"))?;
     expect_who(ALONE, holder.pid(), "group")?;
     drop(holder);

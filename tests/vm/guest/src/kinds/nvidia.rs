@@ -79,7 +79,7 @@ pub(crate) fn gpus() -> Result<String> {
     // A process that holds the audio function holds the GPU.
     let holder = Holder::full(GPU_SOUND)?;
     served.wait_for(third, Some("Unhealthy"))?;
-    expect_listed(&listed(third)?, &json!({"state": "held", "evidence": "enable"}))?;
+    expect_listed(&listed(third)?, &json!({"state": "held", "evidence": "holder"}))?;
     expect_who(third, holder.pid(), "group")?;
     let refusal = served
         .allocation(RTX_4090, &[third])

@@ -72,7 +72,7 @@ pub(crate) fn virtual_functions() -> Result<String> {
     allocation.check(("PCI_RESOURCE_A_B_VF", first), &["/dev/vfio/vfio", &node])?;
     let holder = Holder::full(first)?;
     served.wait_for(first, Some("Unhealthy"))?;
-    expect_listed(&listed(first)?, &json!({"state": "held", "evidence": "enable"}))?;
+    expect_listed(&listed(first)?, &json!({"state": "held", "evidence": "holder"}))?;
     expect_who(first, holder.pid(), "group")?;
     if group(first)? != group(second)? {
         ensure!(
@@ -109,7 +109,7 @@ pub(crate) fn physical_function() -> Result<String> {
     }
     let holder = Holder::full(&nic)?;
     served.wait_for(&nic, Some("Unhealthy"))?;
-    expect_listed(&listed(&nic)?, &json!({"state": "held", "evidence": "enable"}))?;
+    expect_listed(&listed(&nic)?, &json!({"state": "held", "evidence": "holder"}))?;
     expect_who(&nic, holder.pid(), "group")?;
     if group(&nic)? != group(first)? {
         expect_listed(&listed(first)?, &json!({"state": "free"}))?;

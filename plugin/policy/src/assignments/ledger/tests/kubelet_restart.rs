@@ -59,6 +59,34 @@ fn running_unnamed_pod_survives_a_lost_checkpoint() {
 }
 
 #[test]
+fn sandbox_of_an_unknown_pod_keeps_the_assignment() {
+    // As above, and the cgroup of the VM names no pod: /kata_overhead/<id>.
+    let mut story = Story::new();
+    story.poll(None, Some(&[entry("u1", &[A])]));
+    story.restart_kubelet();
+    story.unknown = set(&[A]);
+    for _ in 0..6 {
+        story.poll_with(Some(&[pod("a/vm", &[]), pod(OTHER, &[])]), Some(&[]), &[]);
+        story.expect(&[(A, "u1")]);
+    }
+    // The sandbox holds another device, so it says nothing of this pod.
+    story.unknown = set(&[B]);
+    for _ in 0..2 {
+        story.poll_with(Some(&[pod("a/vm", &[]), pod(OTHER, &[])]), Some(&[]), &[]);
+    }
+    story.expect(&[]);
+}
+
+#[test]
+fn sandbox_of_an_unknown_pod_becomes_no_assignment() {
+    let mut story = Story::new();
+    story.adopt = true;
+    story.unknown = set(&[B]);
+    story.poll(Some(&[pod(OTHER, &[])]), Some(&[entry("u1", &[A])]));
+    story.expect(&[(A, "u1")]);
+}
+
+#[test]
 fn kept_checkpoint_shows_which_unnamed_pods_have_ended() {
     let holders = [holds("u1", &[A])];
     let other = [entry("u2", &[B])];
