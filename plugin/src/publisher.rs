@@ -100,6 +100,11 @@ impl HealthPublisher {
         self.state.lock().tracker.contested().collect()
     }
 
+    /// Returns why no pod may be allocated a device now: [`HealthTracker::stale_answer_of_another_pod`].
+    pub(crate) fn stale_answer_of_another_pod(&self, device: DeviceId) -> Option<Reason> {
+        self.state.lock().tracker.stale_answer_of_another_pod(device).cloned()
+    }
+
     /// Decides on every device, logs what has changed, and writes the state file. Reads sysfs only for devices that are not in
     /// the snapshot and matter all the same.
     pub(crate) fn decide(

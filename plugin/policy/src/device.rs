@@ -2,6 +2,7 @@
 
 use crate::cdi::request::SpecDevice;
 use crate::pools::terms::{Offer, Terms};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 use vfio_probe::peek::Peek;
@@ -12,8 +13,13 @@ use vfio_probe::{Device, DeviceId, Evidence, GroupId, Holder, Kind, Occupancy, S
 pub struct NodeSnapshot {
     /// The bound devices that a pool offers, in the order of their ids.
     pub devices: Vec<DeviceState>,
-    /// Devices that are assigned to pods, exist, and are no longer bound.
+    /// Devices of this plugin's resources that are assigned to pods and are not bound, or do not exist. The record of a device that
+    /// does not exist has only its id.
     pub unbound: Vec<DeviceState>,
+    /// The records of the other devices that are assigned to pods and exist: those that no pool offers.
+    pub not_offered: Vec<Device>,
+    /// The devices that are assigned to pods and do not exist.
+    pub missing: BTreeSet<DeviceId>,
     /// Whether the plugin can list /dev/vfio. If not, a missing device node is no evidence.
     pub vfio_visible: bool,
     /// Whether /dev/vfio/vfio is missing. A group's device node cannot be used without it.
@@ -81,6 +87,19 @@ impl NodeSnapshot {
     pub fn get(&self, id: DeviceId) -> Option<&DeviceState> {
         let place = self.devices.binary_search_by_key(&id, |state| state.device.id).ok()?;
         self.devices.get(place)
+    }
+
+    /// Returns the record of an offered or assigned device. None if it does not exist or could not be read.
+    pub fn record(&self, id: DeviceId) -> Option<&Device> {
+        let known = self.get(id).map(|state| &state.device);
+        let unbound = || self.unbound.iter().map(|state| &state.device).chain(&self.not_offered);
+        known.or_else(|| unbound().find(|device| device.id == id && !self.missing.contains(&id)))
+    }
+
+    /// Returns the records of all offered and assigned devices that exist.
+    pub fn records(&self) -> impl Iterator<Item = &Device> {
+        let states = self.devices.iter().chain(&self.unbound).map(|state| &state.device);
+        states.chain(&self.not_offered).filter(|device| !self.missing.contains(&device.id))
     }
 
     /// Returns whether a device that is not in `devices` may be bound all the same, because its record or the list of

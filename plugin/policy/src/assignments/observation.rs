@@ -28,6 +28,14 @@ pub struct CheckpointEntry {
     pub cdi_names: BTreeSet<String>,
 }
 
+impl CheckpointEntry {
+    /// Returns the ids of the devices that the container really has: those in the response, if it names any.
+    pub fn devices(&self) -> &BTreeSet<String> {
+        let in_response = self.response_ids.iter().any(|id| record::is_vfio_id(id, true));
+        if in_response { &self.response_ids } else { &self.ids }
+    }
+}
+
 /// A pod as pod resources list it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListedPod {

@@ -1,32 +1,332 @@
-//! Compares the device nodes in the kubelet's stored response with those that the devices have now.
+//! Compares the device nodes in the kubelet's stored answers with those that the devices have now.
+//!
+//! The kubelet keeps Allocate's answer in its checkpoint (`AllocResp`) and uses it again whenever it creates a container of the
+//! pod (`deviceRunContainerOptions`), also after a reboot. The kernel numbers groups and VFIO devices in the order in which they
+//! appear, so after a reboot or a bind the number in the answer may be another device's.
+//!
+//! `/dev/vfio/vfio` and `/dev/iommu` are every container's, so they are never stale. A device that could not be read shows nothing.
 
-/// Returns whether a host path in a response is a VFIO device node of one device or group, or shared by all of them. Other paths
+use crate::assignments::observation::CheckpointEntry;
+use crate::assignments::record::{Assignment, PodRef};
+use crate::cdi::names;
+use crate::device::NodeSnapshot;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt;
+use vfio_probe::{Device, DeviceId, GroupId};
+
+/// Returns whether a host path in an answer is a VFIO device node of one device or group, or shared by all of them. Other paths
 /// are of other plugins, or of another kind.
 pub fn is_vfio_node(path: &str) -> bool {
     path.starts_with("/dev/vfio/") || path == "/dev/iommu" || path.starts_with("/dev/egm")
 }
 
-/// Returns whether an annotation in a response can contain CDI names (`AnnotationPrefix` of
+/// Returns whether an annotation in an answer can contain CDI names (`AnnotationPrefix` of
 /// tags.cncf.io/container-device-interface). Its value is a list of names, separated by commas.
 pub fn is_cdi_annotation(key: &str) -> bool {
     key.starts_with("cdi.k8s.io/")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What an answer names, if it is of one device or group. As text it is the path of the device node, or the CDI name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum AnswerNode {
+    /// `/dev/vfio/N`.
+    Group(u32),
+    /// `/dev/vfio/noiommu-N`.
+    NoIommuGroup(u32),
+    /// `/dev/vfio/devices/vfioN`.
+    Cdev(u32),
+    /// A fully qualified CDI name.
+    Cdi(String),
+}
 
-    #[test]
-    fn paths_and_keys_of_other_kinds_are_ignored() {
-        for path in
-            ["/dev/vfio/51", "/dev/vfio/noiommu-0", "/dev/vfio/devices/vfio3", "/dev/iommu", "/dev/egm4"]
-        {
-            assert!(is_vfio_node(path), "{path}");
+impl AnswerNode {
+    /// Parses the path of a device node. Returns none for a node that all devices share, and for any other path.
+    pub fn of_path(path: &str) -> Option<Self> {
+        let number = |text: &str| -> Option<u32> {
+            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            digits.then(|| text.parse().ok()).flatten()
+        };
+        let name = path.strip_prefix("/dev/vfio/")?;
+        if let Some(cdev) = name.strip_prefix("devices/vfio") {
+            number(cdev).map(Self::Cdev)
+        } else if let Some(group) = name.strip_prefix("noiommu-") {
+            number(group).map(Self::NoIommuGroup)
+        } else {
+            number(name).map(Self::Group)
         }
-        for path in ["", "/dev/nvidia0", "/dev/vfio", "/dev/infiniband/uverbs0", "/host/dev/vfio/51"] {
-            assert!(!is_vfio_node(path), "{path}");
+    }
+
+    fn group(&self) -> Option<u32> {
+        match self {
+            Self::Group(group) | Self::NoIommuGroup(group) => Some(*group),
+            Self::Cdev(_) | Self::Cdi(_) => None,
         }
-        assert!(is_cdi_annotation("cdi.k8s.io/vfio-device-plugin_0000-1b-00.0"));
-        assert!(!is_cdi_annotation("example.com/cdi.k8s.io"));
+    }
+
+    fn cdev(&self) -> Option<u32> {
+        if let Self::Cdev(number) = self { Some(*number) } else { None }
+    }
+
+    /// Returns the device that a CDI name of the resource stands for. None for names of other kinds, which are of other plugins.
+    fn cdi_device(&self, resource: &str) -> Option<DeviceId> {
+        let Self::Cdi(name) = self else { return None };
+        let (kind, device) = name.split_once('=')?;
+        if kind == names::kind(resource) { device.parse().ok() } else { None }
     }
 }
+
+impl fmt::Display for AnswerNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Group(group) => write!(f, "/dev/vfio/{group}"),
+            Self::NoIommuGroup(group) => write!(f, "/dev/vfio/noiommu-{group}"),
+            Self::Cdev(number) => write!(f, "/dev/vfio/devices/vfio{number}"),
+            Self::Cdi(name) => f.write_str(name),
+        }
+    }
+}
+
+impl From<AnswerNode> for String {
+    fn from(node: AnswerNode) -> Self {
+        node.to_string()
+    }
+}
+
+impl TryFrom<String> for AnswerNode {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match Self::of_path(&text) {
+            Some(node) => Ok(node),
+            None if text.contains('=') => Ok(Self::Cdi(text)),
+            None => Err(format!("{text:?} is no VFIO device node and no CDI name")),
+        }
+    }
+}
+
+/// The nodes and names in the answers that the kubelet stores for one assignment. Several containers of a pod may have one each.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StoredAnswer(BTreeSet<AnswerNode>);
+
+impl StoredAnswer {
+    /// Returns what an entry of the checkpoint names.
+    pub fn of(entry: &CheckpointEntry) -> Self {
+        let mut answer = Self::default();
+        answer.add(entry);
+        answer
+    }
+
+    /// Adds what an entry of the checkpoint names.
+    pub(super) fn add(&mut self, entry: &CheckpointEntry) {
+        self.0.extend(entry.nodes.iter().filter_map(|path| AnswerNode::of_path(path)));
+        self.0.extend(entry.cdi_names.iter().cloned().map(AnswerNode::Cdi));
+    }
+
+    /// Returns whether it names nothing that could become stale.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// One difference between a stored answer and the node as it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mismatch {
+    /// The assigned device.
+    pub device: DeviceId,
+    /// What the answer names.
+    pub stored: AnswerNode,
+    /// The device's node now. None if the device has none, or is not there.
+    pub now: Option<AnswerNode>,
+    /// The offered devices that `stored` belongs to now: other devices than those of the assignment. Empty if it belongs to none.
+    pub owners: Vec<DeviceId>,
+}
+
+/// A stale answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StaleAnswer<'a> {
+    /// The assignment that the kubelet stores the answer of.
+    pub assignment: &'a Assignment,
+    /// The difference.
+    pub mismatch: Mismatch,
+}
+
+impl StaleAnswer<'_> {
+    /// Returns the pod that the kubelet gives the answer to.
+    pub fn pod(&self) -> &PodRef {
+        &self.assignment.pod
+    }
+}
+
+/// Returns all differences between the stored answers of the assignments and the node. Time grows with the number of assigned
+/// devices.
+pub fn stale_answers<'a>(
+    assignments: impl IntoIterator<Item = &'a Assignment>,
+    snapshot: &NodeSnapshot,
+) -> Vec<StaleAnswer<'a>> {
+    let mut found = Vec::new();
+    for assignment in assignments {
+        let mismatches = compare(&assignment.answer, &assignment.device_ids, &assignment.resource, snapshot);
+        found.extend(mismatches.into_iter().map(|mismatch| StaleAnswer { assignment, mismatch }));
+    }
+    found
+}
+
+/// Compares the stored answer of the devices `ids`, which are of `resource`, with the nodes that they have now.
+///
+/// Ids that are no addresses, as the group numbers of older plugins, are not compared. Nothing is compared if a device could not be
+/// read.
+pub fn compare(
+    answer: &StoredAnswer,
+    ids: &BTreeSet<String>,
+    resource: &str,
+    snapshot: &NodeSnapshot,
+) -> Vec<Mismatch> {
+    if answer.is_empty() {
+        return Vec::new();
+    }
+    let Some(now) = DevicesNow::new(ids, snapshot) else { return Vec::new() };
+    now.compare(answer, resource)
+}
+
+/// The devices of one assignment as they are now.
+struct DevicesNow<'a> {
+    snapshot: &'a NodeSnapshot,
+    /// Each device with its record. None if it does not exist.
+    devices: Vec<(DeviceId, Option<&'a Device>)>,
+    ids: BTreeSet<DeviceId>,
+    groups: BTreeSet<u32>,
+    cdevs: BTreeSet<u32>,
+}
+
+impl<'a> DevicesNow<'a> {
+    /// Returns none without devices, or if one of them could not be read.
+    fn new(ids: &BTreeSet<String>, snapshot: &'a NodeSnapshot) -> Option<Self> {
+        let mut now = Self {
+            snapshot,
+            devices: Vec::new(),
+            ids: BTreeSet::new(),
+            groups: BTreeSet::new(),
+            cdevs: BTreeSet::new(),
+        };
+        for id in ids.iter().filter_map(|id| id.parse::<DeviceId>().ok()) {
+            let record = snapshot.record(id);
+            if record.is_none() && !snapshot.missing.contains(&id) {
+                return None;
+            }
+            now.ids.insert(id);
+            now.devices.push((id, record));
+            now.groups.extend(record.and_then(|device| device.group).map(|group| group.0));
+            now.cdevs.extend(record.and_then(|device| device.cdev));
+        }
+        (!now.devices.is_empty()).then_some(now)
+    }
+
+    fn compare(&self, answer: &StoredAnswer, resource: &str) -> Vec<Mismatch> {
+        // Devices whose own node the answer lacks, by the kinds of nodes that it has.
+        let lacks = |stored: BTreeSet<u32>, now: &dyn Fn(&Device) -> Option<u32>| {
+            let lacking = |record: &Device| now(record).is_some_and(|number| !stored.contains(&number));
+            let mut lacking: Vec<DeviceId> = (self.devices.iter())
+                .filter(|(_, record)| !stored.is_empty() && record.is_some_and(lacking))
+                .map(|(id, _)| *id)
+                .collect();
+            lacking.reverse();
+            lacking
+        };
+        let groups: BTreeSet<u32> = answer.0.iter().filter_map(AnswerNode::group).collect();
+        let cdevs: BTreeSet<u32> = answer.0.iter().filter_map(AnswerNode::cdev).collect();
+        let mut without_group = lacks(groups, &|device| Some(device.group?.0));
+        let mut without_cdev = lacks(cdevs, &|device| device.cdev);
+        let mut found = Vec::new();
+        for stored in answer.0.iter().filter(|stored| !self.is_current(stored, resource)) {
+            let owners = self.owners(stored, resource);
+            if owners.is_empty() && !self.certainly_differs(stored) {
+                continue;
+            }
+            let moved = if stored.cdev().is_some() { without_cdev.pop() } else { without_group.pop() };
+            let device = moved.or_else(|| self.devices.first().map(|(id, _)| *id));
+            let Some(device) = device else { continue };
+            found.push(Mismatch {
+                device,
+                stored: stored.clone(),
+                now: self.node_of(device, stored),
+                owners,
+            });
+        }
+        // The answer has no foreign node, and lacks one of its own: a group that was split.
+        let rest = [(without_group, false), (without_cdev, true)];
+        for (devices, by_cdev) in rest {
+            let like = |stored: &&AnswerNode| {
+                if by_cdev { stored.cdev().is_some() } else { stored.group().is_some() }
+            };
+            let Some(stored) = answer.0.iter().find(like) else { continue };
+            found.extend(devices.into_iter().rev().map(|device| Mismatch {
+                device,
+                stored: stored.clone(),
+                now: self.node_of(device, stored),
+                owners: Vec::new(),
+            }));
+        }
+        found
+    }
+
+    /// Returns whether what the answer names is still of these devices, or of another function of their groups.
+    fn is_current(&self, stored: &AnswerNode, resource: &str) -> bool {
+        match stored {
+            AnswerNode::Group(group) | AnswerNode::NoIommuGroup(group) => self.groups.contains(group),
+            AnswerNode::Cdev(number) => {
+                let is_peer = |device: &Device| {
+                    device.cdev == Some(*number)
+                        && device.group.is_some_and(|group| self.groups.contains(&group.0))
+                };
+                self.cdevs.contains(number) || self.snapshot.records().any(is_peer)
+            }
+            AnswerNode::Cdi(_) => stored.cdi_device(resource).is_none_or(|device| self.ids.contains(&device)),
+        }
+    }
+
+    /// Returns the offered devices that the node belongs to, each with the other offered functions of its group.
+    fn owners(&self, stored: &AnswerNode, resource: &str) -> Vec<DeviceId> {
+        let offered = || self.snapshot.devices.iter().map(|state| &state.device);
+        let by_id = stored.cdi_device(resource);
+        let is_owner = |device: &&Device| match stored {
+            AnswerNode::Group(group) | AnswerNode::NoIommuGroup(group) => {
+                device.group == Some(GroupId(*group))
+            }
+            AnswerNode::Cdev(number) => device.cdev == Some(*number),
+            AnswerNode::Cdi(_) => Some(device.id) == by_id,
+        };
+        let groups: BTreeSet<GroupId> =
+            offered().filter(is_owner).filter_map(|device| device.group).collect();
+        let owns =
+            |device: &&Device| is_owner(device) || device.group.is_some_and(|group| groups.contains(&group));
+        let others = offered().filter(owns).filter(|device| !self.ids.contains(&device.id));
+        others.map(|device| device.id).collect()
+    }
+
+    /// Returns whether a node that belongs to no offered device is certainly not of these devices. The kernel shows no number of a
+    /// device that is not bound, and a CDI name that no spec has is refused by the runtime.
+    fn certainly_differs(&self, stored: &AnswerNode) -> bool {
+        let mut records = self.devices.iter().map(|(_, record)| *record);
+        match stored {
+            AnswerNode::Group(_) | AnswerNode::NoIommuGroup(_) => records.all(|record| record.is_some()),
+            AnswerNode::Cdev(_) => records.all(|record| record.is_some_and(|device| device.cdev.is_some())),
+            AnswerNode::Cdi(_) => false,
+        }
+    }
+
+    /// Returns a device's node of the same kind as `stored`.
+    fn node_of(&self, device: DeviceId, stored: &AnswerNode) -> Option<AnswerNode> {
+        let record = self.snapshot.record(device)?;
+        let by_group = |device: &Device| device.group.map(|group| AnswerNode::Group(group.0));
+        match stored {
+            AnswerNode::Cdev(_) => record.cdev.map(AnswerNode::Cdev).or_else(|| by_group(record)),
+            _ => by_group(record),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
