@@ -191,6 +191,55 @@ async fn other_order_of_binding_makes_an_iommufd_answer_stale() {
 }
 
 #[tokio::test]
+async fn answer_with_cdi_names_alone_survives_a_reboot() {
+    let resource = "example.com/GPU";
+    for backend in ["legacy", "iommufd"] {
+        let node = Node::new().unwrap().with_cdevs().unwrap();
+        add(&node, &[(GPU, 52), (OTHER, 51)]);
+        let pools = format!(
+            "pools: [{{resource: {resource}, cdi: names, backend: {backend}, select: [{{vendor: \"10de\"}}]}}]"
+        );
+        let pools = write_pools(&node, &pools);
+        let words = ["--pools", pools.as_str()];
+        let kubelet = kubelet(&node).await;
+        let serve = Serve::start(&node, &words);
+        expect(&kubelet, "offered", |state| state.capacity(resource).allocatable == 2).await;
+        let pod = kubelet.admit_with("vm-a", resource, ids(GPU)).await.unwrap();
+        let names: Vec<_> = pod.response.cdi_devices.iter().map(|device| device.name.as_str()).collect();
+        assert_eq!((pod.response.devices.len(), names), (0, vec!["example.com/GPU=0000:1b:00.0"]));
+        assert_eq!(pod.response.envs["PCI_RESOURCE_EXAMPLE_COM_GPU"], GPU);
+        // The groups and the order of binding change.
+        reboot(&node, &kubelet, serve, &[(OTHER, 52), (GPU, 51)]).await;
+        let _serve = Serve::start(&node, &words);
+        expect(&kubelet, "both Healthy", |state| state.capacity(resource).allocatable == 2).await;
+        assert!(kubelet.pre_start(resource, &ids(GPU)).await.unwrap());
+        let spec = common::cdi_dir(&node).join("vfio-device-plugin_example.com_GPU.json");
+        let spec: serde_json::Value = serde_json::from_slice(&std::fs::read(spec).unwrap()).unwrap();
+        let is_gpu = |device: &&serde_json::Value| device["name"] == GPU;
+        let of_gpu = spec["devices"].as_array().unwrap().iter().find(is_gpu).unwrap();
+        let own = if backend == "legacy" { "/dev/vfio/51" } else { "/dev/vfio/devices/vfio1" };
+        assert_eq!(of_gpu["containerEdits"]["deviceNodes"][0]["path"], own, "the nodes of now: {spec}");
+        wait_for_pod_with(&node, &words, GPU, "default/vm-a").await;
+        let (_, out, _) = run(&node, &["doctor", "--pools", &pools]);
+        assert_eq!(out, "Nothing is wrong.\n");
+        kubelet.admit_with("vm-b", resource, ids(OTHER)).await.unwrap();
+    }
+}
+
+/// Waits until `list` with these words shows the pod of a device.
+async fn wait_for_pod_with(node: &Node, words: &[&str], address: &str, pod: &str) {
+    let deadline = Instant::now() + common::PATIENCE;
+    loop {
+        let (_, out, _) = run(node, &[&["list"], words].concat());
+        if out.lines().any(|line| line.starts_with(address) && line.contains(pod)) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{out}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
 async fn bind_while_serve_runs_makes_an_answer_stale() {
     let node = Node::new().unwrap().without_group_nodes().unwrap();
     add(&node, &[(GPU, 51), (OTHER, 52)]);
