@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::kubelet::list_and_watch::DeviceList;
+use crate::node::special_nodes::with_special_nodes;
 use crate::state_file::StateFile;
 use kubelet_api::v1beta1::{Device, NumaNode, TopologyInfo};
 use parking_lot::Mutex;
@@ -113,6 +114,7 @@ impl HealthPublisher {
         assignments: &Assignments,
         now: Instant,
     ) -> Published {
+        let snapshot = &*with_special_nodes(&self.root, snapshot, assignments.name_special_nodes());
         let mut guard = self.state.lock();
         let State { tracker, file } = &mut *guard;
         let gone = tracker.unlisted(snapshot).filter(|id| !self.root.has(*id)).collect();

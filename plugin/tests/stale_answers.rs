@@ -279,6 +279,43 @@ async fn node_that_belongs_to_nothing_is_reported_and_not_started() {
 }
 
 #[tokio::test]
+async fn extended_memory_of_another_pods_gpu_is_stale() {
+    let node = Node::new().unwrap();
+    let [first, second] = ["0008:01:00.0", "0009:01:00.0"];
+    for (address, group) in [(first, 60), (second, 61)] {
+        let gpu = Function::gpu(address, group, 0).with_device(0x2342);
+        node.add(gpu.with_driver(Some("nvgrace_gpu_vfio_pci"))).unwrap();
+    }
+    let memory = |name: &str, gpu: &str| {
+        let directory = format!("sys/class/egm/{name}");
+        std::fs::create_dir_all(node.root().join(&directory)).unwrap();
+        node.write(&format!("{directory}/gpu_devices"), format!("{gpu}\n")).unwrap();
+        node.write(&format!("{directory}/dev"), "510:0\n").unwrap();
+    };
+    memory("egm4", first);
+    memory("egm5", second);
+    let gh200 = "nvidia.com/2342";
+    let kubelet = kubelet(&node).await;
+    let serve = Serve::start(&node, &[]);
+    expect(&kubelet, "offered", |state| state.capacity(gh200).allocatable == 2).await;
+    let pod = kubelet.admit_with("vm-a", gh200, ids(first)).await.unwrap();
+    assert_eq!(pod.response.devices[2].host_path, "/dev/egm4");
+    wait_for_pod(&node, first, "default/vm-a").await;
+    assert!(kubelet.pre_start(gh200, &pod.devices).await.unwrap());
+    drop(serve);
+    memory("egm4", second);
+    memory("egm5", first);
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "the GPU of the memory Unhealthy", |state| {
+        (health(state, gh200, first), health(state, gh200, second)) == (Some(true), Some(false))
+    })
+    .await;
+    let refused = kubelet.pre_start(gh200, &pod.devices).await.unwrap_err();
+    assert!(refused.message().contains("with /dev/egm4, and this device has no such node now"), "{refused}");
+    doctor_finds(&node, &[first, "default/vm-a", "/dev/egm4 belongs to 0009:01:00.0"]);
+}
+
+#[tokio::test]
 async fn every_start_with_current_nodes_is_granted() {
     let (node, kubelet, _serve) = common::offered(&[]).await;
     let pod = kubelet.admit("vm-a", H100, 8).await.unwrap();

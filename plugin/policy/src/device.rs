@@ -2,7 +2,7 @@
 
 use crate::cdi::request::SpecDevice;
 use crate::pools::terms::{Offer, Terms};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 use vfio_probe::peek::Peek;
@@ -20,6 +20,8 @@ pub struct NodeSnapshot {
     pub not_offered: Vec<Device>,
     /// The devices that are assigned to pods and do not exist.
     pub missing: BTreeSet<DeviceId>,
+    /// Read only where a stored answer names such a node, and none elsewhere.
+    pub special: Option<SpecialNodes>,
     /// Whether the plugin can list /dev/vfio. If not, a missing device node is no evidence.
     pub vfio_visible: bool,
     /// Whether /dev/vfio/vfio is missing. A group's device node cannot be used without it.
@@ -32,6 +34,15 @@ pub struct NodeSnapshot {
     pub reports_seen: u64,
     /// The devices of the CDI specs on disk.
     pub cdi: Vec<SpecDevice>,
+}
+
+/// Device nodes that few hosts have.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct SpecialNodes {
+    /// The groups whose node is `/dev/vfio/noiommu-N`.
+    pub no_iommu: BTreeSet<GroupId>,
+    /// N of each extended memory `/dev/egmN` of offered GPUs, with its GPUs.
+    pub memories: BTreeMap<u32, BTreeSet<DeviceId>>,
 }
 
 /// One device at one moment.

@@ -6,12 +6,14 @@
 
 use crate::allocate::allocator::Allocator;
 use crate::kubelet::checkpoint;
+use crate::node::special_nodes::with_special_nodes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tonic::Status;
 use vfio_plugin_policy::allocation::AllocateError;
 use vfio_plugin_policy::assignments::record::{Assignment, PodRef};
-use vfio_plugin_policy::assignments::stored_answer::{Mismatch, StoredAnswer, compare};
+use vfio_plugin_policy::assignments::stored_answer::StoredAnswer;
+use vfio_plugin_policy::assignments::stored_answer::stale::{Mismatch, compare};
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_plugin_policy::health::reason::Reason;
 use vfio_probe::device::Detail;
@@ -65,7 +67,9 @@ impl Allocator {
             for id in entry.devices().iter().filter_map(|id| id.parse().ok()) {
                 refresh(&self.monitor.root, Arc::make_mut(&mut snapshot), id);
             }
-            let mismatches = compare(&StoredAnswer::of(entry), entry.devices(), &self.resource, &snapshot);
+            let answer = StoredAnswer::of(entry);
+            let now = with_special_nodes(&self.monitor.root, &snapshot, answer.names_special_nodes());
+            let mismatches = compare(&answer, entry.devices(), &self.resource, &now);
             found = Some(mismatches.into_iter().next()?);
         }
         found

@@ -43,6 +43,11 @@ impl Assignments {
         &self.records
     }
 
+    /// Returns whether a stored answer names a node that is compared with [`crate::device::NodeSnapshot::special`].
+    pub fn name_special_nodes(&self) -> bool {
+        self.records.iter().any(|record| record.answer.names_special_nodes())
+    }
+
     /// Returns the assignment of a device, under any resource.
     pub fn assignment(&self, device: &DeviceState) -> Option<&Assignment> {
         let by_group = || self.groups.get(&(device.resource.to_string(), device.device.group?));

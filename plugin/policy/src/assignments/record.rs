@@ -1,6 +1,7 @@
 //! An assignment: the devices of one resource that one container of a pod was allocated.
 
-use crate::assignments::stored_answer::{StoredAnswer, compare};
+use crate::assignments::stored_answer::StoredAnswer;
+use crate::assignments::stored_answer::stale::compare;
 use crate::device::NodeSnapshot;
 use crate::pools::terms::PinnedTerms;
 use serde::{Deserialize, Serialize};
@@ -130,10 +131,11 @@ impl Assignment {
         self.pinned.is_some() || self.was_offered
     }
 
-    /// Returns whether the kubelet is known to store an answer for it, and every node in that answer is of its devices.
+    /// Returns whether the kubelet is known to store an answer for it, and every node in that answer is known to be of its
+    /// devices.
     pub fn has_current_answer(&self, snapshot: &NodeSnapshot) -> bool {
         let is_stale = || !compare(&self.answer, &self.device_ids, &self.resource, snapshot).is_empty();
-        !self.answer.is_empty() && !is_stale()
+        !self.answer.is_empty() && !self.answer.names_special_nodes() && !is_stale()
     }
 
     /// Returns whether only an Allocate of this plugin is known of it.

@@ -1,4 +1,4 @@
-//! Compares the device nodes in the kubelet's stored answers with those that the devices have now.
+//! The kubelet's stored answers of Allocate, and [`stale`]: whether their device nodes are still those of the devices.
 //!
 //! The kubelet keeps Allocate's answer in its checkpoint (`AllocResp`) and uses it again whenever it creates a container of the
 //! pod (`deviceRunContainerOptions`), also after a reboot. The kernel numbers groups and VFIO devices in the order in which they
@@ -6,14 +6,16 @@
 //!
 //! `/dev/vfio/vfio` and `/dev/iommu` are every container's, so they are never stale. A device that could not be read shows nothing.
 
+pub mod stale;
+
 use crate::assignments::observation::CheckpointEntry;
-use crate::assignments::record::{Assignment, PodRef};
 use crate::cdi::names;
+#[cfg(doc)]
 use crate::device::NodeSnapshot;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
-use vfio_probe::{Device, DeviceId, GroupId};
+use vfio_probe::DeviceId;
 
 /// Returns whether a host path in an answer is a VFIO device node of one device or group, or shared by all of them. Other paths
 /// are of other plugins, or of another kind.
@@ -37,6 +39,8 @@ pub enum AnswerNode {
     NoIommuGroup(u32),
     /// `/dev/vfio/devices/vfioN`.
     Cdev(u32),
+    /// `/dev/egmN`: extended memory of a Grace system's GPUs.
+    Memory(u32),
     /// A fully qualified CDI name.
     Cdi(String),
 }
@@ -48,6 +52,9 @@ impl AnswerNode {
             let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
             digits.then(|| text.parse().ok()).flatten()
         };
+        if let Some(memory) = path.strip_prefix("/dev/egm") {
+            return number(memory).map(Self::Memory);
+        }
         let name = path.strip_prefix("/dev/vfio/")?;
         if let Some(cdev) = name.strip_prefix("devices/vfio") {
             number(cdev).map(Self::Cdev)
@@ -61,7 +68,7 @@ impl AnswerNode {
     fn group(&self) -> Option<u32> {
         match self {
             Self::Group(group) | Self::NoIommuGroup(group) => Some(*group),
-            Self::Cdev(_) | Self::Cdi(_) => None,
+            Self::Cdev(_) | Self::Memory(_) | Self::Cdi(_) => None,
         }
     }
 
@@ -83,6 +90,7 @@ impl fmt::Display for AnswerNode {
             Self::Group(group) => write!(f, "/dev/vfio/{group}"),
             Self::NoIommuGroup(group) => write!(f, "/dev/vfio/noiommu-{group}"),
             Self::Cdev(number) => write!(f, "/dev/vfio/devices/vfio{number}"),
+            Self::Memory(number) => write!(f, "/dev/egm{number}"),
             Self::Cdi(name) => f.write_str(name),
         }
     }
@@ -129,202 +137,10 @@ impl StoredAnswer {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-}
 
-/// One difference between a stored answer and the node as it is.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Mismatch {
-    /// The assigned device.
-    pub device: DeviceId,
-    /// What the answer names.
-    pub stored: AnswerNode,
-    /// The device's node now. None if the device has none, or is not there.
-    pub now: Option<AnswerNode>,
-    /// The offered devices that `stored` belongs to now: other devices than those of the assignment. Empty if it belongs to none.
-    pub owners: Vec<DeviceId>,
-}
-
-/// A stale answer.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct StaleAnswer<'a> {
-    /// The assignment that the kubelet stores the answer of.
-    pub assignment: &'a Assignment,
-    /// The difference.
-    pub mismatch: Mismatch,
-}
-
-impl StaleAnswer<'_> {
-    /// Returns the pod that the kubelet gives the answer to.
-    pub fn pod(&self) -> &PodRef {
-        &self.assignment.pod
-    }
-}
-
-/// Returns all differences between the stored answers of the assignments and the node. Time grows with the number of assigned
-/// devices.
-pub fn stale_answers<'a>(
-    assignments: impl IntoIterator<Item = &'a Assignment>,
-    snapshot: &NodeSnapshot,
-) -> Vec<StaleAnswer<'a>> {
-    let mut found = Vec::new();
-    for assignment in assignments {
-        let mismatches = compare(&assignment.answer, &assignment.device_ids, &assignment.resource, snapshot);
-        found.extend(mismatches.into_iter().map(|mismatch| StaleAnswer { assignment, mismatch }));
-    }
-    found
-}
-
-/// Compares the stored answer of the devices `ids`, which are of `resource`, with the nodes that they have now.
-///
-/// Ids that are no addresses, as the group numbers of older plugins, are not compared. Nothing is compared if a device could not be
-/// read.
-pub fn compare(
-    answer: &StoredAnswer,
-    ids: &BTreeSet<String>,
-    resource: &str,
-    snapshot: &NodeSnapshot,
-) -> Vec<Mismatch> {
-    if answer.is_empty() {
-        return Vec::new();
-    }
-    let Some(now) = DevicesNow::new(ids, snapshot) else { return Vec::new() };
-    now.compare(answer, resource)
-}
-
-/// The devices of one assignment as they are now.
-struct DevicesNow<'a> {
-    snapshot: &'a NodeSnapshot,
-    /// Each device with its record. None if it does not exist.
-    devices: Vec<(DeviceId, Option<&'a Device>)>,
-    ids: BTreeSet<DeviceId>,
-    groups: BTreeSet<u32>,
-    cdevs: BTreeSet<u32>,
-}
-
-impl<'a> DevicesNow<'a> {
-    /// Returns none without devices, or if one of them could not be read.
-    fn new(ids: &BTreeSet<String>, snapshot: &'a NodeSnapshot) -> Option<Self> {
-        let mut now = Self {
-            snapshot,
-            devices: Vec::new(),
-            ids: BTreeSet::new(),
-            groups: BTreeSet::new(),
-            cdevs: BTreeSet::new(),
-        };
-        for id in ids.iter().filter_map(|id| id.parse::<DeviceId>().ok()) {
-            let record = snapshot.record(id);
-            if record.is_none() && !snapshot.missing.contains(&id) {
-                return None;
-            }
-            now.ids.insert(id);
-            now.devices.push((id, record));
-            now.groups.extend(record.and_then(|device| device.group).map(|group| group.0));
-            now.cdevs.extend(record.and_then(|device| device.cdev));
-        }
-        (!now.devices.is_empty()).then_some(now)
-    }
-
-    fn compare(&self, answer: &StoredAnswer, resource: &str) -> Vec<Mismatch> {
-        // Devices whose own node the answer lacks, by the kinds of nodes that it has.
-        let lacks = |stored: BTreeSet<u32>, now: &dyn Fn(&Device) -> Option<u32>| {
-            let lacking = |record: &Device| now(record).is_some_and(|number| !stored.contains(&number));
-            let mut lacking: Vec<DeviceId> = (self.devices.iter())
-                .filter(|(_, record)| !stored.is_empty() && record.is_some_and(lacking))
-                .map(|(id, _)| *id)
-                .collect();
-            lacking.reverse();
-            lacking
-        };
-        let groups: BTreeSet<u32> = answer.0.iter().filter_map(AnswerNode::group).collect();
-        let cdevs: BTreeSet<u32> = answer.0.iter().filter_map(AnswerNode::cdev).collect();
-        let mut without_group = lacks(groups, &|device| Some(device.group?.0));
-        let mut without_cdev = lacks(cdevs, &|device| device.cdev);
-        let mut found = Vec::new();
-        for stored in answer.0.iter().filter(|stored| !self.is_current(stored, resource)) {
-            let owners = self.owners(stored, resource);
-            if owners.is_empty() && !self.certainly_differs(stored) {
-                continue;
-            }
-            let moved = if stored.cdev().is_some() { without_cdev.pop() } else { without_group.pop() };
-            let device = moved.or_else(|| self.devices.first().map(|(id, _)| *id));
-            let Some(device) = device else { continue };
-            found.push(Mismatch {
-                device,
-                stored: stored.clone(),
-                now: self.node_of(device, stored),
-                owners,
-            });
-        }
-        // The answer has no foreign node, and lacks one of its own: a group that was split.
-        let rest = [(without_group, false), (without_cdev, true)];
-        for (devices, by_cdev) in rest {
-            let like = |stored: &&AnswerNode| {
-                if by_cdev { stored.cdev().is_some() } else { stored.group().is_some() }
-            };
-            let Some(stored) = answer.0.iter().find(like) else { continue };
-            found.extend(devices.into_iter().rev().map(|device| Mismatch {
-                device,
-                stored: stored.clone(),
-                now: self.node_of(device, stored),
-                owners: Vec::new(),
-            }));
-        }
-        found
-    }
-
-    /// Returns whether what the answer names is still of these devices, or of another function of their groups.
-    fn is_current(&self, stored: &AnswerNode, resource: &str) -> bool {
-        match stored {
-            AnswerNode::Group(group) | AnswerNode::NoIommuGroup(group) => self.groups.contains(group),
-            AnswerNode::Cdev(number) => {
-                let is_peer = |device: &Device| {
-                    device.cdev == Some(*number)
-                        && device.group.is_some_and(|group| self.groups.contains(&group.0))
-                };
-                self.cdevs.contains(number) || self.snapshot.records().any(is_peer)
-            }
-            AnswerNode::Cdi(_) => stored.cdi_device(resource).is_none_or(|device| self.ids.contains(&device)),
-        }
-    }
-
-    /// Returns the offered devices that the node belongs to, each with the other offered functions of its group.
-    fn owners(&self, stored: &AnswerNode, resource: &str) -> Vec<DeviceId> {
-        let offered = || self.snapshot.devices.iter().map(|state| &state.device);
-        let by_id = stored.cdi_device(resource);
-        let is_owner = |device: &&Device| match stored {
-            AnswerNode::Group(group) | AnswerNode::NoIommuGroup(group) => {
-                device.group == Some(GroupId(*group))
-            }
-            AnswerNode::Cdev(number) => device.cdev == Some(*number),
-            AnswerNode::Cdi(_) => Some(device.id) == by_id,
-        };
-        let groups: BTreeSet<GroupId> =
-            offered().filter(is_owner).filter_map(|device| device.group).collect();
-        let owns =
-            |device: &&Device| is_owner(device) || device.group.is_some_and(|group| groups.contains(&group));
-        let others = offered().filter(owns).filter(|device| !self.ids.contains(&device.id));
-        others.map(|device| device.id).collect()
-    }
-
-    /// Returns whether a node that belongs to no offered device is certainly not of these devices. The kernel shows no number of a
-    /// device that is not bound, and a CDI name that no spec has is refused by the runtime.
-    fn certainly_differs(&self, stored: &AnswerNode) -> bool {
-        let mut records = self.devices.iter().map(|(_, record)| *record);
-        match stored {
-            AnswerNode::Group(_) | AnswerNode::NoIommuGroup(_) => records.all(|record| record.is_some()),
-            AnswerNode::Cdev(_) => records.all(|record| record.is_some_and(|device| device.cdev.is_some())),
-            AnswerNode::Cdi(_) => false,
-        }
-    }
-
-    /// Returns a device's node of the same kind as `stored`.
-    fn node_of(&self, device: DeviceId, stored: &AnswerNode) -> Option<AnswerNode> {
-        let record = self.snapshot.record(device)?;
-        let by_group = |device: &Device| device.group.map(|group| AnswerNode::Group(group.0));
-        match stored {
-            AnswerNode::Cdev(_) => record.cdev.map(AnswerNode::Cdev).or_else(|| by_group(record)),
-            _ => by_group(record),
-        }
+    /// Returns whether it can be compared only with [`NodeSnapshot::special`].
+    pub fn names_special_nodes(&self) -> bool {
+        self.0.iter().any(|node| matches!(node, AnswerNode::NoIommuGroup(_) | AnswerNode::Memory(_)))
     }
 }
 

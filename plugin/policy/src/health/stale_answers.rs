@@ -1,7 +1,7 @@
 //! Turns the stale answers that the kubelet stores into reasons, by device.
 
 use crate::assignments::index::Assignments;
-use crate::assignments::stored_answer::{StaleAnswer, stale_answers};
+use crate::assignments::stored_answer::stale::{StaleAnswer, stale_answers};
 use crate::device::NodeSnapshot;
 use crate::health::reason::Reason;
 use std::collections::BTreeMap;

@@ -3,10 +3,11 @@
 use crate::commands::doctor::finding::Findings;
 use crate::commands::doctor::kubelet::PodLookup;
 use crate::config::Config;
+use crate::node::special_nodes::with_special_nodes;
 use crate::status::report::DeviceReport;
 use std::collections::BTreeMap;
 use vfio_plugin_policy::assignments::record::Assignment;
-use vfio_plugin_policy::assignments::stored_answer::{Mismatch, StaleAnswer, stale_answers};
+use vfio_plugin_policy::assignments::stored_answer::stale::{Mismatch, StaleAnswer, stale_answers};
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_probe::device::Detail;
 use vfio_probe::{Buffer, Device, DeviceId, Root};
@@ -26,6 +27,7 @@ pub(super) fn examine(
         not_bound(root, id, &pod, findings);
     }
     let snapshot = snapshot(root, devices, assigned);
+    let snapshot = with_special_nodes(root, &snapshot, pods.assignments().name_special_nodes());
     for stale in stale_answers(assigned, &snapshot) {
         stale_answer(&stale, pods, findings);
     }

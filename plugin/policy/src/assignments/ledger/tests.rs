@@ -1,6 +1,7 @@
 //! The ledger over time: stories in which the kubelet is polled once a second.
 
 mod allocate;
+mod answers;
 mod ending;
 mod kubelet_restart;
 mod properties;

@@ -1,11 +1,12 @@
 //! Stale answers: one test for each way in which numbers change, and for each answer that must not count as stale.
 
+use super::stale::{Mismatch, StaleAnswer, stale_answers};
 use super::*;
-use crate::assignments::record::Source;
-use crate::device::DeviceState;
+use crate::assignments::record::{Assignment, PodRef, Source};
+use crate::device::{DeviceState, NodeSnapshot, SpecialNodes};
 use crate::testing::device_state;
 use std::time::Instant;
-use vfio_probe::{Occupancy, Viability};
+use vfio_probe::{GroupId, Occupancy, Viability};
 
 const A: &str = "0000:1b:00.0";
 const B: &str = "0000:3d:00.0";
@@ -78,6 +79,35 @@ fn group_number_that_belongs_to_nothing_is_stale() {
 #[test]
 fn group_without_an_iommu_is_current_by_its_number() {
     check(&["/dev/vfio/noiommu-51"], &[bound(A, 51, None)], &[]);
+}
+
+#[test]
+fn form_of_a_group_node_counts_where_it_was_read() {
+    let mut now = node(&[bound(A, 51, None), bound(B, 52, None)]);
+    now.special = Some(SpecialNodes { no_iommu: BTreeSet::from([GroupId(51)]), ..SpecialNodes::default() });
+    let pods = |answer: &str| [pod("u", &[A], &[answer])];
+    assert_eq!(stale(&pods("/dev/vfio/noiommu-51"), &now), [""; 0]);
+    assert_eq!(stale(&pods("/dev/vfio/51"), &now), ["0000:1b:00.0 /dev/vfio/51 -> /dev/vfio/noiommu-51: "]);
+    // Group 52 has an IOMMU: /dev/vfio/noiommu-52 belongs to nothing.
+    assert_eq!(
+        stale(&pods("/dev/vfio/noiommu-52"), &now),
+        ["0000:1b:00.0 /dev/vfio/noiommu-52 -> /dev/vfio/noiommu-51: ",]
+    );
+}
+
+#[test]
+fn extended_memory_of_other_gpus_is_stale() {
+    let mut now = node(&[bound(A, 51, None), bound(B, 52, None)]);
+    let pods = |memory: &str| [pod("u", &[A], &["/dev/vfio/51", memory])];
+    assert_eq!(stale(&pods("/dev/egm4"), &now), [""; 0], "it was not read");
+    let set = |ids: &[&str]| ids.iter().map(|id| id.parse().unwrap()).collect::<BTreeSet<DeviceId>>();
+    let memories = [(4, set(&[A])), (5, set(&[B])), (6, set(&[A, B]))].into();
+    now.special = Some(SpecialNodes { memories, ..SpecialNodes::default() });
+    assert_eq!(stale(&pods("/dev/egm4"), &now), [""; 0]);
+    for memory in ["/dev/egm5", "/dev/egm6"] {
+        assert_eq!(stale(&pods(memory), &now), [format!("{A} {memory} -> none: {B}")]);
+    }
+    assert_eq!(stale(&pods("/dev/egm7"), &now), [format!("{A} /dev/egm7 -> none: ")]);
 }
 
 #[test]
