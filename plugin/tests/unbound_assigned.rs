@@ -294,7 +294,7 @@ async fn mediated_device_that_is_gone_stays_listed() {
 }
 
 #[tokio::test]
-async fn device_that_comes_back_in_another_group_is_bound_and_has_a_stale_answer() {
+async fn device_back_in_another_group_has_a_stale_answer() {
     let (node, kubelet, serve, _) = with_a_pod(&[], H100).await;
     node.remove(GPU).unwrap();
     drop(serve);

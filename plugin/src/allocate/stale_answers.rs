@@ -12,8 +12,7 @@ use std::sync::Arc;
 use tonic::Status;
 use vfio_plugin_policy::allocation::AllocateError;
 use vfio_plugin_policy::assignments::record::{Assignment, PodRef};
-use vfio_plugin_policy::assignments::stored_answer::StoredAnswer;
-use vfio_plugin_policy::assignments::stored_answer::stale::{Mismatch, compare};
+use vfio_plugin_policy::assignments::stored_answer::stale::{Mismatch, compare, has_current_answer};
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_plugin_policy::health::reason::Reason;
 use vfio_probe::device::Detail;
@@ -46,10 +45,10 @@ impl Allocator {
         let is_this =
             |record: &&Assignment| record.checkpoint_ids == ids && *record.resource == *self.resource;
         let latest = assignments.records().iter().rev().find(is_this);
-        if latest.is_some_and(|record| record.is_unconfirmed() || record.has_current_answer(&snapshot)) {
+        if latest.is_some_and(|record| record.is_unconfirmed() || has_current_answer(record, &snapshot)) {
             return Ok(());
         }
-        let pod = latest.map(|record| &record.pod).cloned().unwrap_or_default();
+        let pod = latest.map(|record| &record.pod);
         match self.stale_answer(&ids, snapshot) {
             None => Ok(()),
             Some(mismatch) => Err(self.refuse_start(pod, &mismatch)),
@@ -67,7 +66,7 @@ impl Allocator {
             for id in entry.devices().iter().filter_map(|id| id.parse().ok()) {
                 refresh(&self.monitor.root, Arc::make_mut(&mut snapshot), id);
             }
-            let answer = StoredAnswer::of(entry);
+            let answer = entry.answer();
             let now = with_special_nodes(&self.monitor.root, &snapshot, answer.names_special_nodes());
             let mismatches = compare(&answer, entry.devices(), &self.resource, &now);
             found = Some(mismatches.into_iter().next()?);
@@ -75,9 +74,10 @@ impl Allocator {
         found
     }
 
-    fn refuse_start(&self, pod: PodRef, mismatch: &Mismatch) -> Status {
+    fn refuse_start(&self, pod: Option<&PodRef>, mismatch: &Mismatch) -> Status {
         let device = mismatch.device;
-        let pod = if pod.is_being_admitted() { "its pod".to_owned() } else { pod.to_string() };
+        let pod = pod.filter(|pod| !pod.is_being_admitted());
+        let pod = pod.map_or_else(|| "its pod".to_owned(), ToString::to_string);
         let stored = mismatch.stored.to_string();
         let reason = Reason::StaleAnswer { pod, stored, now: mismatch.now.as_ref().map(ToString::to_string) };
         tracing::warn!(

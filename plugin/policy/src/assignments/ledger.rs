@@ -191,7 +191,7 @@ impl Ledger {
         let mut answers: BTreeMap<usize, StoredAnswer> = BTreeMap::new();
         for entry in entries {
             let (index, state) = merge_entry(&mut self.records, entry, pods, is_fresh, observation);
-            answers.entry(index).or_default().add(entry);
+            answers.entry(index).or_default().add(&entry.nodes, &entry.cdi_names);
             checkpoint_is_stale |= state != EntryState::Confirmed;
             let indexes = if state == EntryState::Doubtful { &mut shown.doubtful } else { &mut shown.sure };
             indexes.insert(index);

@@ -1,8 +1,6 @@
 //! An assignment: the devices of one resource that one container of a pod was allocated.
 
 use crate::assignments::stored_answer::StoredAnswer;
-use crate::assignments::stored_answer::stale::compare;
-use crate::device::NodeSnapshot;
 use crate::pools::terms::PinnedTerms;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -129,13 +127,6 @@ impl Assignment {
     /// Returns whether the resource is known to be this plugin's: it has allocated the devices, or has offered the resource.
     pub fn is_of_this_plugin(&self) -> bool {
         self.pinned.is_some() || self.was_offered
-    }
-
-    /// Returns whether the kubelet is known to store an answer for it, and every node in that answer is known to be of its
-    /// devices.
-    pub fn has_current_answer(&self, snapshot: &NodeSnapshot) -> bool {
-        let is_stale = || !compare(&self.answer, &self.device_ids, &self.resource, snapshot).is_empty();
-        !self.answer.is_empty() && !self.answer.names_special_nodes() && !is_stale()
     }
 
     /// Returns whether only an Allocate of this plugin is known of it.

@@ -8,7 +8,6 @@
 
 pub mod stale;
 
-use crate::assignments::observation::CheckpointEntry;
 use crate::cdi::names;
 #[cfg(doc)]
 use crate::device::NodeSnapshot;
@@ -120,17 +119,10 @@ impl TryFrom<String> for AnswerNode {
 pub struct StoredAnswer(BTreeSet<AnswerNode>);
 
 impl StoredAnswer {
-    /// Returns what an entry of the checkpoint names.
-    pub fn of(entry: &CheckpointEntry) -> Self {
-        let mut answer = Self::default();
-        answer.add(entry);
-        answer
-    }
-
-    /// Adds what an entry of the checkpoint names.
-    pub(super) fn add(&mut self, entry: &CheckpointEntry) {
-        self.0.extend(entry.nodes.iter().filter_map(|path| AnswerNode::of_path(path)));
-        self.0.extend(entry.cdi_names.iter().cloned().map(AnswerNode::Cdi));
+    /// Adds the device nodes and the CDI names of one container's answer.
+    pub fn add(&mut self, nodes: &BTreeSet<String>, cdi_names: &BTreeSet<String>) {
+        self.0.extend(nodes.iter().filter_map(|path| AnswerNode::of_path(path)));
+        self.0.extend(cdi_names.iter().cloned().map(AnswerNode::Cdi));
     }
 
     /// Returns whether it names nothing that could become stale.

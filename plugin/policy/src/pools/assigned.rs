@@ -24,7 +24,7 @@ impl Pools {
 }
 
 impl Pool {
-    /// Returns whether this pool, which names models, can give a device this resource.
+    /// Returns whether this pool, which names models, can name a device's resource like this.
     fn can_name(&self, resource: &str, id: DeviceId, device: Option<&Device>) -> bool {
         let Some((_, name)) = resource.split_once('/') else { return false };
         let is_alias = self.alias.values().any(|alias| alias == name);
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn device_on_the_bus_belongs_to_the_pool_that_selects_it_without_its_driver() {
+    fn device_on_the_bus_is_selected_without_its_driver() {
         let gpus = Selector { driver: Some("vfio-pci".into()), .."10de/03".parse().unwrap() };
         let (pools, gpu) = (pool(None, gpus), device());
         for resource in ["nvidia.com/2330", "nvidia.com/GH100_H100_SXM5_80GB"] {
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn device_that_is_gone_belongs_to_a_pool_that_can_have_named_it() {
+    fn gone_device_belongs_to_a_pool_that_can_have_named_it() {
         let pools = pool(None, "10de/03".parse().unwrap());
         assert!(knows(&pools, "nvidia.com/2330", GPU, None));
         assert!(knows(&pools, "nvidia.com/GRID_T4-1Q", UUID, None), "a vGPU type");

@@ -65,9 +65,9 @@ fn unbound(
 
 /// Returns the pod in words.
 fn describe(assignment: &Assignment, pods: &PodLookup<'_>) -> String {
-    let doubt =
+    let note =
         if pods.shows(assignment) { "" } else { " (pod resources do not list it: it may have ended)" };
-    format!("{}{doubt}", assignment.pod)
+    format!("{}{note}", assignment.pod)
 }
 
 /// Returns whether a device is bound to a VFIO driver.

@@ -51,6 +51,14 @@ pub fn stale_answers<'a>(
     found
 }
 
+/// Returns whether the kubelet is known to store an answer for an assignment in which every node is of its devices.
+pub fn has_current_answer(assignment: &Assignment, snapshot: &NodeSnapshot) -> bool {
+    let Assignment { answer, device_ids, resource, .. } = assignment;
+    !answer.is_empty()
+        && !answer.names_special_nodes()
+        && compare(answer, device_ids, resource, snapshot).is_empty()
+}
+
 /// Compares the stored answer of the devices `ids`, which are of `resource`, with the nodes that they have now.
 ///
 /// Ids that are no addresses, as the group numbers of older plugins, are not compared. Nothing is compared if a device could not be

@@ -2,6 +2,7 @@
 
 use super::stale::{Mismatch, StaleAnswer, stale_answers};
 use super::*;
+use crate::assignments::observation::CheckpointEntry;
 use crate::assignments::record::{Assignment, PodRef, Source};
 use crate::device::{DeviceState, NodeSnapshot, SpecialNodes};
 use crate::testing::device_state;
@@ -36,7 +37,7 @@ fn pod(uid: &str, ids: &[&str], answer: &[&str]) -> Assignment {
         set(answer).into_iter().partition(|text| text.contains('='));
     let entry = CheckpointEntry { nodes, cdi_names: names, ..CheckpointEntry::default() };
     let pod = PodRef { uid: Some(uid.to_owned()), full_name: None };
-    Assignment { answer: StoredAnswer::of(&entry), ..Assignment::new(pod, R, set(ids), Source::Kubelet) }
+    Assignment { answer: entry.answer(), ..Assignment::new(pod, R, set(ids), Source::Kubelet) }
 }
 
 /// The differences in words: `device stored -> now: owners`.
@@ -111,7 +112,7 @@ fn extended_memory_of_other_gpus_is_stale() {
 }
 
 #[test]
-fn all_offered_functions_of_the_foreign_group_are_owners() {
+fn all_offered_functions_of_the_foreign_group_are_named() {
     let now = [bound(A, 51, None), bound(B, 52, Some(4)), bound("0000:3d:00.1", 52, Some(5))];
     let owners = "0000:3d:00.0 0000:3d:00.1";
     check(&["/dev/vfio/52"], &now, &[&format!("{A} /dev/vfio/52 -> /dev/vfio/51: {owners}")]);
@@ -208,7 +209,7 @@ fn answer_without_the_node_of_a_split_group_is_stale() {
 }
 
 #[test]
-fn device_that_is_gone_protects_the_group_that_has_its_number_now() {
+fn gone_device_protects_the_group_with_its_number() {
     let mut now = node(&[bound(B, 52, None)]);
     now.missing.insert(A.parse().unwrap());
     let pods = |answer: &[&str]| [pod("u", &[A], answer)];
@@ -240,11 +241,11 @@ fn device_that_could_not_be_read_shows_nothing() {
 }
 
 #[test]
-fn substitute_and_ids_of_an_older_plugin_are_compared_by_the_real_devices() {
+fn substitute_and_numeric_id_are_compared_by_real_devices() {
     let now = node(&[bound(A, 51, None), bound(B, 52, None)]);
     // The kubelet requested A, and the container has B.
     let substituted = Assignment { device_ids: set(&[B]), ..pod("u", &[A], &["/dev/vfio/52"]) };
-    assert_eq!(stale(&[substituted.clone()], &now), [""; 0]);
+    assert_eq!(stale(std::slice::from_ref(&substituted), &now), [""; 0]);
     let moved = Assignment { answer: pod("u", &[A], &["/dev/vfio/51"]).answer, ..substituted };
     assert_eq!(stale(&[moved], &now), ["0000:3d:00.0 /dev/vfio/51 -> /dev/vfio/52: 0000:1b:00.0"]);
     // The id is a group's number; the address is in the answer's environment.
