@@ -65,8 +65,7 @@ fn unbound(
 
 /// Returns the pod in words.
 fn describe(assignment: &Assignment, pods: &PodLookup<'_>) -> String {
-    let note =
-        if pods.shows(assignment) { "" } else { " (pod resources do not list it: it may have ended)" };
+    let note = if pods.shows(assignment) { "" } else { " (pod resources do not list it: it may have ended)" };
     format!("{}{note}", assignment.pod)
 }
 

@@ -69,11 +69,50 @@ pub fn compare(
     resource: &str,
     snapshot: &NodeSnapshot,
 ) -> Vec<Mismatch> {
-    if answer.is_empty() {
+    if answer.is_empty() || is_plainly_current(answer, ids, snapshot) {
         return Vec::new();
     }
     let Some(now) = DevicesNow::new(ids, snapshot) else { return Vec::new() };
     now.compare(answer, resource)
+}
+
+/// Returns whether an answer is current by the most usual rules alone: each node is that of a device, and each device has a node.
+/// Allocates nothing, because it runs for each assignment in each pass. False means that [`DevicesNow`] decides.
+fn is_plainly_current(answer: &StoredAnswer, ids: &BTreeSet<String>, snapshot: &NodeSnapshot) -> bool {
+    let mut records: [Option<&Device>; 8] = [None; 8];
+    if ids.len() > records.len() {
+        return false;
+    }
+    for (slot, id) in records.iter_mut().zip(ids) {
+        *slot = id.parse().ok().and_then(|id| snapshot.get(id)).map(|state| &state.device);
+        if slot.is_none() {
+            return false;
+        }
+    }
+    let records = || records.iter().copied().flatten();
+    let has_group = |group: u32| records().any(|device| device.group == Some(GroupId(group)));
+    let (mut by_group, mut by_cdev) = (false, false);
+    for node in &answer.0 {
+        let is_current = match node {
+            AnswerNode::Group(group) if snapshot.special.is_none() => has_group(*group),
+            AnswerNode::Cdev(number) => records().any(|device| device.cdev == Some(*number)),
+            AnswerNode::Cdi(name) => {
+                let device = name.rsplit_once('=').and_then(|(_, device)| device.parse().ok());
+                device.is_some_and(|device| records().any(|record| record.id == device))
+            }
+            AnswerNode::Group(_) | AnswerNode::NoIommuGroup(_) | AnswerNode::Memory(_) => false,
+        };
+        if !is_current {
+            return false;
+        }
+        by_group |= node.group().is_some();
+        by_cdev |= node.cdev().is_some();
+    }
+    records().all(|device| {
+        let names = |node: Option<AnswerNode>| node.is_some_and(|node| answer.0.contains(&node));
+        (!by_group || names(device.group.map(|group| AnswerNode::Group(group.0))))
+            && (!by_cdev || names(device.cdev.map(AnswerNode::Cdev)))
+    })
 }
 
 /// The devices of one assignment as they are now.
@@ -235,6 +274,47 @@ impl<'a> DevicesNow<'a> {
             AnswerNode::Memory(_) => None,
             AnswerNode::Cdev(_) => record.cdev.map(AnswerNode::Cdev).or_else(|| by_group(record)),
             _ => by_group(record),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::device_state;
+    use proptest::prelude::*;
+    use std::time::Instant;
+    use vfio_probe::{Occupancy, Viability};
+
+    fn node_of(kind: u8, number: u32) -> AnswerNode {
+        match kind {
+            0 => AnswerNode::Group(number),
+            1 => AnswerNode::Cdev(number),
+            _ => AnswerNode::Cdi(format!("nvidia.com/GPU=0000:{number:02x}:00.0")),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn plainly_current_answer_has_no_mismatch(
+            devices in prop::collection::vec((0_u32..4, prop::option::of(0_u32..4)), 1..4),
+            nodes in prop::collection::btree_set((0_u8..3, 0_u32..4), 0..4),
+            assigned in prop::collection::btree_set(0_usize..4, 1..3),
+        ) {
+            let mut snapshot = NodeSnapshot::default();
+            for (index, (group, cdev)) in devices.into_iter().enumerate() {
+                let address = format!("0000:{index:02x}:00.0");
+                let (free, viable) = (Occupancy::Free, Viability::Viable);
+                let mut state = device_state(&address, group, free, Instant::now(), viable, false);
+                state.device.cdev = cdev;
+                snapshot.devices.push(state);
+            }
+            let answer = StoredAnswer(nodes.into_iter().map(|(kind, number)| node_of(kind, number)).collect());
+            let ids: BTreeSet<String> = assigned.iter().map(|bus| format!("0000:{bus:02x}:00.0")).collect();
+            if is_plainly_current(&answer, &ids, &snapshot) {
+                let now = DevicesNow::new(&ids, &snapshot).unwrap();
+                prop_assert_eq!(now.compare(&answer, "nvidia.com/GPU"), []);
+            }
         }
     }
 }
