@@ -165,7 +165,13 @@ fn log_change(decision: &DeviceDecision<'_>) {
     let (resource, group) = (&device.resource, device.device.group.map(|group| group.0));
     let device = device.device.id;
     let known = before.as_ref().map(|before| &before.health);
-    if known != Some(&after.health) {
+    let is_news =
+        |known: Option<&Reason>, reason: &Reason| !known.is_some_and(|known| known.is_same_news(reason));
+    let health_is_news = match (known, &after.health) {
+        (Some(known), Health::Unhealthy(reason)) => is_news(known.reason(), reason),
+        (known, health) => known != Some(health),
+    };
+    if health_is_news {
         let (old, new) = (known.map_or("new", Health::as_str), after.health.as_str());
         match (known, &after.health) {
             // The usual case at the start. The resource logs the number of its devices.
@@ -188,7 +194,7 @@ fn log_change(decision: &DeviceDecision<'_>) {
         }
     }
     if let Some(warning) = &after.warning
-        && before.as_ref().and_then(|before| before.warning.as_ref()) != Some(warning)
+        && is_news(before.as_ref().and_then(|before| before.warning.as_deref()), warning)
     {
         let (reason, detail) = (warning.code(), warning.to_string());
         tracing::warn!(%device, group, %resource, reason, detail,

@@ -197,6 +197,48 @@ async fn kubelet_may_restart_at_the_same_time() {
 }
 
 #[tokio::test]
+async fn device_that_cannot_be_read_stays_listed() {
+    let (node, kubelet, serve, _) = with_a_pod(&[], H100).await;
+    node.unbind(GPU).unwrap();
+    node.make_unreadable(&format!("sys/devices/pci0000:00/{GPU}/uevent")).unwrap();
+    drop(serve);
+    fs::remove_dir_all(node.run_dir()).unwrap();
+    let _serve = Serve::start(&node, &[]);
+    listed_again(&kubelet, 1, "listed", true).await;
+    assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some("default/vm-9"));
+}
+
+#[tokio::test]
+async fn containers_of_two_resources_keep_both() {
+    let node = Node::new().unwrap();
+    for (address, group) in [(GPU, 51), (OTHER, 52)] {
+        node.add(Function::gpu(address, group, 0)).unwrap();
+    }
+    let pool = |name: &str, address: &str| {
+        format!("{{resource: example.com/{name}, select: [{{address: \"{address}\"}}]}}")
+    };
+    let pools = write_pools(&node, &format!("pools: [{}, {}]", pool("one", GPU), pool("two", OTHER)));
+    let words = ["--pools", pools.as_str()];
+    let [one, two] = ["example.com/one", "example.com/two"];
+    let kubelet = kubelet(&node).await;
+    let serve = Serve::start(&node, &words);
+    expect(&kubelet, "offered", |state| [one, two].map(|name| state.capacity(name).allocatable) == [1, 1])
+        .await;
+    kubelet.admit_with("vm-1", one, vec![GPU.to_owned()]).await.unwrap();
+    kubelet.admit_with("vm-2", two, vec![OTHER.to_owned()]).await.unwrap();
+    strike(&node, GPU, Fault::Gone);
+    strike(&node, OTHER, Fault::OtherDriver);
+    drop(serve);
+    fs::remove_dir_all(node.run_dir()).unwrap();
+    let _serve = Serve::start(&node, &words);
+    expect(&kubelet, "both listed", |state| {
+        (health(state, one, GPU), health(state, two, OTHER)) == (Some(false), Some(true))
+            && [one, two].map(|name| state.registrations_of(name)) == [2, 2]
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn resource_of_another_plugin_is_never_served() {
     let node = Node::new().unwrap();
     node.add(Function::gpu(OTHER, 52, 0)).unwrap();

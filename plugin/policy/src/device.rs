@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 use vfio_probe::peek::Peek;
-use vfio_probe::{Device, DeviceId, Evidence, GroupId, Holder, Kind, Occupancy, ScanCoverage, Viability};
+use vfio_probe::{
+    Device, DeviceId, Evidence, GroupId, Holder, Kind, Occupancy, ScanCoverage, Sriov, Viability,
+};
 
 /// All offered devices at one moment.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -14,7 +16,7 @@ pub struct NodeSnapshot {
     /// The bound devices that a pool offers, in the order of their ids.
     pub devices: Vec<DeviceState>,
     /// Devices of this plugin's resources that are assigned to pods and are not bound, or do not exist. The record of a device that
-    /// does not exist has only its id.
+    /// does not exist or could not be read has only its id ([`record_of_id`]).
     pub unbound: Vec<DeviceState>,
     /// The records of the other devices that are assigned to pods and exist: those that no pool offers.
     pub not_offered: Vec<Device>,
@@ -104,13 +106,13 @@ impl NodeSnapshot {
     pub fn record(&self, id: DeviceId) -> Option<&Device> {
         let known = self.get(id).map(|state| &state.device);
         let unbound = || self.unbound.iter().map(|state| &state.device).chain(&self.not_offered);
-        known.or_else(|| unbound().find(|device| device.id == id && !self.missing.contains(&id)))
+        known.or_else(|| unbound().find(|device| device.id == id && **device != record_of_id(id)))
     }
 
     /// Returns the records of all offered and assigned devices that exist.
     pub fn records(&self) -> impl Iterator<Item = &Device> {
         let states = self.devices.iter().chain(&self.unbound).map(|state| &state.device);
-        states.chain(&self.not_offered).filter(|device| !self.missing.contains(&device.id))
+        states.chain(&self.not_offered).filter(|device| **device != record_of_id(device.id))
     }
 
     /// Returns whether a device that is not in `devices` may be bound all the same, because its record or the list of
@@ -153,6 +155,26 @@ impl DeviceState {
     /// Returns whether a process holds the device's group.
     pub fn is_held(&self) -> bool {
         self.group.as_ref().is_some_and(|group| group.occupancy.is_held())
+    }
+}
+
+/// Returns a record with nothing but an id, for a device that does not exist or could not be read.
+pub fn record_of_id(id: DeviceId) -> Device {
+    Device {
+        id,
+        vendor: 0,
+        device: 0,
+        subsystem_vendor: 0,
+        subsystem_device: 0,
+        class: 0,
+        driver: None,
+        group: None,
+        numa_node: None,
+        sriov: Sriov::None,
+        cdev: None,
+        kind: if id.pci().is_some() { Kind::Pci } else { Kind::Mdev },
+        vgpu_type: None,
+        parent: None,
     }
 }
 

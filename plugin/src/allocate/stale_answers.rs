@@ -80,10 +80,8 @@ impl Allocator {
         let pod = pod.map_or_else(|| "its pod".to_owned(), ToString::to_string);
         let stored = mismatch.stored.to_string();
         let reason = Reason::StaleAnswer { pod, stored, now: mismatch.now.as_ref().map(ToString::to_string) };
-        tracing::warn!(
-            resource = %self.resource, %device, reason = reason.code(), detail = %reason,
-            "refused to start a container: its stored answer is stale"
-        );
+        // The publisher has warned of it. The kubelet tries again and again.
+        tracing::debug!(resource = %self.resource, %device, detail = %reason, "refused to start a container");
         Status::failed_precondition(format!("{device}: {reason}"))
     }
 }

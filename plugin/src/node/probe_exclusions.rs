@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use vfio_plugin_policy::assignments::reserved::{AssignedDevices, AssignedResource, PinnedOffer};
 use vfio_probe::device::Detail;
 use vfio_probe::monitor::Assigned;
-use vfio_probe::{Device, DeviceId, GroupId, Kind, Sriov, Watch};
+use vfio_probe::{Device, DeviceId, GroupId, Watch};
 
 /// The assignments as the monitor needs them. An assigned group is not probed, because a probe makes the open of a VM that starts
 /// fail.
@@ -75,8 +75,7 @@ impl ProbeExclusions {
             match root.device(id, Detail::Identity) {
                 Ok(device) => unbound.existing.push(device),
                 Err(_) if !root.has(id) => unbound.missing.push(id),
-                // It exists, and cannot be read now.
-                Err(_) => {}
+                Err(_) => unbound.unreadable.push(id),
             }
         }
         unbound
@@ -96,24 +95,6 @@ pub(crate) struct UnboundDevices {
     pub(crate) existing: Vec<Device>,
     /// Those that do not exist.
     pub(crate) missing: Vec<DeviceId>,
-}
-
-/// Returns a record with nothing but an id, for a device that does not exist.
-pub(crate) fn record_of_missing(id: DeviceId) -> Device {
-    Device {
-        id,
-        vendor: 0,
-        device: 0,
-        subsystem_vendor: 0,
-        subsystem_device: 0,
-        class: 0,
-        driver: None,
-        group: None,
-        numa_node: None,
-        sriov: Sriov::None,
-        cdev: None,
-        kind: if id.pci().is_some() { Kind::Pci } else { Kind::Mdev },
-        vgpu_type: None,
-        parent: None,
-    }
+    /// Those that exist and cannot be read now.
+    pub(crate) unreadable: Vec<DeviceId>,
 }

@@ -163,6 +163,27 @@ impl Reason {
         }
     }
 
+    /// Returns whether both say the same, so that the later one is no news. The pod of a stale answer may become known by its name
+    /// after its uid.
+    pub fn is_same_news(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::StaleAnswer { stored, now, .. },
+                Self::StaleAnswer { stored: other_stored, now: other_now, .. },
+            ) => (stored, now) == (other_stored, other_now),
+            (
+                Self::StaleAnswerOfAnotherPod { device, stored, now, .. },
+                Self::StaleAnswerOfAnotherPod {
+                    device: other_device,
+                    stored: other_stored,
+                    now: other_now,
+                    ..
+                },
+            ) => (device, stored, now) == (other_device, other_stored, other_now),
+            _ => self == other,
+        }
+    }
+
     /// Returns the holders that the reason names.
     pub fn holders(&self) -> &[HolderName] {
         match self {
@@ -322,6 +343,26 @@ pub(super) mod tests {
             assert_eq!(json["code"], code);
             assert_eq!(serde_json::from_value::<Reason>(json).unwrap(), reason);
         }
+    }
+
+    #[test]
+    fn name_of_the_pod_of_a_stale_answer_is_no_news() {
+        let own = |pod: &str, stored: &str| Reason::StaleAnswer {
+            pod: pod.to_owned(),
+            stored: stored.to_owned(),
+            now: None,
+        };
+        let other = |pod: &str, stored: &str| Reason::StaleAnswerOfAnotherPod {
+            pod: pod.to_owned(),
+            device: "0000:23:00.0".parse().unwrap(),
+            stored: stored.to_owned(),
+            now: None,
+        };
+        assert!(own("pod u1", "/dev/vfio/52").is_same_news(&own("pod a/vm", "/dev/vfio/52")));
+        assert!(other("pod u1", "/dev/vfio/52").is_same_news(&other("pod a/vm", "/dev/vfio/52")));
+        assert!(!own("pod a/vm", "/dev/vfio/52").is_same_news(&own("pod a/vm", "/dev/vfio/53")));
+        assert!(!own("pod a/vm", "/dev/vfio/52").is_same_news(&other("pod a/vm", "/dev/vfio/52")));
+        assert!(Reason::Lost.is_same_news(&Reason::Lost) && !Reason::Lost.is_same_news(&Reason::Gone));
     }
 
     #[test]

@@ -3,12 +3,12 @@
 use crate::node::cdi_specs::needed_specs;
 use crate::node::monitor::run::{MonitorLoop, Sources, bound};
 use crate::node::naming::ResourceNamer;
-use crate::node::probe_exclusions::{ProbeExclusions, UnboundDevices, record_of_missing};
+use crate::node::probe_exclusions::{ProbeExclusions, UnboundDevices};
 use crate::node::snapshot;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
-use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
+use vfio_plugin_policy::device::{DeviceState, NodeSnapshot, record_of_id};
 use vfio_plugin_policy::pools::terms::Offer;
 use vfio_plugin_policy::sriov;
 use vfio_probe::{Device, DeviceId};
@@ -103,9 +103,9 @@ fn add_unbound(
             None => snapshot.not_offered.push(device),
         }
     }
-    for id in unbound.missing {
-        let offer = offer(id, None);
-        snapshot.unbound.extend(offer.map(|offer| DeviceState::unbound(record_of_missing(id), offer)));
-        snapshot.missing.insert(id);
+    for id in unbound.missing.iter().chain(&unbound.unreadable) {
+        let state = |offer| DeviceState::unbound(record_of_id(*id), offer);
+        snapshot.unbound.extend(offer(*id, None).map(state));
     }
+    snapshot.missing.extend(unbound.missing);
 }
