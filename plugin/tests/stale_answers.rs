@@ -5,10 +5,14 @@
 
 mod common;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use common::{H100, Serve, device, expect, health, kubelet, run, wait_for_pod, write_pools};
+use kubelet_api::v1beta1::{ContainerAllocateResponse, DeviceSpec};
+use prost::Message;
 use std::time::Instant;
 use tonic::Code;
-use vfio_sim_node::kubelet::AdmitError;
+use vfio_sim_node::kubelet::{AdmitError, PodResourcesMode};
 use vfio_sim_node::{Function, Kubelet, Node};
 
 const GPU: &str = "0000:1b:00.0";
@@ -329,4 +333,61 @@ async fn every_start_with_current_nodes_is_granted() {
     }
     times.sort_unstable();
     println!("PreStartContainer of 8 devices: p50 {:?}, p99 {:?}", times[100], times[198]);
+}
+
+/// Writes a checkpoint with these entries: pod uid, container, device id, address in the environment, and node.
+fn write_checkpoint(node: &Node, entries: &[(&str, &str, &str, &str, &str)]) {
+    let entry = |(uid, container, id, address, path): &(&str, &str, &str, &str, &str)| {
+        let spec = |path: &str| DeviceSpec { host_path: path.to_owned(), ..DeviceSpec::default() };
+        let response = ContainerAllocateResponse {
+            envs: [("PCI_RESOURCE_NVIDIA_COM_2330".to_owned(), (*address).to_owned())].into(),
+            devices: vec![spec("/dev/vfio/vfio"), spec(path)],
+            ..ContainerAllocateResponse::default()
+        };
+        serde_json::json!({
+            "PodUID": uid, "ContainerName": container, "ResourceName": H100, "DeviceIDs": {"-1": [id]},
+            "AllocResp": BASE64_STANDARD.encode(response.encode_to_vec()),
+        })
+    };
+    let entries: Vec<_> = entries.iter().map(entry).collect();
+    let text = serde_json::json!({
+        "Data": {"PodDeviceEntries": entries, "RegisteredDevices": {H100: []}}, "Checksum": 0,
+    });
+    let path = node.kubelet_dir().join(kubelet_api::CHECKPOINT);
+    std::fs::write(path.with_extension("new"), text.to_string()).unwrap();
+    std::fs::rename(path.with_extension("new"), path).unwrap();
+}
+
+#[tokio::test]
+async fn start_is_granted_if_any_container_has_a_current_answer() {
+    let node = Node::new().unwrap();
+    add(&node, &[(GPU, 51), (OTHER, 52)]);
+    let kubelet = kubelet(&node).await;
+    kubelet.set_pod_resources_mode(PodResourcesMode::Hang);
+    let _serve = Serve::start(&node, &[]);
+    expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == 2).await;
+    let init = |path| ("u1", "init", GPU, GPU, path);
+    let compute = |path| ("u1", "compute", GPU, GPU, path);
+    // The init container's answer is of another time than the other one's: which of the two starts is not known.
+    write_checkpoint(&node, &[init("/dev/vfio/52"), compute("/dev/vfio/51")]);
+    expect(&kubelet, "Unhealthy", |state| health(state, H100, OTHER) == Some(false)).await;
+    assert!(kubelet.pre_start(H100, &ids(GPU)).await.unwrap());
+    write_checkpoint(&node, &[init("/dev/vfio/52"), compute("/dev/vfio/52")]);
+    assert!(kubelet.pre_start(H100, &ids(GPU)).await.is_err());
+    // A kubelet passes all ids of the container: another set is another container.
+    assert!(kubelet.pre_start(H100, &[GPU, OTHER].map(str::to_owned)).await.unwrap());
+}
+
+#[tokio::test]
+async fn doctor_alone_finds_stale_answers_of_an_older_plugin() {
+    let node = Node::new().unwrap();
+    add(&node, &[(GPU, 51), (OTHER, 52)]);
+    let kubelet = kubelet(&node).await;
+    kubelet.set_pod_resources_mode(PodResourcesMode::Hang);
+    // Its id is the group's number; the answer has the address.
+    write_checkpoint(&node, &[("u1", "compute", "52", GPU, "/dev/vfio/52")]);
+    doctor_finds(&node, &[GPU, "pod u1", "/dev/vfio/52", "/dev/vfio/51", OTHER]);
+    write_checkpoint(&node, &[("u1", "compute", "51", GPU, "/dev/vfio/51")]);
+    let (_, out, _) = run(&node, &["doctor"]);
+    assert!(!out.contains("stored answer"), "{out}");
 }
