@@ -149,20 +149,7 @@ impl<'a> DevicesNow<'a> {
     }
 
     fn compare(&self, answer: &StoredAnswer, resource: &str) -> Vec<Mismatch> {
-        // Devices whose own node the answer lacks, by the kinds of nodes that it has.
-        let lacks = |stored: BTreeSet<u32>, now: &dyn Fn(&Device) -> Option<u32>| {
-            let lacking = |record: &Device| now(record).is_some_and(|number| !stored.contains(&number));
-            let mut lacking: Vec<DeviceId> = (self.devices.iter())
-                .filter(|(_, record)| !stored.is_empty() && record.is_some_and(lacking))
-                .map(|(id, _)| *id)
-                .collect();
-            lacking.reverse();
-            lacking
-        };
-        let groups: BTreeSet<u32> = answer.0.iter().filter_map(AnswerNode::group).collect();
-        let cdevs: BTreeSet<u32> = answer.0.iter().filter_map(AnswerNode::cdev).collect();
-        let mut without_group = lacks(groups, &|device| Some(device.group?.0));
-        let mut without_cdev = lacks(cdevs, &|device| device.cdev);
+        let (mut without_group, mut without_cdev) = (self.without_group(answer), self.without_cdev(answer));
         let mut found = Vec::new();
         for stored in answer.0.iter().filter(|stored| !self.is_current(stored, resource)) {
             let owners = self.owners(stored, resource);
@@ -179,21 +166,51 @@ impl<'a> DevicesNow<'a> {
                 owners,
             });
         }
-        // The answer has no foreign node, and lacks one of its own: a group that was split.
-        let rest = [(without_group, false), (without_cdev, true)];
-        for (devices, by_cdev) in rest {
+        // Devices whose node the answer lacks beside that, as after the split of a group.
+        let of_groups = without_group.into_iter().map(|device| (device, false));
+        for (device, by_cdev) in of_groups.chain(without_cdev.into_iter().map(|device| (device, true))) {
             let like = |stored: &&AnswerNode| {
                 if by_cdev { stored.cdev().is_some() } else { stored.group().is_some() }
             };
-            let Some(stored) = answer.0.iter().find(like) else { continue };
-            found.extend(devices.into_iter().rev().map(|device| Mismatch {
+            let foreign = answer.0.iter().filter(like).find(|stored| !self.is_current(stored, resource));
+            let Some(stored) = foreign.or_else(|| answer.0.iter().find(like)) else { continue };
+            let owners = if foreign.is_some() { self.owners(stored, resource) } else { Vec::new() };
+            found.push(Mismatch {
                 device,
                 stored: stored.clone(),
                 now: self.node_of(device, stored),
-                owners: Vec::new(),
-            }));
+                owners,
+            });
         }
         found
+    }
+
+    /// Returns the devices whose group's node the answer lacks, last first. None if it names no groups.
+    fn without_group(&self, answer: &StoredAnswer) -> Vec<DeviceId> {
+        let stored: BTreeSet<u32> = answer.0.iter().filter_map(AnswerNode::group).collect();
+        let lacks = |device: &Device| device.group.is_some_and(|group| !stored.contains(&group.0));
+        self.last_first(|device| !stored.is_empty() && lacks(device))
+    }
+
+    /// Returns the devices of whose group the answer has no cdev, last first. None if it names no cdevs.
+    fn without_cdev(&self, answer: &StoredAnswer) -> Vec<DeviceId> {
+        let stored: BTreeSet<u32> = answer.0.iter().filter_map(AnswerNode::cdev).collect();
+        let is_stored = |device: &Device| device.cdev.is_some_and(|number| stored.contains(&number));
+        let groups: BTreeSet<GroupId> = self
+            .snapshot
+            .records()
+            .filter(|device| is_stored(device))
+            .filter_map(|device| device.group)
+            .collect();
+        let has_peer = |device: &Device| device.group.is_some_and(|group| groups.contains(&group));
+        self.last_first(|device| {
+            !stored.is_empty() && device.cdev.is_some() && !is_stored(device) && !has_peer(device)
+        })
+    }
+
+    fn last_first(&self, wanted: impl Fn(&Device) -> bool) -> Vec<DeviceId> {
+        let devices = self.devices.iter().rev().filter(|(_, record)| record.is_some_and(&wanted));
+        devices.map(|(id, _)| *id).collect()
     }
 
     /// Returns whether what the answer names is still of these devices, or of another function of their groups.

@@ -158,6 +158,21 @@ fn cdev_of_a_group_peer_is_current() {
 }
 
 #[test]
+fn answer_with_one_cdev_of_a_group_is_current() {
+    // As an older plugin may answer for both functions of a group.
+    let now = node(&[bound(A, 51, Some(1)), bound(PEER, 51, Some(2)), bound(B, 52, Some(0))]);
+    assert_eq!(stale(&[pod("u", &[A, PEER], &["/dev/vfio/devices/vfio1"])], &now), [""; 0]);
+    assert_eq!(
+        stale(&[pod("u", &[A, PEER], &["/dev/vfio/52"])], &now),
+        [
+            "0000:1b:00.0 /dev/vfio/52 -> /dev/vfio/51: 0000:3d:00.0",
+            "0000:1b:00.1 /dev/vfio/52 -> /dev/vfio/51: 0000:3d:00.0",
+        ],
+        "both devices are named"
+    );
+}
+
+#[test]
 fn cdi_name_is_stale_only_if_it_names_another_device() {
     let now = [bound(A, 51, None), bound(B, 52, None)];
     check(&["nvidia.com/GPU=0000:1b:00.0"], &now, &[]);
