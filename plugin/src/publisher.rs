@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::kubelet::list_and_watch::DeviceList;
+use crate::node::special_nodes::with_special_nodes;
 use crate::state_file::StateFile;
 use kubelet_api::v1beta1::{Device, NumaNode, TopologyInfo};
 use parking_lot::Mutex;
@@ -100,6 +101,11 @@ impl HealthPublisher {
         self.state.lock().tracker.contested().collect()
     }
 
+    /// Returns why no pod may be allocated a device now: [`HealthTracker::stale_answer_of_another_pod`].
+    pub(crate) fn stale_answer_of_another_pod(&self, device: DeviceId) -> Option<Reason> {
+        self.state.lock().tracker.stale_answer_of_another_pod(device).cloned()
+    }
+
     /// Decides on every device, logs what has changed, and writes the state file. Reads sysfs only for devices that are not in
     /// the snapshot and matter all the same.
     pub(crate) fn decide(
@@ -108,6 +114,7 @@ impl HealthPublisher {
         assignments: &Assignments,
         now: Instant,
     ) -> Published {
+        let snapshot = &*with_special_nodes(&self.root, snapshot, assignments.name_special_nodes());
         let mut guard = self.state.lock();
         let State { tracker, file } = &mut *guard;
         let gone = tracker.unlisted(snapshot).filter(|id| !self.root.has(*id)).collect();
@@ -158,7 +165,13 @@ fn log_change(decision: &DeviceDecision<'_>) {
     let (resource, group) = (&device.resource, device.device.group.map(|group| group.0));
     let device = device.device.id;
     let known = before.as_ref().map(|before| &before.health);
-    if known != Some(&after.health) {
+    let is_news =
+        |known: Option<&Reason>, reason: &Reason| !known.is_some_and(|known| known.is_same_news(reason));
+    let health_is_news = match (known, &after.health) {
+        (Some(known), Health::Unhealthy(reason)) => is_news(known.reason(), reason),
+        (known, health) => known != Some(health),
+    };
+    if health_is_news {
         let (old, new) = (known.map_or("new", Health::as_str), after.health.as_str());
         match (known, &after.health) {
             // The usual case at the start. The resource logs the number of its devices.
@@ -181,7 +194,7 @@ fn log_change(decision: &DeviceDecision<'_>) {
         }
     }
     if let Some(warning) = &after.warning
-        && before.as_ref().and_then(|before| before.warning.as_ref()) != Some(warning)
+        && is_news(before.as_ref().and_then(|before| before.warning.as_deref()), warning)
     {
         let (reason, detail) = (warning.code(), warning.to_string());
         tracing::warn!(%device, group, %resource, reason, detail,

@@ -2,11 +2,12 @@
 
 use crate::cdi::request::SpecDevice;
 use crate::pools::terms::{Offer, Terms};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 use vfio_probe::peek::Peek;
 use vfio_probe::{
-    Device, DeviceId, Evidence, GroupId, Holder, Kind, Member, Occupancy, ScanCoverage, Viability,
+    Device, DeviceId, Evidence, GroupId, Holder, Kind, Member, Occupancy, ScanCoverage, Sriov, Viability,
 };
 
 /// All offered devices at one moment.
@@ -14,8 +15,15 @@ use vfio_probe::{
 pub struct NodeSnapshot {
     /// The bound devices that a pool offers, in the order of their ids.
     pub devices: Vec<DeviceState>,
-    /// Devices that are assigned to pods, exist, and are no longer bound.
+    /// Devices of this plugin's resources that are assigned to pods and are not bound, or do not exist. The record of a device that
+    /// does not exist or could not be read has only its id ([`record_of_id`]).
     pub unbound: Vec<DeviceState>,
+    /// The records of the other devices that are assigned to pods and exist: those that no pool offers.
+    pub not_offered: Vec<Device>,
+    /// The devices that are assigned to pods and do not exist.
+    pub missing: BTreeSet<DeviceId>,
+    /// Read only where a stored answer names such a node, and none elsewhere.
+    pub special: Option<SpecialNodes>,
     /// Whether the plugin can list /dev/vfio. If not, a missing device node is no evidence.
     pub vfio_visible: bool,
     /// Whether /dev/vfio/vfio is missing. A group's device node cannot be used without it.
@@ -28,6 +36,15 @@ pub struct NodeSnapshot {
     pub reports_seen: u64,
     /// The devices of the CDI specs on disk.
     pub cdi: Vec<SpecDevice>,
+}
+
+/// Device nodes that few hosts have.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct SpecialNodes {
+    /// The groups whose node is `/dev/vfio/noiommu-N`.
+    pub no_iommu: BTreeSet<GroupId>,
+    /// N of each extended memory `/dev/egmN` of offered GPUs, with its GPUs.
+    pub memories: BTreeMap<u32, BTreeSet<DeviceId>>,
 }
 
 /// One device at one moment.
@@ -87,6 +104,19 @@ impl NodeSnapshot {
         self.devices.get(place)
     }
 
+    /// Returns the record of an offered or assigned device. None if it does not exist or could not be read.
+    pub fn record(&self, id: DeviceId) -> Option<&Device> {
+        let known = self.get(id).map(|state| &state.device);
+        let unbound = || self.unbound.iter().map(|state| &state.device).chain(&self.not_offered);
+        known.or_else(|| unbound().find(|device| device.id == id && **device != record_of_id(id)))
+    }
+
+    /// Returns the records of all offered and assigned devices that exist.
+    pub fn records(&self) -> impl Iterator<Item = &Device> {
+        let states = self.devices.iter().chain(&self.unbound).map(|state| &state.device);
+        states.chain(&self.not_offered).filter(|device| **device != record_of_id(device.id))
+    }
+
     /// Returns whether a device that is not in `devices` may be bound all the same, because its record or the list of
     /// bound devices could not be read.
     pub fn may_lack(&self, id: DeviceId) -> bool {
@@ -127,6 +157,26 @@ impl DeviceState {
     /// Returns whether a process holds the device's group.
     pub fn is_held(&self) -> bool {
         self.group.as_ref().is_some_and(|group| group.occupancy.is_held())
+    }
+}
+
+/// Returns a record with nothing but an id, for a device that does not exist or could not be read.
+pub fn record_of_id(id: DeviceId) -> Device {
+    Device {
+        id,
+        vendor: 0,
+        device: 0,
+        subsystem_vendor: 0,
+        subsystem_device: 0,
+        class: 0,
+        driver: None,
+        group: None,
+        numa_node: None,
+        sriov: Sriov::None,
+        cdev: None,
+        kind: if id.pci().is_some() { Kind::Pci } else { Kind::Mdev },
+        vgpu_type: None,
+        parent: None,
     }
 }
 

@@ -32,6 +32,7 @@ impl Allocator {
             );
         }
         let devices: Vec<DeviceId> = container.devices.iter().map(|device| device.device.id).collect();
+        let names_only = cdi == Cdi::Names;
         let cdi = self.cdi_request(cdi, snapshot, &devices, &chosen.paths).unwrap_or_else(|| {
             tracing::warn!(
                 resource = %self.resource, nodes = ?chosen.paths, devices = ?container.device_ids(),
@@ -40,7 +41,8 @@ impl Allocator {
             self.monitor.refresh_cdi_specs();
             CdiRequest::default()
         });
-        let mut nodes = chosen.paths;
+        // Without a spec, the nodes are what there is: the container must start.
+        let mut nodes = if names_only && !cdi.names.is_empty() { Vec::new() } else { chosen.paths };
         nodes.extend(extended_memory(&self.monitor.root, &container.devices, &devices));
         ContainerDevices { nodes, cdi }
     }

@@ -1,6 +1,6 @@
 //! Answers the kubelet's Allocate: grants devices only if their groups can be opened now.
 //!
-//! The steps of a call: plan the request (policy `allocation`), reserve its groups, probe all of them at once ([`verify`]),
+//! The steps of a call: plan the request (policy `allocation`), check [`stale_answers`], reserve its groups, probe all of them at once ([`verify`]),
 //! substitute or refuse held devices ([`substitute`], [`refusal`]), wake sleeping devices ([`wake`]), check the drivers again,
 //! record the assignment, and build the response ([`device_specs`], [`response`]).
 
@@ -8,6 +8,7 @@ pub(crate) mod allocator;
 mod device_specs;
 mod refusal;
 mod response;
+mod stale_answers;
 mod substitute;
 mod verify;
 mod wake;
@@ -48,6 +49,9 @@ impl Allocator {
         let (snapshot, assignments) = (self.snapshot(), self.assignments.current());
         let containers = request.container_requests.iter().map(|container| container.devices_ids.as_slice());
         let mut plan = allocation::plan(&self.resource, containers, &snapshot, &assignments)?;
+        for device in plan.devices() {
+            self.check_stale_answers(device)?;
+        }
         for (group, device) in plan.containers.iter().flat_map(PlannedContainer::groups) {
             if !reservation.reserve(group) {
                 return Err(AllocateError::GroupReserved { device: device.device.id, group });

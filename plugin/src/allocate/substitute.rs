@@ -82,7 +82,7 @@ impl Allocator {
         deadline: Instant,
     ) -> bool {
         let Some(group) = candidate.device.group else { return false };
-        if !reservation.reserve(group) {
+        if self.check_stale_answers(candidate).is_err() || !reservation.reserve(group) {
             return false;
         }
         let probed = probe::open(&self.monitor, group, deadline).await;

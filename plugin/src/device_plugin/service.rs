@@ -6,7 +6,7 @@
 //! | ListAndWatch | [`crate::kubelet::list_and_watch`], with the lists of [`crate::publisher`] |
 //! | GetPreferredAllocation | [`vfio_plugin_policy::allocation::preferred`], after a new peek at held devices |
 //! | Allocate | [`crate::allocate`] |
-//! | PreStartContainer | no one: the options do not ask for it |
+//! | PreStartContainer | [`crate::allocate`]: refuses to start a container with a stale answer |
 
 use crate::allocate::allocator::Allocator;
 use crate::kubelet::list_and_watch::DeviceListStream;
@@ -27,7 +27,7 @@ pub(super) struct Service {
 
 /// Returns the options that Register and GetDevicePluginOptions report to the kubelet.
 pub(super) fn options() -> DevicePluginOptions {
-    DevicePluginOptions { pre_start_required: false, get_preferred_allocation_available: true }
+    DevicePluginOptions { pre_start_required: true, get_preferred_allocation_available: true }
 }
 
 #[tonic::async_trait]
@@ -73,8 +73,9 @@ impl DevicePlugin for Service {
 
     async fn pre_start_container(
         &self,
-        _: Request<PreStartContainerRequest>,
+        request: Request<PreStartContainerRequest>,
     ) -> Result<Response<PreStartContainerResponse>, Status> {
+        self.allocator.pre_start(&request.into_inner().devices_ids)?;
         Ok(Response::new(PreStartContainerResponse {}))
     }
 }

@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use vfio_plugin_policy::assignments::reserved::PinnedOffer;
+use vfio_plugin_policy::assignments::reserved::{AssignedResource, PinnedOffer};
 use vfio_plugin_policy::pools::resource_name::{model_name, resource_of};
 use vfio_plugin_policy::pools::selector::VgpuType;
-use vfio_plugin_policy::pools::terms::Offer;
+use vfio_plugin_policy::pools::terms::{Offer, Terms};
 use vfio_plugin_policy::pools::{Pool, Pools, selector};
 use vfio_probe::{Device, DeviceId, Kind, Root};
 use warnings::NamingWarnings;
@@ -240,6 +240,21 @@ impl ResourceNamer {
         let terms = self.pools.named(resource).map(|pool| pool.terms);
         let terms = terms.or(offer_of_pools.map(|offer| offer.terms)).unwrap_or_default();
         Offer { resource: Arc::clone(resource), terms }
+    }
+
+    /// Returns how an assigned device that is not bound stays offered: by the resource that it was allocated from. None if that is
+    /// not this plugin's. `device` is its record; none if it does not exist.
+    pub(crate) fn offer_of_assigned(
+        &self,
+        assigned: &AssignedResource,
+        id: DeviceId,
+        device: Option<&Device>,
+    ) -> Option<Offer> {
+        let resource = &assigned.resource;
+        let is_known = assigned.is_of_this_plugin || self.resources.values().any(|known| known == resource);
+        let terms = self.pools.of_assigned(resource, id, device);
+        let terms = terms.or_else(|| is_known.then(Terms::default))?;
+        Some(Offer { resource: Arc::clone(resource), terms })
     }
 
     /// Returns how the pools offer a device; none if they do not. A virtual function of a vendor's driver without a vGPU is not

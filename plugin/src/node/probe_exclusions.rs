@@ -1,7 +1,7 @@
 //! Decides what the monitor must not probe and must keep offering, because it is assigned to a pod.
 
 use std::collections::{BTreeMap, BTreeSet};
-use vfio_plugin_policy::assignments::reserved::{AssignedDevices, PinnedOffer};
+use vfio_plugin_policy::assignments::reserved::{AssignedDevices, AssignedResource, PinnedOffer};
 use vfio_probe::device::Detail;
 use vfio_probe::monitor::Assigned;
 use vfio_probe::{Device, DeviceId, GroupId, Watch};
@@ -35,8 +35,12 @@ impl ProbeExclusions {
     }
 
     fn known(&self) -> &AssignedDevices {
-        static NOTHING: AssignedDevices =
-            AssignedDevices { devices: Vec::new(), groups: Vec::new(), pinned_offers: BTreeMap::new() };
+        static NOTHING: AssignedDevices = AssignedDevices {
+            devices: Vec::new(),
+            groups: Vec::new(),
+            pinned_offers: BTreeMap::new(),
+            resources: BTreeMap::new(),
+        };
         self.assigned.as_ref().or(self.restored.as_ref()).unwrap_or(&NOTHING)
     }
 
@@ -53,13 +57,44 @@ impl ProbeExclusions {
         })
     }
 
-    /// Returns the assigned devices that exist and are not bound, also those that were unbound before the plugin started. Reads each
-    /// one's record from sysfs.
-    pub(crate) fn unbound(&self, watch: &Watch) -> impl Iterator<Item = Device> {
-        let monitor = watch.monitor();
-        let is_bound = |id| monitor.devices().iter().any(|tracked| tracked.device.id == id);
-        let assigned = self.assigned.iter().flat_map(|assigned| &assigned.devices);
-        let unbound = assigned.filter(move |id| !is_bound(**id));
-        unbound.filter_map(|id| monitor.root().device(*id, Detail::Identity).ok())
+    /// Returns the resource by which a pod was allocated the device.
+    pub(crate) fn resource(&self, device: DeviceId) -> Option<&AssignedResource> {
+        self.known().resources.get(&device)
     }
+
+    /// Returns whether any assigned device is not bound. Reads nothing.
+    pub(crate) fn any_unbound(&self, watch: &Watch) -> bool {
+        self.unbound_ids(watch).next().is_some()
+    }
+
+    /// Reads the assigned devices that are not bound, also those that were unbound before the plugin started.
+    pub(crate) fn unbound(&self, watch: &Watch) -> UnboundDevices {
+        let root = watch.monitor().root();
+        let mut unbound = UnboundDevices::default();
+        for id in self.unbound_ids(watch) {
+            match root.device(id, Detail::Identity) {
+                Ok(device) => unbound.existing.push(device),
+                Err(_) if !root.has(id) => unbound.missing.push(id),
+                Err(_) => unbound.unreadable.push(id),
+            }
+        }
+        unbound
+    }
+
+    fn unbound_ids(&self, watch: &Watch) -> impl Iterator<Item = DeviceId> {
+        let bound = watch.monitor().devices();
+        let is_bound = |id: DeviceId| bound.iter().any(|tracked| tracked.device.id == id);
+        self.known().devices.iter().copied().filter(move |id| !is_bound(*id))
+    }
+}
+
+/// Assigned devices that are not bound.
+#[derive(Debug, Default)]
+pub(crate) struct UnboundDevices {
+    /// The records of those that exist, whatever driver they have.
+    pub(crate) existing: Vec<Device>,
+    /// Those that do not exist.
+    pub(crate) missing: Vec<DeviceId>,
+    /// Those that exist and cannot be read now.
+    pub(crate) unreadable: Vec<DeviceId>,
 }

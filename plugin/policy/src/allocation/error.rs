@@ -1,6 +1,7 @@
 //! Why an Allocate is refused.
 
 use crate::device::DeviceState;
+use crate::health::reason::Reason;
 use crate::holders::describe;
 use std::fmt;
 use vfio_probe::text::{DriverName, Text};
@@ -85,6 +86,13 @@ pub enum AllocateError {
         /// Why no other device was allocated instead. None if that was not tried.
         no_substitute: Option<NoSubstitute>,
     },
+    /// The kubelet stores an answer of Allocate for another pod that names the device's node. That pod could open the device.
+    StaleAnswer {
+        /// The device.
+        device: DeviceId,
+        /// Which pod, and what its answer names: [`Reason::StaleAnswerOfAnotherPod`].
+        reason: Box<Reason>,
+    },
     /// The group no longer exists.
     GroupGone {
         /// The device.
@@ -139,7 +147,7 @@ impl fmt::Display for AllocateError {
             Self::Lost { device } => write!(
                 f,
                 "{device}: {}: reset its slot or reseat it; dmesg may say when it was lost",
-                crate::health::reason::Reason::Lost
+                Reason::Lost
             ),
             Self::Unbinding { device } => write!(f, "{device}: is being unbound from its VFIO driver"),
             Self::NotViable { device, group, offender } => {
@@ -160,6 +168,7 @@ impl fmt::Display for AllocateError {
                 write!(f, "{device}: {pod} got it as the substitute of another device")?;
                 write_no_substitute(f, *no_substitute)
             }
+            Self::StaleAnswer { device, reason } => write!(f, "{device}: {reason}"),
             Self::GroupGone { device, group } => write!(f, "{device}: group {group} no longer exists"),
             Self::DriverChanged { device, driver: Some(driver) } => {
                 write!(f, "{device}: is now bound to {driver}")

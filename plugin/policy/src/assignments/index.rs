@@ -2,9 +2,10 @@
 
 use crate::assignments::ledger::Ledger;
 use crate::assignments::record::Assignment;
-use crate::assignments::reserved::{AssignedDevices, PinnedOffer};
+use crate::assignments::reserved::{AssignedDevices, AssignedResource, PinnedOffer};
 use crate::device::DeviceState;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use vfio_probe::{DeviceId, GroupId};
 
 /// The assignments at one moment.
@@ -35,6 +36,16 @@ impl Assignments {
             }
         }
         Self { known, records, devices, groups }
+    }
+
+    /// Returns all assignments.
+    pub fn records(&self) -> &[Assignment] {
+        &self.records
+    }
+
+    /// Returns whether a stored answer names a node that is compared with [`crate::device::NodeSnapshot::special`].
+    pub fn name_special_nodes(&self) -> bool {
+        self.records.iter().any(|record| record.answer.names_special_nodes())
     }
 
     /// Returns the assignment of a device, under any resource.
@@ -99,6 +110,18 @@ impl Assignments {
         self.records.is_empty()
     }
 
+    /// Returns the resource of each assigned device.
+    fn resources(&self) -> BTreeMap<DeviceId, AssignedResource> {
+        let mut known: BTreeMap<&str, Arc<str>> = BTreeMap::new();
+        let mut resource = |(id, index): (&DeviceId, &usize)| {
+            let record = self.records.get(*index)?;
+            let name = known.entry(&record.resource).or_insert_with(|| record.resource.as_str().into());
+            let is_of_this_plugin = record.is_of_this_plugin();
+            Some((*id, AssignedResource { resource: Arc::clone(name), is_of_this_plugin }))
+        };
+        self.devices.iter().filter_map(&mut resource).collect()
+    }
+
     /// Returns what the monitor must not probe and must keep offering as it is.
     pub fn reserved(&self) -> AssignedDevices {
         let pinned_offer = |(id, index): (&DeviceId, &usize)| {
@@ -109,6 +132,7 @@ impl Assignments {
             devices: self.devices.keys().copied().collect(),
             groups: self.groups.keys().map(|(_, group)| *group).collect(),
             pinned_offers: self.devices.iter().filter_map(pinned_offer).collect(),
+            resources: self.resources(),
         }
     }
 }

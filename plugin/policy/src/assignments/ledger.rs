@@ -8,9 +8,10 @@ use crate::assignments::kubelet::KubeletSocket;
 use crate::assignments::merge::{EntryState, is_of_entry, merge_entry, merge_holders, merge_listed, name_of};
 use crate::assignments::observation::{CheckpointEntry, LedgerUpdate, ListedPod, Observation};
 use crate::assignments::record::{Assignment, PodRef, Source};
+use crate::assignments::stored_answer::StoredAnswer;
 use crate::pools::terms::PinnedTerms;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// In how many observations in a row a pod must be missing to have ended.
@@ -187,8 +188,10 @@ impl Ledger {
     ) -> (Shown, bool) {
         let mut shown = Shown::default();
         let mut checkpoint_is_stale = false;
+        let mut answers: BTreeMap<usize, StoredAnswer> = BTreeMap::new();
         for entry in entries {
             let (index, state) = merge_entry(&mut self.records, entry, pods, is_fresh, observation);
+            answers.entry(index).or_default().add(&entry.nodes, &entry.cdi_names);
             checkpoint_is_stale |= state != EntryState::Confirmed;
             let indexes = if state == EntryState::Doubtful { &mut shown.doubtful } else { &mut shown.sure };
             indexes.insert(index);
@@ -206,6 +209,16 @@ impl Ledger {
                         observation.now,
                     ));
                 }
+            }
+        }
+        for (index, answer) in answers {
+            if let Some(record) = self.records.get_mut(index) {
+                record.answer = answer;
+            }
+        }
+        if let Some(offered) = observation.offered {
+            for record in self.records.iter_mut().filter(|record| !record.was_offered) {
+                record.was_offered = offered.contains(record.resource.as_str());
             }
         }
         if observation.adopt_holders {

@@ -2,7 +2,7 @@
 //! and what it adds to that record.
 
 use crate::assignments::observation::{CheckpointEntry, ListedPod, Observation};
-use crate::assignments::record::{Assignment, PodRef, Source, is_vfio_id};
+use crate::assignments::record::{Assignment, PodRef, Source};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -42,8 +42,7 @@ pub(super) fn merge_entry(
     record.pod.uid = Some(entry.pod_uid.clone());
     record.container = Some(entry.container.clone());
     record.pod.full_name = record.pod.full_name.take().or(name);
-    let was_substituted = entry.response_ids.iter().any(|id| is_vfio_id(id, true));
-    record.device_ids = if was_substituted { &entry.response_ids } else { &entry.ids }.clone();
+    record.device_ids = entry.devices().clone();
     record.source = Source::Kubelet;
     let Some(pods) = pods else {
         record.confirmed = Some(observation.now);

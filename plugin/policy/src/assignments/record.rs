@@ -1,5 +1,6 @@
 //! An assignment: the devices of one resource that one container of a pod was allocated.
 
+use crate::assignments::stored_answer::StoredAnswer;
 use crate::pools::terms::PinnedTerms;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -35,6 +36,12 @@ pub struct Assignment {
     /// then offered by this plugin, whatever the pools file says by now. None if no Allocate of this plugin is known.
     #[serde(default)]
     pub(super) pinned: Option<PinnedTerms>,
+    /// Whether this plugin, in this process or an earlier one, has offered devices under the resource.
+    #[serde(default)]
+    pub(super) was_offered: bool,
+    /// The device nodes and CDI names in the kubelet's stored answer.
+    #[serde(default)]
+    pub(super) answer: StoredAnswer,
     /// When the kubelet last showed that the pod exists.
     #[serde(skip)]
     pub confirmed: Option<Instant>,
@@ -101,6 +108,8 @@ impl Assignment {
             checkpoint_ids: ids,
             source,
             pinned: None,
+            was_offered: false,
+            answer: StoredAnswer::default(),
             confirmed: None,
             misses: 0,
             kubelet_restarts: 0,
@@ -115,8 +124,13 @@ impl Assignment {
         self.kubelet_restarts > 0 && self.pod.full_name.is_some()
     }
 
+    /// Returns whether the resource is known to be this plugin's: it has allocated the devices, or has offered the resource.
+    pub fn is_of_this_plugin(&self) -> bool {
+        self.pinned.is_some() || self.was_offered
+    }
+
     /// Returns whether only an Allocate of this plugin is known of it.
-    pub(super) fn is_unconfirmed(&self) -> bool {
+    pub fn is_unconfirmed(&self) -> bool {
         matches!(self.source, Source::Allocate(_))
     }
 

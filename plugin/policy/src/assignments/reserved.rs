@@ -14,6 +14,17 @@ pub struct AssignedDevices {
     pub groups: Vec<GroupId>,
     /// How this plugin allocated a device.
     pub pinned_offers: BTreeMap<DeviceId, PinnedOffer>,
+    /// The resource of each device, by which a device stays listed that is not bound or does not exist.
+    pub resources: BTreeMap<DeviceId, AssignedResource>,
+}
+
+/// The resource by which the kubelet has allocated a device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AssignedResource {
+    /// The resource.
+    pub resource: Arc<str>,
+    /// Whether it is known to be this plugin's. If not, the pools decide ([`crate::pools::assigned`]).
+    pub is_of_this_plugin: bool,
 }
 
 /// How this plugin allocated a device to a pod. It stays so while the pod exists.

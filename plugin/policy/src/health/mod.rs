@@ -1,13 +1,15 @@
 //! Decides what the plugin reports to the kubelet about a device, and why.
 //!
 //! [`decide`] is the rule for one device at one moment. [`tracker`] adds what of the past matters, [`reason`] has the typed
-//! reasons, [`stored`] their file, [`hardware`] and [`debounce`] the confirmed state of the hardware.
+//! reasons, [`stored`] their file, `stale_answers` those of the kubelet's stored answers, [`hardware`] and [`debounce`] the
+//! confirmed state of the hardware.
 
 pub mod checks;
 pub mod debounce;
 mod encode;
 pub mod hardware;
 pub mod reason;
+mod stale_answers;
 pub mod stored;
 pub mod tracker;
 
@@ -53,6 +55,9 @@ pub struct Case<'a> {
     pub node_counts: bool,
     /// Whether the device is assigned to a pod.
     pub assignment: AssignmentState,
+    /// What a stale answer that the kubelet stores does to the device: [`Reason::StaleAnswer`] or
+    /// [`Reason::StaleAnswerOfAnotherPod`].
+    pub stale_answer: Option<&'a Reason>,
     /// Whether an Allocate of the device was refused and no open has succeeded since.
     pub refused: bool,
     /// The reason of the previous report. None if the device was Healthy or was not reported yet.
@@ -84,12 +89,13 @@ pub struct Decision {
 /// 1. without an IOMMU group: Unhealthy
 /// 2. its unbind waits for a holder: Unhealthy
 /// 3. a group peer is assigned to a pod: Unhealthy
-/// 4. held: by the policy, see [`Busy`]; a held group is not judged by row 5, because it could not be held if it were not viable
-/// 5. group not viable: Unhealthy
-/// 6. fatal errors: Unhealthy
-/// 7. device node missing for longer than the settling time: Unhealthy
-/// 8. occupancy unknown: as reported before
-/// 9. else Healthy
+/// 4. the kubelet stores an answer with its device node for another pod: Unhealthy
+/// 5. held: by the policy, see [`Busy`]; a held group is not judged by row 6, because it could not be held if it were not viable
+/// 6. group not viable: Unhealthy
+/// 7. fatal errors: Unhealthy
+/// 8. device node missing for longer than the settling time: Unhealthy
+/// 9. occupancy unknown: as reported before
+/// 10. else Healthy
 ///
 /// Policies other than `attributed` ignore assignments.
 pub fn decide(case: &Case<'_>) -> Decision {
@@ -100,7 +106,8 @@ pub fn decide(case: &Case<'_>) -> Decision {
         // A fault from before the assignment is no warning.
         let Decision { health, decide_again, .. } =
             decide_unassigned(&Case { reported: None, ..case.clone() });
-        return match health.into_reason().or_else(|| fatal_errors(case.device)) {
+        let stale_answer = case.stale_answer.cloned();
+        return match stale_answer.or_else(|| health.into_reason()).or_else(|| fatal_errors(case.device)) {
             Some(reason) => Decision { decide_again, ..Decision::assigned(reason) },
             None => Decision { decide_again, ..Decision::healthy() },
         };
@@ -121,6 +128,9 @@ fn decide_unassigned(case: &Case<'_>) -> Decision {
         && let AssignmentState::Unassigned { peer: Some((peer, pod)), .. } = &case.assignment
     {
         return Decision::unhealthy(Reason::GroupPeer { group: group.id, peer: *peer, pod: pod.clone() });
+    }
+    if let (Busy::Attributed, Some(reason)) = (case.busy, case.stale_answer) {
+        return Decision::unhealthy(reason.clone());
     }
     if group.occupancy.is_held() {
         return decide_held(case, group);
@@ -147,7 +157,7 @@ fn decide_unassigned(case: &Case<'_>) -> Decision {
     }
 }
 
-/// Applies row 4 of [`decide`]: the group is held.
+/// Applies row 5 of [`decide`]: the group is held.
 fn decide_held(case: &Case<'_>, group: &GroupState) -> Decision {
     let held = || Decision::unhealthy(Reason::Held { holders: holder_names(group) });
     match (case.busy, &case.assignment) {
@@ -175,6 +185,8 @@ fn as_reported(case: &Case<'_>) -> Decision {
     let may_hold = |reason: &&Reason| match reason {
         // The device is bound and responds, or this function would not be called.
         Reason::Lost | Reason::Gone => false,
+        // Each pass finds them again.
+        Reason::StaleAnswer { .. } | Reason::StaleAnswerOfAnotherPod { .. } => false,
         Reason::FatalErrors { .. } => case.device.hardware.fatal > 0,
         _ => true,
     };

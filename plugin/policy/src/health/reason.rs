@@ -69,6 +69,29 @@ pub enum Reason {
         /// The number of new errors, at least 1.
         count: u64,
     },
+    /// The kubelet stores an answer of Allocate for the device's own pod that names another device node. Only ever a warning,
+    /// because the device is assigned.
+    StaleAnswer {
+        /// The pod in words.
+        pod: String,
+        /// The node or CDI name in the answer.
+        stored: String,
+        /// The device's node now. None if it has none.
+        now: Option<String>,
+    },
+    /// The kubelet stores an answer of Allocate for another pod that names this device's node. It was another device's node when
+    /// Allocate was answered.
+    StaleAnswerOfAnotherPod {
+        /// The pod in words.
+        pod: String,
+        /// The device that is assigned to that pod.
+        #[serde(with = "encode::device_id")]
+        device: DeviceId,
+        /// The node or CDI name in the answer.
+        stored: String,
+        /// The node of that pod's device now. None if it has none.
+        now: Option<String>,
+    },
 }
 
 /// A process that holds a device.
@@ -118,6 +141,8 @@ impl Reason {
             Self::NotViable { .. } => "not_viable",
             Self::NoDeviceNode { .. } => "no_device_node",
             Self::FatalErrors { .. } => "fatal_errors",
+            Self::StaleAnswer { .. } => "stale_answer",
+            Self::StaleAnswerOfAnotherPod { .. } => "stale_answer_of_another_pod",
         }
     }
 
@@ -132,7 +157,30 @@ impl Reason {
             | Self::GroupPeer { .. }
             | Self::NotViable { .. }
             | Self::NoDeviceNode { .. }
-            | Self::FatalErrors { .. } => Severity::Warning,
+            | Self::FatalErrors { .. }
+            | Self::StaleAnswer { .. }
+            | Self::StaleAnswerOfAnotherPod { .. } => Severity::Warning,
+        }
+    }
+
+    /// Returns whether both say the same, so that the later one is no news. The pod of a stale answer may become known by its name
+    /// after its uid.
+    pub fn is_same_news(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::StaleAnswer { stored, now, .. },
+                Self::StaleAnswer { stored: other_stored, now: other_now, .. },
+            ) => (stored, now) == (other_stored, other_now),
+            (
+                Self::StaleAnswerOfAnotherPod { device, stored, now, .. },
+                Self::StaleAnswerOfAnotherPod {
+                    device: other_device,
+                    stored: other_stored,
+                    now: other_now,
+                    ..
+                },
+            ) => (device, stored, now) == (other_device, other_stored, other_now),
+            _ => self == other,
         }
     }
 
@@ -174,7 +222,23 @@ impl fmt::Display for Reason {
             Self::NoDeviceNode { path } => write!(f, "no device node {path}"),
             Self::FatalErrors { count: 1 } => f.write_str("1 new fatal PCIe error (AER)"),
             Self::FatalErrors { count } => write!(f, "{count} new fatal PCIe errors (AER)"),
+            Self::StaleAnswer { pod, stored, now } => {
+                write!(f, "stale answer: the kubelet starts {pod} with {stored}")?;
+                write_now(f, "this device", now.as_deref())
+            }
+            Self::StaleAnswerOfAnotherPod { pod, device, stored, now } => {
+                write!(f, "stale answer of another pod: the kubelet starts {pod} with {stored}")?;
+                write_now(f, device, now.as_deref())
+            }
         }
+    }
+}
+
+/// Writes the end of a stale answer: the node that the pod's device has now, and what to do.
+fn write_now(f: &mut fmt::Formatter<'_>, device: impl fmt::Display, now: Option<&str>) -> fmt::Result {
+    match now {
+        Some(now) => write!(f, ", and {device} is {now} now; delete that pod"),
+        None => write!(f, ", and {device} has no such node now; delete that pod"),
     }
 }
 
@@ -202,7 +266,9 @@ pub(super) mod tests {
             driver: Text::lossy(driver),
         };
         let peer = "0000:23:00.0".parse().unwrap();
-        let pod = "pod default/vm-1".to_owned();
+        let vm = || "pod default/vm-1".to_owned();
+        let node = |group: u32| format!("/dev/vfio/{group}");
+        let pod = vm();
         let path = "/dev/vfio/51".to_owned();
         let group = GroupId(51);
         let offenders = vec![offender(b"0000:05:00.1", b"e1000"), offender(b"0000:05:00.2", b"xhci_hcd")];
@@ -237,6 +303,29 @@ pub(super) mod tests {
             (Reason::NoDeviceNode { path }, "no_device_node", "no device node /dev/vfio/51"),
             (Reason::FatalErrors { count: 1 }, "fatal_errors", "1 new fatal PCIe error (AER)"),
             (Reason::FatalErrors { count: 2 }, "fatal_errors", "2 new fatal PCIe errors (AER)"),
+            (
+                Reason::StaleAnswer { pod: vm(), stored: node(52), now: Some(node(51)) },
+                "stale_answer",
+                "stale answer: the kubelet starts pod default/vm-1 with /dev/vfio/52, and this device is /dev/vfio/51 now; \
+                 delete that pod",
+            ),
+            (
+                Reason::StaleAnswerOfAnotherPod {
+                    pod: vm(),
+                    device: peer,
+                    stored: node(52),
+                    now: Some(node(51)),
+                },
+                "stale_answer_of_another_pod",
+                "stale answer of another pod: the kubelet starts pod default/vm-1 with /dev/vfio/52, and 0000:23:00.0 is \
+                 /dev/vfio/51 now; delete that pod",
+            ),
+            (
+                Reason::StaleAnswerOfAnotherPod { pod: vm(), device: peer, stored: node(52), now: None },
+                "stale_answer_of_another_pod",
+                "stale answer of another pod: the kubelet starts pod default/vm-1 with /dev/vfio/52, and 0000:23:00.0 has no \
+                 such node now; delete that pod",
+            ),
         ]
     }
 
@@ -254,6 +343,26 @@ pub(super) mod tests {
             assert_eq!(json["code"], code);
             assert_eq!(serde_json::from_value::<Reason>(json).unwrap(), reason);
         }
+    }
+
+    #[test]
+    fn name_of_the_pod_of_a_stale_answer_is_no_news() {
+        let own = |pod: &str, stored: &str| Reason::StaleAnswer {
+            pod: pod.to_owned(),
+            stored: stored.to_owned(),
+            now: None,
+        };
+        let other = |pod: &str, stored: &str| Reason::StaleAnswerOfAnotherPod {
+            pod: pod.to_owned(),
+            device: "0000:23:00.0".parse().unwrap(),
+            stored: stored.to_owned(),
+            now: None,
+        };
+        assert!(own("pod u1", "/dev/vfio/52").is_same_news(&own("pod a/vm", "/dev/vfio/52")));
+        assert!(other("pod u1", "/dev/vfio/52").is_same_news(&other("pod a/vm", "/dev/vfio/52")));
+        assert!(!own("pod a/vm", "/dev/vfio/52").is_same_news(&own("pod a/vm", "/dev/vfio/53")));
+        assert!(!own("pod a/vm", "/dev/vfio/52").is_same_news(&other("pod a/vm", "/dev/vfio/52")));
+        assert!(Reason::Lost.is_same_news(&Reason::Lost) && !Reason::Lost.is_same_news(&Reason::Gone));
     }
 
     #[test]

@@ -105,6 +105,7 @@ impl Facts {
             device: &device,
             node_counts: self.node_counts,
             assignment,
+            stale_answer: None,
             refused: self.refused,
             reported: self.reported.as_ref(),
             settling: SETTLING,

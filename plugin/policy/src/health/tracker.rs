@@ -3,6 +3,7 @@
 use crate::assignments::index::Assignments;
 use crate::device::{DeviceState, NodeSnapshot};
 use crate::health::reason::Reason;
+use crate::health::stale_answers::StaleAnswers;
 use crate::health::{AssignmentState, Case, Decision, decide};
 use crate::pools::terms::Busy;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,8 @@ pub struct HealthTracker {
     records: BTreeMap<DeviceId, Record>,
     /// Groups of which an Allocate was refused. A refusal is about a group, also while none of its devices is bound.
     refusals: BTreeMap<GroupId, Refusal>,
+    /// What the stale answers that the kubelet stores do to devices.
+    stale_answers: StaleAnswers,
 }
 
 /// The memory of one device.
@@ -89,7 +92,7 @@ impl HealthTracker {
     pub fn new(carried_over: BTreeMap<DeviceId, Reason>) -> Self {
         let record =
             |(id, reason)| (id, Record { carried_over: Some(Box::new(reason)), ..Record::default() });
-        Self { records: carried_over.into_iter().map(record).collect(), refusals: BTreeMap::new() }
+        Self { records: carried_over.into_iter().map(record).collect(), ..Self::default() }
     }
 
     /// Returns why devices are Unhealthy, for the next process of the plugin. Includes reasons of the previous process for
@@ -101,6 +104,12 @@ impl HealthTracker {
     /// Returns the latest decision about a device.
     pub fn decision(&self, id: DeviceId) -> Option<&Decision> {
         self.records.get(&id)?.decision.as_ref()
+    }
+
+    /// Returns the stale answer of another pod that names the device's node, as [`Reason::StaleAnswerOfAnotherPod`]. Allocate must not
+    /// allocate the device: two pods could open it.
+    pub fn stale_answer_of_another_pod(&self, id: DeviceId) -> Option<&Reason> {
+        self.stale_answers.of_others.get(&id)
     }
 
     /// Returns the assigned devices that are no longer bound, as last seen.
@@ -134,6 +143,7 @@ impl HealthTracker {
     /// Decides on every device, and remembers the decisions.
     pub fn decide<'a>(&'a mut self, policy: Policy, facts: Facts<'a>) -> Pass<'a> {
         self.forget(&facts);
+        self.stale_answers = StaleAnswers::new(facts.assignments, facts.snapshot);
         let unbound: Vec<DeviceState> = self.unbound(facts.snapshot).cloned().collect();
         let mut decide_again: Option<Instant> = None;
         let mut before = Vec::with_capacity(facts.snapshot.devices.len() + unbound.len());
@@ -141,11 +151,14 @@ impl HealthTracker {
             let assignment = self.assignment(device, &unbound, &facts);
             let refused = self.is_refused(device);
             let record = self.records.entry(device.device.id).or_default();
+            let stale_answer =
+                self.stale_answers.of(device.device.id, assignment == AssignmentState::Assigned);
             let decision = decide(&Case {
                 busy: device.terms.busy.unwrap_or(policy.busy),
                 device,
                 node_counts: facts.snapshot.vfio_visible && policy.check_node,
                 assignment,
+                stale_answer,
                 refused,
                 reported: record.reported(),
                 settling: policy.settling,
@@ -212,8 +225,11 @@ impl HealthTracker {
             }
         }
         for device in snapshot.unbound.iter().filter(|device| assignments.counts_as_requested(device)) {
-            let record = self.records.entry(device.device.id).or_default();
-            record.assigned.get_or_insert_with(|| Box::new(device.clone()));
+            let assigned = &mut self.records.entry(device.device.id).or_default().assigned;
+            // The state in which it was bound says more.
+            if assigned.as_ref().is_none_or(|known| known.group.is_none() && **known != *device) {
+                *assigned = Some(Box::new(device.clone()));
+            }
         }
         self.refusals.retain(|group, refusal| {
             let members = || snapshot.devices.iter().filter(|device| device.device.group == Some(*group));

@@ -1,5 +1,6 @@
 //! Pools: which devices the plugin offers, under which resource and on which terms.
 
+pub mod assigned;
 pub mod backend;
 pub mod resource_name;
 pub mod selector;
@@ -57,6 +58,10 @@ impl Pools {
     /// Returns the pool that offers a device, with its place in the file.
     pub fn of(&self, device: &Device) -> Option<(usize, &Pool)> {
         self.0.iter().enumerate().find(|(_, pool)| pool.selects(device))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Pool> {
+        self.0.iter()
     }
 
     /// Returns the pool at a place.

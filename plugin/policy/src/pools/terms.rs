@@ -98,6 +98,9 @@ pub enum Cdi {
     /// `cdi_devices`.
     // A runtime that knows both uses each name once (containerd: `WithCDI`; CRI-O: `SpecInjectCDIDevices`).
     Annotations,
+    /// By the names in `cdi_devices` alone: Allocate's response has no device nodes. The runtime takes the nodes from the spec of
+    /// the moment in which it creates the container, so a response that the kubelet stores survives reboots and binds.
+    Names,
 }
 
 /// The terms on which a pool offers its devices.

@@ -13,7 +13,7 @@ use std::time::Instant;
 use vfio_plugin_policy::assignments::index::Assignments;
 use vfio_plugin_policy::assignments::ledger::Ledger;
 use vfio_plugin_policy::assignments::observation::{CheckpointEntry, ListedPod, Observation};
-use vfio_plugin_policy::assignments::record::PodRef;
+use vfio_plugin_policy::assignments::record::{Assignment, PodRef};
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::holders::in_words;
 
@@ -53,6 +53,16 @@ impl PodLookup<'_> {
             (None, None) if self.assignments.known => PodOf::None,
             (None, None) => PodOf::Unknown,
         }
+    }
+
+    /// Returns all assignments that the kubelet shows.
+    pub(super) fn assignments(&self) -> &Assignments {
+        &self.assignments
+    }
+
+    /// Returns whether the list of pods shows the assignment, or there is no list to compare with.
+    pub(super) fn shows(&self, assignment: &Assignment) -> bool {
+        !self.listed || assignment.confirmed.is_some()
     }
 
     /// Returns holders in words; pods are named by `namespace/name` where that is known.

@@ -1,5 +1,6 @@
 //! `doctor`: checks this node, and prints what is wrong and what to do.
 
+mod assignments;
 mod cdi_specs;
 mod device;
 mod finding;
@@ -48,6 +49,7 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
         device::examine(config, device, &combined(device, reported), &pods, &mut findings);
         hardware::examine(config, &root, device, &pods, &mut findings);
     }
+    assignments::examine(config, &root, &devices, reported, &pods, &mut findings);
     findings.extend(kubelet);
     names::examine(config, &devices, &mut findings);
     cdi_specs::examine(config, &devices, reported, &mut findings);

@@ -82,22 +82,16 @@ pub(super) fn examine(
     }
 }
 
-/// Adds a device that `serve` still lists though it is no longer bound.
+/// Adds a device that `serve` still lists because its unbind waits. [`super::assignments`] has the assigned ones.
 fn unbinding(device: &DeviceReport, bound: bool, findings: &mut Findings) {
     if bound {
         return;
     }
     match (&device.assignment, &device.reason) {
-        (Some(assignment), reason) => {
-            let reason = reason.as_deref().unwrap_or("no longer bound to a VFIO driver");
-            let what = format!("is assigned to pod {assignment} and is {reason}");
-            let advice = "Bind it again, or delete the pod; until then the device stays listed and counts as requested.";
-            findings.warn(&device.address, what, advice);
-        }
         (None, Some(reason)) if device.reason_code.as_deref() == Some(UNBINDING.code()) => {
             let advice = "The kernel's unbind waits until that process closes the device; end the process.";
             findings.warn(&device.address, reason, advice);
         }
-        (None, _) => {}
+        (_, _) => {}
     }
 }

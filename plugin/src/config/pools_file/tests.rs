@@ -80,7 +80,7 @@ fn error_has_its_line_and_what_was_expected() {
         (pool("resource: {a: b}"), "line 3: expected a single value"),
         (pool("select: [{}]"), "line 3: \"select\" is set twice; expected each key once"),
         (pool("alias: x"), "line 3: expected keys with values"),
-        (pool("cdi: on"), "line 3: \"on\": expected one of none, devices, annotations"),
+        (pool("cdi: on"), "line 3: \"on\": expected one of none, devices, annotations, names"),
         (pool("resource: GPU"), "line 3: \"GPU\": expected a resource name that the kubelet accepts"),
         (pool("resource: nvidia.com/-"), "line 3: \"nvidia.com/-\": expected a resource"),
         (pool("resource: kubernetes.io/gpu"), "line 3: \"kubernetes.io/gpu\": expected a resource"),

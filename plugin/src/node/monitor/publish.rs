@@ -2,12 +2,16 @@
 
 use crate::node::cdi_specs::needed_specs;
 use crate::node::monitor::run::{MonitorLoop, Sources, bound};
+use crate::node::naming::ResourceNamer;
+use crate::node::probe_exclusions::{ProbeExclusions, UnboundDevices};
 use crate::node::snapshot;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
-use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
+use vfio_plugin_policy::device::{DeviceState, NodeSnapshot, record_of_id};
+use vfio_plugin_policy::pools::terms::Offer;
 use vfio_plugin_policy::sriov;
-use vfio_probe::Device;
+use vfio_probe::{Device, DeviceId};
 
 impl MonitorLoop {
     /// Publishes a snapshot after a change, the first one, and after a CDI spec had to be written again.
@@ -36,20 +40,22 @@ impl MonitorLoop {
     fn snapshot(&mut self) -> NodeSnapshot {
         let Sources { watch, namer, hardware, .. } = &mut self.sources;
         let exclusions = &self.exclusions;
-        let unbound: Vec<Device> = exclusions.unbound(watch).collect();
+        let unbound = exclusions.unbound(watch);
         namer.save();
         namer.warn_of_unused_aliases();
         // During an unbind a device has no driver any more, by which a pool might select it.
         let stays = |device: &Device| device.driver.is_none() || exclusions.is_assigned(device);
-        let offers = namer.offers(bound(watch).chain(&unbound), exclusions.pinned_offers(), stays);
+        let offers = namer.offers(bound(watch).chain(&unbound.existing), exclusions.pinned_offers(), stays);
         let mut snapshot = snapshot::take(watch, &offers);
         if let Some(hardware) = hardware {
             for state in &mut snapshot.devices {
                 state.hardware = hardware.hardware(state.device.id);
             }
         }
-        let offered = |device: Device| Some(DeviceState::unbound(device, offers.get(&device.id)?.clone()));
-        snapshot.unbound = unbound.into_iter().filter_map(offered).collect();
+        add_unbound(&mut snapshot, unbound, exclusions, namer, &offers);
+        let is_unoffered =
+            |device: &&Device| exclusions.is_assigned(device) && !offers.contains_key(&device.id);
+        snapshot.not_offered.extend(bound(watch).filter(is_unoffered));
         snapshot.reports_seen = self.reports_seen;
         snapshot
     }
@@ -76,4 +82,30 @@ impl MonitorLoop {
             }
         }
     }
+}
+
+/// Adds the assigned devices that are not bound: each under the resource by which it was allocated, if that is this plugin's.
+fn add_unbound(
+    snapshot: &mut NodeSnapshot,
+    unbound: UnboundDevices,
+    exclusions: &ProbeExclusions,
+    namer: &ResourceNamer,
+    offers: &BTreeMap<DeviceId, Offer>,
+) {
+    let offer = |id: DeviceId, device: Option<&Device>| {
+        let assigned = exclusions.resource(id)?;
+        let known = offers.get(&id).filter(|offer| offer.resource == assigned.resource);
+        known.cloned().or_else(|| namer.offer_of_assigned(assigned, id, device))
+    };
+    for device in unbound.existing {
+        match offer(device.id, Some(&device)) {
+            Some(offer) => snapshot.unbound.push(DeviceState::unbound(device, offer)),
+            None => snapshot.not_offered.push(device),
+        }
+    }
+    for id in unbound.missing.iter().chain(&unbound.unreadable) {
+        let state = |offer| DeviceState::unbound(record_of_id(*id), offer);
+        snapshot.unbound.extend(offer(*id, None).map(state));
+    }
+    snapshot.missing.extend(unbound.missing);
 }

@@ -113,7 +113,7 @@ impl MonitorLoop {
         let Sources { watch, namer, .. } = &mut self.sources;
         let matters = namer.keeps_any()
             || namer.contradicts(exclusions.pinned_offers())
-            || exclusions.unbound(watch).next().is_some();
+            || exclusions.any_unbound(watch);
         let changed = exclusions.assigned != self.exclusions.assigned && matters;
         self.exclusions = exclusions;
         let assigned = self.exclusions.not_to_probe(watch);
@@ -219,7 +219,7 @@ impl MonitorLoop {
         if !changed && !namer.is_due(Instant::now()) {
             return false;
         }
-        let unbound: Vec<Device> = self.exclusions.unbound(watch).collect();
+        let unbound = self.exclusions.unbound(watch).existing;
         let is_new = namer.learn(watch.monitor().root(), &bound(watch).chain(&unbound));
         namer.warn_of_overlaps(bound(watch));
         is_new

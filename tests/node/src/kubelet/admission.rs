@@ -5,7 +5,8 @@ use super::state::Capacity;
 use kubelet_api::v1beta1::device_plugin_client::DevicePluginClient;
 use kubelet_api::v1beta1::{
     AllocateRequest, ContainerAllocateRequest, ContainerAllocateResponse,
-    ContainerPreferredAllocationRequest, ListAndWatchResponse, PreferredAllocationRequest,
+    ContainerPreferredAllocationRequest, ListAndWatchResponse, PreStartContainerRequest,
+    PreferredAllocationRequest,
 };
 use std::fmt;
 use tonic::transport::Channel;
@@ -146,6 +147,24 @@ impl Kubelet {
         let request = PreferredAllocationRequest { container_requests: vec![request] };
         let answer = self.client(resource)?.get_preferred_allocation(request).await?.into_inner();
         Ok(answer.container_responses.into_iter().next().unwrap_or_default().device_i_ds)
+    }
+
+    /// Calls PreStartContainer, as the kubelet does before it creates a container if the plugin's options ask for it
+    /// (`callPreStartContainerIfNeeded`). Returns false if the options do not.
+    ///
+    /// # Errors
+    /// The plugin's status. The kubelet does not create the container then, and tries again later.
+    pub async fn pre_start(&self, resource: &str, ids: &[String]) -> Result<bool, Status> {
+        let options = self.inner.state.borrow().resources.get(resource).map(|resource| resource.options);
+        if !options.is_some_and(|options| options.pre_start_required) {
+            return Ok(false);
+        }
+        let request = PreStartContainerRequest { devices_ids: ids.to_vec() };
+        // `deviceManager` gives up after 30 s (`KubeletDevicePluginPreStartTimeoutInSecs`).
+        let call = async { self.client(resource)?.pre_start_container(request).await };
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(30), call).await;
+        answer.map_err(|_| Status::deadline_exceeded("PreStartContainer"))??;
+        Ok(true)
     }
 
     /// Opens one more ListAndWatch stream to a plugin.

@@ -1,6 +1,7 @@
 //! Plays stories over time: what of the past decides the next report.
 
 mod restart;
+mod stale_answers;
 
 use super::*;
 use crate::assignments::ledger::Ledger;
