@@ -6,11 +6,12 @@
 
 mod entries;
 mod fields;
+mod reading;
 mod response;
 
 use crate::bounded_json::{self, JsonError, JsonLimit, JsonLimits};
 use crate::kubelet::kept::{Fault, Limit, OfferedResources};
-use entries::Reading;
+use reading::Reading;
 use rustix::fs::{Mode, OFlags};
 use std::fmt;
 use std::fs::File;

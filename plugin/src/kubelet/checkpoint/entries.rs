@@ -1,28 +1,13 @@
-//! Reads the checkpoint's JSON as a stream. Entries without ids that can be this plugin's leave their pod's uid only.
+//! Reads the checkpoint's JSON as a stream.
 
 use crate::kubelet::checkpoint::fields::{Ids, StoredResponse};
+use crate::kubelet::checkpoint::reading::{NOT, Reading};
 use crate::kubelet::checkpoint::response::Response;
-use crate::kubelet::kept::{Budget, Fault, Limit, OfferedResources};
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeSet;
 use std::fmt;
 use vfio_plugin_policy::assignments::observation::CheckpointEntry;
-
-/// The text of a malformed checkpoint's error, which is not shown.
-const NOT: &str = "not a checkpoint";
-
-/// What was read so far.
-#[derive(Debug)]
-pub(super) struct Reading<'a> {
-    offered: &'a OfferedResources,
-    budget: Budget,
-    entries: Vec<CheckpointEntry>,
-    /// The uids of all pods without an entry that was kept.
-    pods: BTreeSet<String>,
-    /// Why the reading ended early.
-    pub(super) fault: Option<Fault>,
-}
 
 #[derive(Deserialize)]
 #[serde(field_identifier)]
@@ -52,49 +37,6 @@ enum EntryKey {
     AllocResp,
     #[serde(other)]
     Other,
-}
-
-impl<'a> Reading<'a> {
-    pub(super) fn new(offered: &'a OfferedResources) -> Self {
-        let (entries, pods) = (Vec::new(), BTreeSet::new());
-        Self { offered, budget: Budget::of_a_list(), entries, pods, fault: None }
-    }
-
-    /// Returns the entries. A pod of which no entry was kept has one without ids, because the pod is known to the kubelet.
-    pub(super) fn finish(mut self) -> Vec<CheckpointEntry> {
-        for entry in &self.entries {
-            self.pods.remove(&entry.pod_uid);
-        }
-        let of_pod = |pod_uid| CheckpointEntry { pod_uid, ..CheckpointEntry::default() };
-        self.entries.extend(self.pods.into_iter().map(of_pod));
-        self.entries
-    }
-
-    /// Passes a value on, and keeps the reason of a failure.
-    pub(super) fn check<T, E: Error>(&mut self, result: Result<T, impl Into<Fault>>) -> Result<T, E> {
-        result.map_err(|fault| {
-            self.fault = Some(fault.into());
-            E::custom(NOT)
-        })
-    }
-
-    /// Keeps what is needed of an entry.
-    fn keep(&mut self, entry: CheckpointEntry, budget: Budget) -> Result<(), Limit> {
-        if entry.ids.is_empty() && entry.response_ids.is_empty() && entry.nodes.is_empty() {
-            if !self.pods.contains(&entry.pod_uid) {
-                self.budget.pod(&entry.pod_uid)?;
-                self.pods.insert(entry.pod_uid);
-            }
-            return Ok(());
-        }
-        self.budget = budget;
-        self.budget.entry()?;
-        for text in [&entry.pod_uid, &entry.container, &entry.resource] {
-            self.budget.text(text)?;
-        }
-        self.entries.push(entry);
-        Ok(())
-    }
 }
 
 /// The whole file: an object with the object `Data`.
@@ -212,7 +154,7 @@ impl<'de> Visitor<'de> for Entry<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let reading = self.0;
         // Counts only if the entry is kept.
-        let mut budget = reading.budget;
+        let mut budget = reading.budget();
         let (mut pod_uid, mut container, mut resource) = (None, None, None);
         let (mut ids, mut response) = (None, None);
         while let Some(key) = map.next_key()? {
@@ -238,7 +180,7 @@ impl<'de> Visitor<'de> for Entry<'_, '_> {
             return Err(A::Error::custom(NOT));
         };
         let mut ids: BTreeSet<String> = ids.unwrap_or_default();
-        ids.retain(|id| reading.offered.can_be_ours(&resource, id));
+        ids.retain(|id| reading.offered().can_be_ours(&resource, id));
         let Response { ids: response_ids, nodes, cdi_names } = response.unwrap_or_default();
         let entry = CheckpointEntry { pod_uid, container, resource, ids, response_ids, nodes, cdi_names };
         let kept = reading.keep(entry, budget);

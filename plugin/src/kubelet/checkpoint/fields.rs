@@ -1,6 +1,6 @@
 //! Reads two fields of an entry: the device ids and the stored response.
 
-use crate::kubelet::checkpoint::entries::Reading;
+use crate::kubelet::checkpoint::reading::Reading;
 use crate::kubelet::checkpoint::response::{self, Response};
 use crate::kubelet::kept::Budget;
 use serde::Deserializer;
