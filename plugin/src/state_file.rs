@@ -131,7 +131,7 @@ fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
 
 /// Parses an object, checks its field `version` and returns the other fields. Parses twice: a tree of values in between would take
 /// many times the text's size.
-fn decode_versioned<T: DeserializeOwned>(text: &[u8], version: u32) -> Result<T, JsonError> {
+pub(crate) fn decode_versioned<T: DeserializeOwned>(text: &[u8], version: u32) -> Result<T, JsonError> {
     let Version { version: found } = bounded_json::read(text, LIMITS)?;
     if found != version {
         let text = format!("it has version {found}, this plugin reads version {version}");

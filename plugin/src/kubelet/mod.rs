@@ -3,7 +3,7 @@
 pub(crate) mod checkpoint;
 pub(crate) mod kept;
 pub(crate) mod list_and_watch;
-mod pod_list;
+pub(crate) mod pod_list;
 pub(crate) mod pod_resources;
 pub(crate) mod registry;
 pub(crate) mod socket_watch;

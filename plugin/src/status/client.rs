@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 /// How long a command waits for a running `serve` to answer.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Limits for an answer. The report of a device has about 600 bytes and 25 values.
-const LIMITS: JsonLimits = JsonLimits { bytes: 16 << 20, string: 64 << 10, depth: 32, values: 500_000 };
+pub(crate) const LIMITS: JsonLimits =
+    JsonLimits { bytes: 16 << 20, string: 64 << 10, depth: 32, values: 500_000 };
 
 /// Connects to a Unix socket and blocks for at most `timeout`.
 ///
@@ -42,10 +43,8 @@ pub(crate) fn fetch(run_dir: &Path, timeout: Duration) -> anyhow::Result<StatusR
             anyhow!("{}: serve sent no complete answer within {timeout:?}; is it stopped?", path.display())
         }
         JsonError::Read(error) => Error::new(error).context(format!("cannot read {}", path.display())),
-        error => Error::new(error).context(format!(
-            "{}: the answer is no status report; is it another version?",
-            path.display()
-        )),
+        error => Error::new(error)
+            .context(format!("{}: the answer is no status report; is it another version?", path.display())),
     })
 }
 
