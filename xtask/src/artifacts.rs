@@ -1,0 +1,145 @@
+//! What the suites test: programs of the workspace, the installed C library and the Python wheel.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::context::Context;
+use crate::packages::{C_LIBRARY, PYTHON};
+use crate::{Result, process};
+
+/// `./verify` has built all programs in one go.
+pub const BUILT: &str = "VFIO_PROBE_BUILT";
+/// The program of the simulated node.
+pub const SIM_NODE: &str = "VFIO_SIM_NODE";
+
+impl Context {
+    /// Builds the programs of these packages in the debug profile. `./verify` builds all of them in one go: a build of single
+    /// packages selects other features of the dependencies and compiles them again.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a package does not build.
+    pub fn programs(&self, packages: &[&str]) -> Result {
+        if self.get(BUILT).is_some_and(|built| !built.is_empty()) {
+            return Ok(());
+        }
+        let mut build = self.cargo(&["build", "--quiet"]);
+        process::run(build.args(packages.iter().map(|package| format!("--package={package}"))))
+    }
+
+    /// Returns the integration test with this name, built with all tests of the workspace. `cargo test --test NAME` selects other
+    /// features of the dependencies and compiles them again.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is no such test or it does not build.
+    pub fn test_program(&self, name: &str) -> Result<PathBuf> {
+        let mut build = self.cargo(&["test", "--workspace", "--no-run", "--message-format", "json"]);
+        let messages = process::output(&mut build)?;
+        let target = format!("\"name\":\"{name}\"");
+        let test =
+            messages.lines().find(|line| line.contains("\"kind\":[\"test\"]") && line.contains(&target));
+        let program = test.and_then(|line| Some(line.split_once("\"executable\":\"")?.1.split_once('"')?.0));
+        Ok(program.ok_or_else(|| format!("the workspace has no test {name}, or it does not build"))?.into())
+    }
+
+    /// Builds the program of the simulated node.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not build.
+    pub fn simulated_node(&mut self) -> Result {
+        self.programs(&["vfio-sim-node"])?;
+        self.set(SIM_NODE, self.debug("vfio-sim-node"));
+        Ok(())
+    }
+
+    /// Returns a command that runs a program without CAP_SYS_ADMIN, with which the open of a held group would succeed.
+    #[must_use]
+    pub fn bare(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = self.command(self.debug("vfio-sim-node"));
+        command.arg("exec").arg(program.as_ref());
+        command
+    }
+
+    /// Installs the C library below a prefix, for pkg-config and the loader.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not build.
+    pub fn c_library(&mut self, prefix: &Path) -> Result {
+        self.need(C_LIBRARY)?;
+        let mut make = self.command("make");
+        make.args(["-s", "-C", "ffi", "install", "CARGOFLAGS=--quiet"]).arg(assignment("PREFIX=", prefix));
+        process::run(&mut make)
+            .map_err(|error| format!("cannot build and install the C library: {error}"))?;
+        self.set("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig"));
+        self.set("LD_LIBRARY_PATH", prefix.join("lib"));
+        // Go's build cache identifies a package by its files and flags, without C headers and the output of pkg-config.
+        let mut hasher = DefaultHasher::new();
+        (process::read(&prefix.join("include/vfio_probe.h"))?, prefix).hash(&mut hasher);
+        self.set("CGO_CFLAGS", format!("-O2 -g -DVFIO_PROBE_{:x}", hasher.finish()));
+        Ok(())
+    }
+
+    /// Installs the C library in the target directory, where the suites of other languages share it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not build.
+    pub fn shared_c_library(&mut self) -> Result {
+        self.c_library(&self.target.join("prefix"))
+    }
+
+    /// Returns the flags with which a C program uses the package of pkg-config.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the library is not installed.
+    pub fn c_flags(&self, package: &str) -> Result<Vec<String>> {
+        let flags = process::output(self.command("pkg-config").args(["--cflags", "--libs", package]))?;
+        Ok(flags.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// Builds the Python module's wheel in DIRECTORY/wheels and makes an empty virtual environment, DIRECTORY/venv.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the wheel does not build.
+    pub fn wheel(&self, directory: &Path) -> Result {
+        self.need(PYTHON)?;
+        let project = process::read(&self.top.join("python/pyproject.toml"))?;
+        let package = project.split('"').find(|word| word.starts_with("maturin=="));
+        let maturin =
+            self.pip_tool(package.ok_or("python/pyproject.toml names no maturin")?)?.join("maturin");
+        process::run(self.command("python3").args(["-m", "venv"]).arg(directory.join("venv")))
+            .map_err(|error| format!("cannot make a virtual environment: {error}"))?;
+        let mut build = self.command(maturin);
+        // A target directory of its own, because this library and the C ABI's are both called libvfio_probe.so. The interpreter
+        // is always the same: with another one, cargo compiles PyO3 again.
+        build.current_dir(self.top.join("python")).env("CARGO_TARGET_DIR", self.target.join("python"));
+        build
+            .args(["build", "--quiet", "--release", "--interpreter"])
+            .arg(self.find("python3").unwrap_or_default());
+        build.arg("--out").arg(directory.join("wheels"));
+        process::run(&mut build).map_err(|error| format!("cannot build the wheel: {error}").into())
+    }
+
+    /// Returns a command that installs the wheel of DIRECTORY, and nothing else, in a virtual environment.
+    #[must_use]
+    pub fn install_wheel(&self, directory: &Path, venv: &Path) -> Command {
+        let mut pip = self.command(venv.join("bin/pip"));
+        pip.args(["install", "--quiet", "--no-index", "--no-deps"]);
+        pip.args(process::entries(&directory.join("wheels")));
+        pip
+    }
+}
+
+/// Returns an argument of make such as PREFIX=/usr.
+#[must_use]
+pub fn assignment(name: &str, value: &Path) -> std::ffi::OsString {
+    let mut argument = std::ffi::OsString::from(name);
+    argument.push(value);
+    argument
+}

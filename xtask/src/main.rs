@@ -1,0 +1,64 @@
+//! Runs one task: `scripts/xtask TASK [ARGUMENT]...`. `./verify` is the task of the same name.
+
+use std::process::ExitCode;
+
+use xtask::context::Context;
+use xtask::suites::{cargo, cdi, ci, conformance, go, image, kubelets, lints, python, readme};
+use xtask::{Result, verify, vm};
+
+/// How a task ends.
+enum Task {
+    /// With success or failure.
+    Suite(fn(&mut Context, &[String]) -> Result<bool>),
+    /// With an exit status.
+    Program(fn(&mut Context, &[String]) -> Result<u8>),
+}
+
+/// Name, what it does, and the function.
+const TASKS: &[(&str, &str, Task)] = &[
+    ("verify", "run every test of the project (./verify)", Task::Program(verify::verify)),
+    ("ci", "run ./verify, and the VM tests on a built kernel (.ci/run)", Task::Suite(ci::ci)),
+    ("c", "test the C library (ffi/test)", Task::Suite(cargo::c)),
+    ("go", "test the Go package (ffi/go/test)", Task::Suite(go::go)),
+    ("python", "test the Python module (python/test)", Task::Suite(python::python)),
+    ("conformance", "compare the languages (tests/conformance/run)", Task::Suite(conformance::conformance)),
+    ("cost", "measure calls in all languages (tests/conformance/cost)", Task::Suite(conformance::cost)),
+    ("readme", "run the README's examples (tests/readme)", Task::Suite(readme::readme)),
+    ("cdi", "check CDI specs with the runtimes' library (tests/cdi/run)", Task::Suite(cdi::cdi)),
+    ("image", "check the image and the manifests (deploy/test)", Task::Suite(image::image)),
+    ("kubelets", "run the plugin with two kubelets (tests/chaos/run)", Task::Suite(kubelets::kubelets)),
+    ("kubelet-build", "build the kubelets (tests/kubelet/build)", Task::Suite(kubelets::kubelet_build)),
+    ("kubelet-go", "run Go for the kubelets (tests/kubelet/go)", Task::Suite(kubelets::kubelet_go)),
+    ("kubelet-lint", "check the kubelets' Go code (tests/kubelet/lint)", Task::Suite(kubelets::kubelet_lint)),
+    ("vm", "run tests or a command in a VM (tests/vm/run)", Task::Program(vm::vm)),
+    ("model", "run the model's tests", Task::Suite(cargo::model)),
+    ("rust-tests", "run the tests of all crates without the model's", Task::Suite(cargo::rust_tests)),
+    ("help-texts", "check the words of the programs' help texts", Task::Suite(lints::help_texts)),
+    ("spelling", "check the spelling", Task::Suite(lints::spelling)),
+    ("shell-scripts", "check the shell scripts", Task::Suite(lints::shell_scripts)),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let Some((name, arguments)) = arguments.split_first() else {
+        println!("usage: scripts/xtask TASK [ARGUMENT]...\n");
+        TASKS.iter().for_each(|(name, about, _)| println!("  {name:14}  {about}"));
+        return ExitCode::SUCCESS;
+    };
+    let Some((_, _, task)) = TASKS.iter().find(|(known, ..)| known == name) else {
+        eprintln!("xtask: unknown task {name}; scripts/xtask prints the list");
+        return ExitCode::from(2);
+    };
+    let status = Context::new().and_then(|mut context| match task {
+        Task::Suite(run) => run(&mut context, arguments).map(|passed| u8::from(!passed)),
+        Task::Program(run) => run(&mut context, arguments),
+    });
+    status.map_or_else(
+        |error| {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        },
+        ExitCode::from,
+    )
+}

@@ -1,0 +1,165 @@
+//! Tests the Go package: format, vet, tests with the race detector, tests with the static library, and the examples as static
+//! programs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::context::Context;
+use crate::log::{Log, ensure};
+use crate::node::{Node, number};
+use crate::packages::{C, C_LIBRARY};
+use crate::scratch::Scratch;
+use crate::suite::Suite;
+use crate::{Result, process};
+
+/// The Go package.
+const PACKAGE: &str = "ffi/go";
+/// The example with a module of its own.
+const AGENT: &str = "ffi/go/examples/agent";
+/// Flags of a build that needs no shared library.
+pub(crate) const STATIC: [&str; 2] = ["-tags", "vfio_probe_static,netgo,osusergo"];
+const STATIC_LIBRARY: [&str; 2] = ["-tags", "vfio_probe_static"];
+const POD: &str = "0d9a1c7e-5b0a-4a57-9d3a-0123456789ab";
+
+/// Runs the suite.
+///
+/// # Errors
+///
+/// Fails if a tool is missing or the simulated node does not start.
+pub fn go(context: &mut Context, _: &[String]) -> Result<bool> {
+    context.need(C)?;
+    context.need(C_LIBRARY)?;
+    context.need_go()?;
+    context.set("CGO_ENABLED", "1");
+    let work = Scratch::new()?;
+    context.shared_c_library()?;
+    let mut node = Node::start(context)?;
+    let gofmt = context.gofmt()?;
+    // Runs programs without CAP_SYS_ADMIN, with which the open of a held group would succeed.
+    let bare = format!("{} exec", context.debug("vfio-sim-node").display());
+    let tests = ["test", "-count=1", "-v", "-exec", bare.as_str()];
+    let (list, agent) = (work.join("list"), work.join("agent"));
+
+    let mut suite = Suite::new();
+    suite.check("format", |log| is_formatted(context, &gofmt, &context.top.join(PACKAGE), log));
+    suite.check("modules", |log| each_module(context, log, &["mod", "tidy", "-diff"], &[]));
+    suite.check("vet", |log| each_module(context, log, &["vet"], &["./..."]));
+    suite.check("vet, static", |log| {
+        each_module(context, log, &["vet", "-tags", "vfio_probe_static"], &["./..."])
+    });
+    suite.count("tests", command(context, PACKAGE, &[&tests[..], &["-race", "./..."]]));
+    // Without LD_LIBRARY_PATH, because the shared library must not be needed.
+    let mut static_tests = command(context, PACKAGE, &[&tests, &STATIC_LIBRARY, &["./..."]]);
+    static_tests.env_remove("LD_LIBRARY_PATH");
+    suite.count("tests, static", static_tests);
+    suite.count("agent", command(context, AGENT, &[&tests[..], &["-race", "."]]));
+
+    let root = node.root().to_owned();
+    let vm = node.start_vm("0000:1b:00.0", Some(POD))?;
+    suite.check("program of docs/go.md", |log| documented_program(context, &gofmt, &work, &root, log));
+    suite.check("list", |log| {
+        lists(log, &mut command(context, PACKAGE, &[&["run", "./examples/list"]]), &root, vm)
+    });
+    suite.check("static programs", |log| build_static(context, log, PACKAGE, &list, "./examples/list"));
+    suite.check("static agent", |log| build_static(context, log, AGENT, &agent, "."));
+    suite
+        .check("static programs need no libraries", |log| needs_no_libraries(context, log, &[&list, &agent]));
+    suite.check("static list", |log| {
+        lists(log, context.command(&list).env_remove("LD_LIBRARY_PATH"), &root, vm)
+    });
+    let mut static_agent = command(context, AGENT, &[&tests[..], &["."]]);
+    static_agent.env("VFIO_PROBE_AGENT", &agent);
+    suite.count("static agent", static_agent);
+    let calls = work.join("calls");
+    suite.check("program that measures calls", |log| {
+        log.run(command(context, PACKAGE, &[&["build", "-o"]]).arg(&calls).arg("./internal/calls"))
+    });
+    suite.check("cost of calls", |log| measures(log, context.bare(&calls).arg(&root).args(["52", "51"])));
+    Ok(suite.end())
+}
+
+/// Returns Go in a directory of the repository.
+fn command(context: &Context, directory: &str, arguments: &[&[&str]]) -> Command {
+    let mut go = context.command("go");
+    go.current_dir(context.top.join(directory)).args(arguments.concat());
+    go
+}
+
+/// Fails with the files below a directory that gofmt would change.
+pub(crate) fn is_formatted(context: &Context, gofmt: &Path, directory: &Path, log: &mut Log) -> Result {
+    let unformatted = log.output(context.command(gofmt).arg("-l").arg(directory))?;
+    ensure(unformatted.is_empty(), &format!("gofmt would change: {unformatted}"))
+}
+
+fn each_module(context: &Context, log: &mut Log, words: &[&str], packages: &[&str]) -> Result {
+    for module in [PACKAGE, AGENT] {
+        log.run(&mut command(context, module, &[words, packages]))?;
+    }
+    Ok(())
+}
+
+fn build_static(context: &Context, log: &mut Log, module: &str, program: &Path, package: &str) -> Result {
+    let mut build = command(context, module, &[&["build"], &STATIC]);
+    log.run(
+        build.args(["-ldflags", "-linkmode external -extldflags -static", "-o"]).arg(program).arg(package),
+    )
+}
+
+/// Fails if a program needs an interpreter or a shared library.
+fn needs_no_libraries(context: &Context, log: &mut Log, programs: &[&PathBuf]) -> Result {
+    for program in programs {
+        let headers = log.output(context.command("readelf").arg("-dl").arg(program))?;
+        let found = headers.lines().find(|line| line.contains("NEEDED") || line.contains("INTERP"));
+        ensure(found.is_none(), &format!("{}: {}", program.display(), found.unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+/// Runs the first program of docs/go.md in a module of its own.
+fn documented_program(context: &Context, gofmt: &Path, work: &Scratch, root: &Path, log: &mut Log) -> Result {
+    let directory = work.join("documented");
+    process::make_directory(&directory)?;
+    let program = super::readme::code_block(&process::read(&context.top.join("docs/go.md"))?, "go")?;
+    process::write(&directory.join("main.go"), program)?;
+    let module = "github.com/vfio-probe/vfio-probe/ffi/go";
+    let here = context.top.join(PACKAGE);
+    let text = format!(
+        "module documented\n\ngo 1.24\n\nrequire {module} v0.0.0\n\nreplace {module} => {}\n",
+        here.display()
+    );
+    process::write(&directory.join("go.mod"), text)?;
+    is_formatted(context, gofmt, &directory, log)?;
+    let output = log.output(context.command("go").current_dir(&directory).args(["run", "."]).arg(root))?;
+    ensure(output.lines().count() == 8, "there are eight GPUs")?;
+    ensure(
+        output.lines().any(|line| line == "0000:1b:00.0 51 looks-held"),
+        "no line says that the first GPU is held",
+    )
+}
+
+/// Checks the output of the example: one line for each device, and the first device is held.
+fn lists(log: &mut Log, program: &mut Command, root: &Path, vm: u32) -> Result {
+    let output = log.output(program.arg(root))?;
+    ensure(output.lines().count() == 8, "there are eight GPUs")?;
+    ensure(
+        output.lines().filter(|line| line.ends_with(" looks-free []")).count() == 7,
+        "seven GPUs are free",
+    )?;
+    let held = format!("0000:1b:00.0 looks-held [pid {vm} (qemu-system-x86), pod {POD}]");
+    ensure(output.contains(&held), &format!("no line says {held}"))
+}
+
+fn measures(log: &mut Log, program: &mut Command) -> Result {
+    let output = log.output(program)?;
+    ensure(
+        output.lines().count() == 1 && output.contains("\"language\":\"go\""),
+        "this is not one line of Go's figures",
+    )?;
+    for name in ["cgo_ns", "peek_ns", "probe_free_ns", "probe_held_ns"] {
+        ensure(
+            number(&output, name).is_some_and(|figure| figure >= 1.0),
+            &format!("{name} is not a number above 1"),
+        )?;
+    }
+    Ok(())
+}

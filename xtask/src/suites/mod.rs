@@ -1,0 +1,12 @@
+//! The test suites and checks that are no cargo tests: each is a step of `./verify` and a command of its own.
+
+pub mod cargo;
+pub mod cdi;
+pub mod ci;
+pub mod conformance;
+pub mod go;
+pub mod image;
+pub mod kubelets;
+pub mod lints;
+pub mod python;
+pub mod readme;

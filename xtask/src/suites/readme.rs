@@ -1,0 +1,115 @@
+//! Builds the README's examples as its readers would, and runs them on a simulated node.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::context::Context;
+use crate::log::{Log, same};
+use crate::node::Node;
+use crate::packages::{C, PYTHON};
+use crate::scratch::Scratch;
+use crate::suite::Suite;
+use crate::{Result, process};
+
+/// The buses of the eight GPUs, in groups from 51 on.
+const BUSES: [&str; 8] = ["1b", "3d", "4e", "5f", "9b", "bd", "ce", "df"];
+
+/// Runs the suite.
+///
+/// # Errors
+///
+/// Fails if a tool is missing or the simulated node does not start.
+pub fn readme(context: &mut Context, _: &[String]) -> Result<bool> {
+    context.need(C)?;
+    context.need(PYTHON)?;
+    context.need_go()?;
+    let work = Scratch::new()?;
+    let mut node = Node::start(context)?;
+    context.shared_c_library()?;
+    node.start_vm("0000:3d:00.0", None)?;
+    let page = process::read(&context.top.join("README.md"))?;
+    let mut suite = Suite::new();
+    let languages: [(&str, Build); 4] = [("python", python), ("go", go), ("c", c), ("rust", rust)];
+    for (language, build) in languages {
+        suite.check(language, |log| {
+            let directory = work.join(language);
+            process::make_directory(&directory)?;
+            let mut program = build(context, &directory, &code_block(&page, language)?, log)?;
+            let output = log.output(program.arg(node.root()))?;
+            let mut lines: Vec<&str> = output.lines().collect();
+            lines.sort_unstable();
+            same(&lines.join("\n"), &expected())
+        });
+    }
+    Ok(suite.end())
+}
+
+/// Builds an example as the README says, and returns the command that runs it. Target directories are shared with other tests.
+type Build = fn(&Context, &Path, &str, &mut Log) -> Result<Command>;
+
+fn python(context: &Context, directory: &Path, example: &str, log: &mut Log) -> Result<Command> {
+    process::write(&directory.join("example.py"), example)?;
+    log.run(context.command("python3").args(["-m", "venv", "venv"]).current_dir(directory))?;
+    let mut pip = context.command(directory.join("venv/bin/pip"));
+    pip.env("CARGO_TARGET_DIR", context.target.join("python"));
+    log.run(pip.args(["install", "--quiet"]).arg(context.top.join("python")))?;
+    let mut run = context.command(directory.join("venv/bin/python"));
+    run.arg(directory.join("example.py"));
+    Ok(run)
+}
+
+fn c(context: &Context, directory: &Path, example: &str, log: &mut Log) -> Result<Command> {
+    process::write(&directory.join("example.c"), example)?;
+    let mut cc = context.command("cc");
+    cc.current_dir(directory).args(["-Wall", "-Wextra", "-Werror", "-o", "example", "example.c"]);
+    log.run(cc.args(context.c_flags("vfio-probe")?))?;
+    Ok(context.command(directory.join("example")))
+}
+
+fn go(context: &Context, directory: &Path, example: &str, log: &mut Log) -> Result<Command> {
+    process::write(&directory.join("main.go"), example)?;
+    let go = |arguments: &[&str]| {
+        let mut go = context.command("go");
+        go.env("CGO_ENABLED", "1").current_dir(directory).args(arguments);
+        go
+    };
+    let module = "github.com/vfio-probe/vfio-probe/ffi/go";
+    log.run(&mut go(&["mod", "init", "example.test/list"]))?;
+    log.run(&mut go(&[
+        "mod",
+        "edit",
+        "-replace",
+        &format!("{module}={}", context.top.join("ffi/go").display()),
+    ]))?;
+    log.run(go(&["get", module]).env("GOFLAGS", "-mod=mod").env("GOPROXY", "off"))?;
+    Ok(go(&["run", "."]))
+}
+
+fn rust(context: &Context, directory: &Path, example: &str, log: &mut Log) -> Result<Command> {
+    let cargo = |arguments: &[&str]| {
+        let mut cargo = context.cargo(arguments);
+        cargo.current_dir(directory);
+        cargo
+    };
+    log.run(&mut cargo(&["init", "--quiet", "--name", "example"]))?;
+    log.run(cargo(&["add", "--quiet", "--path"]).arg(context.top.join("core")))?;
+    std::fs::copy(context.top.join("Cargo.lock"), directory.join("Cargo.lock"))?;
+    process::write(&directory.join("src/main.rs"), example)?;
+    let mut run = cargo(&["run", "--quiet", "--target-dir"]);
+    run.arg(context.target.join("readme")).arg("--");
+    Ok(run)
+}
+
+/// Returns the first code block of a language in a page.
+pub(crate) fn code_block(page: &str, language: &str) -> Result<String> {
+    let block =
+        page.split_once(&format!("\n```{language}\n")).and_then(|(_, rest)| rest.split_once("\n```\n"));
+    Ok(block.ok_or_else(|| format!("the page has no code block of {language}"))?.0.to_owned() + "\n")
+}
+
+fn expected() -> String {
+    let line = |(index, bus): (usize, &&str)| {
+        format!("0000:{bus}:00.0 group {} looks-{}", 51 + index, if index == 1 { "held" } else { "free" })
+    };
+    BUSES.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
+}
