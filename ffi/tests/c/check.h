@@ -29,6 +29,8 @@ static int checks_failed, tests_passed, tests_failed;
         test();                                                                                                      \
         if (checks_failed == before) {                                                                               \
             tests_passed++;                                                                                          \
+            printf("ok %s\n", #test);                                                                                \
+            fflush(stdout);                                                                                          \
         } else {                                                                                                     \
             tests_failed++;                                                                                          \
             fprintf(stderr, "FAILED: %s\n", #test);                                                                  \

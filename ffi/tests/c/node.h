@@ -16,7 +16,7 @@ struct node {
     char reply[1024];
 };
 
-/* Ends the test program; ffi/test counts a program without a summary line as a failure. */
+/* Ends the test program; the program has no summary line then, which is a failure. */
 static inline void node_die(const char *what) {
     perror(what);
     exit(2);
