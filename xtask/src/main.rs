@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use xtask::context::Context;
 use xtask::suites::{cargo, cdi, ci, conformance, go, image, kubelets, lints, python, readme};
-use xtask::{Result, verify, vm};
+use xtask::{Result, process, verify, vm};
 
 /// How a task ends.
 enum Task {
@@ -42,8 +42,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> =
         std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let Some((name, arguments)) = arguments.split_first() else {
-        println!("usage: scripts/xtask TASK [ARGUMENT]...\n");
-        TASKS.iter().for_each(|(name, about, _)| println!("  {name:14}  {about}"));
+        process::print_line("usage: scripts/xtask TASK [ARGUMENT]...\n");
+        TASKS.iter().for_each(|(name, about, _)| process::print_line(format!("  {name:14}  {about}")));
         return ExitCode::SUCCESS;
     };
     let Some((_, _, task)) = TASKS.iter().find(|(known, ..)| known == name) else {

@@ -101,3 +101,20 @@ pub(crate) fn number(json: &str, name: &str) -> Option<f64> {
     let rest = json.split_once(&format!("\"{name}\":"))?.1;
     rest.split([',', '}']).next()?.trim().parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{field, number};
+
+    const REPLY: &str = r#"{"language":"go","cgo_ns":44.5,"peek_ns": 1200,"probe_ns":9}"#;
+
+    #[test]
+    fn fields_are_found_by_their_names() {
+        assert_eq!(field(REPLY, "language"), Some("go"));
+        assert_eq!(field(REPLY, "lang"), None);
+        assert_eq!(number(REPLY, "cgo_ns"), Some(44.5));
+        assert_eq!(number(REPLY, "peek_ns"), Some(1200.0));
+        assert_eq!(number(REPLY, "probe_ns"), Some(9.0));
+        assert_eq!(number(REPLY, "language"), None);
+    }
+}

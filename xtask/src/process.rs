@@ -1,7 +1,6 @@
 //! Commands and files, with errors that name them.
 
-use std::fmt::Write as _;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -12,7 +11,8 @@ use crate::Result;
 pub fn text(command: &Command) -> String {
     let mut text = command.get_program().to_string_lossy().into_owned();
     for argument in command.get_args() {
-        let _ = write!(text, " {}", argument.to_string_lossy());
+        text.push(' ');
+        text.push_str(&argument.to_string_lossy());
     }
     text
 }
@@ -73,6 +73,21 @@ pub fn each_line(mut command: Command, mut line: impl FnMut(&str)) -> Result<Exi
         bytes.clear();
     }
     Ok(child.wait()?)
+}
+
+/// Prints a text. A reader that has gone is no error.
+pub fn print(text: &str) {
+    // The test harness captures the macro's output only.
+    if cfg!(test) {
+        print!("{text}");
+    } else {
+        let _ = io::stdout().write_all(text.as_bytes());
+    }
+}
+
+/// Prints a line. A reader that has gone is no error.
+pub fn print_line(line: impl std::fmt::Display) {
+    print(&format!("{line}\n"));
 }
 
 /// Reads a text file.

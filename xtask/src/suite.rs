@@ -36,9 +36,9 @@ impl Suite {
             (outcome.is_ok(), log.text())
         });
         let (passed, text) = outcome.unwrap_or_else(|error| (false, error.to_string()));
-        println!("{} {name}", if passed { "ok" } else { "FAILED" });
+        process::print_line(format!("{} {name}", if passed { "ok" } else { "FAILED" }));
         if !passed || aloud {
-            text.lines().for_each(|line| println!("    {line}"));
+            text.lines().for_each(|line| process::print_line(format!("    {line}")));
         }
         self.0 += Counts::one(passed);
         passed
@@ -53,7 +53,7 @@ impl Suite {
     pub fn count_made(&mut self, name: &str, make: impl FnOnce() -> Result<Command>) {
         self.count_output(name, |text| {
             let status = process::each_line(make()?, |line| {
-                print!("{line}");
+                process::print(line);
                 text.push_str(line);
             })?;
             Ok(status.success())
@@ -62,15 +62,15 @@ impl Suite {
 
     /// Counts the tests in an output that a function collects and prints. The function returns whether the command succeeded.
     pub fn count_output(&mut self, name: &str, collect: impl FnOnce(&mut String) -> Result<bool>) {
-        println!("== {name}");
+        process::print_line(format!("== {name}"));
         let mut text = String::new();
         let success = collect(&mut text).unwrap_or_else(|error| {
-            println!("error: {error}");
+            process::print_line(format!("error: {error}"));
             false
         });
         let counts = Counts::of(success, &text);
         if counts.failed > 0 {
-            println!("FAILED {name}");
+            process::print_line(format!("FAILED {name}"));
         }
         self.0 += counts;
     }
@@ -84,7 +84,52 @@ impl Suite {
     /// Prints the last line, and returns whether all tests passed.
     #[must_use]
     pub fn end(self) -> bool {
-        println!("{}", self.0);
+        process::print_line(self.0);
         !self.has_failed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::ensure;
+
+    fn shell(script: &str) -> Command {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]);
+        shell
+    }
+
+    #[test]
+    fn checks_are_counted_by_their_results() {
+        let mut suite = Suite::new();
+        assert!(suite.check("passes", |log| log.run(&mut shell("true"))));
+        assert!(!suite.check("fails", |_| ensure(false, "the reason")));
+        assert!(!suite.check("exits with 3", |log| log.run(&mut shell("exit 3"))));
+        assert!(!suite.check("is killed", |log| log.run(&mut shell("kill -9 $$"))));
+        assert!(!suite.check("is missing", |log| log.run(&mut Command::new("no-such-program"))));
+        assert_eq!(suite.0, Counts { passed: 1, failed: 4 });
+        assert!(!suite.end());
+    }
+
+    #[test]
+    fn commands_are_counted_by_their_output() {
+        let mut suite = Suite::new();
+        suite.count("passes", shell("echo 5 passed, 0 failed"));
+        suite.count("reports a failure", shell("echo 5 passed, 1 failed"));
+        suite.count("is killed", shell("echo 5 passed, 0 failed; kill -9 $$"));
+        suite.count_made("cannot be made", || Err("no compiler".into()));
+        suite.count_output("prints nothing", |_| Ok(true));
+        assert_eq!(suite.0, Counts { passed: 15, failed: 4 });
+    }
+
+    #[test]
+    fn log_has_output_and_errors_in_their_order() {
+        let mut log = Log::new().unwrap();
+        log.run(&mut shell("echo a; echo b >&2")).unwrap();
+        assert_eq!(log.output(&mut shell("echo c; echo d >&2")).unwrap(), "c");
+        let error = log.output(&mut shell("echo e; exit 1")).unwrap_err().to_string();
+        assert_eq!(log.text(), "a\nb\nd\nc\ne\n");
+        assert_eq!(error, "sh -c echo e; exit 1: exit status: 1");
     }
 }

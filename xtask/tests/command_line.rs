@@ -59,3 +59,16 @@ fn unknown_kubelet_version_is_refused() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stderr), "error: 1.20 is neither 1.37 nor 1.34\n");
 }
+
+#[test]
+fn reader_that_has_gone_is_no_panic() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(["verify", "--list"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(!text(&output.stderr).contains("panicked"), "{}", text(&output.stderr));
+}

@@ -26,12 +26,12 @@ pub fn rust_tests(context: &mut Context, _: &[String]) -> Result<bool> {
     tests.args(names.iter().map(|name| format!("--skip={name}")));
     let mut skipped = 0;
     let status = process::each_line(tests, |line| {
-        print!("{line}");
+        process::print(line);
         skipped += filtered_out(line);
     })?;
     // `--exact` compares names only: a test elsewhere may have the name of one of the model's.
     if skipped != names.len() {
-        println!("error: a test has the same name as one of the model's; rename it");
+        process::print_line("error: a test has the same name as one of the model's; rename it");
     }
     Ok(status.success() && skipped == names.len())
 }

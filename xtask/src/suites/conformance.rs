@@ -116,15 +116,15 @@ fn print_figures(order: &[String], least: &BTreeMap<String, BTreeMap<&str, f64>>
     };
     let title = |name: &str| format!("{} group", name.replace("_ns", "").replace('_', " of "));
     let titles: String = FIGURES.map(|name| format!("{:>24}", title(name))).concat();
-    println!("{:8}{titles}", "");
+    process::print_line(format!("{:8}{titles}", ""));
     for language in order {
         let mut line = format!("{language:8}");
         for name in FIGURES {
             let (nanoseconds, rust) = (figure(language, name)?, figure("rust", name)?);
             line += &format!("{:>24}", format!("{nanoseconds:.0} ns ({:.2})", nanoseconds / rust));
         }
-        println!("{line}");
+        process::print_line(line);
     }
-    println!("a cgo call without work: {:.0} ns", figure("go", "cgo_ns")?);
+    process::print_line(format!("a cgo call without work: {:.0} ns", figure("go", "cgo_ns")?));
     Ok(())
 }

@@ -163,7 +163,7 @@ pub fn kubelets(context: &mut Context, arguments: &[String]) -> Result<bool> {
     let scenarios = |version| vec![play(context, version, &["--scenarios"])];
     for (version, (text, success)) in both(scenarios) {
         suite.count_output(&format!("scenarios, kubelet {version}"), |output| {
-            print!("{text}");
+            process::print(&text);
             output.push_str(&text);
             Ok(success)
         });
@@ -246,4 +246,29 @@ fn can_mount(context: &Context, log: &mut Log) -> Result {
          kernel.apparmor_restrict_unprivileged_userns=0"
             .into()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn program_older_than_a_source_is_built_again() {
+        let scratch = Scratch::new().unwrap();
+        let (program, source) = (scratch.join("program"), scratch.join("main.go"));
+        process::write(&source, "").unwrap();
+        assert!(!is_newer_than_sources(&program, scratch.path()));
+        process::write(&program, "").unwrap();
+        let past = std::time::SystemTime::UNIX_EPOCH;
+        std::fs::File::options().write(true).open(&source).unwrap().set_modified(past).unwrap();
+        assert!(is_newer_than_sources(&program, scratch.path()));
+        std::fs::File::options().write(true).open(&program).unwrap().set_modified(past).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(&source)
+            .unwrap()
+            .set_modified(std::time::SystemTime::now())
+            .unwrap();
+        assert!(!is_newer_than_sources(&program, scratch.path()));
+    }
 }

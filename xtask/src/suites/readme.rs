@@ -113,3 +113,16 @@ fn expected() -> String {
     };
     BUSES.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::code_block;
+
+    #[test]
+    fn first_block_of_a_language_is_returned() {
+        let page = "# Page\n\n```c\nint a;\n\nint b;\n```\n\n```go\npackage main\n```\n\n```c\nint c;\n```\n";
+        assert_eq!(code_block(page, "c").unwrap(), "int a;\n\nint b;\n");
+        assert_eq!(code_block(page, "go").unwrap(), "package main\n");
+        assert_eq!(code_block(page, "rust").unwrap_err().to_string(), "the page has no code block of rust");
+    }
+}

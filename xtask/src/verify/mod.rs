@@ -66,12 +66,12 @@ pub fn verify(context: &mut Context, arguments: &[String]) -> Result<u8> {
         }
     };
     if options.help {
-        println!("{HELP}");
+        process::print_line(HELP);
         return Ok(0);
     }
     let selected = steps::select(STEPS, &options.names, options.quick)?;
     if options.list {
-        selected.iter().for_each(|step| println!("{}", step.name));
+        selected.iter().for_each(|step| process::print_line(step.name));
         return Ok(0);
     }
     let logs = context.target.join("verify");
@@ -95,20 +95,20 @@ fn prepare(context: &mut Context, options: &Options, selected: &[&Step]) -> Resu
     let missing = context.missing(&needs);
     let is_built = context.debug("vfio-sim-node").exists();
     let state = if is_built { "before" } else { "never before" };
-    println!(
+    process::print_line(format!(
         "verify: {} steps. This takes {} on two idle cores (built {state}). The output of each step is in {}.",
         selected.len(),
         duration(options, is_built),
         context.target.join("verify").display()
-    );
+    ));
     if !missing.is_empty() {
-        println!("verify: installing with apt: {}", missing.join(" "));
+        process::print_line(format!("verify: installing with apt: {}", missing.join(" ")));
     }
-    println!(
+    process::print_line(format!(
         "verify: downloads what is missing: crates (~/.cargo), Go and its modules (~/go), Python tools and a kernel ({}); \
          with the builds, 9 GB of disk",
         context.cache.display()
-    );
+    ));
     context.install(&missing)?;
     if selected.iter().any(|step| step.needs.contains(&C_TESTS)) {
         context.need_sanitizers()?;

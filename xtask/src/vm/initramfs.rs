@@ -120,3 +120,17 @@ fn pack(context: &Context, root: &Path, archive: &Path) -> Result {
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn shell_reads_a_quoted_word_as_it_was() {
+        for word in ["plain", "two words", "it's", "$HOME `id` \"x\" \\ *", ""] {
+            let script = format!("printf %s {}", quoted(word));
+            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stdout), word);
+        }
+    }
+}

@@ -127,7 +127,7 @@ impl Machine {
             } else if let Some(status) = line.strip_prefix("@@exit ") {
                 exit_status = status.trim().parse::<u8>().ok();
             } else if !line.starts_with("@@") {
-                print!("{line}");
+                process::print(&line);
             }
             bytes.clear();
         }
