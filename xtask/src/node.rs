@@ -93,13 +93,18 @@ impl Drop for Node {
 
 /// Returns a text field of a flat JSON object without escapes.
 pub(crate) fn field<'a>(json: &'a str, name: &str) -> Option<&'a str> {
-    Some(json.split_once(&format!("\"{name}\":\""))?.1.split_once('"')?.0)
+    Some(value(json, name)?.strip_prefix('"')?.split_once('"')?.0)
 }
 
 /// Returns a number of a flat JSON object.
 pub(crate) fn number(json: &str, name: &str) -> Option<f64> {
-    let rest = json.split_once(&format!("\"{name}\":"))?.1;
-    rest.split([',', '}']).next()?.trim().parse().ok()
+    value(json, name)?.split([',', '}']).next()?.trim().parse().ok()
+}
+
+/// Returns the text from the value of a field on. Writers differ in spaces.
+fn value<'a>(json: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = json.split_once(&format!("\"{name}\""))?;
+    Some(rest.trim_start().strip_prefix(':')?.trim_start())
 }
 
 #[cfg(test)]
@@ -116,5 +121,7 @@ mod tests {
         assert_eq!(number(REPLY, "peek_ns"), Some(1200.0));
         assert_eq!(number(REPLY, "probe_ns"), Some(9.0));
         assert_eq!(number(REPLY, "language"), None);
+        assert_eq!(field("{\"language\": \"python\", \"peek_ns\" : 1}", "language"), Some("python"));
+        assert_eq!(number("{\"language\": \"python\", \"peek_ns\" : 1}", "peek_ns"), Some(1.0));
     }
 }
