@@ -32,6 +32,18 @@ quick:
 verify:
     ./verify
 
+# Tests the C library with each compiler. Arguments select tests.
+c *args:
+    ffi/test {{ args }}
+
+# Tests the Go package.
+go:
+    ffi/go/test
+
+# Tests the Python module. The arguments are pytest's.
+python *args:
+    python/test {{ args }}
+
 # Runs the tests in a VM with VFIO groups. Arguments select tests.
 vm *args:
     tests/vm/run {{ args }}

@@ -31,6 +31,7 @@ install() {
     if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
         die "missing: $*; install it (on Debian: apt-get install $*) and run this again"
     fi
+    echo "installing with apt: $*" >&2
     apt_lists
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2 ||
         die "apt-get could not install: $*"
@@ -43,20 +44,6 @@ need() {
 # need_file FILE PACKAGE
 need_file() {
     [ -e "$1" ] || install "$2"
-}
-
-wanted=()
-# want COMMAND PACKAGE: as need, but install_wanted installs all packages together.
-want() {
-    command -v "$1" >/dev/null || wanted+=("$2")
-}
-# want_file FILE PACKAGE
-want_file() {
-    [ -e "$1" ] || wanted+=("$2")
-}
-install_wanted() {
-    [ ${#wanted[@]} -eq 0 ] || install "${wanted[@]}"
-    wanted=()
 }
 
 can_link() { printf '#include <stdio.h>\nint main(void) { return 0; }\n' | cc -x c -o /dev/null - 2>/dev/null; }
