@@ -163,6 +163,7 @@ pub(crate) fn state_files() -> Vec<(&'static str, String)> {
         ("arrays", format!("[{}]", fill(SIZE, |_| "[]".into()))),
         ("deep nesting", "[".repeat(LARGEST)),
         ("one text", format!("{{\"version\":1,\"x\":\"{}\"}}", "x".repeat(LARGEST))),
+        ("10,000 records", ledger(&(0..10_000).map(record).collect::<Vec<_>>().join(","), "")),
         ("many records", ledger(&fill(SIZE, record), "")),
         ("many uids", ledger("", &fill(SIZE / 4, |n| format!("\"{n}\"")))),
     ]

@@ -125,13 +125,31 @@ fn assert_output_is_bounded(node: &Node, command: &str, input: &str) {
 }
 
 #[tokio::test]
+async fn serve_is_bounded_with_any_allocate() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = common::kubelet(&node).await;
+    let serve = Serve::start(&node, &[]);
+    wait_for_first_poll(&kubelet).await;
+    let code =
+        async |containers: &[&[String]]| kubelet.allocate(common::H100, containers).await.unwrap_err().code();
+    assert_eq!(code(&vec![&[][..]; 400_000]).await, tonic::Code::InvalidArgument);
+    assert_eq!(code(&vec![&[][..]; 2 << 20]).await, tonic::Code::OutOfRange);
+    assert_eq!(code(&[&vec![String::new(); 500_000]]).await, tonic::Code::InvalidArgument);
+    assert_eq!(code(&[&["x".repeat(3 << 20)]]).await, tonic::Code::OutOfRange);
+    assert_bounded(serve.0.id(), "any Allocate");
+    let granted = kubelet.allocate(common::H100, &[&["0000:1b:00.0".to_owned()]]).await;
+    assert!(granted.is_ok(), "it goes on: {granted:?}");
+}
+
+#[tokio::test]
 async fn serve_is_bounded_with_any_pod_list() {
     for (name, list) in inputs::pod_lists() {
         let node = Node::with_eight_gpus().unwrap();
         let (kubelet, calls) = kubelet_with_pods(&node, list).await;
         let serve = Serve::start(&node, &[]);
         wait_for_first_poll(&kubelet).await;
-        // A later poll is made when the earlier one was taken in.
+        // While something is allocated, the kubelet is polled again. A later poll begins when the earlier one was taken in.
+        kubelet.allocate(common::H100, &[&["0000:1b:00.0".to_owned()]]).await.unwrap();
         while calls.load(Ordering::SeqCst) < 3 {
             tokio::time::sleep(common::INTERVAL).await;
         }
