@@ -160,7 +160,7 @@ async fn serve_is_bounded_with_any_pod_list() {
 #[tokio::test]
 async fn serve_is_bounded_with_any_state_file() {
     for (name, text) in inputs::state_files() {
-        for file in ["assignments.json", "health.json", "cdi.json", "vgpu-types.json"] {
+        for file in ["assignments.json", "health.json", "cdi.json", "types.json"] {
             let node = Node::with_eight_gpus().unwrap();
             let kubelet = common::kubelet(&node).await;
             fs::create_dir_all(node.run_dir()).unwrap();
