@@ -19,7 +19,7 @@ fn offered(resources: Option<&[&str]>) -> OfferedResources {
     resources.map_or_else(OfferedResources::default, |resources| OfferedResources::known(known(resources)))
 }
 
-/// Parses a checkpoint. The error is the text of what is wrong.
+/// Parses a checkpoint. The error is its text.
 pub fn checkpoint(text: &[u8], resources: Option<&[&str]>) -> Result<Vec<CheckpointEntry>, String> {
     checkpoint::parse(text, &offered(resources)).map_err(|error| error.to_string())
 }
