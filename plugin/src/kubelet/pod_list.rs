@@ -215,12 +215,12 @@ mod tests {
         let unknown = OfferedResources::default();
         // 16 MiB of pods without a name.
         assert_eq!(read(&[0x0a, 0].repeat(8 << 20), &unknown), Err(Fault::Over(Limit::Pods)));
-        let ids: Vec<String> = (0..32_769).map(|id| id.to_string()).collect();
+        let ids: Vec<String> = (0..16_385).map(|id| id.to_string()).collect();
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         assert_eq!(list(vec![pod("a", vec![devices("r", &ids)])], &unknown), Err(Fault::Over(Limit::Ids)));
         let offered = OfferedResources::known(BTreeSet::new());
         assert!(list(vec![pod("a", vec![devices("r", &ids)])], &offered).is_ok(), "another plugin's");
-        let many = (0..4097).map(|n| devices(&format!("r/{n}"), &["51"])).collect();
+        let many = (0..2049).map(|n| devices(&format!("r/{n}"), &["51"])).collect();
         assert_eq!(list(vec![pod("a", many)], &unknown), Err(Fault::Over(Limit::Entries)));
         let long = "x".repeat(513);
         assert_eq!(list(vec![pod(&long, Vec::new())], &unknown), Err(Fault::Over(Limit::Text)));

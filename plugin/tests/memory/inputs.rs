@@ -79,14 +79,14 @@ pub(crate) fn checkpoints() -> Vec<(&'static str, String)> {
         ),
         (
             "as many entries as are kept",
-            checkpoint(&(0..4096).map(|n| entry(&format!("u{n}"), &id(n), "")).collect::<Vec<_>>().join(",")),
+            checkpoint(&(0..2048).map(|n| entry(&format!("u{n}"), &id(n), "")).collect::<Vec<_>>().join(",")),
         ),
         (
             "as many ids and pods as are kept",
             checkpoint(
                 &(0..16_000)
                     .map(|n| entry(&format!("u{n}"), "", ""))
-                    .chain([entry("u", &ids(32_000), "")])
+                    .chain([entry("u", &ids(16_000), "")])
                     .collect::<Vec<_>>()
                     .join(","),
             ),
@@ -128,7 +128,7 @@ pub(crate) fn pod_lists() -> Vec<(&'static str, ListPodResourcesResponse)> {
             list(
                 (0..16_000)
                     .map(|n| pod(format!("pod-with-a-name-of-usual-length-{n}"), Vec::new()))
-                    .chain((0..300).map(|n| {
+                    .chain((0..150).map(|n| {
                         let ids = (0..100).map(|id| address(n * 100 + id)).collect();
                         pod(format!("vm-{n}"), vec![devices("nvidia.com/2330", ids)])
                     }))
@@ -138,12 +138,25 @@ pub(crate) fn pod_lists() -> Vec<(&'static str, ListPodResourcesResponse)> {
         (
             "as many entries as are kept",
             list(
-                (0..4000)
+                (0..2000)
                     .map(|n| pod(format!("vm-{n}"), vec![devices("nvidia.com/2330", vec![address(n)])]))
                     .collect(),
             ),
         ),
     ]
+}
+
+/// A checkpoint and a list of pods that both reach every limit, with the same devices.
+pub(crate) fn both_at_their_limits() -> (String, ListPodResourcesResponse) {
+    let ids = |n: usize| (n * 8..n * 8 + 8).map(address).collect::<Vec<_>>();
+    let quoted = |n: usize| ids(n).iter().map(|id| format!("\"{id}\"")).collect::<Vec<_>>().join(",");
+    let entries = (0..2000).map(|n| entry(&format!("uid-of-a-pod-with-devices-{n}"), &quoted(n), ""));
+    let others = (0..14_000).map(|n| entry(&format!("uid-of-a-pod-without-devices-{n}"), "", ""));
+    let text = checkpoint(&entries.chain(others).collect::<Vec<_>>().join(","));
+    let named = |n: usize| format!("pod-with-a-name-of-usual-length-{n}");
+    let pods = (0..2000).map(|n| pod(named(n), vec![devices("nvidia.com/2330", ids(n))]));
+    let others = (2000..16_000).map(|n| pod(named(n), Vec::new()));
+    (text, ListPodResourcesResponse { pod_resources: pods.chain(others).collect() })
 }
 
 /// State files of up to 16 MiB.

@@ -158,6 +158,24 @@ async fn serve_is_bounded_with_any_pod_list() {
 }
 
 #[tokio::test]
+async fn serve_is_bounded_with_both_sources_at_their_limits() {
+    let node = Node::with_eight_gpus().unwrap();
+    let (text, list) = inputs::both_at_their_limits();
+    let (kubelet, calls) = kubelet_with_pods(&node, list).await;
+    let path = node.kubelet_dir().join(kubelet_api::CHECKPOINT);
+    fs::write(&path, &text).unwrap();
+    let serve = Serve::start(&node, &[]);
+    wait_for_first_poll(&kubelet).await;
+    // The kubelet's own checkpoint replaced the first one.
+    fs::write(&path, &text).unwrap();
+    let before = calls.load(Ordering::SeqCst);
+    while calls.load(Ordering::SeqCst) < before + 3 {
+        tokio::time::sleep(common::INTERVAL).await;
+    }
+    assert_bounded(serve.0.id(), "both sources at their limits");
+}
+
+#[tokio::test]
 async fn serve_is_bounded_with_any_state_file() {
     for (name, text) in inputs::state_files() {
         for file in ["assignments.json", "health.json", "cdi.json", "types.json"] {

@@ -194,13 +194,13 @@ fn each_limit_makes_the_whole_file_unused() {
         |count: usize, each: &dyn Fn(usize) -> String| (0..count).map(each).collect::<Vec<_>>().join(",");
     let entries =
         |count| checkpoint(&list(count, &|n| entry(&format!("u{n}"), &format!("[\"{}\"]", address(n)), "")));
-    assert_eq!(parse(entries(4096).as_bytes()).map(|entries| entries.len()), Ok(4096));
-    assert_eq!(over(entries(4097)), Limit::Entries);
+    assert_eq!(parse(entries(2048).as_bytes()).map(|entries| entries.len()), Ok(2048));
+    assert_eq!(over(entries(2049)), Limit::Entries);
     let ids = |count| {
         checkpoint(&entry("u", &format!("[{}]", list(count, &|n| format!("\"{}\"", address(n)))), ""))
     };
-    assert_eq!(parse(ids(32_768).as_bytes()).map(|entries| entries[0].ids.len()), Ok(32_768));
-    assert_eq!(over(ids(32_769)), Limit::Ids);
+    assert_eq!(parse(ids(16_384).as_bytes()).map(|entries| entries[0].ids.len()), Ok(16_384));
+    assert_eq!(over(ids(16_385)), Limit::Ids);
     let pods = |count| checkpoint(&list(count, &|n| entry(&format!("u{n}"), "null", "")));
     assert_eq!(parse(pods(16_384).as_bytes()).map(|entries| entries.len()), Ok(16_384));
     assert_eq!(over(pods(16_385)), Limit::Pods);
