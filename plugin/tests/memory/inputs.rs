@@ -232,3 +232,13 @@ pub(crate) fn answers() -> Vec<(&'static str, Vec<u8>)> {
         ("deep nesting", format!("{{\"x\":{}", "[".repeat(LARGEST)).into_bytes()),
     ]
 }
+
+/// pci.ids files of up to 64 MiB that do not name the GPUs.
+pub(crate) fn pci_ids() -> Vec<(&'static str, String)> {
+    let size = 48 << 20;
+    vec![
+        ("one line", "x".repeat(size)),
+        ("empty lines", "\n".repeat(SIZE)),
+        ("one long name", format!("10de  {}", "x".repeat(size))),
+    ]
+}

@@ -211,6 +211,19 @@ async fn serve_is_bounded_with_any_pools_file() {
 }
 
 #[tokio::test]
+async fn serve_is_bounded_with_any_pci_ids() {
+    for (name, text) in inputs::pci_ids() {
+        let node = Node::with_eight_gpus().unwrap();
+        let kubelet = common::kubelet(&node).await;
+        let path = node.root().join("pci.ids");
+        fs::write(&path, text).unwrap();
+        let serve = Serve::start(&node, &["--pci-ids", path.to_str().unwrap()]);
+        wait_for_first_poll(&kubelet).await;
+        assert_bounded(serve.0.id(), name);
+    }
+}
+
+#[tokio::test]
 async fn clients_are_bounded_with_any_answer_of_the_status_socket() {
     for (name, text) in inputs::answers() {
         for command in ["list", "ready", "doctor"] {
