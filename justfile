@@ -63,9 +63,17 @@ bench:
     tests/conformance/cost
     tests/measure
 
-# Checks licenses, advisories and sources of the dependencies (needs cargo-deny).
+# Checks licenses, advisories and sources of the dependencies, and rust-version.
 deny:
-    cargo deny check
+    ./verify dependencies
+
+# Fuzzes every parser of input from outside: 10 s for each target, or the minutes given for all of them.
+fuzz *args:
+    scripts/fuzz {{ args }}
+
+# Runs the plugin under random moves for some minutes, and fails if it grows.
+soak minutes="1":
+    tests/soak/run {{ minutes }}
 
 # Builds what a release consists of: the image, the C library and the Python wheel.
 release:

@@ -58,7 +58,9 @@ impl PciAddress {
         let domain = head.strip_suffix(b":")?;
         let bus = bus.strip_suffix(b":")?;
         let function = function.strip_prefix(b".")?;
-        if domain.len() < 4 {
+        // The kernel prints at least four digits (`%04x`), so a longer domain does not begin with 0.
+        // One device has one text, apart from upper case.
+        if domain.len() < 4 || domain.len() > 4 && domain.first() == Some(&b'0') {
             return None;
         }
         let address = Self {
@@ -213,9 +215,17 @@ mod tests {
 
     #[test]
     fn other_names_are_refused() {
-        for text in
-            ["", "3b:00.0", "0000:3b:20.0", "0000:3b:00.8", "0000:3b:00", "000g:3b:00.0", "000000000:3b:00.0"]
-        {
+        for text in [
+            "",
+            "3b:00.0",
+            "0000:3b:20.0",
+            "0000:3b:00.8",
+            "0000:3b:00",
+            "000g:3b:00.0",
+            "000000000:3b:00.0",
+            "05000:3b:00.0",
+            "00000001:3b:00.0",
+        ] {
             assert_eq!(PciAddress::parse(text.as_bytes()), None, "{text}");
         }
         for text in ["", "-1", "+1", "01", "4294967296", "1 "] {

@@ -7,9 +7,10 @@
 //! Each file is replaced in one step, so a reader never sees a part of it. It is not synchronized to the disk: after a power cut
 //! it may be empty, which counts as no state.
 
+use crate::bounded_json::{self, JsonError, JsonLimits};
 use crate::log_once::LogOnce;
-use serde::Serialize;
 use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::io::{Error, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -17,6 +18,8 @@ use std::path::{Path, PathBuf};
 
 /// Limit for the size of a state file in bytes.
 const MAX_SIZE: u64 = 16 * 1024 * 1024;
+/// Limits for the content of a state file. A record of an assignment has about 20 values.
+const LIMITS: JsonLimits = JsonLimits { bytes: MAX_SIZE, string: 4096, depth: 32, values: 250_000 };
 
 /// One state file.
 #[derive(Debug)]
@@ -33,6 +36,13 @@ struct Versioned<'a, T> {
     version: u32,
     #[serde(flatten)]
     content: &'a T,
+}
+
+/// The version of a file's content; the other fields are skipped.
+#[derive(Deserialize)]
+struct Version {
+    #[serde(default)]
+    version: Value,
 }
 
 impl StateFile {
@@ -84,8 +94,8 @@ impl StateFile {
         }
     }
 
-    /// Writes the content like [`write`](Self::write), with a field `version` beside its own. The content must be a struct or a
-    /// map.
+    /// Writes the content like [`write`](Self::write), with a field `version` beside its own. The content must be a
+    /// struct that ignores unknown fields.
     pub(crate) fn write_versioned<T: Serialize>(&mut self, version: u32, content: &T) {
         self.write(&Versioned { version, content });
     }
@@ -110,7 +120,7 @@ impl StateFile {
 
 /// Reads a JSON file. Returns none if it is missing or malformed.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&read_bytes(path).ok()?).ok()
+    bounded_json::read(std::fs::File::open(path).ok()?, LIMITS).ok()
 }
 
 fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
@@ -119,15 +129,15 @@ fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Parses an object, checks its field `version` and returns the other fields.
-fn decode_versioned<T: DeserializeOwned>(text: &[u8], version: u32) -> serde_json::Result<T> {
-    let mut content: Value = serde_json::from_slice(text)?;
-    let found = content.as_object_mut().and_then(|fields| fields.remove("version")).unwrap_or_default();
+/// Parses an object, checks its field `version` and returns the other fields. Parses twice: a tree of values in between would take
+/// many times the text's size.
+pub(crate) fn decode_versioned<T: DeserializeOwned>(text: &[u8], version: u32) -> Result<T, JsonError> {
+    let Version { version: found } = bounded_json::read(text, LIMITS)?;
     if found != version {
         let text = format!("it has version {found}, this plugin reads version {version}");
-        return Err(serde_json::Error::custom(text));
+        return Err(JsonError::Malformed(serde_json::Error::custom(text)));
     }
-    serde_json::from_value(content)
+    bounded_json::read(text, LIMITS)
 }
 
 /// Replaces a file in one step: a reader sees the former file or the whole new one, also if the process is killed in between.
@@ -146,7 +156,6 @@ pub(crate) fn replace(path: &Path, text: &[u8], mode: Option<u32>) -> std::io::R
 mod tests {
     use super::*;
     use serde::Serializer;
-    use std::collections::BTreeMap;
 
     /// A type that no serializer can write.
     struct Unserializable;
@@ -218,9 +227,12 @@ mod tests {
     fn only_the_expected_version_is_read() {
         let directory = tempfile::tempdir().unwrap();
         let mut state_file = StateFile::new(directory.path(), "x.json");
-        type Content = BTreeMap<String, Vec<u32>>;
+        #[derive(Serialize, Deserialize, PartialEq, Debug)]
+        struct Content {
+            held: Vec<u32>,
+        }
         assert_eq!(state_file.read_versioned::<Content>(1).unwrap(), None);
-        let content = Content::from([("held".to_owned(), vec![51])]);
+        let content = Content { held: vec![51] };
         state_file.write_versioned(1, &content);
         let text = std::fs::read_to_string(directory.path().join("x.json")).unwrap();
         assert_eq!(text, "{\"version\":1,\"held\":[51]}");
@@ -232,6 +244,19 @@ mod tests {
             std::fs::write(directory.path().join("x.json"), text).unwrap();
             assert_eq!(state_file.read_versioned::<Content>(1).unwrap(), None, "{text}");
         }
+    }
+
+    #[test]
+    fn file_with_too_many_values_is_ignored() {
+        #[derive(Deserialize)]
+        struct Content {
+            #[serde(rename = "x")]
+            _x: Vec<u8>,
+        }
+        let text = |values| format!("{{\"version\":1,\"x\":[{}0]}}", "0,".repeat(values));
+        assert!(decode_versioned::<Content>(text(200_000).as_bytes(), 1).is_ok());
+        let error = decode_versioned::<Content>(text(7 << 20).as_bytes(), 1).err().unwrap();
+        assert!(matches!(error, JsonError::Over(bounded_json::JsonLimit::Values)), "{error}");
     }
 
     #[test]

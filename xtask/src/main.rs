@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use xtask::context::Context;
-use xtask::suites::{cargo, cdi, ci, conformance, go, image, kubelets, lints, python, readme};
+use xtask::suites::{
+    cargo, cdi, ci, conformance, dependencies, fuzz, go, image, kubelets, lints, python, readme,
+};
 use xtask::{Result, process, verify, vm};
 
 /// How a task ends.
@@ -30,6 +32,9 @@ const TASKS: &[(&str, &str, Task)] = &[
     ("kubelet-build", "build the kubelets (tests/kubelet/build)", Task::Suite(kubelets::kubelet_build)),
     ("kubelet-go", "run Go for the kubelets (tests/kubelet/go)", Task::Suite(kubelets::kubelet_go)),
     ("kubelet-lint", "check the kubelets' Go code (tests/kubelet/lint)", Task::Suite(kubelets::kubelet_lint)),
+    ("fuzz", "fuzz every parser of input [MINUTES] [TARGET]...", Task::Suite(fuzz::fuzz)),
+    ("soak", "run the plugin under random moves (tests/soak/run)", Task::Suite(fuzz::soak)),
+    ("dependencies", "check licenses, advisories and rust-version", Task::Suite(dependencies::dependencies)),
     ("vm", "run tests or a command in a VM (tests/vm/run)", Task::Program(vm::vm)),
     ("model", "run the model's tests", Task::Suite(cargo::model)),
     ("rust-tests", "run the tests of all crates without the model's", Task::Suite(cargo::rust_tests)),

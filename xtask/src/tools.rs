@@ -33,6 +33,22 @@ impl Context {
         Ok(venv.join("bin"))
     }
 
+    /// Installs a program from crates.io in the user's cache, once. Returns its directory.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be installed.
+    pub fn cargo_tool(&self, package: &str, version: &str) -> Result<PathBuf> {
+        let root = self.cache.join("cargo").join(format!("{package}-{version}"));
+        let programs = root.join("bin");
+        if !programs.join(package).exists() {
+            let mut install = self.cargo(&["install", "--quiet", "--locked", "--version", version, package]);
+            process::run(install.arg("--root").arg(&root))
+                .map_err(|error| format!("cannot install {package} from crates.io: {error}"))?;
+        }
+        Ok(programs)
+    }
+
     /// Makes `go` a version that is new enough: the host's, otherwise one from PyPI in the user's cache.
     ///
     /// # Errors

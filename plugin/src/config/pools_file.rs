@@ -20,6 +20,8 @@ const MAX_SIZE: u64 = 64 << 10;
 const STACK: usize = 4 << 20;
 /// Limit for the levels of the document. A list of pools has 5.
 const MAX_DEPTH: usize = 16;
+/// Limit for the values that aliases repeat. Without it a small file becomes a million values.
+const MAX_REPLAYED: usize = 20_000;
 
 /// Reads the file on a thread with a stack of its own. A panic of the parser is an error of the file: a file that is replaced
 /// under a running plugin must not end it.
@@ -54,10 +56,11 @@ fn read_text(path: &Path) -> std::io::Result<Option<String>> {
 ///
 /// # Errors
 /// As [`read`].
-pub(super) fn parse(text: &str) -> Result<Pools, PoolsError> {
+pub(crate) fn parse(text: &str) -> Result<Pools, PoolsError> {
     let options = serde_saphyr::options! {
         with_snippet: false,
         budget: serde_saphyr::budget! { max_depth: MAX_DEPTH },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPLAYED },
     };
     let file: PoolsFile =
         serde_saphyr::from_str_with_options(text, options).map_err(|error| PoolsError::of_parser(&error))?;

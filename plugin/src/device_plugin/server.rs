@@ -2,7 +2,7 @@
 
 use crate::allocate::allocator::Allocator;
 use crate::device_plugin::connection::Connection;
-use crate::device_plugin::service::Service;
+use crate::device_plugin::service::{MAX_REQUEST, Service};
 use crate::device_plugin::sockets;
 use crate::log_once::LogOnce;
 use kubelet_api::v1beta1::device_plugin_server::DevicePluginServer;
@@ -77,7 +77,9 @@ impl Socket {
             connection(accepted, closing.clone())
         });
         let server = Server::builder()
-            .add_service(DevicePluginServer::new(Service { allocator }))
+            .add_service(
+                DevicePluginServer::new(Service { allocator }).max_decoding_message_size(MAX_REQUEST),
+            )
             .serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());
         let end = ended.clone().drop_guard();
         tokio::spawn(async move {

@@ -19,6 +19,11 @@ use kubelet_api::v1beta1::{
 use tonic::{Request, Response, Status};
 use vfio_plugin_policy::allocation::preferred;
 
+/// The longest request in bytes. One for 10,000 devices has 400 kB, and a decoded one takes up to 12 times its size.
+pub(super) const MAX_REQUEST: usize = 1 << 20;
+/// The most containers of one request. The kubelet sends one at a time (`allocateContainerResources`).
+const MAX_CONTAINERS: usize = 10_000;
+
 /// The service of one resource, on one socket.
 pub(super) struct Service {
     /// Answers Allocate, and has the streams of ListAndWatch.
@@ -28,6 +33,16 @@ pub(super) struct Service {
 /// Returns the options that Register and GetDevicePluginOptions report to the kubelet.
 pub(super) fn options() -> DevicePluginOptions {
     DevicePluginOptions { pre_start_required: true, get_preferred_allocation_available: true }
+}
+
+/// Refuses a request that would take much memory: each container has a response.
+fn check_containers(count: usize) -> Result<(), Status> {
+    match count <= MAX_CONTAINERS {
+        true => Ok(()),
+        false => {
+            Err(Status::invalid_argument(format!("{count} containers, expected at most {MAX_CONTAINERS}")))
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -50,6 +65,7 @@ impl DevicePlugin for Service {
         request: Request<PreferredAllocationRequest>,
     ) -> Result<Response<PreferredAllocationResponse>, Status> {
         let request = request.into_inner();
+        check_containers(request.container_requests.len())?;
         let assignments = self.allocator.assignments.current();
         tracing::debug!(resource = %self.allocator.resource, ?request, "GetPreferredAllocation called");
         let responses = request.container_requests.into_iter().map(|container| {
@@ -68,7 +84,9 @@ impl DevicePlugin for Service {
         &self,
         request: Request<AllocateRequest>,
     ) -> Result<Response<AllocateResponse>, Status> {
-        self.allocator.allocate(&request.into_inner()).await.map(Response::new)
+        let request = request.into_inner();
+        check_containers(request.container_requests.len())?;
+        self.allocator.allocate(&request).await.map(Response::new)
     }
 
     async fn pre_start_container(

@@ -4,6 +4,8 @@ pub mod cargo;
 pub mod cdi;
 pub mod ci;
 pub mod conformance;
+pub mod dependencies;
+pub mod fuzz;
 pub mod go;
 pub mod image;
 pub mod kubelets;

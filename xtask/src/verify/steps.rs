@@ -73,6 +73,7 @@ impl Step {
 use Need::Program;
 
 const BUILDAH: &[Need] = &[Program("buildah", "buildah")];
+const FUZZ: &[Need] = &[Program("g++", "g++")];
 const SHELLCHECK: &[Need] = &[Program("shellcheck", "shellcheck")];
 const UNSHARE: &[Need] = &[Program("unshare", "util-linux")];
 
@@ -101,6 +102,9 @@ pub const STEPS: &[Step] = &[
     count("conformance of the bindings", &["xtask", "conformance"]).needs(&[C_LIBRARY]),
     count("README examples", &["xtask", "readme"]).needs(&[C_LIBRARY]),
     count("CDI specs", &["xtask", "cdi"]),
+    count("dependencies", &["xtask", "dependencies"]),
+    count("fuzz targets", &["xtask", "fuzz"]).needs(&[FUZZ]).full(),
+    count("soak", &["xtask", "soak"]).full(),
     check("cost of calls", &["xtask", "cost"]).needs(&[C_LIBRARY]).full(),
     count("image and manifests", &["xtask", "image"]).needs(&[BUILDAH]).full(),
     count("plugin with two kubelets", &["xtask", "kubelets"]).needs(&[UNSHARE]).full(),

@@ -1,4 +1,6 @@
 //! The program `vfio-device-plugin`: reads the command line, starts the log and runs one command.
+//!
+//! This is a library for the program in `bin/` and for the fuzz targets only. It promises no interface.
 
 #![warn(
     clippy::print_stderr,
@@ -8,11 +10,15 @@
 mod allocate;
 mod assignments;
 mod backoff;
+mod bounded_json;
 mod cli;
 mod commands;
 mod config;
 mod device_plugin;
 mod file_id;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod kubelet;
 mod log_once;
 mod node;
@@ -36,7 +42,8 @@ const USAGE: u8 = 64;
 /// Exit code for a command that failed. 1 is a command's negative answer, such as `ready` on a plugin that is not ready.
 const FAILED: u8 = 2;
 
-fn main() -> ExitCode {
+/// Runs the program. Returns its exit code.
+pub fn main() -> ExitCode {
     let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(error) => {
