@@ -13,8 +13,10 @@ use crate::kubelet::registry::Registry;
 use crate::kubelet::socket_watch;
 use crate::kubelet::socket_watch::PluginDirState;
 use crate::node::monitor::MonitorHandle;
+use crate::problems::Problems;
 use crate::publisher::{CarriedOver, HealthPublisher, Published};
 use crate::reservations::Reservations;
+use crate::run_dir::RunDir;
 use crate::status;
 use crate::supervise::{Failures, Supervisor};
 use anyhow::{Context, bail};
@@ -103,10 +105,12 @@ async fn start(
     config: &Config,
     supervisor: &Supervisor,
 ) -> anyhow::Result<(MonitorHandle, status::SocketFile)> {
-    let carried_over = CarriedOver::read(&config.run_dir);
-    let monitor = MonitorHandle::start(config, carried_over.lost(), supervisor)?;
+    let problems = Problems::default();
+    let run_dir = RunDir::of_serve(&config.run_dir, &problems);
+    let carried_over = CarriedOver::read(&run_dir);
+    let monitor = MonitorHandle::start(config, &run_dir, carried_over.lost(), supervisor)?;
     let publisher = Arc::new(HealthPublisher::new(config, Arc::clone(&monitor.root), carried_over));
-    let assignments = AssignmentsHandle::new(config, monitor.clone());
+    let assignments = AssignmentsHandle::new(&run_dir, monitor.clone());
     let registry = Arc::new(Registry::default());
     let reservations = Reservations::default();
     sockets::remove_stale(&config.kubelet_dir).await;

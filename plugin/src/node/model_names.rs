@@ -1,10 +1,9 @@
 //! Names of PCI models from a pci.ids file, each looked up once.
 
 use crate::file_id::FileId;
-use crate::log_once::LogOnce;
 use crate::node::retry::Retry;
+use crate::problems::{ProblemCode, Problems};
 use std::collections::HashMap;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use vfio_plugin_policy::pools::resource_name::model_name;
@@ -29,18 +28,18 @@ pub(crate) struct ModelNames {
     retry: Retry,
     /// The files' versions at the latest failure.
     failed_versions: Vec<Option<FileId>>,
-    failures: LogOnce<ErrorKind>,
+    problems: Problems,
 }
 
 impl ModelNames {
     /// Returns no names yet. `file` is the pci.ids file; without it, the first of [`names::PLACES`] that exists is read.
-    pub(crate) fn new(file: Option<PathBuf>) -> Self {
+    pub(crate) fn new(file: Option<PathBuf>, problems: Problems) -> Self {
         Self {
             file,
             names: HashMap::new(),
             retry: Retry::new(RETRY.0, RETRY.1),
             failed_versions: Vec::new(),
-            failures: LogOnce::default(),
+            problems,
         }
     }
 
@@ -68,7 +67,7 @@ impl ModelNames {
             models.into_iter().filter(|model| !self.names.contains_key(model)).collect();
         if unknown.is_empty() {
             self.retry.succeeded();
-            self.failures.clear();
+            self.end_problem();
             return;
         }
         if self.is_failing() && !self.is_due(now) {
@@ -85,13 +84,14 @@ impl ModelNames {
                 }
                 self.names.extend(names);
                 self.retry.succeeded();
-                self.failures.clear();
+                self.end_problem();
             }
             Err(error) => {
                 self.failed_versions = versions;
                 self.retry.failed(now);
-                if self.failures.is_new(error.kind()) {
-                    let file = self.file.as_deref().unwrap_or(Path::new(names::PLACES[0])).display();
+                let file = self.file.as_deref().unwrap_or(Path::new(names::PLACES[0])).display();
+                let text = format_args!("cannot be read: {error}; resources are named by hex id");
+                if self.problems.begin(ProblemCode::PciIdsUnreadable, &file, text) {
                     tracing::warn!(
                         %file, %error,
                         "pci.ids could not be read; resources are named by hex id until it can; install it or set --pci-ids"
@@ -99,6 +99,10 @@ impl ModelNames {
                 }
             }
         }
+    }
+
+    fn end_problem(&self) {
+        self.problems.keep(ProblemCode::PciIdsUnreadable, |_| false);
     }
 
     /// Returns the versions of the files that the name could come from.
@@ -137,7 +141,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pci.ids");
         let now = Instant::now();
-        let mut names = ModelNames::new(Some(path.clone()));
+        let mut names = ModelNames::new(Some(path.clone()), Problems::default());
         names.learn([H100], now);
         assert_eq!(names.name(H100), None);
         assert!(names.is_failing() && !names.is_due(now));
@@ -154,7 +158,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         // A directory, which is no regular file.
         let now = Instant::now();
-        let mut names = ModelNames::new(Some(directory.path().to_owned()));
+        let mut names = ModelNames::new(Some(directory.path().to_owned()), Problems::default());
         names.learn([H100], now);
         assert!(!names.is_due(now));
         names.learn([H100], now);
@@ -168,7 +172,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pci.ids");
         let now = Instant::now();
-        let mut names = ModelNames::new(Some(path.clone()));
+        let mut names = ModelNames::new(Some(path.clone()), Problems::default());
         names.learn([H100], now);
         assert!(names.is_due(now + RETRY.0));
         names.learn([], now + RETRY.0);
@@ -184,7 +188,7 @@ mod tests {
         let path = directory.path().join("pci.ids");
         std::fs::write(&path, TEXT).unwrap();
         let now = Instant::now();
-        let mut names = ModelNames::new(Some(path.clone()));
+        let mut names = ModelNames::new(Some(path.clone()), Problems::default());
         names.learn([H100], now);
         std::fs::remove_file(&path).unwrap();
         names.learn([H100], now);

@@ -11,7 +11,7 @@ use crate::node::cdi_dir::written::WrittenSpecs;
 use crate::node::hardware::readers::HardwareReaders;
 use crate::node::hardware::{HardwareMonitor, Timing};
 use crate::node::naming::ResourceNamer;
-use crate::node::vgpu_types::VgpuTypes;
+use crate::run_dir::RunDir;
 use crate::supervise::Supervisor;
 use anyhow::Context;
 use inbox::Inbox;
@@ -56,6 +56,7 @@ impl MonitorHandle {
     /// The root cannot be opened, or the kernel provides no further descriptor or thread.
     pub(crate) fn start(
         config: &Config,
+        run_dir: &RunDir,
         lost: impl Iterator<Item = DeviceId>,
         supervisor: &Supervisor,
     ) -> anyhow::Result<Self> {
@@ -68,13 +69,12 @@ impl MonitorHandle {
             ..Default::default()
         };
         let monitor = Monitor::new(Arc::clone(&root), Arc::clone(&prober), options)?;
-        let types = VgpuTypes::new(&config.run_dir);
         let timing = Timing { interval: config.checks_interval, settling: config.settling };
         let sources = Sources {
             watch: Watch::new(monitor, Default::default())?,
-            namer: ResourceNamer::new(config.offered.clone(), config.pci_ids.clone(), types),
+            namer: ResourceNamer::new(config.offered.clone(), config.pci_ids.clone(), run_dir),
             pools: config.pools.clone().map(PoolsFileWatch::new),
-            cdi: CdiDir::new(config.cdi_dir.clone(), &config.run_dir),
+            cdi: CdiDir::new(config.cdi_dir.clone(), run_dir),
             hardware: HardwareMonitor::new(Arc::clone(&root), config.checks(), timing, lost, Instant::now()),
         };
         let readers = sources.hardware.as_ref().map(HardwareMonitor::readers);

@@ -1,0 +1,20 @@
+//! Opens, replaces and moves files whose directory another program or user may have prepared.
+//!
+//! | module | purpose |
+//! | --- | --- |
+//! | [`read`] | reads a regular file of bounded size, and never waits |
+//! | [`replace`] | replaces a file in one step, and removes what a killed process left of that |
+//! | [`aside`] | keeps a file that cannot be used, under another name |
+//! | [`directory`] | creates directories with explicit modes |
+//!
+//! Nothing here changes the content or the mode of what a link leads to.
+
+mod aside;
+mod directory;
+mod read;
+mod replace;
+
+pub(crate) use aside::{kept_aside, set_aside};
+pub(crate) use directory::create_directories;
+pub(crate) use read::{Links, open, read, read_all};
+pub(crate) use replace::{remove_leftovers, replace};

@@ -1,0 +1,86 @@
+//! The run directory: the place of the status socket and of the state files.
+
+use crate::files::{create_directories, remove_leftovers};
+use crate::problems::{ProblemCode, Problems};
+use rustix::process::geteuid;
+use std::io::Result;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Whether a process may change the directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Access {
+    /// `serve`, whose state it has.
+    Owner,
+    /// Commands that only print.
+    Reader,
+}
+
+/// The run directory, which need not exist.
+#[derive(Clone, Debug)]
+pub(crate) struct RunDir {
+    path: PathBuf,
+    access: Access,
+    /// What is wrong with its files.
+    pub(crate) problems: Problems,
+}
+
+impl RunDir {
+    /// Returns the directory for `serve`. Removes the temporary files that killed processes left.
+    pub(crate) fn of_serve(path: &Path, problems: &Problems) -> Self {
+        remove_leftovers(path);
+        let run_dir = Self { path: path.to_owned(), access: Access::Owner, problems: problems.clone() };
+        run_dir.check_owner();
+        run_dir
+    }
+
+    /// Returns the directory for a command that writes nothing.
+    pub(crate) fn of_reader(path: &Path) -> Self {
+        Self { path: path.to_owned(), access: Access::Reader, problems: Problems::default() }
+    }
+
+    /// Returns whether the files may be written and moved.
+    pub(crate) fn may_write(&self) -> bool {
+        self.access == Access::Owner
+    }
+
+    /// Returns the path of a file.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Creates the directory unless it exists.
+    ///
+    /// # Errors
+    /// As [`create_directories`].
+    pub(crate) fn create(&self) -> Result<()> {
+        create_directories(&self.path)?;
+        self.check_owner();
+        Ok(())
+    }
+
+    /// Records if other users can change the directory. The plugin uses it nevertheless: it follows no link in it, and uses no file
+    /// of another user.
+    fn check_owner(&self) {
+        const STICKY: u32 = 0o1000;
+        let Ok(metadata) = std::fs::metadata(&self.path) else { return };
+        let (owner, mode) = (metadata.uid(), metadata.mode());
+        let (code, about) = (ProblemCode::RunDirShared, self.path.display());
+        let text = if !is_trusted(owner) {
+            format!("belongs to user {owner}, who can remove the plugin's state files")
+        } else if mode & 0o022 != 0 && mode & STICKY == 0 {
+            format!("has mode {:04o}, so other users can remove the plugin's state files", mode & 0o7777)
+        } else {
+            self.problems.end(code, about);
+            return;
+        };
+        if self.problems.begin(code, &about, &text) {
+            tracing::warn!(run_dir = %about, problem = text, "run directory is shared with other users");
+        }
+    }
+}
+
+/// Returns whether a file of this user can be the plugin's: the user is root, or the one that runs the plugin.
+pub(crate) fn is_trusted(owner: u32) -> bool {
+    owner == 0 || owner == geteuid().as_raw()
+}
