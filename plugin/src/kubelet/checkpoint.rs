@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 use vfio_plugin_policy::assignments::observation::CheckpointEntry;
+use vfio_plugin_policy::assignments::stored_answer;
 
 /// The longest file that is read, in bytes. An entry has a few hundred bytes.
 const MAX_LENGTH: u64 = 16 * 1024 * 1024;
@@ -77,9 +78,18 @@ fn entry(raw: RawEntry) -> Option<CheckpointEntry> {
         .filter(|(name, _)| name.starts_with("PCI_RESOURCE_") || name.starts_with("MDEV_PCI_RESOURCE_"))
         .flat_map(|(_, addresses)| addresses.split(','))
         .map(|address| address.trim().to_owned())
-        .filter(|address| !address.is_empty());
+        .filter(|address| !address.is_empty())
+        .collect();
+    let annotations =
+        response.annotations.into_iter().filter(|(key, _)| stored_answer::is_cdi_annotation(key));
+    let annotations: Vec<String> = annotations.map(|(_, names)| names).collect();
+    let names = annotations.iter().flat_map(|names| names.split(',')).map(str::to_owned);
+    let names = names.chain(response.cdi_devices.into_iter().map(|device| device.name));
+    let nodes = response.devices.into_iter().map(|spec| spec.host_path);
     Some(CheckpointEntry {
-        response_ids: response_ids.collect(),
+        response_ids,
+        nodes: nodes.filter(|path| stored_answer::is_vfio_node(path)).collect(),
+        cdi_names: names.filter(|name| !name.is_empty()).collect(),
         pod_uid: raw.pod_uid,
         container: raw.container_name,
         resource: raw.resource_name,
@@ -144,6 +154,7 @@ pub(crate) fn read(kubelet_dir: &Path) -> Result<Vec<CheckpointEntry>, Checkpoin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kubelet_api::v1beta1::{CdiDevice, DeviceSpec};
     use proptest::prelude::*;
     use std::collections::HashMap;
 
@@ -182,6 +193,29 @@ mod tests {
         );
         let entry = parse(text.as_bytes()).unwrap().remove(0);
         assert_eq!((entry.ids, entry.response_ids), (set(&["x"]), set(&["a", "b"])));
+    }
+
+    #[test]
+    fn nodes_and_cdi_names_of_the_response_are_read() {
+        let spec = |path: &str| DeviceSpec { host_path: path.into(), ..DeviceSpec::default() };
+        let annotation = |key: &str, names: &str| (key.to_owned(), names.to_owned());
+        let response = ContainerAllocateResponse {
+            devices: ["/dev/vfio/vfio", "/dev/vfio/52", "/dev/nvidia0"].map(spec).to_vec(),
+            cdi_devices: vec![CdiDevice { name: "a.b/c=0000:1b:00.0".into() }],
+            annotations: HashMap::from([
+                annotation("cdi.k8s.io/x", "a.b/c=0000:1b:00.0,a.b/c=0000:3d:00.0"),
+                annotation("example.com/x", "a.b/c=no"),
+            ]),
+            ..ContainerAllocateResponse::default()
+        };
+        let coded = BASE64_STANDARD.encode(response.encode_to_vec());
+        let text = format!(
+            r#"{{"Data":{{"PodDeviceEntries":[{{"PodUID":"u","ContainerName":"c","ResourceName":"r",
+            "DeviceIDs":null,"AllocResp":"{coded}"}}],"RegisteredDevices":null}}}}"#
+        );
+        let entry = parse(text.as_bytes()).unwrap().remove(0);
+        assert_eq!(entry.nodes, set(&["/dev/vfio/52", "/dev/vfio/vfio"]));
+        assert_eq!(entry.cdi_names, set(&["a.b/c=0000:1b:00.0", "a.b/c=0000:3d:00.0"]));
     }
 
     #[test]

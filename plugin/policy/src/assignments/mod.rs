@@ -7,6 +7,7 @@
 //! | [`kubelet`] | which kubelet process that is, and how long it has run |
 //! | [`ledger`] | the memory: takes in observations, with the rules in `merge` and `expiry` |
 //! | [`index`] | the output: assignments by device |
+//! | [`stored_answer`] | the device nodes in the kubelet's stored response, beside those of now |
 //! | [`reserved`] | the output for the monitor: what it must not probe |
 
 mod expiry;
@@ -17,3 +18,4 @@ mod merge;
 pub mod observation;
 pub mod record;
 pub mod reserved;
+pub mod stored_answer;

@@ -2,12 +2,14 @@
 
 use crate::assignments::kubelet::KubeletSocket;
 use crate::assignments::record;
+#[cfg(doc)]
+use crate::assignments::stored_answer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// An entry of the checkpoint: what one container was allocated of one resource.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CheckpointEntry {
     /// The pod's uid.
     pub pod_uid: String,
@@ -19,6 +21,11 @@ pub struct CheckpointEntry {
     pub ids: BTreeSet<String>,
     /// The ids in the environment variables of the plugin's response. After a substitution these are the real devices.
     pub response_ids: BTreeSet<String>,
+    /// The host paths of the VFIO device nodes in the plugin's response ([`stored_answer::is_vfio_node`]). The kubelet repeats
+    /// the response when it creates a container again, also after a reboot.
+    pub nodes: BTreeSet<String>,
+    /// The CDI names in the plugin's response, from its field and from its annotations.
+    pub cdi_names: BTreeSet<String>,
 }
 
 /// A pod as pod resources list it.

@@ -237,7 +237,15 @@ impl Plugin {
 pub(super) fn entry(pod: u8, device: u8) -> CheckpointEntry {
     let ids = BTreeSet::from([id(device)]);
     let (container, resource) = ("compute".to_owned(), RESOURCE.to_owned());
-    CheckpointEntry { pod_uid: uid(pod), container, resource, response_ids: ids.clone(), ids }
+    let response_ids = ids.clone();
+    CheckpointEntry {
+        pod_uid: uid(pod),
+        container,
+        resource,
+        response_ids,
+        ids,
+        ..CheckpointEntry::default()
+    }
 }
 
 /// Returns a pod as pod resources list it, with the device that the kubelet knows of.

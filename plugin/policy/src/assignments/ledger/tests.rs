@@ -37,7 +37,8 @@ fn entry(uid: &str, ids: &[&str]) -> CheckpointEntry {
 /// The same after a substitution: the container really has `real`.
 fn substituted(uid: &str, ids: &[&str], real: &[&str]) -> CheckpointEntry {
     let (pod_uid, container, resource) = (uid.to_owned(), "compute".to_owned(), R.to_owned());
-    CheckpointEntry { pod_uid, container, resource, ids: set(ids), response_ids: set(real) }
+    let (ids, response_ids) = (set(ids), set(real));
+    CheckpointEntry { pod_uid, container, resource, ids, response_ids, ..CheckpointEntry::default() }
 }
 
 /// Held devices with a holder in the pod's cgroup.
