@@ -8,6 +8,7 @@
 mod allocate;
 mod assignments;
 mod backoff;
+mod bounded_json;
 mod cli;
 mod commands;
 mod config;

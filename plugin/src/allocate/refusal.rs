@@ -3,6 +3,7 @@
 use crate::allocate::allocator::Allocator;
 use crate::allocate::verify::Obstacle;
 use crate::kubelet::checkpoint;
+use crate::kubelet::kept::OfferedResources;
 use vfio_plugin_policy::allocation;
 use vfio_plugin_policy::allocation::{AllocateError, NoSubstitute};
 use vfio_plugin_policy::device::DeviceState;
@@ -38,7 +39,7 @@ impl Allocator {
     ) -> AllocateError {
         self.assignments.poll_soon();
         let id = device.device.id;
-        let checkpoint = checkpoint::read(&self.kubelet_dir).ok();
+        let checkpoint = checkpoint::read(&self.kubelet_dir, &OfferedResources::default()).ok();
         let assignments = self.assignments.current();
         let reports = self.monitor.reports_sent();
         let reported = async {

@@ -8,6 +8,7 @@ use crate::assignments::inputs::{CheckpointId, Inputs, offered_resources, pods_t
 use crate::assignments::schedule::Schedule;
 use crate::config::Config;
 use crate::kubelet::checkpoint;
+use crate::kubelet::kept::OfferedResources;
 use crate::kubelet::pod_resources::{Lister, PodResourcesError};
 use crate::kubelet::socket_watch::PluginDirState;
 use crate::reservations::Reservations;
@@ -126,15 +127,16 @@ impl Poller {
         snapshot: Option<&NodeSnapshot>,
         kubelet: Option<KubeletSocket>,
     ) -> Duration {
+        let offered = self.can_be_ours(snapshot);
         let pods = match self.has_polled {
-            true => lister.list().await,
-            false => self.first_list(lister, kubelet).await,
+            true => lister.list(&offered).await,
+            false => self.first_list(lister, &offered, kubelet).await,
         };
         // After the list, so that the checkpoint names all pods that were admitted before it.
         let id = CheckpointId::of(&self.config.kubelet_dir);
         let is_new = id.is_some() && id != self.checkpoint;
         self.checkpoint = id;
-        let checkpoint = checkpoint::read(&self.config.kubelet_dir).ok();
+        let checkpoint = checkpoint::read(&self.config.kubelet_dir, &offered).ok();
         let update = self.observe(pods.as_deref().ok(), (checkpoint.as_deref(), is_new), snapshot, kubelet);
         if update.checkpoint_is_stale {
             self.assignments.shared.checkpoint_is_stale.notify_one();
@@ -150,18 +152,29 @@ impl Poller {
     async fn first_list(
         &mut self,
         lister: &mut Lister,
+        offered: &OfferedResources,
         kubelet: Option<KubeletSocket>,
     ) -> Result<Vec<ListedPod>, PodResourcesError> {
         self.has_polled = true;
-        let mut list = pin!(lister.list());
+        let mut list = pin!(lister.list(offered));
         tokio::select! {
             pods = &mut list => return pods,
             () = sleep(FIRST_LIST) => {}
         }
-        if let Ok(checkpoint) = checkpoint::read(&self.config.kubelet_dir) {
+        if let Ok(checkpoint) = checkpoint::read(&self.config.kubelet_dir, offered) {
             self.observe(None, (Some(&checkpoint), false), None, kubelet);
         }
         list.await
+    }
+
+    /// Returns the resources of which an id can be this plugin's: the offered ones and those of assignments.
+    fn can_be_ours(&self, snapshot: Option<&NodeSnapshot>) -> OfferedResources {
+        let Some(snapshot) = snapshot else { return OfferedResources::default() };
+        let mut resources = offered_resources(snapshot);
+        let state = self.assignments.shared.state.lock();
+        let assigned = state.ledger.assignments().iter();
+        resources.extend(assigned.map(|assignment| Arc::from(assignment.resource.as_str())));
+        OfferedResources::known(resources)
     }
 
     /// Passes what the kubelet shows to the ledger, publishes the assignments and writes the state file.

@@ -1,7 +1,10 @@
 //! The kubelet's files and sockets, and the lists that the plugin sends to it.
 
 pub(crate) mod checkpoint;
+pub(crate) mod kept;
 pub(crate) mod list_and_watch;
+mod pod_list;
 pub(crate) mod pod_resources;
 pub(crate) mod registry;
 pub(crate) mod socket_watch;
+mod wire;

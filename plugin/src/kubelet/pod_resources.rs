@@ -1,26 +1,31 @@
 //! Lists pods with their devices at the kubelet's pod resources socket, with a deadline.
 
+use crate::kubelet::kept::{Fault, Limit, OfferedResources};
+use crate::kubelet::pod_list::ListCodec;
 use kubelet_api::podresources::ListPodResourcesRequest;
-use kubelet_api::podresources::pod_resources_lister_client::PodResourcesListerClient;
-use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::timeout;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
 use vfio_plugin_policy::assignments::observation::ListedPod;
 
 /// A kubelet that is starting or overloaded answers late. Nothing waits for it meanwhile.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// The kubelet's own limit of a response (`podresources.DefaultPodResourcesMaxSize`), in bytes.
 const MAX_RESPONSE: usize = 16 * 1024 * 1024;
+/// The method that lists pods.
+const LIST: &str = "/v1.PodResourcesLister/List";
 
 /// Lists pods. Keeps the connection while it works.
 #[derive(Debug)]
 pub(crate) struct Lister {
     socket: PathBuf,
-    client: Option<PodResourcesListerClient<Channel>>,
+    client: Option<Grpc<Channel>>,
 }
 
 /// Why pods could not be listed. The text names the socket and the cause: `SOCKET: CAUSE`.
@@ -35,6 +40,14 @@ enum Cause {
     Deadline,
     Connect(String),
     Status(tonic::Code, String),
+    Malformed,
+    OverLimit(Limit),
+}
+
+impl From<Status> for Cause {
+    fn from(status: Status) -> Self {
+        Self::Status(status.code(), status.message().to_owned())
+    }
 }
 
 impl PodResourcesError {
@@ -51,6 +64,8 @@ impl fmt::Display for PodResourcesError {
             Cause::Deadline => write!(f, "no answer within {DEADLINE:?}"),
             Cause::Connect(cause) => write!(f, "cannot connect: {cause}; is the kubelet running?"),
             Cause::Status(code, message) => write!(f, "{code:?}: {message}"),
+            Cause::Malformed => f.write_str("the list is malformed"),
+            Cause::OverLimit(limit) => write!(f, "the list has {limit}"),
         }
     }
 }
@@ -61,47 +76,45 @@ impl Lister {
         Self { socket, client: None }
     }
 
-    /// Lists all pods with their devices. Waits 2 s at most.
+    /// Lists all pods, with the devices that can be this plugin's. Waits 2 s at most.
     ///
     /// # Errors
-    /// The socket cannot be connected to, or the kubelet refuses or is late. The next call connects again.
-    pub(crate) async fn list(&mut self) -> Result<Vec<ListedPod>, PodResourcesError> {
-        let listed = timeout(DEADLINE, self.try_list()).await.unwrap_or(Err(Cause::Deadline));
+    /// The socket cannot be connected to, the kubelet refuses or is late, or its list is malformed or over a limit. The next call
+    /// connects again.
+    pub(crate) async fn list(
+        &mut self,
+        offered: &OfferedResources,
+    ) -> Result<Vec<ListedPod>, PodResourcesError> {
+        let listed = timeout(DEADLINE, self.try_list(offered)).await.unwrap_or(Err(Cause::Deadline));
         listed.map_err(|cause| {
             self.client = None;
             PodResourcesError { socket: self.socket.clone(), cause }
         })
     }
 
-    async fn try_list(&mut self) -> Result<Vec<ListedPod>, Cause> {
+    async fn try_list(&mut self, offered: &OfferedResources) -> Result<Vec<ListedPod>, Cause> {
         let client = match &mut self.client {
             Some(client) => client,
             None => self.client.insert(connect(&self.socket.display().to_string()).await?),
         };
-        let response = client.list(ListPodResourcesRequest {}).await;
-        let response =
-            response.map_err(|status| Cause::Status(status.code(), status.message().to_owned()))?;
-        let pods = response.into_inner().pod_resources.into_iter().map(|pod| {
-            let mut devices: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
-            for container in pod.containers {
-                // The kubelet makes one entry for each device, so that each has its own topology.
-                for entry in container.devices {
-                    let key = (container.name.clone(), entry.resource_name);
-                    devices.entry(key).or_default().extend(entry.device_ids);
-                }
-            }
-            ListedPod { full_name: format!("{}/{}", pod.namespace, pod.name), devices }
-        });
-        Ok(pods.collect())
+        client.ready().await.map_err(|error| connect_error(&error))?;
+        let request = Request::new(ListPodResourcesRequest {});
+        let codec = ListCodec(offered.clone());
+        let response = client.unary(request, PathAndQuery::from_static(LIST), codec).await?;
+        response.into_inner().map_err(|fault| match fault {
+            Fault::Malformed => Cause::Malformed,
+            Fault::Over(limit) => Cause::OverLimit(limit),
+        })
     }
 }
 
-async fn connect(socket: &str) -> Result<PodResourcesListerClient<Channel>, Cause> {
-    let cause = |error: tonic::transport::Error| {
-        // tonic's own text is "transport error"; the cause is its source.
-        Cause::Connect(error.source().map_or_else(|| error.to_string(), ToString::to_string))
-    };
-    let endpoint = Endpoint::from_shared(format!("unix:{socket}")).map_err(cause)?;
-    let channel = endpoint.connect().await.map_err(cause)?;
-    Ok(PodResourcesListerClient::new(channel).max_decoding_message_size(MAX_RESPONSE))
+async fn connect(socket: &str) -> Result<Grpc<Channel>, Cause> {
+    let endpoint = Endpoint::from_shared(format!("unix:{socket}")).map_err(|error| connect_error(&error))?;
+    let channel = endpoint.connect().await.map_err(|error| connect_error(&error))?;
+    Ok(Grpc::new(channel).max_decoding_message_size(MAX_RESPONSE))
+}
+
+fn connect_error(error: &tonic::transport::Error) -> Cause {
+    // tonic's own text is "transport error"; the cause is its source.
+    Cause::Connect(error.source().map_or_else(|| error.to_string(), ToString::to_string))
 }

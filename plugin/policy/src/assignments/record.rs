@@ -132,7 +132,7 @@ impl Assignment {
 
 /// Returns whether an id can be one of this plugin's: a PCI address or a uuid. Older plugins used a group's number, which counts
 /// for an offered resource only, because other plugins number their devices too.
-pub(super) fn is_vfio_id(id: &str, resource_is_offered: bool) -> bool {
+pub fn is_vfio_id(id: &str, resource_is_offered: bool) -> bool {
     id.parse::<DeviceId>().is_ok() || resource_is_offered && id.parse::<GroupId>().is_ok()
 }
 

@@ -3,6 +3,7 @@
 use crate::commands::doctor::finding::Findings;
 use crate::config::Config;
 use crate::kubelet::checkpoint;
+use crate::kubelet::kept::OfferedResources;
 use crate::kubelet::pod_resources::{Lister, PodResourcesError};
 use crate::kubelet::socket_watch::kubelet_socket;
 use crate::status::client;
@@ -81,8 +82,10 @@ pub(super) fn examine<'a>(
         findings.warn(socket.display().to_string(), format!("the kubelet does not answer: {error}"), advice);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
-    let pods = runtime.block_on(async { Lister::new(config.pod_resources.clone()).list().await });
-    let checkpoint = checkpoint::read(&config.kubelet_dir).ok();
+    let pods = runtime.block_on(async {
+        Lister::new(config.pod_resources.clone()).list(&OfferedResources::default()).await
+    });
+    let checkpoint = checkpoint::read(&config.kubelet_dir, &OfferedResources::default()).ok();
     // Without a kubelet neither source can be expected.
     if running {
         check_sources(config, &pods, checkpoint.as_deref(), findings);
