@@ -8,12 +8,13 @@
 //! as it is there: a file that is empty, half written, of another version, too large, of another user or no regular file, and one
 //! that the kernel cannot read.
 
+use crate::bounded_json::{self, JsonError, JsonLimits};
 use crate::files::{Links, kept_aside, open, read_all, replace, set_aside};
 use crate::problems::{ProblemCode, Problems};
 use crate::run_dir::{RunDir, is_trusted};
 use rustix::io::Errno;
-use serde::Serialize;
 use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::MetadataExt;
@@ -27,6 +28,8 @@ const MODE: u32 = 0o644;
 /// How often and after which pause [`StateFile::read_once`] tries to read a file while the kernel is out of descriptors or memory.
 const ATTEMPTS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(20);
+/// Limits for the content of a state file. A record of an assignment has about 20 values.
+const LIMITS: JsonLimits = JsonLimits { bytes: MAX_SIZE, string: 4096, depth: 32, values: 250_000 };
 
 /// One state file.
 #[derive(Debug)]
@@ -45,6 +48,13 @@ struct Versioned<'a, T> {
     version: u32,
     #[serde(flatten)]
     content: &'a T,
+}
+
+/// The version of a file's content; the other fields are skipped.
+#[derive(Deserialize)]
+struct Version {
+    #[serde(default)]
+    version: Value,
 }
 
 impl StateFile {
@@ -68,7 +78,7 @@ impl StateFile {
     pub(crate) fn read_versioned<T: DeserializeOwned>(&mut self, version: u32) -> Result<Option<T>> {
         let (code, file) = (ProblemCode::StateFileUnread, self.path.display());
         let content = match self.read_bytes() {
-            Ok(text) => decode_versioned(&text, version).map(Some).map_err(Error::from),
+            Ok(text) => decode_versioned(&text, version).map(Some).map_err(invalid),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         };
@@ -150,8 +160,8 @@ impl StateFile {
         }
     }
 
-    /// Writes the content like [`write`](Self::write), with a field `version` beside its own. The content must be a struct or a
-    /// map.
+    /// Writes the content like [`write`](Self::write), with a field `version` beside its own. The content must be a
+    /// struct that ignores unknown fields.
     pub(crate) fn write_versioned<T: Serialize>(&mut self, version: u32, content: &T) {
         self.write(&Versioned { version, content });
     }
@@ -190,24 +200,28 @@ pub(crate) fn forget_removed(problems: &Problems) {
     problems.keep(ProblemCode::StateFileKeptAside, |kept| Path::new(kept).symlink_metadata().is_ok());
 }
 
+fn invalid(error: JsonError) -> Error {
+    Error::new(ErrorKind::InvalidData, error.to_string())
+}
+
 /// Returns whether a failed read may succeed later without a change of the file.
 fn is_passing(error: &Error) -> bool {
     let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR, Errno::AGAIN];
     error.raw_os_error().is_some_and(|number| passing.iter().any(|errno| errno.raw_os_error() == number))
 }
 
-/// Parses an object, checks its field `version` and returns the other fields.
-fn decode_versioned<T: DeserializeOwned>(text: &[u8], version: u32) -> serde_json::Result<T> {
+/// Parses an object, checks its field `version` and returns the other fields. Parses twice: a tree of values in between would take
+/// many times the text's size.
+fn decode_versioned<T: DeserializeOwned>(text: &[u8], version: u32) -> std::result::Result<T, JsonError> {
     if text.is_empty() {
-        return Err(serde_json::Error::custom("it is empty"));
+        return Err(JsonError::Malformed(serde_json::Error::custom("it is empty")));
     }
-    let mut content: Value = serde_json::from_slice(text)?;
-    let found = content.as_object_mut().and_then(|fields| fields.remove("version")).unwrap_or_default();
+    let Version { version: found } = bounded_json::read(text, LIMITS)?;
     if found != version {
         let text = format!("it has version {found}, this plugin reads version {version}");
-        return Err(serde_json::Error::custom(text));
+        return Err(JsonError::Malformed(serde_json::Error::custom(text)));
     }
-    serde_json::from_value(content)
+    bounded_json::read(text, LIMITS)
 }
 
 #[cfg(test)]
@@ -215,10 +229,12 @@ mod tests {
     use super::*;
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     use serde::Serializer;
-    use std::collections::BTreeMap;
     use std::fs;
 
-    type Content = BTreeMap<String, Vec<u32>>;
+    #[derive(Serialize, Deserialize, PartialEq, Debug, Default)]
+    struct Content {
+        held: Vec<u32>,
+    }
 
     /// A type that no serializer can write.
     struct Unserializable;
@@ -295,7 +311,7 @@ mod tests {
         let run_dir = run_dir(directory.path());
         let mut state_file = file(&run_dir);
         assert_eq!(state_file.read_versioned::<Content>(1).unwrap(), None);
-        let content = Content::from([("held".to_owned(), vec![51])]);
+        let content = Content { held: vec![51] };
         state_file.write_versioned(1, &content);
         assert_eq!(text(&run_dir.file("x.json")), "{\"version\":1,\"held\":[51]}");
         assert_eq!(state_file.read_versioned(1).unwrap(), Some(content));
@@ -333,6 +349,19 @@ mod tests {
     }
 
     #[test]
+    fn file_with_too_many_values_is_refused() {
+        #[derive(Deserialize)]
+        struct Content {
+            #[serde(rename = "x")]
+            _x: Vec<u8>,
+        }
+        let text = |values| format!("{{\"version\":1,\"x\":[{}0]}}", "0,".repeat(values));
+        assert!(decode_versioned::<Content>(text(200_000).as_bytes(), 1).is_ok());
+        let error = decode_versioned::<Content>(text(7 << 20).as_bytes(), 1).err().unwrap();
+        assert!(matches!(error, JsonError::Over(bounded_json::JsonLimit::Values)), "{error}");
+    }
+
+    #[test]
     fn anything_that_is_no_plain_file_of_ours_is_kept_aside() {
         let directory = tempfile::tempdir().unwrap();
         let run_dir = run_dir(directory.path());
@@ -351,9 +380,9 @@ mod tests {
         for (what, plant) in plant {
             plant();
             let mut state_file = file(&run_dir);
-            assert_eq!(state_file.read_once::<Content>(1), Content::new(), "{what}");
+            assert_eq!(state_file.read_once::<Content>(1), Content::default(), "{what}");
             assert!(path.symlink_metadata().is_err(), "{what}");
-            state_file.write_versioned(1, &Content::new());
+            state_file.write_versioned(1, &Content::default());
             assert!(path.symlink_metadata().unwrap().is_file(), "{what}");
             fs::remove_file(&path).unwrap();
         }
@@ -361,7 +390,7 @@ mod tests {
         if rustix::process::geteuid().is_root() {
             fs::write(&path, content).unwrap();
             std::os::unix::fs::chown(&path, Some(4711), None).unwrap();
-            assert_eq!(file(&run_dir).read_once::<Content>(1), Content::new(), "another user wrote it");
+            assert_eq!(file(&run_dir).read_once::<Content>(1), Content::default(), "another user wrote it");
         }
     }
 
@@ -377,8 +406,8 @@ mod tests {
         let mut state_file = file(&run_dir);
         assert!(state_file.read_versioned::<Content>(1).unwrap_err().to_string().contains("x.json"));
         assert!(codes(&run_dir).contains(&ProblemCode::StateFileUnread));
-        assert_eq!(state_file.read_once::<Content>(1), Content::new());
-        state_file.write_versioned(1, &Content::new());
+        assert_eq!(state_file.read_once::<Content>(1), Content::default());
+        state_file.write_versioned(1, &Content::default());
         assert_eq!(text(&run_dir.file("x.json")), "half");
     }
 
@@ -389,7 +418,7 @@ mod tests {
         fs::write(run_dir.file("x.json"), "half").unwrap();
         let mut state_file = file(&run_dir);
         assert_eq!(state_file.read_versioned::<Content>(1).unwrap(), None);
-        state_file.write_versioned(1, &Content::new());
+        state_file.write_versioned(1, &Content::default());
         assert_eq!(text(&run_dir.file("x.json")), "half");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
