@@ -1,8 +1,9 @@
 //! Reads the state of a running `serve` from its status socket.
 
+use crate::bounded_json::{self, JsonError, JsonLimits};
 use crate::status::path;
 use crate::status::report::StatusReport;
-use anyhow::{Context, bail};
+use anyhow::{Context, Error, anyhow};
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 
 /// How long a command waits for a running `serve` to answer.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// The longest answer that is accepted, in bytes. A report of 256 devices has about 150 kB.
-const MAX_LENGTH: usize = 16 << 20;
+/// Limits for an answer. The report of a device has about 600 bytes and 25 values.
+const LIMITS: JsonLimits = JsonLimits { bytes: 16 << 20, string: 64 << 10, depth: 32, values: 500_000 };
 
 /// Connects to a Unix socket and blocks for at most `timeout`.
 ///
@@ -34,25 +35,39 @@ pub(crate) fn connect(path: &Path, timeout: Duration) -> std::io::Result<UnixStr
 pub(crate) fn fetch(run_dir: &Path, timeout: Duration) -> anyhow::Result<StatusReport> {
     let path = path(run_dir);
     let deadline = Instant::now() + timeout;
-    let mut stream =
+    let stream =
         connect(&path, timeout).with_context(|| format!("no serve answers at {}", path.display()))?;
-    let mut text = Vec::new();
-    let mut part = [0; 64 * 1024];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || text.len() >= MAX_LENGTH {
-            bail!("{}: serve sent no complete answer within {timeout:?}; is it stopped?", path.display());
+    bounded_json::read(UntilDeadline { stream, deadline }, LIMITS).map_err(|error| match error {
+        JsonError::Read(error) if error.kind() == ErrorKind::TimedOut => {
+            anyhow!("{}: serve sent no complete answer within {timeout:?}; is it stopped?", path.display())
         }
-        stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut part) {
-            Ok(0) => break,
-            Ok(length) => text.extend_from_slice(part.get(..length).unwrap_or_default()),
-            // The read timed out, or a signal came: the deadline decides.
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        JsonError::Read(error) => Error::new(error).context(format!("cannot read {}", path.display())),
+        error => Error::new(error).context(format!(
+            "{}: the answer is no status report; is it another version?",
+            path.display()
+        )),
+    })
+}
+
+/// A stream that fails with `TimedOut` after a deadline.
+struct UntilDeadline {
+    stream: UnixStream,
+    deadline: Instant,
+}
+
+impl Read for UntilDeadline {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            match self.stream.read(buffer) {
+                // The read timed out, or a signal came: the deadline decides.
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                result => return result,
+            }
         }
     }
-    serde_json::from_slice(&text).with_context(|| {
-        format!("{}: the answer is no status report; is it another version?", path.display())
-    })
 }
