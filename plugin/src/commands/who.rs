@@ -1,12 +1,17 @@
 //! `who`: prints the processes that hold a device or group.
 
+mod target;
+
+use crate::commands::exit_code::{NEGATIVE, USAGE};
 use crate::commands::table::{layout, or_dash};
+use crate::commands::{stderr, stdout};
 use crate::config::Config;
 use crate::status::report::HolderReport;
 use anyhow::{Context, bail};
 use serde::Serialize;
-use vfio_probe::device::Detail;
-use vfio_probe::{DeviceId, GroupId, Holder, Root, ScanCoverage};
+use std::fmt::Write;
+use target::TargetError;
+use vfio_probe::{GroupId, Holder, Root, ScanCoverage};
 
 /// The output of `who --json`.
 #[derive(Serialize)]
@@ -32,13 +37,21 @@ struct HolderVia {
     via: &'static str,
 }
 
-/// Runs the command and returns the exit code: 0 if a holder was found, 1 if not.
+/// Runs the command and returns the exit code: 0 if a holder was found, 1 if not, 64 if `target` is no name of a device or group,
+/// or an ambiguous one.
 ///
 /// # Errors
-/// The target is no device or group of this node, or /proc cannot be read.
+/// The device or group does not exist or has no group, /proc cannot be read, or standard output cannot be written.
 pub(crate) fn run(config: &Config, target: &str, json: bool) -> anyhow::Result<u8> {
     let root = Root::open(&config.root)?;
-    let group = group_of(&root, target)?;
+    let group = match target::group_of(&root, &config.root, target) {
+        Ok(group) => group,
+        Err(TargetError::Usage(text)) => {
+            stderr::print(format_args!("vfio-device-plugin: {text}"));
+            return Ok(USAGE);
+        }
+        Err(error) => bail!("{error}"),
+    };
     let mut holders: Vec<Holder> = Vec::new();
     let coverage = root
         .holders(&[group], &mut |holder| holders.push(holder))
@@ -49,32 +62,17 @@ pub(crate) fn run(config: &Config, target: &str, json: bool) -> anyhow::Result<u
         let holders = holders.iter().map(via).collect();
         let ScanCoverage { processes, unreadable, unattributed } = coverage;
         let report = WhoReport { iommu_group: group.0, holders, processes, unreadable, unattributed };
-        println!("{}", serde_json::to_string(&report)?);
+        stdout::print(&(serde_json::to_string(&report)? + "\n"))?;
     } else {
-        print(group, &holders, coverage);
+        stdout::print(&words(group, &holders, coverage))?;
     }
-    Ok(u8::from(!found))
+    Ok(if found { 0 } else { NEGATIVE })
 }
 
-/// Returns the group that `target` names by its number or by one of its devices.
-fn group_of(root: &Root, target: &str) -> anyhow::Result<GroupId> {
-    if let Ok(group) = target.parse::<GroupId>() {
-        root.members(group, &mut vfio_probe::Buffer::new(), |_| {})
-            .with_context(|| format!("{target}: no such IOMMU group"))?;
-        return Ok(group);
-    }
-    let id: DeviceId = target.parse().map_err(|error| anyhow::anyhow!("{target:?}: {error}"))?;
-    let device = root.device(id, Detail::Identity)?;
-    match device.group {
-        Some(group) => Ok(group),
-        None => bail!("{id} has no IOMMU group; is the IOMMU off?"),
-    }
-}
-
-/// Prints the holders as a table, and what the search could not read.
-fn print(group: GroupId, holders: &[Holder], coverage: ScanCoverage) {
-    if holders.is_empty() {
-        println!("Found no process that holds group {group}.");
+/// Returns the holders as a table, and what the search could not read.
+fn words(group: GroupId, holders: &[Holder], coverage: ScanCoverage) -> String {
+    let mut text = if holders.is_empty() {
+        format!("Found no process that holds group {group}.\n")
     } else {
         let rows: Vec<[String; 5]> = holders
             .iter()
@@ -88,18 +86,21 @@ fn print(group: GroupId, holders: &[Holder], coverage: ScanCoverage) {
                 ]
             })
             .collect();
-        print!("{}", layout(["PID", "COMMAND", "VIA", "POD", "CONTAINER"], &rows));
-    }
+        layout(["PID", "COMMAND", "VIA", "POD", "CONTAINER"], &rows)
+    };
     let ScanCoverage { processes, unreadable, unattributed } = coverage;
     if unreadable > 0 {
-        println!(
+        let _ = writeln!(
+            text,
             "The list may be incomplete: {unreadable} of {processes} processes could not be read; run as root."
         );
     }
     if unattributed > 0 {
-        println!(
+        let _ = writeln!(
+            text,
             "The list may be incomplete: {unattributed} open VFIO device descriptors cannot be attributed to a device; \
              Linux 6.18 and newer can."
         );
     }
+    text
 }
