@@ -31,11 +31,9 @@ pub(crate) enum ProblemCode {
     AssignmentsUnknown,
     /// The kubelet's checkpoint exists and cannot be read.
     CheckpointUnreadable,
-    /// The kubelet's checkpoint is empty.
-    CheckpointEmpty,
-    /// The kubelet's checkpoint is larger than the plugin reads.
+    /// The kubelet's checkpoint has more bytes or entries than the plugin reads.
     CheckpointTooLarge,
-    /// The kubelet's checkpoint is not understood: half written, or of a format that this version does not know.
+    /// The kubelet's checkpoint is not understood: empty, half written, or of a format that this version does not know.
     CheckpointMalformed,
     /// The kubelet's directory of device plugins is missing.
     KubeletDirMissing,
@@ -154,7 +152,7 @@ pub(crate) fn seconds(time: SystemTime) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ProblemCode::{CheckpointEmpty, DeviceUnreadable, PoolsRejected};
+    use ProblemCode::{CheckpointMalformed, DeviceUnreadable, PoolsRejected};
 
     #[test]
     fn problem_is_new_once_until_it_has_ended() {
@@ -165,7 +163,7 @@ mod tests {
         assert!(problems.begin(PoolsRejected, "pools.yaml", "line 2"), "another text is news");
         assert_eq!(problems.current()[0].text, "line 2");
         assert_eq!(problems.current()[0].since, since);
-        assert!(!problems.end(PoolsRejected, "other") && !problems.end(CheckpointEmpty, "pools.yaml"));
+        assert!(!problems.end(PoolsRejected, "other") && !problems.end(CheckpointMalformed, "pools.yaml"));
         assert!(problems.end(PoolsRejected, "pools.yaml") && problems.current().is_empty());
         assert!(problems.begin(PoolsRejected, "pools.yaml", "line 2"));
     }

@@ -14,6 +14,7 @@ mod state;
 
 use crate::assignments::state::{AssignmentsFile, AssignmentsState};
 use crate::node::monitor::MonitorHandle;
+use crate::problems::Problems;
 use crate::run_dir::RunDir;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -37,6 +38,8 @@ struct Shared {
     poll_soon: Notify,
     checkpoint_is_stale: Notify,
     monitor: MonitorHandle,
+    /// Has what the kubelet does not show.
+    problems: Problems,
 }
 
 impl AssignmentsHandle {
@@ -53,6 +56,7 @@ impl AssignmentsHandle {
             poll_soon: Notify::new(),
             checkpoint_is_stale: Notify::new(),
             monitor,
+            problems: run_dir.problems.clone(),
         };
         Self { shared: Arc::new(shared) }
     }

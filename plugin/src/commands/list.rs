@@ -25,7 +25,10 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
     }
     let left_out = |error| stderr::print(format_args!("vfio-device-plugin: device left out: {error}"));
     let devices = offered_devices(config, probe, left_out)?;
-    let reported = serving.map(|status| status.devices).unwrap_or_default();
+    let (reported, problems) = serving.map(|status| (status.devices, status.problems)).unwrap_or_default();
+    for problem in &problems {
+        stderr::print(format_args!("vfio-device-plugin: problem of serve: {problem}"));
+    }
     let mut reports: Vec<DeviceReport> = devices.iter().map(|device| combined(device, &reported)).collect();
     // A device whose unbind waits for its holder, or that is assigned to a pod, is not among the bound
     // devices; serve knows it.
@@ -33,8 +36,8 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
         (report.driver.is_none() || report.assignment.is_some())
             && !devices.iter().any(|device| device.device.id.to_string() == report.address)
     });
-    reports.extend(unlisted.map(|report| DeviceReport { reason_code: None, ..report }));
-    let listing = Listing { devices: reports };
+    reports.extend(unlisted.map(|report| DeviceReport { typed_reason: None, ..report }));
+    let listing = Listing { devices: reports, problems };
     let text = if json { serde_json::to_string(&listing)? + "\n" } else { table(&listing) };
     stdout::print(&text)?;
     Ok(0)

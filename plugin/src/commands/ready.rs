@@ -67,6 +67,7 @@ mod tests {
             listing_failed: false,
             resources,
             devices: Vec::new(),
+            problems: Vec::new(),
         }
     }
 

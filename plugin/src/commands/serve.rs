@@ -13,13 +13,14 @@ use crate::kubelet::registry::Registry;
 use crate::kubelet::socket_watch;
 use crate::kubelet::socket_watch::PluginDirState;
 use crate::node::monitor::MonitorHandle;
-use crate::problems::Problems;
+use crate::problems::{ProblemCode, Problems};
 use crate::publisher::{CarriedOver, HealthPublisher, Published};
 use crate::reservations::Reservations;
 use crate::run_dir::RunDir;
 use crate::status;
 use crate::supervise::{Failures, Supervisor};
 use anyhow::{Context, bail};
+use rustix::process::{Resource, getrlimit};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,6 +29,9 @@ use tokio::time::{sleep_until, timeout};
 
 /// How long streams and sockets may take to end after a SIGTERM. What is left ends with the process.
 const SHUTDOWN: Duration = Duration::from_millis(800);
+
+/// A lower limit of open files is a problem: the usual soft limit.
+const FEW_DESCRIPTORS: u64 = 1024;
 
 /// Serve failed, and why is in its log.
 #[derive(Debug)]
@@ -107,6 +111,7 @@ async fn start(
 ) -> anyhow::Result<(MonitorHandle, status::SocketFile)> {
     let problems = Problems::default();
     let run_dir = RunDir::of_serve(&config.run_dir, &problems);
+    check_descriptors(&problems);
     let carried_over = CarriedOver::read(&run_dir);
     let monitor = MonitorHandle::start(config, &run_dir, carried_over.lost(), supervisor)?;
     let publisher = Arc::new(HealthPublisher::new(config, Arc::clone(&monitor.root), carried_over));
@@ -119,7 +124,7 @@ async fn start(
     let (sender, plugin_dir) = watch::channel(PluginDirState { kubelet, changes: 0 });
     supervisor.task(
         "the watch of the kubelet's directory",
-        socket_watch::follow(config.kubelet_dir.clone(), sender),
+        socket_watch::follow(config.kubelet_dir.clone(), problems.clone(), sender),
     );
     supervisor.task(
         "the assignments' poller",
@@ -135,6 +140,7 @@ async fn start(
         publisher: Arc::clone(&publisher),
         assignments: assignments.clone(),
         registry: Arc::clone(&registry),
+        problems: problems.clone(),
     };
     let (socket, answering) = status.start(&config.run_dir);
     supervisor.task("the status server", answering);
@@ -147,11 +153,22 @@ async fn start(
         publisher,
         assignments,
         reservations,
+        problems,
         busy_allocate: config.busy_allocate,
     };
     let resources = ResourceSet::new(services.clone(), supervisor.clone(), registry);
     supervisor.task("the publisher", publish(services, resources));
     Ok((monitor, socket))
+}
+
+/// Records a limit of open files that a node with many devices exceeds.
+fn check_descriptors(problems: &Problems) {
+    if let Some(limit) = getrlimit(Resource::Nofile).current.filter(|limit| *limit < FEW_DESCRIPTORS) {
+        let text = format!("serve may open {limit} files; it needs one for each offered group");
+        if problems.begin(ProblemCode::DescriptorLimit, "limit of open files", &text) {
+            tracing::warn!(limit, "the limit of open files is low; a node with many devices exceeds it");
+        }
+    }
 }
 
 /// Turns snapshots and assignments into device lists; never returns.

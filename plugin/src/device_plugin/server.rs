@@ -4,7 +4,7 @@ use crate::allocate::allocator::Allocator;
 use crate::device_plugin::connection::Connection;
 use crate::device_plugin::service::Service;
 use crate::device_plugin::sockets;
-use crate::log_once::LogOnce;
+use crate::problems::{ProblemCode, Problems};
 use kubelet_api::v1beta1::device_plugin_server::DevicePluginServer;
 use std::io::Result;
 use std::path::{Path, PathBuf};
@@ -61,18 +61,22 @@ impl Socket {
     }
 
     /// Starts to answer calls.
-    pub(super) fn serve(self, allocator: Allocator) -> PluginServer {
+    pub(super) fn serve(self, allocator: Allocator, problems: Problems) -> PluginServer {
         let (shutdown, close, ended) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let closing = close.clone();
-        let mut logged = LogOnce::default();
+        let socket = self.file.path.display().to_string();
         let connections = UnixListenerStream::new(self.listener).then(move |accepted| {
             match &accepted {
-                Ok(_) => logged.clear(),
-                Err(error) if logged.is_new(error.kind()) => {
-                    tracing::warn!(%error, "cannot accept a connection of the kubelet; trying again");
+                Ok(_) => {
+                    problems.end(ProblemCode::AcceptFailed, &socket);
                 }
-                Err(_) => {}
+                Err(error) => {
+                    let text = format_args!("connections of the kubelet cannot be accepted: {error}");
+                    if problems.begin(ProblemCode::AcceptFailed, &socket, text) {
+                        tracing::warn!(%error, "cannot accept a connection of the kubelet; trying again");
+                    }
+                }
             }
             connection(accepted, closing.clone())
         });

@@ -11,6 +11,7 @@ use crate::node::cdi_dir::written::WrittenSpecs;
 use crate::node::hardware::readers::HardwareReaders;
 use crate::node::hardware::{HardwareMonitor, Timing};
 use crate::node::naming::ResourceNamer;
+use crate::problems::ProblemCode;
 use crate::run_dir::RunDir;
 use crate::supervise::Supervisor;
 use anyhow::Context;
@@ -76,7 +77,13 @@ impl MonitorHandle {
             pools: config.pools.clone().map(PoolsFileWatch::new),
             cdi: CdiDir::new(config.cdi_dir.clone(), run_dir),
             hardware: HardwareMonitor::new(Arc::clone(&root), config.checks(), timing, lost, Instant::now()),
+            problems: run_dir.problems.clone(),
         };
+        if !sources.watch.hears_uevents() {
+            let text = "the kernel's events are not available; changes are found once an interval";
+            sources.problems.begin(ProblemCode::UeventsUnavailable, "uevents", text);
+            tracing::info!("uevents are not available; changes of devices are found once an interval");
+        }
         let readers = sources.hardware.as_ref().map(HardwareMonitor::readers);
         let cdi_files = sources.cdi.written();
         let inbox = Arc::new(Inbox::new().context("cannot create the eventfd that wakes the monitor")?);

@@ -42,10 +42,8 @@ pub(crate) fn fetch(run_dir: &Path, timeout: Duration) -> anyhow::Result<StatusR
             anyhow!("{}: serve sent no complete answer within {timeout:?}; is it stopped?", path.display())
         }
         JsonError::Read(error) => Error::new(error).context(format!("cannot read {}", path.display())),
-        error => Error::new(error).context(format!(
-            "{}: the answer is no status report; is it another version?",
-            path.display()
-        )),
+        error => Error::new(error)
+            .context(format!("{}: the answer is no status report; is it another version?", path.display())),
     })
 }
 

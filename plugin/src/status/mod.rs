@@ -7,8 +7,11 @@ pub(crate) mod words;
 
 use crate::assignments::AssignmentsHandle;
 use crate::kubelet::registry::Registry;
+use crate::log;
 use crate::node::monitor::MonitorHandle;
+use crate::problems::{Problem, ProblemCode, Problems};
 use crate::publisher::HealthPublisher;
+use crate::state_file;
 use crate::status::report::{DeviceReport, StatusReport};
 use crate::status::socket::StatusSocket;
 use std::path::{Path, PathBuf};
@@ -29,6 +32,7 @@ pub(crate) struct Server {
     pub(crate) publisher: Arc<HealthPublisher>,
     pub(crate) assignments: AssignmentsHandle,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) problems: Problems,
 }
 
 /// Returns the socket's path in the run directory.
@@ -81,7 +85,21 @@ impl Server {
             listing_failed: snapshot.is_some_and(|snapshot| snapshot.listing_failed),
             resources: self.registry.resources(),
             devices,
+            problems: self.problems(),
         }
+    }
+}
+
+impl Server {
+    /// Returns the current problems.
+    fn problems(&self) -> Vec<Problem> {
+        state_file::forget_removed(&self.problems);
+        let lost = log::lost();
+        if lost > 0 {
+            let text = format!("{lost} lines were lost since the start, because it was full or blocked");
+            self.problems.begin(ProblemCode::LogLinesLost, "standard error", text);
+        }
+        self.problems.current()
     }
 }
 
