@@ -20,7 +20,8 @@ use crate::run_dir::RunDir;
 use crate::status;
 use crate::supervise::{Failures, Supervisor};
 use anyhow::{Context, bail};
-use rustix::process::{Resource, getrlimit};
+use rustix::fs::Mode;
+use rustix::process::{Resource, getrlimit, umask};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,6 +45,8 @@ pub(crate) struct Logged;
 /// panicked or ended. The log has the reason, so that every line is JSON with `--log-format json`. Standard error has it if the
 /// log is off.
 pub(crate) fn run(config: &Config) -> Result<(), Logged> {
+    // Files and directories get explicit modes where they are created. Nothing is ever open to others before that.
+    umask(Mode::RWXG | Mode::RWXO);
     run_until_signal(config).map_err(|error| {
         if tracing::enabled!(tracing::Level::ERROR) {
             tracing::error!(error = %format_args!("{error:#}"), "serve failed");
@@ -118,8 +121,12 @@ async fn start(
     let assignments = AssignmentsHandle::new(&run_dir, monitor.clone());
     let registry = Arc::new(Registry::default());
     let reservations = Reservations::default();
-    sockets::remove_stale(&config.kubelet_dir).await;
-
+    let directory = config.kubelet_dir.clone();
+    supervisor.task("the removal of stale sockets", async move {
+        sockets::remove_stale(&directory).await;
+        // A task that ends is a failure.
+        std::future::pending().await
+    });
     let kubelet = socket_watch::kubelet_socket(&config.kubelet_dir);
     let (sender, plugin_dir) = watch::channel(PluginDirState { kubelet, changes: 0 });
     supervisor.task(
@@ -142,7 +149,7 @@ async fn start(
         registry: Arc::clone(&registry),
         problems: problems.clone(),
     };
-    let (socket, answering) = status.start(&config.run_dir);
+    let (socket, answering) = status.start(&run_dir);
     supervisor.task("the status server", answering);
     tracing::info!(root = %config.root.display(), kubelet_dir = %config.kubelet_dir.display(), busy = %config.busy,
         interval = ?config.interval, "serving");

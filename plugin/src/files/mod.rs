@@ -6,6 +6,7 @@
 //! | [`replace`] | replaces a file in one step, and removes what a killed process left of that |
 //! | [`aside`] | keeps a file that cannot be used, under another name |
 //! | [`directory`] | creates directories with explicit modes |
+//! | [`socket`] | binds sockets with explicit modes |
 //!
 //! Nothing here changes the content or the mode of what a link leads to.
 
@@ -13,8 +14,10 @@ mod aside;
 mod directory;
 mod read;
 mod replace;
+mod socket;
 
 pub(crate) use aside::{kept_aside, set_aside};
 pub(crate) use directory::create_directories;
 pub(crate) use read::{Links, open, read, read_all};
 pub(crate) use replace::{remove_leftovers, replace};
+pub(crate) use socket::bind_private;

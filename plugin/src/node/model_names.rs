@@ -91,7 +91,7 @@ impl ModelNames {
                 self.retry.failed(now);
                 let file = self.file.as_deref().unwrap_or(Path::new(names::PLACES[0])).display();
                 let text = format_args!("cannot be read: {error}; resources are named by hex id");
-                if self.problems.begin(ProblemCode::PciIdsUnreadable, &file, text) {
+                if !self.is_unwanted() && self.problems.begin(ProblemCode::PciIdsUnreadable, &file, text) {
                     tracing::warn!(
                         %file, %error,
                         "pci.ids could not be read; resources are named by hex id until it can; install it or set --pci-ids"
@@ -99,6 +99,11 @@ impl ModelNames {
                 }
             }
         }
+    }
+
+    /// Returns whether the configuration says that models have no names, so that a failed read is no problem.
+    fn is_unwanted(&self) -> bool {
+        self.file.as_deref() == Some(Path::new("/dev/null"))
     }
 
     fn end_problem(&self) {

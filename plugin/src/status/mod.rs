@@ -11,20 +11,25 @@ use crate::log;
 use crate::node::monitor::MonitorHandle;
 use crate::problems::{Problem, ProblemCode, Problems};
 use crate::publisher::HealthPublisher;
+use crate::run_dir::RunDir;
 use crate::state_file;
 use crate::status::report::{DeviceReport, StatusReport};
 use crate::status::socket::StatusSocket;
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 pub(crate) use socket::SocketFile;
 
 /// A client that does not read is disconnected after this time.
 const WRITE: Duration = Duration::from_secs(2);
+/// Limit for the clients at a time, each of which has a report in memory. The oldest is disconnected for a new one.
+const MAX_CLIENTS: usize = 8;
 
 /// What the answers are made of.
 pub(crate) struct Server {
@@ -37,25 +42,32 @@ pub(crate) struct Server {
 
 /// Returns the socket's path in the run directory.
 fn path(run_dir: &Path) -> PathBuf {
-    run_dir.join("status.sock")
+    run_dir.join(socket::NAME)
 }
 
 impl Server {
     /// Returns the socket's file, which is removed when dropped, and the task that answers. The task never ends: it waits for a
     /// run directory that cannot be used yet, and makes the socket again when its file has gone. Without the socket the plugin
     /// does its other work.
-    pub(crate) fn start(self, run_dir: &Path) -> (SocketFile, impl Future<Output = ()> + Send + 'static) {
-        let (file, socket) = socket::new(path(run_dir));
+    pub(crate) fn start(self, run_dir: &RunDir) -> (SocketFile, impl Future<Output = ()> + Send + 'static) {
+        let (file, socket) = socket::new(run_dir);
         (file, self.answer(socket))
     }
 
     async fn answer(self, mut socket: StatusSocket) {
+        let mut clients = VecDeque::new();
         loop {
             let stream = socket.accept().await;
             match serde_json::to_vec(&self.report()) {
                 Ok(report) => {
                     // A client that does not read must not keep the next one waiting.
-                    tokio::spawn(send(stream, report));
+                    clients.retain(|client: &AbortHandle| !client.is_finished());
+                    if clients.len() >= MAX_CLIENTS
+                        && let Some(oldest) = clients.pop_front()
+                    {
+                        oldest.abort();
+                    }
+                    clients.push_back(tokio::spawn(send(stream, report)).abort_handle());
                 }
                 Err(error) => tracing::error!(%error, "the status could not be written as JSON"),
             }
