@@ -77,17 +77,7 @@ impl StateFile {
     /// aside. The caller must not write the file before it was read.
     pub(crate) fn read_versioned<T: DeserializeOwned>(&mut self, version: u32) -> Result<Option<T>> {
         let (code, file) = (ProblemCode::StateFileUnread, self.path.display());
-        let content = match self.read_bytes() {
-            Ok(text) => decode_versioned(&text, version).map(Some).map_err(invalid),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        };
-        let content = match content {
-            Err(error) if is_passing(&error) => Err(error),
-            Err(error) => self.keep_aside(&error).map(|()| None),
-            content => content,
-        };
-        match content {
+        match self.try_read(version) {
             Ok(content) => {
                 self.run_dir.problems.end(code, file);
                 Ok(content)
@@ -103,20 +93,37 @@ impl StateFile {
     /// Returns the content like [`read_versioned`](Self::read_versioned), for a user that reads the file once. Blocks for up to 200 ms
     /// while the kernel is out of descriptors or memory; after that the file is kept aside unread.
     pub(crate) fn read_once<T: DeserializeOwned + Default>(&mut self, version: u32) -> T {
+        let mut content = self.try_read(version);
         for _ in 1..ATTEMPTS {
-            match self.read_versioned(version) {
-                Ok(content) => return content.unwrap_or_default(),
-                Err(_) => std::thread::sleep(PAUSE),
+            if !content.as_ref().is_err_and(is_passing) {
+                break;
             }
+            std::thread::sleep(PAUSE);
+            content = self.try_read(version);
         }
-        let content = self.read_versioned(version).or_else(|error| self.keep_aside(&error).map(|()| None));
+        let content = content.or_else(|error| self.keep_aside(&error).map(|()| None));
         if let Err(error) = &content {
             self.is_stuck = true;
-            tracing::warn!(%error, "state file could be neither read nor kept aside; the plugin works without it");
-        } else {
-            self.run_dir.problems.end(ProblemCode::StateFileUnread, self.path.display());
+            let file = self.path.display();
+            let text = format!("can be neither read nor kept aside, and is not written: {error}");
+            self.run_dir.problems.begin(ProblemCode::StateFileUnread, &file, text);
+            tracing::warn!(%file, %error, "state file could be neither read nor kept aside; the plugin works without it");
         }
         content.ok().flatten().unwrap_or_default()
+    }
+
+    /// Reads the file, and keeps it aside if it cannot be used.
+    fn try_read<T: DeserializeOwned>(&self, version: u32) -> Result<Option<T>> {
+        let content = match self.read_bytes() {
+            Ok(text) => decode_versioned(&text, version).map(Some).map_err(invalid),
+            // In a run directory that is none, there is no file either.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(error),
+        };
+        match content {
+            Err(error) if !is_passing(&error) => self.keep_aside(&error).map(|()| None),
+            content => content,
+        }
     }
 
     /// Moves a file that cannot be used out of the way, and records that. A command that only prints leaves it where it is.
@@ -140,8 +147,17 @@ impl StateFile {
     /// Writes the content, unless the last write of this process had the same. A failure is logged once until a write succeeds,
     /// and leaves the former file in place.
     pub(crate) fn write<T: Serialize>(&mut self, content: &T) {
-        if self.is_stuck || !self.run_dir.may_write() {
+        if !self.run_dir.may_write() {
             return;
+        }
+        if self.is_stuck {
+            let is_gone =
+                self.path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+            if !is_gone && self.keep_aside(&Error::other("it could not be read at the start")).is_err() {
+                return;
+            }
+            self.is_stuck = false;
+            self.run_dir.problems.end(ProblemCode::StateFileUnread, self.path.display());
         }
         let (code, problems) = (ProblemCode::StateFileNotWritten, self.run_dir.problems.clone());
         match self.try_write(content) {
@@ -409,6 +425,11 @@ mod tests {
         assert_eq!(state_file.read_once::<Content>(1), Content::default());
         state_file.write_versioned(1, &Content::default());
         assert_eq!(text(&run_dir.file("x.json")), "half");
+        fs::remove_dir_all(run_dir.file("x.json.unreadable")).unwrap();
+        state_file.write_versioned(1, &Content::default());
+        assert_eq!(text(&run_dir.file("x.json.unreadable")), "half");
+        assert_eq!(text(&run_dir.file("x.json")), "{\"version\":1,\"held\":[]}");
+        assert!(!codes(&run_dir).contains(&ProblemCode::StateFileUnread));
     }
 
     #[test]

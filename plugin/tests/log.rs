@@ -4,7 +4,10 @@
 
 mod common;
 
-use common::{H100, PATIENCE, Serve, expect, health, kubelet, program, run, write_pools};
+use common::{
+    H100, PATIENCE, Serve, after_shell, expect, health, kubelet, problems, program, run, wait_for_problem,
+    write_pools,
+};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat, open};
 use rustix::pipe::pipe;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -90,14 +93,7 @@ impl Kind {
         let program = program(node, words);
         let mut command = match self {
             // A shell, because the standard library gives every child a standard error.
-            Self::Closed => {
-                let mut shell = Command::new("sh");
-                shell
-                    .args(["-c", "exec \"$@\" 2>&-", "sh"])
-                    .arg(program.get_program())
-                    .args(program.get_args());
-                shell
-            }
+            Self::Closed => after_shell("exec 2>&-", &program),
             _ => program,
         };
         let kept = self.give(&mut command);
@@ -112,15 +108,6 @@ fn fill(writer: &OwnedFd) {
     for length in [4096, 1] {
         while rustix::io::write(writer, &vec![b'.'; length]).is_ok() {}
     }
-}
-
-/// Returns the codes and texts of the problems in `list --json`.
-fn problems(node: &Node) -> Vec<(String, String)> {
-    let (_, out, _) = run(node, &["list", "--json"]);
-    let list: Value = serde_json::from_str(&out).unwrap();
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let problems = list["problems"].as_array().unwrap().iter();
-    problems.map(|problem| (text(&problem["code"]), text(&problem["text"]))).collect()
 }
 
 /// Lets everything happen that is logged: a kubelet's restart, a refused Allocate, other pools, a new model.
@@ -159,7 +146,7 @@ async fn goes_on(kind: Kind) {
     }
     let state = kubelet.state();
     assert!(all(NAMED)(&state) && health(&state, A100, OTHER) == Some(true), "{kind:?}: ready is true");
-    let lost = problems(&node).iter().any(|(code, _)| code == "log_lines_lost");
+    let lost = problems(&node).iter().any(|problem| problem.code == "log_lines_lost");
     // The other writes have not ended.
     assert_eq!(lost, matches!(kind, Kind::Full | Kind::ReadOnly | Kind::WithoutReader), "{kind:?}");
     let (code, took, _) = serve.terminate();
@@ -227,12 +214,8 @@ async fn lost_lines_are_reported_once_writing_works() {
     kubelet.restart(true).await.unwrap();
     expect(&kubelet, "registered again", |state| state.registrations_of(H100) > 1).await;
     let deadline = Instant::now() + PATIENCE;
-    while !problems(&node)
-        .iter()
-        .any(|(code, text)| code == "log_lines_lost" && text.contains("lines were lost"))
-    {
-        assert!(Instant::now() < deadline, "{:?}", problems(&node));
-    }
+    let found = wait_for_problem(&node, "log_lines_lost", true);
+    assert!(found[0].text.contains("lines were lost"), "{found:?}");
     let (_, out, _) = run(&node, &["doctor"]);
     assert!(out.contains("standard error: ") && out.contains("lines were lost"), "{out}");
     let mut second = File::from(reader());

@@ -227,7 +227,8 @@ impl Poller {
         }
         if let (Some(code), Some(error)) = (current, error) {
             let path = self.config.kubelet_dir.join(kubelet_api::CHECKPOINT);
-            let is_empty = std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == 0);
+            let is_empty = code == CheckpointMalformed
+                && std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == 0);
             let what = if is_empty { "the file is empty".to_owned() } else { error.to_string() };
             let (file, text) = (path.display(), format!("the checkpoint is not used: {what}"));
             if problems.begin(code, &file, text) {

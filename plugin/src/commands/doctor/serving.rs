@@ -22,7 +22,12 @@ pub(super) fn examine(
     let report = match serving {
         Ok(report) => report,
         Err(error) => {
-            let advice = "Start serve, or set --run-dir to its run directory.";
+            let advice = match config.run_dir.metadata() {
+                Ok(metadata) if !metadata.is_dir() => {
+                    "--run-dir is no directory, so serve keeps no state and answers nowhere: rename what is there."
+                }
+                _ => "Start serve, or set --run-dir to its run directory.",
+            };
             return findings.warn("serve", format!("{error:#}"), advice);
         }
     };
