@@ -64,10 +64,10 @@ impl RunDir {
     fn check_owner(&self) {
         const STICKY: u32 = 0o1000;
         let Ok(metadata) = std::fs::metadata(&self.path) else { return };
-        let (owner, mode) = (metadata.uid(), metadata.mode());
+        let (user, mode) = (metadata.uid(), metadata.mode());
         let (code, about) = (ProblemCode::RunDirShared, self.path.display());
-        let text = if !is_trusted(owner) {
-            format!("belongs to user {owner}, who can remove the plugin's state files")
+        let text = if !is_trusted(user) {
+            format!("belongs to user {user}, who can remove the plugin's state files")
         } else if mode & 0o022 != 0 && mode & STICKY == 0 {
             format!("has mode {:04o}, so other users can remove the plugin's state files", mode & 0o7777)
         } else {
@@ -81,6 +81,6 @@ impl RunDir {
 }
 
 /// Returns whether a file of this user can be the plugin's: the user is root, or the one that runs the plugin.
-pub(crate) fn is_trusted(owner: u32) -> bool {
-    owner == 0 || owner == geteuid().as_raw()
+pub(crate) fn is_trusted(user: u32) -> bool {
+    user == 0 || user == geteuid().as_raw()
 }

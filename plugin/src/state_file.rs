@@ -115,7 +115,7 @@ impl StateFile {
     /// Reads the file, and keeps it aside if it cannot be used.
     fn try_read<T: DeserializeOwned>(&self, version: u32) -> Result<Option<T>> {
         let content = match self.read_bytes() {
-            Ok(text) => decode_versioned(&text, version).map(Some).map_err(invalid),
+            Ok(text) => decode_versioned(&text, version).map(Some).map_err(|error| invalid(&error)),
             // In a run directory that is none, there is no file either.
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(error),
@@ -203,9 +203,9 @@ impl StateFile {
     /// Reads the file. A link is not followed: only another user's file would be reached by it.
     fn read_bytes(&self) -> Result<Vec<u8>> {
         let file = open(&self.path, Links::Refuse)?;
-        let owner = file.metadata()?.uid();
-        if !is_trusted(owner) {
-            return Err(Error::new(ErrorKind::PermissionDenied, format!("it belongs to user {owner}")));
+        let user = file.metadata()?.uid();
+        if !is_trusted(user) {
+            return Err(Error::new(ErrorKind::PermissionDenied, format!("it belongs to user {user}")));
         }
         read_all(file, MAX_SIZE)
     }
@@ -216,7 +216,7 @@ pub(crate) fn forget_removed(problems: &Problems) {
     problems.keep(ProblemCode::StateFileKeptAside, |kept| Path::new(kept).symlink_metadata().is_ok());
 }
 
-fn invalid(error: JsonError) -> Error {
+fn invalid(error: &JsonError) -> Error {
     Error::new(ErrorKind::InvalidData, error.to_string())
 }
 

@@ -102,7 +102,7 @@ async fn idle_status_clients_keep_no_other_waiting() {
 }
 
 #[tokio::test]
-async fn idle_clients_of_a_plugin_socket_do_not_keep_the_kubelet_waiting() {
+async fn idle_plugin_clients_do_not_keep_the_kubelet_waiting() {
     let (node, kubelet, serve) = offered(&[]).await;
     let socket = node.kubelet_dir().join(&kubelet.state().resources[H100].endpoint);
     let idle: Vec<UnixStream> = (0..40).map(|_| UnixStream::connect(&socket).unwrap()).collect();

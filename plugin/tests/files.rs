@@ -210,7 +210,7 @@ async fn state_survives_a_start_without_descriptors() {
 }
 
 #[tokio::test]
-async fn file_of_another_user_is_not_believed() {
+async fn file_of_another_user_is_not_used() {
     if !rustix::process::geteuid().is_root() {
         return;
     }

@@ -51,7 +51,7 @@ fn is_everywhere(node: &Node, problem: &Problem) {
 async fn full_run_directory_is_reported_until_it_has_space() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
-    // A file that may not grow is as good as a full disk: write(2) fails, with EFBIG in place of ENOSPC.
+    // A file that may not grow is as good as a full disk: write(2) fails, with EFBIG instead of ENOSPC.
     let program = program(&node, &["serve"]);
     let mut program = after_shell("trap '' XFSZ; ulimit -f 0", &program);
     let serve = Serve(program.stderr(Stdio::null()).spawn().unwrap());

@@ -125,7 +125,7 @@ async fn start(
     supervisor.task("the removal of stale sockets", async move {
         sockets::remove_stale(&directory).await;
         // A task that ends is a failure.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     });
     let kubelet = socket_watch::kubelet_socket(&config.kubelet_dir);
     let (sender, plugin_dir) = watch::channel(PluginDirState { kubelet, changes: 0 });

@@ -5,7 +5,7 @@ use rustix::io::Errno;
 use std::io::{Error, ErrorKind, Result};
 use std::path::Path;
 
-/// The permissions of a new directory, whatever the umask is: all may enter, only the owner may write.
+/// The permissions of a new directory, whatever the umask is: all users may enter, only the plugin's user may write.
 const MODE: Mode = Mode::from_raw_mode(0o755);
 
 /// Creates a directory, and those above it that are missing. The mode of a directory that exists is not changed, and a link to a

@@ -8,7 +8,7 @@
 //! | [`directory`] | creates directories with explicit modes |
 //! | [`socket`] | binds sockets with explicit modes |
 //!
-//! Nothing here changes the content or the mode of what a link leads to.
+//! Nothing here changes the content or the mode of a link's target.
 
 mod aside;
 mod directory;

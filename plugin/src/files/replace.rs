@@ -11,7 +11,7 @@ use std::path::Path;
 const PREFIX: &str = ".vfio-device-plugin-";
 const SUFFIX: &str = ".tmp";
 const RANDOM: usize = 12;
-/// Limit for the names that [`remove_leftovers`] looks at in one call.
+/// Limit for the names that [`remove_leftovers`] checks in one call.
 const MAX_ENTRIES: usize = 10_000;
 /// File systems in memory (`linux/magic.h`): tmpfs and ramfs.
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn link_or_fifo_at_the_path_is_replaced_and_its_target_untouched() {
+    fn link_or_fifo_is_replaced_and_its_target_untouched() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         std::fs::write(path("target"), "precious").unwrap();

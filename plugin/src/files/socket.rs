@@ -1,4 +1,4 @@
-//! Binds a Unix socket that only its owner may connect to.
+//! Binds a Unix socket that only the plugin's user and root may connect to.
 
 use rustix::fs::{Mode, fchmod};
 use std::io::Result;
@@ -8,7 +8,7 @@ use tokio::net::{UnixListener, UnixSocket};
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 128;
 
-/// Binds a socket with mode 0600 and listens on it. Root may connect to it too.
+/// Binds a socket with mode 0600 and listens on it.
 ///
 /// The mode is set before the bind, which gives it to the file (`unix_bind`): the file never has another one, and no path is
 /// followed to change it.
