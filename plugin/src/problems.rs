@@ -12,6 +12,8 @@ use std::time::SystemTime;
 
 /// Limit for the number of problems. On a node with more, the first ones show what is wrong.
 const MAX_PROBLEMS: usize = 256;
+/// Limit for the text of a problem in characters: it may contain what another program sent.
+const MAX_TEXT: usize = 500;
 
 /// The kind of a problem.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -49,6 +51,14 @@ pub(crate) enum ProblemCode {
     PciIdsUnreadable,
     /// The name of a vGPU type cannot be read.
     VgpuTypeUnreadable,
+    /// The driver reports no name of a vGPU type, so it is offered by its number.
+    VgpuTypeUnnamed,
+    /// Two pools select one device.
+    PoolsOverlap,
+    /// A key of `alias` matches no device.
+    AliasUnused,
+    /// Two resources share one environment variable.
+    VariableShared,
     /// A CDI spec could not be written or removed.
     CdiSpecNotUpdated,
     /// The bound devices cannot be listed.
@@ -94,7 +104,10 @@ struct Entry {
 impl Problems {
     /// Records a problem. Returns whether it is new or its text has changed, and is to be logged.
     pub(crate) fn begin(&self, code: ProblemCode, about: impl fmt::Display, text: impl fmt::Display) -> bool {
-        let (about, text) = (about.to_string(), text.to_string());
+        let (about, mut text) = (about.to_string(), text.to_string());
+        if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
+            text.truncate(end);
+        }
         let mut current = self.current.lock();
         let is_full = current.len() >= MAX_PROBLEMS;
         match current.get_mut(&(code, about.clone())) {
@@ -181,8 +194,10 @@ mod tests {
     }
 
     #[test]
-    fn number_is_bounded() {
+    fn number_and_length_are_bounded() {
         let problems = Problems::default();
+        problems.begin(DeviceUnreadable, "long", "ä".repeat(MAX_TEXT * 2));
+        assert_eq!(problems.current()[0].text.chars().count(), MAX_TEXT);
         (0..MAX_PROBLEMS * 2).for_each(|place| {
             problems.begin(DeviceUnreadable, place, "");
         });

@@ -231,6 +231,9 @@ async fn lost_lines_are_reported_once_writing_works() {
     }
     let count = log.split("lost_since_start=").nth(1).unwrap().split_whitespace().next().unwrap();
     assert!(count.parse::<u64>().unwrap() > 0, "{log}");
+    // A later line shows that the report was written.
+    kubelet.restart(true).await.unwrap();
+    wait_for_problem(&node, "log_lines_lost", false);
     assert_eq!(serve.terminate().0, 0);
 }
 

@@ -204,3 +204,19 @@ async fn healthy_node_has_no_problems() {
     let (_, out, errors) = run(&node, &["list", "--json"]);
     assert!(out.ends_with(",\"problems\":[]}\n") && errors.is_empty(), "{out}{errors}");
 }
+
+#[tokio::test]
+async fn faults_of_the_pools_that_only_devices_show_are_reported() {
+    let node = Node::with_eight_gpus().unwrap();
+    let text = "pools:\n- {select: [{vendor: 10de}], alias: {abcd: NEVER}}\n- {resource: a.b/c, select: [{device: 2330}]}\n";
+    let pools = write_pools(&node, text);
+    let (_kubelet, _serve) = offered(&node, &["--pools", &pools]).await;
+    for (code, text) in [("pools_overlap", "both select it"), ("alias_unused", "matches no device")] {
+        let found = wait_for_problem(&node, code, true);
+        assert!(found.len() == 1 && found[0].text.contains(text), "{found:?}");
+        is_everywhere(&node, &found[0]);
+    }
+    write_pools(&node, "pools: [{select: [{vendor: 10de}]}]");
+    wait_for_problem(&node, "pools_overlap", false);
+    wait_for_problem(&node, "alias_unused", false);
+}

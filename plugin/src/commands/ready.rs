@@ -68,6 +68,7 @@ mod tests {
             resources,
             devices: Vec::new(),
             problems: Vec::new(),
+            lost_log_lines: 0,
         }
     }
 

@@ -40,8 +40,8 @@ pub(crate) fn print(line: fmt::Arguments<'_>) {
     STDERR.push(format!("{line}\n").into_bytes());
 }
 
-/// Returns how many lines were lost since the start of the process.
-pub(crate) fn lost() -> u64 {
+/// Returns how many lines were lost since the start of the process, and whether the log has not reported all of them yet.
+pub(crate) fn lost() -> (u64, bool) {
     STDERR.lost()
 }
 
@@ -92,7 +92,12 @@ fn write_lines(lines: &Lines) {
         let written = writer.write(&line);
         lines.done(line.len(), written.is_ok());
         let lost = lines.lost();
-        if written.is_ok() && lost > reported {
+        if written.is_err() {
+            continue;
+        }
+        if lost == reported {
+            lines.set_reported(lost);
+        } else {
             reported = lost;
             // This event goes through the queue too. If it is lost, the number grows and the next success reports it.
             tracing::warn!(

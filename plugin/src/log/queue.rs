@@ -40,6 +40,8 @@ struct State {
     /// Lines that were written or whose write has failed.
     done: u64,
     lost: u64,
+    /// The number of lost lines that the log has reported.
+    reported: u64,
     is_started: bool,
 }
 
@@ -72,9 +74,10 @@ impl Queue {
         self.lines.0.filled.notify_one();
     }
 
-    /// Returns how many lines were lost.
-    pub(super) fn lost(&self) -> u64 {
-        self.lines.lost()
+    /// Returns how many lines were lost, and whether the log has not reported all of them yet.
+    pub(super) fn lost(&self) -> (u64, bool) {
+        let state = self.lines.0.state.lock();
+        (state.lost, state.lost > state.reported)
     }
 
     /// Waits until all lines are written, for at most `longest`, and for at most `no_progress` without the end of a write.
@@ -123,6 +126,11 @@ impl Lines {
     pub(super) fn lost(&self) -> u64 {
         self.0.state.lock().lost
     }
+
+    /// Records that the log has reported this many lost lines.
+    pub(super) fn set_reported(&self, lost: u64) {
+        self.0.state.lock().reported = lost;
+    }
 }
 
 #[cfg(test)]
@@ -146,7 +154,7 @@ mod tests {
             assert_eq!(queue.lines.next(), line.as_bytes());
             queue.lines.done(1, true);
         }
-        assert_eq!(queue.lost(), 0);
+        assert_eq!(queue.lost(), (0, false));
         queue.flush(Duration::MAX, Duration::from_secs(600));
     }
 
@@ -155,15 +163,16 @@ mod tests {
         let queue = queue();
         let line = vec![b'x'; MAX_BYTES / 4];
         (0..7).for_each(|_| queue.push(line.clone()));
-        assert_eq!(queue.lost(), 3);
+        assert_eq!(queue.lost(), (3, true));
         // The line that is being written still counts: it is in memory.
         assert_eq!(queue.lines.next().len(), line.len());
         queue.push(line.clone());
-        assert_eq!(queue.lost(), 4);
+        assert_eq!(queue.lost(), (4, true));
         queue.lines.done(line.len(), false);
-        assert_eq!(queue.lost(), 5, "a failed write is a lost line");
+        assert_eq!(queue.lost(), (5, true), "a failed write is a lost line");
+        queue.lines.set_reported(5);
         queue.push(line);
-        assert_eq!(queue.lost(), 5);
+        assert_eq!(queue.lost(), (5, false));
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl ResourceNamer {
             types: VgpuTypes::new(run_dir),
             resources: HashMap::new(),
             used_aliases: BTreeMap::new(),
-            warnings: NamingWarnings::default(),
+            warnings: NamingWarnings::new(run_dir.problems.clone()),
             offered: BTreeMap::new(),
             keeps: false,
         }

@@ -149,10 +149,13 @@ impl VgpuTypes {
         let name = reported.clone().unwrap_or_default().or_else(|| saved.cloned());
         if let Some(name) = name {
             self.names.insert(number.to_string(), type_name(number.as_str(), Some(&name)));
+            self.problems.end(ProblemCode::VgpuTypeUnnamed, about);
             return Ok(());
         }
         // Until the state file was read, the type may still have a saved name.
         if !self.is_unread && self.nameless.is_new(*number) {
+            let text = "it is offered by its number, until the driver reports its name";
+            self.problems.begin(ProblemCode::VgpuTypeUnnamed, about, text);
             tracing::warn!(vgpu_type = %number, "vGPU type is advertised by its number until the driver reports its name");
         }
         reported.map(|_| ())

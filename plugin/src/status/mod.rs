@@ -98,6 +98,7 @@ impl Server {
             resources: self.registry.resources(),
             devices,
             problems: self.problems(),
+            lost_log_lines: log::lost().0,
         }
     }
 }
@@ -106,10 +107,13 @@ impl Server {
     /// Returns the current problems.
     fn problems(&self) -> Vec<Problem> {
         state_file::forget_removed(&self.problems);
-        let lost = log::lost();
-        if lost > 0 {
-            let text = format!("{lost} lines were lost since the start, because it was full or blocked");
+        let (lost, is_unreported) = log::lost();
+        if is_unreported {
+            let text =
+                format!("{lost} lines were lost since the start, because it is full, closed or blocked");
             self.problems.begin(ProblemCode::LogLinesLost, "standard error", text);
+        } else {
+            self.problems.end(ProblemCode::LogLinesLost, "standard error");
         }
         self.problems.current()
     }

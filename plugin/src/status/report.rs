@@ -37,6 +37,9 @@ pub(crate) struct StatusReport {
     /// Its current problems.
     #[serde(default)]
     pub(crate) problems: Vec<Problem>,
+    /// The number of lines of its log that were lost since its start.
+    #[serde(default)]
+    pub(crate) lost_log_lines: u64,
 }
 
 /// The output of `list --json`.

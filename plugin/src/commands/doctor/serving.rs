@@ -125,6 +125,7 @@ fn advice(code: ProblemCode) -> Option<&'static str> {
         | ProblemCode::AssignmentsUnknown
         | ProblemCode::KubeletDirMissing
         | ProblemCode::DeviceUnreadable
+        | ProblemCode::VariableShared
         | ProblemCode::NotRegistered => return None,
         ProblemCode::StateFileNotWritten => {
             "Free space in the run directory, or make it writable; until then a restart of serve forgets the latest state."
@@ -154,6 +155,11 @@ fn advice(code: ProblemCode) -> Option<&'static str> {
         ProblemCode::VgpuTypeUnreadable => {
             "Look into the log of the vendor's driver; the type is offered by its number."
         }
+        ProblemCode::VgpuTypeUnnamed => {
+            "The driver names a type while it can create another vGPU of it. Give the type an alias to name it before that."
+        }
+        ProblemCode::PoolsOverlap => "Let one of the two pools select it.",
+        ProblemCode::AliasUnused => "Compare the key with the names that `list` prints, or remove it.",
         ProblemCode::CdiSpecNotUpdated => {
             "Make --cdi-dir writable for serve; in a container, mount the host's directory."
         }
