@@ -1,6 +1,6 @@
 //! The run directory: the place of the status socket and of the state files.
 
-use crate::files::{create_directories, remove_leftovers};
+use crate::files::{create_directories, is_kept_aside, names, remove_leftovers};
 use crate::problems::{ProblemCode, Problems};
 use rustix::process::geteuid;
 use std::io::Result;
@@ -28,8 +28,13 @@ pub(crate) struct RunDir {
 impl RunDir {
     /// Returns the directory for `serve`. Removes the temporary files that killed processes left.
     pub(crate) fn of_serve(path: &Path, problems: &Problems) -> Self {
-        remove_leftovers(path);
         let run_dir = Self { path: path.to_owned(), access: Access::Owner, problems: problems.clone() };
+        let names = names(path);
+        remove_leftovers(path, &names);
+        for kept in names.iter().filter(|name| is_kept_aside(name)) {
+            let text = "is a file that an earlier process could not use";
+            problems.begin(ProblemCode::StateFileKeptAside, path.join(kept).display(), text);
+        }
         run_dir.check_owner();
         run_dir
     }

@@ -9,7 +9,7 @@
 //! that the kernel cannot read.
 
 use crate::bounded_json::{self, JsonError, JsonLimits};
-use crate::files::{Links, kept_aside, open, read_all, replace, set_aside};
+use crate::files::{Links, open, read_all, replace, set_aside};
 use crate::problems::{ProblemCode, Problems};
 use crate::run_dir::{RunDir, is_trusted};
 use rustix::io::Errno;
@@ -60,13 +60,7 @@ struct Version {
 impl StateFile {
     /// Returns the state file `name` of a run directory. Neither needs to exist.
     pub(crate) fn new(run_dir: &RunDir, name: &str) -> Self {
-        let (run_dir, path) = (run_dir.clone(), run_dir.file(name));
-        // Those of earlier processes.
-        for kept in kept_aside(&path).filter(|_| run_dir.may_write()) {
-            let text = "is a state file that an earlier process could not use";
-            run_dir.problems.begin(ProblemCode::StateFileKeptAside, kept.display(), text);
-        }
-        Self { run_dir, path, written: None, is_stuck: false }
+        Self { run_dir: run_dir.clone(), path: run_dir.file(name), written: None, is_stuck: false }
     }
 
     /// Returns the content of a file that [`write_versioned`](Self::write_versioned) wrote with this version. Returns none if the
@@ -202,12 +196,12 @@ impl StateFile {
 
     /// Reads the file. A link is not followed: only another user's file would be reached by it.
     fn read_bytes(&self) -> Result<Vec<u8>> {
-        let file = open(&self.path, Links::Refuse)?;
-        let user = file.metadata()?.uid();
+        let (file, metadata) = open(&self.path, Links::Refuse)?;
+        let user = metadata.uid();
         if !is_trusted(user) {
             return Err(Error::new(ErrorKind::PermissionDenied, format!("it belongs to user {user}")));
         }
-        read_all(file, MAX_SIZE)
+        read_all(file, metadata.len(), MAX_SIZE)
     }
 }
 
@@ -356,7 +350,6 @@ mod tests {
             assert!(!path.exists());
             // The next process reports it too, until it is removed.
             let next = self::run_dir(directory.path());
-            let _ = file(&next);
             assert_eq!(codes(&next), [ProblemCode::StateFileKeptAside]);
             fs::remove_file(&kept).unwrap();
             forget_removed(&next.problems);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// How many files of one name are kept aside. When all places are taken, the last one is replaced: the first is the one that an
 /// operator will want to see.
 const PLACES: usize = 4;
+const SUFFIX: &str = ".unreadable";
 
 /// Renames whatever is at `path` to `NAME.unreadable`, `NAME.unreadable.1` and so on. Returns the new path. Needs no descriptor, so it
 /// works without any left, and follows no link.
@@ -27,16 +28,19 @@ pub(crate) fn set_aside(path: &Path) -> Result<PathBuf> {
     Ok(last)
 }
 
-/// Returns the files that are kept aside for `path`.
-pub(crate) fn kept_aside(path: &Path) -> impl Iterator<Item = PathBuf> {
-    places(path).filter(|place| place.symlink_metadata().is_ok())
+/// Returns whether a name is one that [`set_aside`] gives.
+pub(crate) fn is_kept_aside(name: &str) -> bool {
+    let number = name.rsplit_once(SUFFIX).map(|(_, number)| number);
+    number.is_some_and(|number| {
+        number.is_empty() || number.strip_prefix('.').is_some_and(|n| n.parse::<u8>().is_ok())
+    })
 }
 
 fn places(path: &Path) -> impl Iterator<Item = PathBuf> {
     let first = path.as_os_str().to_owned();
     (0..PLACES).map(move |place| {
         let mut name = first.clone();
-        name.push(".unreadable");
+        name.push(SUFFIX);
         if place > 0 {
             name.push(format!(".{place}"));
         }
@@ -69,9 +73,15 @@ mod tests {
             assert_eq!(std::fs::read_to_string(place).unwrap(), content);
             assert!(!path.exists());
         }
-        let contents = kept_aside(&path).map(|place| std::fs::read_to_string(place).unwrap());
-        assert_eq!(contents.collect::<Vec<_>>(), ["0", "1", "2", "5"]);
-        assert_eq!(kept_aside(&path).next().unwrap(), directory.path().join("x.json.unreadable"));
+        for (number, content) in [("", "0"), (".1", "1"), (".2", "2"), (".3", "5")] {
+            let name = format!("x.json.unreadable{number}");
+            assert!(is_kept_aside(&name));
+            assert_eq!(std::fs::read_to_string(directory.path().join(name)).unwrap(), content);
+        }
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), PLACES);
+        for name in ["x.json", "unreadable", "x.unreadable.old", "x.unreadable."] {
+            assert!(!is_kept_aside(name), "{name}");
+        }
     }
 
     #[test]
@@ -83,6 +93,6 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         assert!(set_aside(&path).unwrap().is_dir());
         assert!(set_aside(&path).is_err(), "nothing is there");
-        assert_eq!(kept_aside(&path).count(), 2);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
     }
 }

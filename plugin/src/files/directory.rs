@@ -7,6 +7,8 @@ use std::path::Path;
 
 /// The permissions of a new directory, whatever the umask is: all users may enter, only the plugin's user may write.
 const MODE: Mode = Mode::from_raw_mode(0o755);
+/// Limit for the names that are read of a directory.
+const MAX_NAMES: usize = 10_000;
 
 /// Creates a directory, and those above it that are missing. The mode of a directory that exists is not changed, and a link to a
 /// directory counts as one.
@@ -32,6 +34,12 @@ pub(crate) fn create_directories(path: &Path) -> Result<()> {
         },
         Err(error) => Err(error.into()),
     }
+}
+
+/// Returns the names in a directory, at most 10,000 of them. A directory that is missing or cannot be read has none.
+pub(crate) fn names(directory: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    entries.take(MAX_NAMES).flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 /// Sets the mode of a directory that was just created, and of nothing that took its place.

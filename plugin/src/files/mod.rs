@@ -16,8 +16,8 @@ mod read;
 mod replace;
 mod socket;
 
-pub(crate) use aside::{kept_aside, set_aside};
-pub(crate) use directory::create_directories;
+pub(crate) use aside::{is_kept_aside, set_aside};
+pub(crate) use directory::{create_directories, names};
 pub(crate) use read::{Links, open, read, read_all};
 pub(crate) use replace::{remove_leftovers, replace};
 pub(crate) use socket::bind_private;

@@ -1,7 +1,7 @@
 //! Reads a regular file of bounded size.
 
 use rustix::fs::{Mode, OFlags};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{Error, ErrorKind, Read, Result};
 use std::path::Path;
 
@@ -14,14 +14,14 @@ pub(crate) enum Links {
     Refuse,
 }
 
-/// Opens a regular file for reading. Never blocks.
+/// Opens a regular file for reading, and returns its metadata too. Never blocks.
 ///
 /// The kind is checked before the open too, because the open of a device may act on it: a watchdog starts to run. O_NONBLOCK and
 /// O_NOCTTY serve the case that the file is replaced in between.
 ///
 /// # Errors
 /// `InvalidInput` for a directory, FIFO, device or socket, and for a link that is not followed; else the error of stat(2) or open(2).
-pub(crate) fn open(path: &Path, links: Links) -> Result<File> {
+pub(crate) fn open(path: &Path, links: Links) -> Result<(File, Metadata)> {
     let metadata = match links {
         Links::Follow => std::fs::metadata(path)?,
         Links::Refuse => std::fs::symlink_metadata(path)?,
@@ -32,11 +32,12 @@ pub(crate) fn open(path: &Path, links: Links) -> Result<File> {
         flags |= OFlags::NOFOLLOW;
     }
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
-    check_kind(&file.metadata()?)?;
-    Ok(file)
+    let metadata = file.metadata()?;
+    check_kind(&metadata)?;
+    Ok((file, metadata))
 }
 
-fn check_kind(metadata: &std::fs::Metadata) -> Result<()> {
+fn check_kind(metadata: &Metadata) -> Result<()> {
     if metadata.is_file() {
         return Ok(());
     }
@@ -48,12 +49,12 @@ fn check_kind(metadata: &std::fs::Metadata) -> Result<()> {
 /// # Errors
 /// As [`open`]; `FileTooLarge` if the file is longer, in which case little or nothing of it was read; else the error of read(2).
 pub(crate) fn read(path: &Path, links: Links, limit: u64) -> Result<Vec<u8>> {
-    read_all(open(path, links)?, limit)
+    let (file, metadata) = open(path, links)?;
+    read_all(file, metadata.len(), limit)
 }
 
-/// Reads the rest of an open file, like [`read`].
-pub(crate) fn read_all(file: File, limit: u64) -> Result<Vec<u8>> {
-    let length = file.metadata()?.len();
+/// Reads an open file of this length, like [`read`].
+pub(crate) fn read_all(file: File, length: u64, limit: u64) -> Result<Vec<u8>> {
     if length > limit {
         return Err(too_large(limit));
     }

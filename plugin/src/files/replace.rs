@@ -11,8 +11,6 @@ use std::path::Path;
 const PREFIX: &str = ".vfio-device-plugin-";
 const SUFFIX: &str = ".tmp";
 const RANDOM: usize = 12;
-/// Limit for the names that [`remove_leftovers`] checks in one call.
-const MAX_ENTRIES: usize = 10_000;
 /// File systems in memory (`linux/magic.h`): tmpfs and ramfs.
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
@@ -67,17 +65,13 @@ fn sync_directory(directory: &Path) -> Result<()> {
     }
 }
 
-/// Removes the temporary files that killed processes left in a directory. The file of a process that is writing it stays, and so
-/// does anything that is no regular file. A missing directory has none.
-pub(crate) fn remove_leftovers(directory: &Path) {
-    let Ok(entries) = std::fs::read_dir(directory) else { return };
-    for entry in entries.take(MAX_ENTRIES).flatten() {
-        if !entry.file_name().to_str().is_some_and(is_temporary) {
-            continue;
-        }
-        let path = entry.path();
+/// Removes the temporary files that killed processes left in a directory with these names. The file of a process that is writing
+/// it stays, and so does anything that is no regular file.
+pub(crate) fn remove_leftovers(directory: &Path, names: &[String]) {
+    for name in names.iter().filter(|name| is_temporary(name)) {
+        let path = directory.join(name);
         let is_unused = open(&path, Links::Refuse)
-            .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok());
+            .is_ok_and(|(file, _)| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok());
         if is_unused && std::fs::remove_file(&path).is_ok() {
             tracing::info!(file = %path.display(), "removed a temporary file of an earlier process");
         }
@@ -148,7 +142,7 @@ mod tests {
         std::fs::create_dir(path(&name("directory000"))).unwrap();
         symlink("other.tmp", path(&name("link00000000"))).unwrap();
         mknodat(CWD, path(&name("fifo00000000")), FileType::Fifo, Mode::RUSR, 0).unwrap();
-        remove_leftovers(directory.path());
+        remove_leftovers(directory.path(), &names(directory.path()));
         let mut left =
             ["directory000", "fifo00000000", "link00000000", "short", "used00000000", "with-a-dash0"]
                 .map(name)
@@ -156,8 +150,7 @@ mod tests {
         left.push("other.tmp".to_owned());
         assert_eq!(names(directory.path()), left);
         drop(used);
-        remove_leftovers(directory.path());
+        remove_leftovers(directory.path(), &names(directory.path()));
         assert!(!path(&name("used00000000")).exists());
-        remove_leftovers(&path("missing"));
     }
 }

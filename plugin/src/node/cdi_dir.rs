@@ -11,7 +11,7 @@ mod own_files;
 mod tests;
 pub(crate) mod written;
 
-use crate::files::{create_directories, remove_leftovers, replace};
+use crate::files::{create_directories, names, remove_leftovers, replace};
 use crate::node::retry::Retry;
 use crate::problems::{ProblemCode, Problems};
 use crate::run_dir::RunDir;
@@ -56,7 +56,7 @@ impl CdiDir {
     /// Returns the directory at `path`, which need not exist. The files of the previous process with this run directory belong to
     /// the plugin.
     pub(crate) fn new(path: PathBuf, run_dir: &RunDir) -> Self {
-        remove_leftovers(&path);
+        remove_leftovers(&path, &names(&path));
         Self {
             path,
             files: OwnFiles::new(run_dir),
