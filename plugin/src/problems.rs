@@ -65,6 +65,8 @@ pub(crate) enum ProblemCode {
     DevicesNotListed,
     /// A device is left out because its record cannot be read.
     DeviceUnreadable,
+    /// No thread can be started for the hardware checks.
+    HardwareUnchecked,
     /// The kernel's events of devices are not available.
     UeventsUnavailable,
     /// The process may open few files.

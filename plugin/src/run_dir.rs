@@ -73,7 +73,7 @@ impl RunDir {
         let (code, about) = (ProblemCode::RunDirShared, self.path.display());
         let text = if !is_trusted(user) {
             format!("belongs to user {user}, who can remove the plugin's state files")
-        } else if mode & 0o022 != 0 && mode & STICKY == 0 {
+        } else if (mode & 0o002 != 0 || mode & 0o020 != 0 && metadata.gid() != 0) && mode & STICKY == 0 {
             format!("has mode {:04o}, so other users can remove the plugin's state files", mode & 0o7777)
         } else {
             self.problems.end(code, about);

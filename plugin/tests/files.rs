@@ -266,3 +266,29 @@ async fn planted_names_in_the_kubelets_directory_stop_nothing() {
     assert!(UnixStream::connect(node.run_dir().join("status.sock")).is_ok());
     assert_eq!(serve.terminate().0, 0);
 }
+
+#[tokio::test]
+async fn planted_cdi_specs_are_replaced_or_reported() {
+    let node = Node::with_eight_gpus().unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    let target = outside.path().join("target");
+    fs::write(&target, "precious").unwrap();
+    fs::set_permissions(&target, PermissionsExt::from_mode(0o640)).unwrap();
+    fs::create_dir_all(cdi_dir(&node)).unwrap();
+    let spec = cdi_dir(&node).join("vfio-device-plugin_nvidia.com_2330.json");
+    symlink(&target, &spec).unwrap();
+    let (kubelet, first) = serve(&node).await;
+    assert!(spec.symlink_metadata().unwrap().is_file());
+    assert_eq!(first.terminate().0, 0);
+    drop(kubelet);
+    fs::remove_file(&spec).unwrap();
+    fs::create_dir_all(spec.join("full")).unwrap();
+    let (_kubelet, _second) = serve(&node).await;
+    let found = wait_for_problem(&node, "cdi_spec_not_updated", true);
+    assert_eq!(found[0].about, spec.display().to_string());
+    fs::remove_dir_all(&spec).unwrap();
+    wait_for_problem(&node, "cdi_spec_not_updated", false);
+    assert!(spec.symlink_metadata().unwrap().is_file());
+    assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+    assert_eq!(fs::metadata(&target).unwrap().mode() & 0o7777, 0o640);
+}

@@ -85,6 +85,9 @@ impl MonitorHandle {
             tracing::info!("uevents are not available; changes of devices are found once an interval");
         }
         let readers = sources.hardware.as_ref().map(HardwareMonitor::readers);
+        if let Some(readers) = &readers {
+            readers.set_problems(&run_dir.problems);
+        }
         let cdi_files = sources.cdi.written();
         let inbox = Arc::new(Inbox::new().context("cannot create the eventfd that wakes the monitor")?);
         let (sender, snapshots) = watch::channel(None);

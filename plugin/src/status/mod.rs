@@ -1,6 +1,7 @@
 //! The status socket: `serve` answers each connection with one JSON document about its state, for `list`, `ready` and `doctor`.
 
 pub(crate) mod client;
+mod clients;
 pub(crate) mod report;
 mod socket;
 pub(crate) mod words;
@@ -13,23 +14,14 @@ use crate::problems::{Problem, ProblemCode, Problems};
 use crate::publisher::HealthPublisher;
 use crate::run_dir::RunDir;
 use crate::state_file;
+use crate::status::clients::Clients;
 use crate::status::report::{DeviceReport, StatusReport};
 use crate::status::socket::StatusSocket;
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
-use tokio::task::AbortHandle;
-use tokio::time::timeout;
 
 pub(crate) use socket::SocketFile;
-
-/// A client that does not read is disconnected after this time.
-const WRITE: Duration = Duration::from_secs(2);
-/// Limit for the clients at a time, each of which has a report in memory. The oldest is disconnected for a new one.
-const MAX_CLIENTS: usize = 8;
 
 /// What the answers are made of.
 pub(crate) struct Server {
@@ -55,21 +47,11 @@ impl Server {
     }
 
     async fn answer(self, mut socket: StatusSocket) {
-        let mut clients = VecDeque::new();
+        let mut clients = Clients::default();
         loop {
-            let stream = socket.accept().await;
-            match serde_json::to_vec(&self.report()) {
-                Ok(report) => {
-                    // A client that does not read must not keep the next one waiting.
-                    clients.retain(|client: &AbortHandle| !client.is_finished());
-                    if clients.len() >= MAX_CLIENTS
-                        && let Some(oldest) = clients.pop_front()
-                    {
-                        oldest.abort();
-                    }
-                    clients.push_back(tokio::spawn(send(stream, report)).abort_handle());
-                }
-                Err(error) => tracing::error!(%error, "the status could not be written as JSON"),
+            let client = socket.accept().await;
+            if let Err(error) = clients.answer(client, || serde_json::to_vec(&self.report())).await {
+                tracing::error!(%error, "the status could not be written as JSON");
             }
         }
     }
@@ -117,12 +99,4 @@ impl Server {
         }
         self.problems.current()
     }
-}
-
-async fn send(mut stream: UnixStream, report: Vec<u8>) {
-    let _ = timeout(WRITE, async {
-        let _ = stream.write_all(&report).await;
-        let _ = stream.shutdown().await;
-    })
-    .await;
 }

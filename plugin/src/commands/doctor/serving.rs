@@ -3,6 +3,7 @@
 use crate::commands::doctor::finding::Findings;
 use crate::commands::ready::unready;
 use crate::config::Config;
+use crate::files::{is_kept_aside, names};
 use crate::problems::ProblemCode;
 use crate::status::report::{DeviceReport, StatusReport};
 use crate::status::words::StateWord;
@@ -11,6 +12,9 @@ use vfio_plugin_policy::health::reason::Reason;
 
 /// Registrations in a row that the kubelet accepted without opening a stream, before that is a finding.
 const UNFOLLOWED: u32 = 2;
+
+/// The advice for a file that was kept aside.
+const KEPT_ASIDE: &str = "Remove the file when you need it no more. Assignments that only it had are forgotten; an Allocate still finds held devices.";
 
 /// Adds what is wrong with the running `serve`.
 pub(super) fn examine(
@@ -28,6 +32,10 @@ pub(super) fn examine(
                 }
                 _ => "Start serve, or set --run-dir to its run directory.",
             };
+            for kept in names(&config.run_dir).iter().filter(|name| is_kept_aside(name)) {
+                let about = config.run_dir.join(kept).display().to_string();
+                findings.warn(about, "is a file that an earlier serve could not use", KEPT_ASIDE);
+            }
             return findings.warn("serve", format!("{error:#}"), advice);
         }
     };
@@ -130,9 +138,7 @@ fn advice(code: ProblemCode) -> Option<&'static str> {
         ProblemCode::StateFileNotWritten => {
             "Free space in the run directory, or make it writable; until then a restart of serve forgets the latest state."
         }
-        ProblemCode::StateFileKeptAside => {
-            "Remove the file when you need it no more. Assignments that only it had are forgotten; an Allocate still finds held devices."
-        }
+        ProblemCode::StateFileKeptAside => KEPT_ASIDE,
         ProblemCode::StateFileUnread => "serve reads it again later. Until then it writes no state there.",
         ProblemCode::RunDirShared => {
             "Let root, or the user that runs serve, own the run directory, with mode 0755."
@@ -166,6 +172,7 @@ fn advice(code: ProblemCode) -> Option<&'static str> {
         ProblemCode::DevicesNotListed => {
             "Let serve read the host's sys below --root; new devices are not seen until it can."
         }
+        ProblemCode::HardwareUnchecked => "Raise the limit of processes of serve (pids cgroup, LimitNPROC).",
         ProblemCode::UeventsUnavailable => {
             "Nothing is lost: changes are found once an interval. A pod with hostUsers: false gets no uevents."
         }
