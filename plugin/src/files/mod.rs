@@ -2,8 +2,8 @@
 //!
 //! | module | purpose |
 //! | --- | --- |
-//! | [`read`] | reads a regular file of bounded size, and never waits |
-//! | [`replace`] | replaces a file in one step, and removes what a killed process left of that |
+//! | [`mod@read`] | reads a regular file of bounded size, and never waits |
+//! | [`mod@replace`] | replaces a file in one step, and removes what a killed process left of that |
 //! | [`aside`] | keeps a file that cannot be used, under another name |
 //! | [`directory`] | creates directories with explicit modes |
 //! | [`socket`] | binds sockets with explicit modes |
