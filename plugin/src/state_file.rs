@@ -9,7 +9,7 @@
 //! that the kernel cannot read.
 
 use crate::bounded_json::{self, JsonError, JsonLimits};
-use crate::files::{Links, open, read_all, replace, set_aside};
+use crate::files::{Links, Waited, is_on_disk, open, read_all, replace, set_aside, within};
 use crate::problems::{ProblemCode, Problems};
 use crate::run_dir::{RunDir, is_trusted};
 use rustix::io::Errno;
@@ -19,6 +19,7 @@ use serde_json::Value;
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
 /// Limit for the size of a state file in bytes.
@@ -28,6 +29,8 @@ const MODE: u32 = 0o644;
 /// How often and after which pause [`StateFile::read_once`] tries to read a file while the kernel is out of descriptors or memory.
 const ATTEMPTS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long a write to a disk is waited for. It is on the way of an Allocate.
+const DISK: Duration = Duration::from_secs(1);
 /// Limits for the content of a state file. A record of an assignment has about 20 values.
 const LIMITS: JsonLimits = JsonLimits { bytes: MAX_SIZE, string: 4096, depth: 32, values: 250_000 };
 
@@ -40,6 +43,8 @@ pub(crate) struct StateFile {
     written: Option<Vec<u8>>,
     /// Whether the file has content that could be neither read nor kept aside, so that it must not be written.
     is_stuck: bool,
+    /// A write that has not ended in time.
+    late: Option<Receiver<Result<()>>>,
 }
 
 /// The content of a file with a version: the fields of `content`, and `version` beside them.
@@ -60,7 +65,13 @@ struct Version {
 impl StateFile {
     /// Returns the state file `name` of a run directory. Neither needs to exist.
     pub(crate) fn new(run_dir: &RunDir, name: &str) -> Self {
-        Self { run_dir: run_dir.clone(), path: run_dir.file(name), written: None, is_stuck: false }
+        Self {
+            run_dir: run_dir.clone(),
+            path: run_dir.file(name),
+            written: None,
+            is_stuck: false,
+            late: None,
+        }
     }
 
     /// Returns the content of a file that [`write_versioned`](Self::write_versioned) wrote with this version. Returns none if the
@@ -176,19 +187,27 @@ impl StateFile {
         self.write(&Versioned { version, content });
     }
 
-    /// Returns whether a write was necessary.
+    /// Returns whether a write was necessary. A write to a disk is waited for only for a time, and the next one begins after its end.
     fn try_write<T: Serialize>(&mut self, content: &T) -> Result<bool> {
+        let slow = || Error::new(ErrorKind::TimedOut, "the disk has not finished the write yet");
+        match self.late.as_ref().map(Receiver::try_recv) {
+            Some(Err(TryRecvError::Empty)) => return Err(slow()),
+            // What was written late may be old by now.
+            _ => self.late = None,
+        }
         let text = serde_json::to_vec(content)?;
         if self.written.as_ref() == Some(&text) {
             return Ok(false);
         }
-        match replace(&self.path, &text, MODE) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                // The first write of this boot, before anything else has made the run directory.
-                self.run_dir.create()?;
-                replace(&self.path, &text, MODE)?;
+        let is_on_disk = is_on_disk(self.path.parent().unwrap_or(Path::new("/")));
+        let (run_dir, path, content) = (self.run_dir.clone(), self.path.clone(), text.clone());
+        let write = move || create_and_replace(&run_dir, &path, &content);
+        match if is_on_disk { within(DISK, write) } else { Waited::Done(write()) } {
+            Waited::Done(result) => result?,
+            Waited::Late(receiver) => {
+                self.late = Some(receiver);
+                return Err(slow());
             }
-            result => result?,
         }
         self.written = Some(text);
         Ok(true)
@@ -202,6 +221,18 @@ impl StateFile {
             return Err(Error::new(ErrorKind::PermissionDenied, format!("it belongs to user {user}")));
         }
         read_all(file, metadata.len(), MAX_SIZE)
+    }
+}
+
+/// Replaces a state file.
+fn create_and_replace(run_dir: &RunDir, path: &Path, content: &[u8]) -> Result<()> {
+    match replace(path, content, MODE) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            // The first write of this boot, before anything else has made the run directory.
+            run_dir.create()?;
+            replace(path, content, MODE)
+        }
+        result => result,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Replaces a file in one step: a reader sees the former file or the whole new one.
 
 use super::read::{Links, open};
-use rustix::fs::{FlockOperation, OFlags, flock, fstatfs};
+use rustix::fs::{FlockOperation, OFlags, flock, statfs};
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Result, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -32,7 +32,7 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let _ = flock(&*file, FlockOperation::NonBlockingLockExclusive);
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(content)?;
-    let is_on_disk = is_on_disk(file);
+    let is_on_disk = is_on_disk(directory);
     if is_on_disk {
         file.sync_all()?;
     }
@@ -46,15 +46,15 @@ fn create_new(path: &Path) -> Result<File> {
     File::options().write(true).create_new(true).mode(0o600).custom_flags(flags).open(path)
 }
 
-/// Returns whether a file is on a file system that outlives a power cut.
-fn is_on_disk(file: &File) -> bool {
+/// Returns whether a directory is on a file system that outlives a power cut, and whose writes can take long. Unknown counts as yes.
+pub(crate) fn is_on_disk(directory: &Path) -> bool {
     let in_memory = |kind: u64| IN_MEMORY.contains(&kind);
     #[allow(
         clippy::unnecessary_cast,
         clippy::cast_sign_loss,
         reason = "the type differs between architectures"
     )]
-    fstatfs(file).map_or(true, |system| !in_memory(system.f_type as u64 & 0xffff_ffff))
+    statfs(directory).map_or(true, |system| !in_memory(system.f_type as u64 & 0xffff_ffff))
 }
 
 fn sync_directory(directory: &Path) -> Result<()> {
