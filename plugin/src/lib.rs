@@ -4,7 +4,9 @@
 
 #![warn(
     clippy::print_stderr,
-    reason = "`eprintln!` panics if standard error is closed or full: use `commands::stderr`"
+    clippy::print_stdout,
+    reason = "`eprintln!` and `println!` panic if the stream is closed or full, and `eprintln!` may block: use \
+              `commands::stderr` and `commands::stdout`"
 )]
 
 mod allocate;
@@ -16,41 +18,41 @@ mod commands;
 mod config;
 mod device_plugin;
 mod file_id;
+mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod kubelet;
+mod log;
 mod log_once;
 mod node;
+mod problems;
 mod publisher;
 mod reservations;
+mod run_dir;
 mod state_file;
 mod status;
 mod supervise;
 
 use cli::{Cli, Command};
+use commands::exit_code::{FAILED, USAGE};
 use commands::serve::Logged;
 use commands::stderr;
 use config::{Config, LogFormat};
+use log::{FlushAtExit, LogWriter};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
-/// Exit code for a wrong command line or pools file: EX_USAGE of sysexits.h. A supervisor can distinguish it from a crash.
-const USAGE: u8 = 64;
-/// Exit code for a command that failed. 1 is a command's negative answer, such as `ready` on a plugin that is not ready.
-const FAILED: u8 = 2;
-
 /// Runs the program. Returns its exit code.
 pub fn main() -> ExitCode {
+    let _flush = FlushAtExit;
+    log::log_panics();
     let cli = match Cli::read() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and the version come this way too, to standard output.
-            let _ = error.print();
-            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
-        }
+        // Help and the version come this way too.
+        Err(error) => return cli::report(&error).into(),
     };
     start_log(&cli.config);
     let mut config = cli.config;
@@ -90,7 +92,7 @@ fn run(config: &Config, command: Command) -> anyhow::Result<u8> {
         Command::Ready { live } => Ok(commands::ready::run(config, live)),
         Command::Doctor { json, probe } => commands::doctor::run(config, json, probe),
         Command::Completions { shell } => {
-            cli::completions(shell);
+            cli::completions(shell)?;
             Ok(0)
         }
     }
@@ -102,14 +104,16 @@ fn start_log(config: &Config) {
     let level = config.log_level;
     let targets =
         Targets::new().with_target("vfio_device_plugin", level).with_default(level.min(LevelFilter::INFO));
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level);
+    let log = tracing_subscriber::fmt().with_writer(LogWriter).with_max_level(level);
     // Otherwise a failed write is reported by `eprintln!`, which panics on the same stream.
     let log = log.log_internal_errors(false);
     match config.log_format {
-        LogFormat::Text => {
-            let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            log.with_ansi(color).finish().with(targets).init();
-        }
+        LogFormat::Text => log.with_ansi(has_color()).finish().with(targets).init(),
         LogFormat::Json => log.json().finish().with(targets).init(),
     }
+}
+
+/// Returns whether text on standard error may have colors.
+fn has_color() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }

@@ -3,11 +3,11 @@
 use crate::config::Config;
 use crate::kubelet::list_and_watch::DeviceList;
 use crate::node::special_nodes::with_special_nodes;
+use crate::run_dir::RunDir;
 use crate::state_file::StateFile;
 use kubelet_api::v1beta1::{Device, NumaNode, TopologyInfo};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -57,9 +57,9 @@ pub(crate) struct Published {
 }
 
 impl CarriedOver {
-    /// Reads the state file. A missing file carries nothing over, and neither does a file that is not understood, which is logged.
-    pub(crate) fn read(run_dir: &Path) -> Self {
-        let file = StateFile::new(run_dir, FILE);
+    /// Reads the state file. A missing file carries nothing over, and neither does a file that is not understood, which is kept aside.
+    pub(crate) fn read(run_dir: &RunDir) -> Self {
+        let mut file = StateFile::new(run_dir, FILE);
         let stored: StoredHealth = file.read_once(stored::VERSION);
         Self { file, reasons: stored.into_reasons() }
     }
@@ -205,11 +205,17 @@ fn log_change(decision: &DeviceDecision<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problems::Problems;
 
     #[test]
     fn health_file_that_is_not_understood_carries_nothing_over() {
         let run_dir = tempfile::tempdir().unwrap();
-        let lost = || CarriedOver::read(run_dir.path()).lost().map(|id| id.to_string()).collect::<Vec<_>>();
+        let lost = || {
+            CarriedOver::read(&RunDir::of_serve(run_dir.path(), &Problems::default()))
+                .lost()
+                .map(|id| id.to_string())
+                .collect::<Vec<_>>()
+        };
         assert!(lost().is_empty());
         let write = |text: &str| std::fs::write(run_dir.path().join(FILE), text).unwrap();
         let devices = r#""devices":{"0000:01:00.0":{"reason":{"code":"lost"}},"0000:02:00.0":{"reason":{"code":"gone"}}}"#;

@@ -93,6 +93,13 @@ impl Watch {
         self.sources.fd()
     }
 
+    /// Returns whether the kernel's uevents are heard. Without them the timer finds every change,
+    /// only later.
+    #[must_use]
+    pub fn hears_uevents(&self) -> bool {
+        self.sources.hears_uevents()
+    }
+
     /// Returns the next event, or none for now.
     ///
     /// Never waits for an event. It may make a pass, which needs about 20 system calls with 8

@@ -90,6 +90,10 @@ impl Sources {
         epoll::add(&self.epoll, fd, epoll::EventData::new_u64(data), epoll::EventFlags::IN)
     }
 
+    pub(super) fn hears_uevents(&self) -> bool {
+        self.uevents.is_some()
+    }
+
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }

@@ -6,6 +6,7 @@
 
 use crate::allocate::allocator::Allocator;
 use crate::kubelet::checkpoint;
+use crate::kubelet::kept::OfferedResources;
 use crate::node::special_nodes::with_special_nodes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -58,7 +59,8 @@ impl Allocator {
     /// Returns a difference of the stored answers, if each answer that the checkpoint stores for these ids has one. Several containers
     /// of a pod may have the same devices, and the checkpoint may still name a pod that has ended.
     fn stale_answer(&self, ids: &BTreeSet<String>, mut snapshot: Arc<NodeSnapshot>) -> Option<Mismatch> {
-        let entries = checkpoint::read(&self.kubelet_dir)?;
+        let offered = OfferedResources::known(BTreeSet::from([self.resource.clone()]));
+        let entries = checkpoint::read(&self.kubelet_dir, &offered).ok()?;
         let of_these = entries.iter().filter(|entry| entry.ids == *ids && *entry.resource == *self.resource);
         let mut found = None;
         for entry in of_these {

@@ -13,8 +13,9 @@ mod schedule;
 mod state;
 
 use crate::assignments::state::{AssignmentsFile, AssignmentsState};
-use crate::config::Config;
 use crate::node::monitor::MonitorHandle;
+use crate::problems::Problems;
+use crate::run_dir::RunDir;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -37,12 +38,14 @@ struct Shared {
     poll_soon: Notify,
     checkpoint_is_stale: Notify,
     monitor: MonitorHandle,
+    /// Has what the kubelet does not show.
+    problems: Problems,
 }
 
 impl AssignmentsHandle {
     /// Returns the assignments that an earlier process left in the state file. The kubelet is not polled yet.
-    pub(crate) fn new(config: &Config, monitor: MonitorHandle) -> Self {
-        let (file, mut state) = AssignmentsFile::open(&config.run_dir);
+    pub(crate) fn new(run_dir: &RunDir, monitor: MonitorHandle) -> Self {
+        let (file, mut state) = AssignmentsFile::open(run_dir);
         state.ledger.restarted(std::time::Instant::now());
         let assignments = Assignments::new(false, &state.ledger);
         monitor.set_restored(assignments.reserved());
@@ -53,6 +56,7 @@ impl AssignmentsHandle {
             poll_soon: Notify::new(),
             checkpoint_is_stale: Notify::new(),
             monitor,
+            problems: run_dir.problems.clone(),
         };
         Self { shared: Arc::new(shared) }
     }

@@ -9,10 +9,11 @@ use crate::assignments::inputs::{
 };
 use crate::assignments::schedule::Schedule;
 use crate::config::Config;
-use crate::kubelet::checkpoint;
+use crate::kubelet::checkpoint::{self, CheckpointError};
 use crate::kubelet::kept::OfferedResources;
 use crate::kubelet::pod_resources::{Lister, PodResourcesError};
 use crate::kubelet::socket_watch::PluginDirState;
+use crate::problems::ProblemCode;
 use crate::reservations::Reservations;
 use rustix::time::{ClockId, clock_gettime};
 use std::pin::pin;
@@ -138,7 +139,9 @@ impl Poller {
         let id = CheckpointId::of(&self.config.kubelet_dir);
         let is_new = id.is_some() && id != self.checkpoint;
         self.checkpoint = id;
-        let checkpoint = checkpoint::read(&self.config.kubelet_dir, &offered).ok();
+        let checkpoint = checkpoint::read(&self.config.kubelet_dir, &offered);
+        self.note_checkpoint(checkpoint.as_ref().err());
+        let checkpoint = checkpoint.ok();
         let update = self.observe(pods.as_deref().ok(), (checkpoint.as_deref(), is_new), snapshot, kubelet);
         if update.checkpoint_is_stale {
             self.assignments.shared.checkpoint_is_stale.notify_one();
@@ -212,12 +215,58 @@ impl Poller {
         update
     }
 
+    /// Records a checkpoint that exists and is not used. It may name pods, so it is not the same as a missing one.
+    fn note_checkpoint(&self, error: Option<&CheckpointError>) {
+        use ProblemCode::{CheckpointMalformed, CheckpointTooLarge, CheckpointUnreadable};
+        let current = match error {
+            None | Some(CheckpointError::Missing) => None,
+            Some(CheckpointError::Unreadable(_) | CheckpointError::NotRegular) => Some(CheckpointUnreadable),
+            Some(CheckpointError::TooLarge | CheckpointError::OverLimit(_)) => Some(CheckpointTooLarge),
+            Some(CheckpointError::Malformed) => Some(CheckpointMalformed),
+        };
+        let problems = &self.assignments.shared.problems;
+        for code in [CheckpointUnreadable, CheckpointTooLarge, CheckpointMalformed] {
+            problems.keep(code, |_| current == Some(code));
+        }
+        if let (Some(code), Some(error)) = (current, error) {
+            let path = self.config.kubelet_dir.join(kubelet_api::CHECKPOINT);
+            let is_empty = code == CheckpointMalformed
+                && std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == 0);
+            let what = if is_empty { "the file is empty".to_owned() } else { error.to_string() };
+            let (file, text) = (path.display(), format!("the checkpoint is not used: {what}"));
+            if problems.begin(code, &file, text) {
+                tracing::warn!(%file, error = what, "the kubelet's checkpoint is not used; assignments come from pod resources alone");
+            }
+        }
+    }
+
+    /// Records what the kubelet does not show.
+    fn note_outage(&self, outage: Option<Outage>, error: Option<&PodResourcesError>) {
+        use ProblemCode::{AssignmentsUnknown, PodResourcesUnavailable};
+        let current = outage.map(|outage| match outage {
+            Outage::PodResources => PodResourcesUnavailable,
+            Outage::PodResourcesAndCheckpoint => AssignmentsUnknown,
+        });
+        let problems = &self.assignments.shared.problems;
+        for code in [PodResourcesUnavailable, AssignmentsUnknown] {
+            problems.keep(code, |_| current == Some(code));
+        }
+        if let (Some(code), Some(error)) = (current, error) {
+            problems.begin(
+                code,
+                self.config.pod_resources.display(),
+                format!("pods cannot be listed: {error}"),
+            );
+        }
+    }
+
     /// Logs the beginning of an outage, its change and its end.
     fn log_outage(&mut self, error: Option<PodResourcesError>, answered: bool) {
         let outage = error.as_ref().map(|_| match answered {
             true => Outage::PodResources,
             false => Outage::PodResourcesAndCheckpoint,
         });
+        self.note_outage(outage, error.as_ref());
         if outage == self.outage {
             return;
         }

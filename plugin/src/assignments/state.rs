@@ -1,8 +1,8 @@
 //! The state file assignments.json: what the plugin knows of assignments, kept over its own restart.
 
+use crate::run_dir::RunDir;
 use crate::state_file::StateFile;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 use vfio_plugin_policy::assignments::kubelet::KubeletAge;
 use vfio_plugin_policy::assignments::ledger::Ledger;
 
@@ -24,10 +24,10 @@ pub(super) struct AssignmentsState {
 pub(super) struct AssignmentsFile(StateFile);
 
 impl AssignmentsFile {
-    /// Returns the file in `run_dir`, and the state that an earlier process left there. A file of another version, or one that
-    /// cannot be parsed, is logged and counts as no state.
-    pub(super) fn open(run_dir: &Path) -> (Self, AssignmentsState) {
-        let file = StateFile::new(run_dir, NAME);
+    /// Returns the file in `run_dir`, and the state that an earlier process left there. A file that cannot be used is kept aside and
+    /// counts as no state.
+    pub(super) fn open(run_dir: &RunDir) -> (Self, AssignmentsState) {
+        let mut file = StateFile::new(run_dir, NAME);
         let state = file.read_once(VERSION);
         (Self(file), state)
     }
@@ -41,9 +41,14 @@ impl AssignmentsFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problems::Problems;
     use std::collections::BTreeSet;
     use std::time::{Duration, Instant};
     use vfio_plugin_policy::assignments::kubelet::{Clocks, KubeletSocket};
+
+    fn open(directory: &tempfile::TempDir) -> (AssignmentsFile, AssignmentsState) {
+        AssignmentsFile::open(&RunDir::of_serve(directory.path(), &Problems::default()))
+    }
 
     fn clocks(wall: u64, boot: u64) -> Clocks {
         Clocks { wall: Duration::from_secs(wall), boot: Duration::from_secs(boot) }
@@ -59,12 +64,12 @@ mod tests {
     #[test]
     fn state_is_read_back_with_its_version() {
         let directory = tempfile::tempdir().unwrap();
-        let (mut file, before) = AssignmentsFile::open(directory.path());
+        let (mut file, before) = open(&directory);
         assert_eq!(before, AssignmentsState::default());
         file.write(&state());
         let text = std::fs::read_to_string(directory.path().join("assignments.json")).unwrap();
         assert!(text.starts_with(r#"{"version":1,"#), "{text}");
-        let (_, after) = AssignmentsFile::open(directory.path());
+        let (_, after) = open(&directory);
         assert_eq!(
             after.ledger.assignments()[0].checkpoint_ids,
             state().ledger.assignments()[0].checkpoint_ids
@@ -74,7 +79,7 @@ mod tests {
     #[test]
     fn other_version_or_malformed_file_is_no_state() {
         let directory = tempfile::tempdir().unwrap();
-        let (mut file, _) = AssignmentsFile::open(directory.path());
+        let (mut file, _) = open(&directory);
         file.write(&state());
         let path = directory.path().join("assignments.json");
         let text = std::fs::read_to_string(&path).unwrap();
@@ -87,7 +92,7 @@ mod tests {
         ] {
             assert_ne!(other, text);
             std::fs::write(&path, &other).unwrap();
-            assert_eq!(AssignmentsFile::open(directory.path()).1, AssignmentsState::default(), "{other}");
+            assert_eq!(open(&directory).1, AssignmentsState::default(), "{other}");
         }
     }
 
@@ -95,11 +100,11 @@ mod tests {
     fn kubelets_age_survives_a_restart_and_a_clock_step() {
         let directory = tempfile::tempdir().unwrap();
         let socket = Some(KubeletSocket::new(1, 7, (1_000_000, 0)));
-        let (mut file, mut state) = AssignmentsFile::open(directory.path());
+        let (mut file, mut state) = open(&directory);
         assert_eq!(state.kubelet.observe(socket, clocks(1_000_010, 500)), Some(Duration::from_secs(10)));
         file.write(&state);
         for step_to in [0, 9_000_000] {
-            let (_, mut restarted) = AssignmentsFile::open(directory.path());
+            let (_, mut restarted) = open(&directory);
             let age = restarted.kubelet.observe(socket, clocks(step_to, 590));
             assert_eq!(age, Some(Duration::from_secs(100)));
         }

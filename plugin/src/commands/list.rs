@@ -2,6 +2,7 @@
 
 use crate::commands::offered::{Offered, offered_devices};
 use crate::commands::stderr;
+use crate::commands::stdout;
 use crate::commands::table::{layout, or_dash};
 use crate::config::Config;
 use crate::status::client;
@@ -30,7 +31,10 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
             stderr::print(format_args!("vfio-device-plugin: holders may be missing: {gap}"));
         }
     }
-    let reported = serving.map(|status| status.devices).unwrap_or_default();
+    let (reported, problems) = serving.map(|status| (status.devices, status.problems)).unwrap_or_default();
+    for problem in &problems {
+        stderr::print(format_args!("vfio-device-plugin: problem of serve: {problem}"));
+    }
     let mut reports: Vec<DeviceReport> = devices.iter().map(|device| combined(device, &reported)).collect();
     // A device whose unbind waits for its holder, or that is assigned to a pod, is not among the bound
     // devices; serve knows it.
@@ -38,13 +42,10 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
         (report.driver.is_none() || report.assignment.is_some())
             && !devices.iter().any(|device| device.device.id.to_string() == report.address)
     });
-    reports.extend(unlisted.map(|report| DeviceReport { reason_code: None, ..report }));
-    let listing = Listing { devices: reports, coverage: coverage.into() };
-    if json {
-        println!("{}", serde_json::to_string(&listing)?);
-    } else {
-        print!("{}", table(&listing));
-    }
+    reports.extend(unlisted.map(|report| DeviceReport { typed_reason: None, ..report }));
+    let listing = Listing { devices: reports, problems, coverage: coverage.into() };
+    let text = if json { serde_json::to_string(&listing)? + "\n" } else { table(&listing) };
+    stdout::print(&text)?;
     Ok(0)
 }
 

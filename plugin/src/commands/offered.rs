@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::config::pools_error::PoolsError;
 use crate::node::naming::ResourceNamer;
-use crate::node::vgpu_types::VgpuTypes;
+use crate::run_dir::RunDir;
 use crate::status::client;
 use crate::status::client::ANSWER_TIMEOUT;
 use anyhow::Context;
@@ -69,8 +69,8 @@ pub(crate) fn offered_devices(
         )
     })?;
     devices.sort_by_key(|device| device.id);
-    let mut namer =
-        ResourceNamer::new(config.offered.clone(), config.pci_ids.clone(), VgpuTypes::new(&config.run_dir));
+    let run_dir = RunDir::of_reader(&config.run_dir);
+    let mut namer = ResourceNamer::new(config.offered.clone(), config.pci_ids.clone(), &run_dir);
     namer.learn(&root, &devices.iter());
     let offered: Vec<_> = devices.iter().filter_map(|device| Some((*device, namer.offer(device)?))).collect();
     let mut ids: Vec<GroupId> = offered.iter().filter_map(|(device, _)| device.group).collect();

@@ -67,6 +67,8 @@ mod tests {
             listing_failed: false,
             resources,
             devices: Vec::new(),
+            problems: Vec::new(),
+            lost_log_lines: 0,
         }
     }
 

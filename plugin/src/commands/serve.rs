@@ -13,11 +13,15 @@ use crate::kubelet::registry::Registry;
 use crate::kubelet::socket_watch;
 use crate::kubelet::socket_watch::PluginDirState;
 use crate::node::monitor::MonitorHandle;
+use crate::problems::{ProblemCode, Problems};
 use crate::publisher::{CarriedOver, HealthPublisher, Published};
 use crate::reservations::Reservations;
+use crate::run_dir::RunDir;
 use crate::status;
 use crate::supervise::{Failures, Supervisor};
 use anyhow::{Context, bail};
+use rustix::fs::Mode;
+use rustix::process::{Resource, getrlimit, umask};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +30,9 @@ use tokio::time::{sleep_until, timeout};
 
 /// How long streams and sockets may take to end after a SIGTERM. What is left ends with the process.
 const SHUTDOWN: Duration = Duration::from_millis(800);
+
+/// A lower limit of open files is a problem: the usual soft limit.
+const FEW_DESCRIPTORS: u64 = 1024;
 
 /// Serve failed, and why is in its log.
 #[derive(Debug)]
@@ -38,6 +45,8 @@ pub(crate) struct Logged;
 /// panicked or ended. The log has the reason, so that every line is JSON with `--log-format json`. Standard error has it if the
 /// log is off.
 pub(crate) fn run(config: &Config) -> Result<(), Logged> {
+    // Files and directories get explicit modes where they are created. Nothing is ever open to others before that.
+    umask(Mode::RWXG | Mode::RWXO);
     run_until_signal(config).map_err(|error| {
         if tracing::enabled!(tracing::Level::ERROR) {
             tracing::error!(error = %format_args!("{error:#}"), "serve failed");
@@ -103,19 +112,26 @@ async fn start(
     config: &Config,
     supervisor: &Supervisor,
 ) -> anyhow::Result<(MonitorHandle, status::SocketFile)> {
-    let carried_over = CarriedOver::read(&config.run_dir);
-    let monitor = MonitorHandle::start(config, carried_over.lost(), supervisor)?;
+    let problems = Problems::default();
+    let run_dir = RunDir::of_serve(&config.run_dir, &problems);
+    check_descriptors(&problems);
+    let carried_over = CarriedOver::read(&run_dir);
+    let monitor = MonitorHandle::start(config, &run_dir, carried_over.lost(), supervisor)?;
     let publisher = Arc::new(HealthPublisher::new(config, Arc::clone(&monitor.root), carried_over));
-    let assignments = AssignmentsHandle::new(config, monitor.clone());
+    let assignments = AssignmentsHandle::new(&run_dir, monitor.clone());
     let registry = Arc::new(Registry::default());
     let reservations = Reservations::default();
-    sockets::remove_stale(&config.kubelet_dir).await;
-
+    let directory = config.kubelet_dir.clone();
+    supervisor.task("the removal of stale sockets", async move {
+        sockets::remove_stale(&directory).await;
+        // A task that ends is a failure.
+        std::future::pending::<()>().await;
+    });
     let kubelet = socket_watch::kubelet_socket(&config.kubelet_dir);
     let (sender, plugin_dir) = watch::channel(PluginDirState { kubelet, changes: 0 });
     supervisor.task(
         "the watch of the kubelet's directory",
-        socket_watch::follow(config.kubelet_dir.clone(), sender),
+        socket_watch::follow(config.kubelet_dir.clone(), problems.clone(), sender),
     );
     supervisor.task(
         "the assignments' poller",
@@ -131,8 +147,9 @@ async fn start(
         publisher: Arc::clone(&publisher),
         assignments: assignments.clone(),
         registry: Arc::clone(&registry),
+        problems: problems.clone(),
     };
-    let (socket, answering) = status.start(&config.run_dir);
+    let (socket, answering) = status.start(&run_dir);
     supervisor.task("the status server", answering);
     tracing::info!(root = %config.root.display(), kubelet_dir = %config.kubelet_dir.display(), busy = %config.busy,
         interval = ?config.interval, "serving");
@@ -143,11 +160,22 @@ async fn start(
         publisher,
         assignments,
         reservations,
+        problems,
         busy_allocate: config.busy_allocate,
     };
     let resources = ResourceSet::new(services.clone(), supervisor.clone(), registry);
     supervisor.task("the publisher", publish(services, resources));
     Ok((monitor, socket))
+}
+
+/// Records a limit of open files that a node with many devices exceeds.
+fn check_descriptors(problems: &Problems) {
+    if let Some(limit) = getrlimit(Resource::Nofile).current.filter(|limit| *limit < FEW_DESCRIPTORS) {
+        let text = format!("serve may open {limit} files; it needs one for each offered group");
+        if problems.begin(ProblemCode::DescriptorLimit, "limit of open files", &text) {
+            tracing::warn!(limit, "the limit of open files is low; a node with many devices exceeds it");
+        }
+    }
 }
 
 /// Turns snapshots and assignments into device lists; never returns.

@@ -6,9 +6,10 @@ pub(super) mod raw;
 mod tests;
 
 use crate::config::pools_error::PoolsError;
+use crate::files::{self, Links};
 use crate::supervise::contain;
 use raw::PoolsFile;
-use std::io::Read;
+use std::io::ErrorKind;
 use std::path::Path;
 use vfio_plugin_policy::pools::Pools;
 
@@ -29,10 +30,7 @@ const MAX_REPLAYED: usize = 20_000;
 /// # Errors
 /// The file cannot be read, has more than 64 KiB, or has an error: its line, and what was expected. No pool is used then.
 pub(crate) fn read(path: &Path) -> Result<Pools, PoolsError> {
-    let text = read_text(path).map_err(|error| PoolsError::of_file(format!("cannot be read: {error}")))?;
-    let Some(text) = text else {
-        return Err(PoolsError::of_file("expected a regular file of at most 64 KiB"));
-    };
+    let text = read_text(path)?;
     let thread = std::thread::Builder::new().name("pools".into()).stack_size(STACK);
     let parser = thread
         .spawn(move || contain(|| parse(&text)))
@@ -41,15 +39,15 @@ pub(crate) fn read(path: &Path) -> Result<Pools, PoolsError> {
     pools.unwrap_or_else(|| Err(PoolsError::of_file("the YAML parser failed on this file")))
 }
 
-/// Returns the text; none if it is too large or not a regular file.
-fn read_text(path: &Path) -> std::io::Result<Option<String>> {
-    let file = std::fs::File::open(path)?;
-    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-        return Ok(None);
-    }
-    let mut text = String::new();
-    file.take(MAX_SIZE + 1).read_to_string(&mut text)?;
-    Ok(Some(text).filter(|text| text.len() as u64 <= MAX_SIZE))
+/// Reads the text. Follows links, because a ConfigMap's files are links.
+fn read_text(path: &Path) -> Result<String, PoolsError> {
+    let text = files::read(path, Links::Follow, MAX_SIZE).map_err(|error| match error.kind() {
+        ErrorKind::InvalidInput | ErrorKind::FileTooLarge => {
+            PoolsError::of_file("expected a regular file of at most 64 KiB")
+        }
+        _ => PoolsError::of_file(format!("cannot be read: {error}")),
+    })?;
+    String::from_utf8(text).map_err(|_| PoolsError::of_file("cannot be read: it is no UTF-8 text"))
 }
 
 /// Parses the text of a file.

@@ -3,23 +3,40 @@
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-/// An accepted connection. After its token is cancelled, reads and writes fail, and the server drops it with all its streams.
+/// What a client sends first (RFC 9113, 3.4): 24 bytes. Until then the server cannot ping it.
+const PREFACE: usize = 24;
+
+/// An accepted connection. After its token is cancelled, reads and writes fail, and the server drops it with all its streams. So it
+/// does if the client does not begin HTTP/2 in time.
 ///
 /// The server's graceful shutdown is not enough: it waits for the client, and a kubelet that does not read never answers.
 pub(super) struct Connection {
     stream: UnixStream,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// The time of the first bytes, and how many are missing; none once they are there.
+    preface: Option<(Pin<Box<Sleep>>, usize)>,
+    /// Counts the connection as long as it is open.
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    /// Wraps an accepted connection until `close` is cancelled.
-    pub(super) fn new(stream: UnixStream, close: CancellationToken) -> Self {
-        Self { stream, closed: Box::pin(close.cancelled_owned()) }
+    /// Wraps an accepted connection until `close` is cancelled. The client has the time `preface` to begin HTTP/2.
+    pub(super) fn new(
+        stream: UnixStream,
+        close: CancellationToken,
+        preface: Duration,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        let preface = Some((Box::pin(sleep(preface)), PREFACE));
+        Self { stream, closed: Box::pin(close.cancelled_owned()), preface, _permit: permit }
     }
 
     /// Returns the stream, or an error once the connection is closed. The task of `context` is woken when that happens.
@@ -37,7 +54,17 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<Result<()>> {
-        self.open(context)?.poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = self.open(context)?.poll_read(context, buffer);
+        if let Some((deadline, missing)) = &mut self.preface {
+            *missing = missing.saturating_sub(buffer.filled().len() - before);
+            if *missing == 0 {
+                self.preface = None;
+            } else if deadline.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Err(Error::from(ErrorKind::TimedOut)));
+            }
+        }
+        read
     }
 }
 

@@ -1,6 +1,7 @@
 //! The DevicePlugin gRPC server of each resource: its socket, its registration with the kubelet, and its five calls.
 
 mod connection;
+mod limits;
 mod register;
 pub(crate) mod registration;
 pub(crate) mod resources;

@@ -10,6 +10,7 @@ use crate::kubelet::list_and_watch::{DeviceList, DeviceListBroadcast, Streams};
 use crate::kubelet::registry::{ResourceStatus, SharedStatus};
 use crate::kubelet::socket_watch::PluginDirState;
 use crate::node::monitor::MonitorHandle;
+use crate::problems::{ProblemCode, Problems};
 use crate::publisher::HealthPublisher;
 use crate::reservations::Reservations;
 use std::convert::Infallible;
@@ -43,6 +44,8 @@ pub(crate) struct Services {
     pub(crate) assignments: AssignmentsHandle,
     /// The groups that Allocate calls are about to allocate.
     pub(crate) reservations: Reservations,
+    /// Has the resources that cannot be registered.
+    pub(crate) problems: Problems,
     /// What Allocate does with a held device, where its pool does not say.
     pub(crate) busy_allocate: BusyAllocate,
 }
@@ -81,7 +84,9 @@ impl Resource {
                 let (name, unfollowed) = (std::mem::take(&mut status.name), status.unfollowed);
                 *status = ResourceStatus { name, unfollowed, ..ResourceStatus::default() };
             });
-            if !self.stop.is_cancelled() {
+            if self.stop.is_cancelled() {
+                self.services.problems.end(ProblemCode::NotRegistered, &self.name);
+            } else {
                 tracing::info!(resource = %self.name, reason, "registering again");
             }
         }
@@ -109,6 +114,7 @@ impl Resource {
             Ok(socket) => socket,
             Err(error) => {
                 let directory = self.services.kubelet_dir.display();
+                self.note(format_args!("no socket can be created in {directory}: {error}"));
                 tracing::warn!(resource = %self.name, %directory, %error, "cannot create a socket; trying again");
                 self.pause(backoff).await;
                 return "no socket could be created";
@@ -118,7 +124,8 @@ impl Resource {
         let (sender, receiver) = watch::channel(lists.borrow_and_update().clone());
         let broadcast = DeviceListBroadcast::new(receiver);
         let streams = broadcast.streams();
-        let server = socket.serve(self.services.allocator(&self.name, broadcast));
+        let server =
+            socket.serve(self.services.allocator(&self.name, broadcast), self.services.problems.clone());
         self.update(|status| server.endpoint().clone_into(&mut status.endpoint));
         let reason = tokio::select! {
             () = self.stop.cancelled() => "the resource was stopped",
@@ -171,6 +178,7 @@ impl Resource {
     ) -> Result<(), &'static str> {
         let mut plugin_dir = self.services.plugin_dir.clone();
         while let Err(error) = register(&self.services.kubelet_dir, &self.name, server.endpoint()).await {
+            self.note(format_args!("the kubelet does not register it: {error}"));
             tracing::warn!(resource = %self.name, error, "cannot register with the kubelet; trying again");
             tokio::select! {
                 Ok(_) = plugin_dir.wait_for(|state| state.kubelet != Some(kubelet)) => {}
@@ -179,6 +187,7 @@ impl Resource {
             self.check_sockets(kubelet, server)?;
         }
         self.update(|status| status.registered = true);
+        self.services.problems.end(ProblemCode::NotRegistered, &self.name);
         tracing::info!(resource = %self.name, endpoint = server.endpoint(), "registered with the kubelet");
         Ok(())
     }
@@ -237,6 +246,10 @@ impl Resource {
     /// Waits before the next attempt. A stop ends the pause.
     async fn pause(&self, backoff: &mut Backoff) {
         self.stop.run_until_cancelled(sleep(backoff.pause())).await;
+    }
+
+    fn note(&self, text: std::fmt::Arguments<'_>) {
+        self.services.problems.begin(ProblemCode::NotRegistered, &self.name, text);
     }
 
     fn update(&self, change: impl FnOnce(&mut ResourceStatus)) {

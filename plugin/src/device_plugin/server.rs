@@ -2,19 +2,22 @@
 
 use crate::allocate::allocator::Allocator;
 use crate::device_plugin::connection::Connection;
+use crate::device_plugin::limits::Limits;
 use crate::device_plugin::service::{MAX_REQUEST, Service};
 use crate::device_plugin::sockets;
-use crate::log_once::LogOnce;
+use crate::files::bind_private;
+use crate::problems::{ProblemCode, Problems};
 use kubelet_api::v1beta1::device_plugin_server::DevicePluginServer;
-use std::io::Result;
+use std::io::{Error, Result};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
-use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::transport::Server;
 
 /// How long connections may take to end by themselves after their streams have.
 const LINGER: Duration = Duration::from_millis(300);
@@ -57,26 +60,29 @@ impl Socket {
     pub(super) fn bind(directory: &Path) -> Result<Self> {
         let name = sockets::new_name();
         let path = directory.join(&name);
-        Ok(Self { listener: UnixListener::bind(&path)?, file: EndpointFile { path, name } })
+        Ok(Self { listener: bind_private(&path)?, file: EndpointFile { path, name } })
     }
 
     /// Starts to answer calls.
-    pub(super) fn serve(self, allocator: Allocator) -> PluginServer {
+    pub(super) fn serve(self, allocator: Allocator, problems: Problems) -> PluginServer {
         let (shutdown, close, ended) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        let closing = close.clone();
-        let mut logged = LogOnce::default();
-        let connections = UnixListenerStream::new(self.listener).then(move |accepted| {
-            match &accepted {
-                Ok(_) => logged.clear(),
-                Err(error) if logged.is_new(error.kind()) => {
+        let limits = Limits::DEFAULT;
+        let socket = self.file.path.display().to_string();
+        let note = move |accepted: &Result<UnixStream>| match accepted {
+            Ok(_) => {
+                problems.end(ProblemCode::AcceptFailed, &socket);
+            }
+            Err(error) => {
+                let text = format_args!("connections of the kubelet cannot be accepted: {error}");
+                if problems.begin(ProblemCode::AcceptFailed, &socket, text) {
                     tracing::warn!(%error, "cannot accept a connection of the kubelet; trying again");
                 }
-                Err(_) => {}
             }
-            connection(accepted, closing.clone())
-        });
-        let server = Server::builder()
+        };
+        let connections = accepted_connections(self.listener, limits, close.clone(), note);
+        let server = limits
+            .server()
             .add_service(
                 DevicePluginServer::new(Service { allocator }).max_decoding_message_size(MAX_REQUEST),
             )
@@ -92,13 +98,40 @@ impl Socket {
     }
 }
 
+/// Accepts connections until the server ends. `note` sees each result. `close` closes all connections.
+pub(super) fn accepted_connections(
+    listener: UnixListener,
+    limits: Limits,
+    close: CancellationToken,
+    mut note: impl FnMut(&Result<UnixStream>),
+) -> impl Stream<Item = Result<Connection>> {
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    UnixListenerStream::new(listener).then(move |accepted| {
+        note(&accepted);
+        connection(accepted, close.clone(), limits, Arc::clone(&slots))
+    })
+}
+
 /// Returns the connection that was accepted. Pauses after an error: without descriptors the next accept fails at once, and the
 /// gRPC server makes it at once.
-async fn connection(accepted: Result<UnixStream>, close: CancellationToken) -> Result<Connection> {
-    if accepted.is_err() {
-        sleep(ACCEPT_AGAIN).await;
-    }
-    accepted.map(|stream| Connection::new(stream, close))
+///
+/// Waits for a slot if there are as many connections as there may be, so the next accept comes after that.
+async fn connection(
+    accepted: Result<UnixStream>,
+    close: CancellationToken,
+    limits: Limits,
+    slots: Arc<Semaphore>,
+) -> Result<Connection> {
+    let stream = match accepted {
+        Ok(stream) => stream,
+        Err(error) => {
+            sleep(ACCEPT_AGAIN).await;
+            return Err(error);
+        }
+    };
+    // The semaphore is never closed.
+    let permit = slots.acquire_owned().await.map_err(Error::other)?;
+    Ok(Connection::new(stream, close, limits.preface, permit))
 }
 
 impl PluginServer {

@@ -1,15 +1,19 @@
 //! The names of the plugin's sockets in the kubelet's directory, and the removal of those that a killed process left behind.
 
 use std::io::ErrorKind;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// A connect to a local socket is decided at once; the limit is for certainty.
 const CONNECT: Duration = Duration::from_millis(100);
+/// The time between the two checks of a socket. A process listens a few microseconds after its bind.
+const CHECK_AGAIN: Duration = Duration::from_millis(500);
+/// Limit for the sockets that are checked in one call. The others stay until the next start.
+const MAX_SOCKETS: usize = 1000;
 
 /// Returns a new name, like `vfio-1a2b-9f3c55e0.sock`.
 ///
@@ -33,24 +37,44 @@ fn is_ours(name: &str) -> bool {
         .is_some_and(|(pid, unique)| is_hex(pid) && is_hex(unique))
 }
 
-/// Removes the sockets of this plugin on which no process listens. Sockets of other programs stay.
+/// Removes the sockets of this plugin on which no process listens. Sockets of other programs stay, and so does anything that is no
+/// socket.
 ///
-/// Never blocks: where a stopped process has let its backlog fill up, a blocking connect would wait without end
+/// A socket is removed only if it is the same, without a listener, at two checks: a process that is just starting has bound its
+/// socket and does not listen yet.
+///
+/// Never waits for another process: where a stopped process has let its backlog fill up, a blocking connect would wait without end
 /// (`unix_stream_connect`), and this one fails with EAGAIN, which proves that a process listens.
 pub(crate) async fn remove_stale(directory: &Path) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
-        if !is_socket || !entry.file_name().to_str().is_some_and(is_ours) {
-            continue;
-        }
+    let ours = entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_ours));
+    let mut stale = Vec::new();
+    for entry in ours.take(MAX_SOCKETS) {
         let path = entry.path();
-        let connected = timeout(CONNECT, UnixStream::connect(&path)).await;
-        if matches!(connected, Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused) {
-            let _ = std::fs::remove_file(&path);
+        if let Some(id) = is_deserted(&path).await {
+            stale.push((path, id));
+        }
+    }
+    if stale.is_empty() {
+        return;
+    }
+    sleep(CHECK_AGAIN).await;
+    for (path, id) in stale {
+        if is_deserted(&path).await == Some(id) && std::fs::remove_file(&path).is_ok() {
             tracing::info!(socket = %path.display(), "removed a socket on which no process listens");
         }
     }
+}
+
+/// Returns the identity of a socket on which no process listens; none for anything else.
+async fn is_deserted(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    if !metadata.file_type().is_socket() {
+        return None;
+    }
+    let connected = timeout(CONNECT, UnixStream::connect(path)).await;
+    let is_refused = matches!(connected, Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused);
+    is_refused.then(|| (metadata.dev(), metadata.ino()))
 }
 
 #[cfg(test)]
@@ -90,6 +114,31 @@ mod tests {
             "vfio-manager.sock",
         ];
         assert_eq!(left, expected.map(str::to_owned).into());
+    }
+
+    #[tokio::test]
+    async fn socket_that_is_bound_and_not_yet_listening_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("vfio-1a-2b.sock");
+        let socket = UnixSocket::new_stream().unwrap();
+        socket.bind(&path).unwrap();
+        assert!(is_deserted(&path).await.is_some());
+        let (removed, _listener) = tokio::join!(remove_stale(directory.path()), async {
+            sleep(CHECK_AGAIN / 2).await;
+            socket.listen(1).unwrap()
+        });
+        assert!(path.exists(), "{removed:?}");
+    }
+
+    #[tokio::test]
+    async fn link_and_other_kinds_of_sockets_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        drop(std::os::unix::net::UnixListener::bind(path("theirs.sock")).unwrap());
+        std::os::unix::fs::symlink("theirs.sock", path("vfio-1a-2b.sock")).unwrap();
+        let _datagrams = std::os::unix::net::UnixDatagram::bind(path("vfio-3c-4d.sock")).unwrap();
+        remove_stale(directory.path()).await;
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 3);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Watches the kubelet's directory of device plugins: when kubelet.sock appears, and when it is replaced.
 
-use crate::log_once::LogOnce;
+use crate::problems::{ProblemCode, Problems};
 use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchMask};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -40,8 +40,8 @@ pub(crate) fn kubelet_socket(directory: &Path) -> Option<KubeletSocket> {
 }
 
 /// Publishes the directory's changes. Never ends.
-pub(crate) async fn follow(directory: PathBuf, sender: watch::Sender<PluginDirState>) {
-    let mut events = DirectoryEvents::new(directory);
+pub(crate) async fn follow(directory: PathBuf, problems: Problems, sender: watch::Sender<PluginDirState>) {
+    let mut events = DirectoryEvents::new(directory, problems);
     loop {
         let kubelet = kubelet_socket(&events.directory);
         if events.begin(kubelet.is_some()) {
@@ -59,13 +59,12 @@ struct DirectoryEvents {
     stream: Option<EventStream<Vec<u8>>>,
     /// When the directory's absence was logged.
     reminded: Option<Instant>,
-    /// The errors of inotify that were logged, by errno.
-    failures: LogOnce<Option<i32>>,
+    problems: Problems,
 }
 
 impl DirectoryEvents {
-    fn new(directory: PathBuf) -> Self {
-        Self { directory, stream: None, reminded: None, failures: LogOnce::default() }
+    fn new(directory: PathBuf, problems: Problems) -> Self {
+        Self { directory, stream: None, reminded: None, problems }
     }
 
     /// Watches the directory if it exists and is not watched. Returns whether the watch has just begun.
@@ -79,10 +78,11 @@ impl DirectoryEvents {
             return false;
         }
         self.reminded = None;
+        self.problems.end(ProblemCode::KubeletDirMissing, self.directory.display());
         match watch(&self.directory) {
             Ok(stream) => {
                 self.stream = Some(stream);
-                self.failures.clear();
+                self.problems.end(ProblemCode::KubeletDirUnwatched, self.directory.display());
             }
             Err(error) => self.log_failure(&error),
         }
@@ -120,6 +120,8 @@ impl DirectoryEvents {
     }
 
     fn log_missing(&mut self) {
+        let text = "the kubelet's directory of device plugins is missing";
+        self.problems.begin(ProblemCode::KubeletDirMissing, self.directory.display(), text);
         if self.reminded.is_none_or(|when| when.elapsed() >= REMIND) {
             self.reminded = Some(Instant::now());
             let directory = self.directory.display();
@@ -128,8 +130,9 @@ impl DirectoryEvents {
     }
 
     fn log_failure(&mut self, error: &io::Error) {
-        if self.failures.is_new(error.raw_os_error()) {
-            let directory = self.directory.display();
+        let directory = self.directory.display();
+        let text = format!("inotify does not watch it, and it is checked every second instead: {error}");
+        if self.problems.begin(ProblemCode::KubeletDirUnwatched, &directory, text) {
             tracing::warn!(%directory, %error, "inotify failed; checking the kubelet's directory every second instead");
         }
     }
@@ -173,7 +176,7 @@ mod tests {
         let directory = parent.path().join("device-plugins");
         let socket = directory.join(kubelet_api::KUBELET_SOCKET);
         let (sender, mut state) = watch::channel(PluginDirState::default());
-        let task = tokio::spawn(follow(directory.clone(), sender));
+        let task = tokio::spawn(follow(directory.clone(), Problems::default(), sender));
         for _ in 0..2 {
             std::fs::create_dir(&directory).unwrap();
             // The watch begins within a second.
@@ -193,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn events_that_wait_are_one_change() {
         let directory = tempfile::tempdir().unwrap();
-        let mut events = DirectoryEvents::new(directory.path().to_owned());
+        let mut events = DirectoryEvents::new(directory.path().to_owned(), Problems::default());
         assert!(events.begin(false) && !events.begin(false), "it begins once");
         for file in 0..20 {
             std::fs::write(directory.path().join(file.to_string()), "").unwrap();

@@ -11,13 +11,14 @@ mod own_files;
 mod tests;
 pub(crate) mod written;
 
-use crate::log_once::LogOnce;
+use crate::files::{create_directories, names, remove_leftovers, replace};
 use crate::node::retry::Retry;
-use crate::state_file::replace;
+use crate::problems::{ProblemCode, Problems};
+use crate::run_dir::RunDir;
 use own_files::{Content, FILE, OwnFiles};
 use std::fs;
 use std::io::{Error, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vfio_plugin_policy::cdi::names::file;
@@ -30,6 +31,13 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The first and the longest pause before a failed write is repeated. Each time costs a read of all devices' nodes.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// The permissions of a spec: every runtime may read it.
+const MODE: u32 = 0o644;
+const CODE: ProblemCode = ProblemCode::CdiSpecNotUpdated;
+/// The problem while the names of the previous process' files are unknown.
+const NO_LIST: &str =
+    "the list of the plugin's CDI specs could not be read; devices are allocated by device nodes alone";
+
 /// The directory, and the plugin's files in it.
 #[derive(Debug)]
 pub(crate) struct CdiDir {
@@ -38,8 +46,8 @@ pub(crate) struct CdiDir {
     written: Arc<WrittenSpecs>,
     /// The number of the latest write.
     writes: u64,
-    /// Files that could not be written or removed, each with the reason.
-    failures: LogOnce<(String, ErrorKind)>,
+    /// Has the files that could not be written or removed.
+    problems: Problems,
     retry: Retry,
     checked: Instant,
 }
@@ -47,13 +55,14 @@ pub(crate) struct CdiDir {
 impl CdiDir {
     /// Returns the directory at `path`, which need not exist. The files of the previous process with this run directory belong to
     /// the plugin.
-    pub(crate) fn new(path: PathBuf, run_dir: &Path) -> Self {
+    pub(crate) fn new(path: PathBuf, run_dir: &RunDir) -> Self {
+        remove_leftovers(&path, &names(&path));
         Self {
             path,
             files: OwnFiles::new(run_dir),
             written: Arc::default(),
             writes: 0,
-            failures: LogOnce::default(),
+            problems: run_dir.problems.clone(),
             retry: Retry::new(RETRY.0, RETRY.1),
             checked: Instant::now(),
         }
@@ -85,7 +94,7 @@ impl CdiDir {
     pub(crate) fn write_all(&mut self, specs: &[Spec], now: Instant) -> Vec<SpecDevice> {
         if let Err(error) = self.files.read() {
             self.retry.failed(now);
-            if self.failures.is_new((FILE.to_owned(), error.kind())) {
+            if self.problems.begin(CODE, FILE, NO_LIST) {
                 tracing::warn!(
                     %error,
                     "list of the plugin's CDI specs could not be read; devices are allocated by device nodes alone until it can"
@@ -115,16 +124,17 @@ impl CdiDir {
 
     /// Logs new failures and sets the time of the next retry.
     fn record(&mut self, failures: Vec<(String, Error)>, now: Instant) {
-        self.failures.keep(|(name, kind)| {
-            failures.iter().any(|(failed, error)| failed == name && error.kind() == *kind)
-        });
+        let path = |name: &str| self.path.join(name).display().to_string();
+        self.problems.keep(CODE, |about| failures.iter().any(|(failed, _)| path(failed) == about));
         if failures.is_empty() {
             self.retry.succeeded();
         } else {
             self.retry.failed(now);
         }
         for (name, error) in failures {
-            if self.failures.is_new((name.clone(), error.kind())) {
+            let text =
+                format!("could not be updated: {error}; its devices are allocated by device nodes alone");
+            if self.problems.begin(CODE, path(&name), text) {
                 tracing::warn!(
                     directory = %self.path.display(), file = name, %error,
                     "CDI spec could not be updated; its devices are allocated by device nodes alone until it can"
@@ -148,7 +158,7 @@ impl CdiDir {
         }
         self.create_directory()?;
         self.files.add(name);
-        replace(&path, text.as_bytes(), Some(0o644))?;
+        replace(&path, text.as_bytes(), MODE)?;
         self.writes += 1;
         self.written.record(self.writes, &path)?;
         self.files.set_content(name, Content { text, written: self.writes });
@@ -164,14 +174,11 @@ impl CdiDir {
 
     /// Creates the directory, but not its parent: in a container without the host's directory no runtime would find it.
     fn create_directory(&self) -> std::io::Result<()> {
-        match fs::create_dir(&self.path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let text = format!("cannot create the directory: {error}; is the host's directory mounted?");
-                Err(Error::new(error.kind(), text))
-            }
-            created => created,
+        if self.path.parent().is_some_and(|parent| !parent.is_dir()) {
+            let text = "cannot create the directory: its parent is missing; is the host's directory mounted?";
+            return Err(Error::new(ErrorKind::NotFound, text));
         }
+        create_directories(&self.path)
     }
 
     fn remove(&mut self, name: &str) -> std::io::Result<()> {
@@ -184,8 +191,6 @@ impl CdiDir {
             Err(error) => return Err(error),
             Ok(_) => fs::remove_file(&path)?,
         }
-        // A process that is killed during a write leaves this file.
-        let _ = fs::remove_file(path.with_extension("new"));
         tracing::info!(file = name, "CDI spec removed, because its resource has no devices any more");
         self.files.remove(name);
         Ok(())

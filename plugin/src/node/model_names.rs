@@ -1,10 +1,9 @@
 //! Names of PCI models, each looked up once: from the table in the library, or from a pci.ids file.
 
 use crate::file_id::FileId;
-use crate::log_once::LogOnce;
 use crate::node::retry::Retry;
+use crate::problems::{ProblemCode, Problems};
 use std::collections::HashMap;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use vfio_plugin_policy::pools::resource_name::model_name;
@@ -32,19 +31,19 @@ pub(crate) struct ModelNames {
     retry: Retry,
     /// The files' versions at the latest failure.
     failed_versions: Vec<Option<FileId>>,
-    failures: LogOnce<ErrorKind>,
+    problems: Problems,
 }
 
 impl ModelNames {
     /// Returns no names yet. `file` is the pci.ids file that all names come from; without it, they come from the table in the
     /// library, and for models that the table lacks from the first of [`names::PLACES`] that exists.
-    pub(crate) fn new(file: Option<PathBuf>) -> Self {
+    pub(crate) fn new(file: Option<PathBuf>, problems: Problems) -> Self {
         Self {
             file,
             names: HashMap::new(),
             retry: Retry::new(RETRY.0, RETRY.1),
             failed_versions: Vec::new(),
-            failures: LogOnce::default(),
+            problems,
         }
     }
 
@@ -75,7 +74,7 @@ impl ModelNames {
         }
         if unknown.is_empty() {
             self.retry.succeeded();
-            self.failures.clear();
+            self.end_problem();
             return;
         }
         if self.is_failing() && !self.is_due(now) {
@@ -93,12 +92,14 @@ impl ModelNames {
                 self.names.extend(names);
                 self.log_not_built_in(&unknown);
                 self.retry.succeeded();
-                self.failures.clear();
+                self.end_problem();
             }
             Err(error) => {
                 self.failed_versions = versions;
                 self.retry.failed(now);
-                if self.failures.is_new(error.kind()) {
+                let file = self.file.as_deref().unwrap_or(Path::new(names::PLACES[0])).display();
+                let text = format_args!("cannot be read: {error}; resources are named by hex id");
+                if !self.is_unwanted() && self.problems.begin(ProblemCode::PciIdsUnreadable, &file, text) {
                     self.log_failure(&error, &unknown);
                 }
             }
@@ -140,6 +141,15 @@ impl ModelNames {
         }
     }
 
+    /// Returns whether the configuration says that models have no names, so that a failed read is no problem.
+    fn is_unwanted(&self) -> bool {
+        self.file.as_deref() == Some(Path::new("/dev/null"))
+    }
+
+    fn end_problem(&self) {
+        self.problems.keep(ProblemCode::PciIdsUnreadable, |_| false);
+    }
+
     /// Returns the versions of the files that the name could come from.
     fn versions(&self) -> Vec<Option<FileId>> {
         let version = |path: &Path| FileId::of(path).ok();
@@ -178,7 +188,7 @@ mod tests {
 
     #[test]
     fn built_in_names_need_no_file() {
-        let mut names = ModelNames::new(None);
+        let mut names = ModelNames::new(None, Problems::default());
         names.learn([H100], Instant::now());
         assert_eq!(names.name(H100), Some("GH100_H100_SXM5_80GB"));
         assert!(!names.is_failing());
@@ -187,7 +197,7 @@ mod tests {
     #[test]
     fn model_outside_the_table_depends_on_the_host() {
         let unknown = (0x10de, 0xffff);
-        let mut names = ModelNames::new(None);
+        let mut names = ModelNames::new(None, Problems::default());
         names.learn([H100, unknown], Instant::now());
         assert_eq!(names.name(H100), Some("GH100_H100_SXM5_80GB"));
         // Without a file on this host the name is unknown, and with one the hex id is final.
@@ -199,7 +209,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pci.ids");
         std::fs::write(&path, "10de  NVIDIA Corporation\n\t2330  GH100[H100 SXM5 80GB]\n").unwrap();
-        let mut names = ModelNames::new(Some(path));
+        let mut names = ModelNames::new(Some(path), Problems::default());
         names.learn([H100, (0x10de, 0x20b0)], Instant::now());
         assert_eq!(names.name(H100), Some("GH100H100_SXM5_80GB"));
         assert_eq!(names.name((0x10de, 0x20b0)), Some("20b0"), "the file lacks it");
@@ -210,7 +220,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pci.ids");
         let now = Instant::now();
-        let mut names = ModelNames::new(Some(path.clone()));
+        let mut names = ModelNames::new(Some(path.clone()), Problems::default());
         names.learn([H100], now);
         assert_eq!(names.name(H100), None);
         assert!(names.is_failing() && !names.is_due(now));
@@ -227,7 +237,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         // A directory, which is no regular file.
         let now = Instant::now();
-        let mut names = ModelNames::new(Some(directory.path().to_owned()));
+        let mut names = ModelNames::new(Some(directory.path().to_owned()), Problems::default());
         names.learn([H100], now);
         assert!(!names.is_due(now));
         names.learn([H100], now);
@@ -241,7 +251,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pci.ids");
         let now = Instant::now();
-        let mut names = ModelNames::new(Some(path.clone()));
+        let mut names = ModelNames::new(Some(path.clone()), Problems::default());
         names.learn([H100], now);
         assert!(names.is_due(now + RETRY.0));
         names.learn([], now + RETRY.0);
@@ -257,7 +267,7 @@ mod tests {
         let path = directory.path().join("pci.ids");
         std::fs::write(&path, TEXT).unwrap();
         let now = Instant::now();
-        let mut names = ModelNames::new(Some(path.clone()));
+        let mut names = ModelNames::new(Some(path.clone()), Problems::default());
         names.learn([H100], now);
         std::fs::remove_file(&path).unwrap();
         names.learn([H100], now);

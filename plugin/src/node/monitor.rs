@@ -11,7 +11,8 @@ use crate::node::cdi_dir::written::WrittenSpecs;
 use crate::node::hardware::readers::HardwareReaders;
 use crate::node::hardware::{HardwareMonitor, Timing};
 use crate::node::naming::ResourceNamer;
-use crate::node::vgpu_types::VgpuTypes;
+use crate::problems::ProblemCode;
+use crate::run_dir::RunDir;
 use crate::supervise::Supervisor;
 use anyhow::Context;
 use inbox::Inbox;
@@ -56,6 +57,7 @@ impl MonitorHandle {
     /// The root cannot be opened, or the kernel provides no further descriptor or thread.
     pub(crate) fn start(
         config: &Config,
+        run_dir: &RunDir,
         lost: impl Iterator<Item = DeviceId>,
         supervisor: &Supervisor,
     ) -> anyhow::Result<Self> {
@@ -68,16 +70,24 @@ impl MonitorHandle {
             ..Default::default()
         };
         let monitor = Monitor::new(Arc::clone(&root), Arc::clone(&prober), options)?;
-        let types = VgpuTypes::new(&config.run_dir);
         let timing = Timing { interval: config.checks_interval, settling: config.settling };
         let sources = Sources {
             watch: Watch::new(monitor, Default::default())?,
-            namer: ResourceNamer::new(config.offered.clone(), config.pci_ids.clone(), types),
+            namer: ResourceNamer::new(config.offered.clone(), config.pci_ids.clone(), run_dir),
             pools: config.pools.clone().map(PoolsFileWatch::new),
-            cdi: CdiDir::new(config.cdi_dir.clone(), &config.run_dir),
+            cdi: CdiDir::new(config.cdi_dir.clone(), run_dir),
             hardware: HardwareMonitor::new(Arc::clone(&root), config.checks(), timing, lost, Instant::now()),
+            problems: run_dir.problems.clone(),
         };
+        if !sources.watch.hears_uevents() {
+            let text = "the kernel's events are not available; changes are found once an interval";
+            sources.problems.begin(ProblemCode::UeventsUnavailable, "uevents", text);
+            tracing::info!("uevents are not available; changes of devices are found once an interval");
+        }
         let readers = sources.hardware.as_ref().map(HardwareMonitor::readers);
+        if let Some(readers) = &readers {
+            readers.set_problems(&run_dir.problems);
+        }
         let cdi_files = sources.cdi.written();
         let inbox = Arc::new(Inbox::new().context("cannot create the eventfd that wakes the monitor")?);
         let (sender, snapshots) = watch::channel(None);

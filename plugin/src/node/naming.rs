@@ -6,6 +6,7 @@ mod warnings;
 
 use crate::node::model_names::ModelNames;
 use crate::node::vgpu_types::VgpuTypes;
+use crate::run_dir::RunDir;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -61,14 +62,15 @@ impl Model {
 
 impl ResourceNamer {
     /// Returns a namer for these pools. Models are named by the pci.ids file `file`, or without one as [`ModelNames`] describes.
-    pub(crate) fn new(pools: Pools, file: Option<PathBuf>, types: VgpuTypes) -> Self {
+    /// `run_dir` has the names of vGPU types.
+    pub(crate) fn new(pools: Pools, file: Option<PathBuf>, run_dir: &RunDir) -> Self {
         Self {
             pools,
-            models: ModelNames::new(file),
-            types,
+            models: ModelNames::new(file, run_dir.problems.clone()),
+            types: VgpuTypes::new(run_dir),
             resources: HashMap::new(),
             used_aliases: BTreeMap::new(),
-            warnings: NamingWarnings::default(),
+            warnings: NamingWarnings::new(run_dir.problems.clone()),
             offered: BTreeMap::new(),
             keeps: false,
         }

@@ -5,11 +5,12 @@
 
 use crate::log_once::LogOnce;
 use crate::node::retry::Retry;
+use crate::problems::{ProblemCode, Problems};
+use crate::run_dir::RunDir;
 use crate::state_file::StateFile;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::path::Path;
 use std::time::{Duration, Instant};
 use vfio_plugin_policy::pools::resource_name::type_name;
 use vfio_plugin_policy::pools::selector::VgpuType;
@@ -38,8 +39,8 @@ pub(crate) struct VgpuTypes {
     failing: BTreeSet<VgpuType>,
     /// Types that were logged as advertised by number.
     nameless: LogOnce<VgpuType>,
-    /// Types that were logged as unreadable.
-    unreadable: LogOnce<VgpuType>,
+    /// Has the types whose names are unreadable.
+    problems: Problems,
 }
 
 /// The content of the state file.
@@ -50,7 +51,7 @@ struct SavedNames {
 
 impl VgpuTypes {
     /// Returns no names yet; the state file is in `run_dir`.
-    pub(crate) fn new(run_dir: &Path) -> Self {
+    pub(crate) fn new(run_dir: &RunDir) -> Self {
         Self {
             names: BTreeMap::new(),
             state_file: StateFile::new(run_dir, "types.json"),
@@ -60,7 +61,7 @@ impl VgpuTypes {
             retry: Retry::new(RETRY.0, RETRY.1),
             failing: BTreeSet::new(),
             nameless: LogOnce::default(),
-            unreadable: LogOnce::default(),
+            problems: run_dir.problems.clone(),
         }
     }
 
@@ -95,6 +96,8 @@ impl VgpuTypes {
                 Err(_) => self.failing.insert(number),
             };
         }
+        let failing = |about: &str| self.failing.iter().any(|number| about == format!("vGPU type {number}"));
+        self.problems.keep(ProblemCode::VgpuTypeUnreadable, failing);
         // A call may be about other devices than the failed one.
         match self.failing.is_empty() && !self.is_unread {
             true => self.retry.succeeded(),
@@ -132,8 +135,13 @@ impl VgpuTypes {
         devices: impl Iterator<Item = &'a Device> + Clone,
     ) -> vfio_probe::Result<()> {
         let reported = reported_name(root, number, devices);
+        let about = format_args!("vGPU type {number}");
         if let Err(error) = reported
-            && self.unreadable.is_new(*number)
+            && self.problems.begin(
+                ProblemCode::VgpuTypeUnreadable,
+                about,
+                format_args!("its name cannot be read: {error}"),
+            )
         {
             tracing::warn!(%error, vgpu_type = %number, "name of a vGPU type could not be read");
         }
@@ -141,10 +149,13 @@ impl VgpuTypes {
         let name = reported.clone().unwrap_or_default().or_else(|| saved.cloned());
         if let Some(name) = name {
             self.names.insert(number.to_string(), type_name(number.as_str(), Some(&name)));
+            self.problems.end(ProblemCode::VgpuTypeUnnamed, about);
             return Ok(());
         }
         // Until the state file was read, the type may still have a saved name.
         if !self.is_unread && self.nameless.is_new(*number) {
+            let text = "it is offered by its number, until the driver reports its name";
+            self.problems.begin(ProblemCode::VgpuTypeUnnamed, about, text);
             tracing::warn!(vgpu_type = %number, "vGPU type is advertised by its number until the driver reports its name");
         }
         reported.map(|_| ())
@@ -217,7 +228,7 @@ mod tests {
     fn failed_read_of_a_name_is_repeated_with_growing_pauses() {
         let (tree, name, mdev) = unreadable();
         let root = Root::open(tree.path()).unwrap();
-        let mut types = VgpuTypes::new(tree.path());
+        let mut types = VgpuTypes::new(&RunDir::of_serve(tree.path(), &Problems::default()));
         let number = mdev.vgpu_type.unwrap();
         let now = Instant::now();
         types.learn(&root, [number], &[mdev].iter(), now);
@@ -237,7 +248,7 @@ mod tests {
     fn call_without_the_failed_type_keeps_its_retry() {
         let (tree, _, mdev) = unreadable();
         let root = Root::open(tree.path()).unwrap();
-        let mut types = VgpuTypes::new(tree.path());
+        let mut types = VgpuTypes::new(&RunDir::of_serve(tree.path(), &Problems::default()));
         let now = Instant::now();
         types.learn(&root, [mdev.vgpu_type.unwrap()], &[mdev].iter(), now);
         let now = now + RETRY.0;
@@ -250,7 +261,7 @@ mod tests {
         let (tree, name, mdev) = unreadable();
         fs::remove_dir(&name).unwrap();
         let root = Root::open(tree.path()).unwrap();
-        let mut types = VgpuTypes::new(tree.path());
+        let mut types = VgpuTypes::new(&RunDir::of_serve(tree.path(), &Problems::default()));
         let number = mdev.vgpu_type.unwrap();
         let now = Instant::now();
         types.learn(&root, [number], &[mdev].iter(), now);
@@ -265,11 +276,11 @@ mod tests {
         let now = Instant::now();
         fs::remove_dir(&name).unwrap();
         fs::write(&name, "GRID T4-1Q\n").unwrap();
-        let mut types = VgpuTypes::new(tree.path());
+        let mut types = VgpuTypes::new(&RunDir::of_serve(tree.path(), &Problems::default()));
         types.learn(&root, [number], &[mdev].iter(), now);
         types.save();
         fs::remove_file(&name).unwrap();
-        let mut types = VgpuTypes::new(tree.path());
+        let mut types = VgpuTypes::new(&RunDir::of_serve(tree.path(), &Problems::default()));
         types.learn(&root, [number], &[mdev].iter(), now);
         assert_eq!(types.name(&number), Some("GRID_T4-1Q"));
     }
@@ -282,9 +293,12 @@ mod tests {
         let now = Instant::now();
         fs::remove_dir(&name).unwrap();
         let path = tree.path().join("types.json");
-        // A directory in the file's place cannot be read, also by root.
+        // A directory cannot be read, also by root, and not be kept aside either while all places are taken.
         fs::create_dir(&path).unwrap();
-        let mut types = VgpuTypes::new(tree.path());
+        for number in ["", ".1", ".2", ".3"] {
+            fs::create_dir_all(tree.path().join(format!("types.json.unreadable{number}/full"))).unwrap();
+        }
+        let mut types = VgpuTypes::new(&RunDir::of_serve(tree.path(), &Problems::default()));
         types.learn(&root, [number], &[mdev].iter(), now);
         assert!(types.name(&number).is_none() && !types.is_due(now) && types.is_due(now + RETRY.0));
         // The driver reports the name of another type meanwhile.

@@ -1,12 +1,14 @@
 //! The JSON records of the status socket and of `list --json`.
 
 use crate::kubelet::registry::ResourceStatus;
+use crate::problems::Problem;
 use crate::status::words::{EvidenceWord, HealthWord, InPodWord, PidNamespaceWord, StateWord};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 use vfio_plugin_policy::assignments::record::PodRef;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::health::Decision;
+use vfio_plugin_policy::health::reason::Reason;
 use vfio_plugin_policy::sriov;
 use vfio_probe::{Holder, Member, ScanCoverage, Viability};
 
@@ -32,6 +34,12 @@ pub(crate) struct StatusReport {
     pub(crate) resources: Vec<ResourceStatus>,
     /// Its devices, with the health that was reported to the kubelet.
     pub(crate) devices: Vec<DeviceReport>,
+    /// Its current problems.
+    #[serde(default)]
+    pub(crate) problems: Vec<Problem>,
+    /// The number of lines of its log that were lost since its start.
+    #[serde(default)]
+    pub(crate) lost_log_lines: u64,
 }
 
 /// The output of `list --json`.
@@ -39,6 +47,8 @@ pub(crate) struct StatusReport {
 pub(crate) struct Listing {
     /// The devices, by id.
     pub(crate) devices: Vec<DeviceReport>,
+    /// The current problems of the running `serve`.
+    pub(crate) problems: Vec<Problem>,
     /// How much the search for their holders could see.
     pub(crate) coverage: CoverageReport,
 }
@@ -93,9 +103,9 @@ pub(crate) struct DeviceReport {
     pub(crate) health: Option<HealthWord>,
     /// Why the device is Unhealthy, or what is wrong with a Healthy one.
     pub(crate) reason: Option<String>,
-    /// The stable code of the reason (`Reason::code`). Only the status socket reports it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) reason_code: Option<String>,
+    /// The reason as a typed value; none if its kind is unknown to this version. Only the status socket reports it.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known_reason")]
+    pub(crate) typed_reason: Option<Reason>,
     /// The processes that hold the device's group.
     pub(crate) holders: Vec<HolderReport>,
     /// Whether the `enable` count is left over from before the bind ([`DeviceState::stale_enable`]). Only the status socket
@@ -204,6 +214,12 @@ impl From<&Holder> for HolderReport {
     }
 }
 
+/// Reads a reason. One of another version is none: the rest of the report is understood.
+fn known_reason<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Reason>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(Reason::deserialize(value).ok())
+}
+
 impl DeviceReport {
     /// Whether the device was reported as Unhealthy.
     pub(crate) fn is_unhealthy(&self) -> bool {
@@ -235,7 +251,7 @@ impl DeviceReport {
             assignment: pod.map(AssignmentReport::from),
             health: decision.map(|decision| HealthWord::from(&decision.health)),
             reason: reason.map(ToString::to_string).or(not_viable).or_else(|| sriov::note(device)),
-            reason_code: reason.map(|reason| reason.code().to_owned()),
+            typed_reason: reason.cloned(),
             holders: group
                 .map(|group| group.holders.iter().map(HolderReport::from).collect())
                 .unwrap_or_default(),

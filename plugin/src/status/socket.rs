@@ -2,15 +2,23 @@
 
 use crate::backoff::Backoff;
 use crate::file_id::FileId;
+use crate::files::{bind_private, set_aside};
 use crate::log_once::LogOnce;
+use crate::problems::ProblemCode;
+use crate::run_dir::RunDir;
 use parking_lot::Mutex;
 use std::io::{Error, ErrorKind};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 
+/// The socket's name in the run directory.
+pub(super) const NAME: &str = "status.sock";
+/// Pauses between failed accepts.
+const ACCEPT: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
 /// Pauses between attempts to make the socket.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 /// How often the file is checked. Each check wakes the process.
@@ -39,18 +47,23 @@ impl Drop for SocketFile {
 
 /// Accepts connections for as long as the process runs.
 pub(super) struct StatusSocket {
+    run_dir: RunDir,
     path: PathBuf,
     made: Made,
     listener: Option<UnixListener>,
     retry: Backoff,
+    /// Pauses between failed accepts.
+    accept: Backoff,
     logged: LogOnce<String>,
 }
 
-/// Returns the guard and the socket of this path; nothing is made yet.
-pub(super) fn new(path: PathBuf) -> (SocketFile, StatusSocket) {
+/// Returns the guard and the socket of this run directory; nothing is made yet.
+pub(super) fn new(run_dir: &RunDir) -> (SocketFile, StatusSocket) {
+    let (run_dir, path) = (run_dir.clone(), run_dir.file(NAME));
     let made = Made::default();
     let file = SocketFile { path: path.clone(), made: Arc::clone(&made) };
-    (file, StatusSocket { path, made, listener: None, retry: RETRY, logged: LogOnce::default() })
+    let logged = LogOnce::default();
+    (file, StatusSocket { run_dir, path, made, listener: None, retry: RETRY, accept: ACCEPT, logged })
 }
 
 impl StatusSocket {
@@ -68,7 +81,8 @@ impl StatusSocket {
             };
             match accepted {
                 Ok(stream) => {
-                    self.retry.reset();
+                    self.accept.reset();
+                    self.run_dir.problems.end(ProblemCode::AcceptFailed, self.path.display());
                     return stream;
                 }
                 Err(error) => self.recover(&error).await,
@@ -79,11 +93,15 @@ impl StatusSocket {
     /// Makes the socket if it is not there, else waits before the next accept (out of descriptors, say).
     async fn recover(&mut self, error: &Error) {
         if self.listener.is_some() && error.kind() != ErrorKind::NotFound {
-            sleep(self.retry.pause()).await;
+            let (socket, text) = (self.path.display(), format!("commands get no answer: {error}"));
+            if self.run_dir.problems.begin(ProblemCode::AcceptFailed, &socket, text) {
+                tracing::warn!(%socket, %error, "cannot accept a connection of a command; trying again");
+            }
+            sleep(self.accept.pause()).await;
             return;
         }
         self.listener = None;
-        match listen(&self.path).await {
+        match self.listen().await {
             Ok((listener, id)) => {
                 *self.made.lock() = Some(id);
                 self.listener = Some(listener);
@@ -99,6 +117,41 @@ impl StatusSocket {
             }
         }
     }
+
+    /// Makes the socket, in the place of one that a killed process left behind. Anything else that has its name is kept aside.
+    async fn listen(&self) -> std::io::Result<(UnixListener, FileId)> {
+        self.run_dir.create()?;
+        let path = &self.path;
+        match std::fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.file_type().is_socket() => remove_deserted(path).await?,
+            // A link would lead to another program's socket.
+            Ok(_) => {
+                let kept = set_aside(path)?;
+                let (file, kept) = (path.display(), kept.display());
+                let text = "had the name of the status socket and is no socket";
+                self.run_dir.problems.begin(ProblemCode::StateFileKeptAside, &kept, text);
+                tracing::warn!(%file, %kept, "kept aside what has the name of the status socket and is no socket");
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let listener = bind_private(path)?;
+        Ok((listener, FileId::of(path)?))
+    }
+}
+
+/// Removes a socket on which no process listens.
+async fn remove_deserted(path: &Path) -> std::io::Result<()> {
+    match timeout(CONNECT, UnixStream::connect(path)).await {
+        Ok(Err(error)) if error.kind() == ErrorKind::NotFound => Ok(()),
+        // `unix_stream_connect`: a socket without a listener.
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Ok(Err(error)) if error.kind() == ErrorKind::PermissionDenied => Err(error),
+        // Also one whose listener does not accept (EAGAIN), such as a process that is stopped.
+        _ => {
+            Err(Error::new(ErrorKind::AddrInUse, "another process listens on it; stop it, or give --run-dir"))
+        }
+    }
 }
 
 /// Whether the file is the one that was made: one system call.
@@ -106,32 +159,14 @@ fn is_there(path: &Path, made: Option<FileId>) -> bool {
     made.is_some() && FileId::of(path).ok() == made
 }
 
-/// Makes the socket, in the place of one that a killed process left behind.
-async fn listen(path: &Path) -> std::io::Result<(UnixListener, FileId)> {
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)?;
-    }
-    match timeout(CONNECT, UnixStream::connect(path)).await {
-        Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {}
-        // `unix_stream_connect`: a socket without a listener.
-        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
-        Ok(Err(error)) if error.kind() == ErrorKind::PermissionDenied => return Err(error),
-        // Also one whose listener does not accept (EAGAIN), such as a process that is stopped.
-        _ => {
-            return Err(Error::new(
-                ErrorKind::AddrInUse,
-                "another process listens on it; stop it, or give --run-dir",
-            ));
-        }
-    }
-    let listener = UnixListener::bind(path)?;
-    Ok((listener, FileId::of(path)?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    fn of_serve(path: &Path) -> RunDir {
+        RunDir::of_serve(path, &crate::problems::Problems::default())
+    }
 
     /// Connects within ten seconds.
     async fn connects(path: &Path) {
@@ -157,7 +192,7 @@ mod tests {
         // A directory cannot be created in the place of a dangling link, not even by root.
         let run_dir = directory.path().join("run");
         symlink("/nonexistent/run", &run_dir).unwrap();
-        let (file, socket) = new(run_dir.join("status.sock"));
+        let (file, socket) = new(&of_serve(&run_dir));
         let serving = serve(socket);
         sleep(Duration::from_millis(300)).await;
         std::fs::remove_file(&run_dir).unwrap();
@@ -171,7 +206,7 @@ mod tests {
     async fn removed_socket_comes_back() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("status.sock");
-        let (_file, socket) = new(path.clone());
+        let (_file, socket) = new(&of_serve(directory.path()));
         let serving = serve(socket);
         connects(&path).await;
         std::fs::remove_file(&path).unwrap();
@@ -185,7 +220,7 @@ mod tests {
         let path = directory.path().join("status.sock");
         let other = UnixListener::bind(&path).unwrap();
         let before = FileId::of(&path).unwrap();
-        let (file, socket) = new(path.clone());
+        let (file, socket) = new(&of_serve(directory.path()));
         let serving = serve(socket);
         sleep(Duration::from_millis(500)).await;
         drop(file);
@@ -199,9 +234,44 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("status.sock");
         drop(UnixListener::bind(&path).unwrap());
-        let (_file, socket) = new(path.clone());
+        let (_file, socket) = new(&of_serve(directory.path()));
         let serving = serve(socket);
         connects(&path).await;
         serving.abort();
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_is_kept_aside_untouched() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(NAME);
+        let theirs = UnixListener::bind(directory.path().join("theirs")).unwrap();
+        let plant: [&dyn Fn(); 4] = [
+            &|| symlink("theirs", &path).unwrap(),
+            &|| std::fs::create_dir(&path).unwrap(),
+            &|| mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap(),
+            &|| std::fs::write(&path, "precious").unwrap(),
+        ];
+        for plant in plant {
+            plant();
+            let (file, socket) = new(&of_serve(directory.path()));
+            let serving = serve(socket);
+            connects_to_socket(&path).await;
+            serving.abort();
+            drop(file);
+            assert!(path.symlink_metadata().is_err());
+        }
+        let kept = directory.path().join("status.sock.unreadable.3");
+        assert_eq!(std::fs::read_to_string(kept).unwrap(), "precious");
+        let accepted = timeout(Duration::from_millis(50), theirs.accept()).await;
+        assert!(accepted.is_err(), "the other program saw no connection");
+    }
+
+    /// Connects once the path is a socket.
+    async fn connects_to_socket(path: &Path) {
+        while !path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_socket()) {
+            sleep(Duration::from_millis(10)).await;
+        }
+        connects(path).await;
     }
 }

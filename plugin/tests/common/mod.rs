@@ -88,6 +88,52 @@ pub fn list(node: &Node) -> Vec<Value> {
     serde_json::from_str::<Value>(&out).unwrap()["devices"].as_array().unwrap().clone()
 }
 
+/// A problem of a running `serve` in `list --json`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    pub code: String,
+    pub about: String,
+    pub text: String,
+}
+
+/// Returns the problems of `list --json`.
+pub fn problems(node: &Node) -> Vec<Problem> {
+    let (_, out, _) = run(node, &["list", "--json"]);
+    let list: Value = serde_json::from_str(&out).unwrap();
+    let problem = |problem: &Value| {
+        let text = |key: &str| problem[key].as_str().unwrap().to_owned();
+        assert!(problem["since"].as_u64().is_some_and(|since| since > 0), "{problem}");
+        Problem { code: text("code"), about: text("about"), text: text("text") }
+    };
+    list["problems"].as_array().unwrap().iter().map(problem).collect()
+}
+
+/// Waits until `serve` reports a problem with this code, or none with it. Returns all problems with it.
+#[track_caller]
+pub fn wait_for_problem(node: &Node, code: &str, exists: bool) -> Vec<Problem> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let all = problems(node);
+        let found: Vec<Problem> = all.iter().filter(|problem| problem.code == code).cloned().collect();
+        if found.is_empty() != exists {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{code}: {exists} expected: {all:#?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Returns a command that runs the program after some words of the shell, such as `umask 0`.
+pub fn after_shell(script: &str, program: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &format!("{script}; exec \"$@\""), "sh"])
+        .arg(program.get_program())
+        .args(program.get_args());
+    shell.stdin(Stdio::null());
+    shell
+}
+
 /// A running `serve`. The process is killed when this is dropped.
 pub struct Serve(pub Child);
 

@@ -2,13 +2,16 @@
 
 use crate::commands::doctor::finding::Findings;
 use crate::config::Config;
-use crate::state_file;
+use crate::files::{self, Links};
 use crate::status::report::DeviceReport;
 use std::collections::BTreeMap;
 use std::path::Path;
 use vfio_plugin_policy::cdi::names::file;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::pools::terms::Cdi;
+
+/// Limit for the size of a spec in bytes.
+const MAX_SIZE: u64 = 16 << 20;
 
 /// Adds the unassigned devices that are missing from their spec. An assigned device may have been allocated on other terms.
 pub(super) fn examine(
@@ -46,7 +49,8 @@ pub(super) fn examine(
 
 /// Returns the names of a spec's devices; none if it cannot be read.
 fn spec_devices(path: &Path) -> Option<Vec<String>> {
-    let spec: serde_json::Value = state_file::read(path)?;
+    let text = files::read(path, Links::Follow, MAX_SIZE).ok()?;
+    let spec: serde_json::Value = serde_json::from_slice(&text).ok()?;
     let devices = spec.get("devices")?.as_array()?.iter();
     Some(devices.filter_map(|device| Some(device.get("name")?.as_str()?.to_owned())).collect())
 }

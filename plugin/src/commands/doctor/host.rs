@@ -2,6 +2,7 @@
 
 use crate::commands::doctor::finding::Findings;
 use crate::config::Config;
+use crate::files::{Links, open};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Path;
@@ -126,7 +127,7 @@ fn unbound(config: &Config, root: &Root, devices: &[DeviceState]) -> Vec<Device>
 /// Returns whether the function's driver lists no type of which it could create a vGPU now: the other vGPUs may use the whole GPU.
 fn can_create_none(types: &Path) -> bool {
     let mut text = String::new();
-    let read = std::fs::File::open(types).and_then(|file| file.take(PAGE).read_to_string(&mut text));
+    let read = open(types, Links::Follow).and_then(|(file, _)| file.take(PAGE).read_to_string(&mut text));
     read.is_ok() && !text.lines().any(|line| line.trim_start().starts_with(|c: char| c.is_ascii_digit()))
 }
 

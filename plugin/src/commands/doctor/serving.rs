@@ -3,6 +3,8 @@
 use crate::commands::doctor::finding::Findings;
 use crate::commands::ready::unready;
 use crate::config::Config;
+use crate::files::{is_kept_aside, names};
+use crate::problems::ProblemCode;
 use crate::status::report::{DeviceReport, StatusReport};
 use crate::status::words::StateWord;
 use vfio_plugin_policy::device::DeviceState;
@@ -10,7 +12,9 @@ use vfio_plugin_policy::health::reason::Reason;
 
 /// Registrations in a row that the kubelet accepted without opening a stream, before that is a finding.
 const UNFOLLOWED: u32 = 2;
-const UNBINDING: Reason = Reason::Unbinding { holders: Vec::new() };
+
+/// The advice for a file that was kept aside.
+const KEPT_ASIDE: &str = "Remove the file when you need it no more. Assignments that only it had are forgotten; an Allocate still finds held devices.";
 
 /// Adds what is wrong with the running `serve`.
 pub(super) fn examine(
@@ -22,7 +26,16 @@ pub(super) fn examine(
     let report = match serving {
         Ok(report) => report,
         Err(error) => {
-            let advice = "Start serve, or set --run-dir to its run directory.";
+            let advice = match config.run_dir.metadata() {
+                Ok(metadata) if !metadata.is_dir() => {
+                    "--run-dir is no directory, so serve keeps no state and answers nowhere: rename what is there."
+                }
+                _ => "Start serve, or set --run-dir to its run directory.",
+            };
+            for kept in names(&config.run_dir).iter().filter(|name| is_kept_aside(name)) {
+                let about = config.run_dir.join(kept).display().to_string();
+                findings.warn(about, "is a file that an earlier serve could not use", KEPT_ASIDE);
+            }
             return findings.warn("serve", format!("{error:#}"), advice);
         }
     };
@@ -39,12 +52,21 @@ pub(super) fn examine(
             findings.warn("serve", reason, "Look into the log of serve, and into the kubelet's log.");
         }
     }
+    for problem in &report.problems {
+        // Also found by a check that says more.
+        if findings.mention(&problem.about) {
+            continue;
+        }
+        if let Some(advice) = advice(problem.code) {
+            findings.warn(&problem.about, &problem.text, advice);
+        }
+    }
     if report.version != env!("CARGO_PKG_VERSION") {
         let what = format!("is version {}, and this is {}", report.version, env!("CARGO_PKG_VERSION"));
         findings.warn("serve", what, "Run the command from the same image.");
     }
     // The scheduler subtracts such a device twice: as requested and as not allocatable.
-    let is_lost = |device: &DeviceReport| device.reason_code.as_deref() == Some(Reason::Lost.code());
+    let is_lost = |device: &DeviceReport| device.typed_reason == Some(Reason::Lost);
     let twice = |device: &&DeviceReport| {
         device.assignment.is_some()
             && device.is_unhealthy()
@@ -88,10 +110,70 @@ fn unbinding(device: &DeviceReport, bound: bool, findings: &mut Findings) {
         return;
     }
     match (&device.assignment, &device.reason) {
-        (None, Some(reason)) if device.reason_code.as_deref() == Some(UNBINDING.code()) => {
+        (None, Some(reason)) if matches!(device.typed_reason, Some(Reason::Unbinding { .. })) => {
             let advice = "The kernel's unbind waits until that process closes the device; end the process.";
             findings.warn(&device.address, reason, advice);
         }
         (_, _) => {}
     }
+}
+
+/// Returns what to do about a problem of `serve`. None if another check of `doctor` finds the same and says more.
+fn advice(code: ProblemCode) -> Option<&'static str> {
+    Some(match code {
+        // The checks of the pools file, of the kubelet, of the devices and of CDI specs.
+        ProblemCode::PoolsRejected
+        | ProblemCode::PodResourcesUnavailable
+        | ProblemCode::AssignmentsUnknown
+        | ProblemCode::KubeletDirMissing
+        | ProblemCode::DeviceUnreadable
+        | ProblemCode::VariableShared
+        | ProblemCode::NotRegistered => return None,
+        ProblemCode::StateFileNotWritten => {
+            "Free space in the run directory, or make it writable; until then a restart of serve forgets the latest state."
+        }
+        ProblemCode::StateFileKeptAside => KEPT_ASIDE,
+        ProblemCode::StateFileUnread => "serve reads it again later. Until then it writes no state there.",
+        ProblemCode::RunDirShared => {
+            "Let root, or the user that runs serve, own the run directory, with mode 0755."
+        }
+        ProblemCode::CheckpointUnreadable => {
+            "Make it readable for serve; it is a regular file of the kubelet."
+        }
+        ProblemCode::CheckpointTooLarge | ProblemCode::CheckpointMalformed => {
+            "The kubelet writes it again with the next pod. Until then, devices of init containers and uids of pods are unknown."
+        }
+        ProblemCode::KubeletDirUnwatched => {
+            "Raise fs.inotify.max_user_instances and max_user_watches; until then a restart of the kubelet is seen up to a second later."
+        }
+        ProblemCode::AcceptFailed => {
+            "Raise the limit of open files of serve (LimitNOFILE), or end what uses up the node's."
+        }
+        ProblemCode::PciIdsUnreadable => {
+            "Install pci.ids, or set --pci-ids. Unassigned devices then move to the named resources."
+        }
+        ProblemCode::VgpuTypeUnreadable => {
+            "Look into the log of the vendor's driver; the type is offered by its number."
+        }
+        ProblemCode::VgpuTypeUnnamed => {
+            "The driver names a type while it can create another vGPU of it. Give the type an alias to name it before that."
+        }
+        ProblemCode::PoolsOverlap => "Let one of the two pools select it.",
+        ProblemCode::AliasUnused => "Compare the key with the names that `list` prints, or remove it.",
+        ProblemCode::CdiSpecNotUpdated => {
+            "Make --cdi-dir writable for serve; in a container, mount the host's directory."
+        }
+        ProblemCode::DevicesNotListed => {
+            "Let serve read the host's sys below --root; new devices are not seen until it can."
+        }
+        ProblemCode::HardwareUnchecked => "Raise the limit of processes of serve (pids cgroup, LimitNPROC).",
+        ProblemCode::UeventsUnavailable => {
+            "Nothing is lost: changes are found once an interval. A pod with hostUsers: false gets no uevents."
+        }
+        ProblemCode::DescriptorLimit => "Raise the hard limit of open files of serve (LimitNOFILE).",
+        ProblemCode::LogLinesLost => {
+            "Free the disk or restart the reader of standard error; changes are in list and in health.json."
+        }
+        ProblemCode::Other => "Run the command from the same image as serve; it knows this problem.",
+    })
 }

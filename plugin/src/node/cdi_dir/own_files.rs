@@ -1,8 +1,8 @@
 //! The names of the spec files that belong to the plugin, saved for its next process.
 
+use crate::run_dir::RunDir;
 use crate::state_file::StateFile;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
 use vfio_plugin_policy::cdi::names::is_ours;
 
 /// The state file.
@@ -16,7 +16,6 @@ pub(super) struct OwnFiles {
     files: Vec<OwnFile>,
     /// Whether the state file was read. Until then the plugin's files are unknown, so none is added or removed.
     is_read: bool,
-    run_dir: PathBuf,
     state_file: StateFile,
 }
 
@@ -45,9 +44,9 @@ struct SavedFiles {
 
 impl OwnFiles {
     /// Returns no files yet. Those of the previous process with the same run directory come with [`read`](Self::read).
-    pub(super) fn new(run_dir: &Path) -> Self {
+    pub(super) fn new(run_dir: &RunDir) -> Self {
         let state_file = StateFile::new(run_dir, FILE);
-        Self { files: Vec::new(), is_read: false, run_dir: run_dir.into(), state_file }
+        Self { files: Vec::new(), is_read: false, state_file }
     }
 
     /// Reads the files of the previous process, unless they were read before.
@@ -108,8 +107,6 @@ impl OwnFiles {
     }
 
     fn save(&mut self) {
-        // Specs may be the first thing that the plugin writes, so the run directory may be missing.
-        let _ = std::fs::create_dir_all(&self.run_dir);
         let files = self.files.iter().map(|file| file.name.clone()).collect();
         self.state_file.write_versioned(VERSION, &SavedFiles { files });
     }

@@ -6,7 +6,16 @@ use tempfile::TempDir;
 
 /// The directory of specs in a place, with its run directory there.
 fn cdi_dir(place: &TempDir) -> CdiDir {
-    CdiDir::new(place.path().join("cdi"), place.path())
+    CdiDir::new(place.path().join("cdi"), &run_dir(place))
+}
+
+fn run_dir(place: &TempDir) -> RunDir {
+    RunDir::of_serve(place.path(), &Problems::default())
+}
+
+/// Returns the files that have a problem.
+fn problems(cdi_dir: &CdiDir) -> Vec<String> {
+    cdi_dir.problems.current().into_iter().map(|problem| problem.about).collect()
 }
 
 fn specs(resources: &[(&str, &[u32])]) -> Vec<Spec> {
@@ -63,8 +72,8 @@ fn former_files_are_removed_and_foreign_ones_are_kept() {
     let place = tempfile::tempdir().unwrap();
     cdi_dir(&place).write_all(&specs(&[("a.b/c", &[1]), ("a.b/old", &[2])]), now);
     let other = tempfile::tempdir().unwrap();
-    CdiDir::new(place.path().join("cdi"), other.path()).write_all(&specs(&[("a.b/theirs", &[3])]), now);
-    fs::write(place.path().join("cdi/vfio-device-plugin_a.b_old.new"), "{").unwrap();
+    CdiDir::new(place.path().join("cdi"), &run_dir(&other)).write_all(&specs(&[("a.b/theirs", &[3])]), now);
+    fs::write(place.path().join("cdi/.vfio-device-plugin-0123456789ab.tmp"), "{").unwrap();
     fs::write(place.path().join("cdi/nvidia.yaml"), "---").unwrap();
     let mut cdi_dir = cdi_dir(&place);
     assert_eq!(cdi_dir.write_all(&specs(&[("a.b/c", &[1])]), now).len(), 1);
@@ -74,7 +83,7 @@ fn former_files_are_removed_and_foreign_ones_are_kept() {
     let saved = fs::read_to_string(&state_file).unwrap();
     assert_eq!(saved, "{\"version\":1,\"files\":[\"vfio-device-plugin_a.b_c.json\"]}");
     fs::write(&state_file, "{\"version\":1,\"files\":[\"nvidia.yaml\",\"../cdi.json\"]}").unwrap();
-    CdiDir::new(place.path().join("cdi"), place.path()).write_all(&[], now);
+    CdiDir::new(place.path().join("cdi"), &run_dir(&place)).write_all(&[], now);
     assert_eq!(names(&place), kept, "only a file that can be the plugin's is removed");
 }
 
@@ -138,24 +147,25 @@ fn missing_mount_is_a_failure_and_nothing_is_created() {
     let place = tempfile::tempdir().unwrap();
     let (mount, away) = (place.path().join("mount"), place.path().join("away"));
     fs::create_dir(&mount).unwrap();
-    let new = || CdiDir::new(mount.join("cdi"), place.path());
+    let new = || CdiDir::new(mount.join("cdi"), &run_dir(&place));
     new().write_all(&specs(&[("a.b/c", &[1])]), now);
     fs::rename(&mount, &away).unwrap();
     let mut cdi_dir = new();
     assert_eq!(cdi_dir.write_all(&[], now), []);
-    assert!(!cdi_dir.failures.is_new((file("a.b/c"), ErrorKind::NotFound)), "it was logged");
+    let path = |resource: &str| mount.join("cdi").join(file(resource)).display().to_string();
+    assert_eq!(problems(&cdi_dir), [path("a.b/c")]);
     assert!(!cdi_dir.is_due(now), "later");
     let now = now + RETRY.0;
     assert!(cdi_dir.is_due(now));
     // The wanted spec cannot be written either, and no directory appears that the host does not have.
     assert_eq!(cdi_dir.write_all(&specs(&[("a.b/d", &[1])]), now), []);
     assert!(!mount.exists());
-    assert!(!cdi_dir.failures.is_new((file("a.b/d"), ErrorKind::NotFound)), "both are logged");
+    assert_eq!(problems(&cdi_dir), [path("a.b/c"), path("a.b/d")]);
     let now = now + RETRY.0;
     assert!(!cdi_dir.is_due(now), "the second pause is longer");
     fs::rename(&away, &mount).unwrap();
     assert_eq!(cdi_dir.write_all(&[], now), []);
-    assert!(!cdi_dir.retry.is_failing());
+    assert!(!cdi_dir.retry.is_failing() && problems(&cdi_dir).is_empty());
     assert_eq!(fs::read_dir(mount.join("cdi")).unwrap().count(), 0);
 }
 
@@ -166,8 +176,11 @@ fn state_file_that_cannot_be_read_is_read_later_and_kept() {
     cdi_dir(&place).write_all(&specs(&[("a.b/old", &[1])]), now);
     let (state_file, away) = (place.path().join("cdi.json"), place.path().join("away"));
     fs::rename(&state_file, &away).unwrap();
-    // A directory in the file's place cannot be read, also by root.
+    // A directory cannot be read, also by root, and not be kept aside either while all places are taken.
     fs::create_dir(&state_file).unwrap();
+    let places =
+        ["", ".1", ".2", ".3"].map(|number| place.path().join(format!("cdi.json.unreadable{number}")));
+    places.iter().for_each(|place| fs::create_dir_all(place.join("full")).unwrap());
     let mut cdi_dir = cdi_dir(&place);
     let wanted = specs(&[("a.b/c", &[1])]);
     assert_eq!(cdi_dir.write_all(&wanted, now), []);

@@ -1,10 +1,10 @@
 //! Reads devices' hardware on threads of its own, because a read of a device that is being reset hangs until the reset ends.
 
-use crate::log_once::LogOnce;
+use crate::problems::{ProblemCode, Problems};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
 use std::fmt;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -45,8 +45,8 @@ pub(super) struct Work {
     /// Devices that slept at the latest read, so that the read did not check them.
     asleep: BTreeSet<PciAddress>,
     pub(super) done: Vec<Done>,
-    /// Why no thread could be started, as far as it was logged.
-    pub(super) failures: LogOnce<ErrorKind>,
+    /// Has why no thread could be started.
+    pub(super) problems: Problems,
 }
 
 /// The reading of one device.
@@ -112,12 +112,13 @@ impl Work {
 
     /// Logs why no thread could be started, once until one could.
     fn record_thread(&mut self, thread: io::Result<()>) {
-        match thread {
-            Ok(()) => self.failures.clear(),
-            Err(error) if self.failures.is_new(error.kind()) => {
-                tracing::warn!(%error, "thread for hardware checks could not be started; it is tried again in each round");
-            }
-            Err(_) => {}
+        let (code, about) = (ProblemCode::HardwareUnchecked, "hardware checks");
+        let Err(error) = thread else {
+            self.problems.end(code, about);
+            return;
+        };
+        if self.problems.begin(code, about, format_args!("no thread can be started for them: {error}")) {
+            tracing::warn!(%error, "thread for hardware checks could not be started; it is tried again in each round");
         }
     }
 }
@@ -131,6 +132,11 @@ impl HardwareReaders {
     pub(super) fn with(read: Box<ReadHardware>, limits: Limits) -> Arc<Self> {
         let shared = Arc::new(Shared { read, work: Mutex::default() });
         Arc::new(Self { pool: BoundedPool::new(limits), shared })
+    }
+
+    /// Records problems there from now on.
+    pub(crate) fn set_problems(&self, problems: &Problems) {
+        self.work().problems = problems.clone();
     }
 
     /// Locks the state of the reads.

@@ -6,6 +6,7 @@ use crate::node::naming::ResourceNamer;
 use crate::node::probe_exclusions::{ProbeExclusions, UnboundDevices};
 use crate::node::snapshot;
 use std::collections::BTreeMap;
+use crate::problems::ProblemCode;
 use std::sync::Arc;
 use std::time::Instant;
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot, record_of_id};
@@ -76,8 +77,11 @@ impl MonitorLoop {
     fn log_errors(&mut self, errors: &[vfio_probe::Error]) {
         let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
         self.logged_errors.keep(|logged| texts.contains(logged));
+        let (problems, code) = (&self.sources.problems, ProblemCode::DeviceUnreadable);
+        problems.keep(code, |about| texts.iter().any(|text| text == about));
         for error in texts {
             if self.logged_errors.is_new(error.clone()) {
+                problems.begin(code, &error, "the device is left out, because its record cannot be read");
                 tracing::warn!(%error, "device left out; its record could not be read");
             }
         }

@@ -7,6 +7,7 @@ use crate::node::hardware::HardwareMonitor;
 use crate::node::monitor::inbox::Inbox;
 use crate::node::naming::ResourceNamer;
 use crate::node::probe_exclusions::ProbeExclusions;
+use crate::problems::{ProblemCode, Problems};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -36,6 +37,8 @@ pub(super) struct Sources {
     pub(super) cdi: CdiDir,
     /// The state of the devices' hardware; none if no check needs it.
     pub(super) hardware: Option<HardwareMonitor>,
+    /// Has what cannot be read.
+    pub(super) problems: Problems,
 }
 
 /// The loop and its state.
@@ -123,8 +126,14 @@ impl MonitorLoop {
 
     /// Reads the pools file if it has changed. Returns whether there are other pools.
     fn reload_pools(&mut self) -> bool {
-        let Sources { watch, namer, pools: Some(file), .. } = &mut self.sources else { return false };
-        match file.changed() {
+        let Sources { watch, namer, pools: Some(file), problems, .. } = &mut self.sources else {
+            return false;
+        };
+        let result = file.changed();
+        if let Some(Ok(_)) = result {
+            problems.end(ProblemCode::PoolsRejected, file.path());
+        }
+        match result {
             None => false,
             // As in the first pass, which reads the file that the start of the program has read.
             Some(Ok(pools)) if pools == *namer.pools() => false,
@@ -137,6 +146,8 @@ impl MonitorLoop {
                 true
             }
             Some(Err(error)) => {
+                let text = format!("the file is rejected, and the former pools stay in use: {error}");
+                problems.begin(ProblemCode::PoolsRejected, file.path(), text);
                 tracing::warn!(file = %file.path(), %error, "pools file rejected; the former pools stay in use");
                 false
             }
@@ -205,7 +216,14 @@ impl MonitorLoop {
         if failure == self.failure {
             return false;
         }
+        let (problems, code) = (&self.sources.problems, ProblemCode::DevicesNotListed);
+        problems.keep(code, |_| failure.is_some());
         if let Some(error) = failure {
+            problems.begin(
+                code,
+                "bound devices",
+                format!("they cannot be listed, and the latest list stays: {error}"),
+            );
             tracing::warn!(%error, "bound devices could not be listed; the devices of the latest list stay");
         }
         let former = std::mem::replace(&mut self.failure, failure);

@@ -17,8 +17,8 @@ fn device(address: &str) -> Device {
     device_state(address, 51, Occupancy::Free, Instant::now(), Viability::Viable, false).device
 }
 
-fn nowhere() -> VgpuTypes {
-    VgpuTypes::new(Path::new("/dev/null/run"))
+fn nowhere() -> RunDir {
+    RunDir::of_reader(Path::new("/dev/null/run"))
 }
 
 fn pinned(resource: &str) -> PinnedOffer {
@@ -39,7 +39,7 @@ fn late_pci_ids_moves_unassigned_devices_to_their_name() {
     let root = Root::open(directory.path()).unwrap();
     let devices = [device("0000:01:00.0"), device("0000:02:00.0")];
     let pools = Pools::of_selectors(&["10de".parse().unwrap()]);
-    let mut namer = ResourceNamer::new(pools, Some(file.clone()), nowhere());
+    let mut namer = ResourceNamer::new(pools, Some(file.clone()), &nowhere());
     assert!(namer.learn(&root, &devices.iter()));
     assert_eq!(resources(&mut namer, &devices, pinned(HEX)), [HEX, HEX]);
     assert!(!namer.is_due(Instant::now()));
@@ -65,7 +65,7 @@ fn late_name_of_a_vgpu_type_moves_unassigned_devices() {
     uuids.iter().for_each(|uuid| fs::create_dir_all(name(*uuid)).unwrap());
     let root = Root::open(directory.path()).unwrap();
     let pools = Pools::of_selectors(&["10de".parse().unwrap()]);
-    let mut namer = ResourceNamer::new(pools, None, nowhere());
+    let mut namer = ResourceNamer::new(pools, None, &nowhere());
     let now = Instant::now();
     assert!(namer.learn_at(&root, &devices.iter(), now));
     let number = "nvidia.com/nvidia-222";
@@ -89,7 +89,7 @@ fn alias_by_name_is_not_judged_before_names_are_known() {
     let select = vec!["10de".parse().unwrap()];
     let alias = BTreeMap::from([("GH100_H100_SXM5_80GB".to_owned(), "H100".to_owned())]);
     let pools = Pools::new(vec![Pool { select, alias, ..Pool::default() }]);
-    let mut namer = ResourceNamer::new(pools, Some(file.clone()), nowhere());
+    let mut namer = ResourceNamer::new(pools, Some(file.clone()), &nowhere());
     let devices = [device("0000:01:00.0")];
     namer.learn(&root, &devices.iter());
     assert_eq!(&*namer.offer(&devices[0]).unwrap().resource, HEX);
@@ -110,7 +110,7 @@ fn allocated_device_keeps_its_terms_in_the_next_process() {
     let select = vec!["10de".parse().unwrap()];
     let pool = Pool { resource: Some("a.b/c".into()), select, terms, ..Pool::default() };
     for (pools, busy) in [(vec![pool], busy), (Vec::new(), None)] {
-        let mut namer = ResourceNamer::new(Pools::new(pools), None, nowhere());
+        let mut namer = ResourceNamer::new(Pools::new(pools), None, &nowhere());
         assert!(namer.contradicts(&pinned_offers));
         let offers = namer.offers([gpu].iter(), &pinned_offers, |_| false);
         assert_eq!(offers[&gpu.id].terms, Terms { busy, ..Terms::default() }.with(pinned));
@@ -125,7 +125,7 @@ fn allocated_device_stays_in_the_resource_of_the_checkpoint() {
         let select = vec!["10de".parse().unwrap()];
         Pools::new(vec![Pool { resource: Some(resource.into()), select, ..Pool::default() }])
     };
-    let mut namer = ResourceNamer::new(pools("a.b/new"), None, nowhere());
+    let mut namer = ResourceNamer::new(pools("a.b/new"), None, &nowhere());
     let offered = |namer: &mut ResourceNamer, allocated: &[(usize, &str)], stays: bool| {
         let pinned_offers =
             allocated.iter().map(|(place, resource)| (devices[*place].id, pinned(resource))).collect();

@@ -1,0 +1,216 @@
+//! The current problems of a running `serve`: conditions that last and that an operator should know of.
+//!
+//! Each part of the plugin records a problem where it finds it, and ends it there. The log has the begin of each; the status socket
+//! reports those that have not ended, for `list` and `doctor`.
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Limit for the number of problems. On a node with more, the first ones show what is wrong.
+const MAX_PROBLEMS: usize = 256;
+/// Limit for the text of a problem in characters: it may contain what another program sent.
+const MAX_TEXT: usize = 500;
+
+/// The kind of a problem.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ProblemCode {
+    /// A state file could not be written: the run directory is full or read-only.
+    StateFileNotWritten,
+    /// A state file could not be used and is kept under another name.
+    StateFileKeptAside,
+    /// A state file cannot be read at the moment.
+    StateFileUnread,
+    /// Another user can change the run directory.
+    RunDirShared,
+    /// Pod resources could not be listed; the checkpoint shows the assignments.
+    PodResourcesUnavailable,
+    /// Neither pod resources nor the checkpoint shows the assignments.
+    AssignmentsUnknown,
+    /// The kubelet's checkpoint exists and cannot be read.
+    CheckpointUnreadable,
+    /// The kubelet's checkpoint has more bytes or entries than the plugin reads.
+    CheckpointTooLarge,
+    /// The kubelet's checkpoint is not understood: empty, half written, or of a format that this version does not know.
+    CheckpointMalformed,
+    /// The kubelet's directory of device plugins is missing.
+    KubeletDirMissing,
+    /// inotify does not watch the kubelet's directory.
+    KubeletDirUnwatched,
+    /// A resource cannot be registered.
+    NotRegistered,
+    /// Connections cannot be accepted.
+    AcceptFailed,
+    /// The pools file has an error, and the former pools stay in use.
+    PoolsRejected,
+    /// pci.ids cannot be read, so models are named by their ids.
+    PciIdsUnreadable,
+    /// The name of a vGPU type cannot be read.
+    VgpuTypeUnreadable,
+    /// The driver reports no name of a vGPU type, so it is offered by its number.
+    VgpuTypeUnnamed,
+    /// Two pools select one device.
+    PoolsOverlap,
+    /// A key of `alias` matches no device.
+    AliasUnused,
+    /// Two resources share one environment variable.
+    VariableShared,
+    /// A CDI spec could not be written or removed.
+    CdiSpecNotUpdated,
+    /// The bound devices cannot be listed.
+    DevicesNotListed,
+    /// A device is left out because its record cannot be read.
+    DeviceUnreadable,
+    /// No thread can be started for the hardware checks.
+    HardwareUnchecked,
+    /// The kernel's events of devices are not available.
+    UeventsUnavailable,
+    /// The process may open few files.
+    DescriptorLimit,
+    /// Lines of the log were lost.
+    LogLinesLost,
+    /// A code of another version.
+    #[serde(other)]
+    Other,
+}
+
+/// One problem.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Problem {
+    /// Its kind.
+    pub(crate) code: ProblemCode,
+    /// The file, directory, resource or device that it is about.
+    pub(crate) about: String,
+    /// What is wrong; it reads as a sentence after `about`.
+    pub(crate) text: String,
+    /// When it began, in seconds since 1970.
+    pub(crate) since: u64,
+}
+
+/// The current problems. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Problems {
+    current: Arc<Mutex<BTreeMap<(ProblemCode, String), Entry>>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    text: String,
+    since: SystemTime,
+}
+
+impl Problems {
+    /// Records a problem. Returns whether it is new or its text has changed, and is to be logged.
+    pub(crate) fn begin(&self, code: ProblemCode, about: impl fmt::Display, text: impl fmt::Display) -> bool {
+        let (about, mut text) = (about.to_string(), text.to_string());
+        if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
+            text.truncate(end);
+        }
+        let mut current = self.current.lock();
+        let is_full = current.len() >= MAX_PROBLEMS;
+        match current.get_mut(&(code, about.clone())) {
+            Some(known) if known.text == text => false,
+            Some(known) => {
+                known.text = text;
+                true
+            }
+            None if is_full => false,
+            None => {
+                current.insert((code, about), Entry { text, since: SystemTime::now() });
+                true
+            }
+        }
+    }
+
+    /// Ends a problem. Returns whether it was there.
+    pub(crate) fn end(&self, code: ProblemCode, about: impl fmt::Display) -> bool {
+        let mut current = self.current.lock();
+        // Most calls find nothing: no text is made for them.
+        current.keys().any(|(known, _)| *known == code)
+            && current.remove(&(code, about.to_string())).is_some()
+    }
+
+    /// Ends the problems of a kind for which `holds` returns false.
+    pub(crate) fn keep(&self, code: ProblemCode, mut holds: impl FnMut(&str) -> bool) {
+        self.current.lock().retain(|(known, about), _| *known != code || holds(about));
+    }
+
+    /// Returns the problems, by kind.
+    pub(crate) fn current(&self) -> Vec<Problem> {
+        let current = self.current.lock();
+        let problem = |((code, about), entry): (&(ProblemCode, String), &Entry)| Problem {
+            code: *code,
+            about: about.clone(),
+            text: entry.text.clone(),
+            since: seconds(entry.since),
+        };
+        current.iter().map(problem).collect()
+    }
+}
+
+/// For a line of text.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.about, self.text)
+    }
+}
+
+/// Returns a time in seconds since 1970.
+pub(crate) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ProblemCode::{CheckpointMalformed, DeviceUnreadable, PoolsRejected};
+
+    #[test]
+    fn problem_is_new_once_until_it_has_ended() {
+        let problems = Problems::default();
+        assert!(problems.begin(PoolsRejected, "pools.yaml", "line 1"));
+        assert!(!problems.clone().begin(PoolsRejected, "pools.yaml", "line 1"));
+        let since = problems.current()[0].since;
+        assert!(problems.begin(PoolsRejected, "pools.yaml", "line 2"), "another text is news");
+        assert_eq!(problems.current()[0].text, "line 2");
+        assert_eq!(problems.current()[0].since, since);
+        assert!(!problems.end(PoolsRejected, "other") && !problems.end(CheckpointMalformed, "pools.yaml"));
+        assert!(problems.end(PoolsRejected, "pools.yaml") && problems.current().is_empty());
+        assert!(problems.begin(PoolsRejected, "pools.yaml", "line 2"));
+    }
+
+    #[test]
+    fn kind_ends_for_what_no_longer_holds() {
+        let problems = Problems::default();
+        problems.begin(DeviceUnreadable, "a", "x");
+        problems.begin(DeviceUnreadable, "b", "x");
+        problems.begin(PoolsRejected, "a", "x");
+        problems.keep(DeviceUnreadable, |about| about == "b");
+        let left: Vec<_> =
+            problems.current().into_iter().map(|problem| (problem.code, problem.about)).collect();
+        assert_eq!(left, [(PoolsRejected, "a".to_owned()), (DeviceUnreadable, "b".to_owned())]);
+    }
+
+    #[test]
+    fn number_and_length_are_bounded() {
+        let problems = Problems::default();
+        problems.begin(DeviceUnreadable, "long", "ä".repeat(MAX_TEXT * 2));
+        assert_eq!(problems.current()[0].text.chars().count(), MAX_TEXT);
+        (0..MAX_PROBLEMS * 2).for_each(|place| {
+            problems.begin(DeviceUnreadable, place, "");
+        });
+        assert_eq!(problems.current().len(), MAX_PROBLEMS);
+    }
+
+    #[test]
+    fn code_of_another_version_is_read() {
+        let text = r#"{"code":"frobnicated","about":"a","text":"b","since":1}"#;
+        assert_eq!(serde_json::from_str::<Problem>(text).unwrap().code, ProblemCode::Other);
+        let text = serde_json::to_string(&PoolsRejected).unwrap();
+        assert_eq!(text, r#""pools_rejected""#);
+    }
+}

@@ -1,0 +1,91 @@
+//! The run directory: the place of the status socket and of the state files.
+
+use crate::files::{create_directories, is_kept_aside, names, remove_leftovers};
+use crate::problems::{ProblemCode, Problems};
+use rustix::process::geteuid;
+use std::io::Result;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Whether a process may change the directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Access {
+    /// `serve`, whose state it has.
+    Owner,
+    /// Commands that only print.
+    Reader,
+}
+
+/// The run directory, which need not exist.
+#[derive(Clone, Debug)]
+pub(crate) struct RunDir {
+    path: PathBuf,
+    access: Access,
+    /// What is wrong with its files.
+    pub(crate) problems: Problems,
+}
+
+impl RunDir {
+    /// Returns the directory for `serve`. Removes the temporary files that killed processes left.
+    pub(crate) fn of_serve(path: &Path, problems: &Problems) -> Self {
+        let run_dir = Self { path: path.to_owned(), access: Access::Owner, problems: problems.clone() };
+        let names = names(path);
+        remove_leftovers(path, &names);
+        for kept in names.iter().filter(|name| is_kept_aside(name)) {
+            let text = "is a file that an earlier process could not use";
+            problems.begin(ProblemCode::StateFileKeptAside, path.join(kept).display(), text);
+        }
+        run_dir.check_owner();
+        run_dir
+    }
+
+    /// Returns the directory for a command that writes nothing.
+    pub(crate) fn of_reader(path: &Path) -> Self {
+        Self { path: path.to_owned(), access: Access::Reader, problems: Problems::default() }
+    }
+
+    /// Returns whether the files may be written and moved.
+    pub(crate) fn may_write(&self) -> bool {
+        self.access == Access::Owner
+    }
+
+    /// Returns the path of a file.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Creates the directory unless it exists.
+    ///
+    /// # Errors
+    /// As [`create_directories`].
+    pub(crate) fn create(&self) -> Result<()> {
+        create_directories(&self.path)?;
+        self.check_owner();
+        Ok(())
+    }
+
+    /// Records if other users can change the directory. The plugin uses it nevertheless: it follows no link in it, and uses no file
+    /// of another user.
+    fn check_owner(&self) {
+        const STICKY: u32 = 0o1000;
+        let Ok(metadata) = std::fs::metadata(&self.path) else { return };
+        let (user, mode) = (metadata.uid(), metadata.mode());
+        let (code, about) = (ProblemCode::RunDirShared, self.path.display());
+        let text = if !is_trusted(user) {
+            format!("belongs to user {user}, who can remove the plugin's state files")
+        } else if (mode & 0o002 != 0 || mode & 0o020 != 0 && metadata.gid() != 0) && mode & STICKY == 0 {
+            format!("has mode {:04o}, so other users can remove the plugin's state files", mode & 0o7777)
+        } else {
+            self.problems.end(code, about);
+            return;
+        };
+        if self.problems.begin(code, &about, &text) {
+            tracing::warn!(run_dir = %about, problem = text, "run directory is shared with other users");
+        }
+    }
+}
+
+/// Returns whether a file of this user can be the plugin's: the user is root, or the one that runs the plugin.
+pub(crate) fn is_trusted(user: u32) -> bool {
+    user == 0 || user == geteuid().as_raw()
+}
