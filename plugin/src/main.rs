@@ -2,7 +2,7 @@
 
 #![warn(
     clippy::print_stderr,
-    reason = "`eprintln!` panics if standard error is closed or full: use `commands::stderr`"
+    reason = "`eprintln!` panics if standard error is closed or full, and may block: use `commands::stderr`"
 )]
 
 mod allocate;
@@ -14,6 +14,7 @@ mod config;
 mod device_plugin;
 mod file_id;
 mod kubelet;
+mod log;
 mod log_once;
 mod node;
 mod publisher;
@@ -26,6 +27,7 @@ use cli::{Cli, Command};
 use commands::serve::Logged;
 use commands::stderr;
 use config::{Config, LogFormat};
+use log::{FlushAtExit, LogWriter};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -37,12 +39,19 @@ const USAGE: u8 = 64;
 const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
+    let _flush = FlushAtExit;
+    log::log_panics();
     let cli = match Cli::read() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and the version come this way too, to standard output.
-            let _ = error.print();
-            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
+        Err(error) if error.use_stderr() => {
+            let text = error.render();
+            let text = if has_color() { text.ansi().to_string() } else { text.to_string() };
+            stderr::print(format_args!("{}", text.trim_end()));
+            return USAGE.into();
+        }
+        Err(help_or_version) => {
+            let _ = help_or_version.print();
+            return ExitCode::SUCCESS;
         }
     };
     start_log(&cli.config);
@@ -95,14 +104,16 @@ fn start_log(config: &Config) {
     let level = config.log_level;
     let targets =
         Targets::new().with_target("vfio_device_plugin", level).with_default(level.min(LevelFilter::INFO));
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level);
+    let log = tracing_subscriber::fmt().with_writer(LogWriter).with_max_level(level);
     // Otherwise a failed write is reported by `eprintln!`, which panics on the same stream.
     let log = log.log_internal_errors(false);
     match config.log_format {
-        LogFormat::Text => {
-            let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            log.with_ansi(color).finish().with(targets).init();
-        }
+        LogFormat::Text => log.with_ansi(has_color()).finish().with(targets).init(),
         LogFormat::Json => log.json().finish().with(targets).init(),
     }
+}
+
+/// Returns whether text on standard error may have colors.
+fn has_color() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }

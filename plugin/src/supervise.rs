@@ -4,7 +4,7 @@
 //! resource that never registers again. Ending the process is safe: the kubelet keeps the devices of running pods, the DaemonSet
 //! starts the plugin again, and the state files carry over what was known.
 
-use std::any::Any;
+use crate::log::panic_message;
 use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -85,15 +85,15 @@ impl Supervisor {
     }
 
     /// Reports every panic of the process, also in tasks and threads that others start: gRPC calls, the prober's threads. Only a
-    /// panic within [`contain`] is not reported. The hook that was set before, which prints the panic and its place, is called
+    /// panic within [`contain`] is not reported. The hook that was set before, which logs the panic and its place, is called
     /// first.
     pub(crate) fn report_panics(&self) {
         let supervisor = self.clone();
-        let print = std::panic::take_hook();
+        let log = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            print(panic);
+            log(panic);
             if !CONTAINED.get() {
-                supervisor.report(running(), Some(message(panic.payload())));
+                supervisor.report(running(), Some(panic_message(panic.payload()).to_owned()));
             }
         }));
     }
@@ -120,7 +120,7 @@ impl Supervisor {
         self.tasks.spawn(async move {
             let panic = match task.await {
                 Ok(()) => None,
-                Err(error) => error.try_into_panic().ok().map(|panic| message(&*panic)),
+                Err(error) => error.try_into_panic().ok().map(|panic| panic_message(&*panic).to_owned()),
             };
             if panic.is_some() || !stop.is_cancelled() {
                 supervisor.report(name, panic);
@@ -146,7 +146,7 @@ impl Supervisor {
                 assert_ne!(supervisor.fault, Some(name), "injected");
                 work();
             }));
-            supervisor.report(thread_name(name), end.err().map(|panic| message(&*panic)));
+            supervisor.report(thread_name(name), end.err().map(|panic| panic_message(&*panic).to_owned()));
         })?;
         Ok(())
     }
@@ -197,13 +197,6 @@ fn running() -> String {
 
 fn thread_name(name: &str) -> String {
     format!("the {name} thread")
-}
-
-/// Returns the message of a panic.
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "no message".to_owned())
 }
 
 /// Returns the task, or one that panics.

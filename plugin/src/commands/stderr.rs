@@ -1,9 +1,9 @@
-//! Prints on standard error. A stream that is closed or full neither ends the process nor changes its exit code.
+//! Prints on standard error. A stream that is closed, full or blocked neither stops the process nor changes its exit code.
 
+use crate::log;
 use std::fmt;
-use std::io::Write;
 
-/// Prints a line. Ignores errors, on which `eprintln!` panics.
+/// Prints a line, after the lines of the log. Never blocks.
 pub(crate) fn print(line: fmt::Arguments<'_>) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    log::print(line);
 }
