@@ -1,17 +1,20 @@
 //! Defines the command line: the commands, and how flags and environment variables override each other.
 
+use crate::commands::exit_code::{FAILED, USAGE};
+use crate::commands::{stderr, stdout};
 use crate::config::Config;
 use clap::builder::{OsStr, Resettable};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
+use std::io::IsTerminal;
 
 /// Kubelet device plugin for devices bound to VFIO: reports which are free, which are held, and by whom
 #[derive(Parser, Debug)]
 #[command(name = "vfio-device-plugin", version, max_term_width = 110)]
 #[command(
-    after_help = "Exit codes: 0 success; 1 no (no holder found, not ready, warnings); 2 failure; 64 wrong usage or settings."
+    after_help = "Exit codes: 0 success; 1 no (no holder found, not ready, warnings); 2 failure; 3 unknown (who); 64 wrong usage or settings."
 )]
 pub(crate) struct Cli {
     /// The command; `serve` without one.
@@ -38,7 +41,8 @@ pub(crate) enum Command {
     },
     /// Print the processes that hold a device or group; exit 1 if none is found
     Who {
-        /// PCI address, mdev uuid or group number
+        /// PCI address, mdev uuid, group, or device node: 0000:3b:00.0, 3b:00.0, 51, /dev/vfio/51, vfio3
+        #[arg(value_name = "NAME")]
         target: String,
         /// Print JSON
         #[arg(long)]
@@ -128,9 +132,36 @@ fn selection(select: Option<ValueSource>, pools: Option<ValueSource>) -> Selecti
     }
 }
 
-/// Prints the completion script of a shell to standard output.
-pub(crate) fn completions(shell: Shell) {
-    clap_complete::generate(shell, &mut Cli::command(), "vfio-device-plugin", &mut std::io::stdout());
+/// Prints the completion script of a shell on standard output.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(crate) fn completions(shell: Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    // Into memory: clap_complete panics if it cannot write.
+    clap_complete::generate(shell, &mut Cli::command(), "vfio-device-plugin", &mut script);
+    stdout::print(&String::from_utf8_lossy(&script))
+}
+
+/// Prints what [`Cli::read`] returned as an error. Help and the version are a result, on standard output; wrong usage is an error.
+/// Returns the exit code.
+pub(crate) fn report(error: &clap::Error) -> u8 {
+    let text = error.render();
+    let styled = |is_terminal: bool| match is_terminal && std::env::var_os("NO_COLOR").is_none() {
+        true => text.ansi().to_string(),
+        false => text.to_string(),
+    };
+    if error.use_stderr() {
+        stderr::print_text(&styled(std::io::stderr().is_terminal()));
+        return USAGE;
+    }
+    match stdout::print(&styled(std::io::stdout().is_terminal())) {
+        Ok(()) => 0,
+        Err(error) => {
+            stderr::print(format_args!("vfio-device-plugin: {error:#}"));
+            FAILED
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 #![warn(
     clippy::print_stderr,
-    reason = "`eprintln!` panics if standard error is closed or full, and may block: use `commands::stderr`"
+    clippy::print_stdout,
+    reason = "`eprintln!` and `println!` panic if the stream is closed or full, and `eprintln!` may block: use \
+              `commands::stderr` and `commands::stdout`"
 )]
 
 mod allocate;
@@ -24,6 +26,7 @@ mod status;
 mod supervise;
 
 use cli::{Cli, Command};
+use commands::exit_code::{FAILED, USAGE};
 use commands::serve::Logged;
 use commands::stderr;
 use config::{Config, LogFormat};
@@ -33,26 +36,13 @@ use std::process::ExitCode;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
-/// Exit code for a wrong command line or pools file: EX_USAGE of sysexits.h. A supervisor can distinguish it from a crash.
-const USAGE: u8 = 64;
-/// Exit code for a command that failed. 1 is a command's negative answer, such as `ready` on a plugin that is not ready.
-const FAILED: u8 = 2;
-
 fn main() -> ExitCode {
     let _flush = FlushAtExit;
     log::log_panics();
     let cli = match Cli::read() {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() => {
-            let text = error.render();
-            let text = if has_color() { text.ansi().to_string() } else { text.to_string() };
-            stderr::print(format_args!("{}", text.trim_end()));
-            return USAGE.into();
-        }
-        Err(help_or_version) => {
-            let _ = help_or_version.print();
-            return ExitCode::SUCCESS;
-        }
+        // Help and the version come this way too.
+        Err(error) => return cli::report(&error).into(),
     };
     start_log(&cli.config);
     let mut config = cli.config;
@@ -92,7 +82,7 @@ fn run(config: &Config, command: Command) -> anyhow::Result<u8> {
         Command::Ready { live } => Ok(commands::ready::run(config, live)),
         Command::Doctor { json, probe } => commands::doctor::run(config, json, probe),
         Command::Completions { shell } => {
-            cli::completions(shell);
+            cli::completions(shell)?;
             Ok(0)
         }
     }

@@ -127,7 +127,7 @@ impl DeviceState {
 }
 
 /// Returns the likely cause why a device of this kind has no IOMMU group, for people.
-pub(crate) fn no_group_text(kind: Kind) -> &'static str {
+pub fn no_group_text(kind: Kind) -> &'static str {
     match kind {
         // VFIO itself creates their groups (`vfio_noiommu_group_alloc` with VFIO_EMULATED_IOMMU).
         Kind::Mdev => "no IOMMU group: a kernel without CONFIG_VFIO_GROUP has none for mediated devices",

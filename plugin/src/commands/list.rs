@@ -2,6 +2,7 @@
 
 use crate::commands::offered::{Offered, offered_devices};
 use crate::commands::stderr;
+use crate::commands::stdout;
 use crate::commands::table::{layout, or_dash};
 use crate::config::Config;
 use crate::status::client;
@@ -40,11 +41,8 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
     });
     reports.extend(unlisted.map(|report| DeviceReport { reason_code: None, ..report }));
     let listing = Listing { devices: reports, coverage: coverage.into() };
-    if json {
-        println!("{}", serde_json::to_string(&listing)?);
-    } else {
-        print!("{}", table(&listing));
-    }
+    let text = if json { serde_json::to_string(&listing)? + "\n" } else { table(&listing) };
+    stdout::print(&text)?;
     Ok(0)
 }
 

@@ -1,11 +1,14 @@
 //! The commands that an operator, a script or a manifest runs: one module each, and what several of them use.
 
 pub(crate) mod doctor;
+pub(crate) mod escape;
+pub(crate) mod exit_code;
 pub(crate) mod list;
 pub(crate) mod offered;
 pub(crate) mod ready;
 pub(crate) mod serve;
 pub(crate) mod stderr;
+pub(crate) mod stdout;
 pub(crate) mod table;
 pub(crate) mod watch;
 pub(crate) mod who;

@@ -1,11 +1,13 @@
 //! `watch`: prints the changes of all devices that are bound to VFIO, as they happen.
 
+use crate::commands::escape::escaped;
+use crate::commands::stdout;
+use crate::commands::stdout::Reader;
 use crate::config::Config;
 use crate::status::report::HolderReport;
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
-use std::io::Write;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use vfio_plugin_policy::holders::describe;
@@ -31,7 +33,7 @@ struct EventReport {
 /// Opens no device node.
 ///
 /// # Errors
-/// The root cannot be opened, or the bound devices cannot be listed.
+/// The root cannot be opened, the bound devices cannot be listed, or standard output cannot be written.
 pub(crate) fn run(config: &Config, json: bool) -> anyhow::Result<u8> {
     let root = Arc::new(Root::open(&config.root)?);
     let prober = Arc::new(Prober::new(Arc::clone(&root)));
@@ -39,21 +41,27 @@ pub(crate) fn run(config: &Config, json: bool) -> anyhow::Result<u8> {
     let mut watch = Watch::new(Monitor::new(root, prober, options)?, Default::default())?;
     loop {
         while let Some(event) = watch.next() {
-            let line =
-                if json { serde_json::to_string(&report(&watch, event))? } else { text(&watch, event) };
-            let mut out = std::io::stdout().lock();
-            // A reader that closes the pipe is the ordinary end.
-            if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+            let line = match json {
+                true => serde_json::to_string(&report(&watch, event))?,
+                false => escaped(&text(&watch, event)).into_owned(),
+            };
+            if stdout::print_part(&(line + "\n"))? == Reader::Gone {
                 return Ok(0);
             }
         }
         if let Some(error) = watch.failure() {
             return Err(error).context("cannot list the bound devices");
         }
-        let fd = watch.fd();
-        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], None) {
+        let (changes, out) = (watch.fd(), std::io::stdout());
+        // Without requested events, poll reports only that the reader of a pipe or socket has closed it.
+        let mut fds = [PollFd::new(&changes, PollFlags::IN), PollFd::new(&out, PollFlags::empty())];
+        match poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno).context("cannot wait for changes"),
+        }
+        let [_, out] = fds;
+        if out.revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+            return Ok(0);
         }
     }
 }

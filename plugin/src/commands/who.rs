@@ -1,13 +1,18 @@
 //! `who`: prints the processes that hold a device or group.
 
+mod target;
+
+use crate::commands::exit_code::{NEGATIVE, UNKNOWN, USAGE};
 use crate::commands::table::{layout, or_dash};
+use crate::commands::{stderr, stdout};
 use crate::config::Config;
 use crate::status::report::{CoverageReport, HolderReport};
 use anyhow::{Context, bail};
 use serde::Serialize;
+use std::fmt::Write;
+use target::TargetError;
 use vfio_plugin_policy::holders::coverage_gaps;
-use vfio_probe::device::Detail;
-use vfio_probe::{DeviceId, GroupId, Holder, InPod, Root, ScanCoverage};
+use vfio_probe::{GroupId, Holder, InPod, Root, ScanCoverage};
 
 /// The output of `who --json`.
 #[derive(Serialize)]
@@ -30,17 +35,21 @@ struct HolderVia {
     via: &'static str,
 }
 
-/// Exit code if no holder was found, and the search could not see everything. It is not known whether a process holds the
-/// group.
-const UNKNOWN: u8 = 3;
-
-/// Runs the command and returns the exit code: 0 if a holder was found, 1 if no process holds the group, [`UNKNOWN`] otherwise.
+/// Runs the command and returns the exit code: 0 if a holder was found, 1 if no process holds the group, 3 if that is unknown, 64 if
+/// `target` is no name of a device or group, or an ambiguous one.
 ///
 /// # Errors
-/// The target is no device or group of this node, or /proc cannot be read.
+/// The device or group does not exist or has no group, /proc cannot be read, or standard output cannot be written.
 pub(crate) fn run(config: &Config, target: &str, json: bool) -> anyhow::Result<u8> {
     let root = Root::open(&config.root)?;
-    let group = group_of(&root, target)?;
+    let group = match target::group_of(&root, &config.root, target) {
+        Ok(group) => group,
+        Err(TargetError::Usage(text)) => {
+            stderr::print(format_args!("vfio-device-plugin: {text}"));
+            return Ok(USAGE);
+        }
+        Err(error) => bail!("{error}"),
+    };
     let mut holders: Vec<Holder> = Vec::new();
     let coverage = root
         .holders(&[group], &mut |holder| holders.push(holder))
@@ -50,36 +59,21 @@ pub(crate) fn run(config: &Config, target: &str, json: bool) -> anyhow::Result<u
         let via = |holder: &Holder| HolderVia { holder: holder.into(), via: holder.via.as_str() };
         let holders = holders.iter().map(via).collect();
         let report = WhoReport { iommu_group: group.0, holders, coverage: coverage.into() };
-        println!("{}", serde_json::to_string(&report)?);
+        stdout::print(&(serde_json::to_string(&report)? + "\n"))?;
     } else {
-        print(group, &holders, coverage);
+        stdout::print(&words(group, &holders, coverage))?;
     }
     Ok(match (found, coverage.is_complete()) {
         (true, _) => 0,
-        (false, true) => 1,
+        (false, true) => NEGATIVE,
         (false, false) => UNKNOWN,
     })
 }
 
-/// Returns the group that `target` names by its number or by one of its devices.
-fn group_of(root: &Root, target: &str) -> anyhow::Result<GroupId> {
-    if let Ok(group) = target.parse::<GroupId>() {
-        root.members(group, &mut vfio_probe::Buffer::new(), |_| {})
-            .with_context(|| format!("{target}: no such IOMMU group"))?;
-        return Ok(group);
-    }
-    let id: DeviceId = target.parse().map_err(|error| anyhow::anyhow!("{target:?}: {error}"))?;
-    let device = root.device(id, Detail::Identity)?;
-    match device.group {
-        Some(group) => Ok(group),
-        None => bail!("{id} has no IOMMU group; is the IOMMU off?"),
-    }
-}
-
-/// Prints the holders as a table, and what the search could not read.
-fn print(group: GroupId, holders: &[Holder], coverage: ScanCoverage) {
-    if holders.is_empty() {
-        println!("Found no process that holds group {group}.");
+/// Returns the holders as a table, and what the search could not read.
+fn words(group: GroupId, holders: &[Holder], coverage: ScanCoverage) -> String {
+    let mut text = if holders.is_empty() {
+        format!("Found no process that holds group {group}.\n")
     } else {
         let rows: Vec<[String; 5]> = holders
             .iter()
@@ -93,11 +87,12 @@ fn print(group: GroupId, holders: &[Holder], coverage: ScanCoverage) {
                 ]
             })
             .collect();
-        print!("{}", layout(["PID", "COMMAND", "VIA", "POD", "CONTAINER"], &rows));
-    }
+        layout(["PID", "COMMAND", "VIA", "POD", "CONTAINER"], &rows)
+    };
     for gap in coverage_gaps(&coverage) {
-        println!("The list may be incomplete: {gap}.");
+        let _ = writeln!(text, "The list may be incomplete: {gap}.");
     }
+    text
 }
 
 /// The pod's uid, or `unknown` for the sandbox of a pod that its cgroup does not name.

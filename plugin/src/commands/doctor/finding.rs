@@ -1,5 +1,6 @@
 //! The findings of `doctor`: what is wrong, how bad it is, and what to do.
 
+use crate::commands::escape::escaped;
 use serde::Serialize;
 
 /// How bad a finding is; also the exit code.
@@ -70,13 +71,14 @@ impl Findings {
         self.0.iter().map(|finding| finding.level).max().unwrap_or(Level::Fine)
     }
 
-    /// Returns the findings as text, two lines each.
+    /// Returns the findings as text, two lines each. The texts are escaped ([`escaped`]).
     pub(super) fn text(&self) -> String {
         if self.0.is_empty() {
             return "Nothing is wrong.\n".to_owned();
         }
         let line = |Finding { level, about, what, advice }: &Finding| {
             let word = if *level == Level::Broken { "broken " } else { "warning" };
+            let [about, what, advice] = [about, what, advice].map(|text| escaped(text));
             format!("{word}  {about}: {what}\n         {advice}\n")
         };
         self.0.iter().map(line).collect()

@@ -10,6 +10,7 @@ mod serving;
 
 use crate::commands::list::combined;
 use crate::commands::offered::offered_devices;
+use crate::commands::stdout;
 use crate::config::Config;
 use crate::status::client;
 use crate::status::client::ANSWER_TIMEOUT;
@@ -20,11 +21,8 @@ use vfio_probe::Root;
 /// Runs the command and returns the exit code: 0 nothing is wrong, 1 warnings, 2 broken.
 pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8> {
     let findings = examine(config, probe)?;
-    if json {
-        println!("{}", findings.json());
-    } else {
-        print!("{}", findings.text());
-    }
+    let text = if json { format!("{}\n", findings.json()) } else { findings.text() };
+    stdout::print(&text)?;
     Ok(findings.worst() as u8)
 }
 
