@@ -38,7 +38,7 @@ impl Allocator {
     ) -> AllocateError {
         self.assignments.poll_soon();
         let id = device.device.id;
-        let checkpoint = checkpoint::read(&self.kubelet_dir);
+        let checkpoint = checkpoint::read(&self.kubelet_dir).ok();
         let assignments = self.assignments.current();
         let reports = self.monitor.reports_sent();
         let reported = async {

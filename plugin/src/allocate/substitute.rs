@@ -27,7 +27,7 @@ impl Allocator {
     ) -> Result<(), NoSubstitute> {
         // After an earlier substitution, the ids in the checkpoint are not the devices that containers have. The responses in
         // it name those devices.
-        let entries = checkpoint::read(&self.kubelet_dir).ok_or(NoSubstitute::CheckpointUnreadable)?;
+        let entries = checkpoint::read(&self.kubelet_dir).map_err(|_| NoSubstitute::CheckpointUnreadable)?;
         let allocated: BTreeSet<String> = entries.into_iter().flat_map(|entry| entry.response_ids).collect();
         let in_group = |device: &DeviceState| device.device.group == Some(group);
         let needed = plan

@@ -136,7 +136,7 @@ impl Poller {
         let id = CheckpointId::of(&self.config.kubelet_dir);
         let is_new = id.is_some() && id != self.checkpoint;
         self.checkpoint = id;
-        let checkpoint = checkpoint::read(&self.config.kubelet_dir);
+        let checkpoint = checkpoint::read(&self.config.kubelet_dir).ok();
         let update = self.observe(pods.as_deref().ok(), (checkpoint.as_deref(), is_new), snapshot, kubelet);
         if update.checkpoint_is_stale {
             self.assignments.shared.checkpoint_is_stale.notify_one();
@@ -160,7 +160,7 @@ impl Poller {
             pods = &mut list => return pods,
             () = sleep(FIRST_LIST) => {}
         }
-        if let Some(checkpoint) = checkpoint::read(&self.config.kubelet_dir) {
+        if let Ok(checkpoint) = checkpoint::read(&self.config.kubelet_dir) {
             self.observe(None, (Some(&checkpoint), false), None, kubelet);
         }
         list.await

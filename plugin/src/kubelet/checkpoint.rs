@@ -10,8 +10,9 @@ use prost::Message;
 use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use vfio_plugin_policy::assignments::observation::CheckpointEntry;
 
@@ -86,18 +87,58 @@ fn entry(raw: RawEntry) -> Option<CheckpointEntry> {
     })
 }
 
-/// Reads the checkpoint in the kubelet's directory of device plugins; none if it does not exist or is malformed. Reads regular
-/// files only, so it never waits for a FIFO's writer.
-pub(crate) fn read(kubelet_dir: &Path) -> Option<Vec<CheckpointEntry>> {
+/// Why the checkpoint is not used. A file that is not understood is not a missing file: it may name pods.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum CheckpointError {
+    /// There is no such file: the kubelet has allocated nothing yet, or the directory is not the kubelet's.
+    Missing,
+    /// The file could not be opened or read.
+    Unreadable(ErrorKind),
+    /// The path leads to a symbolic link, a directory, a FIFO or a device.
+    NotRegular,
+    /// The file has more than 16 MiB.
+    TooLarge,
+    /// The content is no checkpoint: half written, empty, or of an unknown version.
+    Malformed,
+}
+
+impl fmt::Display for CheckpointError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("the file does not exist"),
+            Self::Unreadable(kind) => write!(f, "the file cannot be read: {kind}"),
+            Self::NotRegular => f.write_str("the file is not a regular file"),
+            Self::TooLarge => f.write_str("the file has more than 16 MiB"),
+            Self::Malformed => f.write_str("the file is not a checkpoint that this version understands"),
+        }
+    }
+}
+
+/// Reads the checkpoint in the kubelet's directory of device plugins. Reads regular files only, so it never waits for a FIFO's
+/// writer.
+///
+/// # Errors
+/// The checkpoint does not exist, cannot be read or is not understood. None of it may be used then.
+pub(crate) fn read(kubelet_dir: &Path) -> Result<Vec<CheckpointEntry>, CheckpointError> {
     let path = kubelet_dir.join(kubelet_api::CHECKPOINT);
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
-    if !file.metadata().ok()?.is_file() {
-        return None;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(rustix::io::Errno::NOENT) => return Err(CheckpointError::Missing),
+        // A symbolic link, and a socket.
+        Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => return Err(CheckpointError::NotRegular),
+        Err(error) => return Err(CheckpointError::Unreadable(std::io::Error::from(error).kind())),
+    };
+    let unreadable = |error: std::io::Error| CheckpointError::Unreadable(error.kind());
+    if !file.metadata().map_err(unreadable)?.is_file() {
+        return Err(CheckpointError::NotRegular);
     }
     let mut text = Vec::new();
-    let length = file.take(MAX_LENGTH).read_to_end(&mut text).ok()?;
-    (u64::try_from(length).ok()? < MAX_LENGTH).then(|| parse(&text)).flatten()
+    let length = file.take(MAX_LENGTH + 1).read_to_end(&mut text).map_err(unreadable)?;
+    if u64::try_from(length).is_ok_and(|length| length > MAX_LENGTH) {
+        return Err(CheckpointError::TooLarge);
+    }
+    parse(&text).ok_or(CheckpointError::Malformed)
 }
 
 #[cfg(test)]
@@ -172,17 +213,33 @@ mod tests {
     #[test]
     fn only_a_regular_file_is_read_without_waiting() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(read(directory.path()), None);
+        assert_eq!(read(directory.path()), Err(CheckpointError::Missing));
         let path = directory.path().join(kubelet_api::CHECKPOINT);
         std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
-        assert_eq!(read(directory.path()), None);
+        assert_eq!(read(directory.path()), Err(CheckpointError::NotRegular));
         std::fs::remove_file(&path).unwrap();
         let mode = Mode::RUSR | Mode::WUSR;
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
-        assert_eq!(read(directory.path()), None, "a FIFO without a writer");
+        assert_eq!(read(directory.path()), Err(CheckpointError::NotRegular), "a FIFO without a writer");
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, r#"{"Data":{"PodDeviceEntries":[]}}"#).unwrap();
-        assert_eq!(read(directory.path()), Some(vec![]));
+        assert_eq!(read(directory.path()), Ok(vec![]));
+    }
+
+    #[test]
+    fn checkpoint_not_understood_is_not_missing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(kubelet_api::CHECKPOINT);
+        for text in ["", r#"{"Data":{"PodDeviceEntries":[{"PodUID":"#, "null"] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(read(directory.path()), Err(CheckpointError::Malformed), "{text}");
+        }
+        File::create(&path).unwrap().set_len(MAX_LENGTH + 1).unwrap();
+        assert_eq!(read(directory.path()), Err(CheckpointError::TooLarge));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let error = read(directory.path()).unwrap_err();
+        assert_eq!(error, CheckpointError::NotRegular);
     }
 
     proptest! {

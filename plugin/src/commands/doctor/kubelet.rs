@@ -82,7 +82,7 @@ pub(super) fn examine<'a>(
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
     let pods = runtime.block_on(async { Lister::new(config.pod_resources.clone()).list().await });
-    let checkpoint = checkpoint::read(&config.kubelet_dir);
+    let checkpoint = checkpoint::read(&config.kubelet_dir).ok();
     // Without a kubelet neither source can be expected.
     if running {
         check_sources(config, &pods, checkpoint.as_deref(), findings);
