@@ -31,6 +31,12 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
             stderr::print(format_args!("vfio-device-plugin: holders may be missing: {gap}"));
         }
     }
+    if serving.as_ref().is_ok_and(|serving| !serving.assignments_known) {
+        stderr::print(format_args!(
+            "vfio-device-plugin: no assignments known: the kubelet has not answered serve; `vfio-device-plugin doctor` says why"
+        ));
+    }
+    let assignments_known = serving.as_ref().is_ok_and(|serving| serving.assignments_known);
     let reported = serving.map(|status| status.devices).unwrap_or_default();
     let mut reports: Vec<DeviceReport> = devices.iter().map(|device| combined(device, &reported)).collect();
     // A device whose unbind waits for its holder, or that is assigned to a pod, is not among the bound
@@ -40,7 +46,7 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
             && !devices.iter().any(|device| device.device.id.to_string() == report.address)
     });
     reports.extend(unlisted.map(|report| DeviceReport { reason_code: None, ..report }));
-    let listing = Listing { devices: reports, coverage: coverage.into() };
+    let listing = Listing { assignments_known, devices: reports, coverage: coverage.into() };
     let text = if json { serde_json::to_string(&listing)? + "\n" } else { table(&listing) };
     stdout::print(&text)?;
     Ok(0)
@@ -101,7 +107,10 @@ pub(crate) fn table(listing: &Listing) -> String {
             device.state.to_string(),
             device.evidence.to_string(),
             or_dash(device.health),
-            or_dash(device.assignment.as_ref()),
+            match &device.assignment {
+                None if !listing.assignments_known => "?".to_owned(),
+                assignment => or_dash(assignment.as_ref()),
+            },
             device.reason.clone().unwrap_or_else(|| holders.join(", ")),
         ]
     };

@@ -5,6 +5,7 @@ use kubelet_api::podresources::pod_resources_lister_client::PodResourcesListerCl
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -33,14 +34,54 @@ pub(crate) struct PodResourcesError {
 #[derive(Clone, Debug)]
 enum Cause {
     Deadline,
-    Connect(String),
+    Connect(ErrorKind, String),
     Status(tonic::Code, String),
+    /// The connection failed, or what came is no gRPC.
+    Protocol(String),
+}
+
+/// What kind of failure it was, which decides what an operator does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Failure {
+    /// The socket does not exist.
+    NoSocket,
+    /// No process listens on the socket.
+    Refused,
+    /// This process may not connect.
+    Denied,
+    /// The path cannot be connected to for another reason.
+    Unreachable,
+    /// What answers does not speak gRPC.
+    OtherProgram,
+    /// There was no answer in time.
+    Late,
+    /// The answer is longer than the kubelet's own limit.
+    TooLong,
+    /// The kubelet limits the calls of all clients together.
+    RateLimited,
+    /// The kubelet does not serve this method: it is too old.
+    Unimplemented,
+    /// The kubelet answered with another error.
+    Refusal,
 }
 
 impl PodResourcesError {
-    /// Returns whether the kubelet does not serve this method: it is too old.
-    pub(crate) fn is_unimplemented(&self) -> bool {
-        matches!(self.cause, Cause::Status(tonic::Code::Unimplemented, _))
+    /// Returns the kind of failure.
+    pub(crate) fn failure(&self) -> Failure {
+        match &self.cause {
+            Cause::Deadline => Failure::Late,
+            Cause::Connect(ErrorKind::NotFound | ErrorKind::NotADirectory, _) => Failure::NoSocket,
+            Cause::Connect(ErrorKind::ConnectionRefused, _) => Failure::Refused,
+            Cause::Connect(ErrorKind::PermissionDenied, _) => Failure::Denied,
+            Cause::Connect(..) => Failure::Unreachable,
+            Cause::Protocol(_) => Failure::OtherProgram,
+            Cause::Status(tonic::Code::DeadlineExceeded | tonic::Code::Cancelled, _) => Failure::Late,
+            // tonic's own code for a message over `max_decoding_message_size`.
+            Cause::Status(tonic::Code::OutOfRange, _) => Failure::TooLong,
+            Cause::Status(tonic::Code::ResourceExhausted, _) => Failure::RateLimited,
+            Cause::Status(tonic::Code::Unimplemented, _) => Failure::Unimplemented,
+            Cause::Status(..) => Failure::Refusal,
+        }
     }
 }
 
@@ -49,8 +90,9 @@ impl fmt::Display for PodResourcesError {
         write!(f, "{}: ", self.socket.display())?;
         match &self.cause {
             Cause::Deadline => write!(f, "no answer within {DEADLINE:?}"),
-            Cause::Connect(cause) => write!(f, "cannot connect: {cause}; is the kubelet running?"),
+            Cause::Connect(_, cause) => write!(f, "cannot connect: {cause}; is the kubelet running?"),
             Cause::Status(code, message) => write!(f, "{code:?}: {message}"),
+            Cause::Protocol(cause) => write!(f, "not an answer of a kubelet: {cause}"),
         }
     }
 }
@@ -79,8 +121,11 @@ impl Lister {
             None => self.client.insert(connect(&self.socket.display().to_string()).await?),
         };
         let response = client.list(ListPodResourcesRequest {}).await;
-        let response =
-            response.map_err(|status| Cause::Status(status.code(), status.message().to_owned()))?;
+        let response = response.map_err(|status| match status.source() {
+            // A status that the server sent has no source.
+            Some(cause) => Cause::Protocol(cause.to_string()),
+            None => Cause::Status(status.code(), status.message().to_owned()),
+        })?;
         let pods = response.into_inner().pod_resources.into_iter().map(|pod| {
             let mut devices: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
             for container in pod.containers {
@@ -97,11 +142,30 @@ impl Lister {
 }
 
 async fn connect(socket: &str) -> Result<PodResourcesListerClient<Channel>, Cause> {
-    let cause = |error: tonic::transport::Error| {
-        // tonic's own text is "transport error"; the cause is its source.
-        Cause::Connect(error.source().map_or_else(|| error.to_string(), ToString::to_string))
+    // tonic's own text is "transport error"; the cause is its source.
+    let text = |error: &tonic::transport::Error| {
+        error.source().map_or_else(|| error.to_string(), ToString::to_string)
     };
-    let endpoint = Endpoint::from_shared(format!("unix:{socket}")).map_err(cause)?;
-    let channel = endpoint.connect().await.map_err(cause)?;
+    let endpoint = Endpoint::from_shared(format!("unix:{socket}"));
+    let endpoint = endpoint.map_err(|error| Cause::Connect(ErrorKind::InvalidInput, text(&error)))?;
+    let channel = endpoint.connect().await.map_err(|error| match io_kind(&error) {
+        // The connect succeeded, and the HTTP/2 handshake after it failed.
+        None | Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof) => {
+            Cause::Protocol(text(&error))
+        }
+        Some(kind) => Cause::Connect(kind, text(&error)),
+    })?;
     Ok(PodResourcesListerClient::new(channel).max_decoding_message_size(MAX_RESPONSE))
+}
+
+/// Returns the kind of the first I/O error among an error's sources.
+fn io_kind(error: &dyn Error) -> Option<ErrorKind> {
+    let mut next = error.source();
+    while let Some(source) = next {
+        if let Some(error) = source.downcast_ref::<std::io::Error>() {
+            return Some(error.kind());
+        }
+        next = source.source();
+    }
+    None
 }

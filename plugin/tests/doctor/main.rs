@@ -7,6 +7,7 @@ mod common;
 mod devices;
 mod host;
 mod kubelet;
+mod sources;
 
 use common::{H100, PATIENCE, offered, run, wait_for_pod};
 use serde_json::Value;

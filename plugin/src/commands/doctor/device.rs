@@ -1,10 +1,11 @@
 //! Checks one device: its group, its device node, and its holders.
 
 use crate::commands::doctor::finding::Findings;
-use crate::commands::doctor::kubelet::{PodLookup, PodOf};
+use crate::commands::doctor::holders;
+use crate::commands::doctor::pods::{PodLookup, PodOf};
 use crate::config::Config;
-use crate::status::report::{DeviceReport, HolderReport};
-use crate::status::words::{InPodWord, StateWord};
+use crate::status::report::DeviceReport;
+use crate::status::words::StateWord;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use vfio_plugin_policy::device::{DeviceState, GroupState};
@@ -42,8 +43,8 @@ pub(super) fn examine(
         findings.warn(&id, what, advice);
     }
     if report.state == StateWord::Held {
-        holders(device, &report.holders, pods, findings);
-    } else if !report.holders.is_empty() && matches!(pods.of(device), PodOf::None | PodOf::Unknown) {
+        holders::examine(device, &report.holders, pods, findings);
+    } else if !report.holders.is_empty() && matches!(pods.of(device), PodOf::None | PodOf::NotKnown) {
         let what = format!("is free, but {} has it open", pods.describe(&report.holders));
         let advice = "The device is not in use until that process binds it to an iommufd; then it is held.";
         findings.warn(&id, what, advice);
@@ -85,54 +86,4 @@ fn denied(id: &str, path: &str, findings: &mut Findings) {
     let what = format!("{path} cannot be opened from here: permission denied");
     let advice = "Run as root; in a container the device cgroup must allow it. With --no-probe the plugin only reads sysfs.";
     findings.warn(id, what, advice);
-}
-
-fn holders(device: &DeviceState, holders: &[HolderReport], pods: &PodLookup<'_>, findings: &mut Findings) {
-    let id = device.device.id.to_string();
-    let by = pods.describe(holders);
-    let holding_pods = || holders.iter().filter_map(|holder| holder.pod_uid.as_deref());
-    // The pod of such a holder may be the one that the device is assigned to.
-    let of_unknown_pod = holders.iter().any(|holder| holder.in_pod == InPodWord::Unknown);
-    let foreign = match pods.of(device) {
-        PodOf::Assigned(pod) => {
-            let other = |uid: &str| pod.uid.as_deref().is_some_and(|assigned| assigned != uid);
-            if holding_pods().any(other) {
-                let what = format!("is assigned to {pod}, but held by {by}");
-                let advice = "The VM of that pod cannot start before the holder has ended. Look for processes of a deleted pod.";
-                findings.warn(id, what, advice);
-            }
-            return;
-        }
-        PodOf::Unlisted(pod) => {
-            let what = format!(
-                "is held by {by}; the kubelet's checkpoint assigns it to {pod}, but pod resources do not list it there"
-            );
-            let advice = "It belongs to an init container, or the pod has ended and the checkpoint is out of date; a running \
-                          serve finds out which.";
-            return findings.warn(id, what, advice);
-        }
-        PodOf::None => true,
-        // Assignments are unknown: only a holder outside of all pods is certainly foreign.
-        PodOf::Unknown => holders.is_empty() || holding_pods().next().is_none() && !of_unknown_pod,
-    };
-    if !foreign {
-        return;
-    }
-    let advice = if holders.is_empty() {
-        format!(
-            "Run `vfio-device-plugin who {id}` as root in the host's pid namespace (hostPID) to see the holder."
-        )
-    } else if of_unknown_pod {
-        "The holder is in the sandbox of a pod that its cgroup does not name, such as a VM of Kata. Ask the container runtime \
-         for the pod (`crictl ps`, `crictl pods`) before you end anything."
-            .to_owned()
-    } else if holding_pods().next().is_some() {
-        "The kubelet did not allocate it: the pod was deleted by force and its VM still runs, or it got the device in another \
-         way. If it should not hold the device, end that process; the device then becomes Healthy by itself."
-            .to_owned()
-    } else {
-        "The holder belongs to no pod. If it should not hold the device, end it; the device then becomes Healthy by itself."
-            .to_owned()
-    };
-    findings.warn(id, format!("is held by {by}, and is assigned to no pod"), advice);
 }

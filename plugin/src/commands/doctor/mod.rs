@@ -4,9 +4,12 @@ mod cdi_specs;
 mod device;
 mod finding;
 mod hardware;
+mod holders;
 mod host;
 mod kubelet;
+mod pods;
 mod serving;
+mod sources;
 
 use crate::commands::list::combined;
 use crate::commands::offered::offered_devices;
