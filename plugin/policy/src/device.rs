@@ -5,6 +5,7 @@ use crate::pools::terms::{Offer, Terms};
 use std::sync::Arc;
 use std::time::Instant;
 use vfio_probe::peek::Peek;
+use vfio_probe::text::Text;
 use vfio_probe::{Device, DeviceId, Evidence, GroupId, Holder, Kind, Occupancy, ScanCoverage, Viability};
 
 /// All offered devices at one moment.
@@ -142,6 +143,8 @@ pub struct HardwareHealth {
     pub lost: bool,
     /// The number of fatal PCIe errors since the first check. 0 again after ten minutes without another.
     pub fatal: u64,
+    /// What uses its memory besides VFIO, such as a boot framebuffer. None also while the check `framebuffer` is off.
+    pub bar_user: Option<Text<32>>,
 }
 
 #[cfg(test)]

@@ -11,4 +11,5 @@ pub(crate) mod probe;
 pub(crate) mod probe_exclusions;
 pub(crate) mod retry;
 pub(crate) mod snapshot;
+pub(crate) mod sysfs;
 pub(crate) mod vgpu_types;

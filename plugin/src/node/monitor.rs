@@ -75,7 +75,13 @@ impl MonitorHandle {
             namer: ResourceNamer::new(config.offered.clone(), config.pci_ids.clone(), types),
             pools: config.pools.clone().map(PoolsFileWatch::new),
             cdi: CdiDir::new(config.cdi_dir.clone(), &config.run_dir),
-            hardware: HardwareMonitor::new(Arc::clone(&root), config.checks(), timing, lost, Instant::now()),
+            hardware: HardwareMonitor::new(
+                (Arc::clone(&root), &config.root),
+                config.checks(),
+                timing,
+                lost,
+                Instant::now(),
+            ),
         };
         let readers = sources.hardware.as_ref().map(HardwareMonitor::readers);
         let cdi_files = sources.cdi.written();

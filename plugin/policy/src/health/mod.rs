@@ -1,8 +1,10 @@
 //! Decides what the plugin reports to the kubelet about a device, and why.
 //!
 //! [`decide`] is the rule for one device at one moment. [`tracker`] adds what of the past matters, [`reason`] has the typed
-//! reasons, [`stored`] their file, [`hardware`] and [`debounce`] the confirmed state of the hardware.
+//! reasons, [`stored`] their file, [`hardware`] and [`debounce`] the confirmed state of the hardware, [`bar_users`] what else uses
+//! a device's memory.
 
+pub mod bar_users;
 pub mod checks;
 pub mod debounce;
 mod encode;
@@ -87,9 +89,10 @@ pub struct Decision {
 /// 4. held: by the policy, see [`Busy`]; a held group is not judged by row 5, because it could not be held if it were not viable
 /// 5. group not viable: Unhealthy
 /// 6. fatal errors: Unhealthy
-/// 7. device node missing for longer than the settling time: Unhealthy
-/// 8. occupancy unknown: as reported before
-/// 9. else Healthy
+/// 7. memory used by the host, as by a boot framebuffer: Unhealthy
+/// 8. device node missing for longer than the settling time: Unhealthy
+/// 9. occupancy unknown: as reported before
+/// 10. else Healthy
 ///
 /// Policies other than `attributed` ignore assignments.
 pub fn decide(case: &Case<'_>) -> Decision {
@@ -100,7 +103,7 @@ pub fn decide(case: &Case<'_>) -> Decision {
         // A fault from before the assignment is no warning.
         let Decision { health, decide_again, .. } =
             decide_unassigned(&Case { reported: None, ..case.clone() });
-        return match health.into_reason().or_else(|| fatal_errors(case.device)) {
+        return match health.into_reason().or_else(|| hardware_fault(case.device)) {
             Some(reason) => Decision { decide_again, ..Decision::assigned(reason) },
             None => Decision { decide_again, ..Decision::healthy() },
         };
@@ -129,7 +132,7 @@ fn decide_unassigned(case: &Case<'_>) -> Decision {
         let offenders = vec![Offender { device: member, driver }];
         return Decision::unhealthy(Reason::NotViable { group: group.id, offenders });
     }
-    if let Some(reason) = fatal_errors(device) {
+    if let Some(reason) = hardware_fault(device) {
         return Decision::unhealthy(reason);
     }
     match group.occupancy {
@@ -175,14 +178,17 @@ fn as_reported(case: &Case<'_>) -> Decision {
         // The device is bound and responds, or this function would not be called.
         Reason::Lost | Reason::Gone => false,
         Reason::FatalErrors { .. } => case.device.hardware.fatal > 0,
+        Reason::Framebuffer { .. } => case.device.hardware.bar_user.is_some(),
         _ => true,
     };
     case.reported.filter(may_hold).cloned().map_or_else(Decision::healthy, Decision::unhealthy)
 }
 
-fn fatal_errors(device: &DeviceState) -> Option<Reason> {
+/// Returns what the optional checks found: fatal errors, or a user of the device's memory.
+fn hardware_fault(device: &DeviceState) -> Option<Reason> {
     let count = device.hardware.fatal;
-    (count > 0).then_some(Reason::FatalErrors { count })
+    let framebuffer = || Some(Reason::Framebuffer { user: device.hardware.bar_user? });
+    (count > 0).then_some(Reason::FatalErrors { count }).or_else(framebuffer)
 }
 
 fn holder_names(group: &GroupState) -> Vec<HolderName> {

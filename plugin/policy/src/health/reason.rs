@@ -69,6 +69,12 @@ pub enum Reason {
         /// The number of new errors, at least 1.
         count: u64,
     },
+    /// The host itself uses the device's memory, as a boot framebuffer does.
+    Framebuffer {
+        /// The name in /proc/iomem.
+        #[serde(with = "encode::text")]
+        user: Text<32>,
+    },
 }
 
 /// A process that holds a device.
@@ -118,6 +124,7 @@ impl Reason {
             Self::NotViable { .. } => "not_viable",
             Self::NoDeviceNode { .. } => "no_device_node",
             Self::FatalErrors { .. } => "fatal_errors",
+            Self::Framebuffer { .. } => "framebuffer",
         }
     }
 
@@ -132,7 +139,8 @@ impl Reason {
             | Self::GroupPeer { .. }
             | Self::NotViable { .. }
             | Self::NoDeviceNode { .. }
-            | Self::FatalErrors { .. } => Severity::Warning,
+            | Self::FatalErrors { .. }
+            | Self::Framebuffer { .. } => Severity::Warning,
         }
     }
 
@@ -174,6 +182,7 @@ impl fmt::Display for Reason {
             Self::NoDeviceNode { path } => write!(f, "no device node {path}"),
             Self::FatalErrors { count: 1 } => f.write_str("1 new fatal PCIe error (AER)"),
             Self::FatalErrors { count } => write!(f, "{count} new fatal PCIe errors (AER)"),
+            Self::Framebuffer { user } => write!(f, "its memory is used by the host: {user}"),
         }
     }
 }
@@ -237,6 +246,11 @@ pub(super) mod tests {
             (Reason::NoDeviceNode { path }, "no_device_node", "no device node /dev/vfio/51"),
             (Reason::FatalErrors { count: 1 }, "fatal_errors", "1 new fatal PCIe error (AER)"),
             (Reason::FatalErrors { count: 2 }, "fatal_errors", "2 new fatal PCIe errors (AER)"),
+            (
+                Reason::Framebuffer { user: Text::lossy(b"BOOTFB") },
+                "framebuffer",
+                "its memory is used by the host: BOOTFB",
+            ),
         ]
     }
 

@@ -3,6 +3,7 @@
 mod cdi_specs;
 mod device;
 mod finding;
+mod framebuffer;
 mod hardware;
 mod holders;
 mod host;
@@ -48,6 +49,7 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
         device::examine(config, device, &combined(device, reported), &pods, &mut findings);
         hardware::examine(config, &root, device, &pods, &mut findings);
     }
+    framebuffer::examine(config, &devices, &mut findings);
     findings.extend(kubelet);
     cdi_specs::examine(config, &devices, reported, &mut findings);
     serving::examine(config, &serving, &devices, &mut findings);
