@@ -25,7 +25,7 @@ c0000000-dfffffff : PCI Bus 0000:00
 ";
 
 #[tokio::test]
-async fn device_of_the_boot_framebuffer_is_unhealthy_from_the_first_list() {
+async fn boot_framebuffer_is_unhealthy_from_the_first_list() {
     let node = Node::with_eight_gpus().unwrap();
     node.write("proc/iomem", IOMEM).unwrap();
     let kubelet = kubelet(&node).await;
@@ -70,7 +70,7 @@ async fn check_that_is_off_changes_no_health_and_doctor_warns() {
 }
 
 #[test]
-fn iomem_without_addresses_is_enough_and_without_access_is_reported() {
+fn zeroed_iomem_is_enough_and_unreadable_one_reported() {
     let node = Node::with_eight_gpus().unwrap();
     let zeros: String = IOMEM
         .lines()

@@ -3,7 +3,9 @@
 pub(crate) mod cdi_dir;
 pub(crate) mod cdi_specs;
 pub(crate) mod device_nodes;
+pub(crate) mod function_facts;
 pub(crate) mod hardware;
+pub(crate) mod host_uses;
 pub(crate) mod model_names;
 pub(crate) mod monitor;
 pub(crate) mod naming;

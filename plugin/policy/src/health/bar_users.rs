@@ -17,7 +17,7 @@ const MAX_USERS: usize = 8;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct BarUsers(BTreeMap<PciAddress, Vec<Text<32>>>);
 
-/// A line of which later lines can be children.
+/// A line that can have later lines as children.
 struct Parent {
     indent: usize,
     range: (u64, u64),
@@ -29,8 +29,8 @@ impl BarUsers {
     /// Parses the content of /proc/iomem. Ignores lines that the kernel would not write. Time and memory are proportional to the
     /// text.
     ///
-    /// A reader without CAP_SYS_ADMIN gets 0 for all addresses (`r_show` in kernel/resource.c). The indentation shows what is a
-    /// child of what all the same. With addresses, a range within another one is its child also if the indentation is the same:
+    /// A reader without CAP_SYS_ADMIN gets 0 for all addresses (`r_show` in kernel/resource.c). The indentation shows
+    /// the children of each line all the same. With addresses, a range within another one is its child also if the indentation is the same:
     /// the kernel stops indenting at a depth of five or eight (`MAX_IORES_LEVEL`).
     pub fn parse(text: &[u8]) -> Self {
         let mut users = Self::default();

@@ -3,17 +3,19 @@
 use crate::commands::doctor::finding::Findings;
 use crate::commands::doctor::holders;
 use crate::commands::doctor::pods::{PodLookup, PodOf};
+use crate::commands::doctor::unbound;
 use crate::config::Config;
+use crate::node::function_facts::FactsReader;
 use crate::status::report::DeviceReport;
 use crate::status::words::StateWord;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use vfio_plugin_policy::device::{DeviceState, GroupState};
-use vfio_probe::{Kind, Occupancy, UnknownReason, Viability};
+use vfio_probe::{Buffer, Kind, Member, Occupancy, Root, UnknownReason};
 
 /// Adds what is wrong with a device. `report` is its record in `list`.
 pub(super) fn examine(
-    config: &Config,
+    (config, root, facts): (&Config, &Root, &FactsReader),
     device: &DeviceState,
     report: &DeviceReport,
     pods: &PodLookup<'_>,
@@ -29,12 +31,8 @@ pub(super) fn examine(
         };
         return findings.broken(id, format!("has {}", device.no_group_text()), advice);
     };
-    if let Viability::NotViable { member, driver } = group.viability {
-        let what = format!("group {} is not viable: {member} is bound to {driver}", group.id);
-        let advice = format!(
-            "Run `driverctl set-override {member} vfio-pci` (or `none`): a VM gets a whole group or nothing."
-        );
-        findings.warn(&id, what, advice);
+    if !group.viability.is_viable() {
+        viability(root, facts, device, group, findings);
     }
     node(config, device, group, findings);
     if device.device.kind != Kind::Pci && (config.no_probe || !group.has_node) {
@@ -49,6 +47,31 @@ pub(super) fn examine(
         let advice = "The device is not in use until that process binds it to an iommufd; then it is held.";
         findings.warn(&id, what, advice);
     }
+}
+
+/// Adds all members that keep a group from being viable, each with what to do about it.
+fn viability(
+    root: &Root,
+    facts: &FactsReader,
+    device: &DeviceState,
+    group: &GroupState,
+    findings: &mut Findings,
+) {
+    let mut offenders: Vec<Member> = Vec::new();
+    let _ = root.members(group.id, &mut Buffer::new(), |member| {
+        offenders.extend(member.ok().filter(|member| !member.keeps_group_viable()));
+    });
+    offenders.sort_by_key(|member| member.name);
+    let bound = |member: &Member| {
+        let driver = member.driver.map(|driver| driver.to_string()).unwrap_or_default();
+        format!("{} is bound to {driver}", member.name)
+    };
+    let bound: Vec<String> = offenders.iter().map(bound).collect();
+    let mut advice: Vec<String> =
+        offenders.iter().map(|member| unbound::member_advice(facts, member)).collect();
+    advice.push("A VM gets a whole group or nothing.".to_owned());
+    let what = format!("group {} is not viable: {}", group.id, bound.join(", "));
+    findings.warn(device.device.id.to_string(), what, advice.join(" "));
 }
 
 fn node(config: &Config, device: &DeviceState, group: &GroupState, findings: &mut Findings) {

@@ -11,11 +11,13 @@ mod kubelet;
 mod pods;
 mod serving;
 mod sources;
+mod unbound;
 
 use crate::commands::list::combined;
 use crate::commands::offered::offered_devices;
 use crate::commands::stdout;
 use crate::config::Config;
+use crate::node::function_facts::FactsReader;
 use crate::status::client;
 use crate::status::client::ANSWER_TIMEOUT;
 use finding::Findings;
@@ -41,12 +43,13 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
     let mut unreadable = Vec::new();
     let devices = offered_devices(config, probe, |error| unreadable.push(error))?.devices;
     let serving = client::fetch(&config.run_dir, ANSWER_TIMEOUT);
-    host::examine(config, &root, &devices, &unreadable, &mut findings);
+    let facts = FactsReader::new(&config.root);
+    host::examine((config, &root, &facts), &devices, &unreadable, &mut findings);
     let mut kubelet = Findings::default();
     let reported = serving.as_ref().map(|report| report.devices.as_slice()).unwrap_or_default();
     let pods = kubelet::examine(config, reported, &mut kubelet)?;
     for device in &devices {
-        device::examine(config, device, &combined(device, reported), &pods, &mut findings);
+        device::examine((config, &root, &facts), device, &combined(device, reported), &pods, &mut findings);
         hardware::examine(config, &root, device, &pods, &mut findings);
     }
     framebuffer::examine(config, &devices, &mut findings);
