@@ -4,7 +4,7 @@ use crate::node::host_uses::HostUses;
 use crate::node::sysfs::{attribute, link_name};
 use std::path::{Path, PathBuf};
 use vfio_plugin_policy::unbound::FunctionFacts;
-use vfio_probe::PciAddress;
+use vfio_probe::{PciAddress, PidNamespace, Root};
 
 /// Reads facts of functions. What they share is read once.
 #[derive(Debug)]
@@ -16,12 +16,15 @@ pub(crate) struct FactsReader {
 }
 
 impl FactsReader {
-    /// Reads what all functions share. `root` is the root's directory.
-    pub(crate) fn new(root: &Path) -> Self {
-        let pci = root.join("sys/bus/pci");
+    /// Reads what all functions share. `path` is the root's directory.
+    pub(crate) fn new(root: &Root, path: &Path) -> Self {
+        let pci = path.join("sys/bus/pci");
         let entries = std::fs::read_dir(pci.join("devices")).into_iter().flatten().flatten();
         let any_group = entries.into_iter().any(|entry| entry.path().join("iommu_group").exists());
-        Self { uses: HostUses::read(root), any_group, pci }
+        let mut uses = HostUses::read(path);
+        // The /proc of a container shows the container's mounts.
+        uses.mounts_known &= root.pid_namespace() != PidNamespace::Foreign;
+        Self { uses, any_group, pci }
     }
 
     /// Reads the facts of a function. What cannot be read is missing. None if the function does not exist.

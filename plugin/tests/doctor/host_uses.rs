@@ -1,7 +1,7 @@
 //! Functions through which the host has disks and interfaces: `doctor` says what would be lost, and never takes away what is vital.
 
 use crate::has;
-use crate::unbound::{about, below, node_with, procs};
+use crate::unbound::{about, below, node_with, procs, set_override};
 
 #[test]
 fn disk_with_a_mounted_filesystem_is_left_alone() {
@@ -38,6 +38,15 @@ fn disk_with_a_mounted_filesystem_is_left_alone() {
         let binds = findings[0].1.contains("driverctl");
         assert_eq!(binds, !advice.starts_with("Do not"), "{findings:#?}");
     }
+    // An override would take the boot disk away at the next boot.
+    procs(&node, "24 1 259:2 / / rw - ext4 /dev/root rw\n");
+    set_override(&node, address, "vfio-pci");
+    has(
+        &about(&node, address),
+        "the host needs it",
+        "Remove its override (`driverctl unset-override 0000:f1:00.0`)",
+    );
+    set_override(&node, address, "(null)");
     procs(&node, "");
     node.write("proc/swaps", "Filename Type\n/dev/nvme0n1p2 partition 8 0 -2\n").unwrap();
     has(&about(&node, address), "the host uses it: disk nvme0n1 (swap)", "only then");

@@ -23,7 +23,7 @@ pub(crate) fn procs(node: &Node, mountinfo: &str) {
     node.write("proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n").unwrap();
 }
 
-fn set_override(node: &Node, address: &str, driver: &str) {
+pub(crate) fn set_override(node: &Node, address: &str, driver: &str) {
     node.write(&format!("sys/bus/pci/devices/{address}/driver_override"), format!("{driver}\n")).unwrap();
 }
 

@@ -43,7 +43,7 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
     let mut unreadable = Vec::new();
     let devices = offered_devices(config, probe, |error| unreadable.push(error))?.devices;
     let serving = client::fetch(&config.run_dir, ANSWER_TIMEOUT);
-    let facts = FactsReader::new(&config.root);
+    let facts = FactsReader::new(&root, &config.root);
     host::examine((config, &root, &facts), &devices, &unreadable, &mut findings);
     let mut kubelet = Findings::default();
     let reported = serving.as_ref().map(|report| report.devices.as_slice()).unwrap_or_default();

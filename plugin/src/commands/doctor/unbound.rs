@@ -101,6 +101,19 @@ fn words(facts: &FunctionFacts, cause: &Cause) -> (String, String) {
 
 const BRIDGE: &str = "vfio-pci refuses bridges";
 
+/// Returns the advice to remove an override, with which the next boot would bind the function.
+fn remove_override(facts: &FunctionFacts) -> String {
+    match facts.cause() {
+        Cause::DriverNotLoaded { .. } | Cause::ProbeFailed { .. } | Cause::OverrideNotApplied { .. } => {
+            format!(
+                " Remove its override (`driverctl unset-override {}`), or the next boot may bind it.",
+                facts.address
+            )
+        }
+        _ => String::new(),
+    }
+}
+
 fn bind(address: PciAddress) -> String {
     format!("To offer it to VMs, run `driverctl set-override {address} vfio-pci`.")
 }
@@ -120,8 +133,10 @@ fn with_losses(facts: &FunctionFacts, what: String, advice: String) -> (String, 
         ),
         Need::Vital => (
             format!("{what}; the host needs it: {losses}{unknown}"),
-            "Do not bind it to vfio-pci: the host or the access to it would be cut off. Leave it out of the selection."
-                .to_owned(),
+            format!(
+                "Do not bind it to vfio-pci: the host or the access to it would be cut off. Leave it out of the selection.{}",
+                remove_override(facts)
+            ),
         ),
     }
 }
@@ -147,7 +162,8 @@ pub(super) fn member_advice(facts: &FactsReader, member: &Member) -> String {
             if losses.is_empty() { String::new() } else { format!(" ({losses})") }
         ),
         (_, Need::Vital) => format!(
-            "Do not bind {name} to vfio-pci: the host needs it ({losses}). Put the device into a slot with an IOMMU group of its own."
+            "Do not bind {name} to vfio-pci: the host needs it ({losses}). Put the device into a slot with an IOMMU group of its own.{}",
+            remove_override(&facts)
         ),
         (_, Need::InUse) => format!(
             "The host uses {name} ({losses}): put the device into a slot with an IOMMU group of its own, or end that use and only \
