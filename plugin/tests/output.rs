@@ -70,7 +70,11 @@ fn errors(output: &Output) -> String {
 
 /// Returns the lines of standard error, except those in which `list` says what it lacks.
 fn unexpected(text: &str) -> Vec<&str> {
-    let lacks = |line: &&str| line.contains("no serve answers") || line.contains("holders may be missing");
+    let lacks = |line: &&str| {
+        ["no serve answers", "holders may be missing", "problem of serve"]
+            .iter()
+            .any(|text| line.contains(text))
+    };
     text.lines().filter(|line| !lacks(line)).collect()
 }
 
