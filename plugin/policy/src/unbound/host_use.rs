@@ -38,6 +38,8 @@ pub enum Use {
     },
     /// The display on which the firmware booted, so the host's console.
     Console,
+    /// The function has more below it than could be searched.
+    Unsearched,
 }
 
 /// How much the host needs what it has through a function.
@@ -58,7 +60,7 @@ impl Use {
             Self::Interface { has_default_route: true, .. }
             | Self::Interface { is_up: true, is_only_one_up: true, .. } => Need::Vital,
             Self::Interface { is_up, uppers, .. } if *is_up || !uppers.is_empty() => Need::InUse,
-            Self::HiddenInterface => Need::InUse,
+            Self::HiddenInterface | Self::Unsearched => Need::InUse,
             Self::Disk { mounts, .. } if mounts.iter().any(|mount| is_system_mount(mount)) => Need::Vital,
             Self::Disk { mounts, is_swap, holders, .. }
                 if !mounts.is_empty() || *is_swap || !holders.is_empty() =>
@@ -108,6 +110,7 @@ impl fmt::Display for Use {
                 write!(f, "disk {name}")?;
             }
             Self::Console => return f.write_str("the console"),
+            Self::Unsearched => return f.write_str("more than could be searched"),
         }
         if notes.is_empty() { Ok(()) } else { write!(f, " ({})", notes.join(", ")) }
     }
@@ -156,6 +159,7 @@ mod tests {
                 "disk sda (mounted at /, /a, /b, /c and 2 more)",
             ),
             (Use::Console, Need::None, "the console"),
+            (Use::Unsearched, Need::InUse, "more than could be searched"),
         ] {
             let facts = FunctionFacts { uses: vec![used], ..facts() };
             assert_eq!((facts.need(), facts.losses().as_deref()), (need, Some(words)));

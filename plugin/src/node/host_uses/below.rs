@@ -6,8 +6,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use vfio_plugin_policy::unbound::host_use::Use;
 
-/// Entries of one directory, and directories below one function, that are read at most.
+/// Entries of one directory that are read at most.
 const MAX_ENTRIES: usize = 4096;
+/// Directories below one function that are read at most. An adapter with 100 disks has a few thousand.
+const MAX_DIRECTORIES: usize = 65_536;
+/// Directories of a device that contain no device.
+const WITHOUT_DEVICES: [&str; 9] =
+    ["power", "queue", "mq", "integrity", "trace", "msi_irqs", "slaves", "holders", "queues"];
 /// The deepest directory below a function. A disk behind a SAS expander is about 12 deep.
 const MAX_DEPTH: usize = 24;
 /// Interfaces above each other at most: a VLAN on a bridge on a bond.
@@ -27,12 +32,16 @@ impl HostUses {
     /// Searches a directory of sysfs and those below it, without following links. `disk` is the place of the disk above it.
     fn search(&self, directory: &Path, disk: Option<usize>, depth: usize, found: &mut Found) {
         found.directories += 1;
-        if depth > MAX_DEPTH || found.directories > MAX_ENTRIES {
+        if depth > MAX_DEPTH || found.directories > MAX_DIRECTORIES {
+            if !found.uses.contains(&Use::Unsearched) {
+                found.uses.push(Use::Unsearched);
+            }
             return;
         }
         let here = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let children: Vec<String> = names(directory, MAX_ENTRIES)
             .into_iter()
+            .filter(|name| !WITHOUT_DEVICES.contains(&name.as_str()))
             .filter(|name| directory.join(name).symlink_metadata().is_ok_and(|entry| entry.is_dir()))
             .collect();
         if here == "net" {
@@ -161,5 +170,16 @@ mod tests {
             [root_bus("pci10000:e0"), root_bus("pci:e0"), root_bus("power")],
             [Some(0x1_0000), None, None]
         );
+    }
+
+    #[test]
+    fn deeper_directory_than_searched_is_reported() {
+        let directory = tempfile::tempdir().unwrap();
+        let deepest = (0..=MAX_DEPTH).fold(directory.path().to_owned(), |path, _| path.join("d"));
+        std::fs::create_dir_all(&deepest).unwrap();
+        let uses = HostUses::read(Path::new("/nowhere"));
+        assert_eq!(uses.below(directory.path()).0, [Use::Unsearched]);
+        std::fs::remove_dir(deepest).unwrap();
+        assert_eq!(uses.below(directory.path()).0, []);
     }
 }
