@@ -14,7 +14,7 @@ use std::io::IsTerminal;
 #[derive(Parser, Debug)]
 #[command(name = "vfio-device-plugin", version, max_term_width = 110)]
 #[command(
-    after_help = "Exit codes: 0 success; 1 no (no holder found, not ready, warnings); 2 failure; 64 wrong usage or settings."
+    after_help = "Exit codes: 0 success; 1 no (no holder found, not ready, warnings); 2 failure; 3 unknown (who); 64 wrong usage or settings."
 )]
 pub(crate) struct Cli {
     /// The command; `serve` without one.

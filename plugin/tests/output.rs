@@ -68,6 +68,16 @@ fn errors(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
+/// Returns the lines of standard error, except those in which `list` says what it lacks.
+fn unexpected(text: &str) -> Vec<&str> {
+    let lacks = |line: &&str| {
+        ["no serve answers", "holders may be missing", "problem of serve"]
+            .iter()
+            .any(|text| line.contains(text))
+    };
+    text.lines().filter(|line| !lacks(line)).collect()
+}
+
 #[test]
 fn closed_pipe_ends_a_command_with_its_own_code() {
     let (node, _vm) = node();
@@ -76,9 +86,7 @@ fn closed_pipe_ends_a_command_with_its_own_code() {
             let output = quiet(&node, words).stdout(stdout).output().unwrap();
             let text = errors(&output);
             assert_eq!(output.status.code(), Some(code), "{words:?}, {kind}: {text}");
-            // `list` reports on standard error that no serve answers.
-            let expected = usize::from(words[0] == "list" && words[1..] != ["--help"]);
-            assert_eq!(text.lines().count(), expected, "{words:?}, {kind}: {text}");
+            assert_eq!(unexpected(&text), [""; 0], "{words:?}, {kind}");
         }
     }
 }
@@ -91,7 +99,7 @@ fn full_disk_is_a_failure_with_one_line() {
         let text = errors(&output);
         assert_eq!(output.status.code(), Some(2), "{words:?}: {text}");
         let expected = "vfio-device-plugin: cannot write to standard output: No space left on device";
-        let lines: Vec<&str> = text.lines().filter(|line| !line.contains("no serve answers")).collect();
+        let lines = unexpected(&text);
         assert!(lines.len() == 1 && lines[0].starts_with(expected), "{words:?}: {text}");
     }
 }
@@ -181,7 +189,9 @@ fn very_long_cells_and_unusual_resources_are_printed() {
     drop(serve);
     let _ = std::fs::remove_file(&socket);
     let mut report: serde_json::Value = serde_json::from_str(&report).unwrap();
-    let long = "n".repeat(200_000);
+    report["assignments_known"] = true.into();
+    // The longest text that a status may have is 64 KiB; a unit test has longer cells.
+    let long = "n".repeat(60_000);
     let device = report["devices"].as_array_mut().unwrap().first_mut().unwrap();
     device["reason"] = format!("{HOSTILE}{long}").into();
     device["resource"] = format!("a.b/{long}").into();
@@ -194,7 +204,7 @@ fn very_long_cells_and_unusual_resources_are_printed() {
         }
     });
     let (code, table, errors) = run(&node, &["list", "--log-level", "off"]);
-    assert_eq!((code, errors.as_str()), (0, ""));
+    assert_eq!((code, unexpected(&errors)), (0, vec![]));
     assert!(table.contains(&long) && table.contains(ESCAPED) && table.contains("仮想"));
     assert!(table.lines().skip(2).all(|line| line.len() < 400), "the other rows are not widened");
     let (code, json, _) = run(&node, &["list", "--json"]);

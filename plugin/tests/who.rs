@@ -103,3 +103,16 @@ fn mediated_device_is_found_by_its_uuid() {
         assert_eq!(code, 1, "{target}: {errors}");
     }
 }
+
+#[test]
+fn unreadable_process_makes_the_answer_unknown() {
+    let node = Node::with_eight_gpus().unwrap();
+    let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    // A process that cannot be read may be the holder: unknown is not no.
+    let process = node.root().join("proc/4711");
+    std::fs::create_dir(&process).unwrap();
+    std::fs::write(process.join("fd"), "").unwrap();
+    let (code, out, _) = run(&node, &["who", "52"]);
+    assert!(code == 3 && out.contains("1 of 3 processes could not be read"), "{code} {out}");
+    assert_eq!(run(&node, &["who", "51"]).0, 0, "the holder was found");
+}

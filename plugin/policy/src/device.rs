@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 use vfio_probe::peek::Peek;
+use vfio_probe::text::Text;
 use vfio_probe::{
     Device, DeviceId, Evidence, GroupId, Holder, Kind, Member, Occupancy, ScanCoverage, Sriov, Viability,
 };
@@ -196,6 +197,8 @@ pub struct HardwareHealth {
     pub lost: bool,
     /// The number of fatal PCIe errors since the first check. 0 again after ten minutes without another.
     pub fatal: u64,
+    /// What uses its memory besides VFIO, such as a boot framebuffer. None also while the check `framebuffer` is off.
+    pub bar_user: Option<Text<32>>,
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 //! | [`health`] | what the plugin reports to the kubelet about each device, with a typed reason |
 //! | [`assignments`] | which pod each device is assigned to, from what the kubelet shows over time |
 //! | [`device`], [`holders`], [`sriov`] | what is known of a node at one moment |
+//! | [`unbound`] | why a function is not bound to VFIO, and whether the host needs it |
 //! | [`cdi`] | names and contents of CDI specs |
 //! | [`pools`] | which devices are offered, under which resource and on what terms |
 
@@ -27,3 +28,4 @@ pub mod pools;
 pub mod sriov;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod unbound;

@@ -31,6 +31,12 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
             stderr::print(format_args!("vfio-device-plugin: holders may be missing: {gap}"));
         }
     }
+    let assignments_known = serving.as_ref().is_ok_and(|serving| serving.assignments_known);
+    if serving.is_ok() && !assignments_known {
+        stderr::print(format_args!(
+            "vfio-device-plugin: no assignments known: the kubelet has not answered serve; `vfio-device-plugin doctor` says why"
+        ));
+    }
     let (reported, problems) = serving.map(|status| (status.devices, status.problems)).unwrap_or_default();
     for problem in &problems {
         stderr::print(format_args!("vfio-device-plugin: problem of serve: {problem}"));
@@ -43,7 +49,7 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
             && !devices.iter().any(|device| device.device.id.to_string() == report.address)
     });
     reports.extend(unlisted.map(|report| DeviceReport { typed_reason: None, ..report }));
-    let listing = Listing { devices: reports, problems, coverage: coverage.into() };
+    let listing = Listing { assignments_known, devices: reports, problems, coverage: coverage.into() };
     let text = if json { serde_json::to_string(&listing)? + "\n" } else { table(&listing) };
     stdout::print(&text)?;
     Ok(0)
@@ -112,7 +118,10 @@ pub(crate) fn table(listing: &Listing) -> String {
             device.state.to_string(),
             device.evidence.to_string(),
             or_dash(device.health),
-            or_dash(device.assignment.as_ref()),
+            match &device.assignment {
+                None if !listing.assignments_known => "?".to_owned(),
+                assignment => or_dash(assignment.as_ref()),
+            },
             device.reason.clone().unwrap_or_else(|| holders.join(", ")),
         ]
     };

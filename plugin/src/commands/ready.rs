@@ -65,6 +65,7 @@ mod tests {
             silent_ms,
             settled,
             listing_failed: false,
+            assignments_known: true,
             resources,
             devices: Vec::new(),
             problems: Vec::new(),

@@ -29,7 +29,7 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 /// Prints a part of a result that has no end. Returns whether the reader is still there. Blocks while a pipe is full.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn print_part(text: &str) -> anyhow::Result<Reader> {
     match write_all(std::io::stdout().as_fd(), text.as_bytes()) {
         Ok(()) => Ok(Reader::There),

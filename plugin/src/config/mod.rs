@@ -74,7 +74,7 @@ pub(crate) struct Config {
     )]
     checks: Vec<Check>,
 
-    /// Time between two checks of a device's hardware, for the checks lost and aer
+    /// Time between two checks of a device's hardware, for the checks lost, aer and framebuffer
     #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = interval,
           env = "VFIO_DEVICE_PLUGIN_CHECKS_INTERVAL")]
     pub(crate) checks_interval: Duration,
@@ -170,7 +170,12 @@ impl Config {
     /// Returns the faults that make a device Unhealthy.
     pub(crate) fn checks(&self) -> Checks {
         // `validate` refuses the words for which this fails.
-        values::checks(&self.checks).unwrap_or(Checks { node: false, lost: false, aer: false })
+        values::checks(&self.checks).unwrap_or(Checks {
+            node: false,
+            lost: false,
+            aer: false,
+            framebuffer: false,
+        })
     }
 
     /// Reads the pools.
@@ -210,18 +215,23 @@ mod tests {
 
     #[test]
     fn checks_are_a_list_of_known_words() {
-        for (words, node, lost, aer) in [
-            (&[][..], true, true, false),
-            (&["--checks", "none"], false, false, false),
-            (&["--checks", "node"], true, false, false),
-            (&["--checks", "lost,aer"], false, true, true),
-            (&["--checks", "aer,node,lost,aer"], true, true, true),
+        for (words, node, lost, aer, framebuffer) in [
+            (&[][..], true, true, false, false),
+            (&["--checks", "none"], false, false, false, false),
+            (&["--checks", "node"], true, false, false, false),
+            (&["--checks", "lost,aer"], false, true, true, false),
+            (&["--checks", "framebuffer"], false, false, false, true),
+            (&["--checks", "aer,node,lost,aer"], true, true, true, false),
         ] {
-            assert_eq!(parse(words).unwrap().checks(), Checks { node, lost, aer }, "{words:?}");
+            let expected = Checks { node, lost, aer, framebuffer };
+            assert_eq!(parse(words).unwrap().checks(), expected, "{words:?}");
         }
         for text in ["", "all", "lost,", "LOST"] {
             let error = parse(&["--checks", text]).unwrap_err();
-            assert!(error.contains("[possible values: node, lost, aer, none]"), "{text}: {error}");
+            assert!(
+                error.contains("[possible values: node, lost, aer, framebuffer, none]"),
+                "{text}: {error}"
+            );
         }
         assert!(parse(&["--checks", "none,lost"]).unwrap_err().contains("`none` excludes the other checks"));
         assert!(parse(&["--checks", "lost", "--checks", "aer"]).is_err(), "once, as any setting");

@@ -15,6 +15,8 @@ pub(crate) enum Check {
     Lost,
     /// It has had fatal PCIe errors (AER) since it was bound
     Aer,
+    /// The host itself uses its memory, as a boot framebuffer does
+    Framebuffer,
     /// No check; excludes the other words
     None,
 }
@@ -26,12 +28,17 @@ pub(crate) enum Check {
 pub(super) fn checks(words: &[Check]) -> Result<Checks, String> {
     if words.contains(&Check::None) && words.iter().any(|word| *word != Check::None) {
         return Err(
-            "--checks: `none` excludes the other checks; expected `none` or some of node, lost and aer"
+            "--checks: `none` excludes the other checks; expected `none` or some of node, lost, aer and framebuffer"
                 .to_owned(),
         );
     }
     let has = |word| words.contains(&word);
-    Ok(Checks { node: has(Check::Node), lost: has(Check::Lost), aer: has(Check::Aer) })
+    Ok(Checks {
+        node: has(Check::Node),
+        lost: has(Check::Lost),
+        aer: has(Check::Aer),
+        framebuffer: has(Check::Framebuffer),
+    })
 }
 
 /// Returns a parser of `--busy`, with a line of help for each value.
@@ -106,7 +113,7 @@ mod tests {
 
     #[test]
     fn none_excludes_the_other_checks() {
-        let checked = |node, lost, aer| Ok(Checks { node, lost, aer });
+        let checked = |node, lost, aer| Ok(Checks { node, lost, aer, framebuffer: false });
         assert_eq!(checks(&[Check::None]), checked(false, false, false));
         assert_eq!(checks(&[Check::Node, Check::Lost]), checked(true, true, false));
         assert_eq!(checks(&[Check::Aer, Check::Aer]), checked(false, false, true));

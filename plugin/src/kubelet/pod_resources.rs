@@ -5,6 +5,7 @@ use crate::kubelet::pod_list::ListCodec;
 use kubelet_api::podresources::ListPodResourcesRequest;
 use std::error::Error;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -38,22 +39,67 @@ pub(crate) struct PodResourcesError {
 #[derive(Clone, Debug)]
 enum Cause {
     Deadline,
-    Connect(String),
+    Connect(ErrorKind, String),
     Status(tonic::Code, String),
+    /// The connection failed, or what came is no gRPC.
+    Protocol(String),
     Malformed,
     OverLimit(Limit),
 }
 
 impl From<Status> for Cause {
     fn from(status: Status) -> Self {
-        Self::Status(status.code(), status.message().to_owned())
+        match status.source() {
+            // A status that the server sent has no source.
+            Some(cause) => Self::Protocol(cause.to_string()),
+            None => Self::Status(status.code(), status.message().to_owned()),
+        }
     }
 }
 
+/// What kind of failure it was, which decides what an operator does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Failure {
+    /// The socket does not exist.
+    NoSocket,
+    /// No process listens on the socket.
+    Refused,
+    /// This process may not connect.
+    Denied,
+    /// The path cannot be connected to for another reason.
+    Unreachable,
+    /// What answers does not speak gRPC.
+    OtherProgram,
+    /// There was no answer in time.
+    Late,
+    /// The answer is longer than the kubelet's own limit.
+    TooLong,
+    /// The kubelet limits the calls of all clients together.
+    RateLimited,
+    /// The kubelet does not serve this method: it is too old.
+    Unimplemented,
+    /// The kubelet answered with another error.
+    Refusal,
+}
+
 impl PodResourcesError {
-    /// Returns whether the kubelet does not serve this method: it is too old.
-    pub(crate) fn is_unimplemented(&self) -> bool {
-        matches!(self.cause, Cause::Status(tonic::Code::Unimplemented, _))
+    /// Returns the kind of failure.
+    pub(crate) fn failure(&self) -> Failure {
+        match &self.cause {
+            Cause::Deadline => Failure::Late,
+            Cause::Connect(ErrorKind::NotFound | ErrorKind::NotADirectory, _) => Failure::NoSocket,
+            Cause::Connect(ErrorKind::ConnectionRefused, _) => Failure::Refused,
+            Cause::Connect(ErrorKind::PermissionDenied, _) => Failure::Denied,
+            Cause::Connect(..) => Failure::Unreachable,
+            Cause::Protocol(_) | Cause::Malformed => Failure::OtherProgram,
+            Cause::OverLimit(_) => Failure::TooLong,
+            Cause::Status(tonic::Code::DeadlineExceeded | tonic::Code::Cancelled, _) => Failure::Late,
+            // tonic's own code for a message over `max_decoding_message_size`.
+            Cause::Status(tonic::Code::OutOfRange, _) => Failure::TooLong,
+            Cause::Status(tonic::Code::ResourceExhausted, _) => Failure::RateLimited,
+            Cause::Status(tonic::Code::Unimplemented, _) => Failure::Unimplemented,
+            Cause::Status(..) => Failure::Refusal,
+        }
     }
 }
 
@@ -62,10 +108,11 @@ impl fmt::Display for PodResourcesError {
         write!(f, "{}: ", self.socket.display())?;
         match &self.cause {
             Cause::Deadline => write!(f, "no answer within {DEADLINE:?}"),
-            Cause::Connect(cause) => write!(f, "cannot connect: {cause}; is the kubelet running?"),
+            Cause::Connect(_, cause) => write!(f, "cannot connect: {cause}; is the kubelet running?"),
             Cause::Status(code, message) => write!(f, "{code:?}: {message}"),
             Cause::Malformed => f.write_str("the list is malformed"),
             Cause::OverLimit(limit) => write!(f, "the list has {limit}"),
+            Cause::Protocol(cause) => write!(f, "not an answer of a kubelet: {cause}"),
         }
     }
 }
@@ -97,7 +144,7 @@ impl Lister {
             Some(client) => client,
             None => self.client.insert(connect(&self.socket.display().to_string()).await?),
         };
-        client.ready().await.map_err(|error| connect_error(&error))?;
+        client.ready().await.map_err(|error| Cause::Protocol(text(&error)))?;
         let request = Request::new(ListPodResourcesRequest {});
         let codec = ListCodec(offered.clone());
         let response = client.unary(request, PathAndQuery::from_static(LIST), codec).await?;
@@ -109,12 +156,31 @@ impl Lister {
 }
 
 async fn connect(socket: &str) -> Result<Grpc<Channel>, Cause> {
-    let endpoint = Endpoint::from_shared(format!("unix:{socket}")).map_err(|error| connect_error(&error))?;
-    let channel = endpoint.connect().await.map_err(|error| connect_error(&error))?;
+    let endpoint = Endpoint::from_shared(format!("unix:{socket}"));
+    let endpoint = endpoint.map_err(|error| Cause::Connect(ErrorKind::InvalidInput, text(&error)))?;
+    let channel = endpoint.connect().await.map_err(|error| match io_kind(&error) {
+        // The connect succeeded, and the HTTP/2 handshake after it failed.
+        None | Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof) => {
+            Cause::Protocol(text(&error))
+        }
+        Some(kind) => Cause::Connect(kind, text(&error)),
+    })?;
     Ok(Grpc::new(channel).max_decoding_message_size(MAX_RESPONSE))
 }
 
-fn connect_error(error: &tonic::transport::Error) -> Cause {
-    // tonic's own text is "transport error"; the cause is its source.
-    Cause::Connect(error.source().map_or_else(|| error.to_string(), ToString::to_string))
+/// Returns the cause of an error: tonic's own text is "transport error".
+fn text(error: &tonic::transport::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// Returns the kind of the first I/O error among an error's sources.
+fn io_kind(error: &dyn Error) -> Option<ErrorKind> {
+    let mut next = error.source();
+    while let Some(source) = next {
+        if let Some(error) = source.downcast_ref::<std::io::Error>() {
+            return Some(error.kind());
+        }
+        next = source.source();
+    }
+    None
 }

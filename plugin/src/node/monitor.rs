@@ -76,7 +76,13 @@ impl MonitorHandle {
             namer: ResourceNamer::new(config.offered.clone(), config.pci_ids.clone(), run_dir),
             pools: config.pools.clone().map(PoolsFileWatch::new),
             cdi: CdiDir::new(config.cdi_dir.clone(), run_dir),
-            hardware: HardwareMonitor::new(Arc::clone(&root), config.checks(), timing, lost, Instant::now()),
+            hardware: HardwareMonitor::new(
+                (Arc::clone(&root), &config.root),
+                config.checks(),
+                timing,
+                lost,
+                Instant::now(),
+            ),
             problems: run_dir.problems.clone(),
         };
         if !sources.watch.hears_uevents() {

@@ -60,8 +60,9 @@ impl Server {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let snapshot = self.monitor.snapshots.borrow().clone();
         let mut devices = Vec::new();
+        let assignments = self.assignments.current();
         if let Some(snapshot) = &snapshot {
-            self.publisher.visit(snapshot, &self.assignments.current(), |state, decision, assignment| {
+            self.publisher.visit(snapshot, &assignments, |state, decision, assignment| {
                 devices.push(DeviceReport::new(
                     state,
                     decision,
@@ -77,6 +78,7 @@ impl Server {
             silent_ms: millis(self.monitor.silent_for()),
             settled: self.registry.is_set(),
             listing_failed: snapshot.is_some_and(|snapshot| snapshot.listing_failed),
+            assignments_known: assignments.known,
             resources: self.registry.resources(),
             devices,
             problems: self.problems(),

@@ -30,6 +30,10 @@ pub(crate) struct StatusReport {
     /// Whether the monitor cannot list the bound devices, so that `resources` and `devices` may lack some.
     #[serde(default)]
     pub(crate) listing_failed: bool,
+    /// Whether the latest poll got an answer from pod resources or from the kubelet's checkpoint. If not, a device without an
+    /// assignment may be assigned.
+    #[serde(default)]
+    pub(crate) assignments_known: bool,
     /// Its resources.
     pub(crate) resources: Vec<ResourceStatus>,
     /// Its devices, with the health that was reported to the kubelet.
@@ -45,6 +49,8 @@ pub(crate) struct StatusReport {
 /// The output of `list --json`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Listing {
+    /// Whether `assignment: null` means "assigned to no pod": a `serve` runs, and it got an answer from the kubelet.
+    pub(crate) assignments_known: bool,
     /// The devices, by id.
     pub(crate) devices: Vec<DeviceReport>,
     /// The current problems of the running `serve`.

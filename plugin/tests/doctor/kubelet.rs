@@ -37,7 +37,7 @@ async fn kubelet_without_answers_is_reported() {
     node.write(&checkpoint, "{\"Data\":{\"PodDeviceEntries\":[{").unwrap();
     let (code, findings) = examine(&node);
     assert_eq!(code, 1, "{findings:#?}");
-    has(&findings, "is not a checkpoint", "init containers");
+    has(&findings, "is not a checkpoint that this version understands", "init containers");
     drop(serve);
     kubelet.stop();
     let (_, findings) = examine(&node);

@@ -6,7 +6,10 @@
 mod common;
 mod devices;
 mod host;
+mod host_uses;
 mod kubelet;
+mod sources;
+mod unbound;
 
 use common::{H100, PATIENCE, offered, run, wait_for_pod};
 use serde_json::Value;

@@ -1,6 +1,7 @@
 //! Errors in the pools file, and which of `--pools` and `--select` decides.
 
-use crate::common::{H100, Serve, expect, kubelet, program, run, write_pools};
+use crate::common::{H100, PATIENCE, Serve, expect, kubelet, program, run, write_pools};
+use std::time::Instant;
 use vfio_sim_node::{Function, Node};
 
 #[test]
@@ -73,7 +74,13 @@ async fn file_broken_later_is_reported_and_serve_is_listed() {
     .await;
     // This function is in no pool, so the commands must not list it.
     node.add(Function { class: 0x02_0000, ..Function::gpu("0000:f1:00.0", 90, -1) }).unwrap();
-    let (_, before, _) = run(&node, &["list", "--pools", &file]);
+    // Until the kubelet has written its checkpoint, the pods are unknown.
+    let listed = || run(&node, &["list", "--pools", &file]).1;
+    let deadline = Instant::now() + PATIENCE;
+    while listed().contains("  ?") {
+        assert!(Instant::now() < deadline, "{}", listed());
+    }
+    let before = listed();
     assert_eq!(run(&node, &["doctor", "--pools", &file]).0, 0);
     write_pools(&node, "pools:\n  - resource: a.b/one\n    selekt: []\n");
     let (code, out, error) = run(&node, &["list", "--pools", &file]);

@@ -9,4 +9,6 @@ pub struct Checks {
     pub lost: bool,
     /// Fatal PCIe errors (AER) since the first check make a device Unhealthy.
     pub aer: bool,
+    /// A user of the device's memory besides VFIO, such as a boot framebuffer, makes it Unhealthy.
+    pub framebuffer: bool,
 }

@@ -64,9 +64,9 @@ impl HardwareHistory {
         may
     }
 
-    /// Returns the confirmed state.
+    /// Returns the confirmed state, without the users of its memory, which no reading has.
     pub fn health(&self) -> HardwareHealth {
-        HardwareHealth { lost: self.lost.is_fault(), fatal: self.fatal.new_errors() }
+        HardwareHealth { lost: self.lost.is_fault(), fatal: self.fatal.new_errors(), bar_user: None }
     }
 
     /// Returns when the next check can confirm a pending change. None if no change is pending.
@@ -110,7 +110,7 @@ mod tests {
         let mut history = HardwareHistory::new(was_lost, Duration::from_secs(3));
         for (second, reading, (lost, fatal)) in readings {
             history.record(*reading, begin + Duration::from_secs(*second));
-            let expected = HardwareHealth { lost: *lost, fatal: *fatal };
+            let expected = HardwareHealth { lost: *lost, fatal: *fatal, bar_user: None };
             assert_eq!(history.health(), expected, "at {second} s, {reading:?}");
         }
     }

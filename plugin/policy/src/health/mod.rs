@@ -2,8 +2,9 @@
 //!
 //! [`decide`] is the rule for one device at one moment. [`tracker`] adds what of the past matters, [`reason`] has the typed
 //! reasons, [`stored`] their file, `stale_answers` those of the kubelet's stored answers, [`hardware`] and [`debounce`] the
-//! confirmed state of the hardware.
+//! confirmed state of the hardware, [`bar_users`] what else uses a device's memory.
 
+pub mod bar_users;
 pub mod checks;
 pub mod debounce;
 mod encode;
@@ -93,6 +94,7 @@ pub struct Decision {
 /// 5. held: by the policy, see [`Busy`]; a held group is not judged by row 6, because it could not be held if it were not viable
 /// 6. group not viable: Unhealthy
 /// 7. fatal errors: Unhealthy
+/// 8. memory used by the host, as by a boot framebuffer: Unhealthy
 /// 8. device node missing for longer than the settling time: Unhealthy
 /// 9. occupancy unknown: as reported before
 /// 10. else Healthy
@@ -107,7 +109,7 @@ pub fn decide(case: &Case<'_>) -> Decision {
         let Decision { health, decide_again, .. } =
             decide_unassigned(&Case { reported: None, ..case.clone() });
         let stale_answer = case.stale_answer.cloned();
-        return match stale_answer.or_else(|| health.into_reason()).or_else(|| fatal_errors(case.device)) {
+        return match stale_answer.or_else(|| health.into_reason()).or_else(|| hardware_fault(case.device)) {
             Some(reason) => Decision { decide_again, ..Decision::assigned(reason) },
             None => Decision { decide_again, ..Decision::healthy() },
         };
@@ -140,7 +142,7 @@ fn decide_unassigned(case: &Case<'_>) -> Decision {
         let offenders = group.offenders.iter().filter_map(offender).collect();
         return Decision::unhealthy(Reason::NotViable { group: group.id, offenders });
     }
-    if let Some(reason) = fatal_errors(device) {
+    if let Some(reason) = hardware_fault(device) {
         return Decision::unhealthy(reason);
     }
     match group.occupancy {
@@ -188,14 +190,17 @@ fn as_reported(case: &Case<'_>) -> Decision {
         // Each pass finds them again.
         Reason::StaleAnswer { .. } | Reason::StaleAnswerOfAnotherPod { .. } => false,
         Reason::FatalErrors { .. } => case.device.hardware.fatal > 0,
+        Reason::Framebuffer { .. } => case.device.hardware.bar_user.is_some(),
         _ => true,
     };
     case.reported.filter(may_hold).cloned().map_or_else(Decision::healthy, Decision::unhealthy)
 }
 
-fn fatal_errors(device: &DeviceState) -> Option<Reason> {
+/// Returns what the optional checks found: fatal errors, or a user of the device's memory.
+fn hardware_fault(device: &DeviceState) -> Option<Reason> {
     let count = device.hardware.fatal;
-    (count > 0).then_some(Reason::FatalErrors { count })
+    let framebuffer = || Some(Reason::Framebuffer { user: device.hardware.bar_user? });
+    (count > 0).then_some(Reason::FatalErrors { count }).or_else(framebuffer)
 }
 
 fn holder_names(group: &GroupState) -> Vec<HolderName> {

@@ -92,6 +92,12 @@ pub enum Reason {
         /// The node of that pod's device now. None if it has none.
         now: Option<String>,
     },
+    /// The host itself uses the device's memory, as a boot framebuffer does.
+    Framebuffer {
+        /// The name in /proc/iomem.
+        #[serde(with = "encode::text")]
+        user: Text<32>,
+    },
 }
 
 /// A process that holds a device.
@@ -143,6 +149,7 @@ impl Reason {
             Self::FatalErrors { .. } => "fatal_errors",
             Self::StaleAnswer { .. } => "stale_answer",
             Self::StaleAnswerOfAnotherPod { .. } => "stale_answer_of_another_pod",
+            Self::Framebuffer { .. } => "framebuffer",
         }
     }
 
@@ -159,7 +166,8 @@ impl Reason {
             | Self::NoDeviceNode { .. }
             | Self::FatalErrors { .. }
             | Self::StaleAnswer { .. }
-            | Self::StaleAnswerOfAnotherPod { .. } => Severity::Warning,
+            | Self::StaleAnswerOfAnotherPod { .. }
+            | Self::Framebuffer { .. } => Severity::Warning,
         }
     }
 
@@ -230,6 +238,7 @@ impl fmt::Display for Reason {
                 write!(f, "stale answer of another pod: the kubelet starts {pod} with {stored}")?;
                 write_now(f, device, now.as_deref())
             }
+            Self::Framebuffer { user } => write!(f, "its memory is used by the host: {user}"),
         }
     }
 }
@@ -325,6 +334,11 @@ pub(super) mod tests {
                 "stale_answer_of_another_pod",
                 "stale answer of another pod: the kubelet starts pod default/vm-1 with /dev/vfio/52, and 0000:23:00.0 has no \
                  such node now; delete that pod",
+            ),
+            (
+                Reason::Framebuffer { user: Text::lossy(b"BOOTFB") },
+                "framebuffer",
+                "its memory is used by the host: BOOTFB",
             ),
         ]
     }

@@ -188,7 +188,7 @@ fn all() -> Vec<Facts> {
     let all = each(all, &assignments, |facts, value| facts.assignment = value);
     let all = each(all, &[false, true], |facts, value| facts.refused = value);
     each(all, &hardware, |facts, (lost, fatal, reported)| {
-        (facts.hardware, facts.reported) = (HardwareHealth { lost, fatal }, reported);
+        (facts.hardware, facts.reported) = (HardwareHealth { lost, fatal, bar_user: None }, reported);
     })
 }
 

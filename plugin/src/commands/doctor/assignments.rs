@@ -1,7 +1,7 @@
 //! Checks the devices that are assigned to pods: whether they are bound, and whether the answers that the kubelet stores still fit.
 
 use crate::commands::doctor::finding::Findings;
-use crate::commands::doctor::kubelet::PodLookup;
+use crate::commands::doctor::pods::PodLookup;
 use crate::config::Config;
 use crate::node::special_nodes::with_special_nodes;
 use crate::status::report::DeviceReport;

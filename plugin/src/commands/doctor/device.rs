@@ -1,18 +1,21 @@
 //! Checks one device: its group, its device node, and its holders.
 
 use crate::commands::doctor::finding::Findings;
-use crate::commands::doctor::kubelet::{PodLookup, PodOf};
+use crate::commands::doctor::holders;
+use crate::commands::doctor::pods::{PodLookup, PodOf};
+use crate::commands::doctor::unbound;
 use crate::config::Config;
-use crate::status::report::{DeviceReport, HolderReport};
-use crate::status::words::{InPodWord, StateWord};
+use crate::node::function_facts::FactsReader;
+use crate::status::report::DeviceReport;
+use crate::status::words::StateWord;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use vfio_plugin_policy::device::{DeviceState, GroupState};
-use vfio_probe::{Kind, Occupancy, UnknownReason, Viability};
+use vfio_probe::{Buffer, Kind, Member, Occupancy, Root, UnknownReason};
 
 /// Adds what is wrong with a device. `report` is its record in `list`.
 pub(super) fn examine(
-    config: &Config,
+    (config, root, facts): (&Config, &Root, &FactsReader),
     device: &DeviceState,
     report: &DeviceReport,
     pods: &PodLookup<'_>,
@@ -28,12 +31,8 @@ pub(super) fn examine(
         };
         return findings.broken(id, format!("has {}", device.no_group_text()), advice);
     };
-    if let Viability::NotViable { member, driver } = group.viability {
-        let what = format!("group {} is not viable: {member} is bound to {driver}", group.id);
-        let advice = format!(
-            "Run `driverctl set-override {member} vfio-pci` (or `none`): a VM gets a whole group or nothing."
-        );
-        findings.warn(&id, what, advice);
+    if !group.viability.is_viable() {
+        viability(root, facts, device, group, findings);
     }
     node(config, device, group, findings);
     if device.device.kind != Kind::Pci && (config.no_probe || !group.has_node) {
@@ -42,12 +41,37 @@ pub(super) fn examine(
         findings.warn(&id, what, advice);
     }
     if report.state == StateWord::Held {
-        holders(device, &report.holders, pods, findings);
-    } else if !report.holders.is_empty() && matches!(pods.of(device), PodOf::None | PodOf::Unknown) {
+        holders::examine(device, &report.holders, pods, findings);
+    } else if !report.holders.is_empty() && matches!(pods.of(device), PodOf::None | PodOf::NotKnown) {
         let what = format!("is free, but {} has it open", pods.describe(&report.holders));
         let advice = "The device is not in use until that process binds it to an iommufd; then it is held.";
         findings.warn(&id, what, advice);
     }
+}
+
+/// Adds all members that keep a group from being viable, each with what to do about it.
+fn viability(
+    root: &Root,
+    facts: &FactsReader,
+    device: &DeviceState,
+    group: &GroupState,
+    findings: &mut Findings,
+) {
+    let mut offenders: Vec<Member> = Vec::new();
+    let _ = root.members(group.id, &mut Buffer::new(), |member| {
+        offenders.extend(member.ok().filter(|member| !member.keeps_group_viable()));
+    });
+    offenders.sort_by_key(|member| member.name);
+    let bound = |member: &Member| {
+        let driver = member.driver.map(|driver| driver.to_string()).unwrap_or_default();
+        format!("{} is bound to {driver}", member.name)
+    };
+    let bound: Vec<String> = offenders.iter().map(bound).collect();
+    let mut advice: Vec<String> =
+        offenders.iter().map(|member| unbound::member_advice(facts, member)).collect();
+    advice.push("A VM gets a whole group or nothing.".to_owned());
+    let what = format!("group {} is not viable: {}", group.id, bound.join(", "));
+    findings.warn(device.device.id.to_string(), what, advice.join(" "));
 }
 
 fn node(config: &Config, device: &DeviceState, group: &GroupState, findings: &mut Findings) {
@@ -85,54 +109,4 @@ fn denied(id: &str, path: &str, findings: &mut Findings) {
     let what = format!("{path} cannot be opened from here: permission denied");
     let advice = "Run as root; in a container the device cgroup must allow it. With --no-probe the plugin only reads sysfs.";
     findings.warn(id, what, advice);
-}
-
-fn holders(device: &DeviceState, holders: &[HolderReport], pods: &PodLookup<'_>, findings: &mut Findings) {
-    let id = device.device.id.to_string();
-    let by = pods.describe(holders);
-    let holding_pods = || holders.iter().filter_map(|holder| holder.pod_uid.as_deref());
-    // The pod of such a holder may be the one that the device is assigned to.
-    let of_unknown_pod = holders.iter().any(|holder| holder.in_pod == InPodWord::Unknown);
-    let foreign = match pods.of(device) {
-        PodOf::Assigned(pod) => {
-            let other = |uid: &str| pod.uid.as_deref().is_some_and(|assigned| assigned != uid);
-            if holding_pods().any(other) {
-                let what = format!("is assigned to {pod}, but held by {by}");
-                let advice = "The VM of that pod cannot start before the holder has ended. Look for processes of a deleted pod.";
-                findings.warn(id, what, advice);
-            }
-            return;
-        }
-        PodOf::Unlisted(pod) => {
-            let what = format!(
-                "is held by {by}; the kubelet's checkpoint assigns it to {pod}, but pod resources do not list it there"
-            );
-            let advice = "It belongs to an init container, or the pod has ended and the checkpoint is out of date; a running \
-                          serve finds out which.";
-            return findings.warn(id, what, advice);
-        }
-        PodOf::None => true,
-        // Assignments are unknown: only a holder outside of all pods is certainly foreign.
-        PodOf::Unknown => holders.is_empty() || holding_pods().next().is_none() && !of_unknown_pod,
-    };
-    if !foreign {
-        return;
-    }
-    let advice = if holders.is_empty() {
-        format!(
-            "Run `vfio-device-plugin who {id}` as root in the host's pid namespace (hostPID) to see the holder."
-        )
-    } else if of_unknown_pod {
-        "The holder is in the sandbox of a pod that its cgroup does not name, such as a VM of Kata. Ask the container runtime \
-         for the pod (`crictl ps`, `crictl pods`) before you end anything."
-            .to_owned()
-    } else if holding_pods().next().is_some() {
-        "The kubelet did not allocate it: the pod was deleted by force and its VM still runs, or it got the device in another \
-         way. If it should not hold the device, end that process; the device then becomes Healthy by itself."
-            .to_owned()
-    } else {
-        "The holder belongs to no pod. If it should not hold the device, end it; the device then becomes Healthy by itself."
-            .to_owned()
-    };
-    findings.warn(id, format!("is held by {by}, and is assigned to no pod"), advice);
 }

@@ -1,7 +1,7 @@
 //! Checks one device's hardware: whether it answers, and its fatal PCIe errors. Only the checks that are on are made.
 
 use crate::commands::doctor::finding::Findings;
-use crate::commands::doctor::kubelet::{PodLookup, PodOf};
+use crate::commands::doctor::pods::{PodLookup, PodOf};
 use crate::config::Config;
 use crate::node::hardware::readers::read_with_timeout;
 use crate::status::client::ANSWER_TIMEOUT;

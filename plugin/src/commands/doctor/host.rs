@@ -1,8 +1,10 @@
 //! Checks the host: its IOMMU, its device nodes, and the drivers of the selected functions.
 
 use crate::commands::doctor::finding::Findings;
+use crate::commands::doctor::unbound;
 use crate::config::Config;
 use crate::files::{Links, open};
+use crate::node::function_facts::FactsReader;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Path;
@@ -18,8 +20,7 @@ const PAGE: u64 = 4096;
 
 /// Adds what is wrong with the host.
 pub(super) fn examine(
-    config: &Config,
-    root: &Root,
+    (config, root, facts): (&Config, &Root, &FactsReader),
     devices: &[DeviceState],
     unreadable: &[vfio_probe::Error],
     findings: &mut Findings,
@@ -48,8 +49,14 @@ pub(super) fn examine(
     for error in unreadable {
         findings.warn("sysfs", error.to_string(), "The device is left out until this can be read.");
     }
+    let unbound = unbound_functions(config, root, devices);
     if devices.is_empty() {
-        let advice = "Bind devices to vfio-pci (`driverctl set-override ADDRESS vfio-pci`), or select others with --select or --pools.";
+        let advice = match unbound.is_empty() {
+            true => {
+                "Bind devices to vfio-pci (`driverctl set-override ADDRESS vfio-pci`), or select others with --select or --pools."
+            }
+            false => "The findings about the selected functions say why, and what to do.",
+        };
         findings.warn("selection", "no selected device is bound to a VFIO driver", advice);
     }
     for (id, driver) in shared_functions(root, devices) {
@@ -69,21 +76,15 @@ pub(super) fn examine(
             "A container with both gets the addresses of only one of them: rename one, or give it an alias.";
         findings.warn(second, what, advice);
     }
-    for device in unbound(config, root, devices) {
-        let id = device.id;
-        if device.kind == Kind::VendorVf && device.sriov == Sriov::Virtual {
-            let advice =
-                "Create one: write a type from its creatable_vgpu_types to its nvidia/current_vgpu_type.";
-            findings.warn(id.to_string(), "is selected, but has no vGPU", advice);
-            continue;
-        }
-        let what = match device.driver {
-            Some(driver) => format!("is selected, but bound to {driver}"),
-            None => "is selected, but bound to no driver".to_owned(),
-        };
-        let advice = format!("To offer it to VMs, run `driverctl set-override {id} vfio-pci`.");
-        findings.warn(id.to_string(), what, advice);
+    let (without_vgpu, unbound): (Vec<&Device>, Vec<&Device>) =
+        unbound.iter().partition(|device| device.kind == Kind::VendorVf && device.sriov == Sriov::Virtual);
+    for device in without_vgpu {
+        let advice =
+            "Create one: write a type from its creatable_vgpu_types to its nvidia/current_vgpu_type.";
+        findings.warn(device.id.to_string(), "is selected, but has no vGPU", advice);
     }
+    let functions: Vec<PciAddress> = unbound.into_iter().filter_map(|device| device.id.pci()).collect();
+    unbound::examine(facts, &functions, findings);
 }
 
 /// Returns the physical functions that are bound to a VFIO driver while their virtual functions are enabled, with the driver, if
@@ -103,7 +104,7 @@ fn shared_functions(root: &Root, devices: &[DeviceState]) -> BTreeMap<PciAddress
 
 /// Returns the selected functions that are not bound to a VFIO driver; unlike `serve`, this reads every function of the host. Functions
 /// whose host driver provides vGPUs or virtual functions are left out: binding them to another driver would remove those.
-fn unbound(config: &Config, root: &Root, devices: &[DeviceState]) -> Vec<Device> {
+fn unbound_functions(config: &Config, root: &Root, devices: &[DeviceState]) -> Vec<Device> {
     let directory = config.root.join("sys/bus/pci/devices");
     let Ok(entries) = std::fs::read_dir(&directory) else { return Vec::new() };
     let of = |device: &Device, what: &str| directory.join(device.id.to_string()).join(what);
@@ -112,9 +113,7 @@ fn unbound(config: &Config, root: &Root, devices: &[DeviceState]) -> Vec<Device>
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter(|id| !devices.iter().any(|device| device.device.id == *id))
         .filter_map(|id| root.device(id, Detail::Full).ok())
-        // Bridges are never passed through, whatever a wide selection says.
-        .filter(|device: &Device| device.class >> 16 != 0x06)
-        .filter(|device| config.offered.of(device).is_some())
+        .filter(|device| selects(config, device))
         .filter(|device| !matches!(device.sriov, Sriov::Physical(_)))
         .filter(|device| !of(device, "mdev_supported_types").exists())
         .filter(|device| device.vgpu_type.is_none())
@@ -122,6 +121,12 @@ fn unbound(config: &Config, root: &Root, devices: &[DeviceState]) -> Vec<Device>
         .collect();
     found.sort_by_key(|device| device.id);
     found
+}
+
+/// Returns whether the pools select a device. A wide selection does not select bridges, which are never passed through.
+fn selects(config: &Config, device: &Device) -> bool {
+    let Some((_, pool)) = config.offered.of(device) else { return false };
+    device.class >> 16 != 0x06 || pool.select.iter().any(|selector| selector.address == Some(device.id))
 }
 
 /// Returns whether the function's driver lists no type of which it could create a vGPU now: the other vGPUs may use the whole GPU.

@@ -4,16 +4,22 @@ mod assignments;
 mod cdi_specs;
 mod device;
 mod finding;
+mod framebuffer;
 mod hardware;
+mod holders;
 mod host;
 mod kubelet;
 mod names;
+mod pods;
 mod serving;
+mod sources;
+mod unbound;
 
 use crate::commands::list::combined;
 use crate::commands::offered::offered_devices;
 use crate::commands::stdout;
 use crate::config::Config;
+use crate::node::function_facts::FactsReader;
 use crate::status::client;
 use crate::status::client::ANSWER_TIMEOUT;
 use finding::Findings;
@@ -39,15 +45,17 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
     let mut unreadable = Vec::new();
     let devices = offered_devices(config, probe, |error| unreadable.push(error))?.devices;
     let serving = client::fetch(&config.run_dir, ANSWER_TIMEOUT);
-    host::examine(config, &root, &devices, &unreadable, &mut findings);
+    let facts = FactsReader::new(&root, &config.root);
+    host::examine((config, &root, &facts), &devices, &unreadable, &mut findings);
     let mut kubelet = Findings::default();
     let reported = serving.as_ref().map(|report| report.devices.as_slice()).unwrap_or_default();
     let pods = kubelet::examine(config, reported, &mut kubelet)?;
     for device in &devices {
-        device::examine(config, device, &combined(device, reported), &pods, &mut findings);
+        device::examine((config, &root, &facts), device, &combined(device, reported), &pods, &mut findings);
         hardware::examine(config, &root, device, &pods, &mut findings);
     }
     assignments::examine(config, &root, &devices, reported, &pods, &mut findings);
+    framebuffer::examine(config, &devices, &mut findings);
     findings.extend(kubelet);
     names::examine(config, &devices, &mut findings);
     cdi_specs::examine(config, &devices, reported, &mut findings);

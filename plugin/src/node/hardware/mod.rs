@@ -1,11 +1,14 @@
 //! Checks the hardware of each device at a slow pace, and keeps what the readings show.
 
+pub(crate) mod framebuffer;
 pub(crate) mod readers;
 #[cfg(test)]
 mod tests;
 
+use framebuffer::Framebuffers;
 use readers::{HardwareReaders, ReadHardware, read_device};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vfio_plugin_policy::device::{HardwareHealth, NodeSnapshot};
@@ -30,33 +33,48 @@ pub(crate) struct HardwareMonitor {
     timing: Timing,
     histories: BTreeMap<DeviceId, HardwareHistory>,
     readers: Arc<HardwareReaders>,
+    /// Whether a check reads the devices themselves.
+    reads_devices: bool,
     /// When the next round begins.
     due: Instant,
+    /// What uses the devices' memory; none if the check is off.
+    framebuffers: Option<Framebuffers>,
 }
 
 impl HardwareMonitor {
-    /// Returns a monitor that has read nothing yet; none if no check needs one. `lost` are the devices with lost hardware when
+    /// Returns a monitor that has read nothing yet; none if no check needs one. `path` is the root's directory. `lost` are the devices with lost hardware when
     /// the previous process ended. They stay lost until they respond.
     pub(crate) fn new(
-        root: Arc<Root>,
+        (root, path): (Arc<Root>, &Path),
         checks: Checks,
         timing: Timing,
         lost: impl Iterator<Item = DeviceId>,
         now: Instant,
     ) -> Option<Self> {
-        if !checks.lost && !checks.aer {
+        let reads_devices = checks.lost || checks.aer;
+        if !reads_devices && !checks.framebuffer {
             return None;
         }
         let read = move |address, may_wake| read_device(&root, checks, address, may_wake);
         let mut new = Self::with(Box::new(read), timing, now);
         let lost = lost.filter(|_| checks.lost);
+        new.reads_devices = reads_devices;
+        let framebuffers = || Framebuffers::new(path.to_owned(), timing.interval, now);
+        new.framebuffers = checks.framebuffer.then(framebuffers);
         new.histories = lost.map(|id| (id, HardwareHistory::new(true, timing.settling))).collect();
         Some(new)
     }
 
     fn with(read: Box<ReadHardware>, timing: Timing, now: Instant) -> Self {
         let due = now + timing.settling.min(timing.interval);
-        Self { timing, histories: BTreeMap::new(), readers: HardwareReaders::new(read), due }
+        Self {
+            timing,
+            histories: BTreeMap::new(),
+            readers: HardwareReaders::new(read),
+            reads_devices: true,
+            due,
+            framebuffers: None,
+        }
     }
 
     /// Returns the readers, which Allocate uses for devices that sleep.
@@ -67,6 +85,9 @@ impl HardwareMonitor {
     /// Takes in that a device was bound: a round comes when it has settled.
     pub(crate) fn bound(&mut self, now: Instant) {
         self.due = self.due.min(now + self.timing.settling);
+        if let Some(framebuffers) = &mut self.framebuffers {
+            framebuffers.bound(now);
+        }
     }
 
     /// Takes in that a device was unbound: its history ends, and a read that is under way is dropped.
@@ -79,7 +100,9 @@ impl HardwareMonitor {
 
     /// Returns the state of a device's hardware.
     pub(crate) fn hardware(&self, id: DeviceId) -> HardwareHealth {
-        self.histories.get(&id).map(HardwareHistory::health).unwrap_or_default()
+        let confirmed = self.histories.get(&id).map(HardwareHistory::health).unwrap_or_default();
+        let bar_user = self.framebuffers.as_ref().and_then(|framebuffers| framebuffers.user_of(id));
+        HardwareHealth { bar_user, ..confirmed }
     }
 
     /// Takes in the readings since the former call. Returns whether the state of any device has changed.
@@ -105,9 +128,14 @@ impl HardwareMonitor {
         changed
     }
 
+    /// Reads what uses the devices' memory if it is time for that. Returns whether it has changed. Touches no hardware.
+    pub(crate) fn read_framebuffers(&mut self, now: Instant) -> bool {
+        self.framebuffers.as_mut().is_some_and(|framebuffers| framebuffers.refresh(now))
+    }
+
     /// Begins a round of reads if it is time for one.
     pub(crate) fn read(&mut self, snapshot: &NodeSnapshot, now: Instant) {
-        if now < self.due {
+        if !self.reads_devices || now < self.due {
             return;
         }
         self.due = now + self.timing.interval;

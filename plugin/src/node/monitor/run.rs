@@ -200,7 +200,8 @@ impl MonitorLoop {
 
     /// Takes in readings of the devices' hardware. Returns whether the state of any has changed.
     fn take_hardware(&mut self) -> bool {
-        self.sources.hardware.as_mut().is_some_and(HardwareMonitor::take_readings)
+        let Some(hardware) = &mut self.sources.hardware else { return false };
+        hardware.take_readings() | hardware.read_framebuffers(Instant::now())
     }
 
     /// Counts the stale `enable` counts, for which the watch has no event. Returns whether their number has changed.

@@ -24,6 +24,10 @@ pub enum PodResourcesMode {
     RateLimited,
     /// Not at all: the call hangs.
     Hang,
+    /// With INTERNAL, as a kubelet whose device manager fails.
+    Failing,
+    /// With a pod whose name makes the list longer than the kubelet's own limit of 16 MiB.
+    TooLong,
 }
 
 pub(super) struct Service(pub(super) Arc<KubeletInner>);
@@ -56,6 +60,11 @@ impl PodResourcesLister for Service {
                 return Err(Status::resource_exhausted("rejected by rate limit"));
             }
             PodResourcesMode::Hang => std::future::pending().await,
+            PodResourcesMode::Failing => return Err(Status::internal("device manager failed")),
+            PodResourcesMode::TooLong => {
+                let pod = PodResources { name: "n".repeat(17 << 20), ..PodResources::default() };
+                return Ok(Response::new(ListPodResourcesResponse { pod_resources: vec![pod] }));
+            }
         }
         let pod_resources = self.0.state.borrow().pods.iter().map(resources).collect();
         Ok(Response::new(ListPodResourcesResponse { pod_resources }))

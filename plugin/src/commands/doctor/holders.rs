@@ -1,0 +1,94 @@
+//! Judges the holders of a held device: whether they belong to the pod that it is assigned to, and what to do if not.
+//!
+//! Advises to end a process only if both sources of the kubelet answered and the process is certainly in no pod.
+
+use crate::commands::doctor::finding::Findings;
+use crate::commands::doctor::pods::{PodLookup, PodOf};
+use crate::status::report::HolderReport;
+use crate::status::words::InPodWord;
+use vfio_plugin_policy::device::DeviceState;
+
+/// Adds what is wrong with the holders of a held device.
+pub(super) fn examine(
+    device: &DeviceState,
+    holders: &[HolderReport],
+    pods: &PodLookup<'_>,
+    findings: &mut Findings,
+) {
+    let id = device.device.id.to_string();
+    let by = pods.describe(holders);
+    match pods.of(device) {
+        PodOf::Assigned(pod) => {
+            let mut holding_pods = holders.iter().filter_map(|holder| holder.pod_uid.as_deref());
+            if holding_pods.any(|uid| pod.uid.as_deref().is_some_and(|assigned| assigned != uid)) {
+                let what = format!("is assigned to {pod}, but held by {by}");
+                let advice = "The VM of that pod cannot start before the holder has ended. Look for processes of a deleted pod.";
+                findings.warn(id, what, advice);
+            }
+        }
+        PodOf::Unlisted(pod) => {
+            let what = format!(
+                "is held by {by}; the kubelet's checkpoint assigns it to {pod}, but pod resources do not list it there"
+            );
+            let advice = "It belongs to an init container, or the pod has ended and the checkpoint is out of date; a running \
+                          serve finds out which.";
+            findings.warn(id, what, advice);
+        }
+        PodOf::NotKnown => {
+            let what = format!("is held by {by}; no assignment known: {}", pods.gaps.join("; "));
+            let advice = "The holder may be the VM of a pod that is assigned the device. Repair the source first; until then \
+                          nothing here says that the holder should not hold it.";
+            findings.warn(id, what, advice);
+        }
+        PodOf::None => {
+            let advice = advice_about_foreign(&id, holders);
+            findings.warn(id, format!("is held by {by}, and is assigned to no pod"), advice);
+        }
+    }
+}
+
+/// Returns what to do about the holders of a device that is certainly assigned to no pod.
+fn advice_about_foreign(id: &str, holders: &[HolderReport]) -> String {
+    let any = |word| holders.iter().any(|holder| holder.in_pod == word);
+    if holders.is_empty() {
+        format!(
+            "Run `vfio-device-plugin who {id}` as root in the host's pid namespace (hostPID) to see the holder."
+        )
+    } else if any(InPodWord::Yes) {
+        "If the pod still exists (`kubectl get pods -A -o custom-columns=NAME:.metadata.name,UID:.metadata.uid`), the kubelet has \
+         lost its record of it, or the pod got the device in another way: end nothing, and delete the pod if it should not have the \
+         device. If the pod does not exist, it was deleted by force and its VM still runs: end that process; the device then becomes \
+         Healthy by itself."
+            .to_owned()
+    } else if any(InPodWord::Unknown) {
+        "The holder is in the sandbox of a pod that its cgroup does not name, as VMs of Kata Containers are, or its cgroup cannot be \
+         read. Ask the container runtime for the pod (`crictl ps`, `crictl pods`) before you end anything."
+            .to_owned()
+    } else {
+        "The holder belongs to no pod. If it should not hold the device, end it; the device then becomes Healthy by itself."
+            .to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(in_pod: InPodWord) -> HolderReport {
+        HolderReport { pid: 7, command: "qemu".to_owned(), pod_uid: None, container_id: None, in_pod }
+    }
+
+    #[test]
+    fn only_a_holder_outside_all_pods_is_to_be_ended() {
+        use InPodWord::{No, Unknown, Yes};
+        let advice = |words: &[InPodWord]| {
+            let holders: Vec<HolderReport> = words.iter().copied().map(holder).collect();
+            advice_about_foreign("0000:1b:00.0", &holders)
+        };
+        assert!(advice(&[No]).contains("end it"));
+        for words in [&[Unknown][..], &[No, Unknown], &[]] {
+            assert!(!advice(words).contains("end it") && !advice(words).contains("end that"), "{words:?}");
+        }
+        assert!(advice(&[No, Yes]).starts_with("If the pod still exists"));
+    }
+}

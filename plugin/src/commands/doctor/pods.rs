@@ -1,0 +1,66 @@
+//! Looks up which pod a device is assigned to, and says what is missing for an answer.
+
+use crate::status::report::{DeviceReport, HolderReport};
+use vfio_plugin_policy::assignments::index::Assignments;
+use vfio_plugin_policy::assignments::record::{Assignment, PodRef};
+use vfio_plugin_policy::device::DeviceState;
+use vfio_plugin_policy::holders::in_words;
+
+/// The pods of devices, from the kubelet's answers of now and from a running `serve`.
+pub(super) struct PodLookup<'a> {
+    pub(super) assignments: Assignments,
+    /// Whether pod resources listed at least one pod.
+    pub(super) listed: bool,
+    /// What the lookup lacks, in words. Only without a gap does "not found" mean "assigned to no pod".
+    pub(super) gaps: Vec<String>,
+    pub(super) reported: &'a [DeviceReport],
+}
+
+/// The pod that a device is assigned to.
+pub(super) enum PodOf {
+    /// This one.
+    Assigned(PodRef),
+    /// This one by the checkpoint; pod resources list no pod with the device.
+    Unlisted(PodRef),
+    /// None: both sources of the kubelet answered, and neither they nor `serve` name a pod.
+    None,
+    /// No source names a pod, and one of them did not answer.
+    NotKnown,
+}
+
+impl PodLookup<'_> {
+    /// Returns the pod that a device is assigned to.
+    pub(super) fn of(&self, device: &DeviceState) -> PodOf {
+        let address = device.device.id.to_string();
+        let reported = self.reported.iter().find(|reported| reported.address == address);
+        let reported = reported.and_then(|reported| reported.assignment.as_ref());
+        match (self.assignments.assignment(device), reported) {
+            // A checkpoint entry that no list has confirmed.
+            (Some(assignment), None) if self.listed && assignment.confirmed.is_none() => {
+                PodOf::Unlisted(assignment.pod.clone())
+            }
+            (Some(assignment), _) => PodOf::Assigned(assignment.pod.clone()),
+            (None, Some(reported)) => PodOf::Assigned(reported.pod_ref()),
+            (None, None) if self.gaps.is_empty() => PodOf::None,
+            (None, None) => PodOf::NotKnown,
+        }
+    }
+
+    /// Returns all assignments that the kubelet shows.
+    pub(super) fn assignments(&self) -> &Assignments {
+        &self.assignments
+    }
+
+    /// Returns whether the list of pods shows the assignment, or there is no list to compare with.
+    pub(super) fn shows(&self, assignment: &Assignment) -> bool {
+        !self.listed || assignment.confirmed.is_some()
+    }
+
+    /// Returns holders in words; pods are named by `namespace/name` where that is known.
+    pub(super) fn describe(&self, holders: &[HolderReport]) -> String {
+        in_words(holders.iter().map(|holder| {
+            let pod = holder.pod_uid.as_deref().map(|uid| self.assignments.pod_name(uid).unwrap_or(uid));
+            (holder.pid, &holder.command, pod)
+        }))
+    }
+}
