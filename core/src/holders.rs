@@ -5,6 +5,7 @@
 use crate::cgroup::{self, Container};
 use crate::error::{Error, Result};
 use crate::id::{DeviceId, GroupId};
+use crate::pid_namespace::PidNamespace;
 use crate::root::{Buffer, PAGE, Root, last_component};
 use crate::text::Text;
 use rustix::fs::{FileType, makedev};
@@ -54,7 +55,7 @@ impl Via {
 
 /// How much a search for holders could see.
 ///
-/// **No holder found does not mean no holder** unless `unreadable` and `unattributed` are both 0.
+/// **No holder found does not mean no holder** unless [`ScanCoverage::is_complete`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct ScanCoverage {
     /// Number of processes seen.
@@ -65,6 +66,21 @@ pub struct ScanCoverage {
     /// Number of VFIO device descriptors whose device is unknown, because fdinfo has no
     /// `vfio-device-syspath` before Linux 6.18.
     pub unattributed: u32,
+    /// Number of processes that were not searched, because the budget of the search ended. 0 after
+    /// a whole search.
+    pub unsearched: u32,
+    /// The pid namespace that was searched. Holders outside it are invisible.
+    pub pid_namespace: PidNamespace,
+}
+
+impl ScanCoverage {
+    /// Returns whether the search saw every process of the host and every descriptor of VFIO. Only
+    /// then does an empty list of holders prove that no process holds the group.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let missed = (self.unreadable, self.unattributed, self.unsearched);
+        missed == (0, 0, 0) && self.pid_namespace == PidNamespace::Host
+    }
 }
 
 /// What identifies the descriptors of one group.
@@ -93,7 +109,7 @@ impl Root {
             pids.extend(std::str::from_utf8(name).ok().and_then(|name| name.parse::<u32>().ok()));
         })
         .map_err(|errno| Error::system(errno, "proc"))?;
-        let mut coverage = ScanCoverage::default();
+        let mut coverage = ScanCoverage { pid_namespace: self.pid_namespace(), ..ScanCoverage::default() };
         for pid in pids {
             coverage.processes += 1;
             self.search_process(pid, &targets, &mut buffer, &mut coverage, visit);
@@ -216,7 +232,7 @@ impl Root {
     pub(crate) fn process(&self, pid: u32) -> Option<(Text<16>, u64)> {
         let mut text = [0; PAGE];
         let stat = self.read(format_args!("proc/{pid}/stat"), &mut text).ok()?;
-        parse_stat(stat)
+        parse_stat(stat).map(|stat| (stat.command, stat.start_time))
     }
 }
 
@@ -230,15 +246,25 @@ enum DeviceFd {
     Of(DeviceId),
 }
 
+/// What a search reads of /proc/PID/stat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Stat {
+    pub(crate) command: Text<16>,
+    /// `PF_*` of include/linux/sched.h.
+    pub(crate) flags: u64,
+    pub(crate) start_time: u64,
+}
+
 /// Parses proc(5)'s `pid (comm) state ...`. The command may contain any byte. The last closing
 /// parenthesis ends it.
-fn parse_stat(stat: &[u8]) -> Option<(Text<16>, u64)> {
+pub(crate) fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let open = stat.iter().position(|&byte| byte == b'(')?;
     let close = stat.iter().rposition(|&byte| byte == b')')?;
     let command = Text::lossy(stat.get(open + 1..close)?);
-    // The start time is field 22, and the state is field 3.
-    let field = stat.get(close + 2..)?.split(|&byte| byte == b' ').nth(19)?;
-    Some((command, std::str::from_utf8(field).ok()?.parse().ok()?))
+    // The state is field 3, the flags are field 9, and the start time is field 22.
+    let mut fields = stat.get(close + 2..)?.split(|&byte| byte == b' ').skip(6);
+    let mut field = |skip: usize| std::str::from_utf8(fields.nth(skip)?).ok()?.parse().ok();
+    Some(Stat { command, flags: field(0)?, start_time: field(12)? })
 }
 
 #[cfg(test)]
@@ -248,12 +274,29 @@ mod tests {
     #[test]
     fn command_may_contain_any_byte() {
         let fields = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20";
-        let (command, start) = parse_stat(format!("77 (CPU 0/KVM) {fields}").as_bytes()).unwrap();
-        assert_eq!((command.as_str(), start), ("CPU 0/KVM", 4242));
-        let (command, start) = parse_stat(format!("77 (a) b) {fields}").as_bytes()).unwrap();
-        assert_eq!((command.as_str(), start), ("a) b", 4242));
+        for name in ["CPU 0/KVM", "a) b"] {
+            let stat = parse_stat(format!("77 ({name}) {fields}").as_bytes()).unwrap();
+            assert_eq!((stat.command.as_str(), stat.flags, stat.start_time), (name, 6, 4242));
+        }
         assert_eq!(parse_stat(b"77 (x"), None);
         assert_eq!(parse_stat(b")("), None);
+    }
+
+    #[test]
+    fn only_a_whole_search_of_the_host_is_complete() {
+        let whole =
+            ScanCoverage { processes: 9, pid_namespace: PidNamespace::Host, ..ScanCoverage::default() };
+        assert!(whole.is_complete());
+        for partial in [
+            ScanCoverage { unreadable: 1, ..whole },
+            ScanCoverage { unattributed: 1, ..whole },
+            ScanCoverage { unsearched: 1, ..whole },
+            ScanCoverage { pid_namespace: PidNamespace::Foreign, ..whole },
+            ScanCoverage { pid_namespace: PidNamespace::Unknown, ..whole },
+            ScanCoverage::default(),
+        ] {
+            assert!(!partial.is_complete(), "{partial:?}");
+        }
     }
 
     #[test]

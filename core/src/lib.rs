@@ -78,6 +78,7 @@
 //! | [`occupancy`] | whether a group is held, what that rests on, and when a probe is worth its price |
 //! | [`monitor`], [`watch`] | everything over time, and as one descriptor to poll |
 //! | [`holders`], [`cgroup`] | the processes that hold a group, and their pods |
+//! | [`pid_namespace`] | whether /proc shows the host's pid namespace |
 //! | [`device_nodes`] | the device nodes of a group |
 //! | [`egm`] | the extended GPU memory of Grace systems |
 //! | [`hardware`] | whether a function responds, and its fatal PCIe errors |
@@ -91,9 +92,9 @@
 //! # Limitations
 //!
 //! * Linux only. Holders of devices can be attributed from Linux 6.18 on (`vfio-device-syspath` in
-//!   fdinfo); [`ScanCoverage`] counts what could not be seen.
+//!   fdinfo); [`ScanCoverage`] says what could not be seen.
 //! * A holder search sees the processes of the root's /proc only, and needs CAP_SYS_PTRACE for
-//!   those of other users.
+//!   those of other users. In a pid namespace other than the host's, [`ScanCoverage`] says so.
 //! * Without device nodes for groups (CONFIG_VFIO_GROUP=n) a probe proves nothing, so only a peek
 //!   decides.
 //! * Attributes of one device are read one after the other. A device that changes during a scan can
@@ -114,6 +115,7 @@ pub mod monitor;
 pub mod names;
 pub mod occupancy;
 pub mod peek;
+pub mod pid_namespace;
 pub mod probe;
 pub mod prober;
 pub mod root;
@@ -130,6 +132,7 @@ pub use holders::{Holder, ScanCoverage};
 pub use id::{DeviceId, GroupId, PciAddress, Uuid};
 pub use monitor::{Change, Monitor};
 pub use occupancy::{Evidence, Occupancy, UnknownReason};
+pub use pid_namespace::PidNamespace;
 pub use prober::Prober;
 pub use root::{Buffer, Root};
 pub use watch::{Event, Watch};

@@ -93,7 +93,7 @@ impl From<&Holder> for vfp_holder {
 
 impl From<ScanCoverage> for vfp_scan_coverage {
     fn from(coverage: ScanCoverage) -> Self {
-        let ScanCoverage { processes, unreadable, unattributed } = coverage;
+        let ScanCoverage { processes, unreadable, unattributed, .. } = coverage;
         Self { processes, unreadable, unattributed, reserved: 0 }
     }
 }

@@ -52,7 +52,7 @@ pub(crate) struct ScanCoverage {
 
 impl From<vfio_probe::ScanCoverage> for ScanCoverage {
     fn from(coverage: vfio_probe::ScanCoverage) -> Self {
-        let vfio_probe::ScanCoverage { processes, unreadable, unattributed } = coverage;
+        let vfio_probe::ScanCoverage { processes, unreadable, unattributed, .. } = coverage;
         Self { processes, unreadable, unattributed }
     }
 }

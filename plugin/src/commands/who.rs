@@ -47,7 +47,7 @@ pub(crate) fn run(config: &Config, target: &str, json: bool) -> anyhow::Result<u
     if json {
         let via = |holder: &Holder| HolderVia { holder: holder.into(), via: holder.via.as_str() };
         let holders = holders.iter().map(via).collect();
-        let ScanCoverage { processes, unreadable, unattributed } = coverage;
+        let ScanCoverage { processes, unreadable, unattributed, .. } = coverage;
         let report = WhoReport { iommu_group: group.0, holders, processes, unreadable, unattributed };
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -90,7 +90,7 @@ fn print(group: GroupId, holders: &[Holder], coverage: ScanCoverage) {
             .collect();
         print!("{}", layout(["PID", "COMMAND", "VIA", "POD", "CONTAINER"], &rows));
     }
-    let ScanCoverage { processes, unreadable, unattributed } = coverage;
+    let ScanCoverage { processes, unreadable, unattributed, .. } = coverage;
     if unreadable > 0 {
         println!(
             "The list may be incomplete: {unreadable} of {processes} processes could not be read; run as root."
