@@ -1,120 +1,220 @@
-//! Finds the pod and the container of a process in the text of its cgroup file. Performs no I/O.
+//! Finds the pod and the container of a process by the names in its cgroup file.
+//!
+//! [`container`] parses the text and performs no I/O.
 
+#[cfg(test)]
+mod tests;
+
+use crate::root::{PAGE, Root};
 use crate::text::Text;
+use rustix::io::read;
+
+/// Size limit of a cgroup file in bytes. The kernel writes one line for each hierarchy, up to 13 with
+/// version 1 controllers. Nested kubelets need about 330 bytes a line.
+const MAX_TEXT: usize = 4 * PAGE;
 
 /// The container that a cgroup path names, and its pod.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Container {
     /// The pod's uid as the Kubernetes API writes it (with hyphens), or the 32 hex digits of a
-    /// static pod. None if the process is in no pod.
+    /// static pod. None if the process is in no pod, or if its pod is unknown: see
+    /// [`Container::in_pod`].
     pub pod_uid: Option<Text<36>>,
     /// The container's id as its runtime assigned it: 64 hex digits. None if the path names no
     /// container.
     pub container_id: Option<Text<64>>,
+    /// Whether the process is in a pod.
+    pub in_pod: InPod,
+}
+
+/// Whether a process is in a pod.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum InPod {
+    /// The cgroup names the pod.
+    Yes,
+    /// The cgroup shows that the process is in no pod: it is a service, a VM of libvirt or a user's
+    /// process.
+    No,
+    /// The process is in the sandbox of a container runtime, and the cgroup does not name the pod.
+    /// Kata Containers move the VM of a pod to such a cgroup. Also for a cgroup file that cannot be
+    /// read. It never proves that a pod has ended.
+    #[default]
+    Unknown,
+}
+
+impl InPod {
+    /// Returns `yes`, `no` or `unknown`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::No => "no",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl Container {
+    const IN_NO_POD: Self = Self { pod_uid: None, container_id: None, in_pod: InPod::No };
+    const UNKNOWN: Self = Self { pod_uid: None, container_id: None, in_pod: InPod::Unknown };
+
+    /// Combines what two lines of a cgroup file show. With version 1 a process can be in a pod's
+    /// cgroup for some controllers only. Lines that name different pods name none for certain.
+    fn and(self, other: Self) -> Self {
+        match (self.pod_uid, other.pod_uid) {
+            (Some(pod), Some(another)) if pod != another => Self::UNKNOWN,
+            (Some(_), None) => self,
+            (None, Some(_)) => other,
+            (Some(_), Some(_)) | (None, None) => Self {
+                container_id: self.container_id.or(other.container_id),
+                in_pod: if self.in_pod == InPod::No { other.in_pod } else { self.in_pod },
+                ..self
+            },
+        }
+    }
+}
+
+impl Root {
+    /// Returns the container and the pod of a process. Unknown if its cgroup file cannot be read.
+    pub(crate) fn container_of(&self, pid: u32) -> Container {
+        let mut text = [0; MAX_TEXT];
+        let mut length = 0;
+        let Ok(file) = self.open_attribute(format_args!("proc/{pid}/cgroup")) else {
+            return Container::UNKNOWN;
+        };
+        while let Some(room) = text.get_mut(length..).filter(|room| !room.is_empty()) {
+            match read(&file, room) {
+                Ok(0) => break,
+                Ok(count) => length += count,
+                Err(_) => return Container::UNKNOWN,
+            }
+        }
+        container(text.get(..length).unwrap_or_default())
+    }
 }
 
 /// Parses the text of /proc/PID/cgroup. Version 2 has one line, version 1 has one line for each
-/// controller.
+/// controller. A line without its end was cut off and counts as unknown.
 ///
-/// The kubelet chooses the names (pkg/kubelet/cm, `GetPodContainerName`). With the systemd driver
-/// they are `.../kubepods-burstable-pod<uid with _>.slice/cri-containerd-<id>.scope`, with cgroupfs
-/// `/kubepods/burstable/pod<uid>/<id>`.
+/// The names come from the kubelet (pkg/kubelet/cm: `GetPodContainerName`, `NewCgroupName`,
+/// `ToSystemd`), from the runtime and from Kata (`resCtrlKataOverheadID`):
+///
+/// | who | path |
+/// | --- | --- |
+/// | systemd driver | `.../kubepods-burstable-pod<uid with _>.slice/cri-containerd-<id>.scope` |
+/// | cgroupfs driver | `/kubepods/burstable/pod<uid>/<id>` |
+/// | systemd path, cgroupfs runtime | `.../kubepods-pod<uid with _>.slice:cri-containerd:<id>` |
+/// | nested kubelet | `/docker/<id>/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod<uid with _>.slice/...` |
+/// | Kata, VM outside of the pod's cgroup | `/kata_overhead/<id>` |
+///
+/// In a cgroup namespace a path can begin with `/..`, and the names above the common ancestor are
+/// missing.
 #[must_use]
 pub fn container(text: &[u8]) -> Container {
-    let mut container = Container::default();
-    for component in text.split(|&byte| matches!(byte, b'\n' | b'/' | b':')) {
-        if let Some(uid) = pod_uid(component) {
-            // The container of this pod is the component that follows. A container seen before
-            // belongs to an outer pod (nested kubelets).
-            container = Container { pod_uid: Some(uid), container_id: None };
-        } else if container.pod_uid.is_some() && container.container_id.is_none() {
-            container.container_id = container_id(component);
+    let mut found: Option<Container> = None;
+    let mut add = |line: Container| found = Some(found.map_or(line, |found| found.and(line)));
+    for line in text.split_inclusive(|&byte| byte == b'\n') {
+        add(line.strip_suffix(b"\n").map_or(Container::UNKNOWN, container_of_line));
+    }
+    found.unwrap_or(Container::UNKNOWN)
+}
+
+/// Parses a line: `hierarchy:controllers:path`.
+fn container_of_line(line: &[u8]) -> Container {
+    let Some(path) = line.splitn(3, |&byte| byte == b':').nth(2) else { return Container::UNKNOWN };
+    // The kernel marks a removed cgroup (`proc_cgroup_show`).
+    let path = path.strip_suffix(b" (deleted)").unwrap_or(path);
+    let mut container = Container::IN_NO_POD;
+    let mut names = 0;
+    for name in path.split(|&byte| matches!(byte, b'/' | b':')).filter(|name| !name.is_empty()) {
+        if belongs_to_a_user(name) {
+            // The user creates the cgroups below and chooses their names.
+            return container;
         }
-        if container.container_id.is_some() {
-            break;
+        names += usize::from(name != b"..");
+        if let (None, Some(uid)) = (container.pod_uid, pod_uid(name)) {
+            // The kubelet's own name is the first. A container can name the cgroups inside of it
+            // like another pod. A container seen before belongs to an outer node (nested kubelets).
+            container = Container { pod_uid: Some(uid), container_id: None, in_pod: InPod::Yes };
+        } else if container.container_id.is_none() {
+            container.container_id = container_id(name);
+            let is_sandbox = container.container_id.is_some() || is_of_a_runtime(name);
+            if is_sandbox && container.in_pod == InPod::No {
+                container.in_pod = InPod::Unknown;
+            }
         }
+    }
+    if names == 0 && path != b"/" {
+        // An ancestor of the reader's own cgroup, which may be its pod's.
+        return Container::UNKNOWN;
     }
     container
 }
 
-fn pod_uid(component: &[u8]) -> Option<Text<36>> {
-    let name = component.strip_suffix(b".slice").unwrap_or(component);
-    let uid = match name.strip_prefix(b"pod") {
-        Some(uid) => uid,
-        None if name.starts_with(b"kubepods") => {
-            let at = name.windows(4).rposition(|part| part == b"-pod")?;
-            name.get(at + 4..)?
-        }
-        None => return None,
+/// Returns whether a user can create the cgroups below: `user.slice`, or `user-1000.slice` and
+/// `user@1000.service` in a path that begins below it.
+fn belongs_to_a_user(name: &[u8]) -> bool {
+    name == b"user.slice"
+        || [(&b"user-"[..], &b".slice"[..]), (b"user@", b".service")].iter().any(|(prefix, suffix)| {
+            let uid = name.strip_prefix(*prefix).and_then(|rest| rest.strip_suffix(*suffix));
+            uid.is_some_and(|uid| uid.iter().all(u8::is_ascii_digit))
+        })
+}
+
+/// Returns whether only pods and their helpers are in the cgroup: the kubelet's own (`kubepods`),
+/// Kata's, and the service of a runtime, in which a VM stays that was not moved.
+fn is_of_a_runtime(name: &[u8]) -> bool {
+    const SERVICES: [&[u8]; 10] = [
+        b"containerd.service",
+        b"crio.service",
+        b"cri-docker.service",
+        b"k3s.service",
+        b"k3s-agent.service",
+        b"rke2-server.service",
+        b"rke2-agent.service",
+        b"k0scontroller.service",
+        b"k0sworker.service",
+        b"snap.microk8s.daemon-containerd.service",
+    ];
+    let slice = name.strip_suffix(b".slice");
+    let is_kubepods = |level: &[u8]| level == b"kubepods";
+    name == b"kubepods"
+        || slice.is_some_and(|slice| slice.split(|&byte| byte == b'-').any(is_kubepods))
+        || name.starts_with(b"kata_")
+        || name.starts_with(b"kata-overhead")
+        || SERVICES.contains(&name)
+}
+
+/// Returns the uid at the end of a pod's cgroup name: `pod<uid>`, `kubepods-burstable-pod<uid>.slice`.
+fn pod_uid(name: &[u8]) -> Option<Text<36>> {
+    let name = name.strip_suffix(b".slice").unwrap_or(name);
+    let uid_of = |length: usize| {
+        let (before, uid) = name.split_at_checked(name.len().checked_sub(length)?)?;
+        let before = before.strip_suffix(b"pod")?;
+        (before.is_empty() || before.ends_with(b"-")).then_some(uid)
     };
+    if let Some(uid) = uid_of(32).filter(|uid| uid.iter().all(u8::is_ascii_hexdigit)) {
+        return Text::new(uid);
+    }
     let mut text = [0; 36];
-    let text = text.get_mut(..uid.len())?;
-    for (slot, &byte) in text.iter_mut().zip(uid) {
+    for (index, (slot, &byte)) in text.iter_mut().zip(uid_of(36)?).enumerate() {
         // In a slice's name systemd reads `-` as a level of the hierarchy, so the kubelet writes
         // `_`.
-        *slot = if byte == b'_' { b'-' } else { byte };
+        *slot = match (index, byte) {
+            (8 | 13 | 18 | 23, b'-' | b'_') => b'-',
+            (8 | 13 | 18 | 23, _) => return None,
+            _ if byte.is_ascii_hexdigit() => byte,
+            _ => return None,
+        };
     }
-    let plausible =
-        matches!(text.len(), 32 | 36) && text.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-');
-    if plausible { Text::new(text) } else { None }
+    Text::new(&text)
 }
 
-fn container_id(component: &[u8]) -> Option<Text<64>> {
-    let name = component.strip_suffix(b".scope").unwrap_or(component);
-    let id = name.rsplit(|&byte| byte == b'-').next()?;
-    if id.len() == 64 && id.iter().all(u8::is_ascii_hexdigit) { Text::new(id) } else { None }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const UID: &str = "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab";
-    const ID: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-
-    fn read(text: &str) -> (String, String) {
-        let container = container(text.as_bytes());
-        let show = |text: Option<&str>| text.unwrap_or("-").to_owned();
-        (
-            show(container.pod_uid.as_ref().map(Text::as_str)),
-            show(container.container_id.as_ref().map(Text::as_str)),
-        )
-    }
-
-    #[test]
-    fn kubelet_paths_name_pod_and_container() {
-        let slice = UID.replace('-', "_");
-        for text in [
-            format!(
-                "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{slice}.slice/cri-containerd-{ID}.scope\n"
-            ),
-            format!("0::/kubepods.slice/kubepods-pod{slice}.slice/crio-{ID}.scope/container\n"),
-            format!("0::/kubepods/besteffort/pod{UID}/{ID}\n"),
-            format!("12:devices:/kubepods/pod{UID}/{ID}\n11:cpu:/kubepods/pod{UID}/{ID}\n"),
-            format!("0::/../../kubepods-pod{slice}.slice/cri-containerd-{ID}.scope\n"),
-        ] {
-            assert_eq!(read(&text), (UID.into(), ID.into()), "{text}");
-        }
-    }
-
-    #[test]
-    fn other_paths_name_no_pod() {
-        for text in [
-            "",
-            "0::/\n",
-            "0::/user.slice/podman-1.scope\n",
-            "0::/system.slice/kubepods.service\n",
-            "0::/pods/podx",
-        ] {
-            assert_eq!(read(text), ("-".into(), "-".into()), "{text}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_text_never_panics(bytes: Vec<u8>) {
-            let _ = container(&bytes);
-        }
-    }
+/// Returns the 64 hex digits of a container's cgroup name: `<id>`, `crio-conmon-<id>.scope`,
+/// `kata_<id>`.
+fn container_id(name: &[u8]) -> Option<Text<64>> {
+    let name = name.strip_suffix(b".scope").unwrap_or(name);
+    let (before, id) = name.split_at_checked(name.len().checked_sub(64)?)?;
+    let stands_alone = before.last().is_none_or(|&byte| matches!(byte, b'-' | b'_'));
+    if stands_alone && id.iter().all(u8::is_ascii_hexdigit) { Text::new(id) } else { None }
 }

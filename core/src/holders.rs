@@ -2,7 +2,7 @@
 //!
 //! The source is /proc. Descriptors are matched by device number, never by file name.
 
-use crate::cgroup::{self, Container};
+use crate::cgroup::Container;
 use crate::error::{Error, Result};
 use crate::id::{DeviceId, GroupId};
 use crate::pid_namespace::PidNamespace;
@@ -202,11 +202,7 @@ impl Root {
         let Some((command, start_time)) = (if found.is_empty() { None } else { self.process(pid) }) else {
             return;
         };
-        let mut text = [0; PAGE];
-        let container = self
-            .read(format_args!("proc/{pid}/cgroup"), &mut text)
-            .map(cgroup::container)
-            .unwrap_or_default();
+        let container = self.container_of(pid);
         for (group, via) in found {
             visit(Holder { group, pid, start_time, command, via, container });
         }

@@ -124,6 +124,7 @@ pub mod text;
 pub mod uevent;
 pub mod watch;
 
+pub use cgroup::{Container, InPod};
 pub use device::{Device, Kind, Sriov};
 pub use error::{Error, ErrorKind, Result};
 pub use group::{Member, Viability};
