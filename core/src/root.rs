@@ -107,6 +107,15 @@ impl Root {
         Self::open(Path::new("/"))
     }
 
+    /// Returns another handle of the same directory, for a thread that may outlive this one.
+    ///
+    /// # Errors
+    /// This process has no descriptor left.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        let directory = rustix::io::fcntl_dupfd_cloexec(&self.directory, 0);
+        Ok(Self { directory: directory.map_err(|errno| Error::system(errno, "root directory"))? })
+    }
+
     pub(crate) fn open_at(
         &self,
         path: fmt::Arguments<'_>,

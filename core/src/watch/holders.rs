@@ -125,7 +125,7 @@ impl KnownHolders {
         }
         let pid = Pid::from_raw(i32::try_from(holder.pid).ok()?)?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        let (_, start_time) = root.process(holder.pid)?;
+        let (_, start_time) = root.process(holder.pid).ok()?;
         let watched = sources.watch_exit(&pidfd, holder.group);
         (start_time == holder.start_time && watched).then_some(pidfd)
     }
