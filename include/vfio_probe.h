@@ -162,6 +162,9 @@
 // The presence or absence of the device node.
 #define VFP_EVIDENCE_NODE 3
 
+// A process in /proc that has the group or a device of it open.
+#define VFP_EVIDENCE_HOLDER 4
+
 // A directory that contains sys, dev and proc: `/`, a host's root file system mounted into a container, or a test
 // tree. Any number of threads may use a root at the same time.
 typedef struct vfp_root vfp_root;
@@ -627,7 +630,7 @@ const char *vfp_state_text(int32_t state);
 // Returns the word for a VFP_UNKNOWN_*: `none`, `denied`, `timed-out`, `errno`, `not-probed`, or `?`.
 const char *vfp_unknown_reason_text(int32_t unknown_reason);
 
-// Returns the word for a VFP_EVIDENCE_*: `none`, `open`, `enable`, `node`, or `?`.
+// Returns the word for a VFP_EVIDENCE_*: `none`, `open`, `enable`, `node`, `holder`, or `?`.
 const char *vfp_evidence_text(int32_t evidence);
 
 // Returns the word for a VFP_VIA_*: `group`, `device`, `cdev`, or `?`.

@@ -42,10 +42,10 @@ impl Member {
 pub enum Viability {
     /// VFIO can use the group.
     Viable,
-    /// VFIO cannot use the group while `member` is bound to `driver`. An open of the group succeeds
-    /// nevertheless.
+    /// VFIO cannot use the group while `member` is bound to `driver`. Other members may offend
+    /// too. An open of the group succeeds nevertheless.
     NotViable {
-        /// The offending member.
+        /// The first offending member.
         member: Text<64>,
         /// The driver of the offending member.
         driver: DriverName,
@@ -53,14 +53,20 @@ pub enum Viability {
 }
 
 impl Viability {
-    /// Judges a group by all its members. Names the first that offends.
+    /// Judges a group by all its members. Names the first that offends; [`Viability::offenders`]
+    /// returns all.
     #[must_use]
     pub fn of(members: &[Member]) -> Self {
-        members
-            .iter()
-            .find(|member| !member.keeps_group_viable())
+        Self::offenders(members)
+            .next()
             .and_then(|member| Some(Self::NotViable { member: member.name, driver: member.driver? }))
             .unwrap_or(Self::Viable)
+    }
+
+    /// Returns all members that keep their group from being viable, in the order of `members`.
+    /// Allocates nothing.
+    pub fn offenders(members: &[Member]) -> impl Iterator<Item = &Member> {
+        members.iter().filter(|member| !member.keeps_group_viable())
     }
 
     /// Returns whether the group is viable.
@@ -77,6 +83,9 @@ pub struct GroupSummary {
     pub members: u32,
     /// Number of members that could not be read. The viability is that of the others.
     pub unreadable: u32,
+    /// Number of members that keep the group from being viable. [`Root::members`] lists them:
+    /// [`Member::keeps_group_viable`] is false for each.
+    pub offenders: u32,
     /// Whether VFIO can use the group.
     pub viability: Viability,
 }
@@ -87,10 +96,11 @@ impl Root {
     /// # Errors
     /// The group does not exist, or cannot be listed.
     pub fn group(&self, group: GroupId, buffer: &mut Buffer) -> Result<GroupSummary> {
-        let mut seen = GroupSummary { members: 0, unreadable: 0, viability: Viability::Viable };
+        let mut seen = GroupSummary { members: 0, unreadable: 0, offenders: 0, viability: Viability::Viable };
         self.members(group, buffer, |member| match member {
             Ok(member) => {
                 seen.members += 1;
+                seen.offenders += u32::from(!member.keeps_group_viable());
                 if seen.viability.is_viable() {
                     seen.viability = Viability::of(&[member]);
                 }

@@ -43,6 +43,13 @@ pub enum Via {
 }
 
 impl Via {
+    /// Returns whether the kernel lets no other process open the group beside this descriptor
+    /// (`vfio_group_fops_open`). The open of a device's own node is not exclusive.
+    #[must_use]
+    pub fn is_exclusive(self) -> bool {
+        self != Self::Cdev
+    }
+
     /// Returns `group`, `device` or `cdev`.
     #[must_use]
     pub fn as_str(self) -> &'static str {

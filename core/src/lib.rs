@@ -76,6 +76,7 @@
 //! | [`peek`], [`probe`], [`prober`] | the peek, the probe, and the probe with a deadline |
 //! | [`bounded_pool`] | few threads for calls that may hang in the kernel |
 //! | [`occupancy`] | whether a group is held, what that rests on, and when a probe is worth its price |
+//! | [`snapshot`] | devices, groups and holders at one moment, in one value |
 //! | [`monitor`], [`watch`] | everything over time, and as one descriptor to poll |
 //! | [`holders`], [`cgroup`] | the processes that hold a group, and their pods |
 //! | [`holder_search`] | the search for them in steps of a budget |
@@ -122,6 +123,7 @@ pub mod probe;
 pub mod prober;
 pub mod root;
 pub mod scan;
+pub mod snapshot;
 pub mod text;
 pub mod uevent;
 pub mod watch;
@@ -139,4 +141,5 @@ pub use occupancy::{Evidence, Occupancy, UnknownReason};
 pub use pid_namespace::PidNamespace;
 pub use prober::Prober;
 pub use root::{Buffer, Root};
+pub use snapshot::{GroupSnapshot, Snapshot};
 pub use watch::{Event, Watch};

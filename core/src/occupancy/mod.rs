@@ -1,12 +1,13 @@
 //! Defines whether a group is held and what that rests on. Performs no I/O.
 //!
-//! [`combine`] is for a caller that checks a group once. [`GroupState`] follows one group over
-//! time.
+//! [`combine`] and [`combine_with_holders`] are for a caller that checks a group once.
+//! [`GroupState`] follows one group over time.
 
 mod state;
 #[cfg(test)]
 mod tests;
 
+use crate::holders::Holder;
 use crate::peek::Peek;
 
 pub use state::{GroupNode, GroupState, MAX_PROBE_INTERVAL, Observation};
@@ -42,6 +43,8 @@ pub enum UnknownReason {
 pub enum Evidence {
     /// An open of the group's device node.
     Open,
+    /// A process that has the group or a device of it open, found in /proc.
+    Holder,
     /// `enable` of the group's functions, compared with their baselines.
     Enable,
     /// The presence of the device node itself.
@@ -51,7 +54,8 @@ pub enum Evidence {
 }
 
 impl Occupancy {
-    /// Returns whether the group is certainly held: by EBUSY, or by a count above its baseline.
+    /// Returns whether the group is certainly held: by EBUSY, by a holder in /proc, or by a count
+    /// above its baseline.
     /// Returns false for [`Occupancy::Unknown`].
     #[must_use]
     pub fn is_held(self) -> bool {
@@ -84,11 +88,12 @@ impl UnknownReason {
 }
 
 impl Evidence {
-    /// Returns `open`, `enable`, `node` or `none`.
+    /// Returns `open`, `holder`, `enable`, `node` or `none`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
+            Self::Holder => "holder",
             Self::Enable => "enable",
             Self::Node => "node",
             Self::None => "none",
@@ -112,4 +117,39 @@ pub fn combine(peek: Peek, probe: Option<Occupancy>) -> (Occupancy, Evidence) {
         (Some(inconclusive @ Occupancy::Unknown(_)), Peek::Unavailable) => (inconclusive, Evidence::Open),
         (None, Peek::Unavailable) => (Occupancy::Unknown(UnknownReason::NotProbed), Evidence::None),
     }
+}
+
+/// Combines a peek at a group with the holders that a search of /proc found, and with the result of
+/// a probe, if the group was probed **after** the search.
+///
+/// The evidence counts in this order:
+///
+/// 1. a probe that found the group held or free. A successful open proves that an older holder has
+///    closed the group;
+/// 2. a holder, see [`prove_held`]. It also explains an absent node, and a denied open;
+/// 3. the rest, as [`combine`] does.
+///
+/// No holder found is no evidence of anything. A caller whose probe is older than the search passes
+/// no probe, unless the search found nothing.
+#[must_use]
+pub fn combine_with_holders(
+    peek: Peek,
+    holders: &[Holder],
+    probe: Option<Occupancy>,
+) -> (Occupancy, Evidence) {
+    match probe {
+        Some(Occupancy::Free | Occupancy::Held) => combine(peek, probe),
+        _ if prove_held(holders, peek) => (Occupancy::Held, Evidence::Holder),
+        _ => combine(peek, probe),
+    }
+}
+
+/// Returns whether the holders of one group prove that it is held.
+///
+/// A descriptor of the group or of a device does. The open of a device's own node is not exclusive
+/// (`vfio_device_fops_cdev_open`), and the bind that follows raises `enable`: such a descriptor
+/// counts only where there is no `enable` to read.
+#[must_use]
+pub fn prove_held(holders: &[Holder], peek: Peek) -> bool {
+    holders.iter().any(|holder| holder.via.is_exclusive() || peek == Peek::Unavailable)
 }

@@ -1,6 +1,10 @@
 //! Tests of the combination of peek and probe, and of the state of a group over time.
 
 use super::*;
+use crate::cgroup::Container;
+use crate::holders::Via;
+use crate::id::GroupId;
+use crate::text::Text;
 use std::time::{Duration, Instant};
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -28,6 +32,50 @@ impl Story {
     fn record(&mut self, result: Occupancy) {
         self.state.record_probe(result, self.seen.peek, self.now);
     }
+}
+
+fn holder(via: Via) -> Holder {
+    let (command, container) = (Text::lossy(b"qemu-system-x86"), Container::default());
+    Holder { group: GroupId(51), pid: 4711, start_time: 1, command, via, container }
+}
+
+#[test]
+fn evidence_counts_in_the_documented_order() {
+    let denied = Occupancy::Unknown(UnknownReason::Denied);
+    let not_probed = (Occupancy::Unknown(UnknownReason::NotProbed), Evidence::None);
+    let by_holder = (Occupancy::Held, Evidence::Holder);
+    for via in [Via::Group, Via::Device] {
+        let found = [holder(via)];
+        for peek in [Peek::LooksFree, Peek::LooksHeld, Peek::Unavailable] {
+            for (probe, expected) in [
+                (None, by_holder),
+                (Some(denied), by_holder),
+                (Some(Occupancy::Unknown(UnknownReason::TimedOut)), by_holder),
+                (Some(Occupancy::Absent), by_holder),
+                (Some(Occupancy::Held), (Occupancy::Held, Evidence::Open)),
+                // The open that succeeded is newer than the search.
+                (Some(Occupancy::Free), (Occupancy::Free, Evidence::Open)),
+            ] {
+                assert_eq!(combine_with_holders(peek, &found, probe), expected, "{via:?} {peek:?} {probe:?}");
+            }
+        }
+    }
+    // Without a holder, nothing changes.
+    let combined = combine_with_holders(Peek::LooksHeld, &[], None);
+    assert_eq!(combined, (Occupancy::Held, Evidence::Enable));
+    assert_eq!(combine_with_holders(Peek::LooksFree, &[], None), (Occupancy::Free, Evidence::Enable));
+    assert_eq!(combine_with_holders(Peek::Unavailable, &[], None), not_probed);
+}
+
+#[test]
+fn open_of_a_devices_own_node_counts_only_without_a_count() {
+    let found = [holder(Via::Cdev)];
+    let free = (Occupancy::Free, Evidence::Enable);
+    assert_eq!(combine_with_holders(Peek::LooksFree, &found, None), free);
+    let held = (Occupancy::Held, Evidence::Enable);
+    assert_eq!(combine_with_holders(Peek::LooksHeld, &found, None), held);
+    let held = (Occupancy::Held, Evidence::Holder);
+    assert_eq!(combine_with_holders(Peek::Unavailable, &found, None), held);
 }
 
 #[test]

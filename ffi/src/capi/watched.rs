@@ -20,6 +20,8 @@ pub const VFP_EVIDENCE_OPEN: i32 = 1;
 pub const VFP_EVIDENCE_ENABLE: i32 = 2;
 /// The presence or absence of the device node.
 pub const VFP_EVIDENCE_NODE: i32 = 3;
+/// A process in /proc that has the group or a device of it open.
+pub const VFP_EVIDENCE_HOLDER: i32 = 4;
 
 /// The state of a group as a watch knows it.
 #[repr(C)]
@@ -60,6 +62,7 @@ pub(super) fn evidence_number(evidence: Evidence) -> i32 {
     match evidence {
         Evidence::None => VFP_EVIDENCE_NONE,
         Evidence::Open => VFP_EVIDENCE_OPEN,
+        Evidence::Holder => VFP_EVIDENCE_HOLDER,
         Evidence::Enable => VFP_EVIDENCE_ENABLE,
         Evidence::Node => VFP_EVIDENCE_NODE,
     }

@@ -16,7 +16,9 @@ use super::status::{
 use super::watch::{
     VFP_EVENT_BOUND, VFP_EVENT_CHANGED, VFP_EVENT_FREED, VFP_EVENT_HELD, VFP_EVENT_RESCAN, VFP_EVENT_UNBOUND,
 };
-use super::watched::{VFP_EVIDENCE_ENABLE, VFP_EVIDENCE_NODE, VFP_EVIDENCE_NONE, VFP_EVIDENCE_OPEN};
+use super::watched::{
+    VFP_EVIDENCE_ENABLE, VFP_EVIDENCE_HOLDER, VFP_EVIDENCE_NODE, VFP_EVIDENCE_NONE, VFP_EVIDENCE_OPEN,
+};
 use std::ffi::{CStr, c_char};
 
 const STATUSES: &[(i32, &CStr)] = &[
@@ -60,6 +62,7 @@ const EVIDENCES: &[(i32, &CStr)] = &[
     (VFP_EVIDENCE_OPEN, c"open"),
     (VFP_EVIDENCE_ENABLE, c"enable"),
     (VFP_EVIDENCE_NODE, c"node"),
+    (VFP_EVIDENCE_HOLDER, c"holder"),
 ];
 const VIAS: &[(i32, &CStr)] =
     &[(VFP_VIA_GROUP, c"group"), (VFP_VIA_DEVICE, c"device"), (VFP_VIA_CDEV, c"cdev")];
@@ -112,7 +115,7 @@ pub extern "C" fn vfp_unknown_reason_text(unknown_reason: i32) -> *const c_char 
     word(UNKNOWN_REASONS, unknown_reason)
 }
 
-/// Returns the word for a VFP_EVIDENCE_*: `none`, `open`, `enable`, `node`, or `?`.
+/// Returns the word for a VFP_EVIDENCE_*: `none`, `open`, `enable`, `node`, `holder`, or `?`.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_evidence_text(evidence: i32) -> *const c_char {
     word(EVIDENCES, evidence)
@@ -171,7 +174,7 @@ mod tests {
             let record = vfp_occupancy::from(Occupancy::Unknown(reason));
             assert_eq!(text_of(vfp_unknown_reason_text(record.unknown_reason)), reason.as_str());
         }
-        for evidence in [Evidence::None, Evidence::Open, Evidence::Enable, Evidence::Node] {
+        for evidence in [Evidence::None, Evidence::Open, Evidence::Holder, Evidence::Enable, Evidence::Node] {
             assert_eq!(text_of(vfp_evidence_text(watched::evidence_number(evidence))), evidence.as_str());
         }
         for via in [Via::Group, Via::Device, Via::Cdev] {

@@ -25,6 +25,8 @@ pub(crate) enum StateWord {
 pub(crate) enum EvidenceWord {
     /// An open of the group's device node.
     Open,
+    /// A process in /proc that has the group or a device of it open.
+    Holder,
     /// `enable` of the group's functions.
     Enable,
     /// The presence of the device node.
@@ -57,6 +59,7 @@ impl From<Evidence> for EvidenceWord {
     fn from(evidence: Evidence) -> Self {
         match evidence {
             Evidence::Open => Self::Open,
+            Evidence::Holder => Self::Holder,
             Evidence::Enable => Self::Enable,
             Evidence::Node => Self::Node,
             Evidence::None => Self::None,
@@ -109,7 +112,7 @@ mod tests {
         for occupancy in [Occupancy::Free, Occupancy::Held, Occupancy::Absent, unknown] {
             check(&StateWord::from(occupancy), occupancy.as_str());
         }
-        for evidence in [Evidence::Open, Evidence::Enable, Evidence::Node, Evidence::None] {
+        for evidence in [Evidence::Open, Evidence::Holder, Evidence::Enable, Evidence::Node, Evidence::None] {
             check(&EvidenceWord::from(evidence), evidence.as_str());
         }
         for health in [Health::Healthy, Health::Unhealthy(Box::new(Reason::Lost))] {

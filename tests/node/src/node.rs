@@ -36,7 +36,8 @@ impl Node {
             "sys/kernel/iommu_groups",
             "sys/devices/pci0000:00",
             "dev/vfio",
-            "proc",
+            "proc/1/fd",
+            "proc/1/ns",
             "bin",
             "run",
             "var/lib/kubelet/device-plugins",
@@ -46,6 +47,9 @@ impl Node {
         }
         symlink("/dev/null", root.join("dev/vfio/vfio"))?;
         symlink("/proc/self", root.join("proc/self"))?;
+        // The first process of a host's pid namespace (`PROC_PID_INIT_INO`).
+        symlink("pid:[4026531836]", root.join("proc/1/ns/pid"))?;
+        fs::write(root.join("proc/1/cgroup"), "0::/init.scope\n")?;
         Ok(Self { inner: Arc::new(NodeInner::new(dir)?), program: VmProgram::default() })
     }
 
