@@ -27,6 +27,7 @@ use queue::{Next, Queue};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(crate) use queue::list_processes;
 pub use targets::Targets;
 pub(crate) use whole::search_whole;
 

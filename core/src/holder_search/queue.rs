@@ -65,11 +65,7 @@ impl Queue {
 
     /// Lists the processes and queues those that were not listed before, the newest first.
     fn list(&mut self, root: &Root, buffer: &mut Buffer) -> Result<(), Errno> {
-        let mut listed = Vec::with_capacity(self.listed.len());
-        root.list(format_args!("proc"), buffer, |name| {
-            listed.extend(std::str::from_utf8(name).ok().and_then(|name| name.parse::<u32>().ok()));
-        })?;
-        listed.sort_unstable();
+        let listed = list_processes(root, buffer)?;
         let new = listed.iter().rev().filter(|pid| self.listed.binary_search(pid).is_err());
         let before = self.unclassified.len();
         self.unclassified.extend(new.filter(|pid| !self.skipped.contains(pid)));
@@ -136,6 +132,19 @@ impl Queue {
     fn waiting(&self) -> usize {
         self.first.len() + self.unclassified.len() + self.unlikely.len() + self.partial.len()
     }
+}
+
+/// Returns the pids of all visible processes, sorted.
+///
+/// # Errors
+/// /proc cannot be listed.
+pub(crate) fn list_processes(root: &Root, buffer: &mut Buffer) -> Result<Vec<u32>, Errno> {
+    let mut listed = Vec::new();
+    root.list(format_args!("proc"), buffer, |name| {
+        listed.extend(std::str::from_utf8(name).ok().and_then(|name| name.parse::<u32>().ok()));
+    })?;
+    listed.sort_unstable();
+    Ok(listed)
 }
 
 /// Returns whether the cgroup of a process belongs to a pod or a VM. Decides the order only: users

@@ -3,8 +3,9 @@
 use super::groups::Group;
 use super::{Change, Monitor};
 use crate::error::{Error, Result};
+use crate::holders::Holder;
 use crate::id::{DeviceId, GroupId};
-use crate::occupancy::{Observation, Occupancy, UnknownReason};
+use crate::occupancy::{Observation, Occupancy, UnknownReason, prove_held};
 use crate::peek::Peek;
 use crate::prober::{Done, ProbeResult, Request};
 use rustix::event::{EventfdFlags, eventfd};
@@ -123,6 +124,29 @@ impl Monitor {
         let request = Request { group, baseline_of, deadline: now + self.options.probe_deadline };
         let results = Arc::clone(&self.results);
         Some((request, Box::new(move |result, more| results.add(result, more))))
+    }
+
+    /// Records that a process was seen with a group open. `seen` is when.
+    ///
+    /// The occupancy becomes held by [`Evidence::Holder`](crate::Evidence::Holder), if the
+    /// descriptor proves that and nothing newer says otherwise. Does nothing for an unknown group.
+    pub fn record_holder(&mut self, holder: &Holder, seen: Instant, now: Instant, changes: &mut Vec<Change>) {
+        let Some(group) = self.groups.iter_mut().find(|known| known.id == holder.group) else { return };
+        if prove_held(std::slice::from_ref(holder), group.peek.unwrap_or(Peek::LooksFree)) {
+            let before = group.state.occupancy;
+            group.state.record_holder(seen, now);
+            changes.extend(change_between(group.id, before, group.state.occupancy));
+        }
+    }
+
+    /// Records that no process is known any more that has the group open. Does nothing if the group
+    /// is held for another reason.
+    pub fn forget_holder(&mut self, group: GroupId, now: Instant, changes: &mut Vec<Change>) {
+        if let Some(group) = self.groups.iter_mut().find(|known| known.id == group) {
+            let before = group.state.occupancy;
+            group.state.forget_holder(group.peek, now);
+            changes.extend(change_between(group.id, before, group.state.occupancy));
+        }
     }
 
     fn devices_in(&self, index: usize) -> Vec<DeviceId> {

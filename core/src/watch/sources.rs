@@ -21,8 +21,9 @@ const UEVENTS: u64 = 1;
 const NODES: u64 = 2;
 const TICK: u64 = 3;
 const RESULTS: u64 = 4;
-/// Epoll data of a holder's exit is this plus the number of the group.
-const EXITS: u64 = 1 << 32;
+const HOLDERS: u64 = 5;
+/// Epoll data of a holder's exit: this, the pid in the bits from 32 on, and the group below them.
+const EXITS: u64 = 1 << 63;
 
 /// Largest number of uevents that one call reads, so that a storm of them delays nothing else for
 /// long.
@@ -45,8 +46,10 @@ pub(super) enum Signal {
     Tick,
     /// Probe results have arrived.
     Results,
-    /// A known holder of this group has exited.
-    Exit(GroupId),
+    /// The search for holders has found out something.
+    Holders,
+    /// A known holder of this group has exited. With its pid.
+    Exit(GroupId, u32),
 }
 
 /// What the uevent socket delivers.
@@ -103,7 +106,12 @@ impl Sources {
             NODES => Signal::Nodes,
             TICK => Signal::Tick,
             RESULTS => Signal::Results,
-            exit => Signal::Exit(GroupId(u32::try_from(exit & 0xffff_ffff).unwrap_or_default())),
+            HOLDERS => Signal::Holders,
+            exit => {
+                let (pid, group) = ((exit & !EXITS) >> 32, exit & u64::from(u32::MAX));
+                let half = |bits| u32::try_from(bits).unwrap_or_default();
+                Signal::Exit(GroupId(half(group)), half(pid))
+            }
         })
     }
 
@@ -140,8 +148,16 @@ impl Sources {
 
     /// Signals [`Signal::Exit`] when the process of a pidfd exits. Returns false if that is not
     /// possible.
-    pub(super) fn watch_exit(&self, pidfd: &OwnedFd, group: GroupId) -> bool {
-        self.add(pidfd.as_fd(), EXITS | u64::from(group.0)).is_ok()
+    pub(super) fn watch_exit(&self, pidfd: &OwnedFd, group: GroupId, pid: u32) -> bool {
+        self.add(pidfd.as_fd(), EXITS | u64::from(pid) << 32 | u64::from(group.0)).is_ok()
+    }
+
+    /// Signals [`Signal::Holders`] when `fd` is readable.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub(super) fn watch_holders(&self, fd: BorrowedFd<'_>) -> Result<()> {
+        self.add(fd, HOLDERS).map_err(|errno| Error::system(errno, "watch"))
     }
 
     /// Reads the uevents that have arrived, at most 256. Ignores messages that the kernel did not
