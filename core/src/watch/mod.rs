@@ -182,6 +182,15 @@ impl Watch {
         self.holders.of(group).and_then(|held| held.coverage)
     }
 
+    /// Returns whether the search for holders has made its first step for every held group. Until
+    /// then, a held group without holders means nothing.
+    #[must_use]
+    pub fn holders_searched(&self) -> bool {
+        let groups = self.monitor.groups().iter();
+        let mut held = groups.filter(|group| group.state.occupancy.is_held());
+        !self.options.holders || !held.any(|group| self.holders.is_unknown(group.id))
+    }
+
     /// Returns why the latest pass could not list the bound devices. None if it could.
     #[must_use]
     pub fn failure(&self) -> Option<Error> {

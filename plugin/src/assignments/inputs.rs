@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use vfio_plugin_policy::assignments::kubelet::KubeletSocket;
 use vfio_plugin_policy::assignments::observation::PodHolds;
-use vfio_plugin_policy::device::NodeSnapshot;
+use vfio_plugin_policy::device::{GroupState, NodeSnapshot};
 use vfio_probe::GroupId;
 
 /// The identity of a checkpoint file: inode and modification time. The kubelet writes a new file each time and renames it into
@@ -72,6 +72,11 @@ fn held_groups(snapshot: Option<&NodeSnapshot>) -> Vec<GroupId> {
 pub(super) fn offered_resources(snapshot: &NodeSnapshot) -> BTreeSet<Arc<str>> {
     let devices = snapshot.devices.iter().chain(&snapshot.unbound);
     devices.map(|device| Arc::clone(&device.resource)).collect()
+}
+
+/// Returns whether the search for holders is over for every held group.
+pub(super) fn holders_are_known(snapshot: &NodeSnapshot) -> bool {
+    snapshot.devices.iter().filter_map(|device| device.group.as_ref()).all(GroupState::search_is_over)
 }
 
 /// Returns the devices that pods' processes hold, by the cgroups of the holders.

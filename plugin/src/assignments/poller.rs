@@ -4,7 +4,9 @@
 //! kubelet.sock or checkpoint, and by time while anything is held or assigned.
 
 use crate::assignments::AssignmentsHandle;
-use crate::assignments::inputs::{CheckpointId, Inputs, offered_resources, pods_that_hold};
+use crate::assignments::inputs::{
+    CheckpointId, Inputs, holders_are_known, offered_resources, pods_that_hold,
+};
 use crate::assignments::schedule::Schedule;
 use crate::config::Config;
 use crate::kubelet::checkpoint;
@@ -188,7 +190,8 @@ impl Poller {
             adopt_holders: !self.holders_adopted,
             offered: snapshot.map(offered_resources).as_ref(),
         });
-        self.holders_adopted |= snapshot.is_some() && update.answered;
+        // Where a search takes long, a later snapshot has the rest of the holders.
+        self.holders_adopted |= snapshot.is_some_and(holders_are_known) && update.answered;
         let assignments = state.ledger.assignments();
         tracing::debug!(?pods, ?checkpoint, kubelet_is_starting, ?assignments, "polled the kubelet");
         self.assignments.publish(Assignments::new(update.answered, &state.ledger));

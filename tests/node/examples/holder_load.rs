@@ -139,13 +139,14 @@ async fn measure(program: &std::path::Path, processes: u32, descriptors: u32) {
         let address = format!("0000:f{round}:00.0");
         // While the search for this holder is under way.
         let holder = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
-        until(&kubelet, began, |state| health(state, GPU) == Some(false)).await;
+        tokio::time::sleep(Duration::from_millis(1200)).await;
         let began = Instant::now();
         node.add(Function::gpu(&address, 90 + round, 1)).unwrap();
         let bound = until(&kubelet, began, |state| health(state, &address).is_some()).await;
         println!(
             "held to Unhealthy, freed to Healthy, bound to listed, s\t{held:.3}\t{freed:.3}\t{bound:.3}"
         );
+        until(&kubelet, began, |state| health(state, GPU) == Some(false)).await;
         holder.kill();
         until(&kubelet, began, |state| health(state, GPU) == Some(true)).await;
     }

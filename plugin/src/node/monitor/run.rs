@@ -226,10 +226,11 @@ impl MonitorLoop {
     }
 
     /// Returns whether snapshots can be published: the former assignments are known, without which CDI specs of running pods would
-    /// be removed, and the first probes have results or took too long.
+    /// be removed, and the first probes and the first step of the search for holders have results or took too long.
     fn is_complete(&self) -> bool {
-        let probes_done = self.sources.watch.monitor().initial_probes_done();
-        self.exclusions.restored.is_some() && (probes_done || self.inbox.age() > START)
+        let watch = &self.sources.watch;
+        let is_known = watch.monitor().initial_probes_done() && watch.holders_searched();
+        self.exclusions.restored.is_some() && (is_known || self.inbox.age() > START)
     }
 
     /// Lets the readers read the hardware of the devices of the latest snapshot, if it is time for that.
