@@ -3,7 +3,7 @@
 //! The cost grows with the number of bound devices, not with the number of all PCI functions.
 
 use crate::device::{Detail, Device, is_vfio_driver};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_shortage};
 use crate::id::{DeviceId, PciAddress, Uuid};
 use crate::root::{Buffer, Root};
 use crate::text::DriverName;
@@ -29,7 +29,7 @@ impl Root {
     /// about that entry.
     ///
     /// # Errors
-    /// None of the sources can be read.
+    /// None of the sources can be read, or this process has no descriptor left to read one.
     pub fn bound(&self, buffer: &mut Buffer, mut visit: impl FnMut(Result<Bound>)) -> Result<()> {
         let mut link = [0; 512];
         let listed = self.list(format_args!("sys/class/vfio-dev"), buffer, |name| {
@@ -120,8 +120,11 @@ impl Root {
                     visit(address.map(|address| Bound { id: DeviceId::Pci(address), cdev: None }));
                 }
             });
-            if let Err(errno) = listed {
-                visit(Err(Error::system(errno, WHAT).of_entry(driver.as_bytes())));
+            match listed {
+                // This process has no descriptor left. The driver's devices are still bound.
+                Err(errno) if is_shortage(errno) => return Err(Error::system(errno, WHAT)),
+                Err(errno) => visit(Err(Error::system(errno, WHAT).of_entry(driver.as_bytes()))),
+                Ok(()) => {}
             }
         }
         let listed = self.list(format_args!("sys/bus/mdev/devices"), buffer, |name| {
@@ -130,6 +133,7 @@ impl Root {
         });
         match listed {
             Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) if is_shortage(errno) => return Err(Error::system(errno, "sys/bus/mdev/devices")),
             Err(errno) => visit(Err(Error::system(errno, "sys/bus/mdev/devices"))),
         }
         Ok(())

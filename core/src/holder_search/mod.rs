@@ -19,10 +19,10 @@ mod targets;
 mod tests;
 mod whole;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_shortage};
 use crate::holders::{Holder, ScanCoverage};
 use crate::root::{Buffer, Root};
-use process::{Place, Reader, Turn, is_shortage};
+use process::{Place, Reader, Turn};
 use queue::{Next, Queue};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -2,6 +2,7 @@
 
 use super::Sighting;
 use super::targets::Targets;
+use crate::error::is_shortage;
 use crate::holders::{Holder, Via};
 use crate::id::{DeviceId, GroupId};
 use crate::root::{PAGE, Root, last_component};
@@ -85,11 +86,6 @@ enum DeviceFd {
     Unattributed,
     /// It is this device.
     Of(DeviceId),
-}
-
-/// Returns whether an errno is due to a limit of this process or of the host.
-pub(super) fn is_shortage(errno: Errno) -> bool {
-    matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
 }
 
 /// Returns the size of a `struct linux_dirent64` with a name of this length.

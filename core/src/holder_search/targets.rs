@@ -1,12 +1,10 @@
 //! Collects what identifies the descriptors of groups: device numbers and members.
 
-use super::process::is_shortage as is_errno_of_shortage;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::holders::Via;
 use crate::id::{DeviceId, GroupId};
 use crate::root::{Buffer, Root};
 use rustix::fs::makedev;
-use rustix::io::Errno;
 
 /// What identifies the descriptors of some groups.
 ///
@@ -55,7 +53,7 @@ impl Targets {
             self.members.extend(member.ok().and_then(|member| Some((member.id()?, group))));
         });
         match listed {
-            Err(error) if is_shortage(&error) => return Err(error),
+            Err(error) if error.is_shortage() => return Err(error),
             // The group has gone.
             _ => {}
         }
@@ -86,11 +84,6 @@ impl Targets {
     pub(super) fn is_shared(&self, number: u64) -> bool {
         self.shared.contains(&number)
     }
-}
-
-/// Returns whether an error is due to a limit of this process or of the host.
-fn is_shortage(error: &Error) -> bool {
-    error.kind == ErrorKind::System && is_errno_of_shortage(Errno::from_raw_os_error(error.errno))
 }
 
 fn node_number(root: &Root, node: std::fmt::Arguments<'_>) -> Option<u64> {

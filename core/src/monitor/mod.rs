@@ -7,6 +7,7 @@
 //! | module | what it follows |
 //! | --- | --- |
 //! | `bound` | the bound devices |
+//! | `descriptors` | how many attributes are kept open |
 //! | `groups` | the members of their groups, and which groups are assigned to pods |
 //! | `nodes` | the device nodes |
 //! | `baseline` | the enable counts without a holder |
@@ -15,6 +16,7 @@
 
 mod baseline;
 mod bound;
+mod descriptors;
 mod groups;
 mod nodes;
 mod pass;
@@ -35,6 +37,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use bound::Tracked;
+pub(crate) use descriptors::pidfd_limit;
 pub use groups::{Assigned, Group};
 pub use pass::MAX_ERRORS;
 
@@ -93,6 +96,8 @@ pub struct Monitor {
     groups: Vec<Group>,
     nodes: VisibleNodes,
     assigned: Assigned,
+    /// Sorted. None for all groups.
+    watched: Option<Vec<GroupId>>,
     results: Arc<Results>,
     paused: bool,
     errors: ReadErrors,
@@ -114,6 +119,7 @@ impl Monitor {
             groups: Vec::new(),
             nodes: VisibleNodes::new(),
             assigned: Assigned::default(),
+            watched: None,
             results: Arc::new(Results::new()?),
             paused: false,
             errors: ReadErrors::default(),
@@ -137,7 +143,13 @@ impl Monitor {
     /// Returns one group. None if it has no bound device.
     #[must_use]
     pub fn group(&self, id: GroupId) -> Option<&Group> {
-        self.groups.iter().find(|group| group.id == id)
+        let place = self.groups.binary_search_by_key(&id, |group| group.id).ok()?;
+        self.groups.get(place)
+    }
+
+    fn group_mut(&mut self, id: GroupId) -> Option<&mut Group> {
+        let place = self.groups.binary_search_by_key(&id, |group| group.id).ok()?;
+        self.groups.get_mut(place)
     }
 
     /// Returns what could not be read at the latest reading, at most 256 errors. Each is about one
@@ -208,6 +220,41 @@ impl Monitor {
         self.assigned = assigned;
     }
 
+    /// Sets the groups that the caller watches, in any order. None, the default, means all.
+    ///
+    /// The devices and the members of the other groups are followed too, but these groups are
+    /// neither peeked at nor probed, and no descriptor is kept for them. Their occupancy stays
+    /// [`UnknownReason::NotProbed`](crate::UnknownReason::NotProbed), or what it was when they were
+    /// watched last.
+    pub fn set_watched(&mut self, groups: Option<Vec<GroupId>>) {
+        self.watched = groups.map(|mut groups| {
+            groups.sort_unstable();
+            groups
+        });
+        self.update_watched();
+    }
+
+    /// Returns the groups that the caller watches and that have a bound device.
+    pub(crate) fn watched_groups(&self) -> impl Iterator<Item = GroupId> {
+        self.groups.iter().filter(|group| group.watched).map(|group| group.id)
+    }
+
+    fn update_watched(&mut self) {
+        let watched = &self.watched;
+        let is_watched =
+            |group: GroupId| watched.as_ref().is_none_or(|watched| watched.binary_search(&group).is_ok());
+        self.groups.iter_mut().for_each(|group| group.watched = is_watched(group.id));
+        self.bound.index(is_watched);
+    }
+
+    /// Returns the number of `enable` attributes that are kept open, and the largest number that
+    /// may be: three eighths of the soft RLIMIT_NOFILE. The attributes of further devices are
+    /// opened and closed in each pass.
+    #[must_use]
+    pub fn kept_descriptors(&self) -> (usize, usize) {
+        self.bound.descriptors()
+    }
+
     /// Pauses all probes while `paused` is true, for example until the assignments are known.
     /// Probes that are due in that time are made later.
     pub fn pause_probes(&mut self, paused: bool) {
@@ -229,14 +276,14 @@ impl Monitor {
         now: Instant,
         changes: &mut Vec<Change>,
     ) {
-        if let Some(group) = self.groups.iter_mut().find(|known| known.id == group) {
+        if let Some(group) = self.group_mut(group) {
             probing::record(group, result, now, changes);
         }
     }
 
     /// Lets the next pass probe a group at once, for example because its holder has exited.
     pub fn probe_now(&mut self, group: GroupId, now: Instant) {
-        if let Some(group) = self.groups.iter_mut().find(|known| known.id == group) {
+        if let Some(group) = self.group_mut(group) {
             group.state.probe_now(now);
         }
     }
@@ -271,7 +318,15 @@ impl Monitor {
         if self.bound.update(self.options.detail, pass)? {
             let interval = self.options.interval;
             groups::regroup(&mut self.groups, &self.bound.devices, !self.started, interval, pass);
+            self.update_watched();
         }
+        let pass = &mut Pass {
+            root: &self.root,
+            now,
+            scratch: &mut self.scratch,
+            errors: &mut self.errors,
+            changes: &mut *changes,
+        };
         self.nodes.update(&mut self.groups, &self.bound.devices, pass);
         self.observe_groups(now, changes);
         self.started = true;

@@ -3,6 +3,7 @@
 use super::bound::Tracked;
 use super::groups::Group;
 use super::pass::{Pass, Scratch};
+use crate::error::is_shortage;
 use crate::id::GroupId;
 use crate::occupancy::GroupNode;
 use crate::scan::class_number;
@@ -33,6 +34,10 @@ impl VisibleNodes {
             container |= name == b"vfio";
             group_nodes.extend(GroupId::parse(name.strip_prefix(b"noiommu-").unwrap_or(name)));
         });
+        if listed.is_err_and(is_shortage) {
+            // This process has no descriptor left, which says nothing about the nodes.
+            return;
+        }
         self.visible = listed.is_ok();
         self.container_missing = listed.is_ok() && !container;
         for group in &mut *groups {
@@ -57,6 +62,9 @@ fn find_device_nodes(groups: &mut [Group], devices: &[Tracked], pass: &mut Pass<
     let listed = pass.root.list(format_args!("dev/vfio/devices"), buffer, |name| {
         device_nodes.extend(class_number(name));
     });
+    if listed.is_err_and(is_shortage) {
+        return;
+    }
     let has_node =
         |tracked: &Tracked| tracked.device.cdev.is_some_and(|number| device_nodes.contains(&number));
     for group in groups {

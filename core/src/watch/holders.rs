@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::holder_search::Sighting;
 use crate::holders::{Holder, ScanCoverage};
 use crate::id::GroupId;
-use crate::monitor::{Change, Monitor};
+use crate::monitor::{Change, Monitor, pidfd_limit};
 use crate::occupancy::Evidence;
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -196,6 +196,7 @@ impl KnownHolders {
             };
             self.held.insert(place, held);
         }
+        let followed: usize = self.held.iter().map(|held| held.exits.len()).sum();
         let Some(held) = self.held.get_mut(place) else { return };
         let place = match held.holders.binary_search_by_key(&holder.pid, |known| known.pid) {
             Ok(place) if held.holders.get(place) == Some(&holder) => return,
@@ -208,7 +209,9 @@ impl KnownHolders {
         };
         held.holders.insert(place, holder);
         held.again = None;
-        let followed = exit.filter(|exit| sources.watch_exit(exit, holder.group, holder.pid));
+        let followed = exit
+            .filter(|_| followed < pidfd_limit())
+            .filter(|exit| sources.watch_exit(exit, holder.group, holder.pid));
         held.exits.extend(followed.map(|exit| (holder.pid, exit)));
         self.report_change(holder.group, changes);
     }
@@ -311,7 +314,7 @@ impl KnownHolders {
 
     fn wanted(&self, monitor: &Monitor) -> Wanted {
         let mut wanted = Wanted {
-            groups: monitor.groups().iter().map(|group| group.id).collect(),
+            groups: monitor.watched_groups().collect(),
             epoch: self.epoch,
             search: self.search,
             held: self.held.iter().map(|held| held.group).collect(),

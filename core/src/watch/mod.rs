@@ -267,6 +267,7 @@ impl Watch {
     }
 
     fn watch_nodes(&mut self) {
+        self.sources.listen_to_uevents();
         if !self.monitor.vfio_visible() && !self.monitor.groups().is_empty() {
             self.sources.drop_nodes();
         } else {

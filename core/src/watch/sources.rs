@@ -1,6 +1,6 @@
 //! Opens the kernel's sources of news and polls them by one epoll descriptor.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_shortage};
 use crate::id::GroupId;
 use crate::root::Root;
 use crate::uevent::{self, Uevent};
@@ -65,6 +65,8 @@ pub(super) struct Sources {
     epoll: OwnedFd,
     /// None if the kernel refuses the socket, as in a user namespace.
     uevents: Option<OwnedFd>,
+    /// The socket could not be opened, because this process has no descriptor left.
+    uevents_missing: bool,
     /// None while /dev/vfio does not exist.
     nodes: Option<OwnedFd>,
     tick: OwnedFd,
@@ -80,13 +82,22 @@ impl Sources {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system)?;
         let tick = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
             .map_err(system)?;
-        let mut sources = Self { epoll, uevents: None, nodes: None, tick };
+        let mut sources = Self { epoll, uevents: None, uevents_missing: uevents, nodes: None, tick };
         sources.set_tick(interval, interval).map_err(system)?;
         sources.add(sources.tick.as_fd(), TICK).map_err(system)?;
         sources.add(results, RESULTS).map_err(system)?;
-        let socket = if uevents { uevent_socket().ok() } else { None };
-        sources.uevents = socket.filter(|socket| sources.add(socket.as_fd(), UEVENTS).is_ok());
+        sources.listen_to_uevents();
         Ok(sources)
+    }
+
+    /// Opens the socket for uevents, unless it is open, not wanted, or refused.
+    pub(super) fn listen_to_uevents(&mut self) {
+        if !self.uevents_missing {
+            return;
+        }
+        let socket = uevent_socket();
+        self.uevents_missing = socket.as_ref().is_err_and(|errno| is_shortage(*errno));
+        self.uevents = socket.ok().filter(|socket| self.add(socket.as_fd(), UEVENTS).is_ok());
     }
 
     fn add(&self, fd: BorrowedFd<'_>, data: u64) -> rustix::io::Result<()> {
