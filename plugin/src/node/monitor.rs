@@ -67,7 +67,9 @@ impl MonitorHandle {
             detail: detail_for(&config.offered),
             ..Default::default()
         };
-        let monitor = Monitor::new(Arc::clone(&root), Arc::clone(&prober), options)?;
+        let mut monitor = Monitor::new(Arc::clone(&root), Arc::clone(&prober), options)?;
+        // The first pass shows what is bound, and so which groups have offered devices.
+        monitor.set_watched(Some(Vec::new()));
         let types = VgpuTypes::new(&config.run_dir);
         let timing = Timing { interval: config.checks_interval, settling: config.settling };
         let sources = Sources {
