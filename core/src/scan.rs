@@ -5,7 +5,7 @@
 use crate::device::{Detail, Device, is_vfio_driver};
 use crate::error::{Error, Result, is_shortage};
 use crate::id::{DeviceId, PciAddress, Uuid};
-use crate::root::{Buffer, Root};
+use crate::root::{Buffer, KeptDirectory, Root};
 use crate::text::DriverName;
 use rustix::io::Errno;
 
@@ -64,10 +64,15 @@ impl Root {
     /// So the same entries mean the same devices, and the check needs one system call for the
     /// directory instead of one for each device. `entries` stays empty if the directory does not
     /// exist, or if it contains an entry that the kernel would not create.
-    pub(crate) fn bound_entries(&self, buffer: &mut Buffer, entries: &mut Vec<(u32, u64)>) {
+    pub(crate) fn bound_entries(
+        &self,
+        class: &mut KeptDirectory,
+        buffer: &mut Buffer,
+        entries: &mut Vec<(u32, u64)>,
+    ) {
         entries.clear();
         let mut odd = false;
-        let listed = self.list_inodes(format_args!("sys/class/vfio-dev"), buffer, |name, inode| {
+        let listed = class.list(self, format_args!("sys/class/vfio-dev"), buffer, |name, inode| {
             match class_number(name) {
                 Some(number) => entries.push((number, inode)),
                 None => odd = true,

@@ -9,7 +9,7 @@ use crate::device::{Detail, Device, Kind};
 use crate::error::{ErrorKind, Result};
 use crate::id::GroupId;
 use crate::peek::{EnableCount, Peek};
-use crate::root::Root;
+use crate::root::{KeptDirectory, Root};
 use crate::scan::Bound;
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
@@ -107,6 +107,8 @@ pub(super) struct BoundDevices {
     /// The devices of each group, as places in `devices`. Sorted by group.
     places: Vec<(GroupId, usize)>,
     descriptors: Descriptors,
+    /// /sys/class/vfio-dev.
+    class: KeptDirectory,
 }
 
 impl BoundDevices {
@@ -140,6 +142,7 @@ impl BoundDevices {
             refresh_at: now + REFRESH,
             places: Vec::new(),
             descriptors: Descriptors::new(),
+            class: KeptDirectory::default(),
         }
     }
 
@@ -208,7 +211,7 @@ impl BoundDevices {
     /// Compares the entries of the class directory with those of the previous pass.
     fn must_list(&mut self, refresh: bool, pass: &mut Pass<'_>) -> bool {
         let Scratch { buffer, entries, .. } = &mut *pass.scratch;
-        pass.root.bound_entries(buffer, entries);
+        pass.root.bound_entries(&mut self.class, buffer, entries);
         let unchanged = !self.entries.is_empty() && self.entries == *entries;
         std::mem::swap(&mut self.entries, entries);
         !unchanged || refresh || self.devices.iter().any(|tracked| tracked.unbinding)

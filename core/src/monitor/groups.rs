@@ -54,10 +54,17 @@ pub struct Assigned {
 }
 
 impl Assigned {
-    /// Returns whether a group, or one of its tracked devices, is assigned.
+    pub(super) fn sort(&mut self) {
+        self.devices.sort_unstable();
+        self.groups.sort_unstable();
+    }
+
+    /// Returns whether a group, or one of its tracked devices, is assigned. Both lists
+    /// must be sorted.
     pub(super) fn includes(&self, group: GroupId, bound: &BoundDevices) -> bool {
-        let is_assigned = |tracked: &Tracked| self.devices.contains(&tracked.device.id);
-        self.groups.contains(&group) || !self.devices.is_empty() && bound.devices_of(group).any(is_assigned)
+        let is_assigned = |tracked: &Tracked| self.devices.binary_search(&tracked.device.id).is_ok();
+        self.groups.binary_search(&group).is_ok()
+            || !self.devices.is_empty() && bound.devices_of(group).any(is_assigned)
     }
 }
 

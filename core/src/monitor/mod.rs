@@ -100,6 +100,8 @@ pub struct Monitor {
     watched: Option<Vec<GroupId>>,
     results: Arc<Results>,
     paused: bool,
+    /// /dev/vfio is as it was in the previous pass.
+    nodes_unchanged: bool,
     errors: ReadErrors,
     scratch: Scratch,
     started: bool,
@@ -122,6 +124,7 @@ impl Monitor {
             watched: None,
             results: Arc::new(Results::new()?),
             paused: false,
+            nodes_unchanged: false,
             errors: ReadErrors::default(),
             scratch: Scratch::default(),
             started: false,
@@ -216,7 +219,8 @@ impl Monitor {
 
     /// Sets what is assigned to pods. A group is never probed while it, or one of its devices, is
     /// assigned: the pod's VM may be about to open it.
-    pub fn set_assigned(&mut self, assigned: Assigned) {
+    pub fn set_assigned(&mut self, mut assigned: Assigned) {
+        assigned.sort();
         self.assigned = assigned;
     }
 
@@ -231,20 +235,12 @@ impl Monitor {
             groups.sort_unstable();
             groups
         });
-        self.update_watched();
+        watch_groups(&mut self.groups, &mut self.bound, self.watched.as_deref());
     }
 
     /// Returns the groups that the caller watches and that have a bound device.
     pub(crate) fn watched_groups(&self) -> impl Iterator<Item = GroupId> {
         self.groups.iter().filter(|group| group.watched).map(|group| group.id)
-    }
-
-    fn update_watched(&mut self) {
-        let watched = &self.watched;
-        let is_watched =
-            |group: GroupId| watched.as_ref().is_none_or(|watched| watched.binary_search(&group).is_ok());
-        self.groups.iter_mut().for_each(|group| group.watched = is_watched(group.id));
-        self.bound.index(is_watched);
     }
 
     /// Returns the number of `enable` attributes that are kept open, and the largest number that
@@ -297,6 +293,17 @@ impl Monitor {
         }
     }
 
+    /// Saves the next pass the listing of /dev/vfio: inotify has reported no change since the
+    /// previous one. A refresh lists it nevertheless.
+    pub(crate) fn expect_nodes_unchanged(&mut self) {
+        self.nodes_unchanged = self.started;
+    }
+
+    /// Returns whether the next pass reads everything again.
+    pub(crate) fn refresh_is_due(&self, now: Instant) -> bool {
+        now >= self.bound.refresh_at
+    }
+
     /// Makes one pass: lists the bound devices, peeks at their groups, and starts the probes that
     /// are wanted.
     ///
@@ -308,30 +315,32 @@ impl Monitor {
     /// The bound devices cannot be listed. Then everything stays as it was.
     pub fn pass(&mut self, now: Instant, changes: &mut Vec<Change>) -> Result<()> {
         self.collect(now, changes);
-        let pass = &mut Pass {
-            root: &self.root,
-            now,
-            scratch: &mut self.scratch,
-            errors: &mut self.errors,
-            changes: &mut *changes,
-        };
-        if self.bound.update(self.options.detail, pass)? {
-            let interval = self.options.interval;
-            groups::regroup(&mut self.groups, &self.bound.devices, !self.started, interval, pass);
-            self.update_watched();
+        // A refresh also finds another file system that was mounted over /dev/vfio.
+        let refresh = self.refresh_is_due(now);
+        let mut list_nodes = !std::mem::take(&mut self.nodes_unchanged) || refresh;
+        let Self { root, bound, groups, nodes, options, watched, scratch, errors, .. } = self;
+        let pass = &mut Pass { root, now, scratch, errors, changes: &mut *changes };
+        if bound.update(options.detail, pass)? {
+            groups::regroup(groups, &bound.devices, !self.started, options.interval, pass);
+            watch_groups(groups, bound, watched.as_deref());
+            list_nodes = true;
         }
-        let pass = &mut Pass {
-            root: &self.root,
-            now,
-            scratch: &mut self.scratch,
-            errors: &mut self.errors,
-            changes: &mut *changes,
-        };
-        self.nodes.update(&mut self.groups, &self.bound.devices, pass);
+        // A kernel without group nodes has its nodes in a directory that is not watched.
+        if list_nodes || !nodes.for_groups {
+            nodes.update(groups, &bound.devices, pass);
+        }
         self.observe_groups(now, changes);
         self.started = true;
         Ok(())
     }
+}
+
+/// Marks the watched groups and closes the attributes of the others. `watched` is sorted. None means
+/// all.
+fn watch_groups(groups: &mut [Group], bound: &mut BoundDevices, watched: Option<&[GroupId]>) {
+    let is_watched = |group: GroupId| watched.is_none_or(|watched| watched.binary_search(&group).is_ok());
+    groups.iter_mut().for_each(|group| group.watched = is_watched(group.id));
+    bound.index(is_watched);
 }
 
 impl std::fmt::Debug for Monitor {

@@ -116,6 +116,12 @@ impl Watch {
         let now = Instant::now();
         if now >= self.next_pass {
             self.next_pass = now + self.monitor.options().interval;
+            if self.monitor.refresh_is_due(now) {
+                // Another file system may have been mounted over /dev/vfio.
+                self.sources.drop_nodes();
+            } else if self.sources.watches_nodes() && !self.node_changed {
+                self.monitor.expect_nodes_unchanged();
+            }
             self.failure = self.monitor.pass(now, &mut self.changes).err();
             self.unreported_failure = self.failure;
             self.watch_nodes();

@@ -136,10 +136,24 @@ impl Sources {
         drain(&self.tick);
     }
 
-    pub(super) fn clear_nodes(&self) {
-        if let Some(nodes) = &self.nodes {
-            drain(nodes);
+    /// Takes the events of /dev/vfio. Drops the watch if the directory itself has gone.
+    pub(super) fn clear_nodes(&mut self) {
+        let Some(nodes) = &self.nodes else { return };
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(nodes, &mut buffer);
+        let gone = inotify::ReadFlags::IGNORED | inotify::ReadFlags::UNMOUNT | inotify::ReadFlags::MOVE_SELF;
+        let mut has_gone = false;
+        while let Ok(event) = reader.next() {
+            has_gone |= event.events().intersects(gone);
         }
+        if has_gone {
+            self.nodes = None;
+        }
+    }
+
+    /// Returns whether every change of /dev/vfio is reported.
+    pub(super) fn watches_nodes(&self) -> bool {
+        self.nodes.is_some()
     }
 
     /// Watches /dev/vfio, if it is not watched yet. devtmpfs creates and removes device nodes
@@ -221,7 +235,13 @@ fn uevent_socket() -> rustix::io::Result<OwnedFd> {
 fn watch_vfio_directory(root: &Root) -> rustix::io::Result<OwnedFd> {
     let directory = root.open_at(format_args!("dev/vfio"), OFlags::PATH | OFlags::DIRECTORY)?;
     let notify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    let flags = inotify::WatchFlags::CREATE | inotify::WatchFlags::DELETE | inotify::WatchFlags::ATTRIB;
+    // A rename is a change too: a device manager creates a node under another name first.
+    let flags = inotify::WatchFlags::CREATE
+        | inotify::WatchFlags::DELETE
+        | inotify::WatchFlags::MOVE
+        | inotify::WatchFlags::MOVE_SELF
+        | inotify::WatchFlags::DELETE_SELF
+        | inotify::WatchFlags::ATTRIB;
     // inotify takes no directory descriptor to start from, so the path goes through /proc/self/fd.
     inotify::add_watch(&notify, format!("/proc/self/fd/{}", directory.as_raw_fd()), flags)?;
     Ok(notify)
