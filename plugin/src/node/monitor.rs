@@ -3,6 +3,8 @@
 mod inbox;
 mod publish;
 mod run;
+#[cfg(test)]
+mod tests;
 
 use crate::config::Config;
 use crate::config::pools_watch::PoolsFileWatch;
@@ -59,6 +61,18 @@ impl MonitorHandle {
         lost: impl Iterator<Item = DeviceId>,
         supervisor: &Supervisor,
     ) -> anyhow::Result<Self> {
+        let (handle, monitor_loop) = Self::prepare(config, lost)?;
+        supervisor
+            .thread("monitor", 256 * 1024, move || monitor_loop.run())
+            .context("cannot start the monitor thread")?;
+        Ok(handle)
+    }
+
+    /// Opens the root. Returns a handle and the loop that the thread runs.
+    ///
+    /// # Errors
+    /// The root cannot be opened, or the kernel provides no further descriptor.
+    fn prepare(config: &Config, lost: impl Iterator<Item = DeviceId>) -> anyhow::Result<(Self, MonitorLoop)> {
         let root = Arc::new(Root::open(&config.root)?);
         let prober = Arc::new(Prober::new(Arc::clone(&root)));
         let options = monitor::Options {
@@ -84,10 +98,17 @@ impl MonitorHandle {
         let inbox = Arc::new(Inbox::new().context("cannot create the eventfd that wakes the monitor")?);
         let (sender, snapshots) = watch::channel(None);
         let monitor_loop = MonitorLoop::new(sources, Arc::clone(&inbox), sender.clone());
-        supervisor
-            .thread("monitor", 256 * 1024, move || monitor_loop.run())
-            .context("cannot start the monitor thread")?;
-        Ok(Self { root, prober, probe: options.probe, readers, cdi_files, snapshots, _sender: sender, inbox })
+        let handle = Self {
+            root,
+            prober,
+            probe: options.probe,
+            readers,
+            cdi_files,
+            snapshots,
+            _sender: sender,
+            inbox,
+        };
+        Ok((handle, monitor_loop))
     }
 
     /// Reports the result of a probe that another component made.

@@ -91,7 +91,7 @@ impl MonitorLoop {
     }
 
     /// Makes one pass. Returns how long the thread may sleep after it.
-    fn pass(&mut self) -> Duration {
+    pub(super) fn pass(&mut self) -> Duration {
         let mut changed = self.take_exclusions();
         changed |= self.reload_pools();
         changed |= self.take_reports();
