@@ -3,14 +3,11 @@
 //! The source is /proc. Descriptors are matched by device number, never by file name.
 
 use crate::cgroup::Container;
-use crate::error::Result;
-use crate::holder_search::search_whole;
 use crate::id::GroupId;
 use crate::pid_namespace::PidNamespace;
 use crate::root::{PAGE, Root};
 use crate::text::Text;
 use rustix::io::Errno;
-use std::time::Duration;
 
 /// A process that holds a group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -91,35 +88,12 @@ impl ScanCoverage {
     }
 }
 
-/// Longest duration of [`Root::holders`]. A host without an attacker is searched in a fraction of
-/// a second.
-pub const MAX_SEARCH: Duration = Duration::from_secs(10);
-
 impl Root {
-    /// Calls `visit` with each visible holder of `groups`, once for each process and group, ordered
-    /// by group and pid.
-    ///
-    /// Descriptors are matched by device number (`st_rdev`), because a container can have its own
-    /// device node under any name. Reads /proc of all processes, which takes milliseconds on a busy
-    /// host, so search only after a change. Opens no device node. Allocates.
-    ///
-    /// Blocks for at most [`MAX_SEARCH`], also if a process hangs in the kernel: the search runs on
-    /// a helper thread. [`ScanCoverage::unsearched`] says what was left out.
-    /// [`HolderSearch`](crate::holder_search::HolderSearch) searches in steps.
-    ///
-    /// # Errors
-    /// /proc cannot be listed.
-    pub fn holders(&self, groups: &[GroupId], visit: &mut dyn FnMut(Holder)) -> Result<ScanCoverage> {
-        let (holders, coverage) = search_whole(self, groups, MAX_SEARCH)?;
-        holders.into_iter().for_each(visit);
-        Ok(coverage)
-    }
-
     /// Returns the command name and the start time of a process.
     ///
     /// # Errors
     /// It has ended, or cannot be read.
-    pub(crate) fn process(&self, pid: u32) -> std::result::Result<(Text<16>, u64), Errno> {
+    pub(crate) fn process(&self, pid: u32) -> Result<(Text<16>, u64), Errno> {
         let mut text = [0; PAGE];
         let stat = self.read(format_args!("proc/{pid}/stat"), &mut text)?;
         parse_stat(stat).map(|stat| (stat.command, stat.start_time)).ok_or(Errno::INVAL)

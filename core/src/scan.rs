@@ -30,9 +30,19 @@ impl Root {
     ///
     /// # Errors
     /// None of the sources can be read, or this process has no descriptor left to read one.
-    pub fn bound(&self, buffer: &mut Buffer, mut visit: impl FnMut(Result<Bound>)) -> Result<()> {
+    pub fn bound(&self, buffer: &mut Buffer, visit: impl FnMut(Result<Bound>)) -> Result<()> {
+        self.bound_in(&mut KeptDirectory::default(), buffer, visit)
+    }
+
+    /// As [`Root::bound`], with /sys/class/vfio-dev kept open.
+    pub(crate) fn bound_in(
+        &self,
+        class: &mut KeptDirectory,
+        buffer: &mut Buffer,
+        mut visit: impl FnMut(Result<Bound>),
+    ) -> Result<()> {
         let mut link = [0; 512];
-        let listed = self.list(format_args!("sys/class/vfio-dev"), buffer, |name| {
+        let listed = class.list(self, format_args!("sys/class/vfio-dev"), buffer, |name, _| {
             visit(self.class_entry(name, &mut link));
         });
         match listed {

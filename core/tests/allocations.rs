@@ -78,7 +78,7 @@ fn passes(watch: &mut Watch, count: u32) {
 }
 
 #[test]
-fn pass_of_a_watch_without_a_change_allocates_nothing_and_reads_once_a_group() {
+fn watch_without_a_change_reads_once_for_each_group() {
     let node = Node::with_eight_gpus().unwrap();
     let _vm = node.start_vm(&VmSpec::foreign(&["0000:1b:00.0"])).unwrap();
     let root = Arc::new(Root::open(node.root()).unwrap());

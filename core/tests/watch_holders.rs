@@ -52,7 +52,7 @@ fn state(watch: &Watch) -> (Occupancy, Evidence) {
     (group.state.occupancy, group.state.evidence)
 }
 
-/// A process that has the group open, closes it when told to, and runs on.
+/// A process that has the group open, closes it on request, and runs on.
 struct Opener {
     shell: Child,
     input: ChildStdin,

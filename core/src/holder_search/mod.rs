@@ -29,7 +29,9 @@ use std::time::{Duration, Instant};
 
 pub(crate) use queue::list_processes;
 pub use targets::Targets;
-pub(crate) use whole::search_whole;
+pub use whole::MAX_SEARCH;
+#[cfg(test)]
+use whole::search_whole;
 
 /// Largest number of processes in [`HolderSearch::users`]: /dev/vfio/vfio can be opened by every user.
 const MAX_USERS: usize = 1024;
@@ -39,7 +41,7 @@ const MAX_USERS: usize = 1024;
 /// A step always takes at least one turn of one process: a few hundred descriptors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Budget {
-    /// Number of processes that are looked at.
+    /// Number of processes that are inspected.
     pub processes: u32,
     /// Number of descriptors that are read.
     pub descriptors: u32,
@@ -104,7 +106,7 @@ impl HolderSearch {
 
     /// Makes one step. Returns true if the search is over.
     ///
-    /// `before` is called with the pid before each process is looked at, because that can hang in
+    /// `before` is called with the pid before each process is inspected, because that can hang in
     /// the kernel: a file of the process may be on a file system that does not respond. The pid is
     /// 0 before all processes are listed again.
     pub fn advance(&mut self, root: &Root, budget: &Budget, before: &mut dyn FnMut(u32)) -> bool {

@@ -18,7 +18,7 @@ use std::time::Instant;
 const TURN: usize = 8 * 1024;
 /// Length of the longest name in /proc/PID/fd: a number of 32 bits.
 const NAME_MAX: usize = 10;
-/// Number of descriptors between two looks at the clock.
+/// Number of descriptors between two inspects the clock.
 const CHECK_TIME: u32 = 64;
 
 /// A process, and where its search continues.
@@ -156,7 +156,7 @@ impl Reader {
 }
 
 impl Descriptor<'_> {
-    /// Looks at the descriptor and adds what it shows to the turn.
+    /// Inspects the descriptor and adds what it shows to the turn.
     fn examine(&self, root: &Root, targets: &Targets, turn: &mut Turn) {
         let (kind, number) = match self.stat() {
             Ok(stat) => stat,

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 const GROUP: GroupId = GroupId(51);
-/// One turn of one process, or one look at a cgroup.
+/// One turn of one process, or one cgroup.
 const ONE: Budget = Budget { processes: 1, descriptors: 1, time: Duration::from_secs(60) };
 const ALL: Budget = Budget { processes: u32::MAX, descriptors: u32::MAX, time: Duration::from_secs(60) };
 
@@ -79,7 +79,7 @@ impl Tree {
     }
 }
 
-/// Returns the pids in the order in which they are looked at.
+/// Returns the pids in the order in which they are inspected.
 fn order(tree: &Tree, search: &mut HolderSearch, budget: &Budget) -> Vec<u32> {
     let mut order = Vec::new();
     while !search.advance(&tree.root, budget, &mut |pid| order.push(pid)) {}

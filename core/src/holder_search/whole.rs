@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// Part of the search after which its results so far are kept.
 const STEP: Budget = Budget { processes: 1024, descriptors: 16 * 1024, time: Duration::from_millis(50) };
-/// A process that is looked at for this long hangs in the kernel. It is skipped.
+/// A process that is inspected for this long hangs in the kernel. It is skipped.
 const HANG: Duration = Duration::from_secs(1);
 /// Pause before the search goes on after this process had no descriptor left.
 const SHORTAGE: Duration = Duration::from_millis(20);
@@ -23,7 +23,7 @@ const MAX_HANGS: usize = 4;
 struct Progress {
     holders: Vec<Holder>,
     coverage: ScanCoverage,
-    /// The process that is looked at, 0 for the list of processes, and since when.
+    /// The process that is inspected, 0 for the list of processes, and since when.
     current: Option<(u32, Instant)>,
     outcome: Option<Result<()>>,
     cancelled: bool,
@@ -55,14 +55,39 @@ impl Shared {
     }
 }
 
+/// Longest duration of [`Root::holders`]. A host without an attacker is searched in a fraction of
+/// a second.
+pub const MAX_SEARCH: Duration = Duration::from_secs(10);
+
+impl Root {
+    /// Calls `visit` with each visible holder of `groups`, once for each process and group, ordered
+    /// by group and pid.
+    ///
+    /// Descriptors are matched by device number (`st_rdev`), because a container can have its own
+    /// device node under any name. Reads /proc of all processes, which takes milliseconds on a busy
+    /// host, so search only after a change. Opens no device node. Allocates.
+    ///
+    /// Blocks for at most [`MAX_SEARCH`], also if a process hangs in the kernel: the search runs on
+    /// a helper thread. [`ScanCoverage::unsearched`] says what was left out.
+    /// [`HolderSearch`] searches in steps.
+    ///
+    /// # Errors
+    /// /proc cannot be listed.
+    pub fn holders(&self, groups: &[GroupId], visit: &mut dyn FnMut(Holder)) -> Result<ScanCoverage> {
+        let (holders, coverage) = search_whole(self, groups, MAX_SEARCH)?;
+        holders.into_iter().for_each(visit);
+        Ok(coverage)
+    }
+}
+
 /// Searches for the holders of groups in all processes, for at most `limit`.
 ///
-/// The search runs on a thread of its own, because the look at a process can hang in the kernel.
+/// The search runs on a thread of its own, because the inspection of a process can hang in the kernel.
 /// Such a process is skipped after a second. What was not searched is in the coverage.
 ///
 /// # Errors
 /// /proc cannot be listed.
-pub(crate) fn search_whole(
+pub(super) fn search_whole(
     root: &Root,
     groups: &[GroupId],
     limit: Duration,

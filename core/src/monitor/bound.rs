@@ -221,7 +221,7 @@ impl BoundDevices {
         let Scratch { buffer, listed, failed, .. } = &mut *pass.scratch;
         listed.clear();
         failed.clear();
-        let walked = pass.root.bound(buffer, |bound| match bound {
+        let walked = pass.root.bound_in(&mut self.class, buffer, |bound| match bound {
             Ok(bound) => listed.push(bound),
             Err(error) => failed.push(error),
         });

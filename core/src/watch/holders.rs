@@ -57,7 +57,7 @@ pub(super) struct KnownHolders {
     search: u64,
     /// When the next search is due. None if none is.
     next_search: Option<Instant>,
-    /// The thread must be told of a change.
+    /// The interests of the watch have changed.
     changed: bool,
     /// Groups whose latest change is about their holders only.
     renamed: Vec<GroupId>,

@@ -32,7 +32,7 @@ impl Withheld {
     pub(super) fn pass(&mut self, change: Change, events: &mut VecDeque<Event>) {
         let event = Event::from(change);
         match event.group() {
-            // The event that the group is held tells the same.
+            // The event that the group is held includes it.
             Some(group) if matches!(event, Event::Changed(_)) && self.contains(group) => {
                 return self.let_go(|other| other == group, events);
             }

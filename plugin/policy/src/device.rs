@@ -77,7 +77,7 @@ impl GroupState {
         !self.occupancy.is_held() || !self.holders.is_empty() || self.coverage.is_some()
     }
 
-    /// Returns whether the group is free, its holders are known, or the search for them has looked at every process.
+    /// Returns whether the group is free, its holders are known, or the search for them has inspected every process.
     pub fn search_is_over(&self) -> bool {
         let is_whole = |coverage: ScanCoverage| coverage.unsearched == 0;
         !self.occupancy.is_held() || !self.holders.is_empty() || self.coverage.is_some_and(is_whole)

@@ -65,7 +65,7 @@ fn probe_decides_over_a_holder() {
 }
 
 #[test]
-fn forgotten_holder_of_a_device_without_a_count_restores_what_was_known() {
+fn forgotten_holder_without_a_count_restores_the_state() {
     let mut story = Story::new(false);
     story.peek(Peek::Unavailable, INTERVAL);
     let before = (story.state.occupancy, story.state.evidence);

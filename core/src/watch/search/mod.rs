@@ -1,8 +1,8 @@
 //! Searches for holders on a thread of its own, so that no pass waits for /proc.
 //!
-//! The watch says what it wants to know ([`Wanted`]) and takes the [`News`] when the thread has
+//! The watch sets its interests ([`Wanted`]) and takes the [`News`] when the thread has
 //! some. A thread that hangs in the kernel is left behind, and the next one skips the process that
-//! it was looking at.
+//! it was inspecting.
 
 mod worker;
 
@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use worker::Worker;
 
-/// A thread that looks at one process for this long hangs in the kernel.
+/// A thread that inspects one process for this long hangs in the kernel.
 const HANG: Duration = Duration::from_secs(2);
 /// Largest number of threads that may hang. With that many, nothing is searched until one returns.
 const MAX_HANGING: usize = 4;
@@ -32,11 +32,11 @@ pub(super) struct Known {
     pub(super) group: GroupId,
     pub(super) pid: u32,
     pub(super) start_time: u64,
-    /// Nothing else shows when this process closes the group, so it is looked at regularly.
+    /// Nothing else shows when this process closes the group, so it is inspected regularly.
     pub(super) confirm: bool,
 }
 
-/// What the watch wants to know.
+/// The interests of the watch.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Wanted {
     /// All groups.
@@ -46,7 +46,7 @@ pub(super) struct Wanted {
     /// Number of the latest search that must begin at once, because a group is held by a process
     /// that is not known.
     pub(super) search: u64,
-    /// Groups that are held. The others are looked at from time to time, unless there are none.
+    /// Groups that are held. The others are checked from time to time, unless there are none.
     pub(super) held: Vec<GroupId>,
     pub(super) known: Vec<Known>,
 }
@@ -74,7 +74,7 @@ struct Shared {
     wake: Condvar,
     outbox: Mutex<News>,
     signal: Arc<OwnedFd>,
-    /// The process that is looked at. 0 for the list of processes.
+    /// The process that is inspected. 0 for the list of processes.
     pid: AtomicU32,
     /// Since when, in milliseconds after `epoch`. 0 while the thread is idle.
     since: AtomicU64,
@@ -97,14 +97,14 @@ impl Shared {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what is looked at now.
-    fn look_at(&self, pid: u32) {
+    /// Notes the process that is inspected now.
+    fn note(&self, pid: u32) {
         self.pid.store(pid, Ordering::Relaxed);
         let since = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.since.store(since.max(1), Ordering::Relaxed);
     }
 
-    /// Waits for a change of what is wanted, or until `until`. None means that the thread shall
+    /// Waits for other interests, or until `until`. None means that the thread shall
     /// end.
     fn wait(&self, until: Option<Instant>) -> Option<Arc<Wanted>> {
         self.since.store(0, Ordering::Relaxed);
@@ -144,7 +144,7 @@ pub(super) struct Searcher {
     signal: Arc<OwnedFd>,
     wanted: Arc<Wanted>,
     current: Option<Arc<Shared>>,
-    /// The threads that hang, and the process that each looks at.
+    /// The threads that hang, and the process that each inspects.
     hanging: Vec<(Arc<Shared>, u32)>,
     /// When to start a thread again.
     retry_at: Option<Instant>,
@@ -176,7 +176,7 @@ impl Searcher {
         self.signal.as_fd()
     }
 
-    /// Tells the thread what is wanted. Starts it if there is something to search for.
+    /// Passes on what the watch wants to know. Starts it if there is something to search for.
     pub(super) fn send(&mut self, wanted: Wanted, now: Instant) {
         self.wanted = Arc::new(wanted);
         match &self.current {
@@ -249,7 +249,7 @@ impl Searcher {
 impl Drop for Searcher {
     fn drop(&mut self) {
         if let Some(shared) = &self.current {
-            // A thread that hangs must not hang an exit, so nobody waits for it.
+            // A thread that hangs must not hang an exit, so the drop does not wait for it.
             shared.close();
         }
     }

@@ -1,4 +1,4 @@
-//! The thread that searches: when it looks at which processes, and what it reports.
+//! The thread that searches: when it inspects which processes, and what it reports.
 
 use super::{Found, Known, Shared, Wanted};
 use crate::holder_search::{Budget, HolderSearch, Sighting, Targets, list_processes};
@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 const STEP: Budget = Budget { processes: 4096, descriptors: 65_536, time: Duration::from_millis(100) };
 /// Pause after such a step, as a multiple of its duration: a search takes at most a tenth of a CPU.
 const REST: u32 = 9;
-/// One look at processes that may have opened a free group.
-const LOOK: Budget = Budget { processes: 256, descriptors: 2048, time: Duration::from_millis(2) };
-/// One look at known holders.
+/// One check of processes that may have opened a free group.
+const CHECK: Budget = Budget { processes: 256, descriptors: 2048, time: Duration::from_millis(2) };
+/// One check of known holders.
 const CONFIRM: Budget = Budget { processes: 1024, descriptors: 65_536, time: Duration::from_millis(50) };
 /// A process opens its groups within this time after its start, or it is found by the slow search
 /// of all processes.
 const YOUNG: Duration = Duration::from_secs(30);
-/// Pause before a holder of a free group is looked at again. It may have been a probe.
-const SECOND_LOOK: Duration = Duration::from_millis(50);
+/// Pause before a holder of a free group is inspected again. It may have been a probe.
+const SECOND_CHECK: Duration = Duration::from_millis(50);
 /// Largest number of processes in each list of candidates. Any user can fill them.
 const MAX_CANDIDATES: usize = 4096;
 
@@ -34,8 +34,8 @@ pub(super) struct Worker {
     /// Pid of this process in the root's /proc. None if that shows another pid namespace, in which
     /// no pidfd can be opened either.
     own: Option<u32>,
-    /// Time between two looks.
-    look_interval: Duration,
+    /// Time between two checks of candidates.
+    check_interval: Duration,
     confirm_interval: Duration,
     targets: Option<(u64, Arc<Targets>)>,
     /// The search for unknown holders, and its number.
@@ -44,10 +44,10 @@ pub(super) struct Worker {
     reported: usize,
     searched: u64,
     next_step: Instant,
-    /// The look at candidates, and the slow search of all processes.
-    look: Option<HolderSearch>,
+    /// The check of candidates, and the slow search of all processes.
+    check_of_candidates: Option<HolderSearch>,
     round: Option<HolderSearch>,
-    next_look: Instant,
+    next_check: Instant,
     next_confirm: Instant,
     /// The processes of the latest list, sorted.
     listed: Vec<u32>,
@@ -61,28 +61,28 @@ pub(super) struct Worker {
 struct Due {
     step: Option<Instant>,
     confirm: Option<Instant>,
-    look: Option<Instant>,
+    check: Option<Instant>,
 }
 
 impl Worker {
     pub(super) fn new(root: Arc<Root>, shared: Arc<Shared>, interval: Duration, skipped: Vec<u32>) -> Self {
         let now = Instant::now();
-        let look_interval = (interval * 5).clamp(Duration::from_secs(1), Duration::from_secs(30));
+        let check_interval = (interval * 5).clamp(Duration::from_secs(1), Duration::from_secs(30));
         Self {
             root,
             shared,
             skipped,
             own: None,
-            look_interval,
+            check_interval,
             confirm_interval: interval.clamp(Duration::from_millis(100), Duration::from_secs(5)),
             targets: None,
             search: None,
             reported: 0,
             searched: 0,
             next_step: now,
-            look: None,
+            check_of_candidates: None,
             round: None,
-            next_look: now + look_interval,
+            next_check: now + check_interval,
             next_confirm: now,
             listed: Vec::new(),
             young: Vec::new(),
@@ -92,17 +92,17 @@ impl Worker {
 
     /// Runs until the watch is dropped.
     pub(super) fn run(mut self) {
-        self.shared.look_at(0);
+        self.shared.note(0);
         self.own = own_pid(&self.root);
         self.listed = list_processes(&self.root, &mut Buffer::new()).unwrap_or_default();
         let mut until = Some(Instant::now());
         while let Some(wanted) = self.shared.wait(until) {
-            self.shared.look_at(0);
+            self.shared.note(0);
             until = None;
             if !wanted.groups.is_empty() {
                 self.work(&wanted);
-                let Due { step, confirm, look } = self.due(&wanted);
-                until = step.into_iter().chain(confirm).chain(look).min();
+                let Due { step, confirm, check } = self.due(&wanted);
+                until = step.into_iter().chain(confirm).chain(check).min();
             }
         }
     }
@@ -111,25 +111,25 @@ impl Worker {
     fn due(&self, wanted: &Wanted) -> Due {
         let is_searching = self.search.is_some() || self.searched < wanted.search;
         let confirms = wanted.known.iter().any(|known| known.confirm);
-        let looks = wanted.held.len() < wanted.groups.len();
+        let checks = wanted.held.len() < wanted.groups.len();
         Due {
             step: is_searching.then_some(self.next_step),
             confirm: confirms.then_some(self.next_confirm),
-            look: looks.then_some(self.next_look),
+            check: checks.then_some(self.next_check),
         }
     }
 
     fn work(&mut self, wanted: &Wanted) {
         let now = Instant::now();
         let is_due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
-        let Due { step, confirm, look } = self.due(wanted);
-        if !is_due(step) && !is_due(confirm) && !is_due(look) {
+        let Due { step, confirm, check } = self.due(wanted);
+        if !is_due(step) && !is_due(confirm) && !is_due(check) {
             return;
         }
         let Some(targets) = self.targets(wanted) else {
             // This process has no descriptor left. The search goes on later.
             let later = now + self.confirm_interval;
-            (self.next_step, self.next_confirm, self.next_look) = (later, later, later);
+            (self.next_step, self.next_confirm, self.next_check) = (later, later, later);
             return;
         };
         if is_due(step) {
@@ -139,9 +139,9 @@ impl Worker {
             self.confirm(wanted, &targets);
             self.next_confirm = Instant::now() + self.confirm_interval;
         }
-        if is_due(look) {
-            self.look(wanted, &targets);
-            self.next_look = Instant::now() + self.look_interval;
+        if is_due(check) {
+            self.check(wanted, &targets);
+            self.next_check = Instant::now() + self.check_interval;
         }
     }
 
@@ -152,7 +152,7 @@ impl Worker {
             _ => {
                 let targets = Arc::new(Targets::of(&self.root, &wanted.groups).ok()?);
                 self.targets = Some((wanted.epoch, Arc::clone(&targets)));
-                (self.look, self.round) = (None, None);
+                (self.check_of_candidates, self.round) = (None, None);
                 Some(targets)
             }
         }
@@ -179,7 +179,7 @@ impl Worker {
             return;
         };
         let shared = Arc::clone(&self.shared);
-        let over = search.advance(&self.root, &STEP, &mut |pid| shared.look_at(pid));
+        let over = search.advance(&self.root, &STEP, &mut |pid| shared.note(pid));
         let sightings = search.sightings().get(self.reported..).unwrap_or_default();
         self.reported += sightings.len();
         let (held, others): (Vec<Sighting>, Vec<Sighting>) =
@@ -198,13 +198,13 @@ impl Worker {
         self.report_holders_of_free_groups(wanted, targets, others);
     }
 
-    /// Looks at known holders and reports those that have closed their group.
+    /// Inspects known holders and reports those that have closed their group.
     fn confirm(&self, wanted: &Wanted, targets: &Arc<Targets>) {
         let can_be_read = |known: &&Known| known.confirm && !self.skipped.contains(&known.pid);
         let known: Vec<Known> = wanted.known.iter().filter(can_be_read).copied().collect();
         let pids: Vec<u32> = known.iter().map(|known| known.pid).collect();
         let mut search = HolderSearch::of(Arc::clone(targets), &pids);
-        let over = search.advance(&self.root, &CONFIRM, &mut |pid| self.shared.look_at(pid));
+        let over = search.advance(&self.root, &CONFIRM, &mut |pid| self.shared.note(pid));
         if !over || search.coverage().unreadable > 0 {
             return;
         }
@@ -220,30 +220,30 @@ impl Worker {
         }
     }
 
-    /// Looks at the processes that are likely to have opened a free group: those that use VFIO, and
+    /// Inspects the processes that are likely to have opened a free group: those that use VFIO, and
     /// those that have started just now. Then goes on with the slow search of all processes.
-    fn look(&mut self, wanted: &Wanted, targets: &Arc<Targets>) {
+    fn check(&mut self, wanted: &Wanted, targets: &Arc<Targets>) {
         let shared = Arc::clone(&self.shared);
-        let mut before = |pid| shared.look_at(pid);
-        let mut look = match self.look.take() {
-            Some(look) => look,
+        let mut before = |pid| shared.note(pid);
+        let mut candidates = match self.check_of_candidates.take() {
+            Some(candidates) => candidates,
             None => {
                 let Some(candidates) = self.candidates() else { return };
                 HolderSearch::of(Arc::clone(targets), &candidates)
             }
         };
-        let over = look.advance(&self.root, &LOOK, &mut before);
-        let mut sightings = look.sightings().to_vec();
-        self.add_users(look.users());
+        let over = candidates.advance(&self.root, &CHECK, &mut before);
+        let mut sightings = candidates.sightings().to_vec();
+        self.add_users(candidates.users());
         if !over {
-            self.look = Some(look);
+            self.check_of_candidates = Some(candidates);
         } else if self.search.is_none() {
             let round = self
                 .round
                 .take()
                 .map_or_else(|| HolderSearch::new(&self.root, Arc::clone(targets), &[], &self.skipped), Ok);
             if let Ok(mut round) = round {
-                let over = round.advance(&self.root, &LOOK, &mut before);
+                let over = round.advance(&self.root, &CHECK, &mut before);
                 sightings.extend(round.sightings());
                 self.add_users(round.users());
                 self.round = (!over).then_some(round);
@@ -278,7 +278,7 @@ impl Worker {
         }
     }
 
-    /// Reports holders of groups that are not known to be held, if a second look finds them again:
+    /// Reports holders of groups that are not known to be held, if a second check finds them again:
     /// the first may have seen a probe of another program. Probes of this process are ignored.
     fn report_holders_of_free_groups(
         &mut self,
@@ -291,11 +291,11 @@ impl Worker {
         if sightings.is_empty() {
             return;
         }
-        std::thread::sleep(SECOND_LOOK);
+        std::thread::sleep(SECOND_CHECK);
         let mut pids: Vec<u32> = sightings.iter().map(|sighting| sighting.holder.pid).collect();
         pids.dedup();
         let mut again = HolderSearch::of(Arc::clone(targets), &pids);
-        again.advance(&self.root, &CONFIRM, &mut |pid| self.shared.look_at(pid));
+        again.advance(&self.root, &CONFIRM, &mut |pid| self.shared.note(pid));
         let seen_before = |sighting: &Sighting| {
             let same = |before: &Sighting| before.holder == sighting.holder;
             sightings.iter().any(same)

@@ -44,7 +44,7 @@ fn settle(handle: &MonitorHandle, monitor_loop: &mut MonitorLoop) {
 }
 
 #[test]
-fn pass_without_a_change_allocates_nothing_and_publishes_nothing() {
+fn pass_without_a_change_allocates_and_publishes_nothing() {
     let node = Node::with_eight_gpus().unwrap();
     let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     let (handle, mut monitor_loop) =
