@@ -20,51 +20,62 @@ pub struct Targets {
 }
 
 impl Targets {
-    /// Reads the targets of groups. A group that does not exist has none. Needs about five system
+    /// Reads the targets of groups. A group that does not exist has none. Needs about ten system
     /// calls for each group. Allocates.
     ///
     /// # Errors
     /// This process has no descriptor left to read them with.
     pub fn of(root: &Root, groups: &[GroupId]) -> Result<Self> {
-        let mut targets = Self::default();
         let mut buffer = Buffer::new();
+        let mut members = Vec::new();
         for &group in groups {
-            targets.add(root, group, &mut buffer)?;
+            let first = members.len();
+            let listed = root.members(group, &mut buffer, |member| {
+                members.extend(member.ok().and_then(|member| Some((group, member.id()?, None))));
+            });
+            match listed {
+                Err(error) if error.is_shortage() => return Err(error),
+                // The group has gone.
+                _ => {}
+            }
+            for (_, member, cdev) in members.get_mut(first..).unwrap_or_default() {
+                *cdev = root.vfio_number(*member, &mut buffer);
+            }
+        }
+        Ok(Self::of_known(root, groups, &members))
+    }
+
+    /// Reads the targets of groups whose members, with N of each one's `vfioN` entry, are known.
+    /// Needs one or two system calls for each group.
+    pub(crate) fn of_known(
+        root: &Root,
+        groups: &[GroupId],
+        members: &[(GroupId, DeviceId, Option<u32>)],
+    ) -> Self {
+        let mut targets = Self::default();
+        for &group in groups {
+            let number = node_number(root, format_args!("dev/vfio/{group}"))
+                .or_else(|| node_number(root, format_args!("dev/vfio/noiommu-{group}")))
+                .or_else(|| attribute(root, format_args!("sys/class/vfio/{group}/dev")))
+                .or_else(|| attribute(root, format_args!("sys/class/vfio/noiommu-{group}/dev")));
+            targets.numbers.extend(number.map(|number| (number, group, Via::Group)));
+        }
+        for &(group, member, cdev) in members {
+            targets.members.push((member, group));
+            if let Some(number) = cdev {
+                let number = node_number(root, format_args!("dev/vfio/devices/vfio{number}"))
+                    .or_else(|| attribute(root, format_args!("sys/class/vfio-dev/vfio{number}/dev")));
+                targets.numbers.extend(number.map(|number| (number, group, Via::Cdev)));
+            }
         }
         targets.numbers.sort_unstable_by_key(|&(number, group, via)| (number, group, via as u8));
         targets.members.sort_unstable();
         for (node, class) in [("dev/vfio/vfio", "vfio"), ("dev/iommu", "iommu")] {
-            let number = node_number(root, format_args!("{node}"));
-            targets
-                .shared
-                .extend(number.or_else(|| attribute(root, format_args!("sys/class/misc/{class}/dev"))));
+            let number = node_number(root, format_args!("{node}"))
+                .or_else(|| attribute(root, format_args!("sys/class/misc/{class}/dev")));
+            targets.shared.extend(number);
         }
-        Ok(targets)
-    }
-
-    fn add(&mut self, root: &Root, group: GroupId, buffer: &mut Buffer) -> Result<()> {
-        let number = node_number(root, format_args!("dev/vfio/{group}"))
-            .or_else(|| node_number(root, format_args!("dev/vfio/noiommu-{group}")))
-            .or_else(|| attribute(root, format_args!("sys/class/vfio/{group}/dev")))
-            .or_else(|| attribute(root, format_args!("sys/class/vfio/noiommu-{group}/dev")));
-        self.numbers.extend(number.map(|number| (number, group, Via::Group)));
-        let first = self.members.len();
-        let listed = root.members(group, buffer, |member| {
-            self.members.extend(member.ok().and_then(|member| Some((member.id()?, group))));
-        });
-        match listed {
-            Err(error) if error.is_shortage() => return Err(error),
-            // The group has gone.
-            _ => {}
-        }
-        for &(member, _) in self.members.get(first..).unwrap_or_default() {
-            if let Some(number) = root.vfio_number(member, buffer) {
-                let number = node_number(root, format_args!("dev/vfio/devices/vfio{number}"))
-                    .or_else(|| attribute(root, format_args!("sys/class/vfio-dev/vfio{number}/dev")));
-                self.numbers.extend(number.map(|number| (number, group, Via::Cdev)));
-            }
-        }
-        Ok(())
+        targets
     }
 
     /// Returns the groups whose node, or whose member's node, has this device number.

@@ -24,6 +24,7 @@ mod probing;
 
 use crate::device::Detail;
 use crate::error::{Error, Result};
+use crate::group::Member;
 use crate::id::{DeviceId, GroupId};
 use crate::occupancy::Occupancy;
 use crate::prober::Prober;
@@ -241,6 +242,20 @@ impl Monitor {
     /// Returns the groups that the caller watches and that have a bound device.
     pub(crate) fn watched_groups(&self) -> impl Iterator<Item = GroupId> {
         self.groups.iter().filter(|group| group.watched).map(|group| group.id)
+    }
+
+    /// Returns the members of these groups, each with N of its `vfioN` entry if it is bound and has
+    /// one.
+    pub(crate) fn watched_members(&self) -> Vec<(GroupId, DeviceId, Option<u32>)> {
+        let mut members = Vec::with_capacity(self.groups.len());
+        for group in self.groups.iter().filter(|group| group.watched) {
+            for id in group.members.iter().filter_map(Member::id) {
+                let mut tracked = self.bound.devices_of(group.id).map(|tracked| &tracked.device);
+                let cdev = tracked.find(|device| device.id == id).and_then(|device| device.cdev);
+                members.push((group.id, id, cdev));
+            }
+        }
+        members
     }
 
     /// Returns the number of `enable` attributes that are kept open, and the largest number that

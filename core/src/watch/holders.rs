@@ -315,6 +315,7 @@ impl KnownHolders {
     fn wanted(&self, monitor: &Monitor) -> Wanted {
         let mut wanted = Wanted {
             groups: monitor.watched_groups().collect(),
+            members: monitor.watched_members(),
             epoch: self.epoch,
             search: self.search,
             held: self.held.iter().map(|held| held.group).collect(),

@@ -9,7 +9,7 @@ mod worker;
 use crate::error::{Error, Result};
 use crate::holder_search::Sighting;
 use crate::holders::ScanCoverage;
-use crate::id::GroupId;
+use crate::id::{DeviceId, GroupId};
 use crate::root::Root;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -41,6 +41,8 @@ pub(super) struct Known {
 pub(super) struct Wanted {
     /// All groups.
     pub(super) groups: Vec<GroupId>,
+    /// Their members, each with N of its `vfioN` entry.
+    pub(super) members: Vec<(GroupId, DeviceId, Option<u32>)>,
     /// Number of changes after which device numbers must be read again.
     pub(super) epoch: u64,
     /// Number of the latest search that must begin at once, because a group is held by a process
@@ -137,6 +139,11 @@ impl Shared {
     }
 }
 
+/// Returns the time between two checks of the processes that may have opened a free group.
+fn check_interval(interval: Duration) -> Duration {
+    (interval * 5).clamp(Duration::from_secs(1), Duration::from_secs(30))
+}
+
 /// The search for holders, as the watch sees it.
 pub(super) struct Searcher {
     root: Arc<Root>,
@@ -186,7 +193,14 @@ impl Searcher {
                 inbox.is_new = true;
                 shared.wake.notify_all();
             }
-            None if self.retry_at.is_none() => self.start(now),
+            // Without a holder to search for, the thread can wait for the first check of the
+            // processes, if there is a pass by then.
+            None if self.hanging.is_empty()
+                && (self.wanted.search > 0 || self.interval > check_interval(self.interval)) =>
+            {
+                self.start(now);
+            }
+            None if self.retry_at.is_none() => self.retry_at = Some(now + check_interval(self.interval)),
             None => {}
         }
     }
@@ -218,7 +232,7 @@ impl Searcher {
                 self.retry_at = Some(now + AFTER_HANG);
             }
         }
-        self.current.is_none() && self.retry_at.is_some()
+        self.current.is_none() && self.wanted.search > 0
     }
 
     fn start(&mut self, now: Instant) {

@@ -1,6 +1,6 @@
 //! The thread that searches: when it inspects which processes, and what it reports.
 
-use super::{Found, Known, Shared, Wanted};
+use super::{Found, Known, Shared, Wanted, check_interval};
 use crate::holder_search::{Budget, HolderSearch, Sighting, Targets, list_processes};
 use crate::holders::Holder;
 use crate::root::{Buffer, Root, last_component};
@@ -20,6 +20,8 @@ const CONFIRM: Budget = Budget { processes: 1024, descriptors: 65_536, time: Dur
 /// A process opens its groups within this time after its start, or it is found by the slow search
 /// of all processes.
 const YOUNG: Duration = Duration::from_secs(30);
+/// Shortest time between two slow searches of all processes.
+const ROUND: Duration = Duration::from_secs(60);
 /// Pause before a holder of a free group is inspected again. It may have been a probe.
 const SECOND_CHECK: Duration = Duration::from_millis(50);
 /// Largest number of processes in each list of candidates. Any user can fill them.
@@ -48,6 +50,8 @@ pub(super) struct Worker {
     check_of_candidates: Option<HolderSearch>,
     round: Option<HolderSearch>,
     next_check: Instant,
+    /// When the next slow search of all processes begins.
+    next_round: Instant,
     next_confirm: Instant,
     /// The processes of the latest list, sorted.
     listed: Vec<u32>,
@@ -67,7 +71,7 @@ struct Due {
 impl Worker {
     pub(super) fn new(root: Arc<Root>, shared: Arc<Shared>, interval: Duration, skipped: Vec<u32>) -> Self {
         let now = Instant::now();
-        let check_interval = (interval * 5).clamp(Duration::from_secs(1), Duration::from_secs(30));
+        let check_interval = check_interval(interval);
         Self {
             root,
             shared,
@@ -82,7 +86,8 @@ impl Worker {
             next_step: now,
             check_of_candidates: None,
             round: None,
-            next_check: now + check_interval,
+            next_check: now,
+            next_round: now,
             next_confirm: now,
             listed: Vec::new(),
             young: Vec::new(),
@@ -126,12 +131,7 @@ impl Worker {
         if !is_due(step) && !is_due(confirm) && !is_due(check) {
             return;
         }
-        let Some(targets) = self.targets(wanted) else {
-            // This process has no descriptor left. The search goes on later.
-            let later = now + self.confirm_interval;
-            (self.next_step, self.next_confirm, self.next_check) = (later, later, later);
-            return;
-        };
+        let targets = self.targets(wanted);
         if is_due(step) {
             self.step(wanted, &targets);
         }
@@ -146,14 +146,14 @@ impl Worker {
     }
 
     /// Returns the device numbers of the groups. Reads them again after a change.
-    fn targets(&mut self, wanted: &Wanted) -> Option<Arc<Targets>> {
+    fn targets(&mut self, wanted: &Wanted) -> Arc<Targets> {
         match &self.targets {
-            Some((epoch, targets)) if *epoch == wanted.epoch => Some(Arc::clone(targets)),
+            Some((epoch, targets)) if *epoch == wanted.epoch => Arc::clone(targets),
             _ => {
-                let targets = Arc::new(Targets::of(&self.root, &wanted.groups).ok()?);
+                let targets = Arc::new(Targets::of_known(&self.root, &wanted.groups, &wanted.members));
                 self.targets = Some((wanted.epoch, Arc::clone(&targets)));
                 (self.check_of_candidates, self.round) = (None, None);
-                Some(targets)
+                targets
             }
         }
     }
@@ -237,7 +237,8 @@ impl Worker {
         self.add_users(candidates.users());
         if !over {
             self.check_of_candidates = Some(candidates);
-        } else if self.search.is_none() {
+        } else if self.search.is_none() && (self.round.is_some() || Instant::now() >= self.next_round) {
+            self.next_round = Instant::now() + ROUND;
             let round = self
                 .round
                 .take()
