@@ -57,7 +57,18 @@ impl ErrorKind {
     }
 }
 
+/// Returns whether an errno is due to a limit of this process or of the host: no descriptor or no
+/// memory is left. It says nothing about the file.
+pub(crate) fn is_shortage(errno: Errno) -> bool {
+    matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
+}
+
 impl Error {
+    /// Returns whether the error says nothing about its place, see [`is_shortage`].
+    pub(crate) fn is_shortage(&self) -> bool {
+        self.kind == ErrorKind::System && is_shortage(Errno::from_raw_os_error(self.errno))
+    }
+
     /// Creates an error from an errno. The kind follows from the errno.
     #[must_use]
     pub fn system(errno: Errno, what: &'static str) -> Self {

@@ -3,12 +3,10 @@
 //! The source is /proc. Descriptors are matched by device number, never by file name.
 
 use crate::cgroup::Container;
-use crate::error::{Error, Result};
-use crate::id::{DeviceId, GroupId};
+use crate::id::GroupId;
 use crate::pid_namespace::PidNamespace;
-use crate::root::{Buffer, PAGE, Root, last_component};
+use crate::root::{PAGE, Root};
 use crate::text::Text;
-use rustix::fs::{FileType, makedev};
 use rustix::io::Errno;
 
 /// A process that holds a group.
@@ -90,163 +88,16 @@ impl ScanCoverage {
     }
 }
 
-/// What identifies the descriptors of one group.
-struct Target {
-    group: GroupId,
-    /// Device numbers of the group's node and of its members' own nodes. The kernel reuses minor
-    /// numbers, so they are valid for one search only.
-    numbers: Vec<(u64, Via)>,
-    members: Vec<DeviceId>,
-}
-
 impl Root {
-    /// Calls `visit` with each visible holder of `groups`, once for each process and group.
-    ///
-    /// Descriptors are matched by device number (`st_rdev`), because a container can have its own
-    /// device node under any name. Reads /proc of all processes, which takes milliseconds on a busy
-    /// host, so search only after a change. Opens no device node. Allocates.
+    /// Returns the command name and the start time of a process.
     ///
     /// # Errors
-    /// /proc cannot be listed.
-    pub fn holders(&self, groups: &[GroupId], visit: &mut dyn FnMut(Holder)) -> Result<ScanCoverage> {
-        let mut buffer = Buffer::new();
-        let targets: Vec<Target> = groups.iter().map(|&group| self.target(group, &mut buffer)).collect();
-        let mut pids = Vec::new();
-        self.list(format_args!("proc"), &mut buffer, |name| {
-            pids.extend(std::str::from_utf8(name).ok().and_then(|name| name.parse::<u32>().ok()));
-        })
-        .map_err(|errno| Error::system(errno, "proc"))?;
-        let mut coverage = ScanCoverage { pid_namespace: self.pid_namespace(), ..ScanCoverage::default() };
-        for pid in pids {
-            coverage.processes += 1;
-            self.search_process(pid, &targets, &mut buffer, &mut coverage, visit);
-        }
-        Ok(coverage)
-    }
-
-    /// Collects the device numbers and the members of a group.
-    fn target(&self, group: GroupId, buffer: &mut Buffer) -> Target {
-        let mut numbers = Vec::new();
-        let node = self
-            .stat(format_args!("dev/vfio/{group}"))
-            .or_else(|_| self.stat(format_args!("dev/vfio/noiommu-{group}")))
-            .map(|stat| stat.st_rdev)
-            .ok()
-            .or_else(|| self.number_of(format_args!("sys/class/vfio/{group}/dev")))
-            .or_else(|| self.number_of(format_args!("sys/class/vfio/noiommu-{group}/dev")));
-        numbers.extend(node.map(|number| (number, Via::Group)));
-        let mut members = Vec::new();
-        let _ = self.members(group, buffer, |member| {
-            members.extend(member.ok().and_then(|member| member.id()));
-        });
-        for &member in &members {
-            if let Some(number) = self.vfio_number(member, buffer) {
-                let node = self.stat(format_args!("dev/vfio/devices/vfio{number}")).map(|stat| stat.st_rdev);
-                let attribute = format_args!("sys/class/vfio-dev/vfio{number}/dev");
-                let device = node.ok().or_else(|| self.number_of(attribute));
-                numbers.extend(device.map(|number| (number, Via::Cdev)));
-            }
-        }
-        Target { group, numbers, members }
-    }
-
-    /// Returns a node's device number from sysfs, for a root without /dev.
-    fn number_of(&self, attribute: std::fmt::Arguments<'_>) -> Option<u64> {
-        let mut buffer = [0; 64];
-        let text = self.read(attribute, &mut buffer).ok()?;
-        let (major, minor) = std::str::from_utf8(text).ok()?.split_once(':')?;
-        Some(makedev(major.parse().ok()?, minor.parse().ok()?))
-    }
-
-    /// Searches the descriptors of one process.
-    fn search_process(
-        &self,
-        pid: u32,
-        targets: &[Target],
-        buffer: &mut Buffer,
-        coverage: &mut ScanCoverage,
-        visit: &mut dyn FnMut(Holder),
-    ) {
-        let mut found: Vec<(GroupId, Via)> = Vec::new();
-        let mut unreadable = false;
-        let mut unattributed = 0;
-        let listed = self.list(format_args!("proc/{pid}/fd"), buffer, |name| {
-            let Ok(fd) = std::str::from_utf8(name) else { return };
-            let stat = match self.stat(format_args!("proc/{pid}/fd/{fd}")) {
-                Ok(stat) => stat,
-                // The descriptor was closed after the listing, or the process has ended.
-                Err(Errno::NOENT | Errno::SRCH) => return,
-                Err(_) => {
-                    // Without CAP_SYS_PTRACE the listing succeeds and each stat fails.
-                    unreadable = true;
-                    return;
-                }
-            };
-            match FileType::from_raw_mode(stat.st_mode) {
-                FileType::CharacterDevice => {
-                    for target in targets {
-                        let node = target.numbers.iter().find(|(number, _)| *number == stat.st_rdev);
-                        found.extend(node.map(|(_, via)| (target.group, *via)));
-                    }
-                }
-                // An anonymous inode has no file type.
-                FileType::Unknown => match self.device_of(pid, fd) {
-                    DeviceFd::Other => {}
-                    DeviceFd::Unattributed => unattributed += 1,
-                    DeviceFd::Of(device) => {
-                        let target = targets.iter().find(|target| target.members.contains(&device));
-                        found.extend(target.map(|target| (target.group, Via::Device)));
-                    }
-                },
-                _ => {}
-            }
-        });
-        coverage.unattributed += unattributed;
-        let gone = matches!(listed, Err(Errno::NOENT | Errno::SRCH));
-        coverage.unreadable += u32::from(unreadable || (listed.is_err() && !gone));
-        found.sort_by_key(|(group, via)| (*group, *via as u8));
-        found.dedup_by_key(|(group, _)| *group);
-        let Some((command, start_time)) = (if found.is_empty() { None } else { self.process(pid) }) else {
-            return;
-        };
-        let container = self.container_of(pid);
-        for (group, via) in found {
-            visit(Holder { group, pid, start_time, command, via, container });
-        }
-    }
-
-    /// Returns the device of an anonymous descriptor, if it is one of VFIO's (`vfio_device_fops`,
-    /// `[vfio-device]`).
-    fn device_of(&self, pid: u32, fd: &str) -> DeviceFd {
+    /// It has ended, or cannot be read.
+    pub(crate) fn process(&self, pid: u32) -> Result<(Text<16>, u64), Errno> {
         let mut text = [0; PAGE];
-        match self.link(format_args!("proc/{pid}/fd/{fd}"), &mut text) {
-            Ok(b"anon_inode:[vfio-device]") => {}
-            _ => return DeviceFd::Other,
-        }
-        let info = self.read(format_args!("proc/{pid}/fdinfo/{fd}"), &mut text).unwrap_or_default();
-        info.split(|&byte| byte == b'\n')
-            .find_map(|line| line.strip_prefix(b"vfio-device-syspath:"))
-            .and_then(|path| DeviceId::parse(last_component(path.trim_ascii())))
-            .map_or(DeviceFd::Unattributed, DeviceFd::Of)
+        let stat = self.read(format_args!("proc/{pid}/stat"), &mut text)?;
+        parse_stat(stat).map(|stat| (stat.command, stat.start_time)).ok_or(Errno::INVAL)
     }
-
-    /// Returns the command name and the start time of a process. None if it has ended or cannot be
-    /// read.
-    pub(crate) fn process(&self, pid: u32) -> Option<(Text<16>, u64)> {
-        let mut text = [0; PAGE];
-        let stat = self.read(format_args!("proc/{pid}/stat"), &mut text).ok()?;
-        parse_stat(stat).map(|stat| (stat.command, stat.start_time))
-    }
-}
-
-/// An anonymous descriptor.
-enum DeviceFd {
-    /// It is not VFIO's.
-    Other,
-    /// It is a VFIO device, and the kernel does not report which.
-    Unattributed,
-    /// It is this device.
-    Of(DeviceId),
 }
 
 /// What a search reads of /proc/PID/stat.

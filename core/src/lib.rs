@@ -79,6 +79,7 @@
 //! | [`snapshot`] | devices, groups and holders at one moment, in one value |
 //! | [`monitor`], [`watch`] | everything over time, and as one descriptor to poll |
 //! | [`holders`], [`cgroup`] | the processes that hold a group, and their pods |
+//! | [`holder_search`] | the search for them in steps of a budget |
 //! | [`pid_namespace`] | whether /proc shows the host's pid namespace |
 //! | [`device_nodes`] | the device nodes of a group |
 //! | [`egm`] | the extended GPU memory of Grace systems |
@@ -111,6 +112,7 @@ pub mod egm;
 pub mod error;
 pub mod group;
 pub mod hardware;
+pub mod holder_search;
 pub mod holders;
 pub mod id;
 pub mod monitor;
@@ -132,6 +134,7 @@ pub use device::{Device, Kind, Sriov};
 pub use error::{Error, ErrorKind, Result};
 pub use group::{Member, Viability};
 pub use hardware::Presence;
+pub use holder_search::HolderSearch;
 pub use holders::{Holder, ScanCoverage};
 pub use id::{DeviceId, GroupId, PciAddress, Uuid};
 pub use monitor::{Change, Monitor};

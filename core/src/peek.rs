@@ -52,10 +52,25 @@ impl EnableCount {
     /// The attribute does not exist (kind `Missing`, always for a mediated device), cannot be read,
     /// or contains no number.
     pub fn read(&mut self, root: &Root, device: DeviceId) -> Result<u32> {
-        self.try_read(root, device).map_err(|error| error.of_device(device))
+        self.read_and_keep(root, device, true)
     }
 
-    fn try_read(&mut self, root: &Root, device: DeviceId) -> Result<u32> {
+    /// As [`EnableCount::read`], but keeps the descriptor only if `keep` is true. Closes one that
+    /// was kept before.
+    pub(crate) fn read_and_keep(&mut self, root: &Root, device: DeviceId, keep: bool) -> Result<u32> {
+        let count = self.try_read(root, device, keep).map_err(|error| error.of_device(device));
+        if !keep {
+            self.file = None;
+        }
+        count
+    }
+
+    /// Returns whether the descriptor is open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
+    fn try_read(&mut self, root: &Root, device: DeviceId, keep: bool) -> Result<u32> {
         let mut buffer = [0; 16];
         let system = |errno| Error::system(errno, "enable");
         if let Some(file) = &self.file {
@@ -69,7 +84,7 @@ impl EnableCount {
         let file =
             root.open_attribute(format_args!("sys/bus/pci/devices/{address}/enable")).map_err(system)?;
         let length = pread(&file, &mut buffer, 0).map_err(system)?;
-        self.file = Some(file);
+        self.file = keep.then_some(file);
         parse(buffer.get(..length).unwrap_or_default())
     }
 

@@ -3,8 +3,8 @@
 //! Production code uses `/`. A container uses the host's tree that is mounted into it. A test uses
 //! a temporary directory.
 
-use crate::error::{Error, Result};
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Stat, openat, readlinkat_raw, statat};
+use crate::error::{Error, Result, is_shortage};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom, Stat, openat, readlinkat_raw, seek, statat};
 use rustix::io::{Errno, read};
 use std::ffi::CStr;
 use std::fmt::{self, Write};
@@ -107,6 +107,15 @@ impl Root {
         Self::open(Path::new("/"))
     }
 
+    /// Returns another handle of the same directory, for a thread that may outlive this one.
+    ///
+    /// # Errors
+    /// This process has no descriptor left.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        let directory = rustix::io::fcntl_dupfd_cloexec(&self.directory, 0);
+        Ok(Self { directory: directory.map_err(|errno| Error::system(errno, "root directory"))? })
+    }
+
     pub(crate) fn open_at(
         &self,
         path: fmt::Arguments<'_>,
@@ -177,28 +186,69 @@ impl Root {
         mut visit: impl FnMut(&[u8], u64),
     ) -> std::result::Result<(), Errno> {
         let directory = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let capacity = buffer.0.len();
-        let mut entries = RawDir::new(directory.as_fd(), &mut buffer.0);
-        let mut used = 0;
-        while let Some(entry) = entries.next() {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                visit(name, entry.ino());
+        list_open(&directory, buffer, &mut visit)
+    }
+}
+
+/// Calls `visit` with the name and the inode number of each entry of an open directory, except `.`
+/// and `..`.
+fn list_open(
+    directory: &OwnedFd,
+    buffer: &mut Buffer,
+    visit: &mut dyn FnMut(&[u8], u64),
+) -> std::result::Result<(), Errno> {
+    let capacity = buffer.0.len();
+    let mut entries = RawDir::new(directory.as_fd(), &mut buffer.0);
+    let mut used = 0;
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            visit(name, entry.ino());
+        }
+        used += (DIRENT + name.len() + 1).next_multiple_of(8);
+        if entries.is_buffer_empty() {
+            // sysfs, procfs and tmpfs stop before the end only if the next entry does not fit
+            // (`kernfs_fop_readdir`, `proc_readfd_common`, `dcache_readdir`). If the buffer has
+            // room left for the longest name, the directory has ended. This saves the call that
+            // would return 0 bytes.
+            if used + DIRENT + NAME_MAX < capacity {
+                break;
             }
-            used += (DIRENT + name.len() + 1).next_multiple_of(8);
-            if entries.is_buffer_empty() {
-                // sysfs, procfs and tmpfs stop before the end only if the next entry does not fit
-                // (`kernfs_fop_readdir`, `proc_readfd_common`, `dcache_readdir`). If the buffer has
-                // room left for the longest name, the directory has ended. This saves the call that
-                // would return 0 bytes.
-                if used + DIRENT + NAME_MAX < capacity {
-                    break;
-                }
-                used = 0;
+            used = 0;
+        }
+    }
+    Ok(())
+}
+
+/// A directory that is listed again and again. It stays open, so that it can be listed while this
+/// process has no further descriptor.
+#[derive(Debug, Default)]
+pub(crate) struct KeptDirectory(Option<OwnedFd>);
+
+impl KeptDirectory {
+    /// Lists the directory as [`Root::list_inodes`] does. `path` must be the same in each call.
+    ///
+    /// It is opened by path each time, because another directory may be there by now. The one that
+    /// was opened before serves only if there is no descriptor left.
+    pub(crate) fn list(
+        &mut self,
+        root: &Root,
+        path: fmt::Arguments<'_>,
+        buffer: &mut Buffer,
+        mut visit: impl FnMut(&[u8], u64),
+    ) -> std::result::Result<(), Errno> {
+        match (root.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY), &self.0) {
+            (Ok(opened), _) => self.0 = Some(opened),
+            (Err(errno), Some(before)) if is_shortage(errno) => {
+                seek(before, SeekFrom::Start(0))?;
+            }
+            (Err(errno), _) => {
+                self.0 = None;
+                return Err(errno);
             }
         }
-        Ok(())
+        self.0.as_ref().map_or(Ok(()), |directory| list_open(directory, buffer, &mut visit))
     }
 }
 
@@ -253,6 +303,37 @@ mod tests {
             expected.sort();
             assert_eq!(names, expected, "{path}");
         }
+    }
+
+    #[test]
+    fn kept_directory_follows_changes_and_its_successor() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("class");
+        let root = Root::open(parent.path()).unwrap();
+        let mut kept = KeptDirectory::default();
+        let mut list = || {
+            let mut names = Vec::new();
+            let listed = kept.list(&root, format_args!("class"), &mut Buffer::new(), |name, _| {
+                names.push(String::from_utf8_lossy(name).into_owned());
+            });
+            names.sort();
+            listed.map(|()| names.join(","))
+        };
+        assert_eq!(list(), Err(Errno::NOENT));
+        fs::create_dir(&path).unwrap();
+        assert_eq!(list().unwrap(), "");
+        fs::write(path.join("a"), "").unwrap();
+        assert_eq!(list().unwrap(), "a");
+        fs::write(path.join("b"), "").unwrap();
+        assert_eq!(list().unwrap(), "a,b");
+        fs::remove_file(path.join("a")).unwrap();
+        assert_eq!(list().unwrap(), "b");
+        fs::remove_dir_all(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("c"), "").unwrap();
+        assert_eq!(list().unwrap(), "c");
+        fs::remove_dir_all(&path).unwrap();
+        assert_eq!(list(), Err(Errno::NOENT));
     }
 
     #[test]

@@ -3,9 +3,9 @@
 //! The cost grows with the number of bound devices, not with the number of all PCI functions.
 
 use crate::device::{Detail, Device, is_vfio_driver};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_shortage};
 use crate::id::{DeviceId, PciAddress, Uuid};
-use crate::root::{Buffer, Root};
+use crate::root::{Buffer, KeptDirectory, Root};
 use crate::text::DriverName;
 use rustix::io::Errno;
 
@@ -29,10 +29,20 @@ impl Root {
     /// about that entry.
     ///
     /// # Errors
-    /// None of the sources can be read.
-    pub fn bound(&self, buffer: &mut Buffer, mut visit: impl FnMut(Result<Bound>)) -> Result<()> {
+    /// None of the sources can be read, or this process has no descriptor left to read one.
+    pub fn bound(&self, buffer: &mut Buffer, visit: impl FnMut(Result<Bound>)) -> Result<()> {
+        self.bound_in(&mut KeptDirectory::default(), buffer, visit)
+    }
+
+    /// As [`Root::bound`], with /sys/class/vfio-dev kept open.
+    pub(crate) fn bound_in(
+        &self,
+        class: &mut KeptDirectory,
+        buffer: &mut Buffer,
+        mut visit: impl FnMut(Result<Bound>),
+    ) -> Result<()> {
         let mut link = [0; 512];
-        let listed = self.list(format_args!("sys/class/vfio-dev"), buffer, |name| {
+        let listed = class.list(self, format_args!("sys/class/vfio-dev"), buffer, |name, _| {
             visit(self.class_entry(name, &mut link));
         });
         match listed {
@@ -64,10 +74,15 @@ impl Root {
     /// So the same entries mean the same devices, and the check needs one system call for the
     /// directory instead of one for each device. `entries` stays empty if the directory does not
     /// exist, or if it contains an entry that the kernel would not create.
-    pub(crate) fn bound_entries(&self, buffer: &mut Buffer, entries: &mut Vec<(u32, u64)>) {
+    pub(crate) fn bound_entries(
+        &self,
+        class: &mut KeptDirectory,
+        buffer: &mut Buffer,
+        entries: &mut Vec<(u32, u64)>,
+    ) {
         entries.clear();
         let mut odd = false;
-        let listed = self.list_inodes(format_args!("sys/class/vfio-dev"), buffer, |name, inode| {
+        let listed = class.list(self, format_args!("sys/class/vfio-dev"), buffer, |name, inode| {
             match class_number(name) {
                 Some(number) => entries.push((number, inode)),
                 None => odd = true,
@@ -120,8 +135,11 @@ impl Root {
                     visit(address.map(|address| Bound { id: DeviceId::Pci(address), cdev: None }));
                 }
             });
-            if let Err(errno) = listed {
-                visit(Err(Error::system(errno, WHAT).of_entry(driver.as_bytes())));
+            match listed {
+                // This process has no descriptor left. The driver's devices are still bound.
+                Err(errno) if is_shortage(errno) => return Err(Error::system(errno, WHAT)),
+                Err(errno) => visit(Err(Error::system(errno, WHAT).of_entry(driver.as_bytes()))),
+                Ok(()) => {}
             }
         }
         let listed = self.list(format_args!("sys/bus/mdev/devices"), buffer, |name| {
@@ -130,6 +148,7 @@ impl Root {
         });
         match listed {
             Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) if is_shortage(errno) => return Err(Error::system(errno, "sys/bus/mdev/devices")),
             Err(errno) => visit(Err(Error::system(errno, "sys/bus/mdev/devices"))),
         }
         Ok(())

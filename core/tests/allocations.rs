@@ -1,4 +1,5 @@
-//! Proves that a repeated scan, peek, probe and pass allocates nothing on the heap.
+//! Proves that a repeated scan, peek, probe and pass allocates nothing on the heap, and that a pass
+//! reads once for each group.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vfio_probe::device::Detail;
 use vfio_probe::monitor::Options;
-use vfio_probe::{Buffer, GroupId, Monitor, Prober, Root};
+use vfio_probe::{Buffer, GroupId, Monitor, Prober, Root, Watch, watch};
 use vfio_sim_node::{Node, VmSpec};
 
 #[test]
@@ -59,4 +60,46 @@ fn pass_without_a_change_allocates_nothing() {
         }
     });
     assert_eq!((changes.len(), counted.count_total), (0, 0));
+}
+
+/// Returns the number of read system calls of this thread so far (proc(5), `syscr`).
+fn reads() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap();
+    line.parse().unwrap()
+}
+
+/// Makes passes of a watch whenever its timer has expired.
+fn passes(watch: &mut Watch, count: u32) {
+    for _ in 0..count {
+        std::thread::sleep(Duration::from_millis(25));
+        assert_eq!(watch.next(), None);
+    }
+}
+
+#[test]
+fn watch_without_a_change_reads_once_for_each_group() {
+    let node = Node::with_eight_gpus().unwrap();
+    let _vm = node.start_vm(&VmSpec::foreign(&["0000:1b:00.0"])).unwrap();
+    let root = Arc::new(Root::open(node.root()).unwrap());
+    let prober = Arc::new(Prober::new(Arc::clone(&root)));
+    let options = Options { interval: Duration::from_millis(20), ..Options::default() };
+    let monitor = Monitor::new(root, prober, options).unwrap();
+    let mut watch = Watch::new(monitor, watch::Options::default()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while watch.next().is_some() || watch.holders(GroupId(51)).is_empty() {
+        assert!(Instant::now() < deadline, "the holder was not found");
+    }
+    passes(&mut watch, 10);
+    let counted = measure(|| passes(&mut watch, 20));
+    assert_eq!(counted.count_total, 0);
+    // Reading the counter costs some reads too.
+    let own = {
+        let before = reads();
+        reads() - before
+    };
+    let before = reads();
+    passes(&mut watch, 20);
+    let counted = reads() - before - own;
+    assert_eq!(counted, 20 * (8 + 1), "one for each group, one for the timer");
 }

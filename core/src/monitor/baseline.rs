@@ -39,9 +39,20 @@ impl EnableBaseline {
         count > self.baseline.unwrap_or(0)
     }
 
-    /// Reads the count and compares it. A device without the attribute is [`Peek::Unavailable`].
-    pub(super) fn peek(&mut self, root: &Root, device: DeviceId) -> Result<Peek> {
-        let count = match self.count.read(root, device) {
+    /// Closes the attribute. The baseline stays.
+    pub(super) fn close(&mut self) {
+        self.count.forget();
+    }
+
+    /// Returns whether the attribute is kept open.
+    pub(super) fn is_open(&self) -> bool {
+        self.count.is_open()
+    }
+
+    /// Reads the count and compares it. Keeps the attribute open if `keep` is true. A device
+    /// without the attribute is [`Peek::Unavailable`].
+    pub(super) fn peek(&mut self, root: &Root, device: DeviceId, keep: bool) -> Result<Peek> {
+        let count = match self.count.read_and_keep(root, device, keep) {
             Ok(count) => count,
             Err(error) if error.kind == ErrorKind::Missing => return Ok(Peek::Unavailable),
             Err(error) => return Err(error),

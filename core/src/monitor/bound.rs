@@ -3,12 +3,13 @@
 
 use super::Change;
 use super::baseline::EnableBaseline;
+use super::descriptors::Descriptors;
 use super::pass::{Pass, Scratch};
 use crate::device::{Detail, Device, Kind};
 use crate::error::{ErrorKind, Result};
 use crate::id::GroupId;
 use crate::peek::{EnableCount, Peek};
-use crate::root::Root;
+use crate::root::{KeptDirectory, Root};
 use crate::scan::Bound;
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
@@ -68,21 +69,29 @@ impl Tracked {
     /// Returns whether the kernel's unbind of an unlisted device waits for its holder. Then the
     /// function exists without a driver, and so does the group's device node (or its entry in
     /// sysfs, where /dev is not visible), if the kernel has group nodes.
-    fn waits_for_holder(&self, root: &Root) -> bool {
-        let (Some(address), Some(group)) = (self.device.id.pci(), self.device.group) else { return false };
+    ///
+    /// # Errors
+    /// This process has no descriptor left, so it is not known.
+    fn waits_for_holder(&self, root: &Root) -> Result<bool> {
+        let (Some(address), Some(group)) = (self.device.id.pci(), self.device.group) else {
+            return Ok(false);
+        };
         let mut link = [0; 512];
         let driver = root.link(format_args!("sys/bus/pci/devices/{address}/driver"), &mut link).map(|_| ());
         let present = root.stat(format_args!("sys/bus/pci/devices/{address}")).is_ok();
         let node = root.stat(format_args!("dev/vfio/{group}")).is_ok()
             || root.stat(format_args!("sys/class/vfio/{group}")).is_ok()
             || !root.has_group_nodes();
-        let count = EnableCount::default().read(root, self.device.id);
+        if driver != Err(Errno::NOENT) || !present || !node {
+            return Ok(false);
+        }
         // A group peer can keep the node as well. But `enable` of this device falls only when its
         // own holder leaves.
-        driver == Err(Errno::NOENT)
-            && present
-            && node
-            && count.is_ok_and(|count| self.enable.is_exceeded_by(count))
+        match EnableCount::default().read(root, self.device.id) {
+            Ok(count) => Ok(self.enable.is_exceeded_by(count)),
+            Err(error) if error.is_shortage() => Err(error),
+            Err(_) => Ok(false),
+        }
     }
 }
 
@@ -95,18 +104,29 @@ pub(super) struct BoundDevices {
     entries: Vec<(u32, u64)>,
     /// When everything is read again.
     pub(super) refresh_at: Instant,
+    /// The devices of each group, as places in `devices`. Sorted by group.
+    places: Vec<(GroupId, usize)>,
+    descriptors: Descriptors,
+    /// /sys/class/vfio-dev.
+    class: KeptDirectory,
 }
 
 impl BoundDevices {
     /// Peeks at a group: compares the enable count of each of its tracked devices with its baseline.
     pub(super) fn peek(&mut self, root: &Root, group: GroupId) -> Result<Peek> {
         let mut peek = Peek::Unavailable;
-        for tracked in self.devices.iter_mut().filter(|tracked| tracked.device.group == Some(group)) {
+        let first = self.places.partition_point(|&(other, _)| other < group);
+        for &(_, place) in self.places.iter().skip(first).take_while(|&&(other, _)| other == group) {
+            let Some(tracked) = self.devices.get_mut(place) else { continue };
             // The host driver enables the virtual functions of a vendor itself, not on behalf of a VM.
             if tracked.device.kind == Kind::VendorVf {
                 continue;
             }
-            peek = match (peek, tracked.enable.peek(root, tracked.device.id)?) {
+            let was_open = tracked.enable.is_open();
+            let keep = was_open || self.descriptors.may_open();
+            let peeked = tracked.enable.peek(root, tracked.device.id, keep);
+            self.descriptors.count(was_open, tracked.enable.is_open());
+            peek = match (peek, peeked?) {
                 (Peek::LooksHeld, _) | (_, Peek::LooksHeld) => Peek::LooksHeld,
                 (Peek::LooksFree, _) | (_, Peek::LooksFree) => Peek::LooksFree,
                 (Peek::Unavailable, Peek::Unavailable) => Peek::Unavailable,
@@ -116,7 +136,42 @@ impl BoundDevices {
     }
 
     pub(super) fn new(now: Instant) -> Self {
-        Self { devices: Vec::new(), entries: Vec::new(), refresh_at: now + REFRESH }
+        Self {
+            devices: Vec::new(),
+            entries: Vec::new(),
+            refresh_at: now + REFRESH,
+            places: Vec::new(),
+            descriptors: Descriptors::new(),
+            class: KeptDirectory::default(),
+        }
+    }
+
+    /// Notes the places of the devices and the open descriptors, after devices were added, removed
+    /// or read again. Closes those of groups that are not watched.
+    pub(super) fn index(&mut self, is_watched: impl Fn(GroupId) -> bool) {
+        let places = self.devices.iter().enumerate();
+        self.places.clear();
+        self.places.extend(places.filter_map(|(place, tracked)| Some((tracked.device.group?, place))));
+        self.places.sort_unstable();
+        self.descriptors = Descriptors::new();
+        for tracked in &mut self.devices {
+            if !tracked.device.group.is_some_and(&is_watched) || !self.descriptors.may_open() {
+                tracked.enable.close();
+            }
+            self.descriptors.count(false, tracked.enable.is_open());
+        }
+    }
+
+    /// Returns the number of `enable` attributes that are kept open, and the largest that may be.
+    pub(super) fn descriptors(&self) -> (usize, usize) {
+        (self.descriptors.open, self.descriptors.limit)
+    }
+
+    /// Returns the devices of a group.
+    pub(super) fn devices_of(&self, group: GroupId) -> impl Iterator<Item = &Tracked> {
+        let first = self.places.partition_point(|&(other, _)| other < group);
+        let of_group = self.places.iter().skip(first).take_while(move |&&(other, _)| other == group);
+        of_group.filter_map(|&(_, place)| self.devices.get(place))
     }
 
     /// Lists the bound devices and reads the records of new and changed ones. Returns whether
@@ -156,7 +211,7 @@ impl BoundDevices {
     /// Compares the entries of the class directory with those of the previous pass.
     fn must_list(&mut self, refresh: bool, pass: &mut Pass<'_>) -> bool {
         let Scratch { buffer, entries, .. } = &mut *pass.scratch;
-        pass.root.bound_entries(buffer, entries);
+        pass.root.bound_entries(&mut self.class, buffer, entries);
         let unchanged = !self.entries.is_empty() && self.entries == *entries;
         std::mem::swap(&mut self.entries, entries);
         !unchanged || refresh || self.devices.iter().any(|tracked| tracked.unbinding)
@@ -166,7 +221,7 @@ impl BoundDevices {
         let Scratch { buffer, listed, failed, .. } = &mut *pass.scratch;
         listed.clear();
         failed.clear();
-        let walked = pass.root.bound(buffer, |bound| match bound {
+        let walked = pass.root.bound_in(&mut self.class, buffer, |bound| match bound {
             Ok(bound) => listed.push(bound),
             Err(error) => failed.push(error),
         });
@@ -216,6 +271,11 @@ impl BoundDevices {
                 self.entries.clear();
                 None
             }
+            // This process has no descriptor left. The next pass tries again.
+            Err(error) if error.is_shortage() => {
+                self.entries.clear();
+                None
+            }
             Err(error) => {
                 pass.errors.add(error);
                 None
@@ -227,11 +287,16 @@ impl BoundDevices {
     /// Returns whether any device changed.
     fn drop_unlisted(&mut self, root: &Root, changes: &mut Vec<Change>) -> bool {
         let mut changed = false;
+        let entries = &mut self.entries;
         self.devices.retain_mut(|tracked| {
             if tracked.seen {
                 return true;
             }
-            let waits = tracked.waits_for_holder(root);
+            let Ok(waits) = tracked.waits_for_holder(root) else {
+                // Not known is not unbound. The next pass lists again.
+                entries.clear();
+                return true;
+            };
             if !waits {
                 changed = true;
                 changes.push(Change::Unbound(tracked.device.id));

@@ -1,7 +1,7 @@
 //! Follows the groups of the bound devices: members, viability, and which are assigned to pods.
 
 use super::Change;
-use super::bound::Tracked;
+use super::bound::{BoundDevices, Tracked};
 use super::pass::Pass;
 use crate::group::{Member, Viability};
 use crate::id::{DeviceId, GroupId};
@@ -23,6 +23,8 @@ pub struct Group {
     /// The latest peek. None before the first.
     pub peek: Option<Peek>,
     pub(super) node: GroupNode,
+    /// Whether the group is peeked at and probed. See [`Monitor::set_watched`](super::Monitor::set_watched).
+    pub(super) watched: bool,
     /// When the outstanding probe was requested. None if no probe is outstanding.
     pub(super) probe_since: Option<Instant>,
 }
@@ -36,6 +38,7 @@ impl Group {
             state,
             peek: None,
             node: GroupNode::Hidden,
+            watched: true,
             probe_since: None,
         }
     }
@@ -51,12 +54,17 @@ pub struct Assigned {
 }
 
 impl Assigned {
-    /// Returns whether a group, or one of its tracked devices, is assigned.
-    pub(super) fn includes(&self, group: GroupId, devices: &[Tracked]) -> bool {
-        let in_group = |tracked: &Tracked| {
-            tracked.device.group == Some(group) && self.devices.contains(&tracked.device.id)
-        };
-        self.groups.contains(&group) || !self.devices.is_empty() && devices.iter().any(in_group)
+    pub(super) fn sort(&mut self) {
+        self.devices.sort_unstable();
+        self.groups.sort_unstable();
+    }
+
+    /// Returns whether a group, or one of its tracked devices, is assigned. Both lists
+    /// must be sorted.
+    pub(super) fn includes(&self, group: GroupId, bound: &BoundDevices) -> bool {
+        let is_assigned = |tracked: &Tracked| self.devices.binary_search(&tracked.device.id).is_ok();
+        self.groups.binary_search(&group).is_ok()
+            || !self.devices.is_empty() && bound.devices_of(group).any(is_assigned)
     }
 }
 
@@ -96,8 +104,11 @@ fn read_members(group: &mut Group, devices: &[Tracked], pass: &mut Pass<'_>) {
         Ok(member) => members.push(member),
         Err(error) => errors.add(error),
     });
-    if let Err(error) = listed {
-        errors.add(error);
+    match listed {
+        // This process has no descriptor left, which says nothing about the members.
+        Err(error) if error.is_shortage() => return,
+        Err(error) => errors.add(error),
+        Ok(()) => {}
     }
     if members != group.members {
         let change = Change::Changed(group.id);

@@ -7,6 +7,7 @@
 //! | module | what it follows |
 //! | --- | --- |
 //! | `bound` | the bound devices |
+//! | `descriptors` | how many attributes are kept open |
 //! | `groups` | the members of their groups, and which groups are assigned to pods |
 //! | `nodes` | the device nodes |
 //! | `baseline` | the enable counts without a holder |
@@ -15,6 +16,7 @@
 
 mod baseline;
 mod bound;
+mod descriptors;
 mod groups;
 mod nodes;
 mod pass;
@@ -22,6 +24,7 @@ mod probing;
 
 use crate::device::Detail;
 use crate::error::{Error, Result};
+use crate::group::Member;
 use crate::id::{DeviceId, GroupId};
 use crate::occupancy::Occupancy;
 use crate::prober::Prober;
@@ -35,6 +38,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use bound::Tracked;
+pub(crate) use descriptors::pidfd_limit;
 pub use groups::{Assigned, Group};
 pub use pass::MAX_ERRORS;
 
@@ -93,8 +97,12 @@ pub struct Monitor {
     groups: Vec<Group>,
     nodes: VisibleNodes,
     assigned: Assigned,
+    /// Sorted. None for all groups.
+    watched: Option<Vec<GroupId>>,
     results: Arc<Results>,
     paused: bool,
+    /// /dev/vfio is as it was in the previous pass.
+    nodes_unchanged: bool,
     errors: ReadErrors,
     scratch: Scratch,
     started: bool,
@@ -114,8 +122,10 @@ impl Monitor {
             groups: Vec::new(),
             nodes: VisibleNodes::new(),
             assigned: Assigned::default(),
+            watched: None,
             results: Arc::new(Results::new()?),
             paused: false,
+            nodes_unchanged: false,
             errors: ReadErrors::default(),
             scratch: Scratch::default(),
             started: false,
@@ -137,7 +147,13 @@ impl Monitor {
     /// Returns one group. None if it has no bound device.
     #[must_use]
     pub fn group(&self, id: GroupId) -> Option<&Group> {
-        self.groups.iter().find(|group| group.id == id)
+        let place = self.groups.binary_search_by_key(&id, |group| group.id).ok()?;
+        self.groups.get(place)
+    }
+
+    fn group_mut(&mut self, id: GroupId) -> Option<&mut Group> {
+        let place = self.groups.binary_search_by_key(&id, |group| group.id).ok()?;
+        self.groups.get_mut(place)
     }
 
     /// Returns what could not be read at the latest reading, at most 256 errors. Each is about one
@@ -204,8 +220,50 @@ impl Monitor {
 
     /// Sets what is assigned to pods. A group is never probed while it, or one of its devices, is
     /// assigned: the pod's VM may be about to open it.
-    pub fn set_assigned(&mut self, assigned: Assigned) {
+    pub fn set_assigned(&mut self, mut assigned: Assigned) {
+        assigned.sort();
         self.assigned = assigned;
+    }
+
+    /// Sets the groups that the caller watches, in any order. None, the default, means all.
+    ///
+    /// The devices and the members of the other groups are followed too, but these groups are
+    /// neither peeked at nor probed, and no descriptor is kept for them. Their occupancy stays
+    /// [`UnknownReason::NotProbed`](crate::UnknownReason::NotProbed), or what it was when they were
+    /// watched last.
+    pub fn set_watched(&mut self, groups: Option<Vec<GroupId>>) {
+        self.watched = groups.map(|mut groups| {
+            groups.sort_unstable();
+            groups
+        });
+        watch_groups(&mut self.groups, &mut self.bound, self.watched.as_deref());
+    }
+
+    /// Returns the groups that the caller watches and that have a bound device.
+    pub(crate) fn watched_groups(&self) -> impl Iterator<Item = GroupId> {
+        self.groups.iter().filter(|group| group.watched).map(|group| group.id)
+    }
+
+    /// Returns the members of these groups, each with N of its `vfioN` entry if it is bound and has
+    /// one.
+    pub(crate) fn watched_members(&self) -> Vec<(GroupId, DeviceId, Option<u32>)> {
+        let mut members = Vec::with_capacity(self.groups.len());
+        for group in self.groups.iter().filter(|group| group.watched) {
+            for id in group.members.iter().filter_map(Member::id) {
+                let mut tracked = self.bound.devices_of(group.id).map(|tracked| &tracked.device);
+                let cdev = tracked.find(|device| device.id == id).and_then(|device| device.cdev);
+                members.push((group.id, id, cdev));
+            }
+        }
+        members
+    }
+
+    /// Returns the number of `enable` attributes that are kept open, and the largest number that
+    /// may be: three eighths of the soft RLIMIT_NOFILE. The attributes of further devices are
+    /// opened and closed in each pass.
+    #[must_use]
+    pub fn kept_descriptors(&self) -> (usize, usize) {
+        self.bound.descriptors()
     }
 
     /// Pauses all probes while `paused` is true, for example until the assignments are known.
@@ -229,14 +287,14 @@ impl Monitor {
         now: Instant,
         changes: &mut Vec<Change>,
     ) {
-        if let Some(group) = self.groups.iter_mut().find(|known| known.id == group) {
+        if let Some(group) = self.group_mut(group) {
             probing::record(group, result, now, changes);
         }
     }
 
     /// Lets the next pass probe a group at once, for example because its holder has exited.
     pub fn probe_now(&mut self, group: GroupId, now: Instant) {
-        if let Some(group) = self.groups.iter_mut().find(|known| known.id == group) {
+        if let Some(group) = self.group_mut(group) {
             group.state.probe_now(now);
         }
     }
@@ -250,6 +308,17 @@ impl Monitor {
         }
     }
 
+    /// Saves the next pass the listing of /dev/vfio: inotify has reported no change since the
+    /// previous one. A refresh lists it nevertheless.
+    pub(crate) fn expect_nodes_unchanged(&mut self) {
+        self.nodes_unchanged = self.started;
+    }
+
+    /// Returns whether the next pass reads everything again.
+    pub(crate) fn refresh_is_due(&self, now: Instant) -> bool {
+        now >= self.bound.refresh_at
+    }
+
     /// Makes one pass: lists the bound devices, peeks at their groups, and starts the probes that
     /// are wanted.
     ///
@@ -261,22 +330,32 @@ impl Monitor {
     /// The bound devices cannot be listed. Then everything stays as it was.
     pub fn pass(&mut self, now: Instant, changes: &mut Vec<Change>) -> Result<()> {
         self.collect(now, changes);
-        let pass = &mut Pass {
-            root: &self.root,
-            now,
-            scratch: &mut self.scratch,
-            errors: &mut self.errors,
-            changes: &mut *changes,
-        };
-        if self.bound.update(self.options.detail, pass)? {
-            let interval = self.options.interval;
-            groups::regroup(&mut self.groups, &self.bound.devices, !self.started, interval, pass);
+        // A refresh also finds another file system that was mounted over /dev/vfio.
+        let refresh = self.refresh_is_due(now);
+        let mut list_nodes = !std::mem::take(&mut self.nodes_unchanged) || refresh;
+        let Self { root, bound, groups, nodes, options, watched, scratch, errors, .. } = self;
+        let pass = &mut Pass { root, now, scratch, errors, changes: &mut *changes };
+        if bound.update(options.detail, pass)? {
+            groups::regroup(groups, &bound.devices, !self.started, options.interval, pass);
+            watch_groups(groups, bound, watched.as_deref());
+            list_nodes = true;
         }
-        self.nodes.update(&mut self.groups, &self.bound.devices, pass);
+        // A kernel without group nodes has its nodes in a directory that is not watched.
+        if list_nodes || !nodes.for_groups {
+            nodes.update(groups, &bound.devices, pass);
+        }
         self.observe_groups(now, changes);
         self.started = true;
         Ok(())
     }
+}
+
+/// Marks the watched groups and closes the attributes of the others. `watched` is sorted. None means
+/// all.
+fn watch_groups(groups: &mut [Group], bound: &mut BoundDevices, watched: Option<&[GroupId]>) {
+    let is_watched = |group: GroupId| watched.is_none_or(|watched| watched.binary_search(&group).is_ok());
+    groups.iter_mut().for_each(|group| group.watched = is_watched(group.id));
+    bound.index(is_watched);
 }
 
 impl std::fmt::Debug for Monitor {

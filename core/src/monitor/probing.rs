@@ -3,8 +3,9 @@
 use super::groups::Group;
 use super::{Change, Monitor};
 use crate::error::{Error, Result};
+use crate::holders::Holder;
 use crate::id::{DeviceId, GroupId};
-use crate::occupancy::{Observation, Occupancy, UnknownReason};
+use crate::occupancy::{Observation, Occupancy, UnknownReason, prove_held};
 use crate::peek::Peek;
 use crate::prober::{Done, ProbeResult, Request};
 use rustix::event::{EventfdFlags, eventfd};
@@ -96,8 +97,8 @@ impl Monitor {
 
     /// Peeks at one group. Returns a request if only a probe can decide.
     fn observe(&mut self, index: usize, now: Instant, changes: &mut Vec<Change>) -> Option<(Request, Done)> {
-        let group = self.groups.get_mut(index)?;
-        let assigned = self.assigned.includes(group.id, &self.bound.devices);
+        let group = self.groups.get_mut(index).filter(|group| group.watched)?;
+        let assigned = self.assigned.includes(group.id, &self.bound);
         let can_wait = group.state.observation_can_wait(group.node, assigned);
         if self.paused && can_wait {
             return None;
@@ -105,6 +106,8 @@ impl Monitor {
         if !self.options.probe || !can_wait {
             group.peek = match self.bound.peek(&self.root, group.id) {
                 Ok(peek) => Some(peek),
+                // This process has no descriptor left, which says nothing about the group.
+                Err(error) if error.is_shortage() => return None,
                 // A count that cannot be read changes nothing. The listing finds a device that was
                 // removed.
                 Err(_) => group.peek.or(Some(Peek::Unavailable)),
@@ -125,6 +128,29 @@ impl Monitor {
         Some((request, Box::new(move |result, more| results.add(result, more))))
     }
 
+    /// Records that a process was seen with a group open. `seen` is when.
+    ///
+    /// The occupancy becomes held by [`Evidence::Holder`](crate::Evidence::Holder), if the
+    /// descriptor proves that and nothing newer says otherwise. Does nothing for an unknown group.
+    pub fn record_holder(&mut self, holder: &Holder, seen: Instant, now: Instant, changes: &mut Vec<Change>) {
+        let Some(group) = self.group_mut(holder.group) else { return };
+        if prove_held(std::slice::from_ref(holder), group.peek.unwrap_or(Peek::LooksFree)) {
+            let before = group.state.occupancy;
+            group.state.record_holder(seen, now);
+            changes.extend(change_between(group.id, before, group.state.occupancy));
+        }
+    }
+
+    /// Records that no process is known any more that has the group open. Does nothing if the group
+    /// is held for another reason.
+    pub fn forget_holder(&mut self, group: GroupId, now: Instant, changes: &mut Vec<Change>) {
+        if let Some(group) = self.group_mut(group) {
+            let before = group.state.occupancy;
+            group.state.forget_holder(group.peek, now);
+            changes.extend(change_between(group.id, before, group.state.occupancy));
+        }
+    }
+
     fn devices_in(&self, index: usize) -> Vec<DeviceId> {
         let group = self.groups.get(index).map(|group| group.id);
         let in_group = self.bound.devices.iter().filter(|tracked| tracked.device.group == group);
@@ -136,7 +162,7 @@ impl Monitor {
         let Some(group) = self.groups.get_mut(index) else { return };
         if let (Occupancy::Unknown(_), None) = (result, group.peek) {
             // The probe should have made the peek unnecessary, but it was inconclusive.
-            let assigned = self.assigned.includes(group.id, &self.bound.devices);
+            let assigned = self.assigned.includes(group.id, &self.bound);
             let peek = self.bound.peek(&self.root, group.id);
             group.peek = Some(peek.unwrap_or(Peek::Unavailable));
             let _ = observe_peek(group, assigned, now, changes);

@@ -53,6 +53,11 @@ pub struct GroupState {
     /// A probe got EBUSY, and no probe has succeeded since. Only a probe ends this: `enable` falls
     /// before the group can be opened, and a holder without a device never raises it.
     busy_proven: bool,
+    /// A process was seen with the group open, and nothing else proves that the group is held. What
+    /// was known before.
+    holder: Option<(Occupancy, Evidence)>,
+    /// When a probe last opened the group.
+    opened: Option<Instant>,
     first_probe: FirstProbe,
     /// The latest peek found a count above its baseline.
     counted: bool,
@@ -89,6 +94,8 @@ impl GroupState {
             evidence: Evidence::None,
             since: now,
             busy_proven: false,
+            holder: None,
+            opened: None,
             first_probe: if at_start { FirstProbe::Due } else { FirstProbe::IfCounted },
             counted: false,
             last_result: None,
@@ -106,6 +113,7 @@ impl GroupState {
             // this observation.
             self.set(Occupancy::Absent, Evidence::Node, seen.now);
             self.busy_proven = false;
+            self.holder = None;
             self.first_probe = FirstProbe::IfCounted;
             return false;
         }
@@ -125,6 +133,7 @@ impl GroupState {
         let can_probe = !seen.assigned && seen.node == GroupNode::Present;
         let suspect = self.first_probe == FirstProbe::BeforePeek && counted && can_probe;
         if !self.busy_proven && self.peek_decides(peek, suspect) {
+            self.holder = None;
             let (occupancy, evidence) = combine(peek, None);
             self.set(occupancy, evidence, seen.now);
         }
@@ -155,6 +164,8 @@ impl GroupState {
     fn peek_decides(&self, peek: Peek, suspect: bool) -> bool {
         match peek {
             Peek::LooksHeld => !suspect,
+            // A holder without a device does not raise the count.
+            _ if self.holder.is_some() => false,
             // If a probe found the group free and the peek agrees, the probe is the better
             // evidence.
             Peek::LooksFree => self.occupancy != Occupancy::Free,
@@ -177,8 +188,14 @@ impl GroupState {
             // else can decide.
             (Occupancy::Unknown(_), None | Some(Peek::LooksFree)) => {}
             (Occupancy::Unknown(_), _) if self.busy_proven => {}
+            // A holder explains a denied open and an absent node too.
+            (Occupancy::Unknown(_) | Occupancy::Absent, _) if self.holder.is_some() => {}
             _ => {
                 self.busy_proven = result.is_held();
+                self.holder = None;
+                if result == Occupancy::Free {
+                    self.opened = Some(now);
+                }
                 let (occupancy, evidence) = combine(peek.unwrap_or(Peek::Unavailable), Some(result));
                 self.set(occupancy, evidence, now);
             }
@@ -196,6 +213,31 @@ impl GroupState {
         // The result arrives a little after the observation that wanted it. A quarter of the
         // interval less makes the pause end before the observation at its end.
         self.next_probe = now + self.pause - self.interval / 4;
+    }
+
+    /// Records that a process was seen with the group, or a device of it, open. `seen` is when.
+    ///
+    /// Does nothing if the group is known to be held, or if something newer says otherwise: the
+    /// present occupancy began later, or a probe has opened the group since. Call
+    /// [`GroupState::forget_holder`] once the process has closed the group.
+    pub fn record_holder(&mut self, seen: Instant, now: Instant) {
+        let outdated = seen < self.since || self.opened.is_some_and(|opened| seen <= opened);
+        if !self.occupancy.is_held() && !outdated {
+            self.holder = Some((self.occupancy, self.evidence));
+            self.set(Occupancy::Held, Evidence::Holder, now);
+        }
+    }
+
+    /// Records that the holders that were seen have closed the group or have ended. Does nothing if
+    /// the group is held for another reason. `peek` is the latest peek, or none if there was none
+    /// yet.
+    pub fn forget_holder(&mut self, peek: Option<Peek>, now: Instant) {
+        let Some(before) = self.holder.take() else { return };
+        let (occupancy, evidence) = match peek {
+            None | Some(Peek::Unavailable) => before,
+            Some(peek) => combine(peek, None),
+        };
+        self.set(occupancy, evidence, now);
     }
 
     /// Lets the next observation probe at once, for example after the exit of a known holder.

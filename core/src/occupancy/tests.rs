@@ -1,5 +1,7 @@
 //! Tests of the combination of peek and probe, and of the state of a group over time.
 
+mod holder;
+
 use super::*;
 use crate::cgroup::Container;
 use crate::holders::Via;

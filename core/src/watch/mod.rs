@@ -3,7 +3,9 @@
 
 mod event;
 mod holders;
+mod search;
 mod sources;
+mod withheld;
 
 use crate::error::{Error, Result};
 use crate::holders::{Holder, ScanCoverage};
@@ -17,6 +19,7 @@ use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
+use withheld::Withheld;
 
 pub use event::Event;
 
@@ -51,6 +54,7 @@ pub struct Watch {
     sources: Sources,
     holders: KnownHolders,
     events: VecDeque<Event>,
+    withheld: Withheld,
     changes: Vec<Change>,
     next_pass: Instant,
     failure: Option<Error>,
@@ -66,16 +70,18 @@ impl Watch {
     /// /dev/vfio. The timer finds every change nevertheless, only later.
     ///
     /// # Errors
-    /// The kernel creates no epoll descriptor or no timer.
+    /// The kernel creates no epoll descriptor, no eventfd or no timer.
     pub fn new(monitor: Monitor, options: Options) -> Result<Self> {
         let sources = Sources::new(monitor.options().interval, monitor.results_fd(), options.uevents)?;
-        let holders = KnownHolders::new(monitor.root());
+        let holders = KnownHolders::new(&monitor)?;
+        sources.watch_holders(holders.fd())?;
         let mut watch = Self {
             monitor,
             options,
             sources,
             holders,
             events: VecDeque::new(),
+            withheld: Withheld::default(),
             changes: Vec::new(),
             next_pass: Instant::now(),
             failure: None,
@@ -103,7 +109,8 @@ impl Watch {
     /// Returns the next event, or none for now.
     ///
     /// Never waits for an event. It may make a pass, which needs about 20 system calls with 8
-    /// devices. If a group became held, it also reads /proc of all processes.
+    /// devices. A search for holders runs on a thread of the watch. [`Event::Held`] waits for its
+    /// first step, at most 150 ms; holders that are found later raise [`Event::Changed`].
     #[expect(
         clippy::should_implement_trait,
         reason = "None means no event for now, an iterator's None means its end"
@@ -116,16 +123,43 @@ impl Watch {
         let now = Instant::now();
         if now >= self.next_pass {
             self.next_pass = now + self.monitor.options().interval;
+            if self.monitor.refresh_is_due(now) {
+                // Another file system may have been mounted over /dev/vfio.
+                self.sources.drop_nodes();
+            } else if self.sources.watches_nodes() && !self.node_changed {
+                self.monitor.expect_nodes_unchanged();
+            }
             self.failure = self.monitor.pass(now, &mut self.changes).err();
             self.unreported_failure = self.failure;
             self.watch_nodes();
             self.follow_up(now);
         }
         if self.options.holders {
-            self.holders.search(&self.monitor, &self.sources, now, &mut self.changes);
+            self.holders.update(&self.monitor, &self.changes, now);
         }
-        self.events.extend(self.changes.drain(..).map(Event::from));
+        self.take_changes(now);
         self.events.pop_front()
+    }
+
+    /// Turns changes into events. Withholds those that a group is held, until its holders can be
+    /// named.
+    fn take_changes(&mut self, now: Instant) {
+        let Self { holders, withheld, events, changes, .. } = self;
+        let is_unknown = |group| holders.is_unknown(group);
+        for change in changes.drain(..) {
+            match change {
+                Change::Held(group) if self.options.holders && is_unknown(group) => {
+                    withheld.add(group, now, events);
+                }
+                change => withheld.pass(change, events),
+            }
+        }
+        withheld.release(now, is_unknown, events);
+        if let Some(pause) = withheld.pause_for_new(now) {
+            let interval = self.monitor.options().interval;
+            // If this fails, the regular tick comes nevertheless.
+            let _ = self.sources.set_tick(pause.min(interval), interval);
+        }
     }
 
     /// Returns the monitor, with what the passes found.
@@ -153,11 +187,21 @@ impl Watch {
         self.holders.of(group).map_or(&[], |held| &held.holders)
     }
 
-    /// Returns how much the latest search for the group's holders could see. None if there was no
-    /// search.
+    /// Returns how much the latest search for the group's holders could see. None if the group is
+    /// not held, or if the search has not made its first step. While the search goes on,
+    /// [`ScanCoverage::unsearched`] is above 0.
     #[must_use]
     pub fn coverage(&self, group: GroupId) -> Option<ScanCoverage> {
-        self.holders.of(group).map(|held| held.coverage)
+        self.holders.of(group).and_then(|held| held.coverage)
+    }
+
+    /// Returns whether the search for holders has made its first step for every held group. Until
+    /// then, a held group without holders means nothing.
+    #[must_use]
+    pub fn holders_searched(&self) -> bool {
+        let groups = self.monitor.groups().iter();
+        let mut held = groups.filter(|group| group.state.occupancy.is_held());
+        !self.options.holders || !held.any(|group| self.holders.is_unknown(group.id))
     }
 
     /// Returns why the latest pass could not list the bound devices. None if it could.
@@ -194,8 +238,13 @@ impl Watch {
                     self.next_pass = now;
                 }
                 Signal::Results => self.monitor.collect(now, &mut self.changes),
-                Signal::Exit(group) => {
-                    self.holders.take_exit(group);
+                Signal::Holders => {
+                    let Self { monitor, sources, holders, changes, .. } = self;
+                    holders.take_news(monitor, sources, now, changes);
+                }
+                Signal::Exit(group, pid) => {
+                    let Self { monitor, holders, changes, .. } = self;
+                    holders.take_exit(monitor, (group, pid), now, changes);
                     self.monitor.probe_now(group, now);
                     self.next_pass = now;
                 }
@@ -231,6 +280,7 @@ impl Watch {
     }
 
     fn watch_nodes(&mut self) {
+        self.sources.listen_to_uevents();
         if !self.monitor.vfio_visible() && !self.monitor.groups().is_empty() {
             self.sources.drop_nodes();
         } else {

@@ -1,6 +1,6 @@
 //! Opens the kernel's sources of news and polls them by one epoll descriptor.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_shortage};
 use crate::id::GroupId;
 use crate::root::Root;
 use crate::uevent::{self, Uevent};
@@ -21,8 +21,9 @@ const UEVENTS: u64 = 1;
 const NODES: u64 = 2;
 const TICK: u64 = 3;
 const RESULTS: u64 = 4;
-/// Epoll data of a holder's exit is this plus the number of the group.
-const EXITS: u64 = 1 << 32;
+const HOLDERS: u64 = 5;
+/// Epoll data of a holder's exit: this, the pid in the bits from 32 on, and the group below them.
+const EXITS: u64 = 1 << 63;
 
 /// Largest number of uevents that one call reads, so that a storm of them delays nothing else for
 /// long.
@@ -45,8 +46,10 @@ pub(super) enum Signal {
     Tick,
     /// Probe results have arrived.
     Results,
-    /// A known holder of this group has exited.
-    Exit(GroupId),
+    /// The search for holders has found out something.
+    Holders,
+    /// A known holder of this group has exited. With its pid.
+    Exit(GroupId, u32),
 }
 
 /// What the uevent socket delivers.
@@ -62,6 +65,8 @@ pub(super) struct Sources {
     epoll: OwnedFd,
     /// None if the kernel refuses the socket, as in a user namespace.
     uevents: Option<OwnedFd>,
+    /// The socket could not be opened, because this process has no descriptor left.
+    uevents_missing: bool,
     /// None while /dev/vfio does not exist.
     nodes: Option<OwnedFd>,
     tick: OwnedFd,
@@ -77,13 +82,22 @@ impl Sources {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system)?;
         let tick = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
             .map_err(system)?;
-        let mut sources = Self { epoll, uevents: None, nodes: None, tick };
+        let mut sources = Self { epoll, uevents: None, uevents_missing: uevents, nodes: None, tick };
         sources.set_tick(interval, interval).map_err(system)?;
         sources.add(sources.tick.as_fd(), TICK).map_err(system)?;
         sources.add(results, RESULTS).map_err(system)?;
-        let socket = if uevents { uevent_socket().ok() } else { None };
-        sources.uevents = socket.filter(|socket| sources.add(socket.as_fd(), UEVENTS).is_ok());
+        sources.listen_to_uevents();
         Ok(sources)
+    }
+
+    /// Opens the socket for uevents, unless it is open, not wanted, or refused.
+    pub(super) fn listen_to_uevents(&mut self) {
+        if !self.uevents_missing {
+            return;
+        }
+        let socket = uevent_socket();
+        self.uevents_missing = socket.as_ref().is_err_and(|errno| is_shortage(*errno));
+        self.uevents = socket.ok().filter(|socket| self.add(socket.as_fd(), UEVENTS).is_ok());
     }
 
     fn add(&self, fd: BorrowedFd<'_>, data: u64) -> rustix::io::Result<()> {
@@ -107,7 +121,12 @@ impl Sources {
             NODES => Signal::Nodes,
             TICK => Signal::Tick,
             RESULTS => Signal::Results,
-            exit => Signal::Exit(GroupId(u32::try_from(exit & 0xffff_ffff).unwrap_or_default())),
+            HOLDERS => Signal::Holders,
+            exit => {
+                let (pid, group) = ((exit & !EXITS) >> 32, exit & u64::from(u32::MAX));
+                let half = |bits| u32::try_from(bits).unwrap_or_default();
+                Signal::Exit(GroupId(half(group)), half(pid))
+            }
         })
     }
 
@@ -121,10 +140,24 @@ impl Sources {
         drain(&self.tick);
     }
 
-    pub(super) fn clear_nodes(&self) {
-        if let Some(nodes) = &self.nodes {
-            drain(nodes);
+    /// Takes the events of /dev/vfio. Drops the watch if the directory itself has gone.
+    pub(super) fn clear_nodes(&mut self) {
+        let Some(nodes) = &self.nodes else { return };
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(nodes, &mut buffer);
+        let gone = inotify::ReadFlags::IGNORED | inotify::ReadFlags::UNMOUNT | inotify::ReadFlags::MOVE_SELF;
+        let mut has_gone = false;
+        while let Ok(event) = reader.next() {
+            has_gone |= event.events().intersects(gone);
         }
+        if has_gone {
+            self.nodes = None;
+        }
+    }
+
+    /// Returns whether every change of /dev/vfio is reported.
+    pub(super) fn watches_nodes(&self) -> bool {
+        self.nodes.is_some()
     }
 
     /// Watches /dev/vfio, if it is not watched yet. devtmpfs creates and removes device nodes
@@ -144,8 +177,16 @@ impl Sources {
 
     /// Signals [`Signal::Exit`] when the process of a pidfd exits. Returns false if that is not
     /// possible.
-    pub(super) fn watch_exit(&self, pidfd: &OwnedFd, group: GroupId) -> bool {
-        self.add(pidfd.as_fd(), EXITS | u64::from(group.0)).is_ok()
+    pub(super) fn watch_exit(&self, pidfd: &OwnedFd, group: GroupId, pid: u32) -> bool {
+        self.add(pidfd.as_fd(), EXITS | u64::from(pid) << 32 | u64::from(group.0)).is_ok()
+    }
+
+    /// Signals [`Signal::Holders`] when `fd` is readable.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub(super) fn watch_holders(&self, fd: BorrowedFd<'_>) -> Result<()> {
+        self.add(fd, HOLDERS).map_err(|errno| Error::system(errno, "watch"))
     }
 
     /// Reads the uevents that have arrived, at most 256. Ignores messages that the kernel did not
@@ -198,7 +239,13 @@ fn uevent_socket() -> rustix::io::Result<OwnedFd> {
 fn watch_vfio_directory(root: &Root) -> rustix::io::Result<OwnedFd> {
     let directory = root.open_at(format_args!("dev/vfio"), OFlags::PATH | OFlags::DIRECTORY)?;
     let notify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    let flags = inotify::WatchFlags::CREATE | inotify::WatchFlags::DELETE | inotify::WatchFlags::ATTRIB;
+    // A rename is a change too: a device manager creates a node under another name first.
+    let flags = inotify::WatchFlags::CREATE
+        | inotify::WatchFlags::DELETE
+        | inotify::WatchFlags::MOVE
+        | inotify::WatchFlags::MOVE_SELF
+        | inotify::WatchFlags::DELETE_SELF
+        | inotify::WatchFlags::ATTRIB;
     // inotify takes no directory descriptor to start from, so the path goes through /proc/self/fd.
     inotify::add_watch(&notify, format!("/proc/self/fd/{}", directory.as_raw_fd()), flags)?;
     Ok(notify)

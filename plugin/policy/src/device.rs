@@ -93,6 +93,19 @@ pub struct GroupState {
     pub coverage: Option<ScanCoverage>,
 }
 
+impl GroupState {
+    /// Returns whether the group is free, its holders are known, or the search for them has made a first step.
+    pub fn holders_were_searched(&self) -> bool {
+        !self.occupancy.is_held() || !self.holders.is_empty() || self.coverage.is_some()
+    }
+
+    /// Returns whether the group is free, its holders are known, or the search for them has inspected every process.
+    pub fn search_is_over(&self) -> bool {
+        let is_whole = |coverage: ScanCoverage| coverage.unsearched == 0;
+        !self.occupancy.is_held() || !self.holders.is_empty() || self.coverage.is_some_and(is_whole)
+    }
+}
+
 impl NodeSnapshot {
     /// Returns a bound device by the id that the kubelet uses. None for an id that is no device id.
     pub fn device(&self, id: &str) -> Option<&DeviceState> {

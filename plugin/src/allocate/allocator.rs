@@ -8,8 +8,9 @@ use crate::reservations::Reservations;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use vfio_plugin_policy::device::NodeSnapshot;
+use vfio_plugin_policy::device::{GroupState, NodeSnapshot};
 use vfio_plugin_policy::pools::terms::BusyAllocate;
+use vfio_probe::DeviceId;
 
 /// A refusal waits this long for the list that reports the refused device as Unhealthy.
 const LIST_FIRST: Duration = Duration::from_millis(200);
@@ -49,13 +50,16 @@ impl Allocator {
         self.broadcast.wait_until_sent(LIST_FIRST, wanted).await;
     }
 
-    /// Waits until the monitor has taken in these reports and searched for the holders, at most 200 ms.
+    /// Waits until the monitor has taken in these reports and has searched for the holders of a device, at most 200 ms.
     ///
     /// The list of devices does not wait for that search, which takes long where there are many processes.
-    pub(super) async fn wait_for_holders(&self, reports: u64) {
+    pub(super) async fn wait_for_holders(&self, id: DeviceId, reports: u64) {
         let mut snapshots = self.monitor.snapshots.clone();
         let searched = |snapshot: &Option<Arc<NodeSnapshot>>| {
-            snapshot.as_ref().is_some_and(|snapshot| snapshot.reports_seen >= reports)
+            snapshot.as_ref().is_some_and(|snapshot| {
+                let group = snapshot.get(id).and_then(|device| device.group.as_ref());
+                snapshot.reports_seen >= reports && group.is_none_or(GroupState::holders_were_searched)
+            })
         };
         let _ = tokio::time::timeout(LIST_FIRST, snapshots.wait_for(searched)).await;
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use vfio_plugin_policy::assignments::kubelet::KubeletSocket;
 use vfio_plugin_policy::assignments::observation::PodHolds;
-use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
+use vfio_plugin_policy::device::{DeviceState, GroupState, NodeSnapshot};
 use vfio_probe::{GroupId, InPod};
 
 /// The identity of a checkpoint file: inode and modification time. The kubelet writes a new file each time and renames it into
@@ -81,6 +81,11 @@ pub(super) fn held_by_unknown_pods(snapshot: &NodeSnapshot) -> BTreeSet<String> 
         holders.map(|holder| holder.container.in_pod).any(|in_pod| in_pod == InPod::Unknown)
     };
     snapshot.devices.iter().filter(is_held).map(|device| device.device.id.to_string()).collect()
+}
+
+/// Returns whether the search for holders is over for every held group.
+pub(super) fn holders_are_known(snapshot: &NodeSnapshot) -> bool {
+    snapshot.devices.iter().filter_map(|device| device.group.as_ref()).all(GroupState::search_is_over)
 }
 
 /// Returns the devices that pods' processes hold, by the cgroups of the holders.

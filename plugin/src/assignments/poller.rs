@@ -5,7 +5,7 @@
 
 use crate::assignments::AssignmentsHandle;
 use crate::assignments::inputs::{
-    CheckpointId, Inputs, held_by_unknown_pods, offered_resources, pods_that_hold,
+    CheckpointId, Inputs, held_by_unknown_pods, holders_are_known, offered_resources, pods_that_hold,
 };
 use crate::assignments::schedule::Schedule;
 use crate::config::Config;
@@ -207,7 +207,8 @@ impl Poller {
             adopt_holders: !self.holders_adopted,
             offered: snapshot.map(offered_resources).as_ref(),
         });
-        self.holders_adopted |= snapshot.is_some() && update.answered;
+        // Where a search takes long, a later snapshot has the rest of the holders.
+        self.holders_adopted |= snapshot.is_some_and(holders_are_known) && update.answered;
         let assignments = state.ledger.assignments();
         tracing::debug!(?pods, ?checkpoint, kubelet_is_starting, ?assignments, "polled the kubelet");
         self.assignments.publish(Assignments::new(update.answered, &state.ledger));

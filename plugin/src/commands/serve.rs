@@ -21,7 +21,7 @@ use crate::status;
 use crate::supervise::{Failures, Supervisor};
 use anyhow::{Context, bail};
 use rustix::fs::Mode;
-use rustix::process::{Resource, getrlimit, umask};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,6 +58,7 @@ pub(crate) fn run(config: &Config) -> Result<(), Logged> {
 }
 
 fn run_until_signal(config: &Config) -> anyhow::Result<()> {
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the async runtime")?;
     let end = runtime.block_on(async {
@@ -74,6 +75,16 @@ fn run_until_signal(config: &Config) -> anyhow::Result<()> {
     // A blocking call that hangs in the kernel must not hang the exit.
     runtime.shutdown_background();
     end
+}
+
+/// Raises the soft limit of open descriptors to the hard one. A soft limit of 1024 is a default for programs that call select(2),
+/// and this one does not; nor does it start other programs, which would inherit the limit. Before any thread starts.
+fn raise_descriptor_limit() {
+    let limits = getrlimit(Resource::Nofile);
+    if limits.current != limits.maximum {
+        // Where this is refused, the soft limit stays: the monitor keeps descriptors for half of it.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
+    }
 }
 
 /// Runs [`serve`] with a supervisor of its own that reports every panic of the process, also of threads and tasks that it has not

@@ -61,7 +61,8 @@ impl ModelNames {
     /// Returns whether a failed read is to be repeated: its pause is over, or a file has changed. Costs one `stat` for each file
     /// while the read fails, and nothing otherwise.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
-        self.retry.is_due(now) || self.retry.is_failing() && self.versions() != self.failed_versions
+        self.retry.is_due(now)
+            || self.retry.is_failing() && !self.versions().eq(self.failed_versions.iter().copied())
     }
 
     /// Learns the names of the models, in one pass over the file if a file is needed. `models` are all models of the node that need a name. Models with
@@ -81,7 +82,7 @@ impl ModelNames {
             return;
         }
         // Before the read, so that no change is missed.
-        let versions = self.versions();
+        let versions = self.versions().collect();
         match find(self.file.as_deref(), &unknown) {
             Ok(names) => {
                 if self.is_failing() {
@@ -150,13 +151,12 @@ impl ModelNames {
         self.problems.keep(ProblemCode::PciIdsUnreadable, |_| false);
     }
 
-    /// Returns the versions of the files that the name could come from.
-    fn versions(&self) -> Vec<Option<FileId>> {
-        let version = |path: &Path| FileId::of(path).ok();
-        match &self.file {
-            Some(path) => vec![version(path)],
-            None => names::PLACES.iter().map(|place| version(Path::new(place))).collect(),
-        }
+    /// Returns the versions of the files that the name could come from. Allocates nothing: it is called in each pass while the read
+    /// fails.
+    fn versions(&self) -> impl Iterator<Item = Option<FileId>> {
+        let places = if self.file.is_some() { &[][..] } else { &names::PLACES[..] };
+        let paths = self.file.iter().map(PathBuf::as_path).chain(places.iter().map(Path::new));
+        paths.map(|path| FileId::of(path).ok())
     }
 }
 

@@ -3,6 +3,8 @@
 mod inbox;
 mod publish;
 mod run;
+#[cfg(test)]
+mod tests;
 
 use crate::config::Config;
 use crate::config::pools_watch::PoolsFileWatch;
@@ -61,6 +63,22 @@ impl MonitorHandle {
         lost: impl Iterator<Item = DeviceId>,
         supervisor: &Supervisor,
     ) -> anyhow::Result<Self> {
+        let (handle, monitor_loop) = Self::prepare(config, run_dir, lost)?;
+        supervisor
+            .thread("monitor", 256 * 1024, move || monitor_loop.run())
+            .context("cannot start the monitor thread")?;
+        Ok(handle)
+    }
+
+    /// Opens the root. Returns a handle and the loop that the thread runs.
+    ///
+    /// # Errors
+    /// The root cannot be opened, or the kernel provides no further descriptor.
+    fn prepare(
+        config: &Config,
+        run_dir: &RunDir,
+        lost: impl Iterator<Item = DeviceId>,
+    ) -> anyhow::Result<(Self, MonitorLoop)> {
         let root = Arc::new(Root::open(&config.root)?);
         let prober = Arc::new(Prober::new(Arc::clone(&root)));
         let options = monitor::Options {
@@ -69,7 +87,9 @@ impl MonitorHandle {
             detail: detail_for(&config.offered),
             ..Default::default()
         };
-        let monitor = Monitor::new(Arc::clone(&root), Arc::clone(&prober), options)?;
+        let mut monitor = Monitor::new(Arc::clone(&root), Arc::clone(&prober), options)?;
+        // The first pass shows what is bound, and so which groups have offered devices.
+        monitor.set_watched(Some(Vec::new()));
         let timing = Timing { interval: config.checks_interval, settling: config.settling };
         let sources = Sources {
             watch: Watch::new(monitor, Default::default())?,
@@ -98,10 +118,17 @@ impl MonitorHandle {
         let inbox = Arc::new(Inbox::new().context("cannot create the eventfd that wakes the monitor")?);
         let (sender, snapshots) = watch::channel(None);
         let monitor_loop = MonitorLoop::new(sources, Arc::clone(&inbox), sender.clone());
-        supervisor
-            .thread("monitor", 256 * 1024, move || monitor_loop.run())
-            .context("cannot start the monitor thread")?;
-        Ok(Self { root, prober, probe: options.probe, readers, cdi_files, snapshots, _sender: sender, inbox })
+        let handle = Self {
+            root,
+            prober,
+            probe: options.probe,
+            readers,
+            cdi_files,
+            snapshots,
+            _sender: sender,
+            inbox,
+        };
+        Ok((handle, monitor_loop))
     }
 
     /// Reports the result of a probe that another component made.

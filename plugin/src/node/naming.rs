@@ -259,6 +259,11 @@ impl ResourceNamer {
         Some(Offer { resource: Arc::clone(resource), terms })
     }
 
+    /// Returns whether a device is in a pool, or was offered when it was.
+    pub(crate) fn may_offer(&self, device: &Device) -> bool {
+        self.pools.of(device).is_some() || self.offered.contains_key(&device.id)
+    }
+
     /// Returns how the pools offer a device; none if they do not. A virtual function of a vendor's driver without a vGPU is not
     /// offered.
     pub(crate) fn offer(&self, device: &Device) -> Option<Offer> {

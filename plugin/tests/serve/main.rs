@@ -4,6 +4,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod descriptors;
+mod holders;
 mod registration;
 
 use common::{H100, Serve, expect, health, kubelet, list, own_sockets};

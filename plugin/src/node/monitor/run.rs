@@ -15,7 +15,7 @@ use vfio_plugin_policy::cdi::request::SpecDevice;
 use vfio_plugin_policy::device::NodeSnapshot;
 use vfio_plugin_policy::pools::Pools;
 use vfio_probe::device::Detail;
-use vfio_probe::{Device, Event, PciAddress, Watch};
+use vfio_probe::{Device, Event, GroupId, PciAddress, Watch};
 
 /// Limit for two waits at the start: the first probes wait this long for the assignments, and the first snapshot for the results
 /// of the first probes. A probe of a device that is being reset hangs.
@@ -47,6 +47,8 @@ pub(super) struct MonitorLoop {
     pub(super) inbox: Arc<Inbox>,
     pub(super) snapshots: watch::Sender<Option<Arc<NodeSnapshot>>>,
     pub(super) exclusions: ProbeExclusions,
+    /// The groups that the watch follows, sorted.
+    pub(super) watched_groups: Vec<GroupId>,
     /// The number of reports that were taken from the inbox.
     pub(super) reports_seen: u64,
     /// The number of devices with a stale `enable` count.
@@ -72,6 +74,7 @@ impl MonitorLoop {
             inbox,
             snapshots,
             exclusions: ProbeExclusions::default(),
+            watched_groups: Vec::new(),
             reports_seen: 0,
             stale_enables: 0,
             failure: None,
@@ -91,12 +94,15 @@ impl MonitorLoop {
     }
 
     /// Makes one pass. Returns how long the thread may sleep after it.
-    fn pass(&mut self) -> Duration {
+    pub(super) fn pass(&mut self) -> Duration {
         let mut changed = self.take_exclusions();
         changed |= self.reload_pools();
-        self.resume_probes();
         changed |= self.take_reports();
         changed |= self.take_events();
+        let watches_others = changed && self.watch_offered_groups();
+        if self.resume_probes() || watches_others {
+            changed |= self.take_events();
+        }
         changed |= self.take_hardware();
         changed |= self.take_stale_enables();
         self.inbox.record_pass();
@@ -154,14 +160,40 @@ impl MonitorLoop {
         }
     }
 
-    /// Ends the pause of probes once the assignments are known, because a group of a pod must never be opened.
-    fn resume_probes(&mut self) {
+    /// Lets the watch follow the groups with an offered device, and no others: each costs descriptors and system calls, and a
+    /// probe. Returns whether they have changed and a pass follows for them.
+    fn watch_offered_groups(&mut self) -> bool {
+        let Sources { watch, namer, .. } = &mut self.sources;
+        let exclusions = &self.exclusions;
+        let is_offered = |device: &&Device| namer.may_offer(device) || exclusions.is_assigned(device);
+        let mut groups: Vec<GroupId> =
+            bound(watch).filter(is_offered).filter_map(|device| device.group).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        if groups == self.watched_groups {
+            return false;
+        }
+        self.watched_groups.clone_from(&groups);
+        watch.monitor_mut().set_watched(Some(groups));
+        // Otherwise the pass comes with the end of the pause.
+        let passes = !watch.monitor().probes_paused();
+        if passes {
+            watch.pass_now();
+        }
+        passes
+    }
+
+    /// Ends the pause of probes once the assignments are known, because a group of a pod must never be opened. Returns whether it
+    /// has ended just now, and a pass follows.
+    fn resume_probes(&mut self) -> bool {
         let may_probe = self.exclusions.assigned.is_some() || self.inbox.age() > START;
         let watch = &mut self.sources.watch;
-        if may_probe && watch.monitor().probes_paused() {
+        let ends = may_probe && watch.monitor().probes_paused();
+        if ends {
             watch.monitor_mut().pause_probes(false);
             watch.pass_now();
         }
+        ends
     }
 
     /// Takes in reports and requests. Returns whether there were any.
@@ -245,10 +277,11 @@ impl MonitorLoop {
     }
 
     /// Returns whether snapshots can be published: the former assignments are known, without which CDI specs of running pods would
-    /// be removed, and the first probes have results or took too long.
+    /// be removed, and the first probes and the first step of the search for holders have results or took too long.
     fn is_complete(&self) -> bool {
-        let probes_done = self.sources.watch.monitor().initial_probes_done();
-        self.exclusions.restored.is_some() && (probes_done || self.inbox.age() > START)
+        let watch = &self.sources.watch;
+        let is_known = watch.monitor().initial_probes_done() && watch.holders_searched();
+        self.exclusions.restored.is_some() && (is_known || self.inbox.age() > START)
     }
 
     /// Lets the readers read the hardware of the devices of the latest snapshot, if it is time for that.

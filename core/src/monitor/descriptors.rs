@@ -1,0 +1,47 @@
+//! Limits the descriptors that a monitor keeps open.
+//!
+//! A kept descriptor of an attribute saves two of three system calls of each peek. But a node can
+//! have more functions on VFIO drivers than the process may have descriptors, and then nothing else
+//! could be opened any more.
+
+use rustix::process::{Resource, getrlimit};
+
+/// Share of RLIMIT_NOFILE for attributes: three eighths. Together with the pidfds of
+/// [`pidfd_limit`] it is half.
+const ATTRIBUTES: (u64, u64) = (3, 8);
+/// Share of RLIMIT_NOFILE for pidfds.
+const PIDFDS: (u64, u64) = (1, 8);
+
+/// The number of attributes that are kept open, and its limit.
+#[derive(Debug)]
+pub(super) struct Descriptors {
+    pub(super) open: usize,
+    pub(super) limit: usize,
+}
+
+impl Descriptors {
+    /// Counts from 0, with the limit of now.
+    pub(super) fn new() -> Self {
+        Self { open: 0, limit: share(ATTRIBUTES) }
+    }
+
+    /// Returns whether another attribute may be kept open.
+    pub(super) fn may_open(&self) -> bool {
+        self.open < self.limit
+    }
+
+    /// Counts an attribute that was opened or closed.
+    pub(super) fn count(&mut self, was_open: bool, is_open: bool) {
+        self.open = (self.open + usize::from(is_open)).saturating_sub(usize::from(was_open));
+    }
+}
+
+/// Returns the largest number of pidfds that a watch may keep open.
+pub(crate) fn pidfd_limit() -> usize {
+    share(PIDFDS)
+}
+
+fn share((part, whole): (u64, u64)) -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit / whole * part).unwrap_or(usize::MAX)
+}

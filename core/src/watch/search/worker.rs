@@ -1,0 +1,343 @@
+//! The thread that searches: when it inspects which processes, and what it reports.
+
+use super::{Found, Known, Shared, Wanted, check_interval};
+use crate::holder_search::{Budget, HolderSearch, Sighting, Targets, list_processes};
+use crate::holders::Holder;
+use crate::root::{Buffer, Root, last_component};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// One step of a search for an unknown holder.
+const STEP: Budget = Budget { processes: 4096, descriptors: 65_536, time: Duration::from_millis(100) };
+/// Pause after such a step, as a multiple of its duration: a search takes at most a tenth of a CPU.
+const REST: u32 = 9;
+/// One check of processes that may have opened a free group.
+const CHECK: Budget = Budget { processes: 256, descriptors: 2048, time: Duration::from_millis(2) };
+/// One check of known holders.
+const CONFIRM: Budget = Budget { processes: 1024, descriptors: 65_536, time: Duration::from_millis(50) };
+/// A process opens its groups within this time after its start, or it is found by the slow search
+/// of all processes.
+const YOUNG: Duration = Duration::from_secs(30);
+/// Shortest time between two slow searches of all processes.
+const ROUND: Duration = Duration::from_secs(60);
+/// Pause before a holder of a free group is inspected again. It may have been a probe.
+const SECOND_CHECK: Duration = Duration::from_millis(50);
+/// Largest number of processes in each list of candidates. Any user can fill them.
+const MAX_CANDIDATES: usize = 4096;
+
+/// The state of the thread.
+pub(super) struct Worker {
+    root: Arc<Root>,
+    shared: Arc<Shared>,
+    /// Processes that hang in the kernel.
+    skipped: Vec<u32>,
+    /// Pid of this process in the root's /proc. None if that shows another pid namespace, in which
+    /// no pidfd can be opened either.
+    own: Option<u32>,
+    /// Time between two checks of candidates.
+    check_interval: Duration,
+    confirm_interval: Duration,
+    targets: Option<(u64, Arc<Targets>)>,
+    /// The search for unknown holders, and its number.
+    search: Option<(u64, HolderSearch)>,
+    /// Number of sightings of that search that were reported.
+    reported: usize,
+    searched: u64,
+    next_step: Instant,
+    /// The check of candidates, and the slow search of all processes.
+    check_of_candidates: Option<HolderSearch>,
+    round: Option<HolderSearch>,
+    next_check: Instant,
+    /// When the next slow search of all processes begins.
+    next_round: Instant,
+    next_confirm: Instant,
+    /// The processes of the latest list, sorted.
+    listed: Vec<u32>,
+    /// Processes that were new in a list, and when.
+    young: Vec<(u32, Instant)>,
+    /// Processes that use VFIO.
+    users: Vec<u32>,
+}
+
+/// When each kind of work is due. None if there is none.
+struct Due {
+    step: Option<Instant>,
+    confirm: Option<Instant>,
+    check: Option<Instant>,
+}
+
+impl Worker {
+    pub(super) fn new(root: Arc<Root>, shared: Arc<Shared>, interval: Duration, skipped: Vec<u32>) -> Self {
+        let now = Instant::now();
+        let check_interval = check_interval(interval);
+        Self {
+            root,
+            shared,
+            skipped,
+            own: None,
+            check_interval,
+            confirm_interval: interval.clamp(Duration::from_millis(100), Duration::from_secs(5)),
+            targets: None,
+            search: None,
+            reported: 0,
+            searched: 0,
+            next_step: now,
+            check_of_candidates: None,
+            round: None,
+            next_check: now,
+            next_round: now,
+            next_confirm: now,
+            listed: Vec::new(),
+            young: Vec::new(),
+            users: Vec::new(),
+        }
+    }
+
+    /// Runs until the watch is dropped.
+    pub(super) fn run(mut self) {
+        self.shared.note(0);
+        self.own = own_pid(&self.root);
+        self.listed = list_processes(&self.root, &mut Buffer::new()).unwrap_or_default();
+        let mut until = Some(Instant::now());
+        while let Some(wanted) = self.shared.wait(until) {
+            self.shared.note(0);
+            until = None;
+            if !wanted.groups.is_empty() {
+                self.work(&wanted);
+                let Due { step, confirm, check } = self.due(&wanted);
+                until = step.into_iter().chain(confirm).chain(check).min();
+            }
+        }
+    }
+
+    /// Returns when there is something to do.
+    fn due(&self, wanted: &Wanted) -> Due {
+        let is_searching = self.search.is_some() || self.searched < wanted.search;
+        let confirms = wanted.known.iter().any(|known| known.confirm);
+        let checks = wanted.held.len() < wanted.groups.len();
+        Due {
+            step: is_searching.then_some(self.next_step),
+            confirm: confirms.then_some(self.next_confirm),
+            check: checks.then_some(self.next_check),
+        }
+    }
+
+    fn work(&mut self, wanted: &Wanted) {
+        let now = Instant::now();
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+        let Due { step, confirm, check } = self.due(wanted);
+        if !is_due(step) && !is_due(confirm) && !is_due(check) {
+            return;
+        }
+        let targets = self.targets(wanted);
+        if is_due(step) {
+            self.step(wanted, &targets);
+        }
+        if is_due(confirm) {
+            self.confirm(wanted, &targets);
+            self.next_confirm = Instant::now() + self.confirm_interval;
+        }
+        if is_due(check) {
+            self.check(wanted, &targets);
+            self.next_check = Instant::now() + self.check_interval;
+        }
+    }
+
+    /// Returns the device numbers of the groups. Reads them again after a change.
+    fn targets(&mut self, wanted: &Wanted) -> Arc<Targets> {
+        match &self.targets {
+            Some((epoch, targets)) if *epoch == wanted.epoch => Arc::clone(targets),
+            _ => {
+                let targets = Arc::new(Targets::of_known(&self.root, &wanted.groups, &wanted.members));
+                self.targets = Some((wanted.epoch, Arc::clone(&targets)));
+                (self.check_of_candidates, self.round) = (None, None);
+                targets
+            }
+        }
+    }
+
+    /// Makes a step of the search for unknown holders.
+    fn step(&mut self, wanted: &Wanted, targets: &Arc<Targets>) {
+        let began = Instant::now();
+        if self.searched < wanted.search {
+            let mut likely: Vec<u32> = wanted.known.iter().map(|known| known.pid).collect();
+            likely.extend(self.young.iter().rev().map(|(pid, _)| *pid));
+            likely.extend(&self.users);
+            likely.sort_unstable();
+            likely.dedup();
+            let search = HolderSearch::new(&self.root, Arc::clone(targets), &likely, &self.skipped);
+            self.search = search.ok().map(|search| (wanted.search, search));
+            self.searched = wanted.search;
+            self.reported = 0;
+        }
+        let Some((number, mut search)) = self.search.take() else {
+            // Without /proc nothing is known about any process.
+            let coverage = crate::ScanCoverage { unsearched: 1, ..Default::default() };
+            self.shared.report(|news| news.step = Some((wanted.search, coverage, true)));
+            return;
+        };
+        let shared = Arc::clone(&self.shared);
+        let over = search.advance(&self.root, &STEP, &mut |pid| shared.note(pid));
+        let sightings = search.sightings().get(self.reported..).unwrap_or_default();
+        self.reported += sightings.len();
+        let (held, others): (Vec<Sighting>, Vec<Sighting>) =
+            sightings.iter().partition(|sighting| wanted.held.contains(&sighting.holder.group));
+        self.add_users(search.users());
+        let found = self.new_holders(wanted, &held);
+        let coverage = search.coverage();
+        shared.report(|news| {
+            news.found.extend(found);
+            news.step = Some((number, coverage, over));
+        });
+        if !over {
+            self.search = Some((number, search));
+        }
+        self.next_step = Instant::now() + began.elapsed() * REST;
+        self.report_holders_of_free_groups(wanted, targets, others);
+    }
+
+    /// Inspects known holders and reports those that have closed their group.
+    fn confirm(&self, wanted: &Wanted, targets: &Arc<Targets>) {
+        let can_be_read = |known: &&Known| known.confirm && !self.skipped.contains(&known.pid);
+        let known: Vec<Known> = wanted.known.iter().filter(can_be_read).copied().collect();
+        let pids: Vec<u32> = known.iter().map(|known| known.pid).collect();
+        let mut search = HolderSearch::of(Arc::clone(targets), &pids);
+        let over = search.advance(&self.root, &CONFIRM, &mut |pid| self.shared.note(pid));
+        if !over || search.coverage().unreadable > 0 {
+            return;
+        }
+        let is_held = |known: &Known| {
+            let same = |holder: &Holder| {
+                (holder.group, holder.pid, holder.start_time) == (known.group, known.pid, known.start_time)
+            };
+            search.sightings().iter().any(|sighting| same(&sighting.holder))
+        };
+        let lost: Vec<Known> = known.into_iter().filter(|known| !is_held(known)).collect();
+        if !lost.is_empty() {
+            self.shared.report(|news| news.lost.extend(lost));
+        }
+    }
+
+    /// Inspects the processes that are likely to have opened a free group: those that use VFIO, and
+    /// those that have started just now. Then goes on with the slow search of all processes.
+    fn check(&mut self, wanted: &Wanted, targets: &Arc<Targets>) {
+        let shared = Arc::clone(&self.shared);
+        let mut before = |pid| shared.note(pid);
+        let mut candidates = match self.check_of_candidates.take() {
+            Some(candidates) => candidates,
+            None => {
+                let Some(candidates) = self.candidates() else { return };
+                HolderSearch::of(Arc::clone(targets), &candidates)
+            }
+        };
+        let over = candidates.advance(&self.root, &CHECK, &mut before);
+        let mut sightings = candidates.sightings().to_vec();
+        self.add_users(candidates.users());
+        if !over {
+            self.check_of_candidates = Some(candidates);
+        } else if self.search.is_none() && (self.round.is_some() || Instant::now() >= self.next_round) {
+            self.next_round = Instant::now() + ROUND;
+            let round = self
+                .round
+                .take()
+                .map_or_else(|| HolderSearch::new(&self.root, Arc::clone(targets), &[], &self.skipped), Ok);
+            if let Ok(mut round) = round {
+                let over = round.advance(&self.root, &CHECK, &mut before);
+                sightings.extend(round.sightings());
+                self.add_users(round.users());
+                self.round = (!over).then_some(round);
+            }
+        }
+        self.report_holders_of_free_groups(wanted, targets, sightings);
+    }
+
+    /// Returns the processes that use VFIO and the new ones, the newest first.
+    fn candidates(&mut self) -> Option<Vec<u32>> {
+        let now = Instant::now();
+        let listed = list_processes(&self.root, &mut Buffer::new()).ok()?;
+        let is_new = |pid: &&u32| self.listed.binary_search(pid).is_err();
+        let new = listed.iter().filter(is_new).map(|pid| (*pid, now));
+        let is_listed = |pid: u32| listed.binary_search(&pid).is_ok();
+        self.young.retain(|(pid, since)| now.duration_since(*since) < YOUNG && is_listed(*pid));
+        self.young.extend(new);
+        self.young.truncate(MAX_CANDIDATES);
+        self.users.retain(|pid| is_listed(*pid));
+        let mut candidates = self.users.clone();
+        candidates.extend(self.young.iter().rev().map(|(pid, _)| *pid));
+        candidates.retain(|pid| !self.skipped.contains(pid));
+        self.listed = listed;
+        Some(candidates)
+    }
+
+    fn add_users(&mut self, users: &[u32]) {
+        for user in users {
+            if self.users.len() < MAX_CANDIDATES && !self.users.contains(user) {
+                self.users.push(*user);
+            }
+        }
+    }
+
+    /// Reports holders of groups that are not known to be held, if a second check finds them again:
+    /// the first may have seen a probe of another program. Probes of this process are ignored.
+    fn report_holders_of_free_groups(
+        &mut self,
+        wanted: &Wanted,
+        targets: &Arc<Targets>,
+        mut sightings: Vec<Sighting>,
+    ) {
+        sightings
+            .retain(|sighting| Some(sighting.holder.pid) != self.own && !is_known(wanted, &sighting.holder));
+        if sightings.is_empty() {
+            return;
+        }
+        std::thread::sleep(SECOND_CHECK);
+        let mut pids: Vec<u32> = sightings.iter().map(|sighting| sighting.holder.pid).collect();
+        pids.dedup();
+        let mut again = HolderSearch::of(Arc::clone(targets), &pids);
+        again.advance(&self.root, &CONFIRM, &mut |pid| self.shared.note(pid));
+        let seen_before = |sighting: &Sighting| {
+            let same = |before: &Sighting| before.holder == sighting.holder;
+            sightings.iter().any(same)
+        };
+        let confirmed: Vec<Sighting> =
+            again.sightings().iter().filter(|sighting| seen_before(sighting)).copied().collect();
+        self.add_users(&pids);
+        let found = self.new_holders(wanted, &confirmed);
+        if !found.is_empty() {
+            self.shared.report(|news| news.found.extend(found));
+        }
+    }
+
+    /// Returns the sightings that the watch does not know, each with a pidfd if possible.
+    fn new_holders(&self, wanted: &Wanted, sightings: &[Sighting]) -> Vec<Found> {
+        let new = sightings.iter().filter(|sighting| !is_known(wanted, &sighting.holder));
+        new.map(|&sighting| Found { sighting, exit: self.follow_exit(&sighting.holder) }).collect()
+    }
+
+    /// Opens a pidfd, which becomes readable when the holder exits. The kernel closes the files of
+    /// a process before it signals the exit, so the group can be opened then. Returns none in
+    /// another pid namespace, and if the pid belongs to a different process by now.
+    fn follow_exit(&self, holder: &Holder) -> Option<OwnedFd> {
+        self.own?;
+        let pid = Pid::from_raw(i32::try_from(holder.pid).ok()?)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let (_, start_time) = self.root.process(holder.pid).ok()?;
+        (start_time == holder.start_time).then_some(pidfd)
+    }
+}
+
+fn is_known(wanted: &Wanted, holder: &Holder) -> bool {
+    let identity = (holder.group, holder.pid, holder.start_time);
+    wanted.known.iter().any(|known| (known.group, known.pid, known.start_time) == identity)
+}
+
+/// Returns this process's pid, if the root's /proc shows its pid namespace.
+fn own_pid(root: &Root) -> Option<u32> {
+    let mut text = [0; 64];
+    let own = std::process::id();
+    let name = root.link(format_args!("proc/self"), &mut text).ok().map(last_component)?;
+    // In a test's tree `self` can be a link to /proc/self instead of the pid.
+    (name == own.to_string().as_bytes() || name == b"self").then_some(own)
+}
