@@ -83,9 +83,8 @@ pub fn pod_resources(data: &[u8]) {
     let ours = bounded(most, || fuzzing::pod_list(data, Some(&[RESOURCE])));
     if let Ok(any) = &any {
         let ours = ours.expect("a narrower filter keeps less and exceeds no other limit");
-        let names = |pods: &[ListedPod]| -> Vec<String> {
-            pods.iter().map(|pod| pod.full_name.clone()).collect()
-        };
+        let names =
+            |pods: &[ListedPod]| -> Vec<String> { pods.iter().map(|pod| pod.full_name.clone()).collect() };
         assert_eq!(names(any), names(&ours), "every pod is listed, whatever is offered");
     }
     match (any, ListPodResourcesResponse::decode(data)) {

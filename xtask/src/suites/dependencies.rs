@@ -17,8 +17,10 @@ const WORKFLOW: &str = ".github/workflows/verify.yml";
 ///
 /// Fails if cargo-deny cannot be installed.
 pub fn dependencies(context: &mut Context, _: &[String]) -> Result<bool> {
-    let programs = context.cargo_tool(CARGO_DENY.0, CARGO_DENY.1)?;
-    context.prepend_path(&programs);
+    if context.find(CARGO_DENY.0).is_none() {
+        let programs = context.cargo_tool(CARGO_DENY.0, CARGO_DENY.1)?;
+        context.prepend_path(&programs);
+    }
     let deny = |arguments: &[&str]| {
         let mut deny = context.cargo(&["deny", "--all-features"]);
         deny.args(arguments);
@@ -63,24 +65,26 @@ fn rust_version(context: &Context, log: &mut Log) -> Result {
     )?;
     let toolchains =
         process::output(context.command("rustup").args(["toolchain", "list"])).unwrap_or_default();
-    if !toolchains
-        .lines()
-        .any(|name| name.starts_with(&format!("{ours}.")) || name.starts_with(&format!("{ours}-")))
-    {
+    // The whole name: rustup would download a toolchain of another name.
+    let Some(toolchain) = toolchain(&toolchains, ours) else {
         log.say(&format!(
             "no dependency declares a Rust newer than {ours}; not built with it, because rustup has no toolchain {ours} here"
         ));
         return Ok(());
-    }
+    };
     let target = context.target.join("oldest");
-    let toolchain = format!("+{ours}");
-    log.run(
-        context
-            .cargo(&[&toolchain, "check", "--workspace", "--bins", "--locked", "--target-dir"])
-            .arg(target),
-    )?;
-    log.say(&format!("built with Rust {ours}"));
+    let check = ["check", "--workspace", "--bins", "--locked", "--target-dir"];
+    log.run(context.command("cargo").arg(format!("+{toolchain}")).args(check).arg(target))?;
+    log.say(&format!("built with Rust {toolchain}"));
     Ok(())
+}
+
+/// Returns the name of the toolchain of a version in the output of `rustup toolchain list`.
+fn toolchain<'a>(list: &'a str, version: &str) -> Option<&'a str> {
+    let mut names = list.lines().filter_map(|line| line.split_whitespace().next());
+    names.find(|name| {
+        name.strip_prefix(version).is_some_and(|rest| rest.starts_with('.') || rest.starts_with('-'))
+    })
 }
 
 /// Returns the packages of cargo's metadata that declare an oldest Rust, each with it.
@@ -114,6 +118,13 @@ mod tests {
     fn rust_versions_are_read_with_their_packages() {
         let metadata = r#"{"packages":[{"name":"a","version":"1.0.0","id":"a","dependencies":[{"name":"b","source":null}],"rust_version":"1.89"},{"name":"c","version":"2.0.0","rust_version":null},{"name":"d","version":"1.0.0","rust_version":"1.63.0"}]}"#;
         assert_eq!(rust_versions(metadata).collect::<Vec<_>>(), [("a", "1.89"), ("d", "1.63.0")]);
+    }
+
+    #[test]
+    fn toolchain_is_found_by_its_whole_name() {
+        let list = "stable-x86_64-unknown-linux-gnu (active, default)\n1.89.0-x86_64-unknown-linux-gnu\n";
+        assert_eq!(toolchain(list, "1.89"), Some("1.89.0-x86_64-unknown-linux-gnu"));
+        assert_eq!(toolchain(list, "1.8"), None);
     }
 
     #[test]

@@ -53,10 +53,22 @@ pub fn fuzz(context: &mut Context, arguments: &[String]) -> Result<bool> {
             fuzzer.arg(format!("-max_total_time={seconds}"));
             fuzzer.arg(format!("-artifact_prefix={}/{target}-", work.join("artifacts").display()));
             // The first directory receives new inputs.
-            log.run(fuzzer.arg(corpus).arg(context.top.join("fuzz/seeds").join(&target)))
+            fuzzer.arg(corpus).arg(context.top.join("fuzz/seeds").join(&target));
+            let output = fuzzer.output().map_err(process::cannot_start(&fuzzer))?;
+            let text = String::from_utf8_lossy(&output.stderr);
+            match (output.status.success(), inputs(&text)) {
+                (true, Some(inputs)) => log.say(&format!("{inputs} inputs in {seconds} s")),
+                _ => log.say(&text),
+            }
+            process::check(&fuzzer, output.status)
         });
     }
     Ok(suite.end())
+}
+
+/// Returns the number of inputs in libFuzzer's report.
+fn inputs(report: &str) -> Option<&str> {
+    report.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:")).map(str::trim)
 }
 
 /// Builds the targets with coverage and returns the directory of the programs.
@@ -88,4 +100,17 @@ pub fn soak(context: &mut Context, arguments: &[String]) -> Result<bool> {
     let mut suite = Suite::new();
     suite.check_aloud("soak", |log| log.run(&mut soak));
     Ok(suite.end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::inputs;
+
+    #[test]
+    fn number_of_inputs_is_read_from_the_report() {
+        let report =
+            "INFO: seed corpus\nstat::number_of_executed_units: 5062425\nstat::average_exec_per_sec: 1\n";
+        assert_eq!(inputs(report), Some("5062425"));
+        assert_eq!(inputs("==1== ERROR: libFuzzer: deadly signal"), None);
+    }
 }
