@@ -225,10 +225,11 @@ impl HealthTracker {
             }
         }
         for device in snapshot.unbound.iter().filter(|device| assignments.counts_as_requested(device)) {
-            let assigned = &mut self.records.entry(device.device.id).or_default().assigned;
-            // The state in which it was bound says more.
-            if assigned.as_ref().is_none_or(|known| known.group.is_none() && **known != *device) {
-                *assigned = Some(Box::new(device.clone()));
+            match &mut self.records.entry(device.device.id).or_default().assigned {
+                // The state in which it was bound says more, except for the driver.
+                Some(known) if known.group.is_some() => known.device.driver = device.device.driver,
+                Some(known) if **known == *device => {}
+                known => *known = Some(Box::new(device.clone())),
             }
         }
         self.refusals.retain(|group, refusal| {
