@@ -1,5 +1,6 @@
 //! What the monitor knew at one moment: the devices, their groups, and what could not be read. Immutable.
 
+use crate::bound_devices::BoundDevices;
 use crate::cdi::request::SpecDevice;
 use crate::pools::terms::{Offer, Terms};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use vfio_probe::{Device, DeviceId, Evidence, GroupId, Holder, Kind, Occupancy, S
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct NodeSnapshot {
     /// The bound devices that a pool offers, in the order of their ids.
-    pub devices: Vec<DeviceState>,
+    pub devices: BoundDevices,
     /// Devices that are assigned to pods, exist, and are no longer bound.
     pub unbound: Vec<DeviceState>,
     /// Whether the plugin can list /dev/vfio. If not, a missing device node is no evidence.
@@ -72,15 +73,14 @@ pub struct GroupState {
 }
 
 impl NodeSnapshot {
-    /// Returns a bound device by the id that the kubelet uses. None for an id that is no device id.
-    pub fn device(&self, id: &str) -> Option<&DeviceState> {
-        self.get(id.parse().ok()?)
-    }
-
     /// Returns a bound device by its id.
     pub fn get(&self, id: DeviceId) -> Option<&DeviceState> {
-        let place = self.devices.binary_search_by_key(&id, |state| state.device.id).ok()?;
-        self.devices.get(place)
+        self.devices.get(id)
+    }
+
+    /// Returns the bound devices of the device's group, with the device itself. Returns none for a device without a group.
+    pub fn in_group_of(&self, device: &DeviceState) -> impl Iterator<Item = &DeviceState> {
+        device.device.group.into_iter().flat_map(|group| self.devices.in_group(group))
     }
 
     /// Returns whether a device that is not in `devices` may be bound all the same, because its record or the list of

@@ -66,6 +66,7 @@ mod tests {
     use std::time::Instant;
     use vfio_plugin_policy::allocation;
     use vfio_plugin_policy::allocation::PlannedContainer;
+    use vfio_plugin_policy::allocation::request::Request;
     use vfio_plugin_policy::assignments::index::Assignments;
     use vfio_plugin_policy::device::NodeSnapshot;
     use vfio_plugin_policy::testing::device_state;
@@ -79,14 +80,13 @@ mod tests {
         };
         let devices =
             vec![device("0000:01:00.0", 51), device("0000:02:00.0", 52), device("0000:02:00.1", 52)];
-        NodeSnapshot { devices, vfio_visible: true, ..NodeSnapshot::default() }
+        NodeSnapshot { devices: devices.into(), vfio_visible: true, ..NodeSnapshot::default() }
     }
 
     fn planned<'a>(containers: &[&[&str]], snapshot: &'a NodeSnapshot) -> Plan<'a> {
-        let texts = |ids: &&[&str]| ids.iter().map(|&id| id.to_owned()).collect::<Vec<String>>();
-        let containers: Vec<Vec<String>> = containers.iter().map(texts).collect();
-        let containers = containers.iter().map(Vec::as_slice);
-        allocation::plan(RESOURCE, containers, snapshot, &Assignments::default()).unwrap()
+        let parse = |ids: &&[&str]| ids.iter().map(|&id| id.parse().unwrap()).collect();
+        let request = Request { containers: containers.iter().map(parse).collect() };
+        allocation::plan(RESOURCE, &request, snapshot, &Assignments::default()).unwrap()
     }
 
     #[test]

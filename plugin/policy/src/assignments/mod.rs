@@ -6,7 +6,7 @@
 //! | [`observation`] | the input: what the kubelet shows at one moment |
 //! | [`kubelet`] | which kubelet process that is, and how long it has run |
 //! | [`ledger`] | the memory: takes in observations, with the rules in `merge` and `expiry` |
-//! | [`index`] | the output: assignments by device |
+//! | [`index`] | the output: assignments by device, in `shards` that versions share |
 //! | [`reserved`] | the output for the monitor: what it must not probe |
 
 mod expiry;
@@ -17,3 +17,4 @@ mod merge;
 pub mod observation;
 pub mod record;
 pub mod reserved;
+mod shards;

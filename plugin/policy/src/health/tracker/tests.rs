@@ -155,17 +155,27 @@ impl Story {
         let gone = &self.gone & &unlisted;
         let facts = Facts { snapshot: &self.snapshot, assignments: &assignments, gone: &gone, now: self.now };
         let known = self.tracker.clone();
-        let pass = self.tracker.decide(policy, facts);
+        let reasons = |tracker: &HealthTracker| {
+            tracker.reasons().map(|(id, reason)| (id, reason.clone())).collect::<Vec<_>>()
+        };
+        let pass = self.tracker.decide(policy, &facts);
         let text = |decision: &Decision| match &decision.warning {
             Some(warning) => format!("warning: {warning}"),
             None => decision.health.reason().map(ToString::to_string).unwrap_or_default(),
         };
         let mut reported = Vec::new();
-        for DeviceDecision { device, before, after } in &pass.devices {
+        for (device, after) in self.tracker.listed(&self.snapshot) {
             let id = device.device.id;
-            assert_eq!(before.as_ref(), known.decision(id));
+            let change = pass.changes.iter().find(|change| change.device == id);
+            let before = change.map_or(Some(after), |change| change.before.as_ref());
+            assert_eq!(before, known.decision(id));
+            assert_eq!(change.is_some(), known.decision(id) != Some(after));
             reported.push((id.to_string(), text(after)));
         }
+        assert!(pass.reasons_changed || reasons(&known) == reasons(&self.tracker));
+        // Nothing has changed since, so another pass changes nothing.
+        let again = self.tracker.clone().decide(policy, &facts);
+        assert!(again.changes.is_empty() && again.dropped.is_empty() && !again.reasons_changed);
         let reported: Vec<_> = reported.iter().map(|(id, text)| (id.as_str(), text.as_str())).collect();
         assert_eq!(reported, expected, "after {:?}", self.now - self.begin);
         (self.dropped, self.decide_again) = (pass.dropped, pass.decide_again);
