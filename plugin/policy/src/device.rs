@@ -25,7 +25,7 @@ pub struct NodeSnapshot {
     pub errors: Vec<vfio_probe::Error>,
     /// The number of reports from outside the monitor, such as results of Allocate's probes, that the snapshot contains.
     pub reports_seen: u64,
-    /// The devices of the CDI specs on disk.
+    /// The devices of the CDI specs on disk, in the order of devices.
     pub cdi: Vec<SpecDevice>,
 }
 
