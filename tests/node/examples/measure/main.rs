@@ -233,7 +233,9 @@ async fn main() {
         let size = (4096, bound);
         let mut figures = Figures::new();
         for plugin in [&ours].into_iter().chain(&nvidia) {
-            calls(&node(size), plugin, bound, &mut figures).await;
+            let node = node(size);
+            calls(&node, plugin, bound, &mut figures).await;
+            system_calls(&node, plugin, size, &mut figures).await;
         }
         print(size, &figures, &Figures::new());
         return;
