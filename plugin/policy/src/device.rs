@@ -1,8 +1,10 @@
 //! What the monitor knew at one moment: the devices, their groups, and what could not be read. Immutable.
 
-use crate::bound_devices::BoundDevices;
+pub mod bound_devices;
+
 use crate::cdi::request::SpecDevice;
 use crate::pools::terms::{Offer, Terms};
+use bound_devices::BoundDevices;
 use std::sync::Arc;
 use std::time::Instant;
 use vfio_probe::peek::Peek;

@@ -10,7 +10,7 @@
 //! | [`allocation`] | whether a request of the kubelet can be granted, and which devices are the best choice |
 //! | [`health`] | what the plugin reports to the kubelet about each device, with a typed reason |
 //! | [`assignments`] | which pod each device is assigned to, from what the kubelet shows over time |
-//! | [`device`], [`bound_devices`], [`holders`], [`sriov`] | what is known of a node at one moment |
+//! | [`device`], [`holders`], [`sriov`] | what is known of a node at one moment |
 //! | [`kubelet_id`] | device ids as the kubelet sends and stores them |
 //! | [`cdi`] | names and contents of CDI specs |
 //! | [`pools`] | which devices are offered, under which resource and on what terms |
@@ -20,7 +20,6 @@
 
 pub mod allocation;
 pub mod assignments;
-pub mod bound_devices;
 pub mod cdi;
 pub mod device;
 pub mod health;
