@@ -53,6 +53,9 @@ impl Allocator {
         ids: impl Iterator<Item = &'r KubeletDeviceId>,
     ) -> Arc<NodeSnapshot> {
         let mut snapshot = self.snapshot();
+        if !snapshot.devices.iter().any(DeviceState::is_held) {
+            return snapshot;
+        }
         let held = ids.filter_map(|id| snapshot.get(id.device()?)).filter(|device| device.is_held());
         let mut held: Vec<DeviceId> = held.map(|device| device.device.id).collect();
         if !held.is_empty() {

@@ -69,7 +69,7 @@ mod tests {
     use vfio_plugin_policy::allocation::request::Request;
     use vfio_plugin_policy::assignments::index::Assignments;
     use vfio_plugin_policy::device::NodeSnapshot;
-    use vfio_plugin_policy::testing::device_state;
+    use vfio_plugin_policy::testing::{device_state, node_of, request};
     use vfio_probe::{Occupancy, Viability};
 
     const RESOURCE: &str = "nvidia.com/GPU";
@@ -132,5 +132,23 @@ mod tests {
         let expected =
             [("MDEV_PCI_RESOURCE_NVIDIA_COM_GPU", uuid), ("PCI_RESOURCE_NVIDIA_COM_GPU", "0000:01:00.0")];
         assert_eq!(envs, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn one_device_costs_the_same_on_any_node() {
+        let allocations = |size| {
+            let snapshot = node_of(size);
+            let request = request(snapshot.devices.iter().skip(5).take(1));
+            // Makes the snapshot's index.
+            allocation::plan(RESOURCE, &request, &snapshot, &Assignments::default()).unwrap();
+            allocation_counter::measure(|| {
+                let plan = allocation::plan(RESOURCE, &request, &snapshot, &Assignments::default()).unwrap();
+                let nodes = vec!["/dev/vfio/vfio".to_owned(), "/dev/vfio/5".to_owned()];
+                let devices = ContainerDevices { nodes, cdi: CdiRequest::default() };
+                assert_eq!(response(RESOURCE, &plan, vec![devices]).container_responses.len(), 1);
+            })
+            .count_total
+        };
+        assert_eq!(allocations(8), allocations(1024));
     }
 }

@@ -5,19 +5,18 @@ use crate::device::{DeviceState, NodeSnapshot};
 use crate::kubelet_id::KubeletDeviceId;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Instant;
 use vfio_probe::{GroupId, Occupancy};
 
-/// Available devices that should go together: those of one group, or one device whose group is not known.
-struct Unit {
-    ids: Vec<KubeletDeviceId>,
-    /// The lower, the better.
-    rank: Rank,
-    numa_node: Option<u16>,
+/// An available device.
+struct Member<'a> {
     group: Option<GroupId>,
-    /// Since when the group's occupancy has its value.
-    since: Option<Instant>,
+    id: KubeletDeviceId,
+    /// None if it is not bound.
+    device: Option<&'a DeviceState>,
 }
+
+/// Available devices that should go together: those of one group, or one device whose group is not known.
+type Unit<'a> = &'a [Member<'a>];
 
 /// What of a unit decides how it ranks. Units with the same value differ only in their group and ids.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,25 +77,27 @@ pub fn choose(
         used_nodes.insert(device.device.numa_node);
         used_groups.extend(device.device.group);
     }
-    let units = units(snapshot, assignments, &left);
-    let first = units.iter().filter_map(|unit| unit.since).min();
+    let mut members = members(snapshot, &left);
+    members.sort_unstable_by_key(|member| (member.group, member.id));
+    let since = |member: &Member<'_>| Some(member.device?.group.as_ref()?.since);
+    let first = members.iter().filter_map(since).min();
     let mut room: BTreeMap<Option<u16>, usize> = BTreeMap::new();
-    let mut kinds: BTreeMap<Kind, VecDeque<Unit>> = BTreeMap::new();
+    let mut kinds: BTreeMap<Kind, VecDeque<Unit<'_>>> = BTreeMap::new();
     // In the order of groups and ids, so the first unit of each kind is the best of it.
-    for unit in units {
-        if unit.rank == Rank::Free {
-            *room.entry(unit.numa_node).or_default() += unit.ids.len();
-        }
+    for unit in members.chunk_by(|one, other| one.group.is_some() && one.group == other.group) {
+        let Some(member) = unit.first() else { continue };
         let kind = Kind {
-            rank: unit.rank,
-            is_new_group: !unit.group.is_some_and(|group| used_groups.contains(&group)),
-            size: unit.ids.len(),
-            since: unit
-                .since
+            rank: member.device.map_or(Rank::Gone, |device| rank(device, assignments)),
+            is_new_group: !member.group.is_some_and(|group| used_groups.contains(&group)),
+            size: unit.len(),
+            since: since(member)
                 .zip(first)
                 .map(|(since, first)| since.saturating_duration_since(first).as_secs()),
-            numa_node: unit.numa_node,
+            numa_node: member.device.and_then(|device| device.device.numa_node),
         };
+        if kind.rank == Rank::Free {
+            *room.entry(kind.numa_node).or_default() += kind.size;
+        }
         kinds.entry(kind).or_default().push_back(unit);
     }
     while chosen.len() < size {
@@ -112,7 +113,10 @@ pub fn choose(
                 if room < wanted { (true, Reverse(room), 0) } else { (false, Reverse(0), room) },
                 Reverse(kind.size),
                 kind.since,
-                (kind.numa_node, units.front().map(|unit| (unit.group, unit.ids.first().copied()))),
+                (
+                    kind.numa_node,
+                    units.front().and_then(|unit| unit.first()).map(|member| (member.group, member.id)),
+                ),
             )
         });
         let Some(kind) = best.map(|(kind, _)| *kind) else { break };
@@ -125,30 +129,24 @@ pub fn choose(
         {
             *room -= kind.size;
         }
-        used_nodes.insert(unit.numa_node);
-        chosen.extend(unit.ids.into_iter().take(wanted));
+        used_nodes.insert(kind.numa_node);
+        chosen.extend(unit.iter().take(wanted).map(|member| member.id));
     }
     chosen
 }
 
-/// Returns the devices by group, in the order of groups and then of ids. `ids` are in order, each once.
-fn units(snapshot: &NodeSnapshot, assignments: &Assignments, ids: &[KubeletDeviceId]) -> Vec<Unit> {
-    let mut units: BTreeMap<(Option<GroupId>, KubeletDeviceId), Unit> = BTreeMap::new();
-    let mut first_of: BTreeMap<GroupId, KubeletDeviceId> = BTreeMap::new();
-    for id in ids {
-        let device = id.device().and_then(|id| snapshot.get(id));
-        let group = device.and_then(|device| device.device.group);
-        let first = group.map_or(*id, |group| *first_of.entry(group).or_insert(*id));
-        let unit = units.entry((group, first)).or_insert_with(|| Unit {
-            ids: Vec::with_capacity(1),
-            rank: device.map_or(Rank::Gone, |device| rank(device, assignments)),
-            numa_node: device.and_then(|device| device.device.numa_node),
-            group,
-            since: device.and_then(|device| Some(device.group.as_ref()?.since)),
+/// Returns the devices of ids. Both the ids and the snapshot's devices are in order, so one walk over both finds all.
+fn members<'a>(snapshot: &'a NodeSnapshot, ids: &[KubeletDeviceId]) -> Vec<Member<'a>> {
+    let mut bound = snapshot.devices.iter().peekable();
+    let member = |id: &KubeletDeviceId| {
+        let wanted = id.device();
+        let device = wanted.and_then(|wanted| {
+            while bound.next_if(|device| device.device.id < wanted).is_some() {}
+            bound.next_if(|device| device.device.id == wanted)
         });
-        unit.ids.push(*id);
-    }
-    units.into_values().collect()
+        Member { group: device.and_then(|device| device.device.group), id: *id, device }
+    };
+    ids.iter().map(member).collect()
 }
 
 fn rank(device: &DeviceState, assignments: &Assignments) -> Rank {

@@ -5,7 +5,7 @@ use crate::assignments::ledger::Ledger;
 use crate::testing::device_state;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vfio_probe::Viability;
 
 /// Returns a node with these devices: bus number, NUMA node, held.
