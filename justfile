@@ -60,6 +60,7 @@ cluster:
 # Measures the core, the calls of every language, and the program of the image.
 bench:
     cargo bench -p vfio-probe
+    cargo bench -p vfio-plugin-policy
     tests/conformance/cost
     tests/measure
 

@@ -172,7 +172,7 @@ impl<C: Call> BoundedPool<C> {
         let mut state = self.shared.lock();
         let Some(ticket) = state.admit(&call) else { return Err(call) };
         state.queue.push_back(Queued { ticket, call, first: false });
-        Ok(Submitted { ticket, thread: self.begin(&mut state) })
+        Ok(Submitted { ticket, thread: self.begin(state) })
     }
 
     /// Queues an urgent call and returns at once. It runs before all calls of
@@ -189,6 +189,7 @@ impl<C: Call> BoundedPool<C> {
         let thread = if state.threads < state.running + place + 1 {
             self.spawn(&mut state)
         } else {
+            drop(state);
             self.shared.wake.notify_one();
             Ok(())
         };
@@ -213,7 +214,7 @@ impl<C: Call> BoundedPool<C> {
                 None => refused(call),
             }
         }
-        self.begin(&mut state)
+        self.begin(state)
     }
 
     /// Starts another thread if calls are queued and no thread is idle, because a running call
@@ -298,18 +299,20 @@ impl<C: Call> BoundedPool<C> {
     }
 
     /// Sees to it that a thread takes the queue: wakes one, or starts one if all are busy.
-    fn begin(&self, state: &mut State<C>) -> io::Result<()> {
+    fn begin(&self, mut state: MutexGuard<'_, State<C>>) -> io::Result<()> {
         if state.queue.is_empty() {
             return Ok(());
         }
         if state.threads > state.running + state.first() {
+            // The thread takes the lock at once. Waiting for it would cost three system calls.
+            drop(state);
             self.shared.wake.notify_one();
             return Ok(());
         }
         // One thread takes a whole batch, because a call usually takes microseconds. Another thread
         // starts only if the last call seems to hang.
         let hangs = state.taken.is_some_and(|taken| taken.elapsed() >= self.limits.hang);
-        if state.threads == 0 || hangs { self.spawn(state) } else { Ok(()) }
+        if state.threads == 0 || hangs { self.spawn(&mut state) } else { Ok(()) }
     }
 
     /// Starts a thread unless there are as many as the limit allows.

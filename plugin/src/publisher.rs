@@ -1,5 +1,6 @@
 //! Turns decisions into the lists of the resources, into log events, and into the state file `health.json`.
 
+use crate::assignments::Changes;
 use crate::config::Config;
 use crate::kubelet::list_and_watch::DeviceList;
 use crate::node::special_nodes::with_special_nodes;
@@ -16,7 +17,7 @@ use vfio_plugin_policy::assignments::record::Assignment;
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_plugin_policy::health::reason::Reason;
 use vfio_plugin_policy::health::stored::{self, HealthContent, StoredHealth};
-use vfio_plugin_policy::health::tracker::{DeviceDecision, Facts, HealthTracker, Policy};
+use vfio_plugin_policy::health::tracker::{Change, Facts, HealthTracker, Policy};
 use vfio_plugin_policy::health::{Decision, Health};
 use vfio_plugin_policy::pools::terms::Busy;
 use vfio_probe::{DeviceId, GroupId, Root};
@@ -38,6 +39,31 @@ pub(crate) struct HealthPublisher {
 struct State {
     tracker: HealthTracker,
     file: StateFile,
+    /// The snapshot of the latest pass. None if the next pass has to decide on all devices.
+    decided: Option<Arc<NodeSnapshot>>,
+    decide_again: Option<Instant>,
+    /// What the latest lists contain.
+    listed: Vec<Listed>,
+}
+
+/// What of a device is in its resource's list.
+#[derive(PartialEq, Eq, Debug)]
+struct Listed {
+    id: DeviceId,
+    resource: Arc<str>,
+    numa_node: Option<u16>,
+    is_healthy: bool,
+}
+
+impl Listed {
+    fn new(device: &DeviceState, decision: &Decision) -> Self {
+        Self {
+            id: device.device.id,
+            resource: Arc::clone(&device.resource),
+            numa_node: device.device.numa_node,
+            is_healthy: decision.health == Health::Healthy,
+        }
+    }
 }
 
 /// What the previous process of the plugin left in the state file, and the file.
@@ -50,8 +76,8 @@ pub(crate) struct CarriedOver {
 /// The outcome of a pass.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    /// The list of each resource that has devices.
-    pub(crate) lists: BTreeMap<Arc<str>, DeviceList>,
+    /// The list of each resource that has devices. None if no list has changed.
+    pub(crate) lists: Option<BTreeMap<Arc<str>, DeviceList>>,
     /// When to decide again even if nothing changes.
     pub(crate) decide_again: Option<Instant>,
 }
@@ -74,7 +100,9 @@ impl HealthPublisher {
     /// Creates a publisher that has reported nothing, and continues with the reasons of the previous process.
     pub(crate) fn new(config: &Config, root: Arc<Root>, carried_over: CarriedOver) -> Self {
         let CarriedOver { file, reasons } = carried_over;
-        let state = Mutex::new(State { tracker: HealthTracker::new(reasons), file });
+        let tracker = HealthTracker::new(reasons);
+        let state = State { tracker, file, decided: None, decide_again: None, listed: Vec::new() };
+        let state = Mutex::new(state);
         let policy =
             Policy { busy: config.busy, settling: config.settling, check_node: config.checks().node };
         Self { policy, root, state, changed: Notify::new() }
@@ -92,7 +120,10 @@ impl HealthPublisher {
 
     /// Records a refusal, see [`HealthTracker::refused`], and wakes the publishing task.
     pub(crate) fn refused(&self, group: GroupId, reports_seen: u64) {
-        self.state.lock().tracker.refused(group, reports_seen, Instant::now());
+        let mut state = self.state.lock();
+        state.tracker.refused(group, reports_seen, Instant::now());
+        state.decided = None;
+        drop(state);
         self.changed.notify_one();
     }
 
@@ -106,34 +137,55 @@ impl HealthPublisher {
         self.state.lock().tracker.stale_answer_of_another_pod(device).cloned()
     }
 
-    /// Decides on every device, logs what has changed, and writes the state file. Reads sysfs only for devices that are not in
-    /// the snapshot and matter all the same.
+    /// Decides, logs what has changed, and writes the state file. Reads sysfs only for devices that are not in the snapshot and
+    /// matter all the same.
+    ///
+    /// If only assignments of single devices have changed since the pass before, it decides on these devices alone.
     pub(crate) fn decide(
         &self,
-        snapshot: &NodeSnapshot,
+        snapshot: &Arc<NodeSnapshot>,
         assignments: &Assignments,
+        changes: &Changes,
         now: Instant,
     ) -> Published {
-        let snapshot = &*with_special_nodes(&self.root, snapshot, assignments.name_special_nodes());
         let mut guard = self.state.lock();
-        let State { tracker, file } = &mut *guard;
-        let gone = tracker.unlisted(snapshot).filter(|id| !self.root.has(*id)).collect();
-        let pass = tracker.decide(self.policy, Facts { snapshot, assignments, gone: &gone, now });
-        let mut lists: BTreeMap<Arc<str>, Vec<Device>> = BTreeMap::new();
-        for decision in &pass.devices {
-            log_change(decision);
-            let list = lists.entry(Arc::clone(&decision.device.resource)).or_default();
-            let device = listed(decision.device, &decision.after.health);
-            let place = list.partition_point(|other| other.id < device.id);
-            list.insert(place, device);
+        let state = &mut *guard;
+        let is_decided = state.decided.as_ref().is_some_and(|decided| Arc::ptr_eq(decided, snapshot));
+        let is_due = state.decide_again.is_some_and(|at| now >= at);
+        let of_devices = match changes {
+            Changes::Devices(ids) if is_decided && !is_due => {
+                let facts = Facts { snapshot, assignments, gone: &BTreeSet::new(), now };
+                state.tracker.decide_assigned(self.policy, &facts, ids)
+            }
+            _ => None,
+        };
+        let is_of_all = of_devices.is_none();
+        let pass = of_devices.unwrap_or_else(|| {
+            let gone = state.tracker.unlisted(snapshot).filter(|id| !self.root.has(*id)).collect();
+            state.decide_again = None;
+            let snapshot = &*with_special_nodes(&self.root, snapshot, assignments.name_special_nodes());
+            state.tracker.decide(self.policy, &Facts { snapshot, assignments, gone: &gone, now })
+        });
+        if !is_decided {
+            state.decided = Some(Arc::clone(snapshot));
+        }
+        state.decide_again = state.decide_again.into_iter().chain(pass.decide_again).min();
+        for Change { device, before } in &pass.changes {
+            let unbound = || state.tracker.unbound(snapshot).find(|state| state.device.id == *device);
+            let (device, after) = (snapshot.get(*device).or_else(unbound), state.tracker.decision(*device));
+            if let (Some(device), Some(after)) = (device, after) {
+                log_change(device, before.as_ref(), after);
+            }
         }
         for device in &pass.dropped {
             tracing::info!(%device, "dropped a device that is no longer bound");
         }
-        let decide_again = pass.decide_again;
-        file.write_versioned(stored::VERSION, &HealthContent(tracker));
-        let lists = lists.into_iter().map(|(resource, list)| (resource, Arc::new(list))).collect();
-        Published { lists, decide_again }
+        if pass.reasons_changed || !state.file.is_written() {
+            state.file.write_versioned(stored::VERSION, &HealthContent(&state.tracker));
+        }
+        let may_differ = is_of_all || !pass.changes.is_empty();
+        let lists = if may_differ { state.changed_lists(snapshot) } else { None };
+        Published { lists, decide_again: state.decide_again }
     }
 
     /// Calls `visit` for each device, with what was reported about it and its assignment.
@@ -150,8 +202,31 @@ impl HealthPublisher {
     }
 }
 
+impl State {
+    /// Returns all lists if any differs from the latest ones.
+    fn changed_lists(&mut self, snapshot: &NodeSnapshot) -> Option<BTreeMap<Arc<str>, DeviceList>> {
+        let listed = || self.tracker.listed(snapshot);
+        let mut known = self.listed.iter();
+        let is_same = |(device, after)| known.next() == Some(&Listed::new(device, after));
+        if !self.listed.is_empty() && listed().all(is_same) && known.next().is_none() {
+            return None;
+        }
+        let mut lists: BTreeMap<Arc<str>, Vec<Device>> = BTreeMap::new();
+        for (device, after) in listed() {
+            let list = lists.entry(Arc::clone(&device.resource)).or_default();
+            list.push(listed_device(device, &after.health));
+        }
+        self.listed = listed().map(|(device, after)| Listed::new(device, after)).collect();
+        let in_order = |(resource, mut list): (Arc<str>, Vec<Device>)| {
+            list.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+            (resource, Arc::new(list))
+        };
+        Some(lists.into_iter().map(in_order).collect())
+    }
+}
+
 /// Returns a device as the kubelet's API has it.
-fn listed(device: &DeviceState, health: &Health) -> Device {
+fn listed_device(device: &DeviceState, health: &Health) -> Device {
     // -1 is unknown, not node 0. Without a topology, the kubelet's topology manager may choose freely.
     let topology =
         device.device.numa_node.map(|node| TopologyInfo { nodes: vec![NumaNode { id: i64::from(node) }] });
@@ -160,11 +235,10 @@ fn listed(device: &DeviceState, health: &Health) -> Device {
 
 /// Logs a change of health or of the warning. `old` and `new` are the healths (`new` for a new device), `reason` is the stable
 /// code, `detail` the text for people.
-fn log_change(decision: &DeviceDecision<'_>) {
-    let DeviceDecision { device, before, after } = decision;
+fn log_change(device: &DeviceState, before: Option<&Decision>, after: &Decision) {
     let (resource, group) = (&device.resource, device.device.group.map(|group| group.0));
     let device = device.device.id;
-    let known = before.as_ref().map(|before| &before.health);
+    let known = before.map(|before| &before.health);
     let is_news =
         |known: Option<&Reason>, reason: &Reason| !known.is_some_and(|known| known.is_same_news(reason));
     let health_is_news = match (known, &after.health) {
@@ -194,7 +268,7 @@ fn log_change(decision: &DeviceDecision<'_>) {
         }
     }
     if let Some(warning) = &after.warning
-        && is_news(before.as_ref().and_then(|before| before.warning.as_deref()), warning)
+        && is_news(before.and_then(|before| before.warning.as_deref()), warning)
     {
         let (reason, detail) = (warning.code(), warning.to_string());
         tracing::warn!(%device, group, %resource, reason, detail,

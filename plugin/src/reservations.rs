@@ -37,14 +37,14 @@ struct InFlight {
 #[derive(Debug)]
 pub(crate) struct Reservation {
     reservations: Reservations,
-    groups: Vec<GroupId>,
+    groups: BTreeSet<GroupId>,
 }
 
 impl Reservations {
     /// Begins an Allocate call, without any group yet.
     pub(crate) fn begin(&self) -> Reservation {
         self.0.in_flight.send_modify(|in_flight| in_flight.count += 1);
-        Reservation { reservations: self.clone(), groups: Vec::new() }
+        Reservation { reservations: self.clone(), groups: BTreeSet::new() }
     }
 
     /// Waits until no Allocate call is in flight and the kubelet has stored the latest response, at most 5 s.
@@ -75,7 +75,7 @@ impl Reservation {
         }
         let reserved = self.reservations.0.groups.lock().insert(group);
         if reserved {
-            self.groups.push(group);
+            self.groups.insert(group);
         }
         reserved
     }
@@ -83,7 +83,11 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.reservations.0.groups.lock().retain(|group| !self.groups.contains(group));
+        let mut reserved = self.reservations.0.groups.lock();
+        for group in &self.groups {
+            reserved.remove(group);
+        }
+        drop(reserved);
         self.reservations.0.in_flight.send_modify(|in_flight| {
             in_flight.count -= 1;
             in_flight.ended = Some(Instant::now());

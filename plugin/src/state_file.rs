@@ -181,6 +181,11 @@ impl StateFile {
         }
     }
 
+    /// Returns whether the latest write of this process succeeded.
+    pub(crate) fn is_written(&self) -> bool {
+        self.written.is_some()
+    }
+
     /// Writes the content like [`write`](Self::write), with a field `version` beside its own. The content must be a
     /// struct that ignores unknown fields.
     pub(crate) fn write_versioned<T: Serialize>(&mut self, version: u32, content: &T) {

@@ -13,7 +13,7 @@ use prost::Message;
 use std::time::Instant;
 use tonic::Code;
 use vfio_sim_node::kubelet::{AdmitError, PodResourcesMode};
-use vfio_sim_node::{Function, Kubelet, Node};
+use vfio_sim_node::{Function, Kubelet, Node, VmSpec};
 
 const GPU: &str = "0000:1b:00.0";
 const OTHER: &str = "0000:3d:00.0";
@@ -142,6 +142,24 @@ async fn serve_without_the_checkpoint_remembers_the_answer() {
     .await;
     // Nothing can be checked without the checkpoint: a container is not kept from starting.
     assert!(kubelet.pre_start(H100, &ids(GPU)).await.unwrap());
+}
+
+#[tokio::test]
+async fn device_of_a_stale_node_is_no_substitute() {
+    let node = Node::new().unwrap();
+    let fourth = "0000:5f:00.0";
+    add(&node, &[(GPU, 52), (OTHER, 51), (THIRD, 53), (fourth, 54)]);
+    let kubelet = kubelet(&node).await;
+    let words = ["--busy-allocate", "substitute"];
+    let serve = Serve::start(&node, &words);
+    expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == 4).await;
+    kubelet.admit_with("vm-a", H100, ids(GPU)).await.unwrap();
+    reboot(&node, &kubelet, serve, &[(GPU, 51), (OTHER, 52), (THIRD, 53), (fourth, 54)]).await;
+    let _serve = Serve::start(&node, &words);
+    expect(&kubelet, "Unhealthy", |state| health(state, H100, OTHER) == Some(false)).await;
+    let _foreign = node.start_vm(&VmSpec::foreign(&[THIRD])).unwrap();
+    let pod = kubelet.admit_with("vm-b", H100, ids(THIRD)).await.unwrap();
+    assert_eq!(pod.response.envs["PCI_RESOURCE_NVIDIA_COM_2330"], fourth);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod common;
 use common::{
     H100, Serve, assigned_pod, device, expect, health, kubelet, list, run, wait_for_pod, write_pools,
 };
+use serde_json::Value;
 use std::fs;
 use std::time::Instant;
 use vfio_sim_node::kubelet::PodResourcesMode;
@@ -91,6 +92,16 @@ async fn listed_again(kubelet: &Kubelet, before: usize, what: &str, healthy: boo
     .await;
 }
 
+/// Waits until `list` shows the driver that the device has after the fault.
+async fn wait_for_driver(node: &Node, fault: Fault) {
+    let driver = if fault == Fault::OtherDriver { Value::from("nvidia") } else { Value::Null };
+    let deadline = Instant::now() + common::PATIENCE;
+    while device(node, GPU)["driver"] != driver {
+        assert!(Instant::now() < deadline, "{fault:?}: {}", device(node, GPU));
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
 #[track_caller]
 fn doctor_finds(node: &Node, words: &[&str]) -> String {
     let deadline = Instant::now() + common::PATIENCE;
@@ -110,6 +121,7 @@ async fn only_device_of_a_resource_stays_listed_over_restarts() {
             let (node, kubelet, serve, uid) = with_a_pod(&[], H100).await;
             let what = format!("{source:?}, {fault:?}");
             strike(&node, GPU, fault);
+            wait_for_driver(&node, fault).await;
             drop(serve);
             keep_only(&node, &kubelet, source);
             // Over two restarts: the second one has what the first one wrote.
@@ -206,6 +218,33 @@ async fn device_that_cannot_be_read_stays_listed() {
     let _serve = Serve::start(&node, &[]);
     listed_again(&kubelet, 1, "listed", true).await;
     assert_eq!(assigned_pod(&device(&node, GPU)).as_deref(), Some("default/vm-9"));
+}
+
+#[tokio::test]
+async fn unbound_device_that_leaves_and_comes_back_is_followed() {
+    let (node, kubelet, _serve, _) = with_a_pod(&["--assignments-interval", "1h"], H100).await;
+    node.unbind(GPU).unwrap();
+    wait_for_driver(&node, Fault::NoDriver).await;
+    node.remove(GPU).unwrap();
+    expect(&kubelet, "gone", |state| health(state, H100, GPU) == Some(false)).await;
+    node.add(Function::gpu(GPU, 51, 0).with_driver(Some("nvidia"))).unwrap();
+    expect(&kubelet, "back, on another driver", |state| health(state, H100, GPU) == Some(true)).await;
+    wait_for_driver(&node, Fault::OtherDriver).await;
+    node.unbind(GPU).unwrap();
+    node.bind(GPU, "vfio-pci").unwrap();
+    doctor_is_silent(&node).await;
+}
+
+/// Waits until `doctor` finds nothing wrong.
+async fn doctor_is_silent(node: &Node) {
+    let deadline = Instant::now() + common::PATIENCE;
+    loop {
+        let (_, out, _) = run(node, &["doctor"]);
+        if out == "Nothing is wrong.\n" {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{out}");
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! What the monitor knew at one moment: the devices, their groups, and what could not be read. Immutable.
 
+pub mod bound_devices;
+
 use crate::cdi::request::SpecDevice;
 use crate::pools::terms::{Offer, Terms};
+use bound_devices::BoundDevices;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +18,7 @@ use vfio_probe::{
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct NodeSnapshot {
     /// The bound devices that a pool offers, in the order of their ids.
-    pub devices: Vec<DeviceState>,
+    pub devices: BoundDevices,
     /// Devices of this plugin's resources that are assigned to pods and are not bound, or do not exist. The record of a device that
     /// does not exist or could not be read has only its id ([`record_of_id`]).
     pub unbound: Vec<DeviceState>,
@@ -35,7 +38,7 @@ pub struct NodeSnapshot {
     pub errors: Vec<vfio_probe::Error>,
     /// The number of reports from outside the monitor, such as results of Allocate's probes, that the snapshot contains.
     pub reports_seen: u64,
-    /// The devices of the CDI specs on disk.
+    /// The devices of the CDI specs on disk, in the order of devices.
     pub cdi: Vec<SpecDevice>,
 }
 
@@ -107,15 +110,14 @@ impl GroupState {
 }
 
 impl NodeSnapshot {
-    /// Returns a bound device by the id that the kubelet uses. None for an id that is no device id.
-    pub fn device(&self, id: &str) -> Option<&DeviceState> {
-        self.get(id.parse().ok()?)
-    }
-
     /// Returns a bound device by its id.
     pub fn get(&self, id: DeviceId) -> Option<&DeviceState> {
-        let place = self.devices.binary_search_by_key(&id, |state| state.device.id).ok()?;
-        self.devices.get(place)
+        self.devices.get(id)
+    }
+
+    /// Returns the bound devices of the device's group, with the device itself. Returns none for a device without a group.
+    pub fn in_group_of(&self, device: &DeviceState) -> impl Iterator<Item = &DeviceState> {
+        device.device.group.into_iter().flat_map(|group| self.devices.in_group(group))
     }
 
     /// Returns the record of an offered or assigned device. None if it does not exist or could not be read.

@@ -1,9 +1,15 @@
-//! Builds devices for tests.
+//! Builds devices, nodes and assignments for tests.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-use crate::device::{DeviceState, GroupState, HardwareHealth};
-use crate::pools::terms::Terms;
+use crate::allocation::request::Request;
+use crate::assignments::index::Assignments;
+use crate::assignments::ledger::Ledger;
+use crate::assignments::record::Assignment;
+use crate::device::{DeviceState, GroupState, HardwareHealth, NodeSnapshot};
+use crate::kubelet_id::KubeletDeviceId;
+use crate::pools::terms::{PinnedTerms, Terms};
+use std::collections::BTreeSet;
 use std::time::Instant;
 use vfio_probe::holders::Via;
 use vfio_probe::peek::Peek;
@@ -71,4 +77,36 @@ pub fn device_state(
         hardware: HardwareHealth::default(),
         group: Some(group),
     }
+}
+
+/// Returns a node with this many free GPUs, at most 65,536. Each one has an IOMMU group of its own.
+pub fn node_of(count: u32) -> NodeSnapshot {
+    let since = Instant::now();
+    let device = |index: u32| {
+        let address = format!("0000:{:02x}:{:02x}.{}", index >> 8, index >> 3 & 31, index & 7);
+        device_state(&address, index, Occupancy::Free, since, Viability::Viable, false)
+    };
+    NodeSnapshot { devices: (0..count).map(device).collect(), vfio_visible: true, ..NodeSnapshot::default() }
+}
+
+/// Returns the assignments of a node of which every device was allocated, each by an Allocate of its own that the kubelet does not
+/// show yet.
+pub fn allocated(snapshot: &NodeSnapshot) -> Assignments {
+    let allocates = snapshot.devices.iter().map(allocate);
+    let mut ledger = Ledger::default();
+    ledger.add_allocates(allocates);
+    Assignments::new(true, &ledger)
+}
+
+/// Returns the assignment of an Allocate of one device.
+pub fn allocate(device: &DeviceState) -> Assignment {
+    let ids = BTreeSet::from([device.device.id.to_string()]);
+    let since = device.group.as_ref().unwrap().since;
+    Assignment::allocated(&device.resource, ids.clone(), ids, PinnedTerms::default(), since)
+}
+
+/// Returns the kubelet's request for these devices in one container.
+pub fn request<'a>(devices: impl IntoIterator<Item = &'a DeviceState>) -> Request {
+    let ids = devices.into_iter().map(|device| KubeletDeviceId::Device(device.device.id));
+    Request { containers: vec![ids.collect()] }
 }

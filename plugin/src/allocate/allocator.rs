@@ -43,8 +43,11 @@ impl Allocator {
 
     /// Waits until a list went out in which all these devices are Unhealthy, at most 200 ms.
     pub(super) async fn wait_until_unhealthy(&self, ids: &[String]) {
+        // Lists are in the order of ids.
         let unhealthy = |id: &String, list: &[kubelet_api::v1beta1::Device]| {
-            list.iter().any(|device| device.id == *id && device.health == kubelet_api::UNHEALTHY)
+            let place = list.binary_search_by(|device| device.id.cmp(id));
+            let device = place.ok().and_then(|place| list.get(place));
+            device.is_some_and(|device| device.health == kubelet_api::UNHEALTHY)
         };
         let wanted = |list: &Arc<Vec<_>>| ids.iter().all(|id| unhealthy(id, list));
         self.broadcast.wait_until_sent(LIST_FIRST, wanted).await;

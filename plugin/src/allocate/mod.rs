@@ -2,10 +2,12 @@
 //!
 //! The steps of a call: plan the request (policy `allocation`), check [`stale_answers`], reserve its groups, probe all of them at once ([`verify`]),
 //! substitute or refuse held devices ([`substitute`], [`refusal`]), wake sleeping devices ([`wake`]), check the drivers again,
-//! record the assignment, and build the response ([`device_specs`], [`response`]).
+//! record the assignment, and build the response ([`device_specs`], [`response`]). Each step works on the devices of the request
+//! and on their groups, and on no other device. [`preferred`] answers GetPreferredAllocation.
 
 pub(crate) mod allocator;
 mod device_specs;
+pub(crate) mod preferred;
 mod refusal;
 mod response;
 mod stale_answers;
@@ -16,13 +18,17 @@ mod wake;
 use crate::allocate::allocator::Allocator;
 use crate::node::probe;
 use kubelet_api::v1beta1::{AllocateRequest, AllocateResponse};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Status;
 use vfio_plugin_policy::allocation;
+use vfio_plugin_policy::allocation::request::Request;
 use vfio_plugin_policy::allocation::{AllocateError, Plan, PlannedContainer};
+use vfio_plugin_policy::assignments::record::Assignment;
 use vfio_plugin_policy::device::NodeSnapshot;
 use vfio_plugin_policy::pools::terms::{Busy, BusyAllocate};
+use vfio_probe::{DeviceId, GroupId};
 
 /// The deadline of a call. The kubelet sets none (`context.TODO()`).
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -48,7 +54,8 @@ impl Allocator {
         let deadline = Instant::now() + DEADLINE;
         let (snapshot, assignments) = (self.snapshot(), self.assignments.current());
         let containers = request.container_requests.iter().map(|container| container.devices_ids.as_slice());
-        let mut plan = allocation::plan(&self.resource, containers, &snapshot, &assignments)?;
+        let request = Request::parse(&self.resource, containers)?;
+        let mut plan = allocation::plan(&self.resource, &request, &snapshot, &assignments)?;
         for device in plan.devices() {
             self.check_stale_answers(device)?;
         }
@@ -82,10 +89,12 @@ impl Allocator {
         for device in plan.devices() {
             self.check_bound(device)?;
         }
-        for container in &plan.containers {
+        let now = std::time::Instant::now();
+        let allocates = plan.containers.iter().map(|container| {
             let (ids, device_ids) = (container.ids.clone(), container.device_ids());
-            self.assignments.record_allocate(&self.resource, ids, device_ids, container.terms().pinned());
-        }
+            Assignment::allocated(&self.resource, ids, device_ids, container.terms().pinned(), now)
+        });
+        self.assignments.record_allocates(allocates.collect());
         self.report_peers(&plan, &snapshot).await;
         Ok(response::response(&self.resource, &plan, self.container_devices(&plan)))
     }
@@ -93,17 +102,16 @@ impl Allocator {
     /// Waits until the group peers of allocated devices are reported as Unhealthy, so that the kubelet does not allocate them
     /// before it has the response.
     async fn report_peers(&self, plan: &Plan<'_>, snapshot: &NodeSnapshot) {
+        let allocated: BTreeSet<DeviceId> = plan.devices().map(|device| device.device.id).collect();
+        let groups: BTreeSet<GroupId> = plan.devices().filter_map(|device| device.device.group).collect();
         let assignments = self.assignments.current();
-        let peers: Vec<String> = snapshot
-            .devices
-            .iter()
+        let peers = groups.into_iter().flat_map(|group| snapshot.devices.in_group(group));
+        let peers: Vec<String> = peers
+            .filter(|peer| !allocated.contains(&peer.device.id) && peer.resource == self.resource)
             // An assigned peer stays Healthy. Other policies report no peers.
             .filter(|peer| {
                 !assignments.counts_as_requested(peer) && self.publisher.busy_of(peer) == Busy::Attributed
             })
-            .filter(|peer| !plan.devices().any(|device| device.device.id == peer.device.id))
-            .filter(|peer| plan.devices().any(|device| device.device.group == peer.device.group))
-            .filter(|peer| peer.device.group.is_some() && peer.resource == self.resource)
             .map(|peer| peer.device.id.to_string())
             .collect();
         if !peers.is_empty() {

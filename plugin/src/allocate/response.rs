@@ -66,9 +66,10 @@ mod tests {
     use std::time::Instant;
     use vfio_plugin_policy::allocation;
     use vfio_plugin_policy::allocation::PlannedContainer;
+    use vfio_plugin_policy::allocation::request::Request;
     use vfio_plugin_policy::assignments::index::Assignments;
     use vfio_plugin_policy::device::NodeSnapshot;
-    use vfio_plugin_policy::testing::device_state;
+    use vfio_plugin_policy::testing::{device_state, node_of, request};
     use vfio_probe::{Occupancy, Viability};
 
     const RESOURCE: &str = "nvidia.com/GPU";
@@ -79,14 +80,13 @@ mod tests {
         };
         let devices =
             vec![device("0000:01:00.0", 51), device("0000:02:00.0", 52), device("0000:02:00.1", 52)];
-        NodeSnapshot { devices, vfio_visible: true, ..NodeSnapshot::default() }
+        NodeSnapshot { devices: devices.into(), vfio_visible: true, ..NodeSnapshot::default() }
     }
 
     fn planned<'a>(containers: &[&[&str]], snapshot: &'a NodeSnapshot) -> Plan<'a> {
-        let texts = |ids: &&[&str]| ids.iter().map(|&id| id.to_owned()).collect::<Vec<String>>();
-        let containers: Vec<Vec<String>> = containers.iter().map(texts).collect();
-        let containers = containers.iter().map(Vec::as_slice);
-        allocation::plan(RESOURCE, containers, snapshot, &Assignments::default()).unwrap()
+        let parse = |ids: &&[&str]| ids.iter().map(|&id| id.parse().unwrap()).collect();
+        let request = Request { containers: containers.iter().map(parse).collect() };
+        allocation::plan(RESOURCE, &request, snapshot, &Assignments::default()).unwrap()
     }
 
     #[test]
@@ -132,5 +132,23 @@ mod tests {
         let expected =
             [("MDEV_PCI_RESOURCE_NVIDIA_COM_GPU", uuid), ("PCI_RESOURCE_NVIDIA_COM_GPU", "0000:01:00.0")];
         assert_eq!(envs, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn one_device_costs_the_same_on_any_node() {
+        let allocations = |size| {
+            let snapshot = node_of(size);
+            let request = request(snapshot.devices.iter().skip(5).take(1));
+            // Makes the snapshot's index.
+            allocation::plan(RESOURCE, &request, &snapshot, &Assignments::default()).unwrap();
+            allocation_counter::measure(|| {
+                let plan = allocation::plan(RESOURCE, &request, &snapshot, &Assignments::default()).unwrap();
+                let nodes = vec!["/dev/vfio/vfio".to_owned(), "/dev/vfio/5".to_owned()];
+                let devices = ContainerDevices { nodes, cdi: CdiRequest::default() };
+                assert_eq!(response(RESOURCE, &plan, vec![devices]).container_responses.len(), 1);
+            })
+            .count_total
+        };
+        assert_eq!(allocations(8), allocations(1024));
     }
 }

@@ -3,13 +3,12 @@
 use crate::allocate::allocator::Allocator;
 use crate::node::probe;
 use crate::node::probe::PendingProbe;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use vfio_plugin_policy::allocation;
 use vfio_plugin_policy::allocation::{AllocateError, ProbeVerdict};
 use vfio_plugin_policy::assignments::index::Assignments;
-use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
+use vfio_plugin_policy::device::DeviceState;
 use vfio_probe::device::Detail;
 use vfio_probe::peek::Peek;
 use vfio_probe::{Buffer, Evidence, GroupId, Kind, Occupancy};
@@ -81,26 +80,6 @@ impl Allocator {
                 ProbeVerdict::Absent => return Err(AllocateError::GroupGone { device: id, group }),
             }
         }
-    }
-
-    /// Returns the latest snapshot, with a new peek at those of the devices that are held in it. Devices that look free now are
-    /// free in the result.
-    ///
-    /// The kubelet asks about held devices only if it has lost its checkpoint, or has just seen the end of a VM.
-    pub(crate) fn snapshot_with_new_peeks(&self, ids: &[String]) -> Arc<NodeSnapshot> {
-        let mut snapshot = self.snapshot();
-        if ids.iter().any(|id| snapshot.device(id).is_some_and(DeviceState::is_held)) {
-            let devices = Arc::make_mut(&mut snapshot).devices.iter_mut();
-            let is_requested = |device: &DeviceState| ids.contains(&device.device.id.to_string());
-            for device in devices.filter(|device| device.is_held() && is_requested(device)) {
-                let looks_held = device.device.group.is_none_or(|group| self.looks_held(device, group));
-                if let Some(group) = device.group.as_mut().filter(|_| !looks_held) {
-                    group.occupancy = Occupancy::Free;
-                    group.since = std::time::Instant::now();
-                }
-            }
-        }
-        snapshot
     }
 
     /// Peeks whether a group is held, now: the monitor's latest peek may be an interval old.

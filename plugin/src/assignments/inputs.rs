@@ -60,7 +60,7 @@ impl Inputs {
 }
 
 fn held_groups(snapshot: Option<&NodeSnapshot>) -> Vec<GroupId> {
-    let devices = snapshot.map(|snapshot| snapshot.devices.as_slice()).unwrap_or_default();
+    let devices = snapshot.map(|snapshot| &*snapshot.devices).unwrap_or_default();
     let groups = devices.iter().filter_map(|device| device.group.as_ref());
     let mut held: Vec<GroupId> =
         groups.filter(|group| group.occupancy.is_held()).map(|group| group.id).collect();

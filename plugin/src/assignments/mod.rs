@@ -17,11 +17,12 @@ use crate::node::monitor::MonitorHandle;
 use crate::problems::Problems;
 use crate::run_dir::RunDir;
 use parking_lot::Mutex;
-use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Notify, watch};
 use vfio_plugin_policy::assignments::index::Assignments;
-use vfio_plugin_policy::pools::terms::PinnedTerms;
+use vfio_plugin_policy::assignments::record::Assignment;
+use vfio_probe::DeviceId;
 
 /// A handle on the assignments. Clones share them.
 #[derive(Clone, Debug)]
@@ -35,6 +36,9 @@ struct Shared {
     /// Keeps the state over a restart: a kubelet that has lost its checkpoint does not show the assignments again.
     file: Mutex<AssignmentsFile>,
     published: watch::Sender<Arc<Assignments>>,
+    /// What has changed since [`AssignmentsHandle::take`]. Locked while `published` changes.
+    changes: Mutex<Changes>,
+    times_matter: AtomicBool,
     poll_soon: Notify,
     checkpoint_is_stale: Notify,
     monitor: MonitorHandle,
@@ -53,6 +57,8 @@ impl AssignmentsHandle {
             state: Mutex::new(state),
             file: Mutex::new(file),
             published: watch::Sender::new(Arc::new(assignments)),
+            changes: Mutex::new(Changes::All),
+            times_matter: AtomicBool::new(false),
             poll_soon: Notify::new(),
             checkpoint_is_stale: Notify::new(),
             monitor,
@@ -71,24 +77,35 @@ impl AssignmentsHandle {
         self.shared.published.subscribe()
     }
 
-    /// Records an Allocate that is about to be answered: the kubelet requested `checkpoint_ids`, and the container gets
-    /// `device_ids`. Wakes the poller.
-    pub(crate) fn record_allocate(
-        &self,
-        resource: &str,
-        checkpoint_ids: BTreeSet<String>,
-        device_ids: BTreeSet<String>,
-        pinned: PinnedTerms,
-    ) {
-        let mut state = self.shared.state.lock();
-        let is_substitution = checkpoint_ids != device_ids;
-        let now = std::time::Instant::now();
-        state.ledger.record_allocate(resource, checkpoint_ids, device_ids, pinned, now);
-        if is_substitution {
-            // The kubelet's checkpoint will name the other device. Without a substitution it names this one in a moment.
-            self.shared.file.lock().write(&state);
+    /// Records the assignments of one Allocate that is about to be answered, one for each container. Wakes the poller.
+    ///
+    /// Usually the ledger takes them in at the next poll, and the cost depends on the allocated devices alone.
+    pub(crate) fn record_allocates(&self, mut allocates: Vec<Assignment>) {
+        allocates.retain(|allocate| !allocate.device_ids.is_empty());
+        if allocates.is_empty() {
+            return;
         }
-        self.publish(Assignments::new(self.current().known, &state.ledger));
+        let mut state = self.shared.state.lock();
+        let current = self.current();
+        let allocates: Vec<Arc<Assignment>> = allocates.into_iter().map(Arc::new).collect();
+        if let Some(next) = current.with_allocates(&allocates) {
+            let offers = Assignments::pinned_by(&allocates);
+            let mut changes = self.shared.changes.lock();
+            changes.add(offers.iter().map(|(id, _)| *id));
+            if !self.shared.monitor.add_assigned(offers) {
+                self.shared.monitor.set_assigned(next.reserved());
+            }
+            self.shared.published.send_replace(Arc::new(next));
+        } else {
+            let is_substitution = allocates.iter().any(|record| record.device_ids != record.checkpoint_ids);
+            state.ledger.add_allocates(current.added().iter().map(|added| (**added).clone()));
+            state.ledger.add_allocates(allocates.iter().map(|allocate| (**allocate).clone()));
+            if is_substitution {
+                // The kubelet's checkpoint will name the other device. Without a substitution it names this one in a moment.
+                self.shared.file.lock().write(&state);
+            }
+            self.publish(Assignments::new(current.known, &state.ledger));
+        }
         drop(state);
         self.poll_soon();
     }
@@ -104,9 +121,46 @@ impl AssignmentsHandle {
         self.shared.checkpoint_is_stale.notified().await;
     }
 
+    /// Returns the current assignments, and what has changed in them since the previous call.
+    pub(crate) fn take(&self) -> (Arc<Assignments>, Changes) {
+        let mut changes = self.shared.changes.lock();
+        (self.current(), std::mem::replace(&mut *changes, Changes::Devices(Vec::new())))
+    }
+
+    /// Sets whether it matters when the kubelet last showed an assignment. Otherwise a poll that shows nothing else wakes no task.
+    pub(crate) fn set_times_matter(&self, matter: bool) {
+        self.shared.times_matter.store(matter, Ordering::Relaxed);
+    }
+
     /// Publishes the assignments, to the monitor first: it must not probe an assigned device.
     fn publish(&self, assignments: Assignments) {
         self.shared.monitor.set_assigned(assignments.reserved());
-        self.shared.published.send_replace(Arc::new(assignments));
+        let mut changes = self.shared.changes.lock();
+        self.shared.published.send_if_modified(|known| {
+            let times_matter = self.shared.times_matter.load(Ordering::Relaxed);
+            let changed = times_matter || !assignments.differs_only_in_time(known);
+            *known = Arc::new(assignments);
+            if changed {
+                *changes = Changes::All;
+            }
+            changed
+        });
+    }
+}
+
+/// What has changed in the assignments.
+#[derive(Debug)]
+pub(crate) enum Changes {
+    /// Allocates were added for these devices.
+    Devices(Vec<DeviceId>),
+    /// Anything may have changed.
+    All,
+}
+
+impl Changes {
+    fn add(&mut self, ids: impl Iterator<Item = DeviceId>) {
+        if let Self::Devices(devices) = self {
+            devices.extend(ids);
+        }
     }
 }

@@ -192,6 +192,8 @@ impl Poller {
     ) -> LedgerUpdate {
         let shared = &self.assignments.shared;
         let mut state = shared.state.lock();
+        // The Allocates since the poll before.
+        state.ledger.add_allocates(self.assignments.current().added().iter().map(|added| (**added).clone()));
         let age = state.kubelet.observe(kubelet, clocks());
         let kubelet_is_starting = age.is_some_and(|age| age < self.config.kubelet_start);
         let update = state.ledger.observe(&Observation {

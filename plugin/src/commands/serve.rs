@@ -196,13 +196,20 @@ async fn publish(services: Services, mut resources: ResourceSet) {
     let mut changes = assignments.subscribe();
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
-        let current = changes.borrow_and_update().clone();
+        changes.mark_unchanged();
+        let (current, changed) = assignments.take();
         let mut next = None;
         if let Some(snapshot) = snapshot {
-            let Published { lists, decide_again } = publisher.decide(&snapshot, &current, Instant::now());
+            let Published { lists, decide_again } =
+                publisher.decide(&snapshot, &current, &changed, Instant::now());
             next = decide_again.map(tokio::time::Instant::from_std);
-            monitor.set_contested(publisher.contested());
-            resources.publish(lists);
+            let contested = publisher.contested();
+            // A confirmed assignment ends a refusal.
+            assignments.set_times_matter(!contested.is_empty());
+            monitor.set_contested(contested);
+            if let Some(lists) = lists {
+                resources.publish(lists);
+            }
         }
         tokio::select! {
             Ok(()) = snapshots.changed() => {}

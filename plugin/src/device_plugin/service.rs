@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | GetDevicePluginOptions | [`options`] |
 //! | ListAndWatch | [`crate::kubelet::list_and_watch`], with the lists of [`crate::publisher`] |
-//! | GetPreferredAllocation | [`vfio_plugin_policy::allocation::preferred`], after a new peek at held devices |
+//! | GetPreferredAllocation | [`crate::allocate::preferred`] |
 //! | Allocate | [`crate::allocate`] |
 //! | PreStartContainer | [`crate::allocate`]: refuses to start a container with a stale answer |
 
@@ -12,12 +12,10 @@ use crate::allocate::allocator::Allocator;
 use crate::kubelet::list_and_watch::DeviceListStream;
 use kubelet_api::v1beta1::device_plugin_server::DevicePlugin;
 use kubelet_api::v1beta1::{
-    AllocateRequest, AllocateResponse, ContainerPreferredAllocationResponse, DevicePluginOptions, Empty,
-    PreStartContainerRequest, PreStartContainerResponse, PreferredAllocationRequest,
-    PreferredAllocationResponse,
+    AllocateRequest, AllocateResponse, DevicePluginOptions, Empty, PreStartContainerRequest,
+    PreStartContainerResponse, PreferredAllocationRequest, PreferredAllocationResponse,
 };
 use tonic::{Request, Response, Status};
-use vfio_plugin_policy::allocation::preferred;
 
 /// The longest request in bytes. One for 10,000 devices has 400 kB, and a decoded one takes up to 12 times its size.
 pub(super) const MAX_REQUEST: usize = 1 << 20;
@@ -66,18 +64,7 @@ impl DevicePlugin for Service {
     ) -> Result<Response<PreferredAllocationResponse>, Status> {
         let request = request.into_inner();
         check_containers(request.container_requests.len())?;
-        let assignments = self.allocator.assignments.current();
-        tracing::debug!(resource = %self.allocator.resource, ?request, "GetPreferredAllocation called");
-        let responses = request.container_requests.into_iter().map(|container| {
-            let (available, must_include) =
-                (&container.available_device_i_ds, &container.must_include_device_i_ds);
-            let size = usize::try_from(container.allocation_size).unwrap_or(0).min(available.len());
-            let snapshot = self.allocator.snapshot_with_new_peeks(available);
-            ContainerPreferredAllocationResponse {
-                device_i_ds: preferred::choose(&snapshot, &assignments, available, must_include, size),
-            }
-        });
-        Ok(Response::new(PreferredAllocationResponse { container_responses: responses.collect() }))
+        self.allocator.preferred(&request).map(Response::new)
     }
 
     async fn allocate(

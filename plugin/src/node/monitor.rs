@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use vfio_plugin_policy::assignments::reserved::AssignedDevices;
+use vfio_plugin_policy::assignments::reserved::{AssignedDevices, PinnedOffer};
 use vfio_plugin_policy::device::NodeSnapshot;
 use vfio_probe::monitor::{self, Monitor};
 use vfio_probe::{DeviceId, GroupId, Occupancy, Prober, Root, Watch};
@@ -159,6 +159,12 @@ impl MonitorHandle {
     /// Sets the devices that are assigned to pods. The thread probes nothing before the first call, or before a second has passed.
     pub(crate) fn set_assigned(&self, assigned: AssignedDevices) {
         self.inbox.set_exclusion(|exclusions| &mut exclusions.assigned, Some(assigned));
+    }
+
+    /// Adds devices to the assigned ones, for an Allocate that was granted. Does not wake the thread, which takes them in before its
+    /// next pass probes anything. Returns false if the assigned devices are not set yet.
+    pub(crate) fn add_assigned(&self, offers: Vec<(DeviceId, PinnedOffer)>) -> bool {
+        self.inbox.add_assigned(offers)
     }
 
     /// Sets the devices that were assigned to pods when the previous process ended.

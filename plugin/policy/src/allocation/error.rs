@@ -22,6 +22,15 @@ pub enum AllocateError {
         /// The id as the kubelet sent it.
         id: String,
     },
+    /// The request has more containers or device ids than the plugin takes.
+    TooLarge {
+        /// What there are too many of, in words.
+        what: &'static str,
+        /// How many the request has.
+        count: usize,
+        /// How many it may have.
+        limit: usize,
+    },
     /// The device has no IOMMU group.
     NoGroup {
         /// The device.
@@ -134,7 +143,7 @@ impl AllocateError {
 
     /// Returns whether the request itself is wrong, rather than the state of a device.
     pub fn is_invalid_request(&self) -> bool {
-        matches!(self, Self::UnknownDevice { .. } | Self::RequestedTwice { .. })
+        matches!(self, Self::UnknownDevice { .. } | Self::RequestedTwice { .. } | Self::TooLarge { .. })
     }
 }
 
@@ -143,6 +152,9 @@ impl fmt::Display for AllocateError {
         match self {
             Self::UnknownDevice { id, resource } => write!(f, "{id}: {resource} has no such device"),
             Self::RequestedTwice { id } => write!(f, "{id}: the request names it twice"),
+            Self::TooLarge { what, count, limit } => {
+                write!(f, "the request has {count} {what}; at most {limit} are supported")
+            }
             Self::NoGroup { device, reason } => write!(f, "{device}: {reason}"),
             Self::Lost { device } => write!(
                 f,

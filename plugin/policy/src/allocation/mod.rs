@@ -5,6 +5,7 @@
 
 mod error;
 pub mod preferred;
+pub mod request;
 pub mod substitute;
 
 pub use error::{AllocateError, NoSubstitute};
@@ -13,7 +14,9 @@ use crate::assignments::index::Assignments;
 use crate::assignments::observation::CheckpointEntry;
 use crate::assignments::record::Assignment;
 use crate::device::{DeviceState, NodeSnapshot};
+use crate::kubelet_id::KubeletDeviceId;
 use crate::pools::terms::Terms;
+use request::Request;
 use std::collections::BTreeSet;
 use vfio_probe::{GroupId, Occupancy, Viability};
 
@@ -33,37 +36,42 @@ pub struct PlannedContainer<'a> {
     pub devices: Vec<&'a DeviceState>,
 }
 
-/// Checks a request against what is known, before any group is probed. `containers` are the device ids of each container.
+/// Checks a request against what is known, before any group is probed. Reads only the requested devices and their groups.
 ///
 /// # Errors
 /// An invalid request if an id is not a device of the resource or comes twice. Otherwise why a device cannot be allocated. Each
 /// error names the device.
-pub fn plan<'a, 'r>(
+pub fn plan<'a>(
     resource: &str,
-    containers: impl IntoIterator<Item = &'r [String]>,
+    request: &Request,
     snapshot: &'a NodeSnapshot,
     assignments: &Assignments,
 ) -> Result<Plan<'a>, AllocateError> {
     let mut requested = BTreeSet::new();
-    let mut planned = Vec::new();
-    for ids in containers {
-        let mut devices = Vec::new();
+    let mut planned = Vec::with_capacity(request.containers.len());
+    for ids in &request.containers {
+        let mut devices = Vec::with_capacity(ids.len());
         for id in ids {
-            let unknown = || AllocateError::UnknownDevice { id: id.clone(), resource: resource.to_owned() };
-            let device = snapshot.device(id).filter(|device| &*device.resource == resource);
-            let device = device.ok_or_else(unknown)?;
+            // No group is a device of a resource: older plugins listed groups, this one does not.
+            let device = id.device().and_then(|id| snapshot.get(id));
+            let Some(device) = device.filter(|device| &*device.resource == resource) else {
+                return Err(AllocateError::UnknownDevice {
+                    id: id.to_string(),
+                    resource: resource.to_owned(),
+                });
+            };
             if !requested.insert(device.device.id) {
-                return Err(AllocateError::RequestedTwice { id: id.clone() });
+                return Err(AllocateError::RequestedTwice { id: id.to_string() });
             }
             devices.push(device);
         }
-        let ids: BTreeSet<String> = devices.iter().map(|device| device.device.id.to_string()).collect();
+        let ids: BTreeSet<String> = ids.iter().map(KubeletDeviceId::to_string).collect();
         planned.push(PlannedContainer { ids, devices });
     }
     for device in planned.iter().flat_map(|container| &container.devices) {
         check_usable(device)?;
         // All devices of a group go to one pod.
-        let others = snapshot.devices.iter().filter(|other| !requested.contains(&other.device.id));
+        let others = snapshot.in_group_of(device).filter(|other| !requested.contains(&other.device.id));
         if let Some((peer, assignment)) = assignments.blocker(device, others) {
             return Err(AllocateError::GroupAssigned {
                 device: device.device.id,
@@ -148,17 +156,15 @@ impl<'a> Plan<'a> {
 }
 
 impl<'a> PlannedContainer<'a> {
-    /// Returns the groups to probe, each once, with the first device of each.
+    /// Returns the groups to probe, each once, with the first device of each, in the order of these devices.
     pub fn groups(&self) -> Vec<(GroupId, &'a DeviceState)> {
-        let mut groups: Vec<(GroupId, &DeviceState)> = Vec::new();
-        for &device in &self.devices {
-            if let Some(group) = device.device.group
-                && !groups.iter().any(|(known, _)| *known == group)
-            {
-                groups.push((group, device));
-            }
-        }
-        groups
+        let with_group = self.devices.iter().enumerate();
+        let mut groups: Vec<(GroupId, usize, &DeviceState)> =
+            with_group.filter_map(|(place, &device)| Some((device.device.group?, place, device))).collect();
+        groups.sort_unstable_by_key(|(group, place, _)| (*group, *place));
+        groups.dedup_by_key(|(group, ..)| *group);
+        groups.sort_unstable_by_key(|(_, place, _)| *place);
+        groups.into_iter().map(|(group, _, device)| (group, device)).collect()
     }
 
     /// Returns the terms of the first device. All devices are of one resource, and so usually of one pool.

@@ -2,20 +2,32 @@
 
 use crate::assignments::index::Assignments;
 use crate::device::{DeviceState, NodeSnapshot};
+use crate::kubelet_id::KubeletDeviceId;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use vfio_probe::{GroupId, Occupancy};
 
-/// Available devices that should go together: those of one group, or one device whose group is not known.
-struct Unit<'a> {
-    ids: Vec<&'a String>,
-    /// The lower, the better.
-    rank: Rank,
-    numa_node: Option<u16>,
+/// An available device.
+struct Member<'a> {
     group: Option<GroupId>,
-    /// Since when the group's occupancy has its value.
-    since: Option<Instant>,
+    id: KubeletDeviceId,
+    /// None if it is not bound.
+    device: Option<&'a DeviceState>,
+}
+
+/// Available devices that should go together: those of one group, or one device whose group is not known.
+type Unit<'a> = &'a [Member<'a>];
+
+/// What of a unit decides how it ranks. Units with the same value differ only in their group and ids.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind {
+    rank: Rank,
+    /// Whether no device of the unit's group is chosen.
+    is_new_group: bool,
+    size: usize,
+    /// Seconds after the first unit, since when the occupancy has its value.
+    since: Option<u64>,
+    numa_node: Option<u16>,
 }
 
 /// How well a device can be allocated. A kubelet that lost its checkpoint offers assigned devices too.
@@ -45,78 +57,96 @@ enum Rank {
 pub fn choose(
     snapshot: &NodeSnapshot,
     assignments: &Assignments,
-    available: &[String],
-    must_include: &[String],
+    available: &[KubeletDeviceId],
+    must_include: &[KubeletDeviceId],
     size: usize,
-) -> Vec<String> {
-    let mut chosen: Vec<String> = Vec::with_capacity(size);
-    for id in must_include.iter().filter(|id| available.contains(id)) {
-        if !chosen.contains(id) && chosen.len() < size {
-            chosen.push(id.clone());
+) -> Vec<KubeletDeviceId> {
+    let mut left: Vec<KubeletDeviceId> = available.to_vec();
+    left.sort_unstable();
+    left.dedup();
+    let size = size.min(left.len());
+    let (mut chosen, mut known) = (Vec::with_capacity(size), BTreeSet::new());
+    for id in must_include.iter().filter(|id| left.binary_search(id).is_ok()) {
+        if chosen.len() < size && known.insert(*id) {
+            chosen.push(*id);
         }
     }
-    let (mut used_nodes, mut used_groups) = (Vec::new(), Vec::new());
-    for device in chosen.iter().filter_map(|id| snapshot.device(id)) {
-        used_nodes.push(device.device.numa_node);
+    left.retain(|id| !known.contains(id));
+    let (mut used_nodes, mut used_groups) = (BTreeSet::new(), BTreeSet::new());
+    for device in chosen.iter().filter_map(|id| snapshot.get(id.device()?)) {
+        used_nodes.insert(device.device.numa_node);
         used_groups.extend(device.device.group);
     }
-    let mut units = units(snapshot, assignments, available, &chosen);
-    let first = units.iter().filter_map(|unit| unit.since).min();
+    let mut members = members(snapshot, &left);
+    members.sort_unstable_by_key(|member| (member.group, member.id));
+    let since = |member: &Member<'_>| Some(member.device?.group.as_ref()?.since);
+    let first = members.iter().filter_map(since).min();
+    let mut room: BTreeMap<Option<u16>, usize> = BTreeMap::new();
+    let mut kinds: BTreeMap<Kind, VecDeque<Unit<'_>>> = BTreeMap::new();
+    // In the order of groups and ids, so the first unit of each kind is the best of it.
+    for unit in members.chunk_by(|one, other| one.group.is_some() && one.group == other.group) {
+        let Some(member) = unit.first() else { continue };
+        let kind = Kind {
+            rank: member.device.map_or(Rank::Gone, |device| rank(device, assignments)),
+            is_new_group: !member.group.is_some_and(|group| used_groups.contains(&group)),
+            size: unit.len(),
+            since: since(member)
+                .zip(first)
+                .map(|(since, first)| since.saturating_duration_since(first).as_secs()),
+            numa_node: member.device.and_then(|device| device.device.numa_node),
+        };
+        if kind.rank == Rank::Free {
+            *room.entry(kind.numa_node).or_default() += kind.size;
+        }
+        kinds.entry(kind).or_default().push_back(unit);
+    }
     while chosen.len() < size {
         let wanted = size - chosen.len();
-        let mut room: BTreeMap<Option<u16>, usize> = BTreeMap::new();
-        for unit in units.iter().filter(|unit| unit.rank == Rank::Free) {
-            *room.entry(unit.numa_node).or_default() += unit.ids.len();
-        }
-        let best = units.iter().enumerate().min_by_key(|(_, unit)| {
-            let room = room.get(&unit.numa_node).copied().unwrap_or(0);
+        let best = kinds.iter().min_by_key(|(kind, units)| {
+            let room = room.get(&kind.numa_node).copied().unwrap_or(0);
             (
-                unit.rank,
-                !unit.group.is_some_and(|group| used_groups.contains(&group)),
-                unit.ids.len() > wanted,
-                !used_nodes.contains(&unit.numa_node),
+                kind.rank,
+                kind.is_new_group,
+                kind.size > wanted,
+                !used_nodes.contains(&kind.numa_node),
                 // NUMA nodes with room for all come first, the tightest of them; then the roomiest.
                 if room < wanted { (true, Reverse(room), 0) } else { (false, Reverse(0), room) },
-                Reverse(unit.ids.len()),
-                unit.since.zip(first).map(|(since, first)| since.saturating_duration_since(first).as_secs()),
-                (unit.numa_node, unit.group, unit.ids.first().copied()),
+                Reverse(kind.size),
+                kind.since,
+                (
+                    kind.numa_node,
+                    units.front().and_then(|unit| unit.first()).map(|member| (member.group, member.id)),
+                ),
             )
         });
-        let Some((index, _)) = best else { break };
-        let unit = units.swap_remove(index);
-        used_nodes.push(unit.numa_node);
-        chosen.extend(unit.ids.into_iter().take(wanted).cloned());
+        let Some(kind) = best.map(|(kind, _)| *kind) else { break };
+        let Some(unit) = kinds.get_mut(&kind).and_then(VecDeque::pop_front) else { break };
+        if kinds.get(&kind).is_some_and(VecDeque::is_empty) {
+            kinds.remove(&kind);
+        }
+        if kind.rank == Rank::Free
+            && let Some(room) = room.get_mut(&kind.numa_node)
+        {
+            *room -= kind.size;
+        }
+        used_nodes.insert(kind.numa_node);
+        chosen.extend(unit.iter().take(wanted).map(|member| member.id));
     }
     chosen
 }
 
-/// Returns the available devices that are not chosen yet, by group.
-fn units<'a>(
-    snapshot: &NodeSnapshot,
-    assignments: &Assignments,
-    available: &'a [String],
-    chosen: &[String],
-) -> Vec<Unit<'a>> {
-    let mut left: Vec<&String> = available.iter().filter(|id| !chosen.contains(id)).collect();
-    left.sort();
-    left.dedup();
-    let mut units: Vec<Unit<'_>> = Vec::new();
-    for id in left {
-        let device = snapshot.device(id);
-        let group = device.and_then(|device| device.device.group);
-        if let Some(unit) = units.iter_mut().find(|unit| group.is_some() && unit.group == group) {
-            unit.ids.push(id);
-        } else {
-            units.push(Unit {
-                ids: vec![id],
-                rank: device.map_or(Rank::Gone, |device| rank(device, assignments)),
-                numa_node: device.and_then(|device| device.device.numa_node),
-                group,
-                since: device.and_then(|device| Some(device.group.as_ref()?.since)),
-            });
-        }
-    }
-    units
+/// Returns the devices of ids. Both the ids and the snapshot's devices are in order, so one walk over both finds all.
+fn members<'a>(snapshot: &'a NodeSnapshot, ids: &[KubeletDeviceId]) -> Vec<Member<'a>> {
+    let mut bound = snapshot.devices.iter().peekable();
+    let member = |id: &KubeletDeviceId| {
+        let wanted = id.device();
+        let device = wanted.and_then(|wanted| {
+            while bound.next_if(|device| device.device.id < wanted).is_some() {}
+            bound.next_if(|device| device.device.id == wanted)
+        });
+        Member { group: device.and_then(|device| device.device.group), id: *id, device }
+    };
+    ids.iter().map(member).collect()
 }
 
 fn rank(device: &DeviceState, assignments: &Assignments) -> Rank {

@@ -3,8 +3,9 @@
 use super::{Plan, check_usable, preferred};
 use crate::assignments::index::Assignments;
 use crate::device::{DeviceState, NodeSnapshot};
+use crate::kubelet_id::KubeletDeviceId;
 use std::collections::BTreeSet;
-use vfio_probe::{DeviceId, Occupancy};
+use vfio_probe::{DeviceId, GroupId, Occupancy};
 
 /// Returns the devices that could substitute held ones, best first.
 ///
@@ -20,29 +21,27 @@ pub fn candidates(
     assignments: &Assignments,
     allocated: &BTreeSet<String>,
 ) -> Vec<DeviceId> {
-    let requested: Vec<&DeviceState> = plan.devices().collect();
+    let requested: BTreeSet<DeviceId> = plan.devices().map(|device| device.device.id).collect();
+    let groups: BTreeSet<Option<GroupId>> = plan.devices().map(|device| device.device.group).collect();
     let is_candidate = |device: &&DeviceState| {
-        let id = device.device.id;
         let free = device.group.as_ref().is_some_and(|group| group.occupancy == Occupancy::Free);
         &*device.resource == resource
             && free
             && check_usable(device).is_ok()
-            && !requested.iter().any(|requested| requested.device.group == device.device.group)
+            && !groups.contains(&device.device.group)
             && assignments.assignment(device).is_none()
-            && assignments.blocker(device, &snapshot.devices).is_none()
-            && !allocated.contains(&id.to_string())
+            && assignments.blocker(device, snapshot.in_group_of(device)).is_none()
+            && !allocated.contains(&device.device.id.to_string())
     };
-    let ids = |devices: &mut dyn Iterator<Item = &DeviceState>| {
-        devices.map(|device| device.device.id.to_string()).collect::<Vec<_>>()
-    };
-    let free = ids(&mut snapshot.devices.iter().filter(is_candidate));
+    let free = snapshot.devices.iter().filter(is_candidate).map(|device| device.device.id);
     // The choice includes the requested devices, so that substitutes come from their NUMA node.
-    let requested_ids = ids(&mut requested.iter().copied());
-    let all: Vec<String> = requested_ids.iter().chain(&free).cloned().collect();
+    let requested_ids: Vec<KubeletDeviceId> =
+        plan.devices().map(|device| KubeletDeviceId::Device(device.device.id)).collect();
+    let mut all = requested_ids.clone();
+    all.extend(free.map(KubeletDeviceId::Device));
     let chosen = preferred::choose(snapshot, assignments, &all, &requested_ids, all.len());
-    let chosen = chosen.iter().filter(|id| !requested_ids.contains(id)).filter_map(|id| id.parse().ok());
-    let earlier = requested_ids.iter().flat_map(|id| assignments.substitutes_of(resource, id));
+    let chosen = chosen.into_iter().filter_map(KubeletDeviceId::device);
+    let earlier = plan.devices().flat_map(|device| assignments.substitutes_of(resource, device.device.id));
     let earlier = earlier.filter(|id| snapshot.get(*id).is_some_and(|device| check_usable(device).is_ok()));
-    let is_requested = |id: &DeviceId| requested.iter().any(|requested| requested.device.id == *id);
-    earlier.filter(|id| !is_requested(id)).chain(chosen).collect()
+    earlier.chain(chosen).filter(|id| !requested.contains(id)).collect()
 }

@@ -19,7 +19,7 @@ fn snapshot() -> NodeSnapshot {
         device_state("0000:04:00.0", 54, Occupancy::Held, now, Viability::Viable, true),
         device_state("0000:05:00.0", 55, Occupancy::Free, now, offender, false),
     ];
-    NodeSnapshot { devices, vfio_visible: true, ..NodeSnapshot::default() }
+    NodeSnapshot { devices: devices.into(), vfio_visible: true, ..NodeSnapshot::default() }
 }
 
 fn planned<'a>(
@@ -38,7 +38,7 @@ fn planned_of<'a>(
 ) -> Result<Plan<'a>, AllocateError> {
     let texts = |ids: &&[&str]| ids.iter().map(|&id| id.to_owned()).collect::<Vec<String>>();
     let containers: Vec<Vec<String>> = containers.iter().map(texts).collect();
-    plan(resource, containers.iter().map(Vec::as_slice), snapshot, assignments)
+    plan(resource, &Request::parse(resource, containers.iter().map(Vec::as_slice))?, snapshot, assignments)
 }
 
 #[test]
@@ -47,6 +47,8 @@ fn refusals_name_the_device_and_the_reason() {
     for (ids, invalid, words) in [
         (&["0000:09:00.0"][..], true, "0000:09:00.0: nvidia.com/GPU has no such device"),
         (&["garbage"], true, "garbage: nvidia.com/GPU has no such"),
+        (&["51"], true, "51: nvidia.com/GPU has no such device"),
+        (&["0000:01:00.0", "0000:02:00.0\n"], true, "0000:02:00.0\n: nvidia.com/GPU has no such device"),
         (&["0000:01:00.0", "0000:01:00.0"], true, "twice"),
         (&["0000:04:00.0"], false, "being unbound"),
         (&["0000:05:00.0"], false, "group 55 is not viable: 0000:05:00.1 is bound to e1000"),
@@ -57,7 +59,7 @@ fn refusals_name_the_device_and_the_reason() {
     }
     let other = planned_of("nvidia.com/OTHER", &[&["0000:01:00.0"]], &snapshot, &Assignments::default());
     assert!(other.is_err());
-    let device = snapshot.device("0000:04:00.0").unwrap();
+    let device = snapshot.get("0000:04:00.0".parse().unwrap()).unwrap();
     let holders = &device.group.as_ref().unwrap().holders;
     for (no_substitute, end) in [
         (None, ""),
@@ -87,7 +89,8 @@ fn substitutes_are_free_and_unassigned() {
             device("0000:04:00.0", 54, Occupancy::Free),
             device_state("0000:05:00.0", 55, Occupancy::Free, now, offender, false),
             device("0000:06:00.0", 56, Occupancy::Free),
-        ],
+        ]
+        .into(),
         vfio_visible: true,
         ..NodeSnapshot::default()
     };

@@ -3,56 +3,138 @@
 use crate::assignments::ledger::Ledger;
 use crate::assignments::record::Assignment;
 use crate::assignments::reserved::{AssignedDevices, AssignedResource, PinnedOffer};
+use crate::assignments::shards::Shards;
 use crate::device::DeviceState;
-use std::collections::BTreeMap;
+use crate::kubelet_id::KubeletDeviceId;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vfio_probe::{DeviceId, GroupId};
 
 /// The assignments at one moment.
+///
+/// [`with_allocates`](Self::with_allocates) adds those of one Allocate. It shares everything else with the value before, so that
+/// an Allocate does not pay for the assignments of other devices.
 #[derive(Clone, Debug, Default)]
 pub struct Assignments {
     /// Whether the assignments are known: the last poll got an answer from pod resources or from the checkpoint.
     pub known: bool,
-    records: Vec<Assignment>,
-    /// The index of a device's record.
-    devices: BTreeMap<DeviceId, usize>,
-    /// The index of a group's record, for the ids of older plugins, which are groups' numbers. They count within their resource
-    /// only.
-    groups: BTreeMap<(String, GroupId), usize>,
+    ledger: Arc<LedgerIndex>,
+    /// The latest record of each device, in the ledger or of a later Allocate.
+    devices: Shards<Latest>,
+    /// Devices with more than one record. If the latest is replaced, another one may count.
+    ambiguous: Arc<BTreeSet<DeviceId>>,
+    /// Whether any Allocate was added that the ledger does not have.
+    has_allocates: bool,
+}
+
+/// The ledger's records.
+#[derive(Debug, Default)]
+struct LedgerIndex {
+    records: Vec<Arc<Assignment>>,
+    /// The records of groups, for the ids of older plugins, which are groups' numbers. They count within their resource only.
+    groups: BTreeMap<(String, GroupId), Arc<Assignment>>,
+}
+
+/// The latest record of a device.
+#[derive(Clone, Debug)]
+struct Latest {
+    record: Arc<Assignment>,
+    /// Whether the ledger does not have it yet.
+    is_added: bool,
 }
 
 impl Assignments {
     /// Indexes the ledger's assignments.
     pub fn new(known: bool, ledger: &Ledger) -> Self {
-        let records = ledger.assignments().to_vec();
-        let (mut devices, mut groups) = (BTreeMap::new(), BTreeMap::new());
-        for (index, record) in records.iter().enumerate() {
+        let records: Vec<Arc<Assignment>> = ledger.assignments().iter().cloned().map(Arc::new).collect();
+        let (mut devices, mut groups, mut ambiguous) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        for record in &records {
             for id in &record.device_ids {
-                if let Ok(device) = id.parse::<DeviceId>() {
-                    devices.insert(device, index);
-                } else if let Ok(group) = id.parse::<GroupId>() {
-                    groups.insert((record.resource.clone(), group), index);
+                match id.parse() {
+                    Ok(KubeletDeviceId::Device(id)) => {
+                        let latest = Latest { record: Arc::clone(record), is_added: false };
+                        if devices.insert(id, latest).is_some() {
+                            ambiguous.insert(id);
+                        }
+                    }
+                    Ok(KubeletDeviceId::Group(group)) => {
+                        groups.insert((record.resource.clone(), group), Arc::clone(record));
+                    }
+                    Err(_) => {}
                 }
             }
         }
-        Self { known, records, devices, groups }
+        let ledger = Arc::new(LedgerIndex { records, groups });
+        let devices = devices.into_iter().collect();
+        Self { known, ledger, devices, ambiguous: Arc::new(ambiguous), has_allocates: false }
     }
 
-    /// Returns all assignments.
-    pub fn records(&self) -> &[Assignment] {
-        &self.records
+    /// Returns the assignments with those of one more Allocate. Returns none if the ledger has to take it in first: another
+    /// record of one of its devices may count again.
+    ///
+    /// The cost depends on the devices of the Allocate, not on those of other assignments.
+    pub fn with_allocates(&self, allocates: &[Arc<Assignment>]) -> Option<Self> {
+        let mut next = self.clone();
+        next.has_allocates |= !allocates.is_empty();
+        for record in allocates {
+            if record.device_ids != record.checkpoint_ids {
+                return None;
+            }
+            for id in &record.device_ids {
+                let id = id.parse().ok().and_then(KubeletDeviceId::device)?;
+                if next.ambiguous.contains(&id) {
+                    return None;
+                }
+                let latest = Latest { record: Arc::clone(record), is_added: true };
+                match next.devices.insert(id, latest) {
+                    // It stays the record of its pod until the kubelet shows that the pod has ended.
+                    Some(before) if !before.record.is_unconfirmed() => {
+                        Arc::make_mut(&mut next.ambiguous).insert(id);
+                    }
+                    // It ends with this Allocate, for all its devices.
+                    Some(Latest { record: before, .. }) => {
+                        let is_covered = before.device_ids.is_subset(&record.device_ids);
+                        if !is_covered || before.device_ids != before.checkpoint_ids {
+                            return None;
+                        }
+                    }
+                    None => {}
+                }
+            }
+        }
+        Some(next)
+    }
+
+    /// Returns the Allocates that were added, each once.
+    pub fn added(&self) -> Vec<Arc<Assignment>> {
+        if !self.has_allocates {
+            return Vec::new();
+        }
+        let mut added = BTreeMap::new();
+        for (_, latest) in self.devices.iter().filter(|(_, latest)| latest.is_added) {
+            // They have no device in common.
+            added.entry(latest.record.device_ids.first()).or_insert_with(|| Arc::clone(&latest.record));
+        }
+        added.into_values().collect()
+    }
+
+    /// Returns all assignments of the ledger. The kubelet stores no answer yet for an Allocate that was added since.
+    pub fn records(&self) -> impl DoubleEndedIterator<Item = &Assignment> {
+        self.ledger.records.iter().map(|record| &**record)
     }
 
     /// Returns whether a stored answer names a node that is compared with [`crate::device::NodeSnapshot::special`].
     pub fn name_special_nodes(&self) -> bool {
-        self.records.iter().any(|record| record.answer.names_special_nodes())
+        self.records().any(|record| record.answer.names_special_nodes())
     }
 
     /// Returns the assignment of a device, under any resource.
     pub fn assignment(&self, device: &DeviceState) -> Option<&Assignment> {
-        let by_group = || self.groups.get(&(device.resource.to_string(), device.device.group?));
-        let by_group = if self.groups.is_empty() { None } else { by_group() };
-        self.devices.get(&device.device.id).or(by_group).and_then(|&index| self.records.get(index))
+        let groups = &self.ledger.groups;
+        let by_group =
+            || groups.get(&(device.resource.to_string(), device.device.group?)).map(|record| &**record);
+        let by_device = self.devices.get(device.device.id).map(|latest| &*latest.record);
+        by_device.or_else(|| if groups.is_empty() { None } else { by_group() })
     }
 
     /// Returns whether the device is assigned to a pod under its own resource, and so counts as requested of that resource.
@@ -85,129 +167,90 @@ impl Assignments {
 
     /// Returns the assignment in which the device substitutes another one. The kubelet's checkpoint shows such a device as free.
     pub fn substituted_for(&self, device: &DeviceState) -> Option<&Assignment> {
-        let index = *self.devices.get(&device.device.id)?;
-        let id = device.device.id.to_string();
-        self.records.get(index).filter(|record| !record.checkpoint_ids.contains(&id))
+        let record = &*self.devices.get(device.device.id)?.record;
+        let is_same = record.device_ids == record.checkpoint_ids;
+        let is_substitute = || !record.checkpoint_ids.contains(&device.device.id.to_string());
+        (!is_same && is_substitute()).then_some(record)
     }
 
     /// Returns the devices that substitute an id in the last assignment of the id. While that assignment exists, the kubelet
     /// requests the id only for the same pod: for another container that takes over the devices of an init container.
-    pub fn substitutes_of<'a>(&'a self, resource: &'a str, id: &'a str) -> impl Iterator<Item = DeviceId> {
-        let has_id = |record: &&Assignment| record.resource == resource && record.checkpoint_ids.contains(id);
-        let last = self.records.iter().rev().find(has_id);
+    pub fn substitutes_of<'a>(&'a self, resource: &'a str, id: DeviceId) -> impl Iterator<Item = DeviceId> {
+        let text = id.to_string();
+        let has_id =
+            |record: &&Assignment| record.resource == resource && record.checkpoint_ids.contains(&text);
+        // An added Allocate is later than all records of the ledger.
+        let added = self.devices.get(id).filter(|latest| latest.is_added).map(|latest| &*latest.record);
+        let recorded = || self.ledger.records.iter().rev().map(|record| &**record).find(has_id);
+        let last = added.filter(has_id).or_else(recorded);
         let substitutes = last.into_iter().flat_map(|last| last.device_ids.difference(&last.checkpoint_ids));
         substitutes.filter_map(|id| id.parse().ok())
     }
 
     /// Returns the `namespace/name` of a pod with an assignment, by its uid.
     pub fn pod_name(&self, uid: &str) -> Option<&str> {
-        let mut pods = self.records.iter().map(|record| &record.pod);
+        // An added Allocate names no pod.
+        let mut pods = self.ledger.records.iter().map(|record| &record.pod);
         pods.find(|pod| pod.uid.as_deref() == Some(uid) && pod.full_name.is_some())?.full_name.as_deref()
     }
 
     /// Returns whether nothing is assigned.
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.ledger.records.is_empty() && !self.has_allocates
     }
 
-    /// Returns the resource of each assigned device.
-    fn resources(&self) -> BTreeMap<DeviceId, AssignedResource> {
-        let mut known: BTreeMap<&str, Arc<str>> = BTreeMap::new();
-        let mut resource = |(id, index): (&DeviceId, &usize)| {
-            let record = self.records.get(*index)?;
-            let name = known.entry(&record.resource).or_insert_with(|| record.resource.as_str().into());
-            let is_of_this_plugin = record.is_of_this_plugin();
-            Some((*id, AssignedResource { resource: Arc::clone(name), is_of_this_plugin }))
-        };
-        self.devices.iter().filter_map(&mut resource).collect()
+    /// Returns whether `other` differs in nothing but the times at which the kubelet last showed each assignment.
+    pub fn differs_only_in_time(&self, other: &Self) -> bool {
+        let (mine, theirs) = (&self.ledger.records, &other.ledger.records);
+        self.known == other.known
+            && !self.has_allocates
+            && !other.has_allocates
+            && mine.len() == theirs.len()
+            && mine.iter().zip(theirs).all(|(mine, theirs)| mine.differs_only_in_time(theirs))
+    }
+
+    /// Returns how Allocates pin the offers of their devices.
+    pub fn pinned_by(allocates: &[Arc<Assignment>]) -> Vec<(DeviceId, PinnedOffer)> {
+        let mut offers = Vec::new();
+        for record in allocates {
+            let Some(pinned) = record.pinned else { continue };
+            let resource: Arc<str> = record.resource.as_str().into();
+            let ids = record.device_ids.iter().filter_map(|id| id.parse().ok());
+            offers.extend(ids.map(|id| (id, PinnedOffer { resource: Arc::clone(&resource), pinned })));
+        }
+        offers
     }
 
     /// Returns what the monitor must not probe and must keep offering as it is.
     pub fn reserved(&self) -> AssignedDevices {
-        let pinned_offer = |(id, index): (&DeviceId, &usize)| {
-            let record = self.records.get(*index)?;
+        let mut devices: Vec<(DeviceId, &Assignment)> =
+            self.devices.iter().map(|(id, latest)| (id, &*latest.record)).collect();
+        devices.sort_unstable_by_key(|(id, _)| *id);
+        let pinned_offer = |(id, record): &(DeviceId, &Assignment)| {
             Some((*id, PinnedOffer { resource: record.resource.as_str().into(), pinned: record.pinned? }))
         };
+        let resources = resources(&devices);
         AssignedDevices {
-            devices: self.devices.keys().copied().collect(),
-            groups: self.groups.keys().map(|(_, group)| *group).collect(),
-            pinned_offers: self.devices.iter().filter_map(pinned_offer).collect(),
-            resources: self.resources(),
+            groups: self.ledger.groups.keys().map(|(_, group)| *group).collect(),
+            pinned_offers: devices.iter().filter_map(pinned_offer).collect(),
+            devices: devices.into_iter().map(|(id, _)| id).collect(),
+            resources,
         }
     }
+}
+
+/// Returns the resource of each assigned device.
+fn resources(devices: &[(DeviceId, &Assignment)]) -> BTreeMap<DeviceId, AssignedResource> {
+    let mut known: BTreeMap<&str, Arc<str>> = BTreeMap::new();
+    let mut resources = BTreeMap::new();
+    for &(id, record) in devices {
+        let name = record.resource.as_str();
+        let resource = Arc::clone(known.entry(name).or_insert_with(|| name.into()));
+        let is_of_this_plugin = record.is_of_this_plugin();
+        resources.insert(id, AssignedResource { resource, is_of_this_plugin });
+    }
+    resources
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::device_state;
-    use std::collections::BTreeSet;
-    use std::time::Instant;
-    use vfio_probe::{Occupancy, Viability};
-
-    const A: &str = "0000:01:00.0";
-    const PEER: &str = "0000:01:00.1";
-    const RESOURCE: &str = "nvidia.com/GPU";
-
-    fn device(address: &str) -> DeviceState {
-        device_state(address, 51, Occupancy::Free, Instant::now(), Viability::Viable, false)
-    }
-
-    /// Assignments by Allocates: resource, ids in the checkpoint, real devices.
-    fn allocated(allocates: &[(&str, &[&str], &[&str])]) -> Assignments {
-        let set = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect::<BTreeSet<_>>();
-        let mut ledger = Ledger::default();
-        for (resource, ids, real) in allocates {
-            ledger.record_allocate(resource, set(ids), set(real), Default::default(), Instant::now());
-        }
-        Assignments::new(true, &ledger)
-    }
-
-    #[test]
-    fn group_peer_of_another_pod_blocks_the_device() {
-        let (a, peer) = (device(A), device(PEER));
-        let all = [a.clone(), peer.clone()];
-        let blocker = |assignments: &Assignments, device| {
-            assignments.blocker(device, &all).map(|(id, _)| id.to_string())
-        };
-        let by_peer = allocated(&[(RESOURCE, &[PEER], &[PEER])]);
-        assert_eq!(blocker(&by_peer, &a).as_deref(), Some(PEER));
-        assert_eq!(blocker(&by_peer, &peer), None);
-        let together = allocated(&[(RESOURCE, &[A, PEER], &[A, PEER])]);
-        assert_eq!(blocker(&together, &a), None, "the kubelet has released both, or neither");
-        // The pod with both has ended, and the next pod has the first device.
-        let again = allocated(&[(RESOURCE, &[A, PEER], &[A, PEER]), (RESOURCE, &[A], &[A])]);
-        assert_eq!(blocker(&again, &a), None);
-        assert_eq!(blocker(&again, &peer).as_deref(), Some(A));
-        let apart = allocated(&[(RESOURCE, &[A], &[A]), (RESOURCE, &[PEER], &[PEER])]);
-        assert_eq!(blocker(&apart, &a).as_deref(), Some(PEER));
-    }
-
-    #[test]
-    fn assignment_under_another_resource_blocks_the_device() {
-        let a = device(A);
-        let assignments = allocated(&[("example.com/gpu", &[A], &[A])]);
-        assert!(assignments.assignment(&a).is_some() && !assignments.counts_as_requested(&a));
-        assert_eq!(assignments.blocker(&a, []).map(|(id, _)| id), Some(a.device.id));
-    }
-
-    #[test]
-    fn group_number_counts_for_its_own_resource_only() {
-        let a = device(A);
-        assert!(allocated(&[(RESOURCE, &["51"], &["51"])]).counts_as_requested(&a));
-        assert!(allocated(&[("example.com/gpu", &["51"], &["51"])]).assignment(&a).is_none());
-        assert_eq!(allocated(&[(RESOURCE, &["51"], &["51"])]).reserved().groups, [GroupId(51)]);
-    }
-
-    #[test]
-    fn substitutes_are_known_both_ways() {
-        let assignments = allocated(&[(RESOURCE, &["0000:09:00.0"], &[A])]);
-        assert!(assignments.substituted_for(&device(A)).is_some());
-        assert!(allocated(&[(RESOURCE, &[A], &[A])]).substituted_for(&device(A)).is_none());
-        assert!(allocated(&[(RESOURCE, &["51"], &["51"])]).substituted_for(&device(A)).is_none());
-        let substitutes =
-            |id| assignments.substitutes_of(RESOURCE, id).map(|id| id.to_string()).collect::<Vec<_>>();
-        assert_eq!(substitutes("0000:09:00.0"), [A]);
-        assert!(substitutes(A).is_empty());
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ use crate::assignments::expiry::{Evidence, PodEvidence};
 use crate::assignments::kubelet::KubeletSocket;
 use crate::assignments::merge::{EntryState, is_of_entry, merge_entry, merge_holders, merge_listed, name_of};
 use crate::assignments::observation::{CheckpointEntry, LedgerUpdate, ListedPod, Observation};
-use crate::assignments::record::{Assignment, PodRef, Source};
+use crate::assignments::record::{Assignment, Source};
 use crate::assignments::stored_answer::StoredAnswer;
 use crate::pools::terms::PinnedTerms;
 use serde::{Deserialize, Serialize};
@@ -76,10 +76,22 @@ impl Ledger {
         pinned: PinnedTerms,
         now: Instant,
     ) {
-        self.records.retain(|record| !record.is_unconfirmed() || record.device_ids.is_disjoint(&device_ids));
-        let source = Source::Allocate(Some(now));
-        let record = Assignment::new(PodRef::default(), resource, checkpoint_ids, source);
-        self.records.push(Assignment { device_ids, pinned: Some(pinned), ..record });
+        self.add_allocates([Assignment::allocated(resource, checkpoint_ids, device_ids, pinned, now)]);
+    }
+
+    /// Records the assignments of granted Allocates, as [`record_allocate`](Self::record_allocate) does, in linear time. They
+    /// have no device in common.
+    pub fn add_allocates(&mut self, allocates: impl IntoIterator<Item = Assignment>) {
+        let allocates: Vec<Assignment> = allocates.into_iter().collect();
+        let ids: BTreeSet<&String> = allocates.iter().flat_map(|record| &record.device_ids).collect();
+        if ids.is_empty() {
+            return; // A container without devices has no assignment.
+        }
+        let is_replaced = |record: &Assignment| {
+            record.is_unconfirmed() && record.device_ids.iter().any(|id| ids.contains(id))
+        };
+        self.records.retain(|record| !is_replaced(record));
+        self.records.extend(allocates.into_iter().filter(|record| !record.device_ids.is_empty()));
     }
 
     /// Takes in an observation: merges what it shows, and ends what it no longer shows.

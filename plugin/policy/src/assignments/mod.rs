@@ -6,7 +6,7 @@
 //! | [`observation`] | the input: what the kubelet shows at one moment |
 //! | [`kubelet`] | which kubelet process that is, and how long it has run |
 //! | [`ledger`] | the memory: takes in observations, with the rules in `merge` and `expiry` |
-//! | [`index`] | the output: assignments by device |
+//! | [`index`] | the output: assignments by device, in `shards` that versions share |
 //! | [`stored_answer`] | the device nodes in the kubelet's stored response, beside those of now |
 //! | [`reserved`] | the output for the monitor: what it must not probe |
 
@@ -18,4 +18,5 @@ mod merge;
 pub mod observation;
 pub mod record;
 pub mod reserved;
+mod shards;
 pub mod stored_answer;

@@ -118,6 +118,34 @@ impl Assignment {
         }
     }
 
+    /// Returns the assignment of an Allocate of this plugin that is about to be answered. The kubelet requested `checkpoint_ids`,
+    /// and the container gets `device_ids`.
+    pub fn allocated(
+        resource: &str,
+        checkpoint_ids: BTreeSet<String>,
+        device_ids: BTreeSet<String>,
+        pinned: PinnedTerms,
+        now: Instant,
+    ) -> Self {
+        let record = Self::new(PodRef::default(), resource, checkpoint_ids, Source::Allocate(Some(now)));
+        Self { device_ids, pinned: Some(pinned), ..record }
+    }
+
+    /// Returns whether `other` is the same but for the time at which the kubelet last showed it.
+    pub(super) fn differs_only_in_time(&self, other: &Self) -> bool {
+        let Self { pod, container, resource, checkpoint_ids, device_ids, source, pinned, answer, .. } = self;
+        *pod == other.pod
+            && *container == other.container
+            && *resource == other.resource
+            && *checkpoint_ids == other.checkpoint_ids
+            && *device_ids == other.device_ids
+            && *source == other.source
+            && *pinned == other.pinned
+            && *answer == other.answer
+            && self.was_offered == other.was_offered
+            && self.kubelet_restarts == other.kubelet_restarts
+    }
+
     /// Returns whether the kubelet may have lost the checkpoint entry: it lists the pod, and it was restarted since it last
     /// showed the assignment.
     pub fn may_be_lost(&self) -> bool {

@@ -8,7 +8,7 @@ use vfio_probe::{DeviceId, GroupId};
 /// The devices and groups that are assigned to pods.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AssignedDevices {
-    /// Devices.
+    /// Devices, in the order of their ids.
     pub devices: Vec<DeviceId>,
     /// Whole groups, where an older plugin's id names only the group.
     pub groups: Vec<GroupId>,
@@ -25,6 +25,16 @@ pub struct AssignedResource {
     pub resource: Arc<str>,
     /// Whether it is known to be this plugin's. If not, the pools decide ([`crate::pools::assigned`]).
     pub is_of_this_plugin: bool,
+}
+
+impl AssignedDevices {
+    /// Adds a device of a granted Allocate.
+    pub fn add(&mut self, id: DeviceId, offer: PinnedOffer) {
+        if let Err(place) = self.devices.binary_search(&id) {
+            self.devices.insert(place, id);
+        }
+        self.pinned_offers.insert(id, offer);
+    }
 }
 
 /// How this plugin allocated a device to a pod. It stays so while the pod exists.

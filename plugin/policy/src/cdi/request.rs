@@ -2,6 +2,7 @@
 
 use crate::cdi::names;
 use crate::pools::terms::Cdi;
+use std::collections::BTreeSet;
 use vfio_probe::DeviceId;
 
 /// One device of a spec on disk.
@@ -27,7 +28,7 @@ pub struct CdiRequest {
 }
 
 /// Returns the CDI part of the response for the `devices` of a container that receives `nodes`. Returns none if the specs on disk do not
-/// stand for exactly these nodes.
+/// stand for exactly these nodes. `on_disk` is in the order of devices.
 pub fn request(
     cdi: Cdi,
     on_disk: &[SpecDevice],
@@ -37,18 +38,21 @@ pub fn request(
     if cdi == Cdi::None {
         return Some(CdiRequest::default());
     }
-    let entry = |id: &DeviceId| on_disk.iter().find(|entry| entry.device == *id);
-    let entries = devices.iter().map(entry).collect::<Option<Vec<&SpecDevice>>>()?;
-    let spec_nodes = || entries.iter().flat_map(|entry| &entry.nodes);
-    if !spec_nodes().all(|node| nodes.contains(node))
-        || !nodes.iter().all(|node| spec_nodes().any(|known| known == node))
-    {
+    let entries = devices.iter().map(|id| entry_of(on_disk, *id)).collect::<Option<Vec<&SpecDevice>>>()?;
+    let spec_nodes: BTreeSet<&String> = entries.iter().flat_map(|entry| &entry.nodes).collect();
+    if spec_nodes != nodes.iter().collect() {
         return None;
     }
     let names: Vec<String> = entries.iter().map(|entry| entry.name.clone()).collect();
     let annotation = devices.first().filter(|_| cdi == Cdi::Annotations);
     let annotation = annotation.map(|first| (names::annotation_key(*first), names.join(",")));
     Some(CdiRequest { names, annotation })
+}
+
+/// Returns the first entry of a device. `on_disk` is in the order of devices.
+pub fn entry_of(on_disk: &[SpecDevice], device: DeviceId) -> Option<&SpecDevice> {
+    let place = on_disk.partition_point(|entry| entry.device < device);
+    on_disk.get(place).filter(|entry| entry.device == device)
 }
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ pub struct HealthTracker {
     records: BTreeMap<DeviceId, Record>,
     /// Groups of which an Allocate was refused. A refusal is about a group, also while none of its devices is bound.
     refusals: BTreeMap<GroupId, Refusal>,
+    /// Whether the latest pass over all devices listed any that is no longer bound.
+    lists_unbound: bool,
     /// What the stale answers that the kubelet stores do to devices.
     stale_answers: StaleAnswers,
 }
@@ -64,26 +66,26 @@ struct Refusal {
     reports_seen: u64,
 }
 
-/// The decisions of a pass.
-#[derive(Debug)]
-pub struct Pass<'a> {
-    /// The devices of the lists: the bound ones, then the assigned ones that are no longer bound, each in the order of ids.
-    pub devices: Vec<DeviceDecision<'a>>,
+/// What a pass has changed. Without a change it owns no memory.
+#[derive(Debug, Default)]
+pub struct Pass {
+    /// The devices with another decision than before, in the order of ids.
+    pub changes: Vec<Change>,
     /// Devices that leave the lists.
     pub dropped: Vec<DeviceId>,
+    /// Whether [`HealthTracker::reasons`] may differ.
+    pub reasons_changed: bool,
     /// When to decide again even if nothing changes.
     pub decide_again: Option<Instant>,
 }
 
-/// The decision about one device.
+/// A changed decision.
 #[derive(Debug)]
-pub struct DeviceDecision<'a> {
-    /// The device. One that is no longer bound is as it was last seen.
-    pub device: &'a DeviceState,
+pub struct Change {
+    /// The device.
+    pub device: DeviceId,
     /// The previous decision. None at the first pass with the device.
     pub before: Option<Decision>,
-    /// The decision of this pass.
-    pub after: &'a Decision,
 }
 
 impl HealthTracker {
@@ -140,34 +142,25 @@ impl HealthTracker {
         self.refusals.keys().copied()
     }
 
+    /// Returns the devices of the lists with their decisions: the bound ones, then the assigned ones that are no longer bound, as
+    /// last seen. Each part is in the order of ids.
+    pub fn listed<'a>(
+        &'a self,
+        snapshot: &'a NodeSnapshot,
+    ) -> impl Iterator<Item = (&'a DeviceState, &'a Decision)> {
+        let devices = snapshot.devices.iter().chain(self.unbound(snapshot));
+        devices.filter_map(|device| Some((device, self.decision(device.device.id)?)))
+    }
+
     /// Decides on every device, and remembers the decisions.
-    pub fn decide<'a>(&'a mut self, policy: Policy, facts: Facts<'a>) -> Pass<'a> {
-        self.forget(&facts);
+    pub fn decide(&mut self, policy: Policy, facts: &Facts<'_>) -> Pass {
         self.stale_answers = StaleAnswers::new(facts.assignments, facts.snapshot);
+        let mut pass = Pass { reasons_changed: self.forget(facts), ..Pass::default() };
         let unbound: Vec<DeviceState> = self.unbound(facts.snapshot).cloned().collect();
-        let mut decide_again: Option<Instant> = None;
-        let mut before = Vec::with_capacity(facts.snapshot.devices.len() + unbound.len());
+        self.lists_unbound = !unbound.is_empty();
         for device in &facts.snapshot.devices {
-            let assignment = self.assignment(device, &unbound, &facts);
-            let refused = self.is_refused(device);
-            let record = self.records.entry(device.device.id).or_default();
-            let stale_answer =
-                self.stale_answers.of(device.device.id, assignment == AssignmentState::Assigned);
-            let decision = decide(&Case {
-                busy: device.terms.busy.unwrap_or(policy.busy),
-                device,
-                node_counts: facts.snapshot.vfio_visible && policy.check_node,
-                assignment,
-                stale_answer,
-                refused,
-                reported: record.reported(),
-                settling: policy.settling,
-                now: facts.now,
-            });
-            decide_again = decide_again.into_iter().chain(decision.decide_again).min();
-            before.push(record.replace(Decision { decide_again: None, ..decision }));
+            self.decide_bound(device, &unbound, policy, facts, &mut pass);
         }
-        let mut dropped = Vec::new();
         for (id, record) in &mut self.records {
             if facts.snapshot.get(*id).is_some() {
                 continue;
@@ -175,19 +168,71 @@ impl HealthTracker {
             if record.assigned.is_some() {
                 // The scheduler counts the device as requested. Without it in the list, another free device would seem used.
                 let reason = if facts.gone.contains(id) { Reason::Gone } else { Reason::NoLongerBound };
-                before.push(record.replace(Decision::assigned(reason)));
+                record.replace(*id, Decision::assigned(reason), &mut pass);
             } else if record.decision.take().is_some() {
-                dropped.push(*id);
+                pass.dropped.push(*id);
+                pass.reasons_changed = true;
             }
         }
         self.records.retain(|_, record| !record.is_empty());
-        let decided: &'a Self = self;
-        let mut devices = Vec::with_capacity(before.len());
-        let listed = facts.snapshot.devices.iter().chain(decided.unbound(facts.snapshot));
-        devices.extend(listed.zip(before).filter_map(|(device, before)| {
-            Some(DeviceDecision { device, before, after: decided.decision(device.device.id)? })
-        }));
-        Pass { devices, dropped, decide_again }
+        pass
+    }
+
+    /// Decides on the devices `ids` and on their group peers, as [`decide`](Self::decide) would if nothing but the assignments of
+    /// these devices has changed since the pass before. Returns none if a pass over all devices is needed.
+    ///
+    /// The cost depends on the number of these devices, not on that of all.
+    pub fn decide_assigned(&mut self, policy: Policy, facts: &Facts<'_>, ids: &[DeviceId]) -> Option<Pass> {
+        let Facts { snapshot, assignments, .. } = *facts;
+        if self.lists_unbound || !snapshot.unbound.is_empty() {
+            return None;
+        }
+        let mut devices: Vec<&DeviceState> = Vec::with_capacity(ids.len());
+        for id in ids {
+            let device = snapshot.get(*id)?;
+            devices.push(device);
+            devices.extend(snapshot.in_group_of(device));
+        }
+        devices.sort_unstable_by_key(|device| device.device.id);
+        devices.dedup_by_key(|device| device.device.id);
+        for device in devices.iter().filter(|device| assignments.counts_as_requested(device)) {
+            let record = self.records.entry(device.device.id).or_default();
+            record.unassigned_since = None;
+            record.remember_assigned(device);
+        }
+        let mut pass = Pass::default();
+        for device in devices {
+            self.decide_bound(device, &[], policy, facts, &mut pass);
+        }
+        Some(pass)
+    }
+
+    /// Decides on a bound device. `unbound` are the assigned devices that are no longer bound.
+    fn decide_bound(
+        &mut self,
+        device: &DeviceState,
+        unbound: &[DeviceState],
+        policy: Policy,
+        facts: &Facts<'_>,
+        pass: &mut Pass,
+    ) {
+        let assignment = self.assignment(device, unbound, facts);
+        let refused = self.is_refused(device);
+        let record = self.records.entry(device.device.id).or_default();
+        let stale_answer = self.stale_answers.of(device.device.id, assignment == AssignmentState::Assigned);
+        let decision = decide(&Case {
+            busy: device.terms.busy.unwrap_or(policy.busy),
+            device,
+            node_counts: facts.snapshot.vfio_visible && policy.check_node,
+            assignment,
+            stale_answer,
+            refused,
+            reported: record.reported(),
+            settling: policy.settling,
+            now: facts.now,
+        });
+        pass.decide_again = pass.decide_again.into_iter().chain(decision.decide_again).min();
+        record.replace(device.device.id, Decision { decide_again: None, ..decision }, pass);
     }
 
     /// Moves everything that happened to `then` or before.
@@ -202,9 +247,11 @@ impl HealthTracker {
         device.device.group.is_some_and(|group| self.refusals.contains_key(&group))
     }
 
-    /// Forgets what has ended: assignments, times without an assignment, refusals and carried-over reasons.
-    fn forget(&mut self, facts: &Facts<'_>) {
+    /// Forgets what has ended: assignments, times without an assignment, refusals and carried-over reasons. Returns whether it
+    /// forgot any reason.
+    fn forget(&mut self, facts: &Facts<'_>) -> bool {
         let Facts { snapshot, assignments, .. } = *facts;
+        let mut forgot_reason = false;
         for (id, record) in &mut self.records {
             record.assigned.take_if(|device| !assignments.counts_as_requested(device));
             let bound = snapshot.get(*id);
@@ -214,25 +261,22 @@ impl HealthTracker {
             // A device that is not bound, or does not exist, is another case when it is bound again. A device that could not
             // be read is not known to be either.
             if bound.is_none() && (facts.gone.contains(id) || !snapshot.may_lack(*id)) {
-                record.carried_over = None;
+                forgot_reason |= record.carried_over.take().is_some();
             }
         }
         for device in snapshot.devices.iter().filter(|device| assignments.counts_as_requested(device)) {
-            match &mut self.records.entry(device.device.id).or_default().assigned {
-                Some(known) if **known == *device => {}
-                Some(known) => **known = device.clone(),
-                none => *none = Some(Box::new(device.clone())),
-            }
+            self.records.entry(device.device.id).or_default().remember_assigned(device);
         }
         for device in snapshot.unbound.iter().filter(|device| assignments.counts_as_requested(device)) {
-            let assigned = &mut self.records.entry(device.device.id).or_default().assigned;
-            // The state in which it was bound says more.
-            if assigned.as_ref().is_none_or(|known| known.group.is_none() && **known != *device) {
-                *assigned = Some(Box::new(device.clone()));
+            match &mut self.records.entry(device.device.id).or_default().assigned {
+                // The state in which it was bound says more, except for the driver.
+                Some(known) if known.group.is_some() => known.device.driver = device.device.driver,
+                Some(known) if **known == *device => {}
+                known => *known = Some(Box::new(device.clone())),
             }
         }
         self.refusals.retain(|group, refusal| {
-            let members = || snapshot.devices.iter().filter(|device| device.device.group == Some(*group));
+            let members = || snapshot.devices.in_group(*group);
             let held = || members().any(DeviceState::is_held);
             // The kubelet has listed the assigned pod since: then its own record of the device was wrong, not the plugin's.
             let confirmed =
@@ -240,6 +284,7 @@ impl HealthTracker {
             let stands = members().any(|device| confirmed(device).is_some_and(|at| at > refusal.at));
             (snapshot.reports_seen < refusal.reports_seen || held()) && !stands
         });
+        forgot_reason
     }
 
     /// Returns whether a device is assigned. `unbound` are the assigned devices that are no longer bound.
@@ -253,7 +298,7 @@ impl HealthTracker {
         if assignments.counts_as_requested(device) && !self.is_refused(device) {
             return AssignmentState::Assigned;
         }
-        let blocker = assignments.blocker(device, snapshot.devices.iter().chain(unbound));
+        let blocker = assignments.blocker(device, snapshot.in_group_of(device).chain(unbound));
         let peer = blocker.map(|(peer, assignment)| (peer, assignment.pod.to_string()));
         if !assignments.known && peer.is_none() {
             return AssignmentState::Unknown;
@@ -277,10 +322,24 @@ impl Record {
         decision.is_none() && carried_over.is_none() && unassigned_since.is_none() && assigned.is_none()
     }
 
-    /// Records a decision. Returns the previous one.
-    fn replace(&mut self, decision: Decision) -> Option<Decision> {
-        self.carried_over = None;
-        self.decision.replace(decision)
+    /// Remembers an assigned device as it is now.
+    fn remember_assigned(&mut self, device: &DeviceState) {
+        match &mut self.assigned {
+            Some(known) if **known == *device => {}
+            Some(known) => **known = device.clone(),
+            none => *none = Some(Box::new(device.clone())),
+        }
+    }
+
+    /// Records a decision about the device `id`. Notes in the pass what it changes.
+    fn replace(&mut self, id: DeviceId, decision: Decision, pass: &mut Pass) {
+        pass.reasons_changed |= self.carried_over.take().is_some();
+        if self.decision.as_ref() == Some(&decision) {
+            return;
+        }
+        pass.reasons_changed |= self.decision.as_ref().and_then(Decision::reason) != decision.reason();
+        let before = self.decision.replace(decision);
+        pass.changes.push(Change { device: id, before });
     }
 }
 

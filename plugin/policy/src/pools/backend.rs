@@ -1,6 +1,7 @@
 //! Decides by which device nodes a container receives its devices, of the nodes that the kernel has.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use vfio_probe::GroupId;
 
 /// Which device nodes a container receives.
@@ -72,15 +73,11 @@ pub fn node_paths(backend: Backend, groups: &[GroupNodes]) -> NodePaths {
             (has_legacy || !has_iommufd, !has_legacy && has_iommufd, !has_legacy && !has_iommufd)
         }
     };
-    let mut paths: Vec<String> = Vec::new();
-    for nodes in groups {
-        let kinds = nodes.legacy().into_iter().filter(|_| legacy).chain(nodes.iommufd().filter(|_| iommufd));
-        for path in kinds {
-            if !paths.contains(&path) {
-                paths.push(path);
-            }
-        }
-    }
+    let kinds = groups.iter().flat_map(|nodes| {
+        nodes.legacy().into_iter().filter(|_| legacy).chain(nodes.iommufd().filter(|_| iommufd))
+    });
+    let mut known = BTreeSet::new();
+    let paths = kinds.filter(|path| known.insert(path.clone())).collect();
     NodePaths { paths, falls_back }
 }
 

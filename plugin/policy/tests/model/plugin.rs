@@ -4,6 +4,7 @@ use super::{Rule, id, uid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use vfio_plugin_policy::allocation;
+use vfio_plugin_policy::allocation::request::Request;
 use vfio_plugin_policy::allocation::{ProbeVerdict, preferred};
 use vfio_plugin_policy::assignments::index::Assignments;
 use vfio_plugin_policy::assignments::kubelet::KubeletSocket;
@@ -13,6 +14,7 @@ use vfio_plugin_policy::assignments::record::Assignment;
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_plugin_policy::health::stored::{HealthContent, StoredHealth};
 use vfio_plugin_policy::health::tracker::{Facts, HealthTracker, Policy};
+use vfio_plugin_policy::kubelet_id::KubeletDeviceId;
 use vfio_plugin_policy::pools::terms::Busy;
 use vfio_plugin_policy::testing::device_state;
 use vfio_probe::{Occupancy, Viability};
@@ -156,9 +158,10 @@ impl Plugin {
         let policy = Policy { busy, settling: SETTLING, check_node: true };
         let gone = BTreeSet::new();
         let facts = Facts { snapshot: &snapshot, assignments: &assignments, gone: &gone, now };
-        let decisions = self.tracker.decide(policy, facts).devices.into_iter();
-        let list: BTreeMap<String, bool> = decisions
-            .map(|decision| (decision.device.device.id.to_string(), decision.after.health.reason().is_none()))
+        self.tracker.decide(policy, &facts);
+        let listed = self.tracker.listed(&snapshot);
+        let list: BTreeMap<String, bool> = listed
+            .map(|(device, decision)| (device.device.id.to_string(), decision.health.reason().is_none()))
             .collect();
         let resend = std::mem::take(&mut self.resend);
         if self.sent.as_ref() == Some(&list) && !resend {
@@ -171,7 +174,9 @@ impl Plugin {
     /// Returns the device that the kubelet should allocate.
     pub(super) fn prefer(&self, available: &[String]) -> Option<String> {
         let snapshot = self.snapshot.clone().unwrap_or_default();
-        preferred::choose(&snapshot, &self.assignments(), available, &[], 1).pop()
+        let available: Vec<KubeletDeviceId> = available.iter().map(|id| id.parse().unwrap()).collect();
+        let chosen = preferred::choose(&snapshot, &self.assignments(), &available, &[], 1).pop();
+        chosen.map(|id| id.to_string())
     }
 
     /// The kubelet allocates a device to a pod. `probed` is what a probe of its group finds now.
@@ -185,8 +190,8 @@ impl Plugin {
     ) -> AllocateResult {
         let assignments = self.assignments();
         let snapshot = self.snapshot.clone().unwrap_or_default();
-        let request = [device.to_owned()];
-        let Ok(plan) = allocation::plan(RESOURCE, [request.as_slice()], &snapshot, &assignments) else {
+        let request = Request { containers: vec![vec![device.parse().unwrap()]] };
+        let Ok(plan) = allocation::plan(RESOURCE, &request, &snapshot, &assignments) else {
             return AllocateResult::Refused;
         };
         let Some((group, state)) =

@@ -4,7 +4,7 @@ use crate::file_id::FileId;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use vfio_plugin_policy::cdi::request::SpecDevice;
+use vfio_plugin_policy::cdi::request::{SpecDevice, entry_of};
 use vfio_probe::DeviceId;
 
 /// The spec files that were written, each by the number of its write.
@@ -24,7 +24,7 @@ impl WrittenSpecs {
     /// Returns whether the spec file of one container's devices is unchanged since it was written. Costs one system call: the
     /// devices are of one resource, so they are in one file.
     pub(crate) fn has_unchanged(&self, spec_devices: &[SpecDevice], devices: &[DeviceId]) -> bool {
-        let entry = spec_devices.iter().find(|entry| devices.contains(&entry.device));
+        let entry = devices.first().and_then(|device| entry_of(spec_devices, *device));
         entry.is_some_and(|entry| self.is_unchanged(entry.written))
     }
 

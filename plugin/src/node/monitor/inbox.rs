@@ -7,7 +7,8 @@ use rustix::time::Timespec;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use vfio_probe::{GroupId, Occupancy};
+use vfio_plugin_policy::assignments::reserved::PinnedOffer;
+use vfio_probe::{DeviceId, GroupId, Occupancy};
 
 /// The monitor thread's inbox, shared by the thread and its handles.
 #[derive(Debug)]
@@ -82,6 +83,16 @@ impl Inbox {
             drop(exclusions);
             self.wake();
         }
+    }
+
+    /// Adds assigned devices, and does not wake the thread. Returns false if the assigned devices are not set yet.
+    pub(super) fn add_assigned(&self, offers: Vec<(DeviceId, PinnedOffer)>) -> bool {
+        let mut exclusions = self.exclusions.lock();
+        let Some(assigned) = &mut exclusions.assigned else { return false };
+        for (id, offer) in offers {
+            assigned.add(id, offer);
+        }
+        true
     }
 
     /// Returns the exclusions if they differ from `known`.

@@ -28,6 +28,7 @@ impl MonitorLoop {
         if self.failure.is_none() {
             let specs = needed_specs(self.sources.watch.monitor().root(), &snapshot);
             self.cdi_devices = self.sources.cdi.write_all(&specs, Instant::now());
+            self.cdi_devices.sort_by_key(|entry| entry.device);
         }
         snapshot.cdi.clone_from(&self.cdi_devices);
         self.log_errors(&snapshot.errors);

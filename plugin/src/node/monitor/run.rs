@@ -105,6 +105,7 @@ impl MonitorLoop {
         }
         changed |= self.take_hardware();
         changed |= self.take_stale_enables();
+        changed |= self.take_unbound();
         self.inbox.record_pass();
         changed |= self.take_failure();
         changed |= self.learn_names(changed);
@@ -234,6 +235,20 @@ impl MonitorLoop {
     fn take_hardware(&mut self) -> bool {
         let Some(hardware) = &mut self.sources.hardware else { return false };
         hardware.take_readings() | hardware.read_framebuffers(Instant::now())
+    }
+
+    /// Reads the assigned devices again that were not bound in the latest snapshot. Returns whether one has another driver, or has
+    /// come or gone: the watch has no event for devices on other drivers. Costs nothing while all assigned devices are bound.
+    fn take_unbound(&self) -> bool {
+        let Some(latest) = self.snapshots.borrow().clone().filter(|latest| !latest.unbound.is_empty()) else {
+            return false;
+        };
+        let unbound = self.exclusions.unbound(&self.sources.watch);
+        let differs = |device: &Device| {
+            let mut known = latest.unbound.iter().map(|state| &state.device);
+            known.any(|known| known.id == device.id && known != device)
+        };
+        !unbound.missing.iter().all(|id| latest.missing.contains(id)) || unbound.existing.iter().any(differs)
     }
 
     /// Counts the stale `enable` counts, for which the watch has no event. Returns whether their number has changed.

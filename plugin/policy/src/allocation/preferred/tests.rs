@@ -5,7 +5,7 @@ use crate::assignments::ledger::Ledger;
 use crate::testing::device_state;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vfio_probe::Viability;
 
 /// Returns a node with these devices: bus number, NUMA node, held.
@@ -24,8 +24,8 @@ fn address(bus: u8) -> String {
     format!("0000:{bus:02x}:00.0")
 }
 
-fn ids(buses: &[u8]) -> Vec<String> {
-    buses.iter().map(|&bus| address(bus)).collect()
+fn ids(buses: &[u8]) -> Vec<KubeletDeviceId> {
+    buses.iter().map(|&bus| address(bus).parse().unwrap()).collect()
 }
 
 #[test]
@@ -68,8 +68,9 @@ fn whole_groups_are_chosen_together() {
     let devices = devices.map(|(address, group)| {
         device_state(address, group, Occupancy::Free, Instant::now(), Viability::Viable, false)
     });
-    let node = NodeSnapshot { devices: devices.to_vec(), vfio_visible: true, ..NodeSnapshot::default() };
-    let all: Vec<String> = node.devices.iter().map(|device| device.device.id.to_string()).collect();
+    let node =
+        NodeSnapshot { devices: devices.to_vec().into(), vfio_visible: true, ..NodeSnapshot::default() };
+    let all: Vec<_> = node.devices.iter().map(|device| KubeletDeviceId::Device(device.device.id)).collect();
     for (must, size, expected) in [
         (&[][..], 1, &[2][..]),
         (&[], 2, &[0, 1]),
@@ -78,7 +79,7 @@ fn whole_groups_are_chosen_together() {
         (&[1], 3, &[1, 0, 2]),
         (&[2], 2, &[2, 3]),
     ] {
-        let pick = |indices: &[usize]| indices.iter().map(|&index| all[index].clone()).collect::<Vec<_>>();
+        let pick = |indices: &[usize]| indices.iter().map(|&index| all[index]).collect::<Vec<_>>();
         assert_eq!(
             choose(&node, &Assignments::default(), &all, &pick(must), size),
             pick(expected),
@@ -122,8 +123,9 @@ fn equal_devices_are_chosen_by_time_since_freed() {
     let devices = devices.map(|(address, group, since)| {
         device_state(address, group, Occupancy::Free, since, Viability::Viable, false)
     });
-    let node = NodeSnapshot { devices: devices.to_vec(), vfio_visible: true, ..NodeSnapshot::default() };
-    let all: Vec<String> = node.devices.iter().map(|device| device.device.id.to_string()).collect();
+    let node =
+        NodeSnapshot { devices: devices.to_vec().into(), vfio_visible: true, ..NodeSnapshot::default() };
+    let all: Vec<_> = node.devices.iter().map(|device| KubeletDeviceId::Device(device.device.id)).collect();
     assert_eq!(choose(&node, &Assignments::default(), &all, &[], 2), all[..2]);
     assert_eq!(choose(&node, &Assignments::default(), &all, &[], 1), all[2..]);
 }

@@ -24,7 +24,7 @@ fn bound(id: &str, group: u32, cdev: Option<u32>) -> DeviceState {
 fn node(devices: &[DeviceState]) -> NodeSnapshot {
     let mut devices = devices.to_vec();
     devices.sort_by_key(|state| state.device.id);
-    NodeSnapshot { devices, ..NodeSnapshot::default() }
+    NodeSnapshot { devices: devices.into(), ..NodeSnapshot::default() }
 }
 
 fn set(texts: &[&str]) -> BTreeSet<String> {

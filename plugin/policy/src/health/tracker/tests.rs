@@ -8,6 +8,7 @@ use crate::assignments::ledger::Ledger;
 use crate::assignments::observation::{ListedPod, Observation};
 use crate::health::stored::{HealthContent, StoredHealth};
 use crate::testing::device_state;
+use proptest::prelude::*;
 use vfio_probe::Occupancy::{self, Absent, Free, Held};
 use vfio_probe::Viability;
 use vfio_probe::text::Text;
@@ -30,6 +31,10 @@ fn id(address: &str) -> DeviceId {
 
 fn set(ids: &[&str]) -> BTreeSet<String> {
     ids.iter().map(|&id| id.to_owned()).collect()
+}
+
+fn reasons(tracker: &HealthTracker) -> Vec<(DeviceId, Reason)> {
+    tracker.reasons().map(|(id, reason)| (id, reason.clone())).collect()
 }
 
 fn device_at(address: &str, occupancy: Occupancy, since: Instant) -> DeviceState {
@@ -156,17 +161,24 @@ impl Story {
         let gone = &self.gone & &unlisted;
         let facts = Facts { snapshot: &self.snapshot, assignments: &assignments, gone: &gone, now: self.now };
         let known = self.tracker.clone();
-        let pass = self.tracker.decide(policy, facts);
+        let pass = self.tracker.decide(policy, &facts);
         let text = |decision: &Decision| match &decision.warning {
             Some(warning) => format!("warning: {warning}"),
             None => decision.health.reason().map(ToString::to_string).unwrap_or_default(),
         };
         let mut reported = Vec::new();
-        for DeviceDecision { device, before, after } in &pass.devices {
+        for (device, after) in self.tracker.listed(&self.snapshot) {
             let id = device.device.id;
-            assert_eq!(before.as_ref(), known.decision(id));
+            let change = pass.changes.iter().find(|change| change.device == id);
+            let before = change.map_or(Some(after), |change| change.before.as_ref());
+            assert_eq!(before, known.decision(id));
+            assert_eq!(change.is_some(), known.decision(id) != Some(after));
             reported.push((id.to_string(), text(after)));
         }
+        assert!(pass.reasons_changed || reasons(&known) == reasons(&self.tracker));
+        // Nothing has changed since, so another pass changes nothing.
+        let again = self.tracker.clone().decide(policy, &facts);
+        assert!(again.changes.is_empty() && again.dropped.is_empty() && !again.reasons_changed);
         let reported: Vec<_> = reported.iter().map(|(id, text)| (id.as_str(), text.as_str())).collect();
         assert_eq!(reported, expected, "after {:?}", self.now - self.begin);
         (self.dropped, self.decide_again) = (pass.dropped, pass.decide_again);
@@ -318,4 +330,58 @@ fn policy_of_a_pool_precedes_the_general_one() {
     // Without one, the general policy: an assigned device is Healthy, an unassigned hold settles.
     story.at(50).sees(A, Held).sees(B, Held).reports(&[(A, ""), (B, "")]).again(53);
     story.at(53).reports(&[(A, ""), (B, HELD)]).again(None);
+}
+
+proptest! {
+    /// After an Allocate, a pass over its devices decides as a pass over all devices does.
+    #[test]
+    fn pass_over_allocated_devices_decides_as_one_over_all(
+        held in [any::<bool>(), any::<bool>(), any::<bool>()],
+        refused in proptest::option::weighted(0.3, 51_u32..53),
+        known: bool,
+        allocates in proptest::collection::vec(0_usize..3, 1..5),
+    ) {
+        let begin = Instant::now();
+        let addresses = [A, PEER, B];
+        let occupancy = |held| if held { Held } else { Free };
+        let devices = addresses.iter().zip(held).map(|(address, held)| device_at(address, occupancy(held), begin));
+        let snapshot = NodeSnapshot { devices: devices.collect(), vfio_visible: true, ..NodeSnapshot::default() };
+        let policy = Policy { busy: Busy::Attributed, settling: SETTLING, check_node: true };
+        let mut ledger = Ledger::default();
+        let mut whole = HealthTracker::default();
+        let gone = BTreeSet::new();
+        let assignments = Assignments::new(known, &ledger);
+        whole.decide(policy, &Facts { snapshot: &snapshot, assignments: &assignments, gone: &gone, now: begin });
+        if let Some(group) = refused {
+            whole.refused(GroupId(group), 1, begin);
+            whole.decide(policy, &Facts { snapshot: &snapshot, assignments: &assignments, gone: &gone, now: begin });
+        }
+        let mut partial = whole.clone();
+        for (step, index) in (1..).zip(allocates) {
+            let ids = set(&[addresses[index]]);
+            let now = begin + Duration::from_secs(step);
+            ledger.record_allocate(R, ids.clone(), ids, Default::default(), now);
+            let assignments = Assignments::new(known, &ledger);
+            let facts = Facts { snapshot: &snapshot, assignments: &assignments, gone: &gone, now };
+            let pass = partial.decide_assigned(policy, &facts, &[id(addresses[index])]).unwrap();
+            // A hold settles for other devices in the meantime. A pass over all devices is due then.
+            let due = whole.clone().decide(policy, &facts);
+            let of_others = |change: &Change| {
+                let group = snapshot.get(change.device).unwrap().device.group;
+                group != snapshot.get(id(addresses[index])).unwrap().device.group
+            };
+            if due.changes.iter().any(of_others) {
+                return Ok(());
+            }
+            let all = whole.decide(policy, &facts);
+            // The time since which a refused device is unassigned does not matter, and starts again in each pass over all devices.
+            let decisions = |tracker: &HealthTracker| {
+                tracker.listed(&snapshot).map(|(_, decision)| decision.clone()).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(decisions(&partial), decisions(&whole));
+            prop_assert_eq!(reasons(&partial), reasons(&whole));
+            prop_assert_eq!(pass.changes.len(), all.changes.len());
+            prop_assert_eq!(pass.reasons_changed, all.reasons_changed);
+        }
+    }
 }
