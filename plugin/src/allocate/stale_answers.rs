@@ -44,11 +44,12 @@ impl Allocator {
         let assignments = self.assignments.current();
         let is_this =
             |record: &&Assignment| record.checkpoint_ids == ids && *record.resource == *self.resource;
-        let latest = assignments.records().iter().rev().find(is_this);
+        let first = ids.first().and_then(|id| snapshot.get(id.parse().ok()?));
+        let latest = first.and_then(|device| assignments.assignment(device)).filter(is_this);
         if latest.is_some_and(|record| record.is_unconfirmed() || has_current_answer(record, &snapshot)) {
             return Ok(());
         }
-        let pod = latest.map(|record| &record.pod);
+        let pod = assignments.records().rfind(is_this).map(|record| &record.pod);
         match self.stale_answer(&ids, snapshot) {
             None => Ok(()),
             Some(mismatch) => Err(self.refuse_start(pod, &mismatch)),

@@ -39,8 +39,8 @@ impl Assignments {
     }
 
     /// Returns all assignments.
-    pub fn records(&self) -> &[Assignment] {
-        &self.records
+    pub fn records(&self) -> impl DoubleEndedIterator<Item = &Assignment> {
+        self.records.iter()
     }
 
     /// Returns whether a stored answer names a node that is compared with [`crate::device::NodeSnapshot::special`].

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::node::special_nodes::with_special_nodes;
 use crate::status::report::DeviceReport;
 use std::collections::BTreeMap;
+use vfio_plugin_policy::assignments::index::Assignments;
 use vfio_plugin_policy::assignments::record::Assignment;
 use vfio_plugin_policy::assignments::stored_answer::stale::{Mismatch, StaleAnswer, stale_answers};
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
@@ -22,13 +23,13 @@ pub(super) fn examine(
     pods: &PodLookup<'_>,
     findings: &mut Findings,
 ) {
-    let assigned = pods.assignments().records();
+    let assigned = pods.assignments();
     for (id, pod) in unbound(config, root, devices, reported, pods) {
         not_bound(root, id, &pod, findings);
     }
     let snapshot = snapshot(root, devices, assigned);
-    let snapshot = with_special_nodes(root, &snapshot, pods.assignments().name_special_nodes());
-    for stale in stale_answers(assigned, &snapshot) {
+    let snapshot = with_special_nodes(root, &snapshot, assigned.name_special_nodes());
+    for stale in stale_answers(assigned.records(), &snapshot) {
         stale_answer(&stale, pods, findings);
     }
 }
@@ -100,9 +101,9 @@ fn not_bound(root: &Root, id: DeviceId, pod: &str, findings: &mut Findings) {
 }
 
 /// Returns the node as the comparison needs it: the offered devices, and the assigned ones.
-fn snapshot(root: &Root, devices: &[DeviceState], assigned: &[Assignment]) -> NodeSnapshot {
+fn snapshot(root: &Root, devices: &[DeviceState], assigned: &Assignments) -> NodeSnapshot {
     let mut snapshot = NodeSnapshot { devices: devices.to_vec(), ..NodeSnapshot::default() };
-    let ids = assigned.iter().flat_map(|assignment| &assignment.device_ids);
+    let ids = assigned.records().flat_map(|assignment| &assignment.device_ids);
     for id in ids.filter_map(|id| id.parse::<DeviceId>().ok()) {
         if snapshot.record(id).is_some() {
             continue;
