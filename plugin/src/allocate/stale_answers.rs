@@ -50,7 +50,7 @@ impl Allocator {
         if latest.is_some_and(|record| record.is_unconfirmed() || has_current_answer(record, &snapshot)) {
             return Ok(());
         }
-        let pod = assignments.records().filter(is_this).last().map(|record| &record.pod);
+        let pod = assignments.records().rfind(is_this).map(|record| &record.pod);
         match self.stale_answer(&ids, snapshot) {
             None => Ok(()),
             Some(mismatch) => Err(self.refuse_start(pod, &mismatch)),
