@@ -81,6 +81,7 @@ pub fn device_state(
 
 /// Returns a node with this many free GPUs, at most 65,536. Each one has an IOMMU group of its own.
 pub fn node_of(count: u32) -> NodeSnapshot {
+    #[expect(clippy::disallowed_methods, reason = "any moment")]
     let since = Instant::now();
     let device = |index: u32| {
         let address = format!("0000:{:02x}:{:02x}.{}", index >> 8, index >> 3 & 31, index & 7);

@@ -66,7 +66,7 @@ struct Refusal {
     reports_seen: u64,
 }
 
-/// What a pass has changed. Without a change it owns no memory.
+/// What a pass has changed. Without a change it needs no memory.
 #[derive(Debug, Default)]
 pub struct Pass {
     /// The devices with another decision than before, in the order of ids.

@@ -229,16 +229,15 @@ async fn main() {
     let ours = Plugin::Ours(PathBuf::from(arguments.next().unwrap_or_else(usage)));
     let seconds = arguments.next().map_or(60, |seconds| seconds.to_str().unwrap().parse().unwrap());
     let nvidia = arguments.next().map(|program| Plugin::Nvidia(program.into()));
-    if let Some(bound) = std::env::var("MEASURE_CALLS").ok().and_then(|bound| bound.parse().ok()) {
+    // For profiling: one size alone.
+    if let Some(bound) = std::env::var("MEASURE_BOUND").ok().and_then(|bound| bound.parse().ok()) {
         let size = (4096, bound);
-        let mut figures = Figures::new();
-        for plugin in [&ours].into_iter().chain(&nvidia) {
-            let node = node(size);
-            calls(&node, plugin, bound, &mut figures).await;
-            system_calls(&node, plugin, size, &mut figures).await;
-        }
-        print(size, &figures, &Figures::new());
-        return;
+        let figures = figures_of(&ours, size).await;
+        let theirs = match &nvidia {
+            Some(nvidia) => figures_of(nvidia, size).await,
+            None => Figures::new(),
+        };
+        return print(size, &figures, &theirs);
     }
     for size in NODES {
         let figures = figures_of(&ours, size).await;

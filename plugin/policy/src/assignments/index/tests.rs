@@ -81,8 +81,11 @@ fn names(buses: &BTreeSet<u8>) -> BTreeSet<String> {
     buses.iter().map(|bus| format!("0000:{bus:02x}:00.0")).collect()
 }
 
-/// Returns what the assignments say of each device: the pod, the real devices and the substitutes.
-fn shown(assignments: &Assignments) -> Vec<(Option<(Option<String>, BTreeSet<String>)>, Vec<DeviceId>)> {
+/// The pod of a device, and the real devices of its record.
+type Shown = Option<(Option<String>, BTreeSet<String>)>;
+
+/// Returns what the assignments say of each device, and its substitutes.
+fn shown(assignments: &Assignments) -> Vec<(Shown, Vec<DeviceId>)> {
     let of = |bus: u8| {
         let device = device(&format!("0000:{bus:02x}:00.0"));
         let record = assignments.assignment(&device);
