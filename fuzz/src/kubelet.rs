@@ -45,7 +45,7 @@ pub fn checkpoint(data: &[u8]) {
 fn assert_within_limits(entries: &[CheckpointEntry]) {
     let kept = entries.iter().filter(|entry| !entry.resource.is_empty() && !entry.ids.is_empty());
     assert!(kept.clone().count() <= 2048 && entries.len() <= 2048 + 16_384);
-    assert!(kept.clone().map(|entry| entry.ids.len()).sum::<usize>() <= 16_384);
+    assert!(kept.clone().map(|entry| entry.ids.len()).sum::<usize>() <= 8_192);
     assert!(entries.iter().flat_map(|entry| &entry.ids).all(|id| is_vfio_id(id, true)));
 }
 

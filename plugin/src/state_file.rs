@@ -258,7 +258,10 @@ fn is_passing(error: &Error) -> bool {
 
 /// Parses an object, checks its field `version` and returns the other fields. Parses twice: a tree of values in between would take
 /// many times the text's size.
-pub(crate) fn decode_versioned<T: DeserializeOwned>(text: &[u8], version: u32) -> std::result::Result<T, JsonError> {
+pub(crate) fn decode_versioned<T: DeserializeOwned>(
+    text: &[u8],
+    version: u32,
+) -> std::result::Result<T, JsonError> {
     if text.is_empty() {
         return Err(JsonError::Malformed(serde_json::Error::custom("it is empty")));
     }

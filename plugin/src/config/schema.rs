@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// The pattern of a resource's part after the slash, and of an alias.
 const NAME: &str = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?";
-const ADDRESS: &str = "[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[01][0-9A-Fa-f][.][0-7]";
+const ADDRESS: &str = "([0-9A-Fa-f]{4}|[1-9A-Fa-f][0-9A-Fa-f]{4,7}):[0-9A-Fa-f]{2}:[01][0-9A-Fa-f][.][0-7]";
 const UUID: &str = "[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}";
 
 pub(super) fn resource(_: &mut SchemaGenerator) -> Schema {
@@ -182,7 +182,7 @@ fn schema_and_reader_accept_the_same_files() {
         selector("{vgpu_type: 1414}"),
         selector("{vgpu_type: nvidia-222}"),
         selector("{address: \"0000:3b:1f.7\"}"),
-        selector("{address: \"0001abcd:3B:00.0\", parent: \"0000:3b:00.0\"}"),
+        selector("{address: \"1abcd:3B:00.0\", parent: \"0000:3b:00.0\"}"),
         selector(&format!("{{address: {uuid}}}")),
     ];
     let bad = [
@@ -242,6 +242,7 @@ fn schema_and_reader_accept_the_same_files() {
         selector("{driver: \"\"}"),
         selector("{driver: \"a b\"}"),
         selector("{address: \"3b:00.0\"}"),
+        selector("{address: \"0001abcd:3b:00.0\"}"),
         selector("{address: \"0000:3b:20.0\"}"),
         selector("{address: \"0000:3b:00.8\"}"),
         selector("{address: 51}"),

@@ -11,7 +11,7 @@ use vfio_plugin_policy::assignments::record::is_vfio_id;
 /// Bytes of one text: a pod's name with its namespace has up to 317, a resource's name too.
 const TEXT: usize = 512;
 /// The limits of one list.
-const LIST: Budget = Budget { pods: 16_384, entries: 2_048, ids: 16_384, text: 4 << 20 };
+const LIST: Budget = Budget { pods: 16_384, entries: 2_048, ids: 8_192, text: 4 << 20 };
 
 /// The resources that this plugin offers. The default is that they are not known, so each resource can be one of them.
 #[derive(Clone, Debug, Default)]

@@ -215,7 +215,7 @@ mod tests {
         let unknown = OfferedResources::default();
         // 16 MiB of pods without a name.
         assert_eq!(read(&[0x0a, 0].repeat(8 << 20), &unknown), Err(Fault::Over(Limit::Pods)));
-        let ids: Vec<String> = (0..16_385).map(|id| id.to_string()).collect();
+        let ids: Vec<String> = (0..8_193).map(|id| id.to_string()).collect();
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         assert_eq!(list(vec![pod("a", vec![devices("r", &ids)])], &unknown), Err(Fault::Over(Limit::Ids)));
         let offered = OfferedResources::known(BTreeSet::new());

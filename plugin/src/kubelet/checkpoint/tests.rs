@@ -199,8 +199,8 @@ fn each_limit_makes_the_whole_file_unused() {
     let ids = |count| {
         checkpoint(&entry("u", &format!("[{}]", list(count, &|n| format!("\"{}\"", address(n)))), ""))
     };
-    assert_eq!(parse(ids(16_384).as_bytes()).map(|entries| entries[0].ids.len()), Ok(16_384));
-    assert_eq!(over(ids(16_385)), Limit::Ids);
+    assert_eq!(parse(ids(8_192).as_bytes()).map(|entries| entries[0].ids.len()), Ok(8_192));
+    assert_eq!(over(ids(8_193)), Limit::Ids);
     let pods = |count| checkpoint(&list(count, &|n| entry(&format!("u{n}"), "null", "")));
     assert_eq!(parse(pods(16_384).as_bytes()).map(|entries| entries.len()), Ok(16_384));
     assert_eq!(over(pods(16_385)), Limit::Pods);

@@ -38,7 +38,7 @@ fn settle(handle: &MonitorHandle, monitor_loop: &mut MonitorLoop) {
     handle.set_assigned(AssignedDevices::default());
     let deadline = Instant::now() + Duration::from_secs(10);
     let is_known = |snapshot: &NodeSnapshot| {
-        let group = snapshot.device(GPU).and_then(|device| device.group.as_ref());
+        let group = snapshot.get(GPU.parse().unwrap()).and_then(|device| device.group.as_ref());
         group.is_some_and(|group| !group.holders.is_empty())
     };
     while !handle.snapshots.borrow().as_deref().is_some_and(is_known) {
