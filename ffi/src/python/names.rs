@@ -35,9 +35,8 @@ pub(crate) fn names_of(
         Ok(found)
     });
     found.map_err(|error: std::io::Error| {
-        let errno = match Errno::from_io_error(&error) {
-            Some(errno) => errno,
-            None => return MalformedError::new_err((0, format!("pci.ids: {error}"))),
+        let Some(errno) = Errno::from_io_error(&error) else {
+            return MalformedError::new_err((0, format!("pci.ids: {error}")));
         };
         raised(Error::system(errno, "pci.ids").of_entry(path.as_os_str().as_encoded_bytes()))
     })
