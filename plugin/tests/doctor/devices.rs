@@ -2,6 +2,7 @@
 
 use crate::common::{H100, Serve, expect, kubelet, offered, wait_for_pod};
 use crate::{GPU, OTHER, examine, has, wait_for_finding};
+use vfio_sim_node::kubelet::PodResourcesMode;
 use vfio_sim_node::{Hold, Node, VmSpec};
 
 #[tokio::test]
@@ -68,6 +69,37 @@ async fn unbound_assigned_device_is_reported_with_its_pod() {
     expect(&kubelet, "held", |state| state.capacity(H100).allocatable == 7).await;
     node.unbind(OTHER).unwrap();
     wait_for_finding(&node, &format!("{OTHER}: unbinding, held by pid {}", held.pid()), "unbind waits");
+    // Each has one finding, and none advises to bind what a pod or a waiting unbind has.
+    let (_, findings) = examine(&node);
+    for address in [GPU, OTHER] {
+        let about = findings.iter().filter(|(what, _)| what.contains(&format!(" {address}: ")));
+        assert_eq!(about.count(), 1, "{findings:#?}");
+    }
+    assert!(!findings.iter().any(|(_, todo)| todo.contains("driverctl")), "{findings:#?}");
+}
+
+#[tokio::test]
+async fn no_advice_to_end_an_unbinds_holder_that_may_be_a_pods() {
+    let (node, kubelet, _serve) = offered(&[]).await;
+    // Both sources answer.
+    kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
+    let mut sandbox = VmSpec::foreign(&["0000:5f:00.0"]);
+    sandbox.cgroup = Some(format!("0::/kata_overhead/{}\n", "ab".repeat(32)));
+    let _vms = [node.start_vm(&VmSpec::foreign(&[OTHER])).unwrap(), node.start_vm(&sandbox).unwrap()];
+    expect(&kubelet, "held", |state| state.capacity(H100).allocatable == 6).await;
+    node.unbind(OTHER).unwrap();
+    node.unbind("0000:5f:00.0").unwrap();
+    wait_for_finding(&node, &format!("{OTHER}: unbinding, held by pid"), "stop its VM, or end it");
+    wait_for_finding(&node, "0000:5f:00.0: unbinding, held by pid", "is in a pod, or may be");
+    // The pod of the holder cannot be looked up.
+    kubelet.set_pod_resources_mode(PodResourcesMode::Failing);
+    wait_for_finding(
+        &node,
+        &format!("{OTHER}: unbinding, held by pid"),
+        "no assignment known: pod resources",
+    );
+    let (_, findings) = examine(&node);
+    assert!(!findings.iter().any(|(_, todo)| todo.contains("end it") || todo.contains("end the process")));
 }
 
 #[tokio::test]

@@ -13,19 +13,17 @@ use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_probe::device::Detail;
 use vfio_probe::{Buffer, Device, DeviceId, Root};
 
-/// Adds assigned devices that are not bound, and stale answers. `devices` are the offered devices, `reported` those of a running
-/// `serve`.
+/// Adds assigned devices that are not bound, as [`unbound`] returned them, and stale answers. `devices` are the offered devices.
 pub(super) fn examine(
-    config: &Config,
     root: &Root,
     devices: &[DeviceState],
-    reported: &[DeviceReport],
+    not_bound_with_pods: &BTreeMap<DeviceId, String>,
     pods: &PodLookup<'_>,
     findings: &mut Findings,
 ) {
     let assigned = pods.assignments();
-    for (id, pod) in unbound(config, root, devices, reported, pods) {
-        not_bound(root, id, &pod, findings);
+    for (id, pod) in not_bound_with_pods {
+        not_bound(root, *id, pod, findings);
     }
     let snapshot = snapshot(root, devices, assigned);
     let snapshot = with_special_nodes(root, &snapshot, assigned.name_special_nodes());
@@ -35,7 +33,8 @@ pub(super) fn examine(
 }
 
 /// Returns the assigned devices of this plugin's resources that are not bound to a VFIO driver, with their pods in words.
-fn unbound(
+/// `reported` are the devices of a running `serve`.
+pub(super) fn unbound(
     config: &Config,
     root: &Root,
     devices: &[DeviceState],

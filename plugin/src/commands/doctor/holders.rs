@@ -70,6 +70,26 @@ fn advice_about_foreign(id: &str, holders: &[HolderReport]) -> String {
     }
 }
 
+/// Returns what to do about the holders for which the unbind of a device waits. `serve` knows no pod that it is assigned to.
+pub(super) fn advice_about_unbinding(id: &str, holders: &[HolderReport], pods: &PodLookup<'_>) -> String {
+    const WAITS: &str = "The kernel's unbind waits until the holder closes the device.";
+    let is_in_no_pod = |holder: &HolderReport| holder.in_pod == InPodWord::No;
+    if holders.is_empty() {
+        format!("{WAITS} {}", advice_about_foreign(id, holders))
+    } else if !pods.gaps.is_empty() {
+        format!(
+            "{WAITS} It may be the VM of a pod; no assignment known: {}. Repair the source before you end anything.",
+            pods.gaps.join("; ")
+        )
+    } else if holders.iter().all(is_in_no_pod) {
+        format!("{WAITS} The holder belongs to no pod: stop its VM, or end it.")
+    } else {
+        format!(
+            "{WAITS} The holder is in a pod, or may be: find the pod, and delete it if its VM should not have the device."
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

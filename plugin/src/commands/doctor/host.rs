@@ -18,11 +18,12 @@ use vfio_probe::{Device, DeviceId, Kind, PciAddress, Root, Sriov};
 /// Longest sysfs attribute.
 const PAGE: u64 = 4096;
 
-/// Adds what is wrong with the host.
+/// Adds what is wrong with the host. `explained` are functions of which another check says why they are not bound.
 pub(super) fn examine(
     (config, root, facts): (&Config, &Root, &FactsReader),
     devices: &[DeviceState],
     unreadable: &[vfio_probe::Error],
+    explained: &BTreeSet<DeviceId>,
     findings: &mut Findings,
 ) {
     if is_empty(&config.root.join("sys/kernel/iommu_groups")) {
@@ -49,9 +50,10 @@ pub(super) fn examine(
     for error in unreadable {
         findings.warn("sysfs", error.to_string(), "The device is left out until this can be read.");
     }
-    let unbound = unbound_functions(config, root, devices);
+    let mut unbound = unbound_functions(config, root, devices);
+    unbound.retain(|device| !explained.contains(&device.id));
     if devices.is_empty() {
-        let advice = match unbound.is_empty() {
+        let advice = match unbound.is_empty() && explained.is_empty() {
             true => {
                 "Bind devices to vfio-pci (`driverctl set-override ADDRESS vfio-pci`), or select others with --select or --pools."
             }

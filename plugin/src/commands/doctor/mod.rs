@@ -46,19 +46,21 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
     let devices = offered_devices(config, probe, |error| unreadable.push(error))?.devices;
     let serving = client::fetch(&config.run_dir, ANSWER_TIMEOUT);
     let facts = FactsReader::new(&root, &config.root);
-    host::examine((config, &root, &facts), &devices, &unreadable, &mut findings);
     let mut kubelet = Findings::default();
     let reported = serving.as_ref().map(|report| report.devices.as_slice()).unwrap_or_default();
     let pods = kubelet::examine(config, reported, &mut kubelet)?;
+    let assigned = assignments::unbound(config, &root, &devices, reported, &pods);
+    let explained = assigned.keys().copied().chain(serving::unbinding(reported, &devices)).collect();
+    host::examine((config, &root, &facts), &devices, &unreadable, &explained, &mut findings);
     for device in &devices {
         device::examine((config, &root, &facts), device, &combined(device, reported), &pods, &mut findings);
         hardware::examine(config, &root, device, &pods, &mut findings);
     }
-    assignments::examine(config, &root, &devices, reported, &pods, &mut findings);
+    assignments::examine(&root, &devices, &assigned, &pods, &mut findings);
     framebuffer::examine(config, &devices, &mut findings);
     findings.extend(kubelet);
     names::examine(config, &devices, &mut findings);
     cdi_specs::examine(config, &devices, reported, &mut findings);
-    serving::examine(config, &serving, &devices, &mut findings);
+    serving::examine(config, &serving, &devices, &pods, &mut findings);
     Ok(findings)
 }

@@ -1,6 +1,8 @@
 //! Checks the running `serve`, and adds what only it can know.
 
 use crate::commands::doctor::finding::Findings;
+use crate::commands::doctor::holders;
+use crate::commands::doctor::pods::PodLookup;
 use crate::commands::ready::unready;
 use crate::config::Config;
 use crate::files::{is_kept_aside, names};
@@ -9,6 +11,7 @@ use crate::status::report::{DeviceReport, StatusReport};
 use crate::status::words::StateWord;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::health::reason::Reason;
+use vfio_probe::DeviceId;
 
 /// Registrations in a row that the kubelet accepted without opening a stream, before that is a finding.
 const UNFOLLOWED: u32 = 2;
@@ -21,6 +24,7 @@ pub(super) fn examine(
     config: &Config,
     serving: &anyhow::Result<StatusReport>,
     devices: &[DeviceState],
+    pods: &PodLookup<'_>,
     findings: &mut Findings,
 ) {
     let report = match serving {
@@ -88,8 +92,12 @@ pub(super) fn examine(
         findings.warn("serve", what, advice);
     }
     for device in &report.devices {
-        let bound = devices.iter().any(|bound| bound.device.id.to_string() == device.address);
-        unbinding(device, bound, findings);
+        if let Some(reason) = &device.reason
+            && is_unbinding(device, devices)
+        {
+            let advice = holders::advice_about_unbinding(&device.address, &device.holders, pods);
+            findings.warn(&device.address, reason, advice);
+        }
         if let Some(reason) = &device.reason
             && device.is_unhealthy()
             && (device.assignment.is_none() || is_lost(device))
@@ -104,18 +112,22 @@ pub(super) fn examine(
     }
 }
 
-/// Adds a device that `serve` still lists because its unbind waits. [`super::assignments`] has the assigned ones.
-fn unbinding(device: &DeviceReport, bound: bool, findings: &mut Findings) {
-    if bound {
-        return;
-    }
-    match (&device.assignment, &device.reason) {
-        (None, Some(reason)) if matches!(device.typed_reason, Some(Reason::Unbinding { .. })) => {
-            let advice = "The kernel's unbind waits until that process closes the device; end the process.";
-            findings.warn(&device.address, reason, advice);
-        }
-        (_, _) => {}
-    }
+/// Returns the devices that `serve` still lists because their unbinds wait for holders. `devices` are the bound ones.
+pub(super) fn unbinding(
+    reported: &[DeviceReport],
+    devices: &[DeviceState],
+) -> impl Iterator<Item = DeviceId> {
+    reported
+        .iter()
+        .filter(|device| is_unbinding(device, devices))
+        .filter_map(|device| device.address.parse().ok())
+}
+
+/// Returns whether a device is still listed because its unbind waits. [`super::assignments`] has the assigned ones.
+fn is_unbinding(device: &DeviceReport, devices: &[DeviceState]) -> bool {
+    device.assignment.is_none()
+        && matches!(device.typed_reason, Some(Reason::Unbinding { .. }))
+        && !devices.iter().any(|bound| bound.device.id.to_string() == device.address)
 }
 
 /// Returns what to do about a problem of `serve`. None if another check of `doctor` finds the same and says more.
