@@ -162,27 +162,22 @@ fn belongs_to_a_user(name: &[u8]) -> bool {
 }
 
 /// Returns whether only pods and their helpers are in the cgroup: the kubelet's own (`kubepods`),
-/// Kata's, and the service of a runtime, in which a VM stays that was not moved.
+/// Kata's, and the service of a runtime, in which a VM stays that was not moved. Talos runs the
+/// kubelet and containerd in `podruntime`, OpenRC a service `x` in `openrc.x`.
 fn is_of_a_runtime(name: &[u8]) -> bool {
-    const SERVICES: [&[u8]; 10] = [
-        b"containerd.service",
-        b"crio.service",
-        b"cri-docker.service",
-        b"k3s.service",
-        b"k3s-agent.service",
-        b"rke2-server.service",
-        b"rke2-agent.service",
-        b"k0scontroller.service",
-        b"k0sworker.service",
-        b"snap.microk8s.daemon-containerd.service",
-    ];
+    const RUNTIMES: [&[u8]; 9] =
+        [b"containerd", b"crio", b"cri-o", b"docker", b"k3s", b"rke2", b"k0s", b"kubelet", b"microk8s"];
+    let service = name.strip_suffix(b".service").or_else(|| name.strip_prefix(b"openrc."));
+    let names = |service: &[u8], runtime: &[u8]| service.windows(runtime.len()).any(|part| part == runtime);
     let slice = name.strip_suffix(b".slice");
     let is_kubepods = |level: &[u8]| level == b"kubepods";
     name == b"kubepods"
         || slice.is_some_and(|slice| slice.split(|&byte| byte == b'-').any(is_kubepods))
         || name.starts_with(b"kata_")
         || name.starts_with(b"kata-overhead")
-        || SERVICES.contains(&name)
+        || name == b"podruntime"
+        || slice == Some(b"podruntime")
+        || service.is_some_and(|service| RUNTIMES.iter().any(|runtime| names(service, runtime)))
 }
 
 /// Returns the uid at the end of a pod's cgroup name: `pod<uid>`, `kubepods-burstable-pod<uid>.slice`.
