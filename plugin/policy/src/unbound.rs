@@ -11,8 +11,8 @@ use vfio_probe::device::is_vfio_driver;
 
 /// Domains above this one are created by the kernel, such as those of Intel VMD (`vmd_find_free_domain` starts at 0x10000).
 const LAST_FIRMWARE_DOMAIN: u32 = 0xffff;
-/// Class and subclass of a PCI-to-PCI bridge.
-const PCI_BRIDGE: u32 = 0x0604;
+/// Classes and subclasses of the bridges that have no normal header: PCI-to-PCI, CardBus and semi-transparent.
+const BRIDGES: [u32; 3] = [0x0604, 0x0607, 0x0609];
 
 /// What sysfs shows of a function.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,7 +42,7 @@ pub struct FunctionFacts {
 /// Why a function is not bound to a VFIO driver.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Cause {
-    /// It is a PCI bridge. vfio-pci refuses it (`vfio_pci_core_register_device` wants a normal header).
+    /// It is a bridge to another bus. vfio-pci refuses it (`vfio_pci_probe` wants a normal header).
     Bridge,
     /// It is the parent of PCI domains of its own, as a VMD controller is: all devices there would disappear.
     DomainParent,
@@ -82,7 +82,7 @@ pub enum Cause {
 impl FunctionFacts {
     /// Returns why the function is not bound to a VFIO driver.
     pub fn cause(&self) -> Cause {
-        if self.class >> 8 == PCI_BRIDGE {
+        if BRIDGES.contains(&(self.class >> 8)) {
             return Cause::Bridge;
         }
         if self.driver.as_deref() == Some("vmd") || !self.domains_below.is_empty() {
@@ -181,6 +181,9 @@ mod tests {
             ),
             (FunctionFacts { has_group: false, others_have_groups: false, ..facts() }, Cause::IommuOff),
             (FunctionFacts { class: 0x06_0400, has_group: false, ..facts() }, Cause::Bridge),
+            (FunctionFacts { class: 0x06_0700, ..driven(Some("yenta_cardbus"), None, false) }, Cause::Bridge),
+            // NVSwitches have the class of other bridges and are passed through.
+            (FunctionFacts { class: 0x06_8000, ..facts() }, Cause::NoDriver),
             (driven(Some("vmd"), None, false), Cause::DomainParent),
             (FunctionFacts { domains_below: vec![0x1_0000], ..facts() }, Cause::DomainParent),
         ] {

@@ -4,7 +4,11 @@ use crate::node::host_uses::HostUses;
 use crate::node::sysfs::{attribute, link_name};
 use std::path::{Path, PathBuf};
 use vfio_plugin_policy::unbound::FunctionFacts;
+use vfio_plugin_policy::unbound::host_use::Use;
 use vfio_probe::{PciAddress, PidNamespace, Root};
+
+/// Classes and subclasses of the chipset's own bridges: to the CPU, and to ISA, EISA and MCA, or LPC in their place.
+const CHIPSET: std::ops::RangeInclusive<u32> = 0x0600..=0x0603;
 
 /// Reads facts of functions. What they share is read once.
 #[derive(Debug)]
@@ -40,7 +44,13 @@ impl FactsReader {
         let registered = |name: &String| self.pci.join("drivers").join(name).is_dir();
         let is_bridge = class >> 16 == 0x06;
         // What lies below a bridge belongs to other functions.
-        let (uses, domains_below) = if is_bridge { Default::default() } else { self.uses.below(&directory) };
+        let (mut uses, domains_below) =
+            if is_bridge { Default::default() } else { self.uses.below(&directory) };
+        if CHIPSET.contains(&(class >> 8)) {
+            uses.push(Use::Chipset);
+        }
+        let enabled = attribute(&directory.join("sriov_numvfs")).and_then(|count| count.parse().ok());
+        uses.extend(enabled.filter(|count| *count > 0).map(Use::VirtualFunctions));
         Some(FunctionFacts {
             address,
             class,

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// The longest file of /proc that is read, in bytes. A node with thousands of pods has some MiB of mounts.
 const MAX_FILE: u64 = 16 << 20;
-/// Interfaces that are read at most.
-const MAX_INTERFACES: usize = 4096;
+/// Entries of one directory that are read at most: interfaces, filesystems or disks.
+const MAX_ENTRIES: usize = 4096;
 
 /// What the host uses, read once for all functions.
 #[derive(Debug)]
@@ -53,12 +53,13 @@ impl HostUses {
             let routes = bounded(&proc.join("net/ipv6_route"), MAX_FILE).unwrap_or_default();
             this.default_routes.extend(routes.lines().filter_map(ipv6_default));
         }
+        this.add_btrfs_peers();
         let swaps = bounded(&root.join("proc/swaps"), MAX_FILE).unwrap_or_default();
         this.swaps =
             swaps.lines().skip(1).filter_map(|line| name_of(line.split_whitespace().next()?)).collect();
         let net = root.join("sys/class/net");
         let is_physical = |name: &String| net.join(name).join("device").exists() && is_up(&net.join(name));
-        this.up = names(&net, MAX_INTERFACES).into_iter().filter(is_physical).collect();
+        this.up = names(&net, MAX_ENTRIES).into_iter().filter(is_physical).collect();
         this
     }
 
@@ -72,6 +73,19 @@ impl HostUses {
             self.by_name.entry(name).or_default().insert(mount.clone());
         }
         self.by_number.entry(number.to_owned()).or_default().insert(mount);
+    }
+
+    /// Adds the mounts of a btrfs to all its disks: mountinfo names only one of them.
+    fn add_btrfs_peers(&mut self) {
+        let filesystems = self.root.join("sys/fs/btrfs");
+        for filesystem in names(&filesystems, MAX_ENTRIES) {
+            let disks = names(&filesystems.join(filesystem).join("devices"), MAX_ENTRIES);
+            let mounts = disks.iter().filter_map(|disk| self.by_name.get(disk)).flatten();
+            let mounts: BTreeSet<String> = mounts.cloned().collect();
+            for disk in disks.into_iter().filter(|_| !mounts.is_empty()) {
+                self.by_name.entry(disk).or_default().extend(mounts.iter().cloned());
+            }
+        }
     }
 }
 

@@ -38,6 +38,12 @@ fn disk_with_a_mounted_filesystem_is_left_alone() {
         let binds = findings[0].1.contains("driverctl");
         assert_eq!(binds, !advice.starts_with("Do not"), "{findings:#?}");
     }
+    // mountinfo names only one disk of a btrfs.
+    procs(&node, "24 1 0:30 /@ / rw - btrfs /dev/sdx1 rw\n");
+    for disk in ["sdx1", "nvme0n1p2"] {
+        std::fs::create_dir_all(node.root().join("sys/fs/btrfs/a-b/devices").join(disk)).unwrap();
+    }
+    has(&about(&node, address), "the host needs it: disk nvme0n1 (mounted at /)", "Do not bind it");
     // An override would take the boot disk away at the next boot.
     procs(&node, "24 1 259:2 / / rw - ext4 /dev/root rw\n");
     set_override(&node, address, "vfio-pci");
@@ -55,6 +61,26 @@ fn disk_with_a_mounted_filesystem_is_left_alone() {
     std::fs::create_dir_all(node.root().join("sys/class/block/dm-3/dm")).unwrap();
     node.write("sys/class/block/dm-3/dm/name", "vg0-data\n").unwrap();
     has(&about(&node, address), "disk nvme0n1 (part of vg0-data)", "only then");
+    // The root filesystem on LVM on LUKS: only the topmost device is mounted.
+    std::fs::create_dir_all(node.root().join("sys/class/block/dm-3/holders/dm-4")).unwrap();
+    std::fs::create_dir_all(node.root().join("sys/class/block/dm-4/dm")).unwrap();
+    node.write("sys/class/block/dm-4/dm/name", "vg0-root\n").unwrap();
+    node.write("sys/class/block/dm-4/dev", "253:4\n").unwrap();
+    for mounts in
+        ["24 1 253:4 / / rw - ext4 /dev/mapper/x rw\n", "24 1 0:30 /@ / rw - btrfs /dev/mapper/vg0-root rw\n"]
+    {
+        procs(&node, mounts);
+        let findings = about(&node, address);
+        has(
+            &findings,
+            "the host needs it: disk nvme0n1 (mounted at /, part of vg0-data, vg0-root)",
+            "Do not bind it",
+        );
+        assert!(!findings[0].1.contains("driverctl"), "{findings:#?}");
+    }
+    procs(&node, "");
+    node.write("proc/swaps", "Filename Type\n/dev/dm-4 partition 8 0 -2\n").unwrap();
+    has(&about(&node, address), "disk nvme0n1 (swap, part of vg0-data, vg0-root)", "only then");
 }
 
 #[test]

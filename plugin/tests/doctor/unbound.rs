@@ -148,6 +148,10 @@ fn every_member_that_offends_is_named_with_its_own_advice() {
     member("0000:f1:00.4", 0x02_0000, "e1000e");
     member("0000:f1:00.5", 0x01_0802, "nvme");
     member("0000:f1:00.6", 0x06_0400, "pcieport");
+    member("0000:f1:00.7", 0x06_0100, "lpc_ich");
+    member("0000:f1:01.0", 0x06_0700, "yenta_cardbus");
+    member("0000:f1:01.1", 0x02_0000, "ixgbe");
+    below(&node, "0000:f1:01.1", &[("sriov_numvfs", "4\n")]);
     below(&node, "0000:f1:00.4", &[("net/eno1/operstate", "up\n")]);
     below(
         &node,
@@ -169,6 +173,7 @@ fn every_member_that_offends_is_named_with_its_own_advice() {
     assert_eq!(findings.len(), 1, "{findings:#?}");
     let expected = "group 90 is not viable: 0000:f1:00.1 is bound to snd_hda_intel, 0000:f1:00.2 is bound to shpchp, \
                     0000:f1:00.3 is bound to vmd, 0000:f1:00.4 is bound to e1000e, 0000:f1:00.5 is bound to nvme, \
+                    0000:f1:00.7 is bound to lpc_ich, 0000:f1:01.0 is bound to yenta_cardbus, 0000:f1:01.1 is bound to ixgbe, \
                     NVDA0815:00 is bound to tegra";
     assert!(what.ends_with(expected), "{what}");
     for part in [
@@ -177,6 +182,9 @@ fn every_member_that_offends_is_named_with_its_own_advice() {
         "0000:f1:00.3 is the parent of other PCI functions, as a VMD controller is: do not bind it",
         "Do not bind 0000:f1:00.4 to vfio-pci: the host needs it (interface eno1 (up, the only one that is up))",
         "The host uses 0000:f1:00.5 (disk nvme0n1 (mounted at /data))",
+        "Do not bind 0000:f1:00.7 to vfio-pci: the host needs it (part of the chipset)",
+        "0000:f1:01.0 is a bridge: vfio-pci refuses bridges",
+        "The host uses 0000:f1:01.1 (4 enabled virtual functions)",
         "NVDA0815:00 is no PCI function",
     ] {
         assert!(advice.contains(part), "{part:?} is missing in {advice}");

@@ -36,6 +36,10 @@ pub enum Use {
         /// The devices of dm and md that it is part of.
         holders: Vec<String>,
     },
+    /// The function is part of the host's chipset: a host bridge, or an ISA or LPC bridge.
+    Chipset,
+    /// Its enabled virtual functions, by number: they disappear when the driver of the physical function is unbound.
+    VirtualFunctions(u32),
     /// The display on which the firmware booted, so the host's console.
     Console,
     /// The function has more below it than could be searched.
@@ -60,7 +64,8 @@ impl Use {
             Self::Interface { has_default_route: true, .. }
             | Self::Interface { is_up: true, is_only_one_up: true, .. } => Need::Vital,
             Self::Interface { is_up, uppers, .. } if *is_up || !uppers.is_empty() => Need::InUse,
-            Self::HiddenInterface | Self::Unsearched => Need::InUse,
+            Self::Chipset => Need::Vital,
+            Self::HiddenInterface | Self::VirtualFunctions(_) | Self::Unsearched => Need::InUse,
             Self::Disk { mounts, .. } if mounts.iter().any(|mount| is_system_mount(mount)) => Need::Vital,
             Self::Disk { mounts, is_swap, holders, .. }
                 if !mounts.is_empty() || *is_swap || !holders.is_empty() =>
@@ -109,6 +114,8 @@ impl fmt::Display for Use {
                 }
                 write!(f, "disk {name}")?;
             }
+            Self::Chipset => return f.write_str("part of the chipset"),
+            Self::VirtualFunctions(count) => return write!(f, "{count} enabled virtual functions"),
             Self::Console => return f.write_str("the console"),
             Self::Unsearched => return f.write_str("more than could be searched"),
         }
@@ -158,6 +165,8 @@ mod tests {
                 Need::Vital,
                 "disk sda (mounted at /, /a, /b, /c and 2 more)",
             ),
+            (Use::Chipset, Need::Vital, "part of the chipset"),
+            (Use::VirtualFunctions(4), Need::InUse, "4 enabled virtual functions"),
             (Use::Console, Need::None, "the console"),
             (Use::Unsearched, Need::InUse, "more than could be searched"),
         ] {

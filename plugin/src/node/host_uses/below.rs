@@ -3,7 +3,7 @@
 use crate::node::host_uses::{HostUses, is_up};
 use crate::node::sysfs::{attribute, link_name, names};
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use vfio_plugin_policy::unbound::host_use::Use;
 
 /// Entries of one directory that are read at most.
@@ -15,6 +15,8 @@ const WITHOUT_DEVICES: [&str; 9] =
     ["power", "queue", "mq", "integrity", "trace", "msi_irqs", "slaves", "holders", "queues"];
 /// The deepest directory below a function. A disk behind a SAS expander is about 12 deep.
 const MAX_DEPTH: usize = 24;
+/// Devices of dm and md above a disk that are searched at most: LVM on LUKS on RAID.
+const MAX_HOLDERS: usize = 256;
 /// Interfaces above each other at most: a VLAN on a bridge on a bond.
 const MAX_UPPERS: usize = 8;
 
@@ -82,17 +84,48 @@ impl HostUses {
 
     /// Adds how the host uses a disk or a partition to the disk at `place`.
     fn add_disk(&self, directory: &Path, name: &str, place: usize, found: &mut Found) {
-        let number = attribute(&directory.join("dev")).unwrap_or_default();
-        let mounted = self.by_number.get(&number).into_iter().chain(self.by_name.get(name)).flatten();
-        let mounted: BTreeSet<String> = mounted.cloned().collect();
-        let held = names(&directory.join("holders"), MAX_ENTRIES).into_iter().map(|holder| {
-            // The name that people know of a device of dm.
-            attribute(&self.root.join("sys/class/block").join(&holder).join("dm/name")).unwrap_or(holder)
-        });
+        let above = self.holders(directory);
+        // mountinfo names a device of dm by its number, and in its path by the name that people know.
+        let above: Vec<(PathBuf, String)> = above
+            .into_iter()
+            .map(|holder| {
+                let directory = self.root.join("sys/class/block").join(&holder);
+                let known = attribute(&directory.join("dm/name")).unwrap_or(holder);
+                (directory, known)
+            })
+            .collect();
+        let mut mounted = BTreeSet::new();
+        let mut swaps = self.swaps.contains(name);
+        for (directory, name) in
+            above.iter().map(|(directory, name)| (&**directory, &**name)).chain([(directory, name)])
+        {
+            let number = attribute(&directory.join("dev")).unwrap_or_default();
+            mounted.extend(
+                self.by_number.get(&number).into_iter().chain(self.by_name.get(name)).flatten().cloned(),
+            );
+            let own = directory.file_name().and_then(|name| name.to_str());
+            swaps |= own.is_some_and(|name| self.swaps.contains(name));
+        }
+        let held = above.into_iter().map(|(_, name)| name);
         let Some(Use::Disk { mounts, is_swap, holders, .. }) = found.uses.get_mut(place) else { return };
         mounts.extend(mounted.into_iter().filter(|mount| !mounts.contains(mount)).collect::<Vec<_>>());
-        *is_swap |= self.swaps.contains(name);
+        *is_swap |= swaps;
         holders.extend(held.filter(|holder| !holders.contains(holder)).collect::<Vec<_>>());
+    }
+
+    /// Returns the devices of dm and md above a disk or partition, and those above them.
+    fn holders(&self, directory: &Path) -> Vec<String> {
+        let mut found: Vec<String> = Vec::new();
+        let mut next = vec![directory.to_owned()];
+        while let Some(directory) = next.pop() {
+            for name in names(&directory.join("holders"), MAX_ENTRIES) {
+                if found.len() < MAX_HOLDERS && !found.contains(&name) {
+                    next.push(self.root.join("sys/class/block").join(&name));
+                    found.push(name);
+                }
+            }
+        }
+        found
     }
 
     fn interface(&self, directory: &Path, name: String) -> Use {
