@@ -225,7 +225,7 @@ impl Poller {
             None | Some(CheckpointError::Missing) => None,
             Some(CheckpointError::Unreadable(_) | CheckpointError::NotRegular) => Some(CheckpointUnreadable),
             Some(CheckpointError::TooLarge | CheckpointError::OverLimit(_)) => Some(CheckpointTooLarge),
-            Some(CheckpointError::Malformed) => Some(CheckpointMalformed),
+            Some(CheckpointError::Empty | CheckpointError::Malformed) => Some(CheckpointMalformed),
         };
         let problems = &self.assignments.shared.problems;
         for code in [CheckpointUnreadable, CheckpointTooLarge, CheckpointMalformed] {
@@ -233,12 +233,9 @@ impl Poller {
         }
         if let (Some(code), Some(error)) = (current, error) {
             let path = self.config.kubelet_dir.join(kubelet_api::CHECKPOINT);
-            let is_empty = code == CheckpointMalformed
-                && std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == 0);
-            let what = if is_empty { "the file is empty".to_owned() } else { error.to_string() };
-            let (file, text) = (path.display(), format!("the checkpoint is not used: {what}"));
+            let (file, text) = (path.display(), format!("the checkpoint is not used: {error}"));
             if problems.begin(code, &file, text) {
-                tracing::warn!(%file, error = what, "the kubelet's checkpoint is not used; assignments come from pod resources alone");
+                tracing::warn!(%file, %error, "the kubelet's checkpoint is not used; assignments come from pod resources alone");
             }
         }
     }
@@ -255,11 +252,12 @@ impl Poller {
             problems.keep(code, |_| current == Some(code));
         }
         if let (Some(code), Some(error)) = (current, error) {
-            problems.begin(
-                code,
-                self.config.pod_resources.display(),
-                format!("pods cannot be listed: {error}"),
-            );
+            let unknown = match code {
+                AssignmentsUnknown => "no assignments known: no checkpoint can be used, and ",
+                _ => "",
+            };
+            let text = format!("{unknown}pods cannot be listed: {error}");
+            problems.begin(code, self.config.pod_resources.display(), text);
         }
     }
 

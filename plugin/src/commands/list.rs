@@ -5,6 +5,7 @@ use crate::commands::stderr;
 use crate::commands::stdout;
 use crate::commands::table::{layout, or_dash};
 use crate::config::Config;
+use crate::problems::{Problem, ProblemCode};
 use crate::status::client;
 use crate::status::client::ANSWER_TIMEOUT;
 use crate::status::report::{DeviceReport, Listing};
@@ -32,7 +33,8 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
         }
     }
     let assignments_known = serving.as_ref().is_ok_and(|serving| serving.assignments_known);
-    if serving.is_ok() && !assignments_known {
+    let says_why = |problem: &Problem| problem.code == ProblemCode::AssignmentsUnknown;
+    if serving.as_ref().is_ok_and(|serving| !assignments_known && !serving.problems.iter().any(says_why)) {
         stderr::print(format_args!(
             "vfio-device-plugin: no assignments known: the kubelet has not answered serve; `vfio-device-plugin doctor` says why"
         ));

@@ -39,7 +39,9 @@ pub(crate) enum CheckpointError {
     NotRegular,
     /// The file has more than 16 MiB.
     TooLarge,
-    /// The content is no checkpoint: half written, empty, or of an unknown version.
+    /// The file has no content: the disk was full, or the host lost power.
+    Empty,
+    /// The content is no checkpoint: half written, or of an unknown version.
     Malformed,
     /// The content has more of something than any node has.
     OverLimit(Limit),
@@ -52,6 +54,7 @@ impl fmt::Display for CheckpointError {
             Self::Unreadable(kind) => write!(f, "the file cannot be read: {kind}"),
             Self::NotRegular => f.write_str("the file is not a regular file"),
             Self::TooLarge => f.write_str("the file has more than 16 MiB"),
+            Self::Empty => f.write_str("the file is empty"),
             Self::Malformed => f.write_str("the file is not a checkpoint that this version understands"),
             Self::OverLimit(limit) => write!(f, "the file has {limit}"),
         }
@@ -78,6 +81,7 @@ pub(crate) fn read(
     };
     let metadata = file.metadata().map_err(|error| CheckpointError::Unreadable(error.kind()))?;
     match (metadata.is_file(), metadata.len() > LIMITS.bytes) {
+        (true, false) if metadata.len() == 0 => Err(CheckpointError::Empty),
         (true, false) => parse(file, offered),
         (true, true) => Err(CheckpointError::TooLarge),
         (false, _) => Err(CheckpointError::NotRegular),

@@ -92,7 +92,7 @@ async fn one_of_two_sources_is_not_enough_to_deny_an_assignment() {
     // Pod resources alone.
     kubelet.set_pod_resources_mode(PodResourcesMode::Normal);
     for (content, why, advice) in [
-        ("", "is not a checkpoint that this version understands", "half written"),
+        ("", "is empty", "leaves the checkpoint empty"),
         (&good[..good.len() / 2], "is not a checkpoint that this version understands", "half written"),
     ] {
         node.write(CHECKPOINT, content).unwrap();
@@ -129,8 +129,9 @@ async fn list_marks_unknown_pods() {
     let deadline = std::time::Instant::now() + crate::PATIENCE;
     loop {
         let (pod, errors) = table(&node);
-        if errors.contains("no assignments known: the kubelet has not answered serve") {
+        if errors.contains("no assignments known: no checkpoint can be used, and pods cannot be listed: ") {
             assert_eq!(pod, "?");
+            assert_eq!(errors.matches("no assignments known").count(), 1, "said once: {errors}");
             break;
         }
         assert!(std::time::Instant::now() < deadline, "{errors}");

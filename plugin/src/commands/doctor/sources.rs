@@ -119,6 +119,10 @@ fn checkpoint_advice(error: CheckpointError) -> &'static str {
         CheckpointError::TooLarge | CheckpointError::OverLimit(_) => {
             "A checkpoint has a few hundred bytes for each container with devices: find out what writes to the file."
         }
+        CheckpointError::Empty => {
+            "A full disk or a power cut leaves the checkpoint empty: make room on the disk; the kubelet writes the file again with the \
+             next device list."
+        }
         CheckpointError::Malformed => {
             "A full disk leaves the checkpoint half written: make room on it; the kubelet writes the file again with the next device \
              list. A newer kubelet may write another format."
@@ -153,13 +157,14 @@ mod tests {
         for failure in all {
             assert_eq!(pod_resources_advice(failure).contains("Mount"), failure == NoSocket, "{failure:?}");
         }
-        use CheckpointError::{Malformed, Missing, NotRegular, TooLarge, Unreadable};
+        use CheckpointError::{Empty, Malformed, Missing, NotRegular, TooLarge, Unreadable};
         let all = [
             Missing,
             Unreadable(ErrorKind::PermissionDenied),
             Unreadable(ErrorKind::Other),
             NotRegular,
             TooLarge,
+            Empty,
             Malformed,
         ];
         for error in all {

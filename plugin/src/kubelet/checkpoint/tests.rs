@@ -149,7 +149,7 @@ fn only_a_regular_file_is_read_without_waiting() {
 fn checkpoint_not_understood_is_not_missing() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(kubelet_api::CHECKPOINT);
-    for text in ["", r#"{"Data":{"PodDeviceEntries":[{"PodUID":"#, "null"] {
+    for text in [" ", r#"{"Data":{"PodDeviceEntries":[{"PodUID":"#, "null"] {
         std::fs::write(&path, text).unwrap();
         assert_eq!(read(directory.path()), Err(CheckpointError::Malformed), "{text}");
     }
