@@ -80,7 +80,7 @@ async fn unbound_assigned_device_is_reported_with_its_pod() {
 
 #[tokio::test]
 async fn no_advice_to_end_an_unbinds_holder_that_may_be_a_pods() {
-    let (node, kubelet, _serve) = offered(&[]).await;
+    let (node, kubelet, serve) = offered(&[]).await;
     // Both sources answer.
     kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
     let mut sandbox = VmSpec::foreign(&["0000:5f:00.0"]);
@@ -91,6 +91,19 @@ async fn no_advice_to_end_an_unbinds_holder_that_may_be_a_pods() {
     node.unbind("0000:5f:00.0").unwrap();
     wait_for_finding(&node, &format!("{OTHER}: unbinding, held by pid"), "stop its VM, or end it");
     wait_for_finding(&node, "0000:5f:00.0: unbinding, held by pid", "is in a pod, or may be");
+    // A holder of no pod has the device of a pod.
+    let _other = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    wait_for_finding(
+        &node,
+        &format!("{GPU}: is assigned to pod default/vm-1, but held by"),
+        "Find out what started",
+    );
+    // Without serve, the holder shows that an unbind waits.
+    drop(serve);
+    let (_, findings) = examine(&node);
+    has(&findings, &format!("{OTHER}: unbinding, held by pid"), "stop its VM, or end it");
+    has(&findings, "0000:5f:00.0: unbinding, held by pid", "is in a pod, or may be");
+    assert!(!findings.iter().any(|(_, todo)| todo.contains("driverctl")), "{findings:#?}");
     // The pod of the holder cannot be looked up.
     kubelet.set_pod_resources_mode(PodResourcesMode::Failing);
     wait_for_finding(

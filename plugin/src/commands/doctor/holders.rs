@@ -19,6 +19,13 @@ pub(super) fn examine(
     let by = pods.describe(holders);
     match pods.of(device) {
         PodOf::Assigned(pod) => {
+            let in_no_pod = |holder: &HolderReport| holder.in_pod == InPodWord::No;
+            if !holders.is_empty() && holders.iter().all(in_no_pod) {
+                let what = format!("is assigned to {pod}, but held by {by}, which is in no pod");
+                let advice = "The VM of that pod cannot start while the holder has the device. Find out what started the holder, and \
+                              stop it there.";
+                findings.warn(&id, what, advice);
+            }
             let mut holding_pods = holders.iter().filter_map(|holder| holder.pod_uid.as_deref());
             if holding_pods.any(|uid| pod.uid.as_deref().is_some_and(|assigned| assigned != uid)) {
                 let what = format!("is assigned to {pod}, but held by {by}");

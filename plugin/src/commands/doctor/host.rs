@@ -1,10 +1,13 @@
 //! Checks the host: its IOMMU, its device nodes, and the drivers of the selected functions.
 
 use crate::commands::doctor::finding::Findings;
+use crate::commands::doctor::holders;
+use crate::commands::doctor::pods::PodLookup;
 use crate::commands::doctor::unbound;
 use crate::config::Config;
 use crate::files::{Links, open};
 use crate::node::function_facts::FactsReader;
+use crate::status::report::HolderReport;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Path;
@@ -13,7 +16,7 @@ use vfio_plugin_policy::pools::resource_name::{env_name, variable_collisions};
 use vfio_plugin_policy::sriov;
 use vfio_probe::device::{Detail, is_vfio_driver};
 use vfio_probe::text::DriverName;
-use vfio_probe::{Device, DeviceId, Kind, PciAddress, Root, Sriov};
+use vfio_probe::{Buffer, Device, DeviceId, GroupId, Kind, PciAddress, Root, Sriov};
 
 /// Longest sysfs attribute.
 const PAGE: u64 = 4096;
@@ -23,7 +26,7 @@ pub(super) fn examine(
     (config, root, facts): (&Config, &Root, &FactsReader),
     devices: &[DeviceState],
     unreadable: &[vfio_probe::Error],
-    explained: &BTreeSet<DeviceId>,
+    (explained, pods): (&BTreeSet<DeviceId>, &PodLookup<'_>),
     findings: &mut Findings,
 ) {
     if is_empty(&config.root.join("sys/kernel/iommu_groups")) {
@@ -52,8 +55,10 @@ pub(super) fn examine(
     }
     let mut unbound = unbound_functions(config, root, devices);
     unbound.retain(|device| !explained.contains(&device.id));
+    let selects_none = unbound.is_empty() && explained.is_empty();
+    unbinding(root, &mut unbound, pods, findings);
     if devices.is_empty() {
-        let advice = match unbound.is_empty() && explained.is_empty() {
+        let advice = match selects_none {
             true => {
                 "Bind devices to vfio-pci (`driverctl set-override ADDRESS vfio-pci`), or select others with --select or --pools."
             }
@@ -87,6 +92,37 @@ pub(super) fn examine(
     }
     let functions: Vec<PciAddress> = unbound.into_iter().filter_map(|device| device.id.pci()).collect();
     unbound::examine(facts, &functions, findings);
+}
+
+/// Moves the functions whose unbind waits for a holder from `unbound` to the findings: the driver is gone, and a process has the
+/// group open. For the case that no `serve` knows them.
+fn unbinding(root: &Root, unbound: &mut Vec<Device>, pods: &PodLookup<'_>, findings: &mut Findings) {
+    let is_alone = |group: GroupId| {
+        let mut bound = false;
+        let read = root.members(group, &mut Buffer::new(), |member| {
+            bound |=
+                member.is_ok_and(|member| member.driver.is_some_and(|name| is_vfio_driver(name.as_bytes())));
+        });
+        read.is_ok() && !bound
+    };
+    let group = |device: &Device| device.group.filter(|_| device.driver.is_none());
+    let groups: Vec<GroupId> = unbound.iter().filter_map(group).filter(|group| is_alone(*group)).collect();
+    let mut holders: BTreeMap<GroupId, Vec<HolderReport>> = BTreeMap::new();
+    if groups.is_empty()
+        || root
+            .holders(&groups, &mut |holder| holders.entry(holder.group).or_default().push((&holder).into()))
+            .is_err()
+    {
+        return;
+    }
+    unbound.retain(|device| {
+        let Some(holders) = group(device).and_then(|group| holders.get(&group)) else { return true };
+        let id = device.id.to_string();
+        let what = format!("unbinding, held by {}", pods.describe(holders));
+        let advice = holders::advice_about_unbinding(&id, holders, pods);
+        findings.warn(id, what, advice);
+        false
+    });
 }
 
 /// Returns the physical functions that are bound to a VFIO driver while their virtual functions are enabled, with the driver, if

@@ -51,7 +51,7 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
     let pods = kubelet::examine(config, reported, &mut kubelet)?;
     let assigned = assignments::unbound(config, &root, &devices, reported, &pods);
     let explained = assigned.keys().copied().chain(serving::unbinding(reported, &devices)).collect();
-    host::examine((config, &root, &facts), &devices, &unreadable, &explained, &mut findings);
+    host::examine((config, &root, &facts), &devices, &unreadable, (&explained, &pods), &mut findings);
     for device in &devices {
         device::examine((config, &root, &facts), device, &combined(device, reported), &pods, &mut findings);
         hardware::examine(config, &root, device, &pods, &mut findings);
