@@ -91,7 +91,7 @@ async fn no_advice_to_end_an_unbinds_holder_that_may_be_a_pods() {
     node.unbind("0000:5f:00.0").unwrap();
     wait_for_finding(&node, &format!("{OTHER}: unbinding, held by pid"), "stop its VM, or end it");
     wait_for_finding(&node, "0000:5f:00.0: unbinding, held by pid", "is in a pod, or may be");
-    // A holder of no pod has the device of a pod.
+    // A process of no pod holds a device that is assigned to a pod.
     let _other = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     wait_for_finding(
         &node,
