@@ -14,6 +14,9 @@ const LAST_FIRMWARE_DOMAIN: u32 = 0xffff;
 /// Classes and subclasses of the bridges that have no normal header: PCI-to-PCI, CardBus and semi-transparent.
 const BRIDGES: [u32; 3] = [0x0604, 0x0607, 0x0609];
 
+/// Names of modules that no driver has: the driver of the module vfio_pci is `vfio-pci`. As an override they match nothing.
+const MODULES: [&str; 3] = ["vfio", "vfio_pci", "vfio_pci_core"];
+
 /// What sysfs shows of a function.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FunctionFacts {
@@ -94,7 +97,11 @@ impl FunctionFacts {
         if !self.has_group {
             return Cause::NoGroup { is_behind_vmd: self.address.domain > LAST_FIRMWARE_DOMAIN };
         }
-        let wanted = self.driver_override.clone().filter(|name| is_vfio_driver(name.as_bytes()));
+        let is_driver = |name: &String| {
+            is_vfio_driver(name.as_bytes())
+                && (self.override_is_registered || !MODULES.contains(&name.as_str()))
+        };
+        let wanted = self.driver_override.clone().filter(is_driver);
         match (wanted, self.driver.clone()) {
             (Some(driver), _) if !self.override_is_registered => Cause::DriverNotLoaded { driver },
             (Some(wanted), Some(driver)) => Cause::OverrideNotApplied { wanted, driver },
@@ -159,6 +166,9 @@ mod tests {
             // An override that names no VFIO driver chooses none.
             (driven(None, Some("none"), false), Cause::NoDriver),
             (driven(Some("nouveau"), Some("pci-stub"), true), Cause::OtherDriver { driver: nouveau() }),
+            // The name of a module instead of its driver: to load the module would not help.
+            (driven(None, Some("vfio_pci"), false), Cause::NoDriver),
+            (driven(None, Some("vfio"), false), Cause::NoDriver),
             (driven(None, Some("vfio-pci"), false), Cause::DriverNotLoaded { driver: vfio() }),
             (driven(Some("nouveau"), Some("vfio-pci"), false), Cause::DriverNotLoaded { driver: vfio() }),
             (driven(None, Some("vfio-pci"), true), Cause::ProbeFailed { driver: vfio() }),

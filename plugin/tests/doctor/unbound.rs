@@ -84,6 +84,10 @@ fn override_without_effect_differs_from_a_failed_probe() {
         "driver_override is vfio-pci, but it is bound to nouveau",
         "echo 0000:f2:00.0 > /sys/bus/pci/drivers/nouveau/unbind",
     );
+    // The name of the module, which no driver has.
+    set_override(&node, "0000:f1:00.0", "vfio_pci");
+    let findings = about(&node, "0000:f1:00.0");
+    has(&findings, "bound to no driver (driver_override is vfio_pci)", "set-override 0000:f1:00.0 vfio-pci");
     // sysfs's text for an override that is not set.
     set_override(&node, "0000:f2:00.0", "(null)");
     has(
