@@ -16,11 +16,6 @@ use std::path::Path;
 /// the architectures that have VFIO for PCI.
 pub(crate) const PAGE: usize = 4096;
 
-/// Size of `struct linux_dirent64` before the name, in bytes.
-const DIRENT: usize = 19;
-/// Size of the longest directory entry name with its final zero byte and alignment, in bytes.
-const NAME_MAX: usize = 264;
-
 /// A directory that contains `sys`, `dev` and `proc`.
 ///
 /// All lookups are relative to it. The kernel follows symbolic links inside the directory as usual;
@@ -197,28 +192,29 @@ fn list_open(
     buffer: &mut Buffer,
     visit: &mut dyn FnMut(&[u8], u64),
 ) -> std::result::Result<(), Errno> {
-    let capacity = buffer.0.len();
     let mut entries = RawDir::new(directory.as_fd(), &mut buffer.0);
-    let mut used = 0;
     while let Some(entry) = entries.next() {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
             visit(name, entry.ino());
         }
-        used += (DIRENT + name.len() + 1).next_multiple_of(8);
-        if entries.is_buffer_empty() {
-            // sysfs, procfs and tmpfs stop before the end only if the next entry does not fit
-            // (`kernfs_fop_readdir`, `proc_readfd_common`, `dcache_readdir`). If the buffer has
-            // room left for the longest name, the directory has ended. This saves the call that
-            // would return 0 bytes.
-            if used + DIRENT + NAME_MAX < capacity {
-                break;
-            }
-            used = 0;
+        // This saves the call that would return 0 bytes.
+        if is_last(entry.next_entry_cookie()) && entries.is_buffer_empty() {
+            break;
         }
     }
     Ok(())
+}
+
+/// Returns whether a directory ends after the entry with this position of the next one.
+///
+/// sysfs, tmpfs and ext4 mark the end with the largest position (`kernfs_fop_readdir`,
+/// `offset_iterate_dir`, `ext4_get_htree_eof`), and no other entry has it. procfs does not. A buffer
+/// that is not full shows nothing: a signal ends the call after any entry (`filldir64`), and Go's
+/// runtime sends many.
+fn is_last(next: u64) -> bool {
+    next == i32::MAX as u64 || next == i64::MAX as u64
 }
 
 /// A directory that is listed again and again. It stays open, so that it can be listed while this
@@ -258,7 +254,7 @@ pub(crate) fn last_component(link: &[u8]) -> &[u8] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::fs;
 
@@ -303,6 +299,55 @@ mod tests {
             expected.sort();
             assert_eq!(names, expected, "{path}");
         }
+    }
+
+    /// Names the directory for the child of [`while_interrupted`].
+    const CHILD: &str = "VFIO_PROBE_TEST_DIRECTORY";
+
+    /// Calls `work` with the directory in a child that is stopped and continued all the time. The
+    /// child runs the test of this name again, and so calls this function again. A stop ends a
+    /// getdents64 as any other signal does, and needs no handler.
+    pub(crate) fn while_interrupted(test: &str, directory: &Path, work: impl FnOnce(&Path)) {
+        use rustix::process::{Pid, Signal, kill_process};
+        if let Some(directory) = std::env::var_os(CHILD) {
+            return work(Path::new(&directory));
+        }
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test])
+            .env(CHILD, directory)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_child(&child);
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            for signal in [Signal::STOP, Signal::CONT] {
+                kill_process(pid, signal).unwrap();
+            }
+            std::thread::sleep(std::time::Duration::from_micros(50));
+        };
+        assert!(status.success());
+    }
+
+    #[test]
+    fn interrupted_listing_is_complete() {
+        const ENTRIES: usize = 900;
+        let directory = tempfile::tempdir().unwrap();
+        for index in 0..ENTRIES {
+            fs::write(directory.path().join(index.to_string()), "").unwrap();
+        }
+        let test = "root::tests::interrupted_listing_is_complete";
+        while_interrupted(test, directory.path(), |directory| {
+            let root = Root::open(directory).unwrap();
+            let mut buffer = Buffer::new();
+            for _ in 0..2000 {
+                let mut count = 0;
+                root.list(format_args!("."), &mut buffer, |_| count += 1).unwrap();
+                assert_eq!(count, ENTRIES);
+            }
+        });
     }
 
     #[test]

@@ -142,13 +142,16 @@ impl Reader {
                 descriptor.examine(root, targets, turn);
                 turn.descriptors += 1;
             }
-            if entries.is_buffer_empty() && used + entry_size(NAME_MAX) < TURN {
-                // There was room left for another entry.
-                return Ok(None);
-            }
+            let is_empty = entries.is_buffer_empty();
+            let is_full = is_empty && used + entry_size(NAME_MAX) >= TURN;
             let check = turn.descriptors.is_multiple_of(CHECK_TIME) && turn.descriptors > 0;
-            if entries.is_buffer_empty() || (check && Instant::now() >= turn.end) {
+            if is_full || (check && Instant::now() >= turn.end) {
                 return Ok(Some(Place { pid, position, inode: now, denied: None }));
+            }
+            if is_empty {
+                // There was room left for another entry. A signal ends the call too (`filldir64`), so
+                // only the next call shows the end.
+                used = 0;
             }
         }
         Ok(None)

@@ -153,6 +153,27 @@ fn time_ends_a_step_inside_a_process() {
 }
 
 #[test]
+fn interrupted_search_reads_all_descriptors() {
+    let tree = Tree::new();
+    // The parent of the child that searches: the group is behind other descriptors.
+    let null = File::open("/dev/null").unwrap();
+    let _others: Vec<_> = (0..200).map(|_| null.as_fd().try_clone_to_owned().unwrap()).collect();
+    let _group = File::open("/dev/full").unwrap();
+    tree.show(std::process::id());
+    let test = "holder_search::tests::interrupted_search_reads_all_descriptors";
+    crate::root::tests::while_interrupted(test, tree.directory.path(), |directory| {
+        let root = Root::open(directory).unwrap();
+        let targets = Arc::new(Targets::of(&root, &[GROUP]).unwrap());
+        let pid = rustix::process::getppid().unwrap().as_raw_nonzero().get().cast_unsigned();
+        for _ in 0..1000 {
+            let mut search = HolderSearch::of(Arc::clone(&targets), &[pid]);
+            while !search.advance(&root, &ALL, &mut |_| {}) {}
+            assert_eq!(found(&search), [pid]);
+        }
+    });
+}
+
+#[test]
 fn likely_holders_come_first() {
     const POD: &str = "0::/kubepods.slice/kubepods-pod0a0b0c0d.slice/cri-containerd-1.scope\n";
     let tree = Tree::new();
