@@ -15,7 +15,8 @@ impl World {
         let groups: Vec<u32> = self.group_of(address).into_iter().collect();
         groups.iter().for_each(|group| self.note_change(*group));
         self.note_held(&groups);
-        self.foreign.push(Foreign { hung: false, hold, unattributable: false, vm, groups });
+        let (hung, unattributable, ended_unlisted) = (false, false, None);
+        self.foreign.push(Foreign { hung, hold, unattributable, ended_unlisted, vm, groups });
         Ok(())
     }
 

@@ -50,6 +50,9 @@ pub(crate) struct Foreign {
     pub(crate) hold: Hold,
     /// True for the rest of a pod if the plugin cannot detect that the pod has ended.
     pub(crate) unattributable: bool,
+    /// When the pod ended, if the plugin has not seen it in a list. Until the lists show the end, a kubelet that loses its
+    /// checkpoint makes it unattributable: the holder's cgroup names a pod that may be any listed one.
+    ended_unlisted: Option<Instant>,
     pub(crate) vm: Vm,
     pub(crate) groups: Vec<u32>,
 }

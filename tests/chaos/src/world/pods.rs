@@ -163,8 +163,9 @@ impl World {
                 vm.stop();
             }
             let unattributable = pod.unattributable || pod.restarted && !pod.listed;
-            let groups = groups.clone();
-            self.foreign.push(Foreign { hung, hold: Hold::Device, unattributable, vm, groups });
+            let ended_unlisted = (!pod.listed).then(Instant::now);
+            let (hold, groups) = (Hold::Device, groups.clone());
+            self.foreign.push(Foreign { hung, hold, unattributable, ended_unlisted, vm, groups });
         }
         groups.iter().for_each(|group| self.note_change(*group));
         self.ended.extend(groups.iter().map(|group| (Instant::now(), *group)));
@@ -185,6 +186,22 @@ impl World {
         let (served, since) = (self.pod_resources_served, self.listing_since);
         for pod in &mut self.pods {
             pod.listed |= served && pod.admitted_at.max(since).elapsed() > POD_END_REPORTED;
+        }
+    }
+
+    /// Notes that the kubelet loses its checkpoint: which pods, of those that have ended too, the plugin cannot identify by now.
+    pub(super) fn note_lost_checkpoint(&mut self) {
+        for pod in &mut self.pods {
+            pod.in_kubelet_state = false;
+            pod.unattributable |= !pod.listed;
+        }
+        let (served, since) = (self.pod_resources_served, self.listing_since);
+        let is_reported = |ended: Instant| match served {
+            true => ended.max(since).elapsed() > POD_END_REPORTED,
+            false => ended + POD_END_REPORTED <= since,
+        };
+        for foreign in &mut self.foreign {
+            foreign.unattributable |= foreign.ended_unlisted.is_some_and(|ended| !is_reported(ended));
         }
     }
 

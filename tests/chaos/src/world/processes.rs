@@ -72,10 +72,7 @@ impl World {
         if !keep_checkpoint {
             self.restarts.lost_checkpoints += 1;
             let _ = self.node.delete("var/lib/kubelet/device-plugins/kubelet_internal_checkpoint");
-            for pod in &mut self.pods {
-                pod.in_kubelet_state = false;
-                pod.unattributable |= !pod.listed;
-            }
+            self.note_lost_checkpoint();
         }
         if let Some(meanwhile) = meanwhile {
             meanwhile.play(self, false)?;
