@@ -250,8 +250,8 @@ impl Searcher {
             since: AtomicU64::new(0),
             epoch: self.epoch,
         });
-        let skipped = self.hanging.iter().map(|(_, pid)| *pid).collect();
-        let worker = Worker::new(Arc::clone(&self.root), Arc::clone(&shared), self.interval, skipped);
+        let hanging = self.hanging.iter().map(|(thread, pid)| (Arc::downgrade(thread), *pid)).collect();
+        let worker = Worker::new(Arc::clone(&self.root), Arc::clone(&shared), self.interval, hanging);
         let builder = thread::Builder::new().name("vfio-holders".to_owned()).stack_size(128 * 1024);
         match builder.spawn(move || worker.run()) {
             Ok(_) => self.current = Some(shared),

@@ -6,7 +6,7 @@ use crate::holders::Holder;
 use crate::root::{Buffer, Root, last_component};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// One step of a search for an unknown holder.
@@ -31,7 +31,9 @@ const MAX_CANDIDATES: usize = 4096;
 pub(super) struct Worker {
     root: Arc<Root>,
     shared: Arc<Shared>,
-    /// Processes that hang in the kernel.
+    /// The threads that hang, and the process that each inspects.
+    hanging: Vec<(Weak<Shared>, u32)>,
+    /// The processes of the threads that hang.
     skipped: Vec<u32>,
     /// Pid of this process in the root's /proc. None if that shows another pid namespace, in which
     /// no pidfd can be opened either.
@@ -69,13 +71,20 @@ struct Due {
 }
 
 impl Worker {
-    pub(super) fn new(root: Arc<Root>, shared: Arc<Shared>, interval: Duration, skipped: Vec<u32>) -> Self {
+    /// `hanging` are threads of which the searcher keeps a share, and the process that each inspects.
+    pub(super) fn new(
+        root: Arc<Root>,
+        shared: Arc<Shared>,
+        interval: Duration,
+        hanging: Vec<(Weak<Shared>, u32)>,
+    ) -> Self {
         let now = Instant::now();
         let check_interval = check_interval(interval);
         Self {
             root,
             shared,
-            skipped,
+            skipped: hanging.iter().map(|(_, pid)| *pid).collect(),
+            hanging,
             own: None,
             check_interval,
             confirm_interval: interval.clamp(Duration::from_millis(100), Duration::from_secs(5)),
@@ -131,6 +140,7 @@ impl Worker {
         if !is_due(step) && !is_due(confirm) && !is_due(check) {
             return;
         }
+        self.take_returned();
         let targets = self.targets(wanted);
         if is_due(step) {
             self.step(wanted, &targets);
@@ -142,6 +152,16 @@ impl Worker {
         if is_due(check) {
             self.check(wanted, &targets);
             self.next_check = Instant::now() + self.check_interval;
+        }
+    }
+
+    /// Stops skipping the processes of threads that have returned: these do not hang any more, or a
+    /// different process has the pid. A thread that has returned has dropped its share.
+    fn take_returned(&mut self) {
+        let before = self.hanging.len();
+        self.hanging.retain(|(thread, _)| thread.strong_count() > 1);
+        if self.hanging.len() < before {
+            self.skipped = self.hanging.iter().map(|(_, pid)| *pid).collect();
         }
     }
 
@@ -340,4 +360,46 @@ fn own_pid(root: &Root) -> Option<u32> {
     let name = root.link(format_args!("proc/self"), &mut text).ok().map(last_component)?;
     // In a test's tree `self` can be a link to /proc/self instead of the pid.
     (name == own.to_string().as_bytes() || name == b"self").then_some(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Inbox;
+    use super::*;
+    use std::sync::atomic::{AtomicU32, AtomicU64};
+    use std::sync::{Condvar, Mutex};
+
+    fn shared() -> Arc<Shared> {
+        let signal = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
+        Arc::new(Shared {
+            inbox: Mutex::new(Inbox::default()),
+            wake: Condvar::new(),
+            outbox: Mutex::default(),
+            signal: Arc::new(signal),
+            pid: AtomicU32::new(0),
+            since: AtomicU64::new(0),
+            epoch: Instant::now(),
+        })
+    }
+
+    #[test]
+    fn process_is_skipped_only_while_its_thread_hangs() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Arc::new(Root::open(directory.path()).unwrap());
+        // The searcher's share of each thread, and that of the thread itself.
+        let (one, other) = (shared(), shared());
+        let (first, second) = (Arc::clone(&one), Arc::clone(&other));
+        let hanging = vec![(Arc::downgrade(&one), 7), (Arc::downgrade(&other), 8)];
+        let mut worker = Worker::new(root, shared(), Duration::from_secs(1), hanging);
+        worker.take_returned();
+        assert_eq!(worker.skipped, [7, 8]);
+        drop(first);
+        worker.take_returned();
+        assert_eq!(worker.skipped, [8]);
+        drop(second);
+        // The searcher may have forgotten it too by then.
+        drop(other);
+        worker.take_returned();
+        assert_eq!(worker.skipped, [0; 0]);
+    }
 }
