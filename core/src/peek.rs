@@ -111,9 +111,10 @@ impl Root {
     /// privilege. Allocates nothing.
     ///
     /// # Errors
-    /// The group does not exist, or its members cannot be listed.
+    /// The group does not exist, its members cannot be listed, or this process has no descriptor left
+    /// to read a count with and no other count is above 0.
     pub fn peek(&self, group: GroupId, buffer: &mut Buffer) -> Result<Peek> {
-        let mut peek = Peek::Unavailable;
+        let (mut peek, mut shortage) = (Peek::Unavailable, None);
         self.members(group, buffer, |member| {
             let Ok(member) = member else { return };
             let (true, Some(id)) = (member.vfio, member.id()) else { return };
@@ -124,10 +125,15 @@ impl Root {
             }
             match EnableCount::default().read(self, id) {
                 Ok(0) if peek == Peek::Unavailable => peek = Peek::LooksFree,
+                // That says nothing about the function.
+                Err(error) if error.is_shortage() => shortage = Some(error),
                 Ok(0) | Err(_) => {}
                 Ok(_) => peek = Peek::LooksHeld,
             }
         })?;
-        Ok(peek)
+        match shortage {
+            Some(error) if peek != Peek::LooksHeld => Err(error),
+            _ => Ok(peek),
+        }
     }
 }

@@ -8,7 +8,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 use vfio_probe::monitor::Options;
-use vfio_probe::{Change, DeviceId, GroupId, Monitor, Occupancy, Prober, Root};
+use vfio_probe::peek::Peek;
+use vfio_probe::{Buffer, Change, DeviceId, GroupId, Monitor, Occupancy, Prober, Root};
 use vfio_sim_node::{Function, Node, VmSpec};
 
 const LIMIT: u64 = 256;
@@ -80,6 +81,13 @@ fn more_functions_than_descriptors_are_followed() {
         assert!(monitor.vfio_visible() && monitor.has_group_nodes(), "{left} descriptors left");
         let free = monitor.groups().iter().filter(|group| group.state.occupancy == Occupancy::Free);
         assert_eq!(free.count(), GROUPS as usize, "{left} descriptors left");
+    }
+    for left in 0..4 {
+        let files = use_up(left);
+        let peek = monitor.root().peek(group, &mut Buffer::new());
+        drop(files);
+        let expected = if left < 2 { None } else { Some(Peek::LooksFree) };
+        assert_eq!(peek.ok(), expected, "{left} descriptors left");
     }
     pass(&mut monitor);
     let device = |tracked: &&vfio_probe::monitor::Tracked| tracked.device.id == gone;
