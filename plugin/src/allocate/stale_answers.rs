@@ -47,7 +47,7 @@ impl Allocator {
             |record: &&Assignment| record.checkpoint_ids == ids && *record.resource == *self.resource;
         let first = ids.first().and_then(|id| snapshot.get(id.parse().ok()?));
         let latest = first.and_then(|device| assignments.assignment(device)).filter(is_this);
-        if latest.is_some_and(|record| record.is_unconfirmed() || has_current_answer(record, &snapshot)) {
+        if latest.is_some_and(|record| record.was_just_allocated() || has_current_answer(record, &snapshot)) {
             return Ok(());
         }
         let pod = assignments.records().rfind(is_this).map(|record| &record.pod);

@@ -52,6 +52,7 @@ impl Ledger {
     pub fn restarted(&mut self, now: Instant) {
         for record in self.records.iter_mut().filter(|record| record.is_unconfirmed()) {
             record.source = Source::Allocate(Some(now));
+            record.is_restored = true;
         }
     }
 

@@ -42,6 +42,9 @@ pub struct Assignment {
     /// The device nodes and CDI names in the kubelet's stored answer.
     #[serde(default)]
     pub(super) answer: StoredAnswer,
+    /// Whether an Allocate of an earlier process, which may have been before a reboot, is the source.
+    #[serde(skip)]
+    pub(super) is_restored: bool,
     /// When the kubelet last showed that the pod exists.
     #[serde(skip)]
     pub confirmed: Option<Instant>,
@@ -110,6 +113,7 @@ impl Assignment {
             pinned: None,
             was_offered: false,
             answer: StoredAnswer::default(),
+            is_restored: false,
             confirmed: None,
             misses: 0,
             kubelet_restarts: 0,
@@ -160,6 +164,11 @@ impl Assignment {
     /// Returns whether only an Allocate of this plugin is known of it.
     pub fn is_unconfirmed(&self) -> bool {
         matches!(self.source, Source::Allocate(_))
+    }
+
+    /// Returns whether only an Allocate of this process is known of it. The kubelet's answer then names the nodes of now.
+    pub fn was_just_allocated(&self) -> bool {
+        self.is_unconfirmed() && !self.is_restored
     }
 
     /// Returns whether both are of one pod: the pods are known to be the same, or the ids are the same, as in one assignment to a

@@ -68,6 +68,23 @@ fn unconfirmed_allocate_survives_a_plugin_restart() {
 }
 
 #[test]
+fn allocate_of_an_earlier_process_is_not_just_allocated() {
+    let mut story = Story::new();
+    let is_of_this_process = |story: &Story| {
+        let record = &story.ledger.assignments()[0];
+        assert!(record.is_unconfirmed());
+        record.was_just_allocated()
+    };
+    story.allocate(&[A]);
+    assert!(is_of_this_process(&story));
+    // The node may have rebooted, so the nodes in the kubelet's answer may be stale.
+    story.restart();
+    assert!(!is_of_this_process(&story));
+    story.allocate(&[A]);
+    assert!(is_of_this_process(&story), "it replaces the earlier one");
+}
+
+#[test]
 fn assignment_is_unnamed_until_the_list_names_its_pod() {
     let mut story = Story::new();
     story.allocate(&[A]);
