@@ -52,7 +52,7 @@ impl ProbeExclusions {
     /// Returns whether a device or its group is known to be assigned.
     pub(crate) fn is_assigned(&self, device: &Device) -> bool {
         self.assigned.as_ref().is_some_and(|assigned| {
-            assigned.devices.contains(&device.id)
+            assigned.devices.binary_search(&device.id).is_ok()
                 || device.group.is_some_and(|group| assigned.groups.contains(&group))
         })
     }
@@ -83,7 +83,7 @@ impl ProbeExclusions {
 
     fn unbound_ids(&self, watch: &Watch) -> impl Iterator<Item = DeviceId> {
         let bound = watch.monitor().devices();
-        let is_bound = |id: DeviceId| bound.iter().any(|tracked| tracked.device.id == id);
+        let is_bound = |id: DeviceId| bound.binary_search_by_key(&id, |tracked| tracked.device.id).is_ok();
         self.known().devices.iter().copied().filter(move |id| !is_bound(*id))
     }
 }
