@@ -33,7 +33,14 @@ impl Process {
     fn with(input: &str) -> Self {
         let input = File::open(input).unwrap();
         let sleep = Command::new("sleep").arg("1000").stdin(input).stdout(Stdio::null()).spawn();
-        Self(sleep.unwrap())
+        let process = Self(sleep.unwrap());
+        // `spawn` returns before execve has closed the files of this process (`begin_new_exec`).
+        let descriptors = format!("/proc/{}/fd", process.0.id());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while std::fs::read_dir(&descriptors).unwrap().count() > 64 {
+            assert!(Instant::now() < deadline, "sleep keeps all files of this process");
+        }
+        process
     }
 
     fn holder() -> Self {
