@@ -282,7 +282,8 @@ impl Worker {
         let is_listed = |pid: u32| listed.binary_search(&pid).is_ok();
         self.young.retain(|(pid, since)| now.duration_since(*since) < YOUNG && is_listed(*pid));
         self.young.extend(new);
-        self.young.truncate(MAX_CANDIDATES);
+        // The newest are checked first, so they stay.
+        self.young.drain(..self.young.len().saturating_sub(MAX_CANDIDATES));
         self.users.retain(|pid| is_listed(*pid));
         let mut candidates = self.users.clone();
         candidates.extend(self.young.iter().rev().map(|(pid, _)| *pid));
@@ -380,6 +381,21 @@ mod tests {
             since: AtomicU64::new(0),
             epoch: Instant::now(),
         })
+    }
+
+    #[test]
+    fn newest_of_too_many_processes_are_candidates() {
+        let directory = tempfile::tempdir().unwrap();
+        let newest = u32::try_from(MAX_CANDIDATES).unwrap() + 10;
+        for pid in 1..=newest {
+            std::fs::create_dir_all(directory.path().join(format!("proc/{pid}"))).unwrap();
+        }
+        let root = Arc::new(Root::open(directory.path()).unwrap());
+        let mut worker = Worker::new(root, shared(), Duration::from_secs(1), Vec::new());
+        for _ in 0..2 {
+            let candidates = worker.candidates().unwrap();
+            assert_eq!((candidates.len(), candidates.first()), (MAX_CANDIDATES, Some(&newest)));
+        }
     }
 
     #[test]
