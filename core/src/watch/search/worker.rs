@@ -15,7 +15,7 @@ const STEP: Budget = Budget { processes: 4096, descriptors: 65_536, time: Durati
 const REST: u32 = 9;
 /// One check of processes that may have opened a free group.
 const CHECK: Budget = Budget { processes: 256, descriptors: 2048, time: Duration::from_millis(2) };
-/// One check of known holders.
+/// One check of known holders, and of one of them.
 const CONFIRM: Budget = Budget { processes: 1024, descriptors: 65_536, time: Duration::from_millis(50) };
 /// A process opens its groups within this time after its start, or it is found by the slow search
 /// of all processes.
@@ -55,6 +55,8 @@ pub(super) struct Worker {
     /// When the next slow search of all processes begins.
     next_round: Instant,
     next_confirm: Instant,
+    /// The known holder that was inspected last.
+    confirmed: u32,
     /// The processes of the latest list, sorted.
     listed: Vec<u32>,
     /// Processes that were new in a list, and when.
@@ -98,6 +100,7 @@ impl Worker {
             next_check: now,
             next_round: now,
             next_confirm: now,
+            confirmed: 0,
             listed: Vec::new(),
             young: Vec::new(),
             users: Vec::new(),
@@ -218,23 +221,36 @@ impl Worker {
         self.report_holders_of_free_groups(wanted, targets, others);
     }
 
-    /// Inspects known holders and reports those that have closed their group.
-    fn confirm(&self, wanted: &Wanted, targets: &Arc<Targets>) {
+    /// Inspects known holders and reports those that have closed their group. Each process is
+    /// inspected by itself: one that cannot be read, or has too many descriptors, hides no other.
+    fn confirm(&mut self, wanted: &Wanted, targets: &Arc<Targets>) {
         let can_be_read = |known: &&Known| known.confirm && !self.skipped.contains(&known.pid);
         let known: Vec<Known> = wanted.known.iter().filter(can_be_read).copied().collect();
-        let pids: Vec<u32> = known.iter().map(|known| known.pid).collect();
-        let mut search = HolderSearch::of(Arc::clone(targets), &pids);
-        let over = search.advance(&self.root, &CONFIRM, &mut |pid| self.shared.note(pid));
-        if !over || search.coverage().unreadable > 0 {
-            return;
+        let mut pids: Vec<u32> = known.iter().map(|known| known.pid).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        // The processes for which there was no time are the first ones now.
+        let first = pids.partition_point(|pid| *pid <= self.confirmed);
+        pids.rotate_left(first);
+        let end = Instant::now() + CONFIRM.time;
+        let mut lost: Vec<Known> = Vec::new();
+        for pid in pids {
+            self.confirmed = pid;
+            let mut search = HolderSearch::of(Arc::clone(targets), &[pid]);
+            let over = search.advance(&self.root, &CONFIRM, &mut |pid| self.shared.note(pid));
+            if over && search.coverage().unreadable == 0 {
+                let is_held = |known: &Known| {
+                    let same = |holder: &Holder| {
+                        (holder.group, holder.start_time) == (known.group, known.start_time)
+                    };
+                    search.sightings().iter().any(|sighting| same(&sighting.holder))
+                };
+                lost.extend(known.iter().filter(|known| known.pid == pid && !is_held(known)));
+            }
+            if Instant::now() >= end {
+                break;
+            }
         }
-        let is_held = |known: &Known| {
-            let same = |holder: &Holder| {
-                (holder.group, holder.pid, holder.start_time) == (known.group, known.pid, known.start_time)
-            };
-            search.sightings().iter().any(|sighting| same(&sighting.holder))
-        };
-        let lost: Vec<Known> = known.into_iter().filter(|known| !is_held(known)).collect();
         if !lost.is_empty() {
             self.shared.report(|news| news.lost.extend(lost));
         }
@@ -367,6 +383,7 @@ fn own_pid(root: &Root) -> Option<u32> {
 mod tests {
     use super::super::Inbox;
     use super::*;
+    use crate::GroupId;
     use std::sync::atomic::{AtomicU32, AtomicU64};
     use std::sync::{Condvar, Mutex};
 
@@ -381,6 +398,23 @@ mod tests {
             since: AtomicU64::new(0),
             epoch: Instant::now(),
         })
+    }
+
+    #[test]
+    fn unreadable_holder_hides_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let process = |pid: u32| directory.path().join(format!("proc/{pid}"));
+        // The descriptors of the first cannot be listed. The second has none any more.
+        std::fs::create_dir_all(process(7)).unwrap();
+        std::fs::write(process(7).join("fd"), "").unwrap();
+        std::fs::create_dir_all(process(8).join("fd")).unwrap();
+        let root = Arc::new(Root::open(directory.path()).unwrap());
+        let targets = Arc::new(Targets::of(&root, &[GroupId(51)]).unwrap());
+        let known = |pid| Known { group: GroupId(51), pid, start_time: 1, confirm: true };
+        let wanted = Wanted { known: vec![known(7), known(8)], ..Wanted::default() };
+        let mut worker = Worker::new(root, shared(), Duration::from_secs(1), Vec::new());
+        worker.confirm(&wanted, &targets);
+        assert_eq!(worker.shared.outbox().lost, [known(8)]);
     }
 
     #[test]
