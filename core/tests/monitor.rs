@@ -165,7 +165,8 @@ fn rebind_forgets_a_stale_enable_count() {
     enable(&node, 1);
     let mut story = Story::discovered(node);
     story.node.unbind(GPU).unwrap();
-    assert_eq!(story.pass(), [Change::Unbound(id(GPU))]);
+    // The result of the first probe may arrive with it.
+    assert!(story.pass().contains(&Change::Unbound(id(GPU))));
     story.node.bind(GPU, "vfio-pci").unwrap();
     enable(&story.node, 1);
     let changes = story.until("probed again", |monitor, _| {
