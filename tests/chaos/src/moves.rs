@@ -56,6 +56,10 @@ pub(crate) enum MoveKind {
 
 /// In this time the plugin has polled the kubelet after an Allocate: two intervals and more.
 const POLLED: Duration = Duration::from_millis(200);
+/// How long after a restart of the plugin or of the kubelet the kubelet may still call a closed socket.
+const RECONNECTED: Duration = Duration::from_secs(5);
+/// In this time a plugin without a stream has registered again.
+const REGISTERED_AGAIN: Duration = Duration::from_secs(2);
 
 /// How often each kind is drawn.
 const WEIGHTS: [(MoveKind, u32); 22] = [
@@ -235,7 +239,16 @@ impl Move {
         // The containers of a pod are allocated devices one after the other, and all devices of a group go to one
         // container.
         let room = world.free_groups().len() >= shape.count();
-        match world.admit(shape)? {
+        let mut admitted = world.admit(shape)?;
+        // A kubelet up to 1.36 may call a socket of before a restart: the end of an old stream disconnects the new
+        // client (`runClient`), until the plugin registers again. The next admission must succeed.
+        if admitted.as_ref().is_err_and(|reason| is_of_a_closed_socket(reason))
+            && world.restarted_within(RECONNECTED)
+        {
+            std::thread::sleep(REGISTERED_AGAIN);
+            admitted = world.admit(shape)?;
+        }
+        match admitted {
             Ok(index) if start => world.start_vm(index)?,
             Ok(_) => {}
             Err(reason) if settled && room && !is_excused(world, &reason) => {
@@ -254,6 +267,11 @@ impl Move {
 /// Returns true if a refusal is right although the numbers show room: the plugin cannot detect the state of the
 /// device, or the device is a substitute. A substitute stays assigned to a pod that has just ended until two lists of
 /// pods lack the pod; the kubelet's state names the other device.
+/// Returns whether the kubelet could not reach the plugin's socket.
+fn is_of_a_closed_socket(reason: &str) -> bool {
+    ["connection error", "client connection is closing"].iter().any(|text| reason.contains(text))
+}
+
 fn is_excused(world: &World, reason: &str) -> bool {
     let substitute = world.substitutes() && reason.contains(ASSIGNED_AS_SUBSTITUTE);
     substitute || world.undetectable().iter().any(|device| reason.contains(device))

@@ -87,6 +87,8 @@ pub(crate) struct World {
     pub(crate) seen_busy: BTreeSet<u32>,
     /// When the present plugin could first see each group.
     first_seen: BTreeMap<u32, Instant>,
+    /// The latest start of the plugin or of the kubelet.
+    started: Instant,
     /// Groups of pods that have ended or were not admitted, with the time. While pods cannot be listed, the plugin cannot
     /// know of their end.
     ended: Vec<(Instant, u32)>,
@@ -153,6 +155,7 @@ impl World {
             changes: Changes::default(),
             seen_busy: BTreeSet::new(),
             first_seen: BTreeMap::new(),
+            started: Instant::now(),
             ended: Vec::new(),
             listing_since: Instant::now(),
         };

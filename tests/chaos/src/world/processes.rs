@@ -31,6 +31,7 @@ impl World {
     }
 
     pub(super) fn start_kubelet(&mut self) -> anyhow::Result<()> {
+        self.started = Instant::now();
         let kubelet = KubeletProgram {
             program: self.settings.kubelet.clone(),
             dir: self.node.root().join("var/lib/kubelet"),
@@ -110,6 +111,7 @@ impl World {
             .stdin(Stdio::null())
             .stderr(log);
         self.plugin = Some(command.spawn()?);
+        self.started = Instant::now();
         for group in self.groups() {
             self.allow_open(group);
             // A holder without a pod makes the devices Unhealthy when the new plugin's settling time is over.
@@ -121,6 +123,11 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Returns true if the plugin or the kubelet was started less than `time` ago.
+    pub(crate) fn restarted_within(&self, time: Duration) -> bool {
+        self.started.elapsed() < time
     }
 
     /// Returns true if the plugin runs.
