@@ -223,9 +223,10 @@ fn two_groups() -> Result<Tree> {
 /// A process with descriptors that can be listed but not read, as without CAP_SYS_PTRACE.
 fn unreadable_process() -> Result<Tree> {
     let tree = held()?;
-    let fds = tree.node.root().join("proc/99999999/fd");
-    std::fs::create_dir_all(&fds)?;
-    symlink("3", fds.join("3"))?;
+    let process = tree.node.root().join("proc/99999999");
+    std::fs::create_dir_all(&process)?;
+    // A file cannot be listed, also by root.
+    std::fs::write(process.join("fd"), "")?;
     Ok(tree)
 }
 
