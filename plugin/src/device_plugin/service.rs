@@ -19,8 +19,6 @@ use tonic::{Request, Response, Status};
 
 /// The longest request in bytes. One for 10,000 devices has 400 kB, and a decoded one takes up to 12 times its size.
 pub(super) const MAX_REQUEST: usize = 1 << 20;
-/// The most containers of one request. The kubelet sends one at a time (`allocateContainerResources`).
-const MAX_CONTAINERS: usize = 10_000;
 
 /// The service of one resource, on one socket.
 pub(super) struct Service {
@@ -31,16 +29,6 @@ pub(super) struct Service {
 /// Returns the options that Register and GetDevicePluginOptions report to the kubelet.
 pub(super) fn options() -> DevicePluginOptions {
     DevicePluginOptions { pre_start_required: true, get_preferred_allocation_available: true }
-}
-
-/// Refuses a request that would take much memory: each container has a response.
-fn check_containers(count: usize) -> Result<(), Status> {
-    match count <= MAX_CONTAINERS {
-        true => Ok(()),
-        false => {
-            Err(Status::invalid_argument(format!("{count} containers, expected at most {MAX_CONTAINERS}")))
-        }
-    }
 }
 
 #[tonic::async_trait]
@@ -62,18 +50,14 @@ impl DevicePlugin for Service {
         &self,
         request: Request<PreferredAllocationRequest>,
     ) -> Result<Response<PreferredAllocationResponse>, Status> {
-        let request = request.into_inner();
-        check_containers(request.container_requests.len())?;
-        self.allocator.preferred(&request).map(Response::new)
+        self.allocator.preferred(&request.into_inner()).map(Response::new)
     }
 
     async fn allocate(
         &self,
         request: Request<AllocateRequest>,
     ) -> Result<Response<AllocateResponse>, Status> {
-        let request = request.into_inner();
-        check_containers(request.container_requests.len())?;
-        self.allocator.allocate(&request).await.map(Response::new)
+        self.allocator.allocate(&request.into_inner()).await.map(Response::new)
     }
 
     async fn pre_start_container(

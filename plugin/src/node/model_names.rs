@@ -65,8 +65,9 @@ impl ModelNames {
             || self.retry.is_failing() && !self.versions().eq(self.failed_versions.iter().copied())
     }
 
-    /// Learns the names of the models, in one pass over the file if a file is needed. `models` are all models of the node that need a name. Models with
-    /// a name are skipped, and so are all until a failed read is to be repeated. The retry ends when no model needs it any more.
+    /// Learns the names of the models, in one pass over the file if a file is needed. `models` are all models of the node that need
+    /// a name. Models with a name are skipped, and so are all until a failed read is to be repeated. The retry ends when no model
+    /// needs it any more.
     pub(crate) fn learn(&mut self, models: impl IntoIterator<Item = ModelId>, now: Instant) {
         let mut unknown: Vec<ModelId> =
             models.into_iter().filter(|model| !self.names.contains_key(model)).collect();
