@@ -351,6 +351,14 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn every_reason_has_a_section_in_the_runbooks() {
+        let page = include_str!("../../../../docs/runbooks.md");
+        for (_, code, _) in every_reason() {
+            assert!(page.contains(&format!("\n### {code}\n")), "docs/runbooks.md has no section {code}");
+        }
+    }
+
+    #[test]
     fn every_reason_survives_json_under_its_code() {
         for (reason, code, _) in every_reason() {
             let json = serde_json::to_value(&reason).unwrap();

@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::node::function_facts::FactsReader;
 use crate::status::client;
 use crate::status::client::ANSWER_TIMEOUT;
-use finding::Findings;
+use finding::{Code, Findings};
 use std::sync::Arc;
 use vfio_probe::Root;
 
@@ -39,7 +39,7 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
     let mut findings = Findings::default();
     if let Some(error) = &config.pools_error {
         let advice = "Correct it: the running serve keeps the pools that it read before, but it would not start again.";
-        findings.broken(config.pools_file(), format!("cannot be used: {error}"), advice);
+        findings.broken(Code::PoolsRejected, config.pools_file(), format!("cannot be used: {error}"), advice);
     }
     let root = Arc::new(Root::open(&config.root)?);
     let mut unreadable = Vec::new();
