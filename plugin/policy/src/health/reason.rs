@@ -405,6 +405,13 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn every_code_is_in_the_list_of_codes() {
+        let codes: Vec<_> = every_reason().into_iter().map(|(_, code, _)| code).collect();
+        assert!(Reason::CODES.iter().all(|code| codes.contains(code)), "{codes:?}");
+        assert!(codes.iter().all(|code| Reason::CODES.contains(code)), "{codes:?}");
+    }
+
+    #[test]
     fn only_hardware_that_no_vm_can_use_is_an_error() {
         for (reason, code, _) in every_reason() {
             assert_eq!(reason.severity() == Severity::Error, ["lost", "gone"].contains(&code), "{code}");

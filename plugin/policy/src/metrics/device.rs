@@ -25,7 +25,7 @@ pub struct DeviceValues<'a> {
     pub held_after_pod: bool,
     /// Whether a new VM could open it now.
     pub openable: bool,
-    /// Whether it is not assigned, and nothing shows whether a new VM could open it.
+    /// Whether a new VM could open it if no process holds it, and whether one does cannot be checked.
     pub unknown: bool,
 }
 
@@ -63,6 +63,7 @@ impl<'a> DeviceValues<'a> {
         let assignment = pass.assignments.assignment(device);
         let is_requested = pass.is_requested(device);
         let is_reserved = is_requested || blocked(pass, device);
+        let may_be_openable = !is_reserved && is_usable(device, report);
         Self {
             device,
             report,
@@ -71,8 +72,8 @@ impl<'a> DeviceValues<'a> {
             is_requested,
             foreign_held: foreign_held(pass, device, state, assignment),
             held_after_pod: pass.held_after_pod.contains(&device.device.id) && state == State::Held,
-            openable: !is_reserved && state == State::Free && is_usable(device, report),
-            unknown: !is_reserved && !can_be_checked(pass, state),
+            openable: may_be_openable && state == State::Free,
+            unknown: may_be_openable && !can_be_checked(pass, state),
         }
     }
 }

@@ -18,7 +18,7 @@ pub struct ResourceValues {
     pub free: u64,
     /// Devices that are held by a process of no pod they are assigned to.
     pub foreign_held: u64,
-    /// Devices that are not assigned, and of which nothing shows whether a new VM could open them.
+    /// Devices that a new VM could open if no process holds them, and of which that cannot be checked.
     pub unknown: u64,
     /// Devices that a new VM could open now.
     pub openable: u64,

@@ -147,9 +147,11 @@ fn sums(families: &mut Families<'_>, resources: &BTreeMap<&str, ResourceValues>)
         ("resource_foreign_held", "Devices with vfio_device_foreign_held 1", |values| {
             signed(values.foreign_held)
         }),
-        ("resource_unknown", "Devices that are not assigned and whose state cannot be checked", |values| {
-            signed(values.unknown)
-        }),
+        (
+            "resource_unknown",
+            "Devices that are not assigned and might be openable; whether they are held cannot be checked",
+            |values| signed(values.unknown),
+        ),
         (
             "resource_schedulable",
             "vfio_resource_allocatable - vfio_resource_assigned",
