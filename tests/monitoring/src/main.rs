@@ -84,7 +84,8 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 async fn run(arguments: &Arguments) -> anyhow::Result<Results> {
-    let directory = arguments.repository.join("deploy/monitoring");
+    // Prometheus takes a relative path as relative to its configuration.
+    let directory = arguments.repository.canonicalize()?.join("deploy/monitoring");
     let read = |path: PathBuf| {
         std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     };
