@@ -38,6 +38,12 @@ pub(crate) enum Command {
         /// Probe each group by opening its device node; a VM that starts at that moment can fail
         #[arg(long)]
         probe: bool,
+        /// Do not fit the lines to the terminal's width
+        #[arg(long)]
+        wide: bool,
+        /// The width, for programs that print the table on a terminal, such as the demo.
+        #[arg(long, hide = true, value_name = "NUMBER", conflicts_with = "wide")]
+        columns: Option<usize>,
     },
     /// Print the processes that hold a device or group; exit 1 if none is found
     Who {
@@ -47,12 +53,18 @@ pub(crate) enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Do not fit the lines to the terminal's width
+        #[arg(long)]
+        wide: bool,
     },
     /// Print changes as they happen, until interrupted
     Watch {
         /// Print one JSON object per line
         #[arg(long)]
         json: bool,
+        /// Do not fit the lines to the terminal's width
+        #[arg(long)]
+        wide: bool,
     },
     /// Exit 0 if a running `serve` is registered and has sent its first lists: for readiness probes
     Ready {
@@ -137,10 +149,17 @@ fn selection(select: Option<ValueSource>, pools: Option<ValueSource>) -> Selecti
 /// # Errors
 /// Standard output cannot be written.
 pub(crate) fn completions(shell: Shell) -> anyhow::Result<()> {
+    stdout::print(&completion_script(shell))
+}
+
+/// Returns the completion script of a shell.
+pub(crate) fn completion_script(shell: Shell) -> String {
     let mut script = Vec::new();
     // Into memory: clap_complete panics if it cannot write.
     clap_complete::generate(shell, &mut Cli::command(), "vfio-device-plugin", &mut script);
-    stdout::print(&String::from_utf8_lossy(&script))
+    // clap_complete 4.6.11 calls a command of a program with hyphens by two names in its script for bash, which then completes no
+    // options of commands (`bash::subcommand_details`).
+    String::from_utf8_lossy(&script).replace("vfio__subcmd__device__subcmd__plugin", "vfio__device__plugin")
 }
 
 /// Prints what [`Cli::read`] returned as an error. Help and the version are a result, on standard output; wrong usage is an error.
@@ -189,9 +208,7 @@ mod tests {
             assert!(page.contains(&format!("| `{}", command.get_name())), "{}", command.get_name());
         }
         for shell in Shell::value_variants() {
-            let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::command(), "vfio-device-plugin", &mut script);
-            let script = String::from_utf8(script).unwrap();
+            let script = completion_script(*shell);
             assert!(script.contains("cdi-dir") && script.contains("doctor"), "{shell}");
         }
     }
