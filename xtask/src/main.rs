@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use xtask::context::Context;
 use xtask::suites::{
-    cargo, cdi, ci, command_line_files, conformance, dependencies, fuzz, go, image, kubelets, lints, python,
-    readme,
+    cargo, cdi, ci, command_line_files, conformance, dependencies, fuzz, go, image, kubelets, lints,
+    monitoring, python, readme,
 };
 use xtask::{Result, process, verify, vm};
 
@@ -33,6 +33,7 @@ const TASKS: &[(&str, &str, Task)] = &[
     ("kubelet-build", "build the kubelets (tests/kubelet/build)", Task::Suite(kubelets::kubelet_build)),
     ("kubelet-go", "run Go for the kubelets (tests/kubelet/go)", Task::Suite(kubelets::kubelet_go)),
     ("kubelet-lint", "check the kubelets' Go code (tests/kubelet/lint)", Task::Suite(kubelets::kubelet_lint)),
+    ("monitoring", "run the alerts and the dashboard on a Prometheus", Task::Suite(monitoring::monitoring)),
     ("fuzz", "fuzz every parser of input [MINUTES] [TARGET]...", Task::Suite(fuzz::fuzz)),
     ("soak", "run the plugin under random moves (tests/soak/run)", Task::Suite(fuzz::soak)),
     ("dependencies", "check licenses, advisories and rust-version", Task::Suite(dependencies::dependencies)),

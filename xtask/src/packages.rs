@@ -126,7 +126,7 @@ impl Context {
         if directory.is_dir() {
             return Ok(());
         }
-        eprintln!("vm: downloading {package}");
+        eprintln!("downloading {package}");
         let new =
             directory.with_file_name(format!(".{}.{}", process::file_name(directory), std::process::id()));
         process::make_directory(&new)?;

@@ -4,6 +4,7 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Limit for the lines that wait, in bytes. A burst at the start of a node with 4,000 devices has about 1 MiB.
@@ -29,6 +30,10 @@ struct Shared {
     filled: Condvar,
     /// Signals that a write has ended.
     progress: Condvar,
+    /// Read without the lock: a scrape of metrics must not delay a thread that logs.
+    lost: AtomicU64,
+    /// The number of lost lines that the log has reported.
+    reported: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -39,9 +44,6 @@ struct State {
     is_writing: bool,
     /// Lines that were written or whose write has failed.
     done: u64,
-    lost: u64,
-    /// The number of lost lines that the log has reported.
-    reported: u64,
     is_started: bool,
 }
 
@@ -65,7 +67,7 @@ impl Queue {
             state.is_started = (self.start)(self.lines.clone());
         }
         if state.bytes + line.len() > MAX_BYTES {
-            state.lost += 1;
+            self.lines.0.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
         state.bytes += line.len();
@@ -76,8 +78,9 @@ impl Queue {
 
     /// Returns how many lines were lost, and whether the log has not reported all of them yet.
     pub(super) fn lost(&self) -> (u64, bool) {
-        let state = self.lines.0.state.lock();
-        (state.lost, state.lost > state.reported)
+        let shared = &self.lines.0;
+        let lost = shared.lost.load(Ordering::Relaxed);
+        (lost, lost > shared.reported.load(Ordering::Relaxed))
     }
 
     /// Waits until all lines are written, for at most `longest`, and for at most `no_progress` without the end of a write.
@@ -117,19 +120,19 @@ impl Lines {
         state.is_writing = false;
         state.bytes = state.bytes.saturating_sub(length);
         state.done += 1;
-        state.lost += u64::from(!is_written);
         drop(state);
+        self.0.lost.fetch_add(u64::from(!is_written), Ordering::Relaxed);
         self.0.progress.notify_all();
     }
 
     /// Returns how many lines were lost.
     pub(super) fn lost(&self) -> u64 {
-        self.0.state.lock().lost
+        self.0.lost.load(Ordering::Relaxed)
     }
 
     /// Records that the log has reported this many lost lines.
     pub(super) fn set_reported(&self, lost: u64) {
-        self.0.state.lock().reported = lost;
+        self.0.reported.store(lost, Ordering::Relaxed);
     }
 }
 

@@ -11,5 +11,6 @@ pub mod go;
 pub mod image;
 pub mod kubelets;
 pub mod lints;
+pub mod monitoring;
 pub mod python;
 pub mod readme;

@@ -104,6 +104,7 @@ pub const STEPS: &[Step] = &[
     count("conformance of the bindings", &["xtask", "conformance"]).needs(&[C_LIBRARY]),
     count("README examples", &["xtask", "readme"]).needs(&[C_LIBRARY]),
     count("CDI specs", &["xtask", "cdi"]),
+    count("monitoring", &["xtask", "monitoring"]).full(),
     count("dependencies", &["xtask", "dependencies"]),
     count("fuzz targets", &["xtask", "fuzz"]).needs(&[FUZZ]).full(),
     count("soak", &["xtask", "soak"]).full(),

@@ -134,6 +134,23 @@ pub enum Severity {
 }
 
 impl Reason {
+    /// Every value of [`Reason::code`]. The metrics have a counter for each.
+    pub const CODES: [&str; 13] = [
+        "lost",
+        "gone",
+        "no_longer_bound",
+        "no_group",
+        "unbinding",
+        "held",
+        "group_peer",
+        "not_viable",
+        "no_device_node",
+        "fatal_errors",
+        "stale_answer",
+        "stale_answer_of_another_pod",
+        "framebuffer",
+    ];
+
     /// Returns the stable word for the reason, for metrics, logs and JSON: `held`, `no_device_node`.
     pub const fn code(&self) -> &'static str {
         match self {
@@ -351,6 +368,14 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn every_reason_has_a_section_in_the_runbooks() {
+        let page = include_str!("../../../../docs/runbooks.md");
+        for (_, code, _) in every_reason() {
+            assert!(page.contains(&format!("\n### {code}\n")), "docs/runbooks.md has no section {code}");
+        }
+    }
+
+    #[test]
     fn every_reason_survives_json_under_its_code() {
         for (reason, code, _) in every_reason() {
             let json = serde_json::to_value(&reason).unwrap();
@@ -377,6 +402,13 @@ pub(super) mod tests {
         assert!(!own("pod a/vm", "/dev/vfio/52").is_same_news(&own("pod a/vm", "/dev/vfio/53")));
         assert!(!own("pod a/vm", "/dev/vfio/52").is_same_news(&other("pod a/vm", "/dev/vfio/52")));
         assert!(Reason::Lost.is_same_news(&Reason::Lost) && !Reason::Lost.is_same_news(&Reason::Gone));
+    }
+
+    #[test]
+    fn every_code_is_in_the_list_of_codes() {
+        let codes: Vec<_> = every_reason().into_iter().map(|(_, code, _)| code).collect();
+        assert!(Reason::CODES.iter().all(|code| codes.contains(code)), "{codes:?}");
+        assert!(codes.iter().all(|code| Reason::CODES.contains(code)), "{codes:?}");
     }
 
     #[test]

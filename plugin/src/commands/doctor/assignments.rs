@@ -1,6 +1,6 @@
 //! Checks the devices that are assigned to pods: whether they are bound, and whether the answers that the kubelet stores still fit.
 
-use crate::commands::doctor::finding::Findings;
+use crate::commands::doctor::finding::{Code, Findings};
 use crate::commands::doctor::pods::PodLookup;
 use crate::config::Config;
 use crate::node::special_nodes::with_special_nodes;
@@ -78,25 +78,29 @@ fn is_bound(root: &Root, id: DeviceId) -> bool {
 
 fn not_bound(root: &Root, id: DeviceId, pod: &str, findings: &mut Findings) {
     let stays = "until then the device stays listed and counts as requested.";
-    let (what, advice) = match root.device(id, Detail::Identity) {
+    let (code, what, advice) = match root.device(id, Detail::Identity) {
         Ok(Device { driver: Some(driver), .. }) => {
             let what =
                 format!("is assigned to {pod} and is no longer bound to a VFIO driver: {driver} has it");
-            (what, format!("Stop what uses it and bind it again, or delete the pod; {stays}"))
+            (
+                Code::NoLongerBound,
+                what,
+                format!("Stop what uses it and bind it again, or delete the pod; {stays}"),
+            )
         }
         Ok(Device { driver: None, .. }) => {
             let what = format!("is assigned to {pod} and is no longer bound to a VFIO driver");
-            (what, format!("Bind it again, or delete the pod; {stays}"))
+            (Code::NoLongerBound, what, format!("Bind it again, or delete the pod; {stays}"))
         }
         Err(_) if !root.has(id) => {
             let what = format!("is assigned to {pod} and is gone: it does not exist any more");
             let advice = "Delete the pod; the kernel's log says when the device left, and why;";
-            (what, format!("{advice} {stays}"))
+            (Code::Gone, what, format!("{advice} {stays}"))
         }
         // It exists and cannot be read, which is another finding.
         Err(_) => return,
     };
-    findings.warn(id.to_string(), what, advice);
+    findings.warn(code, id.to_string(), what, advice);
 }
 
 /// Returns the node as the comparison needs it: the offered devices, and the assigned ones.
@@ -130,5 +134,5 @@ fn stale_answer(stale: &StaleAnswer<'_>, pods: &PodLookup<'_>, findings: &mut Fi
     );
     let advice = "Delete the pod: the pod that replaces it gets the right device node. Until then a container of the pod may open the \
                   other device, so no pod is allocated that one.";
-    findings.warn(device.to_string(), what, advice);
+    findings.warn(Code::StaleAnswer, device.to_string(), what, advice);
 }

@@ -1,6 +1,6 @@
 //! Checks the CDI specs on disk: whether container runtimes find the devices of the running `serve` there.
 
-use crate::commands::doctor::finding::Findings;
+use crate::commands::doctor::finding::{Code, Findings};
 use crate::config::Config;
 use crate::files::{self, Links};
 use crate::status::report::DeviceReport;
@@ -43,7 +43,7 @@ pub(super) fn examine(
         let there = known.get(resource).is_some_and(Option::is_some);
         let what = if there { "lacks" } else { "is not a readable CDI spec; it should name" };
         let advice = "Allocate answers with device nodes only. The log of serve says why; in a container, mount the host's directory, writable.";
-        findings.warn(about, format!("{what} {}", devices.join(", ")), advice);
+        findings.warn(Code::CdiSpecIncomplete, about, format!("{what} {}", devices.join(", ")), advice);
     }
 }
 

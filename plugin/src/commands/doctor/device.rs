@@ -1,6 +1,6 @@
 //! Checks one device: its group, its device node, and its holders.
 
-use crate::commands::doctor::finding::Findings;
+use crate::commands::doctor::finding::{Code, Findings};
 use crate::commands::doctor::holders;
 use crate::commands::doctor::pods::{PodLookup, PodOf};
 use crate::commands::doctor::unbound;
@@ -29,7 +29,7 @@ pub(super) fn examine(
                 "Turn on the IOMMU in the firmware and on the kernel command line, or bind the device again."
             }
         };
-        return findings.broken(id, format!("has {}", device.no_group_text()), advice);
+        return findings.broken(Code::NoGroup, id, format!("has {}", device.no_group_text()), advice);
     };
     if !group.viability.is_viable() {
         viability(root, facts, device, group, findings);
@@ -38,14 +38,14 @@ pub(super) fn examine(
     if device.device.kind != Kind::Pci && (config.no_probe || !group.has_node) {
         let what = "only a probe can detect its holders, and probes are off";
         let advice = "It is reported as free and allocated even while a foreign process holds it. Run without --no-probe, on a kernel with CONFIG_VFIO_GROUP.";
-        findings.warn(&id, what, advice);
+        findings.warn(Code::HoldersUndetectable, &id, what, advice);
     }
     if report.state == StateWord::Held {
         holders::examine(device, &report.holders, pods, findings);
     } else if !report.holders.is_empty() && matches!(pods.of(device), PodOf::None | PodOf::NotKnown) {
         let what = format!("is free, but {} has it open", pods.describe(&report.holders));
         let advice = "The device is not in use until that process binds it to an iommufd; then it is held.";
-        findings.warn(&id, what, advice);
+        findings.warn(Code::OpenUnbound, &id, what, advice);
     }
 }
 
@@ -71,7 +71,7 @@ fn viability(
         offenders.iter().map(|member| unbound::member_advice(facts, member)).collect();
     advice.push("A VM gets a whole group or nothing.".to_owned());
     let what = format!("group {} is not viable: {}", group.id, bound.join(", "));
-    findings.warn(device.device.id.to_string(), what, advice.join(" "));
+    findings.warn(Code::NotViable, device.device.id.to_string(), what, advice.join(" "));
 }
 
 fn node(config: &Config, device: &DeviceState, group: &GroupState, findings: &mut Findings) {
@@ -83,6 +83,7 @@ fn node(config: &Config, device: &DeviceState, group: &GroupState, findings: &mu
     if directory.join(format!("noiommu-{}", group.id)).exists() {
         let what = "is used without an IOMMU (enable_unsafe_noiommu_mode)";
         return findings.warn(
+            Code::NoIommuMode,
             id,
             what,
             "A VM with it can write to all of the host's memory: turn on the IOMMU.",
@@ -96,6 +97,7 @@ fn node(config: &Config, device: &DeviceState, group: &GroupState, findings: &mu
         _ if group.occupancy == Occupancy::Unknown(UnknownReason::Denied) => denied(id, &path, findings),
         Err(Errno::NOENT | Errno::NOTDIR) => {
             findings.warn(
+                Code::NoDeviceNode,
                 id,
                 format!("{path} does not exist"),
                 "Bind the device again; search dmesg for vfio, and mount all of /dev/vfio.",
@@ -108,5 +110,5 @@ fn node(config: &Config, device: &DeviceState, group: &GroupState, findings: &mu
 fn denied(id: &str, path: &str, findings: &mut Findings) {
     let what = format!("{path} cannot be opened from here: permission denied");
     let advice = "Run as root; in a container the device cgroup must allow it. With --no-probe the plugin only reads sysfs.";
-    findings.warn(id, what, advice);
+    findings.warn(Code::DeviceNodeDenied, id, what, advice);
 }

@@ -1,7 +1,7 @@
 //! Checks whether the host itself uses the memory of an offered device: a boot framebuffer. `doctor` checks it whether or not
 //! the check `framebuffer` is on.
 
-use crate::commands::doctor::finding::Findings;
+use crate::commands::doctor::finding::{Code, Findings};
 use crate::config::Config;
 use crate::node::hardware::framebuffer;
 use crate::node::sysfs;
@@ -24,7 +24,7 @@ pub(super) fn examine(config: &Config, devices: &[DeviceState], findings: &mut F
         Err(error) if has_display => {
             let what = format!("cannot be read, so boot framebuffers could not be checked: {error}");
             let advice = "Run as root; in a container, --root must have the host's proc.";
-            return findings.warn("/proc/iomem", what, advice);
+            return findings.warn(Code::FramebufferUnchecked, "/proc/iomem", what, advice);
         }
         Err(_) => return,
     };
@@ -40,7 +40,7 @@ pub(super) fn examine(config: &Config, devices: &[DeviceState], findings: &mut F
         let advice = "vfio-pci cannot claim that memory, and a VM with the device does not work. Make another GPU the primary \
                       display in the firmware, or boot with initcall_blacklist=sysfb_init (before Linux 5.15: video=efifb:off,vesafb:off). \
                       The host then has no console on this device. With --checks framebuffer such a device is Unhealthy.";
-        findings.warn(address.to_string(), what, advice);
+        findings.warn(Code::Framebuffer, address.to_string(), what, advice);
     }
 }
 

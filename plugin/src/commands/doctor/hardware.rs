@@ -1,6 +1,6 @@
 //! Checks one device's hardware: whether it answers, and its fatal PCIe errors. Only the checks that are on are made.
 
-use crate::commands::doctor::finding::Findings;
+use crate::commands::doctor::finding::{Code, Findings};
 use crate::commands::doctor::pods::{PodLookup, PodOf};
 use crate::config::Config;
 use crate::node::hardware::readers::read_with_timeout;
@@ -24,7 +24,7 @@ pub(super) fn examine(
         let what =
             format!("did not answer a read of its registers within {ANSWER_TIMEOUT:?}: it is being reset");
         let advice = "If this lasts, the reset does not finish: look into dmesg.";
-        return findings.warn(id, what, advice);
+        return findings.warn(Code::ResetHangs, id, what, advice);
     };
     if reading.presence == Some(Presence::Lost) {
         let mut advice =
@@ -36,11 +36,11 @@ pub(super) fn examine(
                  --checks without lost."
             );
         }
-        findings.warn(&id, Reason::Lost.to_string(), advice);
+        findings.warn(Code::Lost, &id, Reason::Lost.to_string(), advice);
     }
     if let Some(count @ 1..) = reading.fatal {
         let what = format!("had {count} fatal PCIe errors (AER) since the kernel found it");
         let advice = "dmesg names them. If more follow, its link, its slot or the device itself is faulty.";
-        findings.warn(&id, what, advice);
+        findings.warn(Code::FatalErrors, &id, what, advice);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Advises to end a process only if both sources of the kubelet answered and the process is certainly in no pod.
 
-use crate::commands::doctor::finding::Findings;
+use crate::commands::doctor::finding::{Code, Findings};
 use crate::commands::doctor::pods::{PodLookup, PodOf};
 use crate::status::report::HolderReport;
 use crate::status::words::InPodWord;
@@ -24,13 +24,13 @@ pub(super) fn examine(
                 let what = format!("is assigned to {pod}, but held by {by}, which is in no pod");
                 let advice = "The VM of that pod cannot start while the holder has the device. Find out what started the holder, and \
                               stop it there.";
-                findings.warn(&id, what, advice);
+                findings.warn(Code::AssignedHeldOutsidePods, &id, what, advice);
             }
             let mut holding_pods = holders.iter().filter_map(|holder| holder.pod_uid.as_deref());
             if holding_pods.any(|uid| pod.uid.as_deref().is_some_and(|assigned| assigned != uid)) {
                 let what = format!("is assigned to {pod}, but held by {by}");
                 let advice = "The VM of that pod cannot start before the holder has ended. Look for processes of a deleted pod.";
-                findings.warn(id, what, advice);
+                findings.warn(Code::AssignedHeldByOtherPod, id, what, advice);
             }
         }
         PodOf::Unlisted(pod) => {
@@ -39,19 +39,19 @@ pub(super) fn examine(
             );
             let advice = "It belongs to an init container, or the pod has ended and the checkpoint is out of date; a running \
                           serve finds out which.";
-            findings.warn(id, what, advice);
+            findings.warn(Code::HeldCheckpointOnly, id, what, advice);
         }
         PodOf::NotKnown => {
             let what = format!("is held by {by}; no assignment known: {}", pods.gaps.join("; "));
             let advice = "The holder may be the VM of a pod that is assigned the device. Repair the source first; until then \
                           nothing here says that the holder should not hold it.";
-            findings.warn(id, what, advice);
+            findings.warn(Code::HeldAssignmentUnknown, id, what, advice);
         }
         // A VM that another manager started.
         PodOf::OutsideKubernetes => {}
         PodOf::None => {
             let advice = advice_about_foreign(&id, holders);
-            findings.warn(id, format!("is held by {by}, and is assigned to no pod"), advice);
+            findings.warn(Code::Held, id, format!("is held by {by}, and is assigned to no pod"), advice);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Checks the host: its IOMMU, its device nodes, and the drivers of the selected functions.
 
-use crate::commands::doctor::finding::Findings;
+use crate::commands::doctor::finding::{Code, Findings};
 use crate::commands::doctor::holders;
 use crate::commands::doctor::pods::PodLookup;
 use crate::commands::doctor::unbound;
@@ -31,6 +31,7 @@ pub(super) fn examine(
 ) {
     if is_empty(&config.root.join("sys/kernel/iommu_groups")) {
         findings.broken(
+            Code::IommuOff,
             "host",
             "there are no IOMMU groups: the IOMMU is off",
             "Turn on the IOMMU (VT-d, AMD-Vi) in the firmware and boot with intel_iommu=on or amd_iommu=on.",
@@ -39,19 +40,24 @@ pub(super) fn examine(
     let nodes = config.root.join("dev/vfio");
     if !devices.is_empty() && !nodes.is_dir() {
         let advice = "In a container, mount the host's /dev/vfio; without it the plugin can only read sysfs.";
-        findings.warn("/dev/vfio", "does not exist here", advice);
+        findings.warn(Code::NoVfioDirectory, "/dev/vfio", "does not exist here", advice);
     } else if !devices.is_empty() && !root.has_group_nodes() {
         // From sysfs: a container with /dev/vfio need not have the rest of /dev.
         if !root.has_iommufd() {
             let advice = "VMs on this kernel need /dev/vfio/devices and /dev/iommu: load the module iommufd.";
-            findings.warn("/dev/iommu", "does not exist", advice);
+            findings.warn(Code::NoIommufd, "/dev/iommu", "does not exist", advice);
         }
     } else if !devices.is_empty() && !nodes.join("vfio").exists() {
         let advice = "Load the module vfio_iommu_type1 or vfio; every VM opens that device node first.";
-        findings.warn("/dev/vfio/vfio", "does not exist", advice);
+        findings.warn(Code::NoContainerNode, "/dev/vfio/vfio", "does not exist", advice);
     }
     for error in unreadable {
-        findings.warn("sysfs", error.to_string(), "The device is left out until this can be read.");
+        findings.warn(
+            Code::DeviceUnreadable,
+            "sysfs",
+            error.to_string(),
+            "The device is left out until this can be read.",
+        );
     }
     let mut unbound = unbound_functions(config, root, devices);
     unbound.retain(|device| !explained.contains(&device.id));
@@ -64,13 +70,19 @@ pub(super) fn examine(
             }
             false => "The findings about the selected functions say why, and what to do.",
         };
-        findings.warn("selection", "no selected device is bound to a VFIO driver", advice);
+        findings.warn(
+            Code::NothingBound,
+            "selection",
+            "no selected device is bound to a VFIO driver",
+            advice,
+        );
     }
     for (id, driver) in shared_functions(root, devices) {
         let advice = "VMs must pass a VF token (QEMU's vf-token) to open a virtual function, and to open the physical one while a \
                       virtual one is open; without it the open fails with Permission denied. Write 0 to its sriov_numvfs, or bind \
                       it to its own driver and offer only its virtual functions.";
         findings.warn(
+            Code::PhysicalFunctionShared,
             id.to_string(),
             format!("is bound to {driver} while its virtual functions are enabled"),
             advice,
@@ -81,14 +93,14 @@ pub(super) fn examine(
         let what = format!("and {first} share the environment variable {}", env_name(second, false));
         let advice =
             "A container with both gets the addresses of only one of them: rename one, or give it an alias.";
-        findings.warn(second, what, advice);
+        findings.warn(Code::VariableShared, second, what, advice);
     }
     let (without_vgpu, unbound): (Vec<&Device>, Vec<&Device>) =
         unbound.iter().partition(|device| device.kind == Kind::VendorVf && device.sriov == Sriov::Virtual);
     for device in without_vgpu {
         let advice =
             "Create one: write a type from its creatable_vgpu_types to its nvidia/current_vgpu_type.";
-        findings.warn(device.id.to_string(), "is selected, but has no vGPU", advice);
+        findings.warn(Code::NoVgpu, device.id.to_string(), "is selected, but has no vGPU", advice);
     }
     let functions: Vec<PciAddress> = unbound.into_iter().filter_map(|device| device.id.pci()).collect();
     unbound::examine(facts, &functions, findings);
@@ -120,7 +132,7 @@ fn unbinding(root: &Root, unbound: &mut Vec<Device>, pods: &PodLookup<'_>, findi
         let id = device.id.to_string();
         let what = format!("unbinding, held by {}", pods.describe(holders));
         let advice = holders::advice_about_unbinding(&id, holders, pods);
-        findings.warn(id, what, advice);
+        findings.warn(Code::Unbinding, id, what, advice);
         false
     });
 }

@@ -1,6 +1,6 @@
 //! Checks the kubelet: whether it runs, and whether it shows which pods have which devices.
 
-use crate::commands::doctor::finding::Findings;
+use crate::commands::doctor::finding::{Code, Findings};
 use crate::commands::doctor::pods::PodLookup;
 use crate::commands::doctor::sources::Sources;
 use crate::config::Config;
@@ -28,10 +28,20 @@ pub(super) fn examine<'a>(
     let running = kubelet_socket(&config.kubelet_dir).is_some();
     if !running {
         let advice = "Is the kubelet running? Give --kubelet-dir if its root directory was moved.";
-        findings.warn(config.kubelet_dir.display().to_string(), "there is no kubelet.sock", advice);
+        findings.warn(
+            Code::NoKubeletSocket,
+            config.kubelet_dir.display().to_string(),
+            "there is no kubelet.sock",
+            advice,
+        );
     } else if let Err(error) = client::connect(&socket, ANSWER_TIMEOUT) {
         let advice = "The kubelet ended without removing the socket: start it, and look into its log.";
-        findings.warn(socket.display().to_string(), format!("the kubelet does not answer: {error}"), advice);
+        findings.warn(
+            Code::KubeletSilent,
+            socket.display().to_string(),
+            format!("the kubelet does not answer: {error}"),
+            advice,
+        );
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
     let pods = runtime.block_on(async {

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::node::function_facts::FactsReader;
 use crate::status::client;
 use crate::status::client::ANSWER_TIMEOUT;
-use finding::Findings;
+use finding::{Code, Findings};
 use std::sync::Arc;
 use vfio_plugin_policy::holders::coverage_gaps;
 use vfio_probe::Root;
@@ -41,7 +41,7 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
     let mut findings = Findings::default();
     if let Some(error) = &config.pools_error {
         let advice = "Correct it: the running serve keeps the pools that it read before, but it would not start again.";
-        findings.broken(config.pools_file(), format!("cannot be used: {error}"), advice);
+        findings.broken(Code::PoolsRejected, config.pools_file(), format!("cannot be used: {error}"), advice);
     }
     let root = Arc::new(Root::open(&config.root)?);
     let mut unreadable = Vec::new();
@@ -74,11 +74,11 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
             "this node runs no kubelet and no serve: {} does not exist; set --kubelet-dir if the kubelet's directory was moved",
             config.kubelet_dir.display()
         );
-        findings.inform("Kubernetes", what);
+        findings.inform(Code::OutsideKubernetes, "Kubernetes", what);
     }
     if !devices.is_empty() {
         for gap in coverage_gaps(&coverage) {
-            findings.inform("holders", format!("some may be missing: {gap}"));
+            findings.inform(Code::HoldersIncomplete, "holders", format!("some may be missing: {gap}"));
         }
     }
     Ok(findings)

@@ -1,6 +1,6 @@
 //! Checks the names of resources: whether they are the same on every node.
 
-use crate::commands::doctor::finding::Findings;
+use crate::commands::doctor::finding::{Code, Findings};
 use crate::config::Config;
 use std::collections::BTreeMap;
 use vfio_plugin_policy::device::DeviceState;
@@ -23,7 +23,7 @@ pub(super) fn examine(config: &Config, devices: &[DeviceState], findings: &mut F
     }
     for ((vendor, device), resource) in models {
         if names::built_in(vendor, device).is_none() {
-            findings.warn(
+            findings.warn(Code::NameNotBuiltIn,
                 format!("{vendor:04x}:{device:04x}"),
                 format!(
                     "is not among the built-in names of models. The resource {resource} has its name from this host's pci.ids, or the hex id"

@@ -1,12 +1,12 @@
 //! Checks the running `serve`, and adds what only it can know.
 
-use crate::commands::doctor::finding::Findings;
+use crate::commands::doctor::finding::{Code, Findings};
 use crate::commands::doctor::holders;
 use crate::commands::doctor::pods::PodLookup;
-use crate::commands::ready::unready;
 use crate::config::Config;
 use crate::files::{is_kept_aside, names};
 use crate::problems::ProblemCode;
+use crate::status::readiness::Readiness;
 use crate::status::report::{DeviceReport, StatusReport};
 use crate::status::words::StateWord;
 use vfio_plugin_policy::device::DeviceState;
@@ -38,9 +38,14 @@ pub(super) fn examine(
             };
             for kept in names(&config.run_dir).iter().filter(|name| is_kept_aside(name)) {
                 let about = config.run_dir.join(kept).display().to_string();
-                findings.warn(about, "is a file that an earlier serve could not use", KEPT_ASIDE);
+                findings.warn(
+                    Code::StateFileKeptAside,
+                    about,
+                    "is a file that an earlier serve could not use",
+                    KEPT_ASIDE,
+                );
             }
-            return findings.warn("serve", format!("{error:#}"), advice);
+            return findings.warn(Code::ServeNotRunning, "serve", format!("{error:#}"), advice);
         }
     };
     let unfollowed = report.resources.iter().find(|resource| resource.unfollowed >= UNFOLLOWED);
@@ -50,10 +55,15 @@ pub(super) fn examine(
             resource.name, resource.unfollowed
         );
         let advice = "It is too old: kubelets before 1.26 send a socket path as HTTP/2 authority. Kubernetes 1.26 or newer is needed.";
-        findings.broken("kubelet", what, advice);
+        findings.broken(Code::KubeletTooOld, "kubelet", what, advice);
     } else {
-        for reason in unready(report, config.interval) {
-            findings.warn("serve", reason, "Look into the log of serve, and into the kubelet's log.");
+        for reason in Readiness::from(report).unready(config.interval) {
+            findings.warn(
+                Code::ServeNotReady,
+                "serve",
+                reason,
+                "Look into the log of serve, and into the kubelet's log.",
+            );
         }
     }
     for problem in &report.problems {
@@ -62,12 +72,12 @@ pub(super) fn examine(
             continue;
         }
         if let Some(advice) = advice(problem.code) {
-            findings.warn(&problem.about, &problem.text, advice);
+            findings.warn(Code::Problem(problem.code), &problem.about, &problem.text, advice);
         }
     }
     if report.version != env!("CARGO_PKG_VERSION") {
         let what = format!("is version {}, and this is {}", report.version, env!("CARGO_PKG_VERSION"));
-        findings.warn("serve", what, "Run the command from the same image.");
+        findings.warn(Code::ServeVersionDiffers, "serve", what, "Run the command from the same image.");
     }
     // The scheduler subtracts such a device twice: as requested and as not allocatable.
     let is_lost = |device: &DeviceReport| device.typed_reason == Some(Reason::Lost);
@@ -89,14 +99,14 @@ pub(super) fn examine(
             "Its policy is --busy {}, or `busy` of a pool; with attributed, assigned devices stay Healthy.",
             report.busy
         );
-        findings.warn("serve", what, advice);
+        findings.warn(Code::CountedTwice, "serve", what, advice);
     }
     for device in &report.devices {
         if let Some(reason) = &device.reason
             && is_unbinding(device, devices)
         {
             let advice = holders::advice_about_unbinding(&device.address, &device.holders, pods);
-            findings.warn(&device.address, reason, advice);
+            findings.warn(Code::Unbinding, &device.address, reason, advice);
         }
         if let Some(reason) = &device.reason
             && device.is_unhealthy()
@@ -104,6 +114,7 @@ pub(super) fn examine(
             && !findings.mention(&device.address)
         {
             findings.warn(
+                Code::Unhealthy,
                 &device.address,
                 format!("is Unhealthy: {reason}"),
                 "It becomes Healthy by itself when that ends.",
@@ -160,6 +171,9 @@ fn advice(code: ProblemCode) -> Option<&'static str> {
         }
         ProblemCode::AcceptFailed => {
             "Raise the limit of open files of serve (LimitNOFILE), or end what uses up the node's."
+        }
+        ProblemCode::ListenFailed => {
+            "Free the port, correct --listen, or allow the port (NET_BIND_SERVICE for one below 1024). serve tries again by itself."
         }
         ProblemCode::PciIdsUnreadable => {
             "Install pci.ids, or set --pci-ids. Unassigned devices then move to the named resources."

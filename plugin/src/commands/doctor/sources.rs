@@ -1,6 +1,6 @@
 //! Judges the two sources of assignments, pod resources and the kubelet's checkpoint: what is wrong with them, and what to do.
 
-use crate::commands::doctor::finding::Findings;
+use crate::commands::doctor::finding::{Code, Findings};
 use crate::config::Config;
 use crate::kubelet::checkpoint::CheckpointError;
 use crate::kubelet::pod_resources::{Failure, PodResourcesError};
@@ -44,10 +44,11 @@ impl Sources {
                     "{} Until then devices of init containers and uids of pods are unknown.",
                     checkpoint_advice(*error)
                 );
-                findings.warn(path, format!("is not used: {error}"), advice);
+                findings.warn(Code::CheckpointUnusable, path, format!("is not used: {error}"), advice);
             }
             (Err(error), _) if error.failure() == Failure::Unimplemented => {
                 findings.broken(
+                    Code::KubeletTooOld,
                     "kubelet",
                     format!("is too old: {error}"),
                     pod_resources_advice(Failure::Unimplemented),
@@ -58,7 +59,12 @@ impl Sources {
                     "{} Until then assignments come from the checkpoint only: the end of a pod is seen later, and pods have no names.",
                     pod_resources_advice(error.failure())
                 );
-                findings.warn("pod resources", format!("cannot be listed: {error}"), advice);
+                findings.warn(
+                    Code::PodResourcesUnavailable,
+                    "pod resources",
+                    format!("cannot be listed: {error}"),
+                    advice,
+                );
             }
             (Err(error), Err(checkpoint)) => {
                 let advice = format!(
@@ -67,7 +73,7 @@ impl Sources {
                     checkpoint_advice(*checkpoint)
                 );
                 let what = format!("assignments are unknown: {error}; {path}: {checkpoint}");
-                findings.broken("pod resources", what, advice);
+                findings.broken(Code::AssignmentsUnknown, "pod resources", what, advice);
             }
         }
     }

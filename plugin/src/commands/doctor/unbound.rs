@@ -1,7 +1,7 @@
 //! Says why selected functions and group members are not bound to VFIO, and what to do. Never advises to take away what the host
 //! needs.
 
-use crate::commands::doctor::finding::Findings;
+use crate::commands::doctor::finding::{Code, Findings};
 use crate::node::function_facts::FactsReader;
 use std::collections::BTreeMap;
 use vfio_plugin_policy::unbound::host_use::Need;
@@ -22,7 +22,7 @@ pub(super) fn examine(facts: &FactsReader, functions: &[PciAddress], findings: &
             }
             cause => {
                 let (what, advice) = words(&facts, &cause);
-                findings.warn(facts.address.to_string(), what, advice);
+                findings.warn(Code::NotBound, facts.address.to_string(), what, advice);
             }
         }
     }
@@ -34,7 +34,7 @@ pub(super) fn examine(facts: &FactsReader, functions: &[PciAddress], findings: &
             "Run `modprobe {driver}`, and name it in /etc/modules-load.d for the next boot: the kernel then binds those functions that \
              have no other driver."
         );
-        findings.warn(driver, what, advice);
+        findings.warn(Code::DriverNotLoaded, driver, what, advice);
     }
 }
 

@@ -1,0 +1,204 @@
+//! Three simulated nodes with a fault for each alert: one with faults of devices, one whose kubelet is away, and one that counts
+//! the devices of pods twice.
+
+use crate::http::free_port;
+use crate::outputs::of_node;
+use anyhow::{Context, ensure};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use vfio_sim_node::{Function, Kubelet, Node, Vm, VmSpec};
+
+/// The longest wait for the kubelet's view of a plugin.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Held by a process without a pod.
+const FOREIGN: &str = "0000:1b:00.0";
+/// Gets another group after its pod was admitted.
+const REBOUND: &str = "0000:3d:00.0";
+/// Its group has a network card that is bound to its own driver.
+const NOT_VIABLE: &str = "0000:4e:00.0";
+const FREE: &str = "0000:5f:00.0";
+/// Assigned to a pod whose VM runs.
+const IN_USE: &str = "0000:9b:00.0";
+/// Its pod was deleted, and its VM runs on.
+const LEFT: &str = "0000:ce:00.0";
+const LOST: &str = "0000:df:00.0";
+
+/// All nodes.
+pub(crate) struct Fleet {
+    faulty: Served,
+    without_kubelet: Served,
+    counting_twice: Served,
+}
+
+/// A node with its kubelet, its plugin and the processes that hold its devices.
+struct Served {
+    name: &'static str,
+    port: u16,
+    serve: Child,
+    vms: Vec<Vm>,
+    kubelet: Kubelet,
+    resource: String,
+    node: Node,
+}
+
+impl Fleet {
+    /// Starts all nodes and makes the faults.
+    ///
+    /// # Errors
+    /// A node or a plugin cannot be started, or a kubelet does not see what it should.
+    pub(crate) async fn start(plugin: &Path) -> anyhow::Result<Self> {
+        Ok(Self {
+            faulty: faulty(plugin).await?,
+            without_kubelet: without_kubelet(plugin)?,
+            counting_twice: counting_twice(plugin).await?,
+        })
+    }
+
+    /// Returns the names of the nodes and the ports of their plugins.
+    pub(crate) fn targets(&self) -> Vec<(String, u16)> {
+        let nodes = [&self.faulty, &self.without_kubelet, &self.counting_twice];
+        nodes.iter().map(|served| (served.name.to_owned(), served.port)).collect()
+    }
+
+    /// Returns what `list`, `doctor` and `who` print on the nodes, once the plugins have seen all faults.
+    ///
+    /// # Errors
+    /// The plugin cannot be started.
+    pub(crate) async fn outputs(&self, plugin: &Path) -> anyhow::Result<String> {
+        let mut all = String::new();
+        for served in [&self.faulty, &self.without_kubelet, &self.counting_twice] {
+            for words in [
+                &["list"][..],
+                &["list", "--json"],
+                &["doctor"],
+                &["who", FOREIGN],
+                &["who", LEFT],
+                &["ready"],
+            ] {
+                all += &format!("# {}: {}\n", served.name, words.join(" "));
+                all += &of_node(plugin, &served.node, words)?;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Allocates a free device, which is granted, and the held one, which is refused.
+    pub(crate) async fn make_traffic(&mut self) {
+        let Served { kubelet, resource, .. } = &self.faulty;
+        if let Ok(pod) = kubelet.admit_with("short", resource, vec![FREE.to_owned()]).await {
+            kubelet.remove(&pod.pod_uid);
+        }
+        let _ = kubelet.admit_with("refused", resource, vec![FOREIGN.to_owned()]).await;
+    }
+
+    /// Ends the plugin of the last node.
+    pub(crate) fn end_last_plugin(&mut self) {
+        let _ = self.counting_twice.serve.kill();
+    }
+}
+
+async fn faulty(plugin: &Path) -> anyhow::Result<Served> {
+    let mut served = Served::start(plugin, "gpu-1", "attributed").await?;
+    let Served { node, kubelet, resource, .. } = &served;
+    let mut vms = vec![node.start_vm(&VmSpec::foreign(&[FOREIGN]))?];
+    node.add(Function::new("0000:4e:00.1", 53).with_driver(Some("e1000")))?;
+    for (name, device) in [("vm-1", IN_USE), ("vm-2", LEFT), ("vm-3", REBOUND)] {
+        let pod = kubelet.admit_with(name, resource, vec![device.to_owned()]).await?;
+        if device != REBOUND {
+            vms.push(node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices))?);
+        }
+        if device == LEFT {
+            kubelet.remove(&pod.pod_uid);
+        }
+    }
+    node.remove(REBOUND)?;
+    node.add(Function::gpu(REBOUND, 99, 0))?;
+    node.set_lost(LOST, true)?;
+    let expected = [(NOT_VIABLE, false), (LOST, false), (FREE, true), (IN_USE, true)];
+    served.expect(|health| expected.iter().all(|(id, healthy)| health(id) == Some(*healthy))).await?;
+    served.vms = vms;
+    Ok(served)
+}
+
+/// The kubelet was never there: no socket, no pod resources, no checkpoint.
+fn without_kubelet(plugin: &Path) -> anyhow::Result<Served> {
+    let node = Node::with_eight_gpus()?;
+    let vms = vec![node.start_vm(&VmSpec::foreign(&[FOREIGN]))?];
+    let kubelet = Kubelet::stopped(&node.kubelet_dir(), &node.pod_resources_socket());
+    // A problem of serve that has no alert of its own.
+    std::fs::remove_dir_all(node.kubelet_dir())?;
+    Served::of(plugin, "gpu-2", "advertise", node, kubelet, vms)
+}
+
+/// With this policy a device of a running pod is Unhealthy, and the scheduler subtracts it twice.
+async fn counting_twice(plugin: &Path) -> anyhow::Result<Served> {
+    let mut served = Served::start(plugin, "gpu-3", "unhealthy").await?;
+    let pod = served.kubelet.admit_with("vm-4", &served.resource, vec![IN_USE.to_owned()]).await?;
+    served.vms.push(served.node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices))?);
+    served.expect(|health| health(IN_USE) == Some(false)).await?;
+    Ok(served)
+}
+
+impl Served {
+    /// Starts a node, its kubelet and its plugin, and waits until all eight GPUs are offered.
+    async fn start(plugin: &Path, name: &'static str, busy: &str) -> anyhow::Result<Self> {
+        let node = Node::with_eight_gpus()?;
+        let kubelet = Kubelet::start(&node.kubelet_dir(), &node.pod_resources_socket()).await?;
+        let mut served = Self::of(plugin, name, busy, node, kubelet, Vec::new())?;
+        let state = served
+            .kubelet
+            .wait_for(PATIENCE, |state| state.resources.values().any(|resource| resource.devices.len() == 8))
+            .await;
+        let state = state.map_err(|state| anyhow::anyhow!("{name}: the plugin offers no GPUs: {state:?}"))?;
+        served.resource = state.resources.keys().next().cloned().context("no resource")?;
+        Ok(served)
+    }
+
+    fn of(
+        plugin: &Path,
+        name: &'static str,
+        busy: &str,
+        node: Node,
+        kubelet: Kubelet,
+        vms: Vec<Vm>,
+    ) -> anyhow::Result<Self> {
+        ensure!(plugin.is_file(), "{} does not exist", plugin.display());
+        let port = free_port()?;
+        let serve = Command::new(plugin)
+            .arg("serve")
+            .args(["--root".as_ref(), node.root()])
+            .args(["--kubelet-dir".as_ref(), node.kubelet_dir().as_path()])
+            .args(["--pod-resources".as_ref(), node.pod_resources_socket().as_path()])
+            .args(["--run-dir".as_ref(), node.run_dir().as_path()])
+            .args(["--busy", busy, "--listen", &format!("127.0.0.1:{port}")])
+            .args(["--interval", "500ms", "--settling", "500ms", "--checks-interval", "1s"])
+            .args(["--assignments-interval", "1s", "--kubelet-start", "1s", "--log-level", "error"])
+            .stdin(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {}", plugin.display()))?;
+        Ok(Self { name, port, serve, vms, kubelet, resource: String::new(), node })
+    }
+
+    /// Waits until the health of the devices is as wanted.
+    async fn expect(&self, wanted: impl Fn(&dyn Fn(&str) -> Option<bool>) -> bool) -> anyhow::Result<()> {
+        let state = self.kubelet.wait_for(PATIENCE, |state| {
+            let resource = state.resources.get(&self.resource);
+            wanted(&|id| Some(resource?.health(id)? == "Healthy"))
+        });
+        match state.await {
+            Ok(_) => Ok(()),
+            Err(state) => {
+                let devices = state.resources.get(&self.resource).map(|resource| resource.devices.clone());
+                Err(anyhow::anyhow!("{}: not as expected: {devices:?}", self.name))
+            }
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.serve.kill();
+        let _ = self.serve.wait();
+    }
+}
