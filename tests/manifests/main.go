@@ -1,6 +1,6 @@
 // Command manifests decodes Kubernetes manifests strictly: a key that the type does not have, a value of another type and a
-// key that is written twice are errors. The types are those of Kubernetes' own Go packages, so this is the decoding of an API
-// server that is told to be strict.
+// key that is written twice are errors. The types are those of Kubernetes' own Go packages, so this is how an API
+// server decodes with the field validation Strict.
 //
 // usage: manifests [-program PROGRAM] FILE...    (YAML files with one or more documents)
 //

@@ -11,7 +11,7 @@ pub(super) type Bad = (&'static str, Vec<String>, &'static str);
 
 /// What the manifest of the defaults contains.
 const DEFAULTS: &[&str] =
-    &["--listen=0.0.0.0:9440", "NO_PROBE", "drop: [ALL]", "path: /var/lib/kubelet/pod-resources,"];
+    &["--listen=:9440", "NO_PROBE", "drop: [ALL]", "path: /var/lib/kubelet/pod-resources,"];
 
 /// Settings by `--set`, and what the manifest then contains.
 const SETTINGS: &[(&str, &[&str])] = &[
@@ -83,7 +83,7 @@ const SETTINGS: &[(&str, &[&str])] = &[
     ("resources.limits.memory=128Mi,resources.requests.cpu=1", &["memory: 128Mi"]),
     ("podAnnotations.a=b,podLabels.c=d", &["a: b", "c: d"]),
     (
-        "extraArgs={--busy=advertise,--checks=none},extraEnv[0].name=NO_COLOR,extraEnv[0].value=1",
+        "extraArgs={--busy=advertise,--checks=none},extraEnv[0].name=NO_COLOR,extraEnv[0].value=yes",
         &["- \"--busy=advertise\"", "name: NO_COLOR"],
     ),
     ("serviceAccount.create=true", &["kind: ServiceAccount", "serviceAccountName: vfio-device-plugin"]),
@@ -156,8 +156,8 @@ pub(super) fn bad(work: &Scratch) -> Result<Vec<Bad>> {
         ("a backend beside a ConfigMap", set("pools.existingConfigMap=a,backend=both"), "'/backend'"),
         ("an optional ConfigMap without a name", set("pools.optional=true"), "'/pools/optional'"),
         ("a pool without selectors", set("pools.inline[0].resource=a.b/c"), "'select'"),
-        ("an unknown key of a pool", pool_with("pools.inline[0].slect=a"), "'slect' not allowed"),
-        ("an unknown key of a selector", set(&format!("{pool}.vendr=10de")), "'vendr' not allowed"),
+        ("an unknown key of a pool", pool_with("pools.inline[0].selects=a"), "'selects' not allowed"),
+        ("an unknown key of a selector", set(&format!("{pool}.vendors=10de")), "'vendors' not allowed"),
         ("a broken id", pool_with(&format!("{pool}.device=23300")), "device"),
         ("a resource of Kubernetes", pool_with("pools.inline[0].resource=kubernetes.io/gpu"), "resource"),
         ("an unknown backend of a pool", pool_with("pools.inline[0].backend=all"), "backend"),
