@@ -53,6 +53,10 @@ pub struct ProbeResult {
 /// not block.
 pub type Done = Box<dyn FnOnce(ProbeResult, bool) + Send>;
 
+/// Called on a helper thread after each probe, with its result and how long the open took. Without a
+/// duration the probe was not made, because it had not started by its deadline. Must not block.
+pub type Observer = Arc<dyn Fn(Occupancy, Option<Duration>) + Send + Sync>;
+
 /// A probe of this group is still outstanding. A second one would only queue behind it in the
 /// kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,12 +70,14 @@ pub struct ProbeOutstanding;
 /// hang an exit.
 pub struct Prober {
     root: Arc<Root>,
+    observer: Option<Observer>,
     pool: BoundedPool<Probe>,
 }
 
 /// One probe on its way through the pool.
 struct Probe {
     root: Arc<Root>,
+    observer: Option<Observer>,
     request: Request,
     done: Done,
 }
@@ -90,7 +96,13 @@ impl Call for Probe {
 
     fn run(&mut self) -> ProbeResult {
         let Request { group, baseline_of, .. } = &self.request;
-        match self.root.open_group(*group) {
+        let began = self.observer.as_ref().map(|_| Instant::now());
+        let opened = self.root.open_group(*group);
+        if let (Some(observer), Some(began)) = (&self.observer, began) {
+            let result = opened.as_ref().map_or_else(|errno| occupancy_of(*errno), |_| Occupancy::Free);
+            observer(result, Some(began.elapsed()));
+        }
+        match opened {
             Ok(_open_until_counted) => {
                 let count = |&device| Some((device, EnableCount::default().read(&self.root, device).ok()?));
                 let baselines = baseline_of.iter().filter_map(count).collect();
@@ -108,6 +120,9 @@ impl Call for Probe {
             occupancy: Occupancy::Unknown(UnknownReason::TimedOut),
             baselines: Vec::new(),
         };
+        if let (None, Some(observer)) = (&result, &self.observer) {
+            observer(Occupancy::Unknown(UnknownReason::TimedOut), None);
+        }
         (self.done)(result.unwrap_or_else(timed_out), more);
     }
 }
@@ -116,7 +131,13 @@ impl Prober {
     /// Creates a prober of the groups below `root`. Starts no thread yet.
     #[must_use]
     pub fn new(root: Arc<Root>) -> Self {
-        Self { root, pool: BoundedPool::new(LIMITS) }
+        Self { root, observer: None, pool: BoundedPool::new(LIMITS) }
+    }
+
+    /// Lets `observer` see every probe from now on.
+    #[must_use]
+    pub fn with_observer(self, observer: Observer) -> Self {
+        Self { observer: Some(observer), ..self }
     }
 
     /// Queues a probe and returns at once. `done` gets the result.
@@ -135,7 +156,7 @@ impl Prober {
     }
 
     fn call(&self, request: Request, done: Done) -> Probe {
-        Probe { root: Arc::clone(&self.root), request, done }
+        Probe { root: Arc::clone(&self.root), observer: self.observer.clone(), request, done }
     }
 
     /// Queues many probes at once. `refused` gets each group whose last probe is still outstanding.

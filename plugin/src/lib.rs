@@ -22,9 +22,11 @@ mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod http;
 mod kubelet;
 mod log;
 mod log_once;
+mod metrics;
 mod node;
 mod problems;
 mod publisher;

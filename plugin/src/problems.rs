@@ -71,11 +71,20 @@ pub(crate) enum ProblemCode {
     UeventsUnavailable,
     /// The process may open few files.
     DescriptorLimit,
+    /// The address of `--listen` cannot be used, so metrics and probes over HTTP get no answer.
+    ListenFailed,
     /// Lines of the log were lost.
     LogLinesLost,
     /// A code of another version.
     #[serde(other)]
     Other,
+}
+
+impl ProblemCode {
+    /// Returns the word for the code, as JSON has it.
+    pub(crate) fn word(self) -> String {
+        serde_json::to_string(&self).unwrap_or_default().trim_matches('"').to_owned()
+    }
 }
 
 /// One problem.

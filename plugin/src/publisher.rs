@@ -3,6 +3,8 @@
 use crate::assignments::Changes;
 use crate::config::Config;
 use crate::kubelet::list_and_watch::DeviceList;
+use crate::metrics::MetricsHandle;
+use crate::metrics::passes::FinishedPass;
 use crate::node::special_nodes::with_special_nodes;
 use crate::run_dir::RunDir;
 use crate::state_file::StateFile;
@@ -19,6 +21,7 @@ use vfio_plugin_policy::health::reason::Reason;
 use vfio_plugin_policy::health::stored::{self, HealthContent, StoredHealth};
 use vfio_plugin_policy::health::tracker::{Change, Facts, HealthTracker, Policy};
 use vfio_plugin_policy::health::{Decision, Health};
+use vfio_plugin_policy::metrics::Reported;
 use vfio_plugin_policy::pools::terms::Busy;
 use vfio_probe::{DeviceId, GroupId, Root};
 
@@ -31,6 +34,7 @@ pub(crate) struct HealthPublisher {
     policy: Policy,
     root: Arc<Root>,
     state: Mutex<State>,
+    metrics: MetricsHandle,
     /// Wakes the publishing task: a list may differ though neither the snapshot nor the assignments have changed.
     pub(crate) changed: Notify,
 }
@@ -98,14 +102,19 @@ impl CarriedOver {
 
 impl HealthPublisher {
     /// Creates a publisher that has reported nothing, and continues with the reasons of the previous process.
-    pub(crate) fn new(config: &Config, root: Arc<Root>, carried_over: CarriedOver) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        root: Arc<Root>,
+        carried_over: CarriedOver,
+        metrics: MetricsHandle,
+    ) -> Self {
         let CarriedOver { file, reasons } = carried_over;
         let tracker = HealthTracker::new(reasons);
         let state = State { tracker, file, decided: None, decide_again: None, listed: Vec::new() };
         let state = Mutex::new(state);
         let policy =
             Policy { busy: config.busy, settling: config.settling, check_node: config.checks().node };
-        Self { policy, root, state, changed: Notify::new() }
+        Self { policy, root, state, metrics, changed: Notify::new() }
     }
 
     /// Returns the policy for held devices whose pool has none.
@@ -144,7 +153,7 @@ impl HealthPublisher {
     pub(crate) fn decide(
         &self,
         snapshot: &Arc<NodeSnapshot>,
-        assignments: &Assignments,
+        assignments: &Arc<Assignments>,
         changes: &Changes,
         now: Instant,
     ) -> Published {
@@ -175,6 +184,7 @@ impl HealthPublisher {
             let (device, after) = (snapshot.get(*device).or_else(unbound), state.tracker.decision(*device));
             if let (Some(device), Some(after)) = (device, after) {
                 log_change(device, before.as_ref(), after);
+                self.count_change(device, before.as_ref(), after);
             }
         }
         for device in &pass.dropped {
@@ -185,7 +195,25 @@ impl HealthPublisher {
         }
         let may_differ = is_of_all || !pass.changes.is_empty();
         let lists = if may_differ { state.changed_lists(snapshot) } else { None };
+        if let Some(metrics) = &self.metrics {
+            let assigned = match changes {
+                Changes::Devices(ids) if !is_of_all => Some(ids.as_slice()),
+                _ => None,
+            };
+            let reported = may_differ.then(|| Reported::new(&state.tracker, snapshot));
+            let contested = state.tracker.contested().collect();
+            metrics.finished(FinishedPass { snapshot, assignments, contested, assigned, reported });
+        }
         Published { lists, decide_again: state.decide_again }
+    }
+
+    /// Counts a change of what the kubelet receives. A device that was Healthy when it was discovered has not changed.
+    fn count_change(&self, device: &DeviceState, before: Option<&Decision>, after: &Decision) {
+        let was_healthy = before.is_none_or(|before| before.health == Health::Healthy);
+        let is_healthy = after.health == Health::Healthy;
+        if let Some(metrics) = self.metrics.as_ref().filter(|_| was_healthy != is_healthy) {
+            metrics.counters.of(&device.resource).health_changed(after.health.reason());
+        }
     }
 
     /// Calls `visit` for each device, with what was reported about it and its assignment.

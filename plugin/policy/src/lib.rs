@@ -7,6 +7,7 @@
 //!
 //! | module | decides |
 //! | --- | --- |
+//! | [`metrics`] | the values of the metrics that describe devices and resources |
 //! | [`allocation`] | whether a request of the kubelet can be granted, and which devices are the best choice |
 //! | [`health`] | what the plugin reports to the kubelet about each device, with a typed reason |
 //! | [`assignments`] | which pod each device is assigned to, from what the kubelet shows over time |
@@ -26,6 +27,7 @@ pub mod device;
 pub mod health;
 pub mod holders;
 pub mod kubelet_id;
+pub mod metrics;
 pub mod pools;
 pub mod sriov;
 #[cfg(any(test, feature = "testing"))]

@@ -2,6 +2,7 @@
 
 use crate::assignments::AssignmentsHandle;
 use crate::kubelet::list_and_watch::DeviceListBroadcast;
+use crate::metrics::ResourceMetrics;
 use crate::node::monitor::MonitorHandle;
 use crate::publisher::HealthPublisher;
 use crate::reservations::Reservations;
@@ -33,6 +34,8 @@ pub(crate) struct Allocator {
     pub(crate) busy_allocate: BusyAllocate,
     /// The directory of the kubelet's checkpoint.
     pub(crate) kubelet_dir: PathBuf,
+    /// Counts the calls; none without `--listen`.
+    pub(crate) metrics: Option<ResourceMetrics>,
 }
 
 impl Allocator {

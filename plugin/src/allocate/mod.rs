@@ -16,6 +16,7 @@ mod verify;
 mod wake;
 
 use crate::allocate::allocator::Allocator;
+use crate::metrics::counters::AllocateResult;
 use crate::node::probe;
 use kubelet_api::v1beta1::{AllocateRequest, AllocateResponse};
 use std::collections::BTreeSet;
@@ -41,7 +42,16 @@ impl Allocator {
     /// The message names the device and says why.
     pub(crate) async fn allocate(&self, request: &AllocateRequest) -> Result<AllocateResponse, Status> {
         tracing::debug!(resource = %self.resource, ?request, "Allocate called");
+        let began = self.metrics.as_ref().map(|metrics| (metrics, Instant::now()));
         let outcome = self.grant(request).await;
+        if let Some((metrics, began)) = began {
+            let result = match &outcome {
+                Ok(_) => AllocateResult::Granted,
+                Err(error) if error.is_invalid_request() => AllocateResult::Failed,
+                Err(_) => AllocateResult::Refused,
+            };
+            metrics.allocated(result, began.into_std());
+        }
         match &outcome {
             Ok(_) => tracing::debug!(resource = %self.resource, ?request, "Allocate granted"),
             Err(error) => tracing::warn!(resource = %self.resource, %error, "Allocate refused"),

@@ -13,6 +13,8 @@ use crate::kubelet::checkpoint::{self, CheckpointError};
 use crate::kubelet::kept::OfferedResources;
 use crate::kubelet::pod_resources::{Lister, PodResourcesError};
 use crate::kubelet::socket_watch::PluginDirState;
+use crate::metrics::MetricsHandle;
+use crate::metrics::counters::PollSource;
 use crate::problems::ProblemCode;
 use crate::reservations::Reservations;
 use rustix::time::{ClockId, clock_gettime};
@@ -41,10 +43,11 @@ impl AssignmentsHandle {
         reservations: Reservations,
         mut directory: watch::Receiver<PluginDirState>,
         mut snapshots: watch::Receiver<Option<Arc<NodeSnapshot>>>,
+        metrics: MetricsHandle,
     ) {
         let kubelet_dir = config.kubelet_dir.clone();
         let mut lister = Lister::new(config.pod_resources.clone());
-        let mut poller = Poller::new(self.clone(), config);
+        let mut poller = Poller::new(self.clone(), config, metrics);
         loop {
             reservations.idle().await;
             let snapshot = snapshots.borrow_and_update().clone();
@@ -100,6 +103,7 @@ struct Poller {
     checkpoint: Option<CheckpointId>,
     /// The outage that was logged and has not ended.
     outage: Option<Outage>,
+    metrics: MetricsHandle,
 }
 
 /// What the kubelet does not show.
@@ -110,7 +114,7 @@ enum Outage {
 }
 
 impl Poller {
-    fn new(assignments: AssignmentsHandle, config: Config) -> Self {
+    fn new(assignments: AssignmentsHandle, config: Config, metrics: MetricsHandle) -> Self {
         Self {
             assignments,
             schedule: Schedule::new(config.interval, config.assignments_interval),
@@ -120,6 +124,7 @@ impl Poller {
             holders_adopted: false,
             checkpoint: None,
             outage: None,
+            metrics,
         }
     }
 
@@ -140,6 +145,10 @@ impl Poller {
         let is_new = id.is_some() && id != self.checkpoint;
         self.checkpoint = id;
         let checkpoint = checkpoint::read(&self.config.kubelet_dir, &offered);
+        self.count(PollSource::PodResources, pods.is_ok());
+        if !matches!(checkpoint, Err(CheckpointError::Missing)) {
+            self.count(PollSource::Checkpoint, checkpoint.is_ok());
+        }
         self.note_checkpoint(checkpoint.as_ref().err());
         let checkpoint = checkpoint.ok();
         let update = self.observe(pods.as_deref().ok(), (checkpoint.as_deref(), is_new), snapshot, kubelet);
@@ -216,6 +225,12 @@ impl Poller {
         self.assignments.publish(Assignments::new(update.answered, &state.ledger));
         shared.file.lock().write(&state);
         update
+    }
+
+    fn count(&self, source: PollSource, is_ok: bool) {
+        if let Some(metrics) = &self.metrics {
+            metrics.counters.polled(source, is_ok);
+        }
     }
 
     /// Records a checkpoint that exists and is not used. It may name pods, so it is not the same as a missing one.

@@ -9,9 +9,11 @@ use crate::config::Config;
 use crate::device_plugin::registration::Services;
 use crate::device_plugin::resources::ResourceSet;
 use crate::device_plugin::sockets;
+use crate::http::HttpServer;
 use crate::kubelet::registry::Registry;
 use crate::kubelet::socket_watch;
 use crate::kubelet::socket_watch::PluginDirState;
+use crate::metrics::{Metrics, MetricsHandle};
 use crate::node::monitor::MonitorHandle;
 use crate::problems::{ProblemCode, Problems};
 use crate::publisher::{CarriedOver, HealthPublisher, Published};
@@ -127,8 +129,10 @@ async fn start(
     let run_dir = RunDir::of_serve(&config.run_dir, &problems);
     check_descriptors(&problems);
     let carried_over = CarriedOver::read(&run_dir);
-    let monitor = MonitorHandle::start(config, &run_dir, carried_over.lost(), supervisor)?;
-    let publisher = Arc::new(HealthPublisher::new(config, Arc::clone(&monitor.root), carried_over));
+    let metrics: MetricsHandle = config.listen.map(|_| Arc::new(Metrics::new()));
+    let monitor = MonitorHandle::start(config, &run_dir, carried_over.lost(), metrics.clone(), supervisor)?;
+    let root = Arc::clone(&monitor.root);
+    let publisher = Arc::new(HealthPublisher::new(config, root, carried_over, metrics.clone()));
     let assignments = AssignmentsHandle::new(&run_dir, monitor.clone());
     let registry = Arc::new(Registry::default());
     let reservations = Reservations::default();
@@ -151,6 +155,7 @@ async fn start(
             reservations.clone(),
             plugin_dir.clone(),
             monitor.snapshots.clone(),
+            metrics.clone(),
         ),
     );
     let status = status::Server {
@@ -162,6 +167,10 @@ async fn start(
     };
     let (socket, answering) = status.start(&run_dir);
     supervisor.task("the status server", answering);
+    if let Some(metrics) = &metrics {
+        let (monitor, registry) = (monitor.clone(), Arc::clone(&registry));
+        HttpServer::start(config, Arc::clone(metrics), monitor, registry, problems.clone(), supervisor);
+    }
     tracing::info!(root = %config.root.display(), kubelet_dir = %config.kubelet_dir.display(), busy = %config.busy,
         interval = ?config.interval, "serving");
     let services = Services {
@@ -173,6 +182,7 @@ async fn start(
         reservations,
         problems,
         busy_allocate: config.busy_allocate,
+        metrics,
     };
     let resources = ResourceSet::new(services.clone(), supervisor.clone(), registry);
     supervisor.task("the publisher", publish(services, resources));

@@ -1,5 +1,6 @@
 //! The settings of all commands: each is a flag, an environment variable and a default.
 
+mod listen;
 pub(crate) mod pools_error;
 pub(crate) mod pools_file;
 pub(crate) mod pools_watch;
@@ -18,6 +19,7 @@ use vfio_plugin_policy::pools::Pools;
 use vfio_plugin_policy::pools::selector::Selector;
 use vfio_plugin_policy::pools::terms::{Busy, BusyAllocate};
 
+pub(crate) use listen::ListenAddress;
 pub(crate) use values::LogFormat;
 
 /// The settings. The first lines of the fields' comments are the help text.
@@ -149,6 +151,16 @@ pub(crate) struct Config {
         env = "VFIO_DEVICE_PLUGIN_CDI_DIR"
     )]
     pub(crate) cdi_dir: PathBuf,
+
+    /// Address for metrics and probes over HTTP: IP:PORT, [IPv6]:PORT, or :PORT for all addresses [default: off]
+    #[arg(
+        long,
+        global = true,
+        value_name = "ADDR",
+        value_parser = listen::listen,
+        env = "VFIO_DEVICE_PLUGIN_LISTEN"
+    )]
+    pub(crate) listen: Option<ListenAddress>,
 
     /// Least severe events to log: off, error, warn, info, debug or trace
     #[arg(

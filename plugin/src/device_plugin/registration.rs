@@ -9,6 +9,7 @@ use crate::device_plugin::server::{PluginServer, Socket};
 use crate::kubelet::list_and_watch::{DeviceList, DeviceListBroadcast, Streams};
 use crate::kubelet::registry::{ResourceStatus, SharedStatus};
 use crate::kubelet::socket_watch::PluginDirState;
+use crate::metrics::{MetricsHandle, ResourceMetrics};
 use crate::node::monitor::MonitorHandle;
 use crate::problems::{ProblemCode, Problems};
 use crate::publisher::HealthPublisher;
@@ -48,6 +49,8 @@ pub(crate) struct Services {
     pub(crate) problems: Problems,
     /// What Allocate does with a held device, where its pool does not say.
     pub(crate) busy_allocate: BusyAllocate,
+    /// Counts Allocates and registrations.
+    pub(crate) metrics: MetricsHandle,
 }
 
 impl Services {
@@ -61,6 +64,7 @@ impl Services {
             reservations: self.reservations.clone(),
             busy_allocate: self.busy_allocate,
             kubelet_dir: self.kubelet_dir.clone(),
+            metrics: ResourceMetrics::of(&self.metrics, resource),
         }
     }
 }
@@ -178,6 +182,7 @@ impl Resource {
     ) -> Result<(), &'static str> {
         let mut plugin_dir = self.services.plugin_dir.clone();
         while let Err(error) = register(&self.services.kubelet_dir, &self.name, server.endpoint()).await {
+            self.count(false);
             self.note(format_args!("the kubelet does not register it: {error}"));
             tracing::warn!(resource = %self.name, error, "cannot register with the kubelet; trying again");
             tokio::select! {
@@ -186,6 +191,7 @@ impl Resource {
             }
             self.check_sockets(kubelet, server)?;
         }
+        self.count(true);
         self.update(|status| status.registered = true);
         self.services.problems.end(ProblemCode::NotRegistered, &self.name);
         tracing::info!(resource = %self.name, endpoint = server.endpoint(), "registered with the kubelet");
@@ -250,6 +256,13 @@ impl Resource {
 
     fn note(&self, text: std::fmt::Arguments<'_>) {
         self.services.problems.begin(ProblemCode::NotRegistered, &self.name, text);
+    }
+
+    /// Counts a call of Register.
+    fn count(&self, is_ok: bool) {
+        if let Some(metrics) = &self.services.metrics {
+            metrics.counters.of(&self.name).registered(is_ok);
+        }
     }
 
     fn update(&self, change: impl FnOnce(&mut ResourceStatus)) {

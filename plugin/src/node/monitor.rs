@@ -8,6 +8,7 @@ mod tests;
 
 use crate::config::Config;
 use crate::config::pools_watch::PoolsFileWatch;
+use crate::metrics::MetricsHandle;
 use crate::node::cdi_dir::CdiDir;
 use crate::node::cdi_dir::written::WrittenSpecs;
 use crate::node::hardware::readers::HardwareReaders;
@@ -61,9 +62,10 @@ impl MonitorHandle {
         config: &Config,
         run_dir: &RunDir,
         lost: impl Iterator<Item = DeviceId>,
+        metrics: MetricsHandle,
         supervisor: &Supervisor,
     ) -> anyhow::Result<Self> {
-        let (handle, monitor_loop) = Self::prepare(config, run_dir, lost)?;
+        let (handle, monitor_loop) = Self::prepare(config, run_dir, lost, metrics)?;
         supervisor
             .thread("monitor", 256 * 1024, move || monitor_loop.run())
             .context("cannot start the monitor thread")?;
@@ -78,9 +80,14 @@ impl MonitorHandle {
         config: &Config,
         run_dir: &RunDir,
         lost: impl Iterator<Item = DeviceId>,
+        metrics: MetricsHandle,
     ) -> anyhow::Result<(Self, MonitorLoop)> {
         let root = Arc::new(Root::open(&config.root)?);
-        let prober = Arc::new(Prober::new(Arc::clone(&root)));
+        let mut prober = Prober::new(Arc::clone(&root));
+        if let Some(metrics) = &metrics {
+            prober = prober.with_observer(metrics.probe_observer());
+        }
+        let prober = Arc::new(prober);
         let options = monitor::Options {
             interval: config.interval,
             probe: !config.no_probe,
@@ -117,7 +124,7 @@ impl MonitorHandle {
         let cdi_files = sources.cdi.written();
         let inbox = Arc::new(Inbox::new().context("cannot create the eventfd that wakes the monitor")?);
         let (sender, snapshots) = watch::channel(None);
-        let monitor_loop = MonitorLoop::new(sources, Arc::clone(&inbox), sender.clone());
+        let monitor_loop = MonitorLoop::new(sources, Arc::clone(&inbox), sender.clone(), metrics);
         let handle = Self {
             root,
             prober,

@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 mod clients;
+pub(crate) mod readiness;
 pub(crate) mod report;
 mod socket;
 pub(crate) mod words;

@@ -128,6 +128,12 @@ impl Assignments {
         self.records().any(|record| record.answer.names_special_nodes())
     }
 
+    /// Returns each assigned device with the resource of its latest assignment, in no order. Leaves out the ids of older plugins,
+    /// which are groups' numbers.
+    pub fn devices(&self) -> impl Iterator<Item = (DeviceId, &str)> {
+        self.devices.iter().map(|(id, latest)| (id, latest.record.resource.as_str()))
+    }
+
     /// Returns the assignment of a device, under any resource.
     pub fn assignment(&self, device: &DeviceState) -> Option<&Assignment> {
         let groups = &self.ledger.groups;

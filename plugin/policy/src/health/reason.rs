@@ -134,6 +134,23 @@ pub enum Severity {
 }
 
 impl Reason {
+    /// Every value of [`Reason::code`]. The metrics have a counter for each.
+    pub const CODES: [&str; 13] = [
+        "lost",
+        "gone",
+        "no_longer_bound",
+        "no_group",
+        "unbinding",
+        "held",
+        "group_peer",
+        "not_viable",
+        "no_device_node",
+        "fatal_errors",
+        "stale_answer",
+        "stale_answer_of_another_pod",
+        "framebuffer",
+    ];
+
     /// Returns the stable word for the reason, for metrics, logs and JSON: `held`, `no_device_node`.
     pub const fn code(&self) -> &'static str {
         match self {

@@ -3,10 +3,10 @@
 use crate::commands::doctor::finding::Findings;
 use crate::commands::doctor::holders;
 use crate::commands::doctor::pods::PodLookup;
-use crate::commands::ready::unready;
 use crate::config::Config;
 use crate::files::{is_kept_aside, names};
 use crate::problems::ProblemCode;
+use crate::status::readiness::Readiness;
 use crate::status::report::{DeviceReport, StatusReport};
 use crate::status::words::StateWord;
 use vfio_plugin_policy::device::DeviceState;
@@ -52,7 +52,7 @@ pub(super) fn examine(
         let advice = "It is too old: kubelets before 1.26 send a socket path as HTTP/2 authority. Kubernetes 1.26 or newer is needed.";
         findings.broken("kubelet", what, advice);
     } else {
-        for reason in unready(report, config.interval) {
+        for reason in Readiness::from(report).unready(config.interval) {
             findings.warn("serve", reason, "Look into the log of serve, and into the kubelet's log.");
         }
     }
@@ -160,6 +160,9 @@ fn advice(code: ProblemCode) -> Option<&'static str> {
         }
         ProblemCode::AcceptFailed => {
             "Raise the limit of open files of serve (LimitNOFILE), or end what uses up the node's."
+        }
+        ProblemCode::ListenFailed => {
+            "Free the port, correct --listen, or allow the port (NET_BIND_SERVICE for one below 1024). serve tries again by itself."
         }
         ProblemCode::PciIdsUnreadable => {
             "Install pci.ids, or set --pci-ids. Unassigned devices then move to the named resources."

@@ -2,6 +2,7 @@
 
 use crate::config::pools_watch::PoolsFileWatch;
 use crate::log_once::LogOnce;
+use crate::metrics::MetricsHandle;
 use crate::node::cdi_dir::CdiDir;
 use crate::node::hardware::HardwareMonitor;
 use crate::node::monitor::inbox::Inbox;
@@ -60,6 +61,7 @@ pub(super) struct MonitorLoop {
     /// Errors of single devices, as text.
     pub(super) logged_errors: LogOnce<String>,
     pub(super) logged_functions: LogOnce<PciAddress>,
+    pub(super) metrics: MetricsHandle,
 }
 
 impl MonitorLoop {
@@ -68,6 +70,7 @@ impl MonitorLoop {
         sources: Sources,
         inbox: Arc<Inbox>,
         snapshots: watch::Sender<Option<Arc<NodeSnapshot>>>,
+        metrics: MetricsHandle,
     ) -> Self {
         Self {
             sources,
@@ -81,6 +84,7 @@ impl MonitorLoop {
             cdi_devices: Vec::new(),
             logged_errors: LogOnce::default(),
             logged_functions: LogOnce::default(),
+            metrics,
         }
     }
 
@@ -88,7 +92,11 @@ impl MonitorLoop {
     pub(super) fn run(mut self) {
         self.sources.watch.monitor_mut().pause_probes(true);
         while !self.inbox.is_stopped() {
+            let began = self.metrics.as_ref().map(|_| Instant::now());
             let sleep = self.pass();
+            if let (Some(metrics), Some(began)) = (&self.metrics, began) {
+                metrics.counters.passes.record(began.elapsed());
+            }
             self.inbox.wait(self.sources.watch.fd(), sleep);
         }
     }

@@ -53,7 +53,7 @@ fn pass_without_a_change_allocates_and_publishes_nothing() {
     let node = Node::with_eight_gpus().unwrap();
     let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     let (handle, mut monitor_loop) =
-        MonitorHandle::prepare(&config(&node, "50ms"), &run_dir(&node), std::iter::empty()).unwrap();
+        MonitorHandle::prepare(&config(&node, "50ms"), &run_dir(&node), std::iter::empty(), None).unwrap();
     settle(&handle, &mut monitor_loop);
     let mut passes = |count| {
         for _ in 0..count {
@@ -76,7 +76,7 @@ fn only_groups_with_an_offered_device_are_probed() {
     node.add(other).unwrap();
     let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     let (handle, mut monitor_loop) =
-        MonitorHandle::prepare(&config(&node, "50ms"), &run_dir(&node), std::iter::empty()).unwrap();
+        MonitorHandle::prepare(&config(&node, "50ms"), &run_dir(&node), std::iter::empty(), None).unwrap();
     settle(&handle, &mut monitor_loop);
     assert_eq!(node.opens(77), 0, "the group of a network card was opened");
     assert!(node.opens(52) > 0, "no offered group was probed at the start");
