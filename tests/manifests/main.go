@@ -1,6 +1,7 @@
 // Command manifests decodes Kubernetes manifests strictly: a key that the type does not have, a value of another type and a
 // key that is written twice are errors. The types are those of Kubernetes' own Go packages, so this is how an API
-// server decodes with the field validation Strict.
+// server decodes with the field validation Strict. It then sets the defaults and validates the object with the code of that API
+// server (validate.go).
 //
 // usage: manifests [-program PROGRAM] FILE...    (YAML files with one or more documents)
 //
@@ -63,7 +64,8 @@ func check(document []byte) (string, metav1.Object, error) {
 	if object.GetName() == "" {
 		return name, nil, errors.New("metadata.name is missing")
 	}
-	return name + " " + object.GetName(), object, nil
+	name += " " + object.GetName()
+	return name, object, validate(object)
 }
 
 // run starts the program as the container of a DaemonSet would, and returns an error if it refuses its settings.

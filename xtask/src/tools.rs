@@ -59,7 +59,7 @@ impl Context {
         let programs = self.cache.join("go").join(format!("{name}-{version}"));
         if !programs.join(name).exists() {
             let mut install = self.command("go");
-            install.env("GOBIN", &programs).args(["install", "-trimpath", "-ldflags=-s -w"]);
+            install.env("GOBIN", &programs).args(["install", "-ldflags=-s -w"]);
             process::run(install.arg(format!("{package}@{version}")))
                 .map_err(|error| format!("cannot install {package} as a Go module: {error}"))?;
         }
