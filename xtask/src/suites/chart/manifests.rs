@@ -77,7 +77,9 @@ fn rendered(context: &Context, helm: &Path, manifest: &Manifest, log: &mut Log) 
     let (name, about, words) = manifest;
     let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
     let text = template(context, helm, log, &words)?;
-    let mut lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("# Source: ")).collect();
+    // Versions of Helm differ in the empty lines.
+    let kept = |line: &&str| !line.is_empty() && !line.starts_with("# Source: ");
+    let mut lines: Vec<&str> = text.lines().filter(kept).collect();
     if lines.first() == Some(&"---") {
         lines.remove(0);
     }
