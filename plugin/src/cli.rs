@@ -115,6 +115,8 @@ impl Cli {
                 return Err(command.error(ErrorKind::ArgumentConflict, text));
             }
         }
+        let is_set = |id| matches.value_source(id).is_some_and(|source| source != ValueSource::DefaultValue);
+        cli.config.derive_kubelet_paths(is_set("kubelet_dir"), is_set("pod_resources"));
         cli.config.validate().map_err(|text| command.error(ErrorKind::ArgumentConflict, text))?;
         Ok(cli)
     }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use xtask::context::Context;
 use xtask::suites::{
-    cargo, cdi, ci, command_line_files, conformance, dependencies, fuzz, go, image, kubelets, lints,
+    cargo, cdi, chart, ci, command_line_files, conformance, dependencies, fuzz, go, image, kubelets, lints,
     monitoring, python, readme,
 };
 use xtask::{Result, process, verify, vm};
@@ -28,7 +28,9 @@ const TASKS: &[(&str, &str, Task)] = &[
     ("cost", "measure calls in all languages (tests/conformance/cost)", Task::Suite(conformance::cost)),
     ("readme", "run the README's examples (tests/readme)", Task::Suite(readme::readme)),
     ("cdi", "check CDI specs with the runtimes' library (tests/cdi/run)", Task::Suite(cdi::cdi)),
-    ("image", "check the image and the manifests (deploy/test)", Task::Suite(image::image)),
+    ("image", "check the image (deploy/test)", Task::Suite(image::image)),
+    ("chart", "check the Helm chart and the manifests", Task::Suite(chart::chart)),
+    ("manifests", "render deploy/*.yaml from the Helm chart", Task::Suite(chart::manifests)),
     ("kubelets", "run the plugin with two kubelets (tests/chaos/run)", Task::Suite(kubelets::kubelets)),
     ("kubelet-build", "build the kubelets (tests/kubelet/build)", Task::Suite(kubelets::kubelet_build)),
     ("kubelet-go", "run Go for the kubelets (tests/kubelet/go)", Task::Suite(kubelets::kubelet_go)),

@@ -49,6 +49,23 @@ impl Context {
         Ok(programs)
     }
 
+    /// Installs a program of a Go package in the user's cache, once. Returns its directory.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be installed.
+    pub fn go_tool(&self, package: &str, version: &str) -> Result<PathBuf> {
+        let name = package.rsplit('/').next().unwrap_or(package);
+        let programs = self.cache.join("go").join(format!("{name}-{version}"));
+        if !programs.join(name).exists() {
+            let mut install = self.command("go");
+            install.env("GOBIN", &programs).args(["install", "-ldflags=-s -w"]);
+            process::run(install.arg(format!("{package}@{version}")))
+                .map_err(|error| format!("cannot install {package} as a Go module: {error}"))?;
+        }
+        Ok(programs)
+    }
+
     /// Makes `go` a version that is new enough: the host's, otherwise one from PyPI in the user's cache.
     ///
     /// # Errors

@@ -30,7 +30,10 @@ pub const KUBELET_SOCKET: &str = "kubelet.sock";
 /// The file name of the kubelet's checkpoint, its record of allocations, beside its socket. It is not a
 /// stable interface.
 pub const CHECKPOINT: &str = "kubelet_internal_checkpoint";
-/// The directory of device plugins, if the kubelet's root directory is the default.
+/// The kubelet's default root directory (its option `--root-dir`).
+pub const KUBELET_ROOT: &str = "/var/lib/kubelet";
+/// The directory of device plugins. It is a constant of the kubelet, whatever its root directory is (`DevicePluginPath`,
+/// used by `devicemanager.NewManagerImpl`).
 pub const DEVICE_PLUGINS: &str = "/var/lib/kubelet/device-plugins";
-/// The path of the pod resources socket, if the kubelet's root directory is the default.
-pub const POD_RESOURCES: &str = "/var/lib/kubelet/pod-resources/kubelet.sock";
+/// The path of the pod resources socket in the kubelet's root directory (`Kubelet.getPodResourcesDir`).
+pub const POD_RESOURCES: &str = "pod-resources/kubelet.sock";

@@ -10,7 +10,8 @@ mod values;
 
 use crate::config::pools_error::PoolsError;
 use clap::{ArgAction, Args};
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use values::{Check, busy, busy_allocate, interval};
 use vfio_plugin_policy::health::checks::Checks;
@@ -28,13 +29,19 @@ pub(crate) struct Config {
     #[arg(long, global = true, value_name = "DIR", default_value = "/", env = "VFIO_DEVICE_PLUGIN_ROOT")]
     pub(crate) root: PathBuf,
 
-    /// The kubelet's directory for device plugins
+    /// The kubelet's root directory, its option --root-dir: /var/lib/k0s/kubelet for k0s
+    #[arg(long, global = true, value_name = "DIR", default_value = kubelet_api::KUBELET_ROOT,
+          env = "VFIO_DEVICE_PLUGIN_KUBELET_ROOT")]
+    pub(crate) kubelet_root: PathBuf,
+
+    /// The kubelet's directory for device plugins. Kubelets use the default with any root directory, unless kubelet.sock is in
+    /// device-plugins of --kubelet-root
     #[arg(long, global = true, value_name = "DIR", default_value = kubelet_api::DEVICE_PLUGINS,
           env = "VFIO_DEVICE_PLUGIN_KUBELET_DIR")]
     pub(crate) kubelet_dir: PathBuf,
 
-    /// Socket of the kubelet's pod resources API
-    #[arg(long, global = true, value_name = "SOCKET", default_value = kubelet_api::POD_RESOURCES,
+    /// Socket of the kubelet's pod resources API [default: pod-resources/kubelet.sock in --kubelet-root]
+    #[arg(long, global = true, value_name = "SOCKET", default_value = kubelet_api::POD_RESOURCES, hide_default_value = true,
           env = "VFIO_DEVICE_PLUGIN_POD_RESOURCES")]
     pub(crate) pod_resources: PathBuf,
 
@@ -190,6 +197,19 @@ impl Config {
         })
     }
 
+    /// Sets the paths that come from the kubelet's root directory: the socket of pod resources, and the directory for device
+    /// plugins if the kubelet's socket is in that root. Otherwise the directory is the kubelet's constant. True keeps a path that
+    /// was set.
+    pub(crate) fn derive_kubelet_paths(&mut self, keep_dir: bool, keep_pod_resources: bool) {
+        let in_root = self.kubelet_root.join("device-plugins");
+        if !keep_dir && is_socket(&in_root.join(kubelet_api::KUBELET_SOCKET)) {
+            self.kubelet_dir = in_root;
+        }
+        if !keep_pod_resources {
+            self.pod_resources = self.kubelet_root.join(kubelet_api::POD_RESOURCES);
+        }
+    }
+
     /// Reads the pools.
     ///
     /// # Errors
@@ -206,6 +226,10 @@ impl Config {
     pub(crate) fn pools_file(&self) -> String {
         self.pools.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
     }
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 #[cfg(test)]
@@ -247,5 +271,48 @@ mod tests {
         }
         assert!(parse(&["--checks", "none,lost"]).unwrap_err().contains("`none` excludes the other checks"));
         assert!(parse(&["--checks", "lost", "--checks", "aer"]).is_err(), "once, as any setting");
+    }
+
+    /// Parses a root directory and derives the paths from it.
+    fn derived(root: &str, keep_dir: bool, keep_pod_resources: bool) -> (String, String) {
+        let mut config = parse(&["--kubelet-root", root, "--kubelet-dir", "/set"]).unwrap();
+        if !keep_dir {
+            config.kubelet_dir = kubelet_api::DEVICE_PLUGINS.into();
+        }
+        config.derive_kubelet_paths(keep_dir, keep_pod_resources);
+        (config.kubelet_dir.display().to_string(), config.pod_resources.display().to_string())
+    }
+
+    #[test]
+    fn pod_resources_follow_the_kubelets_root() {
+        for root in [
+            "/var/lib/kubelet",
+            "/var/lib/k0s/kubelet",
+            "/var/snap/microk8s/common/var/lib/kubelet",
+            "/var/lib/rancher/rke2/agent/kubelet",
+            "/var/data/kubelet",
+        ] {
+            let (kubelet_dir, pod_resources) = derived(root, false, false);
+            assert_eq!(pod_resources, format!("{root}/pod-resources/kubelet.sock"));
+            // DevicePluginPath is a constant of the kubelet; no host of these tests runs a kubelet with such a root.
+            assert_eq!(kubelet_dir, "/var/lib/kubelet/device-plugins", "{root}");
+        }
+    }
+
+    #[test]
+    fn kubelet_socket_below_the_root_moves_the_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().to_str().unwrap().to_owned();
+        let directory = root.path().join("device-plugins");
+        std::fs::create_dir(&directory).unwrap();
+        assert_eq!(derived(&path, false, false).0, "/var/lib/kubelet/device-plugins", "an empty directory");
+        std::fs::write(directory.join("kubelet.sock"), "").unwrap();
+        assert_eq!(derived(&path, false, false).0, "/var/lib/kubelet/device-plugins", "a file");
+        std::fs::remove_file(directory.join("kubelet.sock")).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(directory.join("kubelet.sock")).unwrap();
+        assert_eq!(derived(&path, false, false).0, directory.display().to_string());
+        assert_eq!(derived(&path, true, false).0, "/set", "a path that was set stays");
+        let kept = derived(&path, true, true).1;
+        assert!(!kept.starts_with(&path), "{kept}");
     }
 }

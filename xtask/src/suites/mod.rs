@@ -2,6 +2,7 @@
 
 pub mod cargo;
 pub mod cdi;
+pub mod chart;
 pub mod ci;
 pub mod command_line_files;
 pub mod conformance;

@@ -27,7 +27,8 @@ pub(super) fn examine<'a>(
     let socket = config.kubelet_dir.join(kubelet_api::KUBELET_SOCKET);
     let running = kubelet_socket(&config.kubelet_dir).is_some();
     if !running {
-        let advice = "Is the kubelet running? Give --kubelet-dir if its root directory was moved.";
+        let advice = "Is the kubelet running? In a container, mount the host's directory. Kubelets use \
+                      /var/lib/kubelet/device-plugins with any root directory; --kubelet-dir sets another.";
         findings.warn(
             Code::NoKubeletSocket,
             config.kubelet_dir.display().to_string(),

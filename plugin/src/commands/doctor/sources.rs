@@ -82,14 +82,18 @@ impl Sources {
 /// Returns what to do about pod resources that cannot be listed.
 fn pod_resources_advice(failure: Failure) -> &'static str {
     match failure {
-        Failure::NoSocket => "Mount the kubelet's directory pod-resources, or set --pod-resources.",
+        Failure::NoSocket => {
+            "Mount the kubelet's directory pod-resources, or set --kubelet-root to the kubelet's --root-dir."
+        }
         Failure::Refused => {
             "No process listens on the socket: the kubelet has ended or is starting. Start it, and look into its log."
         }
         Failure::Denied => {
             "Run as root: connecting needs write permission for the socket. In a container, SELinux or AppArmor must allow it too."
         }
-        Failure::Unreachable => "Set --pod-resources to the kubelet's socket.",
+        Failure::Unreachable => {
+            "Set --kubelet-root to the kubelet's root directory, or --pod-resources to its socket."
+        }
         Failure::OtherProgram => {
             "A program that is not the kubelet answers there: set --pod-resources to the kubelet's socket."
         }
@@ -114,7 +118,7 @@ fn pod_resources_advice(failure: Failure) -> &'static str {
 fn checkpoint_advice(error: CheckpointError) -> &'static str {
     match error {
         CheckpointError::Missing => {
-            "Mount the kubelet's directory device-plugins, or set --kubelet-dir; the kubelet writes its checkpoint with the first \
+            "Mount /var/lib/kubelet/device-plugins, or set --kubelet-dir; the kubelet writes its checkpoint with the first \
              plugin that registers."
         }
         CheckpointError::Unreadable(ErrorKind::PermissionDenied) => "Run as root to read the checkpoint.",
