@@ -70,10 +70,11 @@ impl Context {
     /// Fails if it does not build.
     pub fn c_library(&mut self, prefix: &Path) -> Result {
         self.need(C_LIBRARY)?;
-        let mut make = self.command("make");
-        make.args(["-s", "-C", "ffi", "install", "CARGOFLAGS=--quiet"]).arg(assignment("PREFIX=", prefix));
-        process::run(&mut make)
-            .map_err(|error| format!("cannot build and install the C library: {error}"))?;
+        process::run(self.command("make").args(["-s", "-C", "ffi", "CARGOFLAGS=--quiet"]))
+            .map_err(|error| format!("cannot build the C library: {error}"))?;
+        let mut install = self.command("make");
+        install.args(["-s", "-C", "ffi", "install"]).arg(assignment("PREFIX=", prefix));
+        process::run(&mut install).map_err(|error| format!("cannot install the C library: {error}"))?;
         self.set("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig"));
         self.set("LD_LIBRARY_PATH", prefix.join("lib"));
         // Go's build cache identifies a package by its files and flags, without C headers and the output of pkg-config.
