@@ -137,10 +137,17 @@ fn selection(select: Option<ValueSource>, pools: Option<ValueSource>) -> Selecti
 /// # Errors
 /// Standard output cannot be written.
 pub(crate) fn completions(shell: Shell) -> anyhow::Result<()> {
+    stdout::print(&completion_script(shell))
+}
+
+/// Returns the completion script of a shell.
+pub(crate) fn completion_script(shell: Shell) -> String {
     let mut script = Vec::new();
     // Into memory: clap_complete panics if it cannot write.
     clap_complete::generate(shell, &mut Cli::command(), "vfio-device-plugin", &mut script);
-    stdout::print(&String::from_utf8_lossy(&script))
+    // clap_complete 4.6.11 calls a command of a program with hyphens by two names in its script for bash, which then completes no
+    // options of commands (`bash::subcommand_details`).
+    String::from_utf8_lossy(&script).replace("vfio__subcmd__device__subcmd__plugin", "vfio__device__plugin")
 }
 
 /// Prints what [`Cli::read`] returned as an error. Help and the version are a result, on standard output; wrong usage is an error.
@@ -189,9 +196,7 @@ mod tests {
             assert!(page.contains(&format!("| `{}", command.get_name())), "{}", command.get_name());
         }
         for shell in Shell::value_variants() {
-            let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::command(), "vfio-device-plugin", &mut script);
-            let script = String::from_utf8(script).unwrap();
+            let script = completion_script(*shell);
             assert!(script.contains("cdi-dir") && script.contains("doctor"), "{shell}");
         }
     }

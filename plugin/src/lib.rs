@@ -81,6 +81,20 @@ pub fn main() -> ExitCode {
     code.into()
 }
 
+/// Returns the definition of the command line, for `examples/command_line_files.rs`.
+#[doc(hidden)]
+#[must_use]
+pub fn command_line() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
+/// Returns the completion script of a shell, for `examples/command_line_files.rs`.
+#[doc(hidden)]
+#[must_use]
+pub fn completion_script(shell: clap_complete::Shell) -> String {
+    cli::completion_script(shell)
+}
+
 /// Runs a command and returns the exit code.
 fn run(config: &Config, command: Command) -> anyhow::Result<u8> {
     match command {

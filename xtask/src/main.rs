@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use xtask::context::Context;
 use xtask::suites::{
-    cargo, cdi, ci, conformance, dependencies, fuzz, go, image, kubelets, lints, python, readme,
+    cargo, cdi, ci, command_line_files, conformance, dependencies, fuzz, go, image, kubelets, lints, python,
+    readme,
 };
 use xtask::{Result, process, verify, vm};
 
@@ -38,6 +39,13 @@ const TASKS: &[(&str, &str, Task)] = &[
     ("vm", "run tests or a command in a VM (tests/vm/run)", Task::Program(vm::vm)),
     ("model", "run the model's tests", Task::Suite(cargo::model)),
     ("rust-tests", "run the tests of all crates without the model's", Task::Suite(cargo::rust_tests)),
+    ("man", "write the man pages into a directory", Task::Suite(command_line_files::man)),
+    (
+        "completions",
+        "write the shell completion scripts into a directory",
+        Task::Suite(command_line_files::completions),
+    ),
+    ("command-line-files", "check man pages and completions", Task::Suite(command_line_files::check)),
     ("help-texts", "check the words of the programs' help texts", Task::Suite(lints::help_texts)),
     ("spelling", "check the spelling", Task::Suite(lints::spelling)),
     ("shell-scripts", "check the shell scripts", Task::Suite(lints::shell_scripts)),
@@ -48,7 +56,7 @@ fn main() -> ExitCode {
         std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let Some((name, arguments)) = arguments.split_first() else {
         process::print_line("usage: scripts/xtask TASK [ARGUMENT]...\n");
-        TASKS.iter().for_each(|(name, about, _)| process::print_line(format!("  {name:14}  {about}")));
+        TASKS.iter().for_each(|(name, about, _)| process::print_line(format!("  {name:18}  {about}")));
         return ExitCode::SUCCESS;
     };
     let Some((_, _, task)) = TASKS.iter().find(|(known, ..)| known == name) else {

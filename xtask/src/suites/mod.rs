@@ -3,6 +3,7 @@
 pub mod cargo;
 pub mod cdi;
 pub mod ci;
+pub mod command_line_files;
 pub mod conformance;
 pub mod dependencies;
 pub mod fuzz;

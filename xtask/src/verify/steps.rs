@@ -72,6 +72,7 @@ impl Step {
 
 use Need::Program;
 
+const MAN_PAGES: &[Need] = &[Program("groff", "groff-base"), Program("mandoc", "mandoc")];
 const BUILDAH: &[Need] = &[Program("buildah", "buildah")];
 const FUZZ: &[Need] = &[Program("g++", "g++")];
 const SHELLCHECK: &[Need] = &[Program("shellcheck", "shellcheck")];
@@ -94,6 +95,7 @@ pub const STEPS: &[Step] = &[
     check("API documentation", &["cargo", "doc", "--workspace", "--no-deps"]).environment(&[("RUSTDOCFLAGS", "-D warnings")]),
     check("programs", &["cargo", "build", "--workspace", "--bins", "--tests"]).then(programs_are_built),
     check("help texts", &["xtask", "help-texts"]),
+    count("man pages and completions", &["xtask", "command-line-files"]).needs(&[MAN_PAGES]),
     count("model", &["xtask", "model", "--nocapture"]),
     count("Rust tests", &["xtask", "rust-tests"]),
     count("Python module", &["xtask", "python"]),
