@@ -6,12 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::target::Target;
-use super::{epoch, licenses, remap};
-use crate::artifacts::assignment;
+use super::{epoch, licenses};
+use crate::artifacts::{assignment, remap};
 use crate::context::Context;
 use crate::packages::{C_LIBRARY, Need};
 use crate::scratch::Scratch;
-use crate::suites::command_line_files;
 use crate::{Result, process};
 
 /// The templates of control files, and the files of the service.
@@ -70,16 +69,18 @@ impl Builder<'_> {
             &self.source("vfio-device-plugin.service"),
             "usr/lib/systemd/system/vfio-device-plugin.service",
         )?;
-        package
-            .copy(&self.source("vfio-device-plugin.tmpfiles"), "usr/lib/tmpfiles.d/vfio-device-plugin.conf")?;
+        package.copy(
+            &self.source("vfio-device-plugin.tmpfiles"),
+            "usr/lib/tmpfiles.d/vfio-device-plugin.conf",
+        )?;
         let pages = self.work.join("man");
-        command_line_files::write(self.context, "man", &pages)?;
+        self.write_files("man", &pages)?;
         for page in process::entries(&pages) {
             let text = process::read(&page)?;
             package.add_compressed(text, &format!("usr/share/man/man1/{}", process::file_name(&page)))?;
         }
         let scripts = self.work.join("completions");
-        command_line_files::write(self.context, "completions", &scripts)?;
+        self.write_files("completions", &scripts)?;
         for (script, place) in [
             ("vfio-device-plugin.bash", "bash-completion/completions/vfio-device-plugin"),
             ("_vfio-device-plugin", "zsh/vendor-completions/_vfio-device-plugin"),
@@ -90,6 +91,13 @@ impl Builder<'_> {
         let notices = licenses::third_party(self.context, PLUGIN, &[], self.target, true)?;
         package.documents(&notices)?;
         package.build("")
+    }
+
+    /// Writes the man pages or the completion scripts into a directory.
+    fn write_files(&self, task: &str, directory: &Path) -> Result {
+        let mut xtask = self.context.command("scripts/xtask");
+        xtask.arg(task).arg(directory).env("SOURCE_DATE_EPOCH", epoch(self.context)?.to_string());
+        process::run(&mut xtask)
     }
 
     /// Builds the C library for the target and installs it in a directory.
@@ -256,10 +264,7 @@ impl<'a> Package<'a> {
                 .replace("@INSTALLED_SIZE@", &kibibytes(&files)?.to_string());
             let file = control.join(name);
             process::write(&file, text)?;
-            std::fs::set_permissions(
-                file,
-                PermissionsExt::from_mode(if is_script { 0o755 } else { 0o644 }),
-            )?;
+            std::fs::set_permissions(file, PermissionsExt::from_mode(if is_script { 0o755 } else { 0o644 }))?;
         }
         let package = builder.output.join(format!(
             "{}_{}_{}.deb",

@@ -108,8 +108,7 @@ fn manifests(metadata: &str) -> impl Iterator<Item = (String, PathBuf)> {
     let mut package = None;
     metadata.split("{\"name\":\"").filter_map(move |part| {
         let (name, rest) = part.split_once('"')?;
-        if let Some((version, _)) =
-            rest.strip_prefix(",\"version\":\"").and_then(|rest| rest.split_once('"'))
+        if let Some((version, _)) = rest.strip_prefix(",\"version\":\"").and_then(|rest| rest.split_once('"'))
         {
             package = Some(format!("{name} {version}"));
         }
@@ -144,7 +143,10 @@ fn standard_text(context: &Context, name: &str, license: &str) -> Result<String>
     let file = file.ok_or_else(|| {
         format!("the crate {name} has no license text, and {} has none of {license}", licenses.display())
     })?;
-    Ok(format!("The crate has no license text. This is the general text of its license.\n\n{}", read_text(&file)?))
+    Ok(format!(
+        "The crate has no license text. This is the general text of its license.\n\n{}",
+        read_text(&file)?
+    ))
 }
 
 fn documentation(context: &Context) -> Result<PathBuf> {
@@ -218,7 +220,10 @@ fn c_library(target: &Target) -> Result<Vec<Part>> {
     let gcc = copyright("libgcc-*-dev*")?;
     Ok(vec![
         Part { line: "GNU C Library: LGPL-2.1-or-later".into(), texts: vec![source.into(), glibc] },
-        Part { line: "GCC's libgcc and unwinder: GPL-3.0-or-later WITH GCC-exception-3.1".into(), texts: vec![gcc] },
+        Part {
+            line: "GCC's libgcc and unwinder: GPL-3.0-or-later WITH GCC-exception-3.1".into(),
+            texts: vec![gcc],
+        },
     ])
 }
 

@@ -95,8 +95,10 @@ pub fn release_date(context: &Context, version: &str) -> Result<String> {
     if date == "unreleased" || is_date(&date) {
         return Ok(date);
     }
-    Err(format!("CHANGELOG.md needs a heading \"## {version} - YYYY-MM-DD\" or \"## {version} - unreleased\"")
-        .into())
+    Err(format!(
+        "CHANGELOG.md needs a heading \"## {version} - YYYY-MM-DD\" or \"## {version} - unreleased\""
+    )
+    .into())
 }
 
 /// Returns whether a text is a date such as 2026-11-29.
