@@ -55,6 +55,9 @@ need_cc() {
     can_link || install libc6-dev
 }
 
+# has_std TARGET: whether Rust's standard library for the target is installed.
+has_std() { [ -d "$(rustc --print sysroot)/lib/rustlib/$1/lib" ]; }
+
 # need_cross_cc TARGET: the C compiler of another architecture, as cargo's linker for that target. Debian's names are GNU's.
 need_cross_cc() {
     case $1 in
