@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use xtask::context::Context;
 use xtask::release::{self, artefacts, versions};
 use xtask::suites::{
-    cargo, cdi, ci, command_line_files, conformance, dependencies, fuzz, go, image, kubelets, lints, python,
-    readme,
+    cargo, cdi, ci, command_line_files, conformance, dependencies, fuzz, go, image, kubelets, lints,
+    packages, python, readme,
 };
 use xtask::{Result, process, verify, vm};
 
@@ -47,6 +47,7 @@ const TASKS: &[(&str, &str, Task)] = &[
         Task::Suite(command_line_files::completions),
     ),
     ("command-line-files", "check man pages and completions", Task::Suite(command_line_files::check)),
+    ("packages", "install and use what users install [DIRECTORY]", Task::Suite(packages::packages)),
     ("deb", "build the Debian packages DIRECTORY [TARGET [PROGRAM]]", Task::Suite(release::build_packages)),
     ("licenses", "print THIRD-PARTY of PACKAGE for TARGET", Task::Suite(release::print_licenses)),
     ("versions", "check that all files name one version", Task::Suite(versions::versions)),

@@ -2,6 +2,7 @@
 
 pub mod cargo;
 pub mod cdi;
+pub(crate) mod chroot;
 pub mod ci;
 pub mod command_line_files;
 pub mod conformance;
@@ -11,5 +12,6 @@ pub mod go;
 pub mod image;
 pub mod kubelets;
 pub mod lints;
+pub mod packages;
 pub mod python;
 pub mod readme;
