@@ -180,7 +180,7 @@ fn bsd(context: &Context) -> Result<String> {
     ))
 }
 
-/// Rust's standard library, with the notices of what is in it.
+/// Rust's standard library, with the notices of its own dependencies.
 fn standard_library(context: &Context) -> Result<Part> {
     let version = process::output(context.command("rustc").arg("--version"))?;
     let number = version.split_whitespace().nth(1).ok_or("rustc prints no version")?;
