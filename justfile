@@ -76,8 +76,10 @@ fuzz *args:
 soak minutes="1":
     tests/soak/run {{ minutes }}
 
-# Builds what a release consists of: the image, the C library and the Python wheel.
-release:
-    deploy/build-image
-    make -C ffi
-    python3 -m pip wheel --no-deps --wheel-dir target/wheels ./python
+# Builds every artefact of a release of this commit in a directory, and lists them. Arguments after it are targets.
+release directory="target/release-artefacts" *targets:
+    scripts/xtask release {{ directory }} {{ targets }}
+
+# Builds the Debian packages, the source distribution and the crate, and uses them in a clean Debian.
+packages *args:
+    scripts/xtask packages {{ args }}

@@ -54,3 +54,18 @@ need_cc() {
     need cc gcc
     can_link || install libc6-dev
 }
+
+# has_std TARGET: whether Rust's standard library for the target is installed.
+has_std() { [ -d "$(rustc --print sysroot)/lib/rustlib/$1/lib" ]; }
+
+# need_cross_cc TARGET: the C compiler of another architecture, as cargo's linker for that target. Debian's names are GNU's.
+need_cross_cc() {
+    case $1 in
+        aarch64-*) need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu && need_file /usr/aarch64-linux-gnu/lib/libc.a libc6-dev-arm64-cross ;;
+        x86_64-*) need x86_64-linux-gnu-gcc gcc-x86-64-linux-gnu && need_file /usr/x86_64-linux-gnu/lib/libc.a libc6-dev-amd64-cross ;;
+        *) die "there is no recipe for a linker of $1; deploy/build-static knows aarch64 and x86_64" ;;
+    esac
+    local variable=CARGO_TARGET_${1^^}_LINKER
+    variable=${variable//-/_}
+    export "$variable=${!variable:-${1%%-*}-linux-gnu-gcc}"
+}

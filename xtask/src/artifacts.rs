@@ -1,5 +1,6 @@
 //! What the suites test: programs of the workspace, the installed C library and the Python wheel.
 
+use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -70,10 +71,11 @@ impl Context {
     /// Fails if it does not build.
     pub fn c_library(&mut self, prefix: &Path) -> Result {
         self.need(C_LIBRARY)?;
-        let mut make = self.command("make");
-        make.args(["-s", "-C", "ffi", "install", "CARGOFLAGS=--quiet"]).arg(assignment("PREFIX=", prefix));
-        process::run(&mut make)
-            .map_err(|error| format!("cannot build and install the C library: {error}"))?;
+        process::run(self.command("make").args(["-s", "-C", "ffi", "CARGOFLAGS=--quiet"]))
+            .map_err(|error| format!("cannot build the C library: {error}"))?;
+        let mut install = self.command("make");
+        install.args(["-s", "-C", "ffi", "install"]).arg(assignment("PREFIX=", prefix));
+        process::run(&mut install).map_err(|error| format!("cannot install the C library: {error}"))?;
         self.set("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig"));
         self.set("LD_LIBRARY_PATH", prefix.join("lib"));
         // Go's build cache identifies a package by its files and flags, without C headers and the output of pkg-config.
@@ -110,21 +112,43 @@ impl Context {
     /// Fails if the wheel does not build.
     pub fn wheel(&self, directory: &Path, mut run: impl FnMut(&mut Command) -> Result) -> Result {
         self.need(PYTHON)?;
-        let project = process::read(&self.top.join("python/pyproject.toml"))?;
-        let package = project.split('"').find(|word| word.starts_with("maturin=="));
-        let maturin =
-            self.pip_tool(package.ok_or("python/pyproject.toml names no maturin")?)?.join("maturin");
         run(self.command("python3").args(["-m", "venv"]).arg(directory.join("venv")))
             .map_err(|error| format!("cannot make a virtual environment: {error}"))?;
-        let mut build = self.command(maturin);
+        let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        let mut build = self.wheel_build(&triple)?;
+        run(build.arg("--out").arg(directory.join("wheels")))
+            .map_err(|error| format!("cannot build the wheel: {error}").into())
+    }
+
+    /// Returns the command that builds the wheel of a release for a target, without the directory to build in. Zig links it for
+    /// an old C library, so that it runs on every distribution that the tag in its name stands for.
+    ///
+    /// # Errors
+    ///
+    /// Fails if maturin cannot be installed.
+    pub fn wheel_build(&self, triple: &str) -> Result<Command> {
+        let programs = self.maturin()?;
+        let mut build = self.command(programs.join("maturin"));
         // A target directory of its own, because this library and the C ABI's are both called libvfio_probe.so. The interpreter
         // is always the same: with another one, cargo compiles PyO3 again.
         build.current_dir(self.top.join("python")).env("CARGO_TARGET_DIR", self.target.join("python"));
-        build
-            .args(["build", "--quiet", "--release", "--interpreter"])
-            .arg(self.find("python3").unwrap_or_default());
-        build.arg("--out").arg(directory.join("wheels"));
-        run(&mut build).map_err(|error| format!("cannot build the wheel: {error}").into())
+        build.env("CARGO_ZIGBUILD_PYTHON_PATH", programs.join("python"));
+        build.env("CARGO_ENCODED_RUSTFLAGS", remap(self));
+        let tag = if triple.ends_with("-musl") { "musllinux_1_2" } else { "manylinux2014" };
+        build.args(["build", "--quiet", "--locked", "--release", "--zig", "--compatibility", tag]);
+        build.args(["--target", triple, "--interpreter"]).arg(self.find("python3").unwrap_or_default());
+        Ok(build)
+    }
+
+    /// Installs the maturin that pyproject.toml names, with zig, and returns the directory of its programs.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be installed.
+    pub fn maturin(&self) -> Result<PathBuf> {
+        let project = process::read(&self.top.join("python/pyproject.toml"))?;
+        let package = project.split('"').find(|word| word.starts_with("maturin[zig]=="));
+        self.pip_tool(package.ok_or("python/pyproject.toml names no maturin with zig")?)
     }
 
     /// Returns a command that installs the wheel of DIRECTORY, and nothing else, in a virtual environment.
@@ -137,10 +161,32 @@ impl Context {
     }
 }
 
+/// Returns flags of rustc, as `CARGO_ENCODED_RUSTFLAGS` has them, that keep the directories of this host out of libraries.
+#[must_use]
+pub fn remap(context: &Context) -> OsString {
+    let home = context.get("HOME").unwrap_or_default();
+    let cargo = context.get("CARGO_HOME").filter(|value| !value.is_empty());
+    let cargo = cargo.map_or_else(|| Path::new(&home).join(".cargo"), Into::into);
+    let mut flags = OsString::new();
+    // rustc uses the last prefix that fits.
+    for (from, to) in
+        [(&cargo, "/cargo"), (&context.top, "/vfio-probe"), (&context.target, "/vfio-probe/target")]
+    {
+        if !flags.is_empty() {
+            flags.push("\u{1f}");
+        }
+        flags.push("--remap-path-prefix=");
+        flags.push(from);
+        flags.push("=");
+        flags.push(to);
+    }
+    flags
+}
+
 /// Returns an argument of make such as PREFIX=/usr.
 #[must_use]
-pub fn assignment(name: &str, value: &Path) -> std::ffi::OsString {
-    let mut argument = std::ffi::OsString::from(name);
+pub fn assignment(name: &str, value: &Path) -> OsString {
+    let mut argument = OsString::from(name);
     argument.push(value);
     argument
 }

@@ -10,6 +10,7 @@ pub mod log;
 pub mod node;
 pub mod packages;
 pub mod process;
+pub mod release;
 pub mod scratch;
 pub mod suite;
 pub mod suites;

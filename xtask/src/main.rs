@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use xtask::context::Context;
+use xtask::release::{self, artefacts, versions};
 use xtask::suites::{
     cargo, cdi, chart, ci, command_line_files, conformance, dependencies, fuzz, go, image, kubelets, lints,
-    monitoring, python, readme,
+    monitoring, packages, python, readme,
 };
 use xtask::{Result, process, verify, vm};
 
@@ -49,6 +50,11 @@ const TASKS: &[(&str, &str, Task)] = &[
         Task::Suite(command_line_files::completions),
     ),
     ("command-line-files", "check man pages and completions", Task::Suite(command_line_files::check)),
+    ("packages", "install and use what users install [DIRECTORY]", Task::Suite(packages::packages)),
+    ("deb", "build the Debian packages DIRECTORY [TARGET [PROGRAM]]", Task::Suite(release::build_packages)),
+    ("licenses", "print THIRD-PARTY of PACKAGE for TARGET", Task::Suite(release::print_licenses)),
+    ("versions", "check that all files name one version", Task::Suite(versions::versions)),
+    ("release", "build every artefact in DIRECTORY [TARGET]...", Task::Suite(artefacts::release)),
     ("help-texts", "check the words of the programs' help texts", Task::Suite(lints::help_texts)),
     ("spelling", "check the spelling", Task::Suite(lints::spelling)),
     ("shell-scripts", "check the shell scripts", Task::Suite(lints::shell_scripts)),

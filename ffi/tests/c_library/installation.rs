@@ -19,6 +19,10 @@ pub(crate) fn trials(library: &Arc<Library>) -> Vec<Trial> {
         test("pkg_config_finds_an_installed_tree_after_a_move", pkg_config_after_move),
         test("install_refuses_a_relative_prefix_and_one_with_spaces", refuses_invalid_prefix),
         test("install_honours_variables_and_uninstall_removes_all", installs_every_file),
+        test("install_runs_no_cargo", install_runs_no_cargo),
+        test("install_before_a_build_says_run_make_first", install_before_a_build),
+        test("install_for_another_target_refuses_this_hosts_library", install_for_another_target),
+        test("install_removes_the_file_of_the_version_before", removes_older_version),
         test("shared_library_exports_exactly_the_functions_of_the_header", exports_only_vfp),
         test("shared_library_does_not_need_python", needs_no_python),
         test("soname_has_the_abi_number_and_few_libraries_are_needed", has_soname_and_few_libraries),
@@ -39,7 +43,7 @@ impl Installed {
 }
 
 fn pkg_config_after_move(installed: &Installed, log: &mut Log) -> Result {
-    log.run(&mut installed.make(&["install", "CARGOFLAGS=--quiet", "PREFIX=/opt/here"], "moved"))?;
+    log.run(&mut installed.make(&["install", "PREFIX=/opt/here"], "moved"))?;
     let moved = installed.work.join("moved/opt/here");
     let mut pkg_config = installed.context.command("pkg-config");
     pkg_config.env("PKG_CONFIG_PATH", moved.join("lib/pkgconfig"));
@@ -61,7 +65,7 @@ fn refuses_invalid_prefix(installed: &Installed, _: &mut Log) -> Result {
 fn installs_every_file(installed: &Installed, log: &mut Log) -> Result {
     let words = ["PREFIX=/usr", "LIBDIR=/usr/lib/somewhere"];
     let stage = installed.work.join("stage");
-    let make = |target| installed.make(&[target, "CARGOFLAGS=--quiet", words[0], words[1]], "stage");
+    let make = |target| installed.make(&[target, words[0], words[1]], "stage");
     log.run(&mut make("install"))?;
     let library = "/usr/lib/somewhere/libvfio_probe";
     let versioned = format!("{library}.so.{}", installed.version);
@@ -86,6 +90,61 @@ fn installs_every_file(installed: &Installed, log: &mut Log) -> Result {
     }
     log.run(&mut make("uninstall"))?;
     ensure(files(&stage).is_empty(), &format!("uninstall leaves {:?}", files(&stage)))
+}
+
+/// Under sudo there may be no cargo on PATH.
+fn install_runs_no_cargo(installed: &Installed, log: &mut Log) -> Result {
+    log.run(&mut installed.make(&["install", "CARGO=/no/such/cargo"], "no-cargo"))?;
+    let library = installed.work.join("no-cargo/usr/local/lib/libvfio_probe.so");
+    ensure(library.exists(), "the library was not installed")
+}
+
+/// Runs `make install` with the words and the environment, and expects it to fail with a text and to write nothing.
+fn refuses(installed: &Installed, words: &[&str], environment: (&str, &Path), expected: &str) -> Result {
+    let mut words = words.to_vec();
+    words.push("install");
+    let output = installed.make(&words, "not-built").env(environment.0, environment.1).output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure(!output.status.success(), "make install succeeds")?;
+    ensure(error.contains(expected), &error)?;
+    ensure(!installed.work.join("not-built").exists(), "make install has written something")
+}
+
+fn install_before_a_build(installed: &Installed, _: &mut Log) -> Result {
+    let empty = ("CARGO_TARGET_DIR", &*installed.work.join("empty"));
+    refuses(installed, &[], empty, "run make first, then make install")
+}
+
+fn install_for_another_target(installed: &Installed, _: &mut Log) -> Result {
+    let triple = "riscv64gc-unknown-linux-gnu";
+    let expected = format!("run make with CARGO_BUILD_TARGET={triple} first");
+    refuses(installed, &[], ("CARGO_BUILD_TARGET", Path::new(triple)), &expected)?;
+    refuses(installed, &[&format!("CARGO_BUILD_TARGET={triple}")], ("LANG", Path::new("C")), &expected)
+}
+
+fn removes_older_version(installed: &Installed, log: &mut Log) -> Result {
+    let lib = installed.work.join("upgraded/usr/local/lib");
+    std::fs::create_dir_all(&lib)?;
+    // An older version of this ABI, and one of an older ABI, whose programs still need it.
+    for (link, file) in
+        [("libvfio_probe.so.1", "libvfio_probe.so.0.0.9"), ("libvfio_probe.so.0", "libvfio_probe.so.0.0.1")]
+    {
+        std::fs::write(lib.join(file), "")?;
+        std::os::unix::fs::symlink(file, lib.join(link))?;
+    }
+    log.run(&mut installed.make(&["install"], "upgraded"))?;
+    let names: Vec<String> = entries(&lib).iter().map(|path| file_name(path)).collect();
+    let current = format!("libvfio_probe.so.{}", installed.version);
+    let expected = [
+        "libvfio_probe.a",
+        "libvfio_probe.so",
+        "libvfio_probe.so.0",
+        "libvfio_probe.so.0.0.1",
+        &current,
+        "libvfio_probe.so.1",
+        "pkgconfig",
+    ];
+    same(&names.join(" "), &expected.join(" "))
 }
 
 /// Returns all files and links below a directory, sorted.

@@ -71,6 +71,9 @@ pub fn go(context: &mut Context, _: &[String]) -> Result<bool> {
     static_agent.env("VFIO_PROBE_AGENT", &agent);
     suite.count("static agent", static_agent);
     let calls = work.join("calls");
+    suite.check("a build without cgo names the cause", |log| without_cgo(context, log));
+    suite
+        .check("a build without the library names docs/go.md's package", |log| without_library(context, log));
     suite.check("program that measures calls", |log| {
         log.run(command(context, PACKAGE, &[&["build", "-o"]]).arg(&calls).arg("./internal/calls"))
     });
@@ -113,6 +116,41 @@ fn needs_no_libraries(context: &Context, log: &mut Log, programs: &[&PathBuf]) -
         ensure(found.is_none(), &format!("{}: {}", program.display(), found.unwrap_or_default()))?;
     }
     Ok(())
+}
+
+/// Builds the example, expects a failure and returns what Go prints.
+fn fails_to_build(log: &mut Log, build: &mut Command) -> Result<String> {
+    let output = build.args(["build", "-o", "/dev/null", "./examples/list"]).output()?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    log.say(&text);
+    ensure(!output.status.success(), "the build succeeds")?;
+    Ok(text)
+}
+
+fn without_cgo(context: &Context, log: &mut Log) -> Result {
+    let text = fails_to_build(log, command(context, PACKAGE, &[]).env("CGO_ENABLED", "0"))?;
+    let errors: Vec<&str> = text.lines().filter(|line| line.contains(".go:")).collect();
+    ensure(
+        errors.len() == 1 && text.contains("needs_cgo__install_a_C_compiler"),
+        "this is not one error that names cgo",
+    )
+}
+
+/// docs/go.md explains this error by a text in it.
+fn without_library(context: &Context, log: &mut Log) -> Result {
+    let mut build = command(context, PACKAGE, &[]);
+    let text = fails_to_build(
+        log,
+        build.env("PKG_CONFIG_LIBDIR", "/no/such/directory").env_remove("PKG_CONFIG_PATH"),
+    )?;
+    let page = process::read(&context.top.join("docs/go.md"))?;
+    for part in ["Package vfio-probe was not found in the pkg-config search path", "libvfio-probe-dev"] {
+        ensure(page.contains(part), &format!("docs/go.md does not have {part:?}"))?;
+    }
+    ensure(
+        text.contains("Package vfio-probe was not found in the pkg-config search path"),
+        "pkg-config prints another error",
+    )
 }
 
 /// Runs the first program of docs/go.md in a module of its own.

@@ -3,6 +3,7 @@
 pub mod cargo;
 pub mod cdi;
 pub mod chart;
+pub(crate) mod chroot;
 pub mod ci;
 pub mod command_line_files;
 pub mod conformance;
@@ -13,5 +14,6 @@ pub mod image;
 pub mod kubelets;
 pub mod lints;
 pub mod monitoring;
+pub mod packages;
 pub mod python;
 pub mod readme;

@@ -40,6 +40,14 @@ pub fn python(context: &mut Context, arguments: &[String]) -> Result<bool> {
         return Ok(suite.end());
     }
     suite.check("one wheel for all CPythons", |log| module.is_one_abi3_wheel(log));
+    suite.check("auditwheel: the wheel needs glibc 2.17 at most", |log| module.fits_its_tag(log));
+    suite.check("twine check", |log| {
+        log.run(context.command(module.bin.join("twine")).args(["check", "--strict"]).args(module.wheels()))
+    });
+    suite.check("abi3audit", |log| {
+        log.run(context.command(module.bin.join("abi3audit")).arg("--strict").args(module.wheels()))
+    });
+    suite.check("the wheel has license, URLs and command", |log| module.has_metadata(log));
     suite.check("the wheel exports its entry point only", |log| module.exports_its_entry_point_only(log));
     for (version, python) in module.other_pythons()? {
         suite.check(&format!("the wheel on CPython {version}"), |log| module.works_on(&python, log));
@@ -102,9 +110,38 @@ impl Module<'_> {
         log.run(self.context.command(self.bin.join("pip")).args(["install", "--quiet"]).args(names))
     }
 
+    fn wheels(&self) -> Vec<PathBuf> {
+        process::entries(&self.work.join("wheels"))
+    }
+
+    /// The name of the wheel promises a C library. auditwheel looks up which one its symbols need.
+    fn fits_its_tag(&self, log: &mut Log) -> Result {
+        // Without variables of the environment: it colours and shortens lines by the terminal.
+        let mut auditwheel = self.context.command(self.bin.join("auditwheel"));
+        let text = log.output(auditwheel.arg("show").args(self.wheels()))?;
+        let tag = format!("\"manylinux_2_17_{}\"", std::env::consts::ARCH);
+        ensure(text.contains(&tag), &format!("the wheel does not fit {tag}"))
+    }
+
+    fn has_metadata(&self, log: &mut Log) -> Result {
+        let program = "from importlib.metadata import metadata, entry_points, files; m = metadata('vfio-probe');
+print(m['License-Expression'], m['Author'], sorted(u.split(',')[0] for u in m.get_all('Project-URL')))
+print([f.name for f in files('vfio-probe') if f.name == 'LICENSE'], [e.name for e in entry_points(group='console_scripts')])
+print(len(m.get_payload()) > 500, m['Keywords'])";
+        let text = log.output(self.context.command(self.bin.join("python")).args(["-c", program]))?;
+        for part in [
+            "Apache-2.0 The vfio-probe authors ['Changelog', 'Documentation', 'Source']",
+            "['LICENSE']",
+            "'vfio-probe'",
+            "True gpu",
+        ] {
+            ensure(text.contains(part), &format!("the metadata has no {part}"))?;
+        }
+        log.run(self.context.command(self.bin.join("vfio-probe")).args(["--root", "/", "list"]))
+    }
+
     fn is_one_abi3_wheel(&self, log: &mut Log) -> Result {
-        let wheels: Vec<String> =
-            process::entries(&self.work.join("wheels")).iter().map(|path| process::file_name(path)).collect();
+        let wheels: Vec<String> = self.wheels().iter().map(|path| process::file_name(path)).collect();
         log.say(&wheels.join("\n"));
         match wheels.as_slice() {
             [name]

@@ -75,6 +75,11 @@ use Need::Program;
 const MAN_PAGES: &[Need] = &[Program("groff", "groff-base"), Program("mandoc", "mandoc")];
 const BUILDAH: &[Need] = &[Program("buildah", "buildah")];
 const FUZZ: &[Need] = &[Program("g++", "g++")];
+const PACKAGES: &[Need] = &[
+    Program("lintian", "lintian"),
+    Program("debootstrap", "debootstrap"),
+    Program("dpkg-shlibdeps", "dpkg-dev"),
+];
 const SHELLCHECK: &[Need] = &[Program("shellcheck", "shellcheck")];
 const UNSHARE: &[Need] = &[Program("unshare", "util-linux")];
 
@@ -111,6 +116,7 @@ pub const STEPS: &[Step] = &[
     check("cost of calls", &["xtask", "cost"]).needs(&[C_LIBRARY]).full(),
     count("image", &["xtask", "image"]).needs(&[BUILDAH]).full(),
     count("chart", &["xtask", "chart"]).full(),
+    count("packages", &["xtask", "packages"]).needs(&[C_LIBRARY, PACKAGES]).full(),
     count("plugin with two kubelets", &["xtask", "kubelets"]).needs(&[UNSHARE]).full(),
     check("Go code of the kubelets", &["xtask", "kubelet-lint"]).full(),
     count("plugin in a VM with VFIO", &["xtask", "vm"]).needs(&[C_LIBRARY, VM]).full(),
