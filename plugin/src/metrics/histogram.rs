@@ -42,8 +42,8 @@ pub(super) struct HistogramValues {
     pub(super) sum: f64,
     /// The number of durations.
     pub(super) count: u64,
-    /// The upper limit of each bucket in seconds, and its count; not cumulative. Durations above all limits are in `count` alone.
-    pub(super) buckets: [(f64, u64); LIMITS.len()],
+    /// The upper limit of each bucket in seconds, and its count; not cumulative. The last limit is infinity.
+    pub(super) buckets: [(f64, u64); LIMITS.len() + 1],
 }
 
 impl Histogram {
@@ -61,9 +61,9 @@ impl Histogram {
     pub(super) fn values(&self) -> HistogramValues {
         let seconds = |nanos: u64| Duration::from_nanos(nanos).as_secs_f64();
         let counts = self.counts.each_ref().map(|count| count.load(Ordering::Relaxed));
-        let mut buckets = LIMITS.map(|limit| (seconds(limit), 0));
-        for (bucket, count) in buckets.iter_mut().zip(counts) {
-            bucket.1 = count;
+        let mut buckets = counts.map(|count| (f64::INFINITY, count));
+        for (bucket, limit) in buckets.iter_mut().zip(LIMITS) {
+            bucket.0 = seconds(limit);
         }
         let count = counts.iter().sum();
         HistogramValues { sum: seconds(self.sum.load(Ordering::Relaxed)), count, buckets }
@@ -82,7 +82,7 @@ mod tests {
         }
         let values = histogram.values();
         let filled: Vec<(f64, u64)> = values.buckets.into_iter().filter(|(_, count)| *count > 0).collect();
-        assert_eq!(filled, [(0.00001, 2), (0.000025, 1), (5.0, 1)]);
+        assert_eq!(filled, [(0.00001, 2), (0.000025, 1), (5.0, 1), (f64::INFINITY, 1)]);
         assert_eq!(values.count, 5);
         assert!((values.sum - 10.000_020_002).abs() < 1e-9, "{}", values.sum);
     }
