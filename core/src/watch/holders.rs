@@ -312,6 +312,11 @@ impl KnownHolders {
         self.searcher.send(self.wanted(monitor), now);
     }
 
+    /// Returns when the search must be looked after. None if the regular passes suffice.
+    pub(super) fn next_start(&self) -> Option<Instant> {
+        self.searcher.starts_at()
+    }
+
     fn wanted(&self, monitor: &Monitor) -> Wanted {
         let mut wanted = Wanted {
             groups: monitor.watched_groups().collect(),
