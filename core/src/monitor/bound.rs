@@ -200,6 +200,7 @@ impl BoundDevices {
         for tracked in &mut self.devices {
             tracked.seen = false;
         }
+        pass.scratch.numa_nodes.clear();
         let listed = std::mem::take(&mut pass.scratch.listed);
         self.devices.reserve(listed.len().saturating_sub(self.devices.len()));
         let mut changed = refresh;
@@ -273,7 +274,7 @@ impl BoundDevices {
     /// Reads the record of a listed device. Returns none if that fails; a known device keeps its
     /// old record then.
     fn read(&mut self, bound: Bound, detail: Detail, pass: &mut Pass<'_>) -> Option<Device> {
-        match pass.root.device(bound.id, detail) {
+        match pass.root.device_with(bound.id, detail, &mut pass.scratch.numa_nodes) {
             Ok(device) => Some(Device { cdev: bound.cdev, ..device }),
             // The device was removed between listing and reading. That is no error; the next pass
             // lists again.
