@@ -312,7 +312,7 @@ impl KnownHolders {
         self.searcher.send(self.wanted(monitor), now);
     }
 
-    /// Returns when the search must be looked after. None if the regular passes suffice.
+    /// Returns when a pass must start the thread of the search. None if it runs.
     pub(super) fn next_start(&self) -> Option<Instant> {
         self.searcher.starts_at()
     }
