@@ -8,6 +8,7 @@ use crate::id::{DeviceId, PciAddress, Uuid};
 use crate::root::{Buffer, KeptDirectory, Root};
 use crate::text::DriverName;
 use rustix::io::Errno;
+use std::io::Write;
 
 /// A bound device as listed, before its record is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,7 +74,8 @@ impl Root {
     /// sysfs does not soon reuse an inode number (`__kernfs_new_node` allocates them cyclically).
     /// So the same entries mean the same devices, and the check needs one system call for the
     /// directory instead of one for each device. `entries` stays empty if the directory does not
-    /// exist, or if it contains an entry that the kernel would not create.
+    /// exist, or if it contains an entry that the kernel would not create. [`Root::bound_entry`]
+    /// reads one entry.
     pub(crate) fn bound_entries(
         &self,
         class: &mut KeptDirectory,
@@ -84,13 +86,28 @@ impl Root {
         let mut odd = false;
         let listed = class.list(self, format_args!("sys/class/vfio-dev"), buffer, |name, inode| {
             match class_number(name) {
-                Some(number) => entries.push((number, inode)),
-                None => odd = true,
+                // The name must follow from the number: not `vfio07`.
+                Some(number) if name.len() == "vfio".len() + decimal_digits(number) => {
+                    entries.push((number, inode));
+                }
+                _ => odd = true,
             }
         });
         if odd || listed.is_err() {
             entries.clear();
         }
+    }
+
+    /// Reads the entry `vfioN` of this number in /sys/class/vfio-dev. Needs one system call.
+    pub(crate) fn bound_entry(&self, number: u32) -> Result<Bound> {
+        let mut name = [0; 16];
+        let mut rest = &mut name[..];
+        // `vfio` and ten digits at most.
+        let length = match write!(rest, "vfio{number}") {
+            Ok(()) => 16 - rest.len(),
+            Err(_) => 0,
+        };
+        self.class_entry(name.get(..length).unwrap_or_default(), &mut [0; 512])
     }
 
     /// Reads one entry, as in `vfio0 -> ../../devices/pci0000:00/0000:00:02.0/vfio-dev/vfio0`. The
@@ -158,4 +175,9 @@ impl Root {
 /// Returns N of an entry `vfioN`. None if the name has another form.
 pub(crate) fn class_number(name: &[u8]) -> Option<u32> {
     std::str::from_utf8(name.strip_prefix(b"vfio")?).ok()?.parse().ok()
+}
+
+/// Returns the number of digits that a number has in decimal.
+fn decimal_digits(number: u32) -> usize {
+    number.checked_ilog10().map_or(1, |exponent| exponent as usize + 1)
 }

@@ -90,7 +90,8 @@ pub(crate) fn read_seed<T, S: for<'de> DeserializeSeed<'de, Value = T>>(
     seed: S,
 ) -> Result<T, JsonError> {
     let mut reader = Bounded::new(from, limits);
-    let mut json = Deserializer::from_reader(BufReader::with_capacity(CHUNK, &mut reader));
+    let chunk = usize::try_from(limits.bytes).map_or(CHUNK, |bytes| bytes.clamp(1, CHUNK));
+    let mut json = Deserializer::from_reader(BufReader::with_capacity(chunk, &mut reader));
     let value = seed.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
     drop(json);
     match (reader.over, value) {

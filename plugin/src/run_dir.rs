@@ -59,16 +59,18 @@ impl RunDir {
     /// # Errors
     /// As [`create_directories`].
     pub(crate) fn create(&self) -> Result<()> {
-        create_directories(&self.path)?;
-        self.check_owner();
+        if !self.check_owner() {
+            create_directories(&self.path)?;
+            self.check_owner();
+        }
         Ok(())
     }
 
     /// Records if other users can change the directory. The plugin uses it nevertheless: it follows no link in it, and uses no file
-    /// of another user.
-    fn check_owner(&self) {
+    /// of another user. Returns whether the directory exists.
+    fn check_owner(&self) -> bool {
         const STICKY: u32 = 0o1000;
-        let Ok(metadata) = std::fs::metadata(&self.path) else { return };
+        let Ok(metadata) = std::fs::metadata(&self.path) else { return false };
         let (user, mode) = (metadata.uid(), metadata.mode());
         let (code, about) = (ProblemCode::RunDirShared, self.path.display());
         let text = if !is_trusted(user) {
@@ -77,11 +79,12 @@ impl RunDir {
             format!("has mode {:04o}, so other users can remove the plugin's state files", mode & 0o7777)
         } else {
             self.problems.end(code, about);
-            return;
+            return metadata.is_dir();
         };
         if self.problems.begin(code, &about, &text) {
             tracing::warn!(run_dir = %about, problem = text, "run directory is shared with other users");
         }
+        metadata.is_dir()
     }
 }
 

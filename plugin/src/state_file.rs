@@ -9,7 +9,7 @@
 //! that the kernel cannot read.
 
 use crate::bounded_json::{self, JsonError, JsonLimits};
-use crate::files::{Links, Waited, is_on_disk, open, read_all, replace, set_aside, within};
+use crate::files::{Links, Waited, is_on_disk, open, read_all, replace_on, set_aside, within};
 use crate::problems::{ProblemCode, Problems};
 use crate::run_dir::{RunDir, is_trusted};
 use rustix::io::Errno;
@@ -41,6 +41,8 @@ pub(crate) struct StateFile {
     path: PathBuf,
     /// What this process wrote last. None before the first write and after a failed one.
     written: Option<Vec<u8>>,
+    /// What this process has read, until its first write: the same content need not be written again.
+    read: Option<Vec<u8>>,
     /// Whether the file has content that could be neither read nor kept aside, so that it must not be written.
     is_stuck: bool,
     /// A write that has not ended in time.
@@ -69,6 +71,7 @@ impl StateFile {
             run_dir: run_dir.clone(),
             path: run_dir.file(name),
             written: None,
+            read: None,
             is_stuck: false,
             late: None,
         }
@@ -81,8 +84,9 @@ impl StateFile {
     /// The file cannot be read now and may be read later: the kernel is out of descriptors or memory, or the file could not be kept
     /// aside. The caller must not write the file before it was read.
     pub(crate) fn read_versioned<T: DeserializeOwned>(&mut self, version: u32) -> Result<Option<T>> {
+        let content = self.try_read(version);
         let (code, file) = (ProblemCode::StateFileUnread, self.path.display());
-        match self.try_read(version) {
+        match content {
             Ok(content) => {
                 self.run_dir.problems.end(code, file);
                 Ok(content)
@@ -118,9 +122,13 @@ impl StateFile {
     }
 
     /// Reads the file, and keeps it aside if it cannot be used.
-    fn try_read<T: DeserializeOwned>(&self, version: u32) -> Result<Option<T>> {
+    fn try_read<T: DeserializeOwned>(&mut self, version: u32) -> Result<Option<T>> {
         let content = match self.read_bytes() {
-            Ok(text) => decode_versioned(&text, version).map(Some).map_err(|error| invalid(&error)),
+            Ok(text) => {
+                let content = decode_versioned(&text, version).map(Some).map_err(|error| invalid(&error));
+                self.read = content.is_ok().then_some(text);
+                content
+            }
             // In a run directory that is none, there is no file either.
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(error),
@@ -204,9 +212,13 @@ impl StateFile {
         if self.written.as_ref() == Some(&text) {
             return Ok(false);
         }
+        if self.read.take().as_ref() == Some(&text) {
+            self.written = Some(text);
+            return Ok(false);
+        }
         let is_on_disk = is_on_disk(self.path.parent().unwrap_or(Path::new("/")));
         let (run_dir, path, content) = (self.run_dir.clone(), self.path.clone(), text.clone());
-        let write = move || create_and_replace(&run_dir, &path, &content);
+        let write = move || create_and_replace(&run_dir, is_on_disk, &path, &content);
         match if is_on_disk { within(DISK, write) } else { Waited::Done(write()) } {
             Waited::Done(result) => result?,
             Waited::Late(receiver) => {
@@ -230,12 +242,12 @@ impl StateFile {
 }
 
 /// Replaces a state file.
-fn create_and_replace(run_dir: &RunDir, path: &Path, content: &[u8]) -> Result<()> {
-    match replace(path, content, MODE) {
+fn create_and_replace(run_dir: &RunDir, is_on_disk: bool, path: &Path, content: &[u8]) -> Result<()> {
+    match replace_on(is_on_disk, path, content, MODE) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             // The first write of this boot, before anything else has made the run directory.
             run_dir.create()?;
-            replace(path, content, MODE)
+            replace_on(is_on_disk, path, content, MODE)
         }
         result => result,
     }

@@ -6,7 +6,7 @@ mod vgpu_type;
 use crate::id::{DeviceId, GroupId, PciAddress};
 use crate::text::{DriverName, Text};
 
-pub(crate) use record::{optional, parse_decimal};
+pub(crate) use record::{NumaNodes, optional, parse_decimal};
 
 /// The record of one device as sysfs describes it. `Copy`, without heap.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

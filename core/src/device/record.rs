@@ -60,6 +60,47 @@ pub(crate) fn optional<T>(result: std::result::Result<T, Errno>) -> std::result:
     }
 }
 
+/// Reads the NUMA node of a function.
+type NumaNode<'a> = &'a mut dyn FnMut(PciAddress) -> Result<Option<u16>>;
+
+/// Bit of /proc/sys/kernel/tainted that a write to a function's `numa_node` sets
+/// (`TAINT_FIRMWARE_WORKAROUND` in `numa_node_store`, drivers/pci/pci-sysfs.c).
+const NUMA_NODE_WRITTEN: u64 = 1 << 11;
+
+/// The NUMA nodes of functions that are read together.
+///
+/// A function has the node of its bus (`pcibus_to_node` in `pci_device_add`), so one read serves all
+/// functions of a bus, such as the virtual functions of a network adapter. An administrator can set
+/// the node of one function, which the kernel marks. Then each function is read.
+#[derive(Debug, Default)]
+pub(crate) struct NumaNodes {
+    /// Domain, number and node of each bus that was read.
+    buses: Vec<(u32, u8, Option<u16>)>,
+    /// Whether no node was written. None if that was not read.
+    unwritten: Option<bool>,
+}
+
+impl NumaNodes {
+    /// Forgets all nodes. Keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        self.buses.clear();
+        self.unwritten = None;
+    }
+
+    /// Returns the node of a function. None if the kernel does not know it.
+    fn of(&mut self, root: &Root, address: PciAddress) -> Result<Option<u16>> {
+        let PciAddress { domain, bus, .. } = address;
+        let known = self.buses.iter().rev().find(|(of, number, _)| (*of, *number) == (domain, bus));
+        if let Some(&(.., node)) = known {
+            let unwritten = *self.unwritten.get_or_insert_with(|| root.numa_nodes_are_unwritten());
+            return if unwritten { Ok(node) } else { root.numa_node(address) };
+        }
+        let node = root.numa_node(address)?;
+        self.buses.push((domain, bus, node));
+        Ok(node)
+    }
+}
+
 impl Root {
     /// Returns whether a device exists, bound or not. Needs one system call.
     #[must_use]
@@ -74,14 +115,28 @@ impl Root {
     /// The device does not exist, cannot be read, or an attribute has content that the kernel would
     /// not write. The error names the device and the attribute.
     pub fn device(&self, id: DeviceId, detail: Detail) -> Result<Device> {
+        self.device_of(id, detail, |address| self.numa_node(address))
+    }
+
+    /// As [`Root::device`], for one of many devices that are read together.
+    pub(crate) fn device_with(&self, id: DeviceId, detail: Detail, nodes: &mut NumaNodes) -> Result<Device> {
+        self.device_of(id, detail, |address| nodes.of(self, address))
+    }
+
+    fn device_of(
+        &self,
+        id: DeviceId,
+        detail: Detail,
+        mut numa_node: impl FnMut(PciAddress) -> Result<Option<u16>>,
+    ) -> Result<Device> {
         match id {
-            DeviceId::Pci(address) => self.pci_function(address, detail),
-            DeviceId::Mdev(_) => self.mdev(id),
+            DeviceId::Pci(address) => self.pci_function(address, detail, &mut numa_node),
+            DeviceId::Mdev(_) => self.mdev(id, &mut numa_node),
         }
         .map_err(|error| error.of_device(id))
     }
 
-    fn pci_function(&self, address: PciAddress, detail: Detail) -> Result<Device> {
+    fn pci_function(&self, address: PciAddress, detail: Detail, numa_node: NumaNode<'_>) -> Result<Device> {
         let mut buffer = [0; PAGE];
         let at = |errno, what| Error::system(errno, what);
         let uevent = self
@@ -91,7 +146,7 @@ impl Root {
         let (vendor, device) = uevent.id.ok_or(Error::malformed("uevent"))?;
         let class = uevent.class.ok_or(Error::malformed("uevent"))?;
         let group = self.group_of(format_args!("sys/bus/pci/devices/{address}/iommu_group"))?;
-        let numa_node = self.numa_node(address)?;
+        let numa_node = numa_node(address)?;
         let parent = match detail {
             Detail::Identity => None,
             Detail::Full => self.physical_function(address)?,
@@ -121,7 +176,7 @@ impl Root {
         })
     }
 
-    fn mdev(&self, id: DeviceId) -> Result<Device> {
+    fn mdev(&self, id: DeviceId, numa_node: NumaNode<'_>) -> Result<Device> {
         let mut buffer = [0; PAGE];
         let at = |errno, what| Error::system(errno, what);
         // ../../../devices/pci0000:00/0000:00:02.0/<uuid>: the device's directory is inside that of
@@ -130,7 +185,8 @@ impl Root {
             .link(format_args!("sys/bus/mdev/devices/{id}"), &mut buffer)
             .map_err(|errno| at(errno, "mdev link"))?;
         let parent = link.rsplit(|&byte| byte == b'/').nth(1).and_then(PciAddress::parse);
-        let of_parent = parent.map(|address| self.pci_function(address, Detail::Identity)).transpose()?;
+        let of_parent =
+            parent.map(|address| self.pci_function(address, Detail::Identity, numa_node)).transpose()?;
         let driver = optional(self.link(format_args!("sys/bus/mdev/devices/{id}/driver"), &mut buffer))
             .map_err(|errno| at(errno, "driver"))?
             .and_then(|link| DriverName::new(last_component(link)));
@@ -175,6 +231,14 @@ impl Root {
         }
     }
 
+    /// Returns whether no NUMA node of a function was written since the boot. Returns false if that
+    /// is not known.
+    fn numa_nodes_are_unwritten(&self) -> bool {
+        let mut buffer = [0; 64];
+        let tainted = self.read(format_args!("proc/sys/kernel/tainted"), &mut buffer).ok();
+        tainted.and_then(parse_decimal::<u64>).is_some_and(|tainted| tainted & NUMA_NODE_WRITTEN == 0)
+    }
+
     fn physical_function(&self, address: PciAddress) -> Result<Option<PciAddress>> {
         let mut buffer = [0; 256];
         optional(self.link(format_args!("sys/bus/pci/devices/{address}/physfn"), &mut buffer))
@@ -210,6 +274,45 @@ mod tests {
         assert_eq!(uevent.class, Some(0x03_0200));
         assert_eq!(uevent.id, Some((0x10de, 0x2330)));
         assert_eq!(uevent.subsystem, (0x10de, 0x16c1));
+    }
+
+    #[test]
+    fn functions_of_a_bus_share_its_node_unless_one_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = directory.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        // A kernel has two nodes on one bus only after a write.
+        let nodes =
+            [("0000:01:00.0", "0"), ("0000:01:00.1", "1"), ("0000:02:00.0", "1"), ("0001:01:00.0", "-1")];
+        for (address, node) in nodes {
+            let function = format!("sys/bus/pci/devices/{address}");
+            write(&format!("{function}/uevent"), "PCI_CLASS=30200\nPCI_ID=10DE:2330\n");
+            write(&format!("{function}/numa_node"), &format!("{node}\n"));
+        }
+        let root = Root::open(directory.path()).unwrap();
+        let mut kept = NumaNodes::default();
+        let mut read = || {
+            kept.clear();
+            nodes.map(|(address, _)| {
+                let id = address.parse().unwrap();
+                root.device_with(id, Detail::Identity, &mut kept).unwrap().numa_node
+            })
+        };
+        let each = [Some(0), Some(1), Some(1), None];
+        assert_eq!(read(), each, "not known");
+        for (tainted, expected) in [
+            ("0", [Some(0), Some(0), Some(1), None]),
+            ("4097", [Some(0), Some(0), Some(1), None]),
+            ("2048", each),
+            ("6145", each),
+            ("?", each),
+        ] {
+            write("proc/sys/kernel/tainted", &format!("{tainted}\n"));
+            assert_eq!(read(), expected, "{tainted}");
+        }
     }
 
     proptest! {

@@ -141,7 +141,7 @@ impl BoundDevices {
             entries: Vec::new(),
             refresh_at: now + REFRESH,
             places: Vec::new(),
-            descriptors: Descriptors::new(),
+            descriptors: Descriptors::default(),
             class: KeptDirectory::default(),
         }
     }
@@ -153,18 +153,21 @@ impl BoundDevices {
         self.places.clear();
         self.places.extend(places.filter_map(|(place, tracked)| Some((tracked.device.group?, place))));
         self.places.sort_unstable();
-        self.descriptors = Descriptors::new();
-        for tracked in &mut self.devices {
-            if !tracked.device.group.is_some_and(&is_watched) || !self.descriptors.may_open() {
+        // Counts from 0, with the limit of now.
+        self.descriptors = Descriptors::default();
+        for tracked in self.devices.iter_mut().filter(|tracked| tracked.enable.is_open()) {
+            if tracked.device.group.is_some_and(&is_watched) && self.descriptors.may_open() {
+                self.descriptors.count(false, true);
+            } else {
                 tracked.enable.close();
             }
-            self.descriptors.count(false, tracked.enable.is_open());
         }
     }
 
     /// Returns the number of `enable` attributes that are kept open, and the largest that may be.
     pub(super) fn descriptors(&self) -> (usize, usize) {
-        (self.descriptors.open, self.descriptors.limit)
+        let mut descriptors = self.descriptors;
+        (descriptors.open, descriptors.limit())
     }
 
     /// Returns the devices of a group.
@@ -197,6 +200,7 @@ impl BoundDevices {
         for tracked in &mut self.devices {
             tracked.seen = false;
         }
+        pass.scratch.numa_nodes.clear();
         let listed = std::mem::take(&mut pass.scratch.listed);
         self.devices.reserve(listed.len().saturating_sub(self.devices.len()));
         let mut changed = refresh;
@@ -221,10 +225,17 @@ impl BoundDevices {
         let Scratch { buffer, listed, failed, .. } = &mut *pass.scratch;
         listed.clear();
         failed.clear();
-        let walked = pass.root.bound_in(&mut self.class, buffer, |bound| match bound {
+        let mut take = |bound| match bound {
             Ok(bound) => listed.push(bound),
             Err(error) => failed.push(error),
-        });
+        };
+        let walked = if self.entries.is_empty() {
+            pass.root.bound_in(&mut self.class, buffer, take)
+        } else {
+            // `must_list` has listed the directory just now.
+            self.entries.iter().for_each(|&(number, _)| take(pass.root.bound_entry(number)));
+            Ok(())
+        };
         if walked.is_err() || !failed.is_empty() {
             // An entry was not understood yet, so the next pass lists again.
             self.entries.clear();
@@ -263,7 +274,7 @@ impl BoundDevices {
     /// Reads the record of a listed device. Returns none if that fails; a known device keeps its
     /// old record then.
     fn read(&mut self, bound: Bound, detail: Detail, pass: &mut Pass<'_>) -> Option<Device> {
-        match pass.root.device(bound.id, detail) {
+        match pass.root.device_with(bound.id, detail, &mut pass.scratch.numa_nodes) {
             Ok(device) => Some(Device { cdev: bound.cdev, ..device }),
             // The device was removed between listing and reading. That is no error; the next pass
             // lists again.

@@ -13,21 +13,22 @@ const ATTRIBUTES: (u64, u64) = (3, 8);
 const PIDFDS: (u64, u64) = (1, 8);
 
 /// The number of attributes that are kept open, and its limit.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Descriptors {
     pub(super) open: usize,
-    pub(super) limit: usize,
+    /// None until it is needed: no attribute is opened before the first peek.
+    limit: Option<usize>,
 }
 
 impl Descriptors {
-    /// Counts from 0, with the limit of now.
-    pub(super) fn new() -> Self {
-        Self { open: 0, limit: share(ATTRIBUTES) }
+    /// Returns the largest number that may be open. Reads it once.
+    pub(super) fn limit(&mut self) -> usize {
+        *self.limit.get_or_insert_with(|| share(ATTRIBUTES))
     }
 
     /// Returns whether another attribute may be kept open.
-    pub(super) fn may_open(&self) -> bool {
-        self.open < self.limit
+    pub(super) fn may_open(&mut self) -> bool {
+        self.open < self.limit()
     }
 
     /// Counts an attribute that was opened or closed.

@@ -2,6 +2,7 @@
 //! to.
 
 use super::Change;
+use crate::device::NumaNodes;
 use crate::error::Error;
 use crate::id::{DeviceId, GroupId};
 use crate::root::{Buffer, Root};
@@ -32,6 +33,8 @@ pub(super) struct Scratch {
     pub(super) failed: Vec<Error>,
     /// The number and the inode of each entry in /sys/class/vfio-dev.
     pub(super) entries: Vec<(u32, u64)>,
+    /// The NUMA nodes of the devices that this pass reads.
+    pub(super) numa_nodes: NumaNodes,
     /// The groups with a device node in /dev/vfio.
     pub(super) group_nodes: Vec<GroupId>,
     /// N of each vfioN in /dev/vfio/devices, on a kernel without group nodes.

@@ -312,6 +312,11 @@ impl KnownHolders {
         self.searcher.send(self.wanted(monitor), now);
     }
 
+    /// Returns when a pass must start the thread of the search. None if it runs.
+    pub(super) fn next_start(&self) -> Option<Instant> {
+        self.searcher.starts_at()
+    }
+
     fn wanted(&self, monitor: &Monitor) -> Wanted {
         let mut wanted = Wanted {
             groups: monitor.watched_groups().collect(),

@@ -121,7 +121,9 @@ impl Watch {
         }
         self.take_signals();
         let now = Instant::now();
-        if now >= self.next_pass {
+        let passes = now >= self.next_pass;
+        let mut pause = None;
+        if passes {
             self.next_pass = now + self.monitor.options().interval;
             if self.monitor.refresh_is_due(now) {
                 // Another file system may have been mounted over /dev/vfio.
@@ -132,10 +134,16 @@ impl Watch {
             self.failure = self.monitor.pass(now, &mut self.changes).err();
             self.unreported_failure = self.failure;
             self.watch_nodes();
-            self.follow_up(now);
+            pause = self.follow_up(now);
         }
         if self.options.holders {
             self.holders.update(&self.monitor, &self.changes, now);
+            let start = self.holders.next_start().filter(|at| passes && *at < self.next_pass);
+            let until_start = start.map(|at| at.saturating_duration_since(now));
+            pause = pause.into_iter().chain(until_start).min();
+        }
+        if let Some(pause) = pause {
+            self.tick_after(pause);
         }
         self.take_changes(now);
         self.events.pop_front()
@@ -156,10 +164,15 @@ impl Watch {
         }
         withheld.release(now, is_unknown, events);
         if let Some(pause) = withheld.pause_for_new(now) {
-            let interval = self.monitor.options().interval;
-            // If this fails, the regular tick comes nevertheless.
-            let _ = self.sources.set_tick(pause.min(interval), interval);
+            self.tick_after(pause);
         }
+    }
+
+    /// Lets the timer expire after this pause, if the regular interval is not shorter.
+    fn tick_after(&self, pause: Duration) {
+        let interval = self.monitor.options().interval;
+        // If this fails, the regular tick comes nevertheless.
+        let _ = self.sources.set_tick(pause.min(interval), interval);
     }
 
     /// Returns the monitor, with what the passes found.
@@ -267,16 +280,12 @@ impl Watch {
         });
     }
 
-    /// Makes a pass soon, if a group is still held after the exit of its holder, or if a device
-    /// node has changed.
-    fn follow_up(&mut self, now: Instant) {
+    /// Returns the pause before the next pass, if a group is still held after the exit of its holder,
+    /// or if a device node has changed.
+    fn follow_up(&mut self, now: Instant) -> Option<Duration> {
         let after_exit = self.holders.follow_up(&mut self.monitor, now);
         let after_node = std::mem::take(&mut self.node_changed).then_some(AFTER_NODE_CHANGE);
-        if let Some(pause) = after_exit.into_iter().chain(after_node).min() {
-            let interval = self.monitor.options().interval;
-            // If this fails, the regular tick comes nevertheless.
-            let _ = self.sources.set_tick(pause.min(interval), interval);
-        }
+        after_exit.into_iter().chain(after_node).min()
     }
 
     fn watch_nodes(&mut self) {

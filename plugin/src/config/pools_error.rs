@@ -1,6 +1,6 @@
 //! Errors of the pools file: the line, what is wrong, and what was expected.
 
-use serde_saphyr::Error;
+use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter};
 use std::fmt;
 
 /// Limit for the length of a parser's error, in characters. The error of a text that is no list of pools can be long.
@@ -72,7 +72,8 @@ fn describe(error: &Error) -> String {
             "a second document begins; expected one document with all pools".to_owned()
         }
         Error::Budget { .. } => "the file nests or repeats more than a list of pools does".to_owned(),
-        other => without_place(&other.to_string()),
+        // Not the error's `Display`, which contains a renderer of snippets.
+        other => without_place(&DefaultMessageFormatter.format_message(other)),
     }
 }
 
@@ -87,5 +88,12 @@ fn without_place(text: &str) -> String {
     if text.starts_with("tabs disallowed") {
         return "the line begins with a tab; expected spaces".to_owned();
     }
-    text.to_owned()
+    let mut printable = String::new();
+    for character in text.chars() {
+        match character.is_control() {
+            true => printable.extend(character.escape_debug()),
+            false => printable.push(character),
+        }
+    }
+    printable
 }

@@ -1,13 +1,14 @@
 //! The kubelet's Register call.
 
 use crate::device_plugin::service;
+use crate::kubelet::unix_channel;
+use crate::kubelet::unix_channel::ConnectError;
 use kubelet_api::v1beta1::RegisterRequest;
 use kubelet_api::v1beta1::registration_client::RegistrationClient;
 use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::timeout;
-use tonic::transport::Endpoint;
 
 /// The kubelet dials back inside Register, and waits up to 10 s for the plugin's answer.
 const REGISTER: Duration = Duration::from_secs(15);
@@ -25,11 +26,11 @@ pub(super) async fn register(directory: &Path, resource: &str, endpoint: &str) -
 }
 
 async fn call(kubelet: &Path, resource: &str, endpoint: &str) -> Result<(), String> {
-    let channel = Endpoint::from_shared(format!("unix:{}", kubelet.display()))
-        .map_err(|error| format!("{}: {error}", kubelet.display()))?
-        .connect()
-        .await
-        .map_err(|error| format!("{}: {}", kubelet.display(), with_sources(&error)))?;
+    let channel =
+        unix_channel::connect(&kubelet.display().to_string()).await.map_err(|error| match error {
+            ConnectError::Path(error) => format!("{}: {error}", kubelet.display()),
+            ConnectError::Connect(error) => format!("{}: {}", kubelet.display(), with_sources(&error)),
+        })?;
     let request = RegisterRequest {
         version: kubelet_api::VERSION.to_owned(),
         endpoint: endpoint.to_owned(),

@@ -1,5 +1,6 @@
 //! The names of the plugin's sockets in the kubelet's directory, and the removal of those that a killed process left behind.
 
+use crate::files::names;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -46,11 +47,10 @@ fn is_ours(name: &str) -> bool {
 /// Never waits for another process: where a stopped process has let its backlog fill up, a blocking connect would wait without end
 /// (`unix_stream_connect`), and this one fails with EAGAIN, which proves that a process listens.
 pub(crate) async fn remove_stale(directory: &Path) {
-    let Ok(entries) = std::fs::read_dir(directory) else { return };
-    let ours = entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_ours));
+    let ours = names(directory).into_iter().filter(|name| is_ours(name));
     let mut stale = Vec::new();
-    for entry in ours.take(MAX_SOCKETS) {
-        let path = entry.path();
+    for name in ours.take(MAX_SOCKETS) {
+        let path = directory.join(name);
         if let Some(id) = is_deserted(&path).await {
             stale.push((path, id));
         }

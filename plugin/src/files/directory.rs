@@ -1,6 +1,6 @@
 //! Creates directories with explicit modes.
 
-use rustix::fs::{Mode, OFlags, fchmod, mkdir};
+use rustix::fs::{Mode, OFlags, RawDir, fchmod, mkdir};
 use rustix::io::Errno;
 use std::io::{Error, ErrorKind, Result};
 use std::path::Path;
@@ -9,6 +9,11 @@ use std::path::Path;
 const MODE: Mode = Mode::from_raw_mode(0o755);
 /// Limit for the names that are read of a directory.
 const MAX_NAMES: usize = 10_000;
+/// The bytes of a directory that are read at once.
+const LISTING: usize = 4096;
+/// The position after the last entry on tmpfs (`offset_iterate_dir`) and ext4 (`ext4_get_htree_eof`), which no other entry has. It
+/// saves the call that would return nothing.
+const END: [u64; 2] = [i32::MAX as u64, i64::MAX as u64];
 
 /// Creates a directory, and those above it that are missing. The mode of a directory that exists is not changed, and a link to a
 /// directory counts as one.
@@ -38,8 +43,21 @@ pub(crate) fn create_directories(path: &Path) -> Result<()> {
 
 /// Returns the names in a directory, at most 10,000 of them. A directory that is missing or cannot be read has none.
 pub(crate) fn names(directory: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
-    entries.take(MAX_NAMES).flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(directory) = rustix::fs::open(directory, flags, Mode::empty()) else { return Vec::new() };
+    let mut buffer = Vec::with_capacity(LISTING);
+    let mut entries = RawDir::new(directory, buffer.spare_capacity_mut());
+    let mut names = Vec::new();
+    for _ in 0..MAX_NAMES {
+        let Some(Ok(entry)) = entries.next() else { break };
+        let is_last = END.contains(&entry.next_entry_cookie());
+        let name = entry.file_name().to_str().ok().filter(|name| !matches!(*name, "." | ".."));
+        names.extend(name.map(str::to_owned));
+        if is_last {
+            break;
+        }
+    }
+    names
 }
 
 /// Sets the mode of a directory that was just created, and of nothing that took its place.

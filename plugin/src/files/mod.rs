@@ -22,5 +22,5 @@ pub(crate) use aside::{is_kept_aside, set_aside};
 pub(crate) use directory::{create_directories, names};
 pub(crate) use late::{Waited, within};
 pub(crate) use read::{Links, open, read, read_all};
-pub(crate) use replace::{is_on_disk, remove_leftovers, replace};
+pub(crate) use replace::{is_on_disk, remove_leftovers, replace, replace_on};
 pub(crate) use socket::bind_private;

@@ -1,6 +1,8 @@
 //! Reads a regular file of bounded size.
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::retry_on_intr;
 use std::fs::{File, Metadata};
 use std::io::{Error, ErrorKind, Read, Result};
 use std::path::Path;
@@ -59,8 +61,13 @@ pub(crate) fn read_all(file: File, length: u64, limit: u64) -> Result<Vec<u8>> {
         return Err(too_large(limit));
     }
     let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or(0).saturating_add(1));
-    // Files of /proc have no length, and a file may grow.
-    file.take(limit.saturating_add(1)).read_to_end(&mut content)?;
+    let first = retry_on_intr(|| rustix::io::read(&file, spare_capacity(&mut content)))?;
+    let first = u64::try_from(first).unwrap_or(u64::MAX);
+    // One byte more than the length was asked for. So this was the end, without another read that returns nothing. Files of /proc
+    // have no length, and a file may grow.
+    if length == 0 || first != length {
+        file.take(limit.saturating_add(1).saturating_sub(first)).read_to_end(&mut content)?;
+    }
     if u64::try_from(content.len()).is_ok_and(|length| length > limit) {
         return Err(too_large(limit));
     }

@@ -23,6 +23,14 @@ const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 /// # Errors
 /// The former file is still there, unless only the last synchronization failed.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    replace_on(is_on_disk(path.parent().unwrap_or(Path::new("/"))), path, content, mode)
+}
+
+/// Replaces the file at `path` like [`replace`], where the caller knows whether its directory [`is_on_disk`].
+///
+/// # Errors
+/// As [`replace`].
+pub(crate) fn replace_on(is_on_disk: bool, path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let mut names = tempfile::Builder::new();
     // Not `tempfile_in`, whose errors have the random name: each would look like another one.
@@ -32,7 +40,6 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let _ = flock(&*file, FlockOperation::NonBlockingLockExclusive);
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(content)?;
-    let is_on_disk = is_on_disk(directory);
     if is_on_disk {
         file.sync_all()?;
     }

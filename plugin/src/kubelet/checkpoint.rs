@@ -10,6 +10,7 @@ mod reading;
 mod response;
 
 use crate::bounded_json::{self, JsonError, JsonLimit, JsonLimits};
+use crate::files::read_all;
 use crate::kubelet::kept::{Fault, Limit, OfferedResources};
 use reading::Reading;
 use rustix::fs::{Mode, OFlags};
@@ -27,6 +28,9 @@ const LIMITS: JsonLimits = JsonLimits {
     depth: 32,
     values: usize::MAX,
 };
+
+/// A file of at most this length is read at once, which needs the fewest system calls. A larger one is read as a stream.
+const SMALL: u64 = 16 << 10;
 
 /// Why the checkpoint is not used. A file that is not understood is not a missing file: it may name pods.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -82,6 +86,11 @@ pub(crate) fn read(
     let metadata = file.metadata().map_err(|error| CheckpointError::Unreadable(error.kind()))?;
     match (metadata.is_file(), metadata.len() > LIMITS.bytes) {
         (true, false) if metadata.len() == 0 => Err(CheckpointError::Empty),
+        (true, false) if metadata.len() <= SMALL => {
+            let text = read_all(file, metadata.len(), LIMITS.bytes);
+            let text = text.map_err(|error| CheckpointError::Unreadable(error.kind()))?;
+            parse_within(&*text, JsonLimits { bytes: text.len() as u64, ..LIMITS }, offered)
+        }
         (true, false) => parse(file, offered),
         (true, true) => Err(CheckpointError::TooLarge),
         (false, _) => Err(CheckpointError::NotRegular),
@@ -97,8 +106,16 @@ pub(crate) fn parse(
     text: impl Read,
     offered: &OfferedResources,
 ) -> Result<Vec<CheckpointEntry>, CheckpointError> {
+    parse_within(text, LIMITS, offered)
+}
+
+fn parse_within(
+    text: impl Read,
+    limits: JsonLimits,
+    offered: &OfferedResources,
+) -> Result<Vec<CheckpointEntry>, CheckpointError> {
     let mut reading = Reading::new(offered);
-    let result = bounded_json::read_seed(text, LIMITS, entries::File(&mut reading));
+    let result = bounded_json::read_seed(text, limits, entries::File(&mut reading));
     match (result, reading.fault) {
         (Ok(()), _) => Ok(reading.finish()),
         (Err(JsonError::Read(error)), _) => Err(CheckpointError::Unreadable(error.kind())),

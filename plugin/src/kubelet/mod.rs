@@ -7,4 +7,5 @@ pub(crate) mod pod_list;
 pub(crate) mod pod_resources;
 pub(crate) mod registry;
 pub(crate) mod socket_watch;
+pub(crate) mod unix_channel;
 mod wire;

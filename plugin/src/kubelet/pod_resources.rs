@@ -2,6 +2,8 @@
 
 use crate::kubelet::kept::{Fault, Limit, OfferedResources};
 use crate::kubelet::pod_list::ListCodec;
+use crate::kubelet::unix_channel;
+use crate::kubelet::unix_channel::ConnectError;
 use kubelet_api::podresources::ListPodResourcesRequest;
 use std::error::Error;
 use std::fmt;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Status};
 use vfio_plugin_policy::assignments::observation::ListedPod;
 
@@ -156,14 +158,15 @@ impl Lister {
 }
 
 async fn connect(socket: &str) -> Result<Grpc<Channel>, Cause> {
-    let endpoint = Endpoint::from_shared(format!("unix:{socket}"));
-    let endpoint = endpoint.map_err(|error| Cause::Connect(ErrorKind::InvalidInput, text(&error)))?;
-    let channel = endpoint.connect().await.map_err(|error| match io_kind(&error) {
-        // The connect succeeded, and the HTTP/2 handshake after it failed.
-        None | Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof) => {
-            Cause::Protocol(text(&error))
-        }
-        Some(kind) => Cause::Connect(kind, text(&error)),
+    let channel = unix_channel::connect(socket).await.map_err(|error| match error {
+        ConnectError::Path(error) => Cause::Connect(ErrorKind::InvalidInput, text(&error)),
+        ConnectError::Connect(error) => match io_kind(&error) {
+            // The connect succeeded, and the HTTP/2 handshake after it failed.
+            None | Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof) => {
+                Cause::Protocol(text(&error))
+            }
+            Some(kind) => Cause::Connect(kind, text(&error)),
+        },
     })?;
     Ok(Grpc::new(channel).max_decoding_message_size(MAX_RESPONSE))
 }

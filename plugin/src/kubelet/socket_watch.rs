@@ -39,16 +39,19 @@ pub(crate) fn kubelet_socket(directory: &Path) -> Option<KubeletSocket> {
     })
 }
 
-/// Publishes the directory's changes. Never ends.
+/// Publishes the directory's changes. Never ends. `sender` has the state of just now.
 pub(crate) async fn follow(directory: PathBuf, problems: Problems, sender: watch::Sender<PluginDirState>) {
     let mut events = DirectoryEvents::new(directory, problems);
+    let mut kubelet = sender.borrow().kubelet;
     loop {
-        let kubelet = kubelet_socket(&events.directory);
         if events.begin(kubelet.is_some()) {
-            continue; // A change before the watch began raised no event: check again.
+            // A change before the watch began raised no event.
+            kubelet = kubelet_socket(&events.directory);
+            continue;
         }
         sender.send_modify(|state| *state = PluginDirState { kubelet, changes: state.changes + 1 });
         events.changed().await;
+        kubelet = kubelet_socket(&events.directory);
     }
 }
 

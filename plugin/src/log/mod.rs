@@ -1,8 +1,10 @@
 //! Writes to standard error without ever blocking, failing or ending a task.
 //!
-//! Every line goes into a bounded queue, and one thread writes the queue to the descriptor. A write can fail (full disk, closed
-//! pipe) or block without end (a pipe that no process reads, a stopped terminal): only that thread notices. Lines that do not fit
-//! into the queue and lines that could not be written are counted, and the log says so once a write succeeds again.
+//! A line is written at once where the kernel can do that without blocking (RWF_NOWAIT: pipes from Linux 6.5 on, sockets). From the
+//! first line on for which it cannot, every line goes into a bounded queue, and one thread writes the queue to the descriptor. A
+//! write can fail (full disk, closed pipe) or block without end (a pipe that no process reads, a stopped terminal): only that thread
+//! notices. Lines that do not fit into the queue and lines that could not be written are counted, and the log says so once a write
+//! succeeds again.
 //!
 //! `tracing-appender` has such a thread too. It was not used: it does not count failed writes, and at the end it may wait for over a
 //! second and may print with `println!`, which panics.
@@ -29,7 +31,7 @@ const FLUSH: Duration = Duration::from_secs(1);
 
 /// The lines for standard error. A process has one standard error, so it has one queue for it, as it has one `std::io::stderr`.
 static STDERR: LazyLock<Queue> = LazyLock::new(|| {
-    Queue::new(|lines| {
+    Queue::new(writer::write_now, |lines| {
         let thread = std::thread::Builder::new().name("log".to_owned()).stack_size(STACK);
         thread.spawn(move || write_lines(&lines)).is_ok()
     })

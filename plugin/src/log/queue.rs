@@ -12,10 +12,13 @@ const MAX_BYTES: usize = 4 << 20;
 
 /// Starts the thread that writes. Returns false if the kernel provides no thread.
 type Start = fn(Lines) -> bool;
+/// Writes a line, or its beginning, if that cannot block. Returns how many bytes were written.
+type WriteNow = fn(&[u8]) -> usize;
 
 /// The end of the queue at which lines are put in.
 pub(super) struct Queue {
     lines: Lines,
+    write_now: WriteNow,
     start: Start,
 }
 
@@ -54,15 +57,25 @@ impl fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// Returns an empty queue. `start` is called with the first line, so a command that prints nothing has no thread.
-    pub(super) fn new(start: Start) -> Self {
-        Self { lines: Lines(Arc::default()), start }
+    /// Returns an empty queue. `start` is called with the first line that `write_now` cannot write. Most processes therefore have no
+    /// thread.
+    pub(super) fn new(write_now: WriteNow, start: Start) -> Self {
+        Self { lines: Lines(Arc::default()), write_now, start }
     }
 
-    /// Adds a line. Never blocks: a line that does not fit is lost.
-    pub(super) fn push(&self, line: Vec<u8>) {
+    /// Writes a line, or adds it to the queue. Never blocks: a line that does not fit is lost.
+    pub(super) fn push(&self, mut line: Vec<u8>) {
         let mut state = self.lines.0.state.lock();
         if !state.is_started {
+            // Once the thread runs, it writes all lines, which keeps their order.
+            if state.waiting.is_empty() {
+                let written = (self.write_now)(&line).min(line.len());
+                if written == line.len() {
+                    state.done += 1;
+                    return;
+                }
+                line.drain(..written);
+            }
             // A failure is repeated with the next line.
             state.is_started = (self.start)(self.lines.clone());
         }
@@ -144,7 +157,7 @@ mod tests {
 
     /// A queue without a thread: the test takes the lines out.
     fn queue() -> Queue {
-        Queue::new(|_| true)
+        Queue::new(|_| 0, |_| true)
     }
 
     #[test]
@@ -188,8 +201,20 @@ mod tests {
     }
 
     #[test]
+    fn line_that_is_written_at_once_starts_no_thread() {
+        let queue = Queue::new(|line| if line.len() < 10 { line.len() } else { 4 }, |_| true);
+        queue.push("short".into());
+        assert!(!queue.lines.0.state.lock().is_started);
+        queue.push("the end of a long line".into());
+        assert_eq!(queue.lines.next(), b"end of a long line");
+        queue.lines.done(1, true);
+        queue.push("2".into());
+        assert_eq!(queue.lines.next(), b"2", "the thread writes all further lines");
+    }
+
+    #[test]
     fn thread_that_cannot_start_is_tried_with_the_next_line() {
-        let queue = Queue::new(|_| false);
+        let queue = Queue::new(|_| 0, |_| false);
         queue.push("1".into());
         queue.flush(Duration::MAX, Duration::from_secs(600));
         assert!(!queue.lines.0.state.lock().is_started);

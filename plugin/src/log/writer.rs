@@ -1,12 +1,21 @@
 //! Writes whole lines to a descriptor that may be full, closed, blocking or not.
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::{Errno, Result, write};
+use rustix::io::{Errno, ReadWriteFlags, Result, pwritev2, write};
+use std::io::IoSlice;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// The pause if the descriptor is said to be writable and refuses the write all the same.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// Writes a line, or its beginning, to standard error if that cannot block. Returns how many bytes were written: 0 also if the write
+/// fails, or if the kernel cannot promise it for this kind of file (terminals, most disks) or at all.
+pub(super) fn write_now(line: &[u8]) -> usize {
+    // The position of the descriptor, as write(2) uses it.
+    let current = u64::MAX;
+    pwritev2(std::io::stderr(), &[IoSlice::new(line)], current, ReadWriteFlags::NOWAIT).unwrap_or(0)
+}
 
 /// Writes lines to a descriptor.
 #[derive(Debug)]

@@ -183,7 +183,9 @@ impl Searcher {
         self.signal.as_fd()
     }
 
-    /// Passes on what the watch wants to know. Starts it if there is something to search for.
+    /// Passes on what the watch wants to know. Starts the thread if there is a holder to search for.
+    /// Otherwise [`supervise`](Self::supervise) starts it at the time of the first check of the
+    /// processes: the groups were just probed or peeked at, so nothing waits for that.
     pub(super) fn send(&mut self, wanted: Wanted, now: Instant) {
         self.wanted = Arc::new(wanted);
         match &self.current {
@@ -193,16 +195,15 @@ impl Searcher {
                 inbox.is_new = true;
                 shared.wake.notify_all();
             }
-            // Without a holder to search for, the thread can wait for the first check of the
-            // processes, if there is a pass by then.
-            None if self.hanging.is_empty()
-                && (self.wanted.search > 0 || self.interval > check_interval(self.interval)) =>
-            {
-                self.start(now);
-            }
+            None if self.hanging.is_empty() && self.wanted.search > 0 => self.start(now),
             None if self.retry_at.is_none() => self.retry_at = Some(now + check_interval(self.interval)),
             None => {}
         }
+    }
+
+    /// Returns when [`supervise`](Self::supervise) starts the thread. None if it runs.
+    pub(super) fn starts_at(&self) -> Option<Instant> {
+        self.retry_at
     }
 
     /// Takes the news.

@@ -13,18 +13,21 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The size of a node: PCI functions in all, and how many of them are bound.
 pub(crate) type Size = (u32, u32);
 
-/// Returns the address of a bound function.
+/// Returns the address of a bound function. The functions are in turn on a bus of NUMA node 0 and on one of NUMA node 1: the
+/// kernel gives all functions of a bus the same node.
 pub(crate) fn address(index: u32) -> String {
-    format!("0000:{:02x}:{:02x}.0", index >> 5, index & 31)
+    format!("0000:{:02x}:{:02x}.0", (index >> 6 << 1) + (index & 1), index >> 1 & 31)
 }
 
 /// Creates a node of this size.
 pub(crate) fn node((functions, bound): Size) -> Node {
     let node = Node::new().unwrap();
     for index in 0..bound {
-        node.add(Function::gpu(&address(index), index, i32::from(index >= bound / 2))).unwrap();
+        node.add(Function::gpu(&address(index), index, i32::from(index & 1 == 1))).unwrap();
     }
     node.add_unbound_functions(functions - bound).unwrap();
+    // No NUMA node was set by hand.
+    node.write("proc/sys/kernel/tainted", "0\n").unwrap();
     node
 }
 
