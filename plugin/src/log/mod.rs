@@ -1,10 +1,10 @@
 //! Writes to standard error without ever blocking, failing or ending a task.
 //!
-//! A line is written at once where the kernel can do that without blocking (RWF_NOWAIT: pipes from Linux 6.5 on, sockets). From the
-//! first line on for which it cannot, every line goes into a bounded queue, and one thread writes the queue to the descriptor. A
-//! write can fail (full disk, closed pipe) or block without end (a pipe that no process reads, a stopped terminal): only that thread
-//! notices. Lines that do not fit into the queue and lines that could not be written are counted, and the log says so once a write
-//! succeeds again.
+//! A line is written at once where the kernel can do that without blocking (RWF_NOWAIT: sockets, and pipes of recent kernels). From
+//! the first line on for which it cannot, every line goes into a bounded queue, and one thread writes the queue to the descriptor.
+//! A write can fail (full disk, closed pipe) or block without end (a pipe that no process reads, a stopped terminal): only that
+//! thread notices. Lines that do not fit into the queue and lines that could not be written are counted, and the log says so once a
+//! write succeeds again.
 //!
 //! `tracing-appender` has such a thread too. It was not used: it does not count failed writes, and at the end it may wait for over a
 //! second and may print with `println!`, which panics.

@@ -12,9 +12,13 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Writes a line, or its beginning, to standard error if that cannot block. Returns how many bytes were written: 0 also if the write
 /// fails, or if the kernel cannot promise it for this kind of file (terminals, most disks) or at all.
 pub(super) fn write_now(line: &[u8]) -> usize {
+    write_without_waiting(std::io::stderr(), line)
+}
+
+fn write_without_waiting(fd: impl AsFd, line: &[u8]) -> usize {
     // The position of the descriptor, as write(2) uses it.
     let current = u64::MAX;
-    pwritev2(std::io::stderr(), &[IoSlice::new(line)], current, ReadWriteFlags::NOWAIT).unwrap_or(0)
+    pwritev2(fd, &[IoSlice::new(line)], current, ReadWriteFlags::NOWAIT).unwrap_or(0)
 }
 
 /// Writes lines to a descriptor.
@@ -91,6 +95,27 @@ mod tests {
         drop(reader);
         assert_eq!(LineWriter::new(writer).write(b"line\n"), Err(Errno::PIPE));
         assert_eq!(LineWriter::new(File::open("/dev/null").unwrap()).write(b"line\n"), Err(Errno::BADF));
+    }
+
+    #[test]
+    fn pipe_that_is_full_or_has_no_reader_is_left_to_the_thread() {
+        let (mut reader, writer) = pipe().unwrap();
+        let mut written = 0;
+        // An older kernel writes nothing, and one that waited would never return.
+        while let length @ 1.. = write_without_waiting(&writer, &[b'x'; 4096]) {
+            written += length;
+        }
+        let mut read = Vec::new();
+        drop(writer);
+        reader.read_to_end(&mut read).unwrap();
+        assert_eq!(read.len(), written);
+        let (reader, writer) = pipe().unwrap();
+        drop(reader);
+        assert_eq!(write_without_waiting(&writer, b"line\n"), 0);
+        assert_eq!(
+            write_without_waiting(File::options().write(true).open("/dev/full").unwrap(), b"line\n"),
+            0
+        );
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub(crate) fn node((functions, bound): Size) -> Node {
     }
     node.add_unbound_functions(functions - bound).unwrap();
     // No NUMA node was set by hand.
+    fs::create_dir_all(node.root().join("proc/sys/kernel")).unwrap();
     node.write("proc/sys/kernel/tainted", "0\n").unwrap();
     node
 }
