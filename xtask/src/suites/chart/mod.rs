@@ -46,6 +46,7 @@ pub fn chart(context: &mut Context, _: &[String]) -> Result<bool> {
     });
 
     suite.check("version of the chart", |_| has_our_version(context));
+    suite.check("each value has a comment", |_| has_comments(context));
     manifests::check(context, &helm, &mut suite);
 
     let mut files = Vec::new();
@@ -120,6 +121,16 @@ fn has_our_version(context: &Context) -> Result {
         ensure(chart.lines().any(|text| text == line), &format!("Chart.yaml has no line {line}"))?;
     }
     Ok(())
+}
+
+/// Each key of values.yaml is below a comment.
+fn has_comments(context: &Context) -> Result {
+    let values = process::read(&context.top.join(CHART).join("values.yaml"))?;
+    let lines: Vec<&str> = values.lines().map(str::trim_start).collect();
+    let is_key = |line: &str| !line.starts_with('#') && line.contains(':');
+    let mut pairs = lines.iter().zip(lines.iter().skip(1));
+    let bare = pairs.find(|(above, line)| is_key(line) && !above.starts_with('#'));
+    ensure(bare.is_none(), &format!("a value without a comment: {bare:?}"))
 }
 
 /// Fails unless Helm refuses the values with this message.
