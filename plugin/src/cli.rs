@@ -41,8 +41,8 @@ pub(crate) enum Command {
         /// Do not fit the lines to the terminal's width
         #[arg(long)]
         wide: bool,
-        /// The width, for programs that print the table on a terminal, such as the demo.
-        #[arg(long, hide = true, value_name = "NUMBER", conflicts_with = "wide")]
+        /// Fit the lines to so many columns, also without a terminal
+        #[arg(long, value_name = "NUMBER", conflicts_with = "wide")]
         columns: Option<usize>,
     },
     /// Print the processes that hold a device or group; exit 1 if none is found

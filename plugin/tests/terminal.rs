@@ -105,6 +105,9 @@ async fn output_without_a_terminal_is_not_shortened() {
     let mut list = command(&node, &["list"]);
     let whole = list.output().unwrap().stdout;
     assert_eq!(list.env("COLUMNS", "40").output().unwrap().stdout, whole);
+    let narrow = command(&node, &["list", "--columns", "60"]).output().unwrap().stdout;
+    let narrow = String::from_utf8(narrow).unwrap();
+    assert!(narrow.contains('…') && narrow.lines().all(|line| line.width() <= 60), "{narrow}");
     // A terminal without a size, such as a serial console, and a variable that is no width.
     for variable in ["", "0", "-1", "wide"] {
         let mut list = command(&node, &["list"]);

@@ -89,7 +89,7 @@ fn runs_alone(context: &Context, log: &mut Log) -> Result {
 /// Runs the tests of the GPU operator's DaemonSet with the files of the image.
 fn runs_in_gpu_operator(context: &Context, log: &mut Log) -> Result {
     with_unpacked(context, log, |log, root| {
-        let mut tests = context.cargo(&["test", "-p", "vfio-device-plugin", "--test", "gpu_operator"]);
+        let mut tests = context.cargo(&["test", "--workspace", "--test", "gpu_operator"]);
         log.run(tests.env("VFIO_IMAGE_ROOT", root))
     })
 }
