@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn watch(node: &Node) -> Watch {
     let root = Arc::new(Root::open(node.root()).unwrap());
     let prober = Arc::new(Prober::new(Arc::clone(&root)));
-    let options = monitor::Options { interval: INTERVAL, ..monitor::Options::default() };
+    let options = monitor::Options { interval: INTERVAL, probe: true, ..monitor::Options::default() };
     let mut watch =
         Watch::new(Monitor::new(root, prober, options).unwrap(), watch::Options::default()).unwrap();
     let deadline = Instant::now() + PATIENCE;
