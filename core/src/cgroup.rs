@@ -16,9 +16,9 @@ const MAX_TEXT: usize = 4 * PAGE;
 /// The link of the initial cgroup namespace: `PROC_CGROUP_INIT_INO` in include/linux/proc_ns.h.
 const HOST_NAMESPACE: &[u8] = b"cgroup:[4026531835]";
 
-/// First names below the root of the host's hierarchy: systemd's (systemd.special(7)), and that of
-/// libvirt without systemd. The kubelet and the runtimes create none of these.
-const TOP: [&[u8]; 5] = [b"init.scope", b"system.slice", b"user.slice", b"machine.slice", b"machine"];
+/// First names below the root of the host's hierarchy: systemd's (systemd.special(7)). The kubelet and
+/// the runtimes create none of these.
+const TOP: [&[u8]; 4] = [b"init.scope", b"system.slice", b"user.slice", b"machine.slice"];
 
 /// The container that a cgroup path names, and its pod.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
