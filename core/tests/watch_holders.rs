@@ -5,8 +5,9 @@
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use vfio_probe::occupancy::Evidence;
 use vfio_probe::{Event, GroupId, Monitor, Occupancy, Prober, Root, Watch, monitor, watch};
@@ -145,7 +146,7 @@ fn descriptor_of_this_process_is_no_evidence() {
 ///
 /// # Panics
 /// Root cannot mount it: the test would show nothing.
-fn mount_without_answers(at: &std::path::Path) -> Option<File> {
+fn mount_without_answers(at: &Path) -> Option<File> {
     use rustix::mount::{MountFlags, mount};
     if !rustix::process::geteuid().is_root() {
         eprintln!("not tested: only root mounts a file system that hangs");
@@ -160,14 +161,43 @@ fn mount_without_answers(at: &std::path::Path) -> Option<File> {
     Some(server)
 }
 
+/// A thread that mounts. A node drops CAP_SYS_ADMIN from the test's thread, so it starts before.
+struct Mounter(mpsc::Sender<Box<dyn FnOnce() + Send>>);
+
+impl Mounter {
+    fn start() -> Self {
+        let (sender, orders) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        std::thread::spawn(move || orders.into_iter().for_each(|order| order()));
+        Self(sender)
+    }
+
+    /// Runs an order on the thread. Panics if that panics.
+    fn run<T: Send + 'static>(&self, order: impl FnOnce() -> T + Send + 'static) -> T {
+        let (sender, result) = mpsc::channel();
+        self.0.send(Box::new(move || drop(sender.send(order())))).unwrap();
+        result.recv().expect("the thread that mounts says why it panicked")
+    }
+
+    fn mount(&self, at: &Path) -> Option<File> {
+        let at = at.to_owned();
+        self.run(move || mount_without_answers(&at))
+    }
+
+    fn unmount(&self, at: &Path) {
+        let at = at.to_owned();
+        self.run(move || rustix::mount::unmount(&at, rustix::mount::UnmountFlags::DETACH)).unwrap();
+    }
+}
+
 #[test]
 fn proc_that_hangs_delays_no_event() {
+    let mounter = Mounter::start();
     let node = Node::with_eight_gpus().unwrap();
     let mut watch = watch(&node);
     let proc = node.root().join("proc");
     // The VM appears in the tree's /proc, so it starts first.
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
-    let Some(server) = mount_without_answers(&proc) else { return };
+    let Some(server) = mounter.mount(&proc) else { return };
     let events = until(&mut watch, "held", |watch| state(watch).0.is_held());
     let late = "0000:f1:00.0";
     node.add(Function::gpu(late, 90, 1)).unwrap();
@@ -179,22 +209,23 @@ fn proc_that_hangs_delays_no_event() {
     assert!(watch.holders(GROUP).is_empty(), "{events:?}");
     // A kill removes the VM from the tree's /proc.
     drop(server);
-    let _ = rustix::mount::unmount(&proc, rustix::mount::UnmountFlags::DETACH);
+    mounter.unmount(&proc);
     vm.kill();
     until(&mut watch, "free", |watch| state(watch).0 == Occupancy::Free);
 }
 
 #[test]
 fn process_that_hangs_hides_no_other_holder() {
+    let mounter = Mounter::start();
     let node = Node::with_eight_gpus().unwrap();
     let hanging = node.root().join("proc/4000000");
     std::fs::create_dir_all(&hanging).unwrap();
-    let Some(server) = mount_without_answers(&hanging) else { return };
+    let Some(server) = mounter.mount(&hanging) else { return };
     let mut watch = watch(&node);
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     until(&mut watch, "held", |watch| state(watch).0.is_held());
     until(&mut watch, "named", |watch| !watch.holders(GROUP).is_empty());
     assert_eq!(watch.holders(GROUP).iter().map(|holder| holder.pid).collect::<Vec<_>>(), [vm.pid()]);
     drop(server);
-    let _ = rustix::mount::unmount(&hanging, rustix::mount::UnmountFlags::DETACH);
+    mounter.unmount(&hanging);
 }
