@@ -149,7 +149,7 @@ async fn clients_that_answer_pings_do_not_starve_allocate() {
 }
 
 #[tokio::test]
-async fn status_socket_recovers_from_a_lack_of_descriptors() {
+async fn both_sockets_recover_from_a_lack_of_descriptors() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
     let program = &mut program(&node, &["serve", "--interval", "1h"]);
@@ -166,7 +166,9 @@ async fn status_socket_recovers_from_a_lack_of_descriptors() {
         Duration::from_millis(fields.map(|ticks| ticks.parse::<u64>().unwrap() * 10).sum())
     };
     limit(3);
-    let client: OwnedFd = UnixStream::connect(node.run_dir().join("status.sock")).unwrap().into();
+    let socket = node.kubelet_dir().join(&kubelet.state().resources[H100].endpoint);
+    let connect = |path: &Path| -> OwnedFd { UnixStream::connect(path).unwrap().into() };
+    let clients = [connect(&node.run_dir().join("status.sock")), connect(&socket)];
     let before = processor_time();
     tokio::time::sleep(Duration::from_secs(2)).await;
     let used = processor_time() - before;
@@ -175,7 +177,16 @@ async fn status_socket_recovers_from_a_lack_of_descriptors() {
     limit(1024);
     wait_until_ready(&node);
     wait_for_problem(&node, "accept_failed", false);
-    drop(client);
+    drop(clients);
+    // A new connection to the plugin's socket gets an answer too, and the kubelet's was never closed.
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("unix:{}", socket.display())).unwrap();
+    let options =
+        kubelet_api::v1beta1::device_plugin_client::DevicePluginClient::new(endpoint.connect_lazy())
+            .get_device_plugin_options(kubelet_api::v1beta1::Empty {})
+            .await;
+    assert!(options.unwrap().into_inner().pre_start_required);
+    kubelet.admit("vm-1", H100, 1).await.unwrap();
+    assert_eq!(kubelet.state().registrations_of(H100), 1);
     // The socket's file is made again too.
     fs::remove_file(node.run_dir().join("status.sock")).unwrap();
     wait_until_ready(&node);
