@@ -1,6 +1,6 @@
 //! Holders found by a watch: named without delaying a pass, and as evidence that a group is held.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail loudly")]
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;

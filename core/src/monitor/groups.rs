@@ -98,7 +98,7 @@ pub(super) fn regroup(
 /// Reads the members of a group. What cannot be read is kept as an error.
 fn read_members(group: &mut Group, devices: &[Tracked], pass: &mut Pass<'_>) {
     let mut members = std::mem::take(&mut pass.scratch.members);
-    let listed = list_members(group.id, devices, pass, &mut members, |errors, error| errors.add(error));
+    let listed = list_members(group.id, devices, pass, &mut members, ReadErrors::add);
     match listed {
         // This process has no descriptor left, which says nothing about the members.
         Err(error) if error.is_shortage() => {}
