@@ -1,12 +1,13 @@
 //! Holders found by a watch: named without delaying a pass, and as evidence that a group is held.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail loudly")]
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use vfio_probe::occupancy::Evidence;
 use vfio_probe::{Event, GroupId, Monitor, Occupancy, Prober, Root, Watch, monitor, watch};
@@ -20,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn watch(node: &Node) -> Watch {
     let root = Arc::new(Root::open(node.root()).unwrap());
     let prober = Arc::new(Prober::new(Arc::clone(&root)));
-    let options = monitor::Options { interval: INTERVAL, ..monitor::Options::default() };
+    let options = monitor::Options { interval: INTERVAL, probe: true, ..monitor::Options::default() };
     let mut watch =
         Watch::new(Monitor::new(root, prober, options).unwrap(), watch::Options::default()).unwrap();
     let deadline = Instant::now() + PATIENCE;
@@ -141,24 +142,62 @@ fn descriptor_of_this_process_is_no_evidence() {
     assert_eq!(watch.holders(GROUP).iter().map(|holder| holder.pid).collect::<Vec<_>>(), [other.shell.id()]);
 }
 
-/// Mounts a FUSE file system whose server never answers, or returns none without the permission.
-fn mount_without_answers(at: &std::path::Path) -> Option<File> {
+/// Mounts a FUSE file system whose server never answers. Returns none, with a line on standard error, for a user other than root.
+///
+/// # Panics
+/// Root cannot mount it: the test would show nothing.
+fn mount_without_answers(at: &Path) -> Option<File> {
     use rustix::mount::{MountFlags, mount};
-    let server = File::options().read(true).write(true).open("/dev/fuse").ok()?;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not tested: only root mounts a file system that hangs");
+        return None;
+    }
+    let server =
+        File::options().read(true).write(true).open("/dev/fuse").expect("/dev/fuse cannot be opened");
     let descriptor = std::os::fd::AsRawFd::as_raw_fd(&server);
-    let options = std::ffi::CString::new(format!("fd={descriptor},rootmode=40000,user_id=0,group_id=0"));
-    mount("test", at, "fuse", MountFlags::empty(), options.unwrap().as_c_str()).ok()?;
+    let options = format!("fd={descriptor},rootmode=40000,user_id=0,group_id=0");
+    let options = std::ffi::CString::new(options).unwrap();
+    mount("test", at, "fuse", MountFlags::empty(), options.as_c_str()).expect("FUSE cannot be mounted");
     Some(server)
+}
+
+/// A thread that mounts. A node drops CAP_SYS_ADMIN from the test's thread, so it starts before.
+struct Mounter(mpsc::Sender<Box<dyn FnOnce() + Send>>);
+
+impl Mounter {
+    fn start() -> Self {
+        let (sender, orders) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        std::thread::spawn(move || orders.into_iter().for_each(|order| order()));
+        Self(sender)
+    }
+
+    /// Runs an order on the thread. Panics if that panics.
+    fn run<T: Send + 'static>(&self, order: impl FnOnce() -> T + Send + 'static) -> T {
+        let (sender, result) = mpsc::channel();
+        self.0.send(Box::new(move || drop(sender.send(order())))).unwrap();
+        result.recv().expect("the thread that mounts says why it panicked")
+    }
+
+    fn mount(&self, at: &Path) -> Option<File> {
+        let at = at.to_owned();
+        self.run(move || mount_without_answers(&at))
+    }
+
+    fn unmount(&self, at: &Path) {
+        let at = at.to_owned();
+        self.run(move || rustix::mount::unmount(&at, rustix::mount::UnmountFlags::DETACH)).unwrap();
+    }
 }
 
 #[test]
 fn proc_that_hangs_delays_no_event() {
+    let mounter = Mounter::start();
     let node = Node::with_eight_gpus().unwrap();
     let mut watch = watch(&node);
     let proc = node.root().join("proc");
     // The VM appears in the tree's /proc, so it starts first.
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
-    let Some(server) = mount_without_answers(&proc) else { return };
+    let Some(server) = mounter.mount(&proc) else { return };
     let events = until(&mut watch, "held", |watch| state(watch).0.is_held());
     let late = "0000:f1:00.0";
     node.add(Function::gpu(late, 90, 1)).unwrap();
@@ -170,22 +209,23 @@ fn proc_that_hangs_delays_no_event() {
     assert!(watch.holders(GROUP).is_empty(), "{events:?}");
     // A kill removes the VM from the tree's /proc.
     drop(server);
-    let _ = rustix::mount::unmount(&proc, rustix::mount::UnmountFlags::DETACH);
+    mounter.unmount(&proc);
     vm.kill();
     until(&mut watch, "free", |watch| state(watch).0 == Occupancy::Free);
 }
 
 #[test]
 fn process_that_hangs_hides_no_other_holder() {
+    let mounter = Mounter::start();
     let node = Node::with_eight_gpus().unwrap();
     let hanging = node.root().join("proc/4000000");
     std::fs::create_dir_all(&hanging).unwrap();
-    let Some(server) = mount_without_answers(&hanging) else { return };
+    let Some(server) = mounter.mount(&hanging) else { return };
     let mut watch = watch(&node);
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     until(&mut watch, "held", |watch| state(watch).0.is_held());
     until(&mut watch, "named", |watch| !watch.holders(GROUP).is_empty());
     assert_eq!(watch.holders(GROUP).iter().map(|holder| holder.pid).collect::<Vec<_>>(), [vm.pid()]);
     drop(server);
-    let _ = rustix::mount::unmount(&hanging, rustix::mount::UnmountFlags::DETACH);
+    mounter.unmount(&hanging);
 }

@@ -4,6 +4,7 @@
 use super::Change;
 use crate::device::NumaNodes;
 use crate::error::Error;
+use crate::group::Member;
 use crate::id::{DeviceId, GroupId};
 use crate::root::{Buffer, Root};
 use crate::scan::Bound;
@@ -35,6 +36,8 @@ pub(super) struct Scratch {
     pub(super) entries: Vec<(u32, u64)>,
     /// The NUMA nodes of the devices that this pass reads.
     pub(super) numa_nodes: NumaNodes,
+    /// The members of one group.
+    pub(super) members: Vec<Member>,
     /// The groups with a device node in /dev/vfio.
     pub(super) group_nodes: Vec<GroupId>,
     /// N of each vfioN in /dev/vfio/devices, on a kernel without group nodes.
