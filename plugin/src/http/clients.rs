@@ -36,6 +36,8 @@ impl Clients {
             && timeout_at(began + SHARE, &mut oldest).await.is_err()
         {
             oldest.abort();
+            // Its socket is closed once the runtime has dropped it.
+            let _ = oldest.await;
         }
         let task = tokio::spawn(serve(client, Arc::clone(server)));
         self.active.push_back((Instant::now(), task));

@@ -42,8 +42,7 @@ pub(super) struct HistogramValues {
     pub(super) sum: f64,
     /// The number of durations.
     pub(super) count: u64,
-    /// The upper limit of each bucket in seconds, and its count; not cumulative. The last limit is infinity: Prometheus computes no
-    /// quantile without that bucket, and the OpenMetrics encoder does not add it.
+    /// The upper limit of each bucket in seconds, and its count; not cumulative. The last limit is infinity.
     pub(super) buckets: [(f64, u64); LIMITS.len() + 1],
 }
 

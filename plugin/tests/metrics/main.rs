@@ -9,7 +9,11 @@
     reason = "a test may fail loudly, and compares whole numbers"
 )]
 
+mod clients;
 #[path = "../common/mod.rs"]
 mod common;
+mod counts;
+mod documented;
+mod listener;
 mod scrape;
 mod states;
