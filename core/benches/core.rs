@@ -49,7 +49,7 @@ fn pass(criterion: &mut Criterion) {
         let node = node(bound);
         let root = Arc::new(Root::open(node.root()).unwrap());
         let prober = Arc::new(Prober::new(Arc::clone(&root)));
-        let mut monitor = Monitor::new(root, prober, Options { probe: false, ..Options::default() }).unwrap();
+        let mut monitor = Monitor::new(root, prober, Options::default()).unwrap();
         let mut changes = Vec::new();
         group.throughput(Throughput::Elements(bound.into()));
         group.bench_function(BenchmarkId::from_parameter(bound), |bencher| {

@@ -13,6 +13,13 @@ use rustix::io::read;
 /// version 1 controllers. Nested kubelets need about 330 bytes a line.
 const MAX_TEXT: usize = 4 * PAGE;
 
+/// The link of the initial cgroup namespace: `PROC_CGROUP_INIT_INO` in include/linux/proc_ns.h.
+const HOST_NAMESPACE: &[u8] = b"cgroup:[4026531835]";
+
+/// First names below the root of the host's hierarchy: systemd's (systemd.special(7)). The kubelet and
+/// the runtimes create none of these.
+const TOP: [&[u8]; 4] = [b"init.scope", b"system.slice", b"user.slice", b"machine.slice"];
+
 /// The container that a cgroup path names, and its pod.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Container {
@@ -37,7 +44,8 @@ pub enum InPod {
     No,
     /// The process is in the sandbox of a container runtime, and the cgroup does not name the pod.
     /// Kata Containers move the VM of a pod to such a cgroup. Also for a cgroup file that cannot be
-    /// read. It never proves that a pod has ended.
+    /// read, and for a path that lacks its first names, because it was read in a cgroup namespace
+    /// of a container. It never proves that a pod has ended.
     #[default]
     Unknown,
 }
@@ -89,7 +97,15 @@ impl Root {
                 Err(_) => return Container::UNKNOWN,
             }
         }
-        container(text.get(..length).unwrap_or_default())
+        parse(text.get(..length).unwrap_or_default(), self.has_private_cgroups())
+    }
+
+    /// Returns whether this process is in a cgroup namespace of its own, as in a container that is
+    /// not privileged. Without the link, /proc does not show this process: then paths are taken as
+    /// those of the host.
+    fn has_private_cgroups(&self) -> bool {
+        let mut text = [0; 64];
+        self.link(format_args!("proc/self/ns/cgroup"), &mut text).is_ok_and(|link| link != HOST_NAMESPACE)
     }
 }
 
@@ -107,31 +123,41 @@ impl Root {
 /// | nested kubelet | `/docker/<id>/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod<uid with _>.slice/...` |
 /// | Kata, VM outside of the pod's cgroup | `/kata_overhead/<id>` |
 ///
-/// In a cgroup namespace a path can begin with `/..`, and the names above the common ancestor are
-/// missing.
+/// In the cgroup namespace of a container a path can begin with `/..`, and the names above the common
+/// ancestor are missing: they may be those of a pod. So a path counts as one outside of all pods only
+/// if it goes on with a name that stands at the top of the host's hierarchy, such as `system.slice`.
+/// The text must not come from a process that is itself in such a namespace: its own container is `/`
+/// there, and the text does not show that.
 #[must_use]
 pub fn container(text: &[u8]) -> Container {
+    parse(text, false)
+}
+
+/// As [`container`]. `is_private` means that the text was read in a cgroup namespace of a container:
+/// then paths without `/..` are in this container.
+fn parse(text: &[u8], is_private: bool) -> Container {
     let mut found: Option<Container> = None;
     let mut add = |line: Container| found = Some(found.map_or(line, |found| found.and(line)));
     for line in text.split_inclusive(|&byte| byte == b'\n') {
-        add(line.strip_suffix(b"\n").map_or(Container::UNKNOWN, container_of_line));
+        let line = line.strip_suffix(b"\n");
+        add(line.map_or(Container::UNKNOWN, |line| container_of_line(line, is_private)));
     }
     found.unwrap_or(Container::UNKNOWN)
 }
 
 /// Parses a line: `hierarchy:controllers:path`.
-fn container_of_line(line: &[u8]) -> Container {
+fn container_of_line(line: &[u8], is_private: bool) -> Container {
     let Some(path) = line.splitn(3, |&byte| byte == b':').nth(2) else { return Container::UNKNOWN };
     // The kernel marks a removed cgroup (`proc_cgroup_show`).
     let path = path.strip_suffix(b" (deleted)").unwrap_or(path);
-    let mut container = Container::IN_NO_POD;
-    let mut names = 0;
+    let lacks_names = is_private || path.starts_with(b"/..");
+    let mut container =
+        if lacks_names && !is_at_the_top(path) { Container::UNKNOWN } else { Container::IN_NO_POD };
     for name in path.split(|&byte| matches!(byte, b'/' | b':')).filter(|name| !name.is_empty()) {
         if belongs_to_a_user(name) {
             // The user creates the cgroups below and chooses their names.
             return container;
         }
-        names += usize::from(name != b"..");
         if let (None, Some(uid)) = (container.pod_uid, pod_uid(name)) {
             // The kubelet's own name is the first. A container can name the cgroups inside of it
             // like another pod. A container seen before belongs to an outer node (nested kubelets).
@@ -144,11 +170,18 @@ fn container_of_line(line: &[u8]) -> Container {
             }
         }
     }
-    if names == 0 && path != b"/" {
-        // An ancestor of the reader's own cgroup, which may be its pod's.
-        return Container::UNKNOWN;
-    }
     container
+}
+
+/// Returns whether a path begins with `/..` and goes on with a name at the top of the host's
+/// hierarchy.
+fn is_at_the_top(path: &[u8]) -> bool {
+    let mut names = path.split(|&byte| byte == b'/').skip(1);
+    let is_relative = names.clone().next() == Some(b"..");
+    is_relative
+        && names
+            .find(|name| *name != b"..")
+            .is_some_and(|name| TOP.contains(&name) || belongs_to_a_user(name))
 }
 
 /// Returns whether a user can create the cgroups below: `user.slice`, or `user-1000.slice` and

@@ -41,7 +41,7 @@ fn pass_without_a_change_allocates_nothing() {
     let _vm = node.start_vm(&VmSpec::foreign(&["0000:1b:00.0"])).unwrap();
     let root = Arc::new(Root::open(node.root()).unwrap());
     let prober = Arc::new(Prober::new(Arc::clone(&root)));
-    let mut monitor = Monitor::new(root, prober, Options::default()).unwrap();
+    let mut monitor = Monitor::new(root, prober, Options { probe: true, ..Options::default() }).unwrap();
     let mut changes = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(10);
     while !monitor.initial_probes_done() {
@@ -83,7 +83,7 @@ fn watch_without_a_change_reads_once_for_each_group() {
     let _vm = node.start_vm(&VmSpec::foreign(&["0000:1b:00.0"])).unwrap();
     let root = Arc::new(Root::open(node.root()).unwrap());
     let prober = Arc::new(Prober::new(Arc::clone(&root)));
-    let options = Options { interval: Duration::from_millis(20), ..Options::default() };
+    let options = Options { interval: Duration::from_millis(20), probe: true, ..Options::default() };
     let monitor = Monitor::new(root, prober, options).unwrap();
     let mut watch = Watch::new(monitor, watch::Options::default()).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);

@@ -48,7 +48,7 @@ fn more_functions_than_descriptors_are_followed() {
     let before = open_descriptors();
     let root = Arc::new(Root::open(node.root()).unwrap());
     let prober = Arc::new(Prober::new(Arc::clone(&root)));
-    let options = Options { probe: false, ..Options::default() };
+    let options = Options::default();
     let mut monitor = Monitor::new(root, prober, options).unwrap();
     assert_eq!(pass(&mut monitor).len(), FUNCTIONS as usize + GROUPS as usize, "bound, and changed to free");
     for _ in 0..3 {

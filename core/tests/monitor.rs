@@ -33,7 +33,7 @@ impl Story {
     fn new(node: Node) -> Self {
         let root = Arc::new(Root::open(node.root()).unwrap());
         let prober = Arc::new(Prober::new(Arc::clone(&root)));
-        let options = Options { interval: INTERVAL, ..Options::default() };
+        let options = Options { interval: INTERVAL, probe: true, ..Options::default() };
         Self { node, monitor: Monitor::new(root, prober, options).unwrap() }
     }
 
@@ -68,6 +68,71 @@ impl Story {
         let state = &self.monitor.group(GROUP).unwrap().state;
         (state.occupancy, state.evidence)
     }
+}
+
+#[test]
+fn default_options_open_no_group() {
+    let node = Node::with_eight_gpus().unwrap();
+    let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    let root = Arc::new(Root::open(node.root()).unwrap());
+    let prober = Arc::new(Prober::new(Arc::clone(&root)));
+    let monitor = Monitor::new(root, prober, Options::default()).unwrap();
+    assert!(!monitor.options().probe);
+    let mut watch = vfio_probe::Watch::new(monitor, Default::default()).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while watch.next() != Some(vfio_probe::Event::Held(GROUP)) {
+        assert!(Instant::now() < deadline, "{watch:?}");
+        std::thread::sleep(INTERVAL / 4);
+    }
+    let opens: Vec<u64> = (51..59).map(|group| node.opens(group)).collect();
+    assert_eq!(opens, [0; 8]);
+}
+
+fn is_viable(monitor: &Monitor, group: u32) -> bool {
+    monitor.group(GroupId(group)).unwrap().viability.is_viable()
+}
+
+#[test]
+fn peer_bound_to_a_host_driver_is_noticed_in_one_pass() {
+    let node = Node::with_eight_gpus().unwrap();
+    node.add(Function::new("0000:1b:00.1", 51)).unwrap();
+    let mut story = Story::discovered(node);
+    assert!(is_viable(&story.monitor, 51));
+    story.node.bind("0000:1b:00.1", "snd_hda_intel").unwrap();
+    assert_eq!(story.pass(), [Change::Changed(GROUP)]);
+    assert!(!is_viable(&story.monitor, 51));
+    story.node.unbind("0000:1b:00.1").unwrap();
+    assert_eq!(story.pass(), [Change::Changed(GROUP)]);
+    assert!(is_viable(&story.monitor, 51));
+}
+
+#[test]
+fn peers_of_many_groups_are_checked_within_four_passes() {
+    let node = Node::with_eight_gpus().unwrap();
+    let (groups, peer) = (200..270, |group: u32| format!("0001:{:02x}:00.1", group - 200));
+    for group in groups.clone() {
+        node.add(Function::gpu(&format!("0001:{:02x}:00.0", group - 200), group, 0)).unwrap();
+        node.add(Function::new(&peer(group), group)).unwrap();
+    }
+    let mut story = Story::discovered(node);
+    for group in groups.clone() {
+        story.node.bind(&peer(group), "snd_hda_intel").unwrap();
+    }
+    let mut noticed = Vec::new();
+    for _ in 0..4 {
+        noticed.push(story.pass().len());
+    }
+    assert!(groups.clone().all(|group| !is_viable(&story.monitor, group)), "{noticed:?}");
+    assert!(noticed[0] < 70 / 2, "a pass checks a quarter: {noticed:?}");
+}
+
+#[test]
+fn function_added_to_a_group_is_noticed_within_eight_passes() {
+    let mut story = Story::discovered(Node::with_eight_gpus().unwrap());
+    story.node.add(Function::new("0000:1b:00.1", 51).with_driver(Some("snd_hda_intel"))).unwrap();
+    let changes: Vec<Change> = (0..8).flat_map(|_| story.pass()).collect();
+    assert_eq!(changes, [Change::Changed(GROUP)]);
+    assert!(!is_viable(&story.monitor, 51));
 }
 
 #[test]
@@ -125,7 +190,7 @@ fn without_permission_to_probe_no_group_is_opened() {
     let node = Node::with_eight_gpus().unwrap();
     let root = Arc::new(Root::open(node.root()).unwrap());
     let prober = Arc::new(Prober::new(Arc::clone(&root)));
-    let options = Options { interval: INTERVAL, probe: false, ..Options::default() };
+    let options = Options { interval: INTERVAL, ..Options::default() };
     let mut story = Story { node, monitor: Monitor::new(root, prober, options).unwrap() };
     for _ in 0..3 {
         story.pass();

@@ -17,7 +17,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 fn watch(node: &Node, interval: Duration) -> Watch {
     let root = Arc::new(Root::open(node.root()).unwrap());
     let prober = Arc::new(Prober::new(Arc::clone(&root)));
-    let options = monitor::Options { interval, ..monitor::Options::default() };
+    let options = monitor::Options { interval, probe: true, ..monitor::Options::default() };
     let monitor = Monitor::new(root, prober, options).unwrap();
     Watch::new(monitor, watch::Options::default()).unwrap()
 }

@@ -66,7 +66,8 @@ pub fn alloc_response(data: &[u8]) {
     for id in envs.map(str::trim).filter(|id| is_vfio_id(id, true)) {
         assert!(entry.response_ids.contains(id));
     }
-    let nodes = decoded.devices.into_iter().map(|spec| spec.host_path);
+    let mounts = decoded.mounts.into_iter().map(|mount| mount.host_path);
+    let nodes = decoded.devices.into_iter().map(|spec| spec.host_path).chain(mounts);
     assert_eq!(entry.nodes, nodes.filter(|path| is_vfio_node(path)).collect());
     let annotations = decoded.annotations.iter().filter(|(key, _)| is_cdi_annotation(key));
     let names = annotations.flat_map(|(_, names)| names.split(','));

@@ -7,11 +7,15 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// Limit for the number of problems. On a node with more, the first ones show what is wrong.
+/// Limit for the number of problems that are reported. On a node with more, the first ones show what is wrong, and the log has the
+/// others.
 const MAX_PROBLEMS: usize = 256;
+/// Limit for the number of further problems that are remembered, so that each is logged once. More are neither logged nor counted.
+const MAX_FURTHER: usize = 1024;
 /// Limit for the text of a problem in characters: it may contain what another program sent.
 const MAX_TEXT: usize = 500;
 
@@ -75,6 +79,8 @@ pub(crate) enum ProblemCode {
     ListenFailed,
     /// Lines of the log were lost.
     LogLinesLost,
+    /// There are more problems than are reported.
+    MoreProblems,
     /// A code of another version.
     #[serde(other)]
     Other,
@@ -103,7 +109,14 @@ pub(crate) struct Problem {
 /// The current problems. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Problems {
-    current: Arc<Mutex<BTreeMap<(ProblemCode, String), Entry>>>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    current: BTreeMap<(ProblemCode, String), Entry>,
+    /// Problems beyond the limit, each with a hash of its text.
+    further: BTreeMap<(ProblemCode, String), u64>,
 }
 
 #[derive(Debug)]
@@ -119,46 +132,76 @@ impl Problems {
         if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
             text.truncate(end);
         }
-        let mut current = self.current.lock();
+        let State { current, further } = &mut *self.state.lock();
         let is_full = current.len() >= MAX_PROBLEMS;
-        match current.get_mut(&(code, about.clone())) {
+        let key = (code, about);
+        match current.get_mut(&key) {
             Some(known) if known.text == text => false,
             Some(known) => {
                 known.text = text;
                 true
             }
-            None if is_full => false,
+            None if is_full => {
+                let (has_room, hash) = (further.len() < MAX_FURTHER, hash(&text));
+                match further.get_mut(&key) {
+                    Some(known) => std::mem::replace(known, hash) != hash,
+                    None => has_room && further.insert(key, hash).is_none(),
+                }
+            }
             None => {
-                current.insert((code, about), Entry { text, since: SystemTime::now() });
-                true
+                let was_logged = further.remove(&key) == Some(hash(&text));
+                current.insert(key, Entry { text, since: SystemTime::now() });
+                !was_logged
             }
         }
     }
 
     /// Ends a problem. Returns whether it was there.
     pub(crate) fn end(&self, code: ProblemCode, about: impl fmt::Display) -> bool {
-        let mut current = self.current.lock();
+        let State { current, further } = &mut *self.state.lock();
         // Most calls find nothing: no text is made for them.
-        current.keys().any(|(known, _)| *known == code)
-            && current.remove(&(code, about.to_string())).is_some()
+        if !current.keys().chain(further.keys()).any(|(known, _)| *known == code) {
+            return false;
+        }
+        let key = (code, about.to_string());
+        current.remove(&key).is_some() | further.remove(&key).is_some()
     }
 
     /// Ends the problems of a kind for which `holds` returns false.
     pub(crate) fn keep(&self, code: ProblemCode, mut holds: impl FnMut(&str) -> bool) {
-        self.current.lock().retain(|(known, about), _| *known != code || holds(about));
+        let State { current, further } = &mut *self.state.lock();
+        current.retain(|(known, about), _| *known != code || holds(about));
+        further.retain(|(known, about), _| *known != code || holds(about));
     }
 
     /// Returns the problems, by kind.
     pub(crate) fn current(&self) -> Vec<Problem> {
-        let current = self.current.lock();
+        let State { current, further } = &*self.state.lock();
         let problem = |((code, about), entry): (&(ProblemCode, String), &Entry)| Problem {
             code: *code,
             about: about.clone(),
             text: entry.text.clone(),
             since: seconds(entry.since),
         };
-        current.iter().map(problem).collect()
+        let mut problems: Vec<Problem> = current.iter().map(problem).collect();
+        if !further.is_empty() {
+            let text = format!("{} more are in the log only", further.len());
+            let since = current.values().map(|entry| seconds(entry.since)).max().unwrap_or_default();
+            problems.push(Problem {
+                code: ProblemCode::MoreProblems,
+                about: "problems".to_owned(),
+                text,
+                since,
+            });
+        }
+        problems
     }
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// For a line of text.
@@ -212,7 +255,39 @@ mod tests {
         (0..MAX_PROBLEMS * 2).for_each(|place| {
             problems.begin(DeviceUnreadable, place, "");
         });
+        assert_eq!(problems.current().len(), MAX_PROBLEMS + 1);
+        let begin = |place: usize, text: &str| problems.begin(DeviceUnreadable, place, text);
+        (0..MAX_FURTHER * 2).for_each(|place| {
+            begin(place, "");
+        });
+        assert_eq!(problems.current().len(), MAX_PROBLEMS + 1);
+        assert_eq!(problems.state.lock().further.len(), MAX_FURTHER);
+    }
+
+    #[test]
+    fn problem_beyond_the_limit_is_new_once_and_counted() {
+        let problems = Problems::default();
+        (0..MAX_PROBLEMS).for_each(|place| assert!(problems.begin(DeviceUnreadable, place, "x")));
         assert_eq!(problems.current().len(), MAX_PROBLEMS);
+        let begin = |text: &str| problems.begin(PoolsRejected, "pools.yaml", text);
+        assert!(begin("line 1") && !begin("line 1"), "logged once");
+        assert!(begin("line 2") && !begin("line 2"), "another text is news");
+        let last = problems.current().pop().unwrap();
+        assert_eq!((last.code, &*last.text), (ProblemCode::MoreProblems, "1 more are in the log only"));
+        // A place becomes free: it is reported, and not logged again.
+        assert!(problems.end(DeviceUnreadable, 0) && !begin("line 2"));
+        assert_eq!(problems.current().len(), MAX_PROBLEMS);
+        assert!(problems.current().iter().any(|problem| problem.code == PoolsRejected));
+        assert!(problems.begin(DeviceUnreadable, "a", "x") && problems.begin(DeviceUnreadable, "b", "x"));
+        problems.keep(DeviceUnreadable, |about| about == "a");
+        let left: Vec<_> =
+            problems.current().into_iter().map(|problem| (problem.code, problem.text)).collect();
+        let more = (ProblemCode::MoreProblems, "1 more are in the log only".to_owned());
+        let pools = (PoolsRejected, "line 2".to_owned());
+        assert_eq!(left, [pools, more], "those beyond the limit end as well");
+        assert!(!problems.begin(DeviceUnreadable, "a", "x"), "it is reported now, and was logged");
+        assert!(problems.begin(DeviceUnreadable, "b", "x"), "it had ended");
+        assert!(problems.end(PoolsRejected, "pools.yaml") && !problems.end(PoolsRejected, "pools.yaml"));
     }
 
     #[test]

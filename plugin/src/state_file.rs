@@ -88,9 +88,8 @@ impl StateFile {
                 Ok(content)
             }
             Err(error) => {
-                let error = Error::new(error.kind(), format!("cannot read {file}: {error}"));
-                self.run_dir.problems.begin(code, file, &error);
-                Err(error)
+                self.run_dir.problems.begin(code, &file, format_args!("cannot be read: {error}"));
+                Err(Error::new(error.kind(), format!("cannot read {file}: {error}")))
             }
         }
     }

@@ -121,6 +121,34 @@ async fn idle_plugin_clients_do_not_keep_the_kubelet_waiting() {
 }
 
 #[tokio::test]
+async fn clients_that_answer_pings_do_not_starve_allocate() {
+    let (node, kubelet, serve) = offered(&[]).await;
+    let socket = node.kubelet_dir().join(&kubelet.state().resources[H100].endpoint);
+    let endpoint = || tonic::transport::Endpoint::from_shared(format!("unix:{}", socket.display())).unwrap();
+    let mut idle = Vec::new();
+    for number in 0..130 {
+        // Each begins HTTP/2, pings and answers pings, and calls nothing.
+        let pinging =
+            endpoint().http2_keep_alive_interval(Duration::from_secs(1)).keep_alive_while_idle(true);
+        idle.push(tokio::time::timeout(PATIENCE, pinging.connect()).await.unwrap().unwrap());
+        if number % 26 == 25 {
+            let pod = kubelet.admit(&format!("vm-{number}"), H100, 1).await.unwrap();
+            let channel = endpoint().connect().await.unwrap();
+            let call = kubelet_api::v1beta1::device_plugin_client::DevicePluginClient::new(channel)
+                .get_device_plugin_options(kubelet_api::v1beta1::Empty {})
+                .await;
+            assert!(call.unwrap().into_inner().pre_start_required, "a new client gets an answer");
+            kubelet.remove(&pod.pod_uid);
+        }
+    }
+    assert_eq!(kubelet.state().registrations_of(H100), 1, "the kubelet's connection was never closed");
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", serve.0.id())).unwrap().count();
+    assert!(descriptors < 130, "{descriptors}");
+    drop(idle);
+    assert_eq!(serve.terminate().0, 0);
+}
+
+#[tokio::test]
 async fn status_socket_recovers_from_a_lack_of_descriptors() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;

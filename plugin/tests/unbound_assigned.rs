@@ -10,6 +10,8 @@ use common::{
 };
 use serde_json::Value;
 use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::time::Instant;
 use vfio_sim_node::kubelet::PodResourcesMode;
 use vfio_sim_node::mdev::Mdev;
@@ -131,14 +133,61 @@ async fn only_device_of_a_resource_stays_listed_over_restarts() {
                 listed_again(&kubelet, before, &what, fault != Fault::Gone).await;
                 let listed = device(&node, GPU);
                 assert_eq!(assigned_pod(&listed).as_deref(), Some(&*pod_of(source, &uid)), "{what}");
-                assert_eq!(
-                    (&listed["resource"], &listed["state"]),
-                    (&H100.into(), &"unknown".into()),
-                    "{what}"
-                );
+                let state = state_after(fault);
+                assert_eq!((&listed["resource"], &listed["state"]), (&H100.into(), &state.into()), "{what}");
                 drop(serve);
             }
         }
+    }
+}
+
+/// Returns the state in `list`.
+fn state_after(fault: Fault) -> &'static str {
+    if fault == Fault::Gone { "absent" } else { "unknown" }
+}
+
+/// Returns a device in the answer of the status socket.
+fn in_status(node: &Node, address: &str) -> Value {
+    let mut text = String::new();
+    UnixStream::connect(node.run_dir().join("status.sock")).unwrap().read_to_string(&mut text).unwrap();
+    let status: Value = serde_json::from_str(&text).unwrap();
+    let devices = status["devices"].as_array().unwrap();
+    devices.iter().find(|device| device["address"] == address).unwrap().clone()
+}
+
+#[tokio::test]
+async fn device_that_is_not_bound_is_never_shown_as_free() {
+    for fault in FAULTS {
+        let (node, _kubelet, _serve, _) = with_a_pod(&[], H100).await;
+        assert_eq!(device(&node, GPU)["state"], "free");
+        strike(&node, GPU, fault);
+        let deadline = Instant::now() + common::PATIENCE;
+        while in_status(&node, GPU)["state"] == "free" {
+            assert!(Instant::now() < deadline, "{fault:?}: {}", in_status(&node, GPU));
+        }
+        for device in [in_status(&node, GPU), device(&node, GPU)] {
+            let found = ["state", "evidence", "viable"].map(|field| device[field].clone());
+            assert_eq!(
+                found,
+                [Value::from(state_after(fault)), Value::from("none"), Value::from(false)],
+                "{fault:?}: {device}"
+            );
+            assert_eq!(assigned_pod(&device).as_deref(), Some("default/vm-9"));
+        }
+        let (_, table, _) = run(&node, &["list"]);
+        assert!(table.contains(state_after(fault)) && !table.contains("free"), "{table}");
+    }
+}
+
+#[tokio::test]
+async fn list_sees_a_device_leave_before_serve_does() {
+    for fault in FAULTS {
+        // serve makes no pass, and gets no event of a simulated node.
+        let (node, _kubelet, _serve, _) = with_a_pod(&["--interval", "1h"], H100).await;
+        strike(&node, GPU, fault);
+        let device = device(&node, GPU);
+        let found = ["state", "evidence"].map(|field| device[field].clone());
+        assert_eq!(found, [Value::from(state_after(fault)), Value::from("none")], "{fault:?}: {device}");
     }
 }
 

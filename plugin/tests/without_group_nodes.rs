@@ -5,8 +5,10 @@
 
 mod common;
 
-use common::{H100, Serve, device, expect, health, kubelet, run, wait_for_pod};
+use common::{H100, PATIENCE, Serve, device, expect, health, kubelet, run, wait_for_pod};
 use serde_json::Value;
+use std::time::{Duration, Instant};
+use tonic::Code;
 use vfio_sim_node::kubelet::KubeletState;
 use vfio_sim_node::{Hold, Kubelet, Node, VmSpec};
 
@@ -100,9 +102,23 @@ async fn reused_cdev_numbers_are_allocated_as_they_are_now() {
         std::fs::read_dir(directory).unwrap().next().unwrap().unwrap().file_name().into_string().unwrap()
     });
     assert_eq!(cdevs, ["vfio0", "vfio1"]);
-    // This holds whether or not the monitor has seen the change.
+    // This holds whether or not the monitor has seen the change. If a pass came between unbind and bind, the device is not
+    // offered until the next pass, and Allocate refuses it.
     for (address, number) in [(OTHER, 0), (GPU, 1)] {
-        let response = kubelet.allocate(H100, &[&[address.to_owned()]]).await.unwrap();
+        let ids = [address.to_owned()];
+        let deadline = Instant::now() + PATIENCE;
+        let response = loop {
+            match kubelet.allocate(H100, &[&ids]).await {
+                Ok(response) => break response,
+                Err(status) => {
+                    assert!(
+                        status.code() == Code::InvalidArgument && Instant::now() < deadline,
+                        "{status:?}"
+                    );
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        };
         let nodes: Vec<_> = response[0].devices.iter().map(|spec| spec.host_path.clone()).collect();
         assert_eq!(nodes, ["/dev/iommu".to_owned(), format!("/dev/vfio/devices/vfio{number}")], "{address}");
     }

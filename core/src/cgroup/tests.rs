@@ -171,6 +171,11 @@ fn sandbox_without_a_pod_is_unknown() {
             "1:name=systemd:/openrc.k3s".into(),
             "0::/..".into(),
             "0::/../..".into(),
+            // The names that are missing may be those of a pod.
+            "0::/../vcpu0".into(),
+            "0::/../../qemu.scope/emulator".into(),
+            "4:memory:/..".into(),
+            "1:name=systemd:/../sandbox".into(),
         ],
     );
 }
@@ -185,6 +190,10 @@ fn services_and_other_vms_are_in_no_pod() {
             "0::/system.slice/kubepods.service".into(),
             "0::/system.slice/libvirtd.service".into(),
             "0::/../../../system.slice/sshd.service".into(),
+            "0::/../../../init.scope".into(),
+            r"0::/../../machine.slice/machine-qemu\x2d1\x2dvm.scope/libvirt/emulator".into(),
+            "4:memory:/".into(),
+            "1:name=systemd:/init.scope".into(),
             r"0::/machine.slice/machine-qemu\x2d1\x2dvm.scope/libvirt/emulator".into(),
             format!(r"0::/machine.slice/machine-qemu\x2d1\x2dpod{UID}.scope/libvirt/vcpu0"),
             format!(r"0::/machine.slice/machine-qemu\x2d1\x2d{ID}.scope/libvirt"),
@@ -249,6 +258,39 @@ fn text_that_is_cut_off_or_damaged_is_unknown() {
     let (pod, cut) =
         (format!("12:memory:/kubepods/pod{UID}/{ID}\n"), format!("11:cpu:/kubepods/pod{}", &UID[..9]));
     assert_eq!(read(&(pod + &cut)), (UID.into(), ID.into(), "yes"), "the whole line counts");
+}
+
+#[test]
+fn private_namespace_hides_the_pod_of_its_own_container() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = Root::open(directory.path()).unwrap();
+    let (process, own) = (directory.path().join("proc/7"), directory.path().join("proc/self/ns"));
+    std::fs::create_dir_all(&process).unwrap();
+    std::fs::create_dir_all(&own).unwrap();
+    let pod = format!("0::/../../kubepods-pod{SLICE}.slice/cri-containerd-{ID}.scope\n");
+    let lines = [
+        ("0::/\n", InPod::Unknown, InPod::No),
+        ("0::/init.scope\n", InPod::Unknown, InPod::No),
+        ("0::/system.slice/nested.service\n", InPod::Unknown, InPod::No),
+        ("12:memory:/\n1:name=systemd:/\n", InPod::Unknown, InPod::No),
+        ("0::/../..\n", InPod::Unknown, InPod::Unknown),
+        ("0::/../../../system.slice/sshd.service\n", InPod::No, InPod::No),
+        ("0::/../../../user.slice/session-1.scope\n", InPod::No, InPod::No),
+        (&*pod, InPod::Yes, InPod::Yes),
+    ];
+    for (link, is_private) in
+        [(None, false), (Some("cgroup:[4026531835]"), false), (Some("cgroup:[4026532999]"), true)]
+    {
+        let _ = std::fs::remove_file(own.join("cgroup"));
+        if let Some(link) = link {
+            std::os::unix::fs::symlink(link, own.join("cgroup")).unwrap();
+        }
+        for (text, private, host) in lines {
+            std::fs::write(process.join("cgroup"), text).unwrap();
+            let expected = if is_private { private } else { host };
+            assert_eq!(root.container_of(7).in_pod, expected, "{link:?}: {text}");
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use super::Change;
 use super::bound::{BoundDevices, Tracked};
-use super::pass::Pass;
+use super::pass::{Pass, ReadErrors};
+use crate::error::{Error, Result};
 use crate::group::{Member, Viability};
 use crate::id::{DeviceId, GroupId};
 use crate::occupancy::{GroupNode, GroupState};
@@ -23,6 +24,8 @@ pub struct Group {
     /// The latest peek. None before the first.
     pub peek: Option<Peek>,
     pub(super) node: GroupNode,
+    /// A member is bound to no VFIO driver.
+    pub(super) has_untracked: bool,
     /// Whether the group is peeked at and probed. See [`Monitor::set_watched`](super::Monitor::set_watched).
     pub(super) watched: bool,
     /// When the outstanding probe was requested. None if no probe is outstanding.
@@ -38,6 +41,7 @@ impl Group {
             state,
             peek: None,
             node: GroupNode::Hidden,
+            has_untracked: false,
             watched: true,
             probe_since: None,
         }
@@ -91,31 +95,68 @@ pub(super) fn regroup(
     }
 }
 
+/// Reads the members of a group. What cannot be read is kept as an error.
 fn read_members(group: &mut Group, devices: &[Tracked], pass: &mut Pass<'_>) {
-    // The driver of a tracked device has just been read.
-    let known = |name: &[u8]| {
-        let id = DeviceId::parse(name)?;
-        let place = devices.binary_search_by_key(&id, |tracked| tracked.device.id).ok()?;
-        devices.get(place)?.device.driver
-    };
-    let mut members = Vec::with_capacity(group.members.len());
-    let errors = &mut *pass.errors;
-    let listed = pass.root.members_with(group.id, &mut pass.scratch.buffer, known, |member| match member {
-        Ok(member) => members.push(member),
-        Err(error) => errors.add(error),
-    });
+    let mut members = std::mem::take(&mut pass.scratch.members);
+    let listed = list_members(group.id, devices, pass, &mut members, |errors, error| errors.add(error));
     match listed {
         // This process has no descriptor left, which says nothing about the members.
-        Err(error) if error.is_shortage() => return,
-        Err(error) => errors.add(error),
-        Ok(()) => {}
-    }
-    if members != group.members {
-        let change = Change::Changed(group.id);
-        if !group.members.is_empty() && !pass.changes.contains(&change) {
-            pass.changes.push(change);
+        Err(error) if error.is_shortage() => {}
+        Err(error) => {
+            pass.errors.add(error);
+            set_members(group, &members, pass);
         }
-        group.viability = Viability::of(&members);
-        group.members = members;
+        Ok(()) => set_members(group, &members, pass),
     }
+    pass.scratch.members = members;
+}
+
+/// Lists the members of a group again. If anything cannot be read, the group stays as it was until
+/// the next refresh. Allocates nothing unless there are more members than before.
+pub(super) fn relist(group: &mut Group, devices: &[Tracked], pass: &mut Pass<'_>) {
+    let mut members = std::mem::take(&mut pass.scratch.members);
+    let mut is_whole = true;
+    let listed = list_members(group.id, devices, pass, &mut members, |_, _| is_whole = false);
+    if listed.is_ok() && is_whole {
+        set_members(group, &members, pass);
+    }
+    pass.scratch.members = members;
+}
+
+/// Lists the members of a group into a buffer. Passes what is wrong with a single member to `failed`.
+fn list_members(
+    group: GroupId,
+    devices: &[Tracked],
+    pass: &mut Pass<'_>,
+    members: &mut Vec<Member>,
+    mut failed: impl FnMut(&mut ReadErrors, Error),
+) -> Result<()> {
+    // The driver of a tracked device has just been read.
+    let known = |name: &[u8]| find(DeviceId::parse(name)?, devices)?.device.driver;
+    members.clear();
+    let Pass { root, scratch, errors, .. } = pass;
+    root.members_with(group, &mut scratch.buffer, known, |member| match member {
+        Ok(member) => members.push(member),
+        Err(error) => failed(errors, error),
+    })
+}
+
+/// Takes the members that were listed.
+fn set_members(group: &mut Group, members: &[Member], pass: &mut Pass<'_>) {
+    if *members == group.members {
+        return;
+    }
+    let change = Change::Changed(group.id);
+    if !group.members.is_empty() && !pass.changes.contains(&change) {
+        pass.changes.push(change);
+    }
+    group.viability = Viability::of(members);
+    group.has_untracked = members.iter().any(|member| !member.vfio);
+    group.members.clear();
+    group.members.extend_from_slice(members);
+}
+
+fn find(id: DeviceId, devices: &[Tracked]) -> Option<&Tracked> {
+    let place = devices.binary_search_by_key(&id, |tracked| tracked.device.id).ok()?;
+    devices.get(place)
 }

@@ -12,6 +12,7 @@
 //! | `nodes` | the device nodes |
 //! | `baseline` | the enable counts without a holder |
 //! | `probing` | the peeks, the probes and their results |
+//! | `recheck` | changes of groups that no listing of the bound devices shows |
 //! | `pass` | the context and the scratch buffers of one pass |
 
 mod baseline;
@@ -21,6 +22,7 @@ mod groups;
 mod nodes;
 mod pass;
 mod probing;
+mod recheck;
 
 use crate::device::Detail;
 use crate::error::{Error, Result};
@@ -33,6 +35,7 @@ use bound::BoundDevices;
 use nodes::VisibleNodes;
 use pass::{Pass, ReadErrors, Scratch};
 use probing::Results;
+use recheck::Recheck;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,7 +50,10 @@ pub use pass::MAX_ERRORS;
 pub struct Options {
     /// Time between two passes. Also the shortest time between two probes of one group.
     pub interval: Duration,
-    /// Whether groups may be probed. If not, the occupancy rests on `enable` alone.
+    /// Whether groups may be probed. If not, the occupancy rests on `enable` and on known holders.
+    ///
+    /// A probe opens the group's device node, and a VM that starts in that moment fails. So this is
+    /// false by default, as in every language.
     pub probe: bool,
     /// Longest duration of a probe. After that it counts as timed out.
     pub probe_deadline: Duration,
@@ -55,13 +61,13 @@ pub struct Options {
     pub detail: Detail,
 }
 
-/// One pass a second, probes allowed with a deadline of one second, records in
+/// One pass a second, no probes (with a deadline of one second if they are allowed), records in
 /// [`Detail::Identity`].
 impl Default for Options {
     fn default() -> Self {
         Self {
             interval: Duration::from_secs(1),
-            probe: true,
+            probe: false,
             probe_deadline: Duration::from_secs(1),
             detail: Detail::Identity,
         }
@@ -95,6 +101,7 @@ pub struct Monitor {
     bound: BoundDevices,
     /// Sorted by number.
     groups: Vec<Group>,
+    recheck: Recheck,
     nodes: VisibleNodes,
     assigned: Assigned,
     /// Sorted. None for all groups.
@@ -120,6 +127,7 @@ impl Monitor {
             options,
             bound: BoundDevices::new(Instant::now()),
             groups: Vec::new(),
+            recheck: Recheck::default(),
             nodes: VisibleNodes::new(),
             assigned: Assigned::default(),
             watched: None,
@@ -333,12 +341,14 @@ impl Monitor {
         // A refresh also finds another file system that was mounted over /dev/vfio.
         let refresh = self.refresh_is_due(now);
         let mut list_nodes = !std::mem::take(&mut self.nodes_unchanged) || refresh;
-        let Self { root, bound, groups, nodes, options, watched, scratch, errors, .. } = self;
+        let Self { root, bound, groups, recheck, nodes, options, watched, scratch, errors, .. } = self;
         let pass = &mut Pass { root, now, scratch, errors, changes: &mut *changes };
         if bound.update(options.detail, pass)? {
             groups::regroup(groups, &bound.devices, !self.started, options.interval, pass);
             watch_groups(groups, bound, watched.as_deref());
             list_nodes = true;
+        } else {
+            recheck.run(groups, &bound.devices, pass);
         }
         // A kernel without group nodes has its nodes in a directory that is not watched.
         if list_nodes || !nodes.for_groups {

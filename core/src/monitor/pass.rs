@@ -3,6 +3,7 @@
 
 use super::Change;
 use crate::error::Error;
+use crate::group::Member;
 use crate::id::{DeviceId, GroupId};
 use crate::root::{Buffer, Root};
 use crate::scan::Bound;
@@ -32,6 +33,8 @@ pub(super) struct Scratch {
     pub(super) failed: Vec<Error>,
     /// The number and the inode of each entry in /sys/class/vfio-dev.
     pub(super) entries: Vec<(u32, u64)>,
+    /// The members of one group.
+    pub(super) members: Vec<Member>,
     /// The groups with a device node in /dev/vfio.
     pub(super) group_nodes: Vec<GroupId>,
     /// N of each vfioN in /dev/vfio/devices, on a kernel without group nodes.

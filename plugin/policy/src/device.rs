@@ -86,6 +86,8 @@ pub struct GroupState {
     pub since: Instant,
     /// Whether VFIO can use the group, by the drivers of its members.
     pub viability: Viability,
+    /// Whether the group has more than one member.
+    pub has_peers: bool,
     /// All members that keep the group from being viable, by name.
     pub offenders: Vec<Member>,
     /// The latest peek.

@@ -63,6 +63,7 @@ pub fn device_state(
         has_node,
         since,
         viability,
+        has_peers: false,
         offenders,
         peek,
         holders,

@@ -1,8 +1,8 @@
 //! Answers the kubelet's Allocate: grants devices only if their groups can be opened now.
 //!
 //! The steps of a call: plan the request (policy `allocation`), check [`stale_answers`], reserve its groups, probe all of them at once ([`verify`]),
-//! substitute or refuse held devices ([`substitute`], [`refusal`]), wake sleeping devices ([`wake`]), check the drivers again,
-//! record the assignment, and build the response ([`device_specs`], [`response`]). Each step works on the devices of the request
+//! substitute or refuse held devices ([`substitute`], [`refusal`]), wake sleeping devices ([`wake`]), check the drivers of
+//! devices and group peers again, record the assignment, and build the response ([`device_specs`], [`response`]). Each step works on the devices of the request
 //! and on their groups, and on no other device. [`preferred`] answers GetPreferredAllocation.
 
 pub(crate) mod allocator;
@@ -98,6 +98,9 @@ impl Allocator {
         self.check_sleeping(&plan, deadline).await?;
         for device in plan.devices() {
             self.check_bound(device)?;
+        }
+        for (_, device) in plan.containers.iter().flat_map(PlannedContainer::groups) {
+            self.check_viable(device).await?;
         }
         let now = std::time::Instant::now();
         let allocates = plan.containers.iter().map(|container| {

@@ -91,5 +91,6 @@ impl Allocator {
         let looks_held = || self.looks_held(candidate, group);
         allocation::judge(probed, looks_held, false) == ProbeVerdict::Grant
             && self.check_bound(candidate).is_ok()
+            && self.not_viable(candidate).is_none()
     }
 }

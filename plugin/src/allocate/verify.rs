@@ -11,7 +11,7 @@ use vfio_plugin_policy::assignments::index::Assignments;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_probe::device::Detail;
 use vfio_probe::peek::Peek;
-use vfio_probe::{Buffer, Evidence, GroupId, Kind, Occupancy};
+use vfio_probe::{Buffer, Evidence, GroupId, Kind, Occupancy, Viability};
 
 /// A held group is probed again for this long, because the VM of the pod before may still be closing it.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -110,6 +110,33 @@ impl Allocator {
             return self.check_vgpu_type(device);
         }
         Err(AllocateError::DriverChanged { device: id, driver })
+    }
+
+    /// Checks that VFIO can use a device's group now: the monitor may not have noticed yet that a peer was bound to a host driver.
+    ///
+    /// Costs no system call for a group whose only member is the device. If the kernel's uevents are not heard, such a group may
+    /// have another member by now, and is listed too.
+    ///
+    /// # Errors
+    /// The group is not viable. What cannot be read is no error.
+    pub(super) async fn check_viable(&self, device: &DeviceState) -> Result<(), AllocateError> {
+        let Some(error) = self.not_viable(device) else { return Ok(()) };
+        // The kubelet does not ask for the device again once it has the list.
+        self.monitor.reread_records();
+        self.wait_until_unhealthy(&[device.device.id.to_string()]).await;
+        Err(error)
+    }
+
+    /// Returns why VFIO cannot use a device's group now, as in [`check_viable`](Self::check_viable).
+    pub(super) fn not_viable(&self, device: &DeviceState) -> Option<AllocateError> {
+        let state = device.group.as_ref()?;
+        if !state.has_peers && self.monitor.hears_uevents {
+            return None;
+        }
+        let group = self.monitor.root.group(state.id, &mut Buffer::new()).ok()?;
+        let Viability::NotViable { member, driver } = group.viability else { return None };
+        let offender = format!("{member} is bound to {driver}");
+        Some(AllocateError::NotViable { device: device.device.id, group: state.id, offender })
     }
 
     /// Checks that a vendor's virtual function still is the same vGPU. It stays bound when its type is changed or removed.

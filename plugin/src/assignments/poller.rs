@@ -271,7 +271,7 @@ impl Poller {
                 AssignmentsUnknown => "no assignments known: no checkpoint can be used, and ",
                 _ => "",
             };
-            let text = format!("{unknown}pods cannot be listed: {error}");
+            let text = format!("{unknown}pods cannot be listed: {}", error.cause);
             problems.begin(code, self.config.pod_resources.display(), text);
         }
     }

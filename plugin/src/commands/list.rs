@@ -12,6 +12,8 @@ use crate::status::report::{DeviceReport, Listing};
 use crate::status::words::{EvidenceWord, StateWord};
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::holders::coverage_gaps;
+use vfio_probe::device::Detail;
+use vfio_probe::{ErrorKind, Root};
 
 /// The columns of the table. Those about the hardware matter least to a reader who asks what is wrong.
 const TABLE: Table<9> = Table {
@@ -52,6 +54,7 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool, columns: Option<usiz
     for problem in &problems {
         stderr::print(format_args!("vfio-device-plugin: problem of serve: {problem}"));
     }
+    let root = Root::open(&config.root)?;
     let mut reports: Vec<DeviceReport> = devices.iter().map(|device| combined(device, &reported)).collect();
     // A device whose unbind waits for its holder, or that is assigned to a pod, is not among the bound
     // devices; serve knows it.
@@ -59,11 +62,28 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool, columns: Option<usiz
         (report.driver.is_none() || report.assignment.is_some())
             && !devices.iter().any(|device| device.device.id.to_string() == report.address)
     });
-    reports.extend(unlisted.map(|report| DeviceReport { typed_reason: None, ..report }));
+    reports.extend(unlisted.map(|report| DeviceReport { typed_reason: None, ..unselected(&root, report) }));
     let listing = Listing { assignments_known, devices: reports, problems, coverage: coverage.into() };
     let text = if json { serde_json::to_string(&listing)? + "\n" } else { table(&listing, columns) };
     stdout::print(&text)?;
     Ok(0)
+}
+
+/// Corrects what a running `serve` reported of a device that this command does not select, or that is not bound: it may have left
+/// the bus, or may have another driver, since the latest pass of `serve`. Then it is absent, or not known to be free.
+fn unselected(root: &Root, mut report: DeviceReport) -> DeviceReport {
+    let Ok(id) = report.address.parse() else { return report };
+    let state = match root.device(id, Detail::Identity) {
+        Err(error) if error.kind == ErrorKind::Missing => StateWord::Absent,
+        Ok(device) if device.driver.map(|driver| driver.to_string()) != report.driver => StateWord::Unknown,
+        Ok(_) | Err(_) => return report,
+    };
+    // The kernel's unbind waits for a holder.
+    if state == StateWord::Absent || report.state == StateWord::Free {
+        (report.state, report.evidence) = (state, EvidenceWord::None);
+        report.holders.clear();
+    }
+    report
 }
 
 /// Combines a device as it is now with what a running `serve` reported.
@@ -93,7 +113,8 @@ pub(crate) fn combined(device: &DeviceState, reported: &[DeviceReport]) -> Devic
             serve_saw_it
         }
         (StateWord::Held, StateWord::Free) => known.stale_enable,
-        (_, StateWord::Absent) => true,
+        // Without evidence the device was absent from the bus, and it is bound now.
+        (_, StateWord::Absent) => known.evidence != EvidenceWord::None,
         _ => false,
     };
     if report.state == StateWord::Held

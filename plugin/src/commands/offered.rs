@@ -95,6 +95,18 @@ pub(crate) fn offered_devices(
 fn group_state(group: &GroupSnapshot, has_node: bool, coverage: ScanCoverage) -> GroupState {
     let GroupSnapshot { id, occupancy, evidence, peek, viability, ref holders, .. } = *group;
     let (since, holders, coverage) = (Instant::now(), holders.clone(), Some(coverage));
-    let offenders = group.offenders().copied().collect();
-    GroupState { id, occupancy, evidence, has_node, since, viability, offenders, peek, holders, coverage }
+    let (has_peers, offenders) = (group.members.len() > 1, group.offenders().copied().collect());
+    GroupState {
+        id,
+        occupancy,
+        evidence,
+        has_node,
+        since,
+        viability,
+        has_peers,
+        offenders,
+        peek,
+        holders,
+        coverage,
+    }
 }

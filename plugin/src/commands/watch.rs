@@ -38,7 +38,7 @@ struct EventReport {
 pub(crate) fn run(config: &Config, json: bool, wide: bool) -> anyhow::Result<u8> {
     let root = Arc::new(Root::open(&config.root)?);
     let prober = Arc::new(Prober::new(Arc::clone(&root)));
-    let options = Options { interval: config.interval, probe: false, ..Options::default() };
+    let options = Options { interval: config.interval, ..Options::default() };
     let mut watch = Watch::new(Monitor::new(root, prober, options)?, Default::default())?;
     loop {
         while let Some(event) = watch.next() {

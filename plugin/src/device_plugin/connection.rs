@@ -1,20 +1,20 @@
 //! A connection of the kubelet that the plugin can close.
 
+use crate::device_plugin::clients::{Activity, Place};
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
 /// What a client sends first (RFC 9113, 3.4): 24 bytes. Until then the server cannot ping it.
 const PREFACE: usize = 24;
 
-/// An accepted connection. After its token is cancelled, reads and writes fail, and the server drops it with all its streams. So it
+/// An accepted connection. After the token of its place is cancelled, reads and writes fail, and the server drops it with all its streams. So it
 /// does if the client does not begin HTTP/2 in time.
 ///
 /// The server's graceful shutdown is not enough: it waits for the client, and a kubelet that does not read never answers.
@@ -24,19 +24,14 @@ pub(super) struct Connection {
     /// The time of the first bytes, and how many are missing; none once they are there.
     preface: Option<(Pin<Box<Sleep>>, usize)>,
     /// Counts the connection as long as it is open.
-    _permit: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl Connection {
-    /// Wraps an accepted connection until `close` is cancelled. The client has the time `preface` to begin HTTP/2.
-    pub(super) fn new(
-        stream: UnixStream,
-        close: CancellationToken,
-        preface: Duration,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
+    /// Wraps an accepted connection until its place is needed. The client has the time `preface` to begin HTTP/2.
+    pub(super) fn new(stream: UnixStream, preface: Duration, place: Place) -> Self {
         let preface = Some((Box::pin(sleep(preface)), PREFACE));
-        Self { stream, closed: Box::pin(close.cancelled_owned()), preface, _permit: permit }
+        Self { stream, closed: Box::pin(place.close.clone().cancelled_owned()), preface, place }
     }
 
     /// Returns the stream, or an error once the connection is closed. The task of `context` is woken when that happens.
@@ -95,7 +90,9 @@ impl AsyncWrite for Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = ();
+    type ConnectInfo = Activity;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Activity {
+        self.place.activity.clone()
+    }
 }

@@ -1,5 +1,6 @@
 //! The DevicePlugin gRPC server of each resource: its socket, its registration with the kubelet, and its five calls.
 
+mod clients;
 mod connection;
 mod limits;
 mod register;

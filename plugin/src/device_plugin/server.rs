@@ -1,6 +1,7 @@
 //! The gRPC server of one registration, on a socket of its own.
 
 use crate::allocate::allocator::Allocator;
+use crate::device_plugin::clients::Clients;
 use crate::device_plugin::connection::Connection;
 use crate::device_plugin::limits::Limits;
 use crate::device_plugin::service::{MAX_REQUEST, Service};
@@ -8,12 +9,10 @@ use crate::device_plugin::sockets;
 use crate::files::bind_private;
 use crate::problems::{ProblemCode, Problems};
 use kubelet_api::v1beta1::device_plugin_server::DevicePluginServer;
-use std::io::{Error, Result};
+use std::io::Result;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_stream::{Stream, StreamExt};
@@ -105,22 +104,22 @@ pub(super) fn accepted_connections(
     close: CancellationToken,
     mut note: impl FnMut(&Result<UnixStream>),
 ) -> impl Stream<Item = Result<Connection>> {
-    let slots = Arc::new(Semaphore::new(limits.connections));
+    let clients = Clients::default();
     UnixListenerStream::new(listener).then(move |accepted| {
         note(&accepted);
-        connection(accepted, close.clone(), limits, Arc::clone(&slots))
+        connection(accepted, close.clone(), limits, clients.clone())
     })
 }
 
 /// Returns the connection that was accepted. Pauses after an error: without descriptors the next accept fails at once, and the
 /// gRPC server makes it at once.
 ///
-/// Waits for a slot if there are as many connections as there may be, so the next accept comes after that.
+/// If there are as many connections as there may be, closes the least useful one.
 async fn connection(
     accepted: Result<UnixStream>,
     close: CancellationToken,
     limits: Limits,
-    slots: Arc<Semaphore>,
+    clients: Clients,
 ) -> Result<Connection> {
     let stream = match accepted {
         Ok(stream) => stream,
@@ -129,9 +128,9 @@ async fn connection(
             return Err(error);
         }
     };
-    // The semaphore is never closed.
-    let permit = slots.acquire_owned().await.map_err(Error::other)?;
-    Ok(Connection::new(stream, close, limits.preface, permit))
+    let peer = stream.peer_cred().ok().and_then(|peer| peer.pid()).filter(|pid| *pid > 0);
+    let place = clients.admit(limits.connections, peer, &close).await;
+    Ok(Connection::new(stream, limits.preface, place))
 }
 
 impl PluginServer {

@@ -9,6 +9,7 @@
 //! | PreStartContainer | [`crate::allocate`]: refuses to start a container with a stale answer |
 
 use crate::allocate::allocator::Allocator;
+use crate::device_plugin::clients::Activity;
 use crate::kubelet::list_and_watch::DeviceListStream;
 use kubelet_api::v1beta1::device_plugin_server::DevicePlugin;
 use kubelet_api::v1beta1::{
@@ -37,12 +38,14 @@ impl DevicePlugin for Service {
 
     async fn get_device_plugin_options(
         &self,
-        _: Request<Empty>,
+        request: Request<Empty>,
     ) -> Result<Response<DevicePluginOptions>, Status> {
+        Activity::called(request.extensions());
         Ok(Response::new(options()))
     }
 
-    async fn list_and_watch(&self, _: Request<Empty>) -> Result<Response<DeviceListStream>, Status> {
+    async fn list_and_watch(&self, request: Request<Empty>) -> Result<Response<DeviceListStream>, Status> {
+        Activity::follows(request.extensions());
         Ok(Response::new(self.allocator.broadcast.open()))
     }
 
@@ -50,6 +53,7 @@ impl DevicePlugin for Service {
         &self,
         request: Request<PreferredAllocationRequest>,
     ) -> Result<Response<PreferredAllocationResponse>, Status> {
+        Activity::called(request.extensions());
         self.allocator.preferred(&request.into_inner()).map(Response::new)
     }
 
@@ -57,6 +61,7 @@ impl DevicePlugin for Service {
         &self,
         request: Request<AllocateRequest>,
     ) -> Result<Response<AllocateResponse>, Status> {
+        Activity::called(request.extensions());
         self.allocator.allocate(&request.into_inner()).await.map(Response::new)
     }
 
@@ -64,6 +69,7 @@ impl DevicePlugin for Service {
         &self,
         request: Request<PreStartContainerRequest>,
     ) -> Result<Response<PreStartContainerResponse>, Status> {
+        Activity::called(request.extensions());
         self.allocator.pre_start(&request.into_inner().devices_ids)?;
         Ok(Response::new(PreStartContainerResponse {}))
     }

@@ -33,17 +33,24 @@ pub(crate) struct Lister {
 #[derive(Clone, Debug)]
 pub(crate) struct PodResourcesError {
     socket: PathBuf,
-    cause: Cause,
+    /// The reason, for a text that has named the socket.
+    pub(crate) cause: Cause,
 }
 
+/// Why pods could not be listed.
 #[derive(Clone, Debug)]
-enum Cause {
+pub(crate) enum Cause {
+    /// No answer came in time.
     Deadline,
+    /// The socket could not be connected to.
     Connect(ErrorKind, String),
+    /// The kubelet refused.
     Status(tonic::Code, String),
     /// The connection failed, or what came is no gRPC.
     Protocol(String),
+    /// The list is malformed.
     Malformed,
+    /// The list has too much of something.
     OverLimit(Limit),
 }
 
@@ -105,14 +112,20 @@ impl PodResourcesError {
 
 impl fmt::Display for PodResourcesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.socket.display())?;
-        match &self.cause {
-            Cause::Deadline => write!(f, "no answer within {DEADLINE:?}"),
-            Cause::Connect(_, cause) => write!(f, "cannot connect: {cause}; is the kubelet running?"),
-            Cause::Status(code, message) => write!(f, "{code:?}: {message}"),
-            Cause::Malformed => f.write_str("the list is malformed"),
-            Cause::OverLimit(limit) => write!(f, "the list has {limit}"),
-            Cause::Protocol(cause) => write!(f, "not an answer of a kubelet: {cause}"),
+        write!(f, "{}: {}", self.socket.display(), self.cause)
+    }
+}
+
+/// For a text that has named the socket.
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deadline => write!(f, "no answer within {DEADLINE:?}"),
+            Self::Connect(_, cause) => write!(f, "cannot connect: {cause}; is the kubelet running?"),
+            Self::Status(code, message) => write!(f, "{code:?}: {message}"),
+            Self::Malformed => f.write_str("the list is malformed"),
+            Self::OverLimit(limit) => write!(f, "the list has {limit}"),
+            Self::Protocol(cause) => write!(f, "not an answer of a kubelet: {cause}"),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Reads what the host has through PCI functions: network interfaces and disks, and whether it uses them.
 
 mod below;
+mod zfs;
 
-use crate::node::sysfs::{attribute, bounded, names};
+use crate::node::sysfs::{attribute, bounded, link_name, names};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,8 @@ pub(crate) struct HostUses {
     by_number: BTreeMap<String, BTreeSet<String>>,
     /// Mount points by the name of the device, for filesystems with a number of their own such as btrfs.
     by_name: BTreeMap<String, BTreeSet<String>>,
+    /// The mount points of each ZFS pool that is imported.
+    zfs: BTreeMap<String, BTreeSet<String>>,
     /// Whether any list of mounts could be read.
     pub(crate) mounts_known: bool,
     /// The names of devices with swap space.
@@ -36,6 +39,7 @@ impl HostUses {
             root: root.to_owned(),
             by_number: BTreeMap::new(),
             by_name: BTreeMap::new(),
+            zfs: BTreeMap::new(),
             mounts_known: false,
             swaps: BTreeSet::new(),
             default_routes: BTreeSet::new(),
@@ -53,7 +57,8 @@ impl HostUses {
             let routes = bounded(&proc.join("net/ipv6_route"), MAX_FILE).unwrap_or_default();
             this.default_routes.extend(routes.lines().filter_map(ipv6_default));
         }
-        this.add_btrfs_peers();
+        this.add_peers();
+        this.add_imported_pools();
         let swaps = bounded(&root.join("proc/swaps"), MAX_FILE).unwrap_or_default();
         this.swaps =
             swaps.lines().skip(1).filter_map(|line| name_of(line.split_whitespace().next()?)).collect();
@@ -68,23 +73,45 @@ impl HostUses {
         let mut fields = line.split(' ');
         let (Some(number), Some(mount)) = (fields.nth(2), fields.nth(1)) else { return };
         let mount = unescaped(mount);
-        let source = fields.skip_while(|field| *field != "-").nth(2);
-        if let Some(name) = source.filter(|source| source.starts_with("/dev/")).and_then(name_of) {
-            self.by_name.entry(name).or_default().insert(mount.clone());
+        let mut fields = fields.skip_while(|field| *field != "-").skip(1);
+        let (kind, source, options) = (fields.next(), fields.next().unwrap_or_default(), fields.next());
+        if kind == Some("zfs") {
+            self.add_pool_mount(&unescaped(source), mount.clone());
+        }
+        // bcachefs names all its devices: `/dev/sda:/dev/sdb`. The options can name a device for a journal, as `logdev=/dev/sdc1`.
+        let in_options = options.into_iter().flat_map(|options| options.split(','));
+        let in_options = in_options.filter_map(|option| Some(option.split_once('=')?.1));
+        for device in source.split(':').chain(in_options).filter(|path| path.starts_with("/dev/")) {
+            if let Some(name) = name_of(device) {
+                self.by_name.entry(name).or_default().insert(mount.clone());
+            }
         }
         self.by_number.entry(number.to_owned()).or_default().insert(mount);
     }
 
-    /// Adds the mounts of a btrfs to all its disks: mountinfo names only one of them.
-    fn add_btrfs_peers(&mut self) {
+    /// Adds the mounts of a btrfs or bcachefs to all its disks: mountinfo may name only one of them.
+    fn add_peers(&mut self) {
         let filesystems = self.root.join("sys/fs/btrfs");
         for filesystem in names(&filesystems, MAX_ENTRIES) {
-            let disks = names(&filesystems.join(filesystem).join("devices"), MAX_ENTRIES);
-            let mounts = disks.iter().filter_map(|disk| self.by_name.get(disk)).flatten();
-            let mounts: BTreeSet<String> = mounts.cloned().collect();
-            for disk in disks.into_iter().filter(|_| !mounts.is_empty()) {
-                self.by_name.entry(disk).or_default().extend(mounts.iter().cloned());
-            }
+            self.share_mounts(names(&filesystems.join(filesystem).join("devices"), MAX_ENTRIES));
+        }
+        let filesystems = self.root.join("sys/fs/bcachefs");
+        for filesystem in names(&filesystems, MAX_ENTRIES) {
+            let filesystem = filesystems.join(filesystem);
+            let members = names(&filesystem, MAX_ENTRIES);
+            let members = members.iter().filter(|name| name.starts_with("dev-"));
+            self.share_mounts(
+                members.filter_map(|name| link_name(&filesystem.join(name).join("block"))).collect(),
+            );
+        }
+    }
+
+    /// Adds the mounts of each of these disks to all of them.
+    fn share_mounts(&mut self, disks: Vec<String>) {
+        let mounts = disks.iter().filter_map(|disk| self.by_name.get(disk)).flatten();
+        let mounts: BTreeSet<String> = mounts.cloned().collect();
+        for disk in disks.into_iter().filter(|_| !mounts.is_empty()) {
+            self.by_name.entry(disk).or_default().extend(mounts.iter().cloned());
         }
     }
 }
@@ -149,6 +176,13 @@ mod tests {
         uses.add_mount("37 35 0:41 /@ / rw - btrfs /dev/sda2 rw");
         uses.add_mount("38 35 0:5 / /proc rw - proc proc rw");
         uses.add_mount("garbage");
+        uses.add_mount("39 35 0:50 / /pool rw - bcachefs /dev/sdb:/dev/sdc1 rw");
+        uses.add_mount("40 35 8:80 / /xfs rw - xfs /dev/sdf rw,attr2,logdev=/dev/sdg1,noquota");
+        uses.add_mount("41 35 0:51 / /home rw - zfs tank/home rw,xattr");
+        for (disk, mount) in [("sdb", "/pool"), ("sdc1", "/pool"), ("sdf", "/xfs"), ("sdg1", "/xfs")] {
+            assert!(uses.by_name[disk].contains(mount), "{disk}");
+        }
+        assert!(uses.zfs["tank"].contains("/home"));
         assert!(uses.by_number["259:2"].contains("/data disk"));
         assert!(uses.by_name["sda2"].contains("/") && !uses.by_name.contains_key("proc"));
         assert_eq!(

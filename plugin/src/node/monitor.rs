@@ -42,6 +42,8 @@ pub(crate) struct MonitorHandle {
     pub(crate) prober: Arc<Prober>,
     /// Whether groups may be opened at all.
     pub(crate) probe: bool,
+    /// Whether the kernel reports at once that a function was added to a group.
+    pub(crate) hears_uevents: bool,
     /// The readers of the devices' hardware; none if no check needs them.
     pub(crate) readers: Option<Arc<HardwareReaders>>,
     /// The CDI specs on disk, as they were written.
@@ -112,7 +114,8 @@ impl MonitorHandle {
             ),
             problems: run_dir.problems.clone(),
         };
-        if !sources.watch.hears_uevents() {
+        let hears_uevents = sources.watch.hears_uevents();
+        if !hears_uevents {
             let text = "the kernel's events are not available; changes are found once an interval";
             sources.problems.begin(ProblemCode::UeventsUnavailable, "uevents", text);
             tracing::info!("uevents are not available; changes of devices are found once an interval");
@@ -129,6 +132,7 @@ impl MonitorHandle {
             root,
             prober,
             probe: options.probe,
+            hears_uevents,
             readers,
             cdi_files,
             snapshots,

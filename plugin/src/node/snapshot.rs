@@ -41,6 +41,7 @@ fn group_state(watch: &Watch, id: GroupId) -> Option<GroupState> {
         has_node: watch.monitor().has_group_nodes(),
         since: group.state.since,
         viability: group.viability,
+        has_peers: group.members.len() > 1,
         offenders,
         peek: group.peek.unwrap_or(Peek::Unavailable),
         holders: watch.holders(id).to_vec(),

@@ -10,7 +10,7 @@ use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::health::Decision;
 use vfio_plugin_policy::health::reason::Reason;
 use vfio_plugin_policy::sriov;
-use vfio_probe::{Holder, Member, ScanCoverage, Viability};
+use vfio_probe::{Holder, Member, ScanCoverage};
 
 /// The state of a running `serve`, as its status socket reports it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -97,7 +97,7 @@ pub(crate) struct DeviceReport {
     pub(crate) kind: String,
     /// The resource that the device belongs to.
     pub(crate) resource: String,
-    /// Whether the device is held.
+    /// Whether the device is held. `absent` for an assigned device that has left the bus, `unknown` for one that is not bound.
     pub(crate) state: StateWord,
     /// What the state rests on.
     pub(crate) evidence: EvidenceWord,
@@ -235,12 +235,18 @@ impl DeviceReport {
     /// Returns a device's record. `decision` and `pod` are known to a running `serve` only.
     pub(crate) fn new(state: &DeviceState, decision: Option<&Decision>, pod: Option<&PodRef>) -> Self {
         let (device, group) = (&state.device, state.group.as_ref());
-        let viability = group.map_or(Viability::Viable, |group| group.viability);
+        let reason = decision.and_then(Decision::reason);
+        // What was known of the group when the device was bound says nothing about it now.
+        let unbound = match reason {
+            Some(Reason::Gone) => Some(StateWord::Absent),
+            Some(Reason::NoLongerBound) => Some(StateWord::Unknown),
+            _ => None,
+        };
+        let group = group.filter(|_| unbound.is_none());
         let bound = |member: &Member| Some(format!("{} is bound to {}", member.name, member.driver?));
         let offenders: Vec<String> =
             group.iter().flat_map(|group| &group.offenders).filter_map(bound).collect();
         let not_viable = (!offenders.is_empty()).then(|| offenders.join(", "));
-        let reason = decision.and_then(Decision::reason);
         Self {
             address: device.id.to_string(),
             vendor: format!("{:04x}", device.vendor),
@@ -251,9 +257,9 @@ impl DeviceReport {
             numa_node: device.numa_node,
             kind: device.kind.as_str().to_owned(),
             resource: state.resource.to_string(),
-            state: group.map_or(StateWord::Unknown, |group| group.occupancy.into()),
+            state: group.map_or(unbound.unwrap_or(StateWord::Unknown), |group| group.occupancy.into()),
             evidence: group.map_or(EvidenceWord::None, |group| group.evidence.into()),
-            viable: group.is_some() && viability.is_viable(),
+            viable: group.is_some_and(|group| group.viability.is_viable()),
             assignment: pod.map(AssignmentReport::from),
             health: decision.map(|decision| HealthWord::from(&decision.health)),
             reason: reason.map(ToString::to_string).or(not_viable).or_else(|| sriov::note(device)),

@@ -84,6 +84,62 @@ fn disk_with_a_mounted_filesystem_is_left_alone() {
 }
 
 #[test]
+fn disks_of_pools_and_of_several_devices_are_in_use() {
+    let address = "0000:f1:00.0";
+    let node = node_with(&[(address, 90, Some("nvme"))]);
+    let disk = [
+        ("nvme/nvme0/nvme0n1/dev", "259:0\n"),
+        ("nvme/nvme0/nvme0n1/size", "1000\n"),
+        ("nvme/nvme0/nvme0n1/nvme0n1p1/dev", "259:1\n"),
+        ("nvme/nvme0/nvme0n1/nvme0n1p1/size", "10\n"),
+    ];
+    below(&node, address, &disk);
+    // bcachefs names its devices in mountinfo, or in sysfs alone.
+    procs(&node, "24 1 0:30 / /data rw - bcachefs /dev/sdx:/dev/nvme0n1p1 rw\n");
+    has(&about(&node, address), "the host uses it: disk nvme0n1 (mounted at /data)", "only then");
+    procs(&node, "24 1 0:30 / / rw - bcachefs /dev/sdx rw\n");
+    for (place, disk) in ["sdx", "nvme0n1p1"].into_iter().enumerate() {
+        let directory = node.root().join(format!("sys/fs/bcachefs/a-b/dev-{place}"));
+        std::fs::create_dir_all(&directory).unwrap();
+        std::os::unix::fs::symlink(format!("../../../../class/block/{disk}"), directory.join("block"))
+            .unwrap();
+    }
+    has(&about(&node, address), "the host needs it: disk nvme0n1 (mounted at /)", "Do not bind it");
+    // The journal of another disk's file system.
+    procs(&node, "24 1 8:16 / /xfs rw - xfs /dev/sdb rw,logdev=/dev/nvme0n1p1\n");
+    has(&about(&node, address), "the host uses it: disk nvme0n1 (mounted at /xfs)", "only then");
+    // ZFS names the pool only, and udev knows its members.
+    procs(&node, "24 1 0:40 / / rw - zfs rpool/ROOT/os rw\n");
+    let may_be = "the host uses it: disk nvme0n1; disk nvme0n1 may be part of the ZFS pool rpool";
+    has(&about(&node, address), may_be, "only then");
+    std::fs::create_dir_all(node.root().join("run/udev/data")).unwrap();
+    node.write("run/udev/data/b259:0", "E:ID_PART_TABLE_TYPE=gpt\n").unwrap();
+    node.write("run/udev/data/b259:1", "E:ID_FS_TYPE=zfs_member\nE:ID_FS_LABEL=rpool\n").unwrap();
+    let expected = "the host needs it: disk nvme0n1 (mounted at /, part of the ZFS pool rpool)";
+    has(&about(&node, address), expected, "Do not bind it");
+    // A pool without a mount is imported all the same.
+    procs(&node, "");
+    std::fs::create_dir_all(node.root().join("proc/spl/kstat/zfs/rpool")).unwrap();
+    has(&about(&node, address), "the host uses it: disk nvme0n1 (part of the ZFS pool rpool)", "only then");
+    node.write("run/udev/data/b259:1", "E:ID_FS_TYPE=zfs_member\nE:ID_FS_LABEL=other\n").unwrap();
+    has(&about(&node, address), "bound to nvme", "The host then loses: disk nvme0n1.");
+}
+
+#[test]
+fn interface_of_a_bridge_or_a_switch_is_in_use() {
+    let address = "0000:f1:00.0";
+    for upper in ["ovs-system", "br0", "team0", "bond0"] {
+        let node = node_with(&[(address, 90, Some("ice"))]);
+        below(&node, address, &[("net/ens1/operstate", "down\n"), ("net/ens1/flags", "0x1002\n")]);
+        std::fs::create_dir_all(node.root().join("sys/class/net").join(upper)).unwrap();
+        let interface = node.root().join("sys/bus/pci/devices").join(address).join("net/ens1");
+        std::os::unix::fs::symlink(format!("../../../{upper}"), interface.join("master")).unwrap();
+        let expected = format!("the host uses it: interface ens1 (down, part of {upper})");
+        has(&about(&node, address), &expected, "only then");
+    }
+}
+
+#[test]
 fn disks_of_multipath_and_scsi_controllers_are_found() {
     let address = "0000:f1:00.0";
     let node = node_with(&[(address, 90, Some("nvme"))]);

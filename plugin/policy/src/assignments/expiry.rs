@@ -1,5 +1,6 @@
 //! Decides what an observation says of an assignment that it does not show: what ends an assignment, and what does not.
 
+use crate::assignments::lookup::PodLookup;
 use crate::assignments::observation::{ListedPod, Observation};
 use crate::assignments::record::{Assignment, Source};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,7 +33,11 @@ pub(super) struct Evidence<'a> {
     observation: &'a Observation<'a>,
     /// None if the list does not show which pods are missing: it is empty, or the kubelet has just started and does not know all
     /// its pods.
-    pods: Option<&'a [ListedPod]>,
+    pods: Option<&'a PodLookup<'a>>,
+    /// The uids of the pods in the checkpoint.
+    checkpoint: BTreeSet<&'a str>,
+    /// What the processes of each pod hold, by the pod's uid.
+    held: BTreeMap<&'a str, Vec<&'a BTreeSet<String>>>,
     /// The shown assignments, by resource and ids.
     shown: BTreeSet<(String, BTreeSet<String>)>,
     /// The uids of the shown pods, by name.
@@ -43,10 +48,22 @@ impl<'a> Evidence<'a> {
     /// Returns the evidence of an observation that shows the records `shown`.
     pub(super) fn new<'g>(
         observation: &'a Observation<'a>,
-        pods: Option<&'a [ListedPod]>,
+        pods: Option<&'a PodLookup<'a>>,
         shown: impl Iterator<Item = &'g Assignment>,
     ) -> Self {
-        let mut evidence = Self { observation, pods, shown: BTreeSet::new(), uids: BTreeMap::new() };
+        let entries = observation.checkpoint.unwrap_or_default().iter();
+        let mut held: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for holds in observation.holders {
+            held.entry(&*holds.pod_uid).or_default().push(&holds.ids);
+        }
+        let mut evidence = Self {
+            observation,
+            pods,
+            checkpoint: entries.map(|entry| &*entry.pod_uid).collect(),
+            held,
+            shown: BTreeSet::new(),
+            uids: BTreeMap::new(),
+        };
         for record in shown {
             evidence.shown.insert((record.resource.clone(), record.checkpoint_ids.clone()));
             if let (Some(name), Some(uid)) = (&record.pod.full_name, &record.pod.uid) {
@@ -88,10 +105,9 @@ impl<'a> Evidence<'a> {
         if self.pods.is_none() {
             return PodEvidence::Inconclusive;
         }
-        let uid = record.pod.uid.as_ref();
-        let entries = || self.observation.checkpoint.unwrap_or_default().iter();
+        let uid = record.pod.uid.as_deref();
         let holder_exists =
-            record.source == Source::Cgroup && entries().any(|entry| Some(&entry.pod_uid) == uid);
+            record.source == Source::Cgroup && uid.is_some_and(|uid| self.checkpoint.contains(uid));
         let cannot_be_checked = self.observation.checkpoint.is_none() && uid.is_some();
         if holder_exists || cannot_be_checked {
             PodEvidence::Present
@@ -107,7 +123,7 @@ impl<'a> Evidence<'a> {
         let Some(pods) = self.pods else { return PodEvidence::Inconclusive };
         let is_another =
             |uids: &BTreeSet<String>| record.pod.uid.as_ref().is_some_and(|uid| !uids.contains(uid));
-        let mut pods = pods.iter().filter(|pod| pod.full_name == *name).peekable();
+        let mut pods = pods.named(name).peekable();
         if pods.peek().is_none() || self.uids.get(name).is_some_and(is_another) {
             // Not listed, or another pod of the same name is.
             PodEvidence::Missing
@@ -128,9 +144,8 @@ impl<'a> Evidence<'a> {
         if !self.observation.held_by_unknown_pods.is_disjoint(&record.device_ids) {
             return true;
         }
-        let uid = record.pod.uid.as_ref();
-        let mut theirs = self.observation.holders.iter().filter(|holds| Some(&holds.pod_uid) == uid);
-        theirs.any(|holds| !holds.ids.is_disjoint(&record.device_ids))
+        let theirs = record.pod.uid.as_deref().and_then(|uid| self.held.get(uid));
+        theirs.into_iter().flatten().any(|ids| !ids.is_disjoint(&record.device_ids))
     }
 }
 

@@ -5,7 +5,8 @@
 
 use crate::assignments::expiry::{Evidence, PodEvidence};
 use crate::assignments::kubelet::KubeletSocket;
-use crate::assignments::merge::{EntryState, is_of_entry, merge_entry, merge_holders, merge_listed, name_of};
+use crate::assignments::lookup::{PodLookup, RecordLookup};
+use crate::assignments::merge::{EntryState, merge_entry, merge_holders, merge_listed};
 use crate::assignments::observation::{CheckpointEntry, LedgerUpdate, ListedPod, Observation};
 use crate::assignments::record::{Assignment, Source};
 use crate::assignments::stored_answer::StoredAnswer;
@@ -98,15 +99,17 @@ impl Ledger {
     /// Takes in an observation: merges what it shows, and ends what it no longer shows.
     pub fn observe(&mut self, observation: &Observation<'_>) -> LedgerUpdate {
         let entries = self.relevant_entries(observation);
-        let pods = observation.pods.filter(|pods| self.shows_missing_pods(observation, pods, &entries));
+        let listed = PodLookup::new(observation.pods.unwrap_or_default());
+        let pods = observation.pods.filter(|_| self.shows_missing_pods(observation, &listed, &entries));
         self.note_kubelet(observation.kubelet, &entries);
         let is_fresh = self.note_list(pods, observation.checkpoint_is_new);
-        let (shown, checkpoint_is_stale) = self.merge(observation, &entries, pods, is_fresh);
+        let (shown, checkpoint_is_stale) =
+            self.merge(observation, &entries, (&listed, pods.is_some()), is_fresh);
         if pods.is_some() {
             self.written_since_list = Some(false);
         }
         let records = shown.sure.iter().filter_map(|&index| self.records.get(index));
-        let evidence = Evidence::new(observation, pods, records);
+        let evidence = Evidence::new(observation, pods.map(|_| &listed), records);
         let poll_again = self.end(&shown, &evidence, observation.now);
         LedgerUpdate {
             answered: pods.is_some() || observation.checkpoint.is_some(),
@@ -119,7 +122,10 @@ impl Ledger {
     /// Returns the checkpoint's entries with ids of this plugin, of pods that have not ended.
     fn relevant_entries<'a>(&mut self, observation: &Observation<'a>) -> Vec<&'a CheckpointEntry> {
         let Some(entries) = observation.checkpoint else { return Vec::new() };
-        self.ended.retain(|uid| entries.iter().any(|entry| entry.pod_uid == *uid));
+        if !self.ended.is_empty() {
+            let named: BTreeSet<&str> = entries.iter().map(|entry| &*entry.pod_uid).collect();
+            self.ended.retain(|uid| named.contains(&**uid));
+        }
         let is_relevant = |entry: &&CheckpointEntry| {
             !self.ended.contains(&entry.pod_uid)
                 && entry.ids.iter().any(|id| observation.is_vfio_id(&entry.resource, id))
@@ -132,18 +138,19 @@ impl Ledger {
     fn shows_missing_pods(
         &self,
         observation: &Observation<'_>,
-        pods: &[ListedPod],
+        pods: &PodLookup<'_>,
         entries: &[&CheckpointEntry],
     ) -> bool {
-        let is_listed = |name: &String| pods.iter().any(|pod| pod.full_name == *name);
+        let is_listed = |name: &String| pods.named(name).next().is_some();
         let lacks_known_pod = || {
             self.records
                 .iter()
                 .filter_map(|record| record.pod.full_name.as_ref())
                 .any(|name| !is_listed(name))
         };
-        let lacks_entry = || entries.iter().any(|entry| name_of(&entry.resource, &entry.ids, pods).is_none());
-        !pods.is_empty() && !(observation.kubelet_is_starting && (lacks_entry() || lacks_known_pod()))
+        let lacks_entry = || entries.iter().any(|entry| pods.name_of(&entry.resource, &entry.ids).is_none());
+        let is_empty = observation.pods.is_none_or(<[ListedPod]>::is_empty);
+        !is_empty && !(observation.kubelet_is_starting && (lacks_entry() || lacks_known_pod()))
     }
 
     /// Notes a new kubelet, which may have started without its checkpoint.
@@ -157,13 +164,20 @@ impl Ledger {
                 record.kubelet_restarts = (record.kubelet_restarts + u8::from(is_restart)).min(2);
             }
         }
-        let is_shown = |record: &Assignment| entries.iter().any(|entry| is_of_entry(record, entry));
-        // An Allocate of the same ids after the restart is in the checkpoint of any kubelet.
-        let was_allocated_again = |record: &Assignment| {
-            self.records.iter().any(|other| {
-                other.is_unconfirmed() && !other.checkpoint_ids.is_disjoint(&record.checkpoint_ids)
-            })
+        if !self.records.iter().any(|record| record.kubelet_restarts == 1) {
+            return;
+        }
+        let shown: BTreeSet<(&str, &str, &BTreeSet<String>)> =
+            entries.iter().map(|entry| (&*entry.pod_uid, &*entry.resource, &entry.ids)).collect();
+        let is_shown = |record: &Assignment| {
+            let uid = record.pod.uid.as_deref();
+            uid.is_some_and(|uid| shown.contains(&(uid, &record.resource, &record.checkpoint_ids)))
         };
+        // An Allocate of the same ids after the restart is in the checkpoint of any kubelet.
+        let unconfirmed = self.records.iter().filter(|record| record.is_unconfirmed());
+        let allocated: BTreeSet<&String> = unconfirmed.flat_map(|record| &record.checkpoint_ids).collect();
+        let was_allocated_again =
+            |record: &Assignment| record.checkpoint_ids.iter().any(|id| allocated.contains(id));
         let has_kept_checkpoint = self
             .records
             .iter()
@@ -196,14 +210,16 @@ impl Ledger {
         &mut self,
         observation: &Observation<'_>,
         entries: &[&CheckpointEntry],
-        pods: Option<&[ListedPod]>,
+        pods: (&PodLookup<'_>, bool),
         is_fresh: bool,
     ) -> (Shown, bool) {
+        let mut lookup = RecordLookup::new(&self.records);
         let mut shown = Shown::default();
         let mut checkpoint_is_stale = false;
         let mut answers: BTreeMap<usize, StoredAnswer> = BTreeMap::new();
         for entry in entries {
-            let (index, state) = merge_entry(&mut self.records, entry, pods, is_fresh, observation);
+            let records = (&mut self.records, &mut lookup);
+            let (index, state) = merge_entry(records, entry, pods, is_fresh, observation.now);
             answers.entry(index).or_default().add(&entry.nodes, &entry.cdi_names);
             checkpoint_is_stale |= state != EntryState::Confirmed;
             let indexes = if state == EntryState::Doubtful { &mut shown.doubtful } else { &mut shown.sure };
@@ -215,7 +231,7 @@ impl Ledger {
                     let devices = (resource.as_str(), ids);
                     let name = &pod.full_name;
                     shown.sure.insert(merge_listed(
-                        &mut self.records,
+                        (&mut self.records, &mut lookup),
                         name,
                         container,
                         devices,

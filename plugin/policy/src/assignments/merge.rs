@@ -1,6 +1,7 @@
 //! Merges what the kubelet shows into the records: which record a checkpoint entry, a listed container or a holder belongs to,
 //! and what it adds to that record.
 
+use crate::assignments::lookup::{PodLookup, RecordLookup};
 use crate::assignments::observation::{CheckpointEntry, ListedPod, Observation};
 use crate::assignments::record::{Assignment, PodRef, Source};
 use std::collections::BTreeSet;
@@ -28,42 +29,41 @@ pub(super) enum EntryState {
 
 /// Merges an entry of the checkpoint. Returns the record's index and what the observation shows of it.
 ///
-/// `pods` is the list if it shows which pods are missing. `is_fresh` says that the checkpoint was written after the list before.
+/// `shows_missing` says that the list of `pods` shows which pods are missing, `is_fresh` that the checkpoint was written after the
+/// list before.
 pub(super) fn merge_entry(
-    records: &mut Vec<Assignment>,
+    (records, lookup): (&mut Vec<Assignment>, &mut RecordLookup),
     entry: &CheckpointEntry,
-    pods: Option<&[ListedPod]>,
+    (pods, shows_missing): (&PodLookup<'_>, bool),
     is_fresh: bool,
-    observation: &Observation<'_>,
+    now: Instant,
 ) -> (usize, EntryState) {
-    let name = name_of(&entry.resource, &entry.ids, observation.pods.unwrap_or_default());
-    let index = index_of_entry(records, entry, name.as_ref());
+    let name = pods.name_of(&entry.resource, &entry.ids).map(str::to_owned);
+    let index = index_of_entry(records, lookup, entry, name.as_ref());
     let Some(record) = records.get_mut(index) else { return (index, EntryState::Doubtful) };
     record.pod.uid = Some(entry.pod_uid.clone());
     record.container = Some(entry.container.clone());
     record.pod.full_name = record.pod.full_name.take().or(name);
     record.device_ids = entry.devices().clone();
     record.source = Source::Kubelet;
-    let Some(pods) = pods else {
-        record.confirmed = Some(observation.now);
+    if !shows_missing {
+        record.confirmed = Some(now);
         return (index, EntryState::Confirmed);
-    };
+    }
     let name = record.pod.full_name.as_ref();
-    let is_listed = |name: &String| {
-        pods.iter().any(|pod| pod.full_name == *name && has_any(pod, &entry.resource, &entry.ids))
-    };
+    let is_listed = |name: &String| pods.named(name).any(|pod| has_any(pod, &entry.resource, &entry.ids));
     if name.is_some_and(is_listed) {
-        record.confirmed = Some(observation.now);
+        record.confirmed = Some(now);
         (record.kept_at, record.lists_without_pod) = (None, 0);
         return (index, EntryState::Confirmed);
     }
     // A list makes the kubelet drop a pod that has ended from its in-memory state; the first list, if the pod was there when the
     // list began. Before that, the Allocate itself made the kubelet write the checkpoint.
     if is_fresh && record.lists_without_pod >= LISTS_BEFORE_KEPT {
-        record.kept_at = Some(observation.now);
+        record.kept_at = Some(now);
     }
     record.lists_without_pod = (record.lists_without_pod + 1).min(LISTS_BEFORE_KEPT);
-    let is_kept = record.kept_at.is_some_and(|at| observation.now.duration_since(at) < KEPT);
+    let is_kept = record.kept_at.is_some_and(|at| now.duration_since(at) < KEPT);
     let state = match (name, is_kept) {
         (_, true) => EntryState::Confirmed,
         (None, false) => EntryState::Unconfirmed,
@@ -73,38 +73,41 @@ pub(super) fn merge_entry(
 }
 
 /// Returns the index of the record that an entry is about; adds one if there is none.
-fn index_of_entry(records: &mut Vec<Assignment>, entry: &CheckpointEntry, name: Option<&String>) -> usize {
-    let same = |record: &Assignment| record.checkpoint_ids == entry.ids && record.resource == entry.resource;
+fn index_of_entry(
+    records: &mut Vec<Assignment>,
+    lookup: &mut RecordLookup,
+    entry: &CheckpointEntry,
+    name: Option<&String>,
+) -> usize {
+    let devices = (&*entry.resource, &entry.ids);
     // A record with another pod name belongs to an earlier pod.
     let may_be_named =
         |record: &Assignment| record.pod.full_name.is_none() || record.pod.full_name.as_ref() == name;
-    let known = records.iter().position(|record| is_of_entry(record, entry)).or_else(|| {
-        records.iter().position(|record| record.pod.uid.is_none() && same(record) && may_be_named(record))
-    });
+    let of_pod = |record: &Assignment| record.pod.uid.as_ref() == Some(&entry.pod_uid);
+    let known = lookup
+        .find(records, devices, of_pod)
+        .or_else(|| lookup.find(records, devices, |record| record.pod.uid.is_none() && may_be_named(record)));
     known.unwrap_or_else(|| {
         let pod = PodRef { uid: Some(entry.pod_uid.clone()), full_name: None };
-        records.push(Assignment::new(pod, &entry.resource, entry.ids.clone(), Source::Kubelet));
-        records.len() - 1
+        lookup.push(records, Assignment::new(pod, &entry.resource, entry.ids.clone(), Source::Kubelet))
     })
 }
 
 /// Merges the devices of one resource that a listed container has. Returns the record's index.
 pub(super) fn merge_listed(
-    records: &mut Vec<Assignment>,
+    (records, lookup): (&mut Vec<Assignment>, &mut RecordLookup),
     pod: &str,
     container: &str,
-    (resource, ids): (&str, &BTreeSet<String>),
+    devices: (&str, &BTreeSet<String>),
     now: Instant,
 ) -> usize {
-    let same = |record: &Assignment| record.checkpoint_ids == *ids && record.resource == resource;
-    let named = records
-        .iter()
-        .position(|record| record.pod.full_name.as_deref() == Some(pod) && same(record))
-        .or_else(|| records.iter().position(|record| record.pod.full_name.is_none() && same(record)));
+    let named = lookup
+        .find(records, devices, |record| record.pod.full_name.as_deref() == Some(pod))
+        .or_else(|| lookup.find(records, devices, |record| record.pod.full_name.is_none()));
     let index = named.unwrap_or_else(|| {
+        let (resource, ids) = devices;
         let pod = PodRef { uid: None, full_name: Some(pod.to_owned()) };
-        records.push(Assignment::new(pod, resource, ids.clone(), Source::Kubelet));
-        records.len() - 1
+        lookup.push(records, Assignment::new(pod, resource, ids.clone(), Source::Kubelet))
     });
     if let Some(record) = records.get_mut(index) {
         record.pod.full_name = Some(pod.to_owned());
@@ -123,35 +126,30 @@ pub(super) fn merge_holders(
     observation: &Observation<'_>,
 ) -> Vec<usize> {
     let mut added = Vec::new();
+    if observation.holders.is_empty() {
+        return added;
+    }
+    let entries = observation.checkpoint.unwrap_or_default().iter();
+    let pods: BTreeSet<&str> =
+        entries.map(|entry| &*entry.pod_uid).filter(|uid| !ended.contains(*uid)).collect();
+    // If the pod has a record of this resource, its devices are known: the held one may be a group peer.
+    let of_pod = |record: &Assignment| Some((record.pod.uid.clone()?, record.resource.clone()));
+    let mut known: BTreeSet<(String, String)> = records.iter().filter_map(of_pod).collect();
+    let mut assigned: BTreeSet<String> =
+        records.iter().flat_map(|record| &record.device_ids).cloned().collect();
     for holds in observation.holders {
-        let mut entries = observation.checkpoint.unwrap_or_default().iter();
-        let pod_exists =
-            entries.any(|entry| entry.pod_uid == holds.pod_uid) && !ended.contains(&holds.pod_uid);
-        // If the pod has a record of this resource, its devices are known: the held one may be a group peer.
-        let is_known = |record: &Assignment| {
-            record.pod.uid.as_ref() == Some(&holds.pod_uid) && record.resource == holds.resource
-                || !record.device_ids.is_disjoint(&holds.ids)
-        };
-        if pod_exists && !records.iter().any(is_known) {
+        let key = (holds.pod_uid.clone(), holds.resource.clone());
+        let is_known = known.contains(&key) || holds.ids.iter().any(|id| assigned.contains(id));
+        if pods.contains(&*holds.pod_uid) && !is_known {
             let pod = PodRef { uid: Some(holds.pod_uid.clone()), full_name: None };
             let record = Assignment::new(pod, &holds.resource, holds.ids.clone(), Source::Cgroup);
             added.push(records.len());
             records.push(Assignment { confirmed: Some(observation.now), ..record });
+            known.insert(key);
+            assigned.extend(holds.ids.iter().cloned());
         }
     }
     added
-}
-
-/// Returns whether a record is of the same pod, resource and ids as an entry of the checkpoint.
-pub(super) fn is_of_entry(record: &Assignment, entry: &CheckpointEntry) -> bool {
-    record.pod.uid.as_ref() == Some(&entry.pod_uid)
-        && record.checkpoint_ids == entry.ids
-        && record.resource == entry.resource
-}
-
-/// Returns the name of the listed pod that has one of the ids.
-pub(super) fn name_of(resource: &str, ids: &BTreeSet<String>, pods: &[ListedPod]) -> Option<String> {
-    pods.iter().find(|pod| has_any(pod, resource, ids)).map(|pod| pod.full_name.clone())
 }
 
 fn has_any(pod: &ListedPod, resource: &str, ids: &BTreeSet<String>) -> bool {

@@ -5,7 +5,7 @@
 //! | [`record`] | an assignment and its pod |
 //! | [`observation`] | the input: what the kubelet shows at one moment |
 //! | [`kubelet`] | which kubelet process that is, and how long it has run |
-//! | [`ledger`] | the memory: takes in observations, with the rules in `merge` and `expiry` |
+//! | [`ledger`] | the memory: takes in observations, with the rules in `merge` and `expiry`; `lookup` finds pods and records |
 //! | [`index`] | the output: assignments by device, in `shards` that versions share |
 //! | [`stored_answer`] | the device nodes in the kubelet's stored response, beside those of now |
 //! | [`reserved`] | the output for the monitor: what it must not probe |
@@ -14,6 +14,7 @@ mod expiry;
 pub mod index;
 pub mod kubelet;
 pub mod ledger;
+mod lookup;
 mod merge;
 pub mod observation;
 pub mod record;

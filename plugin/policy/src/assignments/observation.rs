@@ -20,7 +20,7 @@ pub struct CheckpointEntry {
     pub ids: BTreeSet<String>,
     /// The ids in the environment variables of the plugin's response. After a substitution these are the real devices.
     pub response_ids: BTreeSet<String>,
-    /// The host paths of the VFIO device nodes in the plugin's response ([`is_vfio_node`](crate::assignments::stored_answer::is_vfio_node)). The kubelet repeats
+    /// The host paths of the VFIO device nodes in the devices and mounts of the plugin's response ([`is_vfio_node`](crate::assignments::stored_answer::is_vfio_node)). The kubelet repeats
     /// the response when it creates a container again, also after a reboot.
     pub nodes: BTreeSet<String>,
     /// The CDI names in the plugin's response, from its field and from its annotations.

@@ -36,6 +36,13 @@ pub enum Use {
         /// The devices of dm and md that it is part of.
         holders: Vec<String>,
     },
+    /// A disk that may belong to one of these ZFS pools: nothing shows which disks they have.
+    PerhapsInPool {
+        /// The disk's name.
+        disk: String,
+        /// The imported pools.
+        pools: Vec<String>,
+    },
     /// The function is part of the host's chipset: a host bridge, or an ISA or LPC bridge.
     Chipset,
     /// Its enabled virtual functions, by number: they disappear when the driver of the physical function is unbound.
@@ -65,7 +72,10 @@ impl Use {
             | Self::Interface { is_up: true, is_only_one_up: true, .. } => Need::Vital,
             Self::Interface { is_up, uppers, .. } if *is_up || !uppers.is_empty() => Need::InUse,
             Self::Chipset => Need::Vital,
-            Self::HiddenInterface | Self::VirtualFunctions(_) | Self::Unsearched => Need::InUse,
+            Self::HiddenInterface
+            | Self::PerhapsInPool { .. }
+            | Self::VirtualFunctions(_)
+            | Self::Unsearched => Need::InUse,
             Self::Disk { mounts, .. } if mounts.iter().any(|mount| is_system_mount(mount)) => Need::Vital,
             Self::Disk { mounts, is_swap, holders, .. }
                 if !mounts.is_empty() || *is_swap || !holders.is_empty() =>
@@ -113,6 +123,13 @@ impl fmt::Display for Use {
                     notes.push(format!("part of {}", shortened(holders, ", ")));
                 }
                 write!(f, "disk {name}")?;
+            }
+            Self::PerhapsInPool { disk, pools } => {
+                let pools = shortened(pools, " or ");
+                return write!(
+                    f,
+                    "disk {disk} may be part of the ZFS pool {pools} (udev's record cannot be read)"
+                );
             }
             Self::Chipset => return f.write_str("part of the chipset"),
             Self::VirtualFunctions(count) => return write!(f, "{count} enabled virtual functions"),
@@ -164,6 +181,11 @@ mod tests {
                 disk(&["/a", "/b", "/c", "/d", "/e", "/"], false, &[]),
                 Need::Vital,
                 "disk sda (mounted at /, /a, /b, /c and 2 more)",
+            ),
+            (
+                Use::PerhapsInPool { disk: "sda".into(), pools: vec!["tank".into()] },
+                Need::InUse,
+                "disk sda may be part of the ZFS pool tank (udev's record cannot be read)",
             ),
             (Use::Chipset, Need::Vital, "part of the chipset"),
             (Use::VirtualFunctions(4), Need::InUse, "4 enabled virtual functions"),

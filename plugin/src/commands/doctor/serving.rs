@@ -200,6 +200,7 @@ fn advice(code: ProblemCode) -> Option<&'static str> {
         ProblemCode::LogLinesLost => {
             "Free the disk or restart the reader of standard error; changes are in list and in health.json."
         }
+        ProblemCode::MoreProblems => "Read the log of serve for the others; they often have one cause.",
         ProblemCode::Other => "Run the command from the same image as serve; it knows this problem.",
     })
 }

@@ -17,7 +17,7 @@ pub(super) const MAX_RESPONSE: usize = 4 << 20;
 pub(super) struct Response {
     /// The ids in its environment variables.
     pub(super) ids: BTreeSet<String>,
-    /// The VFIO device nodes.
+    /// The VFIO device nodes, from device specs and from mounts.
     pub(super) nodes: BTreeSet<String>,
     /// The CDI names, from their field and from annotations.
     pub(super) cdi_names: BTreeSet<String>,
@@ -50,7 +50,8 @@ pub(super) fn read(base64: &str, budget: &mut Budget) -> Result<Response, Fault>
                     insert(budget, &mut response.ids, ids)?;
                 }
             }
-            3 => {
+            // A device's spec, and a mount, by which a plugin can give a node as well: both have their host path in field 2.
+            2 | 3 => {
                 let (_, host_path) = first_texts(value.bytes()?)?;
                 insert(budget, &mut response.nodes, is_vfio_node(host_path).then_some(host_path))?;
             }

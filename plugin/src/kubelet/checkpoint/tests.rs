@@ -1,7 +1,7 @@
 use super::*;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use kubelet_api::v1beta1::{CdiDevice, ContainerAllocateResponse, DeviceSpec};
+use kubelet_api::v1beta1::{CdiDevice, ContainerAllocateResponse, DeviceSpec, Mount};
 use proptest::prelude::*;
 use prost::Message;
 use std::collections::{BTreeSet, HashMap};
@@ -76,9 +76,11 @@ fn ids_of_the_response_are_kept_apart() {
 #[test]
 fn nodes_and_cdi_names_of_the_response_are_read() {
     let spec = |path: &str| DeviceSpec { host_path: path.into(), ..DeviceSpec::default() };
+    let mount = |path: &str| Mount { host_path: path.into(), ..Mount::default() };
     let annotation = |key: &str, names: &str| (key.to_owned(), names.to_owned());
     let response = ContainerAllocateResponse {
         devices: ["/dev/vfio/vfio", "/dev/vfio/52", "/dev/nvidia0"].map(spec).to_vec(),
+        mounts: ["/dev/vfio/53", "/dev/vfio/devices/vfio7", "/usr/lib/x"].map(mount).to_vec(),
         cdi_devices: vec![CdiDevice { name: "a.b/c=0000:1b:00.0".into() }],
         annotations: HashMap::from([
             annotation("cdi.k8s.io/x", "a.b/c=0000:1b:00.0,a.b/c=0000:3d:00.0"),
@@ -92,7 +94,8 @@ fn nodes_and_cdi_names_of_the_response_are_read() {
         "DeviceIDs":null,"AllocResp":"{coded}"}}],"RegisteredDevices":null}}}}"#
     );
     let entry = parse(text.as_bytes()).unwrap().remove(0);
-    assert_eq!(entry.nodes, set(&["/dev/vfio/52", "/dev/vfio/vfio"]));
+    let nodes = ["/dev/vfio/52", "/dev/vfio/53", "/dev/vfio/devices/vfio7", "/dev/vfio/vfio"];
+    assert_eq!(entry.nodes, set(&nodes));
     assert_eq!(entry.cdi_names, set(&["a.b/c=0000:1b:00.0", "a.b/c=0000:3d:00.0"]));
 }
 

@@ -1,10 +1,11 @@
 //! Searches the directories below a function in sysfs for interfaces, disks and PCI domains.
 
+use crate::node::host_uses::zfs::Member;
 use crate::node::host_uses::{HostUses, is_up};
 use crate::node::sysfs::{attribute, link_name, names};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use vfio_plugin_policy::unbound::host_use::Use;
+use vfio_plugin_policy::unbound::host_use::{Need, Use};
 
 /// Entries of one directory that are read at most.
 const MAX_ENTRIES: usize = 4096;
@@ -27,6 +28,15 @@ impl HostUses {
         self.search(function, None, 0, &mut found);
         if attribute(&function.join("boot_vga")).as_deref() == Some("1") {
             found.uses.push(Use::Console);
+        }
+        let pools: Vec<String> = self.zfs.keys().cloned().collect();
+        for name in found.perhaps_in_a_pool {
+            let is_used = |used: &Use| {
+                matches!(used, Use::Disk { name: disk, .. } if *disk == name) && used.need() != Need::None
+            };
+            if !found.uses.iter().any(is_used) {
+                found.uses.push(Use::PerhapsInPool { disk: name, pools: pools.clone() });
+            }
         }
         (found.uses, found.domains)
     }
@@ -106,11 +116,21 @@ impl HostUses {
             let own = directory.file_name().and_then(|name| name.to_str());
             swaps |= own.is_some_and(|name| self.swaps.contains(name));
         }
-        let held = above.into_iter().map(|(_, name)| name);
-        let Some(Use::Disk { mounts, is_swap, holders, .. }) = found.uses.get_mut(place) else { return };
+        let mut held: Vec<String> = above.into_iter().map(|(_, name)| name).collect();
+        let member = self.member_of_pool(&attribute(&directory.join("dev")).unwrap_or_default());
+        if let Member::Of(pool) = &member {
+            mounted.extend(self.zfs.get(pool).into_iter().flatten().cloned());
+            held.push(format!("the ZFS pool {pool}"));
+        }
+        let Some(Use::Disk { name: disk, mounts, is_swap, holders }) = found.uses.get_mut(place) else {
+            return;
+        };
+        if member == Member::Unknown && !found.perhaps_in_a_pool.contains(disk) {
+            found.perhaps_in_a_pool.push(disk.clone());
+        }
         mounts.extend(mounted.into_iter().filter(|mount| !mounts.contains(mount)).collect::<Vec<_>>());
         *is_swap |= swaps;
-        holders.extend(held.filter(|holder| !holders.contains(holder)).collect::<Vec<_>>());
+        holders.extend(held.into_iter().filter(|holder| !holders.contains(holder)).collect::<Vec<_>>());
     }
 
     /// Returns the devices of dm and md above a disk or partition, and those above them.
@@ -160,6 +180,8 @@ struct Found {
     uses: Vec<Use>,
     domains: Vec<u32>,
     directories: usize,
+    /// Disks of which udev's records cannot be read, while a ZFS pool is imported.
+    perhaps_in_a_pool: Vec<String>,
 }
 
 impl Found {

@@ -1,6 +1,7 @@
 //! What holds for every order of observations.
 
 use super::*;
+use crate::assignments::lookup::steps;
 use proptest::prelude::*;
 
 proptest! {
@@ -71,5 +72,40 @@ proptest! {
             prop_assert!(agreed < 2 || story.assigned().is_empty());
         }
         prop_assert!(story.assigned().is_empty());
+    }
+}
+
+/// Counts the steps of a poll that shows this many pods: at the first poll, at a later one, after a
+/// restart of the kubelet, and when all pods have ended.
+fn costs(count: usize) -> [usize; 4] {
+    let id = |number: usize| format!("0000:{:02x}:{:02x}.{}", number >> 8, number >> 3 & 31, number & 7);
+    let pods: Vec<ListedPod> =
+        (0..count).map(|number| pod(&format!("a/vm-{number}"), &[&id(number)])).collect();
+    let uid = |number: usize| format!("u{number}");
+    let entries: Vec<CheckpointEntry> =
+        (0..count).map(|number| entry(&uid(number), &[&id(number)])).collect();
+    let holders: Vec<PodHolds> = (0..count).map(|number| holds(&uid(number), &[&id(number)])).collect();
+    let mut story = Story::new();
+    story.adopt = true;
+    steps::take();
+    let cost = |story: &mut Story, pods: &[ListedPod]| {
+        story.poll_with(Some(pods), Some(&entries), &holders);
+        steps::take()
+    };
+    let (first, later) = (cost(&mut story, &pods), cost(&mut story, &pods));
+    story.restart_kubelet();
+    story.starting = true;
+    let restarted = cost(&mut story, &pods);
+    story.starting = false;
+    assert_eq!(story.assigned().len(), count);
+    let ended = cost(&mut story, &[pod(OTHER, &[])]);
+    [first, later, restarted, ended]
+}
+
+#[test]
+fn poll_costs_linear_work() {
+    let (some, more) = (costs(512), costs(2048));
+    for (some, more) in some.into_iter().zip(more) {
+        assert!(some > 0 && more <= 4 * some + 64, "{some} steps for 512 pods, {more} for 2,048");
     }
 }
