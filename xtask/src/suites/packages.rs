@@ -119,7 +119,7 @@ impl Debian<'_> {
         });
         for (module, needs) in [("vfio-probe", true), ("vfio-probe-static", false)] {
             suite.check(&format!("C program by pkg-config {module}"), |log| {
-                let flags = format!("\\$(pkg-config --cflags --libs {module})");
+                let flags = format!("$(pkg-config --cflags --libs {module})");
                 let text = self.output(
                     log,
                     &format!("gcc -Wall -Werror list.c {flags} -o list; ./list /node; ldd ./list"),
