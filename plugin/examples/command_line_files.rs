@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Writes a completion script for each shell, under the name that its completion system looks for or documents.
+/// Writes a completion script for each shell, under the name that its completion system expects.
 fn write_completions(directory: &Path) -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(directory)?;
     for shell in Shell::value_variants() {

@@ -38,6 +38,12 @@ pub(crate) enum Command {
         /// Probe each group by opening its device node; a VM that starts at that moment can fail
         #[arg(long)]
         probe: bool,
+        /// Do not fit the lines to the terminal's width
+        #[arg(long)]
+        wide: bool,
+        /// Fit the lines to so many columns, also without a terminal
+        #[arg(long, value_name = "NUMBER", conflicts_with = "wide")]
+        columns: Option<usize>,
     },
     /// Print the processes that hold a device or group; exit 1 if none is found
     Who {
@@ -47,12 +53,18 @@ pub(crate) enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Do not fit the lines to the terminal's width
+        #[arg(long)]
+        wide: bool,
     },
     /// Print changes as they happen, until interrupted
     Watch {
         /// Print one JSON object per line
         #[arg(long)]
         json: bool,
+        /// Do not fit the lines to the terminal's width
+        #[arg(long)]
+        wide: bool,
     },
     /// Exit 0 if a running `serve` is registered and has sent its first lists: for readiness probes
     Ready {

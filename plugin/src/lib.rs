@@ -100,9 +100,11 @@ fn run(config: &Config, command: Command) -> anyhow::Result<u8> {
     match command {
         // Serve has logged why it failed.
         Command::Serve => Ok(commands::serve::run(config).map_or_else(|Logged| FAILED, |()| 0)),
-        Command::List { json, probe } => commands::list::run(config, json, probe),
-        Command::Who { target, json } => commands::who::run(config, &target, json),
-        Command::Watch { json } => commands::watch::run(config, json),
+        Command::List { json, probe, wide, columns } => {
+            commands::list::run(config, json, probe, columns.or_else(|| width(wide)))
+        }
+        Command::Who { target, json, wide } => commands::who::run(config, &target, json, width(wide)),
+        Command::Watch { json, wide } => commands::watch::run(config, json, wide),
         Command::Ready { live } => Ok(commands::ready::run(config, live)),
         Command::Doctor { json, probe } => commands::doctor::run(config, json, probe),
         Command::Completions { shell } => {
@@ -110,6 +112,11 @@ fn run(config: &Config, command: Command) -> anyhow::Result<u8> {
             Ok(0)
         }
     }
+}
+
+/// Returns the width that a table must fit into.
+fn width(wide: bool) -> Option<usize> {
+    if wide { None } else { commands::terminal::columns() }
 }
 
 /// Starts the log on standard error; standard output is for results. The events of libraries, such as those of HTTP/2 frames, are

@@ -3,7 +3,7 @@
 use crate::commands::offered::{Offered, offered_devices};
 use crate::commands::stderr;
 use crate::commands::stdout;
-use crate::commands::table::{layout, or_dash};
+use crate::commands::table::{Table, or_dash};
 use crate::config::Config;
 use crate::problems::{Problem, ProblemCode};
 use crate::status::client;
@@ -13,8 +13,15 @@ use crate::status::words::{EvidenceWord, StateWord};
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::holders::coverage_gaps;
 
-/// Runs the command and returns the exit code.
-pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8> {
+/// The columns of the table. Those about the hardware matter least to a reader who asks what is wrong.
+const TABLE: Table<9> = Table {
+    heading: ["ADDRESS", "GROUP", "NUMA", "RESOURCE", "STATE", "EVIDENCE", "HEALTH", "POD", "NOTE"],
+    optional: &[2, 5, 3, 1, 7],
+    last: 24,
+};
+
+/// Runs the command and returns the exit code. `columns` is the width of the table.
+pub(crate) fn run(config: &Config, json: bool, probe: bool, columns: Option<usize>) -> anyhow::Result<u8> {
     if let Some(error) = &config.pools_error {
         let file = config.pools_file();
         stderr::print(format_args!(
@@ -22,7 +29,9 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
         ));
     }
     let serving = client::fetch(&config.run_dir, ANSWER_TIMEOUT);
-    if let Err(error) = &serving {
+    if let Err(error) = &serving
+        && client::is_expected(&config.kubelet_dir, &config.run_dir)
+    {
         stderr::print(format_args!("vfio-device-plugin: {error:#}; health and pods are unknown"));
     }
     let left_out = |error| stderr::print(format_args!("vfio-device-plugin: device left out: {error}"));
@@ -52,7 +61,7 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool) -> anyhow::Result<u8
     });
     reports.extend(unlisted.map(|report| DeviceReport { typed_reason: None, ..report }));
     let listing = Listing { assignments_known, devices: reports, problems, coverage: coverage.into() };
-    let text = if json { serde_json::to_string(&listing)? + "\n" } else { table(&listing) };
+    let text = if json { serde_json::to_string(&listing)? + "\n" } else { table(&listing, columns) };
     stdout::print(&text)?;
     Ok(0)
 }
@@ -105,7 +114,7 @@ pub(crate) fn combined(device: &DeviceState, reported: &[DeviceReport]) -> Devic
 }
 
 /// Returns the listing as a table.
-pub(crate) fn table(listing: &Listing) -> String {
+fn table(listing: &Listing, columns: Option<usize>) -> String {
     if listing.devices.is_empty() {
         return "No selected device is bound to a VFIO driver.\n".to_owned();
     }
@@ -128,5 +137,5 @@ pub(crate) fn table(listing: &Listing) -> String {
         ]
     };
     let rows: Vec<[String; 9]> = listing.devices.iter().map(row).collect();
-    layout(["ADDRESS", "GROUP", "NUMA", "RESOURCE", "STATE", "EVIDENCE", "HEALTH", "POD", "NOTE"], &rows)
+    TABLE.layout(&rows, columns)
 }

@@ -10,5 +10,6 @@ pub(crate) mod serve;
 pub(crate) mod stderr;
 pub(crate) mod stdout;
 pub(crate) mod table;
+pub(crate) mod terminal;
 pub(crate) mod watch;
 pub(crate) mod who;

@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
+use vfio_plugin_policy::holders::coverage_gaps;
+use vfio_probe::ScanCoverage;
 
 /// How long streams and sockets may take to end after a SIGTERM. What is left ends with the process.
 const SHUTDOWN: Duration = Duration::from_millis(800);
@@ -164,6 +166,7 @@ async fn start(
     supervisor.task("the status server", answering);
     tracing::info!(root = %config.root.display(), kubelet_dir = %config.kubelet_dir.display(), busy = %config.busy,
         interval = ?config.interval, "serving");
+    log_coverage(&monitor);
     let services = Services {
         kubelet_dir: config.kubelet_dir.clone(),
         plugin_dir,
@@ -186,6 +189,17 @@ fn check_descriptors(problems: &Problems) {
         if problems.begin(ProblemCode::DescriptorLimit, "limit of open files", &text) {
             tracing::warn!(limit, "the limit of open files is low; a node with many devices exceeds it");
         }
+    }
+}
+
+/// Logs whether the search for holders can see all processes, once. A container without `hostPID` sees only its own.
+fn log_coverage(monitor: &MonitorHandle) {
+    let coverage = ScanCoverage { pid_namespace: monitor.root.pid_namespace(), ..ScanCoverage::default() };
+    for gap in coverage_gaps(&coverage) {
+        tracing::info!(
+            gap,
+            "not all holders can be named; held devices are detected by enable counts and probes nevertheless"
+        );
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::commands::escape::escaped;
 use crate::commands::stdout;
 use crate::commands::stdout::Reader;
+use crate::commands::terminal::{columns, shortened};
 use crate::config::Config;
 use crate::status::report::HolderReport;
 use anyhow::Context;
@@ -30,11 +31,11 @@ struct EventReport {
 }
 
 /// Runs the command until its reader closes the pipe, or a signal ends the process. Returns the exit code 0.
-/// Opens no device node.
+/// Opens no device node. Unless `wide`, a line is as wide as the terminal is when it is printed.
 ///
 /// # Errors
 /// The root cannot be opened, the bound devices cannot be listed, or standard output cannot be written.
-pub(crate) fn run(config: &Config, json: bool) -> anyhow::Result<u8> {
+pub(crate) fn run(config: &Config, json: bool, wide: bool) -> anyhow::Result<u8> {
     let root = Arc::new(Root::open(&config.root)?);
     let prober = Arc::new(Prober::new(Arc::clone(&root)));
     let options = Options { interval: config.interval, probe: false, ..Options::default() };
@@ -43,7 +44,10 @@ pub(crate) fn run(config: &Config, json: bool) -> anyhow::Result<u8> {
         while let Some(event) = watch.next() {
             let line = match json {
                 true => serde_json::to_string(&report(&watch, event))?,
-                false => escaped(&text(&watch, event)).into_owned(),
+                false => {
+                    let columns = if wide { None } else { columns() };
+                    shortened(&escaped(&text(&watch, event)), columns).into_owned()
+                }
             };
             if stdout::print_part(&(line + "\n"))? == Reader::Gone {
                 return Ok(0);

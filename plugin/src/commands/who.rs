@@ -3,7 +3,7 @@
 mod target;
 
 use crate::commands::exit_code::{NEGATIVE, UNKNOWN, USAGE};
-use crate::commands::table::{layout, or_dash};
+use crate::commands::table::{Table, or_dash};
 use crate::commands::{stderr, stdout};
 use crate::config::Config;
 use crate::status::report::{CoverageReport, HolderReport};
@@ -12,7 +12,12 @@ use serde::Serialize;
 use std::fmt::Write;
 use target::TargetError;
 use vfio_plugin_policy::holders::coverage_gaps;
-use vfio_probe::{GroupId, Holder, InPod, Root, ScanCoverage};
+use vfio_probe::peek::Peek;
+use vfio_probe::{Buffer, GroupId, Holder, InPod, Root, ScanCoverage};
+
+/// The columns of the table. A container's id is known by its first characters.
+const TABLE: Table<5> =
+    Table { heading: ["PID", "COMMAND", "VIA", "POD", "CONTAINER"], optional: &[2], last: 13 };
 
 /// The output of `who --json`.
 #[derive(Serialize)]
@@ -36,11 +41,11 @@ struct HolderVia {
 }
 
 /// Runs the command and returns the exit code: 0 if a holder was found, 1 if no process holds the group, [`UNKNOWN`] if that is not
-/// known, 64 if `target` is no name of a device or group, or an ambiguous one.
+/// known, 64 if `target` is no name of a device or group, or an ambiguous one. `columns` is the width of the table.
 ///
 /// # Errors
 /// The device or group does not exist or has no group, /proc cannot be read, or standard output cannot be written.
-pub(crate) fn run(config: &Config, target: &str, json: bool) -> anyhow::Result<u8> {
+pub(crate) fn run(config: &Config, target: &str, json: bool, columns: Option<usize>) -> anyhow::Result<u8> {
     let root = Root::open(&config.root)?;
     let group = match target::group_of(&root, &config.root, target) {
         Ok(group) => group,
@@ -55,13 +60,14 @@ pub(crate) fn run(config: &Config, target: &str, json: bool) -> anyhow::Result<u
         .holders(&[group], &mut |holder| holders.push(holder))
         .context("cannot search /proc for holders")?;
     let found = !holders.is_empty();
+    let is_held = || root.peek(group, &mut Buffer::new()).is_ok_and(|peek| peek == Peek::LooksHeld);
     if json {
         let via = |holder: &Holder| HolderVia { holder: holder.into(), via: holder.via.as_str() };
         let holders = holders.iter().map(via).collect();
         let report = WhoReport { iommu_group: group.0, holders, coverage: coverage.into() };
         stdout::print(&(serde_json::to_string(&report)? + "\n"))?;
     } else {
-        stdout::print(&words(group, &holders, coverage))?;
+        stdout::print(&words(group, &holders, coverage, is_held, columns))?;
     }
     Ok(match (found, coverage.is_complete()) {
         (true, _) => 0,
@@ -70,10 +76,22 @@ pub(crate) fn run(config: &Config, target: &str, json: bool) -> anyhow::Result<u
     })
 }
 
-/// Returns the holders as a table, and what the search could not read.
-fn words(group: GroupId, holders: &[Holder], coverage: ScanCoverage) -> String {
-    let mut text = if holders.is_empty() {
+/// Returns the holders as a table, and what the search could not read. Never says that no process holds the group if that is not known.
+fn words(
+    group: GroupId,
+    holders: &[Holder],
+    coverage: ScanCoverage,
+    is_held: impl FnOnce() -> bool,
+    columns: Option<usize>,
+) -> String {
+    let mut text = if holders.is_empty() && coverage.is_complete() {
         format!("Found no process that holds group {group}.\n")
+    } else if holders.is_empty() && is_held() {
+        format!("Group {group} looks held (enable), and its holder could not be found.\n")
+    } else if holders.is_empty() {
+        format!(
+            "Unknown: no holder of group {group} was found, and the search could not see all processes.\n"
+        )
     } else {
         let rows: Vec<[String; 5]> = holders
             .iter()
@@ -87,7 +105,7 @@ fn words(group: GroupId, holders: &[Holder], coverage: ScanCoverage) -> String {
                 ]
             })
             .collect();
-        layout(["PID", "COMMAND", "VIA", "POD", "CONTAINER"], &rows)
+        TABLE.layout(&rows, columns)
     };
     for gap in coverage_gaps(&coverage) {
         let _ = writeln!(text, "The list may be incomplete: {gap}.");

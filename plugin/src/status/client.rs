@@ -15,6 +15,13 @@ pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const LIMITS: JsonLimits =
     JsonLimits { bytes: 16 << 20, string: 64 << 10, depth: 32, values: 500_000 };
 
+/// Returns whether this node is meant to run `serve`: the kubelet's directory or the status socket exists, or this process may not know.
+/// On a node without Kubernetes, the commands do not miss a `serve`.
+pub(crate) fn is_expected(kubelet_dir: &Path, run_dir: &Path) -> bool {
+    let is_missing = |path: &Path| path.try_exists().is_ok_and(|exists| !exists);
+    !is_missing(kubelet_dir) || !is_missing(&path(run_dir))
+}
+
 /// Connects to a Unix socket and blocks for at most `timeout`.
 ///
 /// A thread of its own connects, because a connect to a socket whose backlog is full blocks without limit

@@ -86,12 +86,13 @@ impl Plugin {
         child.with_context(|| format!("cannot start {} serve", self.program.display()))
     }
 
-    /// Returns what `list` prints: the table of devices.
+    /// Returns what `list` prints: the table of devices, for a terminal of `columns`, or for none.
     ///
     /// # Errors
     /// See [`Plugin::list`].
-    pub(crate) fn table(&self, node: &Node) -> anyhow::Result<String> {
-        self.list(node, &[])
+    pub(crate) fn table(&self, node: &Node, columns: Option<usize>) -> anyhow::Result<String> {
+        let columns = columns.map(|columns| format!("--columns={columns}"));
+        self.list(node, &columns.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// Returns the devices of `list --json`.

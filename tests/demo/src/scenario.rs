@@ -59,7 +59,7 @@ async fn foreign_holder_is_named(stage: &mut Stage, screen: &mut Screen) -> anyh
             && device.holders.iter().any(|holder| holder.pid == pid)
     });
     screen.check(&format!("list names the holder: pid {pid}"), named);
-    screen.show(&stage.table()?);
+    screen.show(&stage.table(screen.columns())?);
     stage.pause(screen).await?;
     let forced = stage.kubelet.admit_with("vm-forced", &resource, vec![FOREIGN.to_owned()]).await;
     let refused = match &forced {
@@ -144,7 +144,7 @@ async fn six_pods(stage: &mut Stage, screen: &mut Screen) -> anyhow::Result<Vec<
         })
         .await?;
     screen.check("list shows the pods that the six GPUs are assigned to", assigned);
-    screen.show(&stage.table()?);
+    screen.show(&stage.table(screen.columns())?);
     stage.pause(screen).await?;
     stage.kill_plugin();
     stage.start_plugin(ATTRIBUTED).await?;
@@ -160,7 +160,7 @@ async fn policy_unhealthy(stage: &mut Stage, screen: &mut Screen) -> anyhow::Res
     stage.start_plugin(UNHEALTHY).await?;
     let resource = stage.resource.clone();
     let reported = stage.wait(|state| state.capacity(&resource).allocatable == 2).await.is_ok();
-    screen.show(&stage.table()?);
+    screen.show(&stage.table(screen.columns())?);
     let numbers = stage.kubelet.capacity(&resource);
     screen.check(
         "2 allocatable - 6 requested = -4: every held GPU is Unhealthy",
@@ -189,7 +189,7 @@ async fn one_of_two_is_taken(stage: &mut Stage, screen: &mut Screen) -> anyhow::
     let vm = stage.node.start_vm(&VmSpec::foreign(&[&free]))?;
     let reported = stage.wait(|state| state.capacity(&resource).allocatable == 7).await.is_ok();
     screen.check("7 allocatable - 6 requested = 1 free", reported);
-    screen.show(&stage.table()?);
+    screen.show(&stage.table(screen.columns())?);
     let mut vms: Vec<Vm> = run_pod(stage, screen, "vm-7").await?.into_iter().collect();
     let pending = stage.kubelet.admit("vm-8", &resource, 1).await;
     let pending = matches!(pending, Err(AdmitError::Unschedulable(_)));
@@ -249,7 +249,7 @@ async fn devices_change(stage: &mut Stage, screen: &mut Screen) -> anyhow::Resul
     };
     let dropped = tokio::time::timeout(PATIENCE, stage.wait(dropped)).await.is_ok_and(|state| state.is_ok());
     screen.check("a GPU that is unbound leaves the list", dropped);
-    screen.show(&stage.table()?);
+    screen.show(&stage.table(screen.columns())?);
     stage.pause(screen).await?;
     Ok(())
 }

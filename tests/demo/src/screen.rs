@@ -1,5 +1,6 @@
 //! Prints the demo: headings, sentences and checks, and in a terminal the table of devices redrawn above them.
 
+use rustix::termios::tcgetwinsize;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,8 @@ use std::time::{Duration, Instant};
 const READING_TIME: Duration = Duration::from_millis(2500);
 /// The number of lines that stay visible below the table.
 const VISIBLE_LINES: usize = 14;
+/// The spaces before each line of a table in plain text.
+const INDENT: usize = 5;
 
 /// The output and the count of checks.
 pub(crate) struct Screen {
@@ -26,6 +29,14 @@ impl Screen {
     /// Returns true if the screen is redrawn.
     pub(crate) fn is_live(&self) -> bool {
         self.live
+    }
+
+    /// Returns the columns that a table may have on this terminal as it is now; none without a terminal.
+    pub(crate) fn columns(&self) -> Option<usize> {
+        let stdout = std::io::stdout();
+        let columns = tcgetwinsize(stdout).ok().map(|size| usize::from(size.ws_col))?;
+        let indent = if self.live { 0 } else { INDENT };
+        Some(columns.saturating_sub(indent)).filter(|columns| *columns > 0)
     }
 
     /// Returns how long to wait for a reader: nothing in plain text.
@@ -83,7 +94,7 @@ impl Screen {
     pub(crate) fn show(&mut self, table: &str) {
         if !self.live {
             for line in table.lines() {
-                println!("     {line}");
+                println!("{:INDENT$}{line}", "");
             }
         }
     }

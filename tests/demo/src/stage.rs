@@ -123,14 +123,15 @@ impl Stage {
     }
 
     /// Returns the table that the plugin's `list` prints, and below it the numbers that the scheduler counts with.
+    /// `columns` is the width that it must fit into.
     ///
     /// # Errors
     /// See [`Plugin::table`].
-    pub(crate) fn table(&self) -> anyhow::Result<String> {
+    pub(crate) fn table(&self, columns: Option<usize>) -> anyhow::Result<String> {
         let numbers = self.kubelet.capacity(&self.resource);
         Ok(format!(
             "{}capacity {}, allocatable {}, requested {}: the scheduler sees {} free\n",
-            self.program.table(&self.node)?,
+            self.program.table(&self.node, columns)?,
             numbers.capacity,
             numbers.allocatable,
             numbers.requested,
@@ -145,7 +146,7 @@ impl Stage {
     pub(crate) async fn pause(&self, screen: &Screen) -> anyhow::Result<()> {
         let until = Instant::now() + screen.pause();
         while screen.is_live() && Instant::now() < until {
-            screen.draw(&self.table()?);
+            screen.draw(&self.table(screen.columns())?);
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         Ok(())

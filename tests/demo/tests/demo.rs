@@ -92,6 +92,37 @@ fn every_check_passes_without_privileges() {
     assert_passes(&mut command);
 }
 
+/// On a terminal of 80 columns, no line of a table is wrapped.
+#[test]
+fn tables_fit_the_terminal() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{Winsize, tcsetwinsize};
+    use std::io::{BufRead, BufReader};
+    use unicode_width::UnicodeWidthStr;
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    tcsetwinsize(&master, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let terminal = fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    let mut command = Command::new(DEMO);
+    let mut demo = command
+        .args(["--once", "--plugin"])
+        .arg(plugin())
+        .env_remove("COLUMNS")
+        .stdout(terminal)
+        .spawn()
+        .unwrap();
+    drop(command);
+    let lines = BufReader::new(fs::File::from(master)).lines().map_while(Result::ok);
+    let rows: Vec<String> = lines.filter(|line| line.starts_with("     0000:")).collect();
+    assert!(demo.wait().unwrap().success());
+    assert!(rows.len() > 8 && rows.iter().any(|row| row.contains('…')), "{rows:#?}");
+    for row in &rows {
+        assert!(row.trim_end().width() <= 80, "{row}");
+    }
+}
+
 #[test]
 fn missing_plugin_exits_with_2_and_says_what_to_do() {
     let directory = tempfile::tempdir().unwrap();

@@ -72,9 +72,10 @@ fn directory(arguments: &[String]) -> Result<PathBuf> {
 
 /// Runs the example that writes the files.
 fn write(context: &Context, kind: &str, directory: &Path) -> Result {
-    const EXAMPLE: &[&str] =
-        &["run", "--quiet", "-p", "vfio-device-plugin", "--example", "command_line_files", "--"];
-    let mut example = context.cargo(EXAMPLE);
+    const BUILD: &[&str] = &["build", "--quiet", "--workspace", "--example", "command_line_files"];
+    // With --workspace, cargo reuses what ./verify has built.
+    process::run(&mut context.cargo(BUILD))?;
+    let mut example = context.command(context.target.join("debug/examples/command_line_files"));
     example.arg(kind).arg(directory);
     if kind == "man" {
         example.arg(date(context)?);

@@ -34,6 +34,7 @@ pub fn image(context: &mut Context, _: &[String]) -> Result<bool> {
     suite.check("image", |log| log.run(context.command("deploy/build-image").arg(IMAGE)));
     suite.check("labels and licenses of the image", |log| has_labels_and_licenses(context, log));
     suite.check("the image's program runs alone", |log| runs_alone(context, log));
+    suite.check("the image in the GPU operator's namespaces", |log| runs_in_gpu_operator(context, log));
     for manifest in process::entries(&here) {
         let name = process::file_name(&manifest);
         if !name.starts_with("daemonset") || !name.ends_with(".yaml") {
@@ -99,11 +100,28 @@ fn has_labels_and_licenses(context: &Context, log: &mut Log) -> Result {
 
 /// Runs the image's program from an unpacked file system that has nothing else.
 fn runs_alone(context: &Context, log: &mut Log) -> Result {
+    with_unpacked(context, log, |log, root| {
+        let version =
+            log.output(context.command("chroot").args([root, "/vfio-device-plugin", "--version"]))?;
+        ensure(version.starts_with("vfio-device-plugin "), "the program does not print its version")
+    })
+}
+
+/// Runs the tests of the GPU operator's DaemonSet with the files of the image.
+fn runs_in_gpu_operator(context: &Context, log: &mut Log) -> Result {
+    with_unpacked(context, log, |log, root| {
+        let mut tests = context.cargo(&["test", "--workspace", "--test", "gpu_operator"]);
+        log.run(tests.env("VFIO_IMAGE_ROOT", root))
+    })
+}
+
+/// Calls a function with the unpacked file system of the image.
+fn with_unpacked(context: &Context, log: &mut Log, test: impl FnOnce(&mut Log, &str) -> Result) -> Result {
     let container = log.output(context.command("buildah").args(["from", IMAGE]))?;
-    let root = log.output(context.command("buildah").args(["mount", &container]))?;
-    let version = log.output(context.command("chroot").args([&root, "/vfio-device-plugin", "--version"]));
+    let tested =
+        log.output(context.command("buildah").args(["mount", &container])).and_then(|root| test(log, &root));
     log.run(context.command("buildah").args(["rm", &container]))?;
-    ensure(version?.starts_with("vfio-device-plugin "), "the program does not print its version")
+    tested
 }
 
 /// Returns a manifest with the options that README.md describes.

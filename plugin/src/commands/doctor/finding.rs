@@ -3,12 +3,12 @@
 use crate::commands::escape::escaped;
 use serde::Serialize;
 
-/// How bad a finding is; also the exit code.
+/// How bad a finding is; as a number, the exit code.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
-    /// Nothing is wrong. No finding has this level.
-    Fine,
+    /// Nothing is wrong: what the node lacks by design, and what a check could not see.
+    Info,
     /// Something works less well than it could, or a VM cannot use a device.
     Warning,
     /// The plugin cannot work.
@@ -23,7 +23,7 @@ pub(super) struct Finding {
     pub(super) about: String,
     /// What is wrong; it reads as a sentence after `about`.
     pub(super) what: String,
-    /// What to do.
+    /// What to do; empty if there is nothing to do.
     pub(super) advice: String,
 }
 
@@ -32,6 +32,11 @@ pub(super) struct Finding {
 pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
+    /// Adds something that is not wrong.
+    pub(super) fn inform(&mut self, about: impl Into<String>, what: impl Into<String>) {
+        self.add(Level::Info, about.into(), what.into(), String::new());
+    }
+
     /// Adds a warning.
     pub(super) fn warn(
         &mut self,
@@ -68,20 +73,26 @@ impl Findings {
 
     /// Returns the worst level.
     pub(super) fn worst(&self) -> Level {
-        self.0.iter().map(|finding| finding.level).max().unwrap_or(Level::Fine)
+        self.0.iter().map(|finding| finding.level).max().unwrap_or(Level::Info)
     }
 
-    /// Returns the findings as text, two lines each. The texts are escaped ([`escaped`]).
+    /// Returns the findings as text, two lines each, or one without advice. The texts are escaped ([`escaped`]).
     pub(super) fn text(&self) -> String {
-        if self.0.is_empty() {
-            return "Nothing is wrong.\n".to_owned();
-        }
         let line = |Finding { level, about, what, advice }: &Finding| {
-            let word = if *level == Level::Broken { "broken " } else { "warning" };
+            let word = match level {
+                Level::Info => "info   ",
+                Level::Warning => "warning",
+                Level::Broken => "broken ",
+            };
             let [about, what, advice] = [about, what, advice].map(|text| escaped(text));
-            format!("{word}  {about}: {what}\n         {advice}\n")
+            let break_line = if advice.is_empty() { "" } else { "\n         " };
+            format!("{word}  {about}: {what}{break_line}{advice}\n")
         };
-        self.0.iter().map(line).collect()
+        let mut text: String = self.0.iter().map(line).collect();
+        if self.worst() == Level::Info {
+            text.push_str("Nothing is wrong.\n");
+        }
+        text
     }
 
     /// Returns the findings as JSON.

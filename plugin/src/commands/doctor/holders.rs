@@ -47,6 +47,8 @@ pub(super) fn examine(
                           nothing here says that the holder should not hold it.";
             findings.warn(id, what, advice);
         }
+        // A VM that another manager started.
+        PodOf::OutsideKubernetes => {}
         PodOf::None => {
             let advice = advice_about_foreign(&id, holders);
             findings.warn(id, format!("is held by {by}, and is assigned to no pod"), advice);

@@ -49,10 +49,7 @@ pub(super) fn examine<'a>(
         checkpoint: sources.checkpoint.as_deref().ok(),
         ..Observation::at(Instant::now())
     });
-    Ok(PodLookup {
-        assignments: Assignments::new(outcome.answered, &ledger),
-        listed: sources.pods.as_ref().is_ok_and(|pods| !pods.is_empty()),
-        gaps: sources.gaps(),
-        reported,
-    })
+    let listed = sources.pods.as_ref().is_ok_and(|pods| !pods.is_empty());
+    let assignments = Assignments::new(outcome.answered, &ledger);
+    Ok(PodLookup::new(assignments, listed, sources.gaps(), reported))
 }

@@ -15,8 +15,9 @@ mod serving;
 mod sources;
 mod unbound;
 
+use crate::commands::doctor::pods::PodLookup;
 use crate::commands::list::combined;
-use crate::commands::offered::offered_devices;
+use crate::commands::offered::{Offered, offered_devices};
 use crate::commands::stdout;
 use crate::config::Config;
 use crate::node::function_facts::FactsReader;
@@ -24,6 +25,7 @@ use crate::status::client;
 use crate::status::client::ANSWER_TIMEOUT;
 use finding::Findings;
 use std::sync::Arc;
+use vfio_plugin_policy::holders::coverage_gaps;
 use vfio_probe::Root;
 
 /// Runs the command and returns the exit code: 0 nothing is wrong, 1 warnings, 2 broken.
@@ -43,12 +45,16 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
     }
     let root = Arc::new(Root::open(&config.root)?);
     let mut unreadable = Vec::new();
-    let devices = offered_devices(config, probe, |error| unreadable.push(error))?.devices;
+    let Offered { devices, coverage } = offered_devices(config, probe, |error| unreadable.push(error))?;
     let serving = client::fetch(&config.run_dir, ANSWER_TIMEOUT);
+    let is_in_cluster = serving.is_ok() || client::is_expected(&config.kubelet_dir, &config.run_dir);
     let facts = FactsReader::new(&root, &config.root);
     let mut kubelet = Findings::default();
     let reported = serving.as_ref().map(|report| report.devices.as_slice()).unwrap_or_default();
-    let pods = kubelet::examine(config, reported, &mut kubelet)?;
+    let pods = match is_in_cluster {
+        true => kubelet::examine(config, reported, &mut kubelet)?,
+        false => PodLookup::outside_kubernetes(),
+    };
     let assigned = assignments::unbound(config, &root, &devices, reported, &pods);
     let explained = assigned.keys().copied().chain(serving::unbinding(reported, &devices)).collect();
     host::examine((config, &root, &facts), &devices, &unreadable, (&explained, &pods), &mut findings);
@@ -61,6 +67,19 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
     findings.extend(kubelet);
     names::examine(config, &devices, &mut findings);
     cdi_specs::examine(config, &devices, reported, &mut findings);
-    serving::examine(config, &serving, &devices, &pods, &mut findings);
+    if is_in_cluster {
+        serving::examine(config, &serving, &devices, &pods, &mut findings);
+    } else {
+        let what = format!(
+            "this node runs no kubelet and no serve: {} does not exist; set --kubelet-dir if the kubelet's directory was moved",
+            config.kubelet_dir.display()
+        );
+        findings.inform("Kubernetes", what);
+    }
+    if !devices.is_empty() {
+        for gap in coverage_gaps(&coverage) {
+            findings.inform("holders", format!("some may be missing: {gap}"));
+        }
+    }
     Ok(findings)
 }

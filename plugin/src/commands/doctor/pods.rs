@@ -8,12 +8,14 @@ use vfio_plugin_policy::holders::in_words;
 
 /// The pods of devices, from the kubelet's answers of now and from a running `serve`.
 pub(super) struct PodLookup<'a> {
-    pub(super) assignments: Assignments,
+    assignments: Assignments,
     /// Whether pod resources listed at least one pod.
-    pub(super) listed: bool,
+    listed: bool,
     /// What the lookup lacks, in words. Only without a gap does "not found" mean "assigned to no pod".
     pub(super) gaps: Vec<String>,
-    pub(super) reported: &'a [DeviceReport],
+    reported: &'a [DeviceReport],
+    /// Whether the node runs no kubelet, so that no device is assigned to a pod, and held ones are in use.
+    is_outside: bool,
 }
 
 /// The pod that a device is assigned to.
@@ -26,6 +28,25 @@ pub(super) enum PodOf {
     None,
     /// No source names a pod, and one of them did not answer.
     NotKnown,
+    /// The node runs no kubelet.
+    OutsideKubernetes,
+}
+
+impl<'a> PodLookup<'a> {
+    /// Returns the lookup with the kubelet's answers.
+    pub(super) fn new(
+        assignments: Assignments,
+        listed: bool,
+        gaps: Vec<String>,
+        reported: &'a [DeviceReport],
+    ) -> Self {
+        Self { assignments, listed, gaps, reported, is_outside: false }
+    }
+
+    /// Returns the lookup for a node without a kubelet.
+    pub(super) fn outside_kubernetes() -> Self {
+        Self { is_outside: true, ..Self::new(Assignments::default(), false, Vec::new(), &[]) }
+    }
 }
 
 impl PodLookup<'_> {
@@ -41,6 +62,7 @@ impl PodLookup<'_> {
             }
             (Some(assignment), _) => PodOf::Assigned(assignment.pod.clone()),
             (None, Some(reported)) => PodOf::Assigned(reported.pod_ref()),
+            (None, None) if self.is_outside => PodOf::OutsideKubernetes,
             (None, None) if self.gaps.is_empty() => PodOf::None,
             (None, None) => PodOf::NotKnown,
         }
