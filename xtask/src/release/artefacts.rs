@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::target::{self, Target};
-use super::{deb, epoch, licenses, python, sbom, versions};
+use super::{deb, epoch, in_worktree, licenses, python, sbom, versions};
 use crate::context::Context;
 use crate::log::ensure;
-use crate::scratch::Scratch;
 use crate::{Result, process};
 
 const USAGE: &str = "usage: scripts/xtask release DIRECTORY [TARGET]...
@@ -99,19 +98,15 @@ fn is_releasable(context: &Context) -> Result {
 /// Builds the static program here and in a copy of the commit in another directory. Fails unless both have the same bytes.
 fn twice(context: &Context, target: &Target) -> Result<PathBuf> {
     let first: PathBuf = process::output(context.command("deploy/build-static").arg(target.triple))?.into();
-    let copy = Scratch::new()?;
-    let sources = copy.join("a-directory-with-another-name");
-    process::run(context.command("git").args(["worktree", "add", "--quiet", "--detach"]).arg(&sources))?;
-    let mut build = context.command(sources.join("deploy/build-static"));
-    let second =
-        process::output(build.arg(target.triple).current_dir(&sources).env_remove("CARGO_TARGET_DIR"));
-    let is_same = second.and_then(|second| Ok(std::fs::read(&first)? == std::fs::read(second)?));
-    process::run(context.command("git").args(["worktree", "remove", "--force"]).arg(&sources))?;
-    ensure(
-        is_same?,
-        &format!("two builds of the static program for {} in two directories differ", target.triple),
-    )?;
-    Ok(first)
+    let is_same = in_worktree(context, |sources| {
+        let mut build = context.command(sources.join("deploy/build-static"));
+        let second =
+            process::output(build.arg(target.triple).current_dir(sources).env_remove("CARGO_TARGET_DIR"))?;
+        Ok(std::fs::read(&first)? == std::fs::read(second)?)
+    })?;
+    let difference =
+        format!("two builds of the static program for {} in two directories differ", target.triple);
+    ensure(is_same, &difference).map(|()| first)
 }
 
 /// Packs the core as cargo publishes it, builds the packed crate, and returns it.
@@ -120,16 +115,11 @@ fn twice(context: &Context, target: &Target) -> Result<PathBuf> {
 ///
 /// Fails if cargo would refuse to publish it.
 pub fn core_crate(context: &Context) -> Result<PathBuf> {
-    process::run(&mut context.cargo(&[
-        "publish",
-        "--quiet",
-        "--dry-run",
-        "--locked",
-        "--package",
-        "vfio-probe",
-    ]))?;
-    let crates = context.target.join("package");
-    Ok(crates.join(format!("vfio-probe-{}.crate", context.version()?)))
+    let package = ["--quiet", "--allow-dirty", "--locked", "--package", "vfio-probe"];
+    process::run(context.cargo(&["publish", "--dry-run"]).args(package))?;
+    // Where publish leaves the crate is not documented.
+    process::run(context.cargo(&["package", "--no-verify"]).args(package))?;
+    Ok(context.target.join("package").join(format!("vfio-probe-{}.crate", context.version()?)))
 }
 
 fn copy(from: &Path, to: &Path) -> Result {

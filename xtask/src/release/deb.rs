@@ -133,6 +133,8 @@ impl Builder<'_> {
         let directory = format!("usr/lib/{}", self.target.gnu);
         let file = format!("{directory}/libvfio_probe.so.{}", self.upstream);
         package.copy(&tree.join(&file), &file)?;
+        // Debian's shared libraries are no programs.
+        std::fs::set_permissions(package.root.join(&file), PermissionsExt::from_mode(0o644))?;
         package.copy_link(tree, &format!("{directory}/libvfio_probe.so.1"))?;
         package.documents(&licenses::third_party(
             self.context,

@@ -8,7 +8,10 @@ pub mod sbom;
 pub mod target;
 pub mod versions;
 
+use std::path::Path;
+
 use crate::context::Context;
+use crate::scratch::Scratch;
 use crate::{Result, process};
 
 /// Returns the time of all files in the artefacts, in seconds: `SOURCE_DATE_EPOCH`, otherwise that of the last commit. The same
@@ -23,6 +26,20 @@ pub fn epoch(context: &Context) -> Result<u64> {
         None => process::output(context.command("git").args(["log", "-1", "--format=%ct"]))?,
     };
     text.parse().map_err(|_| format!("SOURCE_DATE_EPOCH is not a number of seconds: {text}").into())
+}
+
+/// Calls a function with a copy of the commit HEAD in a directory with another name, which is removed afterwards.
+///
+/// # Errors
+///
+/// Fails if git cannot make the copy, and with the error of the function.
+pub(crate) fn in_worktree<T>(context: &Context, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let scratch = Scratch::new()?;
+    let sources = scratch.join("a-directory-with-another-name");
+    process::run(context.command("git").args(["worktree", "add", "--quiet", "--detach"]).arg(&sources))?;
+    let result = work(&sources);
+    process::run(context.command("git").args(["worktree", "remove", "--force"]).arg(&sources))?;
+    result
 }
 
 /// Prints THIRD-PARTY: the task `licenses PACKAGE TARGET`.

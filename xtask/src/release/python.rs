@@ -35,6 +35,6 @@ pub fn wheel(context: &Context, target: &Target, output: &Path) -> Result<PathBu
 pub fn source_distribution(context: &Context, output: &Path) -> Result<PathBuf> {
     let mut build = context.command(context.maturin()?.join("maturin"));
     build.current_dir(context.top.join("python")).env("SOURCE_DATE_EPOCH", epoch(context)?.to_string());
-    process::run(build.args(["sdist", "--quiet", "--out"]).arg(output))?;
+    process::run(build.args(["sdist", "--out"]).arg(output))?;
     Ok(output.join(format!("vfio_probe-{}.tar.gz", context.version()?)))
 }

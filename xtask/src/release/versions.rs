@@ -69,7 +69,12 @@ fn agrees(top: &Path, place: &Place, version: &str) -> Result {
     if place.optional && !file.exists() {
         return Ok(());
     }
-    let found = between(&process::read(&file)?, place.before, place.after)
+    let mut text = process::read(&file)?;
+    if place.file.ends_with(".yaml") {
+        // YAML allows quotes around a text and does not need them.
+        text = text.replace('"', "");
+    }
+    let found = between(&text, place.before, place.after)
         .ok_or_else(|| format!("{} has no version after {:?}", place.file, place.before))?;
     if found == version {
         Ok(())
@@ -78,10 +83,10 @@ fn agrees(top: &Path, place: &Place, version: &str) -> Result {
     }
 }
 
-/// Returns the text between the first `before` and the `after` that follows it, without quotes.
+/// Returns the text between the first `before` and the `after` that follows it.
 fn between(text: &str, before: &str, after: &str) -> Option<String> {
     let (_, rest) = text.split_once(before)?;
-    Some(rest.split_once(after)?.0.trim_matches('"').to_owned())
+    Some(rest.split_once(after)?.0.to_owned())
 }
 
 /// Returns the date of the version's heading in CHANGELOG.md, or `unreleased`.

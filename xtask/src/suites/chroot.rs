@@ -75,9 +75,9 @@ impl Chroot {
         command
     }
 
-    /// Returns all paths inside, except those of dpkg's own records and of caches.
+    /// Returns all paths inside, except records of dpkg and systemctl, and caches.
     pub(crate) fn paths(&self) -> Result<BTreeSet<String>> {
-        const RECORDS: [&str; 3] = ["/var/lib/dpkg/", "/var/log/", "/var/cache/"];
+        const RECORDS: [&str; 4] = ["/var/lib/dpkg/", "/var/log/", "/var/cache/", "/run/systemd/"];
         let mut found = BTreeSet::new();
         let mut directories = vec![self.root.clone()];
         while let Some(directory) = directories.pop() {
