@@ -72,7 +72,7 @@ mod tests {
         tracker.decide(policy, &facts);
         let (snapshot, metrics) = (Arc::new(snapshot), Metrics::new());
         let ids = [snapshot.devices[0].device.id];
-        let mut finished = |reported, assigned| {
+        let finished = |reported, assigned| {
             let contested = BTreeSet::new();
             let (snapshot, assignments) = (&snapshot, &assignments);
             metrics.finished(FinishedPass { snapshot, assignments, contested, assigned, reported });
