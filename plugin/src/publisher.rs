@@ -207,7 +207,7 @@ impl HealthPublisher {
         Published { lists, decide_again: state.decide_again }
     }
 
-    /// Counts a change of what the kubelet receives. A device that was Healthy when it was discovered has not changed.
+    /// Counts a change of a device's health. A device that was Healthy when it was discovered has not changed.
     fn count_change(&self, device: &DeviceState, before: Option<&Decision>, after: &Decision) {
         let was_healthy = before.is_none_or(|before| before.health == Health::Healthy);
         let is_healthy = after.health == Health::Healthy;

@@ -66,7 +66,7 @@ impl HttpServer {
     }
 }
 
-/// Returns the answer of a probe: 200, or 503 with the reasons against it.
+/// Answers `/healthz` or `/readyz`: 200, or 503 with the reasons.
 fn probe(word: &str, reasons: Vec<String>) -> Answer {
     if reasons.is_empty() {
         return plain(StatusCode::OK, "ok\n".to_owned());

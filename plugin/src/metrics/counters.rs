@@ -1,4 +1,4 @@
-//! The counters, on atomics: whoever counts waits for no scrape.
+//! The counters, on atomics: a call that is counted waits for no scrape.
 
 use crate::metrics::histogram::Histogram;
 use parking_lot::Mutex;

@@ -49,3 +49,44 @@ impl Metrics {
         self.passes.send_replace(Some(Arc::new(facts)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use allocation_counter::measure;
+    use std::time::Instant;
+    use vfio_plugin_policy::health::tracker::{Facts, HealthTracker, Policy};
+    use vfio_plugin_policy::pools::terms::Busy;
+    use vfio_plugin_policy::testing::{allocated, node_of};
+
+    /// Counts the memory allocations of taking in the pass after an Allocate of one device, on a node with `size`.
+    fn allocations(size: u32) -> u64 {
+        let snapshot = node_of(size);
+        let assignments = Arc::new(allocated(&snapshot));
+        let mut tracker = HealthTracker::default();
+        let settling = std::time::Duration::from_secs(3);
+        let policy = Policy { busy: Busy::Attributed, settling, check_node: true };
+        let gone = BTreeSet::new();
+        let facts =
+            Facts { snapshot: &snapshot, assignments: &assignments, gone: &gone, now: Instant::now() };
+        tracker.decide(policy, &facts);
+        let (snapshot, metrics) = (Arc::new(snapshot), Metrics::new());
+        let ids = [snapshot.devices[0].device.id];
+        let finished = |reported, assigned| {
+            let contested = BTreeSet::new();
+            let (snapshot, assignments) = (&snapshot, &assignments);
+            metrics.finished(FinishedPass { snapshot, assignments, contested, assigned, reported });
+        };
+        finished(Some(Reported::new(&tracker, &snapshot)), None);
+        finished(None, Some(&ids[..]));
+        let counted = measure(|| finished(None, Some(&ids[..]))).count_total;
+        assert_eq!(metrics.latest_pass().unwrap().values().devices.len(), size as usize);
+        counted
+    }
+
+    #[test]
+    fn pass_after_an_allocate_costs_the_same_on_any_node() {
+        let costs = [8, 256, 1024].map(allocations);
+        assert_eq!(costs, [1; 3], "one pointer's target");
+    }
+}

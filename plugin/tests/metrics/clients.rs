@@ -103,7 +103,7 @@ async fn malformed_and_oversized_requests_end_their_connection_alone() {
         // The server may close before it has read all.
         let _ = stream.write_all(text.as_bytes());
         let answer = until_closed(&mut stream);
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{:.40}: {answer}", text);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{text:.40}: {answer}");
     }
     assert_eq!(get(served.address, "/healthz").status, 200);
 }

@@ -186,7 +186,7 @@ fn held(node: &Node, id: &str) -> bool {
 }
 
 #[tokio::test]
-async fn policy_unhealthy_shows_a_negative_number_as_the_scheduler_does() {
+async fn policy_unhealthy_shows_the_negative_number_of_the_kubelet() {
     let (node, kubelet, served) = offered(&["--busy", "unhealthy"]).await;
     let pod = kubelet.admit("vm-1", H100, 6).await.unwrap();
     let _vm = node.start_vm(&VmSpec::of_pod(&pod.pod_uid, &pod.devices)).unwrap();

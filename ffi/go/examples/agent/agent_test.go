@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
 	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
 )
 
@@ -107,9 +108,15 @@ func TestMetricsFollowTheNode(t *testing.T) {
 		`vfio_group_viable{group="51"} 1`,
 		`vfio_watch_events_total{kind="bound"} 8`,
 		`vfio_watch_failures_total 0`,
-		`vfio_device_info{device="0000:df:00.0",device_id="2330",driver="vfio-pci",group="58",kind="pci",numa_node="1",vendor_id="10de"} 1`,
+		`vfio_device_info{device="0000:df:00.0",device_id="2330",driver="vfio-pci",group="58",kind="pci",` +
+			`model="GH100 [H100 SXM5 80GB]",numa_node="1",vendor_id="10de"} 1`,
+		`vfio_device_state{device="0000:1b:00.0",state="free"} 1`,
+		`vfio_device_state{device="0000:1b:00.0",state="held"} 0`,
+		`vfio_device_state{device="0000:1b:00.0",state="absent"} 0`,
+		`vfio_device_state{device="0000:1b:00.0",state="unknown"} 0`,
+		fmt.Sprintf(`vfio_build_info{version="%s"} 1`, vfioprobe.Version()),
 	}, "vfio_group_holder_info", "vfio_device_unreadable")
-	for _, name := range []string{"vfio_group_state", "vfio_group_viable", "vfio_device_info"} {
+	for _, name := range []string{"vfio_build_info", "vfio_group_state", "vfio_group_viable", "vfio_device_info", "vfio_device_state"} {
 		if !strings.Contains(body, "# HELP "+name+" ") || !strings.Contains(body, "# TYPE "+name+" gauge\n") {
 			t.Errorf("no HELP or TYPE of %s", name)
 		}
@@ -125,6 +132,8 @@ func TestMetricsFollowTheNode(t *testing.T) {
 	agent.eventually([]string{
 		`vfio_group_state{group="51",state="free"} 0`,
 		`vfio_group_state{group="51",state="held"} 1`,
+		`vfio_device_state{device="0000:1b:00.0",state="free"} 0`,
+		`vfio_device_state{device="0000:1b:00.0",state="held"} 1`,
 		`vfio_group_uncovered_processes{group="51"} 0`,
 		fmt.Sprintf(`vfio_group_holder_info{command="qemu-system-x86",container_id="%s",group="51",`+
 			`pid="%d",pod_uid="0d9a1c7e-5b0a-4a57-9d3a-0123456789ab",via="group"} 1`, container, pid),
@@ -137,7 +146,8 @@ func TestMetricsFollowTheNode(t *testing.T) {
 	}, "vfio_group_holder_info", "vfio_group_uncovered_processes")
 
 	node.Unbind(simnode.SecondGPU)
-	agent.eventually(nil, `vfio_group_state{group="52"`, `vfio_device_info{device="0000:3d:00.0"`)
+	agent.eventually(nil, `vfio_group_state{group="52"`, `vfio_device_info{device="0000:3d:00.0"`,
+		`vfio_device_state{device="0000:3d:00.0"`)
 	if opens := node.Opens(53); opens != 0 {
 		t.Errorf("%d opens", opens)
 	}

@@ -20,7 +20,11 @@ var (
 		"Processes and descriptors that the scan for the holders of the group did not cover.", []string{"group"}, nil)
 	deviceInfo = prometheus.NewDesc("vfio_device_info",
 		"A device that is bound to a VFIO driver; always 1.",
-		[]string{"device", "group", "driver", "kind", "vendor_id", "device_id", "numa_node"}, nil)
+		[]string{"device", "group", "model", "numa_node", "driver", "kind", "vendor_id", "device_id"}, nil)
+	deviceState = prometheus.NewDesc("vfio_device_state",
+		"1 for the current state of the device's group, 0 for the other states.", []string{"device", "state"}, nil)
+	buildInfo = prometheus.NewDesc("vfio_build_info",
+		"The version of the library; always 1.", []string{"version"}, nil)
 	deviceUnreadable = prometheus.NewDesc("vfio_device_unreadable",
 		"Devices that could not be read, by kind of error; device is empty for entries without a valid name.",
 		[]string{"device", "kind"}, nil)
@@ -35,7 +39,7 @@ type nodeCollector struct{ watch *vfioprobe.Watch }
 // Describe sends the descriptions of all series.
 func (nodeCollector) Describe(out chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		groupState, groupViable, groupHolder, groupUncovered, deviceInfo, deviceUnreadable,
+		buildInfo, groupState, groupViable, groupHolder, groupUncovered, deviceInfo, deviceState, deviceUnreadable,
 	} {
 		out <- desc
 	}
@@ -55,13 +59,16 @@ func (c nodeCollector) Collect(out chan<- prometheus.Metric) {
 			out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 		}
 	}
+	gauge(buildInfo, 1, vfioprobe.Version())
 	groups, err := c.watch.Groups()
 	if err != nil {
 		out <- prometheus.NewInvalidMetric(groupState, err)
 		return
 	}
+	stateOf := map[vfioprobe.GroupID]vfioprobe.State{}
 	for _, group := range groups {
 		id := group.ID.String()
+		stateOf[group.ID] = group.Occupancy.State
 		for _, state := range states {
 			gauge(groupState, one(group.Occupancy.State == state), id, state.String())
 		}
@@ -76,8 +83,16 @@ func (c nodeCollector) Collect(out chan<- prometheus.Metric) {
 		return
 	}
 	for _, device := range devices.Devices {
-		gauge(deviceInfo, 1, device.ID, device.Group.String(), device.Driver, device.Kind.String(),
-			hex(device.Vendor), hex(device.Device), strconv.Itoa(device.NUMANode))
+		gauge(deviceInfo, 1, device.ID, groupLabel(device.Group), model(device), numaNode(device), device.Driver,
+			device.Kind.String(), hex(device.Vendor), hex(device.Device))
+		// The state of a device without a group, or of a group that the watch does not list yet, is not known.
+		current, ok := stateOf[device.Group]
+		if !ok {
+			current = vfioprobe.Unknown
+		}
+		for _, state := range states {
+			gauge(deviceState, one(current == state), device.ID, state.String())
+		}
 	}
 	type entry struct{ device, kind string }
 	unreadable := map[entry]int{}
@@ -99,6 +114,34 @@ func (c nodeCollector) holders(group vfioprobe.GroupID, gauge func(*prometheus.D
 		gauge(groupHolder, 1, group.String(), strconv.Itoa(holder.PID), holder.Command, holder.Via.String(),
 			holder.PodUID, holder.ContainerID)
 	}
+}
+
+// model returns the vGPU type, or the name of the model in the built-in table; "" if it is not known.
+func model(device vfioprobe.Device) string {
+	if device.VGPUType != "" {
+		return device.VGPUType
+	}
+	names, err := vfioprobe.Names("", vfioprobe.Model{Vendor: device.Vendor, Device: device.Device})
+	if err != nil {
+		return ""
+	}
+	return names[0]
+}
+
+// numaNode returns the NUMA node, or "" if it is not known.
+func numaNode(device vfioprobe.Device) string {
+	if device.NUMANode < 0 {
+		return ""
+	}
+	return strconv.Itoa(device.NUMANode)
+}
+
+// groupLabel returns the number of a group, or "" without one.
+func groupLabel(group vfioprobe.GroupID) string {
+	if group == vfioprobe.NoGroup {
+		return ""
+	}
+	return group.String()
 }
 
 func one(is bool) float64 {

@@ -1,4 +1,4 @@
-//! Tests of the values, above all of the invariant: what the scheduler can give away is what a new VM could open.
+//! Tests of the values, above all of the invariant: the scheduler counts as free what a new VM could open.
 
 use super::*;
 use crate::assignments::ledger::Ledger;
@@ -118,7 +118,7 @@ fn device_that_no_vm_can_open_is_in_neither_number() {
 }
 
 #[test]
-fn state_that_cannot_be_checked_is_schedulable_and_counts_as_unknown() {
+fn state_that_cannot_be_checked_counts_as_unknown() {
     for reason in [UnknownReason::Denied, UnknownReason::TimedOut, UnknownReason::NotProbed] {
         let unknown = |device: &mut DeviceState| {
             device.group.as_mut().unwrap().occupancy = Occupancy::Unknown(reason);
@@ -267,7 +267,7 @@ fn holder_of_another_pod_is_foreign_to_an_assigned_device() {
 }
 
 #[test]
-fn device_stays_held_after_its_pod_until_it_is_free_or_assigned() {
+fn held_device_is_marked_after_its_pod_until_freed_or_assigned() {
     let mut devices = free(2);
     hold(&mut devices[0]);
     let id = devices[0].device.id;

@@ -123,8 +123,7 @@ fn each(
     value: impl Fn(&DeviceValues<'_>) -> Option<bool>,
 ) -> fmt::Result {
     families.gauge(name, help, |series| {
-        let known = devices.iter().filter_map(|(values, id)| Some((values, id, value(values)?)));
-        let mut known = known;
+        let mut known = devices.iter().filter_map(|(values, id)| Some((values, id, value(values)?)));
         known.try_for_each(|(values, id, value)| {
             series.gauge(&[("device", id.as_str()), ("resource", &values.device.resource)], i64::from(value))
         })
