@@ -7,7 +7,8 @@ use crate::device::{optional, parse_decimal};
 use crate::error::{Error, Result};
 use crate::id::{DeviceId, PciAddress};
 use crate::root::{PAGE, Root};
-use rustix::io::pread;
+use rustix::io::{Errno, pread};
+use std::os::fd::OwnedFd;
 
 /// Whether the hardware of a function responds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -38,6 +39,111 @@ impl Presence {
     /// not enough: those of a virtual function read as all ones by specification.
     fn of(registers: [u8; 8]) -> Self {
         if registers == [0xff; 8] { Self::Lost } else { Self::Present }
+    }
+}
+
+/// An attribute that is read again and again.
+#[derive(Debug, Default)]
+enum Kept {
+    #[default]
+    Closed,
+    Open(OwnedFd),
+    /// It does not exist, as long as the function does.
+    Missing,
+}
+
+impl Kept {
+    /// Reads the attribute, at `path` if it is not open. Opens it again if the function was removed
+    /// and added since. Returns none if it does not exist.
+    fn read<'b>(
+        &mut self,
+        root: &Root,
+        path: std::fmt::Arguments<'_>,
+        buffer: &'b mut [u8],
+    ) -> std::result::Result<Option<&'b [u8]>, Errno> {
+        let kept = match self {
+            Self::Missing => return Ok(None),
+            Self::Open(file) => Some(pread(&*file, &mut *buffer, 0)),
+            Self::Closed => None,
+        };
+        let length = match kept {
+            Some(Ok(length)) => length,
+            Some(Err(errno)) if errno != Errno::NODEV => return Err(errno),
+            _ => match root.open_attribute(path) {
+                Ok(file) => {
+                    let length = pread(&file, &mut *buffer, 0)?;
+                    *self = Self::Open(file);
+                    length
+                }
+                Err(errno) => {
+                    *self = Self::Closed;
+                    return if errno == Errno::NOENT { Ok(None) } else { Err(errno) };
+                }
+            },
+        };
+        Ok(buffer.get(..length))
+    }
+}
+
+/// Reads whether one function responds, again and again, as [`Root::presence`] does.
+///
+/// Keeps up to three attributes open, because a read of an open one costs a fifth of open, read and
+/// close. Drop it when the function is unbound.
+#[derive(Debug)]
+pub struct PresenceReader {
+    address: PciAddress,
+    power: Kept,
+    bridge: Kept,
+    config: Kept,
+}
+
+impl PresenceReader {
+    /// The largest number of descriptors that a reader keeps.
+    pub const DESCRIPTORS: usize = 3;
+
+    /// Returns a reader of one function. Opens nothing yet.
+    #[must_use]
+    pub fn new(address: PciAddress) -> Self {
+        Self { address, power: Kept::Closed, bridge: Kept::Closed, config: Kept::Closed }
+    }
+
+    /// Reads the first registers of the function, unless the read would wake a device. Needs three
+    /// system calls after the first time, and blocks like [`Root::presence`].
+    ///
+    /// # Errors
+    /// As [`Root::presence`].
+    pub fn read(&mut self, root: &Root) -> Result<Presence> {
+        self.try_read(root).map_err(|error| error.of_device(DeviceId::Pci(self.address)))
+    }
+
+    fn try_read(&mut self, root: &Root) -> Result<Presence> {
+        let Self { address, power, bridge: kept_bridge, config } = self;
+        let system = |what| move |errno| Error::system(errno, what);
+        let mut state = [0; 16];
+        let path = format_args!("sys/bus/pci/devices/{address}/power_state");
+        let power = power.read(root, path, &mut state).map_err(system("power_state"))?;
+        if !matches!(power.map(<[u8]>::trim_ascii_end), Some(b"D0" | b"D3hot")) {
+            return Ok(Presence::NotChecked);
+        }
+        let path = format_args!("sys/bus/pci/devices/{address}/../power_state");
+        let bridge = kept_bridge.read(root, path, &mut state).map_err(system("power_state"))?;
+        if !matches!(bridge.map(<[u8]>::trim_ascii_end), None | Some(b"D0")) {
+            return Ok(Presence::NotChecked);
+        }
+        let has_bridge = bridge.is_some();
+        let mut registers = [0; 8];
+        let path = format_args!("sys/bus/pci/devices/{address}/config");
+        match config.read(root, path, &mut registers).map_err(system("config"))? {
+            Some(read) if read.len() == 8 => {
+                if !has_bridge {
+                    // The function exists and is on a root bus.
+                    *kept_bridge = Kept::Missing;
+                }
+                Ok(Presence::of(registers))
+            }
+            Some(_) => Err(Error::malformed("config")),
+            None => Err(Error::system(Errno::NOENT, "config")),
+        }
     }
 }
 
@@ -226,6 +332,50 @@ mod tests {
         assert_eq!(Tree::new().writes("power_state", "D0\n").presence(), Ok(Presence::Present));
         // A function on a root bus.
         assert_eq!(Tree::new().lacks("../power_state").presence(), Ok(Presence::Present));
+    }
+
+    #[test]
+    fn reader_sees_changes_through_kept_attributes() {
+        let tree = Tree::new();
+        let root = Root::open(tree.0.path()).unwrap();
+        let mut reader = PresenceReader::new(GPU_AT);
+        assert_eq!(reader.read(&root), Ok(Presence::Present));
+        // Without a path to it, only an open attribute can be read.
+        let link = tree.0.path().join("sys/bus/pci/devices/0000:01:00.0");
+        let (gone, state) = (link.with_extension("gone"), |name: &str| tree.path(name));
+        fs::rename(&link, &gone).unwrap();
+        assert_eq!(root.presence(GPU_AT), Ok(Presence::NotChecked));
+        fs::write(state("config"), [0xff; 64]).unwrap();
+        assert_eq!(reader.read(&root), Ok(Presence::Lost));
+        fs::write(state("config"), GPU).unwrap();
+        assert_eq!(reader.read(&root), Ok(Presence::Present));
+        for name in ["power_state", "../power_state"] {
+            let before = fs::read(state(name)).unwrap();
+            fs::write(state(name), "D3cold\n").unwrap();
+            assert_eq!(reader.read(&root), Ok(Presence::NotChecked), "{name}");
+            fs::write(state(name), before).unwrap();
+            assert_eq!(reader.read(&root), Ok(Presence::Present), "{name}");
+        }
+        assert_eq!(PresenceReader::new(GPU_AT).read(&root), Ok(Presence::NotChecked), "opens by path");
+    }
+
+    #[test]
+    fn reader_agrees_with_a_single_read() {
+        for tree in [
+            Tree::new(),
+            Tree::new().lacks("../power_state"),
+            Tree::new().lacks("power_state"),
+            Tree::new().lacks("config"),
+            Tree::new().writes("config", [0xff; 7]),
+            Tree::new().writes("config", VIRTUAL),
+            Tree::new().writes("power_state", "error\n"),
+        ] {
+            let root = Root::open(tree.0.path()).unwrap();
+            let mut reader = PresenceReader::new(GPU_AT);
+            for _ in 0..2 {
+                assert_eq!(reader.read(&root), root.presence(GPU_AT));
+            }
+        }
     }
 
     #[test]

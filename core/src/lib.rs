@@ -133,7 +133,7 @@ pub use cgroup::{Container, InPod};
 pub use device::{Device, Kind, Sriov};
 pub use error::{Error, ErrorKind, Result};
 pub use group::{Member, Viability};
-pub use hardware::Presence;
+pub use hardware::{Presence, PresenceReader};
 pub use holder_search::HolderSearch;
 pub use holders::{Holder, ScanCoverage};
 pub use id::{DeviceId, GroupId, PciAddress, Uuid};

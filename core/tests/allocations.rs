@@ -101,5 +101,36 @@ fn watch_without_a_change_reads_once_for_each_group() {
     let before = reads();
     passes(&mut watch, 20);
     let counted = reads() - before - own;
-    assert_eq!(counted, 20 * (8 + 1), "one for each group, one for the timer");
+    assert_eq!(counted, 20 * 8, "one for each group");
+}
+
+#[test]
+fn refresh_reads_no_record_of_a_device_that_stayed_bound() {
+    let node = Node::with_eight_gpus().unwrap();
+    let root = Arc::new(Root::open(node.root()).unwrap());
+    let prober = Arc::new(Prober::new(Arc::clone(&root)));
+    let options = Options { probe: false, ..Options::default() };
+    let mut monitor = Monitor::new(root, prober, options).unwrap();
+    let start = Instant::now();
+    let mut reads_of = |monitor: &mut Monitor, after: u64| {
+        let mut changes = Vec::new();
+        let before = reads();
+        monitor.pass(start + Duration::from_secs(after), &mut changes).unwrap();
+        (reads() - before, changes.len())
+    };
+    let own = {
+        let before = reads();
+        reads() - before
+    };
+    reads_of(&mut monitor, 0);
+    let (pass, _) = reads_of(&mut monitor, 1);
+    assert_eq!(pass - own, 8, "one for each group");
+    assert_eq!(reads_of(&mut monitor, 31), (pass, 0), "a refresh reads no file more");
+    let (all, changes) = reads_of(&mut monitor, 301);
+    assert_eq!((all > pass, changes), (true, 0), "from time to time, records are read");
+    // A record that is wrong is read again at once after an event of the kernel.
+    node.write("sys/bus/pci/devices/0000:1b:00.0/numa_node", "7\n").unwrap();
+    assert_eq!(reads_of(&mut monitor, 332), (pass, 0));
+    monitor.invalidate(None, start);
+    assert_eq!(reads_of(&mut monitor, 333).1, 1);
 }

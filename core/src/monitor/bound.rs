@@ -14,9 +14,14 @@ use crate::scan::Bound;
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
 
-/// Interval of a complete reading. It finds changes that no listing shows while no uevent arrives:
-/// another driver, a corrected NUMA node, a group peer that was bound to a host driver.
+/// Interval of a refresh. It finds changes that no listing shows while no uevent arrives: a group
+/// peer that was bound to a host driver, another type of a vGPU, another driver where no entry in
+/// /sys/class/vfio-dev shows it.
 const REFRESH: Duration = Duration::from_secs(30);
+/// Interval of a refresh that also reads the records of functions with the same entry in
+/// /sys/class/vfio-dev as before. Their driver and their group cannot have changed. A corrected
+/// NUMA node can.
+const READ_ALL: Duration = Duration::from_secs(300);
 
 /// A device that is bound, or that the kernel is unbinding.
 #[derive(Debug)]
@@ -48,6 +53,13 @@ impl Tracked {
     fn is_rebound(&self, cdev: Option<u32>, entry: Option<u64>) -> bool {
         let replaced = self.entry.zip(entry).is_some_and(|(before, now)| before != now);
         self.unbinding || self.device.cdev != cdev || replaced
+    }
+
+    /// Returns whether a refresh can do without the record of a listed device. The entry in
+    /// /sys/class/vfio-dev lives from the bind to the unbind (`vfio_register_group_dev`).
+    fn stays_as_read(&self, entry: Option<u64>, detail: Detail) -> bool {
+        let is_same = entry.is_some() && self.entry == entry;
+        is_same && self.device.kind == Kind::Pci && detail == Detail::Identity
     }
 
     /// Takes a newly read record. Returns whether anything changed.
@@ -102,8 +114,10 @@ pub(super) struct BoundDevices {
     /// The entries of /sys/class/vfio-dev at the latest pass. Empty if the next pass must list the
     /// devices in any case.
     entries: Vec<(u32, u64)>,
-    /// When everything is read again.
-    pub(super) refresh_at: Instant,
+    /// When the next refresh is due.
+    refresh_at: Instant,
+    /// The next refresh from then on reads all records.
+    read_all_at: Instant,
     /// The devices of each group, as places in `devices`. Sorted by group.
     places: Vec<(GroupId, usize)>,
     descriptors: Descriptors,
@@ -140,10 +154,21 @@ impl BoundDevices {
             devices: Vec::new(),
             entries: Vec::new(),
             refresh_at: now + REFRESH,
+            read_all_at: now + READ_ALL,
             places: Vec::new(),
             descriptors: Descriptors::default(),
             class: KeptDirectory::default(),
         }
+    }
+
+    /// Makes the next pass read everything again.
+    pub(super) fn read_all(&mut self, now: Instant) {
+        (self.refresh_at, self.read_all_at) = (now, now);
+    }
+
+    /// Returns whether a refresh is due.
+    pub(super) fn refresh_is_due(&self, now: Instant) -> bool {
+        now >= self.refresh_at
     }
 
     /// Notes the places of the devices and the open descriptors, after devices were added, removed
@@ -185,7 +210,9 @@ impl BoundDevices {
     /// # Errors
     /// The bound devices cannot be listed. Then no device changes.
     pub(super) fn update(&mut self, detail: Detail, pass: &mut Pass<'_>) -> Result<bool> {
-        let refresh = pass.now >= self.refresh_at;
+        let refresh = self.refresh_is_due(pass.now);
+        // The errors are those of the latest reading, so each of their devices is read again.
+        let read_all = refresh && (pass.now >= self.read_all_at || !pass.errors.as_slice().is_empty());
         if !self.must_list(refresh, pass) {
             return Ok(false);
         }
@@ -193,6 +220,9 @@ impl BoundDevices {
         if refresh {
             self.refresh_at = pass.now + REFRESH;
             pass.errors.clear();
+        }
+        if read_all {
+            self.read_all_at = pass.now + READ_ALL;
         }
         for &error in &pass.scratch.failed {
             pass.errors.add(error);
@@ -205,7 +235,7 @@ impl BoundDevices {
         self.devices.reserve(listed.len().saturating_sub(self.devices.len()));
         let mut changed = refresh;
         for &bound in &listed {
-            changed |= self.take_listed(bound, refresh, detail, pass);
+            changed |= self.take_listed(bound, (refresh, read_all), detail, pass);
         }
         pass.scratch.listed = listed;
         changed |= self.drop_unlisted(pass.root, pass.changes);
@@ -244,13 +274,20 @@ impl BoundDevices {
     }
 
     /// Takes one listed device. Returns whether groups may have changed.
-    fn take_listed(&mut self, bound: Bound, refresh: bool, detail: Detail, pass: &mut Pass<'_>) -> bool {
+    fn take_listed(
+        &mut self,
+        bound: Bound,
+        (refresh, read_all): (bool, bool),
+        detail: Detail,
+        pass: &mut Pass<'_>,
+    ) -> bool {
         let place = self.devices.binary_search_by_key(&bound.id, |tracked| tracked.device.id);
         let entry =
             self.entries.iter().find(|(number, _)| Some(*number) == bound.cdev).map(|(_, inode)| *inode);
         if let Some(tracked) = place.ok().and_then(|index| self.devices.get_mut(index)) {
             tracked.seen = true;
-            if !refresh && !tracked.is_rebound(bound.cdev, entry) {
+            let is_known = !refresh || !read_all && tracked.stays_as_read(entry, detail);
+            if is_known && !tracked.is_rebound(bound.cdev, entry) {
                 tracked.entry = entry.or(tracked.entry);
                 return false;
             }

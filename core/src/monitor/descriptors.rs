@@ -4,13 +4,16 @@
 //! have more functions on VFIO drivers than the process may have descriptors, and then nothing else
 //! could be opened any more.
 
+use crate::hardware::PresenceReader;
 use rustix::process::{Resource, getrlimit};
 
 /// Share of RLIMIT_NOFILE for attributes: three eighths. Together with the pidfds of
-/// [`pidfd_limit`] it is half.
+/// [`pidfd_limit`] and with [`presence_reader_limit`] it is half.
 const ATTRIBUTES: (u64, u64) = (3, 8);
 /// Share of RLIMIT_NOFILE for pidfds.
-const PIDFDS: (u64, u64) = (1, 8);
+const PIDFDS: (u64, u64) = (1, 16);
+/// Share of RLIMIT_NOFILE for the attributes of [`PresenceReader`]s.
+const PRESENCE: (u64, u64) = (1, 16);
 
 /// The number of attributes that are kept open, and its limit.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,6 +43,13 @@ impl Descriptors {
 /// Returns the largest number of pidfds that a watch may keep open.
 pub(crate) fn pidfd_limit() -> usize {
     share(PIDFDS)
+}
+
+/// Returns the largest number of [`PresenceReader`]s to keep, so that a process never uses more than
+/// half of its descriptors for attributes and pidfds.
+#[must_use]
+pub fn presence_reader_limit() -> usize {
+    share(PRESENCE) / PresenceReader::DESCRIPTORS
 }
 
 fn share((part, whole): (u64, u64)) -> usize {

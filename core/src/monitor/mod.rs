@@ -42,6 +42,7 @@ use std::time::{Duration, Instant};
 
 pub use bound::Tracked;
 pub(crate) use descriptors::pidfd_limit;
+pub use descriptors::presence_reader_limit;
 pub use groups::{Assigned, Group};
 pub use pass::MAX_ERRORS;
 
@@ -222,7 +223,7 @@ impl Monitor {
     /// records again.
     pub fn set_detail(&mut self, detail: Detail, now: Instant) {
         if std::mem::replace(&mut self.options.detail, detail) != detail {
-            self.bound.refresh_at = now;
+            self.bound.read_all(now);
         }
     }
 
@@ -310,7 +311,7 @@ impl Monitor {
     /// Makes the next pass read everything again, because a device was bound, unbound, added or
     /// removed. Forgets the baseline of `device`, if one is named.
     pub fn invalidate(&mut self, device: Option<DeviceId>, now: Instant) {
-        self.bound.refresh_at = now;
+        self.bound.read_all(now);
         for tracked in self.bound.devices.iter_mut().filter(|tracked| Some(tracked.device.id) == device) {
             tracked.enable.forget();
         }
@@ -322,9 +323,9 @@ impl Monitor {
         self.nodes_unchanged = self.started;
     }
 
-    /// Returns whether the next pass reads everything again.
+    /// Returns whether the next pass is a refresh.
     pub(crate) fn refresh_is_due(&self, now: Instant) -> bool {
-        now >= self.bound.refresh_at
+        self.bound.refresh_is_due(now)
     }
 
     /// Makes one pass: lists the bound devices, peeks at their groups, and starts the probes that

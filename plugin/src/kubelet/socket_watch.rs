@@ -15,8 +15,8 @@ use vfio_plugin_policy::assignments::kubelet::KubeletSocket;
 
 /// How often the directory is checked without inotify.
 const CHECK_UNWATCHED: Duration = Duration::from_secs(1);
-/// How often it is checked beside inotify: some file systems raise no events.
-const CHECK_WATCHED: Duration = Duration::from_secs(10);
+/// How often it is checked beside inotify: some file systems raise no events. Each check wakes the process.
+const CHECK_WATCHED: Duration = Duration::from_secs(60);
 /// How often a missing directory is logged.
 const REMIND: Duration = Duration::from_secs(60);
 /// Bytes for inotify events: some dozens of them.

@@ -6,6 +6,7 @@ use crate::files::{bind_private, set_aside};
 use crate::log_once::LogOnce;
 use crate::problems::ProblemCode;
 use crate::run_dir::RunDir;
+use inotify::{EventStream, Inotify, WatchMask};
 use parking_lot::Mutex;
 use std::io::{Error, ErrorKind};
 use std::os::unix::fs::FileTypeExt;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
+use tokio_stream::StreamExt;
 
 /// The socket's name in the run directory.
 pub(super) const NAME: &str = "status.sock";
@@ -21,8 +23,10 @@ pub(super) const NAME: &str = "status.sock";
 const ACCEPT: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
 /// Pauses between attempts to make the socket.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-/// How often the file is checked. Each check wakes the process.
-const CHECK: Duration = Duration::from_secs(5);
+/// How often the file is checked without inotify.
+const CHECK_UNWATCHED: Duration = Duration::from_secs(5);
+/// How often it is checked beside inotify, which does not report that its directory was replaced. Each check wakes the process.
+const CHECK_WATCHED: Duration = Duration::from_secs(60);
 /// How long another process may take to accept a connection.
 const CONNECT: Duration = Duration::from_millis(200);
 
@@ -51,6 +55,8 @@ pub(super) struct StatusSocket {
     path: PathBuf,
     made: Made,
     listener: Option<UnixListener>,
+    /// The events of the socket's file. None without inotify.
+    events: Option<EventStream<[u8; 1024]>>,
     retry: Backoff,
     /// Pauses between failed accepts.
     accept: Backoff,
@@ -63,7 +69,19 @@ pub(super) fn new(run_dir: &RunDir) -> (SocketFile, StatusSocket) {
     let made = Made::default();
     let file = SocketFile { path: path.clone(), made: Arc::clone(&made) };
     let logged = LogOnce::default();
-    (file, StatusSocket { run_dir, path, made, listener: None, retry: RETRY, accept: ACCEPT, logged })
+    (
+        file,
+        StatusSocket {
+            run_dir,
+            path,
+            made,
+            listener: None,
+            events: None,
+            retry: RETRY,
+            accept: ACCEPT,
+            logged,
+        },
+    )
 }
 
 impl StatusSocket {
@@ -74,10 +92,14 @@ impl StatusSocket {
             let accepted = match &self.listener {
                 None => Err(Error::from(ErrorKind::NotConnected)),
                 Some(_) if !is_there(&self.path, made) => Err(Error::from(ErrorKind::NotFound)),
-                Some(listener) => match timeout(CHECK, listener.accept()).await {
-                    Ok(accepted) => accepted.map(|(stream, _)| stream),
-                    Err(_) => continue,
-                },
+                Some(listener) => {
+                    let check = if self.events.is_some() { CHECK_WATCHED } else { CHECK_UNWATCHED };
+                    tokio::select! {
+                        accepted = listener.accept() => accepted.map(|(stream, _)| stream),
+                        () = changed(&mut self.events) => continue,
+                        () = sleep(check) => continue,
+                    }
+                }
             };
             match accepted {
                 Ok(stream) => {
@@ -100,11 +122,12 @@ impl StatusSocket {
             sleep(self.accept.pause()).await;
             return;
         }
-        self.listener = None;
+        (self.listener, self.events) = (None, None);
         match self.listen().await {
             Ok((listener, id)) => {
                 *self.made.lock() = Some(id);
                 self.listener = Some(listener);
+                self.events = watch(&self.path).ok();
                 self.retry.reset();
                 self.logged.clear();
             }
@@ -151,6 +174,26 @@ async fn remove_deserted(path: &Path) -> std::io::Result<()> {
         _ => {
             Err(Error::new(ErrorKind::AddrInUse, "another process listens on it; stop it, or give --run-dir"))
         }
+    }
+}
+
+/// Watches the socket's file. Its removal changes the number of its links.
+fn watch(path: &Path) -> std::io::Result<EventStream<[u8; 1024]>> {
+    let inotify = Inotify::init()?;
+    let mask = WatchMask::ATTRIB | WatchMask::MOVE_SELF | WatchMask::DELETE_SELF;
+    inotify.watches().add(path, mask | WatchMask::DONT_FOLLOW)?;
+    inotify.into_event_stream([0; 1024])
+}
+
+/// Waits for an event of the socket's file.
+async fn changed(events: &mut Option<EventStream<[u8; 1024]>>) {
+    match events {
+        Some(stream) => {
+            if !matches!(stream.next().await, Some(Ok(_))) {
+                *events = None;
+            }
+        }
+        None => std::future::pending().await,
     }
 }
 

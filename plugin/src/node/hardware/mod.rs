@@ -6,7 +6,7 @@ pub(crate) mod readers;
 mod tests;
 
 use framebuffer::Framebuffers;
-use readers::{HardwareReaders, ReadHardware, read_device};
+use readers::{HardwareReaders, KeptReaders, ReadHardware, read_in_round};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,6 +33,8 @@ pub(crate) struct HardwareMonitor {
     timing: Timing,
     histories: BTreeMap<DeviceId, HardwareHistory>,
     readers: Arc<HardwareReaders>,
+    /// What the reads of the rounds keep open.
+    kept: Arc<KeptReaders>,
     /// Whether a check reads the devices themselves.
     reads_devices: bool,
     /// When the next round begins.
@@ -55,8 +57,11 @@ impl HardwareMonitor {
         if !reads_devices && !checks.framebuffer {
             return None;
         }
-        let read = move |address, may_wake| read_device(&root, checks, address, may_wake);
+        let kept = Arc::new(KeptReaders::new());
+        let of_rounds = Arc::clone(&kept);
+        let read = move |address, may_wake| read_in_round(&root, &of_rounds, checks, address, may_wake);
         let mut new = Self::with(Box::new(read), timing, now);
+        new.kept = kept;
         let lost = lost.filter(|_| checks.lost);
         new.reads_devices = reads_devices;
         let framebuffers = || Framebuffers::new(path.to_owned(), timing.interval, now);
@@ -71,6 +76,7 @@ impl HardwareMonitor {
             timing,
             histories: BTreeMap::new(),
             readers: HardwareReaders::new(read),
+            kept: Arc::new(KeptReaders::new()),
             reads_devices: true,
             due,
             framebuffers: None,
@@ -95,6 +101,7 @@ impl HardwareMonitor {
         self.histories.remove(&id);
         if let Some(address) = id.pci() {
             self.readers.forget(address);
+            self.kept.forget(address);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::problems::{ProblemCode, Problems};
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 use vfio_plugin_policy::health::checks::Checks;
 use vfio_plugin_policy::health::hardware::Reading;
 use vfio_probe::bounded_pool::{BoundedPool, Call, Limits};
-use vfio_probe::{PciAddress, Presence, Root};
+use vfio_probe::monitor::presence_reader_limit;
+use vfio_probe::{PciAddress, Presence, PresenceReader, Root};
 
 /// If as many reads hang as there may be threads, each of a device that is being reset, no device is read any more.
 ///
@@ -235,10 +236,63 @@ impl fmt::Debug for HardwareReaders {
     }
 }
 
+/// The readers of devices that are read in each round. They keep attributes open, as far as the limit of descriptors allows.
+#[derive(Debug)]
+pub(super) struct KeptReaders {
+    readers: Mutex<BTreeMap<PciAddress, PresenceReader>>,
+    limit: usize,
+}
+
+impl KeptReaders {
+    /// Returns no readers yet.
+    pub(super) fn new() -> Self {
+        Self { readers: Mutex::default(), limit: presence_reader_limit() }
+    }
+
+    /// Reads whether a device responds.
+    fn presence(&self, root: &Root, address: PciAddress) -> vfio_probe::Result<Presence> {
+        // A read that hangs has its reader with it, and locks nothing.
+        let kept = self.readers.lock().remove(&address);
+        let mut reader = kept.unwrap_or_else(|| PresenceReader::new(address));
+        let presence = reader.read(root)?;
+        let mut readers = self.readers.lock();
+        if readers.len() < self.limit {
+            readers.insert(address, reader);
+        }
+        Ok(presence)
+    }
+
+    /// Forgets a device that was unbound.
+    pub(super) fn forget(&self, address: PciAddress) {
+        self.readers.lock().remove(&address);
+    }
+}
+
+/// Reads what the checks need of one device in a round, as [`read_device`] does.
+pub(super) fn read_in_round(
+    root: &Root,
+    kept: &KeptReaders,
+    checks: Checks,
+    address: PciAddress,
+    may_wake: bool,
+) -> Reading {
+    read_with(root, checks, address, may_wake, |root| kept.presence(root, address))
+}
+
 /// Reads what the checks need of one device. A part that cannot be read is none, and the debug log has the reason.
-pub(super) fn read_device(root: &Root, checks: Checks, address: PciAddress, may_wake: bool) -> Reading {
+fn read_device(root: &Root, checks: Checks, address: PciAddress, may_wake: bool) -> Reading {
+    read_with(root, checks, address, may_wake, |root| root.presence(address))
+}
+
+fn read_with(
+    root: &Root,
+    checks: Checks,
+    address: PciAddress,
+    may_wake: bool,
+    read: impl FnOnce(&Root) -> vfio_probe::Result<Presence>,
+) -> Reading {
     let log = |error| tracing::debug!(%error, "hardware could not be read");
-    let presence = || match root.presence(address).map_err(log).ok()? {
+    let presence = || match read(root).map_err(log).ok()? {
         Presence::NotChecked if may_wake => root.presence_waking(address).map_err(log).ok(),
         presence => Some(presence),
     };
