@@ -101,7 +101,25 @@ fn watch_without_a_change_reads_once_for_each_group() {
     let before = reads();
     passes(&mut watch, 20);
     let counted = reads() - before - own;
-    assert_eq!(counted, 20 * 8, "one for each group");
+    assert_eq!(counted, 20 * (8 + 1), "one for each group, one for the timer");
+}
+
+#[test]
+fn each_tick_makes_the_watch_readable() {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let node = Node::with_eight_gpus().unwrap();
+    let root = Arc::new(Root::open(node.root()).unwrap());
+    let prober = Arc::new(Prober::new(Arc::clone(&root)));
+    let options = Options { interval: Duration::from_millis(20), probe: false, ..Options::default() };
+    let mut watch =
+        Watch::new(Monitor::new(root, prober, options).unwrap(), watch::Options::default()).unwrap();
+    while watch.next().is_some() {}
+    for tick in 0..10 {
+        let timeout = Timespec { tv_sec: 10, tv_nsec: 0 };
+        let ready = poll(&mut [PollFd::new(&watch.fd(), PollFlags::IN)], Some(&timeout)).unwrap();
+        assert_eq!(ready, 1, "tick {tick}");
+        assert_eq!(watch.next(), None);
+    }
 }
 
 #[test]

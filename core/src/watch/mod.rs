@@ -246,7 +246,10 @@ impl Watch {
                     self.node_changed = true;
                     self.next_pass = now;
                 }
-                Signal::Tick => self.next_pass = now,
+                Signal::Tick => {
+                    self.sources.clear_tick();
+                    self.next_pass = now;
+                }
                 Signal::Results => self.monitor.collect(now, &mut self.changes),
                 Signal::Holders => {
                     let Self { monitor, sources, holders, changes, .. } = self;

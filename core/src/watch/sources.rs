@@ -6,7 +6,7 @@ use crate::root::Root;
 use crate::uevent::{self, Uevent};
 use rustix::event::epoll;
 use rustix::fs::{OFlags, inotify};
-use rustix::io::Errno;
+use rustix::io::{Errno, read};
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recvfrom, socket_with};
 use rustix::time::{
@@ -84,9 +84,7 @@ impl Sources {
             .map_err(system)?;
         let mut sources = Self { epoll, uevents: None, uevents_missing: uevents, nodes: None, tick };
         sources.set_tick(interval, interval).map_err(system)?;
-        // Edge-triggered: each expiry is reported once, without a read of the timer.
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(&sources.epoll, &sources.tick, epoll::EventData::new_u64(TICK), flags).map_err(system)?;
+        sources.add(sources.tick.as_fd(), TICK).map_err(system)?;
         sources.add(results, RESULTS).map_err(system)?;
         sources.listen_to_uevents();
         Ok(sources)
@@ -136,6 +134,11 @@ impl Sources {
     pub(super) fn set_tick(&self, first: Duration, interval: Duration) -> rustix::io::Result<()> {
         let times = Itimerspec { it_interval: timespec(interval), it_value: timespec(first) };
         timerfd_settime(&self.tick, TimerfdTimerFlags::empty(), &times).map(|_| ())
+    }
+
+    /// Reads the timer. Without that the kernel does not start its next period (`timerfd_read_iter`).
+    pub(super) fn clear_tick(&self) {
+        let _ = read(&self.tick, &mut [0_u8; 8]);
     }
 
     /// Takes the events of /dev/vfio. Drops the watch if the directory itself has gone.

@@ -53,7 +53,10 @@ impl Served {
             None => Command::new(&words[0]),
             Some(log) => {
                 let mut command = Command::new("strace");
-                command.args(["-f", "-qq", "-ttt", "-e", "signal=none", "-o"]).arg(log).arg(&words[0]);
+                command
+                    .args(["-f", "-qq", "-ttt", "--kill-on-exit", "-e", "signal=none", "-o"])
+                    .arg(log)
+                    .arg(&words[0]);
                 command
             }
         };
