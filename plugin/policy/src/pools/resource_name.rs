@@ -72,7 +72,12 @@ pub fn is_resource(text: &str) -> bool {
 /// hyphen stays.
 pub fn env_name(resource: &str, mdev: bool) -> String {
     let prefix = if mdev { "MDEV_PCI_RESOURCE_" } else { "PCI_RESOURCE_" };
-    format!("{prefix}{}", resource.to_uppercase().replace(['/', '.'], "_"))
+    // The name of a resource is ASCII. Each Allocate makes this text.
+    let upper = |c: char| if matches!(c, '/' | '.') { '_' } else { c.to_ascii_uppercase() };
+    let mut name = String::with_capacity(prefix.len() + resource.len());
+    name.push_str(prefix);
+    name.extend(resource.chars().map(upper));
+    name
 }
 
 /// Returns each pair of different resources for which KubeVirt reads the addresses from the same variable.
