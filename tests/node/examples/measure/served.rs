@@ -53,10 +53,7 @@ impl Served {
             None => Command::new(&words[0]),
             Some(log) => {
                 let mut command = Command::new("strace");
-                command
-                    .args(["-f", "-qq", "-ttt", "--kill-on-exit", "-e", "signal=none", "-o"])
-                    .arg(log)
-                    .arg(&words[0]);
+                command.args(["-f", "-qq", "-ttt", "-e", "signal=none", "-o"]).arg(log).arg(&words[0]);
                 command
             }
         };
