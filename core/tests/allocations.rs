@@ -130,7 +130,7 @@ fn refresh_reads_no_record_of_a_device_that_stayed_bound() {
     let options = Options { probe: false, ..Options::default() };
     let mut monitor = Monitor::new(root, prober, options).unwrap();
     let start = Instant::now();
-    let mut reads_of = |monitor: &mut Monitor, after: u64| {
+    let reads_of = |monitor: &mut Monitor, after: u64| {
         let mut changes = Vec::new();
         let before = reads();
         monitor.pass(start + Duration::from_secs(after), &mut changes).unwrap();

@@ -15,8 +15,8 @@ use rustix::io::Errno;
 const GROUPS_WITH_PEERS: usize = 16;
 /// The peers of all groups are checked once in so many passes.
 const PASSES_FOR_PEERS: usize = 4;
-/// All groups are listed once in so many passes.
-const PASSES_FOR_LISTS: usize = 8;
+/// A pass lists this many groups, so that its cost stays the same on a node with many.
+const LISTS: usize = 4;
 
 /// Where the next pass continues, as places in the list of groups.
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ impl Recheck {
     /// a group have changed.
     ///
     /// Costs one system call for each peer that is not bound to a VFIO driver, of 16 groups or a
-    /// quarter, and about four for the list of each eighth group.
+    /// quarter, and about four for each of the four groups that it lists.
     pub(super) fn run(&mut self, groups: &mut [Group], devices: &[Tracked], pass: &mut Pass<'_>) {
         let with_peers = groups.iter().filter(|group| is_exposed(group)).count();
         let mut budget = with_peers.min(GROUPS_WITH_PEERS.max(with_peers.div_ceil(PASSES_FOR_PEERS)));
@@ -44,7 +44,7 @@ impl Recheck {
                 }
             }
         }
-        for _ in 0..groups.len().div_ceil(PASSES_FOR_LISTS) {
+        for _ in 0..groups.len().min(LISTS) {
             if let Some(group) = next(&mut self.lists, groups).filter(|group| group.watched) {
                 relist(group, devices, pass);
             }
