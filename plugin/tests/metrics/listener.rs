@@ -42,7 +42,7 @@ fn wait_for_answer(address: SocketAddr) {
 fn bad_address_is_wrong_usage() {
     let node = Node::new().unwrap();
     for (address, text) in [
-        ("localhost:9400", "expected IP:PORT"),
+        ("localhost:9440", "expected IP:PORT"),
         ("127.0.0.1", "the port is missing"),
         ("::1", "the port is missing"),
         (":70000", "a port is at most 65535"),
@@ -82,7 +82,7 @@ async fn address_of_no_interface_is_a_problem() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
     // TEST-NET-1 (RFC 5737).
-    let _serve = serve(&node, program(&node, &["serve", "--listen", "192.0.2.1:9400"]));
+    let _serve = serve(&node, program(&node, &["serve", "--listen", "192.0.2.1:9440"]));
     expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == 8).await;
     let found = wait_for_problem(&node, "listen_failed", true);
     assert!(found[0].text.contains("Cannot assign requested address"), "{found:?}");
