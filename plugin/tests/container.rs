@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{PATIENCE, expect, kubelet};
+use common::{PATIENCE, expect, is_permitted, kubelet};
 use serde_json::Value;
 use std::fmt::Write;
 use std::fs;
@@ -31,12 +31,11 @@ struct Container {
 }
 
 impl Container {
-    /// Starts the container of a manifest on a node. None if this host does not permit namespaces.
+    /// Starts the container of a manifest on a node. None if this user may not make its namespaces.
     fn start(manifest: &str, node: &Node) -> Option<Self> {
         let mut allowed = Command::new("unshare");
         allowed.args(NAMESPACES).args(["setpriv", BOUNDING_SET, "true"]);
-        if !allowed.output().is_ok_and(|output| output.status.success()) {
-            eprintln!("not tested: unshare {NAMESPACES:?} or setpriv is not permitted here");
+        if !is_permitted(&mut allowed) {
             return None;
         }
         let pod = serde_saphyr::from_str::<Value>(manifest).unwrap()["spec"]["template"]["spec"].clone();
