@@ -5,7 +5,8 @@
 //! command_line_files completions DIRECTORY     a script for each shell
 //! ```
 //!
-//! DATE, for example 2026-11-30, is the date of the pages. An example and not a command: the program contains neither.
+//! DATE, for example 2026-11-30, is the date of the pages. An example and not a command: the program
+//! prints completion scripts too, but contains no generator of man pages.
 
 use clap::{Arg, Command, ValueEnum};
 use clap_complete::{Generator, Shell};

@@ -9,6 +9,7 @@ use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use std::io::IsTerminal;
+use std::num::NonZeroUsize;
 
 /// Kubelet device plugin for devices bound to VFIO: reports which are free, which are held, and by whom
 #[derive(Parser, Debug)]
@@ -38,12 +39,12 @@ pub(crate) enum Command {
         /// Probe each group by opening its device node; a VM that starts at that moment can fail
         #[arg(long)]
         probe: bool,
-        /// Do not fit the lines to the terminal's width
+        /// Do not fit the lines to the width of the terminal, which COLUMNS overrides
         #[arg(long)]
         wide: bool,
         /// Fit the lines to so many columns, also without a terminal
         #[arg(long, value_name = "NUMBER", conflicts_with = "wide")]
-        columns: Option<usize>,
+        columns: Option<NonZeroUsize>,
     },
     /// Print the processes that hold a device or group; exit 1 if none is found
     Who {
@@ -53,7 +54,7 @@ pub(crate) enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// Do not fit the lines to the terminal's width
+        /// Do not fit the lines to the width of the terminal, which COLUMNS overrides
         #[arg(long)]
         wide: bool,
     },
@@ -62,7 +63,7 @@ pub(crate) enum Command {
         /// Print one JSON object per line
         #[arg(long)]
         json: bool,
-        /// Do not fit the lines to the terminal's width
+        /// Do not fit the lines to the width of the terminal, which COLUMNS overrides
         #[arg(long)]
         wide: bool,
     },

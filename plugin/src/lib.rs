@@ -43,6 +43,7 @@ use commands::stderr;
 use config::{Config, LogFormat};
 use log::{FlushAtExit, LogWriter};
 use std::io::IsTerminal;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
@@ -103,7 +104,7 @@ fn run(config: &Config, command: Command) -> anyhow::Result<u8> {
         // Serve has logged why it failed.
         Command::Serve => Ok(commands::serve::run(config).map_or_else(|Logged| FAILED, |()| 0)),
         Command::List { json, probe, wide, columns } => {
-            commands::list::run(config, json, probe, columns.or_else(|| width(wide)))
+            commands::list::run(config, json, probe, columns.map(NonZeroUsize::get).or_else(|| width(wide)))
         }
         Command::Who { target, json, wide } => commands::who::run(config, &target, json, width(wide)),
         Command::Watch { json, wide } => commands::watch::run(config, json, wide),

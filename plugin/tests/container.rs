@@ -1,47 +1,59 @@
-//! Runs the container of deploy/daemonset.yaml as the manifest says: its mounts, arguments, variables and probes, without
-//! capabilities and with a read-only root directory, against a kubelet on a simulated node.
+//! Runs the containers of deploy/daemonset.yaml and deploy/daemonset-probing.yaml as the manifests say: their mounts, arguments,
+//! variables and probes, with a read-only root directory, against a kubelet on a simulated node. The first has no capabilities.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 mod common;
 
-use common::{PATIENCE, expect, kubelet};
+use common::{PATIENCE, expect, is_permitted, kubelet};
 use serde_json::Value;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
-use vfio_sim_node::{Kubelet, Node};
+use vfio_sim_node::{Hold, Kubelet, Node, VmSpec};
 
 /// The resource of the node's GPUs by the names in the program, which the container uses.
 const H100: &str = "nvidia.com/GH100_H100_SXM5_80GB";
 const MANIFEST: &str = include_str!("../../deploy/daemonset.yaml");
+const PROBING: &str = include_str!("../../deploy/daemonset-probing.yaml");
 /// chroot(1) needs its capability; the container has none.
-const BOUNDING_SET: &str = "--bounding-set=-all,+sys_chroot";
+const UNPRIVILEGED: &str = "--bounding-set=-all,+sys_chroot";
+/// With CAP_SYS_ADMIN, an open of a held simulated node would succeed.
+const PRIVILEGED: &str = "--bounding-set=-sys_admin";
+/// What a runtime gives a privileged container: /proc, which is the host's with hostPID, and what the simulated device nodes lead to.
+const PRIVILEGED_MOUNTS: &str =
+    "mkdir -p $0/proc $0/dev/pts; mount --rbind /proc $0/proc; mount --rbind /dev/pts $0/dev/pts; ";
 const NAMESPACES: [&str; 2] = ["--mount", "--net"];
 
 /// The container's root directory and process. The process is killed when this is dropped, and the mounts end with it.
 struct Container {
     /// The parsed container of the manifest.
     spec: Value,
+    /// Its capabilities, for setpriv.
+    bounding_set: &'static str,
     serve: Child,
     root: PathBuf,
     _directory: tempfile::TempDir,
 }
 
 impl Container {
-    /// Starts the container of a manifest on a node. None if this host does not permit namespaces.
+    /// Starts the container of a manifest on a node. None if this user may not make its namespaces.
     fn start(manifest: &str, node: &Node) -> Option<Self> {
         let mut allowed = Command::new("unshare");
-        allowed.args(NAMESPACES).args(["setpriv", BOUNDING_SET, "true"]);
-        if !allowed.output().is_ok_and(|output| output.status.success()) {
-            eprintln!("not tested: unshare {NAMESPACES:?} or setpriv is not permitted here");
+        allowed.args(NAMESPACES).args(["setpriv", UNPRIVILEGED, "true"]);
+        if !is_permitted(&mut allowed) {
             return None;
         }
         let pod = serde_saphyr::from_str::<Value>(manifest).unwrap()["spec"]["template"]["spec"].clone();
         let spec = pod["containers"][0].clone();
-        assert_eq!(spec["securityContext"]["capabilities"]["drop"], serde_json::json!(["ALL"]));
+        let privileged = spec["securityContext"]["privileged"] == true;
+        if !privileged {
+            assert_eq!(spec["securityContext"]["capabilities"]["drop"], serde_json::json!(["ALL"]));
+        }
+        assert_eq!(pod["hostPID"] == true, privileged);
+        let bounding_set = if privileged { PRIVILEGED } else { UNPRIVILEGED };
         assert_eq!(spec["securityContext"]["readOnlyRootFilesystem"], true);
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("root");
@@ -60,6 +72,9 @@ impl Container {
             )
             .unwrap();
         }
+        if privileged {
+            script.push_str(&PRIVILEGED_MOUNTS.replace("$0", root.to_str().unwrap()));
+        }
         for mount in spec["volumeMounts"].as_array().unwrap() {
             let volume =
                 pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == mount["name"]);
@@ -70,14 +85,14 @@ impl Container {
                 write!(script, "mount -o remount,bind,ro {target}; ").unwrap();
             }
         }
-        write!(script, "mount -o remount,ro {0}; exec setpriv {BOUNDING_SET} chroot {0} ", root.display())
+        write!(script, "mount -o remount,ro {0}; exec setpriv {bounding_set} chroot {0} ", root.display())
             .unwrap();
         script.push_str("/vfio-device-plugin \"$@\"");
         let mut serve = Command::new("unshare");
         serve.args(NAMESPACES).args(["sh", "-c", &script, "sh"]);
         serve.args(spec["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()));
         let serve = with_variables(&mut serve, &spec).stdin(Stdio::null()).spawn().unwrap();
-        Some(Self { spec, serve, root, _directory: directory })
+        Some(Self { spec, bounding_set, serve, root, _directory: directory })
     }
 
     /// Runs a command in the container, as `kubectl exec` and the probes do.
@@ -87,7 +102,7 @@ impl Container {
             "--mount",
             "--net",
             "setpriv",
-            BOUNDING_SET,
+            self.bounding_set,
             "chroot",
         ]);
         with_variables(command.arg(&self.root).args(words), &self.spec).output().unwrap()
@@ -191,4 +206,21 @@ async fn container_works_with_the_root_of_k0s() {
     if let Some(container) = Container::start(&manifest, &node) {
         works(&container, &kubelet).await;
     }
+}
+
+#[tokio::test]
+async fn probing_container_finds_and_names_a_holder_without_a_device() {
+    let node = node();
+    let kubelet = kubelet(&node).await;
+    let spec = VmSpec { hold: Hold::GroupOnly, ..VmSpec::foreign(&["0000:1b:00.0"]) };
+    let vm = node.start_vm(&spec).unwrap();
+    let Some(container) = Container::start(PROBING, &node) else { return };
+    expect(&kubelet, "the probe at the start finds it", |state| state.capacity(H100).allocatable == 7).await;
+    assert!(container.probe("livenessProbe"));
+    let output = container.exec(&["/vfio-device-plugin", "who", "51"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.contains(&format!("\n{} ", vm.pid())), "{text}");
+    vm.kill();
+    expect(&kubelet, "the freed GPU is Healthy", |state| state.capacity(H100).allocatable == 8).await;
+    works(&container, &kubelet).await;
 }

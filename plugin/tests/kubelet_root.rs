@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use vfio_sim_node::{Kubelet, Node};
 
-/// Roots of kubelets in distributions: k0s, MicroK8s, RKE2 and a data disk.
+/// Roots of kubelets: that of k0s, that of MicroK8s behind its link, one in the data directory of RKE2, and one on a data disk.
 const ROOTS: [&str; 4] = [
     "var/lib/k0s/kubelet",
     "var/snap/microk8s/common/var/lib/kubelet",

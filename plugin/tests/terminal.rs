@@ -108,8 +108,12 @@ async fn output_without_a_terminal_is_not_shortened() {
     let narrow = command(&node, &["list", "--columns", "60"]).output().unwrap().stdout;
     let narrow = String::from_utf8(narrow).unwrap();
     assert!(narrow.contains('…') && narrow.lines().all(|line| line.width() <= 60), "{narrow}");
+    for number in ["0", "-1", "wide", "99999999999999999999"] {
+        let output = command(&node, &["list", &format!("--columns={number}")]).output().unwrap();
+        assert_eq!((output.status.code(), &*output.stdout), (Some(64), &b""[..]), "{number}");
+    }
     // A terminal without a size, such as a serial console, and a variable that is no width.
-    for variable in ["", "0", "-1", "wide"] {
+    for variable in ["", "0", "-1", "wide", "99999999999999999999"] {
         let mut list = command(&node, &["list"]);
         list.env("COLUMNS", variable);
         assert_eq!(on_terminal(list, 0).join("\n") + "\n", String::from_utf8(whole.clone()).unwrap());

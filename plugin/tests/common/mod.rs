@@ -12,7 +12,7 @@
 
 use serde_json::Value;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -49,6 +49,24 @@ pub fn program(node: &Node, words: &[&str]) -> Command {
         .args(if words.contains(&"--kubelet-start") { &[][..] } else { &["--kubelet-start", "1s"] })
         .args(if words.contains(&"--pci-ids") { &[][..] } else { &["--pci-ids", "/dev/null"] });
     command
+}
+
+/// Returns whether a command succeeds that a test needs to make its namespaces. Without it, a line on standard error says that
+/// nothing was tested. The test runner shows that line, because it captures only what macros print.
+///
+/// # Panics
+/// Root may not run the command: a run of all tests would pass and show nothing.
+#[track_caller]
+pub fn is_permitted(command: &mut Command) -> bool {
+    let output = command.output();
+    if output.as_ref().is_ok_and(|output| output.status.success()) {
+        return true;
+    }
+    let text = format!("not tested, because this is not permitted here: {command:?}: {output:?}");
+    assert!(!rustix::process::geteuid().is_root(), "{text}");
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    std::io::stderr().write_all(format!("{name}: {text}\n").as_bytes()).unwrap();
+    false
 }
 
 /// Returns the directory of CDI specs. It does not exist at first.

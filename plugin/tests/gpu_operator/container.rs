@@ -1,7 +1,7 @@
 //! A container as a runtime makes it for NVIDIA's DaemonSet of the sandbox device plugin: namespaces of its own, the files of the
 //! image, the host's sysfs, and three mounts of the host.
 
-use crate::common::PATIENCE;
+use crate::common::{self, PATIENCE};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -67,15 +67,11 @@ fn set_environment(command: &mut Command) {
     ]);
 }
 
-/// Returns whether this host permits such namespaces.
+/// Returns whether this user may make such namespaces.
 pub(crate) fn is_permitted() -> bool {
-    let mount = ["--fork", "mount", "-t", "tmpfs", "none", "/mnt"];
-    let output = Command::new("unshare").args(NAMESPACES).args(mount).output();
-    let permitted = output.as_ref().is_ok_and(|output| output.status.success());
-    if !permitted {
-        eprintln!("not tested: unshare {NAMESPACES:?} is not permitted here: {output:?}");
-    }
-    permitted
+    let mut mount = Command::new("unshare");
+    mount.args(NAMESPACES).args(["--fork", "mount", "-t", "tmpfs", "none", "/mnt"]);
+    common::is_permitted(&mut mount)
 }
 
 impl Container {

@@ -191,8 +191,10 @@ async fn restarted_container_has_its_state_from_the_kubelet() {
         let device = wait_for(&container, OTHER, |device| device["health"] == "Healthy");
         assert_eq!(assigned_pod(&device).as_ref(), Some(&pod.pod_uid), "{keeps_checkpoint}: {device}");
     }
-    let events = events(&container);
-    assert!(events.iter().all(|(event, count)| *count == 1 || event.starts_with("INFO")), "{events:#?}");
+    let mut events = events(&container);
+    // A kubelet that starts refuses connections until it listens on its socket; each attempt is an event.
+    events.retain(|event, _| !event.starts_with("INFO") && !event.starts_with("WARN cannot register"));
+    assert!(events.values().all(|count| *count == 1), "{events:#?}");
 }
 
 #[tokio::test]

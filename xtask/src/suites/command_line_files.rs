@@ -137,7 +137,7 @@ fn bash_completes(context: &Context, log: &mut Log, scripts: &Path) -> Result {
     "#;
     let script = scripts.join("vfio-device-plugin.bash");
     for (words, expected) in
-        [(&["doc"][..], "doctor"), (&["list", "--pr"], "--probe"), (&["ready", "--li"], "--live")]
+        [(&["doc"][..], "doctor"), (&["list", "--pr"], "--probe"), (&["ready", "--liv"], "--live")]
     {
         let mut bash = context.command("bash");
         let replies = log.output(bash.args(["-c", ASK]).arg(&script).args(words))?;

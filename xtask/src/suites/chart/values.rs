@@ -114,7 +114,7 @@ pub(super) fn good(context: &Context) -> Vec<Good> {
             }
             "kata-cdi.yaml" => &["cdi: devices", "privileged: true", "mountPath: /var/run/cdi"],
             "openshift.yaml" => {
-                &["kind: SecurityContextConstraints", "kind: RoleBinding", "kind: PodMonitor"]
+                &["kind: SecurityContextConstraints", "name: prometheus-k8s", "kind: PodMonitor"]
             }
             "kubevirt.yaml" => &["nvidia.com/gpu.workload.config: vm-passthrough"],
             _ => &["kind: DaemonSet"],
@@ -146,6 +146,16 @@ pub(super) fn bad(work: &Scratch) -> Result<Vec<Bad>> {
             "a monitor without metrics",
             set("podMonitor.enabled=true,listen.enabled=false"),
             "need listen.enabled",
+        ),
+        (
+            "a monitor of a loopback address",
+            set("serviceMonitor.enabled=true,listen.address=127.0.0.1"),
+            "not a loopback address",
+        ),
+        (
+            "a variable that the chart sets",
+            set("extraEnv[0].name=VFIO_DEVICE_PLUGIN_ROOT,extraEnv[0].value=/"),
+            "'/extraEnv/0/name'",
         ),
         ("two plugins on a node", set("updateStrategy.rollingUpdate.maxSurge=1"), "maxSurge"),
         (
