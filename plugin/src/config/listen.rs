@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 const EXPECTED: &str =
-    "expected IP:PORT, [IPv6]:PORT, or :PORT for all addresses, like 127.0.0.1:9400, [::1]:9400 or :9400";
+    "expected IP:PORT, [IPv6]:PORT, or :PORT for all addresses, like 127.0.0.1:9440, [::1]:9440 or :9440";
 
 /// Where to listen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,19 +68,19 @@ mod tests {
     #[test]
     fn addresses_are_parsed() {
         for (text, shown) in [
-            ("127.0.0.1:9400", "127.0.0.1:9400"),
-            ("0.0.0.0:9400", "0.0.0.0:9400"),
-            ("[::1]:9400", "[::1]:9400"),
-            ("[fe80::1%2]:9400", "[fe80::1%2]:9400"),
-            (":9400", ":9400"),
-            ("9400", ":9400"),
+            ("127.0.0.1:9440", "127.0.0.1:9440"),
+            ("0.0.0.0:9440", "0.0.0.0:9440"),
+            ("[::1]:9440", "[::1]:9440"),
+            ("[fe80::1%2]:9440", "[fe80::1%2]:9440"),
+            (":9440", ":9440"),
+            ("9440", ":9440"),
             (":0", ":0"),
         ] {
             assert_eq!(listen(text).unwrap().to_string(), shown);
         }
         let all: Vec<String> =
-            listen(":9400").unwrap().candidates().iter().map(ToString::to_string).collect();
-        assert_eq!(all, ["[::]:9400", "0.0.0.0:9400"]);
+            listen(":9440").unwrap().candidates().iter().map(ToString::to_string).collect();
+        assert_eq!(all, ["[::]:9440", "0.0.0.0:9440"]);
     }
 
     #[test]
@@ -92,16 +92,16 @@ mod tests {
             ("fe80::abcd:12345", "needs brackets"),
             (":65536", "at most 65535"),
             ("99999999999999999999", "at most 65535"),
-            ("localhost:9400", "expected IP:PORT"),
+            ("localhost:9440", "expected IP:PORT"),
             ("127.0.0.1:http", "expected IP:PORT"),
-            ("256.0.0.1:9400", "expected IP:PORT"),
-            ("http://127.0.0.1:9400/metrics", "expected IP:PORT"),
+            ("256.0.0.1:9440", "expected IP:PORT"),
+            ("http://127.0.0.1:9440/metrics", "expected IP:PORT"),
             (":", "expected IP:PORT"),
             ("", "expected IP:PORT"),
             ("-1", "expected IP:PORT"),
         ] {
             let error = listen(text).unwrap_err();
-            assert!(error.contains(wrong) && error.contains("like 127.0.0.1:9400"), "{text}: {error}");
+            assert!(error.contains(wrong) && error.contains("like 127.0.0.1:9440"), "{text}: {error}");
         }
     }
 }
