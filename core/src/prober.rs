@@ -53,8 +53,9 @@ pub struct ProbeResult {
 /// not block.
 pub type Done = Box<dyn FnOnce(ProbeResult, bool) + Send>;
 
-/// Called on a helper thread after each probe, with its result and how long the open took. Without a
-/// duration the probe was not made, because it had not started by its deadline. Must not block.
+/// Called after each probe, with its result and how long the open took. Without a duration the probe
+/// was not made: it had not started by its deadline, or [`Prober::start_all`] refused it. Called on a
+/// helper thread, and for a refused probe on the caller's. Must not block.
 pub type Observer = Arc<dyn Fn(Occupancy, Option<Duration>) + Send + Sync>;
 
 /// A probe of this group is still outstanding. A second one would only queue behind it in the
@@ -115,15 +116,23 @@ impl Call for Probe {
     }
 
     fn finish(self, result: Option<ProbeResult>, more: bool) {
+        if result.is_none() {
+            self.observe_not_made();
+        }
         let timed_out = || ProbeResult {
             group: self.request.group,
             occupancy: Occupancy::Unknown(UnknownReason::TimedOut),
             baselines: Vec::new(),
         };
-        if let (None, Some(observer)) = (&result, &self.observer) {
+        (self.done)(result.unwrap_or_else(timed_out), more);
+    }
+}
+
+impl Probe {
+    fn observe_not_made(&self) {
+        if let Some(observer) = &self.observer {
             observer(Occupancy::Unknown(UnknownReason::TimedOut), None);
         }
-        (self.done)(result.unwrap_or_else(timed_out), more);
     }
 }
 
@@ -160,10 +169,14 @@ impl Prober {
     }
 
     /// Queues many probes at once. `refused` gets each group whose last probe is still outstanding.
+    /// For the observer these have timed out: no other call reports an open that never returns.
     pub fn start_all(&self, requests: Vec<(Request, Done)>, mut refused: impl FnMut(GroupId)) {
         let calls = requests.into_iter().map(|(request, done)| self.call(request, done));
         // As for a single probe.
-        let _ = self.pool.submit_all(calls, |call| refused(call.key()));
+        let _ = self.pool.submit_all(calls, |call| {
+            call.observe_not_made();
+            refused(call.key());
+        });
     }
 
     /// Starts another helper thread if probes are queued behind probes that hang. Use this when a
@@ -298,6 +311,30 @@ mod tests {
         assert!(!prober.pool.is_outstanding(&GroupId(20)), "a probe that timed out is withdrawn");
         drop(hangs);
         assert_eq!(prober.probe(GroupId(20), PATIENCE), Occupancy::Absent);
+    }
+
+    #[test]
+    fn probe_of_a_group_whose_last_one_hangs_is_observed() {
+        let (_directory, prober) = prober(0);
+        let (send, observed) = mpsc::channel();
+        let send = std::sync::Mutex::new(send);
+        let prober = prober
+            .with_observer(Arc::new(move |result, took| send.lock().unwrap().send((result, took)).unwrap()));
+        let mut hangs = Vec::new();
+        for group in 1..=4 {
+            let (release, begins) = hang(&prober, group);
+            hangs.push(release);
+            wait_for_start(&prober, &begins);
+            assert!(matches!(observed.recv_timeout(PATIENCE), Ok((Occupancy::Absent, Some(_)))));
+        }
+        // Outstanding, as an open that hangs is.
+        prober.start(request(0), Box::new(|_, _| {})).unwrap();
+        let mut refused = Vec::new();
+        let done: Done = Box::new(|_, _| panic!("the probe is not made"));
+        prober.start_all(vec![(request(0), done)], |group| refused.push(group));
+        assert_eq!(refused, [GroupId(0)]);
+        assert_eq!(observed.try_recv(), Ok((TIMED_OUT, None)));
+        drop(hangs);
     }
 
     /// The open of a test's node never hangs, so a request that has expired stands in for one that

@@ -101,6 +101,10 @@ relabelings:
   - action: replace
     sourceLabels: [__meta_kubernetes_pod_node_name]
     targetLabel: node
+  # By this the alert VfioPluginDown selects the plugin. Without it the job has the name of this object.
+  - action: replace
+    targetLabel: job
+    replacement: vfio-device-plugin
   {{- with .relabelings }}
   {{- toYaml . | nindent 2 }}
   {{- end }}

@@ -93,7 +93,7 @@ impl Counters {
         self.allocates.record(took);
     }
 
-    /// Counts a probe. `took` is the duration of the open; none if it was not made in time.
+    /// Counts a probe. `took` is the duration of the open; none if it was not made.
     pub(crate) fn probed(&self, result: Occupancy, took: Option<Duration>) {
         let place = match result {
             Occupancy::Free => 0,

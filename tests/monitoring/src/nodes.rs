@@ -1,5 +1,5 @@
-//! Three simulated nodes with a fault for each alert: one with faults of devices, one whose kubelet is away, and one that counts
-//! the devices of pods twice.
+//! Four simulated nodes with a fault for each alert: one with faults of devices, one whose kubelet is away, one that promises a held
+//! device, and one that counts the devices of pods twice.
 
 use crate::http::free_port;
 use crate::outputs::of_node;
@@ -28,6 +28,7 @@ const LOST: &str = "0000:df:00.0";
 pub(crate) struct Fleet {
     faulty: Served,
     without_kubelet: Served,
+    promising_too_much: Served,
     counting_twice: Served,
 }
 
@@ -51,14 +52,18 @@ impl Fleet {
         Ok(Self {
             faulty: faulty(plugin).await?,
             without_kubelet: without_kubelet(plugin)?,
+            promising_too_much: promising_too_much(plugin).await?,
             counting_twice: counting_twice(plugin).await?,
         })
     }
 
+    fn nodes(&self) -> [&Served; 4] {
+        [&self.faulty, &self.without_kubelet, &self.promising_too_much, &self.counting_twice]
+    }
+
     /// Returns the names of the nodes and the ports of their plugins.
     pub(crate) fn targets(&self) -> Vec<(String, u16)> {
-        let nodes = [&self.faulty, &self.without_kubelet, &self.counting_twice];
-        nodes.iter().map(|served| (served.name.to_owned(), served.port)).collect()
+        self.nodes().iter().map(|served| (served.name.to_owned(), served.port)).collect()
     }
 
     /// Returns what `list`, `doctor` and `who` print on the nodes, once the plugins have seen all faults.
@@ -67,7 +72,7 @@ impl Fleet {
     /// The plugin cannot be started.
     pub(crate) async fn outputs(&self, plugin: &Path) -> anyhow::Result<String> {
         let mut all = String::new();
-        for served in [&self.faulty, &self.without_kubelet, &self.counting_twice] {
+        for served in self.nodes() {
             for words in [
                 &["list"][..],
                 &["list", "--json"],
@@ -129,6 +134,15 @@ fn without_kubelet(plugin: &Path) -> anyhow::Result<Served> {
     // A problem of serve that has no alert of its own.
     std::fs::remove_dir_all(node.kubelet_dir())?;
     Served::of(plugin, "gpu-2", "advertise", node, kubelet, vms)
+}
+
+/// With this policy a device that a foreign process holds stays Healthy.
+async fn promising_too_much(plugin: &Path) -> anyhow::Result<Served> {
+    let mut served = Served::start(plugin, "gpu-4", "advertise").await?;
+    // Without a pod the kubelet shows no assignments.
+    served.kubelet.admit_with("vm-5", &served.resource, vec![IN_USE.to_owned()]).await?;
+    served.vms.push(served.node.start_vm(&VmSpec::foreign(&[FOREIGN]))?);
+    Ok(served)
 }
 
 /// With this policy a device of a running pod is Unhealthy, and the scheduler subtracts it twice.

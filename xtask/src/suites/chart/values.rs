@@ -64,7 +64,13 @@ const SETTINGS: &[(&str, &[&str])] = &[
     ("listen.address=[::],listen.port=9000", &["--listen=[::]:9000", "containerPort: 9000"]),
     (
         "podMonitor.enabled=true,podMonitor.labels.release=prometheus,podMonitor.interval=30s",
-        &["honorLabels: true", "release: prometheus", "interval: 30s", "targetLabel: node"],
+        &[
+            "honorLabels: true",
+            "release: prometheus",
+            "interval: 30s",
+            "targetLabel: node",
+            "replacement: vfio-device-plugin",
+        ],
     ),
     (
         "serviceMonitor.enabled=true,serviceMonitor.honorLabels=false,serviceMonitor.scrapeTimeout=5s",
