@@ -37,7 +37,7 @@ pub fn third_party(
     parts.push(pci_ids(context)?);
     parts.push(standard_library(context)?);
     if is_static {
-        parts.extend(c_library(target)?);
+        parts.extend(c_library(context, target)?);
     }
     Ok(print(package, target, &parts))
 }
@@ -207,11 +207,10 @@ fn plain(html: &str) -> String {
 }
 
 /// The C library and GCC's start code and unwinder in a static program.
-fn c_library(target: &Target) -> Result<Vec<Part>> {
+fn c_library(context: &Context, target: &Target) -> Result<Vec<Part>> {
     if !target.is_glibc {
         let line = "musl libc, as Rust's standard library brings it: MIT".to_owned();
-        let text = "https://git.musl-libc.org/cgit/musl/tree/COPYRIGHT has the authors. The license is MIT.";
-        return Ok(vec![Part { line, texts: vec![text.into()] }]);
+        return Ok(vec![Part { line, texts: vec![musl(context)?] }]);
     }
     let source = "The program is linked statically with the GNU C Library. Its sources are in Debian's package glibc. To link \
                   the program with another version, build it from the sources of this project with deploy/build-static, which \
@@ -225,6 +224,15 @@ fn c_library(target: &Target) -> Result<Vec<Part>> {
             texts: vec![gcc],
         },
     ])
+}
+
+/// Returns the license of musl: its notice of copyright and the text of the MIT license.
+fn musl(context: &Context) -> Result<String> {
+    let text = read_text(&documentation(context)?.join("licenses/MIT.txt"))?;
+    let (_, permission) = text.split_once("<copyright holders>").ok_or("Rust's MIT.txt has another form")?;
+    Ok(format!(
+        "Copyright © 2005-2020 Rich Felker, et al.{permission}\n\nhttps://git.musl-libc.org/cgit/musl/tree/COPYRIGHT names all authors."
+    ))
 }
 
 /// Returns Debian's copyright file of the first package with a name. A `*` stands for anything.
@@ -248,6 +256,7 @@ fn copyright(pattern: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::target::TARGETS;
     use super::*;
 
     #[test]
@@ -262,12 +271,21 @@ mod tests {
         let part = |line: &str, text: &str| Part { line: line.into(), texts: vec![text.into()] };
         let text = print(
             "program",
-            &super::super::target::TARGETS[0],
+            &TARGETS[0],
             &[part("a 1: MIT", "text one"), part("b 1: ISC", "text two"), part("c 1: MIT", "text one")],
         );
         assert!(text.contains("a 1: MIT [1]\nb 1: ISC [2]\nc 1: MIT [1]\n"), "{text}");
         assert_eq!(text.matches("text one").count(), 1);
         assert!(text.contains("Text 1 of a 1, c 1\n"), "{text}");
+    }
+
+    #[test]
+    fn musl_has_its_notice_and_the_text_of_its_license() {
+        let musl = TARGETS.iter().find(|target| !target.is_glibc).unwrap();
+        let parts = c_library(&Context::new().unwrap(), musl).unwrap();
+        let text = &parts[0].texts[0];
+        assert!(text.starts_with("Copyright © 2005-2020 Rich Felker, et al.\n"), "{text}");
+        assert!(text.contains("Permission is hereby granted, free of charge"), "{text}");
     }
 
     #[test]
