@@ -28,16 +28,18 @@ const UNIT: &str = "/usr/lib/systemd/system/vfio-device-plugin.service";
 ///
 /// Fails if a tool is missing, there is no Debian to install in, or the simulated node does not start.
 pub fn packages(context: &mut Context, arguments: &[String]) -> Result<bool> {
+    let release = match arguments {
+        [] => None,
+        [directory] => {
+            Some(std::fs::canonicalize(directory).map_err(|error| format!("{directory}: {error}"))?)
+        }
+        _ => return Err("usage: scripts/xtask packages [DIRECTORY]".into()),
+    };
     context.need(&[Need::Program("lintian", "lintian")])?;
     context.need(PYTHON)?;
     let work = Scratch::new()?;
     let mut node = Node::start(context)?;
     node.start_vm(HELD, Some(POD))?;
-    let release = match arguments {
-        [] => None,
-        [directory] => Some(std::env::current_dir()?.join(directory)),
-        _ => return Err("usage: scripts/xtask packages [DIRECTORY]".into()),
-    };
     let mut suite = Suite::new();
     let mut built = Vec::new();
     if let Some(directory) = &release {
