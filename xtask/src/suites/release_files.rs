@@ -95,6 +95,13 @@ fn has_companions(directory: &Path) -> Result {
             ensure(licenses.contains(&format!("\n{part} ")), &format!("THIRD-PARTY does not name {part}"))?;
             ensure(bill.contains(&format!("pkg:cargo/{part}@")), &format!("the bill does not name {part}"))?;
         }
+        ensure(bill.contains("\"name\": \"rust-std\""), "the bill does not name Rust's standard library")?;
+        for macros in ["syn", "schemars"] {
+            ensure(
+                !bill.contains(&format!("pkg:cargo/{macros}@")),
+                &format!("the bill names {macros}, which is not linked"),
+            )?;
+        }
         ensure(!bill.contains("/tmp/"), "the bill names a temporary directory of the build")?;
     }
     ensure(programs > 0, "there is no program")
