@@ -17,7 +17,7 @@ pub(super) fn check(context: &Context, suite: &mut Suite, directory: &Path, work
         prints_version(log, context, &program)
     });
     suite.check("wheel of the release in a clean environment", |log| {
-        let wheel = file(directory, &format!("manylinux2014_{}.whl", std::env::consts::ARCH))?;
+        let wheel = file(directory, &format!("manylinux_2_17_{}.whl", std::env::consts::ARCH))?;
         let venv = work.join("wheel");
         log.run(context.command("python3").args(["-m", "venv"]).arg(&venv))?;
         let mut pip = context.command(venv.join("bin/pip"));
