@@ -21,6 +21,7 @@ pub(crate) fn trials(library: &Arc<Library>) -> Vec<Trial> {
         test("install_honours_variables_and_uninstall_removes_all", installs_every_file),
         test("install_runs_no_cargo", install_runs_no_cargo),
         test("install_before_a_build_says_run_make_first", install_before_a_build),
+        test("install_after_a_failed_build_says_run_make_first", install_after_a_failed_build),
         test("install_for_another_target_refuses_this_hosts_library", install_for_another_target),
         test("install_removes_the_file_of_the_version_before", removes_older_version),
         test("shared_library_exports_exactly_the_functions_of_the_header", exports_only_vfp),
@@ -113,6 +114,19 @@ fn refuses(installed: &Installed, words: &[&str], environment: (&str, &Path), ex
 fn install_before_a_build(installed: &Installed, _: &mut Log) -> Result {
     let empty = ("CARGO_TARGET_DIR", &*installed.work.join("empty"));
     refuses(installed, &[], empty, "run make first, then make install")
+}
+
+/// The library of an earlier build must not be installed.
+fn install_after_a_failed_build(installed: &Installed, _: &mut Log) -> Result {
+    let target = installed.work.join("failed");
+    let stamp = target.join("release/libvfio_probe.version");
+    std::fs::create_dir_all(target.join("release"))?;
+    std::fs::write(&stamp, &installed.version)?;
+    let mut make = installed.make(&["CARGO=/bin/false"], "not-built");
+    let output = make.env("CARGO_TARGET_DIR", &target).output()?;
+    ensure(!output.status.success(), "make succeeds without a compiler")?;
+    ensure(!stamp.exists(), "the stamp of the earlier build is still there")?;
+    refuses(installed, &[], ("CARGO_TARGET_DIR", &target), "run make first, then make install")
 }
 
 fn install_for_another_target(installed: &Installed, _: &mut Log) -> Result {

@@ -37,7 +37,7 @@ pub fn third_party(
     parts.push(pci_ids(context)?);
     parts.push(standard_library(context)?);
     if is_static {
-        parts.extend(c_library(target)?);
+        parts.extend(c_library(context, target)?);
     }
     Ok(print(package, target, &parts))
 }
@@ -71,21 +71,16 @@ fn print(package: &str, target: &Target, parts: &[Part]) -> String {
 
 /// Returns the crates that are compiled into a package: no build scripts, proc macros, tests, and nothing of this workspace.
 fn crates(context: &Context, package: &str, features: &[&str], target: &Target) -> Result<Vec<Part>> {
-    let mut tree = context.cargo(&["tree", "--quiet", "--locked", "--prefix", "none", "--no-dedupe"]);
-    tree.args(["--package", package, "--edges", "normal,no-proc-macro", "--target", target.triple]);
-    tree.args(["--format", "{p}|{l}"]).args(features);
     let directories = directories(context, target)?;
-    let mut lines: Vec<String> = process::output(&mut tree)?.lines().map(str::to_owned).collect();
-    lines.sort();
-    lines.dedup();
     let mut parts = Vec::new();
-    for line in lines.iter().filter(|line| !line.contains(" (/")) {
-        let (name, license) = line.split_once('|').ok_or("cargo tree prints no license")?;
-        let key = name.replace(" v", " ");
+    for (key, license) in linked(context, package, features, target)? {
+        if key.contains(" (/") {
+            continue;
+        }
         let directory = directories.get(&key).ok_or_else(|| format!("cargo metadata has no crate {key}"))?;
         let mut texts = texts(directory)?;
         if texts.is_empty() {
-            texts.push(standard_text(context, &key, license)?);
+            texts.push(standard_text(context, &key, &license)?);
         }
         parts.push(Part { line: format!("{key}: {license}"), texts });
     }
@@ -93,6 +88,25 @@ fn crates(context: &Context, package: &str, features: &[&str], target: &Target) 
         return Err(format!("cargo tree lists no crates of {package}").into());
     }
     Ok(parts)
+}
+
+/// Returns name, version and license of the crates that are compiled into a package. The directory follows the version of a crate
+/// of this workspace, in parentheses.
+pub(super) fn linked(
+    context: &Context,
+    package: &str,
+    features: &[&str],
+    target: &Target,
+) -> Result<BTreeMap<String, String>> {
+    let mut tree = context.cargo(&["tree", "--quiet", "--locked", "--prefix", "none", "--no-dedupe"]);
+    tree.args(["--package", package, "--edges", "normal,no-proc-macro", "--target", target.triple]);
+    tree.args(["--format", "{p}|{l}"]).args(features);
+    let split = |line: &str| {
+        let (name, license) = line.split_once('|')?;
+        Some((name.replacen(" v", " ", 1), license.to_owned()))
+    };
+    let lines = process::output(&mut tree)?;
+    lines.lines().map(|line| split(line).ok_or_else(|| "cargo tree prints no license".into())).collect()
 }
 
 /// Returns the directories of all crates by name and version.
@@ -155,9 +169,7 @@ fn documentation(context: &Context) -> Result<PathBuf> {
 
 /// The table of names is data of pci.ids.
 fn pci_ids(context: &Context) -> Result<Part> {
-    let lock = process::read(&context.top.join("Cargo.lock"))?;
-    let rest = lock.split_once("name = \"pci-ids\"\nversion = \"").ok_or("Cargo.lock has no pci-ids")?.1;
-    let key = format!("pci-ids {}", rest.split('"').next().unwrap_or_default());
+    let key = format!("pci-ids {}", pci_ids_version(context)?);
     let directories = directories(context, &Target::host()?)?;
     let directory = directories.get(&key).ok_or_else(|| format!("cargo metadata has no crate {key}"))?;
     let data = process::read(&directory.join("pciids/pci.ids"))?;
@@ -168,6 +180,13 @@ fn pci_ids(context: &Context) -> Result<Part> {
         .collect();
     let text = format!("The names of models come from this file:\n\n{}", notice.join("\n"));
     Ok(Part { line: format!("data of {key}: BSD-3-Clause"), texts: vec![text, bsd(context)?] })
+}
+
+/// Returns the version of the crate with the data of the table of names.
+pub(super) fn pci_ids_version(context: &Context) -> Result<String> {
+    let lock = process::read(&context.top.join("Cargo.lock"))?;
+    let rest = lock.split_once("name = \"pci-ids\"\nversion = \"").ok_or("Cargo.lock has no pci-ids")?.1;
+    Ok(rest.split('"').next().unwrap_or_default().to_owned())
 }
 
 /// Returns the text of the BSD license of pci.ids. The file names the license; the text is the same for all.
@@ -182,13 +201,18 @@ fn bsd(context: &Context) -> Result<String> {
 
 /// Rust's standard library, with the notices of its own dependencies.
 fn standard_library(context: &Context) -> Result<Part> {
-    let version = process::output(context.command("rustc").arg("--version"))?;
-    let number = version.split_whitespace().nth(1).ok_or("rustc prints no version")?;
+    let number = rust_version(context)?;
     let notices = documentation(context)?.join("COPYRIGHT-library.html");
     Ok(Part {
         line: format!("Rust's standard library {number}: MIT OR Apache-2.0"),
         texts: vec![plain(&process::read(&notices)?)],
     })
+}
+
+/// Returns the version of the Rust in use.
+pub(super) fn rust_version(context: &Context) -> Result<String> {
+    let version = process::output(context.command("rustc").arg("--version"))?;
+    Ok(version.split_whitespace().nth(1).ok_or("rustc prints no version")?.to_owned())
 }
 
 /// Returns the text of a page of HTML, without its empty lines.
@@ -207,17 +231,16 @@ fn plain(html: &str) -> String {
 }
 
 /// The C library and GCC's start code and unwinder in a static program.
-fn c_library(target: &Target) -> Result<Vec<Part>> {
+fn c_library(context: &Context, target: &Target) -> Result<Vec<Part>> {
     if !target.is_glibc {
         let line = "musl libc, as Rust's standard library brings it: MIT".to_owned();
-        let text = "https://git.musl-libc.org/cgit/musl/tree/COPYRIGHT has the authors. The license is MIT.";
-        return Ok(vec![Part { line, texts: vec![text.into()] }]);
+        return Ok(vec![Part { line, texts: vec![musl(context)?] }]);
     }
     let source = "The program is linked statically with the GNU C Library. Its sources are in Debian's package glibc. To link \
                   the program with another version, build it from the sources of this project with deploy/build-static, which \
                   uses the static library of the host.";
-    let glibc = copyright(if target.is_native() { "libc6-dev" } else { "libc6-dev-*-cross" })?;
-    let gcc = copyright("libgcc-*-dev*")?;
+    let glibc = read_text(&document_directory(glibc_package(target))?.join("copyright"))?;
+    let gcc = read_text(&document_directory(GCC_PACKAGE)?.join("copyright"))?;
     Ok(vec![
         Part { line: "GNU C Library: LGPL-2.1-or-later".into(), texts: vec![source.into(), glibc] },
         Part {
@@ -227,8 +250,25 @@ fn c_library(target: &Target) -> Result<Vec<Part>> {
     ])
 }
 
-/// Returns Debian's copyright file of the first package with a name. A `*` stands for anything.
-fn copyright(pattern: &str) -> Result<String> {
+/// Returns the license of musl: its notice of copyright and the text of the MIT license.
+fn musl(context: &Context) -> Result<String> {
+    let text = read_text(&documentation(context)?.join("licenses/MIT.txt"))?;
+    let (_, permission) = text.split_once("<copyright holders>").ok_or("Rust's MIT.txt has another form")?;
+    Ok(format!(
+        "Copyright © 2005-2020 Rich Felker, et al.{permission}\n\nhttps://git.musl-libc.org/cgit/musl/tree/COPYRIGHT names all authors."
+    ))
+}
+
+/// The package of GCC's start code and unwinder, with `*` for anything.
+pub(super) const GCC_PACKAGE: &str = "libgcc-*-dev*";
+
+/// Returns the package of the static C library.
+pub(super) fn glibc_package(target: &Target) -> &'static str {
+    if target.is_native() { "libc6-dev" } else { "libc6-dev-*-cross" }
+}
+
+/// Returns the directory with Debian's copyright file of the first package with a name. A `*` stands for anything.
+pub(super) fn document_directory(pattern: &str) -> Result<PathBuf> {
     let (before, after) = pattern.split_once('*').unwrap_or((pattern, ""));
     let after = after.trim_end_matches('*');
     let found = process::entries(Path::new("/usr/share/doc")).into_iter().find(|path| {
@@ -240,14 +280,14 @@ fn copyright(pattern: &str) -> Result<String> {
         };
         fits && path.join("copyright").exists()
     });
-    let found = found.ok_or_else(|| {
-        format!("/usr/share/doc has no copyright file of {pattern}; THIRD-PARTY is made on Debian, where that package is installed")
-    })?;
-    read_text(&found.join("copyright"))
+    found.ok_or_else(|| {
+        format!("/usr/share/doc has no copyright file of {pattern}; THIRD-PARTY is made on Debian, where that package is installed").into()
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::target::TARGETS;
     use super::*;
 
     #[test]
@@ -262,12 +302,21 @@ mod tests {
         let part = |line: &str, text: &str| Part { line: line.into(), texts: vec![text.into()] };
         let text = print(
             "program",
-            &super::super::target::TARGETS[0],
+            &TARGETS[0],
             &[part("a 1: MIT", "text one"), part("b 1: ISC", "text two"), part("c 1: MIT", "text one")],
         );
         assert!(text.contains("a 1: MIT [1]\nb 1: ISC [2]\nc 1: MIT [1]\n"), "{text}");
         assert_eq!(text.matches("text one").count(), 1);
         assert!(text.contains("Text 1 of a 1, c 1\n"), "{text}");
+    }
+
+    #[test]
+    fn musl_has_its_notice_and_the_text_of_its_license() {
+        let musl = TARGETS.iter().find(|target| !target.is_glibc).unwrap();
+        let parts = c_library(&Context::new().unwrap(), musl).unwrap();
+        let text = &parts[0].texts[0];
+        assert!(text.starts_with("Copyright © 2005-2020 Rich Felker, et al.\n"), "{text}");
+        assert!(text.contains("Permission is hereby granted, free of charge"), "{text}");
     }
 
     #[test]

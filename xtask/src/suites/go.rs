@@ -139,6 +139,8 @@ fn without_cgo(context: &Context, log: &mut Log) -> Result {
 /// docs/go.md explains this error by a text in it.
 fn without_library(context: &Context, log: &mut Log) -> Result {
     let mut build = command(context, PACKAGE, &[]);
+    // Go does not ask pkg-config for a package in its build cache. With these flags none is: no build with them succeeds.
+    build.env("CGO_CFLAGS", "-DVFIO_PROBE_WITHOUT_LIBRARY");
     let text = fails_to_build(
         log,
         build.env("PKG_CONFIG_LIBDIR", "/no/such/directory").env_remove("PKG_CONFIG_PATH"),

@@ -17,3 +17,4 @@ pub mod monitoring;
 pub mod packages;
 pub mod python;
 pub mod readme;
+mod release_files;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::chroot::Chroot;
+use super::release_files;
 use crate::context::Context;
 use crate::log::{Log, ensure};
 use crate::node::Node;
@@ -20,13 +21,20 @@ const HELD: &str = "0000:1b:00.0";
 const POD: &str = "0d9a1c7e-5b0a-4a57-9d3a-0123456789ab";
 const UNIT: &str = "/usr/lib/systemd/system/vfio-device-plugin.service";
 
-/// Runs the suite: `xtask packages [DIRECTORY]`. Debian packages that are in the directory are tested as they are; otherwise they
-/// are built.
+/// Runs the suite: `xtask packages [DIRECTORY]`. The files of a release in the directory are tested as they are; otherwise the
+/// packages are built.
 ///
 /// # Errors
 ///
 /// Fails if a tool is missing, there is no Debian to install in, or the simulated node does not start.
 pub fn packages(context: &mut Context, arguments: &[String]) -> Result<bool> {
+    let release = match arguments {
+        [] => None,
+        [directory] => {
+            Some(std::fs::canonicalize(directory).map_err(|error| format!("{directory}: {error}"))?)
+        }
+        _ => return Err("usage: scripts/xtask packages [DIRECTORY]".into()),
+    };
     context.need(&[Need::Program("lintian", "lintian")])?;
     context.need(PYTHON)?;
     let work = Scratch::new()?;
@@ -34,9 +42,12 @@ pub fn packages(context: &mut Context, arguments: &[String]) -> Result<bool> {
     node.start_vm(HELD, Some(POD))?;
     let mut suite = Suite::new();
     let mut built = Vec::new();
+    if let Some(directory) = &release {
+        release_files::check(context, &mut suite, directory, work.path());
+    }
     suite.check("Debian packages", |log| {
-        built = match arguments.first() {
-            Some(directory) => in_directory(&std::env::current_dir()?.join(directory))?,
+        built = match &release {
+            Some(directory) => in_directory(directory)?,
             None => build(context, &work.join("debian"))?,
         };
         for package in &built {
@@ -58,7 +69,7 @@ pub fn packages(context: &mut Context, arguments: &[String]) -> Result<bool> {
     }
     suite.check("purge leaves nothing", |log| debian.purges(log, &before));
     suite.check("Python source distribution builds in a clean environment", |log| {
-        source_distribution(context, log, work.path())
+        source_distribution(context, log, work.path(), release.as_deref())
     });
     suite.check("cargo publish --dry-run of the core", |_| {
         let archive = artefacts::core_crate(context)?;
@@ -181,8 +192,11 @@ fn shows_held(text: &str, word: &str) -> Result {
     )
 }
 
-fn source_distribution(context: &Context, log: &mut Log, work: &Path) -> Result {
-    let archive = python::source_distribution(context, work)?;
+fn source_distribution(context: &Context, log: &mut Log, work: &Path, release: Option<&Path>) -> Result {
+    let archive = match release {
+        Some(directory) => release_files::file(directory, ".tar.gz")?,
+        None => python::source_distribution(context, work)?,
+    };
     let listed = log.output(context.command("tar").arg("tzf").arg(&archive))?;
     for file in ["LICENSE", "README.md", "Cargo.lock", "PKG-INFO"] {
         let has = listed.lines().any(|line| line.split_once('/').is_some_and(|(_, rest)| rest == file));

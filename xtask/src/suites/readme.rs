@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::context::Context;
-use crate::log::{Log, same};
+use crate::log::{Log, ensure, same};
 use crate::node::Node;
 use crate::packages::{C, PYTHON};
 use crate::scratch::Scratch;
@@ -13,6 +13,8 @@ use crate::{Result, process};
 
 /// The buses of the eight GPUs, in groups from 51 on.
 const BUSES: [&str; 8] = ["1b", "3d", "4e", "5f", "9b", "bd", "ce", "df"];
+
+const GO_PACKAGE: &str = "github.com/vfio-probe/vfio-probe/ffi/go";
 
 /// Runs the suite.
 ///
@@ -70,19 +72,28 @@ fn go(context: &Context, directory: &Path, example: &str, log: &mut Log) -> Resu
     process::write(&directory.join("main.go"), example)?;
     let go = |arguments: &[&str]| {
         let mut go = context.command("go");
-        go.env("CGO_ENABLED", "1").current_dir(directory).args(arguments);
+        go.env_remove("GOFLAGS").env_remove("GOPROXY").current_dir(directory).args(arguments);
         go
     };
-    let module = "github.com/vfio-probe/vfio-probe/ffi/go";
     log.run(&mut go(&["mod", "init", "example.test/list"]))?;
-    log.run(&mut go(&[
-        "mod",
-        "edit",
-        "-replace",
-        &format!("{module}={}", context.top.join("ffi/go").display()),
-    ]))?;
-    log.run(go(&["get", module]).env("GOFLAGS", "-mod=mod").env("GOPROXY", "off"))?;
+    for page in ["README.md", "docs/go.md"] {
+        log.run(&mut go(&["mod", "edit", "-dropreplace", GO_PACKAGE, "-droprequire", GO_PACKAGE]))?;
+        let commands = go_commands(&process::read(&context.top.join(page))?, &context.top);
+        ensure(commands.len() == 2, &format!("{page} has not two commands of Go that add the package"))?;
+        for command in commands {
+            log.run(&mut go(&command.split_whitespace().skip(1).collect::<Vec<_>>()))?;
+        }
+        log.run(&mut go(&["vet", "."]))?;
+    }
     Ok(go(&["run", "."]))
+}
+
+/// Returns the commands of a page that add the Go package to a module, with the place of this checkout.
+fn go_commands(page: &str, top: &Path) -> Vec<String> {
+    let commands = page.lines().map(str::trim).filter(|line| {
+        line.starts_with("go mod ") || line.starts_with("go get ") || line.starts_with("go work ")
+    });
+    commands.map(|line| line.replace("=PATH/", &format!("={}/", top.display()))).collect()
 }
 
 fn rust(context: &Context, directory: &Path, example: &str, log: &mut Log) -> Result<Command> {
@@ -116,7 +127,16 @@ fn expected() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::code_block;
+    use std::path::Path;
+
+    use super::{code_block, go_commands};
+
+    #[test]
+    fn commands_of_a_page_name_the_checkout() {
+        let page =
+            "1. Add it:\n\n   ```sh\n   make\n   go mod edit -replace m=PATH/go\n   go mod tidy\n   ```\n";
+        assert_eq!(go_commands(page, Path::new("/src")), ["go mod edit -replace m=/src/go", "go mod tidy"]);
+    }
 
     #[test]
     fn first_block_of_a_language_is_returned() {
