@@ -10,7 +10,7 @@ use common::{
 };
 use std::time::Instant;
 use vfio_sim_node::kubelet::AdmitError;
-use vfio_sim_node::{Function, Kubelet, Node, Opens, VmSpec};
+use vfio_sim_node::{Function, Kubelet, Node, Reads, VmSpec};
 
 const GPU: &str = "0000:1b:00.0";
 const OTHER: &str = "0000:3d:00.0";
@@ -23,17 +23,17 @@ async fn offered_with(checks: &str) -> (Node, Kubelet, Serve) {
     offered(&[FAST_CHECKS[0], FAST_CHECKS[1], "--checks", checks]).await
 }
 
-/// Returns the counter of the opens of a file in a device's sysfs directory.
-fn count_opens(node: &Node, address: &str, file: &str) -> Opens {
-    Opens::of(&node.sysfs_dir(address).join(file)).unwrap()
+/// Returns the counter of the reads of a file in a device's sysfs directory.
+fn count_reads(node: &Node, address: &str, file: &str) -> Reads {
+    Reads::of(&node.sysfs_dir(address).join(file)).unwrap()
 }
 
-/// Waits until a file has been opened so many times more.
-async fn wait_for_opens(opens: &Opens, times: u64) {
-    let until = opens.count() + times;
+/// Waits until a file has been read so many times more.
+async fn wait_for_reads(reads: &Reads, times: u64) {
+    let until = reads.count() + times;
     let deadline = Instant::now() + PATIENCE;
-    while opens.count() < until {
-        assert!(Instant::now() < deadline, "opened {} times", opens.count());
+    while reads.count() < until {
+        assert!(Instant::now() < deadline, "read {} times", reads.count());
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
 }
@@ -102,9 +102,9 @@ async fn lost_device_is_never_healthy_over_a_restart() {
     node.set_lost(GPU, true).unwrap();
     wait_for_health(&kubelet, GPU, false).await;
     drop(serve);
-    let registers = count_opens(&node, GPU, "config");
+    let registers = count_reads(&node, GPU, "config");
     let serve = Serve::start(&node, &FAST_CHECKS);
-    wait_for_opens(&registers, 4).await;
+    wait_for_reads(&registers, 4).await;
     let (_, _, log) = serve.terminate();
     let changes: Vec<_> = log.lines().filter(|line| line.contains("health") && line.contains(GPU)).collect();
     assert!(changes.len() == 1 && changes[0].contains("discovered an unhealthy device"), "{log}");
@@ -118,10 +118,10 @@ async fn virtual_function_is_not_lost_because_of_its_ids() {
     node.add(Function { physfn: Some("0000:f1:00.0".to_owned()), ..Function::gpu(VIRTUAL, 91, 0) }).unwrap();
     let config = std::fs::read(node.sysfs_dir(VIRTUAL).join("config")).unwrap();
     assert_eq!(config[..4], [0xff; 4]);
-    let registers = count_opens(&node, VIRTUAL, "config");
+    let registers = count_reads(&node, VIRTUAL, "config");
     let kubelet = kubelet(&node).await;
     let serve = Serve::start(&node, &FAST_CHECKS);
-    wait_for_opens(&registers, 5).await;
+    wait_for_reads(&registers, 5).await;
     assert_eq!(health(&kubelet.state(), H100, VIRTUAL), Some(true));
     node.set_lost(VIRTUAL, true).unwrap();
     wait_for_health(&kubelet, VIRTUAL, false).await;
@@ -132,21 +132,23 @@ async fn virtual_function_is_not_lost_because_of_its_ids() {
 #[tokio::test]
 async fn checks_wake_no_device_except_a_lost_free_one() {
     let node = Node::with_eight_gpus().unwrap();
+    // The functions are below a bridge, and not on a root bus.
+    node.write("sys/devices/pci0000:00/power_state", "D0\n").unwrap();
     node.set_power_state(GPU, "D3cold").unwrap();
     node.set_power_state(OTHER, "unknown").unwrap();
     for address in [GPU, OTHER] {
         node.set_lost(address, true).unwrap();
     }
-    let [cold, unknown, awake] = [GPU, OTHER, THIRD].map(|address| count_opens(&node, address, "config"));
+    let [cold, unknown, awake] = [GPU, OTHER, THIRD].map(|address| count_reads(&node, address, "config"));
     let kubelet = kubelet(&node).await;
     let _serve = Serve::start(&node, &FAST_CHECKS);
-    wait_for_opens(&awake, 5).await;
+    wait_for_reads(&awake, 5).await;
     // The checks do not wake the bridge above either: a read of the device would resume it.
     node.write("sys/devices/pci0000:00/power_state", "D3hot\n").unwrap();
-    let power_state = count_opens(&node, THIRD, "power_state");
-    wait_for_opens(&power_state, 2).await;
+    let power_state = count_reads(&node, THIRD, "power_state");
+    wait_for_reads(&power_state, 2).await;
     let before = awake.count();
-    wait_for_opens(&power_state, 5).await;
+    wait_for_reads(&power_state, 5).await;
     assert_eq!((cold.count(), unknown.count(), awake.count()), (0, 0, before));
     assert_eq!(kubelet.capacity(H100).allocatable, 8);
     node.write("sys/devices/pci0000:00/power_state", "D0\n").unwrap();
@@ -155,7 +157,7 @@ async fn checks_wake_no_device_except_a_lost_free_one() {
     // A lost device may be woken: only a read of its registers shows that it is back.
     node.set_power_state(GPU, "D3cold").unwrap();
     let reads = cold.count();
-    wait_for_opens(&cold, 1).await;
+    wait_for_reads(&cold, 1).await;
     assert!(cold.count() > reads && health(&kubelet.state(), H100, GPU) == Some(false));
     // A held device is not woken, because its VM may have put it to sleep.
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
@@ -163,15 +165,15 @@ async fn checks_wake_no_device_except_a_lost_free_one() {
     while device(&node, GPU)["state"] != "held" {
         assert!(Instant::now() < deadline, "{}", device(&node, GPU));
     }
-    wait_for_opens(&count_opens(&node, GPU, "power_state"), 8).await;
+    wait_for_reads(&count_reads(&node, GPU, "power_state"), 8).await;
     let reads = cold.count();
-    wait_for_opens(&count_opens(&node, GPU, "power_state"), 14).await;
+    wait_for_reads(&count_reads(&node, GPU, "power_state"), 14).await;
     assert_eq!(cold.count(), reads);
     vm.kill();
     node.set_lost(GPU, false).unwrap();
     wait_for_health(&kubelet, GPU, true).await;
     let reads = cold.count();
-    wait_for_opens(&count_opens(&node, GPU, "power_state"), 8).await;
+    wait_for_reads(&count_reads(&node, GPU, "power_state"), 8).await;
     assert_eq!(cold.count(), reads, "a device that is back is not woken");
     node.set_power_state(GPU, "D0").unwrap();
     node.set_lost(GPU, true).unwrap();
@@ -193,9 +195,9 @@ async fn sleeping_device_is_woken_and_checked_by_its_allocate_only() {
         node.set_power_state(address, "D3cold").unwrap();
     }
     node.set_lost(GPU, true).unwrap();
-    let states = [GPU, OTHER].map(|address| count_opens(&node, address, "power_state"));
-    wait_for_opens(&states[1], 3).await;
-    let [lost, asleep] = [GPU, OTHER].map(|address| count_opens(&node, address, "config"));
+    let states = [GPU, OTHER].map(|address| count_reads(&node, address, "power_state"));
+    wait_for_reads(&states[1], 3).await;
+    let [lost, asleep] = [GPU, OTHER].map(|address| count_reads(&node, address, "config"));
     assert_eq!(kubelet.capacity(H100).allocatable, 8);
     let refused = kubelet.admit_with("vm", H100, vec![GPU.to_owned()]).await.unwrap_err();
     let AdmitError::Refused(status) = refused else { panic!("{refused}") };
@@ -218,13 +220,13 @@ async fn new_fatal_errors_are_unhealthy_or_a_warning_if_assigned() {
     for address in [GPU, OTHER] {
         node.set_fatal_errors(address, 3).unwrap();
     }
-    let counter = count_opens(&node, GPU, "aer_dev_fatal");
-    let registers = count_opens(&node, GPU, "config");
+    let counter = count_reads(&node, GPU, "aer_dev_fatal");
+    let registers = count_reads(&node, GPU, "config");
     let kubelet = kubelet(&node).await;
     let _serve = Serve::start(&node, &[FAST_CHECKS[0], FAST_CHECKS[1], "--checks", "aer"]);
     expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == 8).await;
     assign(&node, &kubelet, OTHER).await;
-    wait_for_opens(&counter, 3).await;
+    wait_for_reads(&counter, 3).await;
     assert_eq!(health(&kubelet.state(), H100, GPU), Some(true), "errors from before the start do not count");
     node.set_fatal_errors(OTHER, 4).unwrap();
     node.set_fatal_errors(GPU, 5).unwrap();
@@ -250,7 +252,7 @@ async fn new_fatal_errors_are_unhealthy_or_a_warning_if_assigned() {
 async fn missing_device_node_is_reported_only_by_its_check() {
     for (checks, counts) in [("node", true), ("lost,aer", false)] {
         let (node, kubelet, serve) = offered_with(checks).await;
-        let registers = count_opens(&node, THIRD, "config");
+        let registers = count_reads(&node, THIRD, "config");
         let path = node.root().join("dev/vfio/51");
         let real = std::fs::read_link(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
@@ -271,11 +273,11 @@ async fn missing_device_node_is_reported_only_by_its_check() {
 }
 
 #[tokio::test]
-async fn without_checks_no_hardware_file_is_opened() {
+async fn without_checks_no_hardware_file_is_read() {
     let node = Node::with_eight_gpus().unwrap();
     node.set_fatal_errors(GPU, 1).unwrap();
     node.set_lost(GPU, true).unwrap();
-    let files = ["config", "power_state", "aer_dev_fatal"].map(|file| count_opens(&node, GPU, file));
+    let files = ["config", "power_state", "aer_dev_fatal"].map(|file| count_reads(&node, GPU, file));
     let kubelet = kubelet(&node).await;
     let _serve = Serve::start(&node, &[FAST_CHECKS[0], FAST_CHECKS[1], "--checks", "none"]);
     expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == 8).await;

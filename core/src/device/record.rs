@@ -70,21 +70,28 @@ const NUMA_NODE_WRITTEN: u64 = 1 << 11;
 /// The NUMA nodes of functions that are read together.
 ///
 /// A function has the node of its bus (`pcibus_to_node` in `pci_device_add`), so one read serves all
-/// functions of a bus, such as the virtual functions of a network adapter. An administrator can set
-/// the node of one function, which the kernel marks. Then each function is read.
+/// functions of a bus, such as the virtual functions of a network adapter. The kernel takes no node
+/// from the firmware's entry of a function: `pci_acpi_setup` sets none, and commit 0d76bcc960e6
+/// reverted the use of `_PXM` there before Linux 4.20. Each function is read where it can have a node
+/// of its own:
+///
+/// - An administrator has written the node of a function, which the kernel marks.
+/// - The node is a guest of Hyper-V, which names a node for each function
+///   (`hv_pci_assign_numa_node`).
+/// - The bus has no node, because a driver can set one then (`nvme_probe`).
 #[derive(Debug, Default)]
 pub(crate) struct NumaNodes {
     /// Domain, number and node of each bus that was read.
     buses: Vec<(u32, u8, Option<u16>)>,
-    /// Whether no node was written. None if that was not read.
-    unwritten: Option<bool>,
+    /// Whether all functions have the node of their bus. None if that was not read.
+    as_buses: Option<bool>,
 }
 
 impl NumaNodes {
     /// Forgets all nodes. Keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.buses.clear();
-        self.unwritten = None;
+        self.as_buses = None;
     }
 
     /// Returns the node of a function. None if the kernel does not know it.
@@ -92,8 +99,9 @@ impl NumaNodes {
         let PciAddress { domain, bus, .. } = address;
         let known = self.buses.iter().rev().find(|(of, number, _)| (*of, *number) == (domain, bus));
         if let Some(&(.., node)) = known {
-            let unwritten = *self.unwritten.get_or_insert_with(|| root.numa_nodes_are_unwritten());
-            return if unwritten { Ok(node) } else { root.numa_node(address) };
+            let is_shared =
+                node.is_some() && *self.as_buses.get_or_insert_with(|| root.functions_have_nodes_of_buses());
+            return if is_shared { Ok(node) } else { root.numa_node(address) };
         }
         let node = root.numa_node(address)?;
         self.buses.push((domain, bus, node));
@@ -231,12 +239,13 @@ impl Root {
         }
     }
 
-    /// Returns whether no NUMA node of a function was written since the boot. Returns false if that
-    /// is not known.
-    fn numa_nodes_are_unwritten(&self) -> bool {
+    /// Returns whether each function has the NUMA node of its bus: no node was written since the
+    /// boot, and Hyper-V names none. Returns false if that is not known.
+    fn functions_have_nodes_of_buses(&self) -> bool {
         let mut buffer = [0; 64];
         let tainted = self.read(format_args!("proc/sys/kernel/tainted"), &mut buffer).ok();
         tainted.and_then(parse_decimal::<u64>).is_some_and(|tainted| tainted & NUMA_NODE_WRITTEN == 0)
+            && matches!(self.stat(format_args!("sys/bus/vmbus")), Err(Errno::NOENT))
     }
 
     fn physical_function(&self, address: PciAddress) -> Result<Option<PciAddress>> {
@@ -277,16 +286,21 @@ mod tests {
     }
 
     #[test]
-    fn functions_of_a_bus_share_its_node_unless_one_was_written() {
+    fn functions_of_a_bus_share_its_node_unless_they_can_differ() {
         let directory = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = directory.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         };
-        // A kernel has two nodes on one bus only after a write.
-        let nodes =
-            [("0000:01:00.0", "0"), ("0000:01:00.1", "1"), ("0000:02:00.0", "1"), ("0001:01:00.0", "-1")];
+        // A kernel has two nodes on one bus after a write, and as a guest of Hyper-V.
+        let nodes = [
+            ("0000:01:00.0", "0"),
+            ("0000:01:00.1", "1"),
+            ("0000:02:00.0", "1"),
+            ("0001:01:00.0", "-1"),
+            ("0001:01:00.1", "0"),
+        ];
         for (address, node) in nodes {
             let function = format!("sys/bus/pci/devices/{address}");
             write(&format!("{function}/uevent"), "PCI_CLASS=30200\nPCI_ID=10DE:2330\n");
@@ -301,18 +315,19 @@ mod tests {
                 root.device_with(id, Detail::Identity, &mut kept).unwrap().numa_node
             })
         };
-        let each = [Some(0), Some(1), Some(1), None];
+        let each = [Some(0), Some(1), Some(1), None, Some(0)];
+        let of_buses = [Some(0), Some(0), Some(1), None, Some(0)];
         assert_eq!(read(), each, "not known");
-        for (tainted, expected) in [
-            ("0", [Some(0), Some(0), Some(1), None]),
-            ("4097", [Some(0), Some(0), Some(1), None]),
-            ("2048", each),
-            ("6145", each),
-            ("?", each),
-        ] {
+        for (tainted, expected) in
+            [("0", of_buses), ("4097", of_buses), ("2048", each), ("6145", each), ("?", each)]
+        {
             write("proc/sys/kernel/tainted", &format!("{tainted}\n"));
             assert_eq!(read(), expected, "{tainted}");
         }
+        write("proc/sys/kernel/tainted", "0\n");
+        assert_eq!(read(), of_buses);
+        std::fs::create_dir_all(directory.path().join("sys/bus/vmbus/devices")).unwrap();
+        assert_eq!(read(), each, "a guest of Hyper-V");
     }
 
     proptest! {

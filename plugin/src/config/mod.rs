@@ -162,7 +162,7 @@ pub(crate) struct Config {
     )]
     pub(crate) listen: Option<ListenAddress>,
 
-    /// Least severe events to log: off, error, warn, info, debug or trace
+    /// Least severe events to log: off, error, warn, info, debug, or trace, which logs the same as debug
     #[arg(
         long,
         global = true,

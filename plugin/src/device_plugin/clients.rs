@@ -87,10 +87,12 @@ impl Activity {
 }
 
 impl Clients {
-    /// Returns a place for a new connection. If there are `limit` connections, closes one: waits until it had 100 ms to call.
+    /// Returns a place for a new connection. If there are `limit` connections, closes one: waits until it had 100 ms to call, and
+    /// not longer if it calls all the time.
     ///
     /// `all` closes all connections.
     pub(super) async fn admit(&self, limit: usize, peer: Option<i32>, all: &CancellationToken) -> Place {
+        let patience = Instant::now() + SHARE;
         loop {
             let wait_until = {
                 let mut open = self.0.lock();
@@ -101,7 +103,7 @@ impl Clients {
                     open.clients.insert(id, client);
                     return Place { clients: self.clone(), id, activity, close };
                 }
-                open.close_one()
+                open.close_one(patience)
             };
             if let Some(at) = wait_until {
                 sleep_until(at).await;
@@ -112,8 +114,8 @@ impl Clients {
 
 impl Open {
     /// Closes the least useful connection: one that has called nothing, of the process with the most connections, longest idle.
-    /// Returns when it may be closed, if it may not now.
-    fn close_one(&mut self) -> Option<Instant> {
+    /// Returns when it may be closed, if it may not now. From `patience` on, any may: each had the time to call by then.
+    fn close_one(&mut self, patience: Instant) -> Option<Instant> {
         let mut of_peers: BTreeMap<Option<i32>, usize> = BTreeMap::new();
         for client in self.clients.values() {
             *of_peers.entry(client.peer).or_default() += 1;
@@ -125,7 +127,7 @@ impl Open {
         };
         let (&id, client) = self.clients.iter().min_by_key(|(_, client)| rank(client))?;
         // The others stay: one of them can be the kubelet's.
-        let may_close = calls(client).latest + SHARE;
+        let may_close = patience.min(calls(client).latest + SHARE);
         if may_close > Instant::now() {
             return Some(may_close);
         }
@@ -183,5 +185,30 @@ mod tests {
         assert_eq!(clients.0.lock().clients.len(), 4);
         places.clear();
         assert_eq!(clients.0.lock().clients.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_call_all_the_time_make_room() {
+        let (clients, all) = (Clients::default(), CancellationToken::new());
+        let places = [clients.admit(2, Some(1), &all).await, clients.admit(2, Some(1), &all).await];
+        let activities = places.each_ref().map(|place| place.activity.clone());
+        let calls = async {
+            loop {
+                for activity in &activities {
+                    let mut extensions = tonic::Extensions::new();
+                    extensions.insert(activity.clone());
+                    Activity::follows(&extensions);
+                }
+                tokio::time::sleep(SHARE / 4).await;
+            }
+        };
+        let began = Instant::now();
+        tokio::select! {
+            _ = clients.admit(2, Some(2), &all) => {}
+            () = calls => {}
+            () = tokio::time::sleep(SHARE * 100) => panic!("no place was made"),
+        }
+        assert!(began.elapsed() >= SHARE, "each client had its time");
+        assert_eq!(places.iter().filter(|place| place.close.is_cancelled()).count(), 1);
     }
 }

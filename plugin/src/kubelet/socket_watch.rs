@@ -98,8 +98,8 @@ impl DirectoryEvents {
         let Ok(mut next) = timeout(CHECK_WATCHED, stream.next()).await else { return };
         loop {
             match next {
-                // The directory was removed, and the watch with it.
-                Some(Ok(event)) if event.mask.contains(EventMask::IGNORED) => {
+                // The directory was removed, and the watch with it. Or it was moved, and another one may have its name.
+                Some(Ok(event)) if event.mask.intersects(EventMask::IGNORED | EventMask::MOVE_SELF) => {
                     self.stream = None;
                     return;
                 }
@@ -144,7 +144,8 @@ impl DirectoryEvents {
 /// Watches a directory.
 fn watch(directory: &Path) -> io::Result<EventStream<Vec<u8>>> {
     let inotify = Inotify::init()?;
-    let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVED_TO | WatchMask::DELETE_SELF;
+    let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVE | WatchMask::DELETE_SELF;
+    let mask = mask | WatchMask::MOVE_SELF | WatchMask::ONLYDIR;
     inotify.watches().add(directory, mask)?;
     inotify.into_event_stream(vec![0; BUFFER])
 }
@@ -180,7 +181,7 @@ mod tests {
         let socket = directory.join(kubelet_api::KUBELET_SOCKET);
         let (sender, mut state) = watch::channel(PluginDirState::default());
         let task = tokio::spawn(follow(directory.clone(), Problems::default(), sender));
-        for _ in 0..2 {
+        for is_moved in [false, true, false] {
             std::fs::create_dir(&directory).unwrap();
             // The watch begins within a second.
             sleep(CHECK_UNWATCHED + Duration::from_millis(200)).await;
@@ -191,7 +192,11 @@ mod tests {
             drop(listener);
             std::fs::remove_file(&socket).unwrap();
             assert!(wait_for(&mut state, false).await < CHECK_UNWATCHED);
-            std::fs::remove_dir(&directory).unwrap();
+            if is_moved {
+                std::fs::rename(&directory, parent.path().join("moved")).unwrap();
+            } else {
+                std::fs::remove_dir(&directory).unwrap();
+            }
         }
         task.abort();
     }

@@ -1,36 +1,49 @@
-//! Simulates the hardware state that the kernel shows in sysfs (lost, asleep, fatal errors), and counts the opens of
+//! Simulates the hardware state that the kernel shows in sysfs (lost, asleep, fatal errors), and counts the reads of
 //! a file.
 
-use crate::group_node::OpenCounter;
 use crate::kernel::missing;
 use crate::node::Node;
+use rustix::fs::inotify;
+use std::cell::Cell;
 use std::fs;
 use std::io::Result;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Counts the opens of one file.
+/// Counts the reads of one file.
 #[derive(Debug)]
-pub struct Opens {
-    counter: OpenCounter,
-    watch: i32,
+pub struct Reads {
+    notify: OwnedFd,
+    count: Cell<u64>,
 }
 
-impl Opens {
-    /// Counts from now on. Two opens may count as one if a process forks while the file is open.
+impl Reads {
+    /// Counts from now on. Reads through one descriptor count as one if there was no call of [`Reads::count`] between them: the
+    /// kernel merges an event into an equal pending one (`inotify_merge`). Opens and closes are watched too, so that reads
+    /// through several descriptors are not merged.
     ///
     /// # Errors
     /// The file does not exist, or the kernel provides no inotify instance.
     pub fn of(path: &Path) -> Result<Self> {
-        let counter = OpenCounter::new()?;
-        let watch = counter.add(path)?;
-        Ok(Self { counter, watch })
+        let notify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        let closes = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::CLOSE_NOWRITE;
+        let reads = inotify::WatchFlags::OPEN | inotify::WatchFlags::ACCESS | closes;
+        inotify::add_watch(&notify, path, reads)?;
+        Ok(Self { notify, count: Cell::new(0) })
     }
 
-    /// Returns the number of opens so far.
+    /// Returns the number of reads so far.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.counter.count(self.watch)
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&self.notify, &mut buffer);
+        while let Ok(event) = events.next() {
+            let is_read = event.events().contains(inotify::ReadFlags::ACCESS);
+            self.count.set(self.count.get() + u64::from(is_read));
+        }
+        self.count.get()
     }
 }
 

@@ -21,7 +21,7 @@ pub mod vm;
 
 pub use capabilities::drop_sys_admin;
 pub use function::Function;
-pub use hardware::Opens;
+pub use hardware::Reads;
 pub use kubelet::Kubelet;
 pub use node::Node;
 pub use vm::{Hold, Vm, VmProgram, VmSpec};
