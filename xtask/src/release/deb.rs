@@ -39,7 +39,7 @@ pub fn packages(context: &Context, target: &Target, program: &Path, output: &Pat
     let builder = Builder { context, target, work: work.path(), output, upstream: context.version()? };
     let tree = work.join("library");
     builder.install_library(&tree)?;
-    Ok(vec![builder.plugin(program)?, builder.library(&tree)?, builder.development(&tree)?])
+    Ok(vec![builder.plugin(program)?, builder.c_library(&tree)?, builder.development(&tree)?])
 }
 
 /// What all packages have in common.
@@ -128,7 +128,7 @@ impl Builder<'_> {
         strip(&["--strip-debug", "--enable-deterministic-archives"], "libvfio_probe.a")
     }
 
-    fn library(&self, tree: &Path) -> Result<PathBuf> {
+    fn c_library(&self, tree: &Path) -> Result<PathBuf> {
         let package = Package::new(self, LIBRARY)?;
         let directory = format!("usr/lib/{}", self.target.gnu);
         let file = format!("{directory}/libvfio_probe.so.{}", self.upstream);
