@@ -6,7 +6,9 @@ use rustix::net::Shutdown;
 use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getrlimit, pidfd_getfd, pidfd_open, prlimit,
 };
+use std::ffi::OsStr;
 use std::fs;
+use std::iter::once;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -79,14 +81,8 @@ async fn port_in_use_is_a_problem_until_it_is_free() {
 
 #[tokio::test]
 async fn address_of_no_interface_is_a_problem() {
-    let node = Node::with_eight_gpus().unwrap();
-    let kubelet = kubelet(&node).await;
     // TEST-NET-1 (RFC 5737).
-    let _serve = serve(&node, program(&node, &["serve", "--listen", "192.0.2.1:9440"]));
-    expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == 8).await;
-    let found = wait_for_problem(&node, "listen_failed", true);
-    assert!(found[0].text.contains("Cannot assign requested address"), "{found:?}");
-    kubelet.admit("vm-1", H100, 1).await.unwrap();
+    is_a_problem("192.0.2.1:9440", "Cannot assign requested address", &[]).await;
 }
 
 #[tokio::test]
@@ -95,16 +91,23 @@ async fn port_without_permission_is_a_problem() {
     if lowest.trim() == "0" {
         return eprintln!("not tested: every port is allowed here");
     }
+    let lacks = ["--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"];
+    is_a_problem("127.0.0.1:1", "Permission denied", &["setpriv", lacks[0], lacks[1]]).await;
+}
+
+/// Asserts that an address that cannot be used is a problem with that text, and that the kubelet is served meanwhile. `before`
+/// are the words before the program's.
+async fn is_a_problem(address: &str, text: &str, before: &[&str]) {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
-    let with_all = program(&node, &["serve", "--listen", "127.0.0.1:1"]);
-    let mut without = Command::new("setpriv");
-    let lacks = ["--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"];
-    without.args(lacks).arg(with_all.get_program()).args(with_all.get_args());
-    let _serve = serve(&node, without);
+    let plain = program(&node, &["serve", "--listen", address]);
+    let mut words = before.iter().map(OsStr::new).chain(once(plain.get_program())).chain(plain.get_args());
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words);
+    let _serve = serve(&node, command);
     expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == 8).await;
     let found = wait_for_problem(&node, "listen_failed", true);
-    assert!(found[0].text.contains("Permission denied"), "{found:?}");
+    assert!(found[0].text.contains(text), "{found:?}");
     kubelet.admit("vm-1", H100, 1).await.unwrap();
 }
 
