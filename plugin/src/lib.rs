@@ -14,6 +14,7 @@ mod assignments;
 mod backoff;
 mod bounded_json;
 mod cli;
+mod client_tasks;
 mod commands;
 mod config;
 mod device_plugin;

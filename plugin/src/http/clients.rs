@@ -1,16 +1,15 @@
 //! The connections of the HTTP server: few at a time, each for one request and a short time.
 
+use crate::client_tasks::ClientTasks;
 use crate::http::HttpServer;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 /// Limit for the connections at a time. The oldest is closed for a new one, unless its share of time has not passed.
 const MAX_CLIENTS: usize = 16;
@@ -22,25 +21,20 @@ const MAX_HEAD: usize = 8 * 1024;
 const MAX_HEADERS: usize = 64;
 
 /// The connections that are open.
-#[derive(Debug, Default)]
-pub(super) struct Clients {
-    active: VecDeque<(Instant, JoinHandle<()>)>,
+#[derive(Debug)]
+pub(super) struct Clients(ClientTasks);
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self(ClientTasks::new(MAX_CLIENTS, SHARE))
+    }
 }
 
 impl Clients {
     /// Answers a client, without waiting for it. If there are too many clients, this makes room first: for at most 100 ms.
     pub(super) async fn answer(&mut self, client: TcpStream, server: &Arc<HttpServer>) {
-        self.active.retain(|(_, task)| !task.is_finished());
-        if self.active.len() >= MAX_CLIENTS
-            && let Some((began, mut oldest)) = self.active.pop_front()
-            && timeout_at(began + SHARE, &mut oldest).await.is_err()
-        {
-            oldest.abort();
-            // Its socket is closed once the runtime has dropped it.
-            let _ = oldest.await;
-        }
-        let task = tokio::spawn(serve(client, Arc::clone(server)));
-        self.active.push_back((Instant::now(), task));
+        self.0.make_room().await;
+        self.0.start(serve(client, Arc::clone(server)));
     }
 }
 

@@ -1,12 +1,11 @@
 //! The clients that get an answer: few at a time, and each for a short time.
 
-use std::collections::VecDeque;
+use crate::client_tasks::ClientTasks;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 /// Limit for the clients at a time, each of which has an answer in memory. The oldest is disconnected for a new one, unless its share
 /// of time has not passed.
@@ -18,10 +17,16 @@ const WRITE: Duration = Duration::from_secs(2);
 const FRESH: Duration = Duration::from_millis(100);
 
 /// The clients that are being answered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Clients {
-    active: VecDeque<(Instant, JoinHandle<()>)>,
+    tasks: ClientTasks,
     latest: Option<(Instant, Arc<[u8]>)>,
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self { tasks: ClientTasks::new(MAX_CLIENTS, SHARE), latest: None }
+    }
 }
 
 impl Clients {
@@ -35,14 +40,7 @@ impl Clients {
         client: UnixStream,
         make: impl FnOnce() -> Result<Vec<u8>, E>,
     ) -> Result<(), E> {
-        self.active.retain(|(_, task)| !task.is_finished());
-        let is_crowded = self.active.len() >= MAX_CLIENTS;
-        if is_crowded
-            && let Some((began, mut oldest)) = self.active.pop_front()
-            && timeout_at(began + SHARE, &mut oldest).await.is_err()
-        {
-            oldest.abort();
-        }
+        let is_crowded = self.tasks.make_room().await;
         let answer = match &self.latest {
             Some((made, answer)) if is_crowded && made.elapsed() < FRESH => Arc::clone(answer),
             _ => {
@@ -51,7 +49,7 @@ impl Clients {
                 answer
             }
         };
-        self.active.push_back((Instant::now(), tokio::spawn(send(client, answer))));
+        self.tasks.start(send(client, answer));
         Ok(())
     }
 }
@@ -92,7 +90,7 @@ mod tests {
         for _ in 0..MAX_CLIENTS * 20 {
             idle.push(answer(&mut clients, &mut made).await);
         }
-        assert_eq!(clients.active.len(), MAX_CLIENTS);
+        assert_eq!(clients.tasks.len(), MAX_CLIENTS);
         assert!(made < MAX_CLIENTS * 10, "{made} answers");
         let mut reader = answer(&mut clients, &mut made).await;
         let mut text = Vec::new();
