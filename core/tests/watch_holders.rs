@@ -11,7 +11,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use vfio_probe::occupancy::Evidence;
 use vfio_probe::{Event, GroupId, Monitor, Occupancy, Prober, Root, Watch, monitor, watch};
-use vfio_sim_node::{Function, Hold, Node, VmSpec};
+use vfio_sim_node::{Function, Hold, Node, VmSpec, mount_without_answers};
 
 const GPU: &str = "0000:1b:00.0";
 const GROUP: GroupId = GroupId(51);
@@ -142,25 +142,6 @@ fn descriptor_of_this_process_is_no_evidence() {
     assert_eq!(watch.holders(GROUP).iter().map(|holder| holder.pid).collect::<Vec<_>>(), [other.shell.id()]);
 }
 
-/// Mounts a FUSE file system whose server never answers. Returns none, with a line on standard error, for a user other than root.
-///
-/// # Panics
-/// Root cannot mount it: the test would show nothing.
-fn mount_without_answers(at: &Path) -> Option<File> {
-    use rustix::mount::{MountFlags, mount};
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("not tested: only root mounts a file system that hangs");
-        return None;
-    }
-    let server =
-        File::options().read(true).write(true).open("/dev/fuse").expect("/dev/fuse cannot be opened");
-    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&server);
-    let options = format!("fd={descriptor},rootmode=40000,user_id=0,group_id=0");
-    let options = std::ffi::CString::new(options).unwrap();
-    mount("test", at, "fuse", MountFlags::empty(), options.as_c_str()).expect("FUSE cannot be mounted");
-    Some(server)
-}
-
 /// A thread that mounts. A node drops CAP_SYS_ADMIN from the test's thread, so it starts before.
 struct Mounter(mpsc::Sender<Box<dyn FnOnce() + Send>>);
 
@@ -180,7 +161,7 @@ impl Mounter {
 
     fn mount(&self, at: &Path) -> Option<File> {
         let at = at.to_owned();
-        self.run(move || mount_without_answers(&at))
+        self.run(move || mount_without_answers(&at).unwrap())
     }
 
     fn unmount(&self, at: &Path) {

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use vfio_sim_node::mount_without_answers;
 
 const GROUP: GroupId = GroupId(51);
 /// One turn of one process, or one cgroup.
@@ -284,25 +285,6 @@ fn skipped_process_counts_as_unsearched() {
     assert_eq!((search.coverage().processes, search.coverage().unsearched), (2, 1));
 }
 
-/// Mounts a FUSE file system whose server never answers. Returns none, with a line on standard error, for a user other than root.
-///
-/// # Panics
-/// Root cannot mount it: the test would show nothing.
-fn mount_without_answers(at: &Path) -> Option<File> {
-    use rustix::mount::{MountFlags, mount};
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("not tested: only root mounts a file system that hangs");
-        return None;
-    }
-    let server =
-        File::options().read(true).write(true).open("/dev/fuse").expect("/dev/fuse cannot be opened");
-    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&server);
-    let options = format!("fd={descriptor},rootmode=40000,user_id=0,group_id=0");
-    let options = std::ffi::CString::new(options).unwrap();
-    mount("test", at, "fuse", MountFlags::empty(), options.as_c_str()).expect("FUSE cannot be mounted");
-    Some(server)
-}
-
 fn unmount(at: &Path) {
     let _ = rustix::mount::unmount(at, rustix::mount::UnmountFlags::DETACH);
 }
@@ -312,7 +294,7 @@ fn file_on_a_server_that_does_not_answer_hangs_nothing() {
     let tree = Tree::new();
     let mount = tree.directory.path().join("mount");
     std::fs::create_dir(&mount).unwrap();
-    let Some(server) = mount_without_answers(&mount) else { return };
+    let Some(server) = mount_without_answers(&mount).unwrap() else { return };
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
     let opened = rustix::fs::open(&mount, flags, rustix::fs::Mode::empty()).unwrap();
     let _group = File::open("/dev/full").unwrap();
@@ -328,7 +310,7 @@ fn file_on_a_server_that_does_not_answer_hangs_nothing() {
 #[test]
 fn proc_that_does_not_answer_ends_at_the_deadline() {
     let tree = Tree::new();
-    let Some(server) = mount_without_answers(&tree.proc("")) else { return };
+    let Some(server) = mount_without_answers(&tree.proc("")).unwrap() else { return };
     let began = Instant::now();
     let (holders, coverage) = search_whole(&tree.root, &[GROUP], Duration::from_millis(500)).unwrap();
     let took = began.elapsed();
@@ -346,7 +328,7 @@ fn process_that_hangs_is_skipped_and_the_others_are_searched() {
     // Its /proc/PID/cgroup is on the server that does not answer.
     let hanging = tree.proc("4000000");
     std::fs::create_dir_all(&hanging).unwrap();
-    let Some(server) = mount_without_answers(&hanging) else { return };
+    let Some(server) = mount_without_answers(&hanging).unwrap() else { return };
     let (holders, coverage) = search_whole(&tree.root, &[GROUP], Duration::from_secs(20)).unwrap();
     drop(server);
     unmount(&hanging);

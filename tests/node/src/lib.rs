@@ -10,6 +10,7 @@ pub mod capabilities;
 mod device_nodes;
 pub mod function;
 pub mod group_node;
+pub mod hanging_mount;
 pub mod hardware;
 mod kernel;
 pub mod kubelet;
@@ -21,6 +22,7 @@ pub mod vm;
 
 pub use capabilities::drop_sys_admin;
 pub use function::Function;
+pub use hanging_mount::mount_without_answers;
 pub use hardware::Reads;
 pub use kubelet::Kubelet;
 pub use node::Node;
