@@ -73,6 +73,12 @@ pub fn build(context: &mut Context, directory: &Path, versions: &[&str]) -> Resu
     Ok(())
 }
 
+/// Builds the program that plays the orders of a hand-over, as DIRECTORY/orders. It runs with the kubelet of each version.
+fn build_orders(context: &Context, directory: &Path) -> Result {
+    let program = directory.join("orders");
+    process::run(go(context, &["build", "-ldflags=-s", "-o"]).arg(&program).arg("./orders"))
+}
+
 fn is_newer_than_sources(program: &Path, sources: &Path) -> bool {
     let modified = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
     let Some(built) = modified(program) else { return false };
@@ -91,18 +97,20 @@ pub fn kubelet_lint(context: &mut Context, _: &[String]) -> Result<bool> {
     ensure(unformatted.is_empty(), &format!("gofmt would change: {unformatted}"))?;
     let work = Scratch::new()?;
     for (_, flags) in VERSIONS {
-        vet(context, &work, flags)?;
+        vet(context, &work, flags, ".")?;
     }
+    vet(context, &work, &[], "./orders")?;
     Ok(true)
 }
 
 /// `go vet` would analyse all of Kubernetes first. This runs the same tool on this package only, with the compiled packages of
 /// the build (the file's format: golang.org/x/tools/go/analysis/unitchecker.Config).
-fn vet(context: &Context, work: &Scratch, flags: &[&str]) -> Result {
+fn vet(context: &Context, work: &Scratch, flags: &[&str], package: &str) -> Result {
     // A line is an import path and a file; the last one is this package's, with its sources instead.
     const FORMAT: &str = "{{.ImportPath}}\t{{.Export}}\t{{.Dir}}\t{{join .GoFiles \"\t\"}}";
-    let listed =
-        process::output(go(context, &["list"]).args(flags).args(["-export", "-deps", "-f", FORMAT, "."]))?;
+    let listed = process::output(
+        go(context, &["list"]).args(flags).args(["-export", "-deps", "-f", FORMAT, package]),
+    )?;
     let packages: Vec<Vec<&str>> = listed.lines().map(|line| line.split('\t').collect()).collect();
     let Some([path, _, directory, files @ ..]) = packages.last().map(Vec::as_slice) else {
         return Err("go list prints no package".into());
@@ -153,6 +161,7 @@ pub fn kubelets(context: &mut Context, arguments: &[String]) -> Result<bool> {
     is_ready = is_ready
         && suite.check("build", |_| {
             build(context, &context.target.join("kubelet"), &[])?;
+            build_orders(context, &context.target.join("kubelet"))?;
             context.programs(&["vfio-chaos", "vfio-device-plugin"])
         });
     if !is_ready {
@@ -163,6 +172,13 @@ pub fn kubelets(context: &mut Context, arguments: &[String]) -> Result<bool> {
     let scenarios = |version| vec![play(context, version, &["--scenarios"])];
     for (version, (text, success)) in both(scenarios) {
         suite.count_output(&format!("scenarios, kubelet {version}"), |output| {
+            process::print(&text);
+            output.push_str(&text);
+            Ok(success)
+        });
+    }
+    for (version, (text, success)) in both(|version| vec![orders(context, version)]) {
+        suite.count_output(&format!("orders of a hand-over, kubelet {version}"), |output| {
             process::print(&text);
             output.push_str(&text);
             Ok(success)
@@ -193,6 +209,20 @@ pub fn kubelets(context: &mut Context, arguments: &[String]) -> Result<bool> {
         });
     }
     Ok(suite.end())
+}
+
+/// Returns the command that plays the orders of a hand-over with a kubelet, in a mount namespace with a /var/lib/kubelet of its
+/// own.
+fn orders(context: &Context, version: &str) -> Command {
+    const NAMESPACE: &str = r#"mount -t tmpfs none /var/lib && mkdir /var/lib/kubelet && exec "$@""#;
+    let directory = context.target.join("kubelet");
+    let mut unshare = context.command("unshare");
+    if !is_root() {
+        unshare.args(["--user", "--map-root-user"]);
+    }
+    unshare.args(["--mount", "--propagation", "private", "sh", "-c", NAMESPACE, "sh"]);
+    unshare.arg(directory.join("orders")).arg(directory.join(format!("kubelet-{version}")));
+    unshare
 }
 
 fn play(context: &Context, version: &str, arguments: &[&str]) -> Command {
