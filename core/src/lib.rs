@@ -99,95 +99,144 @@
 //!   have a mixed record until the next reading.
 #![forbid(unsafe_code)]
 
-// The modules of this project's own plugin, tests and fuzzers. Their items that others need are
-// exported below. The others change without notice.
+// The inner modules serve this project's own plugin, tests and fuzzers, and change without notice.
+// What others need of them is exported below. They are private for rustdoc, because its JSON, which
+// `./verify` compares, lacks what is exported from a hidden module.
+#[cfg(doc)]
+mod bounded_pool;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod bounded_pool;
+#[cfg(doc)]
+mod cgroup;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod cgroup;
+#[cfg(doc)]
+mod device;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod device;
+#[cfg(doc)]
+mod device_nodes;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod device_nodes;
+#[cfg(doc)]
+mod egm;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod egm;
+#[cfg(doc)]
+mod error;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod error;
+#[cfg(doc)]
+mod group;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod group;
+#[cfg(doc)]
+mod hardware;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod hardware;
+#[cfg(doc)]
+mod holder_search;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod holder_search;
+#[cfg(doc)]
+mod holders;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod holders;
+#[cfg(doc)]
+mod id;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod id;
+#[cfg(doc)]
+mod monitor;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod monitor;
 pub mod names;
+#[cfg(doc)]
+mod occupancy;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod occupancy;
+#[cfg(doc)]
+mod peek;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod peek;
+#[cfg(doc)]
+mod pid_namespace;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod pid_namespace;
+#[cfg(doc)]
+mod probe;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod probe;
+#[cfg(doc)]
+mod prober;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod prober;
+#[cfg(doc)]
+mod root;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod root;
+#[cfg(doc)]
+mod scan;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod scan;
+#[cfg(doc)]
+mod snapshot;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod snapshot;
+#[cfg(doc)]
+mod text;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod text;
+#[cfg(doc)]
+mod uevent;
+#[cfg(not(doc))]
 #[doc(hidden)]
 pub mod uevent;
 pub mod watch;
 mod words;
 
-#[doc(inline)]
 pub use cgroup::{Container, InPod};
-#[doc(inline)]
 pub use device::{Detail, Device, Kind, Sriov};
-#[doc(inline)]
 pub use device_nodes::DeviceNodes;
-#[doc(inline)]
 pub use error::{Error, ErrorKind, Result};
-#[doc(inline)]
 pub use group::{GroupSummary, Member, Viability};
 #[doc(hidden)]
 pub use hardware::PresenceReader;
-#[doc(inline)]
 pub use hardware::{Hardware, Presence};
 #[doc(hidden)]
 pub use holder_search::HolderSearch;
-#[doc(inline)]
 pub use holders::{Holder, ScanCoverage, Via};
-#[doc(inline)]
 pub use id::{DeviceId, GroupId, ParseIdError, PciAddress, Uuid};
 #[doc(hidden)]
 pub use monitor::{Change, Monitor};
-#[doc(inline)]
 pub use occupancy::{Evidence, Occupancy, UnknownReason};
-#[doc(inline)]
 pub use peek::Peek;
-#[doc(inline)]
 pub use pid_namespace::PidNamespace;
-#[doc(inline)]
 pub use prober::Prober;
-#[doc(inline)]
 pub use root::{Buffer, Root};
-#[doc(inline)]
 pub use scan::Bound;
-#[doc(inline)]
 pub use snapshot::{GroupSnapshot, Snapshot};
-#[doc(inline)]
 pub use text::{DriverName, Text};
-#[doc(inline)]
 pub use watch::{Event, Watch};
-#[doc(inline)]
 pub use words::ParseWordError;

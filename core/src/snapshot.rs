@@ -14,6 +14,7 @@ use std::time::Duration;
 
 /// All bound devices at one moment.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// The devices that could be read, ordered by id.
     pub devices: Vec<Device>,
@@ -27,6 +28,7 @@ pub struct Snapshot {
 
 /// An IOMMU group at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct GroupSnapshot {
     /// The number of the group.
     pub id: GroupId,
@@ -89,6 +91,7 @@ impl Root {
 
     /// Reads groups as [`Root::snapshot`] does, each once, ordered by number. What cannot be read is
     /// added to `errors`.
+    #[doc(hidden)]
     pub fn read_groups(
         &self,
         ids: &[GroupId],

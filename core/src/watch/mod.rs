@@ -6,6 +6,7 @@ mod holders;
 mod queue;
 mod search;
 mod sources;
+mod view;
 mod wait;
 mod withheld;
 
@@ -236,6 +237,7 @@ impl Watch {
     }
 
     /// Returns the monitor, with what the passes found.
+    #[doc(hidden)]
     #[must_use]
     pub fn monitor(&self) -> &Monitor {
         &self.monitor
@@ -243,12 +245,14 @@ impl Watch {
 
     /// Returns the monitor for its settings, as [`Monitor::set_assigned`]. [`Watch::next`] makes
     /// the passes.
+    #[doc(hidden)]
     pub fn monitor_mut(&mut self) -> &mut Monitor {
         &mut self.monitor
     }
 
     /// Records the result of a probe that the caller has made. The events follow from
     /// [`Watch::next`].
+    #[doc(hidden)]
     pub fn record_probe(&mut self, group: GroupId, result: Occupancy) {
         self.monitor.record_probe(group, result, Instant::now(), &mut self.changes);
     }
@@ -284,6 +288,7 @@ impl Watch {
     }
 
     /// Lets the next [`Watch::next`] make a pass.
+    #[doc(hidden)]
     pub fn pass_now(&mut self) {
         self.next_pass = Instant::now();
     }
