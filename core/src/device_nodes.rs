@@ -16,6 +16,19 @@ use rustix::io::Errno;
 /// There are two ways. In group mode a VM opens [`DeviceNodes::container`] and
 /// [`DeviceNodes::group`]. In iommufd mode it opens [`DeviceNodes::iommufd`] and the node of each
 /// device that it uses.
+///
+/// ```no_run
+/// // Needs a host with a group 51.
+/// use vfio_probe::{GroupId, Root};
+///
+/// # fn main() -> vfio_probe::Result<()> {
+/// let nodes = Root::host()?.device_nodes(GroupId(51))?;
+/// for node in nodes.iommufd_mode().or(nodes.group_mode()).unwrap_or_default() {
+///     println!("/dev/{node}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub struct DeviceNodes {

@@ -69,6 +69,19 @@ pub struct ProbeOutstanding;
 /// A helper thread starts when it is first needed, and one stays. Any number of threads can share a
 /// prober. Dropping it does not wait for running probes: an open that hangs in the kernel must not
 /// hang an exit.
+///
+/// ```
+/// use std::time::Duration;
+/// use vfio_probe::{GroupId, Occupancy, Prober, Root};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let tree = tempfile::tempdir()?;
+/// let prober = Prober::new(Root::open(&tree)?);
+/// // This root has no /dev/vfio/51.
+/// assert_eq!(prober.probe(GroupId(51), Duration::from_secs(1)), Occupancy::Absent);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Prober {
     root: Arc<Root>,
     observer: Option<Observer>,

@@ -13,6 +13,18 @@ use crate::root::{Buffer, Root};
 use std::time::Duration;
 
 /// All bound devices at one moment.
+///
+/// ```no_run
+/// // Needs a host with devices that are bound to VFIO drivers.
+/// use vfio_probe::{Detail, Occupancy, Root};
+///
+/// # fn main() -> vfio_probe::Result<()> {
+/// let snapshot = Root::host()?.snapshot(Detail::Full, None)?;
+/// let free = snapshot.groups.iter().filter(|group| group.occupancy == Occupancy::Free);
+/// println!("{} of {} groups are free", free.count(), snapshot.groups.len());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Snapshot {

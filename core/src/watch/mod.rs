@@ -37,6 +37,14 @@ pub use wait::{MAX_QUEUED, Wait};
 const AFTER_NODE_CHANGE: Duration = Duration::from_millis(10);
 
 /// Settings of a [`Watch`].
+///
+/// ```
+/// use std::time::Duration;
+/// use vfio_probe::watch::Options;
+///
+/// let options = Options { interval: Duration::from_millis(200), ..Options::default() };
+/// assert!(!options.probe, "a watch opens no group unless it is asked to");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
     /// Time between two passes. Also the shortest time between two probes of one group.
@@ -68,6 +76,20 @@ impl Default for Options {
 /// Drives a [`Monitor`] by the events of the kernel and by a timer.
 ///
 /// One thread drives a watch. Dropping it closes all descriptors.
+///
+/// ```
+/// use vfio_probe::{Event, Root, Watch, watch};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let tree = tempfile::tempdir()?;
+/// # std::fs::create_dir_all(tree.path().join("sys/class/vfio-dev"))?;
+/// let mut watch = Watch::open(&Root::open(&tree)?, watch::Options::default())?;
+/// // Nothing came before: the watch has checked, and there is no device.
+/// assert_eq!(watch.wait_for_event(None)?, Some(Event::Ready));
+/// assert_eq!(watch.devices().count(), 0);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Watch {
     monitor: Monitor,
     options: Options,
