@@ -12,6 +12,19 @@ use rustix::time::{ClockId, clock_gettime};
 use std::time::{Duration, SystemTime};
 
 /// A process that holds a group.
+///
+/// ```no_run
+/// // Needs a host with a group 51.
+/// use vfio_probe::{GroupId, Root};
+///
+/// # fn main() -> vfio_probe::Result<()> {
+/// let coverage = Root::host()?.holders(&[GroupId(51)], &mut |holder| {
+///     println!("pid {} {} by {}", holder.pid, holder.command, holder.via);
+/// })?;
+/// println!("{} of {} processes could not be read", coverage.unreadable, coverage.processes);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Holder {
     /// The group that the process holds.

@@ -6,6 +6,7 @@ mod holders;
 mod queue;
 mod search;
 mod sources;
+mod view;
 mod wait;
 mod withheld;
 
@@ -36,6 +37,14 @@ pub use wait::{MAX_QUEUED, Wait};
 const AFTER_NODE_CHANGE: Duration = Duration::from_millis(10);
 
 /// Settings of a [`Watch`].
+///
+/// ```
+/// use std::time::Duration;
+/// use vfio_probe::watch::Options;
+///
+/// let options = Options { interval: Duration::from_millis(200), ..Options::default() };
+/// assert!(!options.probe, "a watch opens no group unless it is asked to");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
     /// Time between two passes. Also the shortest time between two probes of one group.
@@ -67,6 +76,20 @@ impl Default for Options {
 /// Drives a [`Monitor`] by the events of the kernel and by a timer.
 ///
 /// One thread drives a watch. Dropping it closes all descriptors.
+///
+/// ```
+/// use vfio_probe::{Event, Root, Watch, watch};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let tree = tempfile::tempdir()?;
+/// # std::fs::create_dir_all(tree.path().join("sys/class/vfio-dev"))?;
+/// let mut watch = Watch::open(&Root::open(&tree)?, watch::Options::default())?;
+/// // Nothing came before: the watch has checked, and there is no device.
+/// assert_eq!(watch.wait_for_event(None)?, Some(Event::Ready));
+/// assert_eq!(watch.devices().count(), 0);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Watch {
     monitor: Monitor,
     options: Options,
@@ -193,7 +216,7 @@ impl Watch {
             }
             self.failure = self.monitor.pass(now, &mut self.changes).err();
             // One that the caller has not taken yet is older, and says the same.
-            self.unreported_failure = self.failure.or(self.unreported_failure);
+            self.unreported_failure = self.failure.clone().or_else(|| self.unreported_failure.take());
             self.watch_nodes();
             pause = self.follow_up(now);
         }
@@ -244,6 +267,7 @@ impl Watch {
     }
 
     /// Returns the monitor, with what the passes found.
+    #[doc(hidden)]
     #[must_use]
     pub fn monitor(&self) -> &Monitor {
         &self.monitor
@@ -251,12 +275,14 @@ impl Watch {
 
     /// Returns the monitor for its settings, as [`Monitor::set_assigned`]. [`Watch::next`] makes
     /// the passes.
+    #[doc(hidden)]
     pub fn monitor_mut(&mut self) -> &mut Monitor {
         &mut self.monitor
     }
 
     /// Records the result of a probe that the caller has made. The events follow from
     /// [`Watch::next`].
+    #[doc(hidden)]
     pub fn record_probe(&mut self, group: GroupId, result: Occupancy) {
         self.monitor.record_probe(group, result, Instant::now(), &mut self.changes);
     }
@@ -288,10 +314,11 @@ impl Watch {
     /// Returns why the latest pass could not list the bound devices. None if it could.
     #[must_use]
     pub fn failure(&self) -> Option<Error> {
-        self.failure
+        self.failure.clone()
     }
 
     /// Lets the next [`Watch::next`] make a pass.
+    #[doc(hidden)]
     pub fn pass_now(&mut self) {
         self.next_pass = Instant::now();
     }
