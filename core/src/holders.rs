@@ -141,7 +141,7 @@ impl Root {
 impl Root {
     /// Returns the effective user id of a process. None if it cannot be read.
     pub(crate) fn uid_of(&self, pid: u32) -> Option<u32> {
-        // The owner of /proc/PID is root for a process that is not dumpable (`task_dump_owner`). The
+        // /proc/PID belongs to root if the process is not dumpable (`task_dump_owner`). The
         // line of the ids comes before the groups, which can need more than a page.
         let mut text = [0; 512];
         let file = self.open_attribute(format_args!("proc/{pid}/status")).ok()?;
