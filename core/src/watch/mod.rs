@@ -3,6 +3,7 @@
 
 mod event;
 mod holders;
+mod options;
 mod queue;
 mod search;
 mod sources;
@@ -10,7 +11,6 @@ mod view;
 mod wait;
 mod withheld;
 
-use crate::device::Detail;
 use crate::error::{Error, Result};
 use crate::holders::{Holder, ScanCoverage};
 use crate::id::GroupId;
@@ -29,49 +29,13 @@ use std::time::{Duration, Instant};
 use withheld::Withheld;
 
 pub use event::Event;
+pub use options::Options;
 pub use wait::{MAX_QUEUED, Wait};
 
 /// Pause before another pass after a device node was created or removed. The kernel creates the
 /// node of a group before the device's entry in sysfs (`__vfio_register_dev`), so a pass between
 /// the two finds nothing.
 const AFTER_NODE_CHANGE: Duration = Duration::from_millis(10);
-
-/// Settings of a [`Watch`].
-///
-/// ```
-/// use std::time::Duration;
-/// use vfio_probe::watch::Options;
-///
-/// let options = Options { interval: Duration::from_millis(200), ..Options::default() };
-/// assert!(!options.probe, "a watch opens no group unless it is asked to");
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Options {
-    /// Time between two passes. Also the shortest time between two probes of one group.
-    pub interval: Duration,
-    /// Whether groups may be probed. If not, the occupancy rests on `enable` and on known holders.
-    ///
-    /// A probe opens the group's device node, and a VM that starts in that moment fails. So this is
-    /// false by default, as in every language.
-    pub probe: bool,
-    /// Longest duration of a probe. After that it counts as timed out.
-    pub probe_deadline: Duration,
-    /// How much of each device's record is read.
-    pub detail: Detail,
-    /// Listen to the uevents of the kernel. They only make news arrive sooner: a pod with
-    /// `hostUsers: false` gets none.
-    pub uevents: bool,
-    /// Search for the holders of groups that become held, and follow their exits.
-    pub holders: bool,
-}
-
-/// The settings of a [`Monitor`] by default, listens to uevents and searches for holders.
-impl Default for Options {
-    fn default() -> Self {
-        let monitor::Options { interval, probe, probe_deadline, detail } = monitor::Options::default();
-        Self { interval, probe, probe_deadline, detail, uevents: true, holders: true }
-    }
-}
 
 /// Drives a [`Monitor`] by the events of the kernel and by a timer.
 ///
