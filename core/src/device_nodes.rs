@@ -11,10 +11,84 @@ use crate::root::{Buffer, Root};
 use crate::scan::class_number;
 use rustix::io::Errno;
 
+/// The device nodes of a group, as paths relative to /dev: what a VM needs to use the group's devices.
+///
+/// There are two ways. In group mode a VM opens [`DeviceNodes::container`] and
+/// [`DeviceNodes::group`]. In iommufd mode it opens [`DeviceNodes::iommufd`] and the node of each
+/// device that it uses.
+///
+/// ```no_run
+/// // Needs a host with a group 51.
+/// use vfio_probe::{GroupId, Root};
+///
+/// # fn main() -> vfio_probe::Result<()> {
+/// let nodes = Root::host()?.device_nodes(GroupId(51))?;
+/// for node in nodes.iommufd_mode().or(nodes.group_mode()).unwrap_or_default() {
+///     println!("/dev/{node}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub struct DeviceNodes {
+    /// `vfio/vfio`. None if the kernel has no such node.
+    pub container: Option<String>,
+    /// `vfio/N`, or `vfio/noiommu-N` without an IOMMU. None if the group has no such node, as
+    /// without CONFIG_VFIO_GROUP.
+    pub group: Option<String>,
+    /// `iommu`. None if the kernel has no such node (CONFIG_IOMMUFD).
+    pub iommufd: Option<String>,
+    /// The members that are bound to a VFIO driver, sorted by id. Each has its node
+    /// `vfio/devices/vfioN`, or none without CONFIG_VFIO_DEVICE_CDEV.
+    pub devices: Vec<(DeviceId, Option<String>)>,
+}
+
+impl DeviceNodes {
+    /// Returns the nodes that a VM needs in group mode. None if one of them is missing.
+    #[must_use]
+    pub fn group_mode(&self) -> Option<Vec<&str>> {
+        Some(vec![self.container.as_deref()?, self.group.as_deref()?])
+    }
+
+    /// Returns the nodes that a VM with all devices of the group needs in iommufd mode. None if one
+    /// of them is missing, or if no device is bound.
+    #[must_use]
+    pub fn iommufd_mode(&self) -> Option<Vec<&str>> {
+        let devices = self.devices.iter().map(|(_, node)| node.as_deref());
+        let nodes: Option<Vec<&str>> = std::iter::once(self.iommufd.as_deref()).chain(devices).collect();
+        nodes.filter(|nodes| nodes.len() > 1)
+    }
+}
+
 impl Root {
+    /// Returns the device nodes of a group. Opens none of them. Allocates.
+    ///
+    /// # Errors
+    /// The group does not exist, or its members cannot be listed.
+    pub fn device_nodes(&self, group: GroupId) -> Result<DeviceNodes> {
+        let devices = self.cdevs(group, &mut Buffer::new())?;
+        let cdev_path = |number: u32| format!("vfio/devices/vfio{number}");
+        Ok(DeviceNodes {
+            container: self.has_container_node().then(|| "vfio/vfio".to_owned()),
+            group: self.group_node(group).map(|name| format!("vfio/{name}")),
+            iommufd: self.has_iommufd().then(|| "iommu".to_owned()),
+            devices: devices.into_iter().map(|(id, number)| (id, number.map(cdev_path))).collect(),
+        })
+    }
+
+    /// Returns whether the kernel has /dev/vfio/vfio (CONFIG_VFIO_CONTAINER, or IOMMUFD instead of
+    /// it). Needs one system call.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn has_container_node(&self) -> bool {
+        self.stat(format_args!("sys/class/misc/vfio/dev")).is_ok()
+    }
+
     /// Returns whether the kernel has device nodes for groups (CONFIG_VFIO_GROUP). The source is
     /// the class that `vfio_group_init` creates, /sys/class/vfio. Returns true if sysfs shows no
     /// VFIO class at all, because then nothing is known. Needs one or two system calls.
+    #[doc(hidden)]
     #[must_use]
     pub fn has_group_nodes(&self) -> bool {
         let missing = |class: &str| self.stat(format_args!("sys/class/{class}")).err() == Some(Errno::NOENT);
@@ -24,6 +98,7 @@ impl Root {
     /// Returns the name of the group's own device node in /dev/vfio: its number, or `noiommu-N`
     /// without an IOMMU. None if the group has no such node, as without CONFIG_VFIO_GROUP. Needs
     /// one or two system calls. Allocates.
+    #[doc(hidden)]
     #[must_use]
     pub fn group_node(&self, group: GroupId) -> Option<String> {
         let names = [group.to_string(), format!("noiommu-{group}")];
@@ -31,6 +106,7 @@ impl Root {
     }
 
     /// Returns whether the kernel has /dev/iommu. Needs one system call.
+    #[doc(hidden)]
     #[must_use]
     pub fn has_iommufd(&self) -> bool {
         self.stat(format_args!("sys/class/misc/iommu/dev")).is_ok()
@@ -42,6 +118,7 @@ impl Root {
     ///
     /// # Errors
     /// The group does not exist, or its members cannot be listed.
+    #[doc(hidden)]
     pub fn cdevs(&self, group: GroupId, buffer: &mut Buffer) -> Result<Vec<(DeviceId, Option<u32>)>> {
         let mut members = Vec::new();
         self.members(group, buffer, |member| {
@@ -108,5 +185,19 @@ mod tests {
         assert!(root.has_iommufd() && root.has_group_nodes());
         assert_eq!(root.group_node(GroupId(7)).as_deref(), Some("7"));
         assert_eq!(root.group_node(GroupId(8)).as_deref(), Some("noiommu-8"));
+        let nodes = root.device_nodes(GroupId(7)).unwrap();
+        assert_eq!((nodes.container.as_deref(), nodes.group_mode()), (None, None));
+        fs::create_dir_all(path("sys/class/misc/vfio")).unwrap();
+        fs::write(path("sys/class/misc/vfio/dev"), "10:196\n").unwrap();
+        let nodes = root.device_nodes(GroupId(7)).unwrap();
+        let devices =
+            [(id("0000:01:00.0"), Some("vfio/devices/vfio12".to_owned())), (id("0000:01:00.1"), None)];
+        assert_eq!(nodes.devices, devices);
+        assert_eq!(nodes.group_mode(), Some(vec!["vfio/vfio", "vfio/7"]));
+        assert_eq!(nodes.iommufd_mode(), None, "the second device has no node");
+        fs::write(path("sys/bus/pci/devices/0000:01:00.1/vfio-dev/vfio12/dev"), "511:13\n").unwrap();
+        let nodes = root.device_nodes(GroupId(7)).unwrap();
+        assert_eq!(nodes.iommufd_mode().unwrap(), ["iommu", "vfio/devices/vfio12", "vfio/devices/vfio12"]);
+        assert!(root.device_nodes(GroupId(8)).is_err(), "no group 8 in sysfs");
     }
 }

@@ -7,9 +7,24 @@ use crate::id::GroupId;
 use crate::pid_namespace::PidNamespace;
 use crate::root::{PAGE, Root};
 use crate::text::Text;
-use rustix::io::Errno;
+use rustix::io::{Errno, read};
+use rustix::time::{ClockId, clock_gettime};
+use std::time::{Duration, SystemTime};
 
 /// A process that holds a group.
+///
+/// ```no_run
+/// // Needs a host with a group 51.
+/// use vfio_probe::{GroupId, Root};
+///
+/// # fn main() -> vfio_probe::Result<()> {
+/// let coverage = Root::host()?.holders(&[GroupId(51)], &mut |holder| {
+///     println!("pid {} {} by {}", holder.pid, holder.command, holder.via);
+/// })?;
+/// println!("{} of {} processes could not be read", coverage.unreadable, coverage.processes);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Holder {
     /// The group that the process holds.
@@ -19,12 +34,35 @@ pub struct Holder {
     /// Start time in clock ticks after boot (proc(5), stat field 22). Together with the pid it
     /// identifies one process, even after the kernel reuses the pid.
     pub start_time: u64,
+    /// The effective user id, as /proc shows it in this process's user namespace. None if it could
+    /// not be read.
+    pub uid: Option<u32>,
     /// The command name, at most 15 characters. The process can choose it freely.
     pub command: Text<16>,
     /// The kind of descriptor.
     pub via: Via,
     /// The container and the pod that its cgroup names.
     pub container: Container,
+}
+
+/// Clock ticks per second in /proc (USER_HZ of include/asm-generic/param.h), on every architecture
+/// that has VFIO.
+const TICKS: u64 = 100;
+
+impl Holder {
+    /// Returns when the process started, as a whole second of the wall clock. None if the clock cannot
+    /// express it.
+    ///
+    /// It follows later corrections of the clock, as `ps` does. So two results for one process can
+    /// differ; [`Holder::start_time`] never does.
+    #[must_use]
+    pub fn started(&self) -> Option<SystemTime> {
+        let up = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
+        let booted = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.checked_sub(up)?;
+        let ticks = Duration::from_millis((self.start_time % TICKS) * (1000 / TICKS));
+        let started = booted.checked_add(Duration::from_secs(self.start_time / TICKS))?.checked_add(ticks)?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(started.as_secs()))
+    }
 }
 
 /// Kinds of descriptors that hold a group.
@@ -100,6 +138,26 @@ impl Root {
     }
 }
 
+impl Root {
+    /// Returns the effective user id of a process. None if it cannot be read.
+    pub(crate) fn uid_of(&self, pid: u32) -> Option<u32> {
+        // /proc/PID belongs to root if the process is not dumpable (`task_dump_owner`). The
+        // line of the ids comes before the groups, which can need more than a page.
+        let mut text = [0; 512];
+        let file = self.open_attribute(format_args!("proc/{pid}/status")).ok()?;
+        let length = read(&file, &mut text).ok()?;
+        parse_uid(text.get(..length)?)
+    }
+}
+
+/// Parses the second number of the line `Uid:` in the beginning of /proc/PID/status (proc(5)). The
+/// kernel escapes a line feed in the command's name (`proc_task_name`).
+fn parse_uid(status: &[u8]) -> Option<u32> {
+    let line = status.split_inclusive(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:\t"))?;
+    let uids = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
+    uids.split('\t').nth(1)?.parse().ok()
+}
+
 /// What a search reads of /proc/PID/stat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Stat {
@@ -134,6 +192,44 @@ mod tests {
         }
         assert_eq!(parse_stat(b"77 (x"), None);
         assert_eq!(parse_stat(b")("), None);
+    }
+
+    #[test]
+    fn uid_is_the_effective_one() {
+        let status = b"Name:\ta\\nUid:\t9\t9\nUmask:\t0022\nUid:\t1000\t107\t0\t0\nGid:\t1\n";
+        assert_eq!(parse_uid(status), Some(107));
+        for damaged in [&b""[..], b"Uid:\t1", b"Uid:\t1\n", b"Uid:\t1\t-2\t3\n", b"Uid:\t1\t99999999999\t3\n"]
+        {
+            assert_eq!(parse_uid(damaged), None);
+        }
+        let root = Root::host().unwrap();
+        assert_eq!(root.uid_of(std::process::id()), Some(rustix::process::geteuid().as_raw()));
+        assert_eq!(root.uid_of(0), None);
+    }
+
+    #[test]
+    fn start_is_a_second_of_the_wall_clock() {
+        let root = Root::host().unwrap();
+        let second = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let before = second(SystemTime::now());
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let after = second(SystemTime::now());
+        let (command, start_time) = root.process(child.id()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (uid, container) = (None, Container::default());
+        let holder = Holder {
+            group: GroupId(1),
+            pid: child.id(),
+            start_time,
+            uid,
+            command,
+            via: Via::Group,
+            container,
+        };
+        let started = second(holder.started().unwrap());
+        // A tick before the boundary belongs to the second before.
+        assert!((before - 1..=after).contains(&started), "{before} {started} {after}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::{Budget, HolderSearch, Targets};
 use crate::error::Result;
 use crate::holders::{Holder, ScanCoverage};
-use crate::id::GroupId;
+use crate::id::{GroupId, unique};
 use crate::root::Root;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -93,6 +93,7 @@ pub(super) fn search_whole(
     limit: Duration,
 ) -> Result<(Vec<Holder>, ScanCoverage)> {
     let end = Instant::now() + limit;
+    let groups = &unique(groups);
     let mut skipped = Vec::new();
     let mut known: Vec<Holder> = Vec::new();
     loop {
@@ -100,7 +101,7 @@ pub(super) fn search_whole(
         shared.lock().current = Some((0, Instant::now()));
         let search = {
             let (root, groups, skipped, shared) =
-                (root.try_clone()?, groups.to_vec(), skipped.clone(), Arc::clone(&shared));
+                (root.clone(), groups.clone(), skipped.clone(), Arc::clone(&shared));
             move || run(&root, &groups, &skipped, &shared)
         };
         let builder = thread::Builder::new().name("vfio-holders".to_owned()).stack_size(128 * 1024);
@@ -110,9 +111,9 @@ pub(super) fn search_whole(
         }
         let mut progress = shared.wait(end);
         known.extend(progress.holders);
-        let hung = match (progress.outcome, progress.current) {
-            (Some(Err(error)), _) => return Err(error),
-            (None, Some((pid, since))) if pid != 0 && since.elapsed() >= HANG => Some(pid),
+        let over = progress.outcome.transpose()?.is_some();
+        let hung = match progress.current {
+            Some((pid, since)) if !over && pid != 0 && since.elapsed() >= HANG => Some(pid),
             _ => None,
         };
         match hung {
@@ -120,7 +121,7 @@ pub(super) fn search_whole(
             _ => {
                 known.sort_by_key(|holder| (holder.group, holder.pid, holder.via as u8));
                 known.dedup_by_key(|holder| (holder.group, holder.pid));
-                if progress.outcome.is_none() {
+                if !over {
                     // Also if not even the list of processes could be read in time.
                     progress.coverage.unsearched = progress.coverage.unsearched.max(1);
                 }
