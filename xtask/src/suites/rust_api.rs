@@ -15,7 +15,7 @@ const CRATE: &str = "vfio-probe";
 /// The accepted list. `xtask rust-api --update` writes it.
 const LIST: &str = "core/public-api.txt";
 
-/// Compares the public items of the crate with the accepted list, looks into its package, and finds breaks with
+/// Compares the public items of the crate with the accepted list, checks the files of its package, and finds breaks with
 /// cargo-semver-checks where that is installed. `--update` accepts the items of now, `--semver` installs cargo-semver-checks.
 ///
 /// # Errors
