@@ -1,4 +1,4 @@
-//! The C ABI. include/vfio_probe.h is generated from it; ffi/cbindgen.toml holds the conventions at its head.
+//! The C ABI. include/vfio_probe.h is generated from it; ffi/vfio_probe.h.in holds its head.
 //!
 //! | module | contents |
 //! | --- | --- |
@@ -6,6 +6,7 @@
 //! | [`record`] | writes records of the caller's size into the caller's arrays |
 //! | [`text`] | reads texts of the caller, writes texts into records |
 //! | [`root`], [`device`], [`group`], [`occupancy`], [`holder`], [`name`] | records and functions, by subject |
+//! | [`group_state`] | the state of a group, in snapshots and watches |
 //! | [`snapshot`] | devices, groups, holders and coverage at one moment |
 //! | [`watch`], [`watched`] | events behind one descriptor, and the state that the watch knows |
 //! | [`sharing`] | asserts that threads may share the handles |
@@ -20,6 +21,7 @@
 
 mod device;
 mod group;
+mod group_state;
 mod holder;
 mod name;
 mod occupancy;
