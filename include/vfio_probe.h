@@ -543,6 +543,9 @@ vfp_status vfp_probe_within(const vfp_root *root,
 /* proc shows another pid namespace, as in a container. Processes outside of it are invisible. */
 #define VFP_PID_NAMESPACE_FOREIGN 2
 
+/* The user of a process is unknown. */
+#define VFP_NO_UID UINT32_MAX
+
 /* A process that has a group or a device of it open. */
 typedef struct vfp_holder {
   /*
@@ -550,14 +553,23 @@ typedef struct vfp_holder {
    * identifies the process until the next boot.
    */
   uint64_t start_time;
+  /*
+   * The same as seconds since 1970 by the wall clock, or -1. It follows corrections of the
+   * clock, as ps(1) does.
+   */
+  int64_t started;
   /* The held group. */
   uint32_t group;
   /* Process id in the pid namespace of the root's proc. */
   uint32_t pid;
+  /* Effective user id in the user namespace of this process, or VFP_NO_UID. */
+  uint32_t uid;
   /* A VFP_VIA_* value: the kind of descriptor. */
   int32_t via;
   /* A VFP_IN_POD_* value. */
   int32_t in_pod;
+  /* Always 0. */
+  uint32_t reserved;
   /*
    * Command name (/proc/PID/comm), at most 15 characters. The process can change it.
    * Characters other than printable ASCII are replaced by ?.
@@ -717,6 +729,16 @@ vfp_status vfp_snapshot_groups(const vfp_snapshot *snapshot,
                                vfp_error *out_error);
 
 /*
+ * Returns the state of one group of a snapshot, as vfp_snapshot_groups() does. Returns
+ * VFP_MISSING if the snapshot has no such group: it has no bound device.
+ */
+vfp_status vfp_snapshot_group(const vfp_snapshot *snapshot,
+                              uint32_t group,
+                              size_t size,
+                              vfp_watched_group *out_group,
+                              vfp_error *out_error);
+
+/*
  * Lists the holders of a group of a snapshot, ordered by pid, as vfp_holders() does;
  * VFP_NO_GROUP as group means those of all groups. out_coverage receives the coverage of the
  * scan and may be NULL. Lists none for a group that the snapshot does not contain.
@@ -742,14 +764,26 @@ vfp_status vfp_snapshot_holders(const vfp_snapshot *snapshot,
 /* A group became held. */
 #define VFP_EVENT_HELD 3
 
-/* A group became free. */
+/* A group became free, or the watch found it free. */
 #define VFP_EVENT_FREED 4
 
-/* The device node, the members or the holders of a group changed. */
+/*
+ * The device node, the members or the holders of a group changed, or the watch found the group
+ * neither free nor held.
+ */
 #define VFP_EVENT_CHANGED 5
 
-/* Kernel events were lost, and the watch read everything again. */
+/*
+ * Events were lost: the kernel dropped some, or more than 1024 were queued during a wait. The
+ * watch is up to date; read its state.
+ */
 #define VFP_EVENT_RESCAN 6
+
+/*
+ * The watch has read everything once. Comes once, after the events of the devices and groups
+ * that it found; without an event before it, no device is bound.
+ */
+#define VFP_EVENT_READY 7
 
 /*
  * The watch may probe groups: each group once at discovery, later only where a peek is not
@@ -796,10 +830,11 @@ typedef struct vfp_watch vfp_watch;
  * Creates a watch. size is sizeof(vfp_watch_options); NULL as options means the defaults.
  * Close the watch with vfp_watch_close(). The root may be closed earlier.
  *
- * Does not read anything. The first calls of vfp_watch_next() report every bound device as bound
- * and every held group as held. A source that is not available (uevents in a user namespace,
- * inotify without /dev/vfio) is left out; changes are then found at the next interval. Fails if
- * no file descriptor is available. Returns VFP_UNSUPPORTED for unknown options.
+ * Does not read anything. The first calls of vfp_watch_next() report every bound device as
+ * bound, and every group as held, freed or changed; VFP_EVENT_READY follows. A source that is
+ * not available (uevents in a user namespace, inotify without /dev/vfio) is left out; changes
+ * are then found at the next interval. Fails if no file descriptor is available. Returns
+ * VFP_UNSUPPORTED for unknown options.
  */
 vfp_status vfp_watch_open(const vfp_root *root,
                           size_t size,
@@ -835,6 +870,13 @@ vfp_status vfp_watch_next(vfp_watch *watch,
                           vfp_error *out_error);
 
 /*
+ * Returns 1 if the watch has read everything once, so that vfp_watch_groups() and the others
+ * list all of it, else 0. VFP_EVENT_READY is or was among the events then. Returns VFP_INVALID
+ * for NULL.
+ */
+int32_t vfp_watch_is_ready(const vfp_watch *watch);
+
+/*
  * Sets the groups that are assigned to VMs. The watch never probes them, whatever its options.
  * Replaces the previous set.
  */
@@ -842,6 +884,43 @@ vfp_status vfp_watch_set_assigned(vfp_watch *watch,
                                   const uint32_t *groups,
                                   size_t group_count,
                                   vfp_error *out_error);
+
+/* Until the group is known to be free. A group without a bound device is not free. */
+#define VFP_WAIT_FREE 1
+
+/* Until the group is known to be held. */
+#define VFP_WAIT_HELD 2
+
+/* Until there is an event. group is VFP_NO_GROUP. */
+#define VFP_WAIT_EVENT 3
+
+/* As timeout_ms of vfp_watch_wait(): without a limit. */
+#define VFP_NO_TIMEOUT UINT32_MAX
+
+/*
+ * Waits until a condition is true: VFP_OK, or until timeout_ms milliseconds have passed:
+ * VFP_TIMED_OUT. condition is a VFP_WAIT_* value. A timeout of 0 checks without a wait,
+ * VFP_NO_TIMEOUT waits without a limit.
+ *
+ * The condition is checked when the watch is ready, and then after each event. The call reads
+ * the host as vfp_watch_next() does. Events stay queued for vfp_watch_next(); if there are more
+ * than 1024, one VFP_EVENT_RESCAN takes their place. After VFP_WAIT_EVENT the next
+ * vfp_watch_next() returns the event, unless another thread has taken it.
+ *
+ * Other threads may use the watch during the wait, and wait themselves. If another thread's call
+ * reads a change first, this call checks the condition at the next interval at the latest. Do
+ * not close the watch while a call waits: let the call end first, for example by a short
+ * timeout.
+ *
+ * Fails as vfp_watch_next() does, for a pass that could not list the bound devices; call again
+ * to wait on. Returns VFP_SYSTEM with EINTR in os_errno if a signal handler has run, as
+ * poll(2) does.
+ */
+vfp_status vfp_watch_wait(vfp_watch *watch,
+                          int32_t condition,
+                          uint32_t group,
+                          uint32_t timeout_ms,
+                          vfp_error *out_error);
 
 /*
  * Lists the groups that have a bound device, ordered by number, in the state of the latest
@@ -854,6 +933,17 @@ vfp_status vfp_watch_groups(const vfp_watch *watch,
                             vfp_watched_group *out_groups,
                             size_t *out_count,
                             vfp_error *out_error);
+
+/*
+ * Returns the state of one group, as vfp_watch_groups() does. Reads nothing of the host, so it
+ * costs less than a microsecond. Returns VFP_MISSING if the watch knows no such group: it has no
+ * bound device, or the watch is not ready (vfp_watch_is_ready()).
+ */
+vfp_status vfp_watch_group(const vfp_watch *watch,
+                           uint32_t group,
+                           size_t size,
+                           vfp_watched_group *out_group,
+                           vfp_error *out_error);
 
 /*
  * Lists the bound devices and those that could not be read, as vfp_scan() does, in the state of
@@ -880,6 +970,98 @@ vfp_status vfp_watch_holders(const vfp_watch *watch,
                              size_t *out_count,
                              size_t coverage_size,
                              vfp_scan_coverage *out_coverage,
+                             vfp_error *out_error);
+
+/* ==== Device nodes and hardware ==== */
+
+/* vfio/vfio, which a VM in group mode opens. */
+#define VFP_NODE_CONTAINER 0
+
+/*
+ * vfio/N, the group's own node, which a VM in group mode opens. Without an IOMMU
+ * vfio/noiommu-N.
+ */
+#define VFP_NODE_GROUP 1
+
+/* iommu, which a VM in iommufd mode opens. */
+#define VFP_NODE_IOMMUFD 2
+
+/* vfio/devices/vfioN, the node of one device, which a VM in iommufd mode opens. */
+#define VFP_NODE_CDEV 3
+
+/* A device node that a VM needs. */
+typedef struct vfp_device_node {
+  /* A VFP_NODE_* value. */
+  int32_t kind;
+  /* Always 0. */
+  uint32_t reserved;
+  /*
+   * Path relative to /dev; "" for a device that has no node of its own, as without
+   * CONFIG_VFIO_DEVICE_CDEV.
+   */
+  char path[48];
+  /* The device of a VFP_NODE_CDEV, else "". */
+  char device[40];
+} vfp_device_node;
+
+/*
+ * Lists the device nodes that the kernel has for a group: what a VM needs to use its devices.
+ * Writes the first capacity records and sets *out_count to their number.
+ *
+ * There are two ways. A VM in group mode opens the nodes of VFP_NODE_CONTAINER and
+ * VFP_NODE_GROUP. A VM in iommufd mode opens the node of VFP_NODE_IOMMUFD and the VFP_NODE_CDEV
+ * of each device that it uses. A mode is possible if the list has all nodes of it. The list has
+ * one VFP_NODE_CDEV for each member that is bound to a VFIO driver.
+ *
+ * Opens no node and needs no privilege; reads sysfs, so /dev need not be visible. Returns
+ * VFP_MISSING if there is no such group, and VFP_TRUNCATED as vfp_scan() does. Do not keep the
+ * result: the kernel reuses the numbers of devices.
+ */
+vfp_status vfp_device_nodes(const vfp_root *root,
+                            uint32_t group,
+                            size_t size,
+                            size_t capacity,
+                            vfp_device_node *out_nodes,
+                            size_t *out_count,
+                            vfp_error *out_error);
+
+/*
+ * The registers were not read: the read would have woken the function or the bridge above it, or
+ * the kernel does not report their power states (before 5.11).
+ */
+#define VFP_PRESENCE_NOT_CHECKED 0
+
+/* The function responds. */
+#define VFP_PRESENCE_PRESENT 1
+
+/* The registers read as all ones: the function, or a bridge above it, has fallen off the bus. */
+#define VFP_PRESENCE_LOST 2
+
+/* The kernel does not count the errors of this function. */
+#define VFP_NO_ERROR_COUNT UINT64_MAX
+
+/* The state of a function's hardware. */
+typedef struct vfp_hardware {
+  /* Number of fatal PCIe errors since the function was added, or VFP_NO_ERROR_COUNT. */
+  uint64_t fatal_errors;
+  /* A VFP_PRESENCE_* value. */
+  int32_t presence;
+  /* Always 0. */
+  uint32_t reserved;
+} vfp_hardware;
+
+/*
+ * Reads whether the hardware of a PCI function responds, and how many fatal PCIe errors it had.
+ * address is a PCI address; a mediated device has no hardware of its own.
+ *
+ * Reads the first registers of the function (/sys/bus/pci/devices/ADDRESS/config), unless that
+ * would wake a device. Blocks while the kernel resets the function, for seconds. Returns
+ * VFP_INVALID if address is no PCI address, and VFP_MISSING if there is no such function.
+ */
+vfp_status vfp_hardware_read(const vfp_root *root,
+                             const char *address,
+                             size_t size,
+                             vfp_hardware *out_hardware,
                              vfp_error *out_error);
 
 /* ==== Names of device models ==== */
@@ -963,6 +1145,12 @@ const char *vfp_pid_namespace_text(int32_t pid_namespace);
  * or ?.
  */
 const char *vfp_event_text(int32_t event);
+
+/* Returns the word for a VFP_NODE_*: container, group, iommufd, cdev, or ?. */
+const char *vfp_node_text(int32_t node);
+
+/* Returns the word for a VFP_PRESENCE_*: present, lost, not-checked, or ?. */
+const char *vfp_presence_text(int32_t presence);
 
 /* ==== Version of the library ==== */
 

@@ -5,6 +5,7 @@ use super::root::{host, vfp_root};
 use super::status::{Outcome, group_arguments, guard, vfp_error, vfp_status};
 use super::text;
 use std::ffi::c_char;
+use std::time::{SystemTime, UNIX_EPOCH};
 use vfio_probe::holders::Via;
 use vfio_probe::{Holder, InPod, PidNamespace, ScanCoverage};
 
@@ -31,6 +32,9 @@ pub const VFP_PID_NAMESPACE_HOST: i32 = 1;
 /// `proc` shows another pid namespace, as in a container. Processes outside of it are invisible.
 pub const VFP_PID_NAMESPACE_FOREIGN: i32 = 2;
 
+/// The user of a process is unknown.
+pub const VFP_NO_UID: u32 = u32::MAX;
+
 /// A process that has a group or a device of it open.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -38,14 +42,21 @@ pub struct vfp_holder {
     /// Start time in clock ticks after boot (proc(5), stat field 22). Together with `pid` it
     /// identifies the process until the next boot.
     pub start_time: u64,
+    /// The same as seconds since 1970 by the wall clock, or -1. It follows corrections of the
+    /// clock, as ps(1) does.
+    pub started: i64,
     /// The held group.
     pub group: u32,
     /// Process id in the pid namespace of the root's `proc`.
     pub pid: u32,
+    /// Effective user id in the user namespace of this process, or VFP_NO_UID.
+    pub uid: u32,
     /// A VFP_VIA_* value: the kind of descriptor.
     pub via: i32,
     /// A VFP_IN_POD_* value.
     pub in_pod: i32,
+    /// Always 0.
+    pub reserved: u32,
     /// Command name (/proc/PID/comm), at most 15 characters. The process can change it.
     /// Characters other than printable ASCII are replaced by `?`.
     pub command: [c_char; 24],
@@ -55,7 +66,7 @@ pub struct vfp_holder {
     pub container_id: [c_char; 72],
 }
 
-const _: () = assert!(size_of::<vfp_holder>() == 160);
+const _: () = assert!(size_of::<vfp_holder>() == 176);
 
 // SAFETY: repr(C); the fields add up to the size, so there is no padding.
 unsafe impl Record for vfp_holder {}
@@ -111,12 +122,19 @@ pub(super) fn pid_namespace_number(namespace: PidNamespace) -> i32 {
     }
 }
 
+fn seconds(time: SystemTime) -> Option<i64> {
+    time.duration_since(UNIX_EPOCH).ok()?.as_secs().try_into().ok()
+}
+
 impl From<&Holder> for vfp_holder {
     fn from(holder: &Holder) -> Self {
         Self {
             start_time: holder.start_time,
+            started: holder.started().and_then(seconds).unwrap_or(-1),
             group: holder.group.0,
             pid: holder.pid,
+            uid: holder.uid.unwrap_or(VFP_NO_UID),
+            reserved: 0,
             via: via_number(holder.via),
             in_pod: in_pod_number(holder.container.in_pod),
             command: text::shown(&holder.command),

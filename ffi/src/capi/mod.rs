@@ -8,7 +8,8 @@
 //! | [`root`], [`device`], [`group`], [`occupancy`], [`holder`], [`name`] | records and functions, by subject |
 //! | [`group_state`] | the state of a group, in snapshots and watches |
 //! | [`snapshot`] | devices, groups, holders and coverage at one moment |
-//! | [`watch`], [`watched`] | events behind one descriptor, and the state that the watch knows |
+//! | [`watch`], [`wait`], [`watched`] | events behind one descriptor, waits for them, and the state that the watch knows |
+//! | [`device_nodes`], [`hardware`] | what a VM needs of a group, and the state of a function's hardware |
 //! | [`sharing`] | asserts that threads may share the handles |
 //! | [`words`], [`version`] | static texts: words of enumerations, the version |
 #![allow(unsafe_code, reason = "pointers from C; every block states its precondition")]
@@ -20,8 +21,10 @@
 )]
 
 mod device;
+mod device_nodes;
 mod group;
 mod group_state;
+mod hardware;
 mod holder;
 mod name;
 mod occupancy;
@@ -32,6 +35,7 @@ mod snapshot;
 mod status;
 mod text;
 mod version;
+mod wait;
 mod watch;
 mod watched;
 mod words;

@@ -9,10 +9,11 @@ use std::marker::PhantomData;
 /// A record of the C ABI.
 ///
 /// # Safety
-/// The type is `repr(C)` without padding (asserted next to each type), and all bytes 0 are a valid
-/// value.
+/// The type is `repr(C)` without padding (asserted next to each type), and all bytes 0 are a
+/// valid value.
 pub(super) unsafe trait Record: Copy {
-    /// Sizes of the record in the headers of earlier releases, if they differ from the present one.
+    /// Sizes of the record in the headers of earlier releases, if they differ from the present
+    /// one.
     const EARLIER_SIZES: &'static [usize] = &[];
 }
 
@@ -117,8 +118,8 @@ fn is_known<T: Record>(size: usize) -> bool {
     size == size_of::<T>() || T::EARLIER_SIZES.contains(&size)
 }
 
-/// Checks the size of a record before the record is read or written. Any other size than a known one
-/// is that of a newer header, in which the record has grown, or an error of the caller.
+/// Checks the size of a record before the record is read or written. Any other size than a known
+/// one is that of a newer header, in which the record has grown, or an error of the caller.
 pub(super) fn check_size<T: Record>(name: &'static str, size: usize) -> Result<(), Failure> {
     let may_be_newer = size > size_of::<T>() && size <= MAX_SIZE && size.is_multiple_of(align_of::<T>());
     if is_known::<T>(size) || may_be_newer {
@@ -128,8 +129,9 @@ pub(super) fn check_size<T: Record>(name: &'static str, size: usize) -> Result<(
     }
 }
 
-/// Refuses a size and a capacity of which only the capacity is the size of a record. The size of a
-/// newer header could be accepted, but it is far more probable that the caller has swapped them.
+/// Refuses a size and a capacity of which only the capacity is the size of a record. The size of
+/// a newer header could be accepted, but it is far more probable that the caller has swapped
+/// them.
 fn check_not_swapped<T: Record>(size: usize, capacity: usize) -> Result<(), Failure> {
     if is_known::<T>(capacity) && !is_known::<T>(size) {
         return Err(Failure::Argument(

@@ -5,7 +5,9 @@ use super::group_state::{Seen, vfp_watched_group};
 use super::holder::{coverage_slot, vfp_holder, vfp_scan_coverage};
 use super::record::{self, Slots};
 use super::root::{host, vfp_root};
-use super::status::{Failure, Outcome, VFP_NO_GROUP, VFP_OK, guard, guard_value, vfp_error, vfp_status};
+use super::status::{
+    Failure, Outcome, VFP_NO_GROUP, VFP_OK, group_argument, guard, guard_value, vfp_error, vfp_status,
+};
 use std::time::Duration;
 use vfio_probe::device::Detail;
 use vfio_probe::{GroupSnapshot, Snapshot};
@@ -107,6 +109,29 @@ pub unsafe extern "C" fn vfp_snapshot_groups(
         snapshot.groups.iter().for_each(|group| slots.push(&seen(group)));
         // SAFETY: `require` checked `out_count` above.
         Ok(unsafe { slots.finish(out_count) })
+    };
+    // SAFETY: the caller's error record, by the header's conventions.
+    unsafe { guard(out_error, call) }
+}
+
+/// Returns the state of one group of a snapshot, as vfp_snapshot_groups() does. Returns
+/// VFP_MISSING if the snapshot has no such group: it has no bound device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfp_snapshot_group(
+    snapshot: *const vfp_snapshot,
+    group: u32,
+    size: usize,
+    out_group: *mut vfp_watched_group,
+    out_error: *mut vfp_error,
+) -> vfp_status {
+    let call = || -> Outcome {
+        // SAFETY: the caller's handle, by the header's conventions.
+        let snapshot = unsafe { self::snapshot(snapshot) }?;
+        let group = group_argument(group)?;
+        // SAFETY: the caller's record, by the header's conventions.
+        let mut slot = unsafe { Slots::one(("size", size), out_group, "out_group") }?;
+        slot.push(&seen(snapshot.group(group).ok_or(Failure::NoSuchGroup(group))?));
+        Ok(VFP_OK)
     };
     // SAFETY: the caller's error record, by the header's conventions.
     unsafe { guard(out_error, call) }

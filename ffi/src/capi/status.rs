@@ -72,6 +72,8 @@ pub(super) enum Failure {
     Argument(&'static str, &'static str),
     /// An array that is NULL although the argument named second is greater than 0.
     NullArray(&'static str, &'static str),
+    /// A group that a watch or snapshot does not contain.
+    NoSuchGroup(GroupId),
     /// An option or flag of a newer header.
     Unsupported(&'static str),
     /// A file outside the root: its description and the I/O error.
@@ -156,6 +158,10 @@ fn error_of(failure: &Failure) -> vfp_error {
             let text = format_args!("{name}: must not be NULL because {counter} is greater than 0");
             error(VFP_INVALID, 0, &text)
         }
+        Failure::NoSuchGroup(group) => vfp_error {
+            group: group.0,
+            ..error(VFP_MISSING, 0, &format_args!("group {group}: no device of it is bound to a VFIO driver"))
+        },
         Failure::File(what, failed) => {
             let status = match failed.kind() {
                 std::io::ErrorKind::NotFound => VFP_MISSING,

@@ -3,9 +3,11 @@
 use super::device::{
     VFP_KIND_MDEV, VFP_KIND_PCI, VFP_KIND_VENDOR_VF, VFP_SRIOV_NONE, VFP_SRIOV_PHYSICAL, VFP_SRIOV_VIRTUAL,
 };
+use super::device_nodes::{VFP_NODE_CDEV, VFP_NODE_CONTAINER, VFP_NODE_GROUP, VFP_NODE_IOMMUFD};
 use super::group_state::{
     VFP_EVIDENCE_ENABLE, VFP_EVIDENCE_HOLDER, VFP_EVIDENCE_NODE, VFP_EVIDENCE_NONE, VFP_EVIDENCE_OPEN,
 };
+use super::hardware::{VFP_PRESENCE_LOST, VFP_PRESENCE_NOT_CHECKED, VFP_PRESENCE_PRESENT};
 use super::holder::{
     VFP_IN_POD_NO, VFP_IN_POD_UNKNOWN, VFP_IN_POD_YES, VFP_PID_NAMESPACE_FOREIGN, VFP_PID_NAMESPACE_HOST,
     VFP_PID_NAMESPACE_UNKNOWN, VFP_VIA_CDEV, VFP_VIA_DEVICE, VFP_VIA_GROUP,
@@ -77,6 +79,17 @@ const PID_NAMESPACES: &[(i32, &CStr)] = &[
     (VFP_PID_NAMESPACE_UNKNOWN, c"unknown"),
     (VFP_PID_NAMESPACE_HOST, c"host"),
     (VFP_PID_NAMESPACE_FOREIGN, c"foreign"),
+];
+const NODES: &[(i32, &CStr)] = &[
+    (VFP_NODE_CONTAINER, c"container"),
+    (VFP_NODE_GROUP, c"group"),
+    (VFP_NODE_IOMMUFD, c"iommufd"),
+    (VFP_NODE_CDEV, c"cdev"),
+];
+const PRESENCES: &[(i32, &CStr)] = &[
+    (VFP_PRESENCE_NOT_CHECKED, c"not-checked"),
+    (VFP_PRESENCE_PRESENT, c"present"),
+    (VFP_PRESENCE_LOST, c"lost"),
 ];
 const EVENTS: &[(i32, &CStr)] = &[
     (VFP_EVENT_BOUND, c"bound"),
@@ -161,15 +174,28 @@ pub extern "C" fn vfp_event_text(event: i32) -> *const c_char {
     word(EVENTS, event)
 }
 
+/// Returns the word for a VFP_NODE_*: `container`, `group`, `iommufd`, `cdev`, or `?`.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfp_node_text(node: i32) -> *const c_char {
+    word(NODES, node)
+}
+
+/// Returns the word for a VFP_PRESENCE_*: `present`, `lost`, `not-checked`, or `?`.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfp_presence_text(presence: i32) -> *const c_char {
+    word(PRESENCES, presence)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::capi::occupancy::vfp_occupancy;
-    use crate::capi::{device, group_state, holder, status};
+    use crate::capi::{device, group_state, hardware, holder, status};
     use vfio_probe::holders::Via;
     use vfio_probe::peek::Peek;
     use vfio_probe::{
-        DeviceId, ErrorKind, Event, Evidence, GroupId, InPod, Kind, Occupancy, PidNamespace, UnknownReason,
+        DeviceId, ErrorKind, Event, Evidence, GroupId, InPod, Kind, Occupancy, PidNamespace, Presence,
+        UnknownReason,
     };
 
     fn text_of(word: *const c_char) -> &'static str {
@@ -209,6 +235,9 @@ mod tests {
         }
         for via in [Via::Group, Via::Device, Via::Cdev] {
             assert_eq!(text_of(vfp_via_text(holder::via_number(via))), via.as_str());
+        }
+        for presence in [Presence::Present, Presence::Lost, Presence::NotChecked] {
+            assert_eq!(text_of(vfp_presence_text(hardware::presence_number(presence))), presence.as_str());
         }
         for in_pod in [InPod::Yes, InPod::No, InPod::Unknown] {
             assert_eq!(text_of(vfp_in_pod_text(holder::in_pod_number(in_pod))), in_pod.as_str());
@@ -256,6 +285,8 @@ mod tests {
             VIAS,
             IN_POD,
             PID_NAMESPACES,
+            NODES,
+            PRESENCES,
             EVENTS,
         ] {
             let mut numbers: Vec<i32> = table.iter().map(|(number, _)| *number).collect();
