@@ -5,8 +5,8 @@ import (
 	"strings"
 	"testing"
 
-	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
-	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
+	vfioprobe "github.com/vfio-probe/vfio-probe/go/vfioprobe"
+	"github.com/vfio-probe/vfio-probe/go/vfioprobe/internal/simnode"
 )
 
 const podUID = "0d9a1c7e-5b0a-4a57-9d3a-0123456789ab"

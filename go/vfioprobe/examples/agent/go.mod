@@ -1,10 +1,10 @@
-module github.com/vfio-probe/vfio-probe/ffi/go/examples/agent
+module github.com/vfio-probe/vfio-probe/go/vfioprobe/examples/agent
 
 go 1.25.0
 
 require (
 	github.com/prometheus/client_golang v1.24.0
-	github.com/vfio-probe/vfio-probe/ffi/go v0.0.0
+	github.com/vfio-probe/vfio-probe/go/vfioprobe v0.0.0
 )
 
 require (
@@ -18,4 +18,4 @@ require (
 	google.golang.org/protobuf v1.36.11 // indirect
 )
 
-replace github.com/vfio-probe/vfio-probe/ffi/go => ../..
+replace github.com/vfio-probe/vfio-probe/go/vfioprobe => ../..

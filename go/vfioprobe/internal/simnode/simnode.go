@@ -62,7 +62,7 @@ func Start(options ...string) *Node {
 func start(options []string, fail func(string, ...any)) (*Node, error) {
 	program := os.Getenv("VFIO_SIM_NODE")
 	if program == "" {
-		return nil, errors.New("VFIO_SIM_NODE is not set to the path of vfio-sim-node; run ffi/go/test")
+		return nil, errors.New("VFIO_SIM_NODE is not set to the path of vfio-sim-node; run go/test")
 	}
 	child := exec.Command(program, append([]string{"serve"}, options...)...)
 	child.Stderr = os.Stderr

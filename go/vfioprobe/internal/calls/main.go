@@ -12,7 +12,7 @@ import (
 	"strconv"
 	"time"
 
-	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
+	vfioprobe "github.com/vfio-probe/vfio-probe/go/vfioprobe"
 )
 
 const rounds = 5

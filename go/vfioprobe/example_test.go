@@ -7,8 +7,8 @@ import (
 	"log"
 	"time"
 
-	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
-	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
+	vfioprobe "github.com/vfio-probe/vfio-probe/go/vfioprobe"
+	"github.com/vfio-probe/vfio-probe/go/vfioprobe/internal/simnode"
 )
 
 func Example() {

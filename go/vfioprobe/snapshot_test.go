@@ -4,8 +4,8 @@ import (
 	"testing"
 	"time"
 
-	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
-	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
+	vfioprobe "github.com/vfio-probe/vfio-probe/go/vfioprobe"
+	"github.com/vfio-probe/vfio-probe/go/vfioprobe/internal/simnode"
 )
 
 func groupOf(t *testing.T, snapshot vfioprobe.Snapshot, id vfioprobe.GroupID) vfioprobe.GroupSnapshot {

@@ -6,7 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
+	vfioprobe "github.com/vfio-probe/vfio-probe/go/vfioprobe"
 )
 
 var (

@@ -9,7 +9,7 @@ import (
 	"os"
 	"slices"
 
-	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
+	vfioprobe "github.com/vfio-probe/vfio-probe/go/vfioprobe"
 )
 
 // object is a JSON object; nil is null.

@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
-	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
+	vfioprobe "github.com/vfio-probe/vfio-probe/go/vfioprobe"
+	"github.com/vfio-probe/vfio-probe/go/vfioprobe/internal/simnode"
 )
 
 // probes are the methods that probe.

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
-	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
+	vfioprobe "github.com/vfio-probe/vfio-probe/go/vfioprobe"
+	"github.com/vfio-probe/vfio-probe/go/vfioprobe/internal/simnode"
 )
 
 // quick has a short interval, for tests of changes that the timer finds.

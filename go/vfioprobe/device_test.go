@@ -8,8 +8,8 @@ import (
 	"syscall"
 	"testing"
 
-	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
-	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
+	vfioprobe "github.com/vfio-probe/vfio-probe/go/vfioprobe"
+	"github.com/vfio-probe/vfio-probe/go/vfioprobe/internal/simnode"
 )
 
 const uuid = "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab"

@@ -4,7 +4,7 @@ import (
 	"regexp"
 	"testing"
 
-	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
+	vfioprobe "github.com/vfio-probe/vfio-probe/go/vfioprobe"
 )
 
 func TestVersionAndABIAreReported(t *testing.T) {

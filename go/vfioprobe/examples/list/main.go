@@ -7,7 +7,7 @@ import (
 	"log"
 	"os"
 
-	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
+	vfioprobe "github.com/vfio-probe/vfio-probe/go/vfioprobe"
 )
 
 func main() {

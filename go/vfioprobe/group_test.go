@@ -8,8 +8,8 @@ import (
 	"syscall"
 	"testing"
 
-	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
-	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
+	vfioprobe "github.com/vfio-probe/vfio-probe/go/vfioprobe"
+	"github.com/vfio-probe/vfio-probe/go/vfioprobe/internal/simnode"
 )
 
 func TestHostDriverMakesGroupNotViable(t *testing.T) {

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"testing"
 
-	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
+	vfioprobe "github.com/vfio-probe/vfio-probe/go/vfioprobe"
 )
 
 func TestNamesComeFromPciIDs(t *testing.T) {

@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	vfioprobe "github.com/vfio-probe/vfio-probe/ffi/go"
-	"github.com/vfio-probe/vfio-probe/ffi/go/internal/simnode"
+	vfioprobe "github.com/vfio-probe/vfio-probe/go/vfioprobe"
+	"github.com/vfio-probe/vfio-probe/go/vfioprobe/internal/simnode"
 )
 
 // TestMain runs the agent if a test started this program as the agent.
@@ -37,7 +37,7 @@ type agent struct {
 func start(tb testing.TB, arguments ...string) agent {
 	tb.Helper()
 	child := exec.Command(os.Args[0], append([]string{"-listen", "127.0.0.1:0"}, arguments...)...)
-	// ffi/go/test sets it to the static program.
+	// go/test sets it to the static program.
 	if program := os.Getenv("VFIO_PROBE_AGENT"); program != "" {
 		child.Path = program
 	}
