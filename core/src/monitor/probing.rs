@@ -10,6 +10,7 @@ use crate::peek::Peek;
 use crate::prober::{Done, ProbeResult, Request};
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -17,6 +18,8 @@ use std::time::Instant;
 pub(super) struct Results {
     arrived: Mutex<Vec<ProbeResult>>,
     signal: OwnedFd,
+    /// The signal was sent without a result.
+    woken: AtomicBool,
 }
 
 impl Results {
@@ -25,7 +28,7 @@ impl Results {
     pub(super) fn new() -> Result<Self> {
         let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| Error::system(errno, "eventfd"))?;
-        Ok(Self { arrived: Mutex::default(), signal })
+        Ok(Self { arrived: Mutex::default(), signal, woken: AtomicBool::new(false) })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -37,14 +40,18 @@ impl Results {
     fn add(&self, result: ProbeResult, more: bool) {
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner).push(result);
         if !more {
-            // This fails only after 2^64 - 2 signals that were not read.
-            let _ = rustix::io::write(&self.signal, &1_u64.to_ne_bytes());
+            self.send();
         }
+    }
+
+    fn send(&self) {
+        // This fails only after 2^64 - 2 signals that were not read.
+        let _ = rustix::io::write(&self.signal, &1_u64.to_ne_bytes());
     }
 
     fn take(&self) -> Vec<ProbeResult> {
         let arrived = std::mem::take(&mut *self.arrived.lock().unwrap_or_else(PoisonError::into_inner));
-        if !arrived.is_empty() {
+        if self.woken.swap(false, Ordering::Relaxed) || !arrived.is_empty() {
             // The read clears the eventfd. It fails with EAGAIN if the signal is still to come.
             let _ = rustix::io::read(&self.signal, &mut [0_u8; 8]);
         }
@@ -74,6 +81,25 @@ impl Monitor {
                 self.record_result(index, Occupancy::Unknown(UnknownReason::TimedOut), now, changes);
             }
         }
+        self.report_unknown(changes);
+    }
+
+    /// Reports each new group that was observed and stayed unknown, because it has had no change yet.
+    fn report_unknown(&mut self, changes: &mut Vec<Change>) {
+        let paused = self.paused;
+        let is_due = |group: &&mut Group| group.watched && !group.reported && group.probe_since.is_none();
+        for group in self.groups.iter_mut().filter(|_| !paused).filter(is_due) {
+            group.reported = true;
+            if group.state.occupancy == Occupancy::Unknown(UnknownReason::NotProbed) {
+                changes.push(Change::Changed(group.id));
+            }
+        }
+    }
+
+    /// Makes [`Monitor::results_fd`] readable until the next [`Monitor::collect`].
+    pub(crate) fn wake(&self) {
+        self.results.woken.store(true, Ordering::Relaxed);
+        self.results.send();
     }
 
     /// Peeks at the groups and starts the probes that are wanted.
@@ -93,6 +119,7 @@ impl Monitor {
                 refused.for_each(|group| group.probe_since = None);
             });
         }
+        self.report_unknown(changes);
     }
 
     /// Peeks at one group. Returns a request if only a probe can decide.
@@ -198,7 +225,7 @@ fn change_between(group: GroupId, before: Occupancy, after: Occupancy) -> Option
     match (before, after) {
         (before, after) if before == after => None,
         (_, Occupancy::Held) => Some(Change::Held(group)),
-        (Occupancy::Held, Occupancy::Free) => Some(Change::Freed(group)),
+        (_, Occupancy::Free) => Some(Change::Freed(group)),
         _ => Some(Change::Changed(group)),
     }
 }
