@@ -26,7 +26,7 @@ func (w *Watch) Next(ctx context.Context) (Event, error) {
 	if err := w.readNews(ctx, &got); err != nil {
 		return noEvent, err
 	}
-	return got.event, got.err
+	return got.event, got.failure()
 }
 
 // Events returns an iterator that waits for events and yields them. The iteration ends only when the context of the watch
@@ -46,7 +46,7 @@ func (w *Watch) Events() iter.Seq2[Event, error] {
 		defer w.handle.inbox.leave()
 		for {
 			got := news{event: noEvent}
-			if w.readNews(context.Background(), &got) != nil || !yield(got.event, got.err) {
+			if w.readNews(context.Background(), &got) != nil || !yield(got.event, got.failure()) {
 				return
 			}
 		}
@@ -60,6 +60,14 @@ var noEvent = Event{Group: NoGroup}
 type news struct {
 	event Event
 	err   *Error
+}
+
+// failure returns the failed pass, or nil. A nil *Error in an error is not nil.
+func (n news) failure() error {
+	if n.err == nil {
+		return nil
+	}
+	return n.err
 }
 
 // maxQueued limits the events that are kept for Next during a WaitFor.
@@ -217,7 +225,11 @@ func (h *watchHandle) take(fd int) (news, bool) {
 		case status < 0:
 			return news{noEvent, failure(&failed)}, true
 		case status != C.VFP_NO_EVENT:
-			return news{event: Event{EventKind(record.kind), text(record.device[:]), GroupID(record.group)}}, true
+			event := Event{EventKind(record.kind), text(record.device[:]), GroupID(record.group)}
+			if event.Kind == EventReady {
+				h.ready.Store(true)
+			}
+			return news{event: event}, true
 		// The poller is edge-triggered: it reports only that the descriptor became readable.
 		case pass == maxPasses || !readable(fd):
 			return news{}, false
