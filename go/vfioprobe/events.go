@@ -27,7 +27,7 @@ const (
 	EventRescan EventKind = C.VFP_EVENT_RESCAN
 	// EventReady means that the watch has read everything once. It comes once, after the events of the devices and groups
 	// that the watch found. Without an event before it, no device is bound.
-	EventReady EventKind = 7
+	EventReady EventKind = C.VFP_EVENT_READY
 )
 
 // Event is an event of a [Watch].

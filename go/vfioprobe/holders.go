@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
+	"time"
 	"unsafe"
 )
 
@@ -64,6 +65,11 @@ type Holder struct {
 	// Command is the command name (/proc/PID/comm), at most 15 characters. The process can change it. Characters other
 	// than printable ASCII are replaced by "?".
 	Command string `json:"command"`
+	// Started is the start time, exact to a second, or the zero Time if it is not known. It follows changes of the host's
+	// clock; StartTime does not.
+	Started time.Time `json:"started"`
+	// UID is the effective user id of the process, or [NoUID] if it could not be read.
+	UID uint32 `json:"uid"`
 	// Via is the kind of descriptor.
 	Via Via `json:"via"`
 	// InPod reports whether the process is in a pod.
@@ -81,6 +87,17 @@ func (h Holder) String() string {
 		text += ", pod " + h.PodUID
 	}
 	return text
+}
+
+// NoUID stands for an unknown user id.
+const NoUID uint32 = C.VFP_NO_UID
+
+// started returns the time for seconds since 1970, or the zero Time for -1.
+func started(seconds int64) time.Time {
+	if seconds < 0 {
+		return time.Time{}
+	}
+	return time.Unix(seconds, 0).UTC()
 }
 
 // ScanCoverage is the coverage of a scan for holders. The list of holders may be incomplete: see [ScanCoverage.Complete].
@@ -155,6 +172,8 @@ func (h *Holders) take(records []C.vfp_holder) {
 			PID:         int(record.pid),
 			StartTime:   uint64(record.start_time),
 			Command:     text(record.command[:]),
+			Started:     started(int64(record.started)),
+			UID:         uint32(record.uid),
 			Via:         Via(record.via),
 			InPod:       InPod(record.in_pod),
 			PodUID:      text(record.pod_uid[:]),

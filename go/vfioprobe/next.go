@@ -225,11 +225,7 @@ func (h *watchHandle) take(fd int) (news, bool) {
 		case status < 0:
 			return news{noEvent, failure(&failed)}, true
 		case status != C.VFP_NO_EVENT:
-			event := Event{EventKind(record.kind), text(record.device[:]), GroupID(record.group)}
-			if event.Kind == EventReady {
-				h.ready.Store(true)
-			}
-			return news{event: event}, true
+			return news{event: Event{EventKind(record.kind), text(record.device[:]), GroupID(record.group)}}, true
 		// The poller is edge-triggered: it reports only that the descriptor became readable.
 		case pass == maxPasses || !readable(fd):
 			return news{}, false

@@ -14,7 +14,6 @@ import (
 	"os"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -53,7 +52,6 @@ type watchHandle struct {
 	// Closes inbox.ended.
 	ending sync.Once
 	inbox  inbox
-	ready  atomic.Bool
 }
 
 // closing serializes the closes of watches. The close of an inotify instance blocks a thread for about ten milliseconds,

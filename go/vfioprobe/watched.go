@@ -1,6 +1,8 @@
 package vfioprobe
 
 // #include "vfio_probe.h"
+// #cgo noescape vfp_watch_is_ready
+// #cgo nocallback vfp_watch_is_ready
 // #cgo noescape vfp_watch_groups
 // #cgo nocallback vfp_watch_groups
 // #cgo noescape vfp_watch_devices
@@ -105,7 +107,7 @@ func (w *Watch) Ready() bool {
 		return false
 	}
 	defer h.release()
-	return h.ready.Load()
+	return C.vfp_watch_is_ready(h.c) > 0
 }
 
 func watched(from *C.vfp_watched_group) WatchedGroup {

@@ -36,6 +36,12 @@ var (
 		EventBound: "bound", EventUnbound: "unbound", EventHeld: "held", EventFreed: "freed",
 		EventChanged: "changed", EventRescan: "rescan", EventReady: "ready",
 	}
+	presenceWords = map[Presence]string{
+		PresenceNotChecked: "not-checked", PresencePresent: "present", PresenceLost: "lost",
+	}
+	nodeWords = map[NodeKind]string{
+		NodeContainer: "container", NodeGroup: "group", NodeIOMMUFD: "iommufd", NodeCdev: "cdev",
+	}
 	errorWords = map[ErrorKind]string{
 		ErrorInvalid: "invalid", ErrorMissing: "missing", ErrorDenied: "denied", ErrorMalformed: "malformed",
 		ErrorTooLong: "too-long", ErrorSystem: "system", ErrorPanic: "panic", ErrorUnsupported: "unsupported",
@@ -171,3 +177,21 @@ func (k ErrorKind) MarshalText() ([]byte, error) { return []byte(k.String()), ni
 
 // UnmarshalText reads a text of String. The error is [ErrInvalid] for any other text.
 func (k *ErrorKind) UnmarshalText(text []byte) error { return parse(errorWords, "ErrorKind", text, k) }
+
+// String returns "present", "lost" or "not-checked".
+func (p Presence) String() string { return word(presenceWords, "Presence", p) }
+
+// MarshalText returns the text of String.
+func (p Presence) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads a text of String. The error is [ErrInvalid] for any other text.
+func (p *Presence) UnmarshalText(text []byte) error { return parse(presenceWords, "Presence", text, p) }
+
+// String returns "container", "group", "iommufd" or "cdev".
+func (k NodeKind) String() string { return word(nodeWords, "NodeKind", k) }
+
+// MarshalText returns the text of String.
+func (k NodeKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads a text of String. The error is [ErrInvalid] for any other text.
+func (k *NodeKind) UnmarshalText(text []byte) error { return parse(nodeWords, "NodeKind", text, k) }

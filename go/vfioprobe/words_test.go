@@ -45,6 +45,8 @@ var enumerations = map[string]enumeration{
 	"Evidence":      {around(evidenceWords), ctext.Evidence},
 	"Peek":          {around(peekWords), ctext.Peek},
 	"EventKind":     {around(eventWords), ctext.Event},
+	"Presence":      {around(presenceWords), ctext.Presence},
+	"NodeKind":      {around(nodeWords), ctext.Node},
 	"ErrorKind":     {around(errorWords), ctext.Status},
 }
 

@@ -38,3 +38,9 @@ func Event(value int32) string { return C.GoString(C.vfp_event_text(C.int32_t(va
 
 // Status calls vfp_status_text.
 func Status(value int32) string { return C.GoString(C.vfp_status_text(C.int32_t(value))) }
+
+// Presence calls vfp_presence_text.
+func Presence(value int32) string { return C.GoString(C.vfp_presence_text(C.int32_t(value))) }
+
+// Node calls vfp_node_text.
+func Node(value int32) string { return C.GoString(C.vfp_node_text(C.int32_t(value))) }

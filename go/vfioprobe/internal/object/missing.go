@@ -1,6 +1,6 @@
 // Written by scripts/xtask go-objects.
 
-//go:build cgo && !(linux && (amd64))
+//go:build cgo && !(linux && amd64)
 
 package object
 
