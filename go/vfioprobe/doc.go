@@ -39,8 +39,9 @@
 //
 // # Linking
 //
-// By default pkg-config module vfio-probe selects the shared library. The build tag vfio_probe_static selects
-// vfio-probe-static, which links the library into the program. To build a program that needs no shared library at all:
+// The package carries the C library as an object for linux/amd64 with glibc, which is linked into the program. With the build
+// tag vfio_probe_system the program uses the installed shared library instead (pkg-config module vfio-probe), and with
+// vfio_probe_static the installed static library (vfio-probe-static). To build a program that needs no shared library at all:
 //
-//	go build -tags vfio_probe_static,netgo,osusergo -ldflags '-linkmode external -extldflags -static'
+//	go build -tags netgo,osusergo -ldflags '-linkmode external -extldflags -static'
 package vfioprobe

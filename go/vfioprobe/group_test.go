@@ -83,7 +83,8 @@ func TestMissingGroupIsErrNotExist(t *testing.T) {
 	_, members := root.Members(999)
 	_, peek := root.Peek(999)
 	_, none := root.Peek(vfioprobe.NoGroup)
-	for _, err := range []error{group, members, peek, none} {
+	isAll(t, none, vfioprobe.ErrInvalid)
+	for _, err := range []error{group, members, peek} {
 		isAll(t, err, os.ErrNotExist)
 		if _, ok := err.(*vfioprobe.Error); !ok || !strings.HasPrefix(err.Error(), "vfio-probe: group ") {
 			t.Errorf("%T %v", err, err)

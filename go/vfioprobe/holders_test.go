@@ -2,8 +2,10 @@ package vfioprobe_test
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	vfioprobe "github.com/vfio-probe/vfio-probe/go/vfioprobe"
 	"github.com/vfio-probe/vfio-probe/go/vfioprobe/internal/simnode"
@@ -25,7 +27,8 @@ func TestHoldersNameProcessPodAndContainer(t *testing.T) {
 			t.Errorf("%+v", holder)
 		}
 		equal(t, "text", holder.String(), fmt.Sprintf("pid %d (qemu-system-x86), pod %s", pid, podUID))
-		holder.StartTime, holder.Group = 0, 0
+		equal(t, "user", holder.UID, uint32(os.Geteuid()))
+		holder.StartTime, holder.Group, holder.Started, holder.UID = 0, 0, time.Time{}, 0
 		equal(t, "holder", holder, vfioprobe.Holder{
 			PID: pid, Command: "qemu-system-x86", Via: vfioprobe.ViaGroup, InPod: vfioprobe.InPodYes, PodUID: podUID,
 			ContainerID: containerID,

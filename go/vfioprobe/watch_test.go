@@ -265,6 +265,7 @@ func TestSecondLoopContinuesWithQueuedEvents(t *testing.T) {
 func TestGoroutinesShareAWatch(t *testing.T) {
 	node, root := eightGPUs(t)
 	watch := watch(t, root, vfioprobe.WatchOptions{Interval: time.Millisecond})
+	until(t, watch, ready)
 	var all sync.WaitGroup
 	var held, freed atomic.Int64
 	for range 4 {

@@ -105,11 +105,12 @@ fn object(context: &Context, target: &Target) -> Result<PathBuf> {
 
 /// Returns missing.go, which names the cause where the package has no object.
 fn missing(architectures: &[String]) -> String {
+    let any = architectures.join(" || ");
+    let any = if architectures.len() == 1 { any } else { format!("({any})") };
     format!(
-        "// Written by scripts/xtask go-objects.\n\n//go:build cgo && !(linux && ({}))\n\npackage object\n\n\
+        "//go:build cgo && !(linux && {any})\n\n// Written by scripts/xtask go-objects.\n\npackage object\n\n\
          // The compiler's error contains this name.\n\
-         var _ = vfioprobe_has_no_object_for_this_target__install_the_C_library_and_build_with_tags_vfio_probe_system\n",
-        architectures.join(" || ")
+         var _ = vfioprobe_has_no_object_for_this_target__install_the_C_library_and_build_with_tags_vfio_probe_system\n"
     )
 }
 

@@ -1,4 +1,4 @@
-package object
+package vfioprobe
 
 import (
 	"crypto/sha256"
@@ -13,7 +13,7 @@ const rebuild = "scripts/xtask go-objects builds the objects again from the sour
 
 // objects.txt has a line for each object: the name, the SHA-256 sum and the size.
 func TestObjectsHaveTheRecordedSums(t *testing.T) {
-	list, err := os.ReadFile("objects.txt")
+	list, err := os.ReadFile("internal/object/objects.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +23,7 @@ func TestObjectsHaveTheRecordedSums(t *testing.T) {
 			recorded[words[0]] = words[1]
 		}
 	}
-	files, err := filepath.Glob("*.syso")
+	files, err := filepath.Glob("internal/object/*.syso")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,8 +36,8 @@ func TestObjectsHaveTheRecordedSums(t *testing.T) {
 			t.Fatal(err)
 		}
 		sum := sha256.Sum256(content)
-		if got := hex.EncodeToString(sum[:]); got != recorded[file] {
-			t.Errorf("%s has the SHA-256 sum %s, objects.txt says %s; %s", file, got, recorded[file], rebuild)
+		if got := hex.EncodeToString(sum[:]); got != recorded[filepath.Base(file)] {
+			t.Errorf("%s has the SHA-256 sum %s, objects.txt says %s; %s", file, got, recorded[filepath.Base(file)], rebuild)
 		}
 	}
 }
