@@ -13,8 +13,8 @@ use crate::scratch::Scratch;
 use crate::suite::Suite;
 use crate::{Result, process};
 
-/// The newest that Go 1.24 modules need.
-const STATICCHECK: &str = "latest";
+/// The version of staticcheck.
+const STATICCHECK: &str = "v0.8.2";
 /// The example with a module of its own.
 const AGENT: &str = "go/vfioprobe/examples/agent";
 /// Flags of a build that needs no shared library.

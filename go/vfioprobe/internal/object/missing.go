@@ -1,6 +1,6 @@
-// Written by scripts/xtask go-objects.
-
 //go:build cgo && !(linux && amd64)
+
+// Written by scripts/xtask go-objects.
 
 package object
 
