@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use xtask::context::Context;
 use xtask::release::{self, artefacts, versions};
 use xtask::suites::{
-    cargo, cdi, chart, ci, command_line_files, conformance, dependencies, fuzz, go, image, kubelets, lints,
-    monitoring, packages, python, readme, rust_api,
+    cargo, cdi, chart, ci, command_line_files, conformance, dependencies, fuzz, go, go_objects, image,
+    kubelets, lints, monitoring, packages, python, readme, rust_api,
 };
 use xtask::{Result, process, verify, vm};
 
@@ -23,7 +23,8 @@ const TASKS: &[(&str, &str, Task)] = &[
     ("verify", "run every test of the project (./verify)", Task::Program(verify::verify)),
     ("ci", "run ./verify, and the VM tests on a built kernel (.ci/run)", Task::Suite(ci::ci)),
     ("c", "test the C library (ffi/test)", Task::Suite(cargo::c)),
-    ("go", "test the Go package (ffi/go/test)", Task::Suite(go::go)),
+    ("go", "test the Go package (go/test)", Task::Suite(go::go)),
+    ("go-objects", "build the objects of the Go package [TARGET]...", Task::Suite(go_objects::build)),
     ("python", "test the Python module (python/test)", Task::Suite(python::python)),
     ("conformance", "compare the languages (tests/conformance/run)", Task::Suite(conformance::conformance)),
     ("cost", "measure calls in all languages (tests/conformance/cost)", Task::Suite(conformance::cost)),

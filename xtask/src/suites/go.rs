@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::go_objects::{self, PACKAGE};
 use crate::context::Context;
 use crate::log::{Log, ensure};
 use crate::node::{Node, number};
@@ -12,10 +13,10 @@ use crate::scratch::Scratch;
 use crate::suite::Suite;
 use crate::{Result, process};
 
-/// The Go package.
-const PACKAGE: &str = "ffi/go";
+/// The version of staticcheck.
+const STATICCHECK: &str = "v0.8.2";
 /// The example with a module of its own.
-const AGENT: &str = "ffi/go/examples/agent";
+const AGENT: &str = "go/vfioprobe/examples/agent";
 /// Flags of a build that needs no shared library.
 pub(crate) const STATIC: [&str; 2] = ["-tags", "vfio_probe_static,netgo,osusergo"];
 const STATIC_LIBRARY: [&str; 2] = ["-tags", "vfio_probe_static"];
@@ -44,10 +45,35 @@ pub fn go(context: &mut Context, _: &[String]) -> Result<bool> {
     suite.check("format", |log| is_formatted(context, &gofmt, &context.top.join(PACKAGE), log));
     suite.check("modules", |log| each_module(context, log, &["mod", "tidy", "-diff"], &[]));
     suite.check("vet", |log| each_module(context, log, &["vet"], &["./..."]));
+    suite.check("objects are of these sources", |log| go_objects::are_current(context, log));
+    suite.check("objects have the header's functions only", |log| go_objects::has_header_only(context, log));
+    suite.check("objects are reproducible", |log| go_objects::is_reproducible(context, log));
+    suite.check("go get from a proxy directory", |log| from_a_proxy(context, &work, log));
+    suite.check("staticcheck", |log| {
+        let staticcheck =
+            context.go_tool("honnef.co/go/tools/cmd/staticcheck", STATICCHECK)?.join("staticcheck");
+        log.run(context.command(staticcheck).arg("./...").current_dir(context.top.join(PACKAGE)))
+    });
     suite.check("vet, static", |log| {
         each_module(context, log, &["vet", "-tags", "vfio_probe_static"], &["./..."])
     });
     suite.count("tests", command(context, PACKAGE, &[&tests[..], &["-race", "./..."]]));
+    // The shared library, by pkg-config.
+    suite.count(
+        "tests, shared library",
+        command(context, PACKAGE, &[&tests, &["-tags", "vfio_probe_system", "."]]),
+    );
+    suite.count(
+        "fuzz of texts",
+        command(
+            context,
+            PACKAGE,
+            &[
+                &["test", "-v", "-run", "^FuzzUnmarshalText$", "-fuzz", "^FuzzUnmarshalText$"],
+                &["-fuzztime", "3s", "."],
+            ],
+        ),
+    );
     // Without LD_LIBRARY_PATH, because the shared library must not be needed.
     let mut static_tests = command(context, PACKAGE, &[&tests, &STATIC_LIBRARY, &["./..."]]);
     static_tests.env_remove("LD_LIBRARY_PATH");
@@ -131,7 +157,7 @@ fn without_cgo(context: &Context, log: &mut Log) -> Result {
     let text = fails_to_build(log, command(context, PACKAGE, &[]).env("CGO_ENABLED", "0"))?;
     let errors: Vec<&str> = text.lines().filter(|line| line.contains(".go:")).collect();
     ensure(
-        errors.len() == 1 && text.contains("needs_cgo__install_a_C_compiler"),
+        errors.len() == 1 && text.contains("needs_cgo__install_a_C_compiler__"),
         "this is not one error that names cgo",
     )
 }
@@ -139,6 +165,7 @@ fn without_cgo(context: &Context, log: &mut Log) -> Result {
 /// docs/go.md explains this error by a text in it.
 fn without_library(context: &Context, log: &mut Log) -> Result {
     let mut build = command(context, PACKAGE, &[]);
+    build.env("GOFLAGS", "-mod=readonly -tags=vfio_probe_system");
     // Go does not ask pkg-config for a package in its build cache. With these flags none is: no build with them succeeds.
     build.env("CGO_CFLAGS", "-DVFIO_PROBE_WITHOUT_LIBRARY");
     let text = fails_to_build(
@@ -161,7 +188,7 @@ fn documented_program(context: &Context, gofmt: &Path, work: &Scratch, root: &Pa
     process::make_directory(&directory)?;
     let program = super::readme::code_block(&process::read(&context.top.join("docs/go.md"))?, "go")?;
     process::write(&directory.join("main.go"), program)?;
-    let module = "github.com/vfio-probe/vfio-probe/ffi/go";
+    let module = "github.com/vfio-probe/vfio-probe/go/vfioprobe";
     let here = context.top.join(PACKAGE);
     let text = format!(
         "module documented\n\ngo 1.24\n\nrequire {module} v0.0.0\n\nreplace {module} => {}\n",
@@ -176,6 +203,52 @@ fn documented_program(context: &Context, gofmt: &Path, work: &Scratch, root: &Pa
         "no line says that the first GPU is held",
     )
 }
+
+/// Serves the module as a proxy would, from a directory, and builds the program of docs/go.md with `go get` alone, in an
+/// environment without variables of ours.
+fn from_a_proxy(context: &Context, work: &Scratch, log: &mut Log) -> Result {
+    let version = format!("v{}", context.version()?);
+    let module = format!("github.com/vfio-probe/vfio-probe/{PACKAGE}");
+    let proxy = work.join("proxy");
+    let versions = proxy.join(&module).join("@v");
+    process::make_directory(&versions)?;
+    process::write(&versions.join("list"), format!("{version}\n"))?;
+    process::write(&versions.join(format!("{version}.info")), format!("{{\"Version\":\"{version}\"}}"))?;
+    process::write(
+        &versions.join(format!("{version}.mod")),
+        process::read(&context.top.join(PACKAGE).join("go.mod"))?,
+    )?;
+    let mut zip = context.command("python3");
+    zip.args(["-c", ZIP]).arg(context.top.join(PACKAGE)).arg(versions.join(format!("{version}.zip")));
+    log.run(zip.arg(format!("{module}@{version}")))?;
+    let (home, directory) = (work.join("home"), work.join("reader"));
+    process::make_directory(&home)?;
+    process::make_directory(&directory)?;
+    let program = super::readme::code_block(&process::read(&context.top.join("docs/go.md"))?, "go")?;
+    process::write(&directory.join("main.go"), program)?;
+    let cache = process::output(context.command("go").args(["env", "GOCACHE"]))?;
+    for arguments in
+        [&["mod", "init", "example.test/agent"][..], &["get", &module], &["build", "-o", "agent", "."]]
+    {
+        let mut go = context.command("go");
+        go.env_clear().env("PATH", context.get("PATH").unwrap_or_default()).env("HOME", &home);
+        go.env("GOCACHE", &cache).env("GOFLAGS", "-modcacherw").env("GONOSUMDB", "*");
+        go.env("GOPROXY", format!("file://{}", proxy.display()));
+        log.run(go.current_dir(&directory).args(arguments))?;
+    }
+    log.run(context.command(directory.join("agent")).env_remove("LD_LIBRARY_PATH").arg("/"))
+}
+
+/// Packs a module as the go command does: its files below MODULE@VERSION, without modules in it.
+const ZIP: &str = "import os, sys, zipfile
+top, file, prefix = sys.argv[1:]
+with zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED) as archive:
+    for directory, names, files in os.walk(top):
+        names[:] = [name for name in names if not os.path.exists(os.path.join(directory, name, 'go.mod'))]
+        for name in files:
+            path = os.path.join(directory, name)
+            archive.write(path, prefix + '/' + os.path.relpath(path, top))
+";
 
 /// Checks the output of the example: one line for each device, and the first device is held.
 fn lists(log: &mut Log, program: &mut Command, root: &Path, vm: u32) -> Result {

@@ -10,6 +10,7 @@ pub mod conformance;
 pub mod dependencies;
 pub mod fuzz;
 pub mod go;
+pub mod go_objects;
 pub mod image;
 pub mod kubelets;
 pub mod lints;

@@ -1,6 +1,0 @@
-//go:build !vfio_probe_static
-
-package vfioprobe
-
-// #cgo pkg-config: vfio-probe
-import "C"
