@@ -69,7 +69,7 @@ pub unsafe extern "C" fn vfp_names(
             }),
             Some(path) => names::open(Some(path))
                 .and_then(|mut file| names::find(&mut file, &wanted, &mut record))
-                .map_err(|error| Failure::File("pci.ids", error))?,
+                .map_err(|error| Failure::File("pci.ids", path.into(), error))?,
         }
         found.iter().for_each(|name| slots.push(name));
         Ok(VFP_OK)

@@ -3,7 +3,10 @@
 use super::text;
 use std::ffi::c_char;
 use std::fmt::Display;
+use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use vfio_probe::error::errno_text;
 use vfio_probe::{Error, ErrorKind, GroupId};
 
 /// The result of a function: 0 or greater on success, negative on failure; `out_error` then
@@ -76,8 +79,8 @@ pub(super) enum Failure {
     NoSuchGroup(GroupId),
     /// An option or flag of a newer header.
     Unsupported(&'static str),
-    /// A file outside the root: its description and the I/O error.
-    File(&'static str, std::io::Error),
+    /// A file outside the root: its description, its path and the I/O error.
+    File(&'static str, PathBuf, std::io::Error),
 }
 
 impl From<Error> for Failure {
@@ -162,14 +165,16 @@ fn error_of(failure: &Failure) -> vfp_error {
             group: group.0,
             ..error(VFP_MISSING, 0, &format_args!("group {group}: no device of it is bound to a VFIO driver"))
         },
-        Failure::File(what, failed) => {
+        Failure::File(what, path, failed) => {
             let status = match failed.kind() {
                 std::io::ErrorKind::NotFound => VFP_MISSING,
                 std::io::ErrorKind::PermissionDenied => VFP_DENIED,
                 std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => VFP_MALFORMED,
                 _ => VFP_SYSTEM,
             };
-            error(status, failed.raw_os_error().unwrap_or(0), &format_args!("{what}: {failed}"))
+            let (errno, path) = (failed.raw_os_error(), text::escaped(path.as_os_str().as_bytes()));
+            let reason = errno.map_or_else(|| failed.to_string(), errno_text);
+            error(status, errno.unwrap_or(0), &format_args!("{what} {path}: {reason}"))
         }
         Failure::Unsupported(what) => error(
             VFP_UNSUPPORTED,

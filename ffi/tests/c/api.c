@@ -4,7 +4,9 @@
 #include "node.h"
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdint.h>
+#include <time.h>
 
 static struct node node;
 static vfp_root *root;
@@ -33,6 +35,13 @@ static int32_t peeked(uint32_t group) {
 static void library_matches_the_header(void) {
     CHECK(vfp_abi() == VFP_ABI);
     CHECK_TEXT(vfp_version(), getenv("EXPECTED_VERSION") ? getenv("EXPECTED_VERSION") : "(EXPECTED_VERSION is not set)");
+}
+
+static void header_has_the_version_of_the_library(void) {
+    char version[64];
+    snprintf(version, sizeof version, "%d.%d.%d", VFP_VERSION_MAJOR, VFP_VERSION_MINOR, VFP_VERSION_PATCH);
+    CHECK_TEXT(version, VFP_VERSION_STRING);
+    CHECK_TEXT(vfp_version(), VFP_VERSION_STRING);
 }
 
 static void scan_counts_devices_beyond_the_capacity(void) {
@@ -202,6 +211,8 @@ static void holder_is_reported_with_its_pod(void) {
     CHECK(count == 1 && coverage.processes == 2 && coverage.unreadable == 0 && coverage.unattributed == 0);
     CHECK(coverage.unsearched == 0 && coverage.pid_namespace == VFP_PID_NAMESPACE_HOST && coverage.complete == 1);
     CHECK(holders[0].group == 52 && (long)holders[0].pid == vm && holders[0].start_time > 0);
+    /* The VM is a process of this user, which started after this test program's build. */
+    CHECK(holders[0].uid == (uint32_t)geteuid() && holders[0].started > 1700000000 && holders[0].started <= (int64_t)time(NULL));
     CHECK(holders[0].via == VFP_VIA_GROUP);
     CHECK(holders[0].in_pod == VFP_IN_POD_YES);
     CHECK_TEXT(holders[0].command, "qemu-system-x86");
@@ -220,12 +231,83 @@ static void coverage_reports_a_foreign_pid_namespace(void) {
     CHECK(count == 0 && coverage.unreadable == 0);
     CHECK(coverage.pid_namespace == VFP_PID_NAMESPACE_FOREIGN && coverage.complete == 0);
     CHECK_TEXT(vfp_pid_namespace_text(coverage.pid_namespace), "foreign");
-    /* A program built with an older header receives the fields that it knows. */
-    memset(&coverage, 0xee, sizeof coverage);
-    CHECK(vfp_holders(root, &group, 1, sizeof(vfp_holder), 0, NULL, &count, 12, &coverage, NULL) == VFP_OK);
-    CHECK(coverage.unattributed == 0 && coverage.unsearched == 0xeeeeeeee);
     node_do(&node, "{\"delete\":{\"path\":\"proc/1/ns/pid\"}}");
     node_do(&node, "{\"link\":{\"path\":\"proc/1/ns/pid\",\"target\":\"pid:[4026531836]\"}}");
+}
+
+/* The same group many times: each holder is reported once. */
+static void repeated_groups_report_a_holder_once(void) {
+    enum { MANY = 100000 };
+    static uint32_t groups[MANY];
+    vfp_holder holders[4];
+    size_t count = 0, index;
+    long vm = node_start_vm(&node, "0000:3d:00.0", 0);
+    for (index = 0; index < MANY; index++) groups[index] = 52;
+    CHECK(vfp_holders(root, groups, MANY, VFP_ARRAY(holders), &count, 0, NULL, NULL) == VFP_OK);
+    CHECK(count == 1 && (long)holders[0].pid == vm);
+    node_kill_vm(&node, vm);
+}
+
+static void device_nodes_of_both_modes_are_listed(void) {
+    struct node other = node_start("--cdevs");
+    vfp_root *there = NULL;
+    vfp_device_node nodes[8];
+    size_t count = 0;
+    node_do(&other, "{\"add_gpu\":{\"address\":\"0000:1b:00.0\",\"group\":51,\"numa_node\":0}}");
+    CHECK(vfp_root_open(other.root, &there, NULL) == VFP_OK);
+    CHECK(vfp_device_nodes(there, 51, VFP_ARRAY(nodes), &count, NULL) == VFP_OK && count == 4);
+    CHECK(nodes[0].kind == VFP_NODE_CONTAINER && nodes[1].kind == VFP_NODE_GROUP);
+    CHECK(nodes[2].kind == VFP_NODE_IOMMUFD && nodes[3].kind == VFP_NODE_CDEV);
+    CHECK_TEXT(nodes[0].path, "vfio/vfio");
+    CHECK_TEXT(nodes[1].path, "vfio/51");
+    CHECK_TEXT(nodes[2].path, "iommu");
+    CHECK_TEXT(nodes[3].path, "vfio/devices/vfio0");
+    CHECK_TEXT(nodes[3].device, "0000:1b:00.0");
+    CHECK_TEXT(vfp_node_text(nodes[3].kind), "cdev");
+    CHECK(vfp_device_nodes(there, 51, sizeof nodes[0], 0, NULL, &count, NULL) == VFP_TRUNCATED && count == 4);
+    vfp_root_close(&there);
+    node_end(&other);
+    /* A kernel without iommufd: no node of that mode, and the device has none of its own. */
+    CHECK(vfp_device_nodes(root, 51, VFP_ARRAY(nodes), &count, NULL) == VFP_OK && count == 3);
+    CHECK(nodes[1].kind == VFP_NODE_GROUP && nodes[2].kind == VFP_NODE_CDEV && nodes[2].path[0] == 0);
+    CHECK(vfp_device_nodes(root, 4000, VFP_ARRAY(nodes), &count, NULL) == VFP_MISSING);
+}
+
+/* Writes a file of the node in place. */
+static void write_bytes(const char *path, const void *bytes, size_t size) {
+    char whole[512];
+    FILE *file;
+    snprintf(whole, sizeof whole, "%s/%s", node.root, path);
+    file = fopen(whole, "w");
+    CHECK(file != NULL && fwrite(bytes, 1, size, file) == size);
+    if (file) fclose(file);
+}
+
+static void hardware_is_lost_and_counts_fatal_errors(void) {
+    const char *device = "sys/bus/pci/devices/0000:1b:00.0", *errors = "DLP 1\nTOTAL_ERR_FATAL 3\n";
+    vfp_hardware hardware;
+    unsigned char ones[64];
+    char config[64], path[128];
+    FILE *file;
+    memset(&hardware, 0xee, sizeof hardware);
+    CHECK(vfp_hardware_read(root, "0000:1b:00.0", VFP_RECORD(hardware), NULL) == VFP_OK);
+    CHECK(hardware.presence == VFP_PRESENCE_PRESENT && hardware.fatal_errors == VFP_NO_ERROR_COUNT && hardware.reserved == 0);
+    snprintf(path, sizeof path, "%s/aer_dev_fatal", device);
+    write_bytes(path, errors, strlen(errors));
+    snprintf(path, sizeof path, "%s/config", device);
+    {
+        char whole[512];
+        snprintf(whole, sizeof whole, "%s/%s", node.root, path);
+        file = fopen(whole, "r");
+        CHECK(file != NULL && fread(config, 1, sizeof config, file) == sizeof config);
+        if (file) fclose(file);
+    }
+    memset(ones, 0xff, sizeof ones);
+    write_bytes(path, ones, sizeof ones);
+    CHECK(vfp_hardware_read(root, "0000:1b:00.0", VFP_RECORD(hardware), NULL) == VFP_OK);
+    CHECK(hardware.presence == VFP_PRESENCE_LOST && hardware.fatal_errors == 3);
+    CHECK_TEXT(vfp_presence_text(hardware.presence), "lost");
+    write_bytes(path, config, sizeof config);
 }
 
 /* A process of Kata: its cgroup has a container and no pod. It has only the group open. */
@@ -338,6 +420,91 @@ static void watch_reports_bound_held_freed_and_unbound(void) {
     CHECK(watch == NULL);
 }
 
+/* At the start each group is held or freed, and ready comes once, last. */
+static void ready_follows_the_first_events(void) {
+    vfp_watch *watch = NULL;
+    vfp_event event;
+    vfp_watched_group group;
+    int bound = 0, held = 0, freed = 0, ready = 0, after = 0;
+    long vm = node_start_vm(&node, "0000:4e:00.0", 0);
+    CHECK(vfp_watch_open(root, 0, NULL, &watch, NULL) == VFP_OK && vfp_watch_is_ready(watch) == 0);
+    CHECK(vfp_watch_group(watch, 53, VFP_RECORD(group), NULL) == VFP_MISSING);
+    while (!ready && vfp_watch_wait(watch, VFP_WAIT_EVENT, VFP_NO_GROUP, 10000, NULL) == VFP_OK) {
+        CHECK(vfp_watch_next(watch, VFP_RECORD(event), NULL) == VFP_OK);
+        bound += event.kind == VFP_EVENT_BOUND, held += event.kind == VFP_EVENT_HELD;
+        freed += event.kind == VFP_EVENT_FREED, ready += event.kind == VFP_EVENT_READY;
+        after += event.kind == VFP_EVENT_CHANGED;
+    }
+    CHECK(bound == 8 && held == 1 && freed == 7 && ready == 1 && after == 0);
+    CHECK(vfp_watch_is_ready(watch) == 1);
+    CHECK(vfp_watch_group(watch, 53, VFP_RECORD(group), NULL) == VFP_OK && group.state == VFP_STATE_HELD);
+    CHECK(vfp_watch_group(watch, 4000, VFP_RECORD(group), NULL) == VFP_MISSING);
+    vfp_watch_close(&watch);
+    node_kill_vm(&node, vm);
+}
+
+/* Without a device, ready comes with nothing before it. */
+static void ready_comes_alone_without_devices(void) {
+    struct node other = node_start("--cdevs");
+    vfp_root *there = NULL;
+    vfp_watch *watch = NULL;
+    vfp_event event;
+    CHECK(vfp_root_open(other.root, &there, NULL) == VFP_OK);
+    CHECK(vfp_watch_open(there, 0, NULL, &watch, NULL) == VFP_OK);
+    CHECK(vfp_watch_next(watch, VFP_RECORD(event), NULL) == VFP_OK && event.kind == VFP_EVENT_READY);
+    CHECK_TEXT(vfp_event_text(event.kind), "ready");
+    CHECK(event.group == VFP_NO_GROUP && event.device[0] == 0);
+    CHECK(vfp_watch_wait(watch, VFP_WAIT_FREE, 51, 0, NULL) == VFP_TIMED_OUT);
+    vfp_watch_close(&watch);
+    vfp_root_close(&there);
+    node_end(&other);
+}
+
+/* The caller waits for both states of a VM's group, and the events stay queued. */
+static void wait_ends_when_a_group_is_held_or_free(void) {
+    vfp_watch_options options;
+    vfp_watch *watch = NULL;
+    vfp_event event;
+    int held = 0, freed = 0;
+    long vm;
+    memset(&options, 0, sizeof options);
+    options.interval_ms = 20;
+    CHECK(vfp_watch_open(root, sizeof options, &options, &watch, NULL) == VFP_OK);
+    CHECK(vfp_watch_wait(watch, VFP_WAIT_FREE, 53, 10000, NULL) == VFP_OK);
+    CHECK(vfp_watch_is_ready(watch) == 1);
+    CHECK(vfp_watch_wait(watch, VFP_WAIT_HELD, 53, 50, NULL) == VFP_TIMED_OUT);
+    vm = node_start_vm(&node, "0000:4e:00.0", 0);
+    CHECK(vfp_watch_wait(watch, VFP_WAIT_HELD, 53, VFP_NO_TIMEOUT, NULL) == VFP_OK);
+    node_kill_vm(&node, vm);
+    CHECK(vfp_watch_wait(watch, VFP_WAIT_FREE, 53, 10000, NULL) == VFP_OK);
+    while (vfp_watch_next(watch, VFP_RECORD(event), NULL) == VFP_OK) {
+        held += event.kind == VFP_EVENT_HELD && event.group == 53;
+        freed += event.kind == VFP_EVENT_FREED && event.group == 53;
+    }
+    CHECK(held == 1 && freed == 2);
+    vfp_watch_close(&watch);
+}
+
+static void on_alarm(int number) {
+    (void)number;
+}
+
+/* As poll(2), so that a program can leave a wait without a limit. */
+static void signal_handler_ends_a_wait(void) {
+    vfp_watch *watch = NULL;
+    vfp_error error;
+    struct sigaction action;
+    vfp_status status;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_alarm;
+    CHECK(sigaction(SIGALRM, &action, NULL) == 0);
+    CHECK(vfp_watch_open(root, 0, NULL, &watch, NULL) == VFP_OK);
+    alarm(1);
+    status = vfp_watch_wait(watch, VFP_WAIT_HELD, 53, VFP_NO_TIMEOUT, &error);
+    CHECK(status == VFP_SYSTEM && error.os_errno == EINTR);
+    vfp_watch_close(&watch);
+}
+
 static void probing_watch_leaves_assigned_groups_alone(void) {
     vfp_watch_options options;
     vfp_watch *watch = NULL;
@@ -388,30 +555,16 @@ static void watch_outlives_its_root(void) {
     vfp_watch_close(&watch);
 }
 
-/* The first fields of vfp_device, as an older header without the text fields would declare them. */
-struct older_device {
-    char id[40];
-    int32_t status, os_errno;
-    uint16_t vendor, device, subsystem_vendor, subsystem_device;
-    uint32_t class_code, group;
-    int32_t numa_node, cdev, kind, sriov;
-    uint32_t vfs;
-};
-
 struct newer_device {
     vfp_device known;
     uint32_t added;
     char more[60];
 };
 
-static void older_and_newer_record_sizes_work(void) {
-    struct older_device older[16];
+/* No release has had smaller records yet. */
+static void newer_record_sizes_work(void) {
     struct newer_device newer[16];
     size_t count = 0, index, byte;
-    memset(older, 0xee, sizeof older);
-    CHECK(vfp_scan(root, sizeof older[0], 15, (vfp_device *)(void *)older, &count, NULL) == VFP_OK && count == 8);
-    for (index = 0; index < count; index++) CHECK(older[index].vendor == 0x10de && older[index].group >= 51);
-    CHECK((unsigned char)older[8].id[0] == 0xee);
     memset(newer, 0xee, sizeof newer);
     CHECK(vfp_scan(root, sizeof newer[0], 15, &newer[0].known, &count, NULL) == VFP_OK && count == 8);
     for (index = 0; index < count; index++) {
@@ -433,12 +586,11 @@ static void kernel_without_group_nodes_is_detected(void) {
     node_end(&other);
 }
 
-static void older_and_newer_option_sizes_work(void) {
+static void newer_option_sizes_work(void) {
     struct {
         vfp_watch_options known;
         uint32_t added;
     } newer;
-    uint32_t older[2] = {50, 100};
     vfp_error error;
     vfp_watch *watch = NULL;
     memset(&newer, 0, sizeof newer);
@@ -447,14 +599,13 @@ static void older_and_newer_option_sizes_work(void) {
     newer.added = 1;
     CHECK(vfp_watch_open(root, sizeof newer, &newer.known, &watch, &error) == VFP_UNSUPPORTED && watch == NULL);
     CHECK(strstr(error.text, "options") != NULL);
-    CHECK(vfp_watch_open(root, sizeof older, (const vfp_watch_options *)(const void *)older, &watch, NULL) == VFP_OK);
-    vfp_watch_close(&watch);
 }
 
 int main(void) {
     node = node_start("--eight-gpus");
     if (vfp_root_open(node.root, &root, NULL) != VFP_OK) return 2;
     RUN(library_matches_the_header);
+    RUN(header_has_the_version_of_the_library);
     RUN(scan_counts_devices_beyond_the_capacity);
     RUN(scan_fills_every_field_of_a_device);
     RUN(unreadable_device_does_not_affect_others);
@@ -464,16 +615,23 @@ int main(void) {
     RUN(group_names_the_offender_and_its_driver);
     RUN(every_offender_of_a_group_is_listed);
     RUN(holder_is_reported_with_its_pod);
+    RUN(repeated_groups_report_a_holder_once);
+    RUN(device_nodes_of_both_modes_are_listed);
+    RUN(hardware_is_lost_and_counts_fatal_errors);
     RUN(coverage_reports_a_foreign_pid_namespace);
     RUN(snapshot_shows_a_holder_without_a_probe);
     RUN(names_come_from_pci_ids);
     RUN(watch_reports_bound_held_freed_and_unbound);
+    RUN(ready_follows_the_first_events);
+    RUN(ready_comes_alone_without_devices);
+    RUN(wait_ends_when_a_group_is_held_or_free);
+    RUN(signal_handler_ends_a_wait);
     RUN(probing_watch_leaves_assigned_groups_alone);
     RUN(watch_without_holders_lists_none);
     RUN(watch_outlives_its_root);
     RUN(kernel_without_group_nodes_is_detected);
-    RUN(older_and_newer_record_sizes_work);
-    RUN(older_and_newer_option_sizes_work);
+    RUN(newer_record_sizes_work);
+    RUN(newer_option_sizes_work);
     vfp_root_close(&root);
     node_end(&node);
     return tests_end();

@@ -64,6 +64,15 @@ static void null_arguments_are_refused_by_name(void) {
             "snapshot: the handle is NULL or closed");
     vfp_snapshot_close(NULL);
     vfp_snapshot_close(&snapshot);
+    refused(vfp_watch_wait(NULL, VFP_WAIT_EVENT, VFP_NO_GROUP, 0, &error), VFP_INVALID, "watch: the handle is NULL or closed");
+    refused(vfp_watch_group(NULL, 51, sizeof(vfp_watched_group), NULL, &error), VFP_INVALID, "watch: the handle is NULL or closed");
+    refused(vfp_snapshot_group(NULL, 51, sizeof(vfp_watched_group), NULL, &error), VFP_INVALID,
+            "snapshot: the handle is NULL or closed");
+    refused(vfp_device_nodes(root, 51, sizeof(vfp_device_node), 0, NULL, NULL, &error), VFP_INVALID, "out_count: must not be NULL");
+    refused(vfp_hardware_read(root, NULL, sizeof(vfp_hardware), NULL, &error), VFP_INVALID, "address: must not be NULL");
+    refused(vfp_hardware_read(root, "0000:1b:00.0", sizeof(vfp_hardware), NULL, &error), VFP_INVALID,
+            "out_hardware: must not be NULL");
+    CHECK(vfp_watch_is_ready(NULL) == VFP_INVALID);
     CHECK(vfp_watch_fd(NULL) == VFP_INVALID);
     /* No other output was written, and a NULL out_error does not crash. */
     CHECK(count == 7 && peek == 7);
@@ -104,6 +113,79 @@ static void invalid_sizes_and_capacities_are_refused(void) {
     memset(&error, 0, sizeof error);
 }
 
+static void swapped_size_and_capacity_are_refused(void) {
+    static vfp_device devices[400];
+    vfp_watched_group group;
+    vfp_snapshot *snapshot = NULL;
+    vfp_name names[2];
+    vfp_pci_id ids[2] = {{0x10de, 0x2330}, {0x10de, 0xffff}};
+    size_t count = 7;
+    const char *swapped = "size: must be sizeof the record; it and the number of records are swapped";
+    refused(vfp_scan(root, 400, sizeof devices[0], devices, &count, &error), VFP_INVALID, swapped);
+    refused(vfp_scan(root, 1024, sizeof devices[0], devices, &count, &error), VFP_INVALID, swapped);
+    refused(vfp_members(root, 51, 460, sizeof(vfp_member), (vfp_member *)(void *)devices, &count, &error), VFP_INVALID, swapped);
+    refused(vfp_names(NULL, ids, sizeof names[0], 2, names, &error), VFP_INVALID, swapped);
+    CHECK(vfp_snapshot_take(root, 0, &snapshot, NULL) == VFP_OK);
+    refused(vfp_snapshot_groups(snapshot, 200, sizeof group, &group, &count, &error), VFP_INVALID, swapped);
+    CHECK(count == 7);
+    /* No multiple of the alignment, and an older size that no release had. */
+    refused(vfp_snapshot_groups(snapshot, sizeof group + 4, 1, &group, &count, &error), VFP_INVALID, "size: must be sizeof the record");
+    refused(vfp_scan(root, sizeof devices[0] - 4, 1, devices, &count, &error), VFP_INVALID, "size: must be sizeof the record");
+    vfp_snapshot_close(&snapshot);
+    CHECK(vfp_scan(root, VFP_ARRAY(devices), &count, &error) == VFP_OK && count == 8);
+}
+
+static void no_group_is_refused_by_every_call(void) {
+    vfp_group group;
+    vfp_occupancy occupancy;
+    vfp_watched_group state;
+    vfp_watch *watch = NULL;
+    vfp_snapshot *snapshot = NULL;
+    uint32_t groups[2] = {51, VFP_NO_GROUP};
+    size_t count = 0;
+    int32_t peek = 0;
+    const char *no_group = "group: must not be VFP_NO_GROUP; a device without an IOMMU has no group";
+    const char *no_groups = "groups: must not contain VFP_NO_GROUP; a device without an IOMMU has no group";
+    CHECK(vfp_watch_open(root, 0, NULL, &watch, NULL) == VFP_OK && vfp_snapshot_take(root, 0, &snapshot, NULL) == VFP_OK);
+    refused(vfp_group_read(root, VFP_NO_GROUP, VFP_RECORD(group), &error), VFP_INVALID, no_group);
+    refused(vfp_members(root, VFP_NO_GROUP, sizeof(vfp_member), 0, NULL, &count, &error), VFP_INVALID, no_group);
+    refused(vfp_peek(root, VFP_NO_GROUP, &peek, &error), VFP_INVALID, no_group);
+    refused(vfp_probe(root, VFP_NO_GROUP, VFP_RECORD(occupancy), &error), VFP_INVALID, no_group);
+    refused(vfp_probe_within(root, VFP_NO_GROUP, 10, VFP_RECORD(occupancy), &error), VFP_INVALID, no_group);
+    refused(vfp_device_nodes(root, VFP_NO_GROUP, sizeof(vfp_device_node), 0, NULL, &count, &error), VFP_INVALID, no_group);
+    refused(vfp_snapshot_group(snapshot, VFP_NO_GROUP, VFP_RECORD(state), &error), VFP_INVALID, no_group);
+    refused(vfp_watch_group(watch, VFP_NO_GROUP, VFP_RECORD(state), &error), VFP_INVALID, no_group);
+    refused(vfp_watch_holders(watch, VFP_NO_GROUP, sizeof(vfp_holder), 0, NULL, &count, 0, NULL, &error), VFP_INVALID, no_group);
+    refused(vfp_watch_wait(watch, VFP_WAIT_FREE, VFP_NO_GROUP, 0, &error), VFP_INVALID, no_group);
+    refused(vfp_holders(root, groups, 2, sizeof(vfp_holder), 0, NULL, &count, 0, NULL, &error), VFP_INVALID, no_groups);
+    refused(vfp_watch_set_assigned(watch, groups, 2, &error), VFP_INVALID, no_groups);
+    refused(vfp_watch_wait(watch, VFP_WAIT_EVENT, 51, 0, &error), VFP_INVALID, "group: must be VFP_NO_GROUP for VFP_WAIT_EVENT");
+    refused(vfp_watch_wait(watch, 99, 51, 0, &error), VFP_INVALID, "condition: must be a VFP_WAIT_* value");
+    vfp_snapshot_close(&snapshot);
+    vfp_watch_close(&watch);
+}
+
+static void errors_keep_whole_paths(void) {
+    static char path[4096], expected[4400];
+    vfp_root *other = NULL;
+    vfp_hardware hardware;
+    size_t used = 0;
+    while (used + 201 < sizeof path) {
+        path[used++] = '/';
+        memset(path + used, 'p', 199);
+        used += 199;
+    }
+    memcpy(path + used - 5, "\xc3\xa4\n", 3);
+    path[used - 2] = 0;
+    snprintf(expected, sizeof expected, "root directory %.*s\xc3\xa4\\n: No such file or directory", (int)(used - 5), path);
+    refused(vfp_root_open(path, &other, &error), VFP_MISSING, expected);
+    CHECK(strlen(expected) > 4000);
+    CHECK(vfp_hardware_read(root, "0000:77:00.0", VFP_RECORD(hardware), &error) == VFP_MISSING);
+    CHECK(error.group == VFP_NO_GROUP && strstr(error.text, "os error") == NULL);
+    refused(vfp_hardware_read(root, "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab", VFP_RECORD(hardware), &error), VFP_INVALID,
+            "address: must be a PCI address such as 0000:3b:00.0");
+}
+
 static void invalid_texts_are_refused(void) {
     vfp_device device;
     vfp_root *other = NULL;
@@ -115,9 +197,9 @@ static void invalid_texts_are_refused(void) {
     memset(huge, 'a', sizeof huge - 1);
     refused(vfp_device_read(root, huge, sizeof device, &device, &error), VFP_INVALID, not_an_id);
     refused(vfp_device_read(root, "0000:77:00.0", sizeof device, &device, &error), VFP_MISSING,
-            "0000:77:00.0: uevent: No such file or directory (os error 2)");
+            "0000:77:00.0: no such device on the pci bus");
     refused(vfp_root_open("/nowhere\xff", &other, &error), VFP_MISSING,
-            "root directory (entry \"/nowhere?\"): No such file or directory (os error 2)");
+            "root directory /nowhere\xef\xbf\xbd: No such file or directory");
     CHECK(vfp_root_open(huge, &other, &error) == VFP_TOO_LONG && other == NULL);
     CHECK(strlen(error.text) < sizeof error.text);
     CHECK(vfp_root_open("/etc/passwd", &other, &error) == VFP_SYSTEM && other == NULL);
@@ -134,20 +216,21 @@ static void missing_things_return_missing(void) {
     int32_t peek;
     vfp_root *empty = NULL;
     refused(vfp_group_read(root, 4000, sizeof group, &group, &error), VFP_MISSING,
-            "group 4000: iommu_groups/devices: No such file or directory (os error 2)");
+            "group 4000: no such IOMMU group");
     CHECK(vfp_members(root, 4000, sizeof member, 1, &member, &count, &error) == VFP_MISSING);
     CHECK(error.group == 4000 && error.os_errno == 2);
-    CHECK(vfp_peek(root, VFP_NO_GROUP, &peek, &error) == VFP_MISSING);
+    CHECK(vfp_peek(root, 4000, &peek, &error) == VFP_MISSING);
     CHECK(vfp_device_read(root, "0000:77:00.0", sizeof device, &device, &error) == VFP_MISSING);
     CHECK_TEXT(error.device, "0000:77:00.0");
     CHECK(error.group == VFP_NO_GROUP);
     /* A read of these files would block or never end. */
-    refused(vfp_names("/dev/zero", &id, 1, sizeof name, &name, &error), VFP_MALFORMED, "pci.ids: not a regular file");
+    refused(vfp_names("/dev/zero", &id, 1, sizeof name, &name, &error), VFP_MALFORMED, "pci.ids /dev/zero: not a regular file");
     snprintf(fifo, sizeof fifo, "%s/fifo", node.root);
     CHECK(mkfifo(fifo, 0600) == 0);
-    refused(vfp_names(fifo, &id, 1, sizeof name, &name, &error), VFP_MALFORMED, "pci.ids: not a regular file");
+    CHECK(vfp_names(fifo, &id, 1, sizeof name, &name, &error) == VFP_MALFORMED);
+    CHECK(strstr(error.text, fifo) != NULL && strstr(error.text, "not a regular file") != NULL);
     refused(vfp_names("/nowhere/pci.ids", &id, 1, sizeof name, &name, &error), VFP_MISSING,
-            "pci.ids: No such file or directory (os error 2)");
+            "pci.ids /nowhere/pci.ids: No such file or directory");
     CHECK(vfp_root_open("/proc/self/fd", &empty, NULL) == VFP_OK);
     CHECK(vfp_scan(empty, sizeof(vfp_device), 0, NULL, &count, &error) == VFP_MISSING);
     vfp_root_close(&empty);
@@ -195,6 +278,15 @@ static void watch_of_a_deleted_tree_fails_once_per_pass(void) {
     /* Reported once per pass, so that a loop until VFP_NO_EVENT ends. */
     CHECK(vfp_watch_next(watch, sizeof event, &event, NULL) == VFP_NO_EVENT);
     printf("%-12s %s\n", vfp_status_text(status), error.text);
+    CHECK(vfp_watch_is_ready(watch) == 0);
+    vfp_watch_close(&watch);
+    /* Also by a wait, which can be called again. */
+    CHECK(vfp_watch_open(root, sizeof(vfp_watch_options), NULL, &watch, NULL) == VFP_OK);
+    CHECK(vfp_watch_wait(watch, VFP_WAIT_FREE, 51, 5000, &error) == VFP_MISSING);
+    CHECK(vfp_watch_wait(watch, VFP_WAIT_FREE, 51, 0, &error) == VFP_TIMED_OUT);
+    vfp_watch_close(&watch);
+    CHECK(vfp_watch_open(root, sizeof(vfp_watch_options), NULL, &watch, NULL) == VFP_OK);
+    CHECK(vfp_watch_wait(watch, VFP_WAIT_EVENT, VFP_NO_GROUP, 5000, &error) == VFP_MISSING);
     vfp_watch_close(&watch);
 }
 
@@ -203,6 +295,9 @@ int main(void) {
     if (vfp_root_open(node.root, &root, NULL) != VFP_OK) return 2;
     RUN(null_arguments_are_refused_by_name);
     RUN(invalid_sizes_and_capacities_are_refused);
+    RUN(swapped_size_and_capacity_are_refused);
+    RUN(no_group_is_refused_by_every_call);
+    RUN(errors_keep_whole_paths);
     RUN(invalid_texts_are_refused);
     RUN(missing_things_return_missing);
     RUN(closed_handles_are_refused);

@@ -27,7 +27,7 @@ AT(vfp_device, driver, 84);
 AT(vfp_device, vgpu_type, 124);
 AT(vfp_device, parent, 196);
 AT(vfp_device, error_text, 220);
-SIZE(vfp_device, 380);
+SIZE(vfp_device, 540);
 
 AT(vfp_group, group, 0);
 AT(vfp_group, members, 4);
@@ -44,8 +44,8 @@ AT(vfp_member, os_errno, 76);
 AT(vfp_member, vfio, 80);
 AT(vfp_member, driver, 84);
 AT(vfp_member, error_text, 124);
-AT(vfp_member, offends, 284);
-SIZE(vfp_member, 288);
+AT(vfp_member, offends, 444);
+SIZE(vfp_member, 448);
 
 AT(vfp_occupancy, state, 0);
 AT(vfp_occupancy, unknown_reason, 4);
@@ -53,14 +53,16 @@ AT(vfp_occupancy, os_errno, 8);
 SIZE(vfp_occupancy, 16);
 
 AT(vfp_holder, start_time, 0);
-AT(vfp_holder, group, 8);
-AT(vfp_holder, pid, 12);
-AT(vfp_holder, via, 16);
-AT(vfp_holder, in_pod, 20);
-AT(vfp_holder, command, 24);
-AT(vfp_holder, pod_uid, 48);
-AT(vfp_holder, container_id, 88);
-SIZE(vfp_holder, 160);
+AT(vfp_holder, started, 8);
+AT(vfp_holder, group, 16);
+AT(vfp_holder, pid, 20);
+AT(vfp_holder, uid, 24);
+AT(vfp_holder, via, 28);
+AT(vfp_holder, in_pod, 32);
+AT(vfp_holder, command, 40);
+AT(vfp_holder, pod_uid, 64);
+AT(vfp_holder, container_id, 104);
+SIZE(vfp_holder, 176);
 
 AT(vfp_scan_coverage, processes, 0);
 AT(vfp_scan_coverage, unreadable, 4);
@@ -99,7 +101,16 @@ AT(vfp_error, os_errno, 4);
 AT(vfp_error, group, 8);
 AT(vfp_error, device, 16);
 AT(vfp_error, text, 56);
-SIZE(vfp_error, 256);
+SIZE(vfp_error, 4608);
+
+AT(vfp_device_node, kind, 0);
+AT(vfp_device_node, path, 8);
+AT(vfp_device_node, device, 56);
+SIZE(vfp_device_node, 96);
+
+AT(vfp_hardware, fatal_errors, 0);
+AT(vfp_hardware, presence, 8);
+SIZE(vfp_hardware, 16);
 
 SIZE(vfp_pci_id, 4);
 SIZE(vfp_name, 160);

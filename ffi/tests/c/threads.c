@@ -83,6 +83,47 @@ static void eight_threads_share_a_root_and_a_watch(void) {
     vfp_watch_close(&watch);
 }
 
+static void *wait_for_a_state(void *argument) {
+    vfp_status *status = (vfp_status *)argument;
+    vfp_error error;
+    *status = vfp_watch_wait(watch, *status, 53, 20000, &error);
+    return NULL;
+}
+
+/* The waits need no lock: events are taken and states are read meanwhile. */
+static void other_threads_use_a_watch_while_one_waits(void) {
+    vfp_watch_options options;
+    pthread_t threads[2];
+    vfp_status waits[2] = {VFP_WAIT_HELD, VFP_WAIT_HELD};
+    vfp_watched_group group;
+    vfp_event event;
+    vfp_error error;
+    int index, held = 0;
+    long vm;
+    memset(&options, 0, sizeof options);
+    options.interval_ms = 50;
+    CHECK(vfp_watch_open(root, sizeof options, &options, &watch, NULL) == VFP_OK);
+    CHECK(vfp_watch_wait(watch, VFP_WAIT_FREE, 53, 20000, &error) == VFP_OK);
+    for (index = 0; index < 2; index++) {
+        if (pthread_create(&threads[index], NULL, wait_for_a_state, &waits[index])) node_die("pthread_create");
+    }
+    usleep(100000);
+    /* Both threads wait now; a lock during the wait would stop these calls for 20 s. */
+    CHECK(vfp_watch_group(watch, 53, VFP_RECORD(group), NULL) == VFP_OK && group.state == VFP_STATE_FREE);
+    CHECK(vfp_watch_set_assigned(watch, NULL, 0, NULL) == VFP_OK);
+    vm = node_start_vm(&node, "0000:4e:00.0", 0);
+    while (!held && vfp_watch_wait(watch, VFP_WAIT_EVENT, VFP_NO_GROUP, 20000, NULL) == VFP_OK) {
+        while (vfp_watch_next(watch, VFP_RECORD(event), NULL) == VFP_OK) held += event.kind == VFP_EVENT_HELD;
+    }
+    CHECK(held == 1);
+    for (index = 0; index < 2; index++) {
+        pthread_join(threads[index], NULL);
+        CHECK(waits[index] == VFP_OK);
+    }
+    node_kill_vm(&node, vm);
+    vfp_watch_close(&watch);
+}
+
 static void *open_and_close(void *argument) {
     int *wrong = (int *)argument, round;
     for (round = 0; round < rounds; round++) {
@@ -115,6 +156,7 @@ int main(int argc, char **argv) {
     node = node_start("--eight-gpus");
     if (vfp_root_open(node.root, &root, NULL) != VFP_OK) return 2;
     RUN(eight_threads_share_a_root_and_a_watch);
+    RUN(other_threads_use_a_watch_while_one_waits);
     RUN(threads_open_and_close_their_own_handles);
     vfp_root_close(&root);
     node_end(&node);

@@ -116,7 +116,7 @@ fn names_a_missing_root(installed: &Installed, log: &mut Log) -> Result {
     let output = installed.context.command(list).arg("/nowhere").output()?;
     let error = String::from_utf8_lossy(&output.stderr);
     ensure(!output.status.success(), "the exit status is 0")?;
-    let expected = "list: root directory (entry \"/nowhere\"): No such file";
+    let expected = "list: root directory /nowhere: No such file";
     ensure(error.lines().any(|line| line.starts_with(expected)), &error)
 }
 
