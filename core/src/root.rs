@@ -11,6 +11,7 @@ use std::fmt::{self, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Size limit of a sysfs attribute in bytes. It is one page (`sysfs_emit`), which is 4096 bytes on
 /// the architectures that have VFIO for PCI.
@@ -19,10 +20,13 @@ pub(crate) const PAGE: usize = 4096;
 /// A directory that contains `sys`, `dev` and `proc`.
 ///
 /// All lookups are relative to it. The kernel follows symbolic links inside the directory as usual;
-/// the links of sysfs are relative. Any number of threads can share a root.
-#[derive(Debug)]
+/// the links of sysfs are relative.
+///
+/// A clone is another handle of the same directory: it costs no descriptor and cannot fail. Any
+/// number of threads can share a root.
+#[derive(Clone, Debug)]
 pub struct Root {
-    directory: OwnedFd,
+    directory: Arc<OwnedFd>,
 }
 
 /// The caller's buffer for directory listings. Reusing one buffer keeps a repeated scan free of
@@ -86,12 +90,15 @@ impl Root {
     ///
     /// # Errors
     /// The directory does not exist, is not a directory, or may not be entered.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_path(path.as_ref())
+    }
+
+    fn open_path(path: &Path) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| {
-            Error::system(errno, "root directory").of_entry(path.as_os_str().as_encoded_bytes())
-        })?;
-        Ok(Self { directory })
+        let directory = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|errno| Error::system(errno, "root directory").of_path(path))?;
+        Ok(Self { directory: Arc::new(directory) })
     }
 
     /// Opens `/`.
@@ -99,16 +106,7 @@ impl Root {
     /// # Errors
     /// As [`Root::open`].
     pub fn host() -> Result<Self> {
-        Self::open(Path::new("/"))
-    }
-
-    /// Returns another handle of the same directory, for a thread that may outlive this one.
-    ///
-    /// # Errors
-    /// This process has no descriptor left.
-    pub(crate) fn try_clone(&self) -> Result<Self> {
-        let directory = rustix::io::fcntl_dupfd_cloexec(&self.directory, 0);
-        Ok(Self { directory: directory.map_err(|errno| Error::system(errno, "root directory"))? })
+        Self::open("/")
     }
 
     pub(crate) fn open_at(
@@ -392,7 +390,7 @@ pub(crate) mod tests {
 
     #[test]
     fn missing_root_is_named_in_the_error() {
-        let error = Root::open(Path::new("/nowhere")).unwrap_err().to_string();
+        let error = Root::open("/nowhere").unwrap_err().to_string();
         assert!(error.contains("/nowhere") && error.contains("No such file"), "{error}");
     }
 }

@@ -132,7 +132,7 @@ impl Watch {
                 self.monitor.expect_nodes_unchanged();
             }
             self.failure = self.monitor.pass(now, &mut self.changes).err();
-            self.unreported_failure = self.failure;
+            self.unreported_failure = self.failure.clone();
             self.watch_nodes();
             pause = self.follow_up(now);
         }
@@ -220,7 +220,7 @@ impl Watch {
     /// Returns why the latest pass could not list the bound devices. None if it could.
     #[must_use]
     pub fn failure(&self) -> Option<Error> {
-        self.failure
+        self.failure.clone()
     }
 
     /// Returns the failure of the latest pass once. For a caller that reports events and failures
