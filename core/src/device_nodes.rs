@@ -11,7 +11,65 @@ use crate::root::{Buffer, Root};
 use crate::scan::class_number;
 use rustix::io::Errno;
 
+/// The device nodes of a group, as paths relative to /dev: what a VM needs to use the group's devices.
+///
+/// There are two ways. In group mode a VM opens [`DeviceNodes::container`] and
+/// [`DeviceNodes::group`]. In iommufd mode it opens [`DeviceNodes::iommufd`] and the node of each
+/// device that it uses.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct DeviceNodes {
+    /// `vfio/vfio`. None if the kernel has no such node.
+    pub container: Option<String>,
+    /// `vfio/N`, or `vfio/noiommu-N` without an IOMMU. None if the group has no such node, as
+    /// without CONFIG_VFIO_GROUP.
+    pub group: Option<String>,
+    /// `iommu`. None if the kernel has no such node (CONFIG_IOMMUFD).
+    pub iommufd: Option<String>,
+    /// The members that are bound to a VFIO driver, sorted by id. Each has its node
+    /// `vfio/devices/vfioN`, or none without CONFIG_VFIO_DEVICE_CDEV.
+    pub devices: Vec<(DeviceId, Option<String>)>,
+}
+
+impl DeviceNodes {
+    /// Returns the nodes that a VM needs in group mode. None if one of them is missing.
+    #[must_use]
+    pub fn group_mode(&self) -> Option<Vec<&str>> {
+        Some(vec![self.container.as_deref()?, self.group.as_deref()?])
+    }
+
+    /// Returns the nodes that a VM with all devices of the group needs in iommufd mode. None if one
+    /// of them is missing, or if no device is bound.
+    #[must_use]
+    pub fn iommufd_mode(&self) -> Option<Vec<&str>> {
+        let devices = self.devices.iter().map(|(_, node)| node.as_deref());
+        let nodes: Option<Vec<&str>> = std::iter::once(self.iommufd.as_deref()).chain(devices).collect();
+        nodes.filter(|nodes| nodes.len() > 1)
+    }
+}
+
 impl Root {
+    /// Returns the device nodes of a group. Opens none of them. Allocates.
+    ///
+    /// # Errors
+    /// The group does not exist, or its members cannot be listed.
+    pub fn device_nodes(&self, group: GroupId) -> Result<DeviceNodes> {
+        let devices = self.cdevs(group, &mut Buffer::new())?;
+        let cdev_path = |number: u32| format!("vfio/devices/vfio{number}");
+        Ok(DeviceNodes {
+            container: self.has_container_node().then(|| "vfio/vfio".to_owned()),
+            group: self.group_node(group).map(|name| format!("vfio/{name}")),
+            iommufd: self.has_iommufd().then(|| "iommu".to_owned()),
+            devices: devices.into_iter().map(|(id, number)| (id, number.map(cdev_path))).collect(),
+        })
+    }
+
+    /// Returns whether the kernel has /dev/vfio/vfio (CONFIG_VFIO_CONTAINER, or IOMMUFD instead of
+    /// it). Needs one system call.
+    #[must_use]
+    pub fn has_container_node(&self) -> bool {
+        self.stat(format_args!("sys/class/misc/vfio/dev")).is_ok()
+    }
+
     /// Returns whether the kernel has device nodes for groups (CONFIG_VFIO_GROUP). The source is
     /// the class that `vfio_group_init` creates, /sys/class/vfio. Returns true if sysfs shows no
     /// VFIO class at all, because then nothing is known. Needs one or two system calls.

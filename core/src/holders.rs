@@ -7,7 +7,9 @@ use crate::id::GroupId;
 use crate::pid_namespace::PidNamespace;
 use crate::root::{PAGE, Root};
 use crate::text::Text;
-use rustix::io::Errno;
+use rustix::io::{Errno, read};
+use rustix::time::{ClockId, clock_gettime};
+use std::time::{Duration, SystemTime};
 
 /// A process that holds a group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -19,12 +21,35 @@ pub struct Holder {
     /// Start time in clock ticks after boot (proc(5), stat field 22). Together with the pid it
     /// identifies one process, even after the kernel reuses the pid.
     pub start_time: u64,
+    /// The effective user id, as /proc shows it in this process's user namespace. None if it could
+    /// not be read.
+    pub uid: Option<u32>,
     /// The command name, at most 15 characters. The process can choose it freely.
     pub command: Text<16>,
     /// The kind of descriptor.
     pub via: Via,
     /// The container and the pod that its cgroup names.
     pub container: Container,
+}
+
+/// Clock ticks per second in /proc (USER_HZ of include/asm-generic/param.h), on every architecture
+/// that has VFIO.
+const TICKS: u64 = 100;
+
+impl Holder {
+    /// Returns when the process started, as a whole second of the wall clock. None if the clock cannot
+    /// express it.
+    ///
+    /// It follows later corrections of the clock, as `ps` does. So two results for one process can
+    /// differ; [`Holder::start_time`] never does.
+    #[must_use]
+    pub fn started(&self) -> Option<SystemTime> {
+        let up = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
+        let booted = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.checked_sub(up)?;
+        let ticks = Duration::from_millis((self.start_time % TICKS) * (1000 / TICKS));
+        let started = booted.checked_add(Duration::from_secs(self.start_time / TICKS))?.checked_add(ticks)?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(started.as_secs()))
+    }
 }
 
 /// Kinds of descriptors that hold a group.
@@ -98,6 +123,26 @@ impl Root {
         let stat = self.read(format_args!("proc/{pid}/stat"), &mut text)?;
         parse_stat(stat).map(|stat| (stat.command, stat.start_time)).ok_or(Errno::INVAL)
     }
+}
+
+impl Root {
+    /// Returns the effective user id of a process. None if it cannot be read.
+    pub(crate) fn uid_of(&self, pid: u32) -> Option<u32> {
+        // The owner of /proc/PID is root for a process that is not dumpable (`task_dump_owner`). The
+        // line of the ids comes before the groups, which can need more than a page.
+        let mut text = [0; 512];
+        let file = self.open_attribute(format_args!("proc/{pid}/status")).ok()?;
+        let length = read(&file, &mut text).ok()?;
+        parse_uid(text.get(..length)?)
+    }
+}
+
+/// Parses the second number of the line `Uid:` in the beginning of /proc/PID/status (proc(5)). The
+/// kernel escapes a line feed in the command's name (`proc_task_name`).
+fn parse_uid(status: &[u8]) -> Option<u32> {
+    let line = status.split_inclusive(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:\t"))?;
+    let uids = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
+    uids.split('\t').nth(1)?.parse().ok()
 }
 
 /// What a search reads of /proc/PID/stat.

@@ -201,6 +201,14 @@ macro_rules! debug_as_display {
 }
 debug_as_display!(PciAddress, Uuid, DeviceId, GroupId);
 
+/// Returns these groups in order, each once. A caller may pass one very often.
+pub(crate) fn unique(groups: &[GroupId]) -> Vec<GroupId> {
+    let mut unique = groups.to_vec();
+    unique.sort_unstable();
+    unique.dedup();
+    unique
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

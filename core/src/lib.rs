@@ -33,19 +33,14 @@
 //! Follow all devices over time, as one descriptor to poll:
 //!
 //! ```no_run
-//! use std::sync::Arc;
-//! use vfio_probe::{Monitor, Prober, Root, Watch, monitor, watch};
+//! use vfio_probe::{Root, Watch, watch};
 //!
 //! # fn main() -> vfio_probe::Result<()> {
-//! let root = Arc::new(Root::host()?);
-//! let prober = Arc::new(Prober::new(Arc::clone(&root)));
-//! let monitor = Monitor::new(root, prober, monitor::Options::default())?;
-//! let mut watch = Watch::new(monitor, watch::Options::default())?;
-//! loop {
-//!     // Poll watch.fd() here. It is readable when there may be an event.
-//!     while let Some(event) = watch.next() {
-//!         println!("{} {:?} {:?}", event.as_str(), event.device(), event.group());
-//!     }
+//! let mut watch = Watch::open(&Root::host()?, watch::Options::default())?;
+//! // None as the timeout waits without a limit. A program with a loop of its own polls the watch's
+//! // descriptor and then calls watch.next() until it returns none.
+//! while let Some(event) = watch.wait_for_event(None)? {
+//!     println!("{} {:?} {:?}", event.as_str(), event.device(), event.group());
 //! }
 //! # }
 //! ```
@@ -131,9 +126,10 @@ pub mod watch;
 
 pub use cgroup::{Container, InPod};
 pub use device::{Device, Kind, Sriov};
+pub use device_nodes::DeviceNodes;
 pub use error::{Error, ErrorKind, Result};
 pub use group::{Member, Viability};
-pub use hardware::{Presence, PresenceReader};
+pub use hardware::{Hardware, Presence, PresenceReader};
 pub use holder_search::HolderSearch;
 pub use holders::{Holder, ScanCoverage};
 pub use id::{DeviceId, GroupId, PciAddress, Uuid};

@@ -5,7 +5,7 @@ use crate::device::{Detail, Device};
 use crate::error::{Error, Result};
 use crate::group::{Member, Viability};
 use crate::holders::{Holder, ScanCoverage};
-use crate::id::GroupId;
+use crate::id::{GroupId, unique};
 use crate::occupancy::{Evidence, Occupancy, combine_with_holders};
 use crate::peek::Peek;
 use crate::prober::Prober;
@@ -82,21 +82,20 @@ impl Root {
             Err(error) => errors.push(error),
         })?;
         devices.sort_unstable_by_key(|device| device.id);
-        let mut ids: Vec<GroupId> = devices.iter().filter_map(|device| device.group).collect();
-        ids.sort_unstable();
-        ids.dedup();
+        let ids: Vec<GroupId> = devices.iter().filter_map(|device| device.group).collect();
         (snapshot.groups, snapshot.coverage) = self.read_groups(&ids, probes, &mut snapshot.errors);
         Ok(snapshot)
     }
 
-    /// Reads groups as [`Root::snapshot`] does, in the order of `ids`. What cannot be read is added
-    /// to `errors`.
+    /// Reads groups as [`Root::snapshot`] does, each once, ordered by number. What cannot be read is
+    /// added to `errors`.
     pub fn read_groups(
         &self,
         ids: &[GroupId],
         probes: Option<Probes<'_>>,
         errors: &mut Vec<Error>,
     ) -> (Vec<GroupSnapshot>, ScanCoverage) {
+        let ids = &unique(ids)[..];
         let mut found = Vec::new();
         let coverage = match ids {
             [] => ScanCoverage { pid_namespace: self.pid_namespace(), ..ScanCoverage::default() },
@@ -110,7 +109,9 @@ impl Root {
         let probes = probes.filter(|_| self.has_group_nodes());
         let mut buffer = Buffer::new();
         let groups = ids.iter().map(|&id| {
-            let holders = found.iter().filter(|holder| holder.group == id).copied().collect();
+            let first = found.partition_point(|holder| holder.group < id);
+            let of_group = found.iter().skip(first).take_while(|holder| holder.group == id);
+            let holders = of_group.copied().collect();
             self.read_group(id, holders, probes, &mut buffer, errors)
         });
         (groups.collect(), coverage)

@@ -81,11 +81,9 @@ fn passes(watch: &mut Watch, count: u32) {
 fn watch_without_a_change_reads_once_for_each_group() {
     let node = Node::with_eight_gpus().unwrap();
     let _vm = node.start_vm(&VmSpec::foreign(&["0000:1b:00.0"])).unwrap();
-    let root = Arc::new(Root::open(node.root()).unwrap());
-    let prober = Arc::new(Prober::new(Arc::clone(&root)));
-    let options = Options { interval: Duration::from_millis(20), probe: true, ..Options::default() };
-    let monitor = Monitor::new(root, prober, options).unwrap();
-    let mut watch = Watch::new(monitor, watch::Options::default()).unwrap();
+    let interval = Duration::from_millis(20);
+    let options = watch::Options { interval, probe: true, ..watch::Options::default() };
+    let mut watch = Watch::open(&Root::open(node.root()).unwrap(), options).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     while watch.next().is_some() || watch.holders(GroupId(51)).is_empty() {
         assert!(Instant::now() < deadline, "the holder was not found");
@@ -108,11 +106,8 @@ fn watch_without_a_change_reads_once_for_each_group() {
 fn each_tick_makes_the_watch_readable() {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let node = Node::with_eight_gpus().unwrap();
-    let root = Arc::new(Root::open(node.root()).unwrap());
-    let prober = Arc::new(Prober::new(Arc::clone(&root)));
-    let options = Options { interval: Duration::from_millis(20), probe: false, ..Options::default() };
-    let mut watch =
-        Watch::new(Monitor::new(root, prober, options).unwrap(), watch::Options::default()).unwrap();
+    let options = watch::Options { interval: Duration::from_millis(20), ..watch::Options::default() };
+    let mut watch = Watch::open(&Root::open(node.root()).unwrap(), options).unwrap();
     while watch.next().is_some() {}
     for tick in 0..10 {
         let timeout = Timespec { tv_sec: 10, tv_nsec: 0 };

@@ -74,13 +74,11 @@ impl Story {
 fn default_options_open_no_group() {
     let node = Node::with_eight_gpus().unwrap();
     let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
-    let root = Arc::new(Root::open(node.root()).unwrap());
-    let prober = Arc::new(Prober::new(Arc::clone(&root)));
-    let monitor = Monitor::new(root, prober, Options::default()).unwrap();
-    assert!(!monitor.options().probe);
-    let mut watch = vfio_probe::Watch::new(monitor, Default::default()).unwrap();
+    assert!(!Options::default().probe);
+    let root = Root::open(node.root()).unwrap();
+    let mut watch = vfio_probe::Watch::open(&root, Default::default()).unwrap();
     let deadline = Instant::now() + PATIENCE;
-    while watch.next() != Some(vfio_probe::Event::Held(GROUP)) {
+    while watch.next() != Some(Ok(vfio_probe::Event::Held(GROUP))) {
         assert!(Instant::now() < deadline, "{watch:?}");
         std::thread::sleep(INTERVAL / 4);
     }

@@ -3,9 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use vfio_probe::{Event, GroupId, Monitor, Prober, Root, Watch, monitor, watch};
+use vfio_probe::{Event, GroupId, Root, Watch, watch};
 use vfio_sim_node::{Function, Node, VmSpec};
 
 const GPU: &str = "0000:1b:00.0";
@@ -15,11 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const NEVER: Duration = Duration::from_secs(3600);
 
 fn watch(node: &Node, interval: Duration) -> Watch {
-    let root = Arc::new(Root::open(node.root()).unwrap());
-    let prober = Arc::new(Prober::new(Arc::clone(&root)));
-    let options = monitor::Options { interval, probe: true, ..monitor::Options::default() };
-    let monitor = Monitor::new(root, prober, options).unwrap();
-    Watch::new(monitor, watch::Options::default()).unwrap()
+    let options = watch::Options { interval, probe: true, ..watch::Options::default() };
+    Watch::open(&Root::open(node.root()).unwrap(), options).unwrap()
 }
 
 /// Polls until `wanted` arrives. Returns all events until then.
@@ -27,6 +23,7 @@ fn expect(watch: &mut Watch, wanted: Event) -> Vec<Event> {
     let (mut events, deadline) = (Vec::new(), Instant::now() + PATIENCE);
     loop {
         while let Some(event) = watch.next() {
+            let event = event.unwrap();
             events.push(event);
             if event == wanted {
                 return events;
@@ -106,6 +103,7 @@ fn new_device_node_wakes_at_once() {
 fn next_without_an_event_returns_at_once() {
     let node = Node::new().unwrap();
     let mut watch = watch(&node, NEVER);
+    assert_eq!(watch.next(), Some(Ok(Event::Ready)));
     assert_eq!(watch.next(), None);
     let none = Timespec { tv_sec: 0, tv_nsec: 0 };
     assert_eq!(poll(&mut [PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)], Some(&none)), Ok(0));

@@ -7,10 +7,10 @@ use std::fs::File;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use vfio_probe::occupancy::Evidence;
-use vfio_probe::{Event, GroupId, Monitor, Occupancy, Prober, Root, Watch, monitor, watch};
+use vfio_probe::{Event, GroupId, Occupancy, Root, Watch, watch};
 use vfio_sim_node::{Function, Hold, Node, VmSpec, mount_without_answers};
 
 const GPU: &str = "0000:1b:00.0";
@@ -19,11 +19,8 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn watch(node: &Node) -> Watch {
-    let root = Arc::new(Root::open(node.root()).unwrap());
-    let prober = Arc::new(Prober::new(Arc::clone(&root)));
-    let options = monitor::Options { interval: INTERVAL, probe: true, ..monitor::Options::default() };
-    let mut watch =
-        Watch::new(Monitor::new(root, prober, options).unwrap(), watch::Options::default()).unwrap();
+    let options = watch::Options { interval: INTERVAL, probe: true, ..watch::Options::default() };
+    let mut watch = Watch::open(&Root::open(node.root()).unwrap(), options).unwrap();
     let deadline = Instant::now() + PATIENCE;
     while watch.next().is_some() || !watch.monitor().initial_probes_done() {
         assert!(Instant::now() < deadline, "no probe results");
@@ -36,7 +33,7 @@ fn until(watch: &mut Watch, what: &str, mut wanted: impl FnMut(&Watch) -> bool) 
     let (mut events, deadline) = (Vec::new(), Instant::now() + PATIENCE);
     loop {
         while let Some(event) = watch.next() {
-            events.push(event);
+            events.push(event.unwrap());
         }
         if wanted(watch) {
             return events;

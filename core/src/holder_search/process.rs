@@ -250,10 +250,11 @@ impl Descriptor<'_> {
                 return;
             }
         };
+        let uid = root.uid_of(self.pid);
         let container = root.container_of(self.pid);
         // The descriptor is still there, so what was read by pid belongs to this process.
         if self.stat().is_ok() {
-            let holder = Holder { group, pid: self.pid, start_time, command, via, container };
+            let holder = Holder { group, pid: self.pid, start_time, uid, command, via, container };
             turn.sightings.push(Sighting { holder, seen: Instant::now() });
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::holders::Via;
-use crate::id::{DeviceId, GroupId};
+use crate::id::{DeviceId, GroupId, unique};
 use crate::root::{Buffer, Root};
 use rustix::fs::makedev;
 
@@ -26,6 +26,7 @@ impl Targets {
     /// # Errors
     /// This process has no descriptor left to read them with.
     pub fn of(root: &Root, groups: &[GroupId]) -> Result<Self> {
+        let groups = &unique(groups);
         let mut buffer = Buffer::new();
         let mut members = Vec::new();
         for &group in groups {

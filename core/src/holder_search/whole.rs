@@ -3,7 +3,7 @@
 use super::{Budget, HolderSearch, Targets};
 use crate::error::Result;
 use crate::holders::{Holder, ScanCoverage};
-use crate::id::GroupId;
+use crate::id::{GroupId, unique};
 use crate::root::Root;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -93,6 +93,7 @@ pub(super) fn search_whole(
     limit: Duration,
 ) -> Result<(Vec<Holder>, ScanCoverage)> {
     let end = Instant::now() + limit;
+    let groups = &unique(groups);
     let mut skipped = Vec::new();
     let mut known: Vec<Holder> = Vec::new();
     loop {
@@ -100,7 +101,7 @@ pub(super) fn search_whole(
         shared.lock().current = Some((0, Instant::now()));
         let search = {
             let (root, groups, skipped, shared) =
-                (root.clone(), groups.to_vec(), skipped.clone(), Arc::clone(&shared));
+                (root.clone(), groups.clone(), skipped.clone(), Arc::clone(&shared));
             move || run(&root, &groups, &skipped, &shared)
         };
         let builder = thread::Builder::new().name("vfio-holders".to_owned()).stack_size(128 * 1024);

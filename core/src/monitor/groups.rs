@@ -28,6 +28,8 @@ pub struct Group {
     pub(super) has_untracked: bool,
     /// Whether the group is peeked at and probed. See [`Monitor::set_watched`](super::Monitor::set_watched).
     pub(super) watched: bool,
+    /// The changes contained the group since it is watched.
+    pub(super) reported: bool,
     /// When the outstanding probe was requested. None if no probe is outstanding.
     pub(super) probe_since: Option<Instant>,
 }
@@ -43,6 +45,7 @@ impl Group {
             node: GroupNode::Hidden,
             has_untracked: false,
             watched: true,
+            reported: false,
             probe_since: None,
         }
     }
@@ -60,7 +63,9 @@ pub struct Assigned {
 impl Assigned {
     pub(super) fn sort(&mut self) {
         self.devices.sort_unstable();
+        self.devices.dedup();
         self.groups.sort_unstable();
+        self.groups.dedup();
     }
 
     /// Returns whether a group, or one of its tracked devices, is assigned. Both lists

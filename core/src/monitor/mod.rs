@@ -84,10 +84,10 @@ pub enum Change {
     Unbound(DeviceId),
     /// A group became held.
     Held(GroupId),
-    /// A held group became free.
+    /// A group became free, or was found free.
     Freed(GroupId),
-    /// Something else about a group changed: it became absent or unknown, its members or its
-    /// viability changed, or a device of it is being unbound.
+    /// Something else about a group changed: it became absent or unknown, or was found so, its
+    /// members or its viability changed, or a device of it is being unbound.
     Changed(GroupId),
 }
 
@@ -219,6 +219,14 @@ impl Monitor {
         self.started && !self.paused && !self.groups.iter().any(outstanding)
     }
 
+    /// Returns whether the first pass is over and the changes contain every watched group: as held,
+    /// free or changed. A group whose first probe is outstanding is not among them yet. Returns false
+    /// while probes are paused and a group waits for its first one.
+    #[must_use]
+    pub fn is_discovered(&self) -> bool {
+        self.started && self.groups.iter().all(|group| group.reported || !group.watched)
+    }
+
     /// Sets how much of each record is read. If that changes, the next pass after `now` reads all
     /// records again.
     pub fn set_detail(&mut self, detail: Detail, now: Instant) {
@@ -243,6 +251,7 @@ impl Monitor {
     pub fn set_watched(&mut self, groups: Option<Vec<GroupId>>) {
         self.watched = groups.map(|mut groups| {
             groups.sort_unstable();
+            groups.dedup();
             groups
         });
         watch_groups(&mut self.groups, &mut self.bound, self.watched.as_deref());

@@ -74,6 +74,19 @@ impl Monitor {
                 self.record_result(index, Occupancy::Unknown(UnknownReason::TimedOut), now, changes);
             }
         }
+        self.report_unknown(changes);
+    }
+
+    /// Reports each new group that was observed and stayed unknown, because it has had no change yet.
+    fn report_unknown(&mut self, changes: &mut Vec<Change>) {
+        let paused = self.paused;
+        let is_due = |group: &&mut Group| group.watched && !group.reported && group.probe_since.is_none();
+        for group in self.groups.iter_mut().filter(|_| !paused).filter(is_due) {
+            group.reported = true;
+            if group.state.occupancy == Occupancy::Unknown(UnknownReason::NotProbed) {
+                changes.push(Change::Changed(group.id));
+            }
+        }
     }
 
     /// Peeks at the groups and starts the probes that are wanted.
@@ -93,6 +106,7 @@ impl Monitor {
                 refused.for_each(|group| group.probe_since = None);
             });
         }
+        self.report_unknown(changes);
     }
 
     /// Peeks at one group. Returns a request if only a probe can decide.
@@ -198,7 +212,7 @@ fn change_between(group: GroupId, before: Occupancy, after: Occupancy) -> Option
     match (before, after) {
         (before, after) if before == after => None,
         (_, Occupancy::Held) => Some(Change::Held(group)),
-        (Occupancy::Held, Occupancy::Free) => Some(Change::Freed(group)),
+        (_, Occupancy::Free) => Some(Change::Freed(group)),
         _ => Some(Change::Changed(group)),
     }
 }

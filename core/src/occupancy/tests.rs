@@ -38,7 +38,7 @@ impl Story {
 
 fn holder(via: Via) -> Holder {
     let (command, container) = (Text::lossy(b"qemu-system-x86"), Container::default());
-    Holder { group: GroupId(51), pid: 4711, start_time: 1, command, via, container }
+    Holder { group: GroupId(51), pid: 4711, start_time: 1, uid: None, command, via, container }
 }
 
 #[test]

@@ -12,16 +12,22 @@ pub enum Event {
     Unbound(DeviceId),
     /// A group became held.
     Held(GroupId),
-    /// A held group became free.
+    /// A group became free, or the watch found it free.
     Freed(GroupId),
-    /// Something else about a group changed, also its holders.
+    /// Something else about a group changed, also its holders. Also for a group that the watch found
+    /// neither free nor held.
     Changed(GroupId),
-    /// The kernel dropped uevents. The watch has read everything again.
+    /// Events were lost: the kernel dropped uevents, or more than
+    /// [`MAX_QUEUED`](crate::watch::MAX_QUEUED) events were queued during a wait. The watch itself is
+    /// up to date.
     Rescan,
+    /// The watch has read everything once. Comes once, after the events of the devices and groups
+    /// that it found. Without any event before it, no device is bound.
+    Ready,
 }
 
 impl Event {
-    /// Returns `bound`, `unbound`, `held`, `freed`, `changed` or `rescan`.
+    /// Returns `bound`, `unbound`, `held`, `freed`, `changed`, `rescan` or `ready`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -31,6 +37,7 @@ impl Event {
             Self::Freed(_) => "freed",
             Self::Changed(_) => "changed",
             Self::Rescan => "rescan",
+            Self::Ready => "ready",
         }
     }
 

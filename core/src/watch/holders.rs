@@ -271,7 +271,9 @@ impl KnownHolders {
         let changes_numbers = |change: &Change| match change {
             Change::Bound(_) | Change::Unbound(_) => true,
             Change::Changed(group) => !self.renamed.contains(group),
-            Change::Held(_) | Change::Freed(_) => false,
+            // A group that was not held may have been absent until now, with another number.
+            Change::Freed(group) => self.of(*group).is_none(),
+            Change::Held(_) => false,
         };
         if changes.iter().any(changes_numbers) {
             self.epoch += 1;

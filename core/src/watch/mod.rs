@@ -3,25 +3,32 @@
 
 mod event;
 mod holders;
+mod queue;
 mod search;
 mod sources;
+mod wait;
 mod withheld;
 
+use crate::device::Detail;
 use crate::error::{Error, Result};
 use crate::holders::{Holder, ScanCoverage};
 use crate::id::GroupId;
-use crate::monitor::{Change, Monitor};
+use crate::monitor::{self, Change, Monitor};
 use crate::occupancy::Occupancy;
+use crate::prober::Prober;
+use crate::root::Root;
 use holders::KnownHolders;
+use queue::Queue;
 use sources::{Signal, Sources, Uevents};
-use std::collections::VecDeque;
 use std::fmt;
 use std::mem::MaybeUninit;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use withheld::Withheld;
 
 pub use event::Event;
+pub use wait::{MAX_QUEUED, Wait};
 
 /// Pause before another pass after a device node was created or removed. The kernel creates the
 /// node of a group before the device's entry in sysfs (`__vfio_register_dev`), so a pass between
@@ -31,6 +38,17 @@ const AFTER_NODE_CHANGE: Duration = Duration::from_millis(10);
 /// Settings of a [`Watch`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
+    /// Time between two passes. Also the shortest time between two probes of one group.
+    pub interval: Duration,
+    /// Whether groups may be probed. If not, the occupancy rests on `enable` and on known holders.
+    ///
+    /// A probe opens the group's device node, and a VM that starts in that moment fails. So this is
+    /// false by default, as in every language.
+    pub probe: bool,
+    /// Longest duration of a probe. After that it counts as timed out.
+    pub probe_deadline: Duration,
+    /// How much of each device's record is read.
+    pub detail: Detail,
     /// Listen to the uevents of the kernel. They only make news arrive sooner: a pod with
     /// `hostUsers: false` gets none.
     pub uevents: bool,
@@ -38,10 +56,11 @@ pub struct Options {
     pub holders: bool,
 }
 
-/// Listens to uevents and searches for holders.
+/// The settings of a [`Monitor`] by default, listens to uevents and searches for holders.
 impl Default for Options {
     fn default() -> Self {
-        Self { uevents: true, holders: true }
+        let monitor::Options { interval, probe, probe_deadline, detail } = monitor::Options::default();
+        Self { interval, probe, probe_deadline, detail, uevents: true, holders: true }
     }
 }
 
@@ -53,7 +72,7 @@ pub struct Watch {
     options: Options,
     sources: Sources,
     holders: KnownHolders,
-    events: VecDeque<Event>,
+    events: Queue,
     withheld: Withheld,
     changes: Vec<Change>,
     next_pass: Instant,
@@ -61,17 +80,34 @@ pub struct Watch {
     unreported_failure: Option<Error>,
     /// A device node was created or removed just now, perhaps in the middle of a bind or unbind.
     node_changed: bool,
+    /// [`Event::Ready`] was queued.
+    ready: bool,
 }
 
 impl Watch {
-    /// Starts to watch. The first [`Watch::next`] discovers the devices.
+    /// Starts to watch all devices below a root. The first [`Watch::next`] discovers them: it reports
+    /// each device as bound, and each group as held, free or changed. [`Event::Ready`] follows.
     ///
     /// A source that the kernel refuses is left out: uevents in a user namespace, inotify without
     /// /dev/vfio. The timer finds every change nevertheless, only later.
     ///
     /// # Errors
     /// The kernel creates no epoll descriptor, no eventfd or no timer.
-    pub fn new(monitor: Monitor, options: Options) -> Result<Self> {
+    pub fn open(root: &Root, options: Options) -> Result<Self> {
+        let root = Arc::new(root.clone());
+        Self::with_prober(Arc::clone(&root), Arc::new(Prober::new(root)), options)
+    }
+
+    /// Starts to watch as [`Watch::open`] does, with a prober of the caller. The prober must be of
+    /// this root.
+    ///
+    /// # Errors
+    /// As [`Watch::open`].
+    #[doc(hidden)]
+    pub fn with_prober(root: Arc<Root>, prober: Arc<Prober>, options: Options) -> Result<Self> {
+        let Options { interval, probe, probe_deadline, detail, .. } = options;
+        let settings = monitor::Options { interval, probe, probe_deadline, detail };
+        let monitor = Monitor::new(root, prober, settings)?;
         let sources = Sources::new(monitor.options().interval, monitor.results_fd(), options.uevents)?;
         let holders = KnownHolders::new(&monitor)?;
         sources.watch_holders(holders.fd())?;
@@ -80,13 +116,14 @@ impl Watch {
             options,
             sources,
             holders,
-            events: VecDeque::new(),
+            events: Queue::default(),
             withheld: Withheld::default(),
             changes: Vec::new(),
             next_pass: Instant::now(),
             failure: None,
             unreported_failure: None,
             node_changed: false,
+            ready: false,
         };
         watch.watch_nodes();
         Ok(watch)
@@ -106,7 +143,8 @@ impl Watch {
         self.sources.hears_uevents()
     }
 
-    /// Returns the next event, or none for now.
+    /// Returns the next event, or none for now. A pass that could not list the bound devices is an
+    /// error, once; the watch keeps its state and tries again at the next pass.
     ///
     /// Never waits for an event. It may make a pass, which needs about 20 system calls with 8
     /// devices. A search for holders runs on a thread of the watch. [`Event::Held`] waits for its
@@ -115,10 +153,28 @@ impl Watch {
         clippy::should_implement_trait,
         reason = "None means no event for now, an iterator's None means its end"
     )]
-    pub fn next(&mut self) -> Option<Event> {
-        if let Some(event) = self.events.pop_front() {
-            return Some(event);
+    pub fn next(&mut self) -> Option<Result<Event>> {
+        if let Some(news) = self.pop() {
+            return Some(news);
         }
+        self.advance();
+        self.pop()
+    }
+
+    /// Returns whether the watch has read everything once, so that [`Watch::monitor`] shows all
+    /// devices and groups. [`Event::Ready`] is or was among the events then.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    fn pop(&mut self) -> Option<Result<Event>> {
+        let event = self.events.pop().map(Ok);
+        event.or_else(|| self.unreported_failure.take().map(Err))
+    }
+
+    /// Takes in what the sources signal, makes a pass if one is due, and queues the events.
+    fn advance(&mut self) {
         self.take_signals();
         let now = Instant::now();
         let passes = now >= self.next_pass;
@@ -132,7 +188,8 @@ impl Watch {
                 self.monitor.expect_nodes_unchanged();
             }
             self.failure = self.monitor.pass(now, &mut self.changes).err();
-            self.unreported_failure = self.failure.clone();
+            // One that the caller has not taken yet is older, and says the same.
+            self.unreported_failure = self.failure.clone().or(self.unreported_failure.take());
             self.watch_nodes();
             pause = self.follow_up(now);
         }
@@ -146,7 +203,10 @@ impl Watch {
             self.tick_after(pause);
         }
         self.take_changes(now);
-        self.events.pop_front()
+        if !self.ready && self.withheld.is_empty() && self.monitor.is_discovered() {
+            self.ready = true;
+            self.events.push(Event::Ready);
+        }
     }
 
     /// Turns changes into events. Withholds those that a group is held, until its holders can be
@@ -223,12 +283,6 @@ impl Watch {
         self.failure.clone()
     }
 
-    /// Returns the failure of the latest pass once. For a caller that reports events and failures
-    /// in one stream.
-    pub fn take_failure(&mut self) -> Option<Error> {
-        self.unreported_failure.take()
-    }
-
     /// Lets the next [`Watch::next`] make a pass.
     pub fn pass_now(&mut self) {
         self.next_pass = Instant::now();
@@ -271,7 +325,7 @@ impl Watch {
             let device = match received {
                 Uevents::Event(event) => event.device,
                 Uevents::Lost => {
-                    events.push_back(Event::Rescan);
+                    events.push(Event::Rescan);
                     None
                 }
             };
@@ -295,6 +349,13 @@ impl Watch {
         } else {
             self.sources.watch_nodes(self.monitor.root());
         }
+    }
+}
+
+/// The descriptor of [`Watch::fd`].
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd()
     }
 }
 

@@ -4,9 +4,9 @@
 //! thread and usually needs a few milliseconds.
 
 use super::Event;
+use super::queue::Queue;
 use crate::id::GroupId;
 use crate::monitor::Change;
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Longest time that an event is withheld.
@@ -21,7 +21,7 @@ pub(super) struct Withheld {
 
 impl Withheld {
     /// Withholds the event of a group. An earlier one of the same group goes out first.
-    pub(super) fn add(&mut self, group: GroupId, now: Instant, events: &mut VecDeque<Event>) {
+    pub(super) fn add(&mut self, group: GroupId, now: Instant, events: &mut Queue) {
         self.let_go(|other| other == group, events);
         self.groups.push((group, now + LONGEST));
         self.is_new = true;
@@ -29,7 +29,7 @@ impl Withheld {
 
     /// Passes on any other change. Withheld events that it follows go out first, so that the events
     /// of a group and of its devices keep their order.
-    pub(super) fn pass(&mut self, change: Change, events: &mut VecDeque<Event>) {
+    pub(super) fn pass(&mut self, change: Change, events: &mut Queue) {
         let event = Event::from(change);
         match event.group() {
             // The event that the group is held includes it.
@@ -39,21 +39,16 @@ impl Withheld {
             Some(group) => self.let_go(|other| other == group, events),
             None => self.let_go(|_| true, events),
         }
-        events.push_back(event);
+        events.push(event);
     }
 
     /// Releases the events that are due, and those of groups whose holders are not unknown any
     /// more.
-    pub(super) fn release(
-        &mut self,
-        now: Instant,
-        is_unknown: impl Fn(GroupId) -> bool,
-        events: &mut VecDeque<Event>,
-    ) {
+    pub(super) fn release(&mut self, now: Instant, is_unknown: impl Fn(GroupId) -> bool, events: &mut Queue) {
         self.groups.retain(|&(group, due)| {
             let stays = now < due && is_unknown(group);
             if !stays {
-                events.push_back(Event::Held(group));
+                events.push(Event::Held(group));
             }
             stays
         });
@@ -66,15 +61,20 @@ impl Withheld {
         due.filter(|_| std::mem::take(&mut self.is_new)).map(|due| due.saturating_duration_since(now))
     }
 
+    /// Returns whether no event is withheld.
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
     fn contains(&self, group: GroupId) -> bool {
         self.groups.iter().any(|&(other, _)| other == group)
     }
 
-    fn let_go(&mut self, goes: impl Fn(GroupId) -> bool, events: &mut VecDeque<Event>) {
+    fn let_go(&mut self, goes: impl Fn(GroupId) -> bool, events: &mut Queue) {
         self.groups.retain(|&(group, _)| {
             let stays = !goes(group);
             if !stays {
-                events.push_back(Event::Held(group));
+                events.push(Event::Held(group));
             }
             stays
         });

@@ -11,7 +11,7 @@ use std::ffi::c_char;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use vfio_probe::{Event, GroupId, Monitor, Watch, monitor, watch};
+use vfio_probe::{Event, GroupId, Watch, monitor, watch};
 
 /// A device was bound to a VFIO driver, or the watch found a bound device for the first time.
 pub const VFP_EVENT_BOUND: i32 = 1;
@@ -25,6 +25,8 @@ pub const VFP_EVENT_FREED: i32 = 4;
 pub const VFP_EVENT_CHANGED: i32 = 5;
 /// Kernel events were lost, and the watch read everything again.
 pub const VFP_EVENT_RESCAN: i32 = 6;
+/// The watch has read everything once. Comes once, after the events of what it found.
+pub const VFP_EVENT_READY: i32 = 7;
 
 /// The watch may probe groups: each group once at discovery, later only where a peek is not conclusive. **A VM that
 /// opens a free group during a probe gets EBUSY**: pass groups that VMs may be about to open to
@@ -130,19 +132,17 @@ pub unsafe extern "C" fn vfp_watch_open(
         record::require(out_watch, "out_watch")?;
         // SAFETY: the caller's record, by the header's conventions.
         let options = unsafe { self::options(size, options) }?;
-        let defaults = monitor::Options::default();
-        let monitor_options = monitor::Options {
+        let defaults = watch::Options::default();
+        let watch_options = watch::Options {
             interval: millis_or(options.interval_ms, defaults.interval),
             probe: options.flags & VFP_WATCH_PROBE != 0,
             probe_deadline: millis_or(options.probe_deadline_ms, defaults.probe_deadline),
-            ..defaults
-        };
-        let watch_options = watch::Options {
             uevents: options.flags & VFP_WATCH_NO_UEVENTS == 0,
             holders: options.flags & VFP_WATCH_NO_HOLDERS == 0,
+            ..defaults
         };
-        let monitor = Monitor::new(Arc::clone(&host.root), Arc::clone(&host.prober), monitor_options)?;
-        let watch = Box::new(vfp_watch(Mutex::new(Watch::new(monitor, watch_options)?)));
+        let watch = Watch::with_prober(Arc::clone(&host.root), Arc::clone(&host.prober), watch_options)?;
+        let watch = Box::new(vfp_watch(Mutex::new(watch)));
         // SAFETY: not NULL, and writable by the header's conventions.
         unsafe { out_watch.write(Box::into_raw(watch)) };
         Ok(VFP_OK)
@@ -197,11 +197,11 @@ pub unsafe extern "C" fn vfp_watch_next(
         let mut watch = unsafe { self::watch(watch) }?.lock();
         // SAFETY: the caller's record, by the header's conventions.
         let mut slot = unsafe { Slots::one(("size", size), out_event, "out_event") }?;
-        if let Some(event) = watch.next() {
-            slot.push(&vfp_event::from(event));
-            return Ok(VFP_OK);
+        match watch.next() {
+            Some(event) => slot.push(&vfp_event::from(event?)),
+            None => return Ok(VFP_NO_EVENT),
         }
-        watch.take_failure().map_or(Ok(VFP_NO_EVENT), |error| Err(error.into()))
+        Ok(VFP_OK)
     };
     // SAFETY: the caller's error record, by the header's conventions.
     unsafe { guard(out_error, call) }
@@ -247,6 +247,7 @@ impl From<Event> for vfp_event {
             Event::Freed(_) => VFP_EVENT_FREED,
             Event::Changed(_) => VFP_EVENT_CHANGED,
             Event::Rescan => VFP_EVENT_RESCAN,
+            Event::Ready => VFP_EVENT_READY,
         };
         let group = event.group().map_or(VFP_NO_GROUP, |group| group.0);
         Self { kind, group, device: text::shown_or_empty(event.device()) }

@@ -17,7 +17,8 @@ use super::status::{
     VFP_TOO_LONG, VFP_TRUNCATED, VFP_UNSUPPORTED, vfp_status,
 };
 use super::watch::{
-    VFP_EVENT_BOUND, VFP_EVENT_CHANGED, VFP_EVENT_FREED, VFP_EVENT_HELD, VFP_EVENT_RESCAN, VFP_EVENT_UNBOUND,
+    VFP_EVENT_BOUND, VFP_EVENT_CHANGED, VFP_EVENT_FREED, VFP_EVENT_HELD, VFP_EVENT_READY, VFP_EVENT_RESCAN,
+    VFP_EVENT_UNBOUND,
 };
 use super::watched::{
     VFP_EVIDENCE_ENABLE, VFP_EVIDENCE_HOLDER, VFP_EVIDENCE_NODE, VFP_EVIDENCE_NONE, VFP_EVIDENCE_OPEN,
@@ -83,6 +84,7 @@ const EVENTS: &[(i32, &CStr)] = &[
     (VFP_EVENT_FREED, c"freed"),
     (VFP_EVENT_CHANGED, c"changed"),
     (VFP_EVENT_RESCAN, c"rescan"),
+    (VFP_EVENT_READY, c"ready"),
 ];
 
 fn word(table: &'static [(i32, &'static CStr)], number: i32) -> *const c_char {
@@ -219,6 +221,7 @@ mod tests {
             Event::Freed(group),
             Event::Changed(group),
             Event::Rescan,
+            Event::Ready,
         ] {
             assert_eq!(
                 text_of(vfp_event_text(super::super::watch::vfp_event::from(event).kind)),

@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use vfio_probe::device::Detail;
-use vfio_probe::{Buffer, monitor, watch};
+use vfio_probe::{Buffer, watch};
 
 /// A directory that contains sys, dev and proc: `/`, or a host's root file system mounted into a container.
 ///
@@ -213,17 +213,19 @@ impl Root {
         uevents: Option<&Bound<'_, PyAny>>,
         holders: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Watch> {
-        let defaults = monitor::Options::default();
+        let defaults = watch::Options::default();
         let probe = arguments::switch("probe", probe, false)?;
-        let sources = watch::Options {
-            uevents: arguments::switch("uevents", uevents, true)?,
-            holders: arguments::switch("holders", holders, true)?,
-        };
         let interval =
             interval.map_or(Ok(defaults.interval), |interval| arguments::interval("interval", interval))?;
         let host = self.host()?;
-        let options = monitor::Options { interval, probe, ..defaults };
-        Watch::new(py, &host, options, sources)
+        let options = watch::Options {
+            interval,
+            probe,
+            uevents: arguments::switch("uevents", uevents, true)?,
+            holders: arguments::switch("holders", holders, true)?,
+            ..defaults
+        };
+        Watch::new(py, &host, options)
     }
 
     /// Closes the root. Its watches stay open. Closing again has no effect.

@@ -12,7 +12,7 @@ use pyo3::types::PyTuple;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use vfio_probe::monitor::{self, Assigned, Monitor};
+use vfio_probe::monitor::Assigned;
 use vfio_probe::watch::Options;
 
 /// A watch of all devices of a root: an iterator of events and a context manager.
@@ -26,15 +26,9 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(
-        py: Python<'_>,
-        host: &Host,
-        options: monitor::Options,
-        sources: Options,
-    ) -> PyResult<Self> {
+    pub(crate) fn new(py: Python<'_>, host: &Host, options: Options) -> PyResult<Self> {
         let (root, prober) = (Arc::clone(&host.root), Arc::clone(&host.prober));
-        let live =
-            py.detach(|| Live::new(vfio_probe::Watch::new(Monitor::new(root, prober, options)?, sources)?));
+        let live = py.detach(|| Live::new(vfio_probe::Watch::with_prober(root, prober, options)?));
         Ok(Self { live: Mutex::new(Some(Arc::new(live.map_err(errors::raised)?))), clock: Clock::now() })
     }
 
@@ -79,7 +73,7 @@ fn wait(py: Python<'_>, live: Arc<Live>, until: Option<Instant>) -> PyResult<Wai
 fn wait_on(py: Python<'_>, live: &Live, until: Option<Instant>) -> PyResult<Waited> {
     while !live.is_closed() {
         if let Some(event) = py.detach(|| live.lock().next()) {
-            return Ok(Waited::Event(event.into()));
+            return Ok(Waited::Event(event.map_err(errors::raised)?.into()));
         }
         if until.is_some_and(|until| Instant::now() >= until) {
             return Ok(Waited::TimedOut);

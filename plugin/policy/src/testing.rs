@@ -43,8 +43,15 @@ pub fn device_state(
     };
     let id = GroupId(group);
     let command = Text::lossy(b"qemu");
-    let holder =
-        Holder { group: id, pid: 7, start_time: 1, command, via: Via::Group, container: Default::default() };
+    let holder = Holder {
+        group: id,
+        pid: 7,
+        start_time: 1,
+        uid: None,
+        command,
+        via: Via::Group,
+        container: Default::default(),
+    };
     let holders = if occupancy.is_held() { vec![holder] } else { Vec::new() };
     let peek = if occupancy.is_held() { Peek::LooksHeld } else { Peek::LooksFree };
     let evidence = Evidence::Open;

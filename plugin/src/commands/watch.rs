@@ -9,18 +9,17 @@ use crate::status::report::HolderReport;
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use vfio_plugin_policy::holders::describe;
-use vfio_probe::monitor::{Monitor, Options};
-use vfio_probe::{Event, GroupId, Prober, Root, Watch};
+use vfio_probe::watch::Options;
+use vfio_probe::{Event, GroupId, Root, Watch};
 
 /// One event, as a line of `watch --json`.
 #[derive(Serialize)]
 struct EventReport {
     /// Seconds since 1970, with milliseconds.
     time: f64,
-    /// `bound`, `unbound`, `held`, `freed`, `changed` or `rescan`.
+    /// `bound`, `unbound`, `held`, `freed`, `changed`, `rescan` or `ready`.
     event: &'static str,
     /// The device; for an event of a group, its devices separated by commas.
     device: Option<String>,
@@ -36,12 +35,11 @@ struct EventReport {
 /// # Errors
 /// The root cannot be opened, the bound devices cannot be listed, or standard output cannot be written.
 pub(crate) fn run(config: &Config, json: bool, wide: bool) -> anyhow::Result<u8> {
-    let root = Arc::new(Root::open(&config.root)?);
-    let prober = Arc::new(Prober::new(Arc::clone(&root)));
     let options = Options { interval: config.interval, ..Options::default() };
-    let mut watch = Watch::new(Monitor::new(root, prober, options)?, Default::default())?;
+    let mut watch = Watch::open(&Root::open(&config.root)?, options)?;
     loop {
         while let Some(event) = watch.next() {
+            let event = event.context("cannot list the bound devices")?;
             let line = match json {
                 true => serde_json::to_string(&report(&watch, event))?,
                 false => {
@@ -52,9 +50,6 @@ pub(crate) fn run(config: &Config, json: bool, wide: bool) -> anyhow::Result<u8>
             if stdout::print_part(&(line + "\n"))? == Reader::Gone {
                 return Ok(0);
             }
-        }
-        if let Some(error) = watch.failure() {
-            return Err(error).context("cannot list the bound devices");
         }
         let (changes, out) = (watch.fd(), std::io::stdout());
         // Without requested events, poll reports only that the reader of a pipe or socket has closed it.

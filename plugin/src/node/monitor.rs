@@ -26,7 +26,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use vfio_plugin_policy::assignments::reserved::{AssignedDevices, PinnedOffer};
 use vfio_plugin_policy::device::NodeSnapshot;
-use vfio_probe::monitor::{self, Monitor};
 use vfio_probe::{DeviceId, GroupId, Occupancy, Prober, Root, Watch};
 
 /// A handle of the monitor thread. Clones share it.
@@ -90,18 +89,18 @@ impl MonitorHandle {
             prober = prober.with_observer(metrics.probe_observer());
         }
         let prober = Arc::new(prober);
-        let options = monitor::Options {
+        let options = vfio_probe::watch::Options {
             interval: config.interval,
             probe: !config.no_probe,
             detail: detail_for(&config.offered),
             ..Default::default()
         };
-        let mut monitor = Monitor::new(Arc::clone(&root), Arc::clone(&prober), options)?;
+        let mut watch = Watch::with_prober(Arc::clone(&root), Arc::clone(&prober), options)?;
         // The first pass shows what is bound, and so which groups have offered devices.
-        monitor.set_watched(Some(Vec::new()));
+        watch.monitor_mut().set_watched(Some(Vec::new()));
         let timing = Timing { interval: config.checks_interval, settling: config.settling };
         let sources = Sources {
-            watch: Watch::new(monitor, Default::default())?,
+            watch,
             namer: ResourceNamer::new(config.offered.clone(), config.pci_ids.clone(), run_dir),
             pools: config.pools.clone().map(PoolsFileWatch::new),
             cdi: CdiDir::new(config.cdi_dir.clone(), run_dir),

@@ -227,7 +227,8 @@ impl MonitorLoop {
     fn take_events(&mut self) -> bool {
         let Sources { watch, hardware, .. } = &mut self.sources;
         let mut changed = false;
-        while let Some(event) = watch.next() {
+        // `take_failure` takes in what a pass could not read.
+        while let Some(Ok(event)) = watch.next() {
             tracing::debug!(?event, "watch reported an event");
             changed = true;
             match (hardware.as_mut(), event) {
