@@ -38,7 +38,7 @@ c *args:
 
 # Tests the Go package.
 go:
-    ffi/go/test
+    go/test
 
 # Tests the Python module. The arguments are pytest's.
 python *args:

@@ -23,7 +23,7 @@ const TASKS: &[(&str, &str, Task)] = &[
     ("verify", "run every test of the project (./verify)", Task::Program(verify::verify)),
     ("ci", "run ./verify, and the VM tests on a built kernel (.ci/run)", Task::Suite(ci::ci)),
     ("c", "test the C library (ffi/test)", Task::Suite(cargo::c)),
-    ("go", "test the Go package (ffi/go/test)", Task::Suite(go::go)),
+    ("go", "test the Go package (go/test)", Task::Suite(go::go)),
     ("python", "test the Python module (python/test)", Task::Suite(python::python)),
     ("conformance", "compare the languages (tests/conformance/run)", Task::Suite(conformance::conformance)),
     ("cost", "measure calls in all languages (tests/conformance/cost)", Task::Suite(conformance::cost)),

@@ -25,6 +25,7 @@ pub(crate) fn trials(library: &Arc<Library>) -> Vec<Trial> {
         test("install_for_another_target_refuses_this_hosts_library", install_for_another_target),
         test("install_removes_the_file_of_the_version_before", removes_older_version),
         test("shared_library_exports_exactly_the_functions_of_the_header", exports_only_vfp),
+        test("functions_have_the_version_that_brought_them", exports_versions),
         test("shared_library_does_not_need_python", needs_no_python),
         test("soname_has_the_abi_number_and_few_libraries_are_needed", has_soname_and_few_libraries),
         test("pkg_config_reports_the_version", pkg_config_version),
@@ -36,10 +37,12 @@ impl Installed {
         self.prefix.join("lib/libvfio_probe.so")
     }
 
-    /// Returns the names in the last column of nm.
+    /// Returns the names of functions in the last column of nm, without their versions.
     fn symbols(&self, log: &mut Log, which: &str) -> Result<BTreeSet<String>> {
         let listed = log.output(self.context.command("nm").args(["-D", which]).arg(self.library()))?;
-        Ok(listed.lines().filter_map(|line| line.split_whitespace().last()).map(str::to_owned).collect())
+        let names = listed.lines().filter(|line| !line.contains(" A "));
+        let names = names.filter_map(|line| line.split_whitespace().last()?.split('@').next());
+        Ok(names.map(str::to_owned).collect())
     }
 }
 
@@ -168,6 +171,27 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = entries(directory).into_iter().flat_map(below).collect();
     all.sort();
     all
+}
+
+/// Each function has the version of ffi/vfio_probe.map that brought it.
+fn exports_versions(installed: &Installed, log: &mut Log) -> Result {
+    let map = read(&installed.context.top.join("ffi/vfio_probe.map"))?;
+    let mut expected = BTreeSet::new();
+    let mut version = "";
+    for line in map.lines().map(str::trim) {
+        version = line.strip_suffix(" {").unwrap_or(version);
+        expected.extend(
+            line.strip_suffix(';').filter(|name| name.starts_with("vfp_")).map(|name| (name, version)),
+        );
+    }
+    let nm =
+        log.output(installed.context.command("nm").args(["-D", "--defined-only"]).arg(installed.library()))?;
+    let symbols = nm.lines().filter_map(|line| line.split_whitespace().last()?.split_once("@@"));
+    let symbols: BTreeSet<(&str, &str)> = symbols.collect();
+    let lines = |names: BTreeSet<(&str, &str)>| {
+        names.into_iter().map(|(name, version)| format!("{name} {version}")).collect::<Vec<_>>().join("\n")
+    };
+    same(&lines(symbols), &lines(expected))
 }
 
 fn exports_only_vfp(installed: &Installed, log: &mut Log) -> Result {

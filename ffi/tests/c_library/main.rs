@@ -9,6 +9,7 @@
 mod examples;
 mod installation;
 mod library;
+mod linking;
 mod programs;
 
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let library = Arc::new(Library::default());
     let mut trials: Vec<Trial> = Vec::new();
     trials.extend(installation::trials(&library));
+    trials.extend(linking::trials(&library));
     trials.extend(programs::trials(&library));
     trials.extend(examples::trials(&library));
     let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();

@@ -97,7 +97,7 @@ fn compile_c(context: &Context, work: &Path, source: &str, optimization: &str) -
 fn build_go(context: &Context, work: &Path, package: &str) -> Result<PathBuf> {
     let program = work.join("go");
     let mut build = context.command("go");
-    build.current_dir(context.top.join("ffi/go")).args(["build", "-o"]).arg(&program).arg(package);
+    build.current_dir(context.top.join("go/vfioprobe")).args(["build", "-o"]).arg(&program).arg(package);
     process::run(&mut build)?;
     Ok(program)
 }

@@ -13,9 +13,9 @@ use crate::suite::Suite;
 use crate::{Result, process};
 
 /// The Go package.
-const PACKAGE: &str = "ffi/go";
+const PACKAGE: &str = "go/vfioprobe";
 /// The example with a module of its own.
-const AGENT: &str = "ffi/go/examples/agent";
+const AGENT: &str = "go/vfioprobe/examples/agent";
 /// Flags of a build that needs no shared library.
 pub(crate) const STATIC: [&str; 2] = ["-tags", "vfio_probe_static,netgo,osusergo"];
 const STATIC_LIBRARY: [&str; 2] = ["-tags", "vfio_probe_static"];
@@ -161,7 +161,7 @@ fn documented_program(context: &Context, gofmt: &Path, work: &Scratch, root: &Pa
     process::make_directory(&directory)?;
     let program = super::readme::code_block(&process::read(&context.top.join("docs/go.md"))?, "go")?;
     process::write(&directory.join("main.go"), program)?;
-    let module = "github.com/vfio-probe/vfio-probe/ffi/go";
+    let module = "github.com/vfio-probe/vfio-probe/go/vfioprobe";
     let here = context.top.join(PACKAGE);
     let text = format!(
         "module documented\n\ngo 1.24\n\nrequire {module} v0.0.0\n\nreplace {module} => {}\n",

@@ -14,7 +14,7 @@ use crate::{Result, process};
 /// The buses of the eight GPUs, in groups from 51 on.
 const BUSES: [&str; 8] = ["1b", "3d", "4e", "5f", "9b", "bd", "ce", "df"];
 
-const GO_PACKAGE: &str = "github.com/vfio-probe/vfio-probe/ffi/go";
+const GO_PACKAGE: &str = "github.com/vfio-probe/vfio-probe/go/vfioprobe";
 
 /// Runs the suite.
 ///

@@ -72,6 +72,6 @@ fn other_languages(context: &mut Context, work: &Path) -> Result {
             .arg(package);
         process::run(&mut go)
     };
-    go("ffi/go/examples/agent", "go-agent", ".")?;
-    go("ffi/go", "go-dump", "./internal/dump")
+    go("go/vfioprobe/examples/agent", "go-agent", ".")?;
+    go("go/vfioprobe", "go-dump", "./internal/dump")
 }

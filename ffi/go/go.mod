@@ -1,3 +1,0 @@
-module github.com/vfio-probe/vfio-probe/ffi/go
-
-go 1.24

@@ -1,0 +1,3 @@
+module github.com/vfio-probe/vfio-probe/go/vfioprobe
+
+go 1.24
