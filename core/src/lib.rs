@@ -99,44 +99,95 @@
 //!   have a mixed record until the next reading.
 #![forbid(unsafe_code)]
 
+// The modules of this project's own plugin, tests and fuzzers. Their items that others need are
+// exported below. The others change without notice.
+#[doc(hidden)]
 pub mod bounded_pool;
+#[doc(hidden)]
 pub mod cgroup;
+#[doc(hidden)]
 pub mod device;
+#[doc(hidden)]
 pub mod device_nodes;
+#[doc(hidden)]
 pub mod egm;
+#[doc(hidden)]
 pub mod error;
+#[doc(hidden)]
 pub mod group;
+#[doc(hidden)]
 pub mod hardware;
+#[doc(hidden)]
 pub mod holder_search;
+#[doc(hidden)]
 pub mod holders;
+#[doc(hidden)]
 pub mod id;
+#[doc(hidden)]
 pub mod monitor;
 pub mod names;
+#[doc(hidden)]
 pub mod occupancy;
+#[doc(hidden)]
 pub mod peek;
+#[doc(hidden)]
 pub mod pid_namespace;
+#[doc(hidden)]
 pub mod probe;
+#[doc(hidden)]
 pub mod prober;
+#[doc(hidden)]
 pub mod root;
+#[doc(hidden)]
 pub mod scan;
+#[doc(hidden)]
 pub mod snapshot;
+#[doc(hidden)]
 pub mod text;
+#[doc(hidden)]
 pub mod uevent;
 pub mod watch;
+mod words;
 
+#[doc(inline)]
 pub use cgroup::{Container, InPod};
-pub use device::{Device, Kind, Sriov};
+#[doc(inline)]
+pub use device::{Detail, Device, Kind, Sriov};
+#[doc(inline)]
 pub use device_nodes::DeviceNodes;
+#[doc(inline)]
 pub use error::{Error, ErrorKind, Result};
-pub use group::{Member, Viability};
-pub use hardware::{Hardware, Presence, PresenceReader};
+#[doc(inline)]
+pub use group::{GroupSummary, Member, Viability};
+#[doc(hidden)]
+pub use hardware::PresenceReader;
+#[doc(inline)]
+pub use hardware::{Hardware, Presence};
+#[doc(hidden)]
 pub use holder_search::HolderSearch;
-pub use holders::{Holder, ScanCoverage};
-pub use id::{DeviceId, GroupId, PciAddress, Uuid};
+#[doc(inline)]
+pub use holders::{Holder, ScanCoverage, Via};
+#[doc(inline)]
+pub use id::{DeviceId, GroupId, ParseIdError, PciAddress, Uuid};
+#[doc(hidden)]
 pub use monitor::{Change, Monitor};
+#[doc(inline)]
 pub use occupancy::{Evidence, Occupancy, UnknownReason};
+#[doc(inline)]
+pub use peek::Peek;
+#[doc(inline)]
 pub use pid_namespace::PidNamespace;
+#[doc(inline)]
 pub use prober::Prober;
+#[doc(inline)]
 pub use root::{Buffer, Root};
+#[doc(inline)]
+pub use scan::Bound;
+#[doc(inline)]
 pub use snapshot::{GroupSnapshot, Snapshot};
+#[doc(inline)]
+pub use text::{DriverName, Text};
+#[doc(inline)]
 pub use watch::{Event, Watch};
+#[doc(inline)]
+pub use words::ParseWordError;

@@ -189,7 +189,7 @@ impl Watch {
             }
             self.failure = self.monitor.pass(now, &mut self.changes).err();
             // One that the caller has not taken yet is older, and says the same.
-            self.unreported_failure = self.failure.clone().or(self.unreported_failure.take());
+            self.unreported_failure = self.failure.clone().or_else(|| self.unreported_failure.take());
             self.watch_nodes();
             pause = self.follow_up(now);
         }
