@@ -13,10 +13,10 @@ const CALLS: u32 = 20_000;
 /// Of a call that takes a millisecond.
 const SLOW_CALLS: u32 = 100;
 
-fn best(calls: u32, mut call: impl FnMut()) -> u128 {
+fn best<T>(calls: u32, mut call: impl FnMut() -> T) -> u128 {
     let round = |_| {
         let began = Instant::now();
-        (0..calls).for_each(|_| call());
+        (0..calls).for_each(|_| drop(black_box(call())));
         began.elapsed().as_nanos() / u128::from(calls)
     };
     (0..ROUNDS).map(round).min().unwrap_or_default()
@@ -43,14 +43,14 @@ fn main() -> anyhow::Result<()> {
     let mut buffer = Buffer::new();
     let mut figures = String::new();
     let mut add = |name: &str, nanoseconds: u128| figures += &format!(",\"{name}_ns\":{nanoseconds}");
-    add("enable", best(CALLS, || drop(black_box(std::fs::read_to_string(&enable)))));
-    add("watch", best(CALLS, || drop(black_box(watch.monitor().group(free).map(|group| group.state)))));
-    add("peek", best(CALLS, || drop(black_box(root.peek(free, &mut buffer)))));
-    add("probe_free", best(CALLS, || drop(black_box(root.probe(free)))));
-    add("probe_held", best(CALLS, || drop(black_box(root.probe(held)))));
-    add("nodes", best(CALLS, || drop(black_box(root.device_nodes(free)))));
-    add("hardware", best(CALLS, || drop(black_box(root.hardware(device)))));
-    add("snapshot", best(SLOW_CALLS, || drop(black_box(root.snapshot(Detail::Full, None)))));
+    add("enable", best(CALLS, || std::fs::read_to_string(&enable)));
+    add("watch", best(CALLS, || watch.monitor().group(free).map(|group| group.state)));
+    add("peek", best(CALLS, || root.peek(free, &mut buffer)));
+    add("probe_free", best(CALLS, || root.probe(free)));
+    add("probe_held", best(CALLS, || root.probe(held)));
+    add("nodes", best(CALLS, || root.device_nodes(free)));
+    add("hardware", best(CALLS, || root.hardware(device)));
+    add("snapshot", best(SLOW_CALLS, || root.snapshot(Detail::Full, None)));
     println!(r#"{{"language":"rust"{figures}}}"#);
     Ok(())
 }

@@ -46,7 +46,8 @@ const LANGUAGES: [Language; 4] = [
         publish: publish::rust,
         toolchain: Some(publish::rust_toolchain),
         install: "export PATH=/toolchain/bin:$PATH; mkdir .cargo; mv published/config.toml .cargo/; \
-                  cargo init --quiet --name agent .; cargo add --quiet vfio-probe; mv agent.rs src/main.rs",
+                  mkdir src; mv agent.rs src/main.rs; cargo init --quiet --name agent .; \
+                  cargo add --quiet vfio-probe",
         build: "export PATH=/toolchain/bin:$PATH; cargo build --quiet",
         run: "target/debug/agent",
     },
