@@ -26,14 +26,17 @@ pub const VFP_SRIOV_VIRTUAL: i32 = 2;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfp_device {
-    /// PCI address (`0000:3b:00.0`) or mdev UUID; "" for an unreadable entry without a valid name.
+    /// PCI address (`0000:3b:00.0`) or mdev UUID; "" for an unreadable entry without a valid
+    /// name.
     pub id: [c_char; 40],
-    /// VFP_OK, or the reason why this device could not be read. In that case only `id`, `os_errno` and `error_text` are
-    /// set. An unreadable device does not affect the other records.
+    /// VFP_OK, or the reason why this device could not be read. In that case only `id`,
+    /// `os_errno` and `error_text` are set. An unreadable device does not affect the other
+    /// records.
     pub status: vfp_status,
     /// The kernel's errno if the device could not be read, else 0.
     pub os_errno: i32,
-    /// PCI vendor id. For a mediated device: that of its parent, or 0 if the parent is not a PCI function.
+    /// PCI vendor id. For a mediated device: that of its parent, or 0 if the parent is not a PCI
+    /// function.
     pub vendor: u16,
     /// PCI device id. For a mediated device: that of its parent.
     pub device: u16,
@@ -47,7 +50,8 @@ pub struct vfp_device {
     pub group: u32,
     /// NUMA node, or -1 if the kernel does not know it.
     pub numa_node: i32,
-    /// N of the device's character device /dev/vfio/devices/vfioN, or -1 for none (kernels before 6.1).
+    /// N of the device's character device /dev/vfio/devices/vfioN, or -1 for none (kernels before
+    /// 6.1).
     pub cdev: i32,
     /// A VFP_KIND_* value.
     pub kind: i32,
@@ -57,20 +61,19 @@ pub struct vfp_device {
     pub vfs: u32,
     /// Driver name; "" while the kernel unbinds the device.
     pub driver: [c_char; 40],
-    /// The mdev type (`nvidia-35`) or the vGPU type number of a vendor's virtual function, else "".
+    /// The mdev type (`nvidia-35`) or the vGPU type number of a vendor's virtual function, else
+    /// "".
     pub vgpu_type: [c_char; 72],
     /// PCI address of the parent of a mediated device or virtual function, else "".
     pub parent: [c_char; 24],
     /// Error message if the device could not be read, else "".
-    pub error_text: [c_char; 160],
+    pub error_text: [c_char; 320],
 }
 
-const _: () = assert!(size_of::<vfp_device>() == 84 + 40 + 72 + 24 + 160);
+const _: () = assert!(size_of::<vfp_device>() == 84 + 40 + 72 + 24 + 320);
 
 // SAFETY: repr(C); the fields add up to the size, so there is no padding.
-unsafe impl Record for vfp_device {
-    const MIN_SIZE: usize = std::mem::offset_of!(vfp_device, driver);
-}
+unsafe impl Record for vfp_device {}
 
 const EMPTY: vfp_device = vfp_device {
     id: [0; 40],
@@ -90,7 +93,7 @@ const EMPTY: vfp_device = vfp_device {
     driver: [0; 40],
     vgpu_type: [0; 72],
     parent: [0; 24],
-    error_text: [0; 160],
+    error_text: [0; 320],
 };
 
 pub(super) fn kind_number(kind: Kind) -> i32 {
@@ -141,12 +144,13 @@ impl From<&Error> for vfp_device {
     }
 }
 
-/// Lists all devices that are bound to a VFIO driver, in no particular order. Writes the first `capacity` records and
-/// sets `*out_count` to the number of devices.
+/// Lists all devices that are bound to a VFIO driver, in no particular order. Writes the first
+/// `capacity` records and sets `*out_count` to the number of devices.
 ///
-/// Opens no device and needs no privilege. Reads sysfs: about 10 system calls per device. Fails if the bound devices
-/// cannot be listed. A device that cannot be read is a record with a negative `status`. On VFP_TRUNCATED call again
-/// with room for `*out_count` records; the number may have grown in the meantime.
+/// Opens no device and needs no privilege. Reads sysfs: about 10 system calls per device. Fails
+/// if the bound devices cannot be listed. A device that cannot be read is a record with a
+/// negative `status`. On VFP_TRUNCATED call again with room for `*out_count` records; the number
+/// may have grown in the meantime.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_scan(
     root: *const vfp_root,
@@ -177,10 +181,12 @@ pub unsafe extern "C" fn vfp_scan(
     unsafe { guard(out_error, call) }
 }
 
-/// Reads one device by its id, bound to a VFIO driver or not. `cdev` is -1: only vfp_scan() sets it.
+/// Reads one device by its id, bound to a VFIO driver or not. `cdev` is -1: only vfp_scan() sets
+/// it.
 ///
-/// Returns VFP_INVALID if `id` is neither a PCI address nor a UUID, VFP_MISSING if there is no such device, and
-/// VFP_DENIED or VFP_SYSTEM if sysfs cannot be read. Opens no device and needs no privilege.
+/// Returns VFP_INVALID if `id` is neither a PCI address nor a UUID, VFP_MISSING if there is no
+/// such device, and VFP_DENIED or VFP_SYSTEM if sysfs cannot be read. Opens no device and needs
+/// no privilege.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_device_read(
     root: *const vfp_root,

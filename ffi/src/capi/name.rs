@@ -22,26 +22,24 @@ pub struct vfp_pci_id {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfp_name {
-    /// Name as in pci.ids (`GH100 [H100 SXM5 80GB]`): UTF-8 without control characters, truncated to the field; "" if
-    /// the model has no name.
+    /// Name as in pci.ids (`GH100 [H100 SXM5 80GB]`): UTF-8 without control characters, truncated
+    /// to the field; "" if the model has no name.
     pub text: [c_char; 160],
 }
 
 // SAFETY: repr(C), one array of bytes.
-unsafe impl Record for vfp_name {
-    const MIN_SIZE: usize = size_of::<vfp_name>();
-}
+unsafe impl Record for vfp_name {}
 
-/// Looks up the names of `count` device models and writes one for each into `out_names`, in the same order. A model
-/// without a name gets "".
+/// Looks up the names of `count` device models and writes one for each into `out_names`, in the
+/// same order. A model without a name gets "".
 ///
-/// If `path` is NULL, the names come from the table in the library: the pci.ids of 2025-07-11. Then the call reads no
-/// file and does not block. Otherwise they come from the pci.ids file `path` only, which one call reads once (about
-/// 1.5 MB): pass all models in one call. Distributions install the file as /usr/share/misc/pci.ids or
-/// /usr/share/hwdata/pci.ids.
+/// If `path` is NULL, the names come from the table in the library: the pci.ids of 2025-07-11.
+/// Then the call reads no file and does not block. Otherwise they come from the pci.ids file
+/// `path` only, which one call reads once (about 1.5 MB): pass all models in one call.
+/// Distributions install the file as /usr/share/misc/pci.ids or /usr/share/hwdata/pci.ids.
 ///
-/// Returns VFP_MISSING, VFP_DENIED or VFP_SYSTEM if the file cannot be opened or read, and VFP_MALFORMED if it is not
-/// a regular file or is larger than 64 MiB.
+/// Returns VFP_MISSING, VFP_DENIED or VFP_SYSTEM if the file cannot be opened or read, and
+/// VFP_MALFORMED if it is not a regular file or is larger than 64 MiB.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_names(
     path: *const c_char,

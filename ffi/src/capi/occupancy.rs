@@ -2,15 +2,16 @@
 
 use super::record::{self, Record, Slots};
 use super::root::{host, vfp_root};
-use super::status::{Outcome, VFP_OK, guard, vfp_error, vfp_status};
+use super::status::{Outcome, VFP_OK, group_argument, guard, vfp_error, vfp_status};
 use std::time::Duration;
 use vfio_probe::peek::Peek;
-use vfio_probe::{GroupId, Occupancy, UnknownReason};
+use vfio_probe::{Occupancy, UnknownReason};
 
-/// No function of the group is enabled. A process that has the group open but no device of it is not visible to a peek.
+/// No function of the group is enabled. A process that has the group open but no device of it is
+/// not visible to a peek.
 pub const VFP_PEEK_LOOKS_FREE: i32 = 0;
-/// A function of the group is enabled: a process has the device open, or the `enable` count is left over from a
-/// previous driver.
+/// A function of the group is enabled: a process has the device open, or the `enable` count is
+/// left over from a previous driver.
 pub const VFP_PEEK_LOOKS_HELD: i32 = 1;
 /// The watch has not peeked at the group yet; only in vfp_watched_group.
 pub const VFP_PEEK_NONE: i32 = -1;
@@ -21,15 +22,16 @@ pub const VFP_PEEK_UNAVAILABLE: i32 = 2;
 pub const VFP_STATE_UNKNOWN: i32 = 0;
 /// No process has the group open.
 pub const VFP_STATE_FREE: i32 = 1;
-/// A process has the group or a device of it open. A probe reports this for EBUSY only. A watch also reports it for an
-/// `enable` count above its baseline (VFP_EVIDENCE_ENABLE).
+/// A process has the group or a device of it open. A probe reports this for EBUSY only. A watch
+/// also reports it for an `enable` count above its baseline (VFP_EVIDENCE_ENABLE).
 pub const VFP_STATE_HELD: i32 = 2;
 /// The group has no device node, or no device behind the node (ENOENT, ENXIO, ENODEV).
 pub const VFP_STATE_ABSENT: i32 = 3;
 
 /// The state is not VFP_STATE_UNKNOWN.
 pub const VFP_UNKNOWN_NONE: i32 = 0;
-/// The kernel denied the open: EPERM from the device cgroup, EACCES from the file mode. The group may be free or held.
+/// The kernel denied the open: EPERM from the device cgroup, EACCES from the file mode. The group
+/// may be free or held.
 pub const VFP_UNKNOWN_DENIED: i32 = 1;
 /// The open did not return before the deadline.
 pub const VFP_UNKNOWN_TIMED_OUT: i32 = 2;
@@ -55,9 +57,7 @@ pub struct vfp_occupancy {
 const _: () = assert!(size_of::<vfp_occupancy>() == 16);
 
 // SAFETY: repr(C), four numbers of the same size, so there is no padding.
-unsafe impl Record for vfp_occupancy {
-    const MIN_SIZE: usize = std::mem::offset_of!(vfp_occupancy, reserved);
-}
+unsafe impl Record for vfp_occupancy {}
 
 pub(super) fn peek_number(peek: Peek) -> i32 {
     match peek {
@@ -89,8 +89,9 @@ impl From<Occupancy> for vfp_occupancy {
     }
 }
 
-/// Sets `*out_has_nodes` to 1 if the kernel has device nodes for groups, and to 0 if it was built without
-/// CONFIG_VFIO_GROUP. Without group nodes every probe returns VFP_STATE_ABSENT; use a peek instead. Opens no device.
+/// Sets `*out_has_nodes` to 1 if the kernel has device nodes for groups, and to 0 if it was built
+/// without CONFIG_VFIO_GROUP. Without group nodes every probe returns VFP_STATE_ABSENT; use a
+/// peek instead. Opens no device.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_has_group_nodes(
     root: *const vfp_root,
@@ -110,9 +111,9 @@ pub unsafe extern "C" fn vfp_has_group_nodes(
     unsafe { guard(out_error, call) }
 }
 
-/// Peeks at a group: reads the sysfs attribute `enable` of its functions. Opens no device, needs no device node and
-/// no privilege, and disturbs no other process. A single peek has no baseline, so a count that is left over from
-/// before the bind looks held. A watch keeps baselines.
+/// Peeks at a group: reads the sysfs attribute `enable` of its functions. Opens no device, needs
+/// no device node and no privilege, and disturbs no other process. A single peek has no baseline,
+/// so a count that is left over from before the bind looks held. A watch keeps baselines.
 ///
 /// Returns VFP_MISSING if there is no such group.
 #[unsafe(no_mangle)]
@@ -125,8 +126,9 @@ pub unsafe extern "C" fn vfp_peek(
     let call = || -> Outcome {
         // SAFETY: the caller's handle, by the header's conventions.
         let host = unsafe { host(root) }?;
+        let group = group_argument(group)?;
         record::require(out_peek, "out_peek")?;
-        let peek = peek_number(host.with_buffer(|root, buffer| root.peek(GroupId(group), buffer))?);
+        let peek = peek_number(host.with_buffer(|root, buffer| root.peek(group, buffer))?);
         // SAFETY: not NULL, and writable by the header's conventions.
         unsafe { out_peek.write(peek) };
         Ok(VFP_OK)
@@ -135,12 +137,14 @@ pub unsafe extern "C" fn vfp_peek(
     unsafe { guard(out_error, call) }
 }
 
-/// Probes a group: opens its device node and closes it at once. **While a probe has a free group open, the open of
-/// another process fails with EBUSY**: do not probe a free group in a loop, and do not probe a group that a VM may be
-/// about to open. A probe of a held group does not disturb the holder.
+/// Probes a group: opens its device node and closes it at once. While a probe has a free group
+/// open, the open of another process fails with EBUSY: do not probe a free group in a loop, and
+/// do not probe a group that a VM may be about to open. A probe of a held group does not disturb
+/// the holder.
 ///
-/// Blocks for seconds while the kernel resets a device of the group; vfp_probe_within() has a deadline. The call
-/// returns VFP_OK with a state for every result of the open. It fails only for invalid arguments.
+/// Blocks for seconds while the kernel resets a device of the group; vfp_probe_within() has a
+/// deadline. The call returns VFP_OK with a state for every result of the open. It fails only for
+/// invalid arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_probe(
     root: *const vfp_root,
@@ -152,21 +156,24 @@ pub unsafe extern "C" fn vfp_probe(
     let call = || -> Outcome {
         // SAFETY: the caller's handle, by the header's conventions.
         let host = unsafe { host(root) }?;
+        let group = group_argument(group)?;
         // SAFETY: the caller's record, by the header's conventions.
         let mut slot = unsafe { Slots::one(("size", size), out_occupancy, "out_occupancy") }?;
-        slot.push(&host.root.probe(GroupId(group)).into());
+        slot.push(&host.root.probe(group).into());
         Ok(VFP_OK)
     };
     // SAFETY: the caller's error record, by the header's conventions.
     unsafe { guard(out_error, call) }
 }
 
-/// Probes a group on a helper thread and waits at most `timeout_ms` milliseconds. Without a result by then the state is
-/// VFP_STATE_UNKNOWN with VFP_UNKNOWN_TIMED_OUT. A root has at most one outstanding probe per group and four in all. If
-/// the group already has an outstanding probe, of another caller or one that hangs, the call times out at once.
+/// Probes a group on a helper thread and waits at most `timeout_ms` milliseconds. Without a
+/// result by then the state is VFP_STATE_UNKNOWN with VFP_UNKNOWN_TIMED_OUT. A root has at most
+/// one outstanding probe per group and four in all. If the group already has an outstanding
+/// probe, of another caller or one that hangs, the call times out at once.
 ///
-/// After VFP_UNKNOWN_TIMED_OUT a probe that has started continues and **may open the group for a moment later**, even
-/// after the root was closed. A probe that has not started is dropped. A `timeout_ms` of 0 usually times out.
+/// After VFP_UNKNOWN_TIMED_OUT a probe that has started continues and may open the group for a
+/// moment later, even after the root was closed. A probe that has not started is dropped. A
+/// `timeout_ms` of 0 usually times out.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_probe_within(
     root: *const vfp_root,
@@ -179,10 +186,11 @@ pub unsafe extern "C" fn vfp_probe_within(
     let call = || -> Outcome {
         // SAFETY: the caller's handle, by the header's conventions.
         let host = unsafe { host(root) }?;
+        let group = group_argument(group)?;
         // SAFETY: the caller's record, by the header's conventions.
         let mut slot = unsafe { Slots::one(("size", size), out_occupancy, "out_occupancy") }?;
         let deadline = Duration::from_millis(timeout_ms.into());
-        slot.push(&host.prober.probe(GroupId(group), deadline).into());
+        slot.push(&host.prober.probe(group, deadline).into());
         Ok(VFP_OK)
     };
     // SAFETY: the caller's error record, by the header's conventions.

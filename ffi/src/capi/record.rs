@@ -9,11 +9,12 @@ use std::marker::PhantomData;
 /// A record of the C ABI.
 ///
 /// # Safety
-/// The type is `repr(C)` without padding (asserted next to each type), and all bytes 0 are a valid value.
+/// The type is `repr(C)` without padding (asserted next to each type), and all bytes 0 are a
+/// valid value.
 pub(super) unsafe trait Record: Copy {
-    /// Size of the record in the oldest header. A smaller size is an error of the caller, such as the size of a
-    /// pointer.
-    const MIN_SIZE: usize;
+    /// Sizes of the record in the headers of earlier releases, if they differ from the present
+    /// one.
+    const EARLIER_SIZES: &'static [usize] = &[];
 }
 
 /// The caller's array, filled from the start.
@@ -26,10 +27,12 @@ pub(super) struct Slots<T> {
 }
 
 impl<T: Record> Slots<T> {
-    /// Checks the arguments `size`, `capacity` and the array argument `name`. NULL is an array of capacity 0.
+    /// Checks the arguments `size`, `capacity` and the array argument `name`. NULL is an array of
+    /// capacity 0.
     ///
     /// # Safety
-    /// `records` is NULL, or `capacity * size` bytes from it are writable while the slots are in use.
+    /// `records` is NULL, or `capacity * size` bytes from it are writable while the slots are in
+    /// use.
     pub(super) unsafe fn new(
         size: usize,
         capacity: usize,
@@ -43,14 +46,16 @@ impl<T: Record> Slots<T> {
     /// Does the same for a call with the record count in the argument `counter`.
     ///
     /// # Safety
-    /// `records` is NULL, or `capacity * size` bytes from it are writable while the slots are in use.
+    /// `records` is NULL, or `capacity * size` bytes from it are writable while the slots are in
+    /// use.
     pub(super) unsafe fn counted(
         size: usize,
         (counter, capacity): (&'static str, usize),
         records: *mut T,
         name: &'static str,
     ) -> Result<Self, Failure> {
-        check_size("size", size, T::MIN_SIZE)?;
+        check_not_swapped::<T>(size, capacity)?;
+        check_size::<T>("size", size)?;
         if capacity > 0 && records.is_null() {
             return Err(Failure::NullArray(name, counter));
         }
@@ -69,7 +74,7 @@ impl<T: Record> Slots<T> {
         record: *mut T,
         name: &'static str,
     ) -> Result<Self, Failure> {
-        check_size(sizer, size, T::MIN_SIZE)?;
+        check_size::<T>(sizer, size)?;
         require(record, name)?;
         Ok(Self { begin: record.cast(), size, capacity: 1, count: 0, records: PhantomData })
     }
@@ -88,7 +93,8 @@ impl<T: Record> Slots<T> {
         self.count += 1;
     }
 
-    /// Writes the number of records to `out_count`; returns VFP_TRUNCATED if the array was too small for them.
+    /// Writes the number of records to `out_count`; returns VFP_TRUNCATED if the array was too
+    /// small for them.
     ///
     /// # Safety
     /// `out_count` is writable; [`require`] has checked it.
@@ -104,20 +110,40 @@ pub(super) fn require<T>(out: *mut T, name: &'static str) -> Result<(), Failure>
     if out.is_null() { Err(Failure::Argument(name, "must not be NULL")) } else { Ok(()) }
 }
 
-/// Maximum accepted size of a record. A larger size is an argument in the wrong place or uninitialized memory.
+/// Maximum accepted size of a record of a newer header.
 const MAX_SIZE: usize = 4096;
 
-/// Checks the size of a record before the record is read or written.
-pub(super) fn check_size(name: &'static str, size: usize, min: usize) -> Result<(), Failure> {
-    if (min..=MAX_SIZE).contains(&size) {
+/// Returns whether a release had the record with this size.
+fn is_known<T: Record>(size: usize) -> bool {
+    size == size_of::<T>() || T::EARLIER_SIZES.contains(&size)
+}
+
+/// Checks the size of a record before the record is read or written. Any other size than a known
+/// one is that of a newer header, in which the record has grown, or an error of the caller.
+pub(super) fn check_size<T: Record>(name: &'static str, size: usize) -> Result<(), Failure> {
+    let may_be_newer = size > size_of::<T>() && size <= MAX_SIZE && size.is_multiple_of(align_of::<T>());
+    if is_known::<T>(size) || may_be_newer {
         Ok(())
     } else {
         Err(Failure::Argument(name, "must be sizeof the record"))
     }
 }
 
-/// Returns the caller's array `name` of `count` items, where `counter` names the count argument. A count of 0 allows
-/// NULL.
+/// Refuses a size and a capacity of which only the capacity is the size of a record. The size of
+/// a newer header could be accepted, but it is far more probable that the caller has swapped
+/// them.
+fn check_not_swapped<T: Record>(size: usize, capacity: usize) -> Result<(), Failure> {
+    if is_known::<T>(capacity) && !is_known::<T>(size) {
+        return Err(Failure::Argument(
+            "size",
+            "must be sizeof the record; it and the number of records are swapped",
+        ));
+    }
+    Ok(())
+}
+
+/// Returns the caller's array `name` of `count` items, where `counter` names the count argument.
+/// A count of 0 allows NULL.
 ///
 /// # Safety
 /// `items` is NULL, or `count` items are readable and do not change while the result is in use.
@@ -152,7 +178,7 @@ mod tests {
 
     // SAFETY: two numbers of the same size, so no padding.
     unsafe impl Record for Pair {
-        const MIN_SIZE: usize = 4;
+        const EARLIER_SIZES: &'static [usize] = &[4];
     }
 
     fn filled(size: usize, capacity: usize) -> (Vec<u8>, usize, vfp_status) {
@@ -198,7 +224,13 @@ mod tests {
             (8, 1, std::ptr::null_mut()),
             (8, usize::MAX, pointer),
             (usize::MAX, 1, pointer),
-            (4097, 1, pointer),
+            (4100, 1, pointer),
+            // No multiple of the alignment.
+            (10, 1, pointer),
+            // Swapped, with the present size and with an earlier one.
+            (1, 8, pointer),
+            (16, 8, pointer),
+            (16, 4, pointer),
             (8, usize::MAX / 8, pointer),
         ] {
             // SAFETY: the call is refused before anything is written.

@@ -7,14 +7,15 @@ use std::ffi::{OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A directory that contains sys, dev and proc: `/`, a host's root file system mounted into a container, or a test
-/// tree. Any number of threads may use a root at the same time.
+/// A directory that contains sys, dev and proc: `/`, a host's root file system mounted into a
+/// container, or a test tree. Any number of threads may use a root at the same time.
 pub struct vfp_root(pub(super) Host);
 
-/// Opens a root; NULL as `path` means `/`. Close it with vfp_root_close(). Watches of the root outlive it.
+/// Opens a root; NULL as `path` means `/`. Close it with vfp_root_close(). Watches of the root
+/// outlive it.
 ///
-/// Returns VFP_MISSING, VFP_DENIED, VFP_TOO_LONG or VFP_SYSTEM (ENOTDIR and others) if the directory cannot be opened.
-/// Does not block.
+/// Returns VFP_MISSING, VFP_DENIED, VFP_TOO_LONG or VFP_SYSTEM (ENOTDIR and others) if the
+/// directory cannot be opened. Does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_root_open(
     path: *const c_char,
@@ -34,8 +35,9 @@ pub unsafe extern "C" fn vfp_root_open(
     unsafe { guard(out_error, call) }
 }
 
-/// Closes a root and sets `*root` to NULL: a second close has no effect, and a later use returns VFP_INVALID. No other
-/// thread may be in a call with the root. Does not wait for an outstanding probe that hangs in the kernel.
+/// Closes a root and sets `*root` to NULL: a second close has no effect, and a later use returns
+/// VFP_INVALID. No other thread may be in a call with the root. Does not wait for an outstanding
+/// probe that hangs in the kernel.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_root_close(root: *mut *mut vfp_root) {
     guard_value((), || {

@@ -1,26 +1,29 @@
 //! The snapshot handle: devices, groups, holders and coverage at one moment.
 
 use super::device::vfp_device;
+use super::group_state::{Seen, vfp_watched_group};
 use super::holder::{coverage_slot, vfp_holder, vfp_scan_coverage};
 use super::record::{self, Slots};
 use super::root::{host, vfp_root};
-use super::status::{Failure, Outcome, VFP_NO_GROUP, VFP_OK, guard, guard_value, vfp_error, vfp_status};
-use super::watched::{Seen, vfp_watched_group};
+use super::status::{
+    Failure, Outcome, VFP_NO_GROUP, VFP_OK, group_argument, guard, guard_value, vfp_error, vfp_status,
+};
 use std::time::Duration;
 use vfio_probe::device::Detail;
 use vfio_probe::{GroupSnapshot, Snapshot};
 
-/// All bound devices at one moment, with their groups and holders. It never changes. Its functions may be called from any
-/// thread and read nothing of the host.
+/// All bound devices at one moment, with their groups and holders. It never changes. Its
+/// functions may be called from any thread and read nothing of the host.
 pub struct vfp_snapshot(pub(super) Snapshot);
 
-/// Reads all bound devices with their groups and the holders of these. Close the snapshot with vfp_snapshot_close(). The
-/// root may be closed earlier.
+/// Reads all bound devices with their groups and the holders of these. Close the snapshot with
+/// vfp_snapshot_close(). The root may be closed earlier.
 ///
-/// A `probe_timeout_ms` of 0 opens no device: a process in `proc` that has a group open shows that it is held
-/// (VFP_EVIDENCE_HOLDER), and otherwise a peek decides (VFP_EVIDENCE_ENABLE). Another value probes each group too, as
-/// vfp_probe_within() does with that timeout, after the scan for holders. Reads /proc of all processes, which takes
-/// milliseconds on a busy host. Fails if the bound devices cannot be listed.
+/// A `probe_timeout_ms` of 0 opens no device: a process in `proc` that has a group open shows
+/// that it is held (VFP_EVIDENCE_HOLDER), and otherwise a peek decides (VFP_EVIDENCE_ENABLE).
+/// Another value probes each group too, as vfp_probe_within() does with that timeout, after the
+/// scan for holders. Reads /proc of all processes, which takes milliseconds on a busy host. Fails
+/// if the bound devices cannot be listed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_snapshot_take(
     root: *const vfp_root,
@@ -59,8 +62,9 @@ pub unsafe extern "C" fn vfp_snapshot_close(snapshot: *mut *mut vfp_snapshot) {
     });
 }
 
-/// Lists the devices of a snapshot, ordered by id, as vfp_scan() does. What could not be read follows them, as records
-/// with a negative `status`: also a member of a group, or `proc`, with an `id` of "".
+/// Lists the devices of a snapshot, ordered by id, as vfp_scan() does. What could not be read
+/// follows them, as records with a negative `status`: also a member of a group, or `proc`, with
+/// an `id` of "".
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_snapshot_devices(
     snapshot: *const vfp_snapshot,
@@ -85,7 +89,8 @@ pub unsafe extern "C" fn vfp_snapshot_devices(
     unsafe { guard(out_error, call) }
 }
 
-/// Lists the groups of a snapshot, ordered by number, as vfp_watch_groups() does. `state_age_ms` is 0.
+/// Lists the groups of a snapshot, ordered by number, as vfp_watch_groups() does. `state_age_ms`
+/// is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_snapshot_groups(
     snapshot: *const vfp_snapshot,
@@ -109,9 +114,32 @@ pub unsafe extern "C" fn vfp_snapshot_groups(
     unsafe { guard(out_error, call) }
 }
 
-/// Lists the holders of a group of a snapshot, ordered by pid, as vfp_holders() does; VFP_NO_GROUP as `group` means those
-/// of all groups. `out_coverage` receives the coverage of the scan and may be NULL. Lists none for a group that the
-/// snapshot does not contain.
+/// Returns the state of one group of a snapshot, as vfp_snapshot_groups() does. Returns
+/// VFP_MISSING if the snapshot has no such group: it has no bound device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfp_snapshot_group(
+    snapshot: *const vfp_snapshot,
+    group: u32,
+    size: usize,
+    out_group: *mut vfp_watched_group,
+    out_error: *mut vfp_error,
+) -> vfp_status {
+    let call = || -> Outcome {
+        // SAFETY: the caller's handle, by the header's conventions.
+        let snapshot = unsafe { self::snapshot(snapshot) }?;
+        let group = group_argument(group)?;
+        // SAFETY: the caller's record, by the header's conventions.
+        let mut slot = unsafe { Slots::one(("size", size), out_group, "out_group") }?;
+        slot.push(&seen(snapshot.group(group).ok_or(Failure::NoSuchGroup(group))?));
+        Ok(VFP_OK)
+    };
+    // SAFETY: the caller's error record, by the header's conventions.
+    unsafe { guard(out_error, call) }
+}
+
+/// Lists the holders of a group of a snapshot, ordered by pid, as vfp_holders() does;
+/// VFP_NO_GROUP as `group` means those of all groups. `out_coverage` receives the coverage of the
+/// scan and may be NULL. Lists none for a group that the snapshot does not contain.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_snapshot_holders(
     snapshot: *const vfp_snapshot,

@@ -4,19 +4,24 @@ use super::text;
 use std::ffi::c_char;
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use vfio_probe::{Error, ErrorKind};
+use vfio_probe::{Error, ErrorKind, GroupId};
 
-/// The result of a function: 0 or greater on success, negative on failure; `out_error` then describes the failure. A
-/// newer library may return values that this header does not name: evaluate those by their sign.
+/// The result of a function: 0 or greater on success, negative on failure; `out_error` then
+/// describes the failure. A newer library may return values that this header does not name:
+/// evaluate those by their sign.
 pub type vfp_status = i32;
 
 /// The call succeeded.
 pub const VFP_OK: vfp_status = 0;
-/// The call succeeded, but the array is too small: `*out_count` is the number of records that exist.
+/// The call succeeded, but the array is too small: `*out_count` is the number of records that
+/// exist.
 pub const VFP_TRUNCATED: vfp_status = 1;
 /// There is no event at present (vfp_watch_next()).
 pub const VFP_NO_EVENT: vfp_status = 2;
-/// An argument is invalid: NULL, a size of 0, a text that is not an id. The error text names the argument.
+/// The time was up before the condition was true (vfp_watch_wait()).
+pub const VFP_TIMED_OUT: vfp_status = 3;
+/// An argument is invalid: NULL, a size of 0, a text that is not an id. The error text names the
+/// argument.
 pub const VFP_INVALID: vfp_status = -1;
 /// The device, group, file or directory does not exist (ENOENT, ENODEV, ENXIO).
 pub const VFP_MISSING: vfp_status = -2;
@@ -33,11 +38,12 @@ pub const VFP_PANIC: vfp_status = -7;
 /// The call uses an option or flag that only a newer library supports.
 pub const VFP_UNSUPPORTED: vfp_status = -8;
 
-/// No group: in the record of a device without an IOMMU, an error without a group, an event about a device.
+/// No group: in the record of a device without an IOMMU, an error without a group, an event about
+/// a device.
 pub const VFP_NO_GROUP: u32 = u32::MAX;
 
-/// The description of a failure. This record never grows, so it is passed without a size. It is written on failure
-/// only; `out_error` may be NULL.
+/// The description of a failure. This record never grows, so it is passed without a size. It is
+/// written on failure only; `out_error` may be NULL.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfp_error {
@@ -51,11 +57,12 @@ pub struct vfp_error {
     pub reserved: u32,
     /// The device concerned, or "".
     pub device: [c_char; 40],
-    /// Error message for people: one line without a newline, truncated to the field.
-    pub text: [c_char; 200],
+    /// Error message for people: one line of UTF-8 without control characters. A path in it is
+    /// whole.
+    pub text: [c_char; 4552],
 }
 
-const _: () = assert!(size_of::<vfp_error>() == 256);
+const _: () = assert!(size_of::<vfp_error>() == 4608);
 
 /// The cause of a failed call.
 pub(super) enum Failure {
@@ -65,6 +72,8 @@ pub(super) enum Failure {
     Argument(&'static str, &'static str),
     /// An array that is NULL although the argument named second is greater than 0.
     NullArray(&'static str, &'static str),
+    /// A group that a watch or snapshot does not contain.
+    NoSuchGroup(GroupId),
     /// An option or flag of a newer header.
     Unsupported(&'static str),
     /// A file outside the root: its description and the I/O error.
@@ -75,6 +84,24 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Core(error)
     }
+}
+
+/// Returns the caller's group; fails for VFP_NO_GROUP.
+pub(super) fn group_argument(group: u32) -> Result<GroupId, Failure> {
+    if group == VFP_NO_GROUP {
+        let rule = "must not be VFP_NO_GROUP; a device without an IOMMU has no group";
+        return Err(Failure::Argument("group", rule));
+    }
+    Ok(GroupId(group))
+}
+
+/// Returns the caller's groups; fails if VFP_NO_GROUP is among them.
+pub(super) fn group_arguments(groups: &[u32]) -> Result<Vec<GroupId>, Failure> {
+    if groups.contains(&VFP_NO_GROUP) {
+        let rule = "must not contain VFP_NO_GROUP; a device without an IOMMU has no group";
+        return Err(Failure::Argument("groups", rule));
+    }
+    Ok(groups.iter().copied().map(GroupId).collect())
 }
 
 /// The result of a call: a status of 0 or greater, or the cause of the failure.
@@ -92,7 +119,8 @@ pub(super) fn status_of(kind: ErrorKind) -> vfp_status {
     }
 }
 
-/// Runs a call and returns its status. Writes a failure to `out_error` and converts a panic into VFP_PANIC.
+/// Runs a call and returns its status. Writes a failure to `out_error` and converts a panic into
+/// VFP_PANIC.
 ///
 /// # Safety
 /// `out_error` is NULL or points to a writable record.
@@ -130,6 +158,10 @@ fn error_of(failure: &Failure) -> vfp_error {
             let text = format_args!("{name}: must not be NULL because {counter} is greater than 0");
             error(VFP_INVALID, 0, &text)
         }
+        Failure::NoSuchGroup(group) => vfp_error {
+            group: group.0,
+            ..error(VFP_MISSING, 0, &format_args!("group {group}: no device of it is bound to a VFIO driver"))
+        },
         Failure::File(what, failed) => {
             let status = match failed.kind() {
                 std::io::ErrorKind::NotFound => VFP_MISSING,

@@ -2,12 +2,12 @@
 
 use std::ffi::c_char;
 
-/// Number of the ABI that this header describes. It changes when programs built with an older header are incompatible.
-/// It does not change when functions are added or records grow.
+/// Number of the ABI that this header describes. It changes when programs built with an older
+/// header are incompatible. It does not change when functions are added or records grow.
 pub const VFP_ABI: u32 = 1;
 
-/// Returns VFP_ABI of the library, for programs that load it with dlopen(). The dynamic linker compares it by the
-/// soname.
+/// Returns VFP_ABI of the library, for programs that load it with dlopen(). The dynamic linker
+/// compares it by the soname.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_abi() -> u32 {
     VFP_ABI

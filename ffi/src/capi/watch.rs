@@ -3,15 +3,15 @@
 use super::record::{self, Record, Slots};
 use super::root::{host, vfp_root};
 use super::status::{
-    Failure, Outcome, VFP_INVALID, VFP_NO_EVENT, VFP_NO_GROUP, VFP_OK, guard, guard_value, vfp_error,
-    vfp_status,
+    Failure, Outcome, VFP_INVALID, VFP_NO_EVENT, VFP_NO_GROUP, VFP_OK, group_arguments, guard, guard_value,
+    vfp_error, vfp_status,
 };
 use super::text;
 use std::ffi::c_char;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use vfio_probe::{Event, GroupId, Watch, monitor, watch};
+use vfio_probe::{Event, Watch, monitor, watch};
 
 /// A device was bound to a VFIO driver, or the watch found a bound device for the first time.
 pub const VFP_EVENT_BOUND: i32 = 1;
@@ -19,18 +19,21 @@ pub const VFP_EVENT_BOUND: i32 = 1;
 pub const VFP_EVENT_UNBOUND: i32 = 2;
 /// A group became held.
 pub const VFP_EVENT_HELD: i32 = 3;
-/// A group became free.
+/// A group became free, or the watch found it free.
 pub const VFP_EVENT_FREED: i32 = 4;
-/// The device node, the members or the holders of a group changed.
+/// The device node, the members or the holders of a group changed, or the watch found the group
+/// neither free nor held.
 pub const VFP_EVENT_CHANGED: i32 = 5;
-/// Kernel events were lost, and the watch read everything again.
+/// Events were lost: the kernel dropped some, or more than 1024 were queued during a wait. The
+/// watch is up to date; read its state.
 pub const VFP_EVENT_RESCAN: i32 = 6;
-/// The watch has read everything once. Comes once, after the events of what it found.
+/// The watch has read everything once. Comes once, after the events of the devices and groups
+/// that it found; without an event before it, no device is bound.
 pub const VFP_EVENT_READY: i32 = 7;
 
-/// The watch may probe groups: each group once at discovery, later only where a peek is not conclusive. **A VM that
-/// opens a free group during a probe gets EBUSY**: pass groups that VMs may be about to open to
-/// vfp_watch_set_assigned().
+/// The watch may probe groups: each group once at discovery, later only where a peek is not
+/// conclusive. A VM that opens a free group during a probe gets EBUSY: pass groups that VMs may
+/// be about to open to vfp_watch_set_assigned().
 pub const VFP_WATCH_PROBE: u32 = 1;
 /// Do not listen to kernel uevents. Bind and unbind are then found at the next interval.
 pub const VFP_WATCH_NO_UEVENTS: u32 = 2;
@@ -51,6 +54,11 @@ pub struct vfp_watch_options {
     pub reserved: u32,
 }
 
+const _: () = assert!(size_of::<vfp_watch_options>() == 16);
+
+// SAFETY: repr(C), four numbers of the same size, so there is no padding.
+unsafe impl Record for vfp_watch_options {}
+
 /// An event of a watch.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -66,22 +74,50 @@ pub struct vfp_event {
 const _: () = assert!(size_of::<vfp_event>() == 48);
 
 // SAFETY: repr(C); the fields add up to the size, so there is no padding.
-unsafe impl Record for vfp_event {
-    const MIN_SIZE: usize = size_of::<vfp_event>();
-}
+unsafe impl Record for vfp_event {}
 
-/// Watches all devices of a root. Its functions may be called from any thread; concurrent calls wait for each other.
-pub struct vfp_watch(Mutex<Watch>);
+/// Watches all devices of a root. Its functions may be called from any thread; concurrent calls
+/// wait for each other.
+pub struct vfp_watch {
+    watch: Mutex<Watch>,
+    /// The event that ended a wait, and that the next vfp_watch_next() returns. Locked after
+    /// `watch`.
+    waited: Mutex<Option<Event>>,
+    fd: RawFd,
+}
 
 impl vfp_watch {
     /// Locks the watch, also after a panic in another call: the next pass reads everything again.
     pub(super) fn lock(&self) -> MutexGuard<'_, Watch> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the descriptor to poll. Needs no lock.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the watch keeps its descriptor for as long as it exists.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
+
+    /// Returns the next event, or None. Fails for a pass that has failed.
+    fn next_event(&self) -> Result<Option<Event>, Failure> {
+        let mut watch = self.lock();
+        let waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(waited.map_or_else(|| watch.next().transpose(), |event| Ok(Some(event)))?)
+    }
+
+    /// Returns whether there is an event, and keeps it for [`Self::next_event`].
+    pub(super) fn keep_next_event(&self) -> Result<bool, Failure> {
+        let mut watch = self.lock();
+        let mut waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
+        if waited.is_none() {
+            *waited = watch.next().transpose()?;
+        }
+        Ok(waited.is_some())
     }
 }
 
-/// Reads the caller's options. Fields that an older header lacks are 0; a field of a newer header that is not 0 is
-/// refused.
+/// Reads the caller's options. Fields that an older header lacks are 0; a field of a newer header
+/// that is not 0 is refused.
 ///
 /// # Safety
 /// `options` is NULL, or `size` bytes from it are readable.
@@ -90,7 +126,7 @@ unsafe fn options(size: usize, options: *const vfp_watch_options) -> Result<vfp_
     if options.is_null() {
         return Ok(known);
     }
-    record::check_size("size", size, std::mem::offset_of!(vfp_watch_options, flags))?;
+    record::check_size::<vfp_watch_options>("size", size)?;
     // SAFETY: readable bytes by this function's contract.
     let bytes = unsafe { record::items(options.cast::<u8>(), "options", ("size", size)) }?;
     let (ours, newer) = bytes.split_at(size.min(size_of::<vfp_watch_options>()));
@@ -111,12 +147,13 @@ fn millis_or(millis: u32, otherwise: Duration) -> Duration {
     if millis == 0 { otherwise } else { Duration::from_millis(millis.into()) }
 }
 
-/// Creates a watch. `size` is sizeof(vfp_watch_options); NULL as `options` means the defaults. Close the watch with
-/// vfp_watch_close(). The root may be closed earlier.
+/// Creates a watch. `size` is sizeof(vfp_watch_options); NULL as `options` means the defaults.
+/// Close the watch with vfp_watch_close(). The root may be closed earlier.
 ///
-/// Does not read anything. The first calls of vfp_watch_next() report every bound device as bound and every held
-/// group as held. A source that is not available (uevents in a user namespace, inotify without /dev/vfio) is left
-/// out; changes are then found at the next interval. Fails if no file descriptor is available. Returns
+/// Does not read anything. The first calls of vfp_watch_next() report every bound device as
+/// bound, and every group as held, freed or changed; VFP_EVENT_READY follows. A source that is
+/// not available (uevents in a user namespace, inotify without /dev/vfio) is left out; changes
+/// are then found at the next interval. Fails if no file descriptor is available. Returns
 /// VFP_UNSUPPORTED for unknown options.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_open(
@@ -142,7 +179,8 @@ pub unsafe extern "C" fn vfp_watch_open(
             ..defaults
         };
         let watch = Watch::with_prober(Arc::clone(&host.root), Arc::clone(&host.prober), watch_options)?;
-        let watch = Box::new(vfp_watch(Mutex::new(watch)));
+        let fd = watch.fd().as_raw_fd();
+        let watch = Box::new(vfp_watch { watch: Mutex::new(watch), waited: Mutex::default(), fd });
         // SAFETY: not NULL, and writable by the header's conventions.
         unsafe { out_watch.write(Box::into_raw(watch)) };
         Ok(VFP_OK)
@@ -151,8 +189,8 @@ pub unsafe extern "C" fn vfp_watch_open(
     unsafe { guard(out_error, call) }
 }
 
-/// Closes a watch and its descriptor and sets `*watch` to NULL, as vfp_root_close() does. Takes up to about 20 ms, in
-/// which the kernel ends an inotify instance (fsnotify_destroy_group()).
+/// Closes a watch and its descriptor and sets `*watch` to NULL, as vfp_root_close() does. Takes
+/// up to about 20 ms, in which the kernel ends an inotify instance (fsnotify_destroy_group()).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_close(watch: *mut *mut vfp_watch) {
     guard_value((), || {
@@ -168,23 +206,25 @@ pub unsafe extern "C" fn vfp_watch_close(watch: *mut *mut vfp_watch) {
     });
 }
 
-/// Returns the descriptor to poll: it is readable when vfp_watch_next() may return an event. The descriptor belongs
-/// to the watch: do not read or close it. Returns VFP_INVALID for NULL.
+/// Returns the descriptor to poll: it is readable when vfp_watch_next() may return an event. The
+/// descriptor belongs to the watch: do not read or close it. Returns VFP_INVALID for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_fd(watch: *const vfp_watch) -> i32 {
     guard_value(VFP_INVALID, || {
         // SAFETY: the caller's handle, by the header's conventions.
         let watch = unsafe { self::watch(watch) };
-        watch.map_or(VFP_INVALID, |watch| watch.lock().fd().as_raw_fd())
+        watch.map_or(VFP_INVALID, |watch| watch.fd)
     })
 }
 
-/// Returns the next event: VFP_OK with an event, or VFP_NO_EVENT. Call it until it returns VFP_NO_EVENT before you
-/// poll the descriptor: events may be queued while the descriptor is not readable.
+/// Returns the next event: VFP_OK with an event, or VFP_NO_EVENT. Call it until it returns
+/// VFP_NO_EVENT before you poll the descriptor: events may be queued while the descriptor is not
+/// readable.
 ///
-/// Never waits for an event. A call may run one pass over all groups (about 20 system calls with 8 devices) and scan
-/// all processes if a group became held. The first call reads everything once. Fails if the bound devices cannot be
-/// listed, once for each failed pass; the watch keeps its state and continues.
+/// Never waits for an event. A call may run one pass over all groups (about 20 system calls with
+/// 8 devices) and scan all processes if a group became held. The first call reads everything
+/// once. Fails if the bound devices cannot be listed, once for each failed pass; the watch keeps
+/// its state and continues.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_next(
     watch: *mut vfp_watch,
@@ -194,21 +234,31 @@ pub unsafe extern "C" fn vfp_watch_next(
 ) -> vfp_status {
     let call = || -> Outcome {
         // SAFETY: the caller's handle, by the header's conventions.
-        let mut watch = unsafe { self::watch(watch) }?.lock();
+        let watch = unsafe { self::watch(watch) }?;
         // SAFETY: the caller's record, by the header's conventions.
         let mut slot = unsafe { Slots::one(("size", size), out_event, "out_event") }?;
-        match watch.next() {
-            Some(event) => slot.push(&vfp_event::from(event?)),
-            None => return Ok(VFP_NO_EVENT),
-        }
-        Ok(VFP_OK)
+        let event = watch.next_event()?;
+        event.iter().for_each(|event| slot.push(&vfp_event::from(*event)));
+        Ok(event.map_or(VFP_NO_EVENT, |_| VFP_OK))
     };
     // SAFETY: the caller's error record, by the header's conventions.
     unsafe { guard(out_error, call) }
 }
 
-/// Sets the groups that are assigned to VMs. The watch never probes them, whatever its options. Replaces the previous
-/// set.
+/// Returns 1 if the watch has read everything once, so that vfp_watch_groups() and the others
+/// list all of it, else 0. VFP_EVENT_READY is or was among the events then. Returns VFP_INVALID
+/// for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfp_watch_is_ready(watch: *const vfp_watch) -> i32 {
+    guard_value(VFP_INVALID, || {
+        // SAFETY: the caller's handle, by the header's conventions.
+        let watch = unsafe { self::watch(watch) };
+        watch.map_or(VFP_INVALID, |watch| i32::from(watch.lock().is_ready()))
+    })
+}
+
+/// Sets the groups that are assigned to VMs. The watch never probes them, whatever its options.
+/// Replaces the previous set.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_set_assigned(
     watch: *mut vfp_watch,
@@ -219,8 +269,8 @@ pub unsafe extern "C" fn vfp_watch_set_assigned(
     let call = || -> Outcome {
         // SAFETY: the caller's numbers, by the header's conventions.
         let groups = unsafe { record::items(groups, "groups", ("group_count", group_count)) }?;
-        let assigned =
-            monitor::Assigned { groups: groups.iter().copied().map(GroupId).collect(), ..Default::default() };
+        let groups = group_arguments(groups)?.into_iter().collect();
+        let assigned = monitor::Assigned { groups, ..Default::default() };
         // SAFETY: the caller's handle, by the header's conventions.
         unsafe { self::watch(watch) }?.lock().monitor_mut().set_assigned(assigned);
         Ok(VFP_OK)

@@ -1,110 +1,13 @@
 //! The state that a watch knows: groups, devices and holders.
 
 use super::device::vfp_device;
-use super::group::viability;
+use super::group_state::{Seen, vfp_watched_group};
 use super::holder::{coverage_slot, vfp_holder, vfp_scan_coverage};
-use super::occupancy::{VFP_PEEK_NONE, peek_number, vfp_occupancy};
-use super::record::{self, Record, Slots};
-use super::status::{Outcome, guard, vfp_error, vfp_status};
+use super::record::{self, Slots};
+use super::status::{Failure, Outcome, VFP_OK, group_argument, guard, vfp_error, vfp_status};
 use super::watch::{vfp_watch, watch};
-use std::ffi::c_char;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use vfio_probe::monitor::Group;
-use vfio_probe::peek::Peek;
-use vfio_probe::{Evidence, GroupId, Member, Occupancy, Viability};
-
-/// There is no evidence yet.
-pub const VFP_EVIDENCE_NONE: i32 = 0;
-/// A probe: an open of the group's device node.
-pub const VFP_EVIDENCE_OPEN: i32 = 1;
-/// A peek: the `enable` counts of the group's functions.
-pub const VFP_EVIDENCE_ENABLE: i32 = 2;
-/// The presence or absence of the device node.
-pub const VFP_EVIDENCE_NODE: i32 = 3;
-/// A process in /proc that has the group or a device of it open.
-pub const VFP_EVIDENCE_HOLDER: i32 = 4;
-
-/// The state of a group as a watch knows it, or as a snapshot contains it.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct vfp_watched_group {
-    /// Time since the group entered this state, in milliseconds. 0 in a snapshot.
-    pub state_age_ms: u64,
-    /// Group number.
-    pub group: u32,
-    /// A VFP_STATE_* value.
-    pub state: i32,
-    /// A VFP_UNKNOWN_* value: the reason for VFP_STATE_UNKNOWN, else VFP_UNKNOWN_NONE.
-    pub unknown_reason: i32,
-    /// The errno for VFP_UNKNOWN_ERRNO, else 0.
-    pub os_errno: i32,
-    /// A VFP_EVIDENCE_* value: the observation that the state is based on.
-    pub evidence: i32,
-    /// A VFP_PEEK_* value: the latest peek, or VFP_PEEK_NONE before the first.
-    pub peek: i32,
-    /// Number of members of the group, bound to a VFIO driver or not.
-    pub members: u32,
-    /// 1 if VFIO can use the group, else 0.
-    pub viable: i32,
-    /// First member with a driver that makes the group not viable, else "".
-    pub offender: [c_char; 72],
-    /// Driver of `offender`, else "".
-    pub offender_driver: [c_char; 40],
-    /// Number of members that make the group not viable. vfp_members() lists them: `offends` is 1.
-    pub offenders: u32,
-    /// Always 0.
-    pub reserved: u32,
-}
-
-const _: () = assert!(size_of::<vfp_watched_group>() == 160);
-
-// SAFETY: repr(C); the fields add up to the size, so there is no padding.
-unsafe impl Record for vfp_watched_group {
-    const MIN_SIZE: usize = std::mem::offset_of!(vfp_watched_group, offender);
-}
-
-pub(super) fn evidence_number(evidence: Evidence) -> i32 {
-    match evidence {
-        Evidence::None => VFP_EVIDENCE_NONE,
-        Evidence::Open => VFP_EVIDENCE_OPEN,
-        Evidence::Holder => VFP_EVIDENCE_HOLDER,
-        Evidence::Enable => VFP_EVIDENCE_ENABLE,
-        Evidence::Node => VFP_EVIDENCE_NODE,
-    }
-}
-
-/// A group that is watched, or that a snapshot contains.
-pub(super) struct Seen<'a> {
-    pub(super) id: GroupId,
-    pub(super) occupancy: Occupancy,
-    pub(super) evidence: Evidence,
-    pub(super) state_age: Duration,
-    pub(super) peek: Option<Peek>,
-    pub(super) members: &'a [Member],
-}
-
-impl From<Seen<'_>> for vfp_watched_group {
-    fn from(group: Seen<'_>) -> Self {
-        let vfp_occupancy { state, unknown_reason, os_errno, .. } = group.occupancy.into();
-        let (viable, offender, offender_driver) = viability(Viability::of(group.members));
-        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        Self {
-            state_age_ms: u64::try_from(group.state_age.as_millis()).unwrap_or(u64::MAX),
-            group: group.id.0,
-            state,
-            unknown_reason,
-            os_errno,
-            evidence: evidence_number(group.evidence),
-            peek: group.peek.map_or(VFP_PEEK_NONE, peek_number),
-            members: count(group.members.len()),
-            viable,
-            offender,
-            offender_driver,
-            offenders: count(Viability::offenders(group.members).count()),
-            reserved: 0,
-        }
-    }
-}
 
 fn watched(group: &Group, now: Instant) -> vfp_watched_group {
     let state = &group.state;
@@ -118,9 +21,9 @@ fn watched(group: &Group, now: Instant) -> vfp_watched_group {
     })
 }
 
-/// Lists the groups that have a bound device, ordered by number, in the state of the latest vfp_watch_next(). Writes
-/// the first `capacity` records and sets `*out_count` to the number of groups. Reads nothing of the host. Returns
-/// VFP_TRUNCATED as vfp_scan() does.
+/// Lists the groups that have a bound device, ordered by number, in the state of the latest
+/// vfp_watch_next(). Writes the first `capacity` records and sets `*out_count` to the number of
+/// groups. Reads nothing of the host. Returns VFP_TRUNCATED as vfp_scan() does.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_groups(
     watch: *const vfp_watch,
@@ -145,8 +48,34 @@ pub unsafe extern "C" fn vfp_watch_groups(
     unsafe { guard(out_error, call) }
 }
 
-/// Lists the bound devices and those that could not be read, as vfp_scan() does, in the state of the latest
-/// vfp_watch_next(). Reads nothing of the host. `sriov`, `vfs` and the `parent` of a virtual function are not set.
+/// Returns the state of one group, as vfp_watch_groups() does. Reads nothing of the host, so it
+/// costs less than a microsecond. Returns VFP_MISSING if the watch knows no such group: it has no
+/// bound device, or the watch is not ready (vfp_watch_is_ready()).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfp_watch_group(
+    watch: *const vfp_watch,
+    group: u32,
+    size: usize,
+    out_group: *mut vfp_watched_group,
+    out_error: *mut vfp_error,
+) -> vfp_status {
+    let call = || -> Outcome {
+        // SAFETY: the caller's handle, by the header's conventions.
+        let watch = unsafe { self::watch(watch) }?.lock();
+        let group = group_argument(group)?;
+        // SAFETY: the caller's record, by the header's conventions.
+        let mut slot = unsafe { Slots::one(("size", size), out_group, "out_group") }?;
+        let known = watch.monitor().group(group).ok_or(Failure::NoSuchGroup(group))?;
+        slot.push(&watched(known, Instant::now()));
+        Ok(VFP_OK)
+    };
+    // SAFETY: the caller's error record, by the header's conventions.
+    unsafe { guard(out_error, call) }
+}
+
+/// Lists the bound devices and those that could not be read, as vfp_scan() does, in the state of
+/// the latest vfp_watch_next(). Reads nothing of the host. `sriov`, `vfs` and the `parent` of a
+/// virtual function are not set.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_devices(
     watch: *const vfp_watch,
@@ -172,8 +101,9 @@ pub unsafe extern "C" fn vfp_watch_devices(
     unsafe { guard(out_error, call) }
 }
 
-/// Lists the known holders of a held group, as vfp_holders() does, in the state of the latest vfp_watch_next(). Reads
-/// nothing of the host. If `processes` of `out_coverage` is 0, the group is not held or was not searched for holders.
+/// Lists the known holders of a held group, as vfp_holders() does, in the state of the latest
+/// vfp_watch_next(). Reads nothing of the host. If `processes` of `out_coverage` is 0, the group
+/// is not held or was not searched for holders.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_holders(
     watch: *const vfp_watch,
@@ -189,12 +119,12 @@ pub unsafe extern "C" fn vfp_watch_holders(
     let call = || -> Outcome {
         // SAFETY: the caller's handle, by the header's conventions.
         let watch = unsafe { self::watch(watch) }?.lock();
+        let group = group_argument(group)?;
         record::require(out_count, "out_count")?;
         // SAFETY: the caller's array, by the header's conventions.
         let mut slots = unsafe { Slots::new(size, capacity, out_holders, "out_holders") }?;
         // SAFETY: the caller's record, by the header's conventions.
         let mut coverage = unsafe { coverage_slot(coverage_size, out_coverage) }?;
-        let group = GroupId(group);
         watch.holders(group).iter().for_each(|holder| slots.push(&vfp_holder::from(holder)));
         if let Some(coverage) = &mut coverage {
             coverage.push(&watch.coverage(group).unwrap_or_default().into());

@@ -3,6 +3,11 @@
 use super::device::{
     VFP_KIND_MDEV, VFP_KIND_PCI, VFP_KIND_VENDOR_VF, VFP_SRIOV_NONE, VFP_SRIOV_PHYSICAL, VFP_SRIOV_VIRTUAL,
 };
+use super::device_nodes::{VFP_NODE_CDEV, VFP_NODE_CONTAINER, VFP_NODE_GROUP, VFP_NODE_IOMMUFD};
+use super::group_state::{
+    VFP_EVIDENCE_ENABLE, VFP_EVIDENCE_HOLDER, VFP_EVIDENCE_NODE, VFP_EVIDENCE_NONE, VFP_EVIDENCE_OPEN,
+};
+use super::hardware::{VFP_PRESENCE_LOST, VFP_PRESENCE_NOT_CHECKED, VFP_PRESENCE_PRESENT};
 use super::holder::{
     VFP_IN_POD_NO, VFP_IN_POD_UNKNOWN, VFP_IN_POD_YES, VFP_PID_NAMESPACE_FOREIGN, VFP_PID_NAMESPACE_HOST,
     VFP_PID_NAMESPACE_UNKNOWN, VFP_VIA_CDEV, VFP_VIA_DEVICE, VFP_VIA_GROUP,
@@ -14,14 +19,11 @@ use super::occupancy::{
 };
 use super::status::{
     VFP_DENIED, VFP_INVALID, VFP_MALFORMED, VFP_MISSING, VFP_NO_EVENT, VFP_OK, VFP_PANIC, VFP_SYSTEM,
-    VFP_TOO_LONG, VFP_TRUNCATED, VFP_UNSUPPORTED, vfp_status,
+    VFP_TIMED_OUT, VFP_TOO_LONG, VFP_TRUNCATED, VFP_UNSUPPORTED, vfp_status,
 };
 use super::watch::{
     VFP_EVENT_BOUND, VFP_EVENT_CHANGED, VFP_EVENT_FREED, VFP_EVENT_HELD, VFP_EVENT_READY, VFP_EVENT_RESCAN,
     VFP_EVENT_UNBOUND,
-};
-use super::watched::{
-    VFP_EVIDENCE_ENABLE, VFP_EVIDENCE_HOLDER, VFP_EVIDENCE_NODE, VFP_EVIDENCE_NONE, VFP_EVIDENCE_OPEN,
 };
 use std::ffi::{CStr, c_char};
 
@@ -29,6 +31,7 @@ const STATUSES: &[(i32, &CStr)] = &[
     (VFP_OK, c"ok"),
     (VFP_TRUNCATED, c"truncated"),
     (VFP_NO_EVENT, c"no-event"),
+    (VFP_TIMED_OUT, c"timed-out"),
     (VFP_INVALID, c"invalid"),
     (VFP_MISSING, c"missing"),
     (VFP_DENIED, c"denied"),
@@ -77,6 +80,17 @@ const PID_NAMESPACES: &[(i32, &CStr)] = &[
     (VFP_PID_NAMESPACE_HOST, c"host"),
     (VFP_PID_NAMESPACE_FOREIGN, c"foreign"),
 ];
+const NODES: &[(i32, &CStr)] = &[
+    (VFP_NODE_CONTAINER, c"container"),
+    (VFP_NODE_GROUP, c"group"),
+    (VFP_NODE_IOMMUFD, c"iommufd"),
+    (VFP_NODE_CDEV, c"cdev"),
+];
+const PRESENCES: &[(i32, &CStr)] = &[
+    (VFP_PRESENCE_NOT_CHECKED, c"not-checked"),
+    (VFP_PRESENCE_PRESENT, c"present"),
+    (VFP_PRESENCE_LOST, c"lost"),
+];
 const EVENTS: &[(i32, &CStr)] = &[
     (VFP_EVENT_BOUND, c"bound"),
     (VFP_EVENT_UNBOUND, c"unbound"),
@@ -91,7 +105,8 @@ fn word(table: &'static [(i32, &'static CStr)], number: i32) -> *const c_char {
     table.iter().find(|(known, _)| *known == number).map_or(c"?".as_ptr(), |(_, word)| word.as_ptr())
 }
 
-/// Returns the word for a vfp_status: `ok`, `missing`, and so on, or `?` for a number that the library does not know.
+/// Returns the word for a vfp_status: `ok`, `missing`, and so on, or `?` for a number that the
+/// library does not know.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_status_text(status: vfp_status) -> *const c_char {
     word(STATUSES, status)
@@ -121,7 +136,8 @@ pub extern "C" fn vfp_state_text(state: i32) -> *const c_char {
     word(STATES, state)
 }
 
-/// Returns the word for a VFP_UNKNOWN_*: `none`, `denied`, `timed-out`, `errno`, `not-probed`, or `?`.
+/// Returns the word for a VFP_UNKNOWN_*: `none`, `denied`, `timed-out`, `errno`, `not-probed`, or
+/// `?`.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_unknown_reason_text(unknown_reason: i32) -> *const c_char {
     word(UNKNOWN_REASONS, unknown_reason)
@@ -151,21 +167,35 @@ pub extern "C" fn vfp_pid_namespace_text(pid_namespace: i32) -> *const c_char {
     word(PID_NAMESPACES, pid_namespace)
 }
 
-/// Returns the word for a VFP_EVENT_*: `bound`, `unbound`, `held`, `freed`, `changed`, `rescan`, or `?`.
+/// Returns the word for a VFP_EVENT_*: `bound`, `unbound`, `held`, `freed`, `changed`, `rescan`,
+/// or `?`.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_event_text(event: i32) -> *const c_char {
     word(EVENTS, event)
+}
+
+/// Returns the word for a VFP_NODE_*: `container`, `group`, `iommufd`, `cdev`, or `?`.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfp_node_text(node: i32) -> *const c_char {
+    word(NODES, node)
+}
+
+/// Returns the word for a VFP_PRESENCE_*: `present`, `lost`, `not-checked`, or `?`.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfp_presence_text(presence: i32) -> *const c_char {
+    word(PRESENCES, presence)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::capi::occupancy::vfp_occupancy;
-    use crate::capi::{device, holder, status, watched};
+    use crate::capi::{device, group_state, hardware, holder, status};
     use vfio_probe::holders::Via;
     use vfio_probe::peek::Peek;
     use vfio_probe::{
-        DeviceId, ErrorKind, Event, Evidence, GroupId, InPod, Kind, Occupancy, PidNamespace, UnknownReason,
+        DeviceId, ErrorKind, Event, Evidence, GroupId, InPod, Kind, Occupancy, PidNamespace, Presence,
+        UnknownReason,
     };
 
     fn text_of(word: *const c_char) -> &'static str {
@@ -201,10 +231,13 @@ mod tests {
             assert_eq!(text_of(vfp_unknown_reason_text(record.unknown_reason)), reason.as_str());
         }
         for evidence in [Evidence::None, Evidence::Open, Evidence::Holder, Evidence::Enable, Evidence::Node] {
-            assert_eq!(text_of(vfp_evidence_text(watched::evidence_number(evidence))), evidence.as_str());
+            assert_eq!(text_of(vfp_evidence_text(group_state::evidence_number(evidence))), evidence.as_str());
         }
         for via in [Via::Group, Via::Device, Via::Cdev] {
             assert_eq!(text_of(vfp_via_text(holder::via_number(via))), via.as_str());
+        }
+        for presence in [Presence::Present, Presence::Lost, Presence::NotChecked] {
+            assert_eq!(text_of(vfp_presence_text(hardware::presence_number(presence))), presence.as_str());
         }
         for in_pod in [InPod::Yes, InPod::No, InPod::Unknown] {
             assert_eq!(text_of(vfp_in_pod_text(holder::in_pod_number(in_pod))), in_pod.as_str());
@@ -252,6 +285,8 @@ mod tests {
             VIAS,
             IN_POD,
             PID_NAMESPACES,
+            NODES,
+            PRESENCES,
             EVENTS,
         ] {
             let mut numbers: Vec<i32> = table.iter().map(|(number, _)| *number).collect();

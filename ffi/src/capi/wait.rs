@@ -1,0 +1,95 @@
+//! Waits on a watch for a state or an event, without its lock.
+
+use super::status::{
+    Failure, Outcome, VFP_NO_GROUP, VFP_OK, VFP_TIMED_OUT, group_argument, guard, vfp_error, vfp_status,
+};
+use super::watch::{vfp_watch, watch};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::time::{Duration, Instant};
+use vfio_probe::watch::Wait;
+use vfio_probe::{Error, GroupId, Occupancy};
+
+/// Until the group is known to be free. A group without a bound device is not free.
+pub const VFP_WAIT_FREE: i32 = 1;
+/// Until the group is known to be held.
+pub const VFP_WAIT_HELD: i32 = 2;
+/// Until there is an event. `group` is VFP_NO_GROUP.
+pub const VFP_WAIT_EVENT: i32 = 3;
+
+/// As `timeout_ms` of vfp_watch_wait(): without a limit.
+pub const VFP_NO_TIMEOUT: u32 = u32::MAX;
+
+/// What a call waits for.
+enum Condition {
+    State(GroupId, Occupancy),
+    Event,
+}
+
+fn condition(number: i32, group: u32) -> Result<Condition, Failure> {
+    match number {
+        VFP_WAIT_FREE => Ok(Condition::State(group_argument(group)?, Occupancy::Free)),
+        VFP_WAIT_HELD => Ok(Condition::State(group_argument(group)?, Occupancy::Held)),
+        VFP_WAIT_EVENT if group == VFP_NO_GROUP => Ok(Condition::Event),
+        VFP_WAIT_EVENT => Err(Failure::Argument("group", "must be VFP_NO_GROUP for VFP_WAIT_EVENT")),
+        _ => Err(Failure::Argument("condition", "must be a VFP_WAIT_* value")),
+    }
+}
+
+/// Waits until a condition is true: VFP_OK, or until `timeout_ms` milliseconds have passed:
+/// VFP_TIMED_OUT. `condition` is a VFP_WAIT_* value. A timeout of 0 checks without a wait,
+/// VFP_NO_TIMEOUT waits without a limit.
+///
+/// The condition is checked when the watch is ready, and then after each event. The call reads
+/// the host as vfp_watch_next() does. Events stay queued for vfp_watch_next(); if there are more
+/// than 1024, one VFP_EVENT_RESCAN takes their place. After VFP_WAIT_EVENT the next
+/// vfp_watch_next() returns the event, unless another thread has taken it.
+///
+/// Other threads may use the watch during the wait, and wait themselves. If another thread's call
+/// reads a change first, this call checks the condition at the next interval at the latest. Do
+/// not close the watch while a call waits: let the call end first, for example by a short
+/// timeout.
+///
+/// Fails as vfp_watch_next() does, for a pass that could not list the bound devices; call again
+/// to wait on. Returns VFP_SYSTEM with EINTR in `os_errno` if a signal handler has run, as
+/// poll(2) does.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfp_watch_wait(
+    watch: *mut vfp_watch,
+    condition: i32,
+    group: u32,
+    timeout_ms: u32,
+    out_error: *mut vfp_error,
+) -> vfp_status {
+    let call = || -> Outcome {
+        // SAFETY: the caller's handle, by the header's conventions.
+        let watch = unsafe { self::watch(watch) }?;
+        let condition = self::condition(condition, group)?;
+        let timeout = (timeout_ms != VFP_NO_TIMEOUT).then(|| Duration::from_millis(timeout_ms.into()));
+        wait(watch, &condition, timeout)
+    };
+    // SAFETY: the caller's error record, by the header's conventions.
+    unsafe { guard(out_error, call) }
+}
+
+fn wait(watch: &vfp_watch, condition: &Condition, timeout: Option<Duration>) -> Outcome {
+    let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut wait = Wait::new();
+    loop {
+        let is_true = match condition {
+            Condition::Event => watch.keep_next_event()?,
+            Condition::State(group, state) => wait.step(&mut watch.lock(), |watch| {
+                watch.monitor().group(*group).is_some_and(|group| group.state.occupancy == *state)
+            })?,
+        };
+        if is_true {
+            return Ok(VFP_OK);
+        }
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(VFP_TIMED_OUT);
+        }
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        poll(&mut [PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)], left.as_ref())
+            .map_err(|errno| Error::os(errno.raw_os_error(), "poll"))?;
+    }
+}
