@@ -68,7 +68,7 @@ fn nodes(group: GroupId, nodes: Result<DeviceNodes>) -> Value {
         Err(error) => json!({ "group": group.0, "error": failure(&error) }),
         Ok(nodes) => json!({
             "group": group.0, "container": nodes.container, "node": nodes.group, "iommufd": nodes.iommufd,
-            "devices": nodes.devices.iter().map(|(id, node)| json!([id.to_string(), node])).collect::<Vec<_>>(),
+        "devices": nodes.devices.iter().filter(|(_, node)| node.is_some()).map(|(id, node)| json!([id.to_string(), node])).collect::<Vec<_>>(),
         }),
     }
 }
