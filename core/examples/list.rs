@@ -7,7 +7,7 @@ use vfio_probe::device::Detail;
 use vfio_probe::{Buffer, Root};
 
 fn main() -> vfio_probe::Result<()> {
-    let root = Root::open(std::env::args_os().nth(1).unwrap_or("/".into()).as_ref())?;
+    let root = Root::open(std::env::args_os().nth(1).unwrap_or("/".into()))?;
     let mut devices = Vec::new();
     root.scan(Detail::Full, &mut Buffer::new(), |device| match device {
         Ok(device) => devices.push(device),

@@ -45,7 +45,7 @@ impl Root {
         match listed {
             Ok(()) => {}
             Err(Errno::NOENT) => return Ok(()),
-            Err(errno) => return Err(Error::system(errno, "class/egm")),
+            Err(errno) => return Err(Error::system(errno, CLASS)),
         }
         names.sort_unstable();
         for name in names {
@@ -60,7 +60,7 @@ impl Root {
 
     /// Returns whether a memory has a device node and all its GPUs are in `allocated`.
     fn egm_is_complete(&self, name: Text<16>, allocated: &[DeviceId]) -> Result<bool> {
-        const WHAT: &str = "gpu_devices";
+        const WHAT: &str = CLASS;
         let mut buffer = [0; PAGE];
         let text = self
             .read(format_args!("{CLASS}/{name}/gpu_devices"), &mut buffer)

@@ -1,17 +1,26 @@
-//! Describes a failure: its kind, its place and the kernel's errno, as a small `Copy` value.
+//! Describes a failure: its kind, its place and the kernel's errno.
 //!
-//! Creating or copying an error allocates nothing.
+//! An error allocates only for a text that the kernel or the caller chose: a directory entry that
+//! could not be understood, or a path that could not be opened. An error about a device or a group
+//! allocates nothing, so a repeated pass over a node with an unreadable device does not either.
 
 use crate::id::{DeviceId, GroupId};
-use crate::text::Text;
 use rustix::io::Errno;
-use std::fmt;
+use std::ffi::{OsStr, OsString};
+use std::fmt::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 
 /// The result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// An error about exactly one place: a device, a group, or a file or directory below the root.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+///
+/// Its text says what failed and why, as in `0000:3b:00.0: numa_node: Permission denied`. Paths and
+/// entries are shown whole. Characters that are not ASCII are kept, control characters are escaped,
+/// and bytes that are not UTF-8 become U+FFFD.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub struct Error {
     /// The kind of failure.
     pub kind: ErrorKind,
@@ -19,12 +28,23 @@ pub struct Error {
     pub device: Option<DeviceId>,
     /// The group that the error is about. None if it is not about one group.
     pub group: Option<GroupId>,
-    /// The attribute, directory or file, relative to the device, group or root.
+    /// The attribute, directory or file, relative to the device, group or root. Empty if the error
+    /// is about the device or the group as a whole: it does not exist.
     pub what: &'static str,
-    /// The directory entry that could not be understood. Empty if there is none.
-    pub entry: Text<32>,
     /// The kernel's errno. 0 if no system call failed.
     pub errno: i32,
+    place: Place,
+}
+
+/// A text of arbitrary length that belongs to the error's place.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Place {
+    /// `what` says it all.
+    None,
+    /// An entry of the directory `what`.
+    Entry(Box<OsStr>),
+    /// A path that the caller chose. `what` says what should be there.
+    Path(Box<OsStr>),
 }
 
 /// Kinds of [`Error`].
@@ -70,8 +90,7 @@ impl Error {
     }
 
     /// Creates an error from an errno. The kind follows from the errno.
-    #[must_use]
-    pub fn system(errno: Errno, what: &'static str) -> Self {
+    pub(crate) fn system(errno: Errno, what: &'static str) -> Self {
         let kind = match errno {
             Errno::NOENT | Errno::NODEV | Errno::NXIO => ErrorKind::Missing,
             Errno::ACCESS | Errno::PERM => ErrorKind::Denied,
@@ -81,54 +100,157 @@ impl Error {
         Self { errno: errno.raw_os_error(), ..Self::new(kind, what) }
     }
 
+    /// Creates an error from the number of an errno, as [`std::io::Error::raw_os_error`] returns it.
+    /// The kind follows from the errno.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn os(errno: i32, what: &'static str) -> Self {
+        Self::system(Errno::from_raw_os_error(errno), what)
+    }
+
     /// Creates an error about content that the kernel would not write. Its errno is 0.
+    #[doc(hidden)]
     #[must_use]
     pub fn malformed(what: &'static str) -> Self {
         Self::new(ErrorKind::Malformed, what)
     }
 
     fn new(kind: ErrorKind, what: &'static str) -> Self {
-        Self { kind, device: None, group: None, what, entry: Text::EMPTY, errno: 0 }
+        Self { kind, device: None, group: None, what, errno: 0, place: Place::None }
     }
 
     /// Returns this error with `device` as its place.
+    #[doc(hidden)]
     #[must_use]
     pub fn of_device(self, device: DeviceId) -> Self {
         Self { device: Some(device), ..self }
     }
 
     /// Returns this error with `group` as its place.
+    #[doc(hidden)]
     #[must_use]
     pub fn of_group(self, group: GroupId) -> Self {
         Self { group: Some(group), ..self }
     }
 
-    /// Returns this error with a directory entry as its place. The entry is shortened to 32 bytes;
-    /// each byte that is not printable ASCII becomes `?`.
+    /// Returns this error with an entry of the directory `what` as its place.
+    #[doc(hidden)]
     #[must_use]
     pub fn of_entry(self, entry: &[u8]) -> Self {
-        Self { entry: Text::lossy(entry), ..self }
+        Self { place: Place::Entry(OsStr::from_bytes(entry).into()), ..self }
+    }
+
+    /// Returns this error with a path that the caller chose as its place.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn of_path(self, path: impl AsRef<OsStr>) -> Self {
+        Self { place: Place::Path(path.as_ref().into()), ..self }
+    }
+
+    /// Returns the directory entry that the error is about, exactly as the kernel returned it. None
+    /// if the error is not about one entry, or if the entry is the device's name.
+    #[must_use]
+    pub fn entry(&self) -> Option<&OsStr> {
+        match &self.place {
+            Place::Entry(entry) => Some(entry),
+            Place::None | Place::Path(_) => None,
+        }
+    }
+
+    /// Returns the path of the file or directory that the error is about.
+    ///
+    /// It is relative to the root directory, as in `sys/bus/pci/devices/0000:3b:00.0/numa_node`. Only
+    /// a path that the caller chose, such as the argument of [`Root::open`](crate::Root::open), is
+    /// returned as it was passed. None if the error is not about a file.
+    #[must_use]
+    pub fn path(&self) -> Option<PathBuf> {
+        let mut path = match (self.device, self.group, &self.place) {
+            (.., Place::Path(path)) => return Some(PathBuf::from(path)),
+            (Some(device), Some(group), _) => {
+                format!("sys/kernel/iommu_groups/{group}/devices/{device}")
+            }
+            (Some(device), None, _) => format!("sys/bus/{}/devices/{device}", device.bus()),
+            (None, Some(group), _) => format!("sys/kernel/iommu_groups/{group}"),
+            (None, None, _) if is_below_root(self.what) => String::new(),
+            (None, None, _) => return None,
+        };
+        if !self.what.is_empty() && !path.is_empty() {
+            path.push('/');
+        }
+        path.push_str(self.what);
+        let mut path = path.into_bytes();
+        if let Place::Entry(entry) = &self.place {
+            path.push(b'/');
+            path.extend_from_slice(entry.as_bytes());
+        }
+        Some(OsString::from_vec(path).into())
     }
 }
 
-/// Writes the place, the file and the reason, as in `0000:3b:00.0: uevent: Permission denied`.
+/// Returns whether `what` is a path below the root, and not the name of a kernel object.
+fn is_below_root(what: &str) -> bool {
+    matches!(what.split('/').next(), Some("sys" | "proc" | "dev"))
+}
+
+/// Returns the text of an errno as the C library has it, without std's ` (os error 13)`.
+#[doc(hidden)]
+#[must_use]
+pub fn errno_text(errno: i32) -> String {
+    // The text of an errno comes from std, so this crate needs no table of its own.
+    let mut text = std::io::Error::from_raw_os_error(errno).to_string();
+    if let Some(end) = text.rfind(" (os error ") {
+        text.truncate(end);
+    }
+    text
+}
+
+/// Writes bytes that another process or the caller chose: UTF-8 as it is, other bytes as U+FFFD,
+/// control characters escaped.
+struct Shown<'a>(&'a OsStr);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.as_bytes().utf8_chunks() {
+            for character in chunk.valid().chars() {
+                if character.is_control() {
+                    write!(f, "{}", character.escape_default())?;
+                } else {
+                    f.write_char(character)?;
+                }
+            }
+            if !chunk.invalid().is_empty() {
+                f.write_char(char::REPLACEMENT_CHARACTER)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes the place, the file and the reason, as in `0000:3b:00.0: numa_node: Permission denied`.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(device) = self.device {
-            write!(f, "{device}: ")?;
-        }
         if let Some(group) = self.group {
             write!(f, "group {group}: ")?;
         }
-        f.write_str(self.what)?;
-        if !self.entry.is_empty() {
-            write!(f, " (entry {:?})", self.entry)?;
+        if let Some(device) = self.device {
+            write!(f, "{device}: ")?;
+        }
+        match (&self.place, self.what) {
+            (Place::None, "") => match (self.device, self.kind) {
+                (Some(device), ErrorKind::Missing) => {
+                    return write!(f, "no such device on the {} bus", device.bus());
+                }
+                (None, ErrorKind::Missing) => return f.write_str("no such IOMMU group"),
+                _ => return f.write_str(&errno_text(self.errno)),
+            },
+            (Place::None, what) => write!(f, "{what}: ")?,
+            (Place::Entry(entry), what) => write!(f, "{what}/{}: ", Shown(entry))?,
+            (Place::Path(path), what) => write!(f, "{what} {}: ", Shown(path))?,
         }
         match self.kind {
-            ErrorKind::Malformed => f.write_str(": unexpected content"),
-            ErrorKind::TooLong => f.write_str(": longer than the kernel's limit"),
-            // The text of an errno comes from std, so this crate needs no table of its own.
-            _ => write!(f, ": {}", std::io::Error::from_raw_os_error(self.errno)),
+            ErrorKind::Malformed => f.write_str("unexpected content"),
+            ErrorKind::TooLong => f.write_str("longer than the kernel's limit"),
+            _ => f.write_str(&errno_text(self.errno)),
         }
     }
 }
@@ -145,20 +267,4 @@ impl From<Error> for std::io::Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_names_the_device_and_the_attribute() {
-        let device = DeviceId::parse(b"0000:3b:00.0").unwrap();
-        let text = Error::system(Errno::ACCESS, "uevent").of_device(device).to_string();
-        assert!(text.starts_with("0000:3b:00.0: uevent: Permission denied"), "{text}");
-        let text = Error::malformed("bound devices").of_entry(b"x\ny").to_string();
-        assert_eq!(text, "bound devices (entry \"x?y\"): unexpected content");
-    }
-
-    #[test]
-    fn error_stays_small_enough_to_copy() {
-        assert!(size_of::<Error>() <= 128, "{}", size_of::<Error>());
-    }
-}
+mod tests;

@@ -133,15 +133,18 @@ impl Root {
         known: impl Fn(&[u8]) -> Option<DriverName>,
         mut visit: impl FnMut(Result<Member>),
     ) -> Result<()> {
-        const WHAT: &str = "iommu_groups/devices";
+        const WHAT: &str = "devices";
         self.list(format_args!("sys/kernel/iommu_groups/{group}/devices"), buffer, |name| {
-            let member = Text::new(name).ok_or(Error::malformed(WHAT).of_group(group).of_entry(name));
+            let member = Text::new(name).ok_or_else(|| Error::malformed(WHAT).of_group(group).of_entry(name));
             visit(member.and_then(|member| match known(name) {
                 Some(driver) => Ok(Member { name: member, driver: Some(driver), vfio: true }),
                 None => self.member(group, member),
             }));
         })
-        .map_err(|errno| Error::system(errno, WHAT).of_group(group))
+        .map_err(|errno| {
+            // Each group has this directory, so without it there is no group.
+            Error::system(errno, if errno == Errno::NOENT { "" } else { WHAT }).of_group(group)
+        })
     }
 
     /// Returns the driver of one member. None if it has no driver or is not a member of this group.
@@ -162,11 +165,12 @@ impl Root {
 
     fn member(&self, group: GroupId, name: Text<64>) -> Result<Member> {
         let mut buffer = [0; 512];
-        // Names the device if the name is a device id, because an entry's text is shorter than an
-        // mdev's uuid.
-        let about = |error: Error| match DeviceId::parse(name.as_bytes()) {
+        let about = |mut error: Error| match DeviceId::parse(name.as_bytes()) {
             Some(id) => error.of_group(group).of_device(id),
-            None => error.of_group(group).of_entry(name.as_bytes()),
+            None => {
+                error.what = "devices";
+                error.of_group(group).of_entry(name.as_bytes())
+            }
         };
         let link = format_args!("sys/kernel/iommu_groups/{group}/devices/{name}/driver");
         let driver = match self.link(link, &mut buffer) {

@@ -90,11 +90,14 @@ impl Root {
     ///
     /// # Errors
     /// The directory does not exist, is not a directory, or may not be entered.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_path(path.as_ref())
+    }
+
+    fn open_path(path: &Path) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| {
-            Error::system(errno, "root directory").of_entry(path.as_os_str().as_encoded_bytes())
-        })?;
+        let directory = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|errno| Error::system(errno, "root directory").of_path(path))?;
         Ok(Self { directory: Arc::new(directory) })
     }
 
@@ -103,7 +106,7 @@ impl Root {
     /// # Errors
     /// As [`Root::open`].
     pub fn host() -> Result<Self> {
-        Self::open(Path::new("/"))
+        Self::open("/")
     }
 
     pub(crate) fn open_at(
@@ -387,7 +390,7 @@ pub(crate) mod tests {
 
     #[test]
     fn missing_root_is_named_in_the_error() {
-        let error = Root::open(Path::new("/nowhere")).unwrap_err().to_string();
+        let error = Root::open("/nowhere").unwrap_err().to_string();
         assert!(error.contains("/nowhere") && error.contains("No such file"), "{error}");
     }
 }

@@ -148,7 +148,8 @@ impl Root {
                 // The directory also contains bind, unbind, new_id, module and uevent. Only
                 // addresses have a colon.
                 if name.contains(&b':') {
-                    let address = PciAddress::parse(name).ok_or(Error::malformed(WHAT).of_entry(name));
+                    let address =
+                        PciAddress::parse(name).ok_or_else(|| Error::malformed(WHAT).of_entry(name));
                     visit(address.map(|address| Bound { id: DeviceId::Pci(address), cdev: None }));
                 }
             });
@@ -160,7 +161,8 @@ impl Root {
             }
         }
         let listed = self.list(format_args!("sys/bus/mdev/devices"), buffer, |name| {
-            let uuid = Uuid::parse(name).ok_or(Error::malformed("sys/bus/mdev/devices").of_entry(name));
+            let uuid =
+                Uuid::parse(name).ok_or_else(|| Error::malformed("sys/bus/mdev/devices").of_entry(name));
             visit(uuid.map(|uuid| Bound { id: DeviceId::Mdev(uuid), cdev: None }));
         });
         match listed {

@@ -146,10 +146,14 @@ impl Root {
 
     fn pci_function(&self, address: PciAddress, detail: Detail, numa_node: NumaNode<'_>) -> Result<Device> {
         let mut buffer = [0; PAGE];
-        let at = |errno, what| Error::system(errno, what);
-        let uevent = self
-            .read(format_args!("sys/bus/pci/devices/{address}/uevent"), &mut buffer)
-            .map_err(|errno| at(errno, "uevent"))?;
+        let uevent = self.read(format_args!("sys/bus/pci/devices/{address}/uevent"), &mut buffer).map_err(
+            |errno| match errno {
+                // Each device has this attribute, so without it there is no device. The read of a
+                // device that is being removed fails with ENODEV.
+                Errno::NOENT | Errno::NODEV => Error::system(errno, ""),
+                _ => Error::system(errno, "uevent"),
+            },
+        )?;
         let uevent = PciUevent::parse(uevent);
         let (vendor, device) = uevent.id.ok_or(Error::malformed("uevent"))?;
         let class = uevent.class.ok_or(Error::malformed("uevent"))?;
@@ -191,10 +195,14 @@ impl Root {
         // its parent.
         let link = self
             .link(format_args!("sys/bus/mdev/devices/{id}"), &mut buffer)
-            .map_err(|errno| at(errno, "mdev link"))?;
+            .map_err(|errno| at(errno, ""))?;
         let parent = link.rsplit(|&byte| byte == b'/').nth(1).and_then(PciAddress::parse);
         let of_parent =
-            parent.map(|address| self.pci_function(address, Detail::Identity, numa_node)).transpose()?;
+            parent.map(|address| self.pci_function(address, Detail::Identity, numa_node)).transpose();
+        let of_parent = of_parent.map_err(|mut error| {
+            error.what = in_parent(error.what);
+            error
+        })?;
         let driver = optional(self.link(format_args!("sys/bus/mdev/devices/{id}/driver"), &mut buffer))
             .map_err(|errno| at(errno, "driver"))?
             .and_then(|link| DriverName::new(last_component(link)));
@@ -266,6 +274,18 @@ impl Root {
             Some(Some(count)) => Ok(Sriov::Physical(count)),
             Some(None) => Err(Error::malformed("sriov_numvfs")),
         }
+    }
+}
+
+/// Returns the place of a parent's attribute, relative to the directory of a mediated device, which
+/// is inside that of the parent.
+fn in_parent(what: &'static str) -> &'static str {
+    match what {
+        "uevent" => "../uevent",
+        "iommu_group" => "../iommu_group",
+        "numa_node" => "../numa_node",
+        "" => "..",
+        other => other,
     }
 }
 

@@ -111,9 +111,9 @@ pub(super) fn search_whole(
         }
         let mut progress = shared.wait(end);
         known.extend(progress.holders);
-        let hung = match (progress.outcome, progress.current) {
-            (Some(Err(error)), _) => return Err(error),
-            (None, Some((pid, since))) if pid != 0 && since.elapsed() >= HANG => Some(pid),
+        let over = progress.outcome.transpose()?.is_some();
+        let hung = match progress.current {
+            Some((pid, since)) if !over && pid != 0 && since.elapsed() >= HANG => Some(pid),
             _ => None,
         };
         match hung {
@@ -121,7 +121,7 @@ pub(super) fn search_whole(
             _ => {
                 known.sort_by_key(|holder| (holder.group, holder.pid, holder.via as u8));
                 known.dedup_by_key(|holder| (holder.group, holder.pid));
-                if progress.outcome.is_none() {
+                if !over {
                     // Also if not even the list of processes could be read in time.
                     progress.coverage.unsearched = progress.coverage.unsearched.max(1);
                 }

@@ -224,7 +224,7 @@ impl BoundDevices {
         if read_all {
             self.read_all_at = pass.now + READ_ALL;
         }
-        for &error in &pass.scratch.failed {
+        for error in pass.scratch.failed.drain(..) {
             pass.errors.add(error);
         }
         for tracked in &mut self.devices {

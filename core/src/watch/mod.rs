@@ -193,7 +193,7 @@ impl Watch {
             }
             self.failure = self.monitor.pass(now, &mut self.changes).err();
             // One that the caller has not taken yet is older, and says the same.
-            self.unreported_failure = self.failure.or(self.unreported_failure);
+            self.unreported_failure = self.failure.clone().or_else(|| self.unreported_failure.take());
             self.watch_nodes();
             pause = self.follow_up(now);
         }
@@ -288,7 +288,7 @@ impl Watch {
     /// Returns why the latest pass could not list the bound devices. None if it could.
     #[must_use]
     pub fn failure(&self) -> Option<Error> {
-        self.failure
+        self.failure.clone()
     }
 
     /// Lets the next [`Watch::next`] make a pass.

@@ -87,7 +87,10 @@ impl From<&Member> for vfp_member {
 impl From<&Error> for vfp_member {
     fn from(error: &Error) -> Self {
         Self {
-            name: error.device.map_or_else(|| text::shown(&error.entry), |id| text::shown(&id)),
+            name: match (error.device, error.entry()) {
+                (Some(id), _) => text::shown(&id),
+                (None, entry) => text::shown(&entry.unwrap_or_default().to_string_lossy()),
+            },
             status: status_of(error.kind),
             os_errno: error.errno,
             vfio: 0,

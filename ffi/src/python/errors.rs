@@ -32,5 +32,5 @@ pub(crate) fn raised(error: Error) -> PyErr {
 
 /// Returns exceptions as values, for errors that concern one device or member only.
 pub(crate) fn values(py: Python<'_>, errors: &[Error]) -> Vec<Py<PyBaseException>> {
-    errors.iter().map(|&error| raised(error).into_value(py)).collect()
+    errors.iter().map(|error| raised(error.clone()).into_value(py)).collect()
 }

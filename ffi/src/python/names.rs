@@ -38,6 +38,6 @@ pub(crate) fn names_of(
         let Some(errno) = Errno::from_io_error(&error) else {
             return MalformedError::new_err((0, format!("pci.ids: {error}")));
         };
-        raised(Error::system(errno, "pci.ids").of_entry(path.as_os_str().as_encoded_bytes()))
+        raised(Error::os(errno.raw_os_error(), "pci.ids").of_path(path))
     })
 }

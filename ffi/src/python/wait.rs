@@ -22,7 +22,7 @@ pub(crate) struct Live {
 
 impl Live {
     pub(crate) fn new(watch: Watch) -> Result<Self> {
-        let system = |errno| Error::system(errno, "watch");
+        let system = |errno: Errno| Error::os(errno.raw_os_error(), "watch");
         let end = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(system)?;
         let descriptor = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system)?;
         for source in [watch.fd(), end.as_fd()] {

@@ -225,15 +225,15 @@ mod tests {
     #[test]
     fn device_may_be_missing_for_its_own_error_or_an_unclear_one() {
         let (own, other) = ("0000:01:00.0".parse().unwrap(), "0000:02:00.0".parse().unwrap());
-        let error = vfio_probe::Error::malformed("uevent");
+        let error = || vfio_probe::Error::malformed("uevent");
         let may_lack = |errors: &[vfio_probe::Error], listing_failed| {
             NodeSnapshot { errors: errors.to_vec(), listing_failed, ..NodeSnapshot::default() }.may_lack(own)
         };
         assert!(!may_lack(&[], false) && may_lack(&[], true));
-        assert!(!may_lack(&[error.of_device(other), error.of_group(GroupId(51))], false));
-        assert!(may_lack(&[error.of_device(other), error.of_device(own)], false));
-        assert!(may_lack(&[error.of_entry(b"vfio0")], false), "the entry may be any device");
-        let full = vec![error.of_device(other); vfio_probe::monitor::MAX_ERRORS];
+        assert!(!may_lack(&[error().of_device(other), error().of_group(GroupId(51))], false));
+        assert!(may_lack(&[error().of_device(other), error().of_device(own)], false));
+        assert!(may_lack(&[error().of_entry(b"vfio0")], false), "the entry may be any device");
+        let full = vec![error().of_device(other); vfio_probe::monitor::MAX_ERRORS];
         assert!(may_lack(&full, false) && !may_lack(&full[1..], false), "further errors are not kept");
     }
 }

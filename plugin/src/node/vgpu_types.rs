@@ -136,7 +136,7 @@ impl VgpuTypes {
     ) -> vfio_probe::Result<()> {
         let reported = reported_name(root, number, devices);
         let about = format_args!("vGPU type {number}");
-        if let Err(error) = reported
+        if let Err(error) = &reported
             && self.problems.begin(
                 ProblemCode::VgpuTypeUnreadable,
                 about,

@@ -275,7 +275,7 @@ impl MonitorLoop {
         }
         let (problems, code) = (&self.sources.problems, ProblemCode::DevicesNotListed);
         problems.keep(code, |_| failure.is_some());
-        if let Some(error) = failure {
+        if let Some(error) = &failure {
             problems.begin(
                 code,
                 "bound devices",
@@ -283,8 +283,9 @@ impl MonitorLoop {
             );
             tracing::warn!(%error, "bound devices could not be listed; the devices of the latest list stay");
         }
-        let former = std::mem::replace(&mut self.failure, failure);
-        former.is_some() != failure.is_some()
+        let changed = failure.is_some() != self.failure.is_some();
+        self.failure = failure;
+        changed
     }
 
     /// Learns names after a change, and when a failed read of a name is to be repeated. Runs while the first probes are under way

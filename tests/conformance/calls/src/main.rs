@@ -23,7 +23,7 @@ fn main() -> anyhow::Result<()> {
     let [root, free, held] = words.as_slice() else {
         anyhow::bail!("usage: calls ROOT FREE_GROUP HELD_GROUP")
     };
-    let root = Root::open(root.as_ref())?;
+    let root = Root::open(root)?;
     let free: GroupId = free.parse().context("FREE_GROUP")?;
     let held: GroupId = held.parse().context("HELD_GROUP")?;
     let states = (root.probe(free), root.probe(held));
