@@ -278,7 +278,7 @@ fn removed_node_makes_its_group_absent_until_it_returns() {
     assert_eq!(story.pass(), [Change::Changed(GROUP)]);
     assert_eq!(story.state(), (Occupancy::Absent, Evidence::Node));
     std::os::unix::fs::symlink(target, story.node.root().join("dev/vfio/51")).unwrap();
-    assert_eq!(story.pass(), [Change::Changed(GROUP)]);
+    assert_eq!(story.pass(), [Change::Freed(GROUP)]);
     assert_eq!(story.state().0, Occupancy::Free);
 }
 

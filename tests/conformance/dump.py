@@ -82,7 +82,7 @@ def holder_of(holder: Holder) -> Document:
 def seen_of(group: GroupSnapshot) -> Document:
     """Converts a group of a snapshot."""
     return {
-        "group": group.number,
+        "group": group.group,
         "state": group.occupancy.state.value,
         "evidence": group.evidence.value,
         "holders": [holder.pid for holder in group.holders],

@@ -82,6 +82,8 @@ pub struct Watch {
     node_changed: bool,
     /// [`Event::Ready`] was queued.
     ready: bool,
+    /// A [`Wait`] has made a step since the latest event, so its caller may be polling.
+    waited_for: bool,
 }
 
 impl Watch {
@@ -124,6 +126,7 @@ impl Watch {
             unreported_failure: None,
             node_changed: false,
             ready: false,
+            waited_for: false,
         };
         watch.watch_nodes();
         Ok(watch)
@@ -175,6 +178,7 @@ impl Watch {
 
     /// Takes in what the sources signal, makes a pass if one is due, and queues the events.
     fn advance(&mut self) {
+        let events = self.events.total();
         self.take_signals();
         let now = Instant::now();
         let passes = now >= self.next_pass;
@@ -206,6 +210,10 @@ impl Watch {
         if !self.ready && self.withheld.is_empty() && self.monitor.is_discovered() {
             self.ready = true;
             self.events.push(Event::Ready);
+        }
+        if self.events.total() > events && std::mem::take(&mut self.waited_for) {
+            // Another thread may poll for what this one has just taken from the sources.
+            self.monitor.wake();
         }
     }
 

@@ -33,10 +33,14 @@ impl Wait {
     /// [`Watch::fd`] and make another step. Never blocks. The events stay queued for
     /// [`Watch::next`], at most [`MAX_QUEUED`].
     ///
+    /// Threads that share a watch behind a lock release it while they poll. Each event then wakes all
+    /// of them. One that was about to poll in that moment wakes at the next interval.
+    ///
     /// # Errors
     /// A pass could not list the bound devices. The wait can go on.
     pub fn step(&mut self, watch: &mut Watch, predicate: impl FnOnce(&Watch) -> bool) -> Result<bool> {
         watch.events.bound(MAX_QUEUED);
+        watch.waited_for = true;
         watch.advance();
         if let Some(error) = watch.unreported_failure.take() {
             return Err(error);
