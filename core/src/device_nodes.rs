@@ -166,5 +166,19 @@ mod tests {
         assert!(root.has_iommufd() && root.has_group_nodes());
         assert_eq!(root.group_node(GroupId(7)).as_deref(), Some("7"));
         assert_eq!(root.group_node(GroupId(8)).as_deref(), Some("noiommu-8"));
+        let nodes = root.device_nodes(GroupId(7)).unwrap();
+        assert_eq!((nodes.container.as_deref(), nodes.group_mode()), (None, None));
+        fs::create_dir_all(path("sys/class/misc/vfio")).unwrap();
+        fs::write(path("sys/class/misc/vfio/dev"), "10:196\n").unwrap();
+        let nodes = root.device_nodes(GroupId(7)).unwrap();
+        let devices =
+            [(id("0000:01:00.0"), Some("vfio/devices/vfio12".to_owned())), (id("0000:01:00.1"), None)];
+        assert_eq!(nodes.devices, devices);
+        assert_eq!(nodes.group_mode(), Some(vec!["vfio/vfio", "vfio/7"]));
+        assert_eq!(nodes.iommufd_mode(), None, "the second device has no node");
+        fs::write(path("sys/bus/pci/devices/0000:01:00.1/vfio-dev/vfio12/dev"), "511:13\n").unwrap();
+        let nodes = root.device_nodes(GroupId(7)).unwrap();
+        assert_eq!(nodes.iommufd_mode().unwrap(), ["iommu", "vfio/devices/vfio12", "vfio/devices/vfio12"]);
+        assert!(root.device_nodes(GroupId(8)).is_err(), "no group 8 in sysfs");
     }
 }

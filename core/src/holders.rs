@@ -182,6 +182,44 @@ mod tests {
     }
 
     #[test]
+    fn uid_is_the_effective_one() {
+        let status = b"Name:\ta\\nUid:\t9\t9\nUmask:\t0022\nUid:\t1000\t107\t0\t0\nGid:\t1\n";
+        assert_eq!(parse_uid(status), Some(107));
+        for damaged in [&b""[..], b"Uid:\t1", b"Uid:\t1\n", b"Uid:\t1\t-2\t3\n", b"Uid:\t1\t99999999999\t3\n"]
+        {
+            assert_eq!(parse_uid(damaged), None);
+        }
+        let root = Root::host().unwrap();
+        assert_eq!(root.uid_of(std::process::id()), Some(rustix::process::geteuid().as_raw()));
+        assert_eq!(root.uid_of(0), None);
+    }
+
+    #[test]
+    fn start_is_a_second_of_the_wall_clock() {
+        let root = Root::host().unwrap();
+        let second = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let before = second(SystemTime::now());
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let after = second(SystemTime::now());
+        let (command, start_time) = root.process(child.id()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (uid, container) = (None, Container::default());
+        let holder = Holder {
+            group: GroupId(1),
+            pid: child.id(),
+            start_time,
+            uid,
+            command,
+            via: Via::Group,
+            container,
+        };
+        let started = second(holder.started().unwrap());
+        // A tick before the boundary belongs to the second before.
+        assert!((before - 1..=after).contains(&started), "{before} {started} {after}");
+    }
+
+    #[test]
     fn only_a_whole_search_of_the_host_is_complete() {
         let whole =
             ScanCoverage { processes: 9, pid_namespace: PidNamespace::Host, ..ScanCoverage::default() };

@@ -1,12 +1,10 @@
 package vfioprobe
 
-// #include <vfio_probe.h>
+// #include "vfio_probe.h"
 // #cgo noescape vfp_scan
 // #cgo nocallback vfp_scan
 // #cgo noescape vfp_device_read
 // #cgo nocallback vfp_device_read
-// #cgo nocallback vfp_kind_text
-// #cgo nocallback vfp_sriov_text
 import "C"
 
 import (
@@ -28,9 +26,6 @@ const (
 	KindVendorVF Kind = C.VFP_KIND_VENDOR_VF
 )
 
-// String returns "pci", "mdev" or "vendor-vf".
-func (k Kind) String() string { return C.GoString(C.vfp_kind_text(C.int32_t(k))) }
-
 // SRIOV is the role of a PCI function in SR-IOV.
 type SRIOV int32
 
@@ -44,50 +39,47 @@ const (
 	SRIOVVirtual SRIOV = C.VFP_SRIOV_VIRTUAL
 )
 
-// String returns "none", "physical" or "virtual".
-func (s SRIOV) String() string { return C.GoString(C.vfp_sriov_text(C.int32_t(s))) }
-
 // Device is a device as sysfs describes it. [Root.Scan] returns only devices that are bound to a VFIO driver.
 type Device struct {
 	// ID is the PCI address (0000:3b:00.0) or the mdev UUID.
-	ID string
+	ID string `json:"id"`
 	// Vendor is the PCI vendor id. For a mediated device it is that of the parent, or 0 if the parent is not a PCI
 	// function.
-	Vendor uint16
+	Vendor uint16 `json:"vendor"`
 	// Device is the PCI device id. For a mediated device it is that of the parent.
-	Device uint16
+	Device uint16 `json:"device"`
 	// SubsystemVendor is the PCI subsystem vendor id, 0 for none.
-	SubsystemVendor uint16
+	SubsystemVendor uint16 `json:"subsystem_vendor"`
 	// SubsystemDevice is the PCI subsystem id, 0 for none.
-	SubsystemDevice uint16
+	SubsystemDevice uint16 `json:"subsystem_device"`
 	// Class is the PCI class code, 24 bits; 0x030200 is a 3D controller.
-	Class uint32
+	Class uint32 `json:"class"`
 	// Driver is the driver name, or "" while the kernel unbinds the device.
-	Driver string
+	Driver string `json:"driver"`
 	// Group is the IOMMU group, or [NoGroup] without an IOMMU.
-	Group GroupID
+	Group GroupID `json:"group"`
 	// NUMANode is the NUMA node, or -1 if the kernel does not know it.
-	NUMANode int
+	NUMANode int `json:"numa_node"`
 	// SRIOV is the SR-IOV role.
-	SRIOV SRIOV
+	SRIOV SRIOV `json:"sriov"`
 	// VFs is the number of enabled virtual functions of a physical function, else 0.
-	VFs int
+	VFs int `json:"vfs"`
 	// Cdev is N of the device's character device /dev/vfio/devices/vfioN, or -1 for none (kernels before 6.1).
-	Cdev int
+	Cdev int `json:"cdev"`
 	// Kind is the kind of device.
-	Kind Kind
+	Kind Kind `json:"kind"`
 	// VGPUType is the mdev type (nvidia-35) or the vGPU type number of a vendor's virtual function, else "".
-	VGPUType string
+	VGPUType string `json:"vgpu_type"`
 	// Parent is the PCI address of the parent of a mediated device or virtual function, else "".
-	Parent string
+	Parent string `json:"parent"`
 }
 
 // Scan is the result of [Root.Scan].
 type Scan struct {
 	// Devices are the devices bound to a VFIO driver, ordered by ID.
-	Devices []Device
+	Devices []Device `json:"devices"`
 	// Errors holds one error for each device that could not be read.
-	Errors []*Error
+	Errors []*Error `json:"errors"`
 }
 
 // deviceArrays are the arrays of scans and watches.

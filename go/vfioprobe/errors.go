@@ -1,7 +1,6 @@
 package vfioprobe
 
-// #include <vfio_probe.h>
-// #cgo nocallback vfp_status_text
+// #include "vfio_probe.h"
 import "C"
 
 import (
@@ -54,23 +53,18 @@ const (
 	ErrorUnsupported ErrorKind = C.VFP_UNSUPPORTED
 )
 
-// String returns the word for the kind: "missing", "denied", "malformed", "too-long", "system", and so on.
-func (k ErrorKind) String() string {
-	return C.GoString(C.vfp_status_text(C.vfp_status(k)))
-}
-
 // Error describes why a call failed, or why one device or group member could not be read.
 type Error struct {
 	// Kind is the kind of error.
-	Kind ErrorKind
+	Kind ErrorKind `json:"kind"`
 	// Errno is the kernel's errno, or 0 if no system call failed.
-	Errno syscall.Errno
+	Errno syscall.Errno `json:"errno"`
 	// Device is the id of the device concerned, or "".
-	Device string
+	Device string `json:"device"`
 	// Group is the group concerned, or [NoGroup].
-	Group GroupID
+	Group GroupID `json:"group"`
 	// Text is the message for people. It includes the device or the group.
-	Text string
+	Text string `json:"text"`
 }
 
 // Error returns the text with the prefix "vfio-probe: ".

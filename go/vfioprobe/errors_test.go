@@ -3,7 +3,6 @@ package vfioprobe_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -205,26 +204,4 @@ func TestGoroutinesShareARoot(t *testing.T) {
 		}()
 	}
 	all.Wait()
-}
-
-func TestStringsAreTheWordsOfTheCore(t *testing.T) {
-	got := fmt.Sprint(
-		vfioprobe.KindPCI, vfioprobe.KindMdev, vfioprobe.KindVendorVF, "|",
-		vfioprobe.SRIOVNone, vfioprobe.SRIOVPhysical, vfioprobe.SRIOVVirtual, "|",
-		vfioprobe.LooksFree, vfioprobe.LooksHeld, vfioprobe.PeekUnavailable, "|",
-		vfioprobe.Free, vfioprobe.Held, vfioprobe.Absent, vfioprobe.Unknown, vfioprobe.State(77), "|",
-		vfioprobe.UnknownNone, vfioprobe.UnknownDenied, vfioprobe.UnknownTimedOut, vfioprobe.UnknownErrno, vfioprobe.UnknownNotProbed, "|",
-		vfioprobe.EvidenceNone, vfioprobe.EvidenceOpen, vfioprobe.EvidenceEnable, vfioprobe.EvidenceNode, vfioprobe.EvidenceHolder, "|",
-		vfioprobe.ViaGroup, vfioprobe.ViaDevice, vfioprobe.ViaCdev, "|",
-		vfioprobe.InPodYes, vfioprobe.InPodNo, vfioprobe.InPodUnknown, "|",
-		vfioprobe.PIDNamespaceHost, vfioprobe.PIDNamespaceForeign, vfioprobe.PIDNamespaceUnknown, "|",
-		vfioprobe.EventBound, vfioprobe.EventUnbound, vfioprobe.EventHeld, vfioprobe.EventFreed,
-		vfioprobe.EventChanged, vfioprobe.EventRescan, "|",
-		vfioprobe.ErrorInvalid, vfioprobe.ErrorMissing, vfioprobe.ErrorDenied, vfioprobe.ErrorMalformed,
-		vfioprobe.ErrorTooLong, vfioprobe.ErrorSystem, vfioprobe.ErrorPanic, vfioprobe.ErrorUnsupported,
-	)
-	equal(t, "words", got, "pci mdev vendor-vf|none physical virtual|looks-free looks-held unavailable|"+
-		"free held absent unknown ?|none denied timed-out errno not-probed|none open enable node holder|group device cdev|yes no unknown|host foreign unknown|"+
-		"bound unbound held freed changed rescan|"+
-		"invalid missing denied malformed too-long system panic unsupported")
 }

@@ -1,6 +1,6 @@
 package vfioprobe
 
-// #include <vfio_probe.h>
+// #include "vfio_probe.h"
 // #cgo noescape vfp_group_read
 // #cgo nocallback vfp_group_read
 // #cgo noescape vfp_members
@@ -8,6 +8,7 @@ package vfioprobe
 import "C"
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strconv"
@@ -30,43 +31,77 @@ func (g GroupID) String() string {
 	return strconv.FormatUint(uint64(g), 10)
 }
 
+// MarshalText returns the text of String. JSON objects with groups as keys have it.
+func (g GroupID) MarshalText() ([]byte, error) { return []byte(g.String()), nil }
+
+// UnmarshalText reads a text of String. The error is [ErrInvalid] for any other text.
+func (g *GroupID) UnmarshalText(text []byte) error {
+	if string(text) == "none" {
+		*g = NoGroup
+		return nil
+	}
+	number, err := strconv.ParseUint(string(text), 10, 32)
+	if err != nil || GroupID(number).String() != string(text) {
+		return invalid(fmt.Sprintf("%q is no group: it is a number or none", text))
+	}
+	*g = GroupID(number)
+	return nil
+}
+
+// MarshalJSON returns a number, or null for [NoGroup].
+func (g GroupID) MarshalJSON() ([]byte, error) {
+	if g == NoGroup {
+		return []byte("null"), nil
+	}
+	return []byte(g.String()), nil
+}
+
+// UnmarshalJSON reads a number, or null for [NoGroup]. The error is [ErrInvalid] for any other value.
+func (g *GroupID) UnmarshalJSON(text []byte) error {
+	if string(text) == "null" {
+		*g = NoGroup
+		return nil
+	}
+	return g.UnmarshalText(text)
+}
+
 // Group is an IOMMU group as sysfs describes it.
 type Group struct {
 	// ID is the group number.
-	ID GroupID
+	ID GroupID `json:"id"`
 	// Members is the number of members that could be read.
-	Members int
+	Members int `json:"members"`
 	// Unreadable is the number of members that could not be read. Viable is computed without them.
-	Unreadable int
+	Unreadable int `json:"unreadable"`
 	// Viable reports whether VFIO can use the group (VFIO_GROUP_FLAGS_VIABLE): every member has no driver, a VFIO
 	// driver, pci-stub or pcieport. The group can be opened in both cases.
-	Viable bool
+	Viable bool `json:"viable"`
 	// Offender is the first member with a driver that makes the group not viable, else "".
-	Offender string
+	Offender string `json:"offender"`
 	// OffenderDriver is the driver of Offender, else "".
-	OffenderDriver string
+	OffenderDriver string `json:"offender_driver"`
 	// Offenders is the number of members that make the group not viable: [Members.Offenders] lists them.
-	Offenders int
+	Offenders int `json:"offenders"`
 }
 
 // Member is a member of a group: a PCI function, a mediated device, or a device of another bus.
 type Member struct {
 	// Name is the name in the group's devices directory: a PCI address, an mdev UUID, and so on.
-	Name string
+	Name string `json:"name"`
 	// Driver is the driver name, or "" for none.
-	Driver string
+	Driver string `json:"driver"`
 	// VFIO reports whether Driver is a VFIO driver.
-	VFIO bool
+	VFIO bool `json:"vfio"`
 	// Offends reports whether the member makes the group not viable.
-	Offends bool
+	Offends bool `json:"offends"`
 }
 
 // Members is the result of [Root.Members].
 type Members struct {
 	// Members are the members that could be read, ordered by Name.
-	Members []Member
+	Members []Member `json:"members"`
 	// Errors holds one error for each member that could not be read.
-	Errors []*Error
+	Errors []*Error `json:"errors"`
 }
 
 // Offenders returns all members that make the group not viable.

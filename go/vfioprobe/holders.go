@@ -1,17 +1,15 @@
 package vfioprobe
 
-// #include <vfio_probe.h>
+// #include "vfio_probe.h"
 // #cgo noescape vfp_holders
 // #cgo nocallback vfp_holders
-// #cgo nocallback vfp_via_text
-// #cgo nocallback vfp_in_pod_text
-// #cgo nocallback vfp_pid_namespace_text
 import "C"
 
 import (
 	"cmp"
 	"slices"
 	"strconv"
+	"time"
 	"unsafe"
 )
 
@@ -28,9 +26,6 @@ const (
 	ViaCdev Via = C.VFP_VIA_CDEV
 )
 
-// String returns "group", "device" or "cdev".
-func (v Via) String() string { return C.GoString(C.vfp_via_text(C.int32_t(v))) }
-
 // InPod reports whether a process is in a pod.
 type InPod int32
 
@@ -45,9 +40,6 @@ const (
 	InPodYes InPod = C.VFP_IN_POD_YES
 )
 
-// String returns "yes", "no" or "unknown".
-func (i InPod) String() string { return C.GoString(C.vfp_in_pod_text(C.int32_t(i))) }
-
 // PIDNamespace is the pid namespace that a scan for holders saw.
 type PIDNamespace int32
 
@@ -61,29 +53,31 @@ const (
 	PIDNamespaceForeign PIDNamespace = C.VFP_PID_NAMESPACE_FOREIGN
 )
 
-// String returns "host", "foreign" or "unknown".
-func (n PIDNamespace) String() string { return C.GoString(C.vfp_pid_namespace_text(C.int32_t(n))) }
-
 // Holder is a process that has a group or a device of it open.
 type Holder struct {
 	// Group is the held group.
-	Group GroupID
+	Group GroupID `json:"group"`
 	// PID is the process id in the pid namespace of the root's proc.
-	PID int
+	PID int `json:"pid"`
 	// StartTime is the start time in clock ticks after boot (proc(5), stat field 22). Together with PID it identifies
 	// the process until the next boot.
-	StartTime uint64
+	StartTime uint64 `json:"start_time"`
 	// Command is the command name (/proc/PID/comm), at most 15 characters. The process can change it. Characters other
 	// than printable ASCII are replaced by "?".
-	Command string
+	Command string `json:"command"`
+	// Started is the start time, exact to a second, or the zero Time if it is not known. It follows changes of the host's
+	// clock; StartTime does not.
+	Started time.Time `json:"started"`
+	// UID is the effective user id of the process, or [NoUID] if it could not be read.
+	UID uint32 `json:"uid"`
 	// Via is the kind of descriptor.
-	Via Via
+	Via Via `json:"via"`
 	// InPod reports whether the process is in a pod.
-	InPod InPod
+	InPod InPod `json:"in_pod"`
 	// PodUID is the UID of the pod in the name of the process's cgroup for [InPodYes], else "".
-	PodUID string
+	PodUID string `json:"pod_uid"`
 	// ContainerID is the container id in the name of the process's cgroup, 64 hex digits, else "".
-	ContainerID string
+	ContainerID string `json:"container_id"`
 }
 
 // String describes the process and its pod, if that is known: "pid 15935 (qemu-system-x86), pod 0d9a1c7e-...".
@@ -95,21 +89,32 @@ func (h Holder) String() string {
 	return text
 }
 
+// NoUID stands for an unknown user id.
+const NoUID uint32 = C.VFP_NO_UID
+
+// started returns the time for seconds since 1970, or the zero Time for -1.
+func started(seconds int64) time.Time {
+	if seconds < 0 {
+		return time.Time{}
+	}
+	return time.Unix(seconds, 0).UTC()
+}
+
 // ScanCoverage is the coverage of a scan for holders. The list of holders may be incomplete: see [ScanCoverage.Complete].
 type ScanCoverage struct {
 	// Processes is the number of processes in proc.
-	Processes int
+	Processes int `json:"processes"`
 	// Unreadable is the number of these processes with descriptors that could not be read: processes of other users
 	// without CAP_SYS_PTRACE, and processes that ended during the scan.
-	Unreadable int
+	Unreadable int `json:"unreadable"`
 	// Unattributed is the number of open VFIO device descriptors for which the kernel does not report the device
 	// (kernels before 6.18).
-	Unattributed int
+	Unattributed int `json:"unattributed"`
 	// Unsearched is the number of processes that were not searched, because the budget of the scan ended. It is 0 for
 	// [Root.Holders].
-	Unsearched int
+	Unsearched int `json:"unsearched"`
 	// PIDNamespace is the pid namespace that was scanned.
-	PIDNamespace PIDNamespace
+	PIDNamespace PIDNamespace `json:"pid_namespace"`
 }
 
 // Complete reports whether the scan covered all processes of the host. Only then an empty list means that no process holds
@@ -121,9 +126,9 @@ func (c ScanCoverage) Complete() bool {
 // Holders is the result of [Root.Holders].
 type Holders struct {
 	// Holders are the processes, ordered by Group and PID. A process that holds two groups is listed twice.
-	Holders []Holder
+	Holders []Holder `json:"holders"`
 	// Coverage is the coverage of the scan.
-	Coverage ScanCoverage
+	Coverage ScanCoverage `json:"coverage"`
 }
 
 // holderArrays are the arrays of Holders.
@@ -167,6 +172,8 @@ func (h *Holders) take(records []C.vfp_holder) {
 			PID:         int(record.pid),
 			StartTime:   uint64(record.start_time),
 			Command:     text(record.command[:]),
+			Started:     started(int64(record.started)),
+			UID:         uint32(record.uid),
 			Via:         Via(record.via),
 			InPod:       InPod(record.in_pod),
 			PodUID:      text(record.pod_uid[:]),

@@ -1,6 +1,6 @@
 package vfioprobe
 
-// #include <vfio_probe.h>
+// #include "vfio_probe.h"
 // #cgo nocallback vfp_version
 // #cgo nocallback vfp_abi
 import "C"

@@ -1,6 +1,6 @@
 package vfioprobe
 
-// #include <vfio_probe.h>
+// #include "vfio_probe.h"
 // #cgo noescape vfp_names
 // #cgo nocallback vfp_names
 import "C"
@@ -8,9 +8,9 @@ import "C"
 // Model is a device model by its PCI ids.
 type Model struct {
 	// Vendor is the PCI vendor id.
-	Vendor uint16
+	Vendor uint16 `json:"vendor"`
 	// Device is the PCI device id.
-	Device uint16
+	Device uint16 `json:"device"`
 }
 
 // Names looks up the names of device models. It returns one name for each model, in the same order, such as

@@ -1,8 +1,6 @@
 package vfioprobe
 
-// #include <vfio_probe.h>
-// #cgo nocallback vfp_state_text
-// #cgo nocallback vfp_unknown_reason_text
+// #include "vfio_probe.h"
 import "C"
 
 import (
@@ -26,9 +24,6 @@ const (
 	Absent State = C.VFP_STATE_ABSENT
 )
 
-// String returns "free", "held", "absent" or "unknown".
-func (s State) String() string { return C.GoString(C.vfp_state_text(C.int32_t(s))) }
-
 // UnknownReason is the reason for the state [Unknown].
 type UnknownReason int32
 
@@ -47,19 +42,16 @@ const (
 	UnknownNotProbed UnknownReason = C.VFP_UNKNOWN_NOT_PROBED
 )
 
-// String returns "none", "denied", "timed-out", "errno" or "not-probed".
-func (r UnknownReason) String() string { return C.GoString(C.vfp_unknown_reason_text(C.int32_t(r))) }
-
 // Occupancy is the occupancy of a group, such as the result of a probe.
 type Occupancy struct {
 	// Group is the group.
-	Group GroupID
+	Group GroupID `json:"group"`
 	// State is the state of the group.
-	State State
+	State State `json:"state"`
 	// UnknownReason is the reason for the state [Unknown], else [UnknownNone].
-	UnknownReason UnknownReason
+	UnknownReason UnknownReason `json:"unknown_reason"`
 	// Errno is the errno for [UnknownErrno], else 0.
-	Errno syscall.Errno
+	Errno syscall.Errno `json:"errno"`
 }
 
 // String returns the state, followed by the reason for an unknown state: "unknown (timed-out)".

@@ -1,9 +1,8 @@
 package vfioprobe
 
-// #include <vfio_probe.h>
+// #include "vfio_probe.h"
 // #cgo noescape vfp_peek
 // #cgo nocallback vfp_peek
-// #cgo nocallback vfp_peek_text
 import "C"
 
 // Peek is the result of [Root.Peek].
@@ -22,9 +21,6 @@ const (
 	// PeekUnavailable means that the group has no enable count: mediated devices and vendor virtual functions.
 	PeekUnavailable Peek = C.VFP_PEEK_UNAVAILABLE
 )
-
-// String returns "looks-free", "looks-held", "unavailable" or "none".
-func (p Peek) String() string { return C.GoString(C.vfp_peek_text(C.int32_t(p))) }
 
 // HasGroupNodes reports whether the kernel has device nodes for groups. Without CONFIG_VFIO_GROUP it has none: every probe
 // then returns [Absent]; use [Root.Peek] instead. HasGroupNodes opens no device.

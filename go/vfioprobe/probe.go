@@ -1,6 +1,6 @@
 package vfioprobe
 
-// #include <vfio_probe.h>
+// #include "vfio_probe.h"
 // #cgo noescape vfp_probe
 // #cgo nocallback vfp_probe
 // #cgo noescape vfp_probe_within
@@ -40,7 +40,12 @@ func (r *Root) Probe(group GroupID) (Occupancy, error) {
 // A Root has at most one outstanding probe per group and four in all. If the group already has an outstanding probe, also
 // of another goroutine, the call times out at once. A probe that has started continues after the timeout and may open the
 // group for a moment later. A probe that has not started is dropped. The call blocks a thread while it waits.
+//
+// The error is [ErrInvalid] for a negative timeout.
 func (r *Root) ProbeWithin(group GroupID, timeout time.Duration) (Occupancy, error) {
+	if timeout < 0 {
+		return Occupancy{Group: group}, invalid("timeout: must not be negative")
+	}
 	h, err := r.use()
 	if err != nil {
 		return Occupancy{Group: group}, err

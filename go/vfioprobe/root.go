@@ -1,6 +1,6 @@
 package vfioprobe
 
-// #include <vfio_probe.h>
+// #include "vfio_probe.h"
 // #cgo noescape vfp_root_open
 // #cgo nocallback vfp_root_open
 // #cgo noescape vfp_root_close

@@ -1,6 +1,6 @@
 package vfioprobe
 
-// #include <vfio_probe.h>
+// #include "vfio_probe.h"
 // #cgo noescape vfp_snapshot_take
 // #cgo nocallback vfp_snapshot_take
 // #cgo noescape vfp_snapshot_close
@@ -22,13 +22,13 @@ import (
 // Snapshot is the result of [Root.Snapshot]: all bound devices at one moment, with their groups and holders.
 type Snapshot struct {
 	// Devices are the devices that could be read, ordered by ID.
-	Devices []Device
+	Devices []Device `json:"devices"`
 	// Groups are the groups of the devices, ordered by ID.
-	Groups []GroupSnapshot
+	Groups []GroupSnapshot `json:"groups"`
 	// Coverage is the coverage of the scan for holders.
-	Coverage ScanCoverage
+	Coverage ScanCoverage `json:"coverage"`
 	// Errors holds one error for each device, member of a group or directory that could not be read.
-	Errors []*Error
+	Errors []*Error `json:"errors"`
 }
 
 // GroupSnapshot is the state of a group at one moment. StateAge is 0.
@@ -36,7 +36,7 @@ type GroupSnapshot struct {
 	WatchedGroup
 	// Holders are the processes that were found, ordered by PID. An empty list means nothing unless the Coverage of the
 	// snapshot is complete.
-	Holders []Holder
+	Holders []Holder `json:"holders"`
 }
 
 // Group returns a group of the snapshot, and false if it has none with this number.
@@ -59,7 +59,12 @@ func (r *Root) Snapshot() (Snapshot, error) { return r.snapshot(0) }
 
 // SnapshotWithProbes does the same, and probes each group after the scan for holders, as [Root.ProbeWithin] does with a
 // timeout of at least 1 ms. **While a probe has a free group open, the open of another process fails with EBUSY.**
+//
+// The error is [ErrInvalid] for a negative timeout.
 func (r *Root) SnapshotWithProbes(timeout time.Duration) (Snapshot, error) {
+	if timeout < 0 {
+		return Snapshot{}, invalid("timeout: must not be negative")
+	}
 	return r.snapshot(C.uint32_t(max(milliseconds(timeout), 1)))
 }
 

@@ -1,6 +1,6 @@
 package vfioprobe
 
-// #include <vfio_probe.h>
+// #include "vfio_probe.h"
 // #cgo noescape vfp_watch_open
 // #cgo nocallback vfp_watch_open
 // #cgo noescape vfp_watch_close
@@ -49,6 +49,9 @@ type watchHandle struct {
 	waiter syscall.RawConn
 	// Cancels the callback of the context.
 	stop func() bool
+	// Closes inbox.ended.
+	ending sync.Once
+	inbox  inbox
 }
 
 // closing serializes the closes of watches. The close of an inotify instance blocks a thread for about ten milliseconds,
@@ -56,8 +59,8 @@ type watchHandle struct {
 var closing sync.Mutex
 
 // Watch creates a watch, which lasts until the context is done or the watch is closed. The root may be closed earlier.
-// Watch does not read anything. The first events report every bound device as [EventBound] and every held group as
-// [EventHeld]. A source that is not available, such as uevents in a user namespace, is left out; changes are then found
+// Watch does not read anything. The first events report every bound device as [EventBound], every held group as
+// [EventHeld], every free one as [EventFreed] and every other one as [EventChanged]. [EventReady] ends them. A source that is not available, such as uevents in a user namespace, is left out; changes are then found
 // at the next interval.
 //
 // The error is the context's error if it is done already, [ErrInvalid] for a negative duration, [ErrClosed] for a closed
@@ -75,7 +78,7 @@ func (r *Root) Watch(ctx context.Context, options WatchOptions) (*Watch, error) 
 		return nil, err
 	}
 	defer root.release()
-	h := &watchHandle{}
+	h := &watchHandle{inbox: inbox{changed: make(chan struct{}), ended: make(chan struct{})}}
 	var failed C.vfp_error
 	if C.vfp_watch_open(root.c, C.sizeof_vfp_watch_options, &settings, &h.c, &failed) < 0 {
 		return nil, failure(&failed)
@@ -145,6 +148,7 @@ func (h *watchHandle) end() {
 
 // shut wakes all waiting goroutines, and frees the watch after the last call. The context may call it before h.stop is set.
 func (h *watchHandle) shut() {
+	h.ending.Do(func() { close(h.inbox.ended) })
 	h.file.Close()
 	h.close()
 }

@@ -32,6 +32,9 @@ func bound(device string) vfioprobe.Event {
 	return vfioprobe.Event{Kind: vfioprobe.EventBound, Device: device, Group: vfioprobe.NoGroup}
 }
 
+// ready is the event that ends the first pass.
+var ready = vfioprobe.Event{Kind: vfioprobe.EventReady, Group: vfioprobe.NoGroup}
+
 // until consumes events until this event.
 func until(tb testing.TB, watch *vfioprobe.Watch, want vfioprobe.Event) {
 	tb.Helper()
@@ -166,7 +169,7 @@ func TestFailureIsReportedOncePerInterval(t *testing.T) {
 			continue
 		}
 		isAll(t, err, os.ErrNotExist)
-		equal(t, "event", event, vfioprobe.Event{})
+		equal(t, "event", event, vfioprobe.Event{Group: vfioprobe.NoGroup})
 		if failures == 0 {
 			first = time.Now()
 		}

@@ -1,6 +1,8 @@
 package vfioprobe
 
-// #include <vfio_probe.h>
+// #include "vfio_probe.h"
+// #cgo noescape vfp_watch_is_ready
+// #cgo nocallback vfp_watch_is_ready
 // #cgo noescape vfp_watch_groups
 // #cgo nocallback vfp_watch_groups
 // #cgo noescape vfp_watch_devices
@@ -9,10 +11,11 @@ package vfioprobe
 // #cgo nocallback vfp_watch_holders
 // #cgo noescape vfp_watch_set_assigned
 // #cgo nocallback vfp_watch_set_assigned
-// #cgo nocallback vfp_evidence_text
 import "C"
 
 import (
+	"cmp"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -34,31 +37,28 @@ const (
 	EvidenceHolder Evidence = C.VFP_EVIDENCE_HOLDER
 )
 
-// String returns "none", "open", "enable", "node" or "holder".
-func (e Evidence) String() string { return C.GoString(C.vfp_evidence_text(C.int32_t(e))) }
-
 // WatchedGroup is the state of a group as a [Watch] knows it.
 type WatchedGroup struct {
 	// ID is the group number.
-	ID GroupID
+	ID GroupID `json:"id"`
 	// Occupancy is the occupancy of the group.
-	Occupancy Occupancy
+	Occupancy Occupancy `json:"occupancy"`
 	// Evidence is the observation that Occupancy is based on.
-	Evidence Evidence
+	Evidence Evidence `json:"evidence"`
 	// Peek is the latest peek, or [PeekNone] before the first.
-	Peek Peek
+	Peek Peek `json:"peek"`
 	// StateAge is the time since the group entered this state, in whole milliseconds.
-	StateAge time.Duration
+	StateAge time.Duration `json:"state_age_ns"`
 	// Members is the number of members, bound to a VFIO driver or not.
-	Members int
+	Members int `json:"members"`
 	// Viable reports whether VFIO can use the group.
-	Viable bool
+	Viable bool `json:"viable"`
 	// Offender is the first member with a driver that makes the group not viable, else "".
-	Offender string
+	Offender string `json:"offender"`
 	// OffenderDriver is the driver of Offender, else "".
-	OffenderDriver string
+	OffenderDriver string `json:"offender_driver"`
 	// Offenders is the number of members that make the group not viable: [Root.Members] marks them.
-	Offenders int
+	Offenders int `json:"offenders"`
 }
 
 // groupArrays are the arrays of Groups.
@@ -86,6 +86,28 @@ func (w *Watch) Groups() ([]WatchedGroup, error) {
 		return nil, err
 	}
 	return groups, nil
+}
+
+// Group returns the state of one group, as [Watch.Groups] does, and false if the watch does not list it. It reads nothing of
+// the host. The error is [ErrClosed] if the watch has ended.
+func (w *Watch) Group(id GroupID) (WatchedGroup, bool, error) {
+	groups, err := w.Groups()
+	place, found := slices.BinarySearchFunc(groups, id, func(group WatchedGroup, id GroupID) int { return cmp.Compare(group.ID, id) })
+	if !found {
+		return WatchedGroup{}, false, err
+	}
+	return groups[place], true, nil
+}
+
+// Ready reports whether the watch has read everything once. [EventReady] is the event of it. It is false for a watch that has
+// ended.
+func (w *Watch) Ready() bool {
+	h, err := w.use()
+	if err != nil {
+		return false
+	}
+	defer h.release()
+	return C.vfp_watch_is_ready(h.c) > 0
 }
 
 func watched(from *C.vfp_watched_group) WatchedGroup {

@@ -6,7 +6,7 @@ use xtask::context::Context;
 use xtask::release::{self, artefacts, versions};
 use xtask::suites::{
     artefacts as published, cargo, cdi, chart, ci, command_line_files, conformance, dependencies, fuzz, go,
-    image, kubelets, lints, monitoring, packages, python, readme,
+    go_objects, image, kubelets, lints, monitoring, packages, python, readme,
 };
 use xtask::{Result, process, verify, vm};
 
@@ -24,6 +24,7 @@ const TASKS: &[(&str, &str, Task)] = &[
     ("ci", "run ./verify, and the VM tests on a built kernel (.ci/run)", Task::Suite(ci::ci)),
     ("c", "test the C library (ffi/test)", Task::Suite(cargo::c)),
     ("go", "test the Go package (go/test)", Task::Suite(go::go)),
+    ("go-objects", "build the objects of the Go package [TARGET]...", Task::Suite(go_objects::build)),
     ("python", "test the Python module (python/test)", Task::Suite(python::python)),
     ("conformance", "compare the languages (tests/conformance/run)", Task::Suite(conformance::conformance)),
     ("cost", "measure calls in all languages (tests/conformance/cost)", Task::Suite(conformance::cost)),

@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod dependencies;
 pub mod fuzz;
 pub mod go;
+pub mod go_objects;
 pub mod image;
 pub mod kubelets;
 pub mod lints;

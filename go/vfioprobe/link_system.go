@@ -1,4 +1,4 @@
-//go:build !vfio_probe_static
+//go:build vfio_probe_system && !vfio_probe_static
 
 package vfioprobe
 

@@ -1,0 +1,32 @@
+package vfioprobe
+
+import "testing"
+
+func TestFullQueueBecomesOneRescan(t *testing.T) {
+	b := inbox{changed: make(chan struct{})}
+	for range maxQueued {
+		b.deliver(news{event: Event{Kind: EventBound, Group: NoGroup}})
+	}
+	if len(b.queue) != maxQueued {
+		t.Fatal(len(b.queue))
+	}
+	b.deliver(news{event: Event{Kind: EventHeld, Group: 51}})
+	if len(b.queue) != 1 || b.queue[0].event != (Event{Kind: EventRescan, Group: NoGroup}) {
+		t.Error(b.queue)
+	}
+}
+
+func TestFailureWithoutReaderIsNotQueued(t *testing.T) {
+	b := inbox{changed: make(chan struct{})}
+	failed := invalid("failed")
+	b.deliver(news{err: failed})
+	if len(b.queue) != 0 || b.failures != 1 || b.failure != failed {
+		t.Errorf("%+v", b.queue)
+	}
+	b.join()
+	b.deliver(news{err: failed})
+	b.leave()
+	if len(b.queue) != 1 || b.failures != 2 || b.readers != 0 {
+		t.Errorf("%+v", b.queue)
+	}
+}
