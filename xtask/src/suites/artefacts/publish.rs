@@ -51,11 +51,15 @@ pub(super) fn go(context: &Context, published: &Path) -> Result {
     process::write(&versions.join("list"), format!("{version}\n"))?;
     let sources = context.top.join(GO_DIRECTORY);
     std::fs::copy(sources.join("go.mod"), versions.join(format!("{version}.mod")))?;
-    // A release is made of a commit: files that are not in it are not in the module.
+    // A release is made of a commit: files that are not in it are not in the module, and neither is a module inside it.
     let prefix = format!("--prefix={GO_MODULE}@{version}/");
     let mut archive = context.command("git");
     archive.current_dir(&sources).args(["archive", "--format=zip", &prefix, "-o"]);
-    process::run(archive.arg(versions.join(format!("{version}.zip"))).args(["HEAD", "."]))
+    process::run(archive.arg(versions.join(format!("{version}.zip"))).args([
+        "HEAD",
+        ".",
+        ":(exclude)examples/agent",
+    ]))
 }
 
 /// The wheel for this host, in a directory that pip searches.
