@@ -61,7 +61,7 @@ def test_unreadable_device_does_not_affect_others(node: Node, root: Root) -> Non
 
 def test_group_without_host_driver_is_viable(node: Node, root: Root) -> None:
     group = root.group(51)
-    assert (group.number, group.members, group.unreadable, group.viable) == (51, 1, 0, True)
+    assert (group.group, group.members, group.unreadable, group.viable) == (51, 1, 0, True)
     assert (group.offender, group.offender_driver) == (None, None)
     node.do("add", address="0000:1b:00.1", group=51, driver="pcieport")
     assert (root.group(51).members, root.group(51).viable) == (2, True)

@@ -4,25 +4,7 @@ Only Root.probe(), a snapshot with a probe_timeout and a watch with probe=True o
 open no device.
 """
 
-from vfio_probe._core import (
-    Device,
-    Event,
-    Group,
-    GroupSnapshot,
-    Holder,
-    Holders,
-    Member,
-    Members,
-    Occupancy,
-    Root,
-    Scan,
-    ScanCoverage,
-    Snapshot,
-    Watch,
-    WatchedGroup,
-    __version__,
-    names,
-)
+from vfio_probe._core import Root, Watch, __version__, names
 from vfio_probe._enums import (
     ErrorKind,
     EventKind,
@@ -31,6 +13,7 @@ from vfio_probe._enums import (
     Kind,
     Peek,
     PidNamespace,
+    Presence,
     Sriov,
     State,
     UnknownReason,
@@ -45,16 +28,37 @@ from vfio_probe._errors import (
     ProbeTimeoutError,
     TooLongError,
 )
+from vfio_probe._events import DeviceEvent, Event, GroupEvent, WatchEvent
+from vfio_probe._values import (
+    Device,
+    DeviceNodes,
+    Group,
+    GroupSnapshot,
+    Hardware,
+    Holder,
+    Holders,
+    Member,
+    Members,
+    Occupancy,
+    Scan,
+    ScanCoverage,
+    Snapshot,
+    WatchedGroup,
+)
 
 __all__ = [
     "DeniedError",
     "Device",
+    "DeviceEvent",
+    "DeviceNodes",
     "ErrorKind",
     "Event",
     "EventKind",
     "Evidence",
     "Group",
+    "GroupEvent",
     "GroupSnapshot",
+    "Hardware",
     "HeldError",
     "Holder",
     "Holders",
@@ -67,6 +71,7 @@ __all__ = [
     "Occupancy",
     "Peek",
     "PidNamespace",
+    "Presence",
     "ProbeError",
     "ProbeTimeoutError",
     "Root",
@@ -79,18 +84,15 @@ __all__ = [
     "UnknownReason",
     "Via",
     "Watch",
+    "WatchEvent",
     "WatchedGroup",
     "__version__",
     "names",
 ]
-for _class in (
-    ProbeError,
-    MissingError,
-    DeniedError,
-    MalformedError,
-    TooLongError,
-    HeldError,
-    ProbeTimeoutError,
-):
-    _class.__module__ = __name__
-del _class
+
+# Their names in texts and pickles are those that programs import.
+for _name in __all__:
+    _thing = globals()[_name]
+    if isinstance(_thing, type) and _thing.__module__ != __name__:
+        _thing.__module__ = __name__
+del _name, _thing

@@ -1,7 +1,7 @@
-"""The command line `python -m vfio_probe`: lists devices, finds holders, prints events.
+"""The command line `vfio-probe`: lists devices, finds holders, prints events, waits for a group.
 
-Exit codes: 0 success; 1 no process holds the target of `who`; 2 failure; 3 `who` found no holder and could
-not see all processes of the host; 64 wrong usage; 130 interrupted.
+Exit codes: 0 success; 1 no process holds the target of `who`, or the time of `wait` was up; 2 failure; 3
+`who` found no holder and could not see all processes of the host; 64 wrong usage; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from vfio_probe import _commands
 from vfio_probe._core import Root, __version__
+from vfio_probe._enums import State
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     shared.add_argument("--json", action="store_true", help="print JSON")
     parser = _Parser(
-        prog="python -m vfio_probe",
+        prog="vfio-probe",
         description="Reports which VFIO devices are free and which processes hold the others.",
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -52,6 +53,20 @@ def _parser() -> argparse.ArgumentParser:
     changes.add_argument(
         "--interval", type=float, default=1.0, metavar="SECONDS", help="time between two peeks (default: 1)"
     )
+    waiting = commands.add_parser(
+        "wait", parents=[shared], help="wait until a group is free or held; opens no device"
+    )
+    waiting.add_argument("target", metavar="GROUP|ADDRESS")
+    states = waiting.add_mutually_exclusive_group(required=True)
+    states.add_argument(
+        "--free", dest="state", action="store_const", const=State.FREE, help="wait until no process holds it"
+    )
+    states.add_argument(
+        "--held", dest="state", action="store_const", const=State.HELD, help="wait until a process holds it"
+    )
+    waiting.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="exit with 1 after this time (default: no limit)"
+    )
     return parser
 
 
@@ -64,6 +79,10 @@ def main(words: list[str] | None = None) -> int:
                 return _commands.list_devices(root, arguments.probe, arguments.json)
             if arguments.command == "who":
                 return _commands.who(root, arguments.target, arguments.json)
+            if arguments.command == "wait":
+                return _commands.wait(
+                    root, arguments.target, arguments.state, arguments.timeout, arguments.json
+                )
             return _commands.watch(root, arguments.interval, arguments.json)
     except BrokenPipeError:
         # The reader closed the pipe: a normal end. The flush of buffered output at exit must not fail.

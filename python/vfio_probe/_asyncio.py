@@ -1,13 +1,18 @@
-"""Implements `async for event in watch`."""
+"""Implements `async for event in watch` and the waits of a watch in asyncio."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from vfio_probe._enums import State
+
 if TYPE_CHECKING:
-    from vfio_probe._core import Event, Watch
+    from vfio_probe._core import Waiter, Watch
+    from vfio_probe._events import Event
 
 
 class Events:
@@ -20,27 +25,89 @@ class Events:
         return self
 
     async def __anext__(self) -> Event:
-        while True:
-            try:
-                waiter = self._watch._waiter()
-                event = self._watch.next_event(0)
-            except ValueError:
+        try:
+            event = await next_event(self._watch, None)
+        except ValueError:
+            if self._watch.closed:
                 raise StopAsyncIteration from None
-            if event is not None:
-                return event
-            # A loop allows one reader per descriptor, but several tasks may wait for the same watch.
-            descriptor = os.dup(waiter.fileno())
-            try:
-                await _readable(descriptor)
-            finally:
-                os.close(descriptor)
+            raise
+        assert event is not None
+        return event
 
 
-async def _readable(descriptor: int) -> None:
+async def next_event(watch: Watch, timeout: float | None = None) -> Event | None:
+    """Waits for the next event. Returns None after the timeout."""
+    end = _end_of(timeout)
+    while True:
+        waiter = watch._waiter()
+        event = watch.next_event(0)
+        if event is not None or not await _readable(waiter, end):
+            return event
+
+
+async def wait_for(watch: Watch, predicate: Callable[[Watch], object], timeout: float | None = None) -> bool:
+    """Waits until the predicate is true. Returns False after the timeout."""
+    if not callable(predicate):
+        raise TypeError("predicate must be callable")
+    end = _end_of(timeout)
+    waiter = watch._waiter()
+    while True:
+        if waiter.step() and predicate(watch):
+            return True
+        if not await _readable(waiter, end):
+            return False
+
+
+async def wait_until_free(watch: Watch, group: int, timeout: float | None = None) -> bool:
+    """Waits until a group is free. Returns False after the timeout."""
+    return await _wait_until(watch, group, State.FREE, timeout)
+
+
+async def wait_until_held(watch: Watch, group: int, timeout: float | None = None) -> bool:
+    """Waits until a group is held. Returns False after the timeout."""
+    return await _wait_until(watch, group, State.HELD, timeout)
+
+
+async def _wait_until(watch: Watch, group: int, state: State, timeout: float | None) -> bool:
+    # Refuses an invalid group at once.
+    watch.group(group)
+
+    def reached(watch: Watch) -> bool:
+        watched = watch.group(group)
+        return watched is not None and watched.occupancy.state is state
+
+    return await wait_for(watch, reached, timeout)
+
+
+def _end_of(timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    # Compared like this, a NaN is refused too.
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
+    if not timeout >= 0:
+        raise ValueError("timeout must be None or a number of seconds that is not negative")
+    return time.monotonic() + timeout
+
+
+async def _readable(waiter: Waiter, end: float | None) -> bool:
+    """Waits until there may be an event. Returns False if the time is up."""
+    left = None if end is None else end - time.monotonic()
+    if left is not None and left <= 0:
+        return False
+    # A loop allows one reader per descriptor, but several tasks may wait for the same watch.
+    descriptor = os.dup(waiter.fileno())
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
-    loop.add_reader(descriptor, ready.set)
     try:
-        await ready.wait()
+        loop.add_reader(descriptor, ready.set)
+        try:
+            await asyncio.wait_for(ready.wait(), left)
+        except asyncio.TimeoutError:
+            # The caller checks again before it gives up.
+            pass
+        finally:
+            loop.remove_reader(descriptor)
     finally:
-        loop.remove_reader(descriptor)
+        os.close(descriptor)
+    return True

@@ -1,4 +1,4 @@
-"""The commands list, who and watch."""
+"""The commands list, who, watch and wait."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import sys
 import time
 from typing import Any
 
-from vfio_probe._core import Device, Event, GroupSnapshot, Holder, Root, ScanCoverage, Snapshot, Watch
+from vfio_probe._core import Root, Watch
 from vfio_probe._enums import EventKind, Evidence, InPod, PidNamespace, State
+from vfio_probe._events import DeviceEvent, Event, GroupEvent
 from vfio_probe._table import layout, or_dash
+from vfio_probe._values import Device, GroupSnapshot, Holder, ScanCoverage, Snapshot
 
 PROBE_TIMEOUT = 2.0
 """Timeout of a probe in seconds."""
 
 FOUND, NONE, UNKNOWN = 0, 1, 3
-"""Exit codes of `who`. UNKNOWN: no holder was found, and not all processes of the host were searched."""
+"""Exit codes. UNKNOWN: `who` found no holder, and not all processes of the host were searched."""
 
 
 class CommandError(Exception):
@@ -45,11 +47,11 @@ def list_devices(root: Root, probe: bool, as_json: bool) -> int:
 
 def who(root: Root, target: str, as_json: bool) -> int:
     """Prints the processes that hold a device or group."""
-    number = _group_of(root, target)
-    found = root.holders([number])
+    group = _group_of(root, target)
+    found = root.holders([group])
     if as_json:
         holders = [_holder_json(holder) for holder in found]
-        print(json.dumps({"iommu_group": number, "holders": holders, **_coverage_json(found.coverage)}))
+        print(json.dumps({"iommu_group": group, "holders": holders, **_coverage_json(found.coverage)}))
     else:
         if found.holders:
             rows = [
@@ -64,7 +66,7 @@ def who(root: Root, target: str, as_json: bool) -> int:
             ]
             print(layout(("PID", "COMMAND", "VIA", "POD", "CONTAINER"), rows))
         else:
-            print(f"No process found that holds group {number}.")
+            print(f"No process found that holds group {group}.")
         for gap in _gaps(found.coverage):
             print(f"The list may be incomplete: {gap}.")
     if found.holders:
@@ -76,15 +78,28 @@ def watch(root: Root, interval: float, as_json: bool) -> int:
     """Prints events until the reader closes the pipe. Opens no device."""
     with root.watch(interval=interval) as changes:
         while True:
-            # Returns at least once per interval, so that a failed pass ends the command.
-            event = changes.next_event(interval)
-            if event is None:
-                failure = changes.failure()
-                if failure is not None:
-                    raise failure
-                continue
+            event = changes.next_event()
+            assert event is not None
             text = json.dumps(_event_json(changes, event)) if as_json else _plain(changes, event)
             print(text, flush=True)
+
+
+def wait(root: Root, target: str, state: State, timeout: float | None, as_json: bool) -> int:
+    """Waits until a group is free or held. Opens no device."""
+    group = _group_of(root, target)
+    with root.watch() as changes:
+        wait_until = changes.wait_until_free if state is State.FREE else changes.wait_until_held
+        reached = wait_until(group, timeout)
+        watched = changes.group(group)
+        known = State.UNKNOWN if watched is None else watched.occupancy.state
+        holders = changes.holders(group) or ()
+    if as_json:
+        found = [_holder_json(holder) for holder in holders]
+        print(json.dumps({"iommu_group": group, "state": known, "reached": reached, "holders": found}))
+    else:
+        by = ", ".join(f"pid {holder.pid} ({holder.command})" for holder in holders)
+        print(f"group {group} is {known}" + (f" by {by}" if by else ""))
+    return FOUND if reached else NONE
 
 
 def _group_of_device(snapshot: Snapshot, device: Device) -> GroupSnapshot | None:
@@ -141,6 +156,8 @@ def _holder_json(holder: Holder) -> dict[str, Any]:
     return {
         "pid": holder.pid,
         "command": holder.command,
+        "uid": holder.uid,
+        "started": None if holder.started is None else holder.started.isoformat(),
         "via": holder.via,
         "pod_uid": holder.pod_uid,
         "in_pod": holder.in_pod,
@@ -186,22 +203,24 @@ def _gaps(coverage: ScanCoverage) -> list[str]:
 
 def _group_of(root: Root, target: str) -> int:
     if re.fullmatch("[0-9]{1,10}", target):
-        number = int(target)
-        root.group(number)
-        return number
+        group = int(target)
+        root.group(group)
+        return group
     device = root.device(target)
     if device.group is None:
         raise CommandError(f"{device.id} has no IOMMU group; is the IOMMU disabled?")
     return device.group
 
 
-def _members(changes: Watch, number: int) -> str:
-    return ",".join(device.id for device in changes.devices() if device.group == number)
+def _members(changes: Watch, group: int) -> str:
+    return ",".join(device.id for device in changes.devices() if device.group == group)
 
 
 def _plain(changes: Watch, event: Event) -> str:
-    if event.group is None:
-        return f"{event.kind:<8} {event.device}" if event.device else str(event.kind)
+    if isinstance(event, DeviceEvent):
+        return f"{event.kind:<8} {event.device}"
+    if not isinstance(event, GroupEvent):
+        return str(event.kind)
     by = ""
     if event.kind is EventKind.HELD:
         holders = changes.holders(event.group) or ()
@@ -212,12 +231,13 @@ def _plain(changes: Watch, event: Event) -> str:
 
 
 def _event_json(changes: Watch, event: Event) -> dict[str, Any]:
-    group = event.group
+    group = event.group if isinstance(event, GroupEvent) else None
+    device = event.device if isinstance(event, DeviceEvent) else None
     holders = () if group is None else changes.holders(group) or ()
     return {
         "time": round(time.time(), 3),
         "event": event.kind,
-        "device": event.device if group is None else _members(changes, group),
+        "device": device if group is None else _members(changes, group),
         "group": group,
         "holders": [_holder_json(holder) for holder in holders],
     }
@@ -225,4 +245,4 @@ def _event_json(changes: Watch, event: Event) -> dict[str, Any]:
 
 def warn(text: str) -> None:
     """Prints an error to standard error."""
-    print(f"vfio_probe: {text}", file=sys.stderr)
+    print(f"vfio-probe: {text}", file=sys.stderr)

@@ -111,6 +111,18 @@ class InPod(_Word):
     cgroup cannot be read. It never shows that a pod has ended."""
 
 
+class Presence(_Word):
+    """Whether the hardware of a PCI function responds."""
+
+    PRESENT = "present"
+    """The function responds."""
+    LOST = "lost"
+    """The registers read as all ones: the function, or a bridge above it, has fallen off the bus."""
+    NOT_CHECKED = "not-checked"
+    """The registers were not read: the function or the bridge above it sleeps, or the kernel does not report
+    that (before 5.11)."""
+
+
 class PidNamespace(_Word):
     """The pid namespace that a scan for holders saw."""
 
@@ -132,11 +144,16 @@ class EventKind(_Word):
     HELD = "held"
     """A group became held."""
     FREED = "freed"
-    """A group became free."""
+    """A group became free, or the watch found it free."""
     CHANGED = "changed"
-    """The device node, the members or the holders of a group changed."""
+    """The device node, the members or the holders of a group changed, or the watch found the group neither
+    free nor held."""
     RESCAN = "rescan"
-    """Kernel events were lost, and the watch read everything again."""
+    """Events were lost: the kernel dropped some, or more than 1024 were queued during a wait. The watch itself
+    is up to date."""
+    READY = "ready"
+    """The first pass is complete. Comes once, after the events of that pass. Without an event before it, no
+    device is bound."""
 
 
 class ErrorKind(_Word):
@@ -152,3 +169,20 @@ class ErrorKind(_Word):
     """A text exceeds the kernel's limit for it."""
     SYSTEM = "system"
     """A system call failed with any other errno."""
+
+
+ENUMS: tuple[type[_Word], ...] = (
+    ErrorKind,
+    EventKind,
+    Evidence,
+    InPod,
+    Kind,
+    Peek,
+    PidNamespace,
+    Presence,
+    Sriov,
+    State,
+    UnknownReason,
+    Via,
+)
+"""All enums, for the extension module."""

@@ -1,4 +1,5 @@
-/* Prints all results of the C ABI for a tree as JSON, to be compared with the other languages: dump ROOT. */
+/* Prints all results of the C ABI for a tree as JSON, to be compared with the other languages: dump ROOT. With a second argument
+ * it prints what calls report that open no group: dump ROOT unprobed. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -206,6 +207,8 @@ static int holders(const vfp_root *root, const uint32_t *groups, size_t group_co
         number("group", all[index].group);
         number("pid", all[index].pid);
         number("start_time", (long long)all[index].start_time);
+        number_or_null("started", all[index].started, all[index].started < 0);
+        number_or_null("uid", all[index].uid, all[index].uid == VFP_NO_UID);
         text_or_null("command", all[index].command);
         text_or_null("via", vfp_via_text(all[index].via));
         text_or_null("in_pod", vfp_in_pod_text(all[index].in_pod));
@@ -256,6 +259,134 @@ static void snapshot(const vfp_root *root) {
     vfp_snapshot_close(&taken);
 }
 
+static int by_text(const void *left, const void *right) { return strcmp(left, right); }
+
+/* The events up to VFP_EVENT_READY, sorted; it is the last. */
+static int events(vfp_watch *watch) {
+    static char lines[2 * MANY][80];
+    vfp_event event;
+    size_t count = 0, index;
+    for (;;) {
+        vfp_status status = vfp_watch_wait(watch, VFP_WAIT_EVENT, VFP_NO_GROUP, 20000, NULL);
+        if (status == VFP_OK) status = vfp_watch_next(watch, sizeof event, &event, NULL);
+        if (status != VFP_OK || count == 2 * MANY) return -1;
+        if (event.kind == VFP_EVENT_READY) break;
+        if (*event.device) snprintf(lines[count++], sizeof lines[0], "%s %s", vfp_event_text(event.kind), event.device);
+        else snprintf(lines[count++], sizeof lines[0], "%s %u", vfp_event_text(event.kind), event.group);
+    }
+    qsort(lines, count, sizeof lines[0], by_text);
+    key("events");
+    open("[");
+    for (index = 0; index < count; index++) {
+        item("");
+        text(lines[index]);
+        comma = ",";
+    }
+    item("");
+    text("ready");
+    end("]");
+    boolean("ready", vfp_watch_is_ready(watch));
+    return 0;
+}
+
+static void wait(vfp_watch *watch, uint32_t of) {
+    item("{");
+    number("group", of);
+    boolean("free", vfp_watch_wait(watch, VFP_WAIT_FREE, of, 0, NULL) == VFP_OK);
+    boolean("held", vfp_watch_wait(watch, VFP_WAIT_HELD, of, 0, NULL) == VFP_OK);
+    end("}");
+}
+
+static const char *node_of_kind(const vfp_device_node *all, size_t count, int32_t kind) {
+    for (; count > 0; all++, count--) if (all->kind == kind) return all->path;
+    return "";
+}
+
+static void nodes(const vfp_root *root, uint32_t of) {
+    static vfp_device_node all[MANY];
+    vfp_error error;
+    size_t count = 0, index;
+    item("{");
+    number("group", of);
+    if (vfp_device_nodes(root, of, sizeof all[0], MANY, all, &count, &error) < 0) {
+        key("error");
+        open("{");
+        error_fields(&error);
+        end("}");
+    } else {
+        text_or_null("container", node_of_kind(all, count, VFP_NODE_CONTAINER));
+        text_or_null("node", node_of_kind(all, count, VFP_NODE_GROUP));
+        text_or_null("iommufd", node_of_kind(all, count, VFP_NODE_IOMMUFD));
+        key("devices");
+        open("[");
+        for (index = 0; index < count; index++) {
+            if (all[index].kind != VFP_NODE_CDEV || !*all[index].path) continue;
+            item("[");
+            text(all[index].device);
+            putchar(',');
+            text(all[index].path);
+            end("]");
+        }
+        end("]");
+    }
+    end("}");
+}
+
+static void hardware(const vfp_root *root, const char *address) {
+    vfp_hardware read;
+    vfp_error error;
+    vfp_status status = vfp_hardware_read(root, address, sizeof read, &read, &error);
+    if (status == VFP_INVALID) return; /* A mediated device. */
+    item("{");
+    text_or_null("device", address);
+    if (status < 0) {
+        key("error");
+        open("{");
+        error_fields(&error);
+        end("}");
+    } else {
+        text_or_null("presence", vfp_presence_text(read.presence));
+        number_or_null("fatal_errors", (long long)read.fatal_errors, read.fatal_errors == VFP_NO_ERROR_COUNT);
+    }
+    end("}");
+}
+
+static int unprobed(const vfp_root *root, const vfp_device *devices, size_t device_count, const uint32_t *groups, size_t group_count) {
+    static vfp_watched_group taken_groups[MANY];
+    vfp_watch *watch = NULL;
+    vfp_snapshot *taken = NULL;
+    size_t count = 0, index;
+    if (vfp_watch_open(root, 0, NULL, &watch, NULL) < 0) return 2;
+    if (vfp_snapshot_take(root, 0, &taken, NULL) != VFP_OK) return 2;
+    if (vfp_snapshot_groups(taken, sizeof taken_groups[0], MANY, taken_groups, &count, NULL) != VFP_OK) return 2;
+    open("{");
+    if (events(watch) < 0) return 2;
+    key("waits");
+    open("[");
+    for (index = 0; index < group_count; index++) wait(watch, groups[index]);
+    end("]");
+    key("snapshot");
+    open("[");
+    for (index = 0; index < count; index++) {
+        item("");
+        printf("%u", taken_groups[index].group);
+        comma = ",";
+    }
+    end("]");
+    key("nodes");
+    open("[");
+    for (index = 0; index < group_count; index++) nodes(root, groups[index]);
+    end("]");
+    key("hardware");
+    open("[");
+    for (index = 0; index < device_count; index++) hardware(root, devices[index].id);
+    end("]");
+    puts("}");
+    vfp_snapshot_close(&taken);
+    vfp_watch_close(&watch);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     static vfp_device devices[MANY], unreadable[MANY];
     static uint32_t groups[MANY];
@@ -263,7 +394,7 @@ int main(int argc, char **argv) {
     vfp_error error;
     size_t count = 0, index, readable = 0, unreadable_count = 0, group_count = 0;
     int32_t has_nodes = 0;
-    if (argc != 2) return 64;
+    if (argc != 2 && argc != 3) return 64;
     if (vfp_root_open(argv[1], &root, &error) < 0) return fails(&error);
     if (vfp_scan(root, sizeof devices[0], MANY, devices, &count, &error) < 0) return fails(&error);
     if (count > MANY) return 2;
@@ -273,6 +404,15 @@ int main(int argc, char **argv) {
     }
     qsort(devices, readable, sizeof devices[0], by_id);
     qsort(unreadable, unreadable_count, sizeof unreadable[0], by_error_text);
+    for (index = 0; index < readable; index++) {
+        if (devices[index].group != VFP_NO_GROUP) groups[group_count++] = devices[index].group;
+    }
+    qsort(groups, group_count, sizeof groups[0], by_number);
+    count = 0;
+    for (index = 0; index < group_count; index++) {
+        if (count == 0 || groups[count - 1] != groups[index]) groups[count++] = groups[index];
+    }
+    if (argc == 3) return unprobed(root, devices, readable, groups, count);
     if (vfp_has_group_nodes(root, &has_nodes, &error) < 0) return fails(&error);
     open("{");
     boolean("group_nodes", has_nodes);
@@ -284,14 +424,6 @@ int main(int argc, char **argv) {
     open("[");
     for (index = 0; index < unreadable_count; index++) error_item(&unreadable[index]);
     end("]");
-    for (index = 0; index < readable; index++) {
-        if (devices[index].group != VFP_NO_GROUP) groups[group_count++] = devices[index].group;
-    }
-    qsort(groups, group_count, sizeof groups[0], by_number);
-    count = 0;
-    for (index = 0; index < group_count; index++) {
-        if (count == 0 || groups[count - 1] != groups[index]) groups[count++] = groups[index];
-    }
     key("groups");
     open("[");
     for (index = 0; index < count; index++) group(root, groups[index]);

@@ -1,10 +1,24 @@
-"""`dump.py ROOT` prints all results of the Python module for a tree as JSON, for the comparison."""
+"""`dump.py ROOT` prints all results of the Python module for a tree as JSON, for the comparison.
+
+`dump.py ROOT unprobed` prints what calls report that open no group.
+"""
 
 import json
 import sys
 from typing import Any
 
-from vfio_probe import Device, GroupSnapshot, Holder, Member, Occupancy, ProbeError, Root
+from vfio_probe import (
+    Device,
+    EventKind,
+    GroupSnapshot,
+    Holder,
+    Kind,
+    Member,
+    Occupancy,
+    ProbeError,
+    Root,
+    Watch,
+)
 
 Document = dict[str, Any]
 
@@ -76,13 +90,14 @@ def holder_of(holder: Holder) -> Document:
     """Converts a holder."""
     same = ("group", "pid", "start_time", "command", "pod_uid", "container_id")
     words = {"via": holder.via.value, "in_pod": holder.in_pod.value}
-    return {**{name: getattr(holder, name) for name in same}, **words}
+    started = None if holder.started is None else int(holder.started.timestamp())
+    return {**{name: getattr(holder, name) for name in same}, **words, "uid": holder.uid, "started": started}
 
 
 def seen_of(group: GroupSnapshot) -> Document:
     """Converts a group of a snapshot."""
     return {
-        "group": group.number,
+        "group": group.group,
         "state": group.occupancy.state.value,
         "evidence": group.evidence.value,
         "holders": [holder.pid for holder in group.holders],
@@ -122,5 +137,67 @@ def dump(path: str) -> Document:
         }
 
 
+def events_of(watch: Watch) -> list[str]:
+    """Returns the words of the events up to `ready`, sorted; it is the last."""
+    words = []
+    while (event := watch.next_event(timeout=20)) is not None and event.kind is not EventKind.READY:
+        words.append(f"{event.kind} {getattr(event, 'device', None) or getattr(event, 'group', None) or ''}")
+    return [*sorted(words), "ready"] if event is not None else sorted(words)
+
+
+def nodes_of(root: Root, group: int) -> Document:
+    """Converts the device nodes of a group."""
+    try:
+        nodes = root.device_nodes(group)
+    except ProbeError as error:
+        return {"group": group, "error": error_of(error)}
+    return {
+        "group": group,
+        "container": nodes.container,
+        "node": nodes.group_node,
+        "iommufd": nodes.iommufd,
+        "devices": [[device, node] for device, node in nodes.devices if node is not None],
+    }
+
+
+def hardware_of(root: Root, device: str) -> Document:
+    """Converts the hardware of a PCI function."""
+    try:
+        hardware = root.hardware(device)
+    except ProbeError as error:
+        return {"device": device, "error": error_of(error)}
+    return {"device": device, "presence": hardware.presence.value, "fatal_errors": hardware.fatal_errors}
+
+
+def unprobed(path: str) -> Document:
+    """Returns the document of the calls that open no group."""
+    try:
+        root = Root(path)
+        scan = root.scan()
+    except ProbeError as error:
+        return {"error": error_of(error)}
+    with root, root.watch() as watch:
+        groups = sorted({device.group for device in scan if device.group is not None})
+        return {
+            "events": events_of(watch),
+            "ready": watch.ready,
+            "waits": [
+                {
+                    "group": group,
+                    "free": watch.wait_until_free(group, timeout=0),
+                    "held": watch.wait_until_held(group, timeout=0),
+                }
+                for group in groups
+            ],
+            "snapshot": [group.group for group in root.snapshot().groups],
+            "nodes": [nodes_of(root, group) for group in groups],
+            "hardware": [
+                hardware_of(root, device.id)
+                for device in sorted(scan, key=lambda device: device.id)
+                if device.kind is not Kind.MDEV
+            ],
+        }
+
+
 if __name__ == "__main__":
-    print(json.dumps(dump(sys.argv[1])))
+    print(json.dumps(unprobed(sys.argv[1]) if sys.argv[2:] == ["unprobed"] else dump(sys.argv[1])))

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use xtask::context::Context;
 use xtask::release::{self, artefacts, versions};
 use xtask::suites::{
-    cargo, cdi, chart, ci, command_line_files, conformance, dependencies, fuzz, go, go_objects, image,
-    kubelets, lints, monitoring, packages, python, readme, rust_api,
+    artefacts as published, cargo, cdi, chart, ci, command_line_files, conformance, dependencies, fuzz, go,
+    go_objects, image, kubelets, lints, monitoring, packages, python, readme, rust_api,
 };
 use xtask::{Result, process, verify, vm};
 
@@ -57,6 +57,11 @@ const TASKS: &[(&str, &str, Task)] = &[
     ),
     ("command-line-files", "check man pages and completions", Task::Suite(command_line_files::check)),
     ("packages", "install and use what users install [DIRECTORY]", Task::Suite(packages::packages)),
+    (
+        "artefacts",
+        "use what each language publishes in a clean Debian [LANGUAGE]...",
+        Task::Suite(published::artefacts),
+    ),
     ("deb", "build the Debian packages DIRECTORY [TARGET [PROGRAM]]", Task::Suite(release::build_packages)),
     ("licenses", "print THIRD-PARTY of PACKAGE for TARGET", Task::Suite(release::print_licenses)),
     ("versions", "check that all files name one version", Task::Suite(versions::versions)),

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBoolMethods, PyBytes, PyInt, PyString};
 use std::path::PathBuf;
 use std::time::Duration;
-use vfio_probe::{DeviceId, GroupId};
+use vfio_probe::{DeviceId, GroupId, PciAddress};
 
 /// Returns an int from 0 to `max`. A bool is refused.
 fn number(name: &str, value: &Bound<'_, PyAny>, max: u32) -> PyResult<u32> {
@@ -70,6 +70,16 @@ pub(crate) fn device_id(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Device
             "{name} must be a PCI address such as 0000:3b:00.0 or an mdev UUID, not {shown}"
         ))
     })
+}
+
+/// Returns a PCI address.
+pub(crate) fn pci_address(name: &str, value: &Bound<'_, PyAny>) -> PyResult<PciAddress> {
+    match device_id(name, value)? {
+        DeviceId::Pci(address) => Ok(address),
+        id => {
+            Err(PyValueError::new_err(format!("{name} must be a PCI address such as 0000:3b:00.0, not {id}")))
+        }
+    }
 }
 
 /// Returns a path from a str or os.PathLike.

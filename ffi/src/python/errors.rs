@@ -1,36 +1,46 @@
 //! Converts errors of the core into the exceptions of vfio_probe._errors.
 
-use pyo3::exceptions::PyBaseException;
+use pyo3::IntoPyObjectExt;
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::{IntoPyDict, PyTuple};
+use vfio_probe::error::errno_text;
 use vfio_probe::{Error, ErrorKind};
 
-// The classes are written in Python, so that pickling, copying and subclassing work.
-pyo3::import_exception!(vfio_probe._errors, ProbeError);
-pyo3::import_exception!(vfio_probe._errors, MissingError);
-pyo3::import_exception!(vfio_probe._errors, DeniedError);
-pyo3::import_exception!(vfio_probe._errors, MalformedError);
-pyo3::import_exception!(vfio_probe._errors, TooLongError);
-pyo3::import_exception!(vfio_probe._errors, HeldError);
-pyo3::import_exception!(vfio_probe._errors, ProbeTimeoutError);
-
 /// Returns the exception for an error of the core.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(crate) fn raised(error: Error) -> PyErr {
-    let arguments = (
-        error.errno,
-        error.to_string(),
-        error.device.map(|device| device.to_string()),
-        error.group.map(|group| group.0),
-    );
-    match error.kind {
-        ErrorKind::Missing => MissingError::new_err(arguments),
-        ErrorKind::Denied => DeniedError::new_err(arguments),
-        ErrorKind::Malformed => MalformedError::new_err(arguments),
-        ErrorKind::TooLong => TooLongError::new_err(arguments),
-        _ => ProbeError::new_err(arguments),
-    }
+    Python::attach(|py| match exception(py, &error) {
+        Ok(exception) => PyErr::from_value(exception),
+        Err(error) => error,
+    })
 }
 
 /// Returns exceptions as values, for errors that concern one device or member only.
-pub(crate) fn values(py: Python<'_>, errors: &[Error]) -> Vec<Py<PyBaseException>> {
-    errors.iter().map(|error| raised(error.clone()).into_value(py)).collect()
+pub(crate) fn values<'py>(py: Python<'py>, errors: &[Error]) -> PyResult<Bound<'py, PyTuple>> {
+    crate::python::value::tuple(py, errors, exception)
+}
+
+/// The classes are written in Python, so that pickling, copying and subclassing work.
+pub(crate) fn exception<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>> {
+    let class = match error.kind {
+        ErrorKind::Missing => intern!(py, "MissingError"),
+        ErrorKind::Denied => intern!(py, "DeniedError"),
+        ErrorKind::Malformed => intern!(py, "MalformedError"),
+        ErrorKind::TooLong => intern!(py, "TooLongError"),
+        _ => intern!(py, "ProbeError"),
+    };
+    let reason = match error.errno {
+        0 => "unexpected content".to_owned(),
+        errno => errno_text(errno),
+    };
+    let fields = [
+        ("device", error.device.map(|device| device.to_string()).into_bound_py_any(py)?),
+        ("group", error.group.map(|group| group.0).into_bound_py_any(py)?),
+        ("text", error.to_string().into_bound_py_any(py)?),
+    ];
+    // An OsString becomes a str as os.fsdecode() returns it.
+    let path = error.path().map(std::path::PathBuf::into_os_string);
+    let classes = py.import(intern!(py, "vfio_probe._errors"))?;
+    classes.getattr(class)?.call((error.errno, reason, path), Some(&fields.into_py_dict(py)?))
 }

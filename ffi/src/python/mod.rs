@@ -2,13 +2,12 @@
 
 mod arguments;
 mod errors;
-mod group;
-mod holders;
+mod events;
 mod listing;
 mod names;
-mod occupancy;
 mod root;
-mod snapshot;
+mod unclosed;
+mod value;
 mod values;
 mod wait;
 mod watch;
@@ -20,25 +19,11 @@ mod words;
 #[pyo3::pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
-    use super::group::{Group, Member};
-    #[pymodule_export]
-    use super::holders::{Holder, ScanCoverage};
-    #[pymodule_export]
-    use super::listing::{Holders, Members, Scan};
-    #[pymodule_export]
     use super::names::names_of;
-    #[pymodule_export]
-    use super::occupancy::Occupancy;
     #[pymodule_export]
     use super::root::Root;
     #[pymodule_export]
-    use super::snapshot::{GroupSnapshot, Snapshot};
-    #[pymodule_export]
-    use super::values::{Device, Event};
-    #[pymodule_export]
     use super::watch::{Waiter, Watch};
-    #[pymodule_export]
-    use super::watched::WatchedGroup;
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "naming convention of Python")]

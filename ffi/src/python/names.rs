@@ -1,7 +1,7 @@
 //! Names of device models.
 
 use crate::python::arguments;
-use crate::python::errors::{MalformedError, raised};
+use crate::python::errors::raised;
 use pyo3::prelude::*;
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -35,9 +35,10 @@ pub(crate) fn names_of(
         Ok(found)
     });
     found.map_err(|error: std::io::Error| {
-        let Some(errno) = Errno::from_io_error(&error) else {
-            return MalformedError::new_err((0, format!("pci.ids: {error}")));
+        let error = match Errno::from_io_error(&error) {
+            Some(errno) => Error::os(errno.raw_os_error(), "pci.ids"),
+            None => Error::malformed("pci.ids"),
         };
-        raised(Error::os(errno.raw_os_error(), "pci.ids").of_path(path))
+        raised(error.of_path(path))
     })
 }

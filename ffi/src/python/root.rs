@@ -3,14 +3,11 @@
 use crate::host::Host;
 use crate::python::arguments;
 use crate::python::errors::raised;
-use crate::python::group::Group;
-use crate::python::listing::{Holders, Members, Scan};
-use crate::python::occupancy::Occupancy;
-use crate::python::snapshot::Snapshot;
-use crate::python::values::Device;
+use crate::python::value::Value;
 use crate::python::wait::release;
 use crate::python::watch::Watch;
 use crate::python::words::Word;
+use crate::python::{listing, unclosed, values};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::path::PathBuf;
@@ -49,7 +46,11 @@ impl Root {
 
 impl Drop for Root {
     fn drop(&mut self) {
-        release(self.host.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+        let host = self.host.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if host.is_some() {
+            unclosed::warn(&format!("root {}", self.path.display()));
+        }
+        release(host);
     }
 }
 
@@ -79,7 +80,7 @@ impl Root {
     ///
     /// A device that cannot be read is in the errors of the result. Raises ProbeError if the bound devices cannot be
     /// listed.
-    fn scan(&self, py: Python<'_>) -> PyResult<Scan> {
+    fn scan<'py>(&self, py: Python<'py>) -> PyResult<Value<'py>> {
         let (devices, errors) = self.call(py, |root, buffer| {
             let (mut devices, mut errors) = (Vec::new(), Vec::new());
             root.scan(Detail::Full, buffer, |device| match device {
@@ -89,42 +90,42 @@ impl Root {
             devices.sort_unstable_by_key(|device| device.id);
             Ok((devices, errors))
         })?;
-        Scan::new(py, &devices, &errors)
+        listing::scan(py, &devices, &errors)
     }
 
     /// Reads one device by PCI address or mdev UUID, bound to a VFIO driver or not. Its cdev is None: only scan()
     /// sets it.
     ///
     /// Raises MissingError if there is no such device.
-    fn device(&self, py: Python<'_>, id: &Bound<'_, PyAny>) -> PyResult<Device> {
+    fn device<'py>(&self, py: Python<'py>, id: &Bound<'_, PyAny>) -> PyResult<Value<'py>> {
         let id = arguments::device_id("id", id)?;
         let device = self.call(py, |root, _| root.device(id, Detail::Full))?;
-        Ok((&device).into())
+        values::device(py, &device)
     }
 
-    /// Reads a group: the number of its members and whether VFIO can use it. Opens no device.
+    /// Reads a group: the count of its members and whether VFIO can use it. Opens no device.
     ///
     /// Raises MissingError if there is no such group.
-    fn group(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Group> {
-        let number = arguments::group("number", number)?;
-        Ok(Group::new(number, self.call(py, |root, buffer| root.group(number, buffer))?))
+    fn group<'py>(&self, py: Python<'py>, group: &Bound<'_, PyAny>) -> PyResult<Value<'py>> {
+        let group = arguments::group("group", group)?;
+        values::group(py, group, self.call(py, |root, buffer| root.group(group, buffer))?)
     }
 
     /// Lists the members of a group, ordered by name. Opens no device.
     ///
     /// A member that cannot be read is in the errors of the result. Raises MissingError if there is no such group.
-    fn members(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Members> {
-        let number = arguments::group("number", number)?;
+    fn members<'py>(&self, py: Python<'py>, group: &Bound<'_, PyAny>) -> PyResult<Value<'py>> {
+        let group = arguments::group("group", group)?;
         let (members, errors) = self.call(py, |root, buffer| {
             let (mut members, mut errors) = (Vec::new(), Vec::new());
-            root.members(number, buffer, |member| match member {
+            root.members(group, buffer, |member| match member {
                 Ok(member) => members.push(member),
                 Err(error) => errors.push(error),
             })?;
             members.sort_unstable_by_key(|member| member.name);
             Ok((members, errors))
         })?;
-        Members::new(py, &members, &errors)
+        listing::members(py, &members, &errors)
     }
 
     /// Returns True if the kernel has device nodes for groups. Opens no device.
@@ -137,9 +138,9 @@ impl Root {
     /// Reads the sysfs attribute enable of the functions of a group. Opens no device and disturbs no other process.
     ///
     /// Raises MissingError if there is no such group.
-    fn peek(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Word> {
-        let number = arguments::group("number", number)?;
-        self.call(py, |root, buffer| root.peek(number, buffer)).map(Word::peek)
+    fn peek(&self, py: Python<'_>, group: &Bound<'_, PyAny>) -> PyResult<Word> {
+        let group = arguments::group("group", group)?;
+        self.call(py, |root, buffer| root.peek(group, buffer)).map(Word::peek)
     }
 
     /// Opens the device node of a group and closes it at once. During a probe of a free group, the open of another
@@ -148,28 +149,28 @@ impl Root {
     /// Without a timeout the call blocks for seconds while the kernel resets a device of the group. With a timeout,
     /// in seconds, a helper thread opens the node. Without a result by then the state is unknown, with the reason
     /// timed-out.
-    #[pyo3(signature = (number, timeout=None))]
-    fn probe(
+    #[pyo3(signature = (group, timeout=None))]
+    fn probe<'py>(
         &self,
-        py: Python<'_>,
-        number: &Bound<'_, PyAny>,
+        py: Python<'py>,
+        group: &Bound<'_, PyAny>,
         timeout: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Occupancy> {
-        let number = arguments::group("number", number)?;
+    ) -> PyResult<Value<'py>> {
+        let group = arguments::group("group", group)?;
         let timeout = arguments::timeout("timeout", timeout)?;
         let host = self.host()?;
         let occupancy = py.detach(move || match timeout {
-            None => host.root.probe(number),
-            Some(timeout) => host.prober.probe(number, timeout),
+            None => host.root.probe(group),
+            Some(timeout) => host.prober.probe(group, timeout),
         });
-        Ok(Occupancy::new(number, occupancy))
+        values::occupancy(py, group, occupancy)
     }
 
     /// Finds the processes that hold any of the groups. Opens no device.
     ///
     /// Reads /proc of all processes, which takes milliseconds on a busy host: pass all groups in one call. Processes
     /// of other users need CAP_SYS_PTRACE. Raises ProbeError if /proc cannot be listed.
-    fn holders(&self, py: Python<'_>, groups: &Bound<'_, PyAny>) -> PyResult<Holders> {
+    fn holders<'py>(&self, py: Python<'py>, groups: &Bound<'_, PyAny>) -> PyResult<Value<'py>> {
         let groups = arguments::groups("groups", groups)?;
         let (holders, coverage) = self.call(py, |root, _| {
             let mut holders = Vec::new();
@@ -177,7 +178,24 @@ impl Root {
             holders.sort_unstable_by_key(|holder| (holder.group, holder.pid));
             Ok((holders, coverage))
         })?;
-        Holders::new(py, &holders, coverage)
+        values::holders(py, &holders, coverage)
+    }
+
+    /// Returns the device nodes that a VM needs to use the devices of a group. Opens none of them.
+    ///
+    /// The source is sysfs. The kernel reuses numbers of nodes, so do not keep the result. Raises MissingError if there
+    /// is no such group.
+    fn device_nodes<'py>(&self, py: Python<'py>, group: &Bound<'_, PyAny>) -> PyResult<Value<'py>> {
+        let group = arguments::group("group", group)?;
+        values::device_nodes(py, group, self.call(py, |root, _| root.device_nodes(group))?)
+    }
+
+    /// Reads whether the hardware of a PCI function responds, and the count of its fatal PCIe errors.
+    ///
+    /// Wakes no function from a low-power state. Raises MissingError if there is no such function.
+    fn hardware<'py>(&self, py: Python<'py>, device: &Bound<'_, PyAny>) -> PyResult<Value<'py>> {
+        let function = arguments::pci_address("device", device)?;
+        values::hardware(py, function, self.call(py, |root, _| root.hardware(function))?)
     }
 
     /// Reads all bound devices with their groups and the holders of these.
@@ -187,13 +205,17 @@ impl Root {
     /// probed after the search for holders. Reads /proc of all processes, which takes milliseconds on a busy host. Raises
     /// ProbeError if the bound devices cannot be listed.
     #[pyo3(signature = (probe_timeout=None))]
-    fn snapshot(&self, py: Python<'_>, probe_timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Snapshot> {
+    fn snapshot<'py>(
+        &self,
+        py: Python<'py>,
+        probe_timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Value<'py>> {
         let timeout = arguments::timeout("probe_timeout", probe_timeout)?;
         let host = self.host()?;
         let snapshot = py.detach(move || {
             host.root.snapshot(Detail::Full, timeout.map(|timeout| (&*host.prober, timeout)))
         });
-        Snapshot::new(py, &snapshot.map_err(raised)?)
+        listing::snapshot(py, &snapshot.map_err(raised)?)
     }
 
     /// Returns a watch of all devices of the root.

@@ -1,19 +1,20 @@
 //! The watch as an iterator, an async iterator and a pollable descriptor.
 
 use crate::host::Host;
-use crate::python::listing::Holders;
-use crate::python::values::{Device, Event};
+use crate::python::events::event;
+use crate::python::value::{Value, tuple};
 use crate::python::wait::{Live, release};
-use crate::python::watched::{Clock, Known, WatchedGroup};
-use crate::python::{arguments, errors};
-use pyo3::exceptions::PyValueError;
+use crate::python::watched::{Clock, Known, watched_group};
+use crate::python::{arguments, errors, unclosed, values};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use vfio_probe::monitor::Assigned;
-use vfio_probe::watch::Options;
+use vfio_probe::watch::{Options, Wait};
+use vfio_probe::{Event, GroupId, Occupancy};
 
 /// A watch of all devices of a root: an iterator of events and a context manager.
 ///
@@ -48,32 +49,87 @@ impl Watch {
     }
 }
 
+impl Watch {
+    /// Waits until `step` returns true. Returns false if the time is up first.
+    fn wait_until(
+        &self,
+        py: Python<'_>,
+        timeout: Option<&Bound<'_, PyAny>>,
+        mut step: impl FnMut(&Live) -> PyResult<bool>,
+    ) -> PyResult<bool> {
+        let until = end_of(timeout)?;
+        match wait(py, self.live()?, until, |live| Ok(step(live)?.then_some(())))? {
+            Waited::Done(()) => Ok(true),
+            Waited::TimedOut => Ok(false),
+            Waited::Closed => Err(closed()),
+        }
+    }
+
+    fn wait_until_occupancy(
+        &self,
+        py: Python<'_>,
+        group: GroupId,
+        occupancy: Occupancy,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        let mut waiting = Wait::new();
+        let is = |watch: &vfio_probe::Watch| {
+            watch.monitor().group(group).is_some_and(|group| group.state.occupancy == occupancy)
+        };
+        self.wait_until(py, timeout, |live| step(py, live, &mut waiting, is))
+    }
+}
+
+/// Calls a coroutine function of vfio_probe._asyncio.
+fn asynchronous<'py>(
+    py: Python<'py>,
+    function: &str,
+    arguments: impl pyo3::call::PyCallArgs<'py>,
+) -> PyResult<Bound<'py, PyAny>> {
+    py.import("vfio_probe._asyncio")?.getattr(function)?.call1(arguments)
+}
+
 impl Drop for Watch {
     fn drop(&mut self) {
-        release(self.live.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+        let live = self.live.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if live.is_some() {
+            unclosed::warn("watch");
+        }
+        release(live);
     }
 }
 
 /// The result of a wait.
-enum Waited {
-    Event(Event),
+enum Waited<T> {
+    Done(T),
     /// The timeout passed.
     TimedOut,
     /// The watch was closed.
     Closed,
 }
 
-fn wait(py: Python<'_>, live: Arc<Live>, until: Option<Instant>) -> PyResult<Waited> {
-    let waited = wait_on(py, &live, until);
+/// Waits until `step` returns something. It is called attached to the interpreter.
+fn wait<T>(
+    py: Python<'_>,
+    live: Arc<Live>,
+    until: Option<Instant>,
+    step: impl FnMut(&Live) -> PyResult<Option<T>>,
+) -> PyResult<Waited<T>> {
+    let waited = wait_on(py, &live, until, step);
     // If the watch was closed during the wait, this drop closes descriptors.
     py.detach(move || drop(live));
     waited
 }
 
-fn wait_on(py: Python<'_>, live: &Live, until: Option<Instant>) -> PyResult<Waited> {
+fn wait_on<T>(
+    py: Python<'_>,
+    live: &Live,
+    until: Option<Instant>,
+    mut step: impl FnMut(&Live) -> PyResult<Option<T>>,
+) -> PyResult<Waited<T>> {
     while !live.is_closed() {
-        if let Some(event) = py.detach(|| live.lock().next()) {
-            return Ok(Waited::Event(event.map_err(errors::raised)?.into()));
+        if let Some(done) = step(live)? {
+            return Ok(Waited::Done(done));
         }
         if until.is_some_and(|until| Instant::now() >= until) {
             return Ok(Waited::TimedOut);
@@ -85,6 +141,24 @@ fn wait_on(py: Python<'_>, live: &Live, until: Option<Instant>) -> PyResult<Wait
     Ok(Waited::Closed)
 }
 
+fn next(py: Python<'_>, live: &Live) -> PyResult<Option<Event>> {
+    py.detach(|| live.lock().next()).transpose().map_err(errors::raised)
+}
+
+/// Makes a step of a wait. Returns whether the predicate is true.
+fn step(
+    py: Python<'_>,
+    live: &Live,
+    wait: &mut Wait,
+    predicate: impl FnOnce(&vfio_probe::Watch) -> bool + Send,
+) -> PyResult<bool> {
+    py.detach(|| wait.step(&mut live.lock(), predicate)).map_err(errors::raised)
+}
+
+fn end_of(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Instant>> {
+    Ok(arguments::timeout("timeout", timeout)?.map(|timeout| Instant::now() + timeout))
+}
+
 fn closed() -> PyErr {
     PyValueError::new_err("the watch is closed")
 }
@@ -92,12 +166,15 @@ fn closed() -> PyErr {
 #[pymethods]
 impl Watch {
     /// Returns the next event, or None if there is none within timeout seconds. 0 does not wait; None waits without a
-    /// limit.
+    /// limit. Raises ProbeError once for each pass that cannot list the bound devices; the watch goes on.
     #[pyo3(signature = (timeout=None))]
-    fn next_event(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Event>> {
-        let until = arguments::timeout("timeout", timeout)?.map(|timeout| Instant::now() + timeout);
-        match wait(py, self.live()?, until)? {
-            Waited::Event(event) => Ok(Some(event)),
+    fn next_event<'py>(
+        &self,
+        py: Python<'py>,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Option<Value<'py>>> {
+        match wait(py, self.live()?, end_of(timeout)?, |live| next(py, live))? {
+            Waited::Done(next) => event(py, next).map(Some),
             Waited::TimedOut => Ok(None),
             Waited::Closed => Err(closed()),
         }
@@ -109,12 +186,106 @@ impl Watch {
     }
 
     /// Waits for the next event. The iteration ends when the watch is closed.
-    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Event>> {
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Value<'py>>> {
         let Ok(live) = self.live() else { return Ok(None) };
-        match wait(py, live, None)? {
-            Waited::Event(event) => Ok(Some(event)),
+        match wait(py, live, None, |live| next(py, live))? {
+            Waited::Done(next) => event(py, next).map(Some),
             Waited::TimedOut | Waited::Closed => Ok(None),
         }
+    }
+
+    /// Waits until predicate(watch) is true. Returns False if there is none within timeout seconds; None waits without
+    /// a limit.
+    ///
+    /// The predicate is called first when the watch is ready, and then after each change. Events of that time stay
+    /// queued for next_event(); more than 1024 become one rescan. Raises ProbeError if a pass cannot list the bound
+    /// devices; the wait can be repeated. Ctrl-C ends the wait.
+    #[pyo3(signature = (predicate, timeout=None))]
+    fn wait_for(
+        slf: &Bound<'_, Self>,
+        predicate: &Bound<'_, PyAny>,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        let py = slf.py();
+        if !predicate.is_callable() {
+            return Err(PyTypeError::new_err("predicate must be callable"));
+        }
+        let mut waiting = Wait::new();
+        slf.get().wait_until(py, timeout, |live| {
+            // The watch is not locked during the call of the predicate, which uses the watch.
+            Ok(step(py, live, &mut waiting, |_| true)? && predicate.call1((slf,))?.is_truthy()?)
+        })
+    }
+
+    /// Waits until a group is free. Returns False if it is not within timeout seconds; None waits without a limit.
+    ///
+    /// A group that the watch does not know, or whose state is unknown, is not free. Otherwise as wait_for().
+    #[pyo3(signature = (group, timeout=None))]
+    fn wait_until_free(
+        &self,
+        py: Python<'_>,
+        group: &Bound<'_, PyAny>,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        self.wait_until_occupancy(py, arguments::group("group", group)?, Occupancy::Free, timeout)
+    }
+
+    /// Waits until a group is held. Returns False if it is not within timeout seconds; None waits without a limit.
+    ///
+    /// Otherwise as wait_for().
+    #[pyo3(signature = (group, timeout=None))]
+    fn wait_until_held(
+        &self,
+        py: Python<'_>,
+        group: &Bound<'_, PyAny>,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        self.wait_until_occupancy(py, arguments::group("group", group)?, Occupancy::Held, timeout)
+    }
+
+    /// True after the first complete pass: then a watch without devices means that there are none.
+    #[getter]
+    fn ready(&self, py: Python<'_>) -> PyResult<bool> {
+        self.with(py, |watch| watch.is_ready())
+    }
+
+    /// Waits for the next event in asyncio. As next_event().
+    #[pyo3(signature = (timeout=None))]
+    fn next_event_async<'py>(
+        slf: &Bound<'py, Self>,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        asynchronous(slf.py(), "next_event", (slf, timeout))
+    }
+
+    /// Waits in asyncio until predicate(watch) is true. As wait_for().
+    #[pyo3(signature = (predicate, timeout=None))]
+    fn wait_for_async<'py>(
+        slf: &Bound<'py, Self>,
+        predicate: &Bound<'py, PyAny>,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        asynchronous(slf.py(), "wait_for", (slf, predicate, timeout))
+    }
+
+    /// Waits in asyncio until a group is free. As wait_until_free().
+    #[pyo3(signature = (group, timeout=None))]
+    fn wait_until_free_async<'py>(
+        slf: &Bound<'py, Self>,
+        group: &Bound<'py, PyAny>,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        asynchronous(slf.py(), "wait_until_free", (slf, group, timeout))
+    }
+
+    /// Waits in asyncio until a group is held. As wait_until_held().
+    #[pyo3(signature = (group, timeout=None))]
+    fn wait_until_held_async<'py>(
+        slf: &Bound<'py, Self>,
+        group: &Bound<'py, PyAny>,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        asynchronous(slf.py(), "wait_until_held", (slf, group, timeout))
     }
 
     fn __aiter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
@@ -130,7 +301,7 @@ impl Watch {
 
     /// Returns an object that keeps the descriptor open during a wait.
     fn _waiter(&self) -> PyResult<Waiter> {
-        Ok(Waiter { live: Some(self.live()?) })
+        Ok(Waiter { live: Some(self.live()?), wait: Mutex::default() })
     }
 
     /// True if the watch is closed.
@@ -144,30 +315,28 @@ impl Watch {
     fn devices<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let devices: Vec<vfio_probe::Device> =
             self.with(py, |watch| watch.monitor().devices().iter().map(|tracked| tracked.device).collect())?;
-        PyTuple::new(py, devices.iter().map(Device::from))
+        tuple(py, &devices, values::device)
     }
 
     /// Returns the groups that have a bound device, ordered by number, in the state of the latest event.
     fn groups<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let groups: Vec<Known> =
             self.with(py, |watch| watch.monitor().groups().iter().map(Known::from).collect())?;
-        let groups: PyResult<Vec<WatchedGroup>> =
-            groups.iter().map(|group| WatchedGroup::new(py, self.clock, group)).collect();
-        PyTuple::new(py, groups?)
+        tuple(py, &groups, |py, group| watched_group(py, self.clock, group))
     }
 
     /// Returns one group in the state of the latest event, or None if the watch does not know it.
-    fn group(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Option<WatchedGroup>> {
-        let number = arguments::group("number", number)?;
-        let group = self.with(py, |watch| watch.monitor().group(number).map(Known::from))?;
-        group.map(|group| WatchedGroup::new(py, self.clock, &group)).transpose()
+    fn group<'py>(&self, py: Python<'py>, group: &Bound<'_, PyAny>) -> PyResult<Option<Value<'py>>> {
+        let group = arguments::group("group", group)?;
+        let group = self.with(py, |watch| watch.monitor().group(group).map(Known::from))?;
+        group.map(|group| watched_group(py, self.clock, &group)).transpose()
     }
 
     /// Returns the known holders of a group, or None if the group is not held or was not searched for holders.
-    fn holders(&self, py: Python<'_>, number: &Bound<'_, PyAny>) -> PyResult<Option<Holders>> {
-        let number = arguments::group("number", number)?;
-        let known = self.with(py, |watch| Some((watch.coverage(number)?, watch.holders(number).to_vec())))?;
-        known.map(|(coverage, holders)| Holders::new(py, &holders, coverage)).transpose()
+    fn holders<'py>(&self, py: Python<'py>, group: &Bound<'_, PyAny>) -> PyResult<Option<Value<'py>>> {
+        let group = arguments::group("group", group)?;
+        let known = self.with(py, |watch| Some((watch.coverage(group)?, watch.holders(group).to_vec())))?;
+        known.map(|(coverage, holders)| values::holders(py, &holders, coverage)).transpose()
     }
 
     /// Sets the groups that are assigned to VMs. The watch never opens them. Replaces the previous set.
@@ -179,14 +348,14 @@ impl Watch {
     /// Returns the errors of the devices that could not be read in the latest full pass.
     fn errors<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let errors = self.with(py, |watch| watch.monitor().errors().to_vec())?;
-        PyTuple::new(py, errors::values(py, &errors))
+        errors::values(py, &errors)
     }
 
     /// Returns the error of the latest pass if the bound devices could not be listed, else None. The watch keeps its
     /// state.
-    fn failure(&self, py: Python<'_>) -> PyResult<Option<Py<pyo3::exceptions::PyBaseException>>> {
+    fn failure<'py>(&self, py: Python<'py>) -> PyResult<Option<Value<'py>>> {
         let failure = self.with(py, |watch| watch.failure())?;
-        Ok(failure.map(|error| errors::raised(error).into_value(py)))
+        failure.map(|error| errors::exception(py, &error)).transpose()
     }
 
     /// Closes the watch and ends all waits for it. Closing again has no effect.
@@ -219,6 +388,7 @@ impl Watch {
 pub(crate) struct Waiter {
     /// None only during the drop.
     live: Option<Arc<Live>>,
+    wait: Mutex<Wait>,
 }
 
 impl Drop for Waiter {
@@ -232,5 +402,14 @@ impl Waiter {
     /// Returns the descriptor of the watch.
     fn fileno(&self) -> PyResult<i32> {
         self.live.as_ref().map(|live| live.descriptor().as_raw_fd()).ok_or_else(closed)
+    }
+
+    /// Takes in what has changed. Returns whether a predicate is due. Does not wait.
+    fn step(&self, py: Python<'_>) -> PyResult<bool> {
+        let live = self.live.as_ref().filter(|live| !live.is_closed()).ok_or_else(closed)?;
+        let mut wait = *self.wait.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = step(py, live, &mut wait, |_| true);
+        *self.wait.lock().unwrap_or_else(PoisonError::into_inner) = wait;
+        due
     }
 }

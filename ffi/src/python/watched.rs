@@ -1,11 +1,9 @@
-//! The state of a group in a watch, as a frozen Python value.
+//! The state of a group in a watch.
 
-use crate::python::group::{Member, offender};
-use crate::python::listing::offenders;
-use crate::python::occupancy::Occupancy;
+use crate::python::value::{Value, tuple, value};
+use crate::python::values::{member, occupancy, offender};
 use crate::python::words::Word;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 use rustix::time::{ClockId, clock_gettime};
 use std::time::Instant;
 use vfio_probe::monitor;
@@ -32,21 +30,6 @@ impl Clock {
     }
 }
 
-/// The state of an IOMMU group as a watch knows it.
-#[pyclass(frozen, get_all, module = "vfio_probe")]
-pub(crate) struct WatchedGroup {
-    number: u32,
-    members: Py<PyTuple>,
-    occupancy: Occupancy,
-    evidence: Word,
-    since: f64,
-    peek: Option<Word>,
-    viable: bool,
-    offender: Option<String>,
-    offender_driver: Option<String>,
-    offenders: Py<PyTuple>,
-}
-
 /// A copy of the state of a group, so that the watch is not locked while Python values are created.
 pub(crate) struct Known {
     id: vfio_probe::GroupId,
@@ -68,28 +51,18 @@ impl From<&monitor::Group> for Known {
     }
 }
 
-impl WatchedGroup {
-    pub(crate) fn new(py: Python<'_>, clock: Clock, group: &Known) -> PyResult<Self> {
-        let (offender, offender_driver) = offender(group.viability);
-        Ok(Self {
-            number: group.id.0,
-            members: PyTuple::new(py, group.members.iter().map(Member::from))?.unbind(),
-            occupancy: Occupancy::new(group.id, group.state.occupancy),
-            evidence: Word::evidence(group.state.evidence),
-            since: clock.seconds(group.state.since),
-            peek: group.peek.map(Word::peek),
-            viable: group.viability.is_viable(),
-            offender,
-            offender_driver,
-            offenders: offenders(py, &group.members)?,
-        })
-    }
-}
-
-#[pymethods]
-impl WatchedGroup {
-    fn __repr__(&self) -> String {
-        let (state, evidence) = (self.occupancy.word(), self.evidence);
-        format!("<WatchedGroup {} {state} evidence {evidence}>", self.number)
-    }
+/// Returns the value. The watch is not locked any more.
+pub(crate) fn watched_group<'py>(py: Python<'py>, clock: Clock, group: &Known) -> PyResult<Value<'py>> {
+    let (offender, offender_driver) = offender(group.viability);
+    value!(py, _values.WatchedGroup {
+        group: group.id.0,
+        occupancy: occupancy(py, group.id, group.state.occupancy)?,
+        evidence: Word::evidence(group.state.evidence),
+        since: clock.seconds(group.state.since),
+        peek: group.peek.map(Word::peek),
+        viable: group.viability.is_viable(),
+        offender: offender,
+        offender_driver: offender_driver,
+        members: tuple(py, &group.members, member)?,
+    })
 }

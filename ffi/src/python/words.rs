@@ -1,12 +1,12 @@
 //! Converts the words of the core into members of the enums of vfio_probe._enums.
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyModule;
-use std::fmt;
+use std::collections::HashMap;
 
 /// A word and the name of its enum.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Word {
     class: &'static str,
     word: &'static str,
@@ -49,14 +49,12 @@ impl Word {
         Self { class: "PidNamespace", word: namespace.as_str() }
     }
 
+    pub(crate) fn presence(presence: vfio_probe::Presence) -> Self {
+        Self { class: "Presence", word: presence.as_str() }
+    }
+
     pub(crate) fn event(event: vfio_probe::Event) -> Self {
         Self { class: "EventKind", word: event.as_str() }
-    }
-}
-
-impl fmt::Display for Word {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word)
     }
 }
 
@@ -66,8 +64,29 @@ impl<'py> IntoPyObject<'py> for Word {
     type Error = PyErr;
 
     fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
-        static ENUMS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-        let enums = ENUMS.get_or_try_init(py, || py.import("vfio_probe._enums").map(Bound::unbind))?;
-        enums.bind(py).getattr(self.class)?.call1((self.word,))
+        static MEMBERS: PyOnceLock<Members> = PyOnceLock::new();
+        let members = MEMBERS.get_or_try_init(py, || members(py))?;
+        let member = members.get(self.class).and_then(|words| words.get(self.word));
+        member.map(|member| member.bind(py).clone()).ok_or_else(|| {
+            PyValueError::new_err(format!("vfio_probe.{} has no member {}", self.class, self.word))
+        })
     }
+}
+
+/// The members of the enums, by class and word. A call of an enum takes several times as long as two look-ups here.
+type Members = HashMap<String, HashMap<String, Py<PyAny>>>;
+
+fn members(py: Python<'_>) -> PyResult<Members> {
+    let enums = py.import("vfio_probe._enums")?.getattr("ENUMS")?;
+    let mut members = Members::new();
+    for class in enums.try_iter()? {
+        let class = class?;
+        let mut words = HashMap::new();
+        for member in class.try_iter()? {
+            let member = member?;
+            words.insert(member.getattr("value")?.extract()?, member.unbind());
+        }
+        members.insert(class.getattr("__name__")?.extract()?, words);
+    }
+    Ok(members)
 }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 use vfio_probe::device::Detail;
 use vfio_probe::{
     Buffer, Device, Error, GroupId, GroupSnapshot, Occupancy, Root, Sriov, UnknownReason, Viability,
@@ -33,7 +34,8 @@ fn read(path: &Path) -> vfio_probe::Result<Value> {
         .map(|holder| {
             json!({
                 "group": holder.group.0, "pid": holder.pid, "start_time": holder.start_time,
-                "command": holder.command.as_str(), "via": holder.via.as_str(),
+                "started": holder.started().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map(|at| at.as_secs()),
+                "uid": holder.uid, "command": holder.command.as_str(), "via": holder.via.as_str(),
                 "in_pod": holder.container.in_pod.as_str(),
                 "pod_uid": holder.container.pod_uid.map(|uid| uid.to_string()),
                 "container_id": holder.container.container_id.map(|id| id.to_string()),
@@ -62,7 +64,7 @@ fn seen(group: &GroupSnapshot) -> Value {
     })
 }
 
-fn failure(error: &Error) -> Value {
+pub(crate) fn failure(error: &Error) -> Value {
     json!({
         "device": error.device.map(|id| id.to_string()), "group": error.group.map(|id| id.0),
         "kind": error.kind.as_str(), "errno": error.errno, "text": error.to_string(),

@@ -1,20 +1,26 @@
 //! Compares the results of every language on the same trees with those of the core, field by field.
 //!
 //! Each language has a program that prints its results for a tree as JSON; for the command line it is `list --json --probe`.
+//! With the argument `unprobed` the program calls what opens no group: a default watch, waits, a snapshot, device nodes and
+//! hardware. The node counts the opens of that run, which must be none.
+//!
 //! The last line is `N passed, N failed`. It counts one check for each tree, that it has the properties of its name, and one
-//! for each language and tree.
+//! for each language and tree. One more for each language is that the node counts the opens of its probes.
 
 mod compare;
 mod core_dump;
 mod listing;
 mod trees;
+mod unprobed;
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Output};
 use trees::Recipe;
+use vfio_sim_node::Node;
 
 /// Compares the results of every language on the same trees.
 #[derive(Parser)]
@@ -57,6 +63,8 @@ fn main() -> anyhow::Result<ExitCode> {
     programs.iter().for_each(|program| print!(" {:>7}", program.name));
     println!();
     let (mut passed, mut failed) = (0, 0);
+    // The opens by probes: a node that counts none would make the check of the other calls worthless.
+    let mut counted: BTreeMap<String, u64> = BTreeMap::new();
     // A tree of the shared list without an expected property fails.
     let kinds = vfio_sim_node::trees::ALL.iter().map(|&(name, build)| {
         let shows =
@@ -66,19 +74,31 @@ fn main() -> anyhow::Result<ExitCode> {
     let others = trees::OTHERS.iter().map(|&Recipe { name, build, shows }| (name, build, shows));
     for (name, build, shows) in others.chain(kinds) {
         let tree = build().with_context(|| format!("the tree {name:?}"))?;
-        let ours = core_dump::dump(tree.node.root());
+        let mut ours = core_dump::dump(tree.node.root());
+        let before = opens(&tree.node);
+        let unprobed = unprobed::dump(tree.node.root());
+        let opened_by_core = opens(&tree.node) - before;
+        if let Some(document) = ours.as_object_mut() {
+            document.insert("unprobed".to_owned(), unprobed);
+        }
         if arguments.verbose {
             println!("{name}: {ours:#}");
         }
         let mut lines: Vec<String> = shows.iter().filter_map(|show| missing_property(&ours, *show)).collect();
+        if opened_by_core > 0 {
+            lines.push(format!("    core: {opened_by_core} opens by calls that must open nothing"));
+        }
         if shows.is_empty() {
             lines.push("    core: no property of this tree is checked; add one to trees.rs".to_owned());
         }
         *(if lines.is_empty() { &mut passed } else { &mut failed }) += 1;
         print!("{name:<66} {:>6}", compare::fields(&ours));
         for program in &programs {
-            let differs = match compare_with(program, tree.node.root(), &ours) {
-                Ok(differences) => differences,
+            let differs = match compare_with(program, &tree.node, &ours) {
+                Ok((differences, opened)) => {
+                    *counted.entry(program.name.clone()).or_default() += opened;
+                    differences
+                }
                 Err(error) => vec![format!("{error:#}")],
             };
             print!(" {:>7}", if differs.is_empty() { "same" } else { "DIFFERS" });
@@ -87,6 +107,11 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         println!();
         lines.iter().for_each(|line| println!("{line}"));
+    }
+    for program in programs.iter().filter(|program| !program.is_list) {
+        let opened = counted.get(&program.name).copied().unwrap_or_default();
+        println!("{:<8} {opened} opens by probes, 0 by all other calls", program.name);
+        *(if opened > 0 { &mut passed } else { &mut failed }) += 1;
     }
     println!("{passed} passed, {failed} failed");
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -102,29 +127,58 @@ fn missing_property(ours: &Value, (place, expected): (&str, &str)) -> Option<Str
         .then(|| format!("    core{place}: got {found}, want {expected}: the tree does not match its name"))
 }
 
-/// Runs a program on a tree and returns the differences from the core.
-fn compare_with(program: &Program, root: &Path, ours: &Value) -> anyhow::Result<Vec<String>> {
-    let (executable, words) = program.command.split_first().context("the command is empty")?;
-    let mut command = Command::new(executable);
-    command.args(words).arg(root);
+/// Returns how often processes other than VMs have opened a group of the node.
+fn opens(node: &Node) -> u64 {
+    let entries = std::fs::read_dir(node.root().join("dev/vfio")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(|group| node.opens(group)).sum()
+}
+
+/// Runs a program on a tree. Returns the differences from the core, and the opens by its probes.
+fn compare_with(program: &Program, node: &Node, ours: &Value) -> anyhow::Result<(Vec<String>, u64)> {
+    let root = node.root();
     if program.is_list {
-        // An empty run directory, so that `list` does not ask a plugin that serves on this host.
-        command.arg("--run-dir").arg(root.join("run"));
+        return Ok((compare_list(program, root, ours)?, 0));
     }
-    let output = command.output().with_context(|| executable.clone())?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    if program.is_list && ours.get("error").is_some() {
+    let before = opens(node);
+    let mut theirs = json_of(&run(program, root, &[])?)?;
+    let probed = opens(node);
+    let unprobed = json_of(&run(program, root, &["unprobed"])?)?;
+    let opened = opens(node) - probed;
+    if let Some(document) = theirs.as_object_mut() {
+        document.insert("unprobed".to_owned(), unprobed);
+    }
+    let mut differences = compare::differences(ours, &theirs);
+    if opened > 0 {
+        differences.push(format!(": {opened} opens by calls that must open nothing"));
+    }
+    Ok((differences, probed - before))
+}
+
+/// Compares the plugin's `list`.
+fn compare_list(program: &Program, root: &Path, ours: &Value) -> anyhow::Result<Vec<String>> {
+    // An empty run directory, so that `list` does not ask a plugin that serves on this host.
+    let run_dir = root.join("run");
+    let output = run(program, root, &["--run-dir", &run_dir.to_string_lossy()])?;
+    if ours.get("error").is_some() {
         ensure!(!output.status.success(), ": succeeded although the core failed");
+        let errors = String::from_utf8_lossy(&output.stderr);
         let text = ours.pointer("/error/text").and_then(Value::as_str).unwrap_or_default();
         ensure!(errors.contains(text), ": stderr must contain {text:?}: {errors:?}");
         return Ok(Vec::new());
     }
+    Ok(compare::differences(&listing::expected(ours), &listing::compared_part(json_of(&output)?)))
+}
+
+/// Runs a program of a language with a tree and more arguments.
+fn run(program: &Program, root: &Path, arguments: &[&str]) -> anyhow::Result<Output> {
+    let (executable, words) = program.command.split_first().context("the command is empty")?;
+    let output = Command::new(executable).args(words).arg(root).args(arguments).output();
+    output.with_context(|| executable.clone())
+}
+
+fn json_of(output: &Output) -> anyhow::Result<Value> {
     if !output.status.success() {
-        bail!(": {}: {errors}", output.status);
+        bail!(": {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
     }
-    let theirs: Value = serde_json::from_slice(&output.stdout).context(": the output is not JSON")?;
-    if program.is_list {
-        return Ok(compare::differences(&listing::expected(ours), &listing::compared_part(theirs)));
-    }
-    Ok(compare::differences(ours, &theirs))
+    serde_json::from_slice(&output.stdout).context(": the output is not JSON")
 }

@@ -38,7 +38,15 @@ pub(crate) const KINDS: &[Shows] = &[
         &[("/devices/3/class", "67586"), ("/devices/1/vendor", "4098")],
     ),
     ("no IOMMU", &[("/devices/0/group", "null"), ("/devices/0/numa_node", "null")]),
-    ("a kernel with cdevs", &[("/devices/1/cdev", "1"), ("/groups/0/state", "free")]),
+    (
+        "a kernel with cdevs",
+        &[
+            ("/devices/1/cdev", "1"),
+            ("/groups/0/state", "free"),
+            ("/unprobed/nodes/0/iommufd", "iommu"),
+            ("/unprobed/nodes/0/devices/0/1", "vfio/devices/vfio0"),
+        ],
+    ),
     ("a VM that holds a GPU by its cdev", &[("/holders/0/via", "cdev"), ("/groups/0/state", "held")]),
     ("a cdev that is open and not bound", &[("/holders/0/via", "cdev"), ("/groups/0/state", "free")]),
     ("a kernel without group nodes", &[("/groups/0/state", "absent"), ("/groups/0/peek", "looks-free")]),
@@ -56,7 +64,10 @@ pub(crate) const KINDS: &[Shows] = &[
     ),
     ("extended memory", &[("/devices/1/driver", "nvgrace_gpu_vfio_pci")]),
     ("no device node", &[("/groups/0/state", "absent")]),
-    ("a GPU that has fallen off the bus", &[("/groups/0/state", "free")]),
+    (
+        "a GPU that has fallen off the bus",
+        &[("/groups/0/state", "free"), ("/unprobed/hardware/0/presence", "lost")],
+    ),
     ("a lost GPU in D3cold", &[("/groups/0/state", "free")]),
 ];
 
@@ -65,12 +76,27 @@ pub(crate) const OTHERS: &[Recipe] = &[
     recipe(
         "free",
         || on(Node::with_eight_gpus()?),
-        &[("/groups/7/state", "free"), ("/groups/0/peek", "looks-free")],
+        &[
+            ("/groups/7/state", "free"),
+            ("/groups/0/peek", "looks-free"),
+            ("/unprobed/events/16", "ready"),
+            ("/unprobed/events/8", "freed 51"),
+            ("/unprobed/waits/0/free", "true"),
+            ("/unprobed/nodes/0/node", "vfio/51"),
+            ("/unprobed/nodes/0/container", "vfio/vfio"),
+            ("/unprobed/hardware/0/presence", "present"),
+        ],
     ),
     recipe(
         "held by the VM of a pod",
         held,
-        &[("/groups/0/state", "held"), ("/groups/0/peek", "looks-held"), ("/holders/0/pod_uid", POD)],
+        &[
+            ("/groups/0/state", "held"),
+            ("/groups/0/peek", "looks-held"),
+            ("/holders/0/pod_uid", POD),
+            ("/unprobed/events/15", "held 51"),
+            ("/unprobed/waits/0/held", "true"),
+        ],
     ),
     recipe(
         "held by a process without a pod",
@@ -117,7 +143,11 @@ pub(crate) const OTHERS: &[Recipe] = &[
         no_group,
         &[("/groups/0/error/kind", "missing"), ("/groups/0/error/group", "51")],
     ),
-    recipe("nothing bound", || on(Node::new()?), &[("/coverage/processes", "1")]),
+    recipe(
+        "nothing bound",
+        || on(Node::new()?),
+        &[("/coverage/processes", "1"), ("/unprobed/events/0", "ready")],
+    ),
     recipe("no sysfs", || without("sys"), &[("/error/kind", "missing")]),
     recipe(
         "a proc without processes",

@@ -3,6 +3,14 @@
 
 use rustix::thread::{CapabilitySet, capabilities, remove_capability_from_bounding_set, set_capabilities};
 
+/// Returns true if this thread has CAP_SYS_ADMIN in its effective set, with which it gets no EBUSY.
+///
+/// # Errors
+/// The kernel does not report the capabilities.
+pub fn has_sys_admin() -> std::io::Result<bool> {
+    Ok(capabilities(None)?.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
 /// Drops CAP_SYS_ADMIN from this thread, and from the sets that its children can regain by an exec as root.
 ///
 /// Capabilities are per thread: call this before other threads start, or in each thread that opens groups. Does

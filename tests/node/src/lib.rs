@@ -1,5 +1,6 @@
 //! A simulated node: a tree with the shape of the kernel's sysfs, group nodes for which the kernel returns EBUSY, VMs
-//! that are real processes, and a stand-in for the kubelet on real sockets. It needs no privilege and no hardware.
+//! that are real processes. With the feature `kubelet` it also has a stand-in for the kubelet on real sockets. It needs no
+//! privilege and no hardware.
 //!
 //! # Limitations
 //!
@@ -13,6 +14,7 @@ pub mod group_node;
 pub mod hanging_mount;
 pub mod hardware;
 mod kernel;
+#[cfg(feature = "kubelet")]
 pub mod kubelet;
 pub mod mdev;
 pub mod node;
@@ -24,6 +26,7 @@ pub use capabilities::drop_sys_admin;
 pub use function::Function;
 pub use hanging_mount::mount_without_answers;
 pub use hardware::Reads;
+#[cfg(feature = "kubelet")]
 pub use kubelet::Kubelet;
 pub use node::Node;
 pub use vm::{Hold, Vm, VmProgram, VmSpec};

@@ -1,181 +1,117 @@
-//! Serves a simulated node to programs in any language: one order per line as JSON, one reply per line.
-//!
-//! ```text
-//! $ vfio-sim-node serve --eight-gpus
-//! {"root":"/tmp/vfio-node-1a2b"}
-//! {"start_vm":{"addresses":["0000:1b:00.0"]}}        <- an order
-//! {"pid":4711}                                       -> its reply
-//! $ vfio-sim-node exec PROGRAM [ARG...]              the program without CAP_SYS_ADMIN, so that it gets EBUSY
-//! ```
+//! Serves a simulated node to programs in any language, and runs programs so that they get EBUSY there.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, Error, Result, Write};
+mod orders;
+
+use std::io::{Error, ErrorKind, Write};
 use std::os::unix::process::CommandExt;
-use std::path::{Component, Path};
-use std::process::ExitCode;
-use std::time::Duration;
-use vfio_sim_node::mdev::Mdev;
-use vfio_sim_node::{Function, Hold, Node, Vm, VmSpec, drop_sys_admin};
+use std::process::{Command, ExitCode};
+use vfio_sim_node::{Node, capabilities, drop_sys_admin};
 
-/// An order: one change of the node, or one query.
-#[derive(serde::Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-enum Order {
-    /// Adds a function, bound if it names a driver.
-    Add(Function),
-    /// Adds a GPU like those of an eight-GPU node.
-    AddGpu {
-        address: String,
-        group: u32,
-        numa_node: i32,
-    },
-    AddMdev(Mdev),
-    Bind {
-        address: String,
-        driver: String,
-    },
-    Unbind {
-        address: String,
-    },
-    Remove {
-        address: String,
-    },
-    StartVm(StartVm),
-    /// Kills a VM. The reply comes when its groups are free.
-    KillVm {
-        pid: u32,
-    },
-    /// Writes a file of the tree.
-    Write {
-        path: String,
-        content: String,
-    },
-    Read {
-        path: String,
-    },
-    /// Removes a file, a link or a directory of the tree.
-    Delete {
-        path: String,
-    },
-    Link {
-        path: String,
-        target: String,
-    },
-    MakeUnreadable {
-        path: String,
-    },
-    /// Returns how many opens of the group by processes other than VMs have succeeded.
-    Opens {
-        group: u32,
-    },
-}
+/// The help text.
+const HELP: &str = "\
+Serves a simulated node with VFIO devices, for tests of programs in any language. It needs no privilege and no hardware.
 
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StartVm {
-    addresses: Vec<String>,
-    pod_uid: Option<String>,
-    container_id: Option<String>,
-    cgroup: Option<String>,
-    /// The group is open, but no device of it: EBUSY while `enable` is 0.
-    #[serde(default)]
-    group_only: bool,
-    #[serde(default)]
-    teardown_ms: u64,
+  vfio-sim-node serve [OPTION]...          create a node, print its directory, execute orders from standard input
+  vfio-sim-node exec PROGRAM [ARGUMENT]... run a program without CAP_SYS_ADMIN, so that it gets EBUSY of held groups
+  vfio-sim-node --help | --version
+
+Options of serve:
+  --eight-gpus       add eight GPUs, 0000:1b:00.0 and on, in the groups 51 to 58; without it the node is empty
+  --before-6.1       as kernels before 6.1: no /sys/class/vfio-dev
+  --cdevs            add /dev/iommu, and a cdev for each device
+  --without-groups   as kernels without CONFIG_VFIO_GROUP: cdevs, and no group nodes
+
+`serve` prints {\"root\":DIRECTORY} and reads one order per line as JSON; each order has a reply of one line:
+
+  {\"start_vm\":{\"addresses\":[\"0000:1b:00.0\"]}}   {\"pid\":4711}, a process that holds the group
+  {\"kill_vm\":{\"pid\":4711}}                       {}, when the group is free
+  {\"opens\":{\"group\":51}}                         {\"opens\":0}, the opens by other processes than VMs
+
+tests/node/README.md in the repository has every order. The node ends with its VMs, and its directory is removed, when
+standard input ends (Ctrl-D).
+
+A process with CAP_SYS_ADMIN, such as root's, opens held groups without an error here, and a probe then reports `free`. The
+kernel's VFIO has no such exception. Run your program with `exec`, which gives this capability up; PROGRAM is searched on PATH.
+
+Exit codes: 0 success, 1 failure, 64 wrong usage; `exec` exits as PROGRAM does, with 126 if PROGRAM cannot be run and with 127
+if it is not found.
+";
+
+/// What `serve` prints on standard error if it was started with CAP_SYS_ADMIN.
+const ROOT_SEES: &str = "\
+vfio-sim-node: this process has CAP_SYS_ADMIN, and processes with it get no EBUSY here: they see held groups as free; run your \
+program with `vfio-sim-node exec PROGRAM`";
+
+/// `EX_USAGE` of sysexits.h.
+const USAGE: u8 = 64;
+
+/// A failure, with the exit code.
+struct Failure(u8, String);
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self(1, error.to_string())
+    }
 }
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let done = match words.as_slice() {
-        ["exec", program, arguments @ ..] => {
-            drop_sys_admin().and_then(|()| Err(std::process::Command::new(program).args(arguments).exec()))
-        }
-        ["serve", options @ ..] => node(options).and_then(|node| serve(&node)),
-        _ => Err(Error::other(
-            "usage: vfio-sim-node serve [--before-6.1 | --cdevs | --without-groups] [--eight-gpus] | exec PROGRAM [ARG...]",
-        )),
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let first = words.first().map(|word| word.to_string_lossy().into_owned());
+    let rest = words.get(1..).unwrap_or_default();
+    let done = match first.as_deref() {
+        Some("serve") => serve(&rest.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>()),
+        Some("exec") => match rest.split_first() {
+            Some((program, arguments)) => exec(Command::new(program).args(arguments)),
+            None => Err(Failure(USAGE, "exec needs a PROGRAM; see vfio-sim-node --help".into())),
+        },
+        Some("--help" | "-h" | "help") => print(HELP),
+        Some("--version" | "-V") => print(concat!("vfio-sim-node ", env!("CARGO_PKG_VERSION"), "\n")),
+        Some(other) => Err(Failure(USAGE, format!("no such command: {other}; see vfio-sim-node --help"))),
+        None => Err(Failure(USAGE, "a command is missing; see vfio-sim-node --help".into())),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("vfio-sim-node: {error}");
-            ExitCode::from(2)
+        Err(Failure(code, text)) => {
+            eprintln!("vfio-sim-node: {text}");
+            ExitCode::from(code)
         }
     }
 }
 
-fn node(options: &[&str]) -> Result<Node> {
+fn print(text: &str) -> Result<(), Failure> {
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+fn serve(options: &[impl AsRef<str>]) -> Result<(), Failure> {
+    let had_sys_admin = capabilities::has_sys_admin()?;
     let mut node = Node::new()?;
-    for option in options {
-        match *option {
+    // The devices come last: they get the device nodes that the kernel has.
+    let mut has_gpus = false;
+    for option in options.iter().map(AsRef::as_ref) {
+        match option {
             "--before-6.1" => node = node.without_vfio_class()?,
             "--cdevs" => node = node.with_cdevs()?,
             "--without-groups" => node = node.without_group_nodes()?,
-            "--eight-gpus" => node.add_eight_gpus()?,
-            other => return Err(Error::other(format!("no such option: {other}"))),
+            "--eight-gpus" => has_gpus = true,
+            "--help" | "-h" => return print(HELP),
+            other => {
+                return Err(Failure(USAGE, format!("no such option: {other}; see vfio-sim-node --help")));
+            }
         }
     }
-    Ok(node)
+    if has_gpus {
+        node.add_eight_gpus()?;
+    }
+    if had_sys_admin {
+        eprintln!("{ROOT_SEES}");
+    }
+    Ok(orders::serve(&node)?)
 }
 
-/// Executes orders until the input ends. The VMs then end, and the directory is removed.
-fn serve(node: &Node) -> Result<()> {
-    let mut vms = BTreeMap::new();
-    println!("{}", serde_json::json!({ "root": node.root() }));
-    for line in std::io::stdin().lock().lines() {
-        let done = serde_json::from_str(&line?)
-            .map_err(Error::from)
-            .and_then(|order| execute(node, &mut vms, order));
-        let reply = done.unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }));
-        println!("{reply}");
-        std::io::stdout().flush()?;
-    }
-    Ok(())
-}
-
-/// Refuses paths that lead out of the tree, because tests run as root.
-fn inside(path: &str) -> Result<&str> {
-    let plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
-    if Path::new(path).components().all(plain) {
-        Ok(path)
-    } else {
-        Err(Error::other(format!("{path}: not a path inside the tree, like sys/bus")))
-    }
-}
-
-fn execute(node: &Node, vms: &mut BTreeMap<u32, Vm>, order: Order) -> Result<serde_json::Value> {
-    let mut reply = serde_json::json!({});
-    match order {
-        Order::Add(function) => node.add(function)?,
-        Order::AddGpu { address, group, numa_node } => node.add(Function::gpu(&address, group, numa_node))?,
-        Order::AddMdev(mdev) => node.add_mdev(&mdev)?,
-        Order::Bind { address, driver } => node.bind(&address, &driver)?,
-        Order::Unbind { address } => node.unbind(&address)?,
-        Order::Remove { address } => node.remove(&address)?,
-        Order::StartVm(order) => {
-            let vm = node.start_vm(&VmSpec {
-                addresses: order.addresses,
-                pod_uid: order.pod_uid,
-                container_id: order.container_id,
-                cgroup: order.cgroup,
-                hold: if order.group_only { Hold::GroupOnly } else { Hold::Device },
-                teardown: Duration::from_millis(order.teardown_ms),
-            })?;
-            reply = serde_json::json!({ "pid": vm.pid() });
-            vms.insert(vm.pid(), vm);
-        }
-        Order::KillVm { pid } => {
-            vms.remove(&pid)
-                .ok_or_else(|| Error::other(format!("{pid} is not the pid of a VM of this node")))?
-                .kill();
-        }
-        Order::Write { path, content } => node.write(inside(&path)?, content)?,
-        Order::Read { path } => reply = serde_json::json!({ "content": node.read(inside(&path)?)? }),
-        Order::Delete { path } => node.delete(inside(&path)?)?,
-        Order::Link { path, target } => std::os::unix::fs::symlink(target, node.root().join(inside(&path)?))?,
-        Order::MakeUnreadable { path } => node.make_unreadable(inside(&path)?)?,
-        Order::Opens { group } => reply = serde_json::json!({ "opens": node.opens(group) }),
-    }
-    Ok(reply)
+/// Replaces this process by the program. Returns only if that fails.
+fn exec(command: &mut Command) -> Result<(), Failure> {
+    drop_sys_admin().map_err(|error| Failure(126, format!("cannot give up CAP_SYS_ADMIN: {error}")))?;
+    let error = command.exec();
+    let code = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
+    Err(Failure(code, format!("cannot run {}: {error}", command.get_program().to_string_lossy())))
 }

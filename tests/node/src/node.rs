@@ -33,6 +33,7 @@ impl Node {
             "sys/bus/pci/drivers/vfio-pci",
             "sys/class/vfio-dev",
             "sys/class/vfio",
+            "sys/class/misc/vfio",
             "sys/kernel/iommu_groups",
             "sys/devices/pci0000:00",
             "dev/vfio",
@@ -46,6 +47,8 @@ impl Node {
             fs::create_dir_all(root.join(path))?;
         }
         symlink("/dev/null", root.join("dev/vfio/vfio"))?;
+        // MISC_MAJOR and VFIO_MINOR of the kernel.
+        fs::write(root.join("sys/class/misc/vfio/dev"), "10:196\n")?;
         symlink("/proc/self", root.join("proc/self"))?;
         // The first process of a host's pid namespace (`PROC_PID_INIT_INO`).
         symlink("pid:[4026531836]", root.join("proc/1/ns/pid"))?;

@@ -14,6 +14,13 @@ const SUITE: &str = "bookworm";
 const INCLUDE: &str = "gcc,libc6-dev,pkg-config,systemd";
 const NEEDS: &[Need] = &[Need::Program("debootstrap", "debootstrap"), Need::Program("unshare", "util-linux")];
 
+/// A directory of this host that appears inside, read-only.
+#[derive(Clone, Debug)]
+pub(crate) struct Mount {
+    pub(crate) from: PathBuf,
+    pub(crate) to: &'static str,
+}
+
 /// A copy of a minimal system, removed when it is dropped.
 pub(crate) struct Chroot {
     _work: Scratch,
@@ -21,15 +28,20 @@ pub(crate) struct Chroot {
 }
 
 impl Chroot {
-    /// Copies the system in the user's cache, which debootstrap makes once.
+    /// Copies the system with a C compiler and systemd.
     pub(crate) fn new(context: &Context) -> Result<Self> {
+        Self::with(context, SUITE, INCLUDE)
+    }
+
+    /// Copies the system with this name and these packages in the user's cache, which debootstrap makes once.
+    pub(crate) fn with(context: &Context, name: &str, packages: &str) -> Result<Self> {
         context.need(NEEDS)?;
-        let cached = context.cache.join("chroot").join(SUITE);
+        let cached = context.cache.join("chroot").join(name);
         let complete = cached.with_extension("complete");
-        if !process::read(&complete).is_ok_and(|text| text == INCLUDE) {
+        if !process::read(&complete).is_ok_and(|text| text == packages) {
             let _ = std::fs::remove_dir_all(&cached);
             process::make_directory(&cached)?;
-            let include = format!("--include={INCLUDE}");
+            let include = format!("--include={packages}");
             let mut debootstrap = context.command("debootstrap");
             process::run(debootstrap.args(["--variant=minbase", &include, SUITE]).arg(&cached))
                 .map_err(|error| format!("cannot make a Debian in {}: {error}", cached.display()))?;
@@ -38,7 +50,7 @@ impl Chroot {
                 let _ = std::fs::remove_dir_all(cached.join(downloads));
                 process::make_directory(&cached.join(downloads).join("partial"))?;
             }
-            process::write(&complete, INCLUDE)?;
+            process::write(&complete, packages)?;
         }
         let work = Scratch::new()?;
         let root = work.join("root");
@@ -72,6 +84,24 @@ impl Chroot {
         let mut command = context.command("unshare");
         command.args(["--mount", "sh", "-c", mounts, "sh"]).arg(&self.root).arg(script);
         command.arg(node.unwrap_or(Path::new("")));
+        command
+    }
+
+    /// As [`Chroot::script`], without a network and with directories of this host. Only what is inside can be used.
+    pub(crate) fn isolated(&self, context: &Context, mounts: &[Mount], script: &str) -> Command {
+        let prepare = "set -e; root=$1; script=$2; shift 2
+            mount --rbind /proc \"$root/proc\"
+            mount --rbind /dev \"$root/dev\"
+            while [ $# -gt 0 ]; do
+                mkdir -p \"$root$2\"; mount --bind -o ro \"$1\" \"$root$2\"; shift 2
+            done
+            exec env -i PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root LC_ALL=C.UTF-8 \
+                chroot \"$root\" sh -ec \"cd /work; $script\"";
+        let mut command = context.command("unshare");
+        command.args(["--mount", "--net", "sh", "-c", prepare, "sh"]).arg(&self.root).arg(script);
+        for mount in mounts {
+            command.arg(&mount.from).arg(mount.to);
+        }
         command
     }
 

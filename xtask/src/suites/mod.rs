@@ -1,5 +1,6 @@
 //! The test suites and checks that are no cargo tests: each is a step of `./verify` and a command of its own.
 
+pub mod artefacts;
 pub mod cargo;
 pub mod cdi;
 pub mod chart;

@@ -1,14 +1,16 @@
-// Command calls measures calls of the Go package: calls ROOT FREE_GROUP HELD_GROUP prints one line of JSON. Each figure is
+// Command calls measures calls of the Go package: calls ROOT FREE_GROUP HELD_GROUP FREE_DEVICE prints one line of JSON. Each figure is
 // the time of one call in nanoseconds, the best of five rounds.
 //
 // It opens the free group many times: do not run it where a VM may open the group.
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"log"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -18,8 +20,8 @@ import (
 const rounds = 5
 
 func main() {
-	if len(os.Args) != 4 {
-		log.Fatal("usage: calls ROOT FREE_GROUP HELD_GROUP")
+	if len(os.Args) != 5 {
+		log.Fatal("usage: calls ROOT FREE_GROUP HELD_GROUP FREE_DEVICE")
 	}
 	root, err := vfioprobe.Open(os.Args[1])
 	if err != nil {
@@ -27,8 +29,40 @@ func main() {
 	}
 	defer root.Close()
 	free, held := group(os.Args[2]), group(os.Args[3])
+	device := os.Args[4]
+	enable := filepath.Join(os.Args[1], "sys/bus/pci/devices", device, "enable")
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	watch, err := root.Watch(context.Background(), vfioprobe.WatchOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer watch.Close()
+	if err := watch.WaitHeld(ctx, held); err != nil {
+		log.Fatal(err)
+	}
 	figures := map[string]any{
 		"language": "go",
+		"enable_ns": best(20_000, func() error {
+			_, err := os.ReadFile(enable)
+			return err
+		}),
+		"watch_ns": best(20_000, func() error {
+			_, _, err := watch.Group(free)
+			return err
+		}),
+		"nodes_ns": best(20_000, func() error {
+			_, err := root.DeviceNodes(free)
+			return err
+		}),
+		"hardware_ns": best(20_000, func() error {
+			_, err := root.Hardware(device)
+			return err
+		}),
+		"snapshot_ns": best(100, func() error {
+			_, err := root.Snapshot()
+			return err
+		}),
 		"peek_ns": best(20_000, func() error {
 			_, err := root.Peek(free)
 			return err

@@ -1,13 +1,17 @@
 // Command dump prints all results of the Go package for a tree as JSON, to be compared with the other languages: dump ROOT.
+// With a second argument it prints what calls report that open no group: dump ROOT unprobed.
 package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log"
 	"os"
 	"slices"
+	"time"
 
 	vfioprobe "github.com/vfio-probe/vfio-probe/go/vfioprobe"
 )
@@ -16,10 +20,14 @@ import (
 type object map[string]any
 
 func main() {
-	if len(os.Args) != 2 {
-		log.Fatal("usage: dump ROOT")
+	read := dump
+	switch {
+	case len(os.Args) == 3 && os.Args[2] == "unprobed":
+		read = unprobed
+	case len(os.Args) != 2:
+		log.Fatal("usage: dump ROOT [unprobed]")
 	}
-	document, err := dump(os.Args[1])
+	document, err := read(os.Args[1])
 	if err != nil {
 		document = object{"error": failed(err)}
 	}
@@ -128,9 +136,118 @@ func peek(root *vfioprobe.Root, id vfioprobe.GroupID) any {
 
 func holder(h vfioprobe.Holder) object {
 	return object{
+		"uid": orNull(h.UID, vfioprobe.NoUID), "started": orNull(h.Started.Unix(), time.Time{}.Unix()),
 		"group": h.Group, "pid": h.PID, "start_time": h.StartTime, "command": h.Command, "via": h.Via.String(),
 		"in_pod": h.InPod.String(), "pod_uid": orNull(h.PodUID, ""), "container_id": orNull(h.ContainerID, ""),
 	}
+}
+
+// unprobed calls what opens no group: a watch up to EventReady, waits, a snapshot, device nodes and hardware.
+func unprobed(path string) (object, error) {
+	root, err := vfioprobe.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	scan, err := root.Scan()
+	if err != nil {
+		return nil, err
+	}
+	groups := groupsOf(scan)
+	watch, err := root.Watch(context.Background(), vfioprobe.WatchOptions{})
+	if err != nil {
+		return nil, err
+	}
+	defer watch.Close()
+	words, err := events(watch)
+	if err != nil {
+		return nil, err
+	}
+	snapshot, err := root.Snapshot()
+	if err != nil {
+		return nil, err
+	}
+	return object{
+		"events":   words,
+		"ready":    watch.Ready(),
+		"waits":    each(groups, func(id vfioprobe.GroupID) object { return waits(watch, id) }),
+		"snapshot": each(snapshot.Groups, func(g vfioprobe.GroupSnapshot) vfioprobe.GroupID { return g.ID }),
+		"nodes":    each(groups, func(id vfioprobe.GroupID) object { return nodes(root, id) }),
+		"hardware": hardware(root, scan.Devices),
+	}, nil
+}
+
+// events returns the words of the events up to EventReady, sorted; it is the last.
+func events(watch *vfioprobe.Watch) ([]string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var words []string
+	for {
+		event, err := watch.Next(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if event.Kind == vfioprobe.EventReady {
+			slices.Sort(words)
+			return append(words, "ready"), nil
+		}
+		subject := event.Device
+		if event.Group != vfioprobe.NoGroup {
+			subject = fmt.Sprint(uint32(event.Group))
+		}
+		words = append(words, event.Kind.String()+" "+subject)
+	}
+}
+
+// waits checks the conditions of waits. The time is too short for a change.
+func waits(watch *vfioprobe.Watch, id vfioprobe.GroupID) object {
+	holds := func(wait func(context.Context, vfioprobe.GroupID) error) bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
+		defer cancel()
+		return wait(ctx, id) == nil
+	}
+	return object{"group": id, "free": holds(watch.WaitFree), "held": holds(watch.WaitHeld)}
+}
+
+func nodes(root *vfioprobe.Root, id vfioprobe.GroupID) object {
+	all, err := root.DeviceNodes(id)
+	if err != nil {
+		return object{"group": id, "error": failed(err)}
+	}
+	names := map[vfioprobe.NodeKind]string{
+		vfioprobe.NodeContainer: "container", vfioprobe.NodeGroup: "node", vfioprobe.NodeIOMMUFD: "iommufd",
+	}
+	devices := [][]string{}
+	result := object{"group": id, "container": nil, "node": nil, "iommufd": nil}
+	for _, node := range all {
+		switch {
+		case node.Path == "":
+		case node.Kind == vfioprobe.NodeCdev:
+			devices = append(devices, []string{node.Device, node.Path})
+		default:
+			result[names[node.Kind]] = node.Path
+		}
+	}
+	result["devices"] = devices
+	return result
+}
+
+func hardware(root *vfioprobe.Root, devices []vfioprobe.Device) []object {
+	all := []object{}
+	for _, device := range devices {
+		if device.Kind == vfioprobe.KindMdev {
+			continue
+		}
+		read, err := root.Hardware(device.ID)
+		if err != nil {
+			all = append(all, object{"device": device.ID, "error": failed(err)})
+			continue
+		}
+		all = append(all, object{
+			"device": device.ID, "presence": read.Presence.String(), "fatal_errors": orNull(read.FatalErrors, -1),
+		})
+	}
+	return all
 }
 
 func seen(g vfioprobe.GroupSnapshot) object {

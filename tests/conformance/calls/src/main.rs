@@ -1,48 +1,56 @@
-//! Measures calls of the core: calls ROOT FREE_GROUP HELD_GROUP prints one line of JSON. Each figure is the time of one call
-//! in nanoseconds, the best of five rounds. It opens the free group many times: do not run it where a VM may open it.
+//! Measures calls of the core: calls ROOT FREE_GROUP HELD_GROUP FREE_DEVICE prints one line of JSON. Each figure is the time of
+//! one call in nanoseconds, the best of five rounds. It opens the free group many times: do not run it where a VM may open it.
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use std::hint::black_box;
-use std::time::Instant;
-use vfio_probe::{Buffer, GroupId, Occupancy, Root};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use vfio_probe::device::Detail;
+use vfio_probe::{Buffer, GroupId, Occupancy, Root, Watch, watch};
 
 const ROUNDS: usize = 5;
 const CALLS: u32 = 20_000;
+/// Of a call that takes a millisecond.
+const SLOW_CALLS: u32 = 100;
 
-fn best(mut call: impl FnMut()) -> u128 {
+fn best<T>(calls: u32, mut call: impl FnMut() -> T) -> u128 {
     let round = |_| {
         let began = Instant::now();
-        (0..CALLS).for_each(|_| call());
-        began.elapsed().as_nanos() / u128::from(CALLS)
+        (0..calls).for_each(|_| drop(black_box(call())));
+        began.elapsed().as_nanos() / u128::from(calls)
     };
     (0..ROUNDS).map(round).min().unwrap_or_default()
 }
 
 fn main() -> anyhow::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [root, free, held] = words.as_slice() else {
-        anyhow::bail!("usage: calls ROOT FREE_GROUP HELD_GROUP")
+    let [path, free, held, device] = words.as_slice() else {
+        bail!("usage: calls ROOT FREE_GROUP HELD_GROUP FREE_DEVICE")
     };
-    let root = Root::open(root)?;
+    let root = Root::open(path)?;
+    let enable = Path::new(path).join("sys/bus/pci/devices").join(device).join("enable");
     let free: GroupId = free.parse().context("FREE_GROUP")?;
     let held: GroupId = held.parse().context("HELD_GROUP")?;
+    let device = device.parse().context("FREE_DEVICE")?;
     let states = (root.probe(free), root.probe(held));
     ensure!(
         states == (Occupancy::Free, Occupancy::Held),
         "the groups must be free and held, but are {states:?}"
     );
+    let mut watch = Watch::open(&root, watch::Options::default())?;
+    ensure!(watch.wait_until_held(held, Some(Duration::from_secs(20)))?, "the watch is not ready");
+    ensure!(root.device_nodes(free).is_ok() && root.hardware(device).is_ok(), "a call fails");
     let mut buffer = Buffer::new();
-    let peek = best(|| {
-        let _ = black_box(root.peek(free, &mut buffer));
-    });
-    let probe_free = best(|| {
-        black_box(root.probe(free));
-    });
-    let probe_held = best(|| {
-        black_box(root.probe(held));
-    });
-    println!(
-        r#"{{"language":"rust","peek_ns":{peek},"probe_free_ns":{probe_free},"probe_held_ns":{probe_held}}}"#
-    );
+    let mut figures = String::new();
+    let mut add = |name: &str, nanoseconds: u128| figures += &format!(",\"{name}_ns\":{nanoseconds}");
+    add("enable", best(CALLS, || std::fs::read_to_string(&enable)));
+    add("watch", best(CALLS, || watch.monitor().group(free).map(|group| group.state)));
+    add("peek", best(CALLS, || root.peek(free, &mut buffer)));
+    add("probe_free", best(CALLS, || root.probe(free)));
+    add("probe_held", best(CALLS, || root.probe(held)));
+    add("nodes", best(CALLS, || root.device_nodes(free)));
+    add("hardware", best(CALLS, || root.hardware(device)));
+    add("snapshot", best(SLOW_CALLS, || root.snapshot(Detail::Full, None)));
+    println!(r#"{{"language":"rust"{figures}}}"#);
     Ok(())
 }
