@@ -16,7 +16,21 @@ use rustix::io::Errno;
 /// There are two ways. In group mode a VM opens [`DeviceNodes::container`] and
 /// [`DeviceNodes::group`]. In iommufd mode it opens [`DeviceNodes::iommufd`] and the node of each
 /// device that it uses.
+///
+/// ```no_run
+/// // Needs a host with a group 51.
+/// use vfio_probe::{GroupId, Root};
+///
+/// # fn main() -> vfio_probe::Result<()> {
+/// let nodes = Root::host()?.device_nodes(GroupId(51))?;
+/// for node in nodes.iommufd_mode().or(nodes.group_mode()).unwrap_or_default() {
+///     println!("/dev/{node}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
 pub struct DeviceNodes {
     /// `vfio/vfio`. None if the kernel has no such node.
     pub container: Option<String>,
@@ -65,6 +79,7 @@ impl Root {
 
     /// Returns whether the kernel has /dev/vfio/vfio (CONFIG_VFIO_CONTAINER, or IOMMUFD instead of
     /// it). Needs one system call.
+    #[doc(hidden)]
     #[must_use]
     pub fn has_container_node(&self) -> bool {
         self.stat(format_args!("sys/class/misc/vfio/dev")).is_ok()
@@ -73,6 +88,7 @@ impl Root {
     /// Returns whether the kernel has device nodes for groups (CONFIG_VFIO_GROUP). The source is
     /// the class that `vfio_group_init` creates, /sys/class/vfio. Returns true if sysfs shows no
     /// VFIO class at all, because then nothing is known. Needs one or two system calls.
+    #[doc(hidden)]
     #[must_use]
     pub fn has_group_nodes(&self) -> bool {
         let missing = |class: &str| self.stat(format_args!("sys/class/{class}")).err() == Some(Errno::NOENT);
@@ -82,6 +98,7 @@ impl Root {
     /// Returns the name of the group's own device node in /dev/vfio: its number, or `noiommu-N`
     /// without an IOMMU. None if the group has no such node, as without CONFIG_VFIO_GROUP. Needs
     /// one or two system calls. Allocates.
+    #[doc(hidden)]
     #[must_use]
     pub fn group_node(&self, group: GroupId) -> Option<String> {
         let names = [group.to_string(), format!("noiommu-{group}")];
@@ -89,6 +106,7 @@ impl Root {
     }
 
     /// Returns whether the kernel has /dev/iommu. Needs one system call.
+    #[doc(hidden)]
     #[must_use]
     pub fn has_iommufd(&self) -> bool {
         self.stat(format_args!("sys/class/misc/iommu/dev")).is_ok()
@@ -100,6 +118,7 @@ impl Root {
     ///
     /// # Errors
     /// The group does not exist, or its members cannot be listed.
+    #[doc(hidden)]
     pub fn cdevs(&self, group: GroupId, buffer: &mut Buffer) -> Result<Vec<(DeviceId, Option<u32>)>> {
         let mut members = Vec::new();
         self.members(group, buffer, |member| {

@@ -47,6 +47,7 @@ impl Presence {
 
 /// The state of a function's hardware.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub struct Hardware {
     /// Whether the function responds.
     pub presence: Presence,
@@ -228,6 +229,7 @@ impl Root {
     ///
     /// # Errors
     /// The function does not exist, or its registers cannot be read.
+    #[doc(hidden)]
     pub fn presence_waking(&self, address: PciAddress) -> Result<Presence> {
         self.registers(address).map_err(|error| error.of_device(DeviceId::Pci(address)))
     }

@@ -23,6 +23,17 @@ pub struct PciAddress {
 pub struct Uuid(pub u128);
 
 /// The name of a device in sysfs, in a kubelet device id and on the command line.
+///
+/// ```
+/// use vfio_probe::{DeviceId, PciAddress};
+///
+/// # fn main() -> Result<(), vfio_probe::ParseIdError> {
+/// let id: DeviceId = "0000:3b:00.0".parse()?;
+/// assert_eq!(id, DeviceId::Pci(PciAddress { domain: 0, bus: 0x3b, device: 0, function: 0 }));
+/// assert_eq!(id.to_string(), "0000:3b:00.0");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DeviceId {
     /// A PCI function.

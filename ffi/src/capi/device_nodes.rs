@@ -65,7 +65,7 @@ pub unsafe extern "C" fn vfp_device_nodes(
         record::require(out_count, "out_count")?;
         // SAFETY: the caller's array, by the header's conventions.
         let mut slots = unsafe { Slots::new(size, capacity, out_nodes, "out_nodes") }?;
-        let DeviceNodes { container, group, iommufd, devices } = host.root.device_nodes(group)?;
+        let DeviceNodes { container, group, iommufd, devices, .. } = host.root.device_nodes(group)?;
         let mut push = |kind, path: Option<String>, device| {
             slots.push(&vfp_device_node { kind, reserved: 0, path: text::shown_or_empty(path), device });
         };
