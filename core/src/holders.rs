@@ -8,7 +8,6 @@ use crate::pid_namespace::PidNamespace;
 use crate::root::{PAGE, Root};
 use crate::text::Text;
 use rustix::io::{Errno, read};
-use rustix::time::{ClockId, clock_gettime};
 use std::time::{Duration, SystemTime};
 
 /// A process that holds a group.
@@ -57,12 +56,21 @@ impl Holder {
     /// differ; [`Holder::start_time`] never does.
     #[must_use]
     pub fn started(&self) -> Option<SystemTime> {
-        let up = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
+        let up = uptime()?;
         let booted = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.checked_sub(up)?;
         let ticks = Duration::from_millis((self.start_time % TICKS) * (1000 / TICKS));
         let started = booted.checked_add(Duration::from_secs(self.start_time / TICKS))?.checked_add(ticks)?;
         SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(started.as_secs()))
     }
+}
+
+/// Returns the time since boot, from this process's own /proc/uptime: hundredths of a second.
+///
+/// rustix would read the clock through the vDSO, which valgrind has unmapped: a program that valgrind
+/// runs would crash.
+fn uptime() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/uptime").ok()?;
+    Duration::try_from_secs_f64(text.split(' ').next()?.parse().ok()?).ok()
 }
 
 /// Kinds of descriptors that hold a group.

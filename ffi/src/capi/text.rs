@@ -43,8 +43,8 @@ pub(super) fn shown_or_empty<const N: usize>(value: Option<impl Display>) -> [c_
     value.map_or([0; N], |value| shown(&value))
 }
 
-/// Returns bytes of the caller as a text of one line: control characters are escaped, and bytes that
-/// are not UTF-8 become U+FFFD.
+/// Returns bytes of the caller as a text of one line: control characters are escaped, and bytes
+/// that are not UTF-8 become U+FFFD.
 pub(super) fn escaped(bytes: &[u8]) -> String {
     let mut text = String::new();
     for character in String::from_utf8_lossy(bytes).chars() {

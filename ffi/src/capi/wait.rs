@@ -50,8 +50,9 @@ fn condition(number: i32, group: u32) -> Result<Condition, Failure> {
 /// timeout.
 ///
 /// Fails as vfp_watch_next() does, for a pass that could not list the bound devices; call again
-/// to wait on. Returns VFP_SYSTEM with EINTR in `os_errno` if a signal handler has run, as
-/// poll(2) does.
+/// to wait on. Returns VFP_SYSTEM with EINTR in `os_errno` if a signal handler has run during the
+/// call's poll(2). A signal just before it is missed, so a program that ends by a handler waits
+/// with a timeout, or polls vfp_watch_fd() beside a signalfd.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_wait(
     watch: *mut vfp_watch,

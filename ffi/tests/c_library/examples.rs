@@ -22,7 +22,7 @@ const POD: &str = "4b5a1c7e-5b0a-4a57-9d3a-0123456789ab";
 pub(crate) fn trials(library: &Arc<Library>) -> Vec<Trial> {
     let mut trials = Vec::new();
     for (kind, link) in [("shared", Link::Shared), ("static", Link::Static)] {
-        for example in ["list", "agent"] {
+        for example in ["list", "agent", "wait"] {
             let name = format!("examples::{example}_compiles_{kind}");
             trials.push(trial(library, name, move |installed, log| {
                 compile(installed, log, example, link).map(drop)
@@ -31,6 +31,8 @@ pub(crate) fn trials(library: &Arc<Library>) -> Vec<Trial> {
         let name = format!("examples::examples_run_on_a_simulated_node_{kind}");
         trials.push(trial(library, name, move |installed, log| run(installed, log, link)));
     }
+    trials.push(trial(library, "examples::wait_ends_when_the_holder_ends", waits));
+    trials.push(trial(library, "examples::example_of_the_header_runs", header_example));
     trials.push(trial(library, "examples::list_names_a_missing_root", names_a_missing_root));
     trials.push(trial(library, "examples::agent_refuses_an_unknown_option", refuses_an_unknown_option));
     trials
@@ -103,6 +105,42 @@ fn run(installed: &Installed, log: &mut Log, link: Link) -> Result {
     node.order(&format!("{{\"kill_vm\":{{\"pid\":{pid}}}}}"))?;
     running.wait_for("freed group 52 0000:3d:00.0")?;
     running.end(log, installed)
+}
+
+fn waits(installed: &Installed, log: &mut Log) -> Result {
+    let program = compile(installed, log, "wait", Link::Shared)?;
+    let mut node = Node::start_built(&installed.context)?;
+    let pid = node.start_vm("0000:3d:00.0", Some(POD))?;
+    let output = installed.work.join("wait.out");
+    write(&output, "")?;
+    let mut command = installed.context.command(program);
+    command.args(["52", "60"]).arg(node.root());
+    let mut running = Running::start(command, output)?;
+    running.wait_for(&format!("group 52 is held, pid {pid} (qemu-system-x86) of user 0"))?;
+    node.order(&format!("{{\"kill_vm\":{{\"pid\":{pid}}}}}"))?;
+    running.wait_for("group 52 is free")?;
+    let status = running.child.wait()?;
+    ensure(status.success(), &format!("the exit status is {status}, not 0"))
+}
+
+/// Compiles and runs the program in the header's first comment.
+fn header_example(installed: &Installed, log: &mut Log) -> Result {
+    let header = read(&installed.prefix.join("include/vfio_probe.h"))?;
+    let lines = header.lines().skip_while(|line| *line != " * EXAMPLE").skip(1);
+    let lines = lines.take_while(|line| *line != " * CONVENTIONS");
+    let code: Vec<&str> = lines.map(|line| line.strip_prefix(" *     ").unwrap_or_default()).collect();
+    let (source, program) = (installed.work.join("header.c"), installed.work.join("header"));
+    write(&source, code.join("\n"))?;
+    let source = source.display().to_string();
+    installed.compile(log, &["cc", "-std=c99"], Link::Shared, &source, &program)?;
+    let mut node = Node::start_built(&installed.context)?;
+    node.start_vm("0000:3d:00.0", Some(POD))?;
+    let listed = log.output(installed.context.command(program).arg(node.root()))?;
+    ensure(listed.lines().count() == 8, "there are eight GPUs")?;
+    for line in ["0000:3d:00.0 held", "0000:1b:00.0 free"] {
+        ensure(listed.lines().any(|printed| printed == line), &format!("no line is `{line}`"))?;
+    }
+    Ok(())
 }
 
 fn watch(installed: &Installed, agent: &Path, root: &Path) -> Command {
