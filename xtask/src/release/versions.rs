@@ -28,6 +28,7 @@ const PLACES: &[Place] = &[
     place("Cargo.toml", "vfio-plugin-policy = { path = \"plugin/policy\", version = \"", "\""),
     place("Cargo.toml", "kubelet-process = { path = \"tests/kubelet/process\", version = \"", "\""),
     place("Cargo.toml", "xtask = { path = \"xtask\", version = \"", "\""),
+    place("include/vfio_probe.h", "#define VFP_VERSION_STRING \"", "\""),
     place("README.md", "IMAGE=registry.example.com/vfio-device-plugin:", "\n"),
     place("docs/install.md", "IMAGE=registry.example.com/vfio-device-plugin:", "\n"),
     place("docs/migration.md", "    version: \"", "\""),
