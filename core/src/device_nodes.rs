@@ -16,7 +16,21 @@ use rustix::io::Errno;
 /// There are two ways. In group mode a VM opens [`DeviceNodes::container`] and
 /// [`DeviceNodes::group`]. In iommufd mode it opens [`DeviceNodes::iommufd`] and the node of each
 /// device that it uses.
+///
+/// ```no_run
+/// // Needs a host with a group 51.
+/// use vfio_probe::{GroupId, Root};
+///
+/// # fn main() -> vfio_probe::Result<()> {
+/// let nodes = Root::host()?.device_nodes(GroupId(51))?;
+/// for node in nodes.iommufd_mode().or(nodes.group_mode()).unwrap_or_default() {
+///     println!("/dev/{node}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
 pub struct DeviceNodes {
     /// `vfio/vfio`. None if the kernel has no such node.
     pub container: Option<String>,
@@ -65,6 +79,7 @@ impl Root {
 
     /// Returns whether the kernel has /dev/vfio/vfio (CONFIG_VFIO_CONTAINER, or IOMMUFD instead of
     /// it). Needs one system call.
+    #[doc(hidden)]
     #[must_use]
     pub fn has_container_node(&self) -> bool {
         self.stat(format_args!("sys/class/misc/vfio/dev")).is_ok()
@@ -73,6 +88,7 @@ impl Root {
     /// Returns whether the kernel has device nodes for groups (CONFIG_VFIO_GROUP). The source is
     /// the class that `vfio_group_init` creates, /sys/class/vfio. Returns true if sysfs shows no
     /// VFIO class at all, because then nothing is known. Needs one or two system calls.
+    #[doc(hidden)]
     #[must_use]
     pub fn has_group_nodes(&self) -> bool {
         let missing = |class: &str| self.stat(format_args!("sys/class/{class}")).err() == Some(Errno::NOENT);
@@ -82,6 +98,7 @@ impl Root {
     /// Returns the name of the group's own device node in /dev/vfio: its number, or `noiommu-N`
     /// without an IOMMU. None if the group has no such node, as without CONFIG_VFIO_GROUP. Needs
     /// one or two system calls. Allocates.
+    #[doc(hidden)]
     #[must_use]
     pub fn group_node(&self, group: GroupId) -> Option<String> {
         let names = [group.to_string(), format!("noiommu-{group}")];
@@ -89,6 +106,7 @@ impl Root {
     }
 
     /// Returns whether the kernel has /dev/iommu. Needs one system call.
+    #[doc(hidden)]
     #[must_use]
     pub fn has_iommufd(&self) -> bool {
         self.stat(format_args!("sys/class/misc/iommu/dev")).is_ok()
@@ -100,6 +118,7 @@ impl Root {
     ///
     /// # Errors
     /// The group does not exist, or its members cannot be listed.
+    #[doc(hidden)]
     pub fn cdevs(&self, group: GroupId, buffer: &mut Buffer) -> Result<Vec<(DeviceId, Option<u32>)>> {
         let mut members = Vec::new();
         self.members(group, buffer, |member| {
@@ -166,5 +185,19 @@ mod tests {
         assert!(root.has_iommufd() && root.has_group_nodes());
         assert_eq!(root.group_node(GroupId(7)).as_deref(), Some("7"));
         assert_eq!(root.group_node(GroupId(8)).as_deref(), Some("noiommu-8"));
+        let nodes = root.device_nodes(GroupId(7)).unwrap();
+        assert_eq!((nodes.container.as_deref(), nodes.group_mode()), (None, None));
+        fs::create_dir_all(path("sys/class/misc/vfio")).unwrap();
+        fs::write(path("sys/class/misc/vfio/dev"), "10:196\n").unwrap();
+        let nodes = root.device_nodes(GroupId(7)).unwrap();
+        let devices =
+            [(id("0000:01:00.0"), Some("vfio/devices/vfio12".to_owned())), (id("0000:01:00.1"), None)];
+        assert_eq!(nodes.devices, devices);
+        assert_eq!(nodes.group_mode(), Some(vec!["vfio/vfio", "vfio/7"]));
+        assert_eq!(nodes.iommufd_mode(), None, "the second device has no node");
+        fs::write(path("sys/bus/pci/devices/0000:01:00.1/vfio-dev/vfio12/dev"), "511:13\n").unwrap();
+        let nodes = root.device_nodes(GroupId(7)).unwrap();
+        assert_eq!(nodes.iommufd_mode().unwrap(), ["iommu", "vfio/devices/vfio12", "vfio/devices/vfio12"]);
+        assert!(root.device_nodes(GroupId(8)).is_err(), "no group 8 in sysfs");
     }
 }

@@ -19,6 +19,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Its text says what failed and why, as in `0000:3b:00.0: numa_node: Permission denied`. Paths and
 /// entries are shown whole. Characters that are not ASCII are kept, control characters are escaped,
 /// and bytes that are not UTF-8 become U+FFFD.
+///
+/// ```
+/// use vfio_probe::{ErrorKind, Root};
+///
+/// let error = Root::open("/nowhere").unwrap_err();
+/// assert_eq!(error.kind, ErrorKind::Missing);
+/// assert_eq!(error.to_string(), "root directory /nowhere: No such file or directory");
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub struct Error {

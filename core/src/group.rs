@@ -78,6 +78,7 @@ impl Viability {
 
 /// The viability of a group and the number of its members.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub struct GroupSummary {
     /// Number of members that could be read.
     pub members: u32,
@@ -152,6 +153,7 @@ impl Root {
     ///
     /// # Errors
     /// The link cannot be read, or has content that the kernel would not write.
+    #[doc(hidden)]
     pub fn driver_in(&self, group: GroupId, id: DeviceId) -> Result<Option<DriverName>> {
         let mut buffer = [0; 512];
         match self.link(format_args!("sys/kernel/iommu_groups/{group}/devices/{id}/driver"), &mut buffer) {

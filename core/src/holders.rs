@@ -12,6 +12,19 @@ use rustix::time::{ClockId, clock_gettime};
 use std::time::{Duration, SystemTime};
 
 /// A process that holds a group.
+///
+/// ```no_run
+/// // Needs a host with a group 51.
+/// use vfio_probe::{GroupId, Root};
+///
+/// # fn main() -> vfio_probe::Result<()> {
+/// let coverage = Root::host()?.holders(&[GroupId(51)], &mut |holder| {
+///     println!("pid {} {} by {}", holder.pid, holder.command, holder.via);
+/// })?;
+/// println!("{} of {} processes could not be read", coverage.unreadable, coverage.processes);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Holder {
     /// The group that the process holds.
@@ -128,7 +141,7 @@ impl Root {
 impl Root {
     /// Returns the effective user id of a process. None if it cannot be read.
     pub(crate) fn uid_of(&self, pid: u32) -> Option<u32> {
-        // The owner of /proc/PID is root for a process that is not dumpable (`task_dump_owner`). The
+        // /proc/PID belongs to root if the process is not dumpable (`task_dump_owner`). The
         // line of the ids comes before the groups, which can need more than a page.
         let mut text = [0; 512];
         let file = self.open_attribute(format_args!("proc/{pid}/status")).ok()?;
@@ -179,6 +192,44 @@ mod tests {
         }
         assert_eq!(parse_stat(b"77 (x"), None);
         assert_eq!(parse_stat(b")("), None);
+    }
+
+    #[test]
+    fn uid_is_the_effective_one() {
+        let status = b"Name:\ta\\nUid:\t9\t9\nUmask:\t0022\nUid:\t1000\t107\t0\t0\nGid:\t1\n";
+        assert_eq!(parse_uid(status), Some(107));
+        for damaged in [&b""[..], b"Uid:\t1", b"Uid:\t1\n", b"Uid:\t1\t-2\t3\n", b"Uid:\t1\t99999999999\t3\n"]
+        {
+            assert_eq!(parse_uid(damaged), None);
+        }
+        let root = Root::host().unwrap();
+        assert_eq!(root.uid_of(std::process::id()), Some(rustix::process::geteuid().as_raw()));
+        assert_eq!(root.uid_of(0), None);
+    }
+
+    #[test]
+    fn start_is_a_second_of_the_wall_clock() {
+        let root = Root::host().unwrap();
+        let second = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let before = second(SystemTime::now());
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let after = second(SystemTime::now());
+        let (command, start_time) = root.process(child.id()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (uid, container) = (None, Container::default());
+        let holder = Holder {
+            group: GroupId(1),
+            pid: child.id(),
+            start_time,
+            uid,
+            command,
+            via: Via::Group,
+            container,
+        };
+        let started = second(holder.started().unwrap());
+        // A tick before the boundary belongs to the second before.
+        assert!((before - 1..=after).contains(&started), "{before} {started} {after}");
     }
 
     #[test]

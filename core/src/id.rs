@@ -23,6 +23,17 @@ pub struct PciAddress {
 pub struct Uuid(pub u128);
 
 /// The name of a device in sysfs, in a kubelet device id and on the command line.
+///
+/// ```
+/// use vfio_probe::{DeviceId, PciAddress};
+///
+/// # fn main() -> Result<(), vfio_probe::ParseIdError> {
+/// let id: DeviceId = "0000:3b:00.0".parse()?;
+/// assert_eq!(id, DeviceId::Pci(PciAddress { domain: 0, bus: 0x3b, device: 0, function: 0 }));
+/// assert_eq!(id.to_string(), "0000:3b:00.0");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DeviceId {
     /// A PCI function.
@@ -38,7 +49,7 @@ pub struct GroupId(pub u32);
 
 /// The error for a text that names no device and no group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NotAnId;
+pub struct ParseIdError;
 
 fn hex(text: &[u8]) -> Option<u32> {
     let valid = !text.is_empty() && text.len() <= 8 && text.iter().all(u8::is_ascii_hexdigit);
@@ -132,27 +143,53 @@ impl GroupId {
     }
 }
 
+impl FromStr for PciAddress {
+    type Err = ParseIdError;
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        Self::parse(text.as_bytes()).ok_or(ParseIdError)
+    }
+}
+
+impl FromStr for Uuid {
+    type Err = ParseIdError;
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        Self::parse(text.as_bytes()).ok_or(ParseIdError)
+    }
+}
+
+impl From<PciAddress> for DeviceId {
+    fn from(address: PciAddress) -> Self {
+        Self::Pci(address)
+    }
+}
+
+impl From<Uuid> for DeviceId {
+    fn from(uuid: Uuid) -> Self {
+        Self::Mdev(uuid)
+    }
+}
+
 impl FromStr for DeviceId {
-    type Err = NotAnId;
-    fn from_str(text: &str) -> Result<Self, NotAnId> {
-        Self::parse(text.as_bytes()).ok_or(NotAnId)
+    type Err = ParseIdError;
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        Self::parse(text.as_bytes()).ok_or(ParseIdError)
     }
 }
 
 impl FromStr for GroupId {
-    type Err = NotAnId;
-    fn from_str(text: &str) -> Result<Self, NotAnId> {
-        Self::parse(text.as_bytes()).ok_or(NotAnId)
+    type Err = ParseIdError;
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        Self::parse(text.as_bytes()).ok_or(ParseIdError)
     }
 }
 
-impl fmt::Display for NotAnId {
+impl fmt::Display for ParseIdError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("expected a PCI address like 0000:3b:00.0, an mdev uuid, or a group number")
     }
 }
 
-impl std::error::Error for NotAnId {}
+impl std::error::Error for ParseIdError {}
 
 impl fmt::Display for PciAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,43 +5,72 @@
 //! synchronous, has no unsafe code and depends on no service: its sources are sysfs, procfs and the
 //! device nodes. The C, Go and Python packages of this project are built on it.
 //!
-//! # Example
+//! # Examples
 //!
-//! List the bound devices and whether the group of each looks held. This opens no device node and
-//! needs no privilege:
+//! Print each group with its state, its devices and its holders. This opens no device node and needs
+//! no privilege, but it sees only the holders that the user may see:
 //!
 //! ```no_run
-//! use vfio_probe::device::Detail;
-//! use vfio_probe::{Buffer, Root};
+//! use vfio_probe::{Detail, Root};
 //!
 //! # fn main() -> vfio_probe::Result<()> {
-//! let root = Root::host()?;
-//! let mut devices = Vec::new();
-//! root.scan(Detail::Full, &mut Buffer::new(), |device| match device {
-//!     Ok(device) => devices.push(device),
-//!     Err(error) => eprintln!("skipped: {error}"),
-//! })?;
-//! for device in devices {
-//!     let Some(group) = device.group else { continue };
-//!     let peek = root.peek(group, &mut Buffer::new())?;
-//!     println!("{} group {group} {}", device.id, peek.as_str());
+//! let snapshot = Root::host()?.snapshot(Detail::Full, None)?;
+//! for group in &snapshot.groups {
+//!     println!("group {} is {} by {}", group.id, group.occupancy, group.evidence);
+//!     for device in snapshot.devices.iter().filter(|device| device.group == Some(group.id)) {
+//!         println!("  device {} {:04x}:{:04x}", device.id, device.vendor, device.device);
+//!     }
+//!     for holder in &group.holders {
+//!         println!("  held by {} ({})", holder.pid, holder.command);
+//!     }
+//! }
+//! if !snapshot.coverage.is_complete() {
+//!     println!("there may be more holders");
 //! }
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Follow all devices over time, as one descriptor to poll:
+//! Wait until group 51 is free, at most a minute:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use vfio_probe::{GroupId, Root, Watch, watch};
+//!
+//! # fn main() -> vfio_probe::Result<()> {
+//! let mut watch = Watch::open(&Root::host()?, watch::Options::default())?;
+//! if watch.wait_until_free(GroupId(51), Some(Duration::from_secs(60)))? {
+//!     println!("free");
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Follow all devices over time:
 //!
 //! ```no_run
 //! use vfio_probe::{Root, Watch, watch};
 //!
 //! # fn main() -> vfio_probe::Result<()> {
 //! let mut watch = Watch::open(&Root::host()?, watch::Options::default())?;
-//! // None as the timeout waits without a limit. A program with a loop of its own polls the watch's
-//! // descriptor and then calls watch.next() until it returns none.
 //! while let Some(event) = watch.wait_for_event(None)? {
-//!     println!("{} {:?} {:?}", event.as_str(), event.device(), event.group());
+//!     println!("{event}"); // such as `bound 0000:3b:00.0`, `held 51`, `ready`
 //! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A test of your own needs no hardware: a [`Root`] can be any directory.
+//!
+//! ```
+//! use vfio_probe::{Detail, Root};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let tree = tempfile::tempdir()?;
+//! std::fs::create_dir_all(tree.path().join("sys/class/vfio-dev"))?;
+//! let snapshot = Root::open(&tree)?.snapshot(Detail::Full, None)?;
+//! assert!(snapshot.devices.is_empty());
+//! # Ok(())
 //! # }
 //! ```
 //!
@@ -56,31 +85,26 @@
 //!   while the probe has the group open, the open by another process fails with EBUSY. So a *free*
 //!   group should be probed as rarely as possible.
 //!
-//! [`occupancy::combine`] combines one peek with one probe. [`Monitor`] probes only if a peek
-//! cannot decide. [`Prober`] probes with a deadline, because the kernel can hold the open for
-//! seconds.
+//! A [`Watch`] probes only if its options allow it, and only if a peek cannot decide. A [`Prober`]
+//! probes with a deadline, because the kernel can hold the open for seconds.
 //!
-//! # Modules
+//! # Where to begin
 //!
-//! | module | purpose |
+//! | type | purpose |
 //! | --- | --- |
-//! | [`root`] | opens files below one root directory: `/`, a host's tree in a container, or a test's directory |
-//! | [`id`], [`text`], [`error`] | addresses, group numbers, short texts and errors, as small `Copy` values |
-//! | [`device`], [`scan`] | the record of a device, and the listing of all bound devices |
-//! | [`group`] | the members of a group, and whether the group is viable |
-//! | [`peek`], [`probe`], [`prober`] | the peek, the probe, and the probe with a deadline |
-//! | [`bounded_pool`] | few threads for calls that may hang in the kernel |
-//! | [`occupancy`] | whether a group is held, what that rests on, and when a probe is worth its price |
-//! | [`snapshot`] | devices, groups and holders at one moment, in one value |
-//! | [`monitor`], [`watch`] | everything over time, and as one descriptor to poll |
-//! | [`holders`], [`cgroup`] | the processes that hold a group, and their pods |
-//! | [`holder_search`] | the search for them in steps of a budget |
-//! | [`pid_namespace`] | whether /proc shows the host's pid namespace |
-//! | [`device_nodes`] | the device nodes of a group |
-//! | [`egm`] | the extended GPU memory of Grace systems |
-//! | [`hardware`] | whether a function responds, and its fatal PCIe errors |
-//! | [`names`] | the names of device models: a table in the library, and a parser of pci.ids |
-//! | [`uevent`] | a parser of the kernel's uevents |
+//! | [`Root`] | all calls that ask once: `/`, a host's tree in a container, or a test's directory |
+//! | [`Snapshot`] | devices, groups and holders at one moment, in one value |
+//! | [`Watch`], [`watch::Options`] | everything over time, as one descriptor to poll, and waits |
+//! | [`Prober`] | probes with a deadline |
+//! | [`Device`], [`Member`], [`Viability`] | the record of a device, and of a member of a group |
+//! | [`Occupancy`], [`Evidence`], [`Peek`] | whether a group is held, and what that rests on |
+//! | [`Holder`], [`ScanCoverage`] | the processes that hold a group, and how much was searched |
+//! | [`DeviceNodes`] | the device nodes that a VM needs |
+//! | [`Hardware`] | whether a function responds, and its fatal PCIe errors |
+//! | [`names`] | the names of device models |
+//! | [`Error`] | a failure, with its place and errno |
+//!
+//! Ids and words are read as they are written: each type with a text has `Display` and `FromStr`.
 //!
 //! # Cost
 //!
@@ -99,44 +123,144 @@
 //!   have a mixed record until the next reading.
 #![forbid(unsafe_code)]
 
+// The inner modules serve this project's own plugin, tests and fuzzers, and change without notice.
+// What others need of them is exported below. They are private for rustdoc, because its JSON, which
+// `./verify` compares, lacks what is exported from a hidden module.
+#[cfg(doc)]
+mod bounded_pool;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod bounded_pool;
+#[cfg(doc)]
+mod cgroup;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod cgroup;
+#[cfg(doc)]
+mod device;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod device;
+#[cfg(doc)]
+mod device_nodes;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod device_nodes;
+#[cfg(doc)]
+mod egm;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod egm;
+#[cfg(doc)]
+mod error;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod error;
+#[cfg(doc)]
+mod group;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod group;
+#[cfg(doc)]
+mod hardware;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod hardware;
+#[cfg(doc)]
+mod holder_search;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod holder_search;
+#[cfg(doc)]
+mod holders;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod holders;
+#[cfg(doc)]
+mod id;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod id;
+#[cfg(doc)]
+mod monitor;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod monitor;
 pub mod names;
+#[cfg(doc)]
+mod occupancy;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod occupancy;
+#[cfg(doc)]
+mod peek;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod peek;
+#[cfg(doc)]
+mod pid_namespace;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod pid_namespace;
+#[cfg(doc)]
+mod probe;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod probe;
+#[cfg(doc)]
+mod prober;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod prober;
+#[cfg(doc)]
+mod root;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod root;
+#[cfg(doc)]
+mod scan;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod scan;
+#[cfg(doc)]
+mod snapshot;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod snapshot;
+#[cfg(doc)]
+mod text;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod text;
+#[cfg(doc)]
+mod uevent;
+#[cfg(not(doc))]
+#[doc(hidden)]
 pub mod uevent;
 pub mod watch;
+mod words;
 
 pub use cgroup::{Container, InPod};
-pub use device::{Device, Kind, Sriov};
+pub use device::{Detail, Device, Kind, Sriov};
 pub use device_nodes::DeviceNodes;
 pub use error::{Error, ErrorKind, Result};
-pub use group::{Member, Viability};
-pub use hardware::{Hardware, Presence, PresenceReader};
+pub use group::{GroupSummary, Member, Viability};
+#[doc(hidden)]
+pub use hardware::PresenceReader;
+pub use hardware::{Hardware, Presence};
+#[doc(hidden)]
 pub use holder_search::HolderSearch;
-pub use holders::{Holder, ScanCoverage};
-pub use id::{DeviceId, GroupId, PciAddress, Uuid};
+pub use holders::{Holder, ScanCoverage, Via};
+pub use id::{DeviceId, GroupId, ParseIdError, PciAddress, Uuid};
+#[doc(hidden)]
 pub use monitor::{Change, Monitor};
 pub use occupancy::{Evidence, Occupancy, UnknownReason};
+pub use peek::Peek;
 pub use pid_namespace::PidNamespace;
 pub use prober::Prober;
 pub use root::{Buffer, Root};
+pub use scan::Bound;
 pub use snapshot::{GroupSnapshot, Snapshot};
+pub use text::{DriverName, Text};
 pub use watch::{Event, Watch};
+pub use words::ParseWordError;

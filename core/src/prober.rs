@@ -69,6 +69,19 @@ pub struct ProbeOutstanding;
 /// A helper thread starts when it is first needed, and one stays. Any number of threads can share a
 /// prober. Dropping it does not wait for running probes: an open that hangs in the kernel must not
 /// hang an exit.
+///
+/// ```
+/// use std::time::Duration;
+/// use vfio_probe::{GroupId, Occupancy, Prober, Root};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let tree = tempfile::tempdir()?;
+/// let prober = Prober::new(Root::open(&tree)?);
+/// // This root has no /dev/vfio/51.
+/// assert_eq!(prober.probe(GroupId(51), Duration::from_secs(1)), Occupancy::Absent);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Prober {
     root: Arc<Root>,
     observer: Option<Observer>,
@@ -139,11 +152,16 @@ impl Probe {
 impl Prober {
     /// Creates a prober of the groups below `root`. Starts no thread yet.
     #[must_use]
-    pub fn new(root: Arc<Root>) -> Self {
+    pub fn new(root: impl Into<Arc<Root>>) -> Self {
+        Self::with_root(root.into())
+    }
+
+    fn with_root(root: Arc<Root>) -> Self {
         Self { root, observer: None, pool: BoundedPool::new(LIMITS) }
     }
 
     /// Lets `observer` see every probe from now on.
+    #[doc(hidden)]
     #[must_use]
     pub fn with_observer(self, observer: Observer) -> Self {
         Self { observer: Some(observer), ..self }
@@ -153,6 +171,7 @@ impl Prober {
     ///
     /// # Errors
     /// A probe of the group is still outstanding. Then `done` is never called.
+    #[doc(hidden)]
     pub fn start(&self, request: Request, done: Done) -> Result<(), ProbeOutstanding> {
         self.submit(request, done).map(|_| ())
     }
@@ -170,6 +189,7 @@ impl Prober {
 
     /// Queues many probes at once. `refused` gets each group whose last probe is still outstanding.
     /// For the observer these have timed out: no other call reports an open that never returns.
+    #[doc(hidden)]
     pub fn start_all(&self, requests: Vec<(Request, Done)>, mut refused: impl FnMut(GroupId)) {
         let calls = requests.into_iter().map(|(request, done)| self.call(request, done));
         // As for a single probe.
@@ -181,6 +201,7 @@ impl Prober {
 
     /// Starts another helper thread if probes are queued behind probes that hang. Use this when a
     /// result is overdue.
+    #[doc(hidden)]
     pub fn ensure_progress(&self) {
         // As for a new probe: the result of one that cannot start is late, and says so.
         let _ = self.pool.ensure_progress();

@@ -24,6 +24,24 @@ pub(crate) const PAGE: usize = 4096;
 ///
 /// A clone is another handle of the same directory: it costs no descriptor and cannot fail. Any
 /// number of threads can share a root.
+///
+/// ```
+/// use vfio_probe::{Buffer, DeviceId, GroupId, Root};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let tree = tempfile::tempdir()?;
+/// let class = tree.path().join("sys/class/vfio-dev");
+/// std::fs::create_dir_all(&class)?;
+/// std::os::unix::fs::symlink("../../devices/0000:3b:00.0/vfio-dev/vfio0", class.join("vfio0"))?;
+/// let root = Root::open(&tree)?;
+/// let mut bound: Vec<DeviceId> = Vec::new();
+/// root.bound(&mut Buffer::new(), |device| bound.extend(device.map(|device| device.id)))?;
+/// assert_eq!(bound, ["0000:3b:00.0".parse()?]);
+/// let error = root.group(GroupId(51), &mut Buffer::new()).unwrap_err();
+/// assert_eq!(error.to_string(), "group 51: no such IOMMU group");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Root {
     directory: Arc<OwnedFd>,

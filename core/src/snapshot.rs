@@ -13,7 +13,20 @@ use crate::root::{Buffer, Root};
 use std::time::Duration;
 
 /// All bound devices at one moment.
+///
+/// ```no_run
+/// // Needs a host with devices that are bound to VFIO drivers.
+/// use vfio_probe::{Detail, Occupancy, Root};
+///
+/// # fn main() -> vfio_probe::Result<()> {
+/// let snapshot = Root::host()?.snapshot(Detail::Full, None)?;
+/// let free = snapshot.groups.iter().filter(|group| group.occupancy == Occupancy::Free);
+/// println!("{} of {} groups are free", free.count(), snapshot.groups.len());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// The devices that could be read, ordered by id.
     pub devices: Vec<Device>,
@@ -27,6 +40,7 @@ pub struct Snapshot {
 
 /// An IOMMU group at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct GroupSnapshot {
     /// The number of the group.
     pub id: GroupId,
@@ -89,6 +103,7 @@ impl Root {
 
     /// Reads groups as [`Root::snapshot`] does, each once, ordered by number. What cannot be read is
     /// added to `errors`.
+    #[doc(hidden)]
     pub fn read_groups(
         &self,
         ids: &[GroupId],

@@ -193,6 +193,22 @@ fn proc_that_hangs_delays_no_event() {
 }
 
 #[test]
+fn search_that_hangs_does_not_keep_a_watch_from_being_ready() {
+    let mounter = Mounter::start();
+    let node = Node::with_eight_gpus().unwrap();
+    let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    let proc = node.root().join("proc");
+    let Some(server) = mounter.mount(&proc) else { return };
+    let options = watch::Options { interval: INTERVAL, ..watch::Options::default() };
+    let mut watch = Watch::open(&Root::open(node.root()).unwrap(), options).unwrap();
+    let events = until(&mut watch, "ready", Watch::is_ready);
+    assert!(events.ends_with(&[Event::Held(GROUP), Event::Ready]), "{events:?}");
+    assert!(watch.holders(GROUP).is_empty());
+    drop(server);
+    mounter.unmount(&proc);
+}
+
+#[test]
 fn process_that_hangs_hides_no_other_holder() {
     let mounter = Mounter::start();
     let node = Node::with_eight_gpus().unwrap();

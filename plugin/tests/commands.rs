@@ -137,7 +137,11 @@ fn watch_prints_each_change() {
             break line;
         }
     };
-    expect("bound", GPU);
+    let is_ready = |line: &Value| line["event"] == "ready";
+    let found: Vec<Value> =
+        std::iter::from_fn(|| lines.recv_timeout(PATIENCE).ok()).take_while(|line| !is_ready(line)).collect();
+    assert_eq!(found.len(), 16, "eight devices and their free groups: {found:?}");
+    assert!(found.iter().any(|line| line["event"] == "freed" && line["device"] == GPU), "{found:?}");
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     assert_eq!(expect("held", GPU)["holders"][0]["pid"], vm.pid());
     vm.kill();

@@ -335,3 +335,31 @@ fn process_that_hangs_is_skipped_and_the_others_are_searched() {
     assert_eq!(holders.iter().map(|holder| holder.pid).collect::<Vec<_>>(), [holder.0.id()]);
     assert_eq!((coverage.processes, coverage.unsearched), (2, 1), "{coverage:?}");
 }
+
+#[test]
+fn group_that_is_passed_often_is_searched_once() {
+    let tree = Tree::new();
+    let once = Targets::of(&tree.root, &[GROUP]).unwrap();
+    assert_eq!(Targets::of(&tree.root, &[GROUP; 100_000]).unwrap(), once);
+    let mut errors = Vec::new();
+    let often = [[GroupId(52), GROUP]; 50_000].concat();
+    let (groups, _) = tree.root.read_groups(&often, None, &mut errors);
+    assert_eq!(groups.iter().map(|group| group.id).collect::<Vec<_>>(), [GROUP, GroupId(52)]);
+}
+
+#[test]
+fn holder_has_the_user_of_its_process() {
+    use std::os::unix::process::CommandExt;
+    let tree = Tree::new();
+    let own = rustix::process::geteuid();
+    let uid = if own.is_root() { 65534 } else { own.as_raw() };
+    let input = File::open("/dev/full").unwrap();
+    let other = Process(Command::new("sleep").arg("1000").stdin(input).uid(uid).spawn().unwrap());
+    tree.show(other.0.id());
+    let without_status = Process::holder();
+    tree.show_in(without_status.0.id(), "0::/\n");
+    let mut users = Vec::new();
+    tree.root.holders(&[GROUP], &mut |holder| users.push((holder.pid, holder.uid))).unwrap();
+    users.sort_unstable_by_key(|&(pid, _)| pid != other.0.id());
+    assert_eq!(users, [(other.0.id(), Some(uid)), (without_status.0.id(), None)]);
+}

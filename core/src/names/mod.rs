@@ -2,6 +2,11 @@
 //!
 //! [`built_in`] is the default: its names are the same on every host. [`open`] and [`find`] search a
 //! file in one pass, without building a database.
+//!
+//! ```
+//! let name = vfio_probe::names::built_in(0x10de, 0x2330).unwrap();
+//! assert_eq!(name.to_string(), "GH100 [H100 SXM5 80GB]");
+//! ```
 
 mod table;
 

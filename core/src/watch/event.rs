@@ -5,6 +5,7 @@ use crate::monitor::Change;
 
 /// An event of a [`Watch`](crate::Watch).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Event {
     /// A device was bound to a VFIO driver, or was discovered.
     Bound(DeviceId),
@@ -60,6 +61,7 @@ impl Event {
     }
 }
 
+#[doc(hidden)]
 impl From<Change> for Event {
     fn from(change: Change) -> Self {
         match change {

@@ -3,13 +3,14 @@
 
 mod event;
 mod holders;
+mod options;
 mod queue;
 mod search;
 mod sources;
+mod view;
 mod wait;
 mod withheld;
 
-use crate::device::Detail;
 use crate::error::{Error, Result};
 use crate::holders::{Holder, ScanCoverage};
 use crate::id::GroupId;
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 use withheld::Withheld;
 
 pub use event::Event;
+pub use options::Options;
 pub use wait::{MAX_QUEUED, Wait};
 
 /// Pause before another pass after a device node was created or removed. The kernel creates the
@@ -35,38 +37,23 @@ pub use wait::{MAX_QUEUED, Wait};
 /// the two finds nothing.
 const AFTER_NODE_CHANGE: Duration = Duration::from_millis(10);
 
-/// Settings of a [`Watch`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Options {
-    /// Time between two passes. Also the shortest time between two probes of one group.
-    pub interval: Duration,
-    /// Whether groups may be probed. If not, the occupancy rests on `enable` and on known holders.
-    ///
-    /// A probe opens the group's device node, and a VM that starts in that moment fails. So this is
-    /// false by default, as in every language.
-    pub probe: bool,
-    /// Longest duration of a probe. After that it counts as timed out.
-    pub probe_deadline: Duration,
-    /// How much of each device's record is read.
-    pub detail: Detail,
-    /// Listen to the uevents of the kernel. They only make news arrive sooner: a pod with
-    /// `hostUsers: false` gets none.
-    pub uevents: bool,
-    /// Search for the holders of groups that become held, and follow their exits.
-    pub holders: bool,
-}
-
-/// The settings of a [`Monitor`] by default, listens to uevents and searches for holders.
-impl Default for Options {
-    fn default() -> Self {
-        let monitor::Options { interval, probe, probe_deadline, detail } = monitor::Options::default();
-        Self { interval, probe, probe_deadline, detail, uevents: true, holders: true }
-    }
-}
-
 /// Drives a [`Monitor`] by the events of the kernel and by a timer.
 ///
 /// One thread drives a watch. Dropping it closes all descriptors.
+///
+/// ```
+/// use vfio_probe::{Event, Root, Watch, watch};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let tree = tempfile::tempdir()?;
+/// # std::fs::create_dir_all(tree.path().join("sys/class/vfio-dev"))?;
+/// let mut watch = Watch::open(&Root::open(&tree)?, watch::Options::default())?;
+/// // Nothing came before: the watch has checked, and there is no device.
+/// assert_eq!(watch.wait_for_event(None)?, Some(Event::Ready));
+/// assert_eq!(watch.devices().count(), 0);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Watch {
     monitor: Monitor,
     options: Options,
@@ -244,6 +231,7 @@ impl Watch {
     }
 
     /// Returns the monitor, with what the passes found.
+    #[doc(hidden)]
     #[must_use]
     pub fn monitor(&self) -> &Monitor {
         &self.monitor
@@ -251,12 +239,14 @@ impl Watch {
 
     /// Returns the monitor for its settings, as [`Monitor::set_assigned`]. [`Watch::next`] makes
     /// the passes.
+    #[doc(hidden)]
     pub fn monitor_mut(&mut self) -> &mut Monitor {
         &mut self.monitor
     }
 
     /// Records the result of a probe that the caller has made. The events follow from
     /// [`Watch::next`].
+    #[doc(hidden)]
     pub fn record_probe(&mut self, group: GroupId, result: Occupancy) {
         self.monitor.record_probe(group, result, Instant::now(), &mut self.changes);
     }
@@ -292,6 +282,7 @@ impl Watch {
     }
 
     /// Lets the next [`Watch::next`] make a pass.
+    #[doc(hidden)]
     pub fn pass_now(&mut self) {
         self.next_pass = Instant::now();
     }

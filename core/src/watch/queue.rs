@@ -36,3 +36,25 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::GroupId;
+
+    #[test]
+    fn queue_that_is_too_long_becomes_one_rescan() {
+        let mut queue = Queue::default();
+        for number in 0..3 {
+            queue.push(Event::Held(GroupId(number)));
+        }
+        queue.bound(3);
+        assert_eq!(queue.events, [0, 1, 2].map(|number| Event::Held(GroupId(number))));
+        queue.bound(2);
+        assert_eq!((queue.total(), queue.pop(), queue.pop()), (3, Some(Event::Rescan), None));
+        queue.push(Event::Ready);
+        queue.push(Event::Freed(GroupId(1)));
+        queue.bound(1);
+        assert_eq!(queue.events, [Event::Rescan, Event::Ready]);
+    }
+}

@@ -120,10 +120,6 @@ impl Watch {
         self.events.total()
     }
 
-    fn occupancy(&self, group: GroupId) -> Option<Occupancy> {
-        self.monitor.group(group).map(|group| group.state.occupancy)
-    }
-
     /// Polls until there may be an event. Returns false if the time was up before.
     fn wait_for_news(&self, end: Option<Instant>) -> Result<bool> {
         let left = end.map(|end| end.saturating_duration_since(Instant::now()));

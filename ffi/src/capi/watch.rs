@@ -246,8 +246,9 @@ impl From<Event> for vfp_event {
             Event::Held(_) => VFP_EVENT_HELD,
             Event::Freed(_) => VFP_EVENT_FREED,
             Event::Changed(_) => VFP_EVENT_CHANGED,
-            Event::Rescan => VFP_EVENT_RESCAN,
             Event::Ready => VFP_EVENT_READY,
+            // Also for events that this library does not know yet: everything is to be read again.
+            _ => VFP_EVENT_RESCAN,
         };
         let group = event.group().map_or(VFP_NO_GROUP, |group| group.0);
         Self { kind, group, device: text::shown_or_empty(event.device()) }

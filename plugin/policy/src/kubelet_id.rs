@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use vfio_probe::id::NotAnId;
+use vfio_probe::id::ParseIdError;
 use vfio_probe::{DeviceId, GroupId};
 
 /// A device id of the kubelet, parsed once where it comes in.
@@ -27,18 +27,18 @@ impl KubeletDeviceId {
 }
 
 impl FromStr for KubeletDeviceId {
-    type Err = NotAnId;
+    type Err = ParseIdError;
 
-    fn from_str(text: &str) -> Result<Self, NotAnId> {
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
         if let Some(group) = GroupId::parse(text.as_bytes()) {
             return Ok(Self::Group(group));
         }
-        let id = DeviceId::parse(text.as_bytes()).ok_or(NotAnId)?;
+        let id = DeviceId::parse(text.as_bytes()).ok_or(ParseIdError)?;
         // A domain of more than four digits has no leading zero (`%04x`), and all digits are lower case.
         let has_short_domain = !text.starts_with('0') || text.len() == "0000:00:00.0".len();
         let is_canonical =
             (id.pci().is_none() || has_short_domain) && !text.bytes().any(|c| c.is_ascii_uppercase());
-        is_canonical.then_some(Self::Device(id)).ok_or(NotAnId)
+        is_canonical.then_some(Self::Device(id)).ok_or(ParseIdError)
     }
 }
 
@@ -90,7 +90,7 @@ mod tests {
             "/dev/vfio/51",
             "0000:1b:00.0,0000:1c:00.0",
         ] {
-            assert_eq!(text.parse::<KubeletDeviceId>(), Err(NotAnId), "{text:?}");
+            assert_eq!(text.parse::<KubeletDeviceId>(), Err(ParseIdError), "{text:?}");
         }
     }
 }

@@ -98,6 +98,8 @@ fn text(watch: &Watch, event: Event) -> String {
             };
             format!("{word:<8} group {group} ({}){by}", devices_of(watch, group))
         }
+        // Distinguishes what was found at the start from what changed since.
+        (None, None) if event == Event::Ready => format!("{word:<8} the lines above are the present state"),
         (None, None) => word.to_owned(),
     }
 }

@@ -1,0 +1,42 @@
+//! Defines the settings of a watch.
+
+use crate::device::Detail;
+use crate::monitor;
+use std::time::Duration;
+
+/// Settings of a [`Watch`](crate::Watch).
+///
+/// ```
+/// use std::time::Duration;
+/// use vfio_probe::watch::Options;
+///
+/// let options = Options { interval: Duration::from_millis(200), ..Options::default() };
+/// assert!(!options.probe, "a watch opens no group unless it is asked to");
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Time between two passes. Also the shortest time between two probes of one group.
+    pub interval: Duration,
+    /// Whether groups may be probed. If not, the occupancy rests on `enable` and on known holders.
+    ///
+    /// A probe opens the group's device node, and a VM that starts in that moment fails. So this is
+    /// false by default, as in every language.
+    pub probe: bool,
+    /// Longest duration of a probe. After that it counts as timed out.
+    pub probe_deadline: Duration,
+    /// How much of each device's record is read.
+    pub detail: Detail,
+    /// Listen to the uevents of the kernel. They only make news arrive sooner: a pod with
+    /// `hostUsers: false` gets none.
+    pub uevents: bool,
+    /// Search for the holders of groups that become held, and follow their exits.
+    pub holders: bool,
+}
+
+/// The default settings of a [`Monitor`](crate::Monitor), with uevents and the search for holders.
+impl Default for Options {
+    fn default() -> Self {
+        let monitor::Options { interval, probe, probe_deadline, detail } = monitor::Options::default();
+        Self { interval, probe, probe_deadline, detail, uevents: true, holders: true }
+    }
+}
