@@ -3,8 +3,7 @@
 //! Usage: `list [ROOT]`. ROOT is the directory with `sys`, `dev` and `proc`; the default is `/`.
 //! Opens no device node.
 
-use vfio_probe::device::Detail;
-use vfio_probe::{Buffer, Root};
+use vfio_probe::{Buffer, Detail, Root};
 
 fn main() -> vfio_probe::Result<()> {
     let root = Root::open(std::env::args_os().nth(1).unwrap_or("/".into()))?;
@@ -16,7 +15,7 @@ fn main() -> vfio_probe::Result<()> {
     for device in devices {
         let Some(group) = device.group else { continue };
         let peek = root.peek(group, &mut Buffer::new())?;
-        println!("{} {:04x}:{:04x} group {group} {}", device.id, device.vendor, device.device, peek.as_str());
+        println!("{} {:04x}:{:04x} group {group} {peek}", device.id, device.vendor, device.device);
     }
     Ok(())
 }

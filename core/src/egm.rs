@@ -52,7 +52,7 @@ impl Root {
             match self.egm_is_complete(name, allocated) {
                 Ok(true) => visit(Ok(name)),
                 Ok(false) => {}
-                Err(error) => visit(Err(error.of_entry(name.as_bytes()))),
+                Err(error) => visit(Err(error.of_entry(format!("{name}/gpu_devices").as_bytes()))),
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use xtask::context::Context;
 use xtask::release::{self, artefacts, versions};
 use xtask::suites::{
     cargo, cdi, chart, ci, command_line_files, conformance, dependencies, fuzz, go, image, kubelets, lints,
-    monitoring, packages, python, readme,
+    monitoring, packages, python, readme, rust_api,
 };
 use xtask::{Result, process, verify, vm};
 
@@ -39,6 +39,11 @@ const TASKS: &[(&str, &str, Task)] = &[
     ("monitoring", "run the alerts and the dashboard on a Prometheus", Task::Suite(monitoring::monitoring)),
     ("fuzz", "fuzz every parser of input [MINUTES] [TARGET]...", Task::Suite(fuzz::fuzz)),
     ("soak", "run the plugin under random moves (tests/soak/run)", Task::Suite(fuzz::soak)),
+    (
+        "rust-api",
+        "compare the public items of the crate vfio-probe with core/public-api.txt",
+        Task::Suite(rust_api::rust_api),
+    ),
     ("dependencies", "check licenses, advisories and rust-version", Task::Suite(dependencies::dependencies)),
     ("vm", "run tests or a command in a VM (tests/vm/run)", Task::Program(vm::vm)),
     ("model", "run the model's tests", Task::Suite(cargo::model)),

@@ -18,3 +18,4 @@ pub mod packages;
 pub mod python;
 pub mod readme;
 mod release_files;
+pub mod rust_api;
