@@ -76,17 +76,23 @@ Call = Callable[[Root, Watch, Any], object]
 CALLS: list[tuple[str, Call, list[tuple[Any, type[Exception], str]]]] = [
     ("path", lambda _, __, bad: Root(bad), PATHS),
     ("id", lambda root, _, bad: root.device(bad), IDS),
-    ("number", lambda root, _, bad: root.group(bad), NUMBERS),
-    ("number", lambda root, _, bad: root.members(bad), NUMBERS),
-    ("number", lambda root, _, bad: root.peek(bad), NUMBERS),
-    ("number", lambda root, _, bad: root.probe(bad), NUMBERS),
+    ("group", lambda root, _, bad: root.group(bad), NUMBERS),
+    ("group", lambda root, _, bad: root.members(bad), NUMBERS),
+    ("group", lambda root, _, bad: root.peek(bad), NUMBERS),
+    ("group", lambda root, _, bad: root.probe(bad), NUMBERS),
     ("timeout", lambda root, _, bad: root.probe(51, bad), TIMEOUTS),
     ("groups", lambda root, _, bad: root.holders(bad), GROUPS),
     ("interval", lambda root, _, bad: root.watch(interval=bad), INTERVALS),
     ("timeout", lambda _, watch, bad: watch.next_event(bad), TIMEOUTS),
-    ("number", lambda _, watch, bad: watch.group(bad), NUMBERS),
-    ("number", lambda _, watch, bad: watch.holders(bad), NUMBERS),
+    ("group", lambda _, watch, bad: watch.group(bad), NUMBERS),
+    ("group", lambda _, watch, bad: watch.holders(bad), NUMBERS),
     ("groups", lambda _, watch, bad: watch.set_assigned_groups(bad), GROUPS),
+    ("group", lambda root, _, bad: root.device_nodes(bad), NUMBERS),
+    ("device", lambda root, _, bad: root.hardware(bad), IDS),
+    ("group", lambda _, watch, bad: watch.wait_until_free(bad), NUMBERS),
+    ("group", lambda _, watch, bad: watch.wait_until_held(bad), NUMBERS),
+    ("timeout", lambda _, watch, bad: watch.wait_until_free(51, bad), TIMEOUTS),
+    ("timeout", lambda _, watch, bad: watch.wait_for(bool, bad), TIMEOUTS),
     ("ids", lambda _, __, bad: names(bad), PAIRS),
     ("path", lambda _, __, bad: names([], bad), PATHS),
 ]
@@ -117,24 +123,9 @@ def test_exception_of_an_iterable_is_passed_on(root: Root) -> None:
         root.holders(fails())
 
 
-def test_values_cannot_be_constructed() -> None:
-    import vfio_probe
-
-    for name in (
-        "Device",
-        "Event",
-        "Group",
-        "GroupSnapshot",
-        "Holder",
-        "Member",
-        "Occupancy",
-        "Scan",
-        "ScanCoverage",
-        "Snapshot",
-        "Watch",
-    ):
-        with pytest.raises(TypeError):
-            getattr(vfio_probe, name)()
+def test_watch_cannot_be_constructed() -> None:
+    with pytest.raises(TypeError):
+        Watch()
 
 
 def test_decimal_fraction_and_int_seconds_are_accepted(node: Node, root: Root) -> None:

@@ -6,15 +6,17 @@ import contextlib
 import pytest
 from sim_node import GPUS, Node, descriptors
 
-from vfio_probe import EventKind, Root, Watch
+from vfio_probe import EventKind, GroupEvent, ProbeError, Root, Watch, WatchEvent
 
 BOUND = len(GPUS)
 
 
 async def collect(watch: Watch, kinds: list[tuple[EventKind, int | None]], until: int) -> None:
     """Collects held and freed events until there are `until` of them."""
+    while not watch.ready:
+        await watch.next_event_async()
     async for event in watch:
-        if event.kind in (EventKind.HELD, EventKind.FREED):
+        if isinstance(event, GroupEvent) and event.kind is not EventKind.CHANGED:
             kinds.append((event.kind, event.group))
             if len(kinds) == until:
                 break
@@ -25,7 +27,7 @@ def test_events_arrive_while_the_loop_runs_other_tasks(node: Node, root: Root) -
         with root.watch(interval=0.02) as watch:
             kinds: list[tuple[EventKind, int | None]] = []
             task = asyncio.create_task(collect(watch, kinds, 2))
-            while not any(watch.devices()):
+            while not watch.ready:
                 await asyncio.sleep(0)
             pid = node.start_vm(51)
             while not kinds:
@@ -45,7 +47,7 @@ def test_two_tasks_share_a_watch(node: Node, root: Root) -> None:
         with root.watch(interval=0.02) as watch:
             kinds: list[tuple[EventKind, int | None]] = []
             tasks = [asyncio.create_task(collect(watch, kinds, 8)) for _ in range(2)]
-            while not any(watch.devices()):
+            while not watch.ready:
                 await asyncio.sleep(0)
             for group in GPUS:
                 node.start_vm(group)
@@ -102,3 +104,58 @@ def test_async_iteration_of_a_closed_watch_is_refused(root: Root) -> None:
     watch.close()
     with pytest.raises(ValueError, match="^the watch is closed$"):
         asyncio.run(collect(watch, [], 1))
+
+
+def test_waits_in_asyncio(node: Node, root: Root) -> None:
+    async def main() -> None:
+        with root.watch(interval=0.02) as watch:
+            assert await watch.wait_until_free_async(51, 30)
+            assert watch.ready
+            assert not await watch.wait_until_held_async(51, 0.05)
+            waiting = asyncio.create_task(watch.wait_until_held_async(51, 30))
+            await asyncio.sleep(0)
+            pid = node.start_vm(51)
+            assert await waiting
+            assert await watch.wait_for_async(lambda watch: watch.holders(51), 30)
+            node.kill_vm(pid)
+            assert await watch.wait_until_free_async(51)
+            # The events are still there.
+            kinds = [event.kind for event in iter(lambda: watch.next_event(0), None)]
+            assert kinds.count(EventKind.READY) == 1
+            assert kinds[-2:] == [EventKind.HELD, EventKind.FREED]
+            assert await watch.next_event_async(0.05) is None
+
+    asyncio.run(main())
+
+
+def test_asyncio_sees_that_there_is_no_device(empty: Node) -> None:
+    async def main() -> None:
+        with Root(empty.root) as root, root.watch() as watch:
+            assert await anext(aiter(watch)) == WatchEvent(EventKind.READY)
+
+    asyncio.run(main())
+
+
+def test_failed_pass_is_raised_in_asyncio(node: Node, root: Root) -> None:
+    async def main() -> None:
+        node.do("delete", path="sys/class/vfio-dev")
+        node.do("delete", path="sys/bus/pci/drivers")
+        with root.watch(interval=0.02) as watch:
+            for _ in range(2):
+                with pytest.raises(ProbeError, match="^sys/bus/pci/drivers: "):
+                    await anext(aiter(watch))
+            with pytest.raises(ProbeError, match="^sys/bus/pci/drivers: "):
+                await watch.wait_until_free_async(51)
+
+    asyncio.run(main())
+
+
+def test_invalid_waits_in_asyncio_are_refused(root: Root) -> None:
+    async def main() -> None:
+        with root.watch() as watch:
+            with pytest.raises(OverflowError, match="^group must be"):
+                await watch.wait_until_free_async(-1)
+            with pytest.raises(ValueError, match="^timeout must be"):
+                await watch.next_event_async(float("nan"))
+
+    asyncio.run(main())

@@ -1,6 +1,7 @@
-"""Tests the command line `python -m vfio_probe`."""
+"""Tests the command line `vfio-probe`, which is `python -m vfio_probe`."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,7 @@ def test_list_json_has_every_field(node: Node) -> None:
     pid = node.start_vm(51, pod_uid=uid, container_id=container)
     devices: list[dict[str, Any]] = json.loads(run("list", "--json", "--root", node.root))["devices"]
     assert len(devices) == 8
+    assert devices[0]["holders"][0].pop("started").endswith("+00:00")
     assert devices[0] == {
         "address": "0000:1b:00.0",
         "vendor": 0x10DE,
@@ -72,6 +74,7 @@ def test_list_json_has_every_field(node: Node) -> None:
             {
                 "pid": pid,
                 "command": "qemu-system-x86",
+                "uid": os.geteuid(),
                 "via": "group",
                 "pod_uid": uid,
                 "in_pod": "yes",
@@ -84,7 +87,7 @@ def test_list_json_has_every_field(node: Node) -> None:
 
 def test_list_reports_skipped_devices(node: Node) -> None:
     node.do("write", path="sys/bus/pci/devices/0000:1b:00.0/uevent", content="")
-    errors = "vfio_probe: skipped: 0000:1b:00.0: uevent: unexpected content\n"
+    errors = "vfio-probe: skipped: 0000:1b:00.0: uevent: unexpected content\n"
     assert len(run("list", "--root", node.root, errors=errors).splitlines()) == 8
 
 
@@ -176,7 +179,7 @@ def test_watch_json_has_holders_and_exits_130_on_sigint(node: Node) -> None:
 
 
 def test_failure_exits_with_2(node: Node, tmp_path: Path) -> None:
-    nowhere = f'vfio_probe: root directory (entry "{str(tmp_path)[:28]}'
+    nowhere = f"vfio-probe: root directory {tmp_path}/nowhere: No such file or directory\n"
     done = subprocess.run(
         [sys.executable, "-m", "vfio_probe", "list", "--root", str(tmp_path / "nowhere")],
         capture_output=True,
@@ -185,11 +188,11 @@ def test_failure_exits_with_2(node: Node, tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(nowhere)
-    missing = "No such file or directory (os error 2)\n"
-    run("list", "--root", tmp_path, code=2, errors=f"vfio_probe: sys/bus/pci/drivers: {missing}")
-    run("watch", "--root", tmp_path, code=2, errors=f"vfio_probe: sys/bus/pci/drivers: {missing}")
-    text = f"vfio_probe: group 999: iommu_groups/devices: {missing}"
+    assert done.stderr == nowhere
+    missing = "No such file or directory\n"
+    run("list", "--root", tmp_path, code=2, errors=f"vfio-probe: sys/bus/pci/drivers: {missing}")
+    run("watch", "--root", tmp_path, code=2, errors=f"vfio-probe: sys/bus/pci/drivers: {missing}")
+    text = f"vfio-probe: group 999: iommu_groups/devices: {missing}"
     run("who", "999", "--root", node.root, code=2, errors=text)
 
 
@@ -203,12 +206,40 @@ def test_wrong_usage_exits_with_64(node: Node) -> None:
             check=False,
         )
         assert (done.returncode, done.stdout) == (64, "")
-        assert done.stderr.startswith("usage: python -m vfio_probe")
-    text = "vfio_probe: id must be a PCI address such as 0000:3b:00.0 or an mdev UUID, not 'nonsense'\n"
+        assert done.stderr.startswith("usage: vfio-probe")
+    text = "vfio-probe: id must be a PCI address such as 0000:3b:00.0 or an mdev UUID, not 'nonsense'\n"
     run("who", "nonsense", "--root", node.root, code=64, errors=text)
-    text = "vfio_probe: interval must be between 0.001 and 86400 seconds\n"
+    text = "vfio-probe: interval must be between 0.001 and 86400 seconds\n"
     run("watch", "--interval", "0", "--root", node.root, code=64, errors=text)
 
 
 def test_version_is_printed() -> None:
     assert run("--version") == f"{vfio_probe.__version__}\n"
+
+
+def test_wait_ends_when_the_group_is_free_or_held(node: Node) -> None:
+    assert run("wait", "51", "--free", "--timeout", "30", "--root", node.root) == "group 51 is free\n"
+    held = subprocess.Popen(
+        [sys.executable, "-m", "vfio_probe", "wait", "0000:1b:00.0", "--held", "--root", str(node.root)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    pid = node.start_vm(51)
+    assert held.communicate(timeout=60)[0].startswith("group 51 is held")
+    assert held.returncode == 0
+    words = ("wait", "51", "--free", "--timeout", "0.2", "--root", node.root)
+    assert run(*words, code=1).startswith("group 51 is held")
+    document = json.loads(run(*words, "--json", code=1))
+    assert (document["iommu_group"], document["state"], document["reached"]) == (51, "held", False)
+    assert [holder["pid"] for holder in document["holders"]] in ([], [pid])
+    assert node.opens(51) == 0
+
+
+def test_wait_refuses_wrong_usage_and_reports_failures(node: Node) -> None:
+    for words in (["wait", "51"], ["wait", "51", "--free", "--held"], ["wait", "--free"]):
+        done = subprocess.run([sys.executable, "-m", "vfio_probe", *words], capture_output=True, check=False)
+        assert done.returncode == 64
+    text = "vfio-probe: timeout must be None or a number of seconds that is not negative\n"
+    run("wait", "51", "--free", "--timeout", "-1", "--root", node.root, code=64, errors=text)
+    text = "vfio-probe: group 999: no such IOMMU group\n"
+    run("wait", "999", "--free", "--root", node.root, code=2, errors=text)

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from sim_node import GPUS, Node, eventually
 
-from vfio_probe import EventKind, Root, Watch, names
+from vfio_probe import EventKind, GroupEvent, Root, Watch, names
 
 Call = Callable[[Root, Watch], object]
 CALLS: dict[str, Call] = {
-    "Root": lambda root, _: Root(root.path),
+    "Root": lambda root, _: Root(root.path).close(),
     "scan": lambda root, _: root.scan(),
     "device": lambda root, _: root.device("0000:1b:00.0"),
     "group": lambda root, _: root.group(51),
@@ -27,7 +27,13 @@ CALLS: dict[str, Call] = {
     "probe with a timeout": lambda root, _: root.probe(51, 30),
     "holders": lambda root, _: root.holders([51]),
     "names": lambda root, _: names([(1, 2)], Path(root.path) / "sys/bus/pci/devices/0000:1b:00.0/uevent"),
-    "watch": lambda root, _: root.watch(),
+    "watch": lambda root, _: root.watch().close(),
+    "device_nodes": lambda root, _: root.device_nodes(51),
+    "hardware": lambda root, _: root.hardware("0000:1b:00.0"),
+    "snapshot": lambda root, _: root.snapshot(),
+    "ready": lambda _, watch: watch.ready,
+    "wait_for": lambda _, watch: watch.wait_for(lambda _: False, 0.001),
+    "wait_until_held": lambda _, watch: watch.wait_until_held(99, 0.001),
     "next_event": lambda _, watch: watch.next_event(0),
     "next_event with a timeout": lambda _, watch: watch.next_event(0.001),
     "devices": lambda _, watch: watch.devices(),
@@ -115,7 +121,7 @@ def test_thread_runs_while_another_waits(node: Node, root: Root) -> None:
         assert seen == []
         node.start_vm(51)
         thread.join(30)
-        assert [(event.kind, event.group) for event in seen if event] == [(EventKind.HELD, 51)]
+        assert seen == [GroupEvent(EventKind.HELD, 51)]
 
 
 def test_eight_threads_share_a_root(node: Node, root: Root) -> None:
@@ -147,6 +153,12 @@ WAITS = {
     "iteration": "for event in watch: print(event.kind, flush=True)",
     "next_event": "while True: print(watch.next_event().kind, flush=True)",
     "next_event with a timeout": "while True: print(watch.next_event(86400).kind, flush=True)",
+    "wait_until_held": """
+while not watch.ready: print(watch.next_event().kind, flush=True)
+watch.wait_until_held(99)""",
+    "wait_for": """
+while not watch.ready: print(watch.next_event().kind, flush=True)
+watch.wait_for(lambda watch: False)""",
     "asyncio": """
 async def main():
     async for event in watch: print(event.kind, flush=True)

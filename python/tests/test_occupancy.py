@@ -9,6 +9,7 @@ from sim_node import Node
 from vfio_probe import (
     DeniedError,
     EventKind,
+    GroupEvent,
     HeldError,
     MissingError,
     Peek,
@@ -185,5 +186,5 @@ def test_kernel_without_group_nodes_is_detected(root: Root) -> None:
         # A watch uses the peek.
         with other.watch(interval=0.05) as watch:
             for event in watch:
-                if (event.kind, event.group) == (EventKind.HELD, 52):
+                if event == GroupEvent(EventKind.HELD, 52):
                     break

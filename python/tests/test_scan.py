@@ -1,5 +1,6 @@
 """Tests devices, groups and members."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_scan_fills_every_field(root: Root) -> None:
 def test_device_equals_scan_except_cdev(root: Root) -> None:
     scanned = root.scan().devices[3]
     device = root.device(scanned.id)
-    fields = [name for name in dir(Device) if not name.startswith("_") and name != "cdev"]
+    fields = [field.name for field in dataclasses.fields(Device) if field.name != "cdev"]
     assert len(fields) == 14
     assert [getattr(device, name) for name in fields] == [getattr(scanned, name) for name in fields]
     assert device.cdev is None
@@ -86,7 +87,7 @@ def test_unreadable_member_is_an_error_value(node: Node, root: Root) -> None:
     assert len(members) == 1
     (error,) = members.errors
     assert (type(error), error.group) == (MalformedError, 51)
-    assert 'entry "x?y"' in str(error)
+    assert str(error) == r"group 51: devices/x\ny: unexpected content"
     assert (root.group(51).members, root.group(51).unreadable) == (1, 1)
 
 
@@ -141,13 +142,13 @@ def test_kernels_before_6_1_are_scanned_by_driver() -> None:
 
 
 def test_missing_things_raise_missing_error(root: Root, tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match="^group 999: iommu_groups/devices: No such file") as group:
+    with pytest.raises(MissingError, match="^group 999: no such IOMMU group$") as group:
         root.group(999)
     assert (group.value.group, group.value.device, group.value.errno) == (999, None, 2)
     for call in (root.members, root.peek):
         with pytest.raises(MissingError, match="^group 999: "):
             call(999)
-    with pytest.raises(MissingError, match="^0000:aa:00.0: uevent: No such file") as device:
+    with pytest.raises(MissingError, match="^0000:aa:00.0: no such device on the pci bus$") as device:
         root.device("0000:aa:00.0")
     assert (device.value.device, device.value.group) == ("0000:aa:00.0", None)
     with pytest.raises(FileNotFoundError, match="root directory"):
@@ -157,7 +158,8 @@ def test_missing_things_raise_missing_error(root: Root, tmp_path: Path) -> None:
 
 
 def test_root_accepts_any_path_and_defaults_to_slash(node: Node) -> None:
-    assert Root().path == "/"
+    with Root() as slash:
+        assert slash.path == "/"
     for path in (node.root, str(node.root)):
         with Root(path) as root:
             assert root.path == str(node.root)

@@ -6,11 +6,23 @@ import selectors
 import threading
 import time
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 from sim_node import GPUS, Node, descriptors, eventually
 
-from vfio_probe import Event, EventKind, MissingError, Peek, Root, State, Watch
+from vfio_probe import (
+    DeviceEvent,
+    Event,
+    EventKind,
+    GroupEvent,
+    MissingError,
+    Peek,
+    Root,
+    State,
+    Watch,
+    WatchEvent,
+)
 
 
 @pytest.fixture
@@ -29,11 +41,16 @@ def drain(watch: Watch) -> list[Event]:
 def test_first_events_report_the_current_state(root: Root) -> None:
     with root.watch() as watch:
         events = drain(watch)
-        assert sorted(event.device or "" for event in events if event.kind is EventKind.BOUND) == sorted(
+        assert sorted(event.device for event in events if isinstance(event, DeviceEvent)) == sorted(
             GPUS.values()
         )
+        assert sorted(event for event in events if isinstance(event, GroupEvent)) == [
+            GroupEvent(EventKind.FREED, group) for group in GPUS
+        ]
+        assert events[-1] == WatchEvent(EventKind.READY)
+        assert watch.ready
         assert [device.id for device in watch.devices()] == list(GPUS.values())
-        assert [group.number for group in watch.groups()] == list(GPUS)
+        assert [group.group for group in watch.groups()] == list(GPUS)
         assert watch.errors() == ()
         assert watch.failure() is None
 
@@ -41,8 +58,7 @@ def test_first_events_report_the_current_state(root: Root) -> None:
 def test_held_event_has_holder_and_freed_follows(node: Node, watch: Watch) -> None:
     pid = node.start_vm(51)
     event = watch.next_event(30)
-    assert event is not None
-    assert (event.kind, event.group, event.device) == (EventKind.HELD, 51, None)
+    assert event == GroupEvent(EventKind.HELD, 51)
     holders = watch.holders(51)
     assert holders is not None
     assert [holder.pid for holder in holders] == [pid]
@@ -53,8 +69,7 @@ def test_held_event_has_holder_and_freed_follows(node: Node, watch: Watch) -> No
     assert [member.name for member in group.members] == ["0000:1b:00.0"]
     node.kill_vm(pid)
     freed = watch.next_event(30)
-    assert freed is not None
-    assert (freed.kind, freed.group) == (EventKind.FREED, 51)
+    assert freed == GroupEvent(EventKind.FREED, 51)
     assert watch.holders(51) is None
 
 
@@ -75,15 +90,13 @@ def test_since_is_a_monotonic_time(node: Node, watch: Watch) -> None:
 def test_bound_unbound_and_changed_are_reported(node: Node, watch: Watch) -> None:
     node.do("unbind", address="0000:df:00.0")
     event = watch.next_event(30)
-    assert event is not None
-    assert (event.kind, event.device, event.group) == (EventKind.UNBOUND, "0000:df:00.0", None)
+    assert event == DeviceEvent(EventKind.UNBOUND, "0000:df:00.0")
     assert watch.group(58) is None
     node.do("bind", address="0000:df:00.0", driver="vfio-pci")
     event = watch.next_event(30)
-    assert event is not None
-    assert (event.kind, event.device) == (EventKind.BOUND, "0000:df:00.0")
+    assert event == DeviceEvent(EventKind.BOUND, "0000:df:00.0")
     node.do("delete", path="dev/vfio/51")
-    gone = next(event for event in watch if event.group == 51)
+    gone = next(event for event in watch if isinstance(event, GroupEvent) and event.group == 51)
     assert gone.kind is EventKind.CHANGED
     group = watch.group(51)
     assert group is not None
@@ -96,7 +109,7 @@ def test_iteration_yields_events(node: Node, watch: Watch) -> None:
     node.start_vm(51)
     node.start_vm(52)
     events = itertools.islice(watch, 2)
-    assert {(event.kind, event.group) for event in events} == {(EventKind.HELD, 51), (EventKind.HELD, 52)}
+    assert set(events) == {GroupEvent(EventKind.HELD, 51), GroupEvent(EventKind.HELD, 52)}
     assert iter(watch) is watch
 
 
@@ -111,7 +124,7 @@ def test_watch_works_with_selectors(node: Node, watch: Watch) -> None:
             seen += events
             if any(event.kind is EventKind.HELD for event in events):
                 node.kill_vm(pid)
-    assert [(event.kind, event.group) for event in seen] == [(EventKind.HELD, 51), (EventKind.FREED, 51)]
+    assert seen == [GroupEvent(EventKind.HELD, 51), GroupEvent(EventKind.FREED, 51)]
 
 
 def test_next_event_returns_none_after_its_timeout(watch: Watch) -> None:
@@ -122,10 +135,16 @@ def test_next_event_returns_none_after_its_timeout(watch: Watch) -> None:
     assert time.monotonic() - before >= 0.2
 
 
-def test_failed_pass_is_reported_by_failure(node: Node, watch: Watch) -> None:
+def test_failed_pass_is_raised_and_the_watch_goes_on(node: Node, watch: Watch) -> None:
     node.do("delete", path="sys/class/vfio-dev")
     node.do("delete", path="sys/bus/pci/drivers")
-    eventually(lambda: watch.next_event(0.01) is None and watch.failure() is not None)
+    for _ in range(2):
+        with pytest.raises(MissingError, match="^sys/bus/pci/drivers: No such file or directory$"):
+            watch.next_event(30)
+    with pytest.raises(MissingError):
+        next(watch)
+    with pytest.raises(MissingError):
+        watch.wait_until_held(51, 30)
     failure = watch.failure()
     assert isinstance(failure, MissingError)
     assert str(failure).startswith("sys/bus/pci/drivers: No such file")
@@ -166,6 +185,9 @@ def test_closed_watch_is_refused(root: Root) -> None:
         lambda: iter(watch),
         watch.__aiter__,
         watch.__enter__,
+        lambda: watch.ready,
+        lambda: watch.wait_for(bool),
+        lambda: watch.wait_until_free(51),
     ):
         with pytest.raises(ValueError, match="^the watch is closed$"):
             call()
@@ -208,8 +230,7 @@ def test_watch_outlives_its_root(node: Node) -> None:
         drain(watch)
         node.start_vm(51)
         event = watch.next_event(30)
-        assert event is not None
-        assert event.kind is EventKind.HELD
+        assert event == GroupEvent(EventKind.HELD, 51)
 
 
 def test_each_event_goes_to_one_thread(node: Node, watch: Watch) -> None:
@@ -240,8 +261,9 @@ def test_each_event_goes_to_one_thread(node: Node, watch: Watch) -> None:
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
-    delivered = sorted((event.group or 0, event.kind.value) for event in seen)
-    assert delivered == sorted((group, kind) for group in GPUS for kind in ("freed", "held"))
+    kinds: tuple[Literal[EventKind.HELD], Literal[EventKind.FREED]] = (EventKind.HELD, EventKind.FREED)
+    assert len(seen) == 16
+    assert set(seen) == {GroupEvent(kind, group) for group in GPUS for kind in kinds}
     assert set(states) == {(8, 8)}
 
 
@@ -260,6 +282,71 @@ def test_no_descriptor_leaks(node: Node) -> None:
                 assert os.get_inheritable(watch.fileno()) is False
                 assert descriptors() > before
         # A watch and a root that are dropped without close().
-        drain(Root(node.root).watch())
+        with pytest.warns(ResourceWarning, match="^unclosed (root|watch)"):
+            drain(Root(node.root).watch())
     # The helper thread of the probe with a timeout uses the root until it ends.
     eventually(lambda: descriptors() == before)
+
+
+def test_wait_until_held_and_free(node: Node, root: Root) -> None:
+    with root.watch(interval=0.02) as watch:
+        assert not watch.ready
+        assert watch.wait_until_free(51, 30)
+        assert watch.ready
+        assert not watch.wait_until_held(51, 0)
+        assert not watch.wait_until_held(51, 0.05)
+        # A group without a bound device is neither.
+        assert not watch.wait_until_free(999, 0)
+        pid = node.start_vm(51)
+        assert watch.wait_until_held(51, 30)
+        node.kill_vm(pid)
+        assert watch.wait_until_free(51)
+        events = drain(watch)
+        assert events.count(WatchEvent(EventKind.READY)) == 1
+        assert events[-2:] == [GroupEvent(EventKind.HELD, 51), GroupEvent(EventKind.FREED, 51)]
+
+
+def test_wait_for_calls_the_predicate_after_each_change(node: Node, root: Root) -> None:
+    calls = []
+
+    def held(watch: Watch) -> bool:
+        calls.append(watch.ready)
+        return any(group.occupancy.state is State.HELD for group in watch.groups())
+
+    with root.watch(interval=0.02) as watch:
+        assert not watch.wait_for(held, 0.1)
+        assert calls == [True]
+        node.start_vm(51)
+        assert watch.wait_for(held, 30)
+        with pytest.raises(LookupError, match="of its own"):
+            watch.wait_for(fails, 30)
+        with pytest.raises(TypeError, match="^predicate must be callable$"):
+            watch.wait_for(None)  # type: ignore[arg-type]
+
+
+def fails(_: Watch) -> bool:
+    raise LookupError("of its own")
+
+
+def test_close_ends_a_wait(root: Root) -> None:
+    ends: list[str] = []
+    with root.watch(interval=86_400) as watch:
+
+        def wait() -> None:
+            try:
+                watch.wait_until_held(51)
+            except ValueError as error:
+                ends.append(str(error))
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        watch.close()
+        thread.join(30)
+    assert ends == ["the watch is closed"]
+
+
+def test_forgotten_handles_are_resource_warnings(node: Node) -> None:
+    with pytest.warns(ResourceWarning, match="^unclosed root /"):
+        Root(node.root)
+    with Root(node.root) as root, pytest.warns(ResourceWarning, match="^unclosed watch; "):
+        root.watch()
