@@ -913,8 +913,9 @@ vfp_status vfp_watch_set_assigned(vfp_watch *watch,
  * timeout.
  *
  * Fails as vfp_watch_next() does, for a pass that could not list the bound devices; call again
- * to wait on. Returns VFP_SYSTEM with EINTR in os_errno if a signal handler has run, as
- * poll(2) does.
+ * to wait on. Returns VFP_SYSTEM with EINTR in os_errno if a signal handler has run during the
+ * call's poll(2). A signal just before it is missed, so a program that ends by a handler waits
+ * with a timeout, or polls vfp_watch_fd() beside a signalfd.
  */
 vfp_status vfp_watch_wait(vfp_watch *watch,
                           int32_t condition,
