@@ -107,6 +107,8 @@ func TestMetricsFollowTheNode(t *testing.T) {
 		`vfio_group_state{group="51",state="held"} 0`,
 		`vfio_group_viable{group="51"} 1`,
 		`vfio_watch_events_total{kind="bound"} 8`,
+		// Each group is found free.
+		`vfio_watch_events_total{kind="freed"} 8`,
 		`vfio_watch_failures_total 0`,
 		`vfio_device_info{device="0000:df:00.0",device_id="2330",driver="vfio-pci",group="58",kind="pci",` +
 			`model="GH100 [H100 SXM5 80GB]",numa_node="1",vendor_id="10de"} 1`,
@@ -142,7 +144,7 @@ func TestMetricsFollowTheNode(t *testing.T) {
 	agent.eventually([]string{
 		`vfio_group_state{group="51",state="free"} 1`,
 		`vfio_group_state{group="51",state="held"} 0`,
-		`vfio_watch_events_total{kind="freed"} 1`,
+		`vfio_watch_events_total{kind="freed"} 9`,
 	}, "vfio_group_holder_info", "vfio_group_uncovered_processes")
 
 	node.Unbind(simnode.SecondGPU)
