@@ -57,7 +57,7 @@ def test_examples_of_the_documentation_run(
         program.write_text(block.replace("Root()", f"Root({str(node.root)!r})"))
         runpy.run_path(str(program))
         outputs.append(capsys.readouterr().out)
-    assert f"0000:1b:00.0 looks-held [{pid}]" in outputs[0]
+    assert f"0000:1b:00.0 held [{pid}]" in outputs[0]
     assert "group 52: held" in outputs[1]
 
 

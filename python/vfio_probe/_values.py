@@ -392,7 +392,7 @@ class Snapshot(Value):
         devices: The devices, ordered by id.
         groups: The groups of the devices, ordered by number.
         coverage: The coverage of the search for holders.
-        errors: The errors of what could not be read.
+        errors: The errors of the devices, groups and processes that could not be read.
     """
 
     devices: tuple[Device, ...] = ()
