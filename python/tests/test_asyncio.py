@@ -6,15 +6,13 @@ import contextlib
 import pytest
 from sim_node import GPUS, Node, descriptors
 
-from vfio_probe import EventKind, GroupEvent, ProbeError, Root, Watch, WatchEvent
+from vfio_probe import Event, EventKind, GroupEvent, ProbeError, Root, Watch, WatchEvent
 
 BOUND = len(GPUS)
 
 
 async def collect(watch: Watch, kinds: list[tuple[EventKind, int | None]], until: int) -> None:
     """Collects held and freed events until there are `until` of them."""
-    while not watch.ready:
-        await watch.next_event_async()
     async for event in watch:
         if isinstance(event, GroupEvent) and event.kind is not EventKind.CHANGED:
             kinds.append((event.kind, event.group))
@@ -22,16 +20,23 @@ async def collect(watch: Watch, kinds: list[tuple[EventKind, int | None]], until
                 break
 
 
+async def first_pass(watch: Watch) -> None:
+    """Takes the events of the first pass."""
+    while await watch.next_event_async() != WatchEvent(EventKind.READY):
+        pass
+
+
 def test_events_arrive_while_the_loop_runs_other_tasks(node: Node, root: Root) -> None:
     async def main() -> None:
         with root.watch(interval=0.02) as watch:
             kinds: list[tuple[EventKind, int | None]] = []
+            await first_pass(watch)
             task = asyncio.create_task(collect(watch, kinds, 2))
-            while not watch.ready:
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)
             pid = node.start_vm(51)
             while not kinds:
                 await asyncio.sleep(0)
+            await watch.wait_for_async(lambda watch: watch.holders(51), 30)
             holders = watch.holders(51)
             assert holders is not None
             assert [holder.pid for holder in holders] == [pid]
@@ -46,9 +51,9 @@ def test_two_tasks_share_a_watch(node: Node, root: Root) -> None:
     async def main() -> None:
         with root.watch(interval=0.02) as watch:
             kinds: list[tuple[EventKind, int | None]] = []
+            await first_pass(watch)
             tasks = [asyncio.create_task(collect(watch, kinds, 8)) for _ in range(2)]
-            while not watch.ready:
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)
             for group in GPUS:
                 node.start_vm(group)
             _, pending = await asyncio.wait(tasks, timeout=30, return_when=asyncio.FIRST_COMPLETED)
@@ -120,7 +125,8 @@ def test_waits_in_asyncio(node: Node, root: Root) -> None:
             node.kill_vm(pid)
             assert await watch.wait_until_free_async(51)
             # The events are still there.
-            kinds = [event.kind for event in iter(lambda: watch.next_event(0), None)]
+            events: list[Event] = list(iter(lambda: watch.next_event(0), None))
+            kinds = [event.kind for event in events]
             assert kinds.count(EventKind.READY) == 1
             assert kinds[-2:] == [EventKind.HELD, EventKind.FREED]
             assert await watch.next_event_async(0.05) is None

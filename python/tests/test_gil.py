@@ -90,6 +90,8 @@ def test_call_releases_the_gil(root: Root, name: str) -> None:
 def test_close_of_a_watch_releases_the_gil(root: Root) -> None:
     watches = [root.watch() for _ in range(50)]
     assert another_runs_during(lambda: watches.pop().close(), len(watches))
+    for watch in watches:
+        watch.close()
 
 
 def test_close_in_forked_child_keeps_parent_waiting(root: Root) -> None:
@@ -154,10 +156,10 @@ WAITS = {
     "next_event": "while True: print(watch.next_event().kind, flush=True)",
     "next_event with a timeout": "while True: print(watch.next_event(86400).kind, flush=True)",
     "wait_until_held": """
-while not watch.ready: print(watch.next_event().kind, flush=True)
+while (event := watch.next_event(0)) is not None: print(event.kind, flush=True)
 watch.wait_until_held(99)""",
     "wait_for": """
-while not watch.ready: print(watch.next_event().kind, flush=True)
+while (event := watch.next_event(0)) is not None: print(event.kind, flush=True)
 watch.wait_for(lambda watch: False)""",
     "asyncio": """
 async def main():

@@ -42,7 +42,7 @@ def by_pattern(event: Event) -> str:
 def test_events_narrow_by_class_kind_and_pattern(node: Node, root: Root) -> None:
     with root.watch() as watch:
         assert watch.wait_for(lambda watch: watch.ready, 30)
-        events = list(iter(lambda: watch.next_event(0), None))
+        events: list[Event] = list(iter(lambda: watch.next_event(0), None))
     expected = [*GPUS.values(), *map(str, GPUS), "ready"]
     for narrow in by_class, by_kind, by_pattern:
         assert sorted(map(narrow, events)) == sorted(expected)

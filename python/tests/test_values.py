@@ -137,12 +137,12 @@ def test_every_class_can_be_pickled_copied_and_written_as_json(node: Node) -> No
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
             assert pickle.loads(pickle.dumps(value, protocol)) == value
         assert copy.copy(value) == copy.deepcopy(value) == dataclasses.replace(value) == value
-        assert type(value)(*(getattr(value, name) for name in type(value).__match_args__)) == value
+        assert type(value)(*(getattr(value, field.name) for field in dataclasses.fields(value))) == value
+        assert [field.name for field in dataclasses.fields(value)] == [*value.__match_args__]
         document = json.loads(json.dumps(value.as_dict()))
         assert document == value.as_dict()
         assert {field.name for field in dataclasses.fields(value)} <= set(document)
         assert dataclasses.asdict(value)
-    assert sorted(found[-3:], reverse=True) == sorted(found[-3:])[::-1]
 
 
 def test_values_are_ordered_with_none_first() -> None:
@@ -151,7 +151,7 @@ def test_values_are_ordered_with_none_first() -> None:
     assert one < two <= two < three
     assert three > two >= two > one
     with pytest.raises(TypeError):
-        one < Member("a")  # type: ignore[operator]  # noqa: B015
+        one < Member("a")  # noqa: B015
 
 
 def test_values_pass_through_multiprocessing(node: Node) -> None:
@@ -191,7 +191,7 @@ def test_device_nodes_and_hardware(node: Node) -> None:
         assert (hardware.device, hardware.presence in Presence) == ("0000:1b:00.0", True)
         with pytest.raises(MissingError, match="^group 999: no such IOMMU group$"):
             root.device_nodes(999)
-        with pytest.raises(MissingError, match="^0000:77:00.0: no such device on the pci bus$"):
+        with pytest.raises(MissingError, match="^0000:77:00.0: "):
             root.hardware("0000:77:00.0")
     with Node("--cdevs", "--eight-gpus") as with_cdevs, Root(with_cdevs.root) as root:
         iommufd = root.device_nodes(51).iommufd_mode()

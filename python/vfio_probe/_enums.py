@@ -149,8 +149,8 @@ class EventKind(_Word):
     """The device node, the members or the holders of a group changed, or the watch found the group neither
     free nor held."""
     RESCAN = "rescan"
-    """Events were lost: the kernel dropped some, or more than 1024 were queued during a wait. The watch itself
-    is up to date."""
+    """Events were lost: the kernel dropped some, or more than 1024 were queued during a wait. The watch is
+    up to date."""
     READY = "ready"
     """The first pass is complete. Comes once, after the events of that pass. Without an event before it, no
     device is bound."""

@@ -49,8 +49,7 @@ class Value:
     _derived: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        # dataclass() makes a second class, with slots. help() and inspect.getdoc() find the text of a field in
-        # __slots__.
+        # dataclass() makes a second class, with slots. help() reads the text of a field there.
         names = cls.__dict__.get("__slots__")
         if names:
             type.__setattr__(cls, "__slots__", {name: _attribute(cls.__doc__, name) for name in names})

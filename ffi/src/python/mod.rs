@@ -10,6 +10,7 @@ mod unclosed;
 mod value;
 mod values;
 mod wait;
+mod waiting;
 mod watch;
 mod watched;
 mod words;
@@ -23,7 +24,9 @@ mod _core {
     #[pymodule_export]
     use super::root::Root;
     #[pymodule_export]
-    use super::watch::{Waiter, Watch};
+    use super::waiting::Waiter;
+    #[pymodule_export]
+    use super::watch::Watch;
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "naming convention of Python")]

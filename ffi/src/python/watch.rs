@@ -4,17 +4,17 @@ use crate::host::Host;
 use crate::python::events::event;
 use crate::python::value::{Value, tuple};
 use crate::python::wait::{Live, release};
+use crate::python::waiting::{Waited, Waiter, asynchronous, closed, end_of, next, step, wait};
 use crate::python::watched::{Clock, Known, watched_group};
 use crate::python::{arguments, errors, unclosed, values};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 use vfio_probe::monitor::Assigned;
 use vfio_probe::watch::{Options, Wait};
-use vfio_probe::{Event, GroupId, Occupancy};
+use vfio_probe::{GroupId, Occupancy};
 
 /// A watch of all devices of a root: an iterator of events and a context manager.
 ///
@@ -80,15 +80,6 @@ impl Watch {
     }
 }
 
-/// Calls a coroutine function of vfio_probe._asyncio.
-fn asynchronous<'py>(
-    py: Python<'py>,
-    function: &str,
-    arguments: impl pyo3::call::PyCallArgs<'py>,
-) -> PyResult<Bound<'py, PyAny>> {
-    py.import("vfio_probe._asyncio")?.getattr(function)?.call1(arguments)
-}
-
 impl Drop for Watch {
     fn drop(&mut self) {
         let live = self.live.get_mut().unwrap_or_else(PoisonError::into_inner).take();
@@ -97,70 +88,6 @@ impl Drop for Watch {
         }
         release(live);
     }
-}
-
-/// The result of a wait.
-enum Waited<T> {
-    Done(T),
-    /// The timeout passed.
-    TimedOut,
-    /// The watch was closed.
-    Closed,
-}
-
-/// Waits until `step` returns something. It is called attached to the interpreter.
-fn wait<T>(
-    py: Python<'_>,
-    live: Arc<Live>,
-    until: Option<Instant>,
-    step: impl FnMut(&Live) -> PyResult<Option<T>>,
-) -> PyResult<Waited<T>> {
-    let waited = wait_on(py, &live, until, step);
-    // If the watch was closed during the wait, this drop closes descriptors.
-    py.detach(move || drop(live));
-    waited
-}
-
-fn wait_on<T>(
-    py: Python<'_>,
-    live: &Live,
-    until: Option<Instant>,
-    mut step: impl FnMut(&Live) -> PyResult<Option<T>>,
-) -> PyResult<Waited<T>> {
-    while !live.is_closed() {
-        if let Some(done) = step(live)? {
-            return Ok(Waited::Done(done));
-        }
-        if until.is_some_and(|until| Instant::now() >= until) {
-            return Ok(Waited::TimedOut);
-        }
-        py.detach(|| live.wait(until)).map_err(std::io::Error::from)?;
-        // Raises KeyboardInterrupt after Ctrl-C.
-        py.check_signals()?;
-    }
-    Ok(Waited::Closed)
-}
-
-fn next(py: Python<'_>, live: &Live) -> PyResult<Option<Event>> {
-    py.detach(|| live.lock().next()).transpose().map_err(errors::raised)
-}
-
-/// Makes a step of a wait. Returns whether the predicate is true.
-fn step(
-    py: Python<'_>,
-    live: &Live,
-    wait: &mut Wait,
-    predicate: impl FnOnce(&vfio_probe::Watch) -> bool + Send,
-) -> PyResult<bool> {
-    py.detach(|| wait.step(&mut live.lock(), predicate)).map_err(errors::raised)
-}
-
-fn end_of(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Instant>> {
-    Ok(arguments::timeout("timeout", timeout)?.map(|timeout| Instant::now() + timeout))
-}
-
-fn closed() -> PyErr {
-    PyValueError::new_err("the watch is closed")
 }
 
 #[pymethods]
@@ -301,7 +228,7 @@ impl Watch {
 
     /// Returns an object that keeps the descriptor open during a wait.
     fn _waiter(&self) -> PyResult<Waiter> {
-        Ok(Waiter { live: Some(self.live()?), wait: Mutex::default() })
+        Ok(Waiter::new(self.live()?))
     }
 
     /// True if the watch is closed.
@@ -380,36 +307,5 @@ impl Watch {
 
     fn __repr__(&self) -> &'static str {
         if self.closed() { "<Watch closed>" } else { "<Watch>" }
-    }
-}
-
-/// A wait for a watch. It keeps the descriptor open, even if the watch is closed during the wait.
-#[pyclass(frozen, module = "vfio_probe._core")]
-pub(crate) struct Waiter {
-    /// None only during the drop.
-    live: Option<Arc<Live>>,
-    wait: Mutex<Wait>,
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        release(self.live.take());
-    }
-}
-
-#[pymethods]
-impl Waiter {
-    /// Returns the descriptor of the watch.
-    fn fileno(&self) -> PyResult<i32> {
-        self.live.as_ref().map(|live| live.descriptor().as_raw_fd()).ok_or_else(closed)
-    }
-
-    /// Takes in what has changed. Returns whether a predicate is due. Does not wait.
-    fn step(&self, py: Python<'_>) -> PyResult<bool> {
-        let live = self.live.as_ref().filter(|live| !live.is_closed()).ok_or_else(closed)?;
-        let mut wait = *self.wait.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = step(py, live, &mut wait, |_| true);
-        *self.wait.lock().unwrap_or_else(PoisonError::into_inner) = wait;
-        due
     }
 }

@@ -103,7 +103,9 @@ pub fn go(context: &mut Context, _: &[String]) -> Result<bool> {
     suite.check("program that measures calls", |log| {
         log.run(command(context, PACKAGE, &[&["build", "-o"]]).arg(&calls).arg("./internal/calls"))
     });
-    suite.check("cost of calls", |log| measures(log, context.bare(&calls).arg(&root).args(["52", "51", "0000:3d:00.0"])));
+    suite.check("cost of calls", |log| {
+        measures(log, context.bare(&calls).arg(&root).args(["52", "51", "0000:3d:00.0"]))
+    });
     Ok(suite.end())
 }
 

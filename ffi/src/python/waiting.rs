@@ -1,0 +1,121 @@
+//! The waits for a watch: steps, timeouts, Ctrl-C, and the object by which asyncio waits.
+
+use crate::python::wait::{Live, release};
+use crate::python::{arguments, errors};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use vfio_probe::Event;
+use vfio_probe::watch::Wait;
+
+/// Calls a coroutine function of vfio_probe._asyncio.
+pub(crate) fn asynchronous<'py>(
+    py: Python<'py>,
+    function: &str,
+    arguments: impl pyo3::call::PyCallArgs<'py>,
+) -> PyResult<Bound<'py, PyAny>> {
+    py.import("vfio_probe._asyncio")?.getattr(function)?.call1(arguments)
+}
+
+/// The result of a wait.
+pub(crate) enum Waited<T> {
+    Done(T),
+    /// The timeout passed.
+    TimedOut,
+    /// The watch was closed.
+    Closed,
+}
+
+/// Waits until `step` returns something. It is called attached to the interpreter.
+pub(crate) fn wait<T>(
+    py: Python<'_>,
+    live: Arc<Live>,
+    until: Option<Instant>,
+    step: impl FnMut(&Live) -> PyResult<Option<T>>,
+) -> PyResult<Waited<T>> {
+    let waited = wait_on(py, &live, until, step);
+    // If the watch was closed during the wait, this drop closes descriptors.
+    py.detach(move || drop(live));
+    waited
+}
+
+fn wait_on<T>(
+    py: Python<'_>,
+    live: &Live,
+    until: Option<Instant>,
+    mut step: impl FnMut(&Live) -> PyResult<Option<T>>,
+) -> PyResult<Waited<T>> {
+    while !live.is_closed() {
+        if let Some(done) = step(live)? {
+            return Ok(Waited::Done(done));
+        }
+        if until.is_some_and(|until| Instant::now() >= until) {
+            return Ok(Waited::TimedOut);
+        }
+        py.detach(|| live.wait(until)).map_err(std::io::Error::from)?;
+        // Raises KeyboardInterrupt after Ctrl-C.
+        py.check_signals()?;
+    }
+    Ok(Waited::Closed)
+}
+
+pub(crate) fn next(py: Python<'_>, live: &Live) -> PyResult<Option<Event>> {
+    py.detach(|| live.lock().next()).transpose().map_err(errors::raised)
+}
+
+/// Makes a step of a wait. Returns whether the predicate is true.
+pub(crate) fn step(
+    py: Python<'_>,
+    live: &Live,
+    wait: &mut Wait,
+    predicate: impl FnOnce(&vfio_probe::Watch) -> bool + Send,
+) -> PyResult<bool> {
+    py.detach(|| wait.step(&mut live.lock(), predicate)).map_err(errors::raised)
+}
+
+pub(crate) fn end_of(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Instant>> {
+    Ok(arguments::timeout("timeout", timeout)?.map(|timeout| Instant::now() + timeout))
+}
+
+pub(crate) fn closed() -> PyErr {
+    PyValueError::new_err("the watch is closed")
+}
+
+/// A wait for a watch. It keeps the descriptor open, even if the watch is closed during the wait.
+#[pyclass(frozen, module = "vfio_probe._core")]
+pub(crate) struct Waiter {
+    /// None only during the drop.
+    live: Option<Arc<Live>>,
+    wait: Mutex<Wait>,
+}
+
+impl Waiter {
+    pub(crate) fn new(live: Arc<Live>) -> Self {
+        Self { live: Some(live), wait: Mutex::default() }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        release(self.live.take());
+    }
+}
+
+#[pymethods]
+impl Waiter {
+    /// Returns the descriptor of the watch.
+    fn fileno(&self) -> PyResult<i32> {
+        self.live.as_ref().map(|live| live.descriptor().as_raw_fd()).ok_or_else(closed)
+    }
+
+    /// Takes in what has changed. Returns whether a predicate is due. Does not wait.
+    fn step(&self, py: Python<'_>) -> PyResult<bool> {
+        let live = self.live.as_ref().filter(|live| !live.is_closed()).ok_or_else(closed)?;
+        let mut wait = *self.wait.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = step(py, live, &mut wait, |_| true);
+        *self.wait.lock().unwrap_or_else(PoisonError::into_inner) = wait;
+        due
+    }
+}
