@@ -86,11 +86,9 @@ fn go(context: &Context, directory: &Path, example: &str, log: &mut Log) -> Resu
     Ok(go(&["run", "."]))
 }
 
-/// Returns the commands of a page that add the Go package to a module, with the place of this checkout.
+/// Returns the commands of a page that add the Go package of this checkout to a module.
 fn go_commands(page: &str, top: &Path) -> Vec<String> {
-    let commands = page.lines().map(str::trim).filter(|line| {
-        line.starts_with("go mod ") || line.starts_with("go get ") || line.starts_with("go work ")
-    });
+    let commands = page.lines().map(str::trim).filter(|line| line.starts_with("go mod "));
     commands.map(|line| line.replace("=PATH/", &format!("={}/", top.display()))).collect()
 }
 

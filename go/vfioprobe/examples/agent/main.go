@@ -126,10 +126,13 @@ func (f *follower) follow() {
 			continue
 		}
 		f.events.WithLabelValues(event.Kind.String()).Inc()
-		if event.Group != vfioprobe.NoGroup {
+		switch {
+		case event.Group != vfioprobe.NoGroup:
 			log.Printf("group %s: %s", event.Group, event.Kind)
-		} else {
+		case event.Device != "":
 			log.Printf("%s: %s", event.Device, event.Kind)
+		default:
+			log.Printf("watch: %s", event.Kind)
 		}
 	}
 }
