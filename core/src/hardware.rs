@@ -177,7 +177,7 @@ impl Root {
     /// the kernel would not write.
     pub fn hardware(&self, address: PciAddress) -> Result<Hardware> {
         self.stat(format_args!("sys/bus/pci/devices/{address}"))
-            .map_err(|errno| Error::system(errno, "device").of_device(DeviceId::Pci(address)))?;
+            .map_err(|errno| Error::system(errno, "").of_device(DeviceId::Pci(address)))?;
         let presence = self.presence(address)?;
         Ok(Hardware { presence, fatal_errors: self.fatal_errors(address)? })
     }
