@@ -1,10 +1,12 @@
 """Tests the examples, the programs and the examples of the documentation."""
 
 import json
+import os
 import re
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +65,20 @@ def test_examples_of_the_documentation_run(
 
 def test_benchmark_prints_every_figure(node: Node) -> None:
     node.start_vm(51)
-    figures: dict[str, Any] = json.loads(run(REPOSITORY / "python/benches/calls.py", node.root, "52", "51"))
+    figures: dict[str, Any] = json.loads(
+        run(REPOSITORY / "python/benches/calls.py", node.root, "52", "51", "0000:3d:00.0")
+    )
     assert figures.pop("language") == "python"
-    assert set(figures) == {"peek_ns", "probe_free_ns", "probe_held_ns"}
+    assert set(figures) == {
+        "enable_ns",
+        "watch_ns",
+        "peek_ns",
+        "probe_free_ns",
+        "probe_held_ns",
+        "nodes_ns",
+        "hardware_ns",
+        "snapshot_ns",
+    }
     assert all(isinstance(figure, int) and figure > 0 for figure in figures.values())
 
 
@@ -128,6 +141,8 @@ def test_conformance_dump_is_complete(node: Node) -> None:
     assert (groups[0]["state"], groups[0]["peek"]) == ("held", "looks-held")
     (holder,) = document["holders"]
     assert holder.pop("start_time") > 0
+    assert abs(time.time() - holder.pop("started")) < 600
+    assert holder.pop("uid") == os.geteuid()
     assert holder == {
         "group": 51,
         "pid": pid,
