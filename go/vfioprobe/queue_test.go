@@ -16,7 +16,7 @@ func TestFullQueueBecomesOneRescan(t *testing.T) {
 	}
 }
 
-// It comes once, so a caller that waits for it would wait for ever.
+// It comes once, so a caller that waits for it would otherwise never return.
 func TestFullQueueKeepsReady(t *testing.T) {
 	ready := Event{Kind: EventReady, Group: NoGroup}
 	for _, place := range []int{0, maxQueued / 2, maxQueued} {
