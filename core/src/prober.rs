@@ -17,6 +17,10 @@ use std::time::{Duration, Instant};
 /// kernel, no further one starts.
 pub const MAX_CONCURRENT: usize = 4;
 
+/// Longest deadline and interval, 34 years. A longer one counts as this one, because it could overflow
+/// when it is added to the clock.
+pub(crate) const LONGEST: Duration = Duration::from_secs(1 << 30);
+
 /// A probe neither recurses nor holds large buffers, so its thread has a small stack.
 const LIMITS: Limits = Limits {
     threads: MAX_CONCURRENT,
@@ -215,6 +219,7 @@ impl Prober {
     #[must_use]
     pub fn probe(&self, group: GroupId, deadline: Duration) -> Occupancy {
         let (send, receive) = mpsc::sync_channel(1);
+        let deadline = deadline.min(LONGEST);
         let request = Request { group, baseline_of: Vec::new(), deadline: Instant::now() + deadline };
         // try_send never blocks the helper thread, even if the receiver has gone.
         let done = Box::new(move |result: ProbeResult, _| {

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail loudly")]
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -137,6 +139,37 @@ fn descriptor_of_this_process_is_no_evidence() {
     let other = Opener::start(&node);
     until(&mut watch, "held by the other", |watch| !watch.holders(GROUP).is_empty());
     assert_eq!(watch.holders(GROUP).iter().map(|holder| holder.pid).collect::<Vec<_>>(), [other.shell.id()]);
+}
+
+/// A child that was forked without an exec has copies of all descriptors, and epoll goes on to report
+/// a pidfd as long as a copy of it is open.
+#[test]
+fn copy_of_a_pidfd_keeps_no_watch_awake() {
+    let node = Node::with_eight_gpus().unwrap();
+    let mut watch = watch(&node);
+    let opener = Opener::start(&node);
+    until(&mut watch, "held", |watch| !watch.holders(GROUP).is_empty());
+    let is_pidfd = |fd: &i32| {
+        std::fs::read_link(format!("/proc/self/fd/{fd}"))
+            .is_ok_and(|link| link.ends_with("anon_inode:[pidfd]"))
+            || std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))
+                .is_ok_and(|text| text.contains("\nPid:"))
+    };
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let copies: Vec<_> = (3..100)
+        .filter(|fd| *fd != own.as_raw_fd() && is_pidfd(fd))
+        .filter_map(|fd| pidfd_getfd(&own, fd, PidfdGetfdFlags::empty()).ok())
+        .collect();
+    assert!(!copies.is_empty());
+    drop(opener);
+    until(&mut watch, "free", |watch| state(watch).0 == Occupancy::Free);
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let deadline = Instant::now() + PATIENCE;
+    // Other news may still come, but not without an end.
+    while poll(&mut [PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)], Some(&none)).unwrap() > 0 {
+        assert!(Instant::now() < deadline, "the descriptor stays readable");
+        while watch.next().is_some() {}
+    }
 }
 
 /// A thread that mounts. A node drops CAP_SYS_ADMIN from the test's thread, so it starts before.

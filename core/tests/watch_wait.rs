@@ -6,7 +6,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use vfio_probe::watch::Wait;
-use vfio_probe::{Event, GroupId, Occupancy, Root, Watch, watch};
+use vfio_probe::{Event, GroupId, Occupancy, Prober, Root, Watch, watch};
 use vfio_sim_node::{Function, Node, VmSpec};
 
 const GPU: &str = "0000:1b:00.0";
@@ -42,6 +42,21 @@ fn wait_ends_when_the_group_is_held_and_when_it_is_free() {
     let events = queued(&mut watch);
     assert_eq!(events.first(), Some(&Event::Held(GROUP)), "{events:?}");
     assert_eq!(events.last(), Some(&Event::Freed(GROUP)), "{events:?}");
+}
+
+#[test]
+fn longest_durations_overflow_no_clock() {
+    let node = Node::with_eight_gpus().unwrap();
+    let root = Root::open(node.root()).unwrap();
+    let long = Duration::MAX;
+    let options =
+        watch::Options { interval: long, probe: true, probe_deadline: long, ..watch::Options::default() };
+    let mut watch = Watch::open(&root, options).unwrap();
+    assert_eq!(watch.wait_until_free(GROUP, Some(long)), Ok(true));
+    let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    watch.pass_now();
+    assert_eq!(watch.wait_until_held(GROUP, Some(PATIENCE)), Ok(true));
+    assert_eq!(Prober::new(root).probe(GROUP, long), Occupancy::Held);
 }
 
 #[test]

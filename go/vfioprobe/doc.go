@@ -14,13 +14,14 @@
 //
 // Only an open of /dev/vfio/<group> proves that a group is free. While a probe has a free group open, the open of
 // another process fails with EBUSY, and a starting VM then fails. Therefore only these calls open a group:
-// [Root.Probe], [Root.ProbeWithin], [Root.ProbeContext], and a [Watch] with [WatchOptions].Probe set. All other calls
-// read sysfs and proc, open no device and need no privilege. Holders in processes of other users need CAP_SYS_PTRACE.
+// [Root.Probe], [Root.ProbeWithin], [Root.ProbeContext], [Root.SnapshotWithProbes], and a [Watch] with
+// [WatchOptions].Probe set. All other calls read sysfs and proc, open no device and need no privilege. Holders in
+// processes of other users need CAP_SYS_PTRACE.
 //
 // # Absent values
 //
-// A value that is absent or unknown is [NoGroup] for a group, -1 for a number that may be 0 (NUMA node, cdev), and ""
-// for a string.
+// A value that is absent or unknown is [NoGroup] for a group, [NoUID] for a user, -1 for another number that may be 0
+// (NUMA node, cdev, fatal errors), the zero [time.Time] for a time, and "" for a string.
 //
 // # Errors
 //
@@ -32,8 +33,8 @@
 // # Goroutines, threads and handles
 //
 // Every method may be called from any goroutine at any time, also concurrently with Close. A call that is in progress
-// completes; a later call fails with [ErrClosed]. Calls take microseconds to milliseconds. Only [Root.Probe] can wait
-// for the kernel without a limit, and it blocks a thread while it waits. A [Watch] waits in the runtime's network
+// completes; a later call fails with [ErrClosed]. Calls take microseconds to milliseconds, except that [Root.Probe] and
+// [Root.Hardware] block a thread while the kernel resets a device. A [Watch] waits in the runtime's network
 // poller and blocks no thread. Close every Root and Watch. The garbage collector closes an unreachable one some time
 // later; do not rely on it.
 //

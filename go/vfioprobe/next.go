@@ -10,6 +10,7 @@ import (
 	"errors"
 	"iter"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -116,11 +117,17 @@ func (b *inbox) deliver(got news) {
 			return
 		}
 	}
-	if len(b.queue) == maxQueued {
-		b.queue = append(b.queue[:0], news{event: Event{Kind: EventRescan, Group: NoGroup}})
+	b.queue = append(b.queue, got)
+	if len(b.queue) <= maxQueued {
 		return
 	}
-	b.queue = append(b.queue, got)
+	// EventReady stays, because it comes once.
+	isReady := func(n news) bool { return n.event.Kind == EventReady }
+	hasReady := slices.ContainsFunc(b.queue, isReady)
+	b.queue = append(b.queue[:0], news{event: Event{Kind: EventRescan, Group: NoGroup}})
+	if hasReady {
+		b.queue = append(b.queue, news{event: Event{Kind: EventReady, Group: NoGroup}})
+	}
 }
 
 // readNews waits for news for Next.

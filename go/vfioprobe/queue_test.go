@@ -16,6 +16,24 @@ func TestFullQueueBecomesOneRescan(t *testing.T) {
 	}
 }
 
+// It comes once, so a caller that waits for it would otherwise never return.
+func TestFullQueueKeepsReady(t *testing.T) {
+	ready := Event{Kind: EventReady, Group: NoGroup}
+	for _, place := range []int{0, maxQueued / 2, maxQueued} {
+		b := inbox{changed: make(chan struct{})}
+		for number := range maxQueued + 1 {
+			event := Event{Kind: EventHeld, Group: 51}
+			if number == place {
+				event = ready
+			}
+			b.deliver(news{event: event})
+		}
+		if len(b.queue) != 2 || b.queue[0].event.Kind != EventRescan || b.queue[1].event != ready {
+			t.Errorf("ready at %d: %v", place, b.queue)
+		}
+	}
+}
+
 func TestFailureWithoutReaderIsNotQueued(t *testing.T) {
 	b := inbox{changed: make(chan struct{})}
 	failed := invalid("failed")

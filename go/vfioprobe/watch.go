@@ -60,8 +60,8 @@ var closing sync.Mutex
 
 // Watch creates a watch, which lasts until the context is done or the watch is closed. The root may be closed earlier.
 // Watch does not read anything. The first events report every bound device as [EventBound], every held group as
-// [EventHeld], every free one as [EventFreed] and every other one as [EventChanged]. [EventReady] ends them. A source that is not available, such as uevents in a user namespace, is left out; changes are then found
-// at the next interval.
+// [EventHeld], every free one as [EventFreed] and every other one as [EventChanged]. [EventReady] ends them. A source that is
+// not available, such as uevents in a user namespace, is left out; changes are then found at the next interval.
 //
 // The error is the context's error if it is done already, [ErrInvalid] for a negative duration, [ErrClosed] for a closed
 // root, and a [syscall.Errno] if no file descriptor is available.

@@ -5,6 +5,8 @@ package vfioprobe
 // #cgo nocallback vfp_watch_is_ready
 // #cgo noescape vfp_watch_groups
 // #cgo nocallback vfp_watch_groups
+// #cgo noescape vfp_watch_group
+// #cgo nocallback vfp_watch_group
 // #cgo noescape vfp_watch_devices
 // #cgo nocallback vfp_watch_devices
 // #cgo noescape vfp_watch_holders
@@ -14,8 +16,6 @@ package vfioprobe
 import "C"
 
 import (
-	"cmp"
-	"slices"
 	"syscall"
 	"time"
 )
@@ -91,12 +91,23 @@ func (w *Watch) Groups() ([]WatchedGroup, error) {
 // Group returns the state of one group, as [Watch.Groups] does, and false if the watch does not list it. It reads nothing of
 // the host. The error is [ErrClosed] if the watch has ended.
 func (w *Watch) Group(id GroupID) (WatchedGroup, bool, error) {
-	groups, err := w.Groups()
-	place, found := slices.BinarySearchFunc(groups, id, func(group WatchedGroup, id GroupID) int { return cmp.Compare(group.ID, id) })
-	if !found {
+	h, err := w.use()
+	if err != nil {
 		return WatchedGroup{}, false, err
 	}
-	return groups[place], true, nil
+	defer h.release()
+	if id == NoGroup {
+		return WatchedGroup{}, false, nil
+	}
+	var record C.vfp_watched_group
+	var failed C.vfp_error
+	switch status := C.vfp_watch_group(h.c, C.uint32_t(id), C.sizeof_vfp_watched_group, &record, &failed); {
+	case status == C.VFP_MISSING:
+		return WatchedGroup{}, false, nil
+	case status < 0:
+		return WatchedGroup{}, false, failure(&failed)
+	}
+	return watched(&record), true, nil
 }
 
 // Ready reports whether the watch has read everything once. [EventReady] is the event of it. It is false for a watch that has

@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::group::Member;
 use crate::id::{DeviceId, GroupId};
 use crate::occupancy::Occupancy;
-use crate::prober::Prober;
+use crate::prober::{LONGEST, Prober};
 use crate::root::Root;
 use bound::BoundDevices;
 use nodes::VisibleNodes;
@@ -122,6 +122,9 @@ impl Monitor {
     /// # Errors
     /// The kernel creates no eventfd.
     pub fn new(root: Arc<Root>, prober: Arc<Prober>, options: Options) -> Result<Self> {
+        let Options { interval, probe_deadline, .. } = options;
+        let (interval, probe_deadline) = (interval.min(LONGEST), probe_deadline.min(LONGEST));
+        let options = Options { interval, probe_deadline, ..options };
         Ok(Self {
             root,
             prober,

@@ -1,7 +1,7 @@
 //! Keeps the holders of the held groups: takes what the search finds, and follows their exits.
 
 use super::search::{Known, News, Searcher, Wanted};
-use super::sources::Sources;
+use super::sources::{Polled, Sources};
 use crate::error::Result;
 use crate::holder_search::Sighting;
 use crate::holders::{Holder, ScanCoverage};
@@ -39,7 +39,7 @@ pub(super) struct Held {
     /// When to search again. None while a search is under way, and if holders are known.
     again: Option<Instant>,
     /// The pidfd of each holder whose exit is followed, with the holder's pid.
-    exits: Vec<(u32, OwnedFd)>,
+    exits: Vec<(u32, Polled)>,
 }
 
 /// The known holders of all held groups.
@@ -211,7 +211,7 @@ impl KnownHolders {
         held.again = None;
         let followed = exit
             .filter(|_| followed < pidfd_limit())
-            .filter(|exit| sources.watch_exit(exit, holder.group, holder.pid));
+            .and_then(|exit| sources.watch_exit(exit, holder.group, holder.pid));
         held.exits.extend(followed.map(|exit| (holder.pid, exit)));
         self.report_change(holder.group, changes);
     }

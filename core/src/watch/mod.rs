@@ -57,6 +57,7 @@ const AFTER_NODE_CHANGE: Duration = Duration::from_millis(10);
 pub struct Watch {
     monitor: Monitor,
     options: Options,
+    /// Before `holders`, so that it is dropped first.
     sources: Sources,
     holders: KnownHolders,
     events: Queue,

@@ -14,6 +14,7 @@ use rustix::time::{
 };
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Epoll data of the sources.
@@ -60,15 +61,36 @@ pub(super) enum Uevents {
     Lost,
 }
 
+/// A descriptor that is polled until it is dropped.
+///
+/// Closing it is not enough: epoll reports it as long as a copy of it is open, as in a child that was
+/// forked without an exec.
+pub(super) struct Polled {
+    fd: OwnedFd,
+    /// Gone when the whole watch is dropped: a forked child that does so would otherwise remove what
+    /// its parent polls.
+    epoll: Weak<OwnedFd>,
+}
+
+impl Drop for Polled {
+    fn drop(&mut self) {
+        if let Some(epoll) = self.epoll.upgrade() {
+            // Nothing can be done if this fails.
+            let _ = epoll::delete(&*epoll, &self.fd);
+        }
+    }
+}
+
 /// The descriptors of all sources.
 pub(super) struct Sources {
-    epoll: OwnedFd,
+    /// The first field, so that it is dropped before each [`Polled`].
+    epoll: Arc<OwnedFd>,
     /// None if the kernel refuses the socket, as in a user namespace.
     uevents: Option<OwnedFd>,
     /// The socket could not be opened, because this process has no descriptor left.
     uevents_missing: bool,
     /// None while /dev/vfio does not exist.
-    nodes: Option<OwnedFd>,
+    nodes: Option<Polled>,
     tick: OwnedFd,
 }
 
@@ -79,7 +101,7 @@ impl Sources {
     /// The kernel creates no epoll descriptor or no timer.
     pub(super) fn new(interval: Duration, results: BorrowedFd<'_>, uevents: bool) -> Result<Self> {
         let system = |errno| Error::system(errno, "watch");
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system)?;
+        let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system)?);
         let tick = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
             .map_err(system)?;
         let mut sources = Self { epoll, uevents: None, uevents_missing: uevents, nodes: None, tick };
@@ -101,7 +123,12 @@ impl Sources {
     }
 
     fn add(&self, fd: BorrowedFd<'_>, data: u64) -> rustix::io::Result<()> {
-        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(data), epoll::EventFlags::IN)
+        epoll::add(&*self.epoll, fd, epoll::EventData::new_u64(data), epoll::EventFlags::IN)
+    }
+
+    fn poll(&self, fd: OwnedFd, data: u64) -> Option<Polled> {
+        self.add(fd.as_fd(), data).ok()?;
+        Some(Polled { fd, epoll: Arc::downgrade(&self.epoll) })
     }
 
     pub(super) fn hears_uevents(&self) -> bool {
@@ -115,7 +142,7 @@ impl Sources {
     /// Returns the sources that are ready now. Never blocks.
     pub(super) fn ready<'a>(&self, space: &'a mut ReadySpace) -> impl Iterator<Item = Signal> + 'a {
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let ready = epoll::wait(&self.epoll, space, Some(&zero)).ok();
+        let ready = epoll::wait(&*self.epoll, space, Some(&zero)).ok();
         ready.into_iter().flat_map(|(ready, _)| ready.iter()).map(|event| match event.data.u64() {
             UEVENTS => Signal::Uevents,
             NODES => Signal::Nodes,
@@ -145,7 +172,7 @@ impl Sources {
     pub(super) fn clear_nodes(&mut self) {
         let Some(nodes) = &self.nodes else { return };
         let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = inotify::Reader::new(nodes, &mut buffer);
+        let mut reader = inotify::Reader::new(&nodes.fd, &mut buffer);
         let gone = inotify::ReadFlags::IGNORED | inotify::ReadFlags::UNMOUNT | inotify::ReadFlags::MOVE_SELF;
         let mut has_gone = false;
         while let Ok(event) = reader.next() {
@@ -167,7 +194,7 @@ impl Sources {
     pub(super) fn watch_nodes(&mut self, root: &Root) {
         if self.nodes.is_none() {
             let nodes = watch_vfio_directory(root).ok();
-            self.nodes = nodes.filter(|nodes| self.add(nodes.as_fd(), NODES).is_ok());
+            self.nodes = nodes.and_then(|nodes| self.poll(nodes, NODES));
         }
     }
 
@@ -176,10 +203,10 @@ impl Sources {
         self.nodes = None;
     }
 
-    /// Signals [`Signal::Exit`] when the process of a pidfd exits. Returns false if that is not
-    /// possible.
-    pub(super) fn watch_exit(&self, pidfd: &OwnedFd, group: GroupId, pid: u32) -> bool {
-        self.add(pidfd.as_fd(), EXITS | u64::from(pid) << 32 | u64::from(group.0)).is_ok()
+    /// Signals [`Signal::Exit`] when the process of a pidfd exits, until the result is dropped. Returns
+    /// none if that is not possible.
+    pub(super) fn watch_exit(&self, pidfd: OwnedFd, group: GroupId, pid: u32) -> Option<Polled> {
+        self.poll(pidfd, EXITS | u64::from(pid) << 32 | u64::from(group.0))
     }
 
     /// Signals [`Signal::Holders`] when `fd` is readable.
