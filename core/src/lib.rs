@@ -104,7 +104,7 @@
 //! | [`names`] | the names of device models |
 //! | [`Error`] | a failure, with its place and errno |
 //!
-//! Ids and words are read as they are written: each type with a text has `Display` and `FromStr`.
+//! Ids and words have `Display` and `FromStr`: they are read as they are written.
 //!
 //! # Cost
 //!

@@ -152,7 +152,7 @@ impl Watch {
         self.pop()
     }
 
-    /// Returns whether the watch has read everything once, so that [`Watch::monitor`] shows all
+    /// Returns whether the watch has read everything once, so that it shows all
     /// devices and groups. [`Event::Ready`] is or was among the events then.
     #[must_use]
     pub fn is_ready(&self) -> bool {

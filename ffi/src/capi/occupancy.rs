@@ -37,7 +37,7 @@ pub const VFP_UNKNOWN_DENIED: i32 = 1;
 pub const VFP_UNKNOWN_TIMED_OUT: i32 = 2;
 /// The open failed with another errno, which `os_errno` holds.
 pub const VFP_UNKNOWN_ERRNO: i32 = 3;
-/// The watch has not probed the group yet.
+/// The watch has not probed the group yet, or the snapshot does not probe.
 pub const VFP_UNKNOWN_NOT_PROBED: i32 = 4;
 
 /// The occupancy of a group: the result of a probe.

@@ -222,7 +222,7 @@ pub unsafe extern "C" fn vfp_watch_fd(watch: *const vfp_watch) -> i32 {
 /// readable.
 ///
 /// Never waits for an event. A call may run one pass over all groups (about 20 system calls with
-/// 8 devices) and scan all processes if a group became held. The first call reads everything
+/// 8 devices); a thread of the watch searches for holders. The first call reads everything
 /// once. Fails if the bound devices cannot be listed, once for each failed pass; the watch keeps
 /// its state and continues.
 #[unsafe(no_mangle)]

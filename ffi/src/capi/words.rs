@@ -168,7 +168,7 @@ pub extern "C" fn vfp_pid_namespace_text(pid_namespace: i32) -> *const c_char {
 }
 
 /// Returns the word for a VFP_EVENT_*: `bound`, `unbound`, `held`, `freed`, `changed`, `rescan`,
-/// or `?`.
+/// `ready`, or `?`.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfp_event_text(event: i32) -> *const c_char {
     word(EVENTS, event)
