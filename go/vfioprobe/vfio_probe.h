@@ -71,13 +71,13 @@
  * bug, the call returns VFP_PANIC, and stderr shows the place.
  *
  * Threads. Any thread may call any function at any time, also several threads with one handle. Only
- * the close of a handle requires that no other call uses it. vfp_probe_within() and watches with
- * VFP_WATCH_PROBE start helper threads, at most four per root; they do not delay the exit of the
- * process. After a fork without exec the child must not use handles of its parent.
+ * the close of a handle requires that no other call uses it. Probes with a timeout, also those of
+ * a snapshot or a watch, start helper threads, at most four per root, and a watch searches for
+ * holders on a thread of its own; none delays the exit of the process. After a fork without exec the child must not use handles of its parent.
  *
  * Blocking. Calls read sysfs and proc, which takes microseconds to milliseconds. Only
- * vfp_watch_wait() waits for something to happen, and only vfp_probe() can wait for the kernel
- * without a limit. The library neither handles nor masks signals.
+ * vfp_watch_wait() waits for something to happen. While the kernel resets a device, vfp_probe()
+ * waits for it without a limit and vfp_hardware_read() for up to a minute. The library neither handles nor masks signals.
  *
  * Privileges. Scans, peeks, snapshots without probes and watches without VFP_WATCH_PROBE need no
  * privilege and open no device. A probe needs write access to /dev/vfio/<group>. Holders of other
@@ -441,7 +441,7 @@ vfp_status vfp_members(const vfp_root *root,
 /* The open failed with another errno, which os_errno holds. */
 #define VFP_UNKNOWN_ERRNO 3
 
-/* The watch has not probed the group yet. */
+/* The watch has not probed the group yet, or the snapshot does not probe. */
 #define VFP_UNKNOWN_NOT_PROBED 4
 
 /* The occupancy of a group: the result of a probe. */
@@ -860,7 +860,7 @@ int32_t vfp_watch_fd(const vfp_watch *watch);
  * readable.
  *
  * Never waits for an event. A call may run one pass over all groups (about 20 system calls with
- * 8 devices) and scan all processes if a group became held. The first call reads everything
+ * 8 devices); a thread of the watch searches for holders. The first call reads everything
  * once. Fails if the bound devices cannot be listed, once for each failed pass; the watch keeps
  * its state and continues.
  */
@@ -1143,7 +1143,7 @@ const char *vfp_pid_namespace_text(int32_t pid_namespace);
 
 /*
  * Returns the word for a VFP_EVENT_*: bound, unbound, held, freed, changed, rescan,
- * or ?.
+ * ready, or ?.
  */
 const char *vfp_event_text(int32_t event);
 
