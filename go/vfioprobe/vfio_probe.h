@@ -71,13 +71,15 @@
  * bug, the call returns VFP_PANIC, and stderr shows the place.
  *
  * Threads. Any thread may call any function at any time, also several threads with one handle. Only
- * the close of a handle requires that no other call uses it. Probes with a timeout, also those of
- * a snapshot or a watch, start helper threads, at most four per root, and a watch searches for
- * holders on a thread of its own; none delays the exit of the process. After a fork without exec the child must not use handles of its parent.
+ * the close of a handle requires that no other call uses it. Probes with a timeout, also those of a
+ * snapshot or a watch, start helper threads, at most four per root, and a watch searches for
+ * holders on a thread of its own; none delays the exit of the process. After a fork without exec
+ * the child must not use handles of its parent.
  *
  * Blocking. Calls read sysfs and proc, which takes microseconds to milliseconds. Only
  * vfp_watch_wait() waits for something to happen. While the kernel resets a device, vfp_probe()
- * waits for it without a limit and vfp_hardware_read() for up to a minute. The library neither handles nor masks signals.
+ * waits for it without a limit and vfp_hardware_read() for up to a minute. The library neither
+ * handles nor masks signals.
  *
  * Privileges. Scans, peeks, snapshots without probes and watches without VFP_WATCH_PROBE need no
  * privilege and open no device. A probe needs write access to /dev/vfio/<group>. Holders of other
