@@ -47,8 +47,8 @@ fn pass(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pass");
     for bound in [8, 64, 256] {
         let node = node(bound);
-        let root = Arc::new(Root::open(node.root()).unwrap());
-        let prober = Arc::new(Prober::new(Arc::clone(&root)));
+        let root = Root::open(node.root()).unwrap();
+        let prober = Arc::new(Prober::new(root.clone()));
         let mut monitor = Monitor::new(root, prober, Options::default()).unwrap();
         let mut changes = Vec::new();
         group.throughput(Throughput::Elements(bound.into()));

@@ -87,14 +87,14 @@ pub struct ProbeOutstanding;
 /// # }
 /// ```
 pub struct Prober {
-    root: Arc<Root>,
+    root: Root,
     observer: Option<Observer>,
     pool: BoundedPool<Probe>,
 }
 
 /// One probe on its way through the pool.
 struct Probe {
-    root: Arc<Root>,
+    root: Root,
     observer: Option<Observer>,
     request: Request,
     done: Done,
@@ -156,11 +156,7 @@ impl Probe {
 impl Prober {
     /// Creates a prober of the groups below `root`. Starts no thread yet.
     #[must_use]
-    pub fn new(root: impl Into<Arc<Root>>) -> Self {
-        Self::with_root(root.into())
-    }
-
-    fn with_root(root: Arc<Root>) -> Self {
+    pub fn new(root: Root) -> Self {
         Self { root, observer: None, pool: BoundedPool::new(LIMITS) }
     }
 
@@ -188,7 +184,7 @@ impl Prober {
     }
 
     fn call(&self, request: Request, done: Done) -> Probe {
-        Probe { root: Arc::clone(&self.root), observer: self.observer.clone(), request, done }
+        Probe { root: self.root.clone(), observer: self.observer.clone(), request, done }
     }
 
     /// Queues many probes at once. `refused` gets each group whose last probe is still outstanding.
@@ -253,7 +249,7 @@ mod tests {
         for group in 0..nodes {
             std::fs::write(vfio.join(group.to_string()), "").unwrap();
         }
-        let prober = Prober::new(Arc::new(Root::open(directory.path()).unwrap()));
+        let prober = Prober::new(Root::open(directory.path()).unwrap());
         (directory, prober)
     }
 

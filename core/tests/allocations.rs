@@ -39,8 +39,8 @@ fn scan_peek_and_probe_allocate_nothing() {
 fn pass_without_a_change_allocates_nothing() {
     let node = Node::with_eight_gpus().unwrap();
     let _vm = node.start_vm(&VmSpec::foreign(&["0000:1b:00.0"])).unwrap();
-    let root = Arc::new(Root::open(node.root()).unwrap());
-    let prober = Arc::new(Prober::new(Arc::clone(&root)));
+    let root = Root::open(node.root()).unwrap();
+    let prober = Arc::new(Prober::new(root.clone()));
     let mut monitor = Monitor::new(root, prober, Options { probe: true, ..Options::default() }).unwrap();
     let mut changes = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -120,8 +120,8 @@ fn each_tick_makes_the_watch_readable() {
 #[test]
 fn refresh_reads_no_record_of_a_device_that_stayed_bound() {
     let node = Node::with_eight_gpus().unwrap();
-    let root = Arc::new(Root::open(node.root()).unwrap());
-    let prober = Arc::new(Prober::new(Arc::clone(&root)));
+    let root = Root::open(node.root()).unwrap();
+    let prober = Arc::new(Prober::new(root.clone()));
     let options = Options { probe: false, ..Options::default() };
     let mut monitor = Monitor::new(root, prober, options).unwrap();
     let start = Instant::now();

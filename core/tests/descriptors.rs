@@ -46,8 +46,8 @@ fn more_functions_than_descriptors_are_followed() {
     let limits = Rlimit { current: Some(LIMIT), ..getrlimit(Resource::Nofile) };
     setrlimit(Resource::Nofile, limits).unwrap();
     let before = open_descriptors();
-    let root = Arc::new(Root::open(node.root()).unwrap());
-    let prober = Arc::new(Prober::new(Arc::clone(&root)));
+    let root = Root::open(node.root()).unwrap();
+    let prober = Arc::new(Prober::new(root.clone()));
     let options = Options::default();
     let mut monitor = Monitor::new(root, prober, options).unwrap();
     assert_eq!(pass(&mut monitor).len(), FUNCTIONS as usize + GROUPS as usize, "bound, and changed to free");

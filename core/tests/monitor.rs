@@ -31,8 +31,8 @@ struct Story {
 impl Story {
     /// Creates a monitor that has made no pass yet.
     fn new(node: Node) -> Self {
-        let root = Arc::new(Root::open(node.root()).unwrap());
-        let prober = Arc::new(Prober::new(Arc::clone(&root)));
+        let root = Root::open(node.root()).unwrap();
+        let prober = Arc::new(Prober::new(root.clone()));
         let options = Options { interval: INTERVAL, probe: true, ..Options::default() };
         Self { node, monitor: Monitor::new(root, prober, options).unwrap() }
     }
@@ -186,8 +186,8 @@ fn assigned_group_is_never_probed() {
 #[test]
 fn without_permission_to_probe_no_group_is_opened() {
     let node = Node::with_eight_gpus().unwrap();
-    let root = Arc::new(Root::open(node.root()).unwrap());
-    let prober = Arc::new(Prober::new(Arc::clone(&root)));
+    let root = Root::open(node.root()).unwrap();
+    let prober = Arc::new(Prober::new(root.clone()));
     let options = Options { interval: INTERVAL, ..Options::default() };
     let mut story = Story { node, monitor: Monitor::new(root, prober, options).unwrap() };
     for _ in 0..3 {

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use vfio_probe::device::Detail;
@@ -14,8 +13,8 @@ use vfio_sim_node::{Node, VmSpec};
 fn eight_threads_get_the_same_results_as_one() {
     let node = Node::with_eight_gpus().unwrap();
     let _held = node.start_vm(&VmSpec::foreign(&["0000:1b:00.0"])).unwrap();
-    let root = Arc::new(Root::open(node.root()).unwrap());
-    let prober = Prober::new(Arc::clone(&root));
+    let root = Root::open(node.root()).unwrap();
+    let prober = Prober::new(root.clone());
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8)

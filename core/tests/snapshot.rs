@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use std::os::unix::fs::symlink;
-use std::sync::Arc;
 use std::time::Duration;
 use vfio_probe::device::Detail;
 use vfio_probe::holders::Via;
@@ -18,8 +17,8 @@ fn hold(node: &Node, hold: Hold) -> vfio_sim_node::Vm {
 }
 
 fn take(node: &Node, probe: bool) -> Snapshot {
-    let root = Arc::new(Root::open(node.root()).unwrap());
-    let prober = Prober::new(Arc::clone(&root));
+    let root = Root::open(node.root()).unwrap();
+    let prober = Prober::new(root.clone());
     root.snapshot(Detail::Full, probe.then_some((&prober, DEADLINE))).unwrap()
 }
 

@@ -9,7 +9,7 @@ const MAX_IDLE_BUFFERS: usize = 8;
 
 /// The state behind a root handle.
 pub(crate) struct Host {
-    pub(crate) root: Arc<Root>,
+    pub(crate) root: Root,
     /// Starts its helper threads at the first probe with a deadline.
     pub(crate) prober: Arc<Prober>,
     /// Idle buffers, so that a repeated call does not allocate.
@@ -19,8 +19,8 @@ pub(crate) struct Host {
 impl Host {
     /// Opens the directory that stands for `/`. Fails as `openat(2)` does.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let root = Arc::new(Root::open(path)?);
-        let prober = Arc::new(Prober::new(Arc::clone(&root)));
+        let root = Root::open(path)?;
+        let prober = Arc::new(Prober::new(root.clone()));
         Ok(Self { root, prober, buffers: Mutex::default() })
     }
 

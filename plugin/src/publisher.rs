@@ -32,7 +32,7 @@ const FILE: &str = "health.json";
 #[derive(Debug)]
 pub(crate) struct HealthPublisher {
     policy: Policy,
-    root: Arc<Root>,
+    root: Root,
     state: Mutex<State>,
     metrics: MetricsHandle,
     /// Wakes the publishing task: a list may differ though neither the snapshot nor the assignments have changed.
@@ -104,7 +104,7 @@ impl HealthPublisher {
     /// Creates a publisher that has reported nothing, and continues with the reasons of the previous process.
     pub(crate) fn new(
         config: &Config,
-        root: Arc<Root>,
+        root: Root,
         carried_over: CarriedOver,
         metrics: MetricsHandle,
     ) -> Self {

@@ -96,7 +96,7 @@ pub enum Change {
 /// One thread drives a monitor. Other threads can share its [`Prober`]. No method blocks on the
 /// open of a device node.
 pub struct Monitor {
-    root: Arc<Root>,
+    root: Root,
     prober: Arc<Prober>,
     options: Options,
     bound: BoundDevices,
@@ -121,7 +121,7 @@ impl Monitor {
     ///
     /// # Errors
     /// The kernel creates no eventfd.
-    pub fn new(root: Arc<Root>, prober: Arc<Prober>, options: Options) -> Result<Self> {
+    pub fn new(root: Root, prober: Arc<Prober>, options: Options) -> Result<Self> {
         let Options { interval, probe_deadline, .. } = options;
         let (interval, probe_deadline) = (interval.min(LONGEST), probe_deadline.min(LONGEST));
         let options = Options { interval, probe_deadline, ..options };
@@ -203,7 +203,7 @@ impl Monitor {
 
     /// Returns the root.
     #[must_use]
-    pub fn root(&self) -> &Arc<Root> {
+    pub fn root(&self) -> &Root {
         &self.root
     }
 

@@ -84,8 +84,7 @@ impl Watch {
     /// # Errors
     /// The kernel creates no epoll descriptor, no eventfd or no timer.
     pub fn open(root: &Root, options: Options) -> Result<Self> {
-        let root = Arc::new(root.clone());
-        Self::with_prober(Arc::clone(&root), Arc::new(Prober::new(root)), options)
+        Self::with_prober(root.clone(), Arc::new(Prober::new(root.clone())), options)
     }
 
     /// Starts to watch as [`Watch::open`] does, with a prober of the caller. The prober must be of
@@ -94,7 +93,7 @@ impl Watch {
     /// # Errors
     /// As [`Watch::open`].
     #[doc(hidden)]
-    pub fn with_prober(root: Arc<Root>, prober: Arc<Prober>, options: Options) -> Result<Self> {
+    pub fn with_prober(root: Root, prober: Arc<Prober>, options: Options) -> Result<Self> {
         let Options { interval, probe, probe_deadline, detail, .. } = options;
         let settings = monitor::Options { interval, probe, probe_deadline, detail };
         let monitor = Monitor::new(root, prober, settings)?;

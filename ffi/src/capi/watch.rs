@@ -178,7 +178,7 @@ pub unsafe extern "C" fn vfp_watch_open(
             holders: options.flags & VFP_WATCH_NO_HOLDERS == 0,
             ..defaults
         };
-        let watch = Watch::with_prober(Arc::clone(&host.root), Arc::clone(&host.prober), watch_options)?;
+        let watch = Watch::with_prober(host.root.clone(), Arc::clone(&host.prober), watch_options)?;
         let fd = watch.fd().as_raw_fd();
         let watch = Box::new(vfp_watch { watch: Mutex::new(watch), waited: Mutex::default(), fd });
         // SAFETY: not NULL, and writable by the header's conventions.

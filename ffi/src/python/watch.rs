@@ -28,7 +28,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new(py: Python<'_>, host: &Host, options: Options) -> PyResult<Self> {
-        let (root, prober) = (Arc::clone(&host.root), Arc::clone(&host.prober));
+        let (root, prober) = (host.root.clone(), Arc::clone(&host.prober));
         let live = py.detach(|| Live::new(vfio_probe::Watch::with_prober(root, prober, options)?));
         Ok(Self { live: Mutex::new(Some(Arc::new(live.map_err(errors::raised)?))), clock: Clock::now() })
     }

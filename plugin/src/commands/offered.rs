@@ -7,7 +7,6 @@ use crate::run_dir::RunDir;
 use crate::status::client;
 use crate::status::client::ANSWER_TIMEOUT;
 use anyhow::Context;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vfio_plugin_policy::device::{DeviceState, GroupState};
 use vfio_plugin_policy::pools::Pools;
@@ -55,7 +54,7 @@ pub(crate) fn offered_devices(
     probe: bool,
     mut complain: impl FnMut(Error),
 ) -> anyhow::Result<Offered> {
-    let root = Arc::new(Root::open(&config.root)?);
+    let root = Root::open(&config.root)?;
     let mut buffer = Buffer::new();
     let mut devices: Vec<Device> = Vec::new();
     root.scan(Detail::Full, &mut buffer, |device| match device {
@@ -76,7 +75,7 @@ pub(crate) fn offered_devices(
     let mut ids: Vec<GroupId> = offered.iter().filter_map(|(device, _)| device.group).collect();
     ids.sort_unstable();
     ids.dedup();
-    let prober = probe.then(|| Prober::new(Arc::clone(&root)));
+    let prober = probe.then(|| Prober::new(root.clone()));
     let mut errors = Vec::new();
     let probes = prober.as_ref().map(|prober| (prober, PROBE_TIMEOUT));
     let (groups, coverage) = root.read_groups(&ids, probes, &mut errors);

@@ -133,7 +133,7 @@ async fn start(
     let carried_over = CarriedOver::read(&run_dir);
     let metrics: MetricsHandle = config.listen.map(|_| Arc::new(Metrics::new()));
     let monitor = MonitorHandle::start(config, &run_dir, carried_over.lost(), metrics.clone(), supervisor)?;
-    let root = Arc::clone(&monitor.root);
+    let root = monitor.root.clone();
     let publisher = Arc::new(HealthPublisher::new(config, root, carried_over, metrics.clone()));
     let assignments = AssignmentsHandle::new(&run_dir, monitor.clone());
     let registry = Arc::new(Registry::default());

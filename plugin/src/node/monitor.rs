@@ -36,7 +36,7 @@ use vfio_probe::{DeviceId, GroupId, Occupancy, Prober, Root, Watch};
 #[derive(Clone, Debug)]
 pub(crate) struct MonitorHandle {
     /// The root that the thread watches.
-    pub(crate) root: Arc<Root>,
+    pub(crate) root: Root,
     /// Probes groups on threads of its own. The monitor and Allocate share it, so that no group is opened twice at a time.
     pub(crate) prober: Arc<Prober>,
     /// Whether groups may be opened at all.
@@ -83,8 +83,8 @@ impl MonitorHandle {
         lost: impl Iterator<Item = DeviceId>,
         metrics: MetricsHandle,
     ) -> anyhow::Result<(Self, MonitorLoop)> {
-        let root = Arc::new(Root::open(&config.root)?);
-        let mut prober = Prober::new(Arc::clone(&root));
+        let root = Root::open(&config.root)?;
+        let mut prober = Prober::new(root.clone());
         if let Some(metrics) = &metrics {
             prober = prober.with_observer(metrics.probe_observer());
         }
@@ -95,7 +95,7 @@ impl MonitorHandle {
             detail: detail_for(&config.offered),
             ..Default::default()
         };
-        let mut watch = Watch::with_prober(Arc::clone(&root), Arc::clone(&prober), options)?;
+        let mut watch = Watch::with_prober(root.clone(), Arc::clone(&prober), options)?;
         // The first pass shows what is bound, and so which groups have offered devices.
         watch.monitor_mut().set_watched(Some(Vec::new()));
         let timing = Timing { interval: config.checks_interval, settling: config.settling };
@@ -105,7 +105,7 @@ impl MonitorHandle {
             pools: config.pools.clone().map(PoolsFileWatch::new),
             cdi: CdiDir::new(config.cdi_dir.clone(), run_dir),
             hardware: HardwareMonitor::new(
-                (Arc::clone(&root), &config.root),
+                (root.clone(), &config.root),
                 config.checks(),
                 timing,
                 lost,

@@ -146,7 +146,7 @@ fn check_interval(interval: Duration) -> Duration {
 
 /// The search for holders, as the watch sees it.
 pub(super) struct Searcher {
-    root: Arc<Root>,
+    root: Root,
     interval: Duration,
     signal: Arc<OwnedFd>,
     wanted: Arc<Wanted>,
@@ -163,11 +163,11 @@ impl Searcher {
     ///
     /// # Errors
     /// The kernel creates no eventfd.
-    pub(super) fn new(root: &Arc<Root>, interval: Duration) -> Result<Self> {
+    pub(super) fn new(root: &Root, interval: Duration) -> Result<Self> {
         let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| Error::system(errno, "eventfd"))?;
         Ok(Self {
-            root: Arc::clone(root),
+            root: root.clone(),
             interval,
             signal: Arc::new(signal),
             wanted: Arc::default(),
@@ -252,7 +252,7 @@ impl Searcher {
             epoch: self.epoch,
         });
         let hanging = self.hanging.iter().map(|(thread, pid)| (Arc::downgrade(thread), *pid)).collect();
-        let worker = Worker::new(Arc::clone(&self.root), Arc::clone(&shared), self.interval, hanging);
+        let worker = Worker::new(self.root.clone(), Arc::clone(&shared), self.interval, hanging);
         let builder = thread::Builder::new().name("vfio-holders".to_owned()).stack_size(128 * 1024);
         match builder.spawn(move || worker.run()) {
             Ok(_) => self.current = Some(shared),

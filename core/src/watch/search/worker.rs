@@ -29,7 +29,7 @@ const MAX_CANDIDATES: usize = 4096;
 
 /// The state of the thread.
 pub(super) struct Worker {
-    root: Arc<Root>,
+    root: Root,
     shared: Arc<Shared>,
     /// The threads that hang, and the process that each inspects.
     hanging: Vec<(Weak<Shared>, u32)>,
@@ -75,7 +75,7 @@ struct Due {
 impl Worker {
     /// `hanging` are threads of which the searcher keeps a share, and the process that each inspects.
     pub(super) fn new(
-        root: Arc<Root>,
+        root: Root,
         shared: Arc<Shared>,
         interval: Duration,
         hanging: Vec<(Weak<Shared>, u32)>,
@@ -408,7 +408,7 @@ mod tests {
         std::fs::create_dir_all(process(7)).unwrap();
         std::fs::write(process(7).join("fd"), "").unwrap();
         std::fs::create_dir_all(process(8).join("fd")).unwrap();
-        let root = Arc::new(Root::open(directory.path()).unwrap());
+        let root = Root::open(directory.path()).unwrap();
         let targets = Arc::new(Targets::of(&root, &[GroupId(51)]).unwrap());
         let known = |pid| Known { group: GroupId(51), pid, start_time: 1, confirm: true };
         let wanted = Wanted { known: vec![known(7), known(8)], ..Wanted::default() };
@@ -424,7 +424,7 @@ mod tests {
         for pid in 1..=newest {
             std::fs::create_dir_all(directory.path().join(format!("proc/{pid}"))).unwrap();
         }
-        let root = Arc::new(Root::open(directory.path()).unwrap());
+        let root = Root::open(directory.path()).unwrap();
         let mut worker = Worker::new(root, shared(), Duration::from_secs(1), Vec::new());
         for _ in 0..2 {
             let candidates = worker.candidates().unwrap();
@@ -435,7 +435,7 @@ mod tests {
     #[test]
     fn process_is_skipped_only_while_its_thread_hangs() {
         let directory = tempfile::tempdir().unwrap();
-        let root = Arc::new(Root::open(directory.path()).unwrap());
+        let root = Root::open(directory.path()).unwrap();
         // The searcher's share of each thread, and that of the thread itself.
         let (one, other) = (shared(), shared());
         let (first, second) = (Arc::clone(&one), Arc::clone(&other));

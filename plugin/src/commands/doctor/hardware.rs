@@ -5,7 +5,6 @@ use crate::commands::doctor::pods::{PodLookup, PodOf};
 use crate::config::Config;
 use crate::node::hardware::readers::read_with_timeout;
 use crate::status::client::ANSWER_TIMEOUT;
-use std::sync::Arc;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::health::reason::Reason;
 use vfio_probe::{Presence, Root};
@@ -13,7 +12,7 @@ use vfio_probe::{Presence, Root};
 /// Adds what is wrong with a device's hardware.
 pub(super) fn examine(
     config: &Config,
-    root: &Arc<Root>,
+    root: &Root,
     device: &DeviceState,
     pods: &PodLookup<'_>,
     findings: &mut Findings,

@@ -24,7 +24,6 @@ use crate::node::function_facts::FactsReader;
 use crate::status::client;
 use crate::status::client::ANSWER_TIMEOUT;
 use finding::{Code, Findings};
-use std::sync::Arc;
 use vfio_plugin_policy::holders::coverage_gaps;
 use vfio_probe::Root;
 
@@ -43,7 +42,7 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
         let advice = "Correct it: the running serve keeps the pools that it read before, but it would not start again.";
         findings.broken(Code::PoolsRejected, config.pools_file(), format!("cannot be used: {error}"), advice);
     }
-    let root = Arc::new(Root::open(&config.root)?);
+    let root = Root::open(&config.root)?;
     let mut unreadable = Vec::new();
     let Offered { devices, coverage } = offered_devices(config, probe, |error| unreadable.push(error))?;
     let serving = client::fetch(&config.run_dir, ANSWER_TIMEOUT);

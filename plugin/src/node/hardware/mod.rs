@@ -47,7 +47,7 @@ impl HardwareMonitor {
     /// Returns a monitor that has read nothing yet; none if no check needs one. `path` is the root's directory. `lost` are the devices with lost hardware when
     /// the previous process ended. They stay lost until they respond.
     pub(crate) fn new(
-        (root, path): (Arc<Root>, &Path),
+        (root, path): (Root, &Path),
         checks: Checks,
         timing: Timing,
         lost: impl Iterator<Item = DeviceId>,

@@ -305,7 +305,7 @@ fn read_with(
 /// Reads what the checks need of one device, for a command, and wakes nothing. Returns none if there is no reading after `timeout`:
 /// the read hangs, and its thread is left behind.
 pub(crate) fn read_with_timeout(
-    root: &Arc<Root>,
+    root: &Root,
     checks: Checks,
     address: PciAddress,
     timeout: Duration,
@@ -314,7 +314,7 @@ pub(crate) fn read_with_timeout(
         return Some(Reading::default());
     }
     let (sender, receiver) = channel();
-    let root = Arc::clone(root);
+    let root = root.clone();
     std::thread::spawn(move || sender.send(read_device(&root, checks, address, false)));
     receiver.recv_timeout(timeout).ok()
 }
