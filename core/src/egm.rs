@@ -60,17 +60,16 @@ impl Root {
 
     /// Returns whether a memory has a device node and all its GPUs are in `allocated`.
     fn egm_is_complete(&self, name: Text<16>, allocated: &[DeviceId]) -> Result<bool> {
-        const WHAT: &str = CLASS;
         let mut buffer = [0; PAGE];
         let text = self
             .read(format_args!("{CLASS}/{name}/gpu_devices"), &mut buffer)
-            .map_err(|errno| Error::system(errno, WHAT))?;
+            .map_err(|errno| Error::system(errno, CLASS))?;
         // The attribute has one address a line (`gpu_devices_show`).
         let mut gpus = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).peekable();
         // A memory without a GPU belongs to no VM.
         let mut complete = gpus.peek().is_some();
         for word in gpus {
-            let gpu = DeviceId::parse(word).ok_or(Error::malformed(WHAT))?;
+            let gpu = DeviceId::parse(word).ok_or(Error::malformed(CLASS))?;
             complete &= allocated.contains(&gpu);
         }
         // As with all devices, the class entry has a `dev` attribute only if it has a device node.

@@ -238,9 +238,9 @@ macro_rules! debug_as_display {
 }
 debug_as_display!(PciAddress, Uuid, DeviceId, GroupId);
 
-/// Returns these groups in order, each once. A caller may pass one very often.
-pub(crate) fn unique(groups: &[GroupId]) -> Vec<GroupId> {
-    let mut unique = groups.to_vec();
+/// Returns these ids in order, each once. A caller may pass one very often.
+pub(crate) fn unique<Id: Ord>(ids: impl Into<Vec<Id>>) -> Vec<Id> {
+    let mut unique = ids.into();
     unique.sort_unstable();
     unique.dedup();
     unique

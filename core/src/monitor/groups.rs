@@ -61,13 +61,6 @@ pub struct Assigned {
 }
 
 impl Assigned {
-    pub(super) fn sort(&mut self) {
-        self.devices.sort_unstable();
-        self.devices.dedup();
-        self.groups.sort_unstable();
-        self.groups.dedup();
-    }
-
     /// Returns whether a group, or one of its tracked devices, is assigned. Both lists
     /// must be sorted.
     pub(super) fn includes(&self, group: GroupId, bound: &BoundDevices) -> bool {

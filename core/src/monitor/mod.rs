@@ -27,7 +27,7 @@ mod recheck;
 use crate::device::Detail;
 use crate::error::{Error, Result};
 use crate::group::Member;
-use crate::id::{DeviceId, GroupId};
+use crate::id::{DeviceId, GroupId, unique};
 use crate::occupancy::Occupancy;
 use crate::prober::{LONGEST, Prober};
 use crate::root::Root;
@@ -240,9 +240,9 @@ impl Monitor {
 
     /// Sets what is assigned to pods. A group is never probed while it, or one of its devices, is
     /// assigned: the pod's VM may be about to open it.
-    pub fn set_assigned(&mut self, mut assigned: Assigned) {
-        assigned.sort();
-        self.assigned = assigned;
+    pub fn set_assigned(&mut self, assigned: Assigned) {
+        let Assigned { devices, groups } = assigned;
+        self.assigned = Assigned { devices: unique(devices), groups: unique(groups) };
     }
 
     /// Sets the groups that the caller watches, in any order. None, the default, means all.
@@ -252,11 +252,7 @@ impl Monitor {
     /// [`UnknownReason::NotProbed`](crate::UnknownReason::NotProbed), or what it was when they were
     /// watched last.
     pub fn set_watched(&mut self, groups: Option<Vec<GroupId>>) {
-        self.watched = groups.map(|mut groups| {
-            groups.sort_unstable();
-            groups.dedup();
-            groups
-        });
+        self.watched = groups.map(unique);
         watch_groups(&mut self.groups, &mut self.bound, self.watched.as_deref());
     }
 
