@@ -30,7 +30,7 @@ use withheld::Withheld;
 
 pub use event::Event;
 pub use options::Options;
-pub use wait::{MAX_QUEUED, Wait};
+pub use wait::{Deadline, MAX_QUEUED, Wait};
 
 /// Pause before another pass after a device node was created or removed. The kernel creates the
 /// node of a group before the device's entry in sysfs (`__vfio_register_dev`), so a pass between

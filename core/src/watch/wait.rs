@@ -6,6 +6,7 @@ use crate::id::GroupId;
 use crate::occupancy::Occupancy;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 /// Largest number of events that stay queued from one step of a wait to the next. If there are more,
@@ -68,12 +69,12 @@ impl Watch {
         timeout: Option<Duration>,
         mut predicate: impl FnMut(&Self) -> bool,
     ) -> Result<bool> {
-        let (mut wait, end) = (Wait::new(), end_of(timeout));
+        let (mut wait, deadline) = (Wait::new(), Deadline::after(timeout));
         loop {
             if wait.step(self, &mut predicate)? {
                 return Ok(true);
             }
-            if !self.wait_for_news(end)? {
+            if !deadline.poll(self.fd())? {
                 return Ok(false);
             }
         }
@@ -102,12 +103,12 @@ impl Watch {
     /// # Errors
     /// As [`Watch::wait_for`].
     pub fn wait_for_event(&mut self, timeout: Option<Duration>) -> Result<Option<Event>> {
-        let end = end_of(timeout);
+        let deadline = Deadline::after(timeout);
         loop {
             if let Some(event) = self.next() {
                 return event.map(Some);
             }
-            if !self.wait_for_news(end)? {
+            if !deadline.poll(self.fd())? {
                 return Ok(None);
             }
         }
@@ -119,23 +120,46 @@ impl Watch {
     pub fn news(&self) -> u64 {
         self.events.total()
     }
+}
 
-    /// Polls until there may be an event. Returns false if the time was up before.
-    fn wait_for_news(&self, end: Option<Instant>) -> Result<bool> {
-        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+/// The end of a wait, for callers that poll by themselves.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// Returns the end of a wait that begins now. It has none without a timeout, and with one that is
+    /// too long for the clock.
+    #[must_use]
+    pub fn after(timeout: Option<Duration>) -> Self {
+        Self(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
+    }
+
+    /// Polls until the descriptor is readable, a signal handler has run, or the time is up. Returns
+    /// false if the time was up before.
+    ///
+    /// # Errors
+    /// This process cannot poll.
+    pub fn poll(self, fd: BorrowedFd<'_>) -> Result<bool> {
+        match self.poll_or_signal(fd) {
+            Err(error) if error.errno == Errno::INTR.raw_os_error() => Ok(true),
+            polled => polled,
+        }
+    }
+
+    /// Polls as [`Deadline::poll`] does, but a signal handler that has run is an error.
+    ///
+    /// # Errors
+    /// A signal handler has run (EINTR), or this process cannot poll.
+    pub fn poll_or_signal(self, fd: BorrowedFd<'_>) -> Result<bool> {
+        let left = self.0.map(|end| end.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
             return Ok(false);
         }
         // What does not fit is longer than the time until the next tick of any timer.
         let left = left.and_then(|left| Timespec::try_from(left).ok());
-        match poll(&mut [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)], left.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(true),
-            Err(errno) => Err(Error::system(errno, "poll")),
-        }
+        poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], left.as_ref())
+            .map_err(|errno| Error::system(errno, "poll"))?;
+        Ok(true)
     }
-}
-
-/// Returns the end of a wait. None if it has none, also if it is too far away for the clock.
-fn end_of(timeout: Option<Duration>) -> Option<Instant> {
-    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
 }

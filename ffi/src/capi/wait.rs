@@ -4,10 +4,9 @@ use super::status::{
     Failure, Outcome, VFP_NO_GROUP, VFP_OK, VFP_TIMED_OUT, group_argument, guard, vfp_error, vfp_status,
 };
 use super::watch::{vfp_watch, watch};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::time::{Duration, Instant};
-use vfio_probe::watch::Wait;
-use vfio_probe::{Error, GroupId, Occupancy};
+use std::time::Duration;
+use vfio_probe::watch::{Deadline, Wait};
+use vfio_probe::{GroupId, Occupancy};
 
 /// Until the group is known to be free. A group without a bound device is not free.
 pub const VFP_WAIT_FREE: i32 = 1;
@@ -73,24 +72,19 @@ pub unsafe extern "C" fn vfp_watch_wait(
 }
 
 fn wait(watch: &vfp_watch, condition: &Condition, timeout: Option<Duration>) -> Outcome {
-    let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let mut wait = Wait::new();
+    let (mut wait, deadline) = (Wait::new(), Deadline::after(timeout));
     loop {
         let is_true = match condition {
             Condition::Event => watch.keep_next_event()?,
-            Condition::State(group, state) => wait.step(&mut watch.lock(), |watch| {
-                watch.monitor().group(*group).is_some_and(|group| group.state.occupancy == *state)
-            })?,
+            Condition::State(group, state) => {
+                wait.step(&mut watch.lock(), |watch| watch.occupancy(*group) == Some(*state))?
+            }
         };
         if is_true {
             return Ok(VFP_OK);
         }
-        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
+        if !deadline.poll_or_signal(watch.fd())? {
             return Ok(VFP_TIMED_OUT);
         }
-        let left = left.and_then(|left| Timespec::try_from(left).ok());
-        poll(&mut [PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)], left.as_ref())
-            .map_err(|errno| Error::os(errno.raw_os_error(), "poll"))?;
     }
 }

@@ -1,12 +1,12 @@
 //! Waits for a watch. Combines the core's watch with one descriptor that reports its events and its close.
 
 use pyo3::Python;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
+use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use vfio_probe::watch::Deadline;
 use vfio_probe::{Error, Result, Watch};
 
 /// A watch that several threads may wait for while another thread closes it.
@@ -57,14 +57,10 @@ impl Live {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Waits until there may be an event, the watch is closed, `until` is reached, or a signal arrives. Call it
-    /// detached from the interpreter.
-    pub(crate) fn wait(&self, until: Option<Instant>) -> std::result::Result<(), Errno> {
-        let left = until.map(|until| timespec(until.saturating_duration_since(Instant::now())));
-        match poll(&mut [PollFd::new(&self.descriptor, PollFlags::IN)], left.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno),
-        }
+    /// Waits until there may be an event, the watch is closed, or a signal arrives. Returns false if the time was up
+    /// before. Call it detached from the interpreter.
+    pub(crate) fn wait(&self, deadline: Deadline) -> Result<bool> {
+        deadline.poll(self.descriptor.as_fd())
     }
 }
 
@@ -73,11 +69,4 @@ pub(crate) fn release<T: Send>(handle: T) {
     let mut handle = Some(handle);
     // try_attach returns None while the interpreter shuts down; the state is then dropped here.
     let _ = Python::try_attach(|py| py.detach(|| drop(handle.take())));
-}
-
-fn timespec(duration: Duration) -> Timespec {
-    Timespec {
-        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(duration.subsec_nanos()),
-    }
 }

@@ -6,9 +6,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 use vfio_probe::Event;
-use vfio_probe::watch::Wait;
+use vfio_probe::watch::{Deadline, Wait};
 
 /// Calls a coroutine function of vfio_probe._asyncio.
 pub(crate) fn asynchronous<'py>(
@@ -32,10 +31,10 @@ pub(crate) enum Waited<T> {
 pub(crate) fn wait<T>(
     py: Python<'_>,
     live: Arc<Live>,
-    until: Option<Instant>,
+    deadline: Deadline,
     step: impl FnMut(&Live) -> PyResult<Option<T>>,
 ) -> PyResult<Waited<T>> {
-    let waited = wait_on(py, &live, until, step);
+    let waited = wait_on(py, &live, deadline, step);
     // If the watch was closed during the wait, this drop closes descriptors.
     py.detach(move || drop(live));
     waited
@@ -44,17 +43,16 @@ pub(crate) fn wait<T>(
 fn wait_on<T>(
     py: Python<'_>,
     live: &Live,
-    until: Option<Instant>,
+    deadline: Deadline,
     mut step: impl FnMut(&Live) -> PyResult<Option<T>>,
 ) -> PyResult<Waited<T>> {
     while !live.is_closed() {
         if let Some(done) = step(live)? {
             return Ok(Waited::Done(done));
         }
-        if until.is_some_and(|until| Instant::now() >= until) {
+        if !py.detach(|| live.wait(deadline)).map_err(std::io::Error::from)? {
             return Ok(Waited::TimedOut);
         }
-        py.detach(|| live.wait(until)).map_err(std::io::Error::from)?;
         // Raises KeyboardInterrupt after Ctrl-C.
         py.check_signals()?;
     }
@@ -75,8 +73,8 @@ pub(crate) fn step(
     py.detach(|| wait.step(&mut live.lock(), predicate)).map_err(errors::raised)
 }
 
-pub(crate) fn end_of(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Instant>> {
-    Ok(arguments::timeout("timeout", timeout)?.map(|timeout| Instant::now() + timeout))
+pub(crate) fn end_of(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Deadline> {
+    Ok(Deadline::after(arguments::timeout("timeout", timeout)?))
 }
 
 pub(crate) fn closed() -> PyErr {

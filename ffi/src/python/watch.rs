@@ -13,7 +13,7 @@ use pyo3::types::PyTuple;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use vfio_probe::monitor::Assigned;
-use vfio_probe::watch::{Options, Wait};
+use vfio_probe::watch::{Deadline, Options, Wait};
 use vfio_probe::{GroupId, Occupancy};
 
 /// A watch of all devices of a root: an iterator of events and a context manager.
@@ -73,9 +73,7 @@ impl Watch {
         timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
         let mut waiting = Wait::new();
-        let is = |watch: &vfio_probe::Watch| {
-            watch.monitor().group(group).is_some_and(|group| group.state.occupancy == occupancy)
-        };
+        let is = |watch: &vfio_probe::Watch| watch.occupancy(group) == Some(occupancy);
         self.wait_until(py, timeout, |live| step(py, live, &mut waiting, is))
     }
 }
@@ -115,7 +113,7 @@ impl Watch {
     /// Waits for the next event. The iteration ends when the watch is closed.
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Value<'py>>> {
         let Ok(live) = self.live() else { return Ok(None) };
-        match wait(py, live, None, |live| next(py, live))? {
+        match wait(py, live, Deadline::after(None), |live| next(py, live))? {
             Waited::Done(next) => event(py, next).map(Some),
             Waited::TimedOut | Waited::Closed => Ok(None),
         }
