@@ -63,16 +63,16 @@ impl Chroot {
         self.root.join(file.trim_start_matches('/'))
     }
 
-    /// Copies files into the directory /work of the system.
+    /// Copies files into the directory /test of the system.
     pub(crate) fn copy(&self, files: &[PathBuf]) -> Result {
-        process::make_directory(&self.path("work"))?;
+        process::make_directory(&self.path("test"))?;
         for file in files {
-            std::fs::copy(file, self.path("work").join(process::file_name(file)))?;
+            std::fs::copy(file, self.path("test").join(process::file_name(file)))?;
         }
         Ok(())
     }
 
-    /// Returns a command that runs a script of sh inside, in /work, without the environment of this host. `node` is a directory
+    /// Returns a command that runs a script of sh inside, in /test, without the environment of this host. `node` is a directory
     /// to appear as /node; /proc and /dev are the host's. The mounts end with the command.
     pub(crate) fn script(&self, context: &Context, node: Option<&Path>, script: &str) -> Command {
         let mounts = "set -e; root=$1; script=$2; node=$3
@@ -80,7 +80,7 @@ impl Chroot {
             mount --rbind /dev \"$root/dev\"
             if [ -n \"$node\" ]; then mkdir -p \"$root/node\"; mount --rbind \"$node\" \"$root/node\"; fi
             exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
-                chroot \"$root\" sh -ec \"cd /work; $script\"";
+                chroot \"$root\" sh -ec \"cd /test; $script\"";
         let mut command = context.command("unshare");
         command.args(["--mount", "sh", "-c", mounts, "sh"]).arg(&self.root).arg(script);
         command.arg(node.unwrap_or(Path::new("")));
@@ -96,7 +96,7 @@ impl Chroot {
                 mkdir -p \"$root$2\"; mount --bind -o ro \"$1\" \"$root$2\"; shift 2
             done
             exec env -i PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root LC_ALL=C.UTF-8 \
-                chroot \"$root\" sh -ec \"cd /work; $script\"";
+                chroot \"$root\" sh -ec \"cd /test; $script\"";
         let mut command = context.command("unshare");
         command.args(["--mount", "--net", "sh", "-c", prepare, "sh"]).arg(&self.root).arg(script);
         for mount in mounts {

@@ -173,7 +173,7 @@ impl Debian<'_> {
              dpkg --purge vfio-device-plugin libvfio-probe-dev libvfio-probe1",
         )?;
         let after = self.chroot.paths()?;
-        let left: Vec<&String> = after.difference(before).filter(|path| !path.starts_with("/work")).collect();
+        let left: Vec<&String> = after.difference(before).filter(|path| !path.starts_with("/test")).collect();
         ensure(left.is_empty(), &format!("left behind: {left:?}"))?;
         let lost: Vec<&String> = before.difference(&after).collect();
         ensure(lost.is_empty(), &format!("removed with the packages: {lost:?}"))

@@ -28,7 +28,7 @@ struct Language {
     name: &'static str,
     /// The file in tests/artefacts.
     program: &'static str,
-    /// Builds what is published into a directory, which appears as /work/published.
+    /// Builds what is published into a directory, which appears as /test/published.
     publish: fn(&Context, &Path) -> Result,
     /// The directory of a toolchain of this host, and where it appears.
     toolchain: Option<fn(&Context) -> Result<Mount>>,
@@ -65,7 +65,7 @@ const LANGUAGES: [Language; 4] = [
         program: "agent.go",
         publish: publish::go,
         toolchain: Some(publish::go_toolchain),
-        install: "export PATH=/toolchain/bin:$PATH GOPROXY=file:///work/published GONOSUMDB=* GOTOOLCHAIN=local; \
+        install: "export PATH=/toolchain/bin:$PATH GOPROXY=file:///test/published GONOSUMDB=* GOTOOLCHAIN=local; \
                   go mod init example.test/agent; go get github.com/vfio-probe/vfio-probe/go/vfioprobe",
         build: "export PATH=/toolchain/bin:$PATH GOPROXY=off GOTOOLCHAIN=local; go vet .; go build -o agent .",
         run: "./agent",
@@ -113,7 +113,7 @@ impl Language {
         let chroot = Chroot::with(context, "artefacts", INCLUDE)?;
         chroot.copy(&[context.top.join("tests/artefacts").join(self.program)])?;
         let mut copy = context.command("cp");
-        process::run(copy.arg("-a").arg(&published).arg(chroot.path("work/published")))?;
+        process::run(copy.arg("-a").arg(&published).arg(chroot.path("test/published")))?;
         let holder = node.start_vm(HELD, None)?;
         let mut mounts = vec![Mount { from: node.root().into(), to: "/node" }];
         if let Some(toolchain) = self.toolchain {

@@ -29,7 +29,7 @@ pub(super) fn rust(context: &Context, published: &Path) -> Result {
     std::fs::rename(&package, crates.join(process::file_name(&package)))?;
     process::write(
         &published.join("config.toml"),
-        "[source.crates-io]\nreplace-with = \"published\"\n\n[source.published]\ndirectory = \"/work/published/crates\"\n",
+        "[source.crates-io]\nreplace-with = \"published\"\n\n[source.published]\ndirectory = \"/test/published/crates\"\n",
     )
 }
 
