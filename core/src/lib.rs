@@ -125,7 +125,8 @@
 
 // The inner modules serve this project's own plugin, tests and fuzzers, and change without notice.
 // What others need of them is exported below. They are private for rustdoc, because its JSON, which
-// `./verify` compares, lacks what is exported from a hidden module.
+// `./verify` compares, lacks what is exported from a hidden module. They are written out, because
+// rustfmt does not find the files of modules in a macro.
 #[cfg(doc)]
 mod bounded_pool;
 #[cfg(not(doc))]
