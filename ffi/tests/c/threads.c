@@ -2,7 +2,9 @@
 #include "check.h"
 #include "node.h"
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
+#include <sys/syscall.h>
 #include <vfio_probe.h>
 
 enum { THREADS = 8 };
@@ -83,18 +85,38 @@ static void eight_threads_share_a_root_and_a_watch(void) {
     vfp_watch_close(&watch);
 }
 
-static void *wait_for_a_state(void *argument) {
-    vfp_status *status = (vfp_status *)argument;
+struct waiter {
+    pthread_t thread;
+    vfp_status status;
+    /* The kernel's number of the thread; 0 until it runs. */
+    long id;
+};
+
+static void *wait_until_held(void *argument) {
+    struct waiter *waiter = (struct waiter *)argument;
     vfp_error error;
-    *status = vfp_watch_wait(watch, *status, 53, 20000, &error);
+    __atomic_store_n(&waiter->id, syscall(SYS_gettid), __ATOMIC_RELEASE);
+    waiter->status = vfp_watch_wait(watch, VFP_WAIT_HELD, 53, 20000, &error);
     return NULL;
+}
+
+/* Returns whether the thread sleeps in the kernel (proc(5), stat). */
+static int sleeps(struct waiter *waiter) {
+    char path[64], stat[256] = "", *name_end;
+    long id = __atomic_load_n(&waiter->id, __ATOMIC_ACQUIRE);
+    FILE *file;
+    snprintf(path, sizeof path, "/proc/self/task/%ld/stat", id);
+    if (id == 0 || !(file = fopen(path, "r"))) return 0;
+    if (!fgets(stat, sizeof stat, file)) stat[0] = 0;
+    fclose(file);
+    name_end = strrchr(stat, ')');
+    return name_end && name_end[1] == ' ' && name_end[2] == 'S';
 }
 
 /* The waits need no lock: events are taken and states are read meanwhile. */
 static void other_threads_use_a_watch_while_one_waits(void) {
     vfp_watch_options options;
-    pthread_t threads[2];
-    vfp_status waits[2] = {VFP_WAIT_HELD, VFP_WAIT_HELD};
+    struct waiter waiters[2];
     vfp_watched_group group;
     vfp_event event;
     vfp_error error;
@@ -105,9 +127,12 @@ static void other_threads_use_a_watch_while_one_waits(void) {
     CHECK(vfp_watch_open(root, sizeof options, &options, &watch, NULL) == VFP_OK);
     CHECK(vfp_watch_wait(watch, VFP_WAIT_FREE, 53, 20000, &error) == VFP_OK);
     for (index = 0; index < 2; index++) {
-        if (pthread_create(&threads[index], NULL, wait_for_a_state, &waits[index])) node_die("pthread_create");
+        memset(&waiters[index], 0, sizeof waiters[index]);
+        if (pthread_create(&waiters[index].thread, NULL, wait_until_held, &waiters[index])) node_die("pthread_create");
     }
-    usleep(100000);
+    for (index = 0; index < 2; index++) {
+        while (!sleeps(&waiters[index])) sched_yield();
+    }
     /* Both threads wait now; a lock during the wait would stop these calls for 20 s. */
     CHECK(vfp_watch_group(watch, 53, VFP_RECORD(group), NULL) == VFP_OK && group.state == VFP_STATE_FREE);
     CHECK(vfp_watch_set_assigned(watch, NULL, 0, NULL) == VFP_OK);
@@ -117,8 +142,8 @@ static void other_threads_use_a_watch_while_one_waits(void) {
     }
     CHECK(held == 1);
     for (index = 0; index < 2; index++) {
-        pthread_join(threads[index], NULL);
-        CHECK(waits[index] == VFP_OK);
+        pthread_join(waiters[index].thread, NULL);
+        CHECK(waiters[index].status == VFP_OK);
     }
     node_kill_vm(&node, vm);
     vfp_watch_close(&watch);
