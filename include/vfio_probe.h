@@ -872,6 +872,30 @@ vfp_status vfp_watch_next(vfp_watch *watch,
                           vfp_error *out_error);
 
 /*
+ * Takes in what has changed, as vfp_watch_next() does, but takes no event: VFP_OK. The events stay
+ * queued; if there are more than 1024, one VFP_EVENT_RESCAN takes their place.
+ *
+ * With vfp_watch_news() this is the step of a wait for anything: after it, evaluate your own
+ * condition if the count has changed, then poll vfp_watch_fd(). Fails as vfp_watch_next() does.
+ */
+vfp_status vfp_watch_update(vfp_watch *watch, vfp_error *out_error);
+
+/*
+ * Returns the next event that is queued: VFP_OK with an event, or VFP_NO_EVENT. As
+ * vfp_watch_next(), but reads nothing of the host, so it reports no failed pass either.
+ */
+vfp_status vfp_watch_next_queued(vfp_watch *watch,
+                                 size_t size,
+                                 vfp_event *out_event,
+                                 vfp_error *out_error);
+
+/*
+ * Returns the number of events that the watch has queued so far, taken or not. While it stays the
+ * same, so does everything that an event reports. Reads nothing of the host. Returns 0 for NULL.
+ */
+uint64_t vfp_watch_news(const vfp_watch *watch);
+
+/*
  * Returns 1 if the watch has read everything once, so that vfp_watch_groups() and the others
  * list all of it, else 0. VFP_EVENT_READY is or was among the events then. Returns VFP_INVALID
  * for NULL.
@@ -909,10 +933,13 @@ vfp_status vfp_watch_set_assigned(vfp_watch *watch,
  * than 1024, one VFP_EVENT_RESCAN takes their place. After VFP_WAIT_EVENT the next
  * vfp_watch_next() returns the event, unless another thread has taken it.
  *
- * Other threads may use the watch during the wait, and wait themselves. If another thread's call
- * reads a change first, this call checks the condition at the next interval at the latest. Do
- * not close the watch while a call waits: let the call end first, for example by a short
- * timeout.
+ * Other threads may use the watch during the wait, and wait themselves: whichever call reads a
+ * change first, all waits check their conditions at once. Do not close the watch while a call
+ * waits: let the call end first, for example by a short timeout.
+ *
+ * The first wait creates one more descriptor, and so does each further wait at the same time.
+ * If the process has none left, a wait may check a change that another call has read an
+ * interval later.
  *
  * Fails as vfp_watch_next() does, for a pass that could not list the bound devices; call again
  * to wait on. Returns VFP_SYSTEM with EINTR in os_errno if a signal handler has run during the

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use vfio_probe::watch::Wait;
@@ -123,26 +124,40 @@ fn watch_is_polled_by_its_descriptor() {
 }
 
 /// Waits as a program with threads does: the lock is not held during the poll.
-fn wait_shared(shared: &Mutex<Watch>, mut is_true: impl FnMut(&Watch) -> bool) {
+fn wait_shared(shared: &Mutex<Watch>, mut step: impl FnMut(&mut Wait, &mut Watch) -> bool) {
     let (mut wait, deadline) = (Wait::new(), Instant::now() + PATIENCE);
     let fd = rustix::io::dup(shared.lock().unwrap().fd()).unwrap();
-    while !wait.step(&mut shared.lock().unwrap(), &mut is_true).unwrap() {
+    while !step(&mut wait, &mut shared.lock().unwrap()) {
         assert!(Instant::now() < deadline, "the wait missed its event");
         let limit = Timespec::try_from(PATIENCE).unwrap();
-        poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)).unwrap();
+        let own = wait.fd().unwrap();
+        let mut descriptors = [PollFd::new(&fd, PollFlags::IN), PollFd::new(&own, PollFlags::IN)];
+        poll(&mut descriptors, Some(&limit)).unwrap();
     }
 }
 
+/// An hour: no test that uses it can be rescued by the timer of the watch.
+const NEVER: Duration = Duration::from_secs(3600);
+
+fn is_ready_to_read(fd: impl AsFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)).unwrap() == 1
+}
+
+/// The thread that wakes first empties the descriptor of the watch. The others, which have not run
+/// yet, must find their own readable.
 #[test]
 fn event_that_one_wait_takes_wakes_the_others() {
     let node = Node::with_eight_gpus().unwrap();
-    let mut watch = open(&node, Duration::from_secs(3600));
+    let mut watch = open(&node, NEVER);
     assert_eq!(queued(&mut watch).len(), 17);
     let limit = Timespec::try_from(PATIENCE).unwrap();
     let (mut first, mut second, mut third) = (Wait::new(), Wait::new(), Wait::new());
+    let mut for_events = Wait::new();
     for wait in [&mut first, &mut second, &mut third] {
         assert_eq!(wait.step(&mut watch, |_| false), Ok(false));
     }
+    assert_eq!(for_events.next(&mut watch), None);
     node.add(Function::gpu("0000:f1:00.0", 90, 1)).unwrap();
     let is_bound = |watch: &Watch| watch.monitor().group(GroupId(90)).is_some();
     loop {
@@ -151,29 +166,76 @@ fn event_that_one_wait_takes_wakes_the_others() {
             break;
         }
     }
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    assert_eq!(poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&now)), Ok(1), "for the others");
-    assert_eq!(second.step(&mut watch, is_bound), Ok(true));
-    assert_eq!(third.step(&mut watch, is_bound), Ok(true));
-    assert!(queued(&mut watch).contains(&Event::Freed(GroupId(90))));
+    // It waits for something else at once, and drains all that can be drained.
+    while is_ready_to_read(&watch) {
+        assert_eq!(first.step(&mut watch, |_| false), Ok(false));
+    }
+    assert!(!is_ready_to_read(first.fd().unwrap()), "its own step is no news for it");
+    for wait in [&mut second, &mut third] {
+        assert!(is_ready_to_read(wait.fd().unwrap()));
+        assert_eq!(wait.step(&mut watch, is_bound), Ok(true));
+        assert!(!is_ready_to_read(wait.fd().unwrap()), "no news twice");
+    }
+    assert!(is_ready_to_read(for_events.fd().unwrap()));
+    let events: Vec<_> = std::iter::from_fn(|| for_events.next(&mut watch)).map(Result::unwrap).collect();
+    assert!(events.contains(&Event::Freed(GroupId(90))), "{events:?}");
+    // What was taken by next() is news for the waits, too.
+    node.add(Function::gpu("0000:f2:00.0", 91, 1)).unwrap();
+    while !queued(&mut watch).contains(&Event::Freed(GroupId(91))) {
+        assert_eq!(poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&limit)), Ok(1));
+    }
+    assert!(is_ready_to_read(second.fd().unwrap()) && is_ready_to_read(third.fd().unwrap()));
 }
 
 #[test]
-fn one_event_ends_the_waits_of_two_threads() {
+fn each_event_ends_the_waits_of_eight_threads() {
     let node = Node::with_eight_gpus().unwrap();
-    let watch = open(&node, Duration::from_secs(1));
-    let shared = Arc::new(Mutex::new(watch));
-    wait_shared(&shared, |_| true);
-    let (sender, ended) = mpsc::channel();
-    for _ in 0..2 {
-        let (shared, sender) = (Arc::clone(&shared), sender.clone());
-        std::thread::spawn(move || {
-            wait_shared(&shared, |watch| watch.monitor().group(GroupId(90)).is_some());
-            sender.send(()).unwrap();
+    let shared = Arc::new(Mutex::new(open(&node, NEVER)));
+    wait_shared(&shared, |wait, watch| wait.step(watch, |_| true).unwrap());
+    for round in 0..16 {
+        let group = GroupId(90 + round);
+        let (sender, ended) = mpsc::channel();
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                let (shared, sender) = (Arc::clone(&shared), sender.clone());
+                std::thread::spawn(move || {
+                    wait_shared(&shared, |wait, watch| {
+                        wait.step(watch, |watch| watch.occupancy(group) == Some(Occupancy::Free)).unwrap()
+                    });
+                    sender.send(()).unwrap();
+                })
+            })
+            .collect();
+        // This one takes the events of all, as a thread that prints them does.
+        let printer = std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || {
+                wait_shared(&shared, |wait, watch| {
+                    let mut events = std::iter::from_fn(|| wait.next(watch)).map(Result::unwrap);
+                    events.any(|event| event == Event::Freed(group))
+                });
+            }
         });
+        node.add(Function::gpu(&format!("0000:f{round:x}:00.0"), group.0, 1)).unwrap();
+        for _ in 0..8 {
+            ended.recv_timeout(PATIENCE).unwrap();
+        }
+        printer.join().unwrap();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
-    node.add(Function::gpu("0000:f1:00.0", 90, 1)).unwrap();
-    for _ in 0..2 {
-        ended.recv_timeout(PATIENCE).unwrap();
+}
+
+/// A wait that creates a descriptor each time would make a program slow that waits often.
+#[test]
+fn waits_one_after_the_other_share_a_descriptor() {
+    let node = Node::with_eight_gpus().unwrap();
+    let mut watch = open(&node, NEVER);
+    let mut numbers = Vec::new();
+    for _ in 0..3 {
+        let mut wait = Wait::new();
+        assert_eq!(wait.step(&mut watch, |_| true), Ok(true));
+        numbers.push(wait.fd().unwrap().as_raw_fd());
     }
+    numbers.dedup();
+    assert_eq!(numbers.len(), 1);
 }

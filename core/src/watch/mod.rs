@@ -1,6 +1,7 @@
 //! Puts everything that can make news behind one descriptor to poll: uevents, /dev/vfio, the exits
 //! of holders, and time.
 
+mod bells;
 mod event;
 mod holders;
 mod options;
@@ -18,6 +19,7 @@ use crate::monitor::{self, Change, Monitor};
 use crate::occupancy::Occupancy;
 use crate::prober::Prober;
 use crate::root::Root;
+use bells::{Bell, Bells};
 use holders::KnownHolders;
 use queue::Queue;
 use sources::{Signal, Sources, Uevents};
@@ -70,7 +72,9 @@ pub struct Watch {
     node_changed: bool,
     /// [`Event::Ready`] was queued.
     ready: bool,
-    /// A [`Wait`] has made a step since the latest event, so its caller may be polling.
+    /// The waits that other threads may be polling for.
+    bells: Bells,
+    /// A [`Wait`] has made a step since the latest event, so another thread may poll the descriptor.
     waited_for: bool,
 }
 
@@ -113,6 +117,7 @@ impl Watch {
             unreported_failure: None,
             node_changed: false,
             ready: false,
+            bells: Bells::default(),
             waited_for: false,
         };
         watch.watch_nodes();
@@ -144,10 +149,14 @@ impl Watch {
         reason = "None means no event for now, an iterator's None means its end"
     )]
     pub fn next(&mut self) -> Option<Result<Event>> {
+        self.next_for(None)
+    }
+
+    fn next_for(&mut self, own: Option<&Arc<Bell>>) -> Option<Result<Event>> {
         if let Some(news) = self.pop() {
             return Some(news);
         }
-        self.advance();
+        self.advance(own);
         self.pop()
     }
 
@@ -163,8 +172,9 @@ impl Watch {
         event.or_else(|| self.unreported_failure.take().map(Err))
     }
 
-    /// Takes in what the sources signal, makes a pass if one is due, and queues the events.
-    fn advance(&mut self) {
+    /// Takes in what the sources signal, makes a pass if one is due, and queues the events. `own` is
+    /// the bell of the wait that makes this step.
+    fn advance(&mut self, own: Option<&Arc<Bell>>) {
         let events = self.events.total();
         self.take_signals();
         let now = Instant::now();
@@ -198,9 +208,12 @@ impl Watch {
             self.ready = true;
             self.events.push(Event::Ready);
         }
-        if self.events.total() > events && std::mem::take(&mut self.waited_for) {
-            // Another thread may poll for what this one has just taken from the sources.
-            self.monitor.wake();
+        if self.events.total() > events {
+            // Other threads wait for what this one has just taken from the sources.
+            self.bells.ring_others(own);
+            if std::mem::take(&mut self.waited_for) {
+                self.monitor.wake();
+            }
         }
     }
 

@@ -20,6 +20,10 @@ impl Queue {
         self.events.pop_front()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
     /// Returns the number of events so far, taken or not.
     pub(super) fn total(&self) -> u64 {
         self.total

@@ -1,24 +1,53 @@
 //! Waits on a watch until something is true, or until the time is up.
 
+use super::bells::Bell;
 use super::{Event, Watch};
 use crate::error::{Error, Result};
 use crate::id::GroupId;
 use crate::occupancy::Occupancy;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Largest number of events that stay queued from one step of a wait to the next. If there are more,
 /// one [`Event::Rescan`] takes their place.
 pub const MAX_QUEUED: usize = 1024;
 
-/// A wait whose steps the caller makes, because it waits for other things too. For one that blocks,
-/// see [`Watch::wait_for`].
-#[derive(Clone, Copy, Debug, Default)]
+/// A wait whose steps the caller makes, because it waits for other things too, or because threads
+/// share the watch. For one that blocks, see [`Watch::wait_for`].
+///
+/// Threads that share a watch behind a lock have one `Wait` each. They release the lock while they
+/// poll two descriptors: [`Watch::fd`] and [`Wait::fd`]. Whichever thread reads a change first, each
+/// other one wakes at once.
+///
+/// ```
+/// use std::os::fd::AsFd;
+/// use std::sync::Mutex;
+/// use vfio_probe::watch::{self, Wait};
+/// use vfio_probe::{Root, Watch};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let tree = tempfile::tempdir()?;
+/// # std::fs::create_dir_all(tree.path().join("sys/class/vfio-dev"))?;
+/// let shared = Mutex::new(Watch::open(&Root::open(&tree)?, watch::Options::default())?);
+/// let fd = shared.lock().unwrap().as_fd().try_clone_to_owned()?;
+/// let mut wait = Wait::new();
+/// while !wait.step(&mut shared.lock().unwrap(), |watch| watch.devices().count() == 0)? {
+///     let descriptors = [Some(fd.as_fd()), wait.fd()];
+///     // Poll those for input, without a limit: a step also follows from the timer of the watch.
+///     # let _ = descriptors;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Default)]
 pub struct Wait {
     /// [`Watch::news`] at the latest evaluation. None before the first.
     evaluated: Option<u64>,
+    /// None before the first step, and for a wait with the watch for itself.
+    bell: Option<Arc<Bell>>,
 }
 
 impl Wait {
@@ -28,29 +57,83 @@ impl Wait {
         Self::default()
     }
 
+    /// Returns the descriptor that is readable when another thread's call has read a change first.
+    /// The next step makes it unreadable; do not read it.
+    ///
+    /// None before the first step, and if this process has no descriptor left. In the latter case the
+    /// wait finds such a change at the next interval.
+    #[must_use]
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.bell.as_ref().map(|bell| bell.as_fd())
+    }
+
     /// Takes in what has changed, and evaluates the predicate if anything has. Returns its result.
     ///
     /// The predicate is evaluated for the first time when the watch is ready. After false, poll
-    /// [`Watch::fd`] and make another step. Never blocks. The events stay queued for
-    /// [`Watch::next`], at most [`MAX_QUEUED`].
-    ///
-    /// Threads that share a watch behind a lock release it while they poll. Each event then wakes all
-    /// of them. One that was about to poll in that moment wakes at the next interval.
+    /// [`Watch::fd`] and [`Wait::fd`], and make another step. Never blocks. The events stay queued
+    /// for [`Watch::next`], at most [`MAX_QUEUED`].
     ///
     /// # Errors
     /// A pass could not list the bound devices. The wait can go on.
     pub fn step(&mut self, watch: &mut Watch, predicate: impl FnOnce(&Watch) -> bool) -> Result<bool> {
-        watch.events.bound(MAX_QUEUED);
-        watch.waited_for = true;
-        watch.advance();
-        if let Some(error) = watch.unreported_failure.take() {
-            return Err(error);
-        }
+        watch.bells.ready(&mut self.bell);
+        self.step_alone(watch, predicate)
+    }
+
+    /// Makes a step without a bell of its own, for a wait with the watch for itself.
+    fn step_alone(&mut self, watch: &mut Watch, predicate: impl FnOnce(&Watch) -> bool) -> Result<bool> {
+        watch.update_for(self.bell.as_ref())?;
         let news = watch.news();
         if !watch.is_ready() || self.evaluated.replace(news) == Some(news) {
             return Ok(false);
         }
         Ok(predicate(watch))
+    }
+
+    /// Returns the next event as [`Watch::next`] does. After none, poll as after [`Wait::step`]: a
+    /// thread that waits for events learns of those that another thread's wait has queued.
+    pub fn next(&mut self, watch: &mut Watch) -> Option<Result<Event>> {
+        watch.bells.ready(&mut self.bell);
+        watch.next_for(self.bell.as_ref())
+    }
+
+    /// Returns whether an event is queued, and takes in what has changed if none is. After false,
+    /// poll as after [`Wait::step`].
+    ///
+    /// # Errors
+    /// As [`Wait::step`].
+    #[doc(hidden)]
+    pub fn has_event(&mut self, watch: &mut Watch) -> Result<bool> {
+        watch.bells.ready(&mut self.bell);
+        if watch.events.is_empty() {
+            watch.update_for(self.bell.as_ref())?;
+        }
+        Ok(!watch.events.is_empty())
+    }
+}
+
+impl Watch {
+    /// Takes in what has changed, as [`Watch::next`] does. The events stay queued, at most
+    /// [`MAX_QUEUED`].
+    ///
+    /// # Errors
+    /// A pass could not list the bound devices, once for each failed pass. The watch goes on.
+    #[doc(hidden)]
+    pub fn update(&mut self) -> Result<()> {
+        self.update_for(None)
+    }
+
+    fn update_for(&mut self, own: Option<&Arc<Bell>>) -> Result<()> {
+        self.events.bound(MAX_QUEUED);
+        self.waited_for = true;
+        self.advance(own);
+        self.unreported_failure.take().map_or(Ok(()), Err)
+    }
+
+    /// Returns the next event that is queued. Reads nothing of the host.
+    #[doc(hidden)]
+    pub fn next_queued(&mut self) -> Option<Event> {
+        self.events.pop()
     }
 }
 
@@ -71,10 +154,10 @@ impl Watch {
     ) -> Result<bool> {
         let (mut wait, deadline) = (Wait::new(), Deadline::after(timeout));
         loop {
-            if wait.step(self, &mut predicate)? {
+            if wait.step_alone(self, &mut predicate)? {
                 return Ok(true);
             }
-            if !deadline.poll(self.fd())? {
+            if !deadline.poll(self.fd(), None)? {
                 return Ok(false);
             }
         }
@@ -108,7 +191,7 @@ impl Watch {
             if let Some(event) = self.next() {
                 return event.map(Some);
             }
-            if !deadline.poll(self.fd())? {
+            if !deadline.poll(self.fd(), None)? {
                 return Ok(None);
             }
         }
@@ -135,13 +218,13 @@ impl Deadline {
         Self(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
     }
 
-    /// Polls until the descriptor is readable, a signal handler has run, or the time is up. Returns
-    /// false if the time was up before.
+    /// Polls until a descriptor is readable, a signal handler has run, or the time is up: that of the
+    /// watch, and that of the wait if it has one. Returns false if the time was up before.
     ///
     /// # Errors
     /// This process cannot poll.
-    pub fn poll(self, fd: BorrowedFd<'_>) -> Result<bool> {
-        match self.poll_or_signal(fd) {
+    pub fn poll(self, watch: BorrowedFd<'_>, wait: Option<BorrowedFd<'_>>) -> Result<bool> {
+        match self.poll_or_signal(watch, wait) {
             Err(error) if error.errno == Errno::INTR.raw_os_error() => Ok(true),
             polled => polled,
         }
@@ -151,15 +234,18 @@ impl Deadline {
     ///
     /// # Errors
     /// A signal handler has run (EINTR), or this process cannot poll.
-    pub fn poll_or_signal(self, fd: BorrowedFd<'_>) -> Result<bool> {
+    pub fn poll_or_signal(self, watch: BorrowedFd<'_>, wait: Option<BorrowedFd<'_>>) -> Result<bool> {
         let left = self.0.map(|end| end.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
             return Ok(false);
         }
         // What does not fit is longer than the time until the next tick of any timer.
         let left = left.and_then(|left| Timespec::try_from(left).ok());
-        poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], left.as_ref())
-            .map_err(|errno| Error::system(errno, "poll"))?;
-        Ok(true)
+        let polled = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let result = match wait {
+            Some(wait) => poll(&mut [polled(watch), polled(wait)], left.as_ref()),
+            None => poll(&mut [polled(watch)], left.as_ref()),
+        };
+        result.map(|_| true).map_err(|errno| Error::system(errno, "poll"))
     }
 }

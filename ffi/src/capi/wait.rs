@@ -43,10 +43,13 @@ fn condition(number: i32, group: u32) -> Result<Condition, Failure> {
 /// than 1024, one VFP_EVENT_RESCAN takes their place. After VFP_WAIT_EVENT the next
 /// vfp_watch_next() returns the event, unless another thread has taken it.
 ///
-/// Other threads may use the watch during the wait, and wait themselves. If another thread's call
-/// reads a change first, this call checks the condition at the next interval at the latest. Do
-/// not close the watch while a call waits: let the call end first, for example by a short
-/// timeout.
+/// Other threads may use the watch during the wait, and wait themselves: whichever call reads a
+/// change first, all waits check their conditions at once. Do not close the watch while a call
+/// waits: let the call end first, for example by a short timeout.
+///
+/// The first wait creates one more descriptor, and so does each further wait at the same time.
+/// If the process has none left, a wait may check a change that another call has read an
+/// interval later.
 ///
 /// Fails as vfp_watch_next() does, for a pass that could not list the bound devices; call again
 /// to wait on. Returns VFP_SYSTEM with EINTR in `os_errno` if a signal handler has run during the
@@ -75,7 +78,7 @@ fn wait(watch: &vfp_watch, condition: &Condition, timeout: Option<Duration>) -> 
     let (mut wait, deadline) = (Wait::new(), Deadline::after(timeout));
     loop {
         let is_true = match condition {
-            Condition::Event => watch.keep_next_event()?,
+            Condition::Event => wait.has_event(&mut watch.lock())?,
             Condition::State(group, state) => {
                 wait.step(&mut watch.lock(), |watch| watch.occupancy(*group) == Some(*state))?
             }
@@ -83,7 +86,7 @@ fn wait(watch: &vfp_watch, condition: &Condition, timeout: Option<Duration>) -> 
         if is_true {
             return Ok(VFP_OK);
         }
-        if !deadline.poll_or_signal(watch.fd())? {
+        if !deadline.poll_or_signal(watch.fd(), wait.fd())? {
             return Ok(VFP_TIMED_OUT);
         }
     }

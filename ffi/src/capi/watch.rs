@@ -80,9 +80,6 @@ unsafe impl Record for vfp_event {}
 /// wait for each other.
 pub struct vfp_watch {
     watch: Mutex<Watch>,
-    /// The event that ended a wait, and that the next vfp_watch_next() returns. Locked after
-    /// `watch`.
-    waited: Mutex<Option<Event>>,
     fd: RawFd,
 }
 
@@ -96,23 +93,6 @@ impl vfp_watch {
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the watch keeps its descriptor for as long as it exists.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
-    }
-
-    /// Returns the next event, or None. Fails for a pass that has failed.
-    fn next_event(&self) -> Result<Option<Event>, Failure> {
-        let mut watch = self.lock();
-        let waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Ok(waited.map_or_else(|| watch.next().transpose(), |event| Ok(Some(event)))?)
-    }
-
-    /// Returns whether there is an event, and keeps it for [`Self::next_event`].
-    pub(super) fn keep_next_event(&self) -> Result<bool, Failure> {
-        let mut watch = self.lock();
-        let mut waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
-        if waited.is_none() {
-            *waited = watch.next().transpose()?;
-        }
-        Ok(waited.is_some())
     }
 }
 
@@ -180,7 +160,7 @@ pub unsafe extern "C" fn vfp_watch_open(
         };
         let watch = Watch::with_prober(host.root.clone(), Arc::clone(&host.prober), watch_options)?;
         let fd = watch.fd().as_raw_fd();
-        let watch = Box::new(vfp_watch { watch: Mutex::new(watch), waited: Mutex::default(), fd });
+        let watch = Box::new(vfp_watch { watch: Mutex::new(watch), fd });
         // SAFETY: not NULL, and writable by the header's conventions.
         unsafe { out_watch.write(Box::into_raw(watch)) };
         Ok(VFP_OK)
@@ -237,12 +217,61 @@ pub unsafe extern "C" fn vfp_watch_next(
         let watch = unsafe { self::watch(watch) }?;
         // SAFETY: the caller's record, by the header's conventions.
         let mut slot = unsafe { Slots::one(("size", size), out_event, "out_event") }?;
-        let event = watch.next_event()?;
+        let event = watch.lock().next().transpose()?;
         event.iter().for_each(|event| slot.push(&vfp_event::from(*event)));
         Ok(event.map_or(VFP_NO_EVENT, |_| VFP_OK))
     };
     // SAFETY: the caller's error record, by the header's conventions.
     unsafe { guard(out_error, call) }
+}
+
+/// Takes in what has changed, as vfp_watch_next() does, but takes no event: VFP_OK. The events stay
+/// queued; if there are more than 1024, one VFP_EVENT_RESCAN takes their place.
+///
+/// With vfp_watch_news() this is the step of a wait for anything: after it, evaluate your own
+/// condition if the count has changed, then poll vfp_watch_fd(). Fails as vfp_watch_next() does.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfp_watch_update(watch: *mut vfp_watch, out_error: *mut vfp_error) -> vfp_status {
+    let call = || -> Outcome {
+        // SAFETY: the caller's handle, by the header's conventions.
+        unsafe { self::watch(watch) }?.lock().update()?;
+        Ok(VFP_OK)
+    };
+    // SAFETY: the caller's error record, by the header's conventions.
+    unsafe { guard(out_error, call) }
+}
+
+/// Returns the next event that is queued: VFP_OK with an event, or VFP_NO_EVENT. As
+/// vfp_watch_next(), but reads nothing of the host, so it reports no failed pass either.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfp_watch_next_queued(
+    watch: *mut vfp_watch,
+    size: usize,
+    out_event: *mut vfp_event,
+    out_error: *mut vfp_error,
+) -> vfp_status {
+    let call = || -> Outcome {
+        // SAFETY: the caller's handle, by the header's conventions.
+        let watch = unsafe { self::watch(watch) }?;
+        // SAFETY: the caller's record, by the header's conventions.
+        let mut slot = unsafe { Slots::one(("size", size), out_event, "out_event") }?;
+        let event = watch.lock().next_queued();
+        event.iter().for_each(|event| slot.push(&vfp_event::from(*event)));
+        Ok(event.map_or(VFP_NO_EVENT, |_| VFP_OK))
+    };
+    // SAFETY: the caller's error record, by the header's conventions.
+    unsafe { guard(out_error, call) }
+}
+
+/// Returns the number of events that the watch has queued so far, taken or not. While it stays the
+/// same, so does everything that an event reports. Reads nothing of the host. Returns 0 for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfp_watch_news(watch: *const vfp_watch) -> u64 {
+    guard_value(0, || {
+        // SAFETY: the caller's handle, by the header's conventions.
+        let watch = unsafe { self::watch(watch) };
+        watch.map_or(0, |watch| watch.lock().news())
+    })
 }
 
 /// Returns 1 if the watch has read everything once, so that vfp_watch_groups() and the others
