@@ -38,9 +38,9 @@ class Events:
 async def next_event(watch: Watch, timeout: float | None = None) -> Event | None:
     """Waits for the next event. Returns None after the timeout."""
     end = _end_of(timeout)
+    waiter = watch._waiter()
     while True:
-        waiter = watch._waiter()
-        event = watch.next_event(0)
+        event = waiter.next_event()
         if event is not None or not await _readable(waiter, end):
             return event
 
@@ -95,19 +95,22 @@ async def _readable(waiter: Waiter, end: float | None) -> bool:
     left = None if end is None else end - time.monotonic()
     if left is not None and left <= 0:
         return False
-    # A loop allows one reader per descriptor, but several tasks may wait for the same watch.
-    descriptor = os.dup(waiter.fileno())
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
+    watched, *own = waiter.descriptors()
+    # A loop allows one reader per descriptor, but several tasks may wait for the same watch.
+    copy = os.dup(watched)
     try:
-        loop.add_reader(descriptor, ready.set)
+        for descriptor in (copy, *own):
+            loop.add_reader(descriptor, ready.set)
         try:
             await asyncio.wait_for(ready.wait(), left)
         except asyncio.TimeoutError:
             # The caller checks again before it gives up.
             pass
         finally:
-            loop.remove_reader(descriptor)
+            for descriptor in (copy, *own):
+                loop.remove_reader(descriptor)
     finally:
-        os.close(descriptor)
+        os.close(copy)
     return True

@@ -206,10 +206,12 @@ class Watch:
 @final
 class Waiter:
     """A wait for a watch. It keeps the descriptor open, even if the watch is closed during the wait."""
-    def fileno(self) -> int:
-        """Returns the descriptor of the watch."""
+    def descriptors(self) -> list[int]:
+        """Returns the descriptors to wait for: that of the watch, and one for what other threads have read first."""
     def step(self) -> bool:
         """Takes in what has changed. Returns whether a predicate is due. Does not wait."""
+    def next_event(self) -> Event | None:
+        """Returns the next event, or None for now. Does not wait."""
 
 def names(
     ids: Iterable[tuple[int, int]], path: str | os.PathLike[str] | None = None

@@ -267,7 +267,7 @@ static int events(vfp_watch *watch) {
     vfp_event event;
     size_t count = 0, index;
     for (;;) {
-        vfp_status status = vfp_watch_wait(watch, VFP_WAIT_EVENT, VFP_NO_GROUP, 20000, NULL);
+        vfp_status status = vfp_watch_wait(watch, VFP_WAIT_EVENT, VFP_ALL_GROUPS, 20000, NULL);
         if (status == VFP_OK) status = vfp_watch_next(watch, sizeof event, &event, NULL);
         if (status != VFP_OK || count == 2 * MANY) return -1;
         if (event.kind == VFP_EVENT_READY) break;

@@ -30,8 +30,8 @@ pub struct vfp_device {
     /// name.
     pub id: [c_char; 40],
     /// VFP_OK, or the reason why this device could not be read. In that case only `id`,
-    /// `os_errno` and `error_text` are set. An unreadable device does not affect the other
-    /// records.
+    /// `os_errno`, `error_text` and `error_path` are set. An unreadable device does not affect the
+    /// other records.
     pub status: vfp_status,
     /// The kernel's errno if the device could not be read, else 0.
     pub os_errno: i32,
@@ -68,9 +68,11 @@ pub struct vfp_device {
     pub parent: [c_char; 24],
     /// Error message if the device could not be read, else "".
     pub error_text: [c_char; 320],
+    /// As `path` of vfp_error, if the device could not be read, else "".
+    pub error_path: [c_char; 320],
 }
 
-const _: () = assert!(size_of::<vfp_device>() == 84 + 40 + 72 + 24 + 320);
+const _: () = assert!(size_of::<vfp_device>() == 84 + 40 + 72 + 24 + 2 * 320);
 
 // SAFETY: repr(C); the fields add up to the size, so there is no padding.
 unsafe impl Record for vfp_device {}
@@ -94,6 +96,7 @@ const EMPTY: vfp_device = vfp_device {
     vgpu_type: [0; 72],
     parent: [0; 24],
     error_text: [0; 320],
+    error_path: [0; 320],
 };
 
 pub(super) fn kind_number(kind: Kind) -> i32 {
@@ -139,6 +142,7 @@ impl From<&Error> for vfp_device {
             status: status_of(error.kind),
             os_errno: error.errno,
             error_text: text::shown(error),
+            error_path: text::path(error),
             ..EMPTY
         }
     }

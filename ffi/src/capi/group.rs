@@ -41,7 +41,7 @@ pub struct vfp_member {
     /// Name in the group's `devices` directory: a PCI address, an mdev UUID, ...
     pub name: [c_char; 72],
     /// VFP_OK, or the reason why the member could not be read. In that case only `name`,
-    /// `os_errno` and `error_text` are set.
+    /// `os_errno`, `error_text` and `error_path` are set.
     pub status: vfp_status,
     /// The kernel's errno if the member could not be read, else 0.
     pub os_errno: i32,
@@ -51,11 +51,13 @@ pub struct vfp_member {
     pub driver: [c_char; 40],
     /// Error message if the member could not be read, else "".
     pub error_text: [c_char; 320],
+    /// As `path` of vfp_error, if the member could not be read, else "".
+    pub error_path: [c_char; 320],
     /// 1 if the member makes the group not viable, else 0.
     pub offends: i32,
 }
 
-const _: () = assert!(size_of::<vfp_member>() == 72 + 12 + 40 + 320 + 4);
+const _: () = assert!(size_of::<vfp_member>() == 72 + 12 + 40 + 2 * 320 + 4);
 
 // SAFETY: repr(C); the fields add up to the size, so there is no padding.
 unsafe impl Record for vfp_member {}
@@ -77,6 +79,7 @@ impl From<&Member> for vfp_member {
             vfio: i32::from(member.vfio),
             driver: text::shown_or_empty(member.driver),
             error_text: [0; 320],
+            error_path: [0; 320],
             offends: i32::from(!member.keeps_group_viable()),
         }
     }
@@ -94,6 +97,7 @@ impl From<&Error> for vfp_member {
             vfio: 0,
             driver: [0; 40],
             error_text: text::shown(error),
+            error_path: text::path(error),
             offends: 0,
         }
     }

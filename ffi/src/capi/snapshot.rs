@@ -6,7 +6,7 @@ use super::holder::{coverage_slot, vfp_holder, vfp_scan_coverage};
 use super::record::{self, Slots};
 use super::root::{host, vfp_root};
 use super::status::{
-    Failure, Outcome, VFP_NO_GROUP, VFP_OK, group_argument, guard, guard_value, vfp_error, vfp_status,
+    Failure, Outcome, VFP_ALL_GROUPS, VFP_OK, group_argument, guard, guard_value, vfp_error, vfp_status,
 };
 use std::time::Duration;
 use vfio_probe::device::Detail;
@@ -138,7 +138,7 @@ pub unsafe extern "C" fn vfp_snapshot_group(
 }
 
 /// Lists the holders of a group of a snapshot, ordered by pid, as vfp_holders() does;
-/// VFP_NO_GROUP as `group` means those of all groups. `out_coverage` receives the coverage of the
+/// VFP_ALL_GROUPS as `group` means those of all groups. `out_coverage` receives the coverage of the
 /// scan and may be NULL. Lists none for a group that the snapshot does not contain.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_snapshot_holders(
@@ -155,12 +155,13 @@ pub unsafe extern "C" fn vfp_snapshot_holders(
     let call = || -> Outcome {
         // SAFETY: the caller's handle, by the header's conventions.
         let snapshot = unsafe { self::snapshot(snapshot) }?;
+        let group = group_argument(group)?;
         record::require(out_count, "out_count")?;
         // SAFETY: the caller's array, by the header's conventions.
         let mut slots = unsafe { Slots::new(size, capacity, out_holders, "out_holders") }?;
         // SAFETY: the caller's record, by the header's conventions.
         let mut coverage = unsafe { coverage_slot(coverage_size, out_coverage) }?;
-        let groups = snapshot.groups.iter().filter(|seen| group == VFP_NO_GROUP || seen.id.0 == group);
+        let groups = snapshot.groups.iter().filter(|seen| group.0 == VFP_ALL_GROUPS || seen.id == group);
         groups.flat_map(|group| &group.holders).for_each(|holder| slots.push(&vfp_holder::from(holder)));
         if let Some(coverage) = &mut coverage {
             coverage.push(&snapshot.coverage.into());

@@ -3,11 +3,12 @@
 use super::text;
 use std::ffi::c_char;
 use std::fmt::Display;
+use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use vfio_probe::error::errno_text;
-use vfio_probe::{Error, ErrorKind, GroupId};
+use vfio_probe::{DeviceId, Error, ErrorKind, GroupId};
 
 /// The result of a function: 0 or greater on success, negative on failure; `out_error` then
 /// describes the failure. A newer library may return values that this header does not name:
@@ -42,11 +43,14 @@ pub const VFP_PANIC: vfp_status = -7;
 pub const VFP_UNSUPPORTED: vfp_status = -8;
 
 /// No group: in the record of a device without an IOMMU, an error without a group, an event about
-/// a device.
+/// a device. As an argument it is invalid in every call.
 pub const VFP_NO_GROUP: u32 = u32::MAX;
+/// All groups: an argument of vfp_snapshot_holders(), and of vfp_watch_wait() for
+/// VFP_WAIT_EVENT. No group has this number: the kernel's numbers end at INT_MAX.
+pub const VFP_ALL_GROUPS: u32 = 0xffff_fffe;
 
 /// The description of a failure. This record never grows, so it is passed without a size. It is
-/// written on failure only; `out_error` may be NULL.
+/// written on failure only, and a text in it only up to its NUL; `out_error` may be NULL.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfp_error {
@@ -63,9 +67,13 @@ pub struct vfp_error {
     /// Error message for people: one line of UTF-8 without control characters. A path in it is
     /// whole.
     pub text: [c_char; 4552],
+    /// The file or directory concerned, or "". A path that the caller passed is as it was, also if
+    /// it is not UTF-8. Any other is relative to the root, as in
+    /// sys/bus/pci/devices/0000:3b:00.0/numa_node. Truncated to the field.
+    pub path: [c_char; 4096],
 }
 
-const _: () = assert!(size_of::<vfp_error>() == 4608);
+const _: () = assert!(size_of::<vfp_error>() == 8704);
 
 /// The cause of a failed call.
 pub(super) enum Failure {
@@ -123,25 +131,23 @@ pub(super) fn status_of(kind: ErrorKind) -> vfp_status {
 }
 
 /// Runs a call and returns its status. Writes a failure to `out_error` and converts a panic into
-/// VFP_PANIC.
+/// VFP_PANIC. Does not touch `out_error` otherwise: clearing it would cost more than many a call.
 ///
 /// # Safety
 /// `out_error` is NULL or points to a writable record.
 pub(super) unsafe fn guard(out_error: *mut vfp_error, call: impl FnOnce() -> Outcome) -> vfp_status {
-    let mut error_record = None;
     // Unwind-safe: shared state is behind locks, and a poisoned lock is still usable.
     let result = catch_unwind(AssertUnwindSafe(|| {
-        call().unwrap_or_else(|failure| error_record.insert(error_of(&failure)).status)
+        call().unwrap_or_else(|failure| {
+            // SAFETY: this function's contract.
+            unsafe { report(&failure, out_error) }
+        })
     }));
-    let status = result.unwrap_or_else(|_panic| {
+    result.unwrap_or_else(|_panic| {
         let text = "libvfio_probe panicked; this is a bug in the library, please report it";
-        error_record.insert(error(VFP_PANIC, 0, &text)).status
-    });
-    if let (Some(error_record), false) = (error_record, out_error.is_null()) {
-        // SAFETY: not NULL, so a writable record by this function's contract.
-        unsafe { out_error.write(error_record) };
-    }
-    status
+        // SAFETY: this function's contract.
+        unsafe { Report::new(VFP_PANIC, &text).write(out_error) }
+    })
 }
 
 /// Runs a call that has no error record, and returns `otherwise` if it panics.
@@ -149,22 +155,36 @@ pub(super) fn guard_value<T>(otherwise: T, call: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or(otherwise)
 }
 
-fn error_of(failure: &Failure) -> vfp_error {
+/// Writes a failure to `out_error` and returns its status.
+///
+/// # Safety
+/// `out_error` is NULL or points to a writable record.
+#[cold]
+unsafe fn report(failure: &Failure, out_error: *mut vfp_error) -> vfp_status {
+    let write = |report: Report<'_>| {
+        // SAFETY: this function's contract.
+        unsafe { report.write(out_error) }
+    };
     match failure {
-        Failure::Core(core) => vfp_error {
-            group: core.group.map_or(VFP_NO_GROUP, |group| group.0),
-            device: core.device.map_or([0; 40], |device| text::shown(&device)),
-            ..error(status_of(core.kind), core.errno, core)
-        },
-        Failure::Argument(name, rule) => error(VFP_INVALID, 0, &format_args!("{name}: {rule}")),
+        Failure::Core(core) => {
+            let path = core.path();
+            write(Report {
+                errno: core.errno,
+                group: core.group,
+                device: core.device,
+                path: path.as_ref().map(|path| path.as_os_str().as_bytes()),
+                ..Report::new(status_of(core.kind), core)
+            })
+        }
+        Failure::Argument(name, rule) => write(Report::new(VFP_INVALID, &format_args!("{name}: {rule}"))),
         Failure::NullArray(name, counter) => {
             let text = format_args!("{name}: must not be NULL because {counter} is greater than 0");
-            error(VFP_INVALID, 0, &text)
+            write(Report::new(VFP_INVALID, &text))
         }
-        Failure::NoSuchGroup(group) => vfp_error {
-            group: group.0,
-            ..error(VFP_MISSING, 0, &format_args!("group {group}: no device of it is bound to a VFIO driver"))
-        },
+        Failure::NoSuchGroup(group) => {
+            let text = format_args!("group {group}: no device of it is bound to a VFIO driver");
+            write(Report { group: Some(*group), ..Report::new(VFP_MISSING, &text) })
+        }
         Failure::File(what, path, failed) => {
             let status = match failed.kind() {
                 std::io::ErrorKind::NotFound => VFP_MISSING,
@@ -172,26 +192,58 @@ fn error_of(failure: &Failure) -> vfp_error {
                 std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => VFP_MALFORMED,
                 _ => VFP_SYSTEM,
             };
-            let (errno, path) = (failed.raw_os_error(), text::escaped(path.as_os_str().as_bytes()));
+            let (errno, path) = (failed.raw_os_error(), path.as_os_str().as_bytes());
             let reason = errno.map_or_else(|| failed.to_string(), errno_text);
-            error(status, errno.unwrap_or(0), &format_args!("{what} {path}: {reason}"))
+            let text = format_args!("{what} {}: {reason}", text::escaped(path));
+            write(Report { errno: errno.unwrap_or(0), path: Some(path), ..Report::new(status, &text) })
         }
-        Failure::Unsupported(what) => error(
-            VFP_UNSUPPORTED,
-            0,
-            &format_args!("{what}: not supported by libvfio_probe {}", env!("CARGO_PKG_VERSION")),
-        ),
+        Failure::Unsupported(what) => {
+            let text = format_args!("{what}: not supported by libvfio_probe {}", env!("CARGO_PKG_VERSION"));
+            write(Report::new(VFP_UNSUPPORTED, &text))
+        }
     }
 }
 
-fn error(status: vfp_status, os_errno: i32, shown: &dyn Display) -> vfp_error {
-    vfp_error {
-        status,
-        os_errno,
-        group: VFP_NO_GROUP,
-        reserved: 0,
-        device: [0; 40],
-        text: text::shown(shown),
+/// What goes into an error record.
+struct Report<'a> {
+    status: vfp_status,
+    errno: i32,
+    group: Option<GroupId>,
+    device: Option<DeviceId>,
+    path: Option<&'a [u8]>,
+    text: &'a dyn Display,
+}
+
+impl<'a> Report<'a> {
+    fn new(status: vfp_status, text: &'a dyn Display) -> Self {
+        Self { status, errno: 0, group: None, device: None, path: None, text }
+    }
+
+    /// Writes the record in place, and of each text only what is used. Returns the status.
+    ///
+    /// # Safety
+    /// `out_error` is NULL or points to a writable record.
+    unsafe fn write(self, out_error: *mut vfp_error) -> vfp_status {
+        // SAFETY: not NULL, so a writable record by this function's contract. A field may be
+        // uninitialized, which MaybeUninit allows.
+        let Some(out) = (unsafe { out_error.cast::<MaybeUninit<vfp_error>>().as_mut() }) else {
+            return self.status;
+        };
+        let out = out.as_mut_ptr();
+        // SAFETY: the fields lie in the record, which is writable.
+        unsafe {
+            (&raw mut (*out).status).write(self.status);
+            (&raw mut (*out).os_errno).write(self.errno);
+            (&raw mut (*out).group).write(self.group.map_or(VFP_NO_GROUP, |group| group.0));
+            (&raw mut (*out).reserved).write(0);
+            match &self.device {
+                Some(device) => text::write(&raw mut (*out).device, device),
+                None => text::write(&raw mut (*out).device, &""),
+            }
+            text::write(&raw mut (*out).text, self.text);
+            text::write_bytes(&raw mut (*out).path, self.path.unwrap_or_default());
+        }
+        self.status
     }
 }
 
@@ -201,10 +253,12 @@ mod tests {
 
     #[test]
     fn panic_becomes_a_status() {
-        let mut failure = error(VFP_OK, 0, &"");
+        let mut failure = MaybeUninit::<vfp_error>::uninit();
         // SAFETY: a local record.
-        let status = unsafe { guard(&raw mut failure, || unreachable!("on purpose")) };
-        assert_eq!((status, failure.status), (VFP_PANIC, VFP_PANIC));
+        let status = unsafe { guard(failure.as_mut_ptr(), || unreachable!("on purpose")) };
+        // SAFETY: a failed call writes all numbers.
+        let written = unsafe { (&raw const (*failure.as_ptr()).status).read() };
+        assert_eq!((status, written), (VFP_PANIC, VFP_PANIC));
         // SAFETY: NULL is allowed.
         assert_eq!(unsafe { guard(std::ptr::null_mut(), || unreachable!("on purpose")) }, VFP_PANIC);
         assert_eq!(guard_value(-3, || unreachable!("on purpose")), -3);

@@ -1,7 +1,7 @@
 //! Waits on a watch for a state or an event, without its lock.
 
 use super::status::{
-    Failure, Outcome, VFP_NO_GROUP, VFP_OK, VFP_TIMED_OUT, group_argument, guard, vfp_error, vfp_status,
+    Failure, Outcome, VFP_ALL_GROUPS, VFP_OK, VFP_TIMED_OUT, group_argument, guard, vfp_error, vfp_status,
 };
 use super::watch::{vfp_watch, watch};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use vfio_probe::{GroupId, Occupancy};
 pub const VFP_WAIT_FREE: i32 = 1;
 /// Until the group is known to be held.
 pub const VFP_WAIT_HELD: i32 = 2;
-/// Until there is an event. `group` is VFP_NO_GROUP.
+/// Until there is an event. `group` is VFP_ALL_GROUPS.
 pub const VFP_WAIT_EVENT: i32 = 3;
 
 /// As `timeout_ms` of vfp_watch_wait(): without a limit.
@@ -28,8 +28,8 @@ fn condition(number: i32, group: u32) -> Result<Condition, Failure> {
     match number {
         VFP_WAIT_FREE => Ok(Condition::State(group_argument(group)?, Occupancy::Free)),
         VFP_WAIT_HELD => Ok(Condition::State(group_argument(group)?, Occupancy::Held)),
-        VFP_WAIT_EVENT if group == VFP_NO_GROUP => Ok(Condition::Event),
-        VFP_WAIT_EVENT => Err(Failure::Argument("group", "must be VFP_NO_GROUP for VFP_WAIT_EVENT")),
+        VFP_WAIT_EVENT if group == VFP_ALL_GROUPS => Ok(Condition::Event),
+        VFP_WAIT_EVENT => Err(Failure::Argument("group", "must be VFP_ALL_GROUPS for VFP_WAIT_EVENT")),
         _ => Err(Failure::Argument("condition", "must be a VFP_WAIT_* value")),
     }
 }

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use vfio_probe::watch::Deadline;
+use vfio_probe::watch::{Deadline, Wait};
 use vfio_probe::{Error, Result, Watch};
 
 /// A watch that several threads may wait for while another thread closes it.
@@ -59,8 +59,8 @@ impl Live {
 
     /// Waits until there may be an event, the watch is closed, or a signal arrives. Returns false if the time was up
     /// before. Call it detached from the interpreter.
-    pub(crate) fn wait(&self, deadline: Deadline) -> Result<bool> {
-        deadline.poll(self.descriptor.as_fd())
+    pub(crate) fn wait(&self, wait: &Wait, deadline: Deadline) -> Result<bool> {
+        deadline.poll(self.descriptor.as_fd(), wait.fd())
     }
 }
 

@@ -1,5 +1,7 @@
 //! The waits for a watch: steps, timeouts, Ctrl-C, and the object by which asyncio waits.
 
+use crate::python::events::event;
+use crate::python::value::Value;
 use crate::python::wait::{Live, release};
 use crate::python::{arguments, errors};
 use pyo3::exceptions::PyValueError;
@@ -32,7 +34,7 @@ pub(crate) fn wait<T>(
     py: Python<'_>,
     live: Arc<Live>,
     deadline: Deadline,
-    step: impl FnMut(&Live) -> PyResult<Option<T>>,
+    step: impl FnMut(&Live, &mut Wait) -> PyResult<Option<T>>,
 ) -> PyResult<Waited<T>> {
     let waited = wait_on(py, &live, deadline, step);
     // If the watch was closed during the wait, this drop closes descriptors.
@@ -44,13 +46,14 @@ fn wait_on<T>(
     py: Python<'_>,
     live: &Live,
     deadline: Deadline,
-    mut step: impl FnMut(&Live) -> PyResult<Option<T>>,
+    mut step: impl FnMut(&Live, &mut Wait) -> PyResult<Option<T>>,
 ) -> PyResult<Waited<T>> {
+    let mut waiting = Wait::new();
     while !live.is_closed() {
-        if let Some(done) = step(live)? {
+        if let Some(done) = step(live, &mut waiting)? {
             return Ok(Waited::Done(done));
         }
-        if !py.detach(|| live.wait(deadline)).map_err(std::io::Error::from)? {
+        if !py.detach(|| live.wait(&waiting, deadline)).map_err(std::io::Error::from)? {
             return Ok(Waited::TimedOut);
         }
         // Raises KeyboardInterrupt after Ctrl-C.
@@ -59,8 +62,8 @@ fn wait_on<T>(
     Ok(Waited::Closed)
 }
 
-pub(crate) fn next(py: Python<'_>, live: &Live) -> PyResult<Option<Event>> {
-    py.detach(|| live.lock().next()).transpose().map_err(errors::raised)
+pub(crate) fn next(py: Python<'_>, live: &Live, wait: &mut Wait) -> PyResult<Option<Event>> {
+    py.detach(|| wait.next(&mut live.lock())).transpose().map_err(errors::raised)
 }
 
 /// Makes a step of a wait. Returns whether the predicate is true.
@@ -93,6 +96,15 @@ impl Waiter {
     pub(crate) fn new(live: Arc<Live>) -> Self {
         Self { live: Some(live), wait: Mutex::default() }
     }
+
+    /// The mutex is not locked during the call: another thread may need the interpreter to unlock it.
+    fn with<T>(&self, call: impl FnOnce(&Live, &mut Wait) -> PyResult<T>) -> PyResult<T> {
+        let live = self.live.as_ref().filter(|live| !live.is_closed()).ok_or_else(closed)?;
+        let mut wait = std::mem::take(&mut *self.wait.lock().unwrap_or_else(PoisonError::into_inner));
+        let result = call(live, &mut wait);
+        *self.wait.lock().unwrap_or_else(PoisonError::into_inner) = wait;
+        result
+    }
 }
 
 impl Drop for Waiter {
@@ -103,17 +115,21 @@ impl Drop for Waiter {
 
 #[pymethods]
 impl Waiter {
-    /// Returns the descriptor of the watch.
-    fn fileno(&self) -> PyResult<i32> {
-        self.live.as_ref().map(|live| live.descriptor().as_raw_fd()).ok_or_else(closed)
+    /// Returns the descriptors to wait for: that of the watch, and one for what other threads have read first.
+    fn descriptors(&self) -> PyResult<Vec<i32>> {
+        let watch = self.live.as_ref().map(|live| live.descriptor().as_raw_fd()).ok_or_else(closed)?;
+        let wait = self.wait.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(std::iter::once(watch).chain(wait.fd().map(|fd| fd.as_raw_fd())).collect())
     }
 
     /// Takes in what has changed. Returns whether a predicate is due. Does not wait.
     fn step(&self, py: Python<'_>) -> PyResult<bool> {
-        let live = self.live.as_ref().filter(|live| !live.is_closed()).ok_or_else(closed)?;
-        let mut wait = *self.wait.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = step(py, live, &mut wait, |_| true);
-        *self.wait.lock().unwrap_or_else(PoisonError::into_inner) = wait;
-        due
+        self.with(|live, wait| step(py, live, wait, |_| true))
+    }
+
+    /// Returns the next event, or None for now. Does not wait.
+    fn next_event<'py>(&self, py: Python<'py>) -> PyResult<Option<Value<'py>>> {
+        let next = self.with(|live, wait| next(py, live, wait))?;
+        next.map(|next| event(py, next)).transpose()
     }
 }

@@ -55,10 +55,10 @@ impl Watch {
         &self,
         py: Python<'_>,
         timeout: Option<&Bound<'_, PyAny>>,
-        mut step: impl FnMut(&Live) -> PyResult<bool>,
+        mut step: impl FnMut(&Live, &mut Wait) -> PyResult<bool>,
     ) -> PyResult<bool> {
         let until = end_of(timeout)?;
-        match wait(py, self.live()?, until, |live| Ok(step(live)?.then_some(())))? {
+        match wait(py, self.live()?, until, |live, wait| Ok(step(live, wait)?.then_some(())))? {
             Waited::Done(()) => Ok(true),
             Waited::TimedOut => Ok(false),
             Waited::Closed => Err(closed()),
@@ -72,9 +72,8 @@ impl Watch {
         occupancy: Occupancy,
         timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
-        let mut waiting = Wait::new();
         let is = |watch: &vfio_probe::Watch| watch.occupancy(group) == Some(occupancy);
-        self.wait_until(py, timeout, |live| step(py, live, &mut waiting, is))
+        self.wait_until(py, timeout, |live, wait| step(py, live, wait, is))
     }
 }
 
@@ -98,7 +97,7 @@ impl Watch {
         py: Python<'py>,
         timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Option<Value<'py>>> {
-        match wait(py, self.live()?, end_of(timeout)?, |live| next(py, live))? {
+        match wait(py, self.live()?, end_of(timeout)?, |live, wait| next(py, live, wait))? {
             Waited::Done(next) => event(py, next).map(Some),
             Waited::TimedOut => Ok(None),
             Waited::Closed => Err(closed()),
@@ -113,7 +112,7 @@ impl Watch {
     /// Waits for the next event. The iteration ends when the watch is closed.
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Value<'py>>> {
         let Ok(live) = self.live() else { return Ok(None) };
-        match wait(py, live, Deadline::after(None), |live| next(py, live))? {
+        match wait(py, live, Deadline::after(None), |live, wait| next(py, live, wait))? {
             Waited::Done(next) => event(py, next).map(Some),
             Waited::TimedOut | Waited::Closed => Ok(None),
         }
@@ -135,10 +134,9 @@ impl Watch {
         if !predicate.is_callable() {
             return Err(PyTypeError::new_err("predicate must be callable"));
         }
-        let mut waiting = Wait::new();
-        slf.get().wait_until(py, timeout, |live| {
+        slf.get().wait_until(py, timeout, |live, wait| {
             // The watch is not locked during the call of the predicate, which uses the watch.
-            Ok(step(py, live, &mut waiting, |_| true)? && predicate.call1((slf,))?.is_truthy()?)
+            Ok(step(py, live, wait, |_| true)? && predicate.call1((slf,))?.is_truthy()?)
         })
     }
 

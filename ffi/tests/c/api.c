@@ -107,6 +107,7 @@ static void unreadable_device_does_not_affect_others(void) {
     CHECK(unreadable && unreadable->status == VFP_MALFORMED);
     CHECK(unreadable && unreadable->group == VFP_NO_GROUP && unreadable->os_errno == 0);
     if (unreadable) CHECK_TEXT(unreadable->error_text, "0000:f2:00.0: uevent: unexpected content");
+    if (unreadable) CHECK_TEXT(unreadable->error_path, "sys/bus/pci/devices/0000:f2:00.0/uevent");
     node_do(&node, "{\"remove\":{\"address\":\"0000:f2:00.0\"}}");
 }
 
@@ -338,7 +339,7 @@ static void snapshot_shows_a_holder_without_a_probe(void) {
     CHECK_TEXT(holders[0].pod_uid, "");
     CHECK(strlen(holders[0].container_id) == 64);
     CHECK(vfp_snapshot_holders(snapshot, 51, sizeof holders[0], 4, holders, &count, 0, NULL, NULL) == VFP_OK && count == 0);
-    CHECK(vfp_snapshot_holders(snapshot, VFP_NO_GROUP, sizeof holders[0], 4, holders, &count, 0, NULL, NULL) == VFP_OK && count == 1);
+    CHECK(vfp_snapshot_holders(snapshot, VFP_ALL_GROUPS, sizeof holders[0], 4, holders, &count, 0, NULL, NULL) == VFP_OK && count == 1);
     CHECK(node_opens(&node, 52) == before);
     vfp_snapshot_close(&snapshot);
     CHECK(snapshot == NULL);
@@ -432,7 +433,7 @@ static void ready_follows_the_first_events(void) {
     long vm = node_start_vm(&node, "0000:4e:00.0", 0);
     CHECK(vfp_watch_open(root, 0, NULL, &watch, NULL) == VFP_OK && vfp_watch_is_ready(watch) == 0);
     CHECK(vfp_watch_group(watch, 53, VFP_RECORD(group), NULL) == VFP_MISSING);
-    while (!ready && vfp_watch_wait(watch, VFP_WAIT_EVENT, VFP_NO_GROUP, 10000, NULL) == VFP_OK) {
+    while (!ready && vfp_watch_wait(watch, VFP_WAIT_EVENT, VFP_ALL_GROUPS, 10000, NULL) == VFP_OK) {
         CHECK(vfp_watch_next(watch, VFP_RECORD(event), NULL) == VFP_OK);
         bound += event.kind == VFP_EVENT_BOUND, held += event.kind == VFP_EVENT_HELD;
         freed += event.kind == VFP_EVENT_FREED, ready += event.kind == VFP_EVENT_READY;
@@ -461,6 +462,42 @@ static void ready_comes_alone_without_devices(void) {
     vfp_watch_close(&watch);
     vfp_root_close(&there);
     node_end(&other);
+}
+
+/* An update takes in what has changed and leaves the events; the count of news says whether it found something. */
+static void update_counts_news_and_leaves_the_events(void) {
+    vfp_watch_options options;
+    vfp_watch *watch = NULL;
+    vfp_event event;
+    uint64_t news;
+    int bound = 0, ready = 0, taken = 0;
+    memset(&options, 0, sizeof options);
+    /* An hour: only the test itself makes passes. */
+    options.interval_ms = 3600 * 1000;
+    CHECK(vfp_watch_open(root, VFP_RECORD(options), &watch, NULL) == VFP_OK);
+    CHECK(vfp_watch_news(watch) == 0);
+    CHECK(vfp_watch_next_queued(watch, VFP_RECORD(event), NULL) == VFP_NO_EVENT);
+    CHECK(vfp_watch_is_ready(watch) == 0);
+    while (!vfp_watch_is_ready(watch)) CHECK(vfp_watch_update(watch, NULL) == VFP_OK);
+    news = vfp_watch_news(watch);
+    CHECK(news == 17);
+    CHECK(vfp_watch_update(watch, NULL) == VFP_OK && vfp_watch_news(watch) == news);
+    while (vfp_watch_next_queued(watch, VFP_RECORD(event), NULL) == VFP_OK) {
+        taken++, bound += event.kind == VFP_EVENT_BOUND, ready += event.kind == VFP_EVENT_READY;
+    }
+    CHECK(taken == 17 && bound == 8 && ready == 1);
+    CHECK(vfp_watch_news(watch) == news);
+    node_do(&node, "{\"add_gpu\":{\"address\":\"0000:e7:00.0\",\"group\":197,\"numa_node\":0}}");
+    /* A change in /dev/vfio makes a pass, after the device is there. */
+    node_do(&node, "{\"write\":{\"path\":\"dev/vfio/signal\",\"content\":\"\"}}");
+    CHECK(vfp_watch_next_queued(watch, VFP_RECORD(event), NULL) == VFP_NO_EVENT);
+    CHECK(vfp_watch_wait(watch, VFP_WAIT_FREE, 197, 20000, NULL) == VFP_OK);
+    CHECK(vfp_watch_news(watch) == news + 2);
+    CHECK(vfp_watch_next_queued(watch, VFP_RECORD(event), NULL) == VFP_OK && event.kind == VFP_EVENT_BOUND);
+    CHECK(vfp_watch_next(watch, VFP_RECORD(event), NULL) == VFP_OK && event.kind == VFP_EVENT_FREED);
+    vfp_watch_close(&watch);
+    node_do(&node, "{\"remove\":{\"address\":\"0000:e7:00.0\"}}");
+    node_do(&node, "{\"delete\":{\"path\":\"dev/vfio/signal\"}}");
 }
 
 /* The caller waits for both states of a VM's group, and the events stay queued. */
@@ -633,6 +670,7 @@ int main(void) {
     RUN(watch_reports_bound_held_freed_and_unbound);
     RUN(ready_follows_the_first_events);
     RUN(ready_comes_alone_without_devices);
+    RUN(update_counts_news_and_leaves_the_events);
     RUN(wait_ends_when_a_group_is_held_or_free);
     RUN(signal_handler_ends_a_wait);
     RUN(probing_watch_leaves_assigned_groups_alone);

@@ -64,7 +64,7 @@ static void null_arguments_are_refused_by_name(void) {
             "snapshot: the handle is NULL or closed");
     vfp_snapshot_close(NULL);
     vfp_snapshot_close(&snapshot);
-    refused(vfp_watch_wait(NULL, VFP_WAIT_EVENT, VFP_NO_GROUP, 0, &error), VFP_INVALID, "watch: the handle is NULL or closed");
+    refused(vfp_watch_wait(NULL, VFP_WAIT_EVENT, VFP_ALL_GROUPS, 0, &error), VFP_INVALID, "watch: the handle is NULL or closed");
     refused(vfp_watch_group(NULL, 51, sizeof(vfp_watched_group), NULL, &error), VFP_INVALID, "watch: the handle is NULL or closed");
     refused(vfp_snapshot_group(NULL, 51, sizeof(vfp_watched_group), NULL, &error), VFP_INVALID,
             "snapshot: the handle is NULL or closed");
@@ -72,6 +72,9 @@ static void null_arguments_are_refused_by_name(void) {
     refused(vfp_hardware_read(root, NULL, sizeof(vfp_hardware), NULL, &error), VFP_INVALID, "address: must not be NULL");
     refused(vfp_hardware_read(root, "0000:1b:00.0", sizeof(vfp_hardware), NULL, &error), VFP_INVALID,
             "out_hardware: must not be NULL");
+    refused(vfp_watch_update(NULL, &error), VFP_INVALID, "watch: the handle is NULL or closed");
+    refused(vfp_watch_next_queued(NULL, sizeof event, &event, &error), VFP_INVALID, "watch: the handle is NULL or closed");
+    CHECK(vfp_watch_news(NULL) == 0);
     CHECK(vfp_watch_is_ready(NULL) == VFP_INVALID);
     CHECK(vfp_watch_fd(NULL) == VFP_INVALID);
     /* No other output was written, and a NULL out_error does not crash. */
@@ -123,7 +126,7 @@ static void swapped_size_and_capacity_are_refused(void) {
     const char *swapped = "size: must be sizeof the record; it and the number of records are swapped";
     refused(vfp_scan(root, 400, sizeof devices[0], devices, &count, &error), VFP_INVALID, swapped);
     refused(vfp_scan(root, 1024, sizeof devices[0], devices, &count, &error), VFP_INVALID, swapped);
-    refused(vfp_members(root, 51, 460, sizeof(vfp_member), (vfp_member *)(void *)devices, &count, &error), VFP_INVALID, swapped);
+    refused(vfp_members(root, 51, 780, sizeof(vfp_member), (vfp_member *)(void *)devices, &count, &error), VFP_INVALID, swapped);
     refused(vfp_names(NULL, ids, sizeof names[0], 2, names, &error), VFP_INVALID, swapped);
     CHECK(vfp_snapshot_take(root, 0, &snapshot, NULL) == VFP_OK);
     refused(vfp_snapshot_groups(snapshot, 200, sizeof group, &group, &count, &error), VFP_INVALID, swapped);
@@ -135,40 +138,94 @@ static void swapped_size_and_capacity_are_refused(void) {
     CHECK(vfp_scan(root, VFP_ARRAY(devices), &count, &error) == VFP_OK && count == 8);
 }
 
+/* The handles and outputs of the calls below. */
+static vfp_watch *no_group_watch;
+static vfp_snapshot *no_group_snapshot;
+static size_t unused_count;
+
+static vfp_status call_group_read(uint32_t group) { vfp_group out; return vfp_group_read(root, group, VFP_RECORD(out), &error); }
+static vfp_status call_members(uint32_t group) { return vfp_members(root, group, sizeof(vfp_member), 0, NULL, &unused_count, &error); }
+static vfp_status call_peek(uint32_t group) { int32_t peek; return vfp_peek(root, group, &peek, &error); }
+static vfp_status call_probe(uint32_t group) { vfp_occupancy out; return vfp_probe(root, group, VFP_RECORD(out), &error); }
+static vfp_status call_probe_within(uint32_t group) {
+    vfp_occupancy out;
+    return vfp_probe_within(root, group, 10, VFP_RECORD(out), &error);
+}
+static vfp_status call_holders(uint32_t group) {
+    uint32_t groups[2] = {51, group};
+    return vfp_holders(root, groups, 2, sizeof(vfp_holder), 0, NULL, &unused_count, 0, NULL, &error);
+}
+static vfp_status call_device_nodes(uint32_t group) {
+    return vfp_device_nodes(root, group, sizeof(vfp_device_node), 0, NULL, &unused_count, &error);
+}
+static vfp_status call_snapshot_group(uint32_t group) {
+    vfp_watched_group out;
+    return vfp_snapshot_group(no_group_snapshot, group, VFP_RECORD(out), &error);
+}
+static vfp_status call_snapshot_holders(uint32_t group) {
+    return vfp_snapshot_holders(no_group_snapshot, group, sizeof(vfp_holder), 0, NULL, &unused_count, 0, NULL, &error);
+}
+static vfp_status call_watch_group(uint32_t group) {
+    vfp_watched_group out;
+    return vfp_watch_group(no_group_watch, group, VFP_RECORD(out), &error);
+}
+static vfp_status call_watch_holders(uint32_t group) {
+    return vfp_watch_holders(no_group_watch, group, sizeof(vfp_holder), 0, NULL, &unused_count, 0, NULL, &error);
+}
+static vfp_status call_watch_wait(uint32_t group) { return vfp_watch_wait(no_group_watch, VFP_WAIT_FREE, group, 0, &error); }
+static vfp_status call_watch_wait_held(uint32_t group) { return vfp_watch_wait(no_group_watch, VFP_WAIT_HELD, group, 0, &error); }
+static vfp_status call_watch_wait_event(uint32_t group) { return vfp_watch_wait(no_group_watch, VFP_WAIT_EVENT, group, 0, &error); }
+static vfp_status call_watch_set_assigned(uint32_t group) {
+    uint32_t groups[2] = {51, group};
+    return vfp_watch_set_assigned(no_group_watch, groups, 2, &error);
+}
+
+/* The test `header` checks that this table has every function of the header with a group among its parameters. */
+static const struct {
+    const char *name;
+    vfp_status (*call)(uint32_t group);
+    const char *text;
+} group_calls[] = {
+#define NO_GROUP "group: must not be VFP_NO_GROUP; a device without an IOMMU has no group"
+#define NO_GROUPS "groups: must not contain VFP_NO_GROUP; a device without an IOMMU has no group"
+    {"vfp_group_read", call_group_read, NO_GROUP},
+    {"vfp_members", call_members, NO_GROUP},
+    {"vfp_peek", call_peek, NO_GROUP},
+    {"vfp_probe", call_probe, NO_GROUP},
+    {"vfp_probe_within", call_probe_within, NO_GROUP},
+    {"vfp_holders", call_holders, NO_GROUPS},
+    {"vfp_device_nodes", call_device_nodes, NO_GROUP},
+    {"vfp_snapshot_group", call_snapshot_group, NO_GROUP},
+    {"vfp_snapshot_holders", call_snapshot_holders, NO_GROUP},
+    {"vfp_watch_group", call_watch_group, NO_GROUP},
+    {"vfp_watch_holders", call_watch_holders, NO_GROUP},
+    {"vfp_watch_wait", call_watch_wait, NO_GROUP},
+    {"vfp_watch_wait", call_watch_wait_held, NO_GROUP},
+    {"vfp_watch_wait", call_watch_wait_event, "group: must be VFP_ALL_GROUPS for VFP_WAIT_EVENT"},
+    {"vfp_watch_set_assigned", call_watch_set_assigned, NO_GROUPS},
+};
+
 static void no_group_is_refused_by_every_call(void) {
-    vfp_group group;
-    vfp_occupancy occupancy;
-    vfp_watched_group state;
-    vfp_watch *watch = NULL;
-    vfp_snapshot *snapshot = NULL;
-    uint32_t groups[2] = {51, VFP_NO_GROUP};
-    size_t count = 0;
-    int32_t peek = 0;
-    const char *no_group = "group: must not be VFP_NO_GROUP; a device without an IOMMU has no group";
-    const char *no_groups = "groups: must not contain VFP_NO_GROUP; a device without an IOMMU has no group";
-    CHECK(vfp_watch_open(root, 0, NULL, &watch, NULL) == VFP_OK && vfp_snapshot_take(root, 0, &snapshot, NULL) == VFP_OK);
-    refused(vfp_group_read(root, VFP_NO_GROUP, VFP_RECORD(group), &error), VFP_INVALID, no_group);
-    refused(vfp_members(root, VFP_NO_GROUP, sizeof(vfp_member), 0, NULL, &count, &error), VFP_INVALID, no_group);
-    refused(vfp_peek(root, VFP_NO_GROUP, &peek, &error), VFP_INVALID, no_group);
-    refused(vfp_probe(root, VFP_NO_GROUP, VFP_RECORD(occupancy), &error), VFP_INVALID, no_group);
-    refused(vfp_probe_within(root, VFP_NO_GROUP, 10, VFP_RECORD(occupancy), &error), VFP_INVALID, no_group);
-    refused(vfp_device_nodes(root, VFP_NO_GROUP, sizeof(vfp_device_node), 0, NULL, &count, &error), VFP_INVALID, no_group);
-    refused(vfp_snapshot_group(snapshot, VFP_NO_GROUP, VFP_RECORD(state), &error), VFP_INVALID, no_group);
-    refused(vfp_watch_group(watch, VFP_NO_GROUP, VFP_RECORD(state), &error), VFP_INVALID, no_group);
-    refused(vfp_watch_holders(watch, VFP_NO_GROUP, sizeof(vfp_holder), 0, NULL, &count, 0, NULL, &error), VFP_INVALID, no_group);
-    refused(vfp_watch_wait(watch, VFP_WAIT_FREE, VFP_NO_GROUP, 0, &error), VFP_INVALID, no_group);
-    refused(vfp_holders(root, groups, 2, sizeof(vfp_holder), 0, NULL, &count, 0, NULL, &error), VFP_INVALID, no_groups);
-    refused(vfp_watch_set_assigned(watch, groups, 2, &error), VFP_INVALID, no_groups);
-    refused(vfp_watch_wait(watch, VFP_WAIT_EVENT, 51, 0, &error), VFP_INVALID, "group: must be VFP_NO_GROUP for VFP_WAIT_EVENT");
-    refused(vfp_watch_wait(watch, 99, 51, 0, &error), VFP_INVALID, "condition: must be a VFP_WAIT_* value");
-    vfp_snapshot_close(&snapshot);
-    vfp_watch_close(&watch);
+    size_t index;
+    CHECK(vfp_watch_open(root, 0, NULL, &no_group_watch, NULL) == VFP_OK);
+    CHECK(vfp_snapshot_take(root, 0, &no_group_snapshot, NULL) == VFP_OK);
+    for (index = 0; index < sizeof group_calls / sizeof group_calls[0]; index++) {
+        printf("%s: ", group_calls[index].name);
+        refused(group_calls[index].call(VFP_NO_GROUP), VFP_INVALID, group_calls[index].text);
+    }
+    refused(call_watch_wait_event(51), VFP_INVALID, "group: must be VFP_ALL_GROUPS for VFP_WAIT_EVENT");
+    refused(vfp_watch_wait(no_group_watch, 99, 51, 0, &error), VFP_INVALID, "condition: must be a VFP_WAIT_* value");
+    vfp_snapshot_close(&no_group_snapshot);
+    vfp_watch_close(&no_group_watch);
 }
 
 static void errors_keep_whole_paths(void) {
     static char path[4096], expected[4400];
     vfp_root *other = NULL;
     vfp_hardware hardware;
+    vfp_group group;
+    vfp_pci_id id = {0x10de, 0x2330};
+    vfp_name name;
     size_t used = 0;
     while (used + 201 < sizeof path) {
         path[used++] = '/';
@@ -178,8 +235,19 @@ static void errors_keep_whole_paths(void) {
     memcpy(path + used - 5, "\xc3\xa4\n", 3);
     path[used - 2] = 0;
     snprintf(expected, sizeof expected, "root directory %.*s\xc3\xa4\\n: No such file or directory", (int)(used - 5), path);
-    refused(vfp_root_open(path, &other, &error), VFP_MISSING, expected);
+    CHECK(vfp_root_open(path, &other, &error) == VFP_MISSING);
+    /* The path itself is as it was passed. */
+    CHECK_TEXT(error.path, path);
+    refused(error.status, VFP_MISSING, expected);
     CHECK(strlen(expected) > 4000);
+    CHECK(vfp_root_open("/nowhere\xff\n", &other, &error) == VFP_MISSING);
+    CHECK_TEXT(error.path, "/nowhere\xff\n");
+    CHECK(vfp_names("/nowhere/pci-ids-of-more-than-32-bytes-\xc3\xa4", &id, 1, VFP_RECORD(name), &error) == VFP_MISSING);
+    CHECK_TEXT(error.path, "/nowhere/pci-ids-of-more-than-32-bytes-\xc3\xa4");
+    CHECK(vfp_group_read(root, 4000, VFP_RECORD(group), &error) == VFP_MISSING);
+    CHECK_TEXT(error.path, "sys/kernel/iommu_groups/4000");
+    CHECK(vfp_peek(root, VFP_NO_GROUP, NULL, &error) == VFP_INVALID);
+    CHECK_TEXT(error.path, "");
     CHECK(vfp_hardware_read(root, "0000:77:00.0", VFP_RECORD(hardware), &error) == VFP_MISSING);
     CHECK(error.group == VFP_NO_GROUP);
     refused(error.status, VFP_MISSING, "0000:77:00.0: no such device on the pci bus");
@@ -287,7 +355,7 @@ static void watch_of_a_deleted_tree_fails_once_per_pass(void) {
     CHECK(vfp_watch_wait(watch, VFP_WAIT_FREE, 51, 0, &error) == VFP_TIMED_OUT);
     vfp_watch_close(&watch);
     CHECK(vfp_watch_open(root, sizeof(vfp_watch_options), NULL, &watch, NULL) == VFP_OK);
-    CHECK(vfp_watch_wait(watch, VFP_WAIT_EVENT, VFP_NO_GROUP, 5000, &error) == VFP_MISSING);
+    CHECK(vfp_watch_wait(watch, VFP_WAIT_EVENT, VFP_ALL_GROUPS, 5000, &error) == VFP_MISSING);
     vfp_watch_close(&watch);
 }
 

@@ -27,7 +27,8 @@ AT(vfp_device, driver, 84);
 AT(vfp_device, vgpu_type, 124);
 AT(vfp_device, parent, 196);
 AT(vfp_device, error_text, 220);
-SIZE(vfp_device, 540);
+AT(vfp_device, error_path, 540);
+SIZE(vfp_device, 860);
 
 AT(vfp_group, group, 0);
 AT(vfp_group, members, 4);
@@ -44,8 +45,9 @@ AT(vfp_member, os_errno, 76);
 AT(vfp_member, vfio, 80);
 AT(vfp_member, driver, 84);
 AT(vfp_member, error_text, 124);
-AT(vfp_member, offends, 444);
-SIZE(vfp_member, 448);
+AT(vfp_member, error_path, 444);
+AT(vfp_member, offends, 764);
+SIZE(vfp_member, 768);
 
 AT(vfp_occupancy, state, 0);
 AT(vfp_occupancy, unknown_reason, 4);
@@ -101,7 +103,8 @@ AT(vfp_error, os_errno, 4);
 AT(vfp_error, group, 8);
 AT(vfp_error, device, 16);
 AT(vfp_error, text, 56);
-SIZE(vfp_error, 4608);
+AT(vfp_error, path, 4608);
+SIZE(vfp_error, 8704);
 
 AT(vfp_device_node, kind, 0);
 AT(vfp_device_node, path, 8);

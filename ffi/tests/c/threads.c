@@ -101,9 +101,9 @@ static void *wait_until_held(void *argument) {
 }
 
 /* Returns whether the thread sleeps in the kernel (proc(5), stat). */
-static int sleeps(struct waiter *waiter) {
+static int sleeps(const long *thread_id) {
     char path[64], stat[256] = "", *name_end;
-    long id = __atomic_load_n(&waiter->id, __ATOMIC_ACQUIRE);
+    long id = __atomic_load_n(thread_id, __ATOMIC_ACQUIRE);
     FILE *file;
     snprintf(path, sizeof path, "/proc/self/task/%ld/stat", id);
     if (id == 0 || !(file = fopen(path, "r"))) return 0;
@@ -131,13 +131,13 @@ static void other_threads_use_a_watch_while_one_waits(void) {
         if (pthread_create(&waiters[index].thread, NULL, wait_until_held, &waiters[index])) node_die("pthread_create");
     }
     for (index = 0; index < 2; index++) {
-        while (!sleeps(&waiters[index])) sched_yield();
+        while (!sleeps(&waiters[index].id)) sched_yield();
     }
     /* Both threads wait now; a lock during the wait would stop these calls for 20 s. */
     CHECK(vfp_watch_group(watch, 53, VFP_RECORD(group), NULL) == VFP_OK && group.state == VFP_STATE_FREE);
     CHECK(vfp_watch_set_assigned(watch, NULL, 0, NULL) == VFP_OK);
     vm = node_start_vm(&node, "0000:4e:00.0", 0);
-    while (!held && vfp_watch_wait(watch, VFP_WAIT_EVENT, VFP_NO_GROUP, 20000, NULL) == VFP_OK) {
+    while (!held && vfp_watch_wait(watch, VFP_WAIT_EVENT, VFP_ALL_GROUPS, 20000, NULL) == VFP_OK) {
         while (vfp_watch_next(watch, VFP_RECORD(event), NULL) == VFP_OK) held += event.kind == VFP_EVENT_HELD;
     }
     CHECK(held == 1);
@@ -147,6 +147,73 @@ static void other_threads_use_a_watch_while_one_waits(void) {
     }
     node_kill_vm(&node, vm);
     vfp_watch_close(&watch);
+}
+
+struct free_waiter {
+    pthread_t thread;
+    uint32_t group;
+    vfp_status status;
+    long id;
+};
+
+static void *wait_until_free(void *argument) {
+    struct free_waiter *waiter = (struct free_waiter *)argument;
+    __atomic_store_n(&waiter->id, syscall(SYS_gettid), __ATOMIC_RELEASE);
+    waiter->status = vfp_watch_wait(watch, VFP_WAIT_FREE, waiter->group, 20000, NULL);
+    return NULL;
+}
+
+static void *take_events(void *argument) {
+    struct free_waiter *waiter = (struct free_waiter *)argument;
+    vfp_event event;
+    __atomic_store_n(&waiter->id, syscall(SYS_gettid), __ATOMIC_RELEASE);
+    do {
+        waiter->status = vfp_watch_wait(watch, VFP_WAIT_EVENT, VFP_ALL_GROUPS, 20000, NULL);
+        /* Another thread may have taken the event. */
+        if (waiter->status != VFP_OK || vfp_watch_next(watch, VFP_RECORD(event), NULL) != VFP_OK) event.kind = 0;
+    } while (waiter->status == VFP_OK && !(event.kind == VFP_EVENT_FREED && event.group == waiter->group));
+    return NULL;
+}
+
+/* The timer of this watch never expires during the test, so a wait that missed its news would time out. */
+static void one_change_ends_the_waits_of_all_threads(void) {
+    vfp_watch_options options;
+    int round, index;
+    memset(&options, 0, sizeof options);
+    options.interval_ms = 3600 * 1000;
+    CHECK(vfp_watch_open(root, sizeof options, &options, &watch, NULL) == VFP_OK);
+    CHECK(vfp_watch_wait(watch, VFP_WAIT_FREE, 53, 20000, NULL) == VFP_OK);
+    for (round = 0; round < 10; round++) {
+        struct free_waiter waiters[THREADS];
+        char command[128];
+        memset(waiters, 0, sizeof waiters);
+        for (index = 0; index < THREADS; index++) {
+            waiters[index].group = (uint32_t)(90 + round);
+            if (pthread_create(&waiters[index].thread, NULL, index ? wait_until_free : take_events, &waiters[index])) {
+                node_die("pthread_create");
+            }
+        }
+        /* In every other round the threads may still be about to wait. */
+        for (index = 0; index < THREADS && round % 2; index++) {
+            while (!sleeps(&waiters[index].id)) sched_yield();
+        }
+        snprintf(command, sizeof command, "{\"add_gpu\":{\"address\":\"0000:f%d:00.0\",\"group\":%d,\"numa_node\":0}}",
+                 round, 90 + round);
+        node_do(&node, command);
+        /* The watch saw the group's node before the device was there, perhaps. Now it is: a pass finds it. */
+        snprintf(command, sizeof command, "{\"write\":{\"path\":\"dev/vfio/signal-%d\",\"content\":\"\"}}", round);
+        node_do(&node, command);
+        for (index = 0; index < THREADS; index++) {
+            pthread_join(waiters[index].thread, NULL);
+            CHECK(waiters[index].status == VFP_OK);
+        }
+    }
+    vfp_watch_close(&watch);
+    for (round = 0; round < 10; round++) {
+        char command[64];
+        snprintf(command, sizeof command, "{\"remove\":{\"address\":\"0000:f%d:00.0\"}}", round);
+        node_do(&node, command);
+    }
 }
 
 static void *open_and_close(void *argument) {
@@ -182,6 +249,7 @@ int main(int argc, char **argv) {
     if (vfp_root_open(node.root, &root, NULL) != VFP_OK) return 2;
     RUN(eight_threads_share_a_root_and_a_watch);
     RUN(other_threads_use_a_watch_while_one_waits);
+    RUN(one_change_ends_the_waits_of_all_threads);
     RUN(threads_open_and_close_their_own_handles);
     vfp_root_close(&root);
     node_end(&node);

@@ -48,6 +48,24 @@ fn committed_header_is_up_to_date() {
     );
 }
 
+/// The table in C cannot know a function that a later change adds.
+#[test]
+fn test_of_no_group_has_every_function_with_a_group() {
+    let header = generated();
+    let declarations = header.split(';').filter_map(|text| text.rsplit_once("vfp_status vfp_"));
+    let takes_group = |parameters: &str| {
+        parameters.contains("uint32_t group,") || parameters.contains("const uint32_t *groups,")
+    };
+    let functions = declarations.filter_map(|(_, text)| text.split_once('('));
+    let mut names: Vec<_> = functions.filter(|(_, parameters)| takes_group(parameters)).collect();
+    names.sort_unstable();
+    assert!(names.len() >= 13, "{names:?}");
+    let table = read_to_string(here().join("tests/c/invalid_calls.c")).unwrap();
+    for (name, _) in names {
+        assert!(table.contains(&format!("    {{\"vfp_{name}\", call_")), "vfp_{name}");
+    }
+}
+
 #[test]
 fn header_has_short_lines_and_no_markdown() {
     for line in generated().lines() {
