@@ -96,9 +96,10 @@ func (r *Root) Scan() (Scan, error) {
 	}
 	defer h.release()
 	var scan Scan
-	var failed C.vfp_error
-	err = deviceArrays.fill(&failed, func(first *C.vfp_device, capacity C.size_t, count *C.size_t) C.vfp_status {
-		return C.vfp_scan(h.c, C.sizeof_vfp_device, capacity, first, count, &failed)
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	err = deviceArrays.fill(failed, func(first *C.vfp_device, capacity C.size_t, count *C.size_t) C.vfp_status {
+		return C.vfp_scan(h.c, C.sizeof_vfp_device, capacity, first, count, failed)
 	}, scan.take)
 	if err != nil {
 		return Scan{}, err
@@ -118,6 +119,7 @@ func (s *Scan) take(records []C.vfp_device) {
 				Errno:  syscall.Errno(record.os_errno),
 				Device: text(record.id[:]),
 				Group:  NoGroup,
+				Path:   text(record.error_path[:]),
 				Text:   text(record.error_text[:]),
 			})
 		}
@@ -141,9 +143,10 @@ func (r *Root) Device(id string) (Device, error) {
 	}
 	defer h.release()
 	var record C.vfp_device
-	var failed C.vfp_error
-	if C.vfp_device_read(h.c, cID, C.sizeof_vfp_device, &record, &failed) < 0 {
-		return Device{}, failure(&failed)
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	if C.vfp_device_read(h.c, cID, C.sizeof_vfp_device, &record, failed) < 0 {
+		return Device{}, failure(failed)
 	}
 	return device(&record), nil
 }

@@ -102,6 +102,7 @@ func TestUnreadableDeviceDoesNotAffectOthers(t *testing.T) {
 	isNone(t, malformed, os.ErrNotExist, os.ErrPermission, vfioprobe.ErrInvalid)
 	equal(t, "malformed", *malformed, vfioprobe.Error{
 		Kind: vfioprobe.ErrorMalformed, Device: simnode.FirstGPU, Group: vfioprobe.NoGroup,
+		Path: "sys/bus/pci/devices/" + simnode.FirstGPU + "/uevent",
 		Text: simnode.FirstGPU + ": uevent: unexpected content",
 	})
 	equal(t, "device", unreadable.Device, simnode.SecondGPU)

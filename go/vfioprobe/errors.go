@@ -6,6 +6,7 @@ import "C"
 import (
 	"errors"
 	"os"
+	"sync"
 	"syscall"
 )
 
@@ -63,7 +64,10 @@ type Error struct {
 	Device string `json:"device"`
 	// Group is the group concerned, or [NoGroup].
 	Group GroupID `json:"group"`
-	// Text is the message for people. It includes the device or the group.
+	// Path is the file or directory concerned, or "". A path that the caller passed is as it was, as in an [os.PathError]. Any
+	// other is relative to the root, as in sys/bus/pci/devices/0000:3b:00.0/numa_node.
+	Path string `json:"path"`
+	// Text is the message for people. It includes the device or the group, or the path that the caller passed.
 	Text string `json:"text"`
 }
 
@@ -95,6 +99,15 @@ func (e *Error) Unwrap() []error {
 	return all
 }
 
+// errorRecords is a pool of error records. Each has 8 KB, so a new one for each call would cost more than many a call does.
+var errorRecords = sync.Pool{New: func() any { return new(C.vfp_error) }}
+
+// lendError returns an error record for one call. It has the texts of an earlier error: C writes it only if the call fails. Put
+// it back.
+func lendError() *C.vfp_error {
+	return errorRecords.Get().(*C.vfp_error)
+}
+
 // failure copies the error record of a failed call.
 func failure(from *C.vfp_error) *Error {
 	return &Error{
@@ -102,6 +115,7 @@ func failure(from *C.vfp_error) *Error {
 		Errno:  syscall.Errno(from.os_errno),
 		Device: text(from.device[:]),
 		Group:  GroupID(from.group),
+		Path:   text(from.path[:]),
 		Text:   text(from.text[:]),
 	}
 }

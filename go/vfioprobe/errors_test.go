@@ -74,6 +74,49 @@ func TestInvalidArgumentsAreRefusedByName(t *testing.T) {
 	}
 }
 
+// The paths are longer than the 32 bytes that the errors of an older library kept, and not ASCII.
+func TestErrorsHaveWholePaths(t *testing.T) {
+	node, root := eightGPUs(t)
+	long := filepath.Join(t.TempDir(), "a-name-of-more-than-thirty-two-bytes-with-é-\xff-and-a-\n")
+	deep := "/" + strings.Repeat(strings.Repeat("ä", 100)+"/", 20) + "ende"
+	node.Write("sys/bus/pci/devices/"+simnode.FirstGPU+"/uevent", "PCI_ID=zz\n")
+	opened := func(path string) error { _, err := vfioprobe.Open(path); return err }
+	named := func(path string) error {
+		_, err := vfioprobe.Names(path, vfioprobe.Model{Vendor: 0x10de, Device: 1})
+		return err
+	}
+	group := func(id vfioprobe.GroupID) error { _, err := root.Group(id); return err }
+	device := func(id string) error { _, err := root.Device(id); return err }
+	scan := must(root.Scan())(t)
+	if len(scan.Errors) != 1 {
+		t.Fatal(scan.Errors)
+	}
+	for _, c := range []struct {
+		err  error
+		path string
+		is   []error
+	}{
+		{opened(long), long, []error{os.ErrNotExist, syscall.ENOENT}},
+		{opened(deep), deep, []error{os.ErrNotExist, syscall.ENOENT}},
+		{named(long), long, []error{os.ErrNotExist, syscall.ENOENT}},
+		{group(4000), "sys/kernel/iommu_groups/4000", []error{os.ErrNotExist}},
+		{group(vfioprobe.NoGroup), "", []error{vfioprobe.ErrInvalid}},
+		{device("0000:77:00.0"), "sys/bus/pci/devices/0000:77:00.0", []error{os.ErrNotExist}},
+		{device(simnode.FirstGPU), "sys/bus/pci/devices/" + simnode.FirstGPU + "/uevent", []error{vfioprobe.ErrMalformed}},
+		{scan.Errors[0], "sys/bus/pci/devices/" + simnode.FirstGPU + "/uevent", []error{vfioprobe.ErrMalformed}},
+		// The record of an earlier error is used again: nothing of it may show.
+		{group(vfioprobe.NoGroup), "", []error{vfioprobe.ErrInvalid}},
+	} {
+		var failed *vfioprobe.Error
+		if !errors.As(c.err, &failed) {
+			t.Errorf("%q: %v", c.path, c.err)
+			continue
+		}
+		equal(t, "path", failed.Path, c.path)
+		isAll(t, c.err, c.is...)
+	}
+}
+
 func TestInaccessibleRootIsErrPermission(t *testing.T) {
 	directory := filepath.Join(t.TempDir(), "closed")
 	if err := os.Mkdir(directory, 0); err != nil {

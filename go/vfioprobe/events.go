@@ -1,8 +1,6 @@
 package vfioprobe
 
 // #include "vfio_probe.h"
-// #cgo noescape vfp_watch_next
-// #cgo nocallback vfp_watch_next
 import "C"
 
 // EventKind is the kind of an [Event].

@@ -125,9 +125,10 @@ func (r *Root) Group(group GroupID) (Group, error) {
 	}
 	defer h.release()
 	var record C.vfp_group
-	var failed C.vfp_error
-	if C.vfp_group_read(h.c, C.uint32_t(group), C.sizeof_vfp_group, &record, &failed) < 0 {
-		return Group{}, failure(&failed)
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	if C.vfp_group_read(h.c, C.uint32_t(group), C.sizeof_vfp_group, &record, failed) < 0 {
+		return Group{}, failure(failed)
 	}
 	return Group{
 		ID:             GroupID(record.group),
@@ -153,9 +154,10 @@ func (r *Root) Members(group GroupID) (Members, error) {
 	}
 	defer h.release()
 	var members Members
-	var failed C.vfp_error
-	err = memberArrays.fill(&failed, func(first *C.vfp_member, capacity C.size_t, count *C.size_t) C.vfp_status {
-		return C.vfp_members(h.c, C.uint32_t(group), C.sizeof_vfp_member, capacity, first, count, &failed)
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	err = memberArrays.fill(failed, func(first *C.vfp_member, capacity C.size_t, count *C.size_t) C.vfp_status {
+		return C.vfp_members(h.c, C.uint32_t(group), C.sizeof_vfp_member, capacity, first, count, failed)
 	}, func(records []C.vfp_member) { members.take(group, records) })
 	if err != nil {
 		return Members{}, err
@@ -180,6 +182,7 @@ func (m *Members) take(group GroupID, records []C.vfp_member) {
 				Errno:  syscall.Errno(record.os_errno),
 				Device: deviceID(text(record.name[:])),
 				Group:  group,
+				Path:   text(record.error_path[:]),
 				Text:   text(record.error_text[:]),
 			})
 		}

@@ -43,9 +43,10 @@ func (r *Root) Hardware(address string) (Hardware, error) {
 	}
 	defer h.release()
 	var record C.vfp_hardware
-	var failed C.vfp_error
-	if C.vfp_hardware_read(h.c, cAddress, C.sizeof_vfp_hardware, &record, &failed) < 0 {
-		return Hardware{}, failure(&failed)
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	if C.vfp_hardware_read(h.c, cAddress, C.sizeof_vfp_hardware, &record, failed) < 0 {
+		return Hardware{}, failure(failed)
 	}
 	// VFP_NO_ERROR_COUNT is the greatest number, so that it becomes -1.
 	return Hardware{Presence(record.presence), int64(record.fatal_errors)}, nil
@@ -91,9 +92,10 @@ func (r *Root) DeviceNodes(group GroupID) ([]DeviceNode, error) {
 	}
 	defer h.release()
 	var nodes []DeviceNode
-	var failed C.vfp_error
-	err = nodeArrays.fill(&failed, func(first *C.vfp_device_node, capacity C.size_t, count *C.size_t) C.vfp_status {
-		return C.vfp_device_nodes(h.c, C.uint32_t(group), C.sizeof_vfp_device_node, capacity, first, count, &failed)
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	err = nodeArrays.fill(failed, func(first *C.vfp_device_node, capacity C.size_t, count *C.size_t) C.vfp_status {
+		return C.vfp_device_nodes(h.c, C.uint32_t(group), C.sizeof_vfp_device_node, capacity, first, count, failed)
 	}, func(records []C.vfp_device_node) {
 		for i := range records {
 			record := &records[i]

@@ -147,10 +147,11 @@ func (r *Root) Holders(groups ...GroupID) (Holders, error) {
 	defer h.release()
 	var holders Holders
 	var record C.vfp_scan_coverage
-	var failed C.vfp_error
-	err = holderArrays.fill(&failed, func(first *C.vfp_holder, capacity C.size_t, count *C.size_t) C.vfp_status {
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	err = holderArrays.fill(failed, func(first *C.vfp_holder, capacity C.size_t, count *C.size_t) C.vfp_status {
 		return C.vfp_holders(h.c, numbers(groups), C.size_t(len(groups)), C.sizeof_vfp_holder, capacity, first, count,
-			C.sizeof_vfp_scan_coverage, &record, &failed)
+			C.sizeof_vfp_scan_coverage, &record, failed)
 	}, holders.take)
 	if err != nil {
 		return Holders{}, err

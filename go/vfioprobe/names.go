@@ -35,9 +35,10 @@ func Names(path string, models ...Model) ([]string, error) {
 		ids[i] = C.vfp_pci_id{vendor: C.uint16_t(model.Vendor), device: C.uint16_t(model.Device)}
 	}
 	found := make([]C.vfp_name, len(models))
-	var failed C.vfp_error
-	if C.vfp_names(cPath, &ids[0], C.size_t(len(ids)), C.sizeof_vfp_name, &found[0], &failed) < 0 {
-		return nil, failure(&failed)
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	if C.vfp_names(cPath, &ids[0], C.size_t(len(ids)), C.sizeof_vfp_name, &found[0], failed) < 0 {
+		return nil, failure(failed)
 	}
 	names := make([]string, len(found))
 	for i := range found {

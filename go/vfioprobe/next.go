@@ -1,8 +1,12 @@
 package vfioprobe
 
 // #include "vfio_probe.h"
-// #cgo noescape vfp_watch_next
-// #cgo nocallback vfp_watch_next
+// #cgo noescape vfp_watch_next_queued
+// #cgo nocallback vfp_watch_next_queued
+// #cgo noescape vfp_watch_update
+// #cgo nocallback vfp_watch_update
+// #cgo noescape vfp_watch_news
+// #cgo nocallback vfp_watch_news
 import "C"
 
 import (
@@ -10,7 +14,6 @@ import (
 	"errors"
 	"iter"
 	"os"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -20,14 +23,14 @@ import (
 // keeps its state and continues, so call Next again. It returns such an error once for each failed pass, about once per
 // interval. Every other error ends the wait: the error of ctx if ctx is done, or [ErrClosed] if the watch has ended.
 //
-// Next waits in the runtime's network poller and blocks no thread. If several goroutines wait, each event goes to one of them.
-// With an error, the event is about no device and its group is [NoGroup].
+// Next waits in the runtime's network poller and blocks no thread. If several goroutines wait, each event goes to one of them,
+// and a failed pass to all. With an error, the event is about no device and its group is [NoGroup].
 func (w *Watch) Next(ctx context.Context) (Event, error) {
-	got := news{event: noEvent}
-	if err := w.readNews(ctx, &got); err != nil {
-		return noEvent, err
+	if w == nil || w.handle == nil {
+		return noEvent, closed{"the watch"}
 	}
-	return got.event, got.failure()
+	failures := w.handle.inbox.latest().failures
+	return w.handle.next(ctx, &failures)
 }
 
 // Events returns an iterator that waits for events and yields them. The iteration ends only when the context of the watch
@@ -42,12 +45,11 @@ func (w *Watch) Events() iter.Seq2[Event, error] {
 		if w == nil || w.handle == nil {
 			return
 		}
-		// A failed pass is for this loop too while its body runs and another goroutine waits.
-		w.handle.inbox.join()
-		defer w.handle.inbox.leave()
+		// A pass that fails while the body of the loop runs is for this loop too, if another goroutine waits then.
+		failures := w.handle.inbox.latest().failures
 		for {
-			got := news{event: noEvent}
-			if w.readNews(context.Background(), &got) != nil || !yield(got.event, got.failure()) {
+			event, err := w.handle.next(context.Background(), &failures)
+			if errors.Is(err, ErrClosed) || !yield(event, err) {
 				return
 			}
 		}
@@ -57,111 +59,89 @@ func (w *Watch) Events() iter.Seq2[Event, error] {
 // noEvent stands for no event.
 var noEvent = Event{Group: NoGroup}
 
-// news is an event or a failed pass.
-type news struct {
-	event Event
-	err   *Error
-}
-
-// failure returns the failed pass, or nil. A nil *Error in an error is not nil.
-func (n news) failure() error {
-	if n.err == nil {
-		return nil
-	}
-	return n.err
-}
-
-// maxQueued limits the events that are kept for Next during a WaitFor.
-const maxQueued = 1024
-
 // inbox passes the news of a watch to the goroutines that wait. One of them, the leader, waits in the poller; the others wait
-// for the leader.
+// for the leader. The events stay in the queue of the C library until Next takes them.
 type inbox struct {
 	mu sync.Mutex
-	// News that a WaitFor has received, for Next.
-	queue []news
-	// Closed and replaced after each news, and when the leader stops.
+	// Closed and replaced after each update of the leader with news, and when the leader stops.
 	changed chan struct{}
 	leading bool
-	// Calls of Next and loops over Events in progress.
-	readers int
-	// Counts all news.
-	count uint64
-	// Counts failed passes, and is the latest one.
-	failures uint64
-	failure  *Error
+	known   known
 	// Closed when the watch ends.
 	ended chan struct{}
 }
 
-func (b *inbox) join() {
-	b.mu.Lock()
-	b.readers++
-	b.mu.Unlock()
+// known is what the updates have found so far.
+type known struct {
+	// The count of the C library.
+	news uint64
+	// Counts failed passes, and is the latest one.
+	failures uint64
+	failure  *Error
 }
 
-func (b *inbox) leave() {
+func (b *inbox) latest() known {
 	b.mu.Lock()
-	b.readers--
-	b.mu.Unlock()
+	defer b.mu.Unlock()
+	return b.known
 }
 
-// deliver queues news for Next. A failed pass is queued only if a call of Next can return it soon: [Watch.WaitFor] returns
-// it otherwise.
-func (b *inbox) deliver(got news) {
-	b.count++
-	if got.err != nil {
-		b.failures++
-		b.failure = got.err
-		if b.readers == 0 {
-			return
+// next waits for an event, or for a failed pass beyond *failures.
+func (h *watchHandle) next(ctx context.Context, failures *uint64) (Event, error) {
+	for {
+		if err := h.err(ctx); err != nil {
+			return noEvent, err
+		}
+		before := h.inbox.latest()
+		if event, found, err := h.take(); found || err != nil {
+			return event, err
+		}
+		if before.failures != *failures {
+			*failures = before.failures
+			return noEvent, before.failure
+		}
+		if err := h.await(ctx, before); err != nil {
+			return noEvent, err
 		}
 	}
-	b.queue = append(b.queue, got)
-	if len(b.queue) <= maxQueued {
-		return
-	}
-	// EventReady stays, because it comes once.
-	isReady := func(n news) bool { return n.event.Kind == EventReady }
-	hasReady := slices.ContainsFunc(b.queue, isReady)
-	b.queue = append(b.queue[:0], news{event: Event{Kind: EventRescan, Group: NoGroup}})
-	if hasReady {
-		b.queue = append(b.queue, news{event: Event{Kind: EventReady, Group: NoGroup}})
-	}
 }
 
-// readNews waits for news for Next.
-func (w *Watch) readNews(ctx context.Context, got *news) error {
-	if w == nil || w.handle == nil {
+// take returns an event that is queued, and false if there is none.
+func (h *watchHandle) take() (Event, bool, error) {
+	if !h.acquire() {
+		return noEvent, false, closed{"the watch"}
+	}
+	defer h.release()
+	var record C.vfp_event
+	// It fails for an invalid argument only.
+	if C.vfp_watch_next_queued(h.c, C.sizeof_vfp_event, &record, nil) != C.VFP_OK {
+		return noEvent, false, nil
+	}
+	return Event{EventKind(record.kind), text(record.device[:]), GroupID(record.group)}, true, nil
+}
+
+// err returns why a wait has to end.
+func (h *watchHandle) err(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case <-h.inbox.ended:
 		return closed{"the watch"}
+	default:
+		return nil
 	}
-	b := &w.handle.inbox
-	b.join()
-	defer b.leave()
-	return w.handle.await(ctx, func() bool {
-		if len(b.queue) == 0 {
-			return false
-		}
-		*got = b.queue[0]
-		b.queue = b.queue[1:]
-		return true
-	})
 }
 
-// await waits until done, which runs with the inbox locked, returns true.
-func (h *watchHandle) await(ctx context.Context, done func() bool) error {
+// await waits until the updates have found more than before.
+func (h *watchHandle) await(ctx context.Context, before known) error {
 	b := &h.inbox
 	for {
-		if err := ctx.Err(); err != nil {
+		if err := h.err(ctx); err != nil {
 			return err
 		}
-		select {
-		case <-b.ended:
-			return closed{"the watch"}
-		default:
-		}
 		b.mu.Lock()
-		if done() {
+		if b.known != before {
 			b.mu.Unlock()
 			return nil
 		}
@@ -176,12 +156,10 @@ func (h *watchHandle) await(ctx context.Context, done func() bool) error {
 			}
 			continue
 		}
-		got, found, err := h.receive(ctx)
+		now, err := h.receive(ctx, before)
 		b.mu.Lock()
 		b.leading = false
-		if found {
-			b.deliver(got)
-		}
+		b.known = now
 		close(b.changed)
 		b.changed = make(chan struct{})
 		b.mu.Unlock()
@@ -191,8 +169,8 @@ func (h *watchHandle) await(ctx context.Context, done func() bool) error {
 	}
 }
 
-// receive waits in the poller for news, until the context is done. Only the leader calls it.
-func (h *watchHandle) receive(ctx context.Context) (got news, found bool, err error) {
+// receive waits in the poller for more than before, until the context is done. Only the leader calls it.
+func (h *watchHandle) receive(ctx context.Context, before known) (known, error) {
 	if ctx.Done() != nil {
 		fired := make(chan struct{})
 		stop := context.AfterFunc(ctx, func() {
@@ -206,36 +184,36 @@ func (h *watchHandle) receive(ctx context.Context) (got news, found bool, err er
 			}
 		}()
 	}
+	now := before
 	// Read calls the function at once, and again when the descriptor becomes readable.
-	err = h.waiter.Read(func(fd uintptr) bool {
+	err := h.waiter.Read(func(fd uintptr) bool {
 		if !h.acquire() {
 			return true
 		}
 		defer h.release()
-		got, found = h.take(int(fd))
-		return found
+		now = h.update(int(fd), before)
+		return now != before
 	})
-	return got, found, err
+	return now, err
 }
 
-// maxPasses limits the passes over a descriptor that stays readable before take waits for the poller again. The timer of
+// maxPasses limits the passes over a descriptor that stays readable before update waits for the poller again. The timer of
 // the watch makes the descriptor readable once per interval.
 const maxPasses = 8
 
-// take returns the next event without waiting. The result is false if there is no event at present.
-func (h *watchHandle) take(fd int) (news, bool) {
-	var record C.vfp_event
-	var failed C.vfp_error
+// update takes in what has changed, without waiting. It returns before if nothing has.
+func (h *watchHandle) update(fd int, before known) known {
+	now := before
+	failed := lendError()
+	defer errorRecords.Put(failed)
 	for pass := 0; ; pass++ {
-		status := C.vfp_watch_next(h.c, C.sizeof_vfp_event, &record, &failed)
-		switch {
-		case status < 0:
-			return news{noEvent, failure(&failed)}, true
-		case status != C.VFP_NO_EVENT:
-			return news{event: Event{EventKind(record.kind), text(record.device[:]), GroupID(record.group)}}, true
+		if C.vfp_watch_update(h.c, failed) < 0 {
+			now.failures, now.failure = now.failures+1, failure(failed)
+		}
+		now.news = uint64(C.vfp_watch_news(h.c))
 		// The poller is edge-triggered: it reports only that the descriptor became readable.
-		case pass == maxPasses || !readable(fd):
-			return news{}, false
+		if now != before || pass == maxPasses || !readable(fd) {
+			return now
 		}
 	}
 }

@@ -31,9 +31,10 @@ func (r *Root) HasGroupNodes() (bool, error) {
 	}
 	defer h.release()
 	var has C.int32_t
-	var failed C.vfp_error
-	if C.vfp_has_group_nodes(h.c, &has, &failed) < 0 {
-		return false, failure(&failed)
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	if C.vfp_has_group_nodes(h.c, &has, failed) < 0 {
+		return false, failure(failed)
 	}
 	return has != 0, nil
 }
@@ -50,9 +51,10 @@ func (r *Root) Peek(group GroupID) (Peek, error) {
 	}
 	defer h.release()
 	var peek C.int32_t
-	var failed C.vfp_error
-	if C.vfp_peek(h.c, C.uint32_t(group), &peek, &failed) < 0 {
-		return PeekUnavailable, failure(&failed)
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	if C.vfp_peek(h.c, C.uint32_t(group), &peek, failed) < 0 {
+		return PeekUnavailable, failure(failed)
 	}
 	return Peek(peek), nil
 }

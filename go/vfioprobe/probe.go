@@ -27,9 +27,10 @@ func (r *Root) Probe(group GroupID) (Occupancy, error) {
 	}
 	defer h.release()
 	var record C.vfp_occupancy
-	var failed C.vfp_error
-	if C.vfp_probe(h.c, C.uint32_t(group), C.sizeof_vfp_occupancy, &record, &failed) < 0 {
-		return Occupancy{Group: group}, failure(&failed)
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	if C.vfp_probe(h.c, C.uint32_t(group), C.sizeof_vfp_occupancy, &record, failed) < 0 {
+		return Occupancy{Group: group}, failure(failed)
 	}
 	return occupancy(group, &record), nil
 }
@@ -56,11 +57,12 @@ func (r *Root) ProbeWithin(group GroupID, timeout time.Duration) (Occupancy, err
 
 func (h *rootHandle) probeWithin(group GroupID, timeout time.Duration) (Occupancy, error) {
 	var record C.vfp_occupancy
-	var failed C.vfp_error
+	failed := lendError()
+	defer errorRecords.Put(failed)
 	status := C.vfp_probe_within(h.c, C.uint32_t(group), C.uint32_t(milliseconds(timeout)),
-		C.sizeof_vfp_occupancy, &record, &failed)
+		C.sizeof_vfp_occupancy, &record, failed)
 	if status < 0 {
-		return Occupancy{Group: group}, failure(&failed)
+		return Occupancy{Group: group}, failure(failed)
 	}
 	return occupancy(group, &record), nil
 }

@@ -31,9 +31,10 @@ func Open(path string) (*Root, error) {
 		return nil, err
 	}
 	h := &rootHandle{}
-	var failed C.vfp_error
-	if C.vfp_root_open(cPath, &h.c, &failed) < 0 {
-		return nil, failure(&failed)
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	if C.vfp_root_open(cPath, &h.c, failed) < 0 {
+		return nil, failure(failed)
 	}
 	h.free = func() { C.vfp_root_close(&h.c) }
 	root := &Root{h}

@@ -75,9 +75,10 @@ func (r *Root) snapshot(probeTimeout C.uint32_t) (Snapshot, error) {
 	}
 	defer h.release()
 	var c *C.vfp_snapshot
-	var failed C.vfp_error
-	if C.vfp_snapshot_take(h.c, probeTimeout, &c, &failed) < 0 {
-		return Snapshot{}, failure(&failed)
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	if C.vfp_snapshot_take(h.c, probeTimeout, &c, failed) < 0 {
+		return Snapshot{}, failure(failed)
 	}
 	defer C.vfp_snapshot_close(&c)
 	var scan Scan
@@ -85,15 +86,15 @@ func (r *Root) snapshot(probeTimeout C.uint32_t) (Snapshot, error) {
 	var holders Holders
 	var record C.vfp_scan_coverage
 	err = cmp.Or(
-		deviceArrays.fill(&failed, func(first *C.vfp_device, capacity C.size_t, count *C.size_t) C.vfp_status {
-			return C.vfp_snapshot_devices(c, C.sizeof_vfp_device, capacity, first, count, &failed)
+		deviceArrays.fill(failed, func(first *C.vfp_device, capacity C.size_t, count *C.size_t) C.vfp_status {
+			return C.vfp_snapshot_devices(c, C.sizeof_vfp_device, capacity, first, count, failed)
 		}, scan.take),
-		groupArrays.fill(&failed, func(first *C.vfp_watched_group, capacity C.size_t, count *C.size_t) C.vfp_status {
-			return C.vfp_snapshot_groups(c, C.sizeof_vfp_watched_group, capacity, first, count, &failed)
+		groupArrays.fill(failed, func(first *C.vfp_watched_group, capacity C.size_t, count *C.size_t) C.vfp_status {
+			return C.vfp_snapshot_groups(c, C.sizeof_vfp_watched_group, capacity, first, count, failed)
 		}, snapshot.takeGroups),
-		holderArrays.fill(&failed, func(first *C.vfp_holder, capacity C.size_t, count *C.size_t) C.vfp_status {
-			return C.vfp_snapshot_holders(c, C.VFP_NO_GROUP, C.sizeof_vfp_holder, capacity, first, count,
-				C.sizeof_vfp_scan_coverage, &record, &failed)
+		holderArrays.fill(failed, func(first *C.vfp_holder, capacity C.size_t, count *C.size_t) C.vfp_status {
+			return C.vfp_snapshot_holders(c, C.VFP_ALL_GROUPS, C.sizeof_vfp_holder, capacity, first, count,
+				C.sizeof_vfp_scan_coverage, &record, failed)
 		}, holders.take),
 	)
 	if err != nil {

@@ -164,13 +164,19 @@ typedef int32_t vfp_status;
 
 /*
  * No group: in the record of a device without an IOMMU, an error without a group, an event about
- * a device.
+ * a device. As an argument it is invalid in every call.
  */
 #define VFP_NO_GROUP UINT32_MAX
 
 /*
+ * All groups: an argument of vfp_snapshot_holders(), and of vfp_watch_wait() for
+ * VFP_WAIT_EVENT. No group has this number: the kernel's numbers end at INT_MAX.
+ */
+#define VFP_ALL_GROUPS 4294967294
+
+/*
  * The description of a failure. This record never grows, so it is passed without a size. It is
- * written on failure only; out_error may be NULL.
+ * written on failure only, and a text in it only up to its NUL; out_error may be NULL.
  */
 typedef struct vfp_error {
   /* The status that the function returned. */
@@ -188,6 +194,12 @@ typedef struct vfp_error {
    * whole.
    */
   char text[4552];
+  /*
+   * The file or directory concerned, or "". A path that the caller passed is as it was, also if
+   * it is not UTF-8. Any other is relative to the root, as in
+   * sys/bus/pci/devices/0000:3b:00.0/numa_node. Truncated to the field.
+   */
+  char path[4096];
 } vfp_error;
 
 /* ==== Root ==== */
@@ -243,8 +255,8 @@ typedef struct vfp_device {
   char id[40];
   /*
    * VFP_OK, or the reason why this device could not be read. In that case only id,
-   * os_errno and error_text are set. An unreadable device does not affect the other
-   * records.
+   * os_errno, error_text and error_path are set. An unreadable device does not affect the
+   * other records.
    */
   vfp_status status;
   /* The kernel's errno if the device could not be read, else 0. */
@@ -288,6 +300,8 @@ typedef struct vfp_device {
   char parent[24];
   /* Error message if the device could not be read, else "". */
   char error_text[320];
+  /* As path of vfp_error, if the device could not be read, else "". */
+  char error_path[320];
 } vfp_device;
 
 /*
@@ -352,7 +366,7 @@ typedef struct vfp_member {
   char name[72];
   /*
    * VFP_OK, or the reason why the member could not be read. In that case only name,
-   * os_errno and error_text are set.
+   * os_errno, error_text and error_path are set.
    */
   vfp_status status;
   /* The kernel's errno if the member could not be read, else 0. */
@@ -363,6 +377,8 @@ typedef struct vfp_member {
   char driver[40];
   /* Error message if the member could not be read, else "". */
   char error_text[320];
+  /* As path of vfp_error, if the member could not be read, else "". */
+  char error_path[320];
   /* 1 if the member makes the group not viable, else 0. */
   int32_t offends;
 } vfp_member;
@@ -742,7 +758,7 @@ vfp_status vfp_snapshot_group(const vfp_snapshot *snapshot,
 
 /*
  * Lists the holders of a group of a snapshot, ordered by pid, as vfp_holders() does;
- * VFP_NO_GROUP as group means those of all groups. out_coverage receives the coverage of the
+ * VFP_ALL_GROUPS as group means those of all groups. out_coverage receives the coverage of the
  * scan and may be NULL. Lists none for a group that the snapshot does not contain.
  */
 vfp_status vfp_snapshot_holders(const vfp_snapshot *snapshot,
@@ -872,6 +888,30 @@ vfp_status vfp_watch_next(vfp_watch *watch,
                           vfp_error *out_error);
 
 /*
+ * Takes in what has changed, as vfp_watch_next() does, but takes no event: VFP_OK. The events stay
+ * queued; if there are more than 1024, one VFP_EVENT_RESCAN takes their place.
+ *
+ * With vfp_watch_news() this is the step of a wait for anything: after it, evaluate your own
+ * condition if the count has changed, then poll vfp_watch_fd(). Fails as vfp_watch_next() does.
+ */
+vfp_status vfp_watch_update(vfp_watch *watch, vfp_error *out_error);
+
+/*
+ * Returns the next event that is queued: VFP_OK with an event, or VFP_NO_EVENT. As
+ * vfp_watch_next(), but reads nothing of the host, so it reports no failed pass either.
+ */
+vfp_status vfp_watch_next_queued(vfp_watch *watch,
+                                 size_t size,
+                                 vfp_event *out_event,
+                                 vfp_error *out_error);
+
+/*
+ * Returns the number of events that the watch has queued so far, taken or not. While it stays the
+ * same, so does everything that an event reports. Reads nothing of the host. Returns 0 for NULL.
+ */
+uint64_t vfp_watch_news(const vfp_watch *watch);
+
+/*
  * Returns 1 if the watch has read everything once, so that vfp_watch_groups() and the others
  * list all of it, else 0. VFP_EVENT_READY is or was among the events then. Returns VFP_INVALID
  * for NULL.
@@ -893,7 +933,7 @@ vfp_status vfp_watch_set_assigned(vfp_watch *watch,
 /* Until the group is known to be held. */
 #define VFP_WAIT_HELD 2
 
-/* Until there is an event. group is VFP_NO_GROUP. */
+/* Until there is an event. group is VFP_ALL_GROUPS. */
 #define VFP_WAIT_EVENT 3
 
 /* As timeout_ms of vfp_watch_wait(): without a limit. */
@@ -909,10 +949,13 @@ vfp_status vfp_watch_set_assigned(vfp_watch *watch,
  * than 1024, one VFP_EVENT_RESCAN takes their place. After VFP_WAIT_EVENT the next
  * vfp_watch_next() returns the event, unless another thread has taken it.
  *
- * Other threads may use the watch during the wait, and wait themselves. If another thread's call
- * reads a change first, this call checks the condition at the next interval at the latest. Do
- * not close the watch while a call waits: let the call end first, for example by a short
- * timeout.
+ * Other threads may use the watch during the wait, and wait themselves: whichever call reads a
+ * change first, all waits check their conditions at once. Do not close the watch while a call
+ * waits: let the call end first, for example by a short timeout.
+ *
+ * The first wait creates one more descriptor, and so does each further wait at the same time.
+ * If the process has none left, a wait may check a change that another call has read an
+ * interval later.
  *
  * Fails as vfp_watch_next() does, for a pass that could not list the bound devices; call again
  * to wait on. Returns VFP_SYSTEM with EINTR in os_errno if a signal handler has run during the

@@ -20,28 +20,17 @@ func (w *Watch) WaitFor(ctx context.Context, condition func(*Watch) bool) error 
 	if w == nil || w.handle == nil {
 		return closed{"the watch"}
 	}
-	b := &w.handle.inbox
-	b.mu.Lock()
-	count, failures := b.count, b.failures
-	b.mu.Unlock()
+	failures := w.handle.inbox.latest().failures
 	for {
+		before := w.handle.inbox.latest()
+		if before.failures != failures {
+			return before.failure
+		}
 		if w.Ready() && condition(w) {
 			return nil
 		}
-		var failed *Error
-		err := w.handle.await(ctx, func() bool {
-			if b.failures != failures {
-				failed = b.failure
-			}
-			news := b.count != count
-			count = b.count
-			return news
-		})
-		switch {
-		case err != nil:
+		if err := w.handle.await(ctx, before); err != nil {
 			return err
-		case failed != nil:
-			return failed
 		}
 	}
 }

@@ -79,9 +79,10 @@ func (r *Root) Watch(ctx context.Context, options WatchOptions) (*Watch, error) 
 	}
 	defer root.release()
 	h := &watchHandle{inbox: inbox{changed: make(chan struct{}), ended: make(chan struct{})}}
-	var failed C.vfp_error
-	if C.vfp_watch_open(root.c, C.sizeof_vfp_watch_options, &settings, &h.c, &failed) < 0 {
-		return nil, failure(&failed)
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	if C.vfp_watch_open(root.c, C.sizeof_vfp_watch_options, &settings, &h.c, failed) < 0 {
+		return nil, failure(failed)
 	}
 	h.free = func() {
 		closing.Lock()

@@ -73,9 +73,10 @@ func (w *Watch) Groups() ([]WatchedGroup, error) {
 	}
 	defer h.release()
 	var groups []WatchedGroup
-	var failed C.vfp_error
-	err = groupArrays.fill(&failed, func(first *C.vfp_watched_group, capacity C.size_t, count *C.size_t) C.vfp_status {
-		return C.vfp_watch_groups(h.c, C.sizeof_vfp_watched_group, capacity, first, count, &failed)
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	err = groupArrays.fill(failed, func(first *C.vfp_watched_group, capacity C.size_t, count *C.size_t) C.vfp_status {
+		return C.vfp_watch_groups(h.c, C.sizeof_vfp_watched_group, capacity, first, count, failed)
 	}, func(records []C.vfp_watched_group) {
 		groups = make([]WatchedGroup, len(records))
 		for i := range records {
@@ -96,16 +97,14 @@ func (w *Watch) Group(id GroupID) (WatchedGroup, bool, error) {
 		return WatchedGroup{}, false, err
 	}
 	defer h.release()
-	if id == NoGroup {
-		return WatchedGroup{}, false, nil
-	}
 	var record C.vfp_watched_group
-	var failed C.vfp_error
-	switch status := C.vfp_watch_group(h.c, C.uint32_t(id), C.sizeof_vfp_watched_group, &record, &failed); {
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	switch status := C.vfp_watch_group(h.c, C.uint32_t(id), C.sizeof_vfp_watched_group, &record, failed); {
 	case status == C.VFP_MISSING:
 		return WatchedGroup{}, false, nil
 	case status < 0:
-		return WatchedGroup{}, false, failure(&failed)
+		return WatchedGroup{}, false, failure(failed)
 	}
 	return watched(&record), true, nil
 }
@@ -146,9 +145,10 @@ func (w *Watch) Devices() (Scan, error) {
 	}
 	defer h.release()
 	var scan Scan
-	var failed C.vfp_error
-	err = deviceArrays.fill(&failed, func(first *C.vfp_device, capacity C.size_t, count *C.size_t) C.vfp_status {
-		return C.vfp_watch_devices(h.c, C.sizeof_vfp_device, capacity, first, count, &failed)
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	err = deviceArrays.fill(failed, func(first *C.vfp_device, capacity C.size_t, count *C.size_t) C.vfp_status {
+		return C.vfp_watch_devices(h.c, C.sizeof_vfp_device, capacity, first, count, failed)
 	}, scan.take)
 	if err != nil {
 		return Scan{}, err
@@ -167,10 +167,11 @@ func (w *Watch) Holders(group GroupID) (Holders, error) {
 	defer h.release()
 	var holders Holders
 	var record C.vfp_scan_coverage
-	var failed C.vfp_error
-	err = holderArrays.fill(&failed, func(first *C.vfp_holder, capacity C.size_t, count *C.size_t) C.vfp_status {
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	err = holderArrays.fill(failed, func(first *C.vfp_holder, capacity C.size_t, count *C.size_t) C.vfp_status {
 		return C.vfp_watch_holders(h.c, C.uint32_t(group), C.sizeof_vfp_holder, capacity, first, count,
-			C.sizeof_vfp_scan_coverage, &record, &failed)
+			C.sizeof_vfp_scan_coverage, &record, failed)
 	}, holders.take)
 	if err != nil {
 		return Holders{}, err
@@ -187,9 +188,10 @@ func (w *Watch) SetAssigned(groups ...GroupID) error {
 		return err
 	}
 	defer h.release()
-	var failed C.vfp_error
-	if C.vfp_watch_set_assigned(h.c, numbers(groups), C.size_t(len(groups)), &failed) < 0 {
-		return failure(&failed)
+	failed := lendError()
+	defer errorRecords.Put(failed)
+	if C.vfp_watch_set_assigned(h.c, numbers(groups), C.size_t(len(groups)), failed) < 0 {
+		return failure(failed)
 	}
 	return nil
 }
