@@ -75,6 +75,9 @@ PATHS = [
     ("/\0", ValueError, "{} must not contain a null character"),
     (Path("a\0b"), ValueError, "{} must not contain a null character"),
 ]
+PREDICATES: list[tuple[Any, type[Exception], str]] = [
+    (bad, TypeError, "{} must be callable") for bad in (None, 51, "x")
+]
 Call = Callable[[Root, Watch, Any], object]
 CALLS: list[tuple[str, Call, list[tuple[Any, type[Exception], str]]]] = [
     ("path", lambda _, __, bad: Root(bad), PATHS),
@@ -97,7 +100,14 @@ CALLS: list[tuple[str, Call, list[tuple[Any, type[Exception], str]]]] = [
     ("group", lambda _, watch, bad: asyncio.run(watch.wait_until_free_async(bad, 0)), GROUP),
     ("group", lambda _, watch, bad: asyncio.run(watch.wait_until_held_async(bad, 0)), GROUP),
     ("timeout", lambda _, watch, bad: watch.wait_until_free(51, bad), TIMEOUTS),
+    ("timeout", lambda _, watch, bad: watch.wait_until_held(51, bad), TIMEOUTS),
     ("timeout", lambda _, watch, bad: watch.wait_for(bool, bad), TIMEOUTS),
+    ("predicate", lambda _, watch, bad: watch.wait_for(bad), PREDICATES),
+    ("predicate", lambda _, watch, bad: asyncio.run(watch.wait_for_async(bad)), PREDICATES),
+    ("timeout", lambda _, watch, bad: asyncio.run(watch.next_event_async(bad)), TIMEOUTS),
+    ("timeout", lambda _, watch, bad: asyncio.run(watch.wait_for_async(bool, bad)), TIMEOUTS),
+    ("timeout", lambda _, watch, bad: asyncio.run(watch.wait_until_free_async(51, bad)), TIMEOUTS),
+    ("probe_timeout", lambda root, _, bad: root.snapshot(bad), TIMEOUTS),
     ("ids", lambda _, __, bad: names(bad), PAIRS),
     ("path", lambda _, __, bad: names([], bad), PATHS),
 ]
@@ -142,4 +152,6 @@ def test_decimal_fraction_and_int_seconds_are_accepted(node: Node, root: Root) -
         assert root.probe(51, seconds).state == "free"
     with root.watch(interval=1) as watch:
         assert watch.next_event(0) is not None
+        for seconds in [*others, float("inf"), 1e300]:
+            assert asyncio.run(watch.wait_until_free_async(51, seconds))
     assert node.opens(51) == 2
