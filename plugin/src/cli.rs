@@ -43,7 +43,7 @@ pub(crate) enum Command {
         #[arg(long)]
         wide: bool,
         /// Fit the lines to so many columns, also without a terminal
-        #[arg(long, value_name = "NUMBER", conflicts_with = "wide")]
+        #[arg(long, value_name = "NUMBER", value_parser = columns, conflicts_with = "wide")]
         columns: Option<NonZeroUsize>,
     },
     /// Print the processes that hold a device or group; exit 1 if none is found
@@ -121,6 +121,11 @@ impl Cli {
         cli.config.validate().map_err(|text| command.error(ErrorKind::ArgumentConflict, text))?;
         Ok(cli)
     }
+}
+
+/// Parses the value of `--columns`.
+fn columns(text: &str) -> Result<NonZeroUsize, &'static str> {
+    text.parse().map_err(|_| "expected a number of columns above 0, like 120")
 }
 
 /// The setting that decides which devices are offered.

@@ -93,6 +93,14 @@ fn wrong_usage_exits_64_and_names_the_fault() {
         (&["frobnicate"], "frobnicate"),
         (&["--select", "nvidia"], "no selector"),
         (&["--busy", "maybe"], "advertise"),
+        (&["--interval", "nan"], "50ms to 1h"),
+        (&["--interval", "inf"], "50ms to 1h"),
+        (&["--interval=-1s"], "50ms to 1h"),
+        (&["--interval="], "50ms to 1h"),
+        (&["--interval", "99999999999999999999s"], "50ms to 1h"),
+        (&["--columns", "0"], "expected a number of columns above 0"),
+        (&["--columns", "abc"], "expected a number of columns above 0"),
+        (&["--columns=-1"], "expected a number of columns above 0"),
     ] {
         let output =
             Command::new(env!("CARGO_BIN_EXE_vfio-device-plugin")).arg("list").args(words).output().unwrap();

@@ -1,5 +1,6 @@
 """Tests invalid arguments: the type of the exception, and a message that names the argument."""
 
+import asyncio
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ NUMBERS = [
     (2**32, OverflowError, "{} must be between 0 and 4294967295"),
     (10**5000, OverflowError, "{} must be between 0 and 4294967295"),
 ]
+NO_GROUP = "{} must not be 4294967295, which stands for no group; a device without an IOMMU has no group"
+GROUP = [*NUMBERS, (2**32 - 1, ValueError, NO_GROUP)]
 SECONDS = [
     (True, TypeError, "{} must be a number of seconds, not bool"),
     ("1", TypeError, "{} must be a number of seconds, not str"),
@@ -55,7 +58,7 @@ LISTS = [
     ("51", TypeError, "{} must be an iterable, not str"),
     (b"51", TypeError, "{} must be an iterable, not bytes"),
 ]
-GROUPS = [*LISTS, *(([51, bad], error, "an item of " + text) for bad, error, text in NUMBERS)]
+GROUPS = [*LISTS, *(([51, bad], error, "an item of " + text) for bad, error, text in GROUP)]
 PAIRS = [
     *LISTS,
     ([51], TypeError, "an item of {} must be a tuple (vendor, device), not int"),
@@ -72,27 +75,39 @@ PATHS = [
     ("/\0", ValueError, "{} must not contain a null character"),
     (Path("a\0b"), ValueError, "{} must not contain a null character"),
 ]
+PREDICATES: list[tuple[Any, type[Exception], str]] = [
+    (bad, TypeError, "{} must be callable") for bad in (None, 51, "x")
+]
 Call = Callable[[Root, Watch, Any], object]
 CALLS: list[tuple[str, Call, list[tuple[Any, type[Exception], str]]]] = [
     ("path", lambda _, __, bad: Root(bad), PATHS),
     ("id", lambda root, _, bad: root.device(bad), IDS),
-    ("group", lambda root, _, bad: root.group(bad), NUMBERS),
-    ("group", lambda root, _, bad: root.members(bad), NUMBERS),
-    ("group", lambda root, _, bad: root.peek(bad), NUMBERS),
-    ("group", lambda root, _, bad: root.probe(bad), NUMBERS),
+    ("group", lambda root, _, bad: root.group(bad), GROUP),
+    ("group", lambda root, _, bad: root.members(bad), GROUP),
+    ("group", lambda root, _, bad: root.peek(bad), GROUP),
+    ("group", lambda root, _, bad: root.probe(bad), GROUP),
     ("timeout", lambda root, _, bad: root.probe(51, bad), TIMEOUTS),
     ("groups", lambda root, _, bad: root.holders(bad), GROUPS),
     ("interval", lambda root, _, bad: root.watch(interval=bad), INTERVALS),
     ("timeout", lambda _, watch, bad: watch.next_event(bad), TIMEOUTS),
-    ("group", lambda _, watch, bad: watch.group(bad), NUMBERS),
-    ("group", lambda _, watch, bad: watch.holders(bad), NUMBERS),
+    ("group", lambda _, watch, bad: watch.group(bad), GROUP),
+    ("group", lambda _, watch, bad: watch.holders(bad), GROUP),
     ("groups", lambda _, watch, bad: watch.set_assigned_groups(bad), GROUPS),
-    ("group", lambda root, _, bad: root.device_nodes(bad), NUMBERS),
+    ("group", lambda root, _, bad: root.device_nodes(bad), GROUP),
     ("device", lambda root, _, bad: root.hardware(bad), IDS),
-    ("group", lambda _, watch, bad: watch.wait_until_free(bad), NUMBERS),
-    ("group", lambda _, watch, bad: watch.wait_until_held(bad), NUMBERS),
+    ("group", lambda _, watch, bad: watch.wait_until_free(bad), GROUP),
+    ("group", lambda _, watch, bad: watch.wait_until_held(bad), GROUP),
+    ("group", lambda _, watch, bad: asyncio.run(watch.wait_until_free_async(bad, 0)), GROUP),
+    ("group", lambda _, watch, bad: asyncio.run(watch.wait_until_held_async(bad, 0)), GROUP),
     ("timeout", lambda _, watch, bad: watch.wait_until_free(51, bad), TIMEOUTS),
+    ("timeout", lambda _, watch, bad: watch.wait_until_held(51, bad), TIMEOUTS),
     ("timeout", lambda _, watch, bad: watch.wait_for(bool, bad), TIMEOUTS),
+    ("predicate", lambda _, watch, bad: watch.wait_for(bad), PREDICATES),
+    ("predicate", lambda _, watch, bad: asyncio.run(watch.wait_for_async(bad)), PREDICATES),
+    ("timeout", lambda _, watch, bad: asyncio.run(watch.next_event_async(bad)), TIMEOUTS),
+    ("timeout", lambda _, watch, bad: asyncio.run(watch.wait_for_async(bool, bad)), TIMEOUTS),
+    ("timeout", lambda _, watch, bad: asyncio.run(watch.wait_until_free_async(51, bad)), TIMEOUTS),
+    ("probe_timeout", lambda root, _, bad: root.snapshot(bad), TIMEOUTS),
     ("ids", lambda _, __, bad: names(bad), PAIRS),
     ("path", lambda _, __, bad: names([], bad), PATHS),
 ]
@@ -137,4 +152,6 @@ def test_decimal_fraction_and_int_seconds_are_accepted(node: Node, root: Root) -
         assert root.probe(51, seconds).state == "free"
     with root.watch(interval=1) as watch:
         assert watch.next_event(0) is not None
+        for seconds in [*others, float("inf"), 1e300]:
+            assert asyncio.run(watch.wait_until_free_async(51, seconds))
     assert node.opens(51) == 2

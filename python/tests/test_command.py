@@ -207,10 +207,138 @@ def test_wrong_usage_exits_with_64(node: Node) -> None:
         )
         assert (done.returncode, done.stdout) == (64, "")
         assert done.stderr.startswith("usage: vfio-probe")
-    text = "vfio-probe: id must be a PCI address such as 0000:3b:00.0 or an mdev UUID, not 'nonsense'\n"
-    run("who", "nonsense", "--root", node.root, code=64, errors=text)
-    text = "vfio-probe: interval must be between 0.001 and 86400 seconds\n"
-    run("watch", "--interval", "0", "--root", node.root, code=64, errors=text)
+
+
+SECONDS = [
+    ("x", "must be a number of seconds, not 'x'"),
+    ("", "must be a number of seconds, not ''"),
+    ("1s", "must be a number of seconds, not '1s'"),
+]
+TIMEOUTS = [
+    *SECONDS,
+    *(
+        (bad, f"must be a number of seconds that is not negative, not {bad!r}")
+        for bad in ("-1", "nan", "-0.1")
+    ),
+]
+INTERVALS = [
+    *SECONDS,
+    *(
+        (bad, f"must be between 0.001 and 86400 seconds, not {bad!r}")
+        for bad in ("0", "-1", "nan", "inf", "86401", "1e400")
+    ),
+]
+TARGETS = [
+    (
+        bad,
+        "GROUP|ADDRESS: must be the number of a group, a PCI address such as 0000:3b:00.0 or an mdev UUID, "
+        f"not {shown}",
+    )
+    for bad, shown in (
+        ("abc", "'abc'"),
+        ("", "''"),
+        ("-1", "'-1'"),
+        ("4294967295", "'4294967295'"),
+        ("4294967296", "'4294967296'"),
+        ("9" * 100, "'" + "9" * 79 + "..."),
+        ("1b:00.0", "'1b:00.0'"),
+        ("\udcff", "'\\udcff'"),
+    )
+]
+
+
+def refusal(node: Node, *words: str) -> str:
+    """Runs a command that is refused as wrong usage; returns the last line on standard error."""
+    command = [sys.executable, "-m", "vfio_probe", *words, "--root", str(node.root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (64, ""), (words, done.stderr)
+    return done.stderr.splitlines()[-1]
+
+
+def test_bad_values_are_refused_in_the_words_of_the_option(node: Node) -> None:
+    for bad, text in TIMEOUTS:
+        line = refusal(node, "wait", "51", "--free", "--timeout", bad)
+        assert line == f"vfio-probe wait: argument --timeout: {text}"
+    for bad, text in INTERVALS:
+        line = refusal(node, "watch", "--interval", bad)
+        assert line == f"vfio-probe watch: argument --interval: {text}"
+    for bad, text in TARGETS:
+        assert refusal(node, "who", bad) == f"vfio-probe: {text}"
+        assert refusal(node, "wait", bad, "--free") == f"vfio-probe: {text}"
+    # Argparse takes it for an option.
+    assert refusal(node, "wait", "51", "--free", "--timeout", "-inf").endswith("expected one argument")
+
+
+@pytest.mark.parametrize("endless", ["inf", "1e300"])
+def test_endless_timeout_is_accepted(node: Node, endless: str) -> None:
+    assert run("wait", "51", "--free", "--timeout", endless, "--root", node.root) == "group 51 is free\n"
+
+
+# Every command that prints a result, with its exit code if only group 51 is held.
+PRINTING = [
+    (["list"], 0),
+    (["list", "--json"], 0),
+    (["who", "51"], 0),
+    (["who", "51", "--json"], 0),
+    (["who", "52"], 1),
+    (["watch"], 0),
+    (["watch", "--json"], 0),
+    (["wait", "51", "--held"], 0),
+    (["wait", "51", "--free", "--timeout", "0"], 1),
+    (["wait", "51", "--held", "--json"], 0),
+]
+TEXTS = [["--help"], ["list", "--help"], ["--version"]]
+
+
+def redirected(words: list[str], redirection: str) -> tuple[int, str]:
+    """Runs a command with a redirection of the shell; returns the exit code and standard error."""
+    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "vfio_probe", *words]
+    done = subprocess.run(shell, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "reason"),
+    [
+        (">&-", "Bad file descriptor"),
+        ("1</dev/null", "Bad file descriptor"),
+        (">/dev/full", "No space left on device"),
+    ],
+)
+def test_stdout_that_cannot_be_written_is_a_failure(node: Node, redirection: str, reason: str) -> None:
+    node.start_vm(51)
+    text = f"vfio-probe: cannot write to standard output: {reason}\n"
+    for words in [*([*words, "--root", str(node.root)] for words, _ in PRINTING), *TEXTS]:
+        assert redirected(words, redirection) == (2, text), words
+
+
+def test_closed_pipe_ends_a_command_with_its_own_code(node: Node) -> None:
+    node.start_vm(51)
+    for words, code in [
+        *(([*words, "--root", str(node.root)], code) for words, code in PRINTING),
+        *((words, 0) for words in TEXTS),
+    ]:
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "vfio_probe", *words]
+        done = subprocess.run(
+            command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (code, ""), words
+
+
+def test_closed_stderr_puts_no_message_into_the_result(node: Node) -> None:
+    node.do("write", path="sys/bus/pci/devices/0000:1b:00.0/uevent", content="")
+    command = [sys.executable, "-m", "vfio_probe", "list", "--json", "--root", str(node.root)]
+    for redirection in ("2>&-", "2>/dev/full"):
+        shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", *command]
+        done = subprocess.run(shell, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+        assert done.returncode == 0
+        assert len(json.loads(done.stdout)["devices"]) == 7
+    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "vfio_probe", "who"]
+    done = subprocess.run(shell, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (64, "")
 
 
 def test_version_is_printed() -> None:
@@ -239,7 +367,5 @@ def test_wait_refuses_wrong_usage_and_reports_failures(node: Node) -> None:
     for words in (["wait", "51"], ["wait", "51", "--free", "--held"], ["wait", "--free"]):
         done = subprocess.run([sys.executable, "-m", "vfio_probe", *words], capture_output=True, check=False)
         assert done.returncode == 64
-    text = "vfio-probe: timeout must be None or a number of seconds that is not negative\n"
-    run("wait", "51", "--free", "--timeout", "-1", "--root", node.root, code=64, errors=text)
     text = "vfio-probe: group 999: no such IOMMU group\n"
     run("wait", "999", "--free", "--root", node.root, code=2, errors=text)

@@ -192,3 +192,17 @@ def test_closed_root_is_refused(node: Node) -> None:
         with pytest.raises(ValueError, match="^the root is closed$"):
             call()
     assert repr(root) == f"<Root {node.root} closed>"
+
+
+def test_unchanged_device_is_shared_and_changed_one_is_new(node: Node) -> None:
+    with Root(node.root) as root:
+        first, second, snapshot = root.scan(), root.scan(), root.snapshot()
+        assert all(one is other for one, other in zip(first, second, strict=True))
+        assert all(one is other for one, other in zip(first, snapshot, strict=True))
+        node.do("write", path="sys/bus/pci/devices/0000:1b:00.0/numa_node", content="1\n")
+        changed = root.scan().devices
+        assert (first.devices[0].numa_node, changed[0].numa_node) == (0, 1)
+        assert changed[1] is first.devices[1]
+        # Root.device() does not set cdev, so its value is another one.
+        assert root.device("0000:1b:00.0") == dataclasses.replace(changed[0], cdev=None)
+        assert root.scan().devices == changed

@@ -105,6 +105,40 @@ def test_bound_unbound_and_changed_are_reported(node: Node, watch: Watch) -> Non
         group.occupancy.raise_unless_free()
 
 
+def test_values_of_unchanged_groups_and_devices_are_shared(node: Node, watch: Watch) -> None:
+    groups, devices = watch.groups(), watch.devices()
+    assert [group.group for group in groups] == [device.group for device in devices] == list(GPUS)
+    for group in groups:
+        assert watch.group(group.group) is group
+    assert all(one is other for one, other in zip(watch.groups(), groups, strict=True))
+    assert all(one is other for one, other in zip(watch.devices(), devices, strict=True))
+    pid = node.start_vm(51)
+    assert watch.wait_until_held(51, 30)
+    held = watch.group(51)
+    assert held is not None
+    assert (held.occupancy.state, groups[0].occupancy.state) == (State.HELD, State.FREE)
+    assert watch.groups()[1] == groups[1]
+    node.kill_vm(pid)
+    assert watch.wait_until_free(51, 30)
+    free = watch.group(51)
+    assert free is not None
+    assert (free.occupancy.state, free.since > held.since) == (State.FREE, True)
+
+
+def test_values_follow_devices_that_leave_and_return(node: Node, watch: Watch) -> None:
+    for driver in ("vfio-pci", "nvgrace_gpu_vfio_pci"):
+        node.do("unbind", address="0000:df:00.0")
+        assert watch.wait_for(lambda watch: watch.group(58) is None, 30)
+        assert [device.group for device in watch.devices()] == [each.group for each in watch.groups()]
+        assert len(watch.devices()) == 7
+        node.do("bind", address="0000:df:00.0", driver=driver)
+        assert watch.wait_for(lambda watch: watch.group(58) is not None, 30)
+        assert (watch.devices()[-1].driver, watch.devices()[-1].group) == (driver, 58)
+        last = watch.group(58)
+        assert last is not None
+        assert [member.driver for member in last.members] == [driver]
+
+
 def test_iteration_yields_events(node: Node, watch: Watch) -> None:
     node.start_vm(51)
     node.start_vm(52)

@@ -7,20 +7,45 @@ Exit codes: 0 success; 1 no process holds the target of `who`, or the time of `w
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
+import io
+import math
 import sys
 from typing import NoReturn
 
-from vfio_probe import _commands
+from vfio_probe import _commands, _output
 from vfio_probe._core import Root, __version__
 from vfio_probe._enums import State
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
+        _output.warn(f"{self.format_usage()}{self.prog}: {message}")
         # EX_USAGE, like vfio-device-plugin.
-        self.exit(64, f"{self.prog}: {message}\n")
+        sys.exit(64)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text[:80]!r}") from None
+
+
+def _interval(text: str) -> float:
+    seconds = _number(text)
+    if not 0.001 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"must be between 0.001 and 86400 seconds, not {text[:80]!r}")
+    return seconds
+
+
+def _timeout(text: str) -> float:
+    seconds = _number(text)
+    if math.isnan(seconds) or seconds < 0:
+        raise argparse.ArgumentTypeError(
+            f"must be a number of seconds that is not negative, not {text[:80]!r}"
+        )
+    return seconds
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,7 +76,11 @@ def _parser() -> argparse.ArgumentParser:
         "watch", parents=[shared], help="print the events of all devices; opens no device"
     )
     changes.add_argument(
-        "--interval", type=float, default=1.0, metavar="SECONDS", help="time between two peeks (default: 1)"
+        "--interval",
+        type=_interval,
+        default=1.0,
+        metavar="SECONDS",
+        help="time between two peeks (default: 1)",
     )
     waiting = commands.add_parser(
         "wait", parents=[shared], help="wait until a group is free or held; opens no device"
@@ -65,37 +94,46 @@ def _parser() -> argparse.ArgumentParser:
         "--held", dest="state", action="store_const", const=State.HELD, help="wait until a process holds it"
     )
     waiting.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="exit with 1 after this time (default: no limit)"
+        "--timeout", type=_timeout, metavar="SECONDS", help="exit with 1 after this time (default: no limit)"
     )
     return parser
 
 
 def main(words: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
-    arguments = _parser().parse_args(words)
     try:
-        with Root(arguments.root) as root:
-            if arguments.command == "list":
-                return _commands.list_devices(root, arguments.probe, arguments.json)
-            if arguments.command == "who":
-                return _commands.who(root, arguments.target, arguments.json)
-            if arguments.command == "wait":
-                return _commands.wait(
-                    root, arguments.target, arguments.state, arguments.timeout, arguments.json
-                )
-            return _commands.watch(root, arguments.interval, arguments.json)
-    except BrokenPipeError:
-        # The reader closed the pipe: a normal end. The flush of buffered output at exit must not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _run(_parse(words))
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OverflowError) as error:
-        _commands.warn(str(error))
+    except _commands.UsageError as error:
+        _output.warn(f"vfio-probe: {error}")
         return 64
-    except (OSError, _commands.CommandError) as error:
-        _commands.warn(str(error))
+    except (OSError, _commands.CommandError, _output.OutputError) as error:
+        _output.warn(f"vfio-probe: {error}")
         return 2
+
+
+def _parse(words: list[str] | None) -> argparse.Namespace:
+    text = io.StringIO()
+    try:
+        # argparse ignores a failed write of the help and the version.
+        with contextlib.redirect_stdout(text):
+            return _parser().parse_args(words)
+    except SystemExit:
+        if text.getvalue():
+            _output.write(text.getvalue().rstrip("\n"))
+        raise
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    with Root(arguments.root) as root:
+        if arguments.command == "list":
+            return _commands.list_devices(root, arguments.probe, arguments.json)
+        if arguments.command == "who":
+            return _commands.who(root, arguments.target, arguments.json)
+        if arguments.command == "wait":
+            return _commands.wait(root, arguments.target, arguments.state, arguments.timeout, arguments.json)
+        return _commands.watch(root, arguments.interval, arguments.json)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Callable
@@ -82,12 +83,20 @@ async def _wait_until(watch: Watch, group: int, state: State, timeout: float | N
 def _end_of(timeout: float | None) -> float | None:
     if timeout is None:
         return None
+    problem = f"timeout must be a number of seconds, not {type(timeout).__name__}"
+    if isinstance(timeout, bool):
+        raise TypeError(problem)
+    try:
+        # Converts as the extension does: float() would accept a text.
+        seconds = math.ldexp(timeout, 0)
+    except TypeError:
+        raise TypeError(problem) from None
+    except OverflowError:
+        raise OverflowError("timeout is too large") from None
     # Compared like this, a NaN is refused too.
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
-    if not timeout >= 0:
+    if not seconds >= 0:
         raise ValueError("timeout must be None or a number of seconds that is not negative")
-    return time.monotonic() + timeout
+    return time.monotonic() + seconds
 
 
 async def _readable(waiter: Waiter, end: float | None) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from typing import Any
 
 from vfio_probe._core import Root, Watch
 from vfio_probe._enums import EventKind, Evidence, InPod, PidNamespace, State
 from vfio_probe._events import DeviceEvent, Event, GroupEvent
+from vfio_probe._output import warn, write
 from vfio_probe._table import layout, or_dash
 from vfio_probe._values import Device, GroupSnapshot, Holder, ScanCoverage, Snapshot
 
@@ -25,23 +25,27 @@ class CommandError(Exception):
     """A command failed. The text is the message for the user."""
 
 
+class UsageError(Exception):
+    """An argument of the command line is invalid. The text is the message for the user."""
+
+
 def list_devices(root: Root, probe: bool, as_json: bool) -> int:
     """Prints the devices, the states of their groups and the holders."""
     snapshot = root.snapshot(PROBE_TIMEOUT if probe else None)
     for error in snapshot.errors:
-        warn(f"skipped: {error}")
+        _warn(f"skipped: {error}")
     if snapshot.devices:
         for gap in _gaps(snapshot.coverage):
-            warn(f"holders may be missing: {gap}")
+            _warn(f"holders may be missing: {gap}")
     if as_json:
         devices = [_device_json(device, _group_of_device(snapshot, device)) for device in snapshot]
-        print(json.dumps({"devices": devices, "coverage": _coverage_json(snapshot.coverage)}))
+        write(json.dumps({"devices": devices, "coverage": _coverage_json(snapshot.coverage)}))
     elif snapshot.devices:
-        print(
+        write(
             layout(("ADDRESS", "GROUP", "NUMA", "ID", "DRIVER", "STATE", "EVIDENCE", "NOTE"), _rows(snapshot))
         )
     else:
-        print("No device is bound to a VFIO driver.")
+        write("No device is bound to a VFIO driver.")
     return 0
 
 
@@ -51,7 +55,7 @@ def who(root: Root, target: str, as_json: bool) -> int:
     found = root.holders([group])
     if as_json:
         holders = [_holder_json(holder) for holder in found]
-        print(json.dumps({"iommu_group": group, "holders": holders, **_coverage_json(found.coverage)}))
+        write(json.dumps({"iommu_group": group, "holders": holders, **_coverage_json(found.coverage)}))
     else:
         if found.holders:
             rows = [
@@ -64,11 +68,11 @@ def who(root: Root, target: str, as_json: bool) -> int:
                 )
                 for holder in found
             ]
-            print(layout(("PID", "COMMAND", "VIA", "POD", "CONTAINER"), rows))
+            write(layout(("PID", "COMMAND", "VIA", "POD", "CONTAINER"), rows))
         else:
-            print(f"No process found that holds group {group}.")
+            write(f"No process found that holds group {group}.")
         for gap in _gaps(found.coverage):
-            print(f"The list may be incomplete: {gap}.")
+            write(f"The list may be incomplete: {gap}.")
     if found.holders:
         return FOUND
     return NONE if found.coverage.complete else UNKNOWN
@@ -81,7 +85,8 @@ def watch(root: Root, interval: float, as_json: bool) -> int:
             event = changes.next_event()
             assert event is not None
             text = json.dumps(_event_json(changes, event)) if as_json else _plain(changes, event)
-            print(text, flush=True)
+            if not write(text):
+                return 0
 
 
 def wait(root: Root, target: str, state: State, timeout: float | None, as_json: bool) -> int:
@@ -95,10 +100,10 @@ def wait(root: Root, target: str, state: State, timeout: float | None, as_json: 
         holders = changes.holders(group) or ()
     if as_json:
         found = [_holder_json(holder) for holder in holders]
-        print(json.dumps({"iommu_group": group, "state": known, "reached": reached, "holders": found}))
+        write(json.dumps({"iommu_group": group, "state": known, "reached": reached, "holders": found}))
     else:
         by = ", ".join(f"pid {holder.pid} ({holder.command})" for holder in holders)
-        print(f"group {group} is {known}" + (f" by {by}" if by else ""))
+        write(f"group {group} is {known}" + (f" by {by}" if by else ""))
     return FOUND if reached else NONE
 
 
@@ -202,11 +207,16 @@ def _gaps(coverage: ScanCoverage) -> list[str]:
 
 
 def _group_of(root: Root, target: str) -> int:
-    if re.fullmatch("[0-9]{1,10}", target):
-        group = int(target)
-        root.group(group)
-        return group
-    device = root.device(target)
+    try:
+        if re.fullmatch("[0-9]{1,10}", target):
+            return root.group(int(target)).group
+        device = root.device(target)
+    except (ValueError, OverflowError):
+        shown = repr(target)
+        raise UsageError(
+            "GROUP|ADDRESS: must be the number of a group, a PCI address such as 0000:3b:00.0 or an mdev "
+            f"UUID, not {shown if len(shown) <= 80 else shown[:80] + '...'}"
+        ) from None
     if device.group is None:
         raise CommandError(f"{device.id} has no IOMMU group; is the IOMMU disabled?")
     return device.group
@@ -243,6 +253,5 @@ def _event_json(changes: Watch, event: Event) -> dict[str, Any]:
     }
 
 
-def warn(text: str) -> None:
-    """Prints an error to standard error."""
-    print(f"vfio-probe: {text}", file=sys.stderr)
+def _warn(text: str) -> None:
+    warn(f"vfio-probe: {text}")

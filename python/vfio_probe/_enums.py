@@ -169,20 +169,3 @@ class ErrorKind(_Word):
     """A text exceeds the kernel's limit for it."""
     SYSTEM = "system"
     """A system call failed with any other errno."""
-
-
-ENUMS: tuple[type[_Word], ...] = (
-    ErrorKind,
-    EventKind,
-    Evidence,
-    InPod,
-    Kind,
-    Peek,
-    PidNamespace,
-    Presence,
-    Sriov,
-    State,
-    UnknownReason,
-    Via,
-)
-"""All enums, for the extension module."""

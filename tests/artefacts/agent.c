@@ -21,13 +21,13 @@ static vfp_status print_nodes(const vfp_root *root, uint32_t group, vfp_error *e
     return VFP_OK;
 }
 
-static vfp_status print_holders(const vfp_snapshot *snapshot, uint32_t group, vfp_error *error) {
+static vfp_status print_holders(const vfp_snapshot *snapshot, const vfp_watched_group *group, vfp_error *error) {
     vfp_holder holders[MANY];
     size_t count = 0, index;
-    vfp_status status = vfp_snapshot_holders(snapshot, group, VFP_ARRAY(holders), &count, 0, NULL, error);
+    vfp_status status = vfp_snapshot_holders(snapshot, group->group, VFP_ARRAY(holders), &count, 0, NULL, error);
     for (index = 0; status == VFP_OK && index < count; index++) {
-        printf("group %u held by %u %s uid %u since %lld\n", group, holders[index].pid, holders[index].command,
-               holders[index].uid, (long long)holders[index].started);
+        printf("group %u held (%s) by %u %s uid %u since %lld\n", group->group, vfp_evidence_text(group->evidence),
+               holders[index].pid, holders[index].command, holders[index].uid, (long long)holders[index].started);
     }
     return status;
 }
@@ -49,7 +49,7 @@ int main(int argc, char **argv) {
     for (index = 0; index < count && index < MANY; index++) {
         uint32_t group = groups[index].group;
         if (groups[index].state == VFP_STATE_FREE) status = print_nodes(root, group, &error);
-        else if (groups[index].state == VFP_STATE_HELD) status = print_holders(snapshot, group, &error);
+        else if (groups[index].state == VFP_STATE_HELD) status = print_holders(snapshot, &groups[index], &error);
         else status = printf("group %u %s\n", group, vfp_state_text(groups[index].state)) > 0 ? VFP_OK : VFP_SYSTEM;
         if (status < 0) return fail(&error);
     }

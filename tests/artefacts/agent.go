@@ -52,8 +52,8 @@ func run(path string, wanted vfioprobe.GroupID) error {
 			fmt.Println()
 		case vfioprobe.Held:
 			for _, holder := range group.Holders {
-				fmt.Printf("group %d held by %d %s uid %d since %d\n", group.ID, holder.PID, holder.Command, holder.UID,
-					holder.Started.Unix())
+				fmt.Printf("group %d held (%s) by %d %s uid %d since %d\n", group.ID, group.Evidence, holder.PID, holder.Command,
+					holder.UID, holder.Started.Unix())
 			}
 		default:
 			fmt.Printf("group %d %s\n", group.ID, group.Occupancy.State)

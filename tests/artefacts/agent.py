@@ -14,12 +14,13 @@ def main(path: str, wanted: int) -> None:
         for seen in root.snapshot().groups:
             if seen.occupancy.state is State.FREE:
                 nodes = root.device_nodes(seen.group)
-                print(f"group {seen.group} free: {nodes.container} {nodes.group_node}")
+                print(f"group {seen.group} free: {' '.join(nodes.group_mode() or ())}")
             elif seen.occupancy.state is State.HELD:
                 for holder in seen.holders:
                     started = "?" if holder.started is None else int(holder.started.timestamp())
                     print(
-                        f"group {seen.group} held by {holder.pid} {holder.command} uid {holder.uid} since {started}"
+                        f"group {seen.group} held ({seen.evidence}) by {holder.pid} {holder.command} "
+                        f"uid {holder.uid} since {started}"
                     )
             else:
                 print(f"group {seen.group} {seen.occupancy.state}")

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 use vfio_probe::device::Detail;
-use vfio_probe::{Evidence, GroupId, Occupancy, Root, Watch, watch};
+use vfio_probe::{GroupId, Occupancy, Root, Watch, watch};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let words: Vec<String> = std::env::args().collect();
@@ -17,11 +17,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 println!("group {} free: {}", seen.id, nodes.group_mode().unwrap_or_default().join(" "));
             }
             Occupancy::Held => {
-                assert_ne!(seen.evidence, Evidence::None);
                 for holder in &seen.holders {
                     let started = holder.started().ok_or("no start time")?.duration_since(UNIX_EPOCH)?.as_secs();
                     let uid = holder.uid.ok_or("no uid")?;
-                    println!("group {} held by {} {} uid {uid} since {started}", seen.id, holder.pid, holder.command);
+                    print!("group {} held ({}) by {} ", seen.id, seen.evidence.as_str(), holder.pid);
+                    println!("{} uid {uid} since {started}", holder.command);
                 }
             }
             other => println!("group {} {}", seen.id, other.as_str()),

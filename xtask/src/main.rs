@@ -6,7 +6,7 @@ use xtask::context::Context;
 use xtask::release::{self, artefacts, versions};
 use xtask::suites::{
     artefacts as published, cargo, cdi, chart, ci, command_line_files, conformance, dependencies, fuzz, go,
-    go_objects, image, kubelets, lints, monitoring, packages, python, readme, rust_api,
+    go_objects, image, kubelets, lints, monitoring, packages, python, readme, rust_api, third_party,
 };
 use xtask::{Result, process, verify, vm};
 
@@ -63,6 +63,11 @@ const TASKS: &[(&str, &str, Task)] = &[
         Task::Suite(published::artefacts),
     ),
     ("deb", "build the Debian packages DIRECTORY [TARGET [PROGRAM]]", Task::Suite(release::build_packages)),
+    (
+        "third-party",
+        "check the notices of other authors' software [--update]",
+        Task::Suite(third_party::third_party),
+    ),
     ("licenses", "print THIRD-PARTY of PACKAGE for TARGET", Task::Suite(release::print_licenses)),
     ("versions", "check that all files name one version", Task::Suite(versions::versions)),
     ("release", "build every artefact in DIRECTORY [TARGET]...", Task::Suite(artefacts::release)),

@@ -87,6 +87,22 @@ fn missing_program_is_a_failure_with_a_reason() {
 }
 
 #[test]
+fn what_was_not_checked_is_shown_and_repeated_at_the_end() {
+    let run = run(&[
+        count(
+            "partial",
+            &["sh", "-c", "echo 'not checked: breaks; the tool is missing'; echo 1 passed, 0 failed"],
+        ),
+        check("complete", &["true"]),
+    ]);
+    expect(&run, 2, 0);
+    assert!(run.output.contains("    not checked: breaks; the tool is missing\n"), "{}", run.output);
+    let end = run.output.rfind("NOT CHECKED in partial: breaks; the tool is missing\n").unwrap();
+    assert!(end > run.output.rfind("complete").unwrap(), "{}", run.output);
+    assert!(!run.output.contains("NOT CHECKED in complete"), "{}", run.output);
+}
+
+#[test]
 fn log_has_all_output_and_the_terminal_the_progress() {
     let step = count(
         "mixed: output",

@@ -20,9 +20,15 @@ fn number(name: &str, value: &Bound<'_, PyAny>, max: u32) -> PyResult<u32> {
         .ok_or_else(|| PyOverflowError::new_err(format!("{name} must be between 0 and {max}")))
 }
 
-/// Returns the number of an IOMMU group.
+/// Returns the number of an IOMMU group. The greatest number is refused: in C and Go it stands for no group.
 pub(crate) fn group(name: &str, value: &Bound<'_, PyAny>) -> PyResult<GroupId> {
-    number(name, value, u32::MAX).map(GroupId)
+    const NO_GROUP: u32 = u32::MAX;
+    match number(name, value, u32::MAX)? {
+        NO_GROUP => Err(PyValueError::new_err(format!(
+            "{name} must not be {NO_GROUP}, which stands for no group; a device without an IOMMU has no group"
+        ))),
+        group => Ok(GroupId(group)),
+    }
 }
 
 /// Returns numbers of IOMMU groups.

@@ -3,6 +3,7 @@
 mod arguments;
 mod errors;
 mod events;
+mod kept;
 mod listing;
 mod names;
 mod root;

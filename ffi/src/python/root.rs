@@ -3,6 +3,7 @@
 use crate::host::Host;
 use crate::python::arguments;
 use crate::python::errors::raised;
+use crate::python::kept::KeptDevices;
 use crate::python::value::Value;
 use crate::python::wait::release;
 use crate::python::watch::Watch;
@@ -24,6 +25,7 @@ pub(crate) struct Root {
     /// None after close(). Locked only to copy the pointer, never during a system call or a call of Python.
     host: Mutex<Option<Arc<Host>>>,
     path: PathBuf,
+    devices: KeptDevices,
 }
 
 impl Root {
@@ -61,7 +63,7 @@ impl Root {
     fn new(py: Python<'_>, path: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let path = path.map_or_else(|| Ok(PathBuf::from("/")), |path| arguments::path("path", path))?;
         let host = py.detach(|| Host::open(&path)).map_err(raised)?;
-        Ok(Self { host: Mutex::new(Some(Arc::new(host))), path })
+        Ok(Self { host: Mutex::new(Some(Arc::new(host))), path, devices: KeptDevices::new() })
     }
 
     /// The path of the root, as passed to Root().
@@ -90,7 +92,7 @@ impl Root {
             devices.sort_unstable_by_key(|device| device.id);
             Ok((devices, errors))
         })?;
-        listing::scan(py, &devices, &errors)
+        listing::scan(py, &self.devices, &devices, &errors)
     }
 
     /// Reads one device by PCI address or mdev UUID, bound to a VFIO driver or not. Its cdev is None: only scan()
@@ -100,7 +102,7 @@ impl Root {
     fn device<'py>(&self, py: Python<'py>, id: &Bound<'_, PyAny>) -> PyResult<Value<'py>> {
         let id = arguments::device_id("id", id)?;
         let device = self.call(py, |root, _| root.device(id, Detail::Full))?;
-        values::device(py, &device)
+        self.devices.read(py, &device, 1)
     }
 
     /// Reads a group: the count of its members and whether VFIO can use it. Opens no device.
@@ -215,7 +217,7 @@ impl Root {
         let snapshot = py.detach(move || {
             host.root.snapshot(Detail::Full, timeout.map(|timeout| (&*host.prober, timeout)))
         });
-        listing::snapshot(py, &snapshot.map_err(raised)?)
+        listing::snapshot(py, &self.devices, &snapshot.map_err(raised)?)
     }
 
     /// Returns a watch of all devices of the root.

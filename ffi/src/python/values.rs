@@ -4,7 +4,7 @@ use crate::python::value::{Value, tuple, value};
 use crate::python::words::Word;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
-use vfio_probe::{GroupId, Sriov, UnknownReason, Viability};
+use vfio_probe::{GroupId, Sriov, Text, UnknownReason, Viability};
 
 pub(crate) fn device<'py>(py: Python<'py>, device: &vfio_probe::Device) -> PyResult<Value<'py>> {
     value!(py, _values.Device {
@@ -14,14 +14,14 @@ pub(crate) fn device<'py>(py: Python<'py>, device: &vfio_probe::Device) -> PyRes
         subsystem_vendor: device.subsystem_vendor,
         subsystem_device: device.subsystem_device,
         class_code: device.class,
-        driver: device.driver.map(|driver| driver.to_string()),
+        driver: device.driver.as_ref().map(Text::as_str),
         group: device.group.map(|group| group.0),
         numa_node: device.numa_node,
         sriov: Word::sriov(device.sriov),
         vfs: if let Sriov::Physical(count) = device.sriov { count } else { 0 },
         cdev: device.cdev,
         kind: Word::kind(device.kind),
-        vgpu_type: device.vgpu_type.map(|name| name.to_string()),
+        vgpu_type: device.vgpu_type.as_ref().map(Text::as_str),
         parent: device.parent.map(|parent| parent.to_string()),
     })
 }
@@ -31,7 +31,7 @@ pub(crate) fn group(
     id: GroupId,
     group: vfio_probe::group::GroupSummary,
 ) -> PyResult<Value<'_>> {
-    let (offender, offender_driver) = offender(group.viability);
+    let (offender, offender_driver) = offender(&group.viability);
     value!(py, _values.Group {
         group: id.0,
         members: group.members,
@@ -45,8 +45,8 @@ pub(crate) fn group(
 
 pub(crate) fn member<'py>(py: Python<'py>, member: &vfio_probe::Member) -> PyResult<Value<'py>> {
     value!(py, _values.Member {
-        name: member.name.to_string(),
-        driver: member.driver.map(|driver| driver.to_string()),
+        name: member.name.as_str(),
+        driver: member.driver.as_ref().map(Text::as_str),
         vfio: member.vfio,
         offends: !member.keeps_group_viable(),
     })
@@ -57,7 +57,7 @@ pub(crate) fn holder<'py>(py: Python<'py>, holder: &vfio_probe::Holder) -> PyRes
         group: holder.group.0,
         pid: holder.pid,
         start_time: holder.start_time,
-        command: holder.command.to_string(),
+        command: holder.command.as_str(),
         via: Word::via(holder.via),
         uid: holder.uid,
         started: holder.started(),
@@ -133,9 +133,9 @@ pub(crate) fn hardware(
 }
 
 /// Returns the first member with a driver that makes the group not viable, and its driver.
-pub(crate) fn offender(viability: Viability) -> (Option<String>, Option<String>) {
+pub(crate) fn offender(viability: &Viability) -> (Option<&str>, Option<&str>) {
     match viability {
         Viability::Viable => (None, None),
-        Viability::NotViable { member, driver } => (Some(member.to_string()), Some(driver.to_string())),
+        Viability::NotViable { member, driver } => (Some(member.as_str()), Some(driver.as_str())),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::host::Host;
 use crate::python::events::event;
+use crate::python::kept::{Found, KeptDevices, KeptValues};
 use crate::python::value::{Value, tuple};
 use crate::python::wait::{Live, release};
 use crate::python::waiting::{Waited, Waiter, asynchronous, closed, end_of, next, step, wait};
@@ -24,13 +25,16 @@ pub(crate) struct Watch {
     /// None after close(). Locked only to copy the pointer, never during a system call or a call of Python.
     live: Mutex<Option<Arc<Live>>>,
     clock: Clock,
+    devices: KeptDevices,
+    groups: KeptValues<GroupId, Known>,
 }
 
 impl Watch {
     pub(crate) fn new(py: Python<'_>, host: &Host, options: Options) -> PyResult<Self> {
         let (root, prober) = (host.root.clone(), Arc::clone(&host.prober));
         let live = py.detach(|| Live::new(vfio_probe::Watch::with_prober(root, prober, options)?));
-        Ok(Self { live: Mutex::new(Some(Arc::new(live.map_err(errors::raised)?))), clock: Clock::now() })
+        let live = Mutex::new(Some(Arc::new(live.map_err(errors::raised)?)));
+        Ok(Self { live, clock: Clock::now(), devices: KeptValues::new(), groups: KeptValues::new() })
     }
 
     fn live(&self) -> PyResult<Arc<Live>> {
@@ -63,6 +67,11 @@ impl Watch {
             Waited::TimedOut => Ok(false),
             Waited::Closed => Err(closed()),
         }
+    }
+
+    fn group_value<'py>(&self, py: Python<'py>, found: Found<Known>, count: usize) -> PyResult<Value<'py>> {
+        let value = |py, known: &Known| watched_group(py, self.clock, known);
+        self.groups.value(py, found, count, |known| known.id, value)
     }
 
     fn wait_until_occupancy(
@@ -236,23 +245,32 @@ impl Watch {
     /// Returns the bound devices, ordered by id, in the state of the latest event. A device that the kernel unbinds
     /// has the driver None. The SR-IOV fields are not set.
     fn devices<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let devices: Vec<vfio_probe::Device> =
-            self.with(py, |watch| watch.monitor().devices().iter().map(|tracked| tracked.device).collect())?;
-        tuple(py, &devices, values::device)
+        let found: Vec<_> = self.with(py, |watch| {
+            let devices = watch.monitor().devices().iter();
+            devices.map(|tracked| self.devices.find(&tracked.device.id, &tracked.device)).collect()
+        })?;
+        let count = found.len();
+        tuple(py, found, |py, found| self.devices.device(py, found, count))
     }
 
     /// Returns the groups that have a bound device, ordered by number, in the state of the latest event.
     fn groups<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let groups: Vec<Known> =
-            self.with(py, |watch| watch.monitor().groups().iter().map(Known::from).collect())?;
-        tuple(py, &groups, |py, group| watched_group(py, self.clock, group))
+        let found: Vec<_> = self.with(py, |watch| {
+            watch.monitor().groups().iter().map(|group| self.groups.find(&group.id, group)).collect()
+        })?;
+        let count = found.len();
+        tuple(py, found, |py, found| self.group_value(py, found, count))
     }
 
     /// Returns one group in the state of the latest event, or None if the watch does not know it.
     fn group<'py>(&self, py: Python<'py>, group: &Bound<'_, PyAny>) -> PyResult<Option<Value<'py>>> {
         let group = arguments::group("group", group)?;
-        let group = self.with(py, |watch| watch.monitor().group(group).map(Known::from))?;
-        group.map(|group| watched_group(py, self.clock, &group)).transpose()
+        let (found, count) = self.with(py, |watch| {
+            let monitor = watch.monitor();
+            let found = monitor.group(group).map(|group| self.groups.find(&group.id, group));
+            (found, monitor.groups().len())
+        })?;
+        found.map(|found| self.group_value(py, found, count)).transpose()
     }
 
     /// Returns the known holders of a group, or None if the group is not held or was not searched for holders.

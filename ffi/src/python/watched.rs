@@ -6,7 +6,7 @@ use crate::python::words::Word;
 use pyo3::prelude::*;
 use rustix::time::{ClockId, clock_gettime};
 use std::time::Instant;
-use vfio_probe::monitor;
+use vfio_probe::{GroupId, monitor};
 
 /// Converts instants to the scale of Python's `time.monotonic()`, which reads the same clock.
 #[derive(Clone, Copy)]
@@ -32,11 +32,21 @@ impl Clock {
 
 /// A copy of the state of a group, so that the watch is not locked while Python values are created.
 pub(crate) struct Known {
-    id: vfio_probe::GroupId,
+    pub(crate) id: GroupId,
     members: Vec<vfio_probe::Member>,
     viability: vfio_probe::Viability,
     state: vfio_probe::occupancy::GroupState,
     peek: Option<vfio_probe::peek::Peek>,
+}
+
+impl PartialEq<monitor::Group> for Known {
+    fn eq(&self, group: &monitor::Group) -> bool {
+        self.id == group.id
+            && self.state == group.state
+            && self.peek == group.peek
+            && self.viability == group.viability
+            && self.members == group.members
+    }
 }
 
 impl From<&monitor::Group> for Known {
@@ -53,7 +63,7 @@ impl From<&monitor::Group> for Known {
 
 /// Returns the value. The watch is not locked any more.
 pub(crate) fn watched_group<'py>(py: Python<'py>, clock: Clock, group: &Known) -> PyResult<Value<'py>> {
-    let (offender, offender_driver) = offender(group.viability);
+    let (offender, offender_driver) = offender(&group.viability);
     value!(py, _values.WatchedGroup {
         group: group.id.0,
         occupancy: occupancy(py, group.id, group.state.occupancy)?,

@@ -92,7 +92,7 @@ fn crates(context: &Context, package: &str, features: &[&str], target: &Target) 
 
 /// Returns name, version and license of the crates that are compiled into a package. The directory follows the version of a crate
 /// of this workspace, in parentheses.
-pub(super) fn linked(
+pub(crate) fn linked(
     context: &Context,
     package: &str,
     features: &[&str],

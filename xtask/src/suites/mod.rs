@@ -21,3 +21,4 @@ pub mod python;
 pub mod readme;
 mod release_files;
 pub mod rust_api;
+pub mod third_party;

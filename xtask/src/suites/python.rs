@@ -47,7 +47,7 @@ pub fn python(context: &mut Context, arguments: &[String]) -> Result<bool> {
     suite.check("abi3audit", |log| {
         log.run(context.command(module.bin.join("abi3audit")).arg("--strict").args(module.wheels()))
     });
-    suite.check("the wheel has license, URLs and command", |log| module.has_metadata(log));
+    suite.check("the wheel has licenses, URLs and command", |log| module.has_metadata(log));
     suite.check("the wheel exports its entry point only", |log| module.exports_its_entry_point_only(log));
     for (version, python) in module.other_pythons()? {
         suite.check(&format!("the wheel on CPython {version}"), |log| module.works_on(&python, log));
@@ -126,12 +126,12 @@ impl Module<'_> {
     fn has_metadata(&self, log: &mut Log) -> Result {
         let program = "from importlib.metadata import metadata, entry_points, files; m = metadata('vfio-probe');
 print(m['License-Expression'], m['Author'], sorted(u.split(',')[0] for u in m.get_all('Project-URL')))
-print([f.name for f in files('vfio-probe') if f.name == 'LICENSE'], [e.name for e in entry_points(group='console_scripts')])
+print([f.name for f in files('vfio-probe') if 'licenses' in f.parts], [e.name for e in entry_points(group='console_scripts')])
 print(len(m.get_payload()) > 500, m['Keywords'])";
         let text = log.output(self.context.command(self.bin.join("python")).args(["-c", program]))?;
         for part in [
             "Apache-2.0 The vfio-probe authors ['Changelog', 'Documentation', 'Source']",
-            "['LICENSE']",
+            "['LICENSE', 'THIRD-PARTY']",
             "'vfio-probe'",
             "True gpu",
         ] {

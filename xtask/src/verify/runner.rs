@@ -15,6 +15,8 @@ use crate::{Result, packages, process};
 const LAST_LINES: usize = 40;
 /// What is printed of the failures that a step lists.
 const FAILURE_LINES: usize = 100;
+/// How a line begins in which a step says what it could not check here. It is repeated at the end.
+const NOT_CHECKED: &str = "not checked: ";
 
 /// Runs steps.
 #[derive(Debug)]
@@ -40,7 +42,7 @@ struct Outcome {
 }
 
 impl<Out: Write> Runner<'_, Out> {
-    /// Runs the steps and prints the table of costs, the failures and the last line `N passed, N failed`.
+    /// Runs the steps and prints the table of costs, what was not checked, the failures and the last line `N passed, N failed`.
     ///
     /// # Errors
     ///
@@ -48,7 +50,7 @@ impl<Out: Write> Runner<'_, Out> {
     pub fn run(&mut self, steps: &[&Step]) -> Result<Counts> {
         let (started, cpu_started) = (Instant::now(), children_cpu());
         let mut total = Counts::default();
-        let mut failures = Vec::new();
+        let (mut failures, mut unchecked) = (Vec::new(), Vec::new());
         let mut costs = format!("{:<32} {:>14} {:>10} {:>10}  result\n", "step", "wall", "CPU s", "number");
         for (index, step) in steps.iter().enumerate() {
             let number = index + 1;
@@ -61,6 +63,9 @@ impl<Out: Write> Runner<'_, Out> {
             )?;
             let outcome = self.step(number, step)?;
             total += outcome.counts;
+            for line in read_log(&outcome.log)?.lines().filter_map(|line| line.strip_prefix(NOT_CHECKED)) {
+                unchecked.push(format!("NOT CHECKED in {}: {line}", step.name));
+            }
             if let (0, Some(passed)) = (outcome.counts.failed, step.passed) {
                 passed(self.context);
             }
@@ -83,8 +88,8 @@ impl<Out: Write> Runner<'_, Out> {
         costs += &format!("{:<32} {:>14} {cpu:>10}\n", "all", minutes(started.elapsed()));
         process::write(&self.logs.join("costs"), &costs)?;
         write!(self.out, "{costs}")?;
-        for failure in failures {
-            writeln!(self.out, "{failure}")?;
+        for line in unchecked.iter().chain(&failures) {
+            writeln!(self.out, "{line}")?;
         }
         writeln!(self.out, "\n{total}")?;
         Ok(total)
@@ -122,7 +127,8 @@ impl<Out: Write> Runner<'_, Out> {
 
     /// Prints what the terminal gets from a step's output without `--verbose`.
     fn show(&mut self, line: &str) -> std::io::Result<()> {
-        const BEGINNINGS: [&str; 6] = ["ok ", "FAILED ", "== ", "vm: ", "error: ", "     Running "];
+        const BEGINNINGS: [&str; 7] =
+            ["ok ", "FAILED ", NOT_CHECKED, "== ", "vm: ", "error: ", "     Running "];
         let is_shown = BEGINNINGS.iter().any(|begin| line.starts_with(begin));
         if is_shown || line.contains(" states") || line.contains(" ns (") {
             writeln!(self.out, "    {}", line.trim_end())?;

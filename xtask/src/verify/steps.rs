@@ -111,6 +111,7 @@ pub const STEPS: &[Step] = &[
     count("CDI specs", &["xtask", "cdi"]),
     count("monitoring", &["xtask", "monitoring"]).full(),
     count("dependencies", &["xtask", "dependencies"]),
+    count("notices of other authors", &["xtask", "third-party"]),
     count("public interface of the crate", &["xtask", "rust-api"]),
     count("fuzz targets", &["xtask", "fuzz"]).needs(&[FUZZ]).full(),
     count("soak", &["xtask", "soak"]).full(),

@@ -166,7 +166,7 @@ fn without_start(lines: &[String]) -> String {
 }
 
 fn expected(holder: u32) -> String {
-    let mut lines = vec![format!("group {GROUP} held by {holder} qemu-system-x86 uid 0 since then")];
+    let mut lines = vec![format!("group {GROUP} held (holder) by {holder} qemu-system-x86 uid 0 since then")];
     lines.extend((GROUP + 1..GROUP + 8).map(|group| format!("group {group} free: vfio/vfio vfio/{group}")));
     lines.extend([format!("waiting for group {GROUP}"), format!("group {GROUP} free")]);
     lines.join("\n")
