@@ -9,11 +9,11 @@ pub enum Giver {
     /// It serves alone.
     #[default]
     Serving,
-    /// Allocates that came before the request still run.
+    /// It answers Allocates and keeps its streams. The taker starts and registers.
+    Waiting,
+    /// The kubelet calls the taker. Allocates that came before still run here.
     Sealing,
-    /// It answers no Allocate. Its streams are open.
-    Sealed,
-    /// Its streams are ending.
+    /// It answers no Allocate. Its streams are ending.
     Ending,
     /// The taker serves. The giver waits for SIGTERM, and for the lock in case the taker ends first.
     Retired,
@@ -31,7 +31,7 @@ pub enum Input {
         /// The resources whose connections the kubelet has not closed within a second.
         kept: Vec<Arc<str>>,
     },
-    /// The taker has closed its connection, ended, or not done its step by the deadline.
+    /// The taker has closed its connection, ended, or not done its step by the deadline. Or a step of the giver's own has failed.
     TakerLeft,
     /// This process has the lock again.
     LockTaken,
@@ -40,6 +40,8 @@ pub enum Input {
 /// What the caller has to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
+    /// Register nothing, also if the kubelet ends a stream.
+    HoldRegistrations,
     /// Let Allocates wait that come from now on, and report when none runs and the state files are written.
     HoldAllocates,
     /// Answer waiting and later Allocates.
@@ -66,7 +68,7 @@ impl Giver {
     /// Returns whether this process may answer an Allocate.
     #[must_use]
     pub fn answers(self) -> bool {
-        self == Self::Serving
+        matches!(self, Self::Serving | Self::Waiting)
     }
 
     /// Takes an input in. Returns the actions. An input that does not fit the state changes nothing: a message out of order comes
@@ -74,10 +76,12 @@ impl Giver {
     pub fn take(&mut self, input: Input) -> Vec<Action> {
         let (next, actions) = match (*self, input) {
             (Self::Serving, Input::Received(Message::Request)) => {
+                (Self::Waiting, vec![Action::HoldRegistrations, Action::Send(Message::Ready)])
+            }
+            (Self::Waiting, Input::Received(Message::Registered)) => {
                 (Self::Sealing, vec![Action::HoldAllocates])
             }
-            (Self::Sealing, Input::Drained) => (Self::Sealed, vec![Action::Send(Message::Sealed)]),
-            (Self::Sealed, Input::Received(Message::Registered)) => (Self::Ending, vec![Action::EndStreams]),
+            (Self::Sealing, Input::Drained) => (Self::Ending, vec![Action::EndStreams]),
             // The lock is free before the taker learns that the streams have ended: it takes the lock at once.
             (Self::Ending, Input::StreamsEnded { kept }) => (
                 Self::Retired,
@@ -88,12 +92,8 @@ impl Giver {
                     Action::EndServers,
                 ],
             ),
-            // The taker cannot have registered.
-            (Self::Sealing, Input::TakerLeft) => {
-                (Self::Serving, vec![Action::Disconnect, Action::AnswerAllocates])
-            }
             // The kubelet may have the taker as its endpoint, or have dropped both.
-            (Self::Sealed | Self::Ending, Input::TakerLeft) => {
+            (Self::Waiting | Self::Sealing | Self::Ending, Input::TakerLeft) => {
                 (Self::Serving, vec![Action::Disconnect, Action::RegisterAgain, Action::AnswerAllocates])
             }
             // The taker leaves when it has the lock, or ends without it. To wait earlier would be to take the lock before the taker.

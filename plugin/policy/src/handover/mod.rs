@@ -18,12 +18,12 @@ use std::sync::Arc;
 pub enum Message {
     /// The taker asks for the hand-over.
     Request,
-    /// The giver answers no Allocate until the hand-over ends, and has written its state files.
-    Sealed,
+    /// The giver registers nothing until the hand-over ends. It still answers Allocates.
+    Ready,
     /// The taker has registered all resources, and the kubelet up to 1.36 knows no client of their names.
     Registered,
-    /// The giver's streams have ended, and it has given up the lock. `kept` are the resources whose connections the kubelet has not
-    /// closed: kubelets up to 1.36 close none, later ones close all.
+    /// The giver's streams have ended, its state files are written, and it has given up the lock. `kept` are the resources whose
+    /// connections the kubelet has not closed: kubelets up to 1.36 close none, later ones close all.
     Ended {
         /// The resources whose streams the taker has to renew.
         kept: Vec<Arc<str>>,

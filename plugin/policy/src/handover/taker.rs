@@ -9,7 +9,7 @@ pub enum Taker {
     /// It connects to a running process, or takes the lock if there is none.
     #[default]
     Asking,
-    /// It waits for the giver to be sealed.
+    /// It waits until the giver is ready.
     Waiting,
     /// It registers its resources.
     Registering,
@@ -58,7 +58,7 @@ pub enum Action {
     Start,
     /// Register each resource with a socket that refuses GetDevicePluginOptions.
     Void,
-    /// Answer waiting and later Allocates.
+    /// Read the state files again, since the giver has answered Allocates meanwhile. Answer waiting and later Allocates.
     AnswerAllocates,
     /// For each of these resources, end the stream and register on a new socket. The old server answers until then.
     Renew(Vec<Arc<str>>),
@@ -83,7 +83,7 @@ impl Taker {
         let (next, actions) = match (std::mem::take(self), input) {
             (Self::Asking, Input::Connected) => (Self::Waiting, vec![Action::Send(Message::Request)]),
             (Self::Asking, Input::LockTaken) => (Self::Serving, vec![Action::Start, Action::AnswerAllocates]),
-            (Self::Waiting, Input::Received(Message::Sealed)) => (Self::Registering, vec![Action::Start]),
+            (Self::Waiting, Input::Received(Message::Ready)) => (Self::Registering, vec![Action::Start]),
             (Self::Waiting, Input::GiverLeft) => (Self::Asking, vec![Action::TryLock]),
             (Self::Registering, Input::AllRegistered) => (Self::Voiding, vec![Action::Void]),
             (Self::Voiding, Input::Voided) => (Self::Registered, vec![Action::Send(Message::Registered)]),
