@@ -16,6 +16,8 @@ pub struct Kernel {
     pub directory: PathBuf,
     /// The bootable image.
     pub image: PathBuf,
+    /// Whether it is a package of Debian.
+    pub is_debian: bool,
     /// The version, if there are modules in DIRECTORY/lib/modules.
     pub version: Option<String>,
 }
@@ -32,6 +34,7 @@ impl Kernel {
                 name: directory.display().to_string(),
                 image: directory.join("vmlinuz"),
                 directory,
+                is_debian: false,
                 version: None,
             },
             None => Self::of_debian(context, &cache.join("kernel"))?,
@@ -55,7 +58,7 @@ impl Kernel {
         context.unpack_package(&package, &directory)?;
         let boot = newest(process::entries(&directory.join("boot")), "vmlinuz-");
         let image = boot.ok_or_else(|| format!("no boot/vmlinuz-* in {}", directory.display()))?;
-        Ok(Self { name: package, directory, image, version: None })
+        Ok(Self { name: package, directory, image, is_debian: true, version: None })
     }
 }
 

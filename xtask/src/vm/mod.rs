@@ -1,5 +1,6 @@
 //! Runs the VM tests, or one command, as root in a throw-away VM that has real VFIO groups.
 
+pub mod fakeid;
 pub mod initramfs;
 pub mod kernel;
 mod programs;
@@ -108,6 +109,12 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<u8> {
     let cache = context.cache.join("vm");
     let caller = std::env::current_dir()?;
     let kernel = Kernel::prepare(context, &cache, options.kernel.map(|directory| caller.join(directory)))?;
+    // Debian's kernel has no such module. The tests of GPUs by name are not possible without it.
+    if kernel.is_debian
+        && let Err(error) = fakeid::prepare(context, &kernel)
+    {
+        say(&error.to_string());
+    }
     let busybox = busybox(context, &cache)?;
     let work = Scratch::new()?;
     let mut files: Vec<GuestFile> = options.files;

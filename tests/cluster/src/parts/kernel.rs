@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use xtask::context::Context;
 use xtask::process;
 use xtask::vm::kernel::Kernel;
-use xtask::vm::{busybox, initramfs};
+use xtask::vm::{busybox, fakeid, initramfs};
 
 use super::cache::{Cache, Key};
 use crate::Result;
@@ -53,7 +53,8 @@ pub fn build(context: &Context, cache: &Cache) -> Result<NodeKernel> {
         std::fs::copy(&kernel.image, new.join("vmlinuz"))?;
         make_initramfs(context, &kernel, &init, new)?;
         copy_modules(context, &kernel, &version, new)?;
-        build_fakeid(context, &version, &sources, &new.join("fakeid.ko"))
+        std::fs::copy(fakeid::prepare(context, &kernel)?, new.join("fakeid.ko"))?;
+        Ok(())
     })?;
     Ok(NodeKernel { image: part.join("vmlinuz"), initramfs: part.join("initramfs"), modules: part })
 }
@@ -80,36 +81,4 @@ fn copy_modules(context: &Context, kernel: &Kernel, version: &str, new: &Path) -
         let _ = std::fs::remove_dir_all(modules.join(version).join("kernel").join(directory));
     }
     process::run(context.command("depmod").arg("-b").arg(new).arg(version))
-}
-
-/// Builds the module against Debian's headers, which are unpacked and not installed.
-fn build_fakeid(context: &Context, version: &str, sources: &Path, module: &Path) -> Result {
-    let work = xtask::scratch::Scratch::new()?;
-    // "6.12.117+deb12-amd64" shares its headers with other flavours: "6.12.117+deb12-common".
-    let base = version.strip_suffix("-amd64").ok_or_else(|| format!("{version} is no kernel for amd64"))?;
-    let own = format!("linux-headers-{version}");
-    let packages = [own.clone(), format!("linux-headers-{base}-common"), format!("linux-kbuild-{base}")];
-    let merged = work.join("merged");
-    process::make_directory(&merged)?;
-    for package in &packages {
-        let directory = work.join(package);
-        context.unpack_package(package, &directory)?;
-        // The packages refer to each other by relative links.
-        process::run(context.command("cp").arg("-a").arg(directory.join(".")).arg(&merged))?;
-    }
-    let sources_of_headers = merged.join("usr/src");
-    let headers = sources_of_headers.join(&own);
-    // Without the kernel itself, the build leaves out type information, for which it would need pahole.
-    let _ = std::fs::remove_file(headers.join("vmlinux"));
-    let makefile = headers.join("Makefile");
-    let text = process::read(&makefile)?.replace("/usr/src/", &format!("{}/", sources_of_headers.display()));
-    process::write(&makefile, text)?;
-    let build = work.join("fakeid");
-    process::run(context.command("cp").arg("-r").arg(sources).arg(&build))?;
-    let mut make = context.command("make");
-    make.args(["-s", "-C"]).arg(&headers).arg(xtask::artifacts::assignment("M=", &build)).arg("modules");
-    process::run(&mut make)?;
-    process::run(context.command("strip").arg("--strip-debug").arg(build.join("fakeid.ko")))?;
-    std::fs::copy(build.join("fakeid.ko"), module)?;
-    Ok(())
 }

@@ -25,9 +25,6 @@ const NEEDS: &[Need] = &[
     Need::Program("openssl", "openssl"),
     Need::Program("ssh", "openssh-client"),
     Need::Program("setpriv", "util-linux"),
-    Need::Program("make", "make"),
-    // The compiler of Debian's kernel, for fakeid.
-    Need::Program("gcc-12", "gcc-12"),
     Need::Program("buildah", "buildah"),
 ];
 
