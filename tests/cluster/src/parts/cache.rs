@@ -11,7 +11,7 @@ use crate::Result;
 use crate::progress::{clock, say};
 
 /// A part that no run has used for this time is removed when a part is built.
-const UNUSED: Duration = Duration::from_secs(14 * 24 * 3600);
+const UNUSED: Duration = Duration::from_secs(3 * 24 * 3600);
 /// The file that says when a part was last used. A directory without it is incomplete.
 const USED: &str = "used";
 
