@@ -6,6 +6,8 @@
 //	holder idle          opens nothing and waits
 //	holder stuck FILE    holds, and writes to FILE every 100 ms: a frozen file system stops it in the kernel
 //	holder group GROUP   holds a group by its number, without a device: a process of the host
+//	holder exec PROGRAM ARGUMENT...
+//	                     becomes the program, with `-device vfio-pci,host=ADDRESS` for each address: QEMU
 //
 // It does not try again if a group is held, as QEMU does not. Exit status 1: a step failed, and standard error names it.
 package main
@@ -29,6 +31,9 @@ func run(arguments []string) error {
 	if len(arguments) == 0 {
 		arguments = []string{"hold"}
 	}
+	if arguments[0] == "exec" && len(arguments) > 1 {
+		return become(arguments[1:])
+	}
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
 	switch role := arguments[0]; {
@@ -50,7 +55,7 @@ func run(arguments []string) error {
 			go writeForever(arguments[1])
 		}
 	default:
-		return fmt.Errorf("usage: holder hold | once | idle | stuck FILE | group GROUP")
+		return fmt.Errorf("usage: holder hold | once | idle | stuck FILE | group GROUP | exec PROGRAM ARGUMENT...")
 	}
 	<-end
 	return nil
@@ -74,6 +79,18 @@ func holdAll() error {
 		fmt.Println("held", address, "group", group)
 	}
 	return nil
+}
+
+// become executes a virtual machine monitor with the devices that the environment names.
+func become(command []string) error {
+	addresses, err := addressesOf(os.Environ())
+	if err != nil {
+		return err
+	}
+	for _, address := range addresses {
+		command = append(command, "-device", "vfio-pci,host="+address)
+	}
+	return fmt.Errorf("cannot run %s: %w", command[0], syscall.Exec(command[0], command, os.Environ()))
 }
 
 func writeForever(path string) {
