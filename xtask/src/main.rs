@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use xtask::context::Context;
 use xtask::release::{self, artefacts, versions};
 use xtask::suites::{
-    artefacts as published, cargo, cdi, chart, ci, command_line_files, conformance, dependencies, fuzz, go,
-    go_objects, image, kubelets, lints, monitoring, packages, python, readme, rust_api,
+    artefacts as published, cargo, cdi, chart, ci, cluster, command_line_files, conformance, dependencies,
+    fuzz, go, go_objects, image, kubelets, lints, monitoring, packages, python, readme, rust_api,
 };
 use xtask::{Result, process, verify, vm};
 
@@ -46,6 +46,7 @@ const TASKS: &[(&str, &str, Task)] = &[
         Task::Suite(rust_api::rust_api),
     ),
     ("dependencies", "check licenses, advisories and rust-version", Task::Suite(dependencies::dependencies)),
+    ("cluster", "run the plugin in a Kubernetes cluster (tests/cluster/run)", Task::Suite(cluster::cluster)),
     ("vm", "run tests or a command in a VM (tests/vm/run)", Task::Program(vm::vm)),
     ("model", "run the model's tests", Task::Suite(cargo::model)),
     ("rust-tests", "run the tests of all crates without the model's", Task::Suite(cargo::rust_tests)),

@@ -8,7 +8,8 @@ use crate::log::ensure;
 use crate::{Result, process};
 
 /// A kernel's image and modules.
-pub(super) struct Kernel {
+#[derive(Debug)]
+pub struct Kernel {
     /// What is printed about it.
     pub name: String,
     /// The directory of its files.
@@ -20,8 +21,12 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    /// Finds the kernel of a directory, otherwise Debian's, which is downloaded once.
-    pub(super) fn prepare(context: &Context, cache: &Path, directory: Option<PathBuf>) -> Result<Self> {
+    /// Finds the kernel of a directory, otherwise Debian's, which is downloaded once into CACHE/kernel.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the directory has no kernel, or Debian's cannot be downloaded.
+    pub fn prepare(context: &Context, cache: &Path, directory: Option<PathBuf>) -> Result<Self> {
         let mut kernel = match directory {
             Some(directory) => Self {
                 name: directory.display().to_string(),

@@ -1,7 +1,7 @@
 //! Runs the VM tests, or one command, as root in a throw-away VM that has real VFIO groups.
 
-mod initramfs;
-mod kernel;
+pub mod initramfs;
+pub mod kernel;
 mod programs;
 mod qemu;
 
@@ -131,8 +131,12 @@ fn say(text: &str) {
     eprintln!("vm: {text}");
 }
 
-/// Returns a static busybox: the host's, otherwise Debian's.
-fn busybox(context: &Context, cache: &Path) -> Result<PathBuf> {
+/// Returns a static busybox: the host's, otherwise Debian's, in CACHE/busybox.
+///
+/// # Errors
+///
+/// Fails if there is none and Debian's cannot be downloaded.
+pub fn busybox(context: &Context, cache: &Path) -> Result<PathBuf> {
     let is_static = |program: &PathBuf| !process::succeeds(context.command("ldd").arg(program));
     if let Some(program) = context.find("busybox").filter(is_static) {
         return Ok(program);

@@ -46,7 +46,7 @@ fn meanwhile(cluster: &Cluster, group: &str) -> Result<String> {
             let devices = list["devices"].as_array().into_iter().flatten();
             let unhealthy: Vec<&Value> = devices.filter(|device| device["health"] == "Unhealthy").collect();
             match unhealthy.as_slice() {
-                [device] if device["iommu_group"].to_string() == group => {
+                [device] if device["iommu_group"].as_u64() == group.parse().ok() => {
                     Ok(Some(device["reason"].to_string()))
                 }
                 others => Err(format!("Unhealthy are {others:?}").into()),

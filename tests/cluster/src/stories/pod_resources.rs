@@ -12,18 +12,19 @@ pub(super) fn run(cluster: &mut Cluster) -> Result {
     let containers = |names: [&str; 2]| -> Vec<Value> {
         names.iter().map(|name| pods::container(name, 1, &["hold"])).collect()
     };
-    let mut passes_on = pods::pod("passes-on", vec![pods::container("vm", 1, &["hold"])]);
+    let mut passes_on = pods::pod("passes-on", &[pods::container("vm", 1, &["hold"])]);
     passes_on["spec"]["initContainers"] = vec![pods::container("check", 1, &["once"])].into();
     pods::create(
         cluster,
         &[
-            pods::pod("two-containers", containers(["left", "right"])),
+            pods::pod("two-containers", &containers(["left", "right"])),
             pods::vm("two-devices", 2),
             passes_on,
-            pods::pod("no-device", vec![pods::container("other", 0, &["idle"])]),
+            pods::pod("opens-nothing", &[pods::container("vm", 1, &["idle"])]),
+            pods::pod("no-device", &[pods::container("other", 0, &["idle"])]),
         ],
     )?;
-    let state = Step::new("pods of three shapes run", 6, 5, 5).settle(cluster)?;
+    let state = Step::new("pods of five shapes run", 6, 6, 5).idle(&["opens-nothing"]).settle(cluster)?;
 
     for (pod, all) in
         [("two-containers", ["left", "right"].as_slice()), ("two-devices", &["vm"]), ("passes-on", &["vm"])]

@@ -14,12 +14,12 @@ const LIMIT: Duration = Duration::from_secs(240);
 /// A pod with one container, `vm`, which holds its devices as a VM does.
 #[must_use]
 pub(super) fn vm(name: &str, devices: u32) -> Value {
-    pod(name, vec![container("vm", devices, &["hold"])])
+    pod(name, &[container("vm", devices, &["hold"])])
 }
 
 /// A pod with these containers. It does not start again, as virt-launcher does not.
 #[must_use]
-pub(super) fn pod(name: &str, containers: Vec<Value>) -> Value {
+pub(super) fn pod(name: &str, containers: &[Value]) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -84,9 +84,9 @@ pub(super) fn wait_unschedulable(cluster: &Cluster, name: &str) -> Result<String
             return Err(format!("{name} is on a node: {}", pod["status"]).into());
         }
         let events = cluster.kubectl(&["get", "events", "--field-selector", &selector])?;
-        let messages =
+        let mut messages =
             events["items"].as_array().into_iter().flatten().filter_map(|event| event["message"].as_str());
-        Ok(messages.filter(|message| message.contains(RESOURCE)).last().map(str::to_owned))
+        Ok(messages.rfind(|message| message.contains(RESOURCE)).map(str::to_owned))
     })
 }
 

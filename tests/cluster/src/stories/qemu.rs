@@ -37,7 +37,7 @@ pub(super) fn run(cluster: &mut Cluster) -> Result {
     container["image"] = "cluster/qemu:1".into();
     container["securityContext"] =
         json!({"privileged": false, "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
-    pods::create(cluster, &[pods::pod("vm", vec![container])])?;
+    pods::create(cluster, &[pods::pod("vm", &[container])])?;
     let state = Step::new("QEMU runs", 6, 1, 1).settle(cluster)?;
 
     // The ids of the node's functions; QEMU has no such device itself.

@@ -23,7 +23,7 @@ pub(super) fn run(cluster: &mut Cluster) -> Result {
     cluster.step(&format!("process {holder} of the host holds group {group}"));
 
     pods::create(cluster, &[deployment()])?;
-    let refused = cluster.wait("a pod of the Deployment is refused", LIMIT, |cluster| refusal(cluster))?;
+    let refused = cluster.wait("a pod of the Deployment is refused", LIMIT, refusal)?;
     cluster.step(&format!("the first pod is refused: {refused}"));
     if !refused.contains(&format!("pid {holder}")) || !refused.contains("(holder)") {
         return Err(format!("the refusal does not name process {holder}").into());

@@ -22,7 +22,7 @@ pub(super) fn run(cluster: &mut Cluster) -> Result {
 
 fn story(cluster: &mut Cluster) -> Result {
     plugin::deploy_probing(cluster, &[])?;
-    let mut stuck = pods::pod("stuck", vec![pods::container("vm", 1, &["stuck", "/frozen/file"])]);
+    let mut stuck = pods::pod("stuck", &[pods::container("vm", 1, &["stuck", "/frozen/file"])]);
     stuck["spec"]["volumes"] = serde_json::json!([{"name": "frozen", "hostPath": {"path": "/mnt/frozen"}}]);
     stuck["spec"]["containers"][0]["volumeMounts"] =
         serde_json::json!([{"name": "frozen", "mountPath": "/frozen"}]);
