@@ -24,8 +24,8 @@ const BOOT: Duration = Duration::from_secs(300);
 const SHUTDOWN: Duration = Duration::from_secs(60);
 /// The limit of a command on the node.
 const COMMAND: Duration = Duration::from_secs(60);
-/// The memory of the node in MiB. QEMU takes what the node touches, some 2 GiB.
-const MEMORY: &str = "6144";
+/// The memory of the node in MiB. QEMU takes what the node touches, some 1.5 GiB.
+const MEMORY: &str = "4096";
 /// Vendor, device and class of NVIDIA's H100 SXM5 80GB.
 pub const GPU: &str = "10de:2330:030200";
 /// The kernel's command line. No test is about mitigations, and they are slow in an emulated processor. no_timer_check: a busy host

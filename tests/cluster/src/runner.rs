@@ -17,7 +17,8 @@ const HELP: &str = "\
 Runs the plugin in a whole Kubernetes cluster of one node with real VFIO groups.
 
   tests/cluster/run [STORY...]      build what is missing and run the stories with a STORY in their name, all by default
-  tests/cluster/run --quick         run the stories of .ci/run, if all parts are in the cache
+  tests/cluster/run --quick         run the stories of .ci/run
+  tests/cluster/run --cached        exit with 1 unless all parts are in the cache
   tests/cluster/run --build         build the parts only
   tests/cluster/run --shell         start a cluster, print how to reach it, and keep it until Ctrl-C
   tests/cluster/run --list          list the stories
@@ -33,6 +34,7 @@ enum Action<'a> {
     List,
     Clean,
     Build,
+    Cached,
     Shell,
     Quick,
     Run(&'a [String]),
@@ -44,6 +46,7 @@ impl<'a> Action<'a> {
             ["--list"] => Self::List,
             ["--clean"] => Self::Clean,
             ["--build"] => Self::Build,
+            ["--cached"] => Self::Cached,
             ["--shell"] => Self::Shell,
             ["--quick"] => Self::Quick,
             words if words.iter().any(|word| word.starts_with('-')) => Self::Help,
@@ -70,23 +73,17 @@ pub fn run(arguments: &[String]) -> Result<bool> {
             }
         }
         Action::Clean => parts::clean(&context)?,
+        Action::Cached => return Ok(parts::cached(&mut context)?.is_some()),
         Action::Build => {
+            parts::need(&context)?;
             parts::build(&mut context)?;
         }
         Action::Shell => shell(&mut context)?,
         Action::Quick => {
-            let Some(parts) = parts::cached(&mut context)? else {
-                process::print_line("not run: the parts are not in the cache; tests/cluster/run builds them");
-                return Ok(true);
-            };
             let quick: Vec<&Story> = STORIES.iter().filter(|story| story.quick).collect();
-            return Ok(play(&parts, &plugin(&context)?, &quick));
+            return build_and_play(&mut context, &quick);
         }
-        Action::Run(names) => {
-            let stories = select(STORIES, names)?;
-            let parts = parts::build(&mut context)?;
-            return Ok(play(&parts, &plugin(&context)?, &stories));
-        }
+        Action::Run(names) => return build_and_play(&mut context, &select(STORIES, names)?),
     }
     Ok(true)
 }
@@ -110,6 +107,13 @@ fn plugin(context: &Context) -> Result<Plugin> {
     process::run(build.arg(format!("docker.io/library/{image}")).arg(&archive))?;
     let program = process::output(&mut context.command("deploy/build-static"))?;
     Ok(Plugin { program: program.into(), archive, image })
+}
+
+fn build_and_play(context: &mut Context, stories: &[&Story]) -> Result<bool> {
+    parts::need(context)?;
+    let parts = parts::build(context)?;
+    let plugin = plugin(context)?;
+    Ok(play(&parts, &plugin, stories))
 }
 
 /// Runs stories in one cluster. After a story that failed, the next one gets a new cluster.
@@ -156,6 +160,7 @@ fn prepared<'a>(running: &'a mut Option<Cluster>, parts: &Parts, plugin: &Plugin
 
 /// Keeps a cluster until it is interrupted.
 fn shell(context: &mut Context) -> Result {
+    parts::need(context)?;
     let parts = parts::build(context)?;
     let cluster = Cluster::start(&parts, &plugin(context)?, Function::six_gpus())?;
     let kubectl = parts.kubernetes.join("kubectl");

@@ -1,16 +1,18 @@
 //! The plugin in a whole Kubernetes cluster of one node: builds and runs the crate in tests/cluster.
 
-use crate::context::Context;
-use crate::{Result, process};
+use std::os::unix::process::CommandExt;
 
-/// Runs the stories with these names, or all of them.
+use crate::Result;
+use crate::context::Context;
+
+/// Becomes the program that runs the stories with these names, or all of them. A signal to this process then reaches it.
 ///
 /// # Errors
 ///
 /// Fails if the program does not build or start.
 pub fn cluster(context: &mut Context, arguments: &[String]) -> Result<bool> {
     context.programs(&["vfio-cluster-test"])?;
-    let mut run = context.command(context.debug("vfio-cluster-test"));
-    let status = run.args(arguments).status().map_err(process::cannot_start(&run))?;
-    Ok(status.success())
+    let program = context.debug("vfio-cluster-test");
+    let error = context.command(&program).args(arguments).exec();
+    Err(format!("cannot run {}: {error}", program.display()).into())
 }

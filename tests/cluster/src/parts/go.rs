@@ -64,8 +64,9 @@ pub fn etcd(context: &mut Context, cache: &Cache, versions: &Versions) -> Result
 /// Fails if they do not build.
 pub fn containerd(context: &mut Context, cache: &Cache, versions: &Versions) -> Result<PathBuf> {
     let version = versions.of("containerd")?;
-    module(context, cache, "containerd", &[version, FLAGS, LINK, CONTAINERD_TAGS], |go, new| {
-        go.args(["build", LINK, "-tags", CONTAINERD_TAGS, "-o"]).arg(format!("{}/", new.display()));
+    let link = format!("{LINK} -X github.com/containerd/containerd/v2/version.Version=v{version}");
+    module(context, cache, "containerd", &[version, FLAGS, &link, CONTAINERD_TAGS], |go, new| {
+        go.args(["build", &link, "-tags", CONTAINERD_TAGS, "-o"]).arg(format!("{}/", new.display()));
         go.args(["containerd", "containerd-shim-runc-v2", "ctr"].map(|name| format!("{CONTAINERD}/{name}")));
         process::run(go)
     })

@@ -26,6 +26,9 @@ const NEEDS: &[Need] = &[
     Need::Program("ssh", "openssh-client"),
     Need::Program("setpriv", "util-linux"),
     Need::Program("make", "make"),
+    // The compiler of Debian's kernel, for fakeid.
+    Need::Program("gcc-12", "gcc-12"),
+    Need::Program("buildah", "buildah"),
 ];
 
 /// Where the built parts are.
@@ -45,18 +48,26 @@ pub struct Parts {
     pub images: PathBuf,
 }
 
+/// Installs what the parts and the cluster need.
+///
+/// # Errors
+///
+/// Fails if this is not root or something cannot be installed.
+pub fn need(context: &Context) -> Result {
+    if !is_root() {
+        return Err("the cluster needs root: mmdebstrap makes the node's system, and the API server gets a \
+            mount namespace"
+            .into());
+    }
+    [NEEDS, VM, C].iter().try_for_each(|needs| context.need(needs))
+}
+
 /// Builds what is missing and returns all parts.
 ///
 /// # Errors
 ///
-/// Fails if this is not root or a part does not build.
+/// Fails if a part does not build.
 pub fn build(context: &mut Context) -> Result<Parts> {
-    if !is_root() {
-        return Err("the cluster needs root: mmdebstrap makes the node's system, and the API server gets a mount namespace".into());
-    }
-    context.need(NEEDS)?;
-    context.need(VM)?;
-    context.need(C)?;
     let cache = Cache::new(context)?;
     find(context, &cache)
 }
