@@ -83,6 +83,9 @@ impl Cluster {
         let command = || copy(&kubectl);
         self.control_plane.wait_ready(command)?;
         say("the API server is ready");
+        for component in [Component::Scheduler, Component::ControllerManager] {
+            self.control_plane.start_component(&self.context, component)?;
+        }
         self.node.wait_up(&self.context)?;
         say("the node is up");
         let server = format!("https://{HOST_FOR_NODE}:{}", ports.api);
