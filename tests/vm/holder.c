@@ -7,7 +7,6 @@
  *   holder [--node PATH] loop N GROUP ADDRESS     open all three and close them, N times; count EBUSY
  *   holder bound NODE                             a device by its cdev, bound to an iommufd: a running VM with IOMMUFD
  *   holder cdev NODE                              the same before the bind; other openers are not locked out
- *   holder environment                            all three of each address in the variables PCI_RESOURCE_*, as a VM in a pod
  *
  * PATH is the group's device node, /dev/vfio/GROUP by default. NODE is a cdev. Prints "held" when it holds. Exit status 1: a step failed,
  * and standard error names the step and its errno. Exit status 2: wrong usage.
@@ -16,7 +15,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/vfio.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,7 +45,7 @@ static _Noreturn void fail(const char *step)
 static _Noreturn void usage(void)
 {
 	fputs("usage: holder [--node PATH] group GROUP | full GROUP ADDRESS | device GROUP ADDRESS | loop N GROUP ADDRESS\n"
-	      "       holder bound NODE | cdev NODE | environment\n", stderr);
+	      "       holder bound NODE | cdev NODE\n", stderr);
 	exit(2);
 }
 
@@ -131,60 +129,6 @@ static void loop(const char *node, long times, const char *address)
 	printf("opens %ld busy %ld\n", times, busy);
 }
 
-/* Writes the path of the device node of an address's group. */
-static void group_node(const char *address, char *path, size_t size)
-{
-	char link[128], target[256];
-
-	snprintf(link, sizeof(link), "/sys/bus/pci/devices/%s/iommu_group", address);
-	ssize_t length = readlink(link, target, sizeof(target) - 1);
-
-	if (length < 0)
-		fail(link);
-	target[length] = '\0';
-	snprintf(path, size, "/dev/vfio/%s", strrchr(target, '/') + 1);
-}
-
-static void end(int signal)
-{
-	(void)signal;
-	_exit(0);
-}
-
-/* Holds every device that the kubelet has allocated to the container, each in a group of its own. */
-static _Noreturn void hold_environment(void)
-{
-	static const char prefix[] = "PCI_RESOURCE_";
-	bool any = false;
-
-	/* The kernel drops signals without a handler that are sent to the first process of a pid namespace. */
-	signal(SIGTERM, end);
-	for (char **variable = environ; *variable != NULL; variable++) {
-		char *value = strchr(*variable, '=');
-
-		if (strncmp(*variable, prefix, strlen(prefix)) != 0 || value == NULL)
-			continue;
-		for (char *address = strtok(value + 1, ","); address != NULL; address = strtok(NULL, ",")) {
-			char node[64];
-
-			group_node(address, node, sizeof(node));
-			int group = open_group(node);
-
-			if (group < 0)
-				fail(node);
-			attach(group);
-			open_device(group, address);
-			printf("opened %s %s\n", address, node);
-			any = true;
-		}
-	}
-	if (!any) {
-		fputs("holder: no variable PCI_RESOURCE_*\n", stderr);
-		exit(1);
-	}
-	hold();
-}
-
 int main(int argc, char **argv)
 {
 	const char *node = NULL;
@@ -195,8 +139,6 @@ int main(int argc, char **argv)
 		argv += 2;
 		argc -= 2;
 	}
-	if (argc == 2 && strcmp(argv[1], "environment") == 0)
-		hold_environment();
 	if (argc < 3)
 		usage();
 	const char *mode = argv[1];

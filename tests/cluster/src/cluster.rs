@@ -83,6 +83,9 @@ impl Cluster {
         let command = || copy(&kubectl);
         self.control_plane.wait_ready(command)?;
         say("the API server is ready");
+        for component in [Component::Scheduler, Component::ControllerManager] {
+            self.control_plane.start_component(&self.context, component)?;
+        }
         self.node.wait_up(&self.context)?;
         say("the node is up");
         let server = format!("https://{HOST_FOR_NODE}:{}", ports.api);
@@ -183,7 +186,8 @@ impl Cluster {
     }
 
     /// Returns kubectl as a user with all rights.
-    fn kubectl_command(&self) -> Command {
+    #[must_use]
+    pub fn kubectl_command(&self) -> Command {
         let mut kubectl = self.context.command(self.parts.kubernetes.join("kubectl"));
         kubectl.arg("--kubeconfig").arg(self.control_plane.admin()).arg(KUBECTL);
         kubectl
@@ -199,6 +203,12 @@ impl Cluster {
     #[must_use]
     pub fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// The directory of the logs of a run.
+    #[must_use]
+    pub fn work(&self) -> &Path {
+        self.work.path()
     }
 
     /// The node.

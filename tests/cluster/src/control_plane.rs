@@ -33,9 +33,6 @@ pub enum Component {
 }
 
 impl Component {
-    /// All components in the order in which they start.
-    const ALL: [Self; 4] = [Self::Etcd, Self::ApiServer, Self::Scheduler, Self::ControllerManager];
-
     /// Returns the program's name.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -87,7 +84,8 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts all components, without waiting for them.
+    /// Starts etcd and the API server, without waiting for them. The other components end if the API server has not made its roles
+    /// within ten seconds, so they start when it is ready.
     ///
     /// # Errors
     ///
@@ -116,7 +114,7 @@ impl ControlPlane {
             certificates: certificates.clone(),
             admin,
         };
-        for component in Component::ALL {
+        for component in [Component::Etcd, Component::ApiServer] {
             this.start_component(context, component)?;
         }
         Ok(this)

@@ -13,6 +13,7 @@ pub mod parts;
 pub mod process;
 pub mod progress;
 pub mod runner;
+pub mod sources;
 pub mod stories;
 pub mod versions;
 pub mod wait;

@@ -32,20 +32,18 @@ pub struct Contents<'a> {
     pub kubernetes: &'a Path,
     /// containerd, its shim and ctr.
     pub containerd: &'a Path,
-    /// The client of pod resources.
-    pub pod_resources: &'a Path,
+    /// The tests' own programs.
+    pub tools: &'a Path,
     /// The kernel's modules and fakeid.
     pub modules: &'a Path,
-    /// The images, for the program of one of them.
-    pub images: &'a Path,
 }
 
 /// Where a file of a part is on the node: part, file, directory of the node.
 type Placed<'a> = (&'a Path, &'a str, &'a str);
 
 impl Contents<'_> {
-    fn parts(&self) -> [&Path; 6] {
-        [self.system, self.kubernetes, self.containerd, self.pod_resources, self.modules, self.images]
+    fn parts(&self) -> [&Path; 5] {
+        [self.system, self.kubernetes, self.containerd, self.tools, self.modules]
     }
 
     fn programs(&self) -> [Placed<'_>; 7] {
@@ -54,8 +52,8 @@ impl Contents<'_> {
             (self.containerd, "containerd", "usr/local/bin"),
             (self.containerd, "containerd-shim-runc-v2", "usr/local/bin"),
             (self.containerd, "ctr", "usr/local/bin"),
-            (self.pod_resources, "podresources", "usr/local/bin"),
-            (self.images, "holder", "usr/local/bin"),
+            (self.tools, "sources", "usr/local/bin"),
+            (self.tools, "holder", "usr/local/bin"),
             (self.modules, "fakeid.ko", "usr/local/lib"),
         ]
     }

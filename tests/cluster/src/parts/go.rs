@@ -72,14 +72,14 @@ pub fn containerd(context: &mut Context, cache: &Cache, versions: &Versions) -> 
     })
 }
 
-/// Builds the client of the kubelet's pod resources and returns its directory.
+/// Builds the tests' own programs, `holder` and `sources`, and returns their directory.
 ///
 /// # Errors
 ///
 /// Fails if it does not build.
-pub fn pod_resources(context: &mut Context, cache: &Cache) -> Result<PathBuf> {
-    module(context, cache, "podresources", &[FLAGS, LINK], |go, new| {
-        go.args(["build", LINK, "-o"]).arg(new.join("podresources")).arg(".");
+pub fn tools(context: &mut Context, cache: &Cache) -> Result<PathBuf> {
+    module(context, cache, "tools", &[FLAGS, LINK], |go, new| {
+        go.args(["build", LINK, "-o"]).arg(format!("{}/", new.display())).arg("./...");
         process::run(go)
     })
 }

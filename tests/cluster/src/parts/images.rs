@@ -15,33 +15,49 @@ pub const IMAGES: [&str; 3] = ["pause", "holder", "qemu"];
 const FIRMWARE: [&str; 3] = ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin"];
 const CC: [&str; 6] = ["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-static"];
 
-/// Makes the archives, NAME.tar each, and returns their directory.
+/// Makes the archives, NAME.tar each, and returns their directory. `tools` is the directory of the tests' own programs.
 ///
 /// # Errors
 ///
-/// Fails if a program does not compile.
-pub fn build(context: &Context, cache: &Cache) -> Result<PathBuf> {
-    let (pause, holder) =
-        (context.top.join("tests/cluster/images/pause.c"), context.top.join("tests/vm/holder.c"));
+/// Fails if a program does not compile or a file cannot be copied.
+pub fn build(context: &Context, cache: &Cache, tools: &Path) -> Result<PathBuf> {
+    let pause = context.top.join("tests/cluster/images/pause.c");
     let qemu = process::output(context.command("qemu-system-x86_64").arg("--version"))?;
-    let key =
-        Key::default().file(&pause)?.file(&holder)?.text(qemu).text(CC.join(" ")).text(FIRMWARE.join(" "));
-    cache.part("images", &key, |new| {
-        for (name, source, command) in
-            [("pause", &pause, r#"["/pause"]"#), ("holder", &holder, r#"["/holder","environment"]"#)]
-        {
-            let work = Scratch::new()?;
-            let root = work.join("root");
-            process::make_directory(&root)?;
-            compile(context, source, &root.join(name))?;
-            // The node's own processes use it as well.
-            std::fs::copy(root.join(name), new.join(name))?;
-            archive(context, work.path(), name, command, new)?;
-        }
+    let key = Key::default().file(&pause)?.text(process::file_name(tools)).text(qemu);
+    cache.part("images", &key.text(CC.join(" ")).text(FIRMWARE.join(" ")), |new| {
         let work = Scratch::new()?;
-        qemu_root(context, &work.join("root"))?;
-        archive(context, work.path(), "qemu", r#"["/usr/bin/qemu-system-x86_64"]"#, new)
+        compile(context, &pause, &work.join("pause"))?;
+        image(context, "pause", "/pause", new, |root| copy(&work.join("pause"), &root.join("pause")))?;
+        let holder = |root: &Path| copy(&tools.join("holder"), &root.join("holder"));
+        image(context, "holder", "/holder", new, holder)?;
+        // The holder starts QEMU with the devices that the plugin's variables name.
+        image(context, "qemu", "/holder", new, |root| {
+            holder(root)?;
+            qemu_root(context, root)
+        })
     })
+}
+
+/// Makes the archive of an image whose files a function puts into its root directory.
+fn image(
+    context: &Context,
+    name: &str,
+    entrypoint: &str,
+    to: &Path,
+    fill: impl FnOnce(&Path) -> Result,
+) -> Result {
+    let work = Scratch::new()?;
+    let root = work.join("root");
+    process::make_directory(&root)?;
+    fill(&root)?;
+    archive(context, work.path(), name, entrypoint, to)
+}
+
+/// Copies a file with its permissions, and makes its directory.
+fn copy(from: &Path, to: &Path) -> Result {
+    process::make_directory(to.parent().unwrap_or(to))?;
+    std::fs::copy(from, to).map_err(|error| format!("cannot copy {}: {error}", from.display()))?;
+    Ok(())
 }
 
 fn compile(context: &Context, source: &Path, program: &Path) -> Result {
@@ -52,14 +68,9 @@ fn compile(context: &Context, source: &Path, program: &Path) -> Result {
 fn qemu_root(context: &Context, root: &Path) -> Result {
     let program = context.find("qemu-system-x86_64").ok_or("qemu-system-x86_64 is missing")?;
     let listed = process::output(context.command("ldd").arg(&program))?;
-    let copy = |from: &Path, to: PathBuf| -> Result {
-        process::make_directory(to.parent().unwrap_or(root))?;
-        std::fs::copy(from, &to).map_err(|error| format!("cannot copy {}: {error}", from.display()))?;
-        Ok(())
-    };
-    copy(&program, root.join("usr/bin/qemu-system-x86_64"))?;
+    copy(&program, &root.join("usr/bin/qemu-system-x86_64"))?;
     for library in listed.split_whitespace().filter(|word| word.starts_with('/')) {
-        copy(Path::new(library), root.join(library.trim_start_matches('/')))?;
+        copy(Path::new(library), &root.join(library.trim_start_matches('/')))?;
     }
     for file in FIRMWARE {
         let places =
@@ -67,13 +78,13 @@ fn qemu_root(context: &Context, root: &Path) -> Result {
         let from = places.iter().find(|place| place.exists());
         let from =
             from.ok_or_else(|| format!("QEMU's firmware {file} is missing (on Debian the package seabios)"))?;
-        copy(from, root.join("usr/share/qemu").join(file))?;
+        copy(from, &root.join("usr/share/qemu").join(file))?;
     }
     Ok(())
 }
 
 /// Packs WORK/root as the image cluster/NAME:1, in the format of `docker save`.
-fn archive(context: &Context, work: &Path, name: &str, command: &str, to: &Path) -> Result {
+fn archive(context: &Context, work: &Path, name: &str, entrypoint: &str, to: &Path) -> Result {
     let packed = work.join("packed");
     process::make_directory(&packed)?;
     let layer = packed.join("layer.tar");
@@ -83,7 +94,7 @@ fn archive(context: &Context, work: &Path, name: &str, command: &str, to: &Path)
     let sum = process::output(context.command("sha256sum").arg(&layer))?;
     let digest = sum.split_whitespace().next().ok_or("sha256sum prints nothing")?;
     let config = format!(
-        r#"{{"architecture":"amd64","os":"linux","config":{{"Entrypoint":{command}}},"rootfs":{{"type":"layers","diff_ids":["sha256:{digest}"]}},"history":[{{"created_by":"tests/cluster"}}]}}"#
+        r#"{{"architecture":"amd64","os":"linux","config":{{"Entrypoint":["{entrypoint}"]}},"rootfs":{{"type":"layers","diff_ids":["sha256:{digest}"]}},"history":[{{"created_by":"tests/cluster"}}]}}"#
     );
     process::write(&packed.join("config.json"), config)?;
     let manifest = format!(

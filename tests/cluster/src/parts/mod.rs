@@ -75,10 +75,10 @@ fn find(context: &mut Context, cache: &Cache) -> Result<Parts> {
     let kubernetes = go::kubernetes(context, cache, &versions)?;
     let etcd = go::etcd(context, cache, &versions)?;
     let containerd = go::containerd(context, cache, &versions)?;
-    let pod_resources = go::pod_resources(context, cache)?;
+    let tools = go::tools(context, cache)?;
     let system = system::build(context, cache, &versions)?;
     let kernel = kernel::build(context, cache)?;
-    let images = images::build(context, cache)?;
+    let images = images::build(context, cache, &tools)?;
     let disk = disk::build(
         context,
         cache,
@@ -86,9 +86,8 @@ fn find(context: &mut Context, cache: &Cache) -> Result<Parts> {
             system: &system,
             kubernetes: &kubernetes,
             containerd: &containerd,
-            pod_resources: &pod_resources,
+            tools: &tools,
             modules: &kernel.modules,
-            images: &images,
         },
     )?;
     Ok(Parts {

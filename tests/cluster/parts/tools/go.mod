@@ -1,4 +1,4 @@
-module vfio-probe/tests/cluster/parts/podresources
+module vfio-probe/tests/cluster/parts/tools
 
 go 1.26.0
 
