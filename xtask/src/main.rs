@@ -47,6 +47,7 @@ const TASKS: &[(&str, &str, Task)] = &[
     ),
     ("dependencies", "check licenses, advisories and rust-version", Task::Suite(dependencies::dependencies)),
     ("cluster", "run the plugin in a Kubernetes cluster (tests/cluster/run)", Task::Suite(cluster::cluster)),
+    ("cluster-lint", "check the Go code of the cluster's parts", Task::Suite(cluster::cluster_lint)),
     ("vm", "run tests or a command in a VM (tests/vm/run)", Task::Program(vm::vm)),
     ("model", "run the model's tests", Task::Suite(cargo::model)),
     ("rust-tests", "run the tests of all crates without the model's", Task::Suite(cargo::rust_tests)),

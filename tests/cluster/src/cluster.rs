@@ -49,7 +49,7 @@ pub struct Plugin {
     pub program: PathBuf,
     /// The archive of the image.
     pub archive: PathBuf,
-    /// The image's name, as the manifests have it.
+    /// The image's name with its registry. The manifests leave out Docker's.
     pub image: String,
 }
 
@@ -101,14 +101,10 @@ impl Cluster {
         ] {
             self.node.put(from, to)?;
         }
-        self.node.run("service start containerd; printf 'containerd\\nkubelet\\n' >/etc/node-services")?;
-        self.wait("containerd answers", POD, |cluster| {
-            cluster.node.run("ctr -n k8s.io version >/dev/null").map(Some)
-        })?;
-        self.import("pause", &self.parts.images.join("pause.tar"))?;
+        self.node.run("printf 'containerd\\nkubelet\\n' >/etc/node-services")?;
+        self.node.start_containerd()?;
         self.node.run("service start kubelet")?;
-        self.import("holder", &self.parts.images.join("holder.tar"))?;
-        self.import("plugin", &self.plugin.archive)?;
+        self.node.import(&self.plugin.image, &self.plugin.archive)?;
         self.wait_node_ready()?;
         say("the node is Ready");
         // The service account of a namespace comes a moment after the namespace; pods are refused until then.
@@ -116,29 +112,6 @@ impl Cluster {
             cluster.kubectl(&["get", "serviceaccount", "default"]).map(Some)
         })?;
         Ok(())
-    }
-
-    /// Imports an archive of images on the node. An image that is there is imported again.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the archive is no archive of images.
-    pub fn import(&self, name: &str, archive: &Path) -> Result {
-        let place = format!("/tmp/{name}.tar");
-        self.node.put(archive, &place)?;
-        let script = format!("ctr -n k8s.io images import {place} && rm {place}");
-        self.node.run_for(&script, Duration::from_secs(600))?;
-        say(format!("imported the image {name}"));
-        Ok(())
-    }
-
-    /// Imports the image of QEMU, which only some stories need: it is large.
-    ///
-    /// # Errors
-    ///
-    /// Fails if it cannot be imported.
-    pub fn import_qemu(&self) -> Result {
-        self.import("qemu", &self.parts.images.join("qemu.tar"))
     }
 
     /// Waits until the API server reports the node as Ready.

@@ -12,6 +12,7 @@ use crate::Result;
 use crate::control_plane::Ports;
 use crate::parts::Parts;
 use crate::process::{Daemon, tail};
+use crate::progress::say;
 use crate::wait::wait;
 
 mod accelerator;
@@ -20,6 +21,10 @@ pub use accelerator::Accelerator;
 
 /// How long the node has to boot until its SSH server answers. An idle host takes 20 s.
 const BOOT: Duration = Duration::from_secs(300);
+/// How long containerd has to answer after its start.
+const CONTAINERD: Duration = Duration::from_secs(120);
+/// How long an import of an image may take. QEMU's takes a minute on a busy host.
+const IMPORT: Duration = Duration::from_secs(600);
 /// How long the node has to shut down.
 const SHUTDOWN: Duration = Duration::from_secs(60);
 /// The limit of a command on the node.
@@ -218,6 +223,30 @@ impl Node {
         }
         let errors = String::from_utf8_lossy(&output.stderr);
         Err(format!("cannot put {} on the node as {to}: {errors}", from.display()).into())
+    }
+
+    /// Starts containerd and waits until it answers.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not answer within two minutes.
+    pub fn start_containerd(&self) -> Result {
+        self.run("service start containerd")?;
+        wait("containerd answers", CONTAINERD, || self.run("ctr version >/dev/null").map(Some)).map(drop)
+    }
+
+    /// Imports an archive of an image, which gets this name. An image that is there is imported again.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the archive is no archive of images.
+    pub fn import(&self, name: &str, archive: &Path) -> Result {
+        const PLACE: &str = "/tmp/image.tar";
+        self.put(archive, PLACE)?;
+        let import = format!("ctr -n k8s.io images import --index-name {name} {PLACE} && rm {PLACE}");
+        self.run_for(&import, IMPORT)?;
+        say(format!("imported the image {name}"));
+        Ok(())
     }
 
     /// Shuts the node down. Its disk stays.

@@ -100,11 +100,11 @@ fn select<'a>(stories: &'a [Story], names: &[String]) -> Result<Vec<&'a Story>> 
 /// Builds the program and the image of this tree.
 fn plugin(context: &Context) -> Result<Plugin> {
     say("building the plugin's image");
-    let image = format!("vfio-device-plugin:{}", context.version()?);
+    let image = format!("docker.io/library/vfio-device-plugin:{}", context.version()?);
     let archive = context.target.join("cluster-plugin.tar");
     process::make_directory(&context.target)?;
     let mut build = context.command("deploy/build-image");
-    process::run(build.arg(format!("docker.io/library/{image}")).arg(&archive))?;
+    process::run(build.arg(&image).arg(&archive))?;
     let program = process::output(&mut context.command("deploy/build-static"))?;
     Ok(Plugin { program: program.into(), archive, image })
 }

@@ -79,6 +79,15 @@ impl Key {
         Ok(self.text(process::file_name(file)).text(content))
     }
 
+    /// Adds the source of a recipe, a module beside this one.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be read.
+    pub fn recipe(self, context: &Context, module: &str) -> Result<Self> {
+        self.file(&context.top.join("tests/cluster/src/parts").join(module))
+    }
+
     /// Returns the key as 16 hexadecimal digits.
     #[must_use]
     pub fn digits(&self) -> String {

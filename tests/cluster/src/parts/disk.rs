@@ -36,14 +36,16 @@ pub struct Contents<'a> {
     pub tools: &'a Path,
     /// The kernel's modules and fakeid.
     pub modules: &'a Path,
+    /// The archives of the images.
+    pub images: &'a Path,
 }
 
 /// Where a file of a part is on the node: part, file, directory of the node.
 type Placed<'a> = (&'a Path, &'a str, &'a str);
 
 impl Contents<'_> {
-    fn parts(&self) -> [&Path; 5] {
-        [self.system, self.kubernetes, self.containerd, self.tools, self.modules]
+    fn parts(&self) -> [&Path; 6] {
+        [self.system, self.kubernetes, self.containerd, self.tools, self.modules, self.images]
     }
 
     fn programs(&self) -> [Placed<'_>; 7] {
@@ -59,16 +61,21 @@ impl Contents<'_> {
     }
 }
 
-/// Makes the disk.
+/// Makes the disk. A function then boots it, to import the images.
 ///
 /// # Errors
 ///
-/// Fails if a file cannot be copied or mke2fs fails.
-pub fn build(context: &Context, cache: &Cache, contents: &Contents<'_>) -> Result<Disk> {
+/// Fails if a file cannot be copied, mke2fs fails, or the function fails.
+pub fn build(
+    context: &Context,
+    cache: &Cache,
+    contents: &Contents<'_>,
+    import: impl FnOnce(&Disk) -> Result,
+) -> Result<Disk> {
     let node = context.top.join("tests/cluster/node");
     // The names of the parts' directories contain their keys.
     let key = contents.parts().iter().fold(Key::default(), |key, part| key.text(process::file_name(part)));
-    let key = key.text(SIZE).directory(&node)?;
+    let key = key.recipe(context, "disk.rs")?.recipe(context, "preload.rs")?.directory(&node)?;
     let part = cache.part("disk", &key, |new| {
         let work = Scratch::new()?;
         let root = work.join("root");
@@ -95,7 +102,8 @@ pub fn build(context: &Context, cache: &Cache, contents: &Contents<'_>) -> Resul
         let image = new.join("disk");
         let mut make = context.command("mke2fs");
         make.args(["-q", "-t", "ext4", "-E", "lazy_itable_init=1,nodiscard", "-d"]);
-        process::run(make.arg(&root).arg(&image).arg(SIZE))
+        process::run(make.arg(&root).arg(&image).arg(SIZE))?;
+        import(&Disk { image, key })
     })?;
     Ok(Disk { image: part.join("disk"), key: part.join("key") })
 }

@@ -23,8 +23,8 @@ const CC: [&str; 6] = ["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-stati
 pub fn build(context: &Context, cache: &Cache, tools: &Path) -> Result<PathBuf> {
     let pause = context.top.join("tests/cluster/images/pause.c");
     let qemu = process::output(context.command("qemu-system-x86_64").arg("--version"))?;
-    let key = Key::default().file(&pause)?.text(process::file_name(tools)).text(qemu);
-    cache.part("images", &key.text(CC.join(" ")).text(FIRMWARE.join(" ")), |new| {
+    let key = Key::default().recipe(context, "images.rs")?.file(&pause)?;
+    cache.part("images", &key.text(process::file_name(tools)).text(qemu), |new| {
         let work = Scratch::new()?;
         compile(context, &pause, &work.join("pause"))?;
         image(context, "pause", "/pause", new, |root| copy(&work.join("pause"), &root.join("pause")))?;
@@ -83,7 +83,7 @@ fn qemu_root(context: &Context, root: &Path) -> Result {
     Ok(())
 }
 
-/// Packs WORK/root as the image cluster/NAME:1, in the format of `docker save`.
+/// Packs WORK/root as an image in the format of `docker save`.
 fn archive(context: &Context, work: &Path, name: &str, entrypoint: &str, to: &Path) -> Result {
     let packed = work.join("packed");
     process::make_directory(&packed)?;
@@ -97,9 +97,8 @@ fn archive(context: &Context, work: &Path, name: &str, entrypoint: &str, to: &Pa
         r#"{{"architecture":"amd64","os":"linux","config":{{"Entrypoint":["{entrypoint}"]}},"rootfs":{{"type":"layers","diff_ids":["sha256:{digest}"]}},"history":[{{"created_by":"tests/cluster"}}]}}"#
     );
     process::write(&packed.join("config.json"), config)?;
-    let manifest = format!(
-        r#"[{{"Config":"config.json","RepoTags":["docker.io/cluster/{name}:1"],"Layers":["layer.tar"]}}]"#
-    );
+    // Without a name: `ctr images import` gives it.
+    let manifest = r#"[{"Config":"config.json","RepoTags":[],"Layers":["layer.tar"]}]"#;
     process::write(&packed.join("manifest.json"), manifest)?;
     let mut tar = context.command("tar");
     tar.arg("-cf").arg(to.join(format!("{name}.tar"))).arg("-C").arg(&packed);

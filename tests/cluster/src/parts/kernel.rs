@@ -47,7 +47,7 @@ pub fn build(context: &Context, cache: &Cache) -> Result<NodeKernel> {
     let version = kernel.version.clone().ok_or_else(|| format!("{} has no modules", kernel.name))?;
     let sources = context.top.join("tests/vm/fakeid");
     let init = context.top.join("tests/cluster/node/initramfs");
-    let key = Key::default().text(&version).text(EARLY.join(" ")).text(LEFT_OUT.join(" "));
+    let key = Key::default().recipe(context, "kernel.rs")?.text(&version);
     let key = key.directory(&sources)?.file(&init)?;
     let part = cache.part("kernel", &key, |new| {
         std::fs::copy(&kernel.image, new.join("vmlinuz"))?;

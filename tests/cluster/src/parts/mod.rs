@@ -5,6 +5,7 @@ pub mod disk;
 pub mod go;
 pub mod images;
 pub mod kernel;
+mod preload;
 pub mod system;
 
 use std::path::PathBuf;
@@ -39,10 +40,8 @@ pub struct Parts {
     pub kernel: PathBuf,
     /// The initramfs of the node.
     pub initramfs: PathBuf,
-    /// The node's disk, and the key for its ssh.
+    /// The node's disk, with the images that do not change with the plugin, and the key for its ssh.
     pub disk: disk::Disk,
-    /// The archives of the images that do not change with the plugin.
-    pub images: PathBuf,
 }
 
 /// Installs what the parts and the cluster need.
@@ -79,25 +78,23 @@ fn find(context: &mut Context, cache: &Cache) -> Result<Parts> {
     let system = system::build(context, cache, &versions)?;
     let kernel = kernel::build(context, cache)?;
     let images = images::build(context, cache, &tools)?;
-    let disk = disk::build(
-        context,
-        cache,
-        &disk::Contents {
-            system: &system,
-            kubernetes: &kubernetes,
-            containerd: &containerd,
-            tools: &tools,
-            modules: &kernel.modules,
-        },
-    )?;
-    Ok(Parts {
-        kubernetes,
+    let parts = |disk: &disk::Disk| Parts {
+        kubernetes: kubernetes.clone(),
         etcd: etcd.join("etcd"),
-        kernel: kernel.image,
-        initramfs: kernel.initramfs,
-        disk,
-        images,
-    })
+        kernel: kernel.image.clone(),
+        initramfs: kernel.initramfs.clone(),
+        disk: disk.clone(),
+    };
+    let contents = disk::Contents {
+        system: &system,
+        kubernetes: &kubernetes,
+        containerd: &containerd,
+        tools: &tools,
+        modules: &kernel.modules,
+        images: &images,
+    };
+    let disk = disk::build(context, cache, &contents, |disk| preload::run(context, &parts(disk), &images))?;
+    Ok(parts(&disk))
 }
 
 /// Returns the parts if all are in the cache.

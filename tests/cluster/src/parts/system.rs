@@ -22,7 +22,7 @@ const EXCLUDED: [&str; 3] = ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share
 pub fn build(context: &Context, cache: &Cache, versions: &Versions) -> Result<PathBuf> {
     let debian = versions.of("debian")?;
     let suite = debian.split_whitespace().next().unwrap_or_default();
-    let key = Key::default().text(debian).text(PACKAGES).text(EXCLUDED.join(" "));
+    let key = Key::default().recipe(context, "system.rs")?.text(debian);
     cache.part("system", &key, |new| {
         let mut make = context.command("mmdebstrap");
         make.args(["--quiet", "--variant=minbase", "--aptopt=Acquire::Languages none"]);

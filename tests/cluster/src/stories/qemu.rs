@@ -31,7 +31,6 @@ const QEMU: [&str; 17] = [
 
 /// The guest finds the device, and `list` names QEMU and its pod.
 pub(super) fn run(cluster: &mut Cluster) -> Result {
-    cluster.import_qemu()?;
     plugin::deploy_probing(cluster, &[])?;
     let mut container = pods::container("vm", 1, &QEMU);
     container["image"] = "cluster/qemu:1".into();
