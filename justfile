@@ -52,10 +52,9 @@ vm *args:
 kubelets *args:
     tests/chaos/run {{ args }}
 
-# Runs the plugin in a Kubernetes cluster.
-cluster:
-    @echo "there is no test in a cluster yet; 'just kubelets' runs the kubelet's device manager" >&2
-    @exit 1
+# Runs the plugin in a Kubernetes cluster. Arguments select stories.
+cluster *args:
+    tests/cluster/run {{ args }}
 
 # Measures the core, the calls of every language, and the program of the image.
 bench:

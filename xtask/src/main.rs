@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use xtask::context::Context;
 use xtask::release::{self, artefacts, versions};
 use xtask::suites::{
-    artefacts as published, cargo, cdi, chart, ci, command_line_files, conformance, dependencies, fuzz, go,
-    go_objects, image, kubelets, lints, monitoring, packages, python, readme, rust_api, third_party,
+    artefacts as published, cargo, cdi, chart, ci, cluster, command_line_files, conformance, dependencies,
+    fuzz, go, go_objects, image, kubelets, lints, monitoring, packages, python, readme, rust_api,
+    third_party,
 };
 use xtask::{Result, process, verify, vm};
 
@@ -46,6 +47,8 @@ const TASKS: &[(&str, &str, Task)] = &[
         Task::Suite(rust_api::rust_api),
     ),
     ("dependencies", "check licenses, advisories and rust-version", Task::Suite(dependencies::dependencies)),
+    ("cluster", "run the plugin in a Kubernetes cluster (tests/cluster/run)", Task::Suite(cluster::cluster)),
+    ("cluster-lint", "check the Go code of the cluster's parts", Task::Suite(cluster::cluster_lint)),
     ("vm", "run tests or a command in a VM (tests/vm/run)", Task::Program(vm::vm)),
     ("model", "run the model's tests", Task::Suite(cargo::model)),
     ("rust-tests", "run the tests of all crates without the model's", Task::Suite(cargo::rust_tests)),

@@ -6,6 +6,7 @@ pub mod cdi;
 pub mod chart;
 pub(crate) mod chroot;
 pub mod ci;
+pub mod cluster;
 pub mod command_line_files;
 pub mod conformance;
 pub mod dependencies;

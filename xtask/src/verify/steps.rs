@@ -121,6 +121,7 @@ pub const STEPS: &[Step] = &[
     count("packages", &["xtask", "packages"]).needs(&[C_LIBRARY, PACKAGES]).full(),
     count("plugin with two kubelets", &["xtask", "kubelets"]).needs(&[UNSHARE]).full(),
     check("Go code of the kubelets", &["xtask", "kubelet-lint"]).full(),
+    check("Go code of the cluster", &["xtask", "cluster-lint"]).full(),
     count("plugin in a VM with VFIO", &["xtask", "vm"]).needs(&[C_LIBRARY, VM]).full(),
 ];
 

@@ -30,14 +30,7 @@ pub(super) fn make(
     }
     std::fs::copy(busybox, root.join("bin/busybox"))?;
     put_program(&root.join("init"), &std::fs::read(context.top.join("tests/vm/init"))?)?;
-    let mut loaded = String::new();
-    if let Some(version) = &kernel.version {
-        for file in module_files(context, kernel, version)? {
-            let name = put_module(context, &file, &root.join("modules"))?;
-            let _ = writeln!(loaded, "{name}");
-        }
-    }
-    process::write(&root.join("modules/load"), loaded)?;
+    put_modules(context, kernel, &MODULES, &root.join("modules"))?;
     for module in process::entries(&kernel.directory) {
         if module.extension().is_some_and(|extension| extension == "ko") {
             std::fs::copy(&module, root.join("modules").join(process::file_name(&module)))?;
@@ -56,15 +49,37 @@ pub(super) fn make(
     Ok(archive)
 }
 
-fn put_program(path: &Path, text: &[u8]) -> Result {
+/// Writes a program.
+///
+/// # Errors
+///
+/// Fails with the file's name.
+pub fn put_program(path: &Path, text: &[u8]) -> Result {
     process::write(path, text)?;
     Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
 }
 
+/// Unpacks modules of a kernel, and those that they need, into a directory. Its file `load` lists them in the order in which they
+/// are loaded. A module that is built in or that the kernel lacks is left out.
+///
+/// # Errors
+///
+/// Fails if a module cannot be unpacked.
+pub fn put_modules(context: &Context, kernel: &Kernel, modules: &[&str], directory: &Path) -> Result {
+    let mut loaded = String::new();
+    if let Some(version) = &kernel.version {
+        for file in module_files(context, kernel, version, modules)? {
+            let name = put_module(context, &file, directory)?;
+            let _ = writeln!(loaded, "{name}");
+        }
+    }
+    process::write(&directory.join("load"), loaded)
+}
+
 /// Returns the files of the modules and of those that they need, in the order in which they are loaded.
-fn module_files(context: &Context, kernel: &Kernel, version: &str) -> Result<Vec<PathBuf>> {
+fn module_files(context: &Context, kernel: &Kernel, version: &str, modules: &[&str]) -> Result<Vec<PathBuf>> {
     let (mut seen, mut files) = (BTreeSet::new(), Vec::new());
-    for module in MODULES {
+    for module in modules {
         let mut modprobe = context.command("modprobe");
         modprobe.arg("-d").arg(&kernel.directory).args(["-S", version, "--show-depends", module]);
         // It prints `insmod PATH` lines, or nothing for a built-in module, and fails for one that the kernel lacks.
@@ -102,7 +117,11 @@ fn put_module(context: &Context, file: &Path, directory: &Path) -> Result<String
 }
 
 /// Packs a directory as the kernel expects it.
-fn pack(context: &Context, root: &Path, archive: &Path) -> Result {
+///
+/// # Errors
+///
+/// Fails if find or cpio fails.
+pub fn pack(context: &Context, root: &Path, archive: &Path) -> Result {
     let mut find = context.command("find");
     let mut find = find.arg(".").current_dir(root).stdout(Stdio::piped()).spawn()?;
     let names = find.stdout.take().ok_or("find has no output")?;

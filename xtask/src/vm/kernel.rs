@@ -8,25 +8,33 @@ use crate::log::ensure;
 use crate::{Result, process};
 
 /// A kernel's image and modules.
-pub(super) struct Kernel {
+#[derive(Debug)]
+pub struct Kernel {
     /// What is printed about it.
     pub name: String,
     /// The directory of its files.
     pub directory: PathBuf,
     /// The bootable image.
     pub image: PathBuf,
+    /// Whether it is a package of Debian.
+    pub is_debian: bool,
     /// The version, if there are modules in DIRECTORY/lib/modules.
     pub version: Option<String>,
 }
 
 impl Kernel {
-    /// Finds the kernel of a directory, otherwise Debian's, which is downloaded once.
-    pub(super) fn prepare(context: &Context, cache: &Path, directory: Option<PathBuf>) -> Result<Self> {
+    /// Finds the kernel of a directory, otherwise Debian's, which is downloaded once into CACHE/kernel.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the directory has no kernel, or Debian's cannot be downloaded.
+    pub fn prepare(context: &Context, cache: &Path, directory: Option<PathBuf>) -> Result<Self> {
         let mut kernel = match directory {
             Some(directory) => Self {
                 name: directory.display().to_string(),
                 image: directory.join("vmlinuz"),
                 directory,
+                is_debian: false,
                 version: None,
             },
             None => Self::of_debian(context, &cache.join("kernel"))?,
@@ -50,7 +58,7 @@ impl Kernel {
         context.unpack_package(&package, &directory)?;
         let boot = newest(process::entries(&directory.join("boot")), "vmlinuz-");
         let image = boot.ok_or_else(|| format!("no boot/vmlinuz-* in {}", directory.display()))?;
-        Ok(Self { name: package, directory, image, version: None })
+        Ok(Self { name: package, directory, image, is_debian: true, version: None })
     }
 }
 

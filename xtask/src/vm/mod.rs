@@ -1,7 +1,8 @@
 //! Runs the VM tests, or one command, as root in a throw-away VM that has real VFIO groups.
 
-mod initramfs;
-mod kernel;
+pub mod fakeid;
+pub mod initramfs;
+pub mod kernel;
 mod programs;
 mod qemu;
 
@@ -108,6 +109,12 @@ fn run(context: &mut Context, arguments: &[String]) -> Result<u8> {
     let cache = context.cache.join("vm");
     let caller = std::env::current_dir()?;
     let kernel = Kernel::prepare(context, &cache, options.kernel.map(|directory| caller.join(directory)))?;
+    // Debian's kernel has no such module. The tests of GPUs by name are not possible without it.
+    if kernel.is_debian
+        && let Err(error) = fakeid::prepare(context, &kernel)
+    {
+        say(&error.to_string());
+    }
     let busybox = busybox(context, &cache)?;
     let work = Scratch::new()?;
     let mut files: Vec<GuestFile> = options.files;
@@ -131,8 +138,12 @@ fn say(text: &str) {
     eprintln!("vm: {text}");
 }
 
-/// Returns a static busybox: the host's, otherwise Debian's.
-fn busybox(context: &Context, cache: &Path) -> Result<PathBuf> {
+/// Returns a static busybox: the host's, otherwise Debian's, in CACHE/busybox.
+///
+/// # Errors
+///
+/// Fails if there is none and Debian's cannot be downloaded.
+pub fn busybox(context: &Context, cache: &Path) -> Result<PathBuf> {
     let is_static = |program: &PathBuf| !process::succeeds(context.command("ldd").arg(program));
     if let Some(program) = context.find("busybox").filter(is_static) {
         return Ok(program);

@@ -138,6 +138,12 @@ impl Machine {
         match status.code() {
             Some(TIMED_OUT) => say(&format!("no answer within {} s (-t SECONDS allows more)", self.seconds)),
             Some(0) => say("the guest ended before the command did"),
+            // QEMU aborts where KVM refuses a register of the host's processor.
+            _ if self.accelerator == "kvm" => {
+                say(
+                    "QEMU ended by itself: the KVM of this host cannot run the VM; unset VFIO_PROBE_VM_ACCEL",
+                );
+            }
             _ => {}
         }
         eprint!("{}", read(context, &errors, 1000));
