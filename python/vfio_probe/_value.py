@@ -36,8 +36,9 @@ def _key(value: object) -> tuple[Any, ...]:
 
 def _attribute(doc: str | None, name: str) -> str | None:
     """Returns the text of a name in the section Attributes of a docstring."""
-    found = re.search(rf"^ {{8}}{name}: (.*(?:\n {{12}}.*)*)", doc or "", re.MULTILINE)
-    return None if found is None else re.sub(r"\s+", " ", found[1])
+    # The compiler of CPython 3.13 removes the common indentation of a docstring, older ones keep it.
+    found = re.search(rf"^( +){name}: (.*(?:\n\1 +.*)*)", doc or "", re.MULTILINE)
+    return None if found is None else re.sub(r"\s+", " ", found[2])
 
 
 @dataclasses.dataclass(frozen=True)

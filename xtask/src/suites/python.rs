@@ -196,13 +196,16 @@ print(len(m.get_payload()) > 500, m['Keywords'])";
         Ok(found)
     }
 
-    /// Installs the same wheel for another CPython and imports it.
+    /// Installs the same wheel for another CPython, which has to construct a value and to show the help of a field.
     fn works_on(&self, python: &Path, log: &mut Log) -> Result {
         let venv = self.work.join("other");
         let _ = std::fs::remove_dir_all(&venv);
         log.run(self.context.command(python).args(["-m", "venv"]).arg(&venv))?;
         log.run(&mut self.context.install_wheel(self.work, &venv))?;
-        let program = "import vfio_probe; print(vfio_probe.Root('/'), vfio_probe.Root('/').closed)";
+        let program = "from vfio_probe import Device, Occupancy, Root, State
+with Root() as root: found = root.probe(4294967294)
+assert found == Occupancy(4294967294, State.ABSENT), found
+assert Device.__slots__['id'].startswith('The PCI address'), Device.__slots__";
         log.run(self.context.command(venv.join("bin/python")).args(["-c", program]))
     }
 
