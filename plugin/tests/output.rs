@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{H100, PATIENCE, Serve, after_shell, list, offered, program, run, wait_for_pod};
+use common::{H100, PATIENCE, Serve, list, offered, program, run, wait_for_pod};
 use std::fs::File;
 use std::io::{BufRead, BufReader, pipe};
 use std::os::fd::OwnedFd;
@@ -127,30 +127,6 @@ fn stdout_that_is_not_open_for_writing_is_a_failure() {
     let output = program(&node, &["list"]).stdout(read_only).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(errors(&output).contains("cannot write to standard output: Bad file descriptor"));
-}
-
-#[test]
-fn closed_stdout_is_a_failure_of_every_command() {
-    let (node, _vm) = node();
-    for (words, _) in COMMANDS {
-        let output = after_shell("exec >&-", &quiet(&node, words)).output().unwrap();
-        let text = errors(&output);
-        assert_eq!(output.status.code(), Some(2), "{words:?}: {text}");
-        let expected = "vfio-device-plugin: cannot write to standard output: Bad file descriptor";
-        let lines = unexpected(&text);
-        assert!(lines.len() == 1 && lines[0].starts_with(expected), "{words:?}: {text}");
-    }
-}
-
-#[test]
-fn discarded_stdout_is_no_failure() {
-    let (node, _vm) = node();
-    for (words, code) in COMMANDS.into_iter().filter(|(words, _)| words.first() != Some(&"watch")) {
-        // As Rust's runtime opens it for a closed descriptor.
-        let null = File::options().read(true).write(true).open("/dev/null").unwrap();
-        let output = quiet(&node, words).stdout(null).output().unwrap();
-        assert_eq!((output.status.code(), unexpected(&errors(&output))), (Some(code), vec![]), "{words:?}");
-    }
 }
 
 #[test]

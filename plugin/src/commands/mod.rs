@@ -1,6 +1,5 @@
 //! The commands that an operator, a script or a manifest runs: one module each, and what several of them use.
 
-pub(crate) mod closed_stdout;
 pub(crate) mod doctor;
 pub(crate) mod escape;
 pub(crate) mod exit_code;

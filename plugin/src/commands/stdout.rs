@@ -3,7 +3,6 @@
 //! `println!` panics in both cases. The functions here write to the descriptor itself: `std::io::Stdout` reports success for a
 //! descriptor that is not open for writing (`handle_ebadf`).
 
-use crate::commands::closed_stdout;
 use anyhow::anyhow;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, write};
@@ -22,7 +21,7 @@ pub(crate) enum Reader {
 /// command ends with its own exit code.
 ///
 /// # Errors
-/// Standard output cannot be written: the disk is full, or the descriptor is closed or not open for writing.
+/// Standard output cannot be written: the disk is full, or the descriptor is not open for writing.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     print_part(text).map(|_| ())
 }
@@ -32,11 +31,7 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 /// # Errors
 /// As [`print()`].
 pub(crate) fn print_part(text: &str) -> anyhow::Result<Reader> {
-    let written = match closed_stdout::was_closed() {
-        true => Err(Errno::BADF),
-        false => write_all(std::io::stdout().as_fd(), text.as_bytes()),
-    };
-    match written {
+    match write_all(std::io::stdout().as_fd(), text.as_bytes()) {
         Ok(()) => Ok(Reader::There),
         Err(Errno::PIPE | Errno::CONNRESET) => Ok(Reader::Gone),
         Err(errno) => Err(anyhow!("cannot write to standard output: {errno}")),
