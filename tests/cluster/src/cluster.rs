@@ -15,7 +15,7 @@ use crate::certificates::Certificates;
 use crate::control_plane::{Component, ControlPlane, HOST_FOR_NODE, Ports};
 use crate::node::{Accelerator, Function, Node};
 use crate::parts::Parts;
-use crate::process::WorkDirectory;
+use crate::process::{WorkDirectory, take_over};
 use crate::progress::say;
 use crate::wait::wait;
 
@@ -443,10 +443,13 @@ pub fn is_ready(pod: &Value) -> bool {
     !is_deleted && conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
-/// Runs a command with an input and returns its output.
-fn output(command: &mut Command, input: Option<&str>) -> Result<String> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+/// Runs a command with an input and returns its output, in at most five minutes.
+fn output(command: &Command, input: Option<&str>) -> Result<String> {
     let text = process::text(command);
+    let mut limited = Command::new("timeout");
+    limited.args(["-k", "5", "300"]).arg(command.get_program());
+    let mut command = take_over(limited, command);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("cannot run {text}: {error}"))?;
     if let Some(mut stdin) = child.stdin.take() {
         // kubectl reads all of its input before it writes.
@@ -461,18 +464,7 @@ fn output(command: &mut Command, input: Option<&str>) -> Result<String> {
 
 /// Returns the same command.
 fn copy(command: &Command) -> Command {
-    let mut copy = Command::new(command.get_program());
-    copy.args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => copy.env(name, value),
-            None => copy.env_remove(name),
-        };
-    }
-    if let Some(directory) = command.get_current_dir() {
-        copy.current_dir(directory);
-    }
-    copy
+    take_over(Command::new(command.get_program()), command)
 }
 
 #[cfg(test)]

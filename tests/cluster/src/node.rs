@@ -70,7 +70,7 @@ impl Function {
 /// A node with its disk. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Node {
-    // The SSH connection ends before the machine.
+    // The SSH connection ends before the VM.
     connection: Option<Daemon>,
     machine: Option<Daemon>,
     files: Files,

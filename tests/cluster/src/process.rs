@@ -96,18 +96,25 @@ impl Drop for Daemon {
 fn guarded(context: &Context, command: &Command) -> Command {
     use std::os::unix::process::CommandExt;
     let mut guarded = context.command("setpriv");
-    guarded.args(["--pdeathsig", "KILL"]).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => guarded.env(name, value),
-            None => guarded.env_remove(name),
-        };
-    }
-    if let Some(directory) = command.get_current_dir() {
-        guarded.current_dir(directory);
-    }
+    guarded.args(["--pdeathsig", "KILL"]).arg(command.get_program());
+    let mut guarded = take_over(guarded, command);
     guarded.process_group(0);
     guarded
+}
+
+/// Adds the arguments, the environment and the directory of another command.
+pub(crate) fn take_over(mut command: Command, other: &Command) -> Command {
+    command.args(other.get_args());
+    for (name, value) in other.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    if let Some(directory) = other.get_current_dir() {
+        command.current_dir(directory);
+    }
+    command
 }
 
 /// A directory for the files of a run. It is removed with this value, and also if this process is killed.
@@ -218,6 +225,47 @@ mod tests {
         std::fs::write(path.join("file"), "text").unwrap();
         drop(work);
         assert!(!path.exists());
+        std::fs::remove_dir(parent).unwrap();
+    }
+
+    /// Waits until a condition holds. What the kernel and the remover do takes a moment.
+    fn until(condition: impl Fn() -> bool) {
+        let limit = Duration::from_secs(60);
+        crate::wait::wait("the condition", limit, || Ok(condition().then_some(()))).unwrap();
+    }
+
+    /// Where the test below wants its process to work.
+    const PARENT: &str = "VFIO_CLUSTER_TEST_PARENT";
+
+    /// The process that the test below kills: it starts a daemon, writes its id and waits.
+    #[test]
+    #[ignore = "a part of killed_run_leaves_no_process_and_no_file"]
+    fn run_that_is_killed() {
+        let Some(parent) = std::env::var_os(PARENT) else { return };
+        let work = WorkDirectory::new(Path::new(&parent)).unwrap();
+        let mut sleep = Command::new("sleep");
+        let log = work.path().join("sleep.log");
+        let daemon = Daemon::start(&Context::new().unwrap(), "sleep", &log, sleep.arg("1000")).unwrap();
+        let id = work.path().join("id");
+        std::fs::write(id.with_extension("new"), daemon.id().to_string()).unwrap();
+        std::fs::rename(id.with_extension("new"), id).unwrap();
+        thread::sleep(Duration::from_secs(1000));
+    }
+
+    #[test]
+    fn killed_run_leaves_no_process_and_no_file() {
+        let parent = std::env::temp_dir().join(format!("vfio-cluster-killed-{}", std::process::id()));
+        let mut run = Command::new(std::env::current_exe().unwrap());
+        run.args(["--ignored", "--exact", "process::tests::run_that_is_killed"]).env(PARENT, &parent);
+        let mut run = run.stdout(Stdio::null()).spawn().unwrap();
+        let work = parent.join(format!("run-{}", run.id()));
+        until(|| work.join("id").exists());
+        let daemon = Path::new("/proc").join(std::fs::read_to_string(work.join("id")).unwrap());
+        // Before setpriv becomes the daemon, a kill of its parent does not reach it.
+        until(|| std::fs::read_to_string(daemon.join("comm")).is_ok_and(|name| name == "sleep\n"));
+        run.kill().unwrap();
+        run.wait().unwrap();
+        until(|| !daemon.exists() && !work.exists());
         std::fs::remove_dir(parent).unwrap();
     }
 

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn part_of_a_name_selects_stories_and_an_unknown_one_is_an_error() {
+    fn part_of_a_name_selects_stories_and_unknown_ones_fail() {
         assert_eq!(select(STORIES, &[]).unwrap().len(), STORIES.len());
         assert_eq!(select(STORIES, &words("scheduled")).unwrap().len(), 1);
         assert!(select(STORIES, &words("no-such-story")).is_err());
