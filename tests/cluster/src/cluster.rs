@@ -22,7 +22,7 @@ use crate::wait::wait;
 /// How long the node has to become Ready after its kubelet has started. An idle host takes 25 s.
 const NODE_READY: Duration = Duration::from_secs(300);
 /// How long a pod has to start, to become ready or to end.
-const POD: Duration = Duration::from_secs(240);
+const POD: Duration = Duration::from_secs(600);
 /// How long one call of kubectl may take.
 const KUBECTL: &str = "--request-timeout=60s";
 /// The namespace of the plugin.
@@ -291,7 +291,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// Fails if it fails, or after four minutes, with the pod's events.
+    /// Fails if it fails, or after ten minutes, with the pod's events.
     pub fn wait_running(&self, name: &str) -> Result {
         let mut failed = None;
         let done = self.wait(&format!("the pod {name} runs"), POD, |cluster| {
