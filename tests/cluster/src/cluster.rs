@@ -15,14 +15,14 @@ use crate::certificates::Certificates;
 use crate::control_plane::{Component, ControlPlane, HOST_FOR_NODE, Ports};
 use crate::node::{Accelerator, Function, Node};
 use crate::parts::Parts;
-use crate::process::WorkDirectory;
+use crate::process::{WorkDirectory, take_over};
 use crate::progress::say;
 use crate::wait::wait;
 
 /// How long the node has to become Ready after its kubelet has started. An idle host takes 25 s.
 const NODE_READY: Duration = Duration::from_secs(300);
 /// How long a pod has to start, to become ready or to end.
-const POD: Duration = Duration::from_secs(240);
+const POD: Duration = Duration::from_secs(600);
 /// How long one call of kubectl may take.
 const KUBECTL: &str = "--request-timeout=60s";
 /// The namespace of the plugin.
@@ -291,7 +291,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// Fails if it fails, or after four minutes, with the pod's events.
+    /// Fails if it fails, or after ten minutes, with the pod's events.
     pub fn wait_running(&self, name: &str) -> Result {
         let mut failed = None;
         let done = self.wait(&format!("the pod {name} runs"), POD, |cluster| {
@@ -443,10 +443,13 @@ pub fn is_ready(pod: &Value) -> bool {
     !is_deleted && conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
-/// Runs a command with an input and returns its output.
-fn output(command: &mut Command, input: Option<&str>) -> Result<String> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+/// Runs a command with an input and returns its output, in at most five minutes.
+fn output(command: &Command, input: Option<&str>) -> Result<String> {
     let text = process::text(command);
+    let mut limited = Command::new("timeout");
+    limited.args(["-k", "5", "300"]).arg(command.get_program());
+    let mut command = take_over(limited, command);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("cannot run {text}: {error}"))?;
     if let Some(mut stdin) = child.stdin.take() {
         // kubectl reads all of its input before it writes.
@@ -461,18 +464,7 @@ fn output(command: &mut Command, input: Option<&str>) -> Result<String> {
 
 /// Returns the same command.
 fn copy(command: &Command) -> Command {
-    let mut copy = Command::new(command.get_program());
-    copy.args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => copy.env(name, value),
-            None => copy.env_remove(name),
-        };
-    }
-    if let Some(directory) = command.get_current_dir() {
-        copy.current_dir(directory);
-    }
-    copy
+    take_over(Command::new(command.get_program()), command)
 }
 
 #[cfg(test)]

@@ -34,8 +34,9 @@ const MEMORY: &str = "4096";
 /// Vendor, device and class of NVIDIA's H100 SXM5 80GB.
 pub const GPU: &str = "10de:2330:030200";
 /// The kernel's command line. No test is about mitigations, and they are slow in an emulated processor. no_timer_check: a busy host
-/// is too slow for that check, and a kernel that fails it panics.
-const KERNEL_WORDS: &str = "console=ttyS0 quiet loglevel=4 panic=-1 intel_iommu=on iommu=nopt random.trust_cpu=on tsc=nowatchdog \
+/// is too slow for that check, and a kernel that fails it panics. tsc=unstable: on a busy host the kernel measures the counter's
+/// frequency wrong, and its clock then ran five times too fast, which ended probes of pods after a second.
+const KERNEL_WORDS: &str = "console=ttyS0 quiet loglevel=4 panic=-1 intel_iommu=on iommu=nopt random.trust_cpu=on tsc=unstable \
     no_timer_check mitigations=off nowatchdog audit=0 apparmor=0";
 
 /// A PCI function of the node. Each is in a group of its own, and groups are numbered in the order of the slots.

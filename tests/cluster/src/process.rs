@@ -96,18 +96,25 @@ impl Drop for Daemon {
 fn guarded(context: &Context, command: &Command) -> Command {
     use std::os::unix::process::CommandExt;
     let mut guarded = context.command("setpriv");
-    guarded.args(["--pdeathsig", "KILL"]).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => guarded.env(name, value),
-            None => guarded.env_remove(name),
-        };
-    }
-    if let Some(directory) = command.get_current_dir() {
-        guarded.current_dir(directory);
-    }
+    guarded.args(["--pdeathsig", "KILL"]).arg(command.get_program());
+    let mut guarded = take_over(guarded, command);
     guarded.process_group(0);
     guarded
+}
+
+/// Adds the arguments, the environment and the directory of another command.
+pub(crate) fn take_over(mut command: Command, other: &Command) -> Command {
+    command.args(other.get_args());
+    for (name, value) in other.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    if let Some(directory) = other.get_current_dir() {
+        command.current_dir(directory);
+    }
+    command
 }
 
 /// A directory for the files of a run. It is removed with this value, and also if this process is killed.

@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn assigned_device_without_its_holder_is_found_unless_the_pod_is_idle() {
+    fn unheld_device_of_a_pod_is_found_unless_it_is_idle() {
         let (api, mut node) = one_vm();
         node.groups[0].holders.clear();
         node.groups[0].opened = Some(Opened::Free);

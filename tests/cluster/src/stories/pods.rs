@@ -9,7 +9,7 @@ use crate::{Cluster, Result};
 /// The resource of the node's devices, 10de:2330.
 pub(super) const RESOURCE: &str = "nvidia.com/GH100_H100_SXM5_80GB";
 /// The time for a pod to start or end.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// A pod with one container, `vm`, which holds its devices as a VM does.
 #[must_use]

@@ -40,7 +40,7 @@ pub(super) fn run(cluster: &mut Cluster) -> Result {
     let state = Step::new("QEMU runs", 6, 1, 1).settle(cluster)?;
 
     // The ids of the node's functions; QEMU has no such device itself.
-    let found = cluster.wait("the firmware finds the function", Duration::from_secs(240), |cluster| {
+    let found = cluster.wait("the firmware finds the function", Duration::from_secs(600), |cluster| {
         let log = cluster.kubectl_text(&["logs", "vm"])?;
         let line = log.lines().find(|line| line.contains("10de:2330")).map(str::to_owned);
         line.map(Some).ok_or_else(|| format!("it says {log:?}").into())

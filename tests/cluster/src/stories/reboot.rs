@@ -11,7 +11,7 @@ use super::{plugin, pods};
 use crate::{Cluster, Function, Result};
 
 /// The time from a boot to the refusal of a pod.
-const REFUSED: Duration = Duration::from_secs(300);
+const REFUSED: Duration = Duration::from_secs(600);
 
 /// With the DaemonSet, the kubelet admits the pods again before the plugin is back, and fails them. A Deployment replaces its pod.
 pub(super) fn with_daemonset(cluster: &mut Cluster) -> Result {

@@ -10,7 +10,7 @@ use super::{plugin, pods};
 use crate::{Cluster, Result};
 
 /// The time for the Deployment's controller and the scheduler.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// The refused pod's message names the holder. The next pod of the Deployment waits and runs after the release.
 pub(super) fn run(cluster: &mut Cluster) -> Result {

@@ -9,7 +9,7 @@ use crate::{Cluster, Result};
 
 const VMS: [&str; 4] = ["vm-1", "vm-2", "vm-3", "vm-4"];
 /// The time for a new pod of the plugin to be ready.
-const REPLACED: Duration = Duration::from_secs(240);
+const REPLACED: Duration = Duration::from_secs(600);
 
 /// The VMs keep their devices, and what is free stays free for the next VM. With `--busy unhealthy` the scheduler counts a
 /// negative number of free devices.

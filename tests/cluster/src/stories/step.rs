@@ -12,7 +12,7 @@ pub(super) const PREFIX: &str = "nvidia.com/";
 pub(super) const NODE: &str = "node1";
 /// The time for the sources to agree. The kubelet reports its node's status every ten seconds, and a pod takes up to a minute to
 /// start on an emulated node under load.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// What must hold after an event.
 #[derive(Clone, Debug)]

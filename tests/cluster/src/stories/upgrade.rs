@@ -10,7 +10,7 @@ use crate::{Cluster, Result};
 
 const VMS: [&str; 2] = ["vm-1", "vm-2"];
 /// The time for the new pod to replace the old one.
-const ROLLOUT: Duration = Duration::from_secs(300);
+const ROLLOUT: Duration = Duration::from_secs(600);
 
 /// The VMs keep their devices, and the next one finds what is free. If the manifest lets two pods run at once, allocatable must
 /// not change at any time.
