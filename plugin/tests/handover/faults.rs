@@ -82,7 +82,7 @@ async fn old_process_goes_on_when_the_new_one_is_killed_at_any_step() {
 }
 
 /// Waits until a pod can be admitted. `logs` says what has happened.
-pub async fn admits(kubelet: &Kubelet, logs: impl Fn() -> String) {
+pub(crate) async fn admits(kubelet: &Kubelet, logs: impl Fn() -> String) {
     let deadline = Instant::now() + PATIENCE * 4;
     loop {
         let admitted = tokio::time::timeout(PATIENCE * 4, kubelet.admit("vm-3", H100, 1)).await;

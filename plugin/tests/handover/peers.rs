@@ -1,7 +1,7 @@
 //! One real process, and the test as the other one: it ends, is silent or sends nonsense at each step.
 
-use crate::faults::admits;
 use crate::common::{H100, PATIENCE, expect, kubelet};
+use crate::faults::admits;
 use crate::process::{Process, role};
 use crate::{GPUS, VERSIONS};
 use rustix::fs::{FlockOperation, flock};
