@@ -121,7 +121,7 @@ impl Handover<'_> {
             side = "old",
             step = 1,
             pid = self.connection.peer,
-            "hand-over: asked by a new process"
+            "hand-over: requested by a new process"
         );
         loop {
             let input = match self.inputs.pop_front() {

@@ -162,7 +162,7 @@ impl Giver {
 }
 
 #[tokio::test]
-async fn new_process_waits_and_asks_again_whatever_the_lock_holder_sends() {
+async fn new_process_waits_whatever_the_lock_holder_sends() {
     let node = Node::with_eight_gpus().unwrap();
     let kubelet = kubelet(&node).await;
     let giver = Giver::new(&node);

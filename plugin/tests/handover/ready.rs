@@ -1,7 +1,7 @@
 //! `ready` asks the process of its own container. Each container is a pid namespace here.
 
 use crate::GPUS;
-use crate::common::{H100, PATIENCE, expect, is_permitted, kubelet, program};
+use crate::common::{H100, PATIENCE, is_permitted, kubelet, program};
 use crate::process::Process;
 use std::process::Command;
 use std::time::Instant;
@@ -48,7 +48,8 @@ async fn ready_asks_the_process_of_its_own_container() {
     let kubelet = kubelet(&node).await;
     let serve = program(&node, &["serve"]);
     let old = Process::spawn(in_container(&serve), "old");
-    expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == GPUS).await;
+    let offered = kubelet.wait_for(PATIENCE * 3, |state| state.capacity(H100).allocatable == GPUS).await;
+    assert!(offered.is_ok(), "{}", old.log());
     wait_for(&node, &old, true).await;
     let new = Process::spawn(in_container(&serve), "new");
     new.wait_for("took over").await;
