@@ -22,6 +22,7 @@ const TOP: [&[u8]; 4] = [b"init.scope", b"system.slice", b"user.slice", b"machin
 
 /// The container that a cgroup path names, and its pod.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
 pub struct Container {
     /// The pod's uid as the Kubernetes API writes it (with hyphens), or the 32 hex digits of a
     /// static pod. None if the process is in no pod, or if its pod is unknown: see
@@ -34,7 +35,7 @@ pub struct Container {
     pub in_pod: InPod,
 }
 
-/// Whether a process is in a pod.
+/// Whether a process is in a pod. Exhaustive: whatever shows neither is [`InPod::Unknown`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum InPod {
     /// The cgroup names the pod.

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 /// One function (or other device) of an IOMMU group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub struct Member {
     /// Its name in the group's directory: a PCI address, an mdev uuid, or the device name of
     /// another bus.
@@ -21,6 +22,13 @@ pub struct Member {
 }
 
 impl Member {
+    /// Returns a member without a driver, for programs that make records by themselves. Set the other
+    /// fields after it.
+    #[must_use]
+    pub fn new(name: Text<64>) -> Self {
+        Self { name, driver: None, vfio: false }
+    }
+
     /// Returns the member's device id. None if it is neither a PCI function nor a mediated device.
     #[must_use]
     pub fn id(&self) -> Option<DeviceId> {
@@ -38,6 +46,8 @@ impl Member {
 
 /// Whether a group can be used through VFIO (`VFIO_GROUP_FLAGS_VIABLE`,
 /// `iommu_group_claim_dma_owner`).
+///
+/// Exhaustive, because the kernel knows no third answer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Viability {
     /// VFIO can use the group.

@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 
 /// Whether the hardware of a function responds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum Presence {
     /// The function responds.
     Present,

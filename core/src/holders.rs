@@ -25,6 +25,7 @@ use std::time::{Duration, SystemTime};
 /// # }
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub struct Holder {
     /// The group that the process holds.
     pub group: GroupId,
@@ -49,6 +50,21 @@ pub struct Holder {
 const TICKS: u64 = 100;
 
 impl Holder {
+    /// Returns a record of a process that holds the group's device node, for programs that make records
+    /// by themselves. Set the other fields after it.
+    #[must_use]
+    pub fn new(group: GroupId, pid: u32) -> Self {
+        Self {
+            group,
+            pid,
+            start_time: 0,
+            uid: None,
+            command: Text::lossy(b""),
+            via: Via::Group,
+            container: Container::default(),
+        }
+    }
+
     /// Returns when the process started, as a whole second of the wall clock. None if the clock cannot
     /// express it.
     ///
@@ -75,6 +91,7 @@ fn uptime() -> Option<Duration> {
 
 /// Kinds of descriptors that hold a group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum Via {
     /// A descriptor of the group's device node.
     Group,
@@ -108,6 +125,7 @@ impl Via {
 ///
 /// **No holder found does not mean no holder** unless [`ScanCoverage::is_complete`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
 pub struct ScanCoverage {
     /// Number of processes seen.
     pub processes: u32,

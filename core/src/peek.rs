@@ -7,7 +7,7 @@ use crate::root::{Buffer, Root};
 use rustix::io::{Errno, pread};
 use std::os::fd::OwnedFd;
 
-/// The result of a peek at a group.
+/// The result of a peek at a group. Exhaustive: whatever shows neither is [`Peek::Unavailable`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Peek {
     /// No function of the group is enabled above its baseline. A holder that has the group open and

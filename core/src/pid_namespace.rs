@@ -6,7 +6,8 @@
 
 mod detection;
 
-/// The pid namespace that a root's /proc shows.
+/// The pid namespace that a root's /proc shows. Exhaustive: whatever shows neither is
+/// [`PidNamespace::Unknown`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum PidNamespace {
     /// The initial pid namespace. It contains every process of this kernel.

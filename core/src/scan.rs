@@ -12,6 +12,7 @@ use std::io::Write;
 
 /// A bound device as listed, before its record is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Bound {
     /// The device.
     pub id: DeviceId,

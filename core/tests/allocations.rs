@@ -82,7 +82,7 @@ fn watch_without_a_change_reads_once_for_each_group() {
     let node = Node::with_eight_gpus().unwrap();
     let _vm = node.start_vm(&VmSpec::foreign(&["0000:1b:00.0"])).unwrap();
     let interval = Duration::from_millis(20);
-    let options = watch::Options { interval, probe: true, ..watch::Options::default() };
+    let options = watch::Options::default().with_interval(interval).with_probe(true);
     let mut watch = Watch::open(&Root::open(node.root()).unwrap(), options).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     while watch.next().is_some() || watch.holders(GroupId(51)).is_empty() {
@@ -106,7 +106,7 @@ fn watch_without_a_change_reads_once_for_each_group() {
 fn each_tick_makes_the_watch_readable() {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let node = Node::with_eight_gpus().unwrap();
-    let options = watch::Options { interval: Duration::from_millis(20), ..watch::Options::default() };
+    let options = watch::Options::default().with_interval(Duration::from_millis(20));
     let mut watch = Watch::open(&Root::open(node.root()).unwrap(), options).unwrap();
     while watch.next().is_some() {}
     for tick in 0..10 {

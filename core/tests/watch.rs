@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const NEVER: Duration = Duration::from_secs(3600);
 
 fn watch(node: &Node, interval: Duration) -> Watch {
-    let options = watch::Options { interval, probe: true, ..watch::Options::default() };
+    let options = watch::Options::default().with_interval(interval).with_probe(true);
     Watch::open(&Root::open(node.root()).unwrap(), options).unwrap()
 }
 

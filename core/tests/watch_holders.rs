@@ -21,7 +21,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn watch(node: &Node) -> Watch {
-    let options = watch::Options { interval: INTERVAL, probe: true, ..watch::Options::default() };
+    let options = watch::Options::default().with_interval(INTERVAL).with_probe(true);
     let mut watch = Watch::open(&Root::open(node.root()).unwrap(), options).unwrap();
     let deadline = Instant::now() + PATIENCE;
     while watch.next().is_some() || !watch.monitor().initial_probes_done() {
@@ -232,7 +232,7 @@ fn search_that_hangs_does_not_keep_a_watch_from_being_ready() {
     let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     let proc = node.root().join("proc");
     let Some(server) = mounter.mount(&proc) else { return };
-    let options = watch::Options { interval: INTERVAL, ..watch::Options::default() };
+    let options = watch::Options::default().with_interval(INTERVAL);
     let mut watch = Watch::open(&Root::open(node.root()).unwrap(), options).unwrap();
     let events = until(&mut watch, "ready", Watch::is_ready);
     assert!(events.ends_with(&[Event::Held(GROUP), Event::Ready]), "{events:?}");

@@ -14,7 +14,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 const MDEV: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
 
 fn options(probe: bool, holders: bool) -> watch::Options {
-    watch::Options { interval: INTERVAL, probe, holders, ..watch::Options::default() }
+    watch::Options::default().with_interval(INTERVAL).with_probe(probe).with_holders(holders)
 }
 
 fn open(node: &Node, options: watch::Options) -> Watch {

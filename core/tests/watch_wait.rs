@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(200);
 
 fn open(node: &Node, interval: Duration) -> Watch {
-    let options = watch::Options { interval, ..watch::Options::default() };
+    let options = watch::Options::default().with_interval(interval);
     Watch::open(&Root::open(node.root()).unwrap(), options).unwrap()
 }
 
@@ -50,8 +50,7 @@ fn longest_durations_overflow_no_clock() {
     let node = Node::with_eight_gpus().unwrap();
     let root = Root::open(node.root()).unwrap();
     let long = Duration::MAX;
-    let options =
-        watch::Options { interval: long, probe: true, probe_deadline: long, ..watch::Options::default() };
+    let options = watch::Options::default().with_interval(long).with_probe(true).with_probe_deadline(long);
     let mut watch = Watch::open(&root, options).unwrap();
     assert_eq!(watch.wait_until_free(GROUP, Some(long)), Ok(true));
     let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();

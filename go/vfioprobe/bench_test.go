@@ -53,3 +53,16 @@ func BenchmarkScanEightDevices(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkWatchGroup measures a call without a system call, in which the costs of the binding show.
+func BenchmarkWatchGroup(b *testing.B) {
+	_, root := eightGPUs(b)
+	watch := watch(b, root, vfioprobe.WatchOptions{})
+	until(b, watch, ready)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, found, err := watch.Group(simnode.First); err != nil || !found {
+			b.Fatal(found, err)
+		}
+	}
+}

@@ -10,6 +10,7 @@ pub(crate) use record::{NumaNodes, optional, parse_decimal};
 
 /// The record of one device as sysfs describes it. `Copy`, without heap.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub struct Device {
     /// PCI address or mdev uuid.
     pub id: DeviceId,
@@ -46,8 +47,41 @@ pub struct Device {
     pub parent: Option<PciAddress>,
 }
 
+impl Device {
+    /// Returns a record with nothing but an id, for programs that make records by themselves. Set the
+    /// other fields after it.
+    ///
+    /// ```
+    /// use vfio_probe::{Device, GroupId};
+    ///
+    /// let mut device = Device::new("0000:3b:00.0".parse().unwrap());
+    /// device.group = Some(GroupId(51));
+    /// assert_eq!(device.vendor, 0);
+    /// ```
+    #[must_use]
+    pub fn new(id: DeviceId) -> Self {
+        Self {
+            id,
+            vendor: 0,
+            device: 0,
+            subsystem_vendor: 0,
+            subsystem_device: 0,
+            class: 0,
+            driver: None,
+            group: None,
+            numa_node: None,
+            sriov: Sriov::None,
+            cdev: None,
+            kind: if id.pci().is_some() { Kind::Pci } else { Kind::Mdev },
+            vgpu_type: None,
+            parent: None,
+        }
+    }
+}
+
 /// Kinds of devices.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum Kind {
     /// A PCI function behind a driver built on vfio-pci-core.
     Pci,
@@ -69,7 +103,7 @@ impl Kind {
     }
 }
 
-/// SR-IOV roles.
+/// SR-IOV roles. Exhaustive, because the specification has no other.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Sriov {
     /// Neither physical nor virtual function, or not read ([`Detail::Identity`]).
@@ -94,6 +128,7 @@ impl Sriov {
 
 /// How much of a device's record to read.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum Detail {
     /// Everything except the SR-IOV role and the parent of a virtual function. Saves four system
     /// calls a device.

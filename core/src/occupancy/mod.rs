@@ -13,6 +13,9 @@ use crate::peek::Peek;
 pub use state::{GroupNode, GroupState, MAX_PROBE_INTERVAL, Observation};
 
 /// Whether a group is held.
+///
+/// Exhaustive, so that a program decides about each state and none falls into a wildcard. What may
+/// come is another [`UnknownReason`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Occupancy {
     /// No process has the group open.
@@ -27,6 +30,7 @@ pub enum Occupancy {
 
 /// Why an occupancy is unknown.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum UnknownReason {
     /// The open was denied: EPERM by the device cgroup, EACCES by the mode of the device node.
     Denied,
@@ -40,6 +44,7 @@ pub enum UnknownReason {
 
 /// What an occupancy rests on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum Evidence {
     /// An open of the group's device node.
     Open,

@@ -46,7 +46,7 @@ impl AsFd for Bell {
 /// The bells of all waits of a watch. It is used under the lock of the watch.
 #[derive(Debug, Default)]
 pub(super) struct Bells {
-    /// A bell with no other owner belongs to a wait that has ended. One of them is kept for the next
+    /// A bell that only this list refers to belongs to a wait that has ended. One of them is kept for the next
     /// wait, so that a thread that waits again and again creates one descriptor.
     all: Vec<Arc<Bell>>,
 }

@@ -2,7 +2,9 @@
 
 use super::record::{self, Record, Slots};
 use super::root::{host, vfp_root};
-use super::status::{Failure, Outcome, VFP_NO_GROUP, VFP_OK, guard, status_of, vfp_error, vfp_status};
+use super::status::{
+    Failure, Outcome, UNNAMED, VFP_NO_GROUP, VFP_OK, guard, status_of, vfp_error, vfp_status,
+};
 use super::text;
 use std::ffi::c_char;
 use vfio_probe::device::Detail;
@@ -104,6 +106,7 @@ pub(super) fn kind_number(kind: Kind) -> i32 {
         Kind::Pci => VFP_KIND_PCI,
         Kind::Mdev => VFP_KIND_MDEV,
         Kind::VendorVf => VFP_KIND_VENDOR_VF,
+        _ => UNNAMED,
     }
 }
 

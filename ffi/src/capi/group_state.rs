@@ -3,6 +3,7 @@
 use super::group::viability;
 use super::occupancy::{VFP_PEEK_NONE, peek_number, vfp_occupancy};
 use super::record::Record;
+use super::status::UNNAMED;
 use std::ffi::c_char;
 use std::time::Duration;
 use vfio_probe::peek::Peek;
@@ -64,6 +65,7 @@ pub(super) fn evidence_number(evidence: Evidence) -> i32 {
         Evidence::Holder => VFP_EVIDENCE_HOLDER,
         Evidence::Enable => VFP_EVIDENCE_ENABLE,
         Evidence::Node => VFP_EVIDENCE_NODE,
+        _ => UNNAMED,
     }
 }
 

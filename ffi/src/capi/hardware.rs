@@ -37,9 +37,10 @@ unsafe impl Record for vfp_hardware {}
 
 pub(super) fn presence_number(presence: Presence) -> i32 {
     match presence {
-        Presence::NotChecked => VFP_PRESENCE_NOT_CHECKED,
         Presence::Present => VFP_PRESENCE_PRESENT,
         Presence::Lost => VFP_PRESENCE_LOST,
+        // Neither present nor lost.
+        _ => VFP_PRESENCE_NOT_CHECKED,
     }
 }
 

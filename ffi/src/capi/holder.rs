@@ -2,7 +2,7 @@
 
 use super::record::{self, Record, Slots};
 use super::root::{host, vfp_root};
-use super::status::{Outcome, group_arguments, guard, vfp_error, vfp_status};
+use super::status::{Outcome, UNNAMED, group_arguments, guard, vfp_error, vfp_status};
 use super::text;
 use std::ffi::c_char;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -103,6 +103,7 @@ pub(super) fn via_number(via: Via) -> i32 {
         Via::Group => VFP_VIA_GROUP,
         Via::Device => VFP_VIA_DEVICE,
         Via::Cdev => VFP_VIA_CDEV,
+        _ => UNNAMED,
     }
 }
 
@@ -146,7 +147,7 @@ impl From<&Holder> for vfp_holder {
 
 impl From<ScanCoverage> for vfp_scan_coverage {
     fn from(coverage: ScanCoverage) -> Self {
-        let ScanCoverage { processes, unreadable, unattributed, unsearched, pid_namespace } = coverage;
+        let ScanCoverage { processes, unreadable, unattributed, unsearched, pid_namespace, .. } = coverage;
         let pid_namespace = pid_namespace_number(pid_namespace);
         let complete = i32::from(coverage.is_complete());
         Self { processes, unreadable, unattributed, unsearched, pid_namespace, complete }

@@ -2,7 +2,7 @@
 
 use super::record::{self, Record, Slots};
 use super::root::{host, vfp_root};
-use super::status::{Outcome, VFP_OK, group_argument, guard, vfp_error, vfp_status};
+use super::status::{Outcome, UNNAMED, VFP_OK, group_argument, guard, vfp_error, vfp_status};
 use std::time::Duration;
 use vfio_probe::peek::Peek;
 use vfio_probe::{Occupancy, UnknownReason};
@@ -84,6 +84,7 @@ impl From<Occupancy> for vfp_occupancy {
             Occupancy::Unknown(UnknownReason::TimedOut) => (VFP_UNKNOWN_TIMED_OUT, 0),
             Occupancy::Unknown(UnknownReason::Errno(errno)) => (VFP_UNKNOWN_ERRNO, errno),
             Occupancy::Unknown(UnknownReason::NotProbed) => (VFP_UNKNOWN_NOT_PROBED, 0),
+            Occupancy::Unknown(_) => (UNNAMED, 0),
         };
         Self { state: state_number(occupancy), unknown_reason, os_errno, reserved: 0 }
     }

@@ -115,6 +115,10 @@ pub(super) fn group_arguments(groups: &[u32]) -> Result<Vec<GroupId>, Failure> {
     Ok(groups.iter().copied().map(GroupId).collect())
 }
 
+/// The number of a value of the core that has no constant. Its word is `?`, and a program compares
+/// it with none of the constants.
+pub(super) const UNNAMED: i32 = -1;
+
 /// The result of a call: a status of 0 or greater, or the cause of the failure.
 pub(super) type Outcome = Result<vfp_status, Failure>;
 

@@ -150,14 +150,12 @@ pub unsafe extern "C" fn vfp_watch_open(
         // SAFETY: the caller's record, by the header's conventions.
         let options = unsafe { self::options(size, options) }?;
         let defaults = watch::Options::default();
-        let watch_options = watch::Options {
-            interval: millis_or(options.interval_ms, defaults.interval),
-            probe: options.flags & VFP_WATCH_PROBE != 0,
-            probe_deadline: millis_or(options.probe_deadline_ms, defaults.probe_deadline),
-            uevents: options.flags & VFP_WATCH_NO_UEVENTS == 0,
-            holders: options.flags & VFP_WATCH_NO_HOLDERS == 0,
-            ..defaults
-        };
+        let watch_options = defaults
+            .with_interval(millis_or(options.interval_ms, defaults.interval))
+            .with_probe(options.flags & VFP_WATCH_PROBE != 0)
+            .with_probe_deadline(millis_or(options.probe_deadline_ms, defaults.probe_deadline))
+            .with_uevents(options.flags & VFP_WATCH_NO_UEVENTS == 0)
+            .with_holders(options.flags & VFP_WATCH_NO_HOLDERS == 0);
         let watch = Watch::with_prober(host.root.clone(), Arc::clone(&host.prober), watch_options)?;
         let fd = watch.fd().as_raw_fd();
         let watch = Box::new(vfp_watch { watch: Mutex::new(watch), fd });

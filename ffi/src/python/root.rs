@@ -242,13 +242,11 @@ impl Root {
         let interval =
             interval.map_or(Ok(defaults.interval), |interval| arguments::interval("interval", interval))?;
         let host = self.host()?;
-        let options = watch::Options {
-            interval,
-            probe,
-            uevents: arguments::switch("uevents", uevents, true)?,
-            holders: arguments::switch("holders", holders, true)?,
-            ..defaults
-        };
+        let options = defaults
+            .with_interval(interval)
+            .with_probe(probe)
+            .with_uevents(arguments::switch("uevents", uevents, true)?)
+            .with_holders(arguments::switch("holders", holders, true)?);
         Watch::new(py, &host, options)
     }
 

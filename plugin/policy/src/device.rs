@@ -11,7 +11,7 @@ use std::time::Instant;
 use vfio_probe::peek::Peek;
 use vfio_probe::text::Text;
 use vfio_probe::{
-    Device, DeviceId, Evidence, GroupId, Holder, Kind, Member, Occupancy, ScanCoverage, Sriov, Viability,
+    Device, DeviceId, Evidence, GroupId, Holder, Kind, Member, Occupancy, ScanCoverage, Viability,
 };
 
 /// All offered devices at one moment.
@@ -20,7 +20,7 @@ pub struct NodeSnapshot {
     /// The bound devices that a pool offers, in the order of their ids.
     pub devices: BoundDevices,
     /// Devices of this plugin's resources that are assigned to pods and are not bound, or do not exist. The record of a device that
-    /// does not exist or could not be read has only its id ([`record_of_id`]).
+    /// does not exist or could not be read has only its id ([`Device::new`]).
     pub unbound: Vec<DeviceState>,
     /// The records of the other devices that are assigned to pods and exist: those that no pool offers.
     pub not_offered: Vec<Device>,
@@ -126,13 +126,13 @@ impl NodeSnapshot {
     pub fn record(&self, id: DeviceId) -> Option<&Device> {
         let known = self.get(id).map(|state| &state.device);
         let unbound = || self.unbound.iter().map(|state| &state.device).chain(&self.not_offered);
-        known.or_else(|| unbound().find(|device| device.id == id && **device != record_of_id(id)))
+        known.or_else(|| unbound().find(|device| device.id == id && **device != Device::new(id)))
     }
 
     /// Returns the records of all offered and assigned devices that exist.
     pub fn records(&self) -> impl Iterator<Item = &Device> {
         let states = self.devices.iter().chain(&self.unbound).map(|state| &state.device);
-        states.chain(&self.not_offered).filter(|device| **device != record_of_id(device.id))
+        states.chain(&self.not_offered).filter(|device| **device != Device::new(device.id))
     }
 
     /// Returns whether a device that is not in `devices` may be bound all the same, because its record or the list of
@@ -178,32 +178,12 @@ impl DeviceState {
     }
 }
 
-/// Returns a record with nothing but an id, for a device that does not exist or could not be read.
-pub fn record_of_id(id: DeviceId) -> Device {
-    Device {
-        id,
-        vendor: 0,
-        device: 0,
-        subsystem_vendor: 0,
-        subsystem_device: 0,
-        class: 0,
-        driver: None,
-        group: None,
-        numa_node: None,
-        sriov: Sriov::None,
-        cdev: None,
-        kind: if id.pci().is_some() { Kind::Pci } else { Kind::Mdev },
-        vgpu_type: None,
-        parent: None,
-    }
-}
-
 /// Returns the likely cause why a device of this kind has no IOMMU group, for people.
 pub fn no_group_text(kind: Kind) -> &'static str {
     match kind {
         // VFIO itself creates their groups (`vfio_noiommu_group_alloc` with VFIO_EMULATED_IOMMU).
         Kind::Mdev => "no IOMMU group: a kernel without CONFIG_VFIO_GROUP has none for mediated devices",
-        Kind::Pci | Kind::VendorVf => "no IOMMU group: is the IOMMU off?",
+        _ => "no IOMMU group: is the IOMMU off?",
     }
 }
 

@@ -46,7 +46,7 @@ pub fn write_in_words(
 /// Returns what a search for holders could not see, one sentence each. Empty if the search was complete: only then no holder
 /// found means that no process holds the group.
 pub fn coverage_gaps(coverage: &ScanCoverage) -> Vec<String> {
-    let ScanCoverage { processes, unreadable, unattributed, unsearched, pid_namespace } = *coverage;
+    let ScanCoverage { processes, unreadable, unattributed, unsearched, pid_namespace, .. } = *coverage;
     let mut gaps = Vec::new();
     match pid_namespace {
         PidNamespace::Host => {}
@@ -69,6 +69,9 @@ pub fn coverage_gaps(coverage: &ScanCoverage) -> Vec<String> {
             "{unattributed} open VFIO device descriptors cannot be attributed to a device; Linux 6.18 and newer can"
         ));
     }
+    if gaps.is_empty() && !coverage.is_complete() {
+        gaps.push("the search was not complete".to_owned());
+    }
     gaps
 }
 
@@ -78,15 +81,20 @@ mod tests {
 
     #[test]
     fn every_gap_of_a_search_is_named() {
-        let whole =
-            ScanCoverage { processes: 9, pid_namespace: PidNamespace::Host, ..ScanCoverage::default() };
+        let mut whole = ScanCoverage::default();
+        (whole.processes, whole.pid_namespace) = (9, PidNamespace::Host);
+        let but = |change: fn(&mut ScanCoverage)| {
+            let mut partial = whole;
+            change(&mut partial);
+            partial
+        };
         assert!(coverage_gaps(&whole).is_empty());
         for (partial, expected) in [
-            (ScanCoverage { unreadable: 2, ..whole }, "2 of 9 processes could not be read"),
-            (ScanCoverage { unsearched: 3, ..whole }, "3 processes were not searched"),
-            (ScanCoverage { unattributed: 4, ..whole }, "4 open VFIO device descriptors"),
-            (ScanCoverage { pid_namespace: PidNamespace::Foreign, ..whole }, "not the host's pid namespace"),
-            (ScanCoverage { pid_namespace: PidNamespace::Unknown, ..whole }, "does not show"),
+            (but(|partial| partial.unreadable = 2), "2 of 9 processes could not be read"),
+            (but(|partial| partial.unsearched = 3), "3 processes were not searched"),
+            (but(|partial| partial.unattributed = 4), "4 open VFIO device descriptors"),
+            (but(|partial| partial.pid_namespace = PidNamespace::Foreign), "not the host's pid namespace"),
+            (but(|partial| partial.pid_namespace = PidNamespace::Unknown), "does not show"),
         ] {
             let gaps = coverage_gaps(&partial);
             assert!(gaps.len() == 1 && gaps[0].contains(expected), "{gaps:?}");

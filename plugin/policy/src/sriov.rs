@@ -44,10 +44,12 @@ mod tests {
 
     #[test]
     fn physical_function_is_found_by_its_record_or_its_children() {
-        let device = |address: &str, sriov: Sriov, parent: Option<&str>| Device {
-            sriov,
-            parent: parent.and_then(|parent| PciAddress::parse(parent.as_bytes())),
-            ..device_state(address, 51, Occupancy::Free, Instant::now(), Viability::Viable, false).device
+        let device = |address: &str, sriov: Sriov, parent: Option<&str>| {
+            let now = Instant::now();
+            let mut device = device_state(address, 51, Occupancy::Free, now, Viability::Viable, false).device;
+            device.sriov = sriov;
+            device.parent = parent.and_then(|parent| PciAddress::parse(parent.as_bytes()));
+            device
         };
         let devices = [
             device("0000:01:00.0", Sriov::Physical(4), None),

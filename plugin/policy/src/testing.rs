@@ -11,10 +11,9 @@ use crate::kubelet_id::KubeletDeviceId;
 use crate::pools::terms::{PinnedTerms, Terms};
 use std::collections::BTreeSet;
 use std::time::Instant;
-use vfio_probe::holders::Via;
 use vfio_probe::peek::Peek;
 use vfio_probe::text::Text;
-use vfio_probe::{Device, Evidence, GroupId, Holder, Kind, Member, Occupancy, Sriov, Viability};
+use vfio_probe::{Device, Evidence, GroupId, Holder, Member, Occupancy, Viability};
 
 /// Returns the state of a bound GPU. If it is held, the holder is pid 7 with the command `qemu`.
 pub fn device_state(
@@ -25,40 +24,23 @@ pub fn device_state(
     viability: Viability,
     unbinding: bool,
 ) -> DeviceState {
-    let device = Device {
-        id: address.parse().unwrap(),
-        vendor: 0x10de,
-        device: 0x2330,
-        subsystem_vendor: 0,
-        subsystem_device: 0,
-        class: 0x03_0200,
-        driver: Text::new(b"vfio-pci"),
-        group: Some(GroupId(group)),
-        numa_node: Some(0),
-        sriov: Sriov::None,
-        cdev: None,
-        kind: Kind::Pci,
-        vgpu_type: None,
-        parent: None,
-    };
+    let mut device = Device::new(address.parse().unwrap());
+    (device.vendor, device.device, device.class) = (0x10de, 0x2330, 0x03_0200);
+    device.driver = Text::new(b"vfio-pci");
+    device.group = Some(GroupId(group));
+    device.numa_node = Some(0);
     let id = GroupId(group);
-    let command = Text::lossy(b"qemu");
-    let holder = Holder {
-        group: id,
-        pid: 7,
-        start_time: 1,
-        uid: None,
-        command,
-        via: Via::Group,
-        container: Default::default(),
-    };
+    let mut holder = Holder::new(id, 7);
+    (holder.start_time, holder.command) = (1, Text::lossy(b"qemu"));
     let holders = if occupancy.is_held() { vec![holder] } else { Vec::new() };
     let peek = if occupancy.is_held() { Peek::LooksHeld } else { Peek::LooksFree };
     let evidence = Evidence::Open;
     let has_node = true;
     let offenders = match viability {
         Viability::NotViable { member, driver } => {
-            vec![Member { name: member, driver: Some(driver), vfio: false }]
+            let mut offender = Member::new(member);
+            offender.driver = Some(driver);
+            vec![offender]
         }
         Viability::Viable => Vec::new(),
     };

@@ -375,7 +375,8 @@ fn check_descriptors(problems: &Problems) {
 
 /// Logs whether the search for holders can see all processes, once. A container without `hostPID` sees only its own.
 fn log_coverage(monitor: &MonitorHandle) {
-    let coverage = ScanCoverage { pid_namespace: monitor.root.pid_namespace(), ..ScanCoverage::default() };
+    let mut coverage = ScanCoverage::default();
+    coverage.pid_namespace = monitor.root.pid_namespace();
     for gap in coverage_gaps(&coverage) {
         tracing::info!(
             gap,

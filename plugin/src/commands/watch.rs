@@ -35,7 +35,7 @@ struct EventReport {
 /// # Errors
 /// The root cannot be opened, the bound devices cannot be listed, or standard output cannot be written.
 pub(crate) fn run(config: &Config, json: bool, wide: bool) -> anyhow::Result<u8> {
-    let options = Options { interval: config.interval, ..Options::default() };
+    let options = Options::default().with_interval(config.interval);
     let mut watch = Watch::open(&Root::open(&config.root)?, options)?;
     loop {
         while let Some(event) = watch.next() {

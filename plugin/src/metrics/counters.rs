@@ -101,7 +101,8 @@ impl Counters {
             Occupancy::Absent => 2,
             Occupancy::Unknown(UnknownReason::Denied) => 3,
             Occupancy::Unknown(UnknownReason::TimedOut) => 4,
-            Occupancy::Unknown(UnknownReason::Errno(_) | UnknownReason::NotProbed) => 5,
+            // Another errno, or another reason why it is unknown.
+            Occupancy::Unknown(_) => 5,
         };
         count(self.probes.get(place));
         if let Some(took) = took {

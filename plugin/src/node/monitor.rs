@@ -89,12 +89,10 @@ impl MonitorHandle {
             prober = prober.with_observer(metrics.probe_observer());
         }
         let prober = Arc::new(prober);
-        let options = vfio_probe::watch::Options {
-            interval: config.interval,
-            probe: !config.no_probe,
-            detail: detail_for(&config.offered),
-            ..Default::default()
-        };
+        let options = vfio_probe::watch::Options::default()
+            .with_interval(config.interval)
+            .with_probe(!config.no_probe)
+            .with_detail(detail_for(&config.offered));
         let mut watch = Watch::with_prober(root.clone(), Arc::clone(&prober), options)?;
         // The first pass shows what is bound, and so which groups have offered devices.
         watch.monitor_mut().set_watched(Some(Vec::new()));

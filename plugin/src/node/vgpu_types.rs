@@ -191,7 +191,9 @@ fn reported_name<'a>(
     let others = devices.filter(same_model).filter(|_| is_function);
     let mut failed = Ok(None);
     for device in of_type.chain(others) {
-        match root.vgpu_type_name(&Device { vgpu_type: Some(*number), ..*device }) {
+        let mut typed = *device;
+        typed.vgpu_type = Some(*number);
+        match root.vgpu_type_name(&typed) {
             Ok(Some(name)) => return Ok(Some(name.to_string())),
             Ok(None) if device.kind == Kind::Mdev => break,
             Ok(None) => {}
@@ -218,9 +220,10 @@ mod tests {
         let name = tree.path().join(format!("sys/bus/mdev/devices/{UUID}/mdev_type/name"));
         fs::create_dir_all(&name).unwrap();
         let now = Instant::now();
-        let mdev = device_state("0000:01:00.0", 51, Occupancy::Free, now, Viability::Viable, false).device;
-        let vgpu_type = Text::new(b"nvidia-222");
-        let mdev = Device { id: UUID.parse().unwrap(), kind: Kind::Mdev, vgpu_type, ..mdev };
+        let mut mdev =
+            device_state("0000:01:00.0", 51, Occupancy::Free, now, Viability::Viable, false).device;
+        (mdev.id, mdev.kind) = (UUID.parse().unwrap(), Kind::Mdev);
+        mdev.vgpu_type = Text::new(b"nvidia-222");
         (tree, name, mdev)
     }
 

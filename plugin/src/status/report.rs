@@ -198,7 +198,7 @@ impl fmt::Display for AssignmentReport {
 
 impl From<ScanCoverage> for CoverageReport {
     fn from(coverage: ScanCoverage) -> Self {
-        let ScanCoverage { processes, unreadable, unattributed, unsearched, pid_namespace } = coverage;
+        let ScanCoverage { processes, unreadable, unattributed, unsearched, pid_namespace, .. } = coverage;
         let complete = coverage.is_complete();
         Self {
             processes,

@@ -101,7 +101,8 @@ impl From<Evidence> for EvidenceWord {
             Evidence::Holder => Self::Holder,
             Evidence::Enable => Self::Enable,
             Evidence::Node => Self::Node,
-            Evidence::None => Self::None,
+            // Nothing yet, or nothing that the reports have a word for.
+            _ => Self::None,
         }
     }
 }

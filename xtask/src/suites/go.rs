@@ -17,6 +17,8 @@ use crate::{Result, process};
 const STATICCHECK: &str = "v0.8.2";
 /// The example with a module of its own.
 const AGENT: &str = "go/vfioprobe/examples/agent";
+/// The program that packs a module.
+const MODZIP: &str = "tests/modzip";
 /// Flags of a build that needs no shared library.
 pub(crate) const STATIC: [&str; 2] = ["-tags", "vfio_probe_static,netgo,osusergo"];
 const STATIC_LIBRARY: [&str; 2] = ["-tags", "vfio_probe_static"];
@@ -40,15 +42,19 @@ pub fn go(context: &mut Context, _: &[String]) -> Result<bool> {
     let bare = format!("{} exec", context.debug("vfio-sim-node").display());
     let tests = ["test", "-count=1", "-v", "-exec", bare.as_str()];
     let (list, agent) = (work.join("list"), work.join("agent"));
+    let root = node.root().to_owned();
 
     let mut suite = Suite::new();
-    suite.check("format", |log| is_formatted(context, &gofmt, &context.top.join(PACKAGE), log));
+    suite.check("format", |log| {
+        is_formatted(context, &gofmt, &context.top.join(PACKAGE), log)?;
+        is_formatted(context, &gofmt, &context.top.join(MODZIP), log)
+    });
     suite.check("modules", |log| each_module(context, log, &["mod", "tidy", "-diff"], &[]));
     suite.check("vet", |log| each_module(context, log, &["vet"], &["./..."]));
     suite.check("objects are of these sources", |log| go_objects::are_current(context, log));
     suite.check("objects have the header's functions only", |log| go_objects::has_header_only(context, log));
     suite.check("objects are reproducible", |log| go_objects::is_reproducible(context, log));
-    suite.check("go get from a proxy directory", |log| from_a_proxy(context, &work, log));
+    suite.check("go get from a proxy directory", |log| from_a_proxy(context, &work, &root, log));
     suite.check("staticcheck", |log| {
         let staticcheck =
             context.go_tool("honnef.co/go/tools/cmd/staticcheck", STATICCHECK)?.join("staticcheck");
@@ -80,7 +86,6 @@ pub fn go(context: &mut Context, _: &[String]) -> Result<bool> {
     suite.count("tests, static", static_tests);
     suite.count("agent", command(context, AGENT, &[&tests[..], &["-race", "."]]));
 
-    let root = node.root().to_owned();
     let vm = node.start_vm("0000:1b:00.0", Some(POD))?;
     suite.check("program of docs/go.md", |log| documented_program(context, &gofmt, &work, &root, log));
     suite.check("list", |log| {
@@ -123,7 +128,7 @@ pub(crate) fn is_formatted(context: &Context, gofmt: &Path, directory: &Path, lo
 }
 
 fn each_module(context: &Context, log: &mut Log, words: &[&str], packages: &[&str]) -> Result {
-    for module in [PACKAGE, AGENT] {
+    for module in [PACKAGE, AGENT, MODZIP] {
         log.run(&mut command(context, module, &[words, packages]))?;
     }
     Ok(())
@@ -208,7 +213,7 @@ fn documented_program(context: &Context, gofmt: &Path, work: &Scratch, root: &Pa
 
 /// Serves the module as a proxy would, from a directory, and builds the program of docs/go.md with `go get` alone, in an
 /// environment without variables of ours.
-fn from_a_proxy(context: &Context, work: &Scratch, log: &mut Log) -> Result {
+fn from_a_proxy(context: &Context, work: &Scratch, root: &Path, log: &mut Log) -> Result {
     let version = format!("v{}", context.version()?);
     let module = format!("github.com/vfio-probe/vfio-probe/{PACKAGE}");
     let proxy = work.join("proxy");
@@ -220,9 +225,15 @@ fn from_a_proxy(context: &Context, work: &Scratch, log: &mut Log) -> Result {
         &versions.join(format!("{version}.mod")),
         process::read(&context.top.join(PACKAGE).join("go.mod"))?,
     )?;
-    let mut zip = context.command("python3");
-    zip.args(["-c", ZIP]).arg(context.top.join(PACKAGE)).arg(versions.join(format!("{version}.zip")));
-    log.run(zip.arg(format!("{module}@{version}")))?;
+    // The go command's own code packs the module, and refuses what a proxy would refuse.
+    let mut zip = command(context, MODZIP, &[&["run", "."]]);
+    zip.arg(context.top.join(PACKAGE)).args([&module, &version]).arg(versions.join(format!("{version}.zip")));
+    let files = log.output(&mut zip)?;
+    for name in ["go.mod", "vfio_probe.h", "internal/object/objects.txt"] {
+        let file = format!("{module}@{version}/{name}");
+        ensure(files.lines().any(|line| line == file), &format!("the module's zip has no {name}"))?;
+    }
+    ensure(!files.contains("/examples/agent/"), "the module's zip has another module in it")?;
     let (home, directory) = (work.join("home"), work.join("reader"));
     process::make_directory(&home)?;
     process::make_directory(&directory)?;
@@ -238,19 +249,15 @@ fn from_a_proxy(context: &Context, work: &Scratch, log: &mut Log) -> Result {
         go.env("GOPROXY", format!("file://{}", proxy.display()));
         log.run(go.current_dir(&directory).args(arguments))?;
     }
-    log.run(context.command(directory.join("agent")).env_remove("LD_LIBRARY_PATH").arg("/"))
+    let printed =
+        log.output(context.command(directory.join("agent")).env_remove("LD_LIBRARY_PATH").arg(root))?;
+    ensure(printed.lines().count() == 8, "the program does not print a line for each of eight GPUs")?;
+    ensure(
+        printed.lines().all(|line| line.ends_with(" looks-free"))
+            && printed.lines().any(|line| line == "0000:1b:00.0 51 looks-free"),
+        "the program does not print that all GPUs are free",
+    )
 }
-
-/// Packs a module as the go command does: its files below MODULE@VERSION, without modules in it.
-const ZIP: &str = "import os, sys, zipfile
-top, file, prefix = sys.argv[1:]
-with zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED) as archive:
-    for directory, names, files in os.walk(top):
-        names[:] = [name for name in names if not os.path.exists(os.path.join(directory, name, 'go.mod'))]
-        for name in files:
-            path = os.path.join(directory, name)
-            archive.write(path, prefix + '/' + os.path.relpath(path, top))
-";
 
 /// Checks the output of the example: one line for each device, and the first device is held.
 fn lists(log: &mut Log, program: &mut Command, root: &Path, vm: u32) -> Result {

@@ -38,7 +38,8 @@ impl HardwareHistory {
         match reading.presence {
             Some(Presence::Present) => self.lost.check(false, now),
             Some(Presence::Lost) => self.lost.check(true, now),
-            Some(Presence::NotChecked) | None => self.lost.check_inconclusive(),
+            // Not checked, not read, or an answer that is neither.
+            Some(_) | None => self.lost.check_inconclusive(),
         }
         if let Some(count) = reading.fatal {
             self.fatal.record(count, now);

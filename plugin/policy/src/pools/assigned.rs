@@ -81,8 +81,10 @@ mod tests {
     const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
 
     fn device() -> Device {
-        let device = device_state(GPU, 51, Occupancy::Free, Instant::now(), Viability::Viable, false).device;
-        Device { driver: Text::new(b"nvidia"), ..device }
+        let now = Instant::now();
+        let mut device = device_state(GPU, 51, Occupancy::Free, now, Viability::Viable, false).device;
+        device.driver = Text::new(b"nvidia");
+        device
     }
 
     fn pool(resource: Option<&str>, selector: Selector) -> Pools {
@@ -107,7 +109,8 @@ mod tests {
         for resource in ["nvidia.com/hostdev", "intel.com/sriov", "pci-1002.vfio/2330", "2330"] {
             assert!(!knows(&pools, resource, GPU, Some(&gpu)), "{resource}");
         }
-        let card = Device { class: 0x02_0000, ..gpu };
+        let mut card = gpu;
+        card.class = 0x02_0000;
         assert!(!knows(&pools, "nvidia.com/2330", GPU, Some(&card)), "no pool selects network cards");
     }
 

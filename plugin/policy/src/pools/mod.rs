@@ -131,7 +131,8 @@ mod tests {
         let pools = Pools::new(vec![pool("a/one", "10de:1111"), pool("a/two", "10de"), pool("a/three", "*")]);
         let gpu = device("0000:01:00.0");
         assert_eq!(pools.of(&gpu).unwrap().1.resource.as_deref(), Some("a/two"));
-        let card = Device { vendor: 0x8086, ..gpu };
+        let mut card = gpu;
+        card.vendor = 0x8086;
         assert_eq!(pools.of(&card).unwrap().1.resource.as_deref(), Some("a/three"));
         assert_eq!(Pools::of_selectors(&["1002".parse().unwrap()]).of(&gpu), None);
     }

@@ -115,8 +115,9 @@ mod tests {
         let gpu = device_state("0000:01:00.0", 51, Occupancy::Free, Instant::now(), Viability::Viable, false)
             .device;
         let parent = PciAddress::parse(b"0000:01:00.0");
-        let driver = Text::new(b"nvgrace_gpu_vfio_pci");
-        let vf = Device { parent, driver, numa_node: None, vgpu_type: Text::new(b"1414"), ..gpu };
+        let mut vf = gpu;
+        (vf.parent, vf.driver, vf.numa_node) = (parent, Text::new(b"nvgrace_gpu_vfio_pci"), None);
+        vf.vgpu_type = Text::new(b"1414");
         let id = |text: &str| text.parse::<DeviceId>().ok();
         let any = Selector::default;
         for (selector, gpu_fits, vf_fits) in [

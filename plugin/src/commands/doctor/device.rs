@@ -25,7 +25,7 @@ pub(super) fn examine(
     let Some(group) = &device.group else {
         let advice = match device.device.kind {
             Kind::Mdev => "The plugin cannot allocate it: boot a kernel with CONFIG_VFIO_GROUP.",
-            Kind::Pci | Kind::VendorVf => {
+            _ => {
                 "Turn on the IOMMU in the firmware and on the kernel command line, or bind the device again."
             }
         };

@@ -9,7 +9,7 @@ use crate::problems::ProblemCode;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
-use vfio_plugin_policy::device::{DeviceState, NodeSnapshot, record_of_id};
+use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_plugin_policy::pools::terms::Offer;
 use vfio_plugin_policy::sriov;
 use vfio_probe::{Device, DeviceId};
@@ -109,7 +109,7 @@ fn add_unbound(
         }
     }
     for id in unbound.missing.iter().chain(&unbound.unreadable) {
-        let state = |offer| DeviceState::unbound(record_of_id(*id), offer);
+        let state = |offer| DeviceState::unbound(Device::new(*id), offer);
         snapshot.unbound.extend(offer(*id, None).map(state));
     }
     snapshot.missing.extend(unbound.missing);

@@ -57,8 +57,9 @@ fn late_name_of_a_vgpu_type_moves_unassigned_devices() {
     let uuids = ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002"];
     let vgpu_type = Text::new(b"nvidia-222");
     let devices = uuids.map(|uuid| {
-        let id = uuid.parse().unwrap();
-        Device { id, kind: Kind::Mdev, vgpu_type, ..device("0000:01:00.0") }
+        let mut device = device("0000:01:00.0");
+        (device.id, device.kind, device.vgpu_type) = (uuid.parse().unwrap(), Kind::Mdev, vgpu_type);
+        device
     });
     let name = |uuid| directory.path().join(format!("sys/bus/mdev/devices/{uuid}/mdev_type/name"));
     // A directory in the file's place cannot be read.
