@@ -23,6 +23,7 @@ mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod handover;
 mod http;
 mod kubelet;
 mod log;

@@ -6,12 +6,14 @@ use rustix::process::geteuid;
 use std::io::Result;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Whether a process may change the directory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 enum Access {
-    /// `serve`, whose state it has.
-    Owner,
+    /// `serve`, whose state it has. The value is whether it may write now: another `serve` may have the directory's lock.
+    Owner(Arc<AtomicBool>),
     /// Commands that only print.
     Reader,
 }
@@ -26,17 +28,39 @@ pub(crate) struct RunDir {
 }
 
 impl RunDir {
-    /// Returns the directory for `serve`. Removes the temporary files that killed processes left.
+    /// Returns the directory for a `serve` that has its lock. Removes the temporary files that killed processes left.
     pub(crate) fn of_serve(path: &Path, problems: &Problems) -> Self {
-        let run_dir = Self { path: path.to_owned(), access: Access::Owner, problems: problems.clone() };
-        let names = names(path);
-        remove_leftovers(path, &names);
-        for kept in names.iter().filter(|name| is_kept_aside(name)) {
-            let text = "is a file that an earlier process could not use";
-            problems.begin(ProblemCode::StateFileKeptAside, path.join(kept).display(), text);
-        }
+        let run_dir = Self::of_waiting_serve(path, problems);
+        run_dir.begin_writing();
+        run_dir
+    }
+
+    /// Returns the directory for a `serve` that does not have its lock yet: it writes and removes nothing until
+    /// [`begin_writing`](Self::begin_writing).
+    pub(crate) fn of_waiting_serve(path: &Path, problems: &Problems) -> Self {
+        let access = Access::Owner(Arc::default());
+        let run_dir = Self { path: path.to_owned(), access, problems: problems.clone() };
         run_dir.check_owner();
         run_dir
+    }
+
+    /// Allows writes, because this process has the lock now. Removes the temporary files that killed processes left.
+    pub(crate) fn begin_writing(&self) {
+        let Access::Owner(may_write) = &self.access else { return };
+        let names = names(&self.path);
+        remove_leftovers(&self.path, &names);
+        for kept in names.iter().filter(|name| is_kept_aside(name)) {
+            let text = "is a file that an earlier process could not use";
+            self.problems.begin(ProblemCode::StateFileKeptAside, self.path.join(kept).display(), text);
+        }
+        may_write.store(true, Ordering::Relaxed);
+    }
+
+    /// Allows no more writes, because this process gives up the lock. Clones are bound by it too.
+    pub(crate) fn end_writing(&self) {
+        if let Access::Owner(may_write) = &self.access {
+            may_write.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Returns the directory for a command that writes nothing.
@@ -44,9 +68,19 @@ impl RunDir {
         Self { path: path.to_owned(), access: Access::Reader, problems: Problems::default() }
     }
 
-    /// Returns whether the files may be written and moved.
+    /// Returns whether the files may be written and moved now.
     pub(crate) fn may_write(&self) -> bool {
-        self.access == Access::Owner
+        matches!(&self.access, Access::Owner(may_write) if may_write.load(Ordering::Relaxed))
+    }
+
+    /// Returns whether this process never writes.
+    pub(crate) fn is_of_reader(&self) -> bool {
+        matches!(self.access, Access::Reader)
+    }
+
+    /// Returns the directory's path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Returns the path of a file.

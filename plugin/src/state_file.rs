@@ -141,9 +141,13 @@ impl StateFile {
     /// Moves a file that cannot be used out of the way, and records that. A command that only prints leaves it where it is.
     fn keep_aside(&self, error: &Error) -> Result<()> {
         let file = self.path.display();
-        if !self.run_dir.may_write() {
+        if self.run_dir.is_of_reader() {
             tracing::warn!(%file, %error, "state file ignored");
             return Ok(());
+        }
+        if !self.run_dir.may_write() {
+            let text = format!("{error}; another process of the plugin writes it");
+            return Err(Error::new(ErrorKind::ReadOnlyFilesystem, text));
         }
         let kept = set_aside(&self.path)?;
         let kept = kept.display();
@@ -157,7 +161,7 @@ impl StateFile {
     }
 
     /// Writes the content, unless the last write of this process had the same. A failure is logged once until a write succeeds,
-    /// and leaves the former file in place.
+    /// and leaves the former file in place. Does nothing while this process may not write to the run directory.
     pub(crate) fn write<T: Serialize>(&mut self, content: &T) {
         if !self.run_dir.may_write() {
             return;

@@ -138,6 +138,20 @@ impl Supervisor {
         stack: usize,
         work: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<()> {
+        self.thread_until(name, stack, self.stopping.clone(), work)
+    }
+
+    /// Starts a thread like [`thread`](Self::thread) that ends by itself soon after `stop` is cancelled.
+    ///
+    /// # Errors
+    /// The kernel gives the process no further thread.
+    pub(crate) fn thread_until(
+        &self,
+        name: &'static str,
+        stack: usize,
+        stop: CancellationToken,
+        work: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<()> {
         let supervisor = self.clone();
         let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(stack);
         thread.spawn(move || {
@@ -146,7 +160,10 @@ impl Supervisor {
                 assert_ne!(supervisor.fault, Some(name), "injected");
                 work();
             }));
-            supervisor.report(thread_name(name), end.err().map(|panic| panic_message(&*panic).to_owned()));
+            let panic = end.err().map(|panic| panic_message(&*panic).to_owned());
+            if panic.is_some() || !stop.is_cancelled() {
+                supervisor.report(thread_name(name), panic);
+            }
         })?;
         Ok(())
     }

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | [`metrics`] | the values of the metrics that describe devices and resources |
 //! | [`allocation`] | whether a request of the kubelet can be granted, and which devices are the best choice |
+//! | [`handover`] | the steps in which one process of the plugin replaces another |
 //! | [`health`] | what the plugin reports to the kubelet about each device, with a typed reason |
 //! | [`assignments`] | which pod each device is assigned to, from what the kubelet shows over time |
 //! | [`device`], [`holders`], [`sriov`] | what is known of a node at one moment |
@@ -24,6 +25,7 @@ pub mod allocation;
 pub mod assignments;
 pub mod cdi;
 pub mod device;
+pub mod handover;
 pub mod health;
 pub mod holders;
 pub mod kubelet_id;

@@ -1,5 +1,6 @@
 //! What an Allocate call of one resource works with.
 
+use crate::allocate::gate::AllocateGate;
 use crate::assignments::AssignmentsHandle;
 use crate::kubelet::list_and_watch::DeviceListBroadcast;
 use crate::metrics::ResourceMetrics;
@@ -32,6 +33,8 @@ pub(crate) struct Allocator {
     pub(crate) reservations: Reservations,
     /// What to do with a held device, where its pool does not say.
     pub(crate) busy_allocate: BusyAllocate,
+    /// Lets calls wait while another process of the plugin takes over or hands over.
+    pub(crate) gate: AllocateGate,
     /// The directory of the kubelet's checkpoint.
     pub(crate) kubelet_dir: PathBuf,
     /// Counts the calls; none without `--listen`.

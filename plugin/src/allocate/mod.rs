@@ -7,6 +7,7 @@
 
 pub(crate) mod allocator;
 mod device_specs;
+pub(crate) mod gate;
 pub(crate) mod preferred;
 mod refusal;
 mod response;
@@ -16,6 +17,7 @@ mod verify;
 mod wake;
 
 use crate::allocate::allocator::Allocator;
+use crate::allocate::gate::AnsweredElsewhere;
 use crate::metrics::counters::AllocateResult;
 use crate::node::probe;
 use kubelet_api::v1beta1::{AllocateRequest, AllocateResponse};
@@ -35,13 +37,24 @@ use vfio_probe::{DeviceId, GroupId};
 const DEADLINE: Duration = Duration::from_secs(2);
 
 impl Allocator {
-    /// Answers a request within 2 s. Does not call the kubelet meanwhile.
+    /// Answers a request within 2 s, after a hand-over that is under way. Does not call the kubelet meanwhile.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for ids that are not devices of this resource, FAILED_PRECONDITION for devices that cannot be allocated.
+    /// UNAVAILABLE if another process has taken over, INVALID_ARGUMENT for ids that are not devices of this resource, FAILED_PRECONDITION for devices that cannot be allocated.
     /// The message names the device and says why.
     pub(crate) async fn allocate(&self, request: &AllocateRequest) -> Result<AllocateResponse, Status> {
         tracing::debug!(resource = %self.resource, ?request, "Allocate called");
+        let _answering = match self.gate.try_enter() {
+            Some(entered) => entered,
+            None => {
+                // An Allocate that waits counts as one in flight: the kubelet must not be polled meanwhile.
+                let _in_flight = self.reservations.begin();
+                self.gate.enter().await
+            }
+        }
+        .map_err(|AnsweredElsewhere| {
+            Status::unavailable("another process of the plugin answers Allocates")
+        })?;
         let began = self.metrics.as_ref().map(|metrics| (metrics, Instant::now()));
         let outcome = self.grant(request).await;
         if let Some((metrics, began)) = began {

@@ -40,6 +40,8 @@ struct Shared {
     changes: Mutex<Changes>,
     times_matter: AtomicBool,
     poll_soon: Notify,
+    /// Whether polls wait.
+    polls_paused: watch::Sender<bool>,
     checkpoint_is_stale: Notify,
     monitor: MonitorHandle,
     /// Has what the kubelet does not show.
@@ -60,6 +62,7 @@ impl AssignmentsHandle {
             changes: Mutex::new(Changes::All),
             times_matter: AtomicBool::new(false),
             poll_soon: Notify::new(),
+            polls_paused: watch::Sender::new(false),
             checkpoint_is_stale: Notify::new(),
             monitor,
             problems: run_dir.problems.clone(),
@@ -108,6 +111,38 @@ impl AssignmentsHandle {
         }
         drop(state);
         self.poll_soon();
+    }
+
+    /// Writes the state file with everything that is known now, Allocates since the latest poll included.
+    pub(crate) fn save(&self) {
+        let mut state = self.shared.state.lock().clone();
+        state.ledger.add_allocates(self.current().added().iter().map(|added| (**added).clone()));
+        self.shared.file.lock().write(&state);
+    }
+
+    /// Reads the state file again, and continues with it: another process has answered Allocates since it was read.
+    pub(crate) fn reload(&self, run_dir: &RunDir) {
+        let (file, mut stored) = AssignmentsFile::open(run_dir);
+        let mut state = self.shared.state.lock();
+        *self.shared.file.lock() = file;
+        // No file, or one that cannot be used: what this process has read from the kubelet is more.
+        if !stored.ledger.assignments().is_empty() {
+            stored.ledger.restarted(std::time::Instant::now());
+            *state = stored;
+            self.publish(Assignments::new(self.current().known, &state.ledger));
+        }
+        drop(state);
+        self.poll_soon();
+    }
+
+    /// Sets whether polls of the kubelet wait, because it may be calling Allocate of another process.
+    pub(crate) fn pause_polls(&self, pause: bool) {
+        self.shared.polls_paused.send_replace(pause);
+    }
+
+    /// Waits while polls are paused.
+    async fn polls_resume(&self) {
+        let _ = self.shared.polls_paused.subscribe().wait_for(|paused| !paused).await;
     }
 
     /// Wakes the poller: a pod may have come or gone.

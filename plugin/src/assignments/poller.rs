@@ -49,6 +49,7 @@ impl AssignmentsHandle {
         let mut lister = Lister::new(config.pod_resources.clone());
         let mut poller = Poller::new(self.clone(), config, metrics);
         loop {
+            self.polls_resume().await;
             reservations.idle().await;
             let snapshot = snapshots.borrow_and_update().clone();
             let now = *directory.borrow_and_update();

@@ -3,12 +3,18 @@
 //! The monitor's snapshots and the assignments go to the publisher, whose device lists go to the resources. Each resource is
 //! registered with the kubelet by a task of its own. Every task and thread is supervised.
 
+use crate::allocate::gate::{AllocateGate, ClosedGate};
 use crate::assignments::AssignmentsHandle;
 use crate::commands::stderr;
 use crate::config::Config;
+use crate::device_plugin::orders::Registrations;
 use crate::device_plugin::registration::Services;
 use crate::device_plugin::resources::ResourceSet;
 use crate::device_plugin::sockets;
+use crate::handover::reload::{Reload, notify_active};
+use crate::handover::retired::{AfterRetirement, Retired};
+use crate::handover::taker::{self, Beginning, Taken, Withdrawn};
+use crate::handover::{Parts, giver};
 use crate::http::HttpServer;
 use crate::kubelet::registry::Registry;
 use crate::kubelet::socket_watch;
@@ -19,11 +25,15 @@ use crate::problems::{ProblemCode, Problems};
 use crate::publisher::{CarriedOver, HealthPublisher, Published};
 use crate::reservations::Reservations;
 use crate::run_dir::RunDir;
-use crate::status;
+use crate::status::socket::SocketFile;
+use crate::status::words::RoleWord;
+use crate::status::{self, ProcessStatus};
 use crate::supervise::{Failures, Supervisor};
 use anyhow::{Context, bail};
+use parking_lot::Mutex;
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -62,19 +72,22 @@ pub(crate) fn run(config: &Config) -> Result<(), Logged> {
 }
 
 fn run_until_signal(config: &Config) -> anyhow::Result<()> {
+    let reload = Reload::new();
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the async runtime")?;
     let end = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+        // Only the active process reloads. Another one is not ended by the signal either.
+        let _hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
         let stop = async {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
         };
-        serve_until_any_panic(config, stop).await
+        serve_until_any_panic(config, &reload, stop).await
     });
     // A blocking call that hangs in the kernel must not hang the exit.
     runtime.shutdown_background();
@@ -82,7 +95,7 @@ fn run_until_signal(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Raises the soft limit of open descriptors to the hard one. A soft limit of 1024 is a default for programs that call select(2),
-/// and this one does not; nor does it start other programs, which would inherit the limit. Before any thread starts.
+/// and this one does not; the only program that it starts, and that inherits the limit, is itself. Before any thread starts.
 fn raise_descriptor_limit() {
     let limits = getrlimit(Resource::Nofile);
     if limits.current != limits.maximum {
@@ -92,43 +105,157 @@ fn raise_descriptor_limit() {
 }
 
 /// Runs [`serve`] with a supervisor of its own that reports every panic of the process, also of threads and tasks that it has not
-/// started: the readers of the hardware, the prober's threads, gRPC calls.
-async fn serve_until_any_panic(config: &Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let (supervisor, failures) = Supervisor::new();
-    supervisor.report_panics();
-    serve(config, &supervisor, failures, stop).await
+/// started: the readers of the hardware, the prober's threads, gRPC calls. Does that again as long as this process is to serve after a
+/// hand-over.
+async fn serve_until_any_panic(
+    config: &Config,
+    reload: &Reload,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let (mut stop, mut before) = (pin!(stop), Before::Started);
+    loop {
+        let (supervisor, failures) = Supervisor::new();
+        supervisor.report_panics();
+        before = match serve(config, &supervisor, failures, reload, before, &mut stop).await? {
+            Next::Exit => return Ok(()),
+            Next::Wait(before) => before,
+        };
+    }
 }
 
-/// Starts the plugin and runs it until `stop` or the first failure of a task or thread. In both cases streams end and sockets
-/// are removed before this returns.
+/// What comes before a process serves.
+enum Before {
+    /// It has just been started.
+    Started,
+    /// Another process went on in a hand-over to this one. It waits until the connection is closed.
+    Withdrawn(Withdrawn),
+    /// It has handed over.
+    Retired(Retired),
+}
+
+impl Before {
+    /// Waits until this process serves or takes over. Returns none if it is to exit.
+    async fn wait(self, config: &Config) -> Option<Beginning> {
+        let is_again = match self {
+            Self::Started => false,
+            Self::Withdrawn(withdrawn) => {
+                drop(withdrawn);
+                true
+            }
+            Self::Retired(retired) => {
+                return match retired.wait().await {
+                    AfterRetirement::Serve(lock) => Some(Beginning::Alone(Some(lock))),
+                    AfterRetirement::Exit => None,
+                };
+            }
+        };
+        Some(taker::begin(&config.run_dir, is_again).await)
+    }
+
+    fn role(&self) -> RoleWord {
+        match self {
+            Self::Started | Self::Withdrawn(_) => RoleWord::Waiting,
+            Self::Retired(_) => RoleWord::HandedOver,
+        }
+    }
+}
+
+/// What comes after a process has served.
+enum Next {
+    /// It exits.
+    Exit,
+    /// It waits until it serves again.
+    Wait(Before),
+}
+
+/// Waits until this process is to serve, starts the plugin, and runs it until `stop`, the first failure of a task or thread, or a
+/// hand-over. In all cases streams end and sockets are removed before this returns.
 async fn serve(
     config: &Config,
     supervisor: &Supervisor,
     mut failures: Failures,
+    reload: &Reload,
+    before: Before,
     stop: impl Future<Output = ()>,
-) -> anyhow::Result<()> {
-    let (monitor, _socket) = start(config, supervisor).await?;
-    let failure = tokio::select! {
-        () = stop => None,
-        failure = failures.first() => Some(failure),
+) -> anyhow::Result<Next> {
+    let status = ProcessStatus::new(before.role(), config.busy.to_string());
+    let _own_socket = start_own_socket(config, supervisor, status.clone());
+    let mut stop = pin!(stop);
+    let beginning = tokio::select! {
+        beginning = before.wait(config) => beginning,
+        () = &mut stop => None,
+    };
+    let Some(beginning) = beginning else {
+        supervisor.stop();
+        return Ok(Next::Exit);
+    };
+    let (parts, gate) = start(config, supervisor, &status, matches!(beginning, Beginning::Alone(_)))?;
+    let end = tokio::select! {
+        () = stop => Ok(Next::Exit),
+        failure = failures.first() => Err(failure),
+        before = hand_over(beginning, &parts, gate, supervisor, reload) => Ok(Next::Wait(before)),
     };
     tracing::info!("stopping");
     supervisor.stop();
-    monitor.stop();
+    parts.monitor.stop();
     let _ = timeout(SHUTDOWN, supervisor.ended()).await;
-    match failure {
-        None => Ok(()),
-        Some(failure) => bail!("{failure}; stopped, to be started again"),
-    }
+    end.or_else(|failure| bail!("{failure}; stopped, to be started again"))
 }
 
-/// Starts the monitor's thread and all tasks.
-async fn start(
+/// Starts the status socket of this process, and removes those that killed processes left.
+fn start_own_socket(config: &Config, supervisor: &Supervisor, status: ProcessStatus) -> SocketFile {
+    let run_dir = RunDir::of_waiting_serve(&config.run_dir, &Problems::default());
+    let (socket, answering) = status.start_own(&run_dir, &sockets::new_name());
+    let directory = config.run_dir.clone();
+    supervisor.task("the status socket of the process", async move {
+        tokio::join!(answering, sockets::remove_stale(&directory));
+    });
+    socket
+}
+
+/// Takes over if another process serves, and then serves until another process takes over.
+async fn hand_over(
+    beginning: Beginning,
+    parts: &Parts,
+    gate: Option<ClosedGate>,
+    supervisor: &Supervisor,
+    reload: &Reload,
+) -> Before {
+    let (lock, giver) = match beginning {
+        Beginning::Alone(lock) => {
+            parts.activate();
+            if let Some(gate) = gate {
+                gate.answer();
+            }
+            (lock, None)
+        }
+        Beginning::Taking(takeover) => {
+            let giver = takeover.peer();
+            match takeover.run(parts, gate).await {
+                Taken::Serves(lock) => (Some(lock), Some(giver)),
+                Taken::Withdrawn(withdrawn) => return Before::Withdrawn(withdrawn),
+            }
+        }
+    };
+    notify_active(giver);
+    supervisor.task("the reload", reload.clone().follow());
+    Before::Retired(giver::serve(parts, lock, reload).await)
+}
+
+/// Starts the monitor's thread and all tasks. Returns the parts that a hand-over changes, and the gate of Allocates, which is closed.
+///
+/// `has_lock`: this process may write to the run directory. If not, another one still serves.
+fn start(
     config: &Config,
     supervisor: &Supervisor,
-) -> anyhow::Result<(MonitorHandle, status::SocketFile)> {
+    process: &ProcessStatus,
+    has_lock: bool,
+) -> anyhow::Result<(Parts, Option<ClosedGate>)> {
     let problems = Problems::default();
-    let run_dir = RunDir::of_serve(&config.run_dir, &problems);
+    let run_dir = match has_lock {
+        true => RunDir::of_serve(&config.run_dir, &problems),
+        false => RunDir::of_waiting_serve(&config.run_dir, &problems),
+    };
     check_descriptors(&problems);
     let carried_over = CarriedOver::read(&run_dir);
     let metrics: MetricsHandle = config.listen.map(|_| Arc::new(Metrics::new()));
@@ -160,19 +287,24 @@ async fn start(
             metrics.clone(),
         ),
     );
-    let status = status::Server {
+    let (gate, closed) = AllocateGate::closed();
+    let registrations = Registrations::default();
+    let (active, is_active) = watch::channel(false);
+    process.started(status::Server {
         monitor: monitor.clone(),
         publisher: Arc::clone(&publisher),
         assignments: assignments.clone(),
         registry: Arc::clone(&registry),
         problems: problems.clone(),
-    };
-    let (socket, answering) = status.start(&run_dir);
-    supervisor.task("the status server", answering);
-    if let Some(metrics) = &metrics {
-        let (monitor, registry) = (monitor.clone(), Arc::clone(&registry));
-        HttpServer::start(config, Arc::clone(metrics), monitor, registry, problems.clone(), supervisor);
-    }
+    });
+    let (status_socket, answering) = process.clone().start(&run_dir);
+    let http = metrics.clone().and_then(|metrics| {
+        HttpServer::new(config, metrics, monitor.clone(), Arc::clone(&registry), problems.clone())
+    });
+    supervisor.task(
+        "the status server",
+        answer_while_active(is_active, process.clone(), answering, http, supervisor.clone()),
+    );
     tracing::info!(root = %config.root.display(), kubelet_dir = %config.kubelet_dir.display(), busy = %config.busy,
         interval = ?config.interval, "serving");
     log_coverage(&monitor);
@@ -180,16 +312,55 @@ async fn start(
         kubelet_dir: config.kubelet_dir.clone(),
         plugin_dir,
         monitor: monitor.clone(),
-        publisher,
-        assignments,
+        publisher: Arc::clone(&publisher),
+        assignments: assignments.clone(),
         reservations,
+        gate: gate.clone(),
+        registrations: registrations.clone(),
         problems,
         busy_allocate: config.busy_allocate,
         metrics,
     };
-    let resources = ResourceSet::new(services.clone(), supervisor.clone(), registry);
+    let resources = ResourceSet::new(services.clone(), supervisor.clone(), Arc::clone(&registry));
     supervisor.task("the publisher", publish(services, resources));
-    Ok((monitor, socket))
+    let status_socket = Mutex::new(Some(status_socket));
+    let parts = Parts {
+        run_dir,
+        registrations,
+        registry,
+        gate,
+        assignments,
+        monitor,
+        publisher,
+        active,
+        status_socket,
+    };
+    Ok((parts, closed))
+}
+
+/// Answers on the status socket and over HTTP from the moment on that this process is the active one, until it has handed over.
+async fn answer_while_active(
+    mut is_active: watch::Receiver<bool>,
+    process: ProcessStatus,
+    answering: impl Future<Output = ()>,
+    http: Option<HttpServer>,
+    supervisor: Supervisor,
+) {
+    if is_active.wait_for(|active| *active).await.is_ok() {
+        process.set_role(RoleWord::Active);
+        let stop = supervisor.child_token();
+        if let Some(http) = http {
+            http.start(&supervisor, stop.clone());
+        }
+        tokio::select! {
+            () = answering => {}
+            _ = is_active.wait_for(|active| !active) => {}
+        }
+        stop.cancel();
+        process.set_role(RoleWord::HandedOver);
+    }
+    // A task that ends is a failure.
+    std::future::pending::<()>().await;
 }
 
 /// Records a limit of open files that a node with many devices exceeds.
@@ -275,13 +446,23 @@ mod tests {
         config
     }
 
+    /// Runs `serve` without another process.
+    async fn serve_once(
+        config: &Config,
+        supervisor: &Supervisor,
+        failures: Failures,
+        stop: impl Future<Output = ()>,
+    ) -> anyhow::Result<Next> {
+        serve(config, supervisor, failures, &Reload::new(), Before::Started, stop).await
+    }
+
     /// Runs `serve` with one task or thread that panics. Returns the error.
     async fn failure_of(name: &'static str) -> String {
         let node = Node::with_eight_gpus().unwrap();
         let (supervisor, failures) = Supervisor::with_fault(name);
         let config = config(&node);
-        let end = timeout(PATIENCE, serve(&config, &supervisor, failures, pending())).await;
-        end.unwrap_or_else(|_| panic!("serve goes on without {name}")).unwrap_err().to_string()
+        let end = timeout(PATIENCE, serve_once(&config, &supervisor, failures, pending())).await;
+        end.unwrap_or_else(|_| panic!("serve goes on without {name}")).err().unwrap().to_string()
     }
 
     #[tokio::test]
@@ -319,7 +500,7 @@ mod tests {
                 panic!("gave up");
             };
             std::thread::Builder::new().name("bystander".to_owned()).spawn(work).unwrap();
-            let end = timeout(PATIENCE, serve_until_any_panic(&config, pending())).await;
+            let end = timeout(PATIENCE, serve_until_any_panic(&config, &Reload::new(), pending())).await;
             let error = end.expect("serve goes on after the panic").unwrap_err().to_string();
             if error == expected {
                 return;
@@ -333,8 +514,9 @@ mod tests {
     async fn serve_fails_when_the_monitor_thread_ends() {
         let node = Node::with_eight_gpus().unwrap();
         let (supervisor, mut failures) = Supervisor::new();
-        let (monitor, _socket) = start(&config(&node), &supervisor).await.unwrap();
-        monitor.stop();
+        let status = ProcessStatus::new(RoleWord::Waiting, String::new());
+        let (parts, _gate) = start(&config(&node), &supervisor, &status, true).unwrap();
+        parts.monitor.stop();
         let failure = timeout(PATIENCE, failures.first()).await.unwrap();
         assert_eq!(failure.to_string(), "the monitor thread ended unexpectedly");
         supervisor.stop();
@@ -347,7 +529,9 @@ mod tests {
         let (supervisor, failures) = Supervisor::new();
         let config = config(&node);
         let stop = tokio::time::sleep(Duration::from_millis(300));
-        timeout(PATIENCE, serve(&config, &supervisor, failures, stop)).await.unwrap().unwrap();
+        let next =
+            timeout(PATIENCE, serve_once(&config, &supervisor, failures, stop)).await.unwrap().unwrap();
+        assert!(matches!(next, Next::Exit));
         assert!(!config.run_dir.join("status.sock").exists());
     }
 }

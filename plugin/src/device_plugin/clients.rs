@@ -112,6 +112,14 @@ impl Clients {
     }
 }
 
+impl Clients {
+    /// Returns whether a connection is open on which a client has called ListAndWatch, also if its stream has ended.
+    pub(super) fn has_follower(&self) -> bool {
+        let open = self.0.lock();
+        open.clients.values().any(|client| client.activity.0.lock().usefulness == Usefulness::Follows)
+    }
+}
+
 impl Open {
     /// Closes the least useful connection: one that has called nothing, of the process with the most connections, longest idle.
     /// Returns when it may be closed, if it may not now. From `patience` on, any may: each had the time to call by then.

@@ -41,7 +41,7 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device_plugin::clients::Activity;
+    use crate::device_plugin::clients::{Activity, Clients};
     use crate::device_plugin::server::accepted_connections;
     use crate::files::bind_private;
     use kubelet_api::v1beta1::registration_client::RegistrationClient;
@@ -82,7 +82,8 @@ mod tests {
     fn serve_with(directory: &Path, limits: Limits) -> PathBuf {
         let path = directory.join("socket");
         let listener = bind_private(&path).unwrap();
-        let connections = accepted_connections(listener, limits, CancellationToken::new(), |_| {});
+        let connections =
+            accepted_connections(listener, limits, CancellationToken::new(), Clients::default(), |_| {});
         let server = limits.server().add_service(RegistrationServer::new(Answers));
         tokio::spawn(server.serve_with_incoming(connections));
         path

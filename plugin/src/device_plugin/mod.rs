@@ -2,7 +2,9 @@
 
 mod clients;
 mod connection;
+mod endpoint;
 mod limits;
+pub(crate) mod orders;
 mod register;
 pub(crate) mod registration;
 pub(crate) mod resources;

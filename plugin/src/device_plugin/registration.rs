@@ -1,11 +1,14 @@
 //! One resource's life with the kubelet: wait for it, serve, register, follow the streams, and begin again when the kubelet has
-//! forgotten the resource.
+//! forgotten the resource. Carries out the orders of a hand-over.
 
 use crate::allocate::allocator::Allocator;
+use crate::allocate::gate::AllocateGate;
 use crate::assignments::AssignmentsHandle;
 use crate::backoff::Backoff;
+use crate::device_plugin::endpoint::{Endpoint, forward};
+use crate::device_plugin::orders::{Order, Orders, Registrations};
 use crate::device_plugin::register::register;
-use crate::device_plugin::server::{PluginServer, Socket};
+use crate::device_plugin::server::{PluginServer, Purpose};
 use crate::kubelet::list_and_watch::{DeviceList, DeviceListBroadcast, Streams};
 use crate::kubelet::registry::{ResourceStatus, SharedStatus};
 use crate::kubelet::socket_watch::PluginDirState;
@@ -14,8 +17,8 @@ use crate::node::monitor::MonitorHandle;
 use crate::problems::{ProblemCode, Problems};
 use crate::publisher::HealthPublisher;
 use crate::reservations::Reservations;
-use std::convert::Infallible;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -29,6 +32,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 /// A kubelet that has accepted a registration and follows no stream for this time has dropped the resource: it never dials
 /// again by itself.
 const NO_STREAM: Duration = Duration::from_secs(1);
+/// How long the kubelet may take to follow the stream of a socket that replaces another one.
+const FOLLOWED: Duration = Duration::from_secs(5);
 
 /// What the resources share.
 #[derive(Clone)]
@@ -45,6 +50,10 @@ pub(crate) struct Services {
     pub(crate) assignments: AssignmentsHandle,
     /// The groups that Allocate calls are about to allocate.
     pub(crate) reservations: Reservations,
+    /// Lets Allocates wait during a hand-over.
+    pub(crate) gate: AllocateGate,
+    /// The orders of a hand-over.
+    pub(crate) registrations: Registrations,
     /// Has the resources that cannot be registered.
     pub(crate) problems: Problems,
     /// What Allocate does with a held device, where its pool does not say.
@@ -63,6 +72,7 @@ impl Services {
             assignments: self.assignments.clone(),
             reservations: self.reservations.clone(),
             busy_allocate: self.busy_allocate,
+            gate: self.gate.clone(),
             kubelet_dir: self.kubelet_dir.clone(),
             metrics: ResourceMetrics::of(&self.metrics, resource),
         }
@@ -80,10 +90,10 @@ pub(super) struct Resource {
 
 impl Resource {
     /// Serves and registers until stopped. Ends within 600 ms after the stop; then no stream and no socket is left.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(self, mut orders: Orders) {
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
-        while let Some(kubelet) = self.kubelet().await {
-            let reason = self.serve(kubelet, &mut backoff).await;
+        while let Some(kubelet) = self.kubelet(&mut orders).await {
+            let reason = self.serve(kubelet, &mut backoff, &mut orders).await;
             self.update(|status| {
                 let (name, unfollowed) = (std::mem::take(&mut status.name), status.unfollowed);
                 *status = ResourceStatus { name, unfollowed, ..ResourceStatus::default() };
@@ -96,12 +106,14 @@ impl Resource {
         }
     }
 
-    /// Waits for the kubelet's socket. None once stopped.
+    /// Waits for the kubelet's socket, and until resources may register. None once stopped.
     ///
-    /// Without the kubelet there is nothing to serve: it removes every socket of its directory when it starts.
-    async fn kubelet(&self) -> Option<KubeletSocket> {
+    /// Without the kubelet there is nothing to serve: it removes every socket of its directory when it starts. An order has nothing to do
+    /// then.
+    async fn kubelet(&self, orders: &mut Orders) -> Option<KubeletSocket> {
         let mut plugin_dir = self.services.plugin_dir.clone();
         let found = async {
+            self.services.registrations.may_register().await;
             let found = plugin_dir.wait_for(|state| state.kubelet.is_some()).await.map(|state| state.kubelet);
             match found {
                 Ok(kubelet) => kubelet,
@@ -109,13 +121,24 @@ impl Resource {
                 Err(_) => std::future::pending().await,
             }
         };
-        self.stop.run_until_cancelled(found).await?
+        let mut found = pin!(self.stop.run_until_cancelled(found));
+        loop {
+            tokio::select! {
+                found = &mut found => return found?,
+                Some(command) = orders.recv() => drop(command),
+            }
+        }
     }
 
     /// Serves on a new socket and registers it. Returns why the resource has to be registered again.
-    async fn serve(&self, kubelet: KubeletSocket, backoff: &mut Backoff) -> &'static str {
-        let socket = match Socket::bind(&self.services.kubelet_dir) {
-            Ok(socket) => socket,
+    async fn serve(
+        &self,
+        kubelet: KubeletSocket,
+        backoff: &mut Backoff,
+        orders: &mut Orders,
+    ) -> &'static str {
+        let mut endpoint = match self.endpoint(Purpose::Serve) {
+            Ok(endpoint) => endpoint,
             Err(error) => {
                 let directory = self.services.kubelet_dir.display();
                 self.note(format_args!("no socket can be created in {directory}: {error}"));
@@ -124,50 +147,147 @@ impl Resource {
                 return "no socket could be created";
             }
         };
-        let mut lists = self.list.clone();
-        let (sender, receiver) = watch::channel(lists.borrow_and_update().clone());
-        let broadcast = DeviceListBroadcast::new(receiver);
-        let streams = broadcast.streams();
-        let server =
-            socket.serve(self.services.allocator(&self.name, broadcast), self.services.problems.clone());
-        self.update(|status| server.endpoint().clone_into(&mut status.endpoint));
-        let reason = tokio::select! {
-            () = self.stop.cancelled() => "the resource was stopped",
-            () = server.ended() => {
-                // Whatever ended it may last. The pause keeps the plugin from registering in a loop.
-                self.update(|status| status.registered = false);
-                self.pause(backoff).await;
-                "its server ended"
+        let mut is_registered = false;
+        let reason = loop {
+            self.update(|status| endpoint.server.endpoint().clone_into(&mut status.endpoint));
+            let (server, streams) = (&endpoint.server, endpoint.streams.clone());
+            let command = tokio::select! {
+                () = self.stop.cancelled() => break "the resource was stopped",
+                () = server.ended() => {
+                    // Whatever ended it may last. The pause keeps the plugin from registering in a loop.
+                    self.update(|status| status.registered = false);
+                    self.pause(backoff).await;
+                    break "its server ended"
+                }
+                reason = self.register_and_follow(kubelet, server, streams, is_registered, backoff) => break reason,
+                never = forward(&mut endpoint.lists, endpoint.sender.as_ref()) => match never {},
+                Some(command) = orders.recv() => command,
+            };
+            let carried_out = self.carry_out(command.order, &mut endpoint);
+            match self.stop.run_until_cancelled(carried_out).await {
+                Some(Ok(answer)) => {
+                    // After the end of its streams, an endpoint is not registered any more.
+                    is_registered = command.order == Order::EndStreams || self.status.lock().registered;
+                    // Without a receiver the hand-over has given up.
+                    let _ = command.done.send(answer);
+                }
+                Some(Err(reason)) => break reason,
+                None => break "the resource was stopped",
             }
-            reason = self.register_and_follow(kubelet, &server, streams, backoff) => reason,
-            never = forward(lists, &sender) => match never {},
         };
-        // The last list still goes out: a resource without devices reports that by an empty list.
-        sender.send_if_modified(|sent| {
-            let last = self.list.borrow().clone();
-            let changed = *sent != last;
-            *sent = last;
-            changed
-        });
         // The streams end and the socket goes before the next Register: a kubelet up to 1.36 that notices the end of the old
         // stream late disconnects the socket that has the name by then (`runClient`).
-        drop(sender);
-        server.end().await;
+        endpoint.end().await;
         reason
     }
 
-    /// Registers the server and follows its streams. Returns why the resource has to be registered again.
+    /// Serves on a new socket.
+    fn endpoint(&self, purpose: Purpose) -> std::io::Result<Endpoint> {
+        let services = &self.services;
+        let allocator = |broadcast| services.allocator(&self.name, broadcast);
+        Endpoint::serve(
+            &services.kubelet_dir,
+            self.list.clone(),
+            purpose,
+            allocator,
+            services.problems.clone(),
+        )
+    }
+
+    /// Carries out an order of a hand-over. Returns its answer.
+    ///
+    /// # Errors
+    /// The resource has to be registered again, as if there had been no order.
+    async fn carry_out(&self, order: Order, endpoint: &mut Endpoint) -> Result<bool, &'static str> {
+        match order {
+            Order::Void => self.void().await,
+            Order::EndStreams => {
+                endpoint.end_streams().await;
+                return Ok(endpoint.is_kept().await);
+            }
+            Order::Renew => self.renew(endpoint).await?,
+            Order::RenewAll if !endpoint.is_followed() => {
+                let next = self.registered_endpoint().await?;
+                std::mem::replace(endpoint, next).end_later();
+            }
+            Order::RenewAll => {
+                let next = self.registered_endpoint().await?;
+                if !next.followed(FOLLOWED).await {
+                    next.end().await;
+                    return Err("the kubelet follows no stream");
+                }
+                self.void().await;
+                endpoint.end_streams().await;
+                let is_kept = endpoint.is_kept().await;
+                std::mem::replace(endpoint, next).end_later();
+                if is_kept {
+                    self.renew(endpoint).await?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Lets a registration fail. A kubelet that cannot be called knows no client either, or will know none when it starts.
+    async fn void(&self) {
+        let Ok(endpoint) = self.endpoint(Purpose::Refuse) else { return };
+        match register(&self.services.kubelet_dir, &self.name, endpoint.server.endpoint()).await {
+            Err(error) => {
+                tracing::debug!(resource = %self.name, error, "let a registration fail on purpose");
+            }
+            Ok(()) => {
+                tracing::warn!(resource = %self.name, "the kubelet accepted a registration that was meant to fail");
+            }
+        }
+        endpoint.end().await;
+    }
+
+    /// Ends the stream, and then registers on a new socket.
+    async fn renew(&self, endpoint: &mut Endpoint) -> Result<(), &'static str> {
+        endpoint.end_streams().await;
+        let next = self.registered_endpoint().await?;
+        std::mem::replace(endpoint, next).end_later();
+        Ok(())
+    }
+
+    /// Serves on a new socket and registers it, at the first attempt.
+    async fn registered_endpoint(&self) -> Result<Endpoint, &'static str> {
+        let endpoint = self.endpoint(Purpose::Serve).map_err(|_| "no socket could be created")?;
+        let registered = register(&self.services.kubelet_dir, &self.name, endpoint.server.endpoint()).await;
+        self.count(registered.is_ok());
+        match registered {
+            Ok(()) => {
+                self.registered(&endpoint.server);
+                Ok(endpoint)
+            }
+            Err(error) => {
+                tracing::warn!(resource = %self.name, error, "cannot register with the kubelet; trying again");
+                endpoint.end().await;
+                Err("it could not be registered on a new socket")
+            }
+        }
+    }
+
+    /// Registers the server, unless that was done, and follows its streams. Returns why the resource has to be registered again.
     async fn register_and_follow(
         &self,
         kubelet: KubeletSocket,
         server: &PluginServer,
         streams: watch::Receiver<Streams>,
+        is_registered: bool,
         backoff: &mut Backoff,
     ) -> &'static str {
-        match self.register(kubelet, server, backoff).await {
+        let registered = match is_registered {
+            true => Ok(()),
+            false => self.register(kubelet, server, backoff).await,
+        };
+        let reason = match registered {
             Ok(()) => self.follow(kubelet, server, streams, backoff).await,
             Err(reason) => reason,
-        }
+        };
+        // A hand-over keeps what is registered as it is.
+        self.services.registrations.may_register().await;
+        reason
     }
 
     /// Calls Register until the kubelet accepts.
@@ -192,10 +312,15 @@ impl Resource {
             self.check_sockets(kubelet, server)?;
         }
         self.count(true);
+        self.registered(server);
+        Ok(())
+    }
+
+    /// Notes that the kubelet has accepted a registration.
+    fn registered(&self, server: &PluginServer) {
         self.update(|status| status.registered = true);
         self.services.problems.end(ProblemCode::NotRegistered, &self.name);
         tracing::info!(resource = %self.name, endpoint = server.endpoint(), "registered with the kubelet");
-        Ok(())
     }
 
     /// Counts the kubelet's streams. Returns why the resource has to be registered again: the kubelet follows no stream, or a
@@ -268,14 +393,4 @@ impl Resource {
     fn update(&self, change: impl FnOnce(&mut ResourceStatus)) {
         change(&mut self.status.lock());
     }
-}
-
-/// Passes a resource's lists on to the streams of one registration.
-async fn forward(mut from: watch::Receiver<DeviceList>, to: &watch::Sender<DeviceList>) -> Infallible {
-    while from.changed().await.is_ok() {
-        // An equal list too: it was sent again on purpose.
-        to.send_replace(from.borrow_and_update().clone());
-    }
-    // The resource has gone. The stop that comes with it ends the registration.
-    std::future::pending().await
 }

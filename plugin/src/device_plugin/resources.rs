@@ -80,13 +80,14 @@ impl ResourceSet {
             status: Arc::clone(&status),
             stop: stop.clone(),
         };
+        let orders = self.services.registrations.add(&name);
         let previous = self.ending.remove(&name);
         let task = self.supervisor.task_until(format!("resource {name}"), stop.clone(), async move {
             if let Some(previous) = previous {
                 // It was stopped, so it ends soon. Its panic ends the process.
                 let _ = previous.await;
             }
-            resource.run().await;
+            resource.run(orders).await;
         });
         self.running.insert(name, Running { list: sender, stop, status, task });
     }
@@ -95,6 +96,7 @@ impl ResourceSet {
     fn end(&mut self, name: Arc<str>) {
         let Some(resource) = self.running.remove(&name) else { return };
         tracing::info!(resource = %name, "resource has no devices left");
+        self.services.registrations.remove(&name);
         // An empty list first: the kubelet then counts 0 at once, not after its grace period of 5 minutes.
         resource.list.send_replace(DeviceList::default());
         resource.stop.cancel();

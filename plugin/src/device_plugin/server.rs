@@ -29,9 +29,19 @@ pub(super) struct Socket {
     file: EndpointFile,
 }
 
+/// What a server is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    /// To serve the kubelet.
+    Serve,
+    /// To let its registration fail ([`Order::Void`](crate::device_plugin::orders::Order::Void)).
+    Refuse,
+}
+
 /// A running server.
 pub(super) struct PluginServer {
     file: EndpointFile,
+    clients: Clients,
     shutdown: CancellationToken,
     /// Closes the connections, also if this is dropped.
     close: DropGuard,
@@ -63,7 +73,7 @@ impl Socket {
     }
 
     /// Starts to answer calls.
-    pub(super) fn serve(self, allocator: Allocator, problems: Problems) -> PluginServer {
+    pub(super) fn serve(self, allocator: Allocator, purpose: Purpose, problems: Problems) -> PluginServer {
         let (shutdown, close, ended) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let limits = Limits::DEFAULT;
@@ -79,12 +89,12 @@ impl Socket {
                 }
             }
         };
-        let connections = accepted_connections(self.listener, limits, close.clone(), note);
+        let clients = Clients::default();
+        let connections = accepted_connections(self.listener, limits, close.clone(), clients.clone(), note);
+        let service = Service { allocator, refuses: purpose == Purpose::Refuse };
         let server = limits
             .server()
-            .add_service(
-                DevicePluginServer::new(Service { allocator }).max_decoding_message_size(MAX_REQUEST),
-            )
+            .add_service(DevicePluginServer::new(service).max_decoding_message_size(MAX_REQUEST))
             .serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());
         let end = ended.clone().drop_guard();
         tokio::spawn(async move {
@@ -93,7 +103,7 @@ impl Socket {
                 tracing::warn!(%error, "the gRPC server of a resource failed");
             }
         });
-        PluginServer { file: self.file, shutdown, close: close.drop_guard(), ended }
+        PluginServer { file: self.file, clients, shutdown, close: close.drop_guard(), ended }
     }
 }
 
@@ -102,9 +112,9 @@ pub(super) fn accepted_connections(
     listener: UnixListener,
     limits: Limits,
     close: CancellationToken,
+    clients: Clients,
     mut note: impl FnMut(&Result<UnixStream>),
 ) -> impl Stream<Item = Result<Connection>> {
-    let clients = Clients::default();
     UnixListenerStream::new(listener).then(move |accepted| {
         note(&accepted);
         connection(accepted, close.clone(), limits, clients.clone())
@@ -144,6 +154,11 @@ impl PluginServer {
         self.file.path.exists()
     }
 
+    /// Returns whether a connection is open on which a client has called ListAndWatch, also if its stream has ended.
+    pub(super) fn has_follower(&self) -> bool {
+        self.clients.has_follower()
+    }
+
     /// Waits until the server has ended. It does not end before [`PluginServer::end`] unless it fails.
     pub(super) async fn ended(&self) {
         self.ended.cancelled().await;
@@ -152,7 +167,7 @@ impl PluginServer {
     /// Removes the socket and ends the server. When this returns, no stream is left: a connection that does not end within
     /// 300 ms is closed.
     pub(super) async fn end(self) {
-        let Self { file, shutdown, close, ended } = self;
+        let Self { file, shutdown, close, ended, .. } = self;
         drop(file);
         shutdown.cancel();
         if timeout(LINGER, ended.cancelled()).await.is_err() {

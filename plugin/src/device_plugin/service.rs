@@ -25,6 +25,8 @@ pub(super) const MAX_REQUEST: usize = 1 << 20;
 pub(super) struct Service {
     /// Answers Allocate, and has the streams of ListAndWatch.
     pub(super) allocator: Allocator,
+    /// Whether GetDevicePluginOptions fails, so that the kubelet's registration of this socket fails.
+    pub(super) refuses: bool,
 }
 
 /// Returns the options that Register and GetDevicePluginOptions report to the kubelet.
@@ -41,6 +43,11 @@ impl DevicePlugin for Service {
         request: Request<Empty>,
     ) -> Result<Response<DevicePluginOptions>, Status> {
         Activity::called(request.extensions());
+        if self.refuses {
+            return Err(Status::unavailable(
+                "this registration is meant to fail: the plugin is handing over",
+            ));
+        }
         Ok(Response::new(options()))
     }
 

@@ -1,4 +1,5 @@
-//! The names of the plugin's sockets in the kubelet's directory, and the removal of those that a killed process left behind.
+//! The names of the plugin's sockets in the kubelet's directory and of the processes' sockets in the run directory, and the removal of
+//! those that a killed process left behind.
 
 use crate::files::names;
 use std::io::ErrorKind;
@@ -20,7 +21,7 @@ const MAX_SOCKETS: usize = 1000;
 ///
 /// It is short because a socket's address has 108 bytes. It is never used twice: kubelets from 1.37 on refuse a path that is
 /// still connected, and older ones confuse the old connection with the new one.
-pub(super) fn new_name() -> String {
+pub(crate) fn new_name() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
     let unique = u64::try_from(now).unwrap_or_default().wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
@@ -28,7 +29,7 @@ pub(super) fn new_name() -> String {
 }
 
 /// Returns whether a file name is one that [`new_name`] makes, in this or another process.
-fn is_ours(name: &str) -> bool {
+pub(crate) fn is_ours(name: &str) -> bool {
     let is_hex = |text: &str| {
         (1..=8).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     };

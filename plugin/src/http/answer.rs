@@ -4,6 +4,7 @@ use crate::http::HttpServer;
 use crate::log;
 use crate::metrics::exposition::{Format, Scrape};
 use crate::status::readiness::Readiness;
+use crate::status::words::RoleWord;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -42,6 +43,8 @@ impl HttpServer {
     fn readiness(&self) -> Readiness {
         let snapshot = self.monitor.snapshots.borrow().clone();
         Readiness {
+            // Only the active process serves HTTP.
+            role: RoleWord::Active,
             silent: self.monitor.silent_for(),
             settled: self.registry.is_set(),
             listing_failed: snapshot.is_some_and(|snapshot| snapshot.listing_failed),

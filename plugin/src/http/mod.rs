@@ -23,6 +23,7 @@ use clients::Clients;
 use listener::Listener;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// The stack of the thread in bytes.
 const STACK: usize = 512 * 1024;
@@ -32,6 +33,7 @@ pub(super) const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Durat
 /// What the answers are made of.
 #[derive(Clone, Debug)]
 pub(crate) struct HttpServer {
+    address: ListenAddress,
     metrics: Arc<Metrics>,
     monitor: MonitorHandle,
     registry: Arc<Registry>,
@@ -41,24 +43,30 @@ pub(crate) struct HttpServer {
 }
 
 impl HttpServer {
-    /// Starts the server's thread. If that or the address fails, a problem says so, and the plugin does its other work.
-    pub(crate) fn start(
+    /// Returns the server, which is not started. None without `--listen`.
+    pub(crate) fn new(
         config: &Config,
         metrics: Arc<Metrics>,
         monitor: MonitorHandle,
         registry: Arc<Registry>,
         problems: Problems,
-        supervisor: &Supervisor,
-    ) {
-        let Some(address) = config.listen else { return };
-        let server = Self { metrics, monitor, registry, problems, interval: config.interval };
-        let problems = server.problems.clone();
-        if let Err(error) = supervisor.thread("http", STACK, move || server.run(address)) {
+    ) -> Option<Self> {
+        let address = config.listen?;
+        Some(Self { address, metrics, monitor, registry, problems, interval: config.interval })
+    }
+
+    /// Starts the server's thread, which ends with `stop`. If that or the address fails, a problem says so, and the plugin does its
+    /// other work.
+    pub(crate) fn start(self, supervisor: &Supervisor, stop: CancellationToken) {
+        let (address, problems, is_stopped) = (self.address, self.problems.clone(), stop.clone());
+        let serve = move || self.run(address, &stop);
+        if let Err(error) = supervisor.thread_until("http", STACK, is_stopped, serve) {
             report(&problems, address, &error);
         }
     }
 
-    fn run(self, address: ListenAddress) {
+    /// Serves until stopped: another process may then have the address.
+    fn run(self, address: ListenAddress, stop: &CancellationToken) {
         let mut retry = RETRY;
         let runtime = loop {
             match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
@@ -68,7 +76,7 @@ impl HttpServer {
             }
             std::thread::sleep(retry.pause());
         };
-        runtime.block_on(async {
+        runtime.block_on(stop.run_until_cancelled(async {
             let mut listener = Listener::new(address, self.problems.clone());
             let mut clients = Clients::default();
             let server = Arc::new(self);
@@ -76,7 +84,7 @@ impl HttpServer {
                 let client = listener.accept().await;
                 clients.answer(client, &server).await;
             }
-        });
+        }));
     }
 }
 

@@ -1,10 +1,11 @@
-//! The status socket: `serve` answers each connection with one JSON document about its state, for `list`, `ready` and `doctor`.
+//! The status socket: `serve` answers each connection with one JSON document about its state, for `list`, `ready` and `doctor`. Each process
+//! of `serve` has another socket of its own, by which `ready` reaches the process of its own container.
 
 pub(crate) mod client;
 mod clients;
 pub(crate) mod readiness;
 pub(crate) mod report;
-mod socket;
+pub(crate) mod socket;
 pub(crate) mod words;
 
 use crate::assignments::AssignmentsHandle;
@@ -17,12 +18,15 @@ use crate::run_dir::RunDir;
 use crate::state_file;
 use crate::status::clients::Clients;
 use crate::status::report::{DeviceReport, StatusReport};
-use crate::status::socket::StatusSocket;
+use crate::status::socket::{RunDirSocket, SocketFile};
+use crate::status::words::RoleWord;
+use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-pub(crate) use socket::SocketFile;
+/// The socket's name in the run directory.
+const NAME: &str = "status.sock";
 
 /// What the answers are made of.
 pub(crate) struct Server {
@@ -35,19 +39,62 @@ pub(crate) struct Server {
 
 /// Returns the socket's path in the run directory.
 fn path(run_dir: &Path) -> PathBuf {
-    run_dir.join(socket::NAME)
+    run_dir.join(NAME)
 }
 
-impl Server {
-    /// Returns the socket's file, which is removed when dropped, and the task that answers. The task never ends: it waits for a
+/// The status of this process, also while it does not serve. Clones share it.
+#[derive(Clone)]
+pub(crate) struct ProcessStatus(Arc<Process>);
+
+struct Process {
+    began: Instant,
+    busy: String,
+    state: Mutex<(RoleWord, Option<Server>)>,
+}
+
+impl ProcessStatus {
+    /// Returns the status of a process that does not serve yet. `busy` is its policy for held devices.
+    pub(crate) fn new(role: RoleWord, busy: String) -> Self {
+        Self(Arc::new(Process { began: Instant::now(), busy, state: Mutex::new((role, None)) }))
+    }
+
+    /// Notes that the plugin has started.
+    pub(crate) fn started(&self, server: Server) {
+        self.0.state.lock().1 = Some(server);
+    }
+
+    /// Sets whether the process is the active one.
+    pub(crate) fn set_role(&self, role: RoleWord) {
+        self.0.state.lock().0 = role;
+    }
+
+    /// Returns the file of status.sock, which is removed when dropped, and the task that answers. The task never ends: it waits for a
     /// run directory that cannot be used yet, and makes the socket again when its file has gone. Without the socket the plugin
     /// does its other work.
     pub(crate) fn start(self, run_dir: &RunDir) -> (SocketFile, impl Future<Output = ()> + Send + 'static) {
-        let (file, socket) = socket::new(run_dir);
+        self.start_as(run_dir, NAME, "list, ready and doctor get no answer")
+    }
+
+    /// Returns the same for a socket of this process alone, on which it answers also while it does not serve.
+    pub(crate) fn start_own(
+        self,
+        run_dir: &RunDir,
+        name: &str,
+    ) -> (SocketFile, impl Future<Output = ()> + Send + 'static) {
+        self.start_as(run_dir, name, "ready asks the process that serves")
+    }
+
+    fn start_as(
+        self,
+        run_dir: &RunDir,
+        name: &str,
+        without: &'static str,
+    ) -> (SocketFile, impl Future<Output = ()> + Send + 'static) {
+        let (file, socket) = socket::new(run_dir, name, without);
         (file, self.answer(socket))
     }
 
-    async fn answer(self, mut socket: StatusSocket) {
+    async fn answer(self, mut socket: RunDirSocket) {
         let mut clients = Clients::default();
         loop {
             let client = socket.accept().await;
@@ -58,7 +105,46 @@ impl Server {
     }
 
     fn report(&self) -> StatusReport {
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let state = self.0.state.lock();
+        let report = match &state.1 {
+            Some(server) => server.report(),
+            None => StatusReport {
+                uptime_ms: millis(self.0.began.elapsed()),
+                busy: self.0.busy.clone(),
+                ..StatusReport::of_process()
+            },
+        };
+        StatusReport { role: state.0, ..report }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl StatusReport {
+    /// Returns the report of a process that has not started to serve.
+    fn of_process() -> Self {
+        Self {
+            pid: std::process::id(),
+            role: RoleWord::Waiting,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            busy: String::new(),
+            uptime_ms: 0,
+            silent_ms: 0,
+            settled: false,
+            listing_failed: false,
+            assignments_known: false,
+            resources: Vec::new(),
+            devices: Vec::new(),
+            problems: Vec::new(),
+            lost_log_lines: log::lost().0,
+        }
+    }
+}
+
+impl Server {
+    fn report(&self) -> StatusReport {
         let snapshot = self.monitor.snapshots.borrow().clone();
         let mut devices = Vec::new();
         let assignments = self.assignments.current();
@@ -72,8 +158,6 @@ impl Server {
             });
         }
         StatusReport {
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
             busy: self.publisher.busy().to_string(),
             uptime_ms: millis(self.monitor.age()),
             silent_ms: millis(self.monitor.silent_for()),
@@ -83,7 +167,7 @@ impl Server {
             resources: self.registry.resources(),
             devices,
             problems: self.problems(),
-            lost_log_lines: log::lost().0,
+            ..StatusReport::of_process()
         }
     }
 }

@@ -2,11 +2,14 @@
 
 use crate::kubelet::registry::ResourceStatus;
 use crate::status::report::StatusReport;
+use crate::status::words::RoleWord;
 use std::time::Duration;
 
 /// What the decision rests on.
 #[derive(Clone, Debug)]
 pub(crate) struct Readiness {
+    /// What the process does among those that share its run directory.
+    pub(crate) role: RoleWord,
     /// The time since the monitor's latest pass.
     pub(crate) silent: Duration,
     /// Whether the first snapshot of the node is complete, and its resources are in `resources`.
@@ -19,8 +22,9 @@ pub(crate) struct Readiness {
 
 impl From<&StatusReport> for Readiness {
     fn from(report: &StatusReport) -> Self {
-        let StatusReport { silent_ms, settled, listing_failed, resources, .. } = report;
+        let StatusReport { role, silent_ms, settled, listing_failed, resources, .. } = report;
         Self {
+            role: *role,
             silent: Duration::from_millis(*silent_ms),
             settled: *settled,
             listing_failed: *listing_failed,
@@ -37,10 +41,15 @@ impl Readiness {
         (self.silent > patience).then(|| format!("the monitor's latest pass was {millis} ms ago"))
     }
 
-    /// Returns why the plugin is not ready: the process does not work, the bound devices cannot be listed, or a
+    /// Returns why the plugin is not ready: another process serves, the process does not work, the bound devices cannot be listed, or a
     /// resource is not registered or has not sent its first list. A node without devices has nothing to register and
     /// is ready.
     pub(crate) fn unready(&self, interval: Duration) -> Vec<String> {
+        match self.role {
+            RoleWord::Active => {}
+            RoleWord::Waiting => return vec!["it waits for the process that serves to hand over".to_owned()],
+            RoleWord::HandedOver => return vec!["it has handed over to another process".to_owned()],
+        }
         let mut reasons: Vec<String> = self.silent(interval).into_iter().collect();
         if !self.settled {
             reasons.push("the first pass over the devices is not complete".to_owned());
@@ -66,7 +75,8 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn state(silent_ms: u64, settled: bool, resources: Vec<ResourceStatus>) -> Readiness {
-        Readiness { silent: Duration::from_millis(silent_ms), settled, listing_failed: false, resources }
+        let (role, silent) = (RoleWord::Active, Duration::from_millis(silent_ms));
+        Readiness { role, silent, settled, listing_failed: false, resources }
     }
 
     fn resource(registered: bool, first_list_sent: bool) -> ResourceStatus {
@@ -95,6 +105,15 @@ mod tests {
         let reasons = failed.unready(SECOND);
         assert!(reasons.len() == 1 && reasons[0].contains("cannot list the bound devices"), "{reasons:?}");
         assert_eq!(failed.silent(SECOND), None, "the process is live");
+    }
+
+    #[test]
+    fn process_that_does_not_serve_is_live_and_not_ready() {
+        for role in [RoleWord::Waiting, RoleWord::HandedOver] {
+            let waits = Readiness { role, ..state(0, false, Vec::new()) };
+            assert_eq!(waits.unready(SECOND).len(), 1, "{:?}", waits.unready(SECOND));
+            assert_eq!(waits.silent(SECOND), None);
+        }
     }
 
     #[test]

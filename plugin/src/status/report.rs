@@ -2,7 +2,7 @@
 
 use crate::kubelet::registry::ResourceStatus;
 use crate::problems::Problem;
-use crate::status::words::{EvidenceWord, HealthWord, InPodWord, PidNamespaceWord, StateWord};
+use crate::status::words::{EvidenceWord, HealthWord, InPodWord, PidNamespaceWord, RoleWord, StateWord};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 use vfio_plugin_policy::assignments::record::PodRef;
@@ -17,6 +17,9 @@ use vfio_probe::{Holder, Member, ScanCoverage};
 pub(crate) struct StatusReport {
     /// Its process id.
     pub(crate) pid: u32,
+    /// Whether it is the active process. None other answers on status.sock.
+    #[serde(default)]
+    pub(crate) role: RoleWord,
     /// Its version.
     pub(crate) version: String,
     /// Its policy for held devices.

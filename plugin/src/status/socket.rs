@@ -1,4 +1,5 @@
-//! The listener of the status socket. It is created again after each failure, and after its file was removed.
+//! A listener in the run directory, for the status socket and the hand-over socket. It is created again after each failure, and after its
+//! file was removed.
 
 use crate::backoff::Backoff;
 use crate::file_id::FileId;
@@ -17,8 +18,6 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
 
-/// The socket's name in the run directory.
-pub(super) const NAME: &str = "status.sock";
 /// Pauses between failed accepts.
 const ACCEPT: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
 /// Pauses between attempts to make the socket.
@@ -50,8 +49,10 @@ impl Drop for SocketFile {
 }
 
 /// Accepts connections for as long as the process runs.
-pub(super) struct StatusSocket {
+pub(crate) struct RunDirSocket {
     run_dir: RunDir,
+    /// What is missing without the socket, for the log.
+    without: &'static str,
     path: PathBuf,
     made: Made,
     listener: Option<UnixListener>,
@@ -63,16 +64,17 @@ pub(super) struct StatusSocket {
     logged: LogOnce<String>,
 }
 
-/// Returns the guard and the socket of this run directory; nothing is made yet.
-pub(super) fn new(run_dir: &RunDir) -> (SocketFile, StatusSocket) {
-    let (run_dir, path) = (run_dir.clone(), run_dir.file(NAME));
+/// Returns the guard and the socket `name` of this run directory; nothing is made yet. `without` says what is missing without it.
+pub(crate) fn new(run_dir: &RunDir, name: &str, without: &'static str) -> (SocketFile, RunDirSocket) {
+    let (run_dir, path) = (run_dir.clone(), run_dir.file(name));
     let made = Made::default();
     let file = SocketFile { path: path.clone(), made: Arc::clone(&made) };
     let logged = LogOnce::default();
     (
         file,
-        StatusSocket {
+        RunDirSocket {
             run_dir,
+            without,
             path,
             made,
             listener: None,
@@ -84,9 +86,9 @@ pub(super) fn new(run_dir: &RunDir) -> (SocketFile, StatusSocket) {
     )
 }
 
-impl StatusSocket {
+impl RunDirSocket {
     /// Waits for the next connection.
-    pub(super) async fn accept(&mut self) -> UnixStream {
+    pub(crate) async fn accept(&mut self) -> UnixStream {
         loop {
             let made = *self.made.lock();
             let accepted = match &self.listener {
@@ -115,9 +117,9 @@ impl StatusSocket {
     /// Makes the socket if it is not there, else waits before the next accept (out of descriptors, say).
     async fn recover(&mut self, error: &Error) {
         if self.listener.is_some() && error.kind() != ErrorKind::NotFound {
-            let (socket, text) = (self.path.display(), format!("commands get no answer: {error}"));
+            let (socket, text) = (self.path.display(), format!("{}: {error}", self.without));
             if self.run_dir.problems.begin(ProblemCode::AcceptFailed, &socket, text) {
-                tracing::warn!(%socket, %error, "cannot accept a connection of a command; trying again");
+                tracing::warn!(%socket, %error, "cannot accept a connection; trying again");
             }
             sleep(self.accept.pause()).await;
             return;
@@ -134,7 +136,7 @@ impl StatusSocket {
             Err(error) => {
                 let socket = self.path.display();
                 if self.logged.is_new(error.to_string()) {
-                    tracing::warn!(%socket, %error, "no status socket yet; list, ready and doctor get no answer");
+                    tracing::warn!(%socket, %error, without = self.without, "no socket in the run directory yet");
                 }
                 sleep(self.retry.pause()).await;
             }
@@ -151,9 +153,9 @@ impl StatusSocket {
             Ok(_) => {
                 let kept = set_aside(path)?;
                 let (file, kept) = (path.display(), kept.display());
-                let text = "had the name of the status socket and is no socket";
+                let text = "had the name of a socket of the plugin and is no socket";
                 self.run_dir.problems.begin(ProblemCode::StateFileKeptAside, &kept, text);
-                tracing::warn!(%file, %kept, "kept aside what has the name of the status socket and is no socket");
+                tracing::warn!(%file, %kept, "kept aside what has the name of a socket of the plugin and is no socket");
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -207,8 +209,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    fn of_serve(path: &Path) -> RunDir {
-        RunDir::of_serve(path, &crate::problems::Problems::default())
+    fn new_socket(run_dir: &Path) -> (SocketFile, RunDirSocket) {
+        new(&RunDir::of_serve(run_dir, &crate::problems::Problems::default()), "status.sock", "nothing works")
     }
 
     /// Connects within ten seconds.
@@ -221,7 +223,7 @@ mod tests {
         timeout(Duration::from_secs(10), connect).await.expect("no status socket");
     }
 
-    fn serve(mut socket: StatusSocket) -> tokio::task::JoinHandle<()> {
+    fn serve(mut socket: RunDirSocket) -> tokio::task::JoinHandle<()> {
         tokio::spawn(async move {
             loop {
                 drop(socket.accept().await);
@@ -235,7 +237,7 @@ mod tests {
         // A directory cannot be created in the place of a dangling link, not even by root.
         let run_dir = directory.path().join("run");
         symlink("/nonexistent/run", &run_dir).unwrap();
-        let (file, socket) = new(&of_serve(&run_dir));
+        let (file, socket) = new_socket(&run_dir);
         let serving = serve(socket);
         sleep(Duration::from_millis(300)).await;
         std::fs::remove_file(&run_dir).unwrap();
@@ -249,7 +251,7 @@ mod tests {
     async fn removed_socket_comes_back() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("status.sock");
-        let (_file, socket) = new(&of_serve(directory.path()));
+        let (_file, socket) = new_socket(directory.path());
         let serving = serve(socket);
         connects(&path).await;
         std::fs::remove_file(&path).unwrap();
@@ -263,7 +265,7 @@ mod tests {
         let path = directory.path().join("status.sock");
         let other = UnixListener::bind(&path).unwrap();
         let before = FileId::of(&path).unwrap();
-        let (file, socket) = new(&of_serve(directory.path()));
+        let (file, socket) = new_socket(directory.path());
         let serving = serve(socket);
         sleep(Duration::from_millis(500)).await;
         drop(file);
@@ -277,7 +279,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("status.sock");
         drop(UnixListener::bind(&path).unwrap());
-        let (_file, socket) = new(&of_serve(directory.path()));
+        let (_file, socket) = new_socket(directory.path());
         let serving = serve(socket);
         connects(&path).await;
         serving.abort();
@@ -287,7 +289,7 @@ mod tests {
     async fn what_is_no_socket_is_kept_aside_untouched() {
         use rustix::fs::{CWD, FileType, Mode, mknodat};
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(NAME);
+        let path = directory.path().join("status.sock");
         let theirs = UnixListener::bind(directory.path().join("theirs")).unwrap();
         let plant: [&dyn Fn(); 4] = [
             &|| symlink("theirs", &path).unwrap(),
@@ -297,7 +299,7 @@ mod tests {
         ];
         for plant in plant {
             plant();
-            let (file, socket) = new(&of_serve(directory.path()));
+            let (file, socket) = new_socket(directory.path());
             let serving = serve(socket);
             connects_to_socket(&path).await;
             serving.abort();

@@ -5,6 +5,19 @@ use std::fmt;
 use vfio_plugin_policy::health::Health;
 use vfio_probe::{Evidence, InPod, Occupancy, PidNamespace};
 
+/// What a process does among those that share a run directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RoleWord {
+    /// It answers Allocates.
+    #[default]
+    Active,
+    /// It waits for the active process, or takes over from it.
+    Waiting,
+    /// It has handed over, and waits for SIGTERM or for the end of the process that serves.
+    HandedOver,
+}
+
 /// Whether a device is held ([`Occupancy`] without the reason for an unknown one).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -6,12 +6,14 @@
 
 mod admission;
 mod checkpoint;
+mod clients;
 mod pod_resources;
 mod process;
 mod registration;
 mod state;
 
 pub use admission::{Admission, AdmitError};
+pub use clients::Version;
 pub use pod_resources::PodResourcesMode;
 pub use state::{Capacity, KubeletState, Pod, Registration, Resource};
 
@@ -38,6 +40,7 @@ pub(crate) struct KubeletInner {
     pub(crate) state: watch::Sender<KubeletState>,
     pub(crate) pod_resources_mode: Mutex<PodResourcesMode>,
     pub(crate) pod_lists: AtomicU64,
+    pub(crate) version: Mutex<Option<Version>>,
 }
 
 impl KubeletInner {
@@ -72,6 +75,7 @@ impl Kubelet {
             state: watch::Sender::new(KubeletState::default()),
             pod_resources_mode: Mutex::default(),
             pod_lists: AtomicU64::new(0),
+            version: Mutex::default(),
         };
         Self { inner: Arc::new(inner), server: Mutex::new(None) }
     }
@@ -124,6 +128,12 @@ impl Kubelet {
         }
         self.inner.state.send_modify(|state| state.restart(keep_checkpoint));
         self.run().await
+    }
+
+    /// Keeps the clients of a resource's name from now on as kubelets of a version do. Without a version, a second plugin replaces the
+    /// first one, whose stream ends.
+    pub fn set_version(&self, version: Version) {
+        *self.inner.version.lock().unwrap_or_else(PoisonError::into_inner) = Some(version);
     }
 
     /// Sets how the pod resources service answers from now on.

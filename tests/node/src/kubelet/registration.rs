@@ -1,12 +1,12 @@
 //! Serves the Registration service: checks the request, dials back and follows the plugin's stream.
 
-use super::KubeletInner;
 use super::state::{Registration, Resource};
+use super::{KubeletInner, clients};
 use kubelet_api::v1beta1::device_plugin_client::DevicePluginClient;
 use kubelet_api::v1beta1::registration_server;
-use kubelet_api::v1beta1::{Empty, RegisterRequest};
+use kubelet_api::v1beta1::{DevicePluginOptions, Empty, RegisterRequest};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
@@ -25,12 +25,12 @@ impl registration_server::Registration for Service {
             return Err(Status::unknown(format!("invalid resource name {:?}", request.resource_name)));
         }
         // Within the call, as the kubelet does: the plugin must be serving already.
-        let mut client = dial(&self.0.dir.join(&request.endpoint)).await?;
-        let options =
-            tokio::time::timeout(Duration::from_secs(10), client.get_device_plugin_options(Empty {}))
-                .await
-                .map_err(|_| Status::deadline_exceeded("GetDevicePluginOptions"))??
-                .into_inner();
+        let version = *self.0.version.lock().unwrap_or_else(PoisonError::into_inner);
+        let connected = connect(&self.0.dir.join(&request.endpoint)).await;
+        if let Some(version) = version {
+            return clients::register(&self.0, version, request, connected).map(Response::new);
+        }
+        let (mut client, options) = connected?;
         let stream = CancellationToken::new();
         let (name, endpoint) = (request.resource_name, request.endpoint);
         self.0.state.send_modify(|state| {
@@ -76,6 +76,16 @@ impl registration_server::Registration for Service {
         });
         Ok(Response::new(Empty {}))
     }
+}
+
+/// Dials a plugin and asks for its options, for at most 10 s each.
+async fn connect(socket: &Path) -> Result<(DevicePluginClient<Channel>, DevicePluginOptions), Status> {
+    let mut client = dial(socket).await?;
+    let options = tokio::time::timeout(Duration::from_secs(10), client.get_device_plugin_options(Empty {}))
+        .await
+        .map_err(|_| Status::deadline_exceeded("GetDevicePluginOptions"))??
+        .into_inner();
+    Ok((client, options))
 }
 
 /// Dials a plugin over its unix socket, for at most 10 s, as the kubelet does.

@@ -17,6 +17,12 @@ pub struct KubeletState {
     pub pods: Vec<Pod>,
     /// Every registration so far, in order.
     pub registrations: Vec<Registration>,
+    /// How often all devices of a resource became Unhealthy because its stream ended.
+    pub gaps: u64,
+    /// The clients of each resource's name, of a kubelet with a [`Version`](super::Version).
+    pub(crate) clients: BTreeMap<String, Vec<Client>>,
+    /// The connections that the kubelet keeps open though their streams have ended.
+    pub(crate) kept: Vec<DevicePluginClient<Channel>>,
     pods_so_far: u64,
 }
 
@@ -56,6 +62,14 @@ pub struct Pod {
     pub requested: usize,
     /// The plugin's response to Allocate.
     pub response: ContainerAllocateResponse,
+}
+
+/// A client, as the kubelet's `server` keeps it.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub(crate) endpoint: String,
+    /// Ends its stream and closes its connection.
+    pub(crate) disconnect: CancellationToken,
 }
 
 /// One call of Register.
@@ -105,7 +119,7 @@ impl Resource {
     }
 
     /// Marks all devices Unhealthy and keeps them (`markResourceUnhealthy`).
-    fn mark_unhealthy(&mut self) {
+    pub(crate) fn mark_unhealthy(&mut self) {
         self.connected = false;
         for device in &mut self.devices {
             device.health = kubelet_api::UNHEALTHY.to_owned();
@@ -189,6 +203,7 @@ impl KubeletState {
             self.resources.get_mut(resource).filter(|resource| resource.endpoint == endpoint)
         {
             resource.mark_unhealthy();
+            self.gaps += 1;
         }
     }
 
@@ -198,6 +213,9 @@ impl KubeletState {
             resource.mark_unhealthy();
             resource.client = None;
         }
+        self.clients.values().flatten().for_each(|client| client.disconnect.cancel());
+        self.clients.clear();
+        self.kept.clear();
     }
 
     /// Handles a new start (`readCheckpoint`): the known resources have no devices. The pods stay, since the API

@@ -1,0 +1,240 @@
+//! The running process: hands over to a new one that asks.
+
+use crate::allocate::gate::ClosedGate;
+use crate::device_plugin::orders::Order;
+use crate::handover::connection::Connection;
+use crate::handover::lock::Lock;
+use crate::handover::reload::Reload;
+use crate::handover::retired::Retired;
+use crate::handover::taker::renew;
+use crate::handover::{Parts, SOCKET};
+use crate::status::socket;
+use crate::status::socket::SocketFile;
+use std::collections::VecDeque;
+use std::path::Path;
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+use vfio_plugin_policy::handover::Message;
+use vfio_plugin_policy::handover::giver::{Action, Giver, Input};
+
+/// How long a connected process may take to ask.
+const REQUEST: Duration = Duration::from_secs(2);
+/// How long the taker may take to start and to register.
+const REGISTERED: Duration = Duration::from_secs(30);
+/// How long the running Allocates may take: two seconds, and the time to write the state file.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long the streams of all resources may take to end.
+const END: Duration = Duration::from_secs(10);
+/// How long the taker may take to end its servers after a hand-over has failed. This process registers again after that.
+const WITHDRAW: Duration = Duration::from_secs(3);
+/// The pause between two attempts to take the lock of a run directory that could not be used.
+const LOCK_AGAIN: Duration = Duration::from_secs(5);
+
+/// The giver's side of one hand-over.
+struct Handover<'a> {
+    parts: &'a Parts,
+    giver: Giver,
+    connection: Connection,
+    inputs: VecDeque<Input>,
+    gate: Option<ClosedGate>,
+    /// What this process has as the active one. None once it has given that up.
+    owned: &'a mut Option<Owned>,
+}
+
+/// What only the active process has.
+struct Owned {
+    _lock: Lock,
+    _socket: SocketFile,
+}
+
+/// Hands over to a process that asks, one at a time. Returns when a hand-over has succeeded; this process is retired then.
+pub(crate) async fn serve(parts: &Parts, lock: Option<Lock>, reload: &Reload) -> Retired {
+    let lock = match lock {
+        Some(lock) => lock,
+        None => lock_of_unusable_directory(parts.run_dir.path()).await,
+    };
+    let (socket, mut listener) =
+        socket::new(&parts.run_dir, SOCKET, "no process can take over without a gap");
+    let mut owned = Some(Owned { _lock: lock, _socket: socket });
+    loop {
+        let connection = match Connection::new(listener.accept().await) {
+            Ok(connection) => connection,
+            Err(error) => {
+                tracing::warn!(side = "old", step = 1, %error, "hand-over refused");
+                continue;
+            }
+        };
+        let peer = connection.peer;
+        let handover = Handover {
+            parts,
+            giver: Giver::default(),
+            connection,
+            inputs: VecDeque::new(),
+            gate: None,
+            owned: &mut owned,
+        };
+        let refuse_others = async {
+            loop {
+                drop(listener.accept().await);
+            }
+        };
+        let retired = tokio::select! {
+            retired = handover.run() => retired,
+            () = refuse_others => None,
+        };
+        if let Some(connection) = retired {
+            return Retired::new(parts.run_dir.path(), connection, reload.is_child(peer));
+        }
+    }
+}
+
+/// Waits until a run directory that could not be used can be locked. Without the lock, nothing is handed over.
+async fn lock_of_unusable_directory(run_dir: &Path) -> Lock {
+    loop {
+        sleep(LOCK_AGAIN).await;
+        if let Ok(Some(lock)) = Lock::try_take(run_dir) {
+            return lock;
+        }
+    }
+}
+
+impl Handover<'_> {
+    /// Returns the connection if this process has handed over, and none if it goes on.
+    async fn run(mut self) -> Option<Connection> {
+        match self.connection.receive(REQUEST).await {
+            Ok(Message::Request) => self.inputs.push_back(Input::Received(Message::Request)),
+            Ok(_) => {
+                tracing::warn!(
+                    side = "old",
+                    step = 1,
+                    reason = "it sent a message out of order",
+                    "hand-over refused"
+                );
+                return None;
+            }
+            // A process that only connects asks for nothing.
+            Err(error) => {
+                tracing::warn!(side = "old", step = 1, reason = %error, "hand-over refused");
+                return None;
+            }
+        }
+        tracing::info!(
+            side = "old",
+            step = 1,
+            pid = self.connection.peer,
+            "hand-over: asked by a new process"
+        );
+        loop {
+            let input = match self.inputs.pop_front() {
+                Some(input) => input,
+                None => self.next().await,
+            };
+            for action in self.giver.take(input) {
+                if action == Action::Disconnect {
+                    return self.go_on().await;
+                }
+                self.act(action).await;
+            }
+            if self.giver == Giver::Retired {
+                return Some(self.connection);
+            }
+        }
+    }
+
+    /// Waits for what the taker sends next.
+    async fn next(&mut self) -> Input {
+        match self.connection.receive(REGISTERED).await {
+            Ok(message) => Input::Received(message),
+            Err(error) => left(3, &error.to_string()),
+        }
+    }
+
+    async fn act(&mut self, action: Action) {
+        let parts = self.parts;
+        match action {
+            Action::HoldRegistrations => {
+                parts.registrations.hold(true);
+                parts.assignments.pause_polls(true);
+            }
+            Action::Send(message) => {
+                let sent = self.connection.send(&message).await;
+                match (sent, &message) {
+                    (Ok(()), Message::Ready) => {
+                        tracing::info!(side = "old", step = 2, "hand-over: ready");
+                        tracing::info!(
+                            side = "old",
+                            step = 3,
+                            "hand-over: waiting until the new process has registered"
+                        );
+                    }
+                    // The taker is gone, and the lock will show it.
+                    (_, Message::Ended { .. }) => {}
+                    (Ok(()), _) => {}
+                    (Err(error), _) => self.inputs.push_back(left(2, &error.to_string())),
+                }
+            }
+            Action::HoldAllocates => {
+                let input = tokio::select! {
+                    closed = timeout(DRAIN, parts.gate.close()) => match closed {
+                        Ok(gate) => {
+                            self.gate = Some(gate);
+                            parts.assignments.save();
+                            Input::Drained
+                        }
+                        Err(_) => left(4, "an Allocate has not ended in time"),
+                    },
+                    () = self.connection.closed() => left(4, "the new process has left"),
+                };
+                self.inputs.push_back(input);
+            }
+            Action::EndStreams => {
+                let input = tokio::select! {
+                    ended = timeout(END, parts.registrations.order(Order::EndStreams, None)) => match ended {
+                        Ok(kept) => {
+                            tracing::info!(side = "old", step = 4, ?kept, "hand-over: ended the streams");
+                            Input::StreamsEnded { kept }
+                        }
+                        Err(_) => left(4, "the streams have not ended in time"),
+                    },
+                    () = self.connection.closed() => left(4, "the new process has left"),
+                };
+                self.inputs.push_back(input);
+            }
+            Action::RefuseAllocates => {
+                if let Some(gate) = self.gate.take() {
+                    gate.refuse();
+                }
+            }
+            Action::ReleaseLock => {
+                parts.retire();
+                *self.owned = None;
+                tracing::info!(side = "old", step = 5, "hand-over: gave up the lock");
+            }
+            // `serve` ends everything of a retired process; `go_on` has what follows a failure.
+            Action::EndServers
+            | Action::AwaitLock
+            | Action::Disconnect
+            | Action::RegisterAgain
+            | Action::AnswerAllocates => {}
+        }
+    }
+
+    /// Closes the connection, waits until the taker has ended its servers, registers again and answers Allocates.
+    async fn go_on(self) -> Option<Connection> {
+        self.connection.close(WITHDRAW).await;
+        renew(self.parts, Order::RenewAll, None).await;
+        self.parts.registrations.hold(false);
+        self.parts.assignments.pause_polls(false);
+        if let Some(gate) = self.gate {
+            gate.answer();
+        }
+        tracing::info!(side = "old", "hand-over: going on");
+        None
+    }
+}
+
+/// Logs why the taker counts as gone.
+fn left(step: u8, reason: &str) -> Input {
+    tracing::warn!(side = "old", step, reason, "hand-over failed");
+    Input::TakerLeft
+}
