@@ -114,9 +114,9 @@ impl Connection {
         let _ = self.stream.fill_buf().await;
     }
 
-    /// Waits for at most `limit` until the other process has closed its side.
-    pub(super) async fn closed_within(mut self, limit: Duration) {
-        let _ = timeout(limit, async { while self.receive(limit).await.is_ok() {} }).await;
+    /// Waits for at most `limit` until the other process has closed its side. Returns whether it has.
+    pub(super) async fn closed_within(mut self, limit: Duration) -> bool {
+        timeout(limit, async { while self.receive(limit).await.is_ok() {} }).await.is_ok()
     }
 
     /// Closes this side, and waits for at most `limit` until the other process has closed its side.
