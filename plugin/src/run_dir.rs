@@ -44,9 +44,13 @@ impl RunDir {
         run_dir
     }
 
-    /// Allows writes, because this process has the lock now. Removes the temporary files that killed processes left.
+    /// Allows writes, because this process has the lock now. Removes the temporary files that killed processes left. Does nothing if
+    /// writes are allowed already.
     pub(crate) fn begin_writing(&self) {
         let Access::Owner(may_write) = &self.access else { return };
+        if may_write.load(Ordering::Relaxed) {
+            return;
+        }
         let names = names(&self.path);
         remove_leftovers(&self.path, &names);
         for kept in names.iter().filter(|name| is_kept_aside(name)) {

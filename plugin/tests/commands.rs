@@ -7,7 +7,7 @@ mod common;
 use common::{PATIENCE, Serve, list, program, run};
 use serde_json::Value;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -196,9 +196,10 @@ fn status_socket_returns_after_a_failure() {
     std::fs::remove_file(node.run_dir()).unwrap();
     let wait_for_answer = |what: &str| {
         let deadline = std::time::Instant::now() + PATIENCE;
-        while run(&node, &["ready", "--live"]).0 != 0 {
+        while UnixStream::connect(node.run_dir().join("status.sock")).is_err() {
             assert!(std::time::Instant::now() < deadline, "serve does not answer {what}");
         }
+        assert_eq!(run(&node, &["ready", "--live"]).0, 0);
     };
     wait_for_answer("once the directory can be created");
     std::fs::remove_file(node.run_dir().join("status.sock")).unwrap();
@@ -206,9 +207,9 @@ fn status_socket_returns_after_a_failure() {
 }
 
 #[test]
-fn second_serve_leaves_the_status_of_the_first_alone() {
+fn second_serve_that_cannot_register_leaves_the_first_alone() {
     let node = Node::with_eight_gpus().unwrap();
-    let _first = Serve::start(&node, &[]);
+    let first = Serve::start(&node, &[]);
     let deadline = std::time::Instant::now() + PATIENCE;
     while !run(&node, &["ready"]).2.contains("not registered") {
         assert!(std::time::Instant::now() < deadline, "serve does not answer");
@@ -217,8 +218,17 @@ fn second_serve_leaves_the_status_of_the_first_alone() {
     std::thread::sleep(std::time::Duration::from_millis(300));
     let (code, _, log) = second.terminate();
     assert_eq!(code, 0);
-    assert!(log.contains("another process listens on it"), "{log}");
-    assert!(run(&node, &["ready"]).2.contains("not registered"), "the first one still answers");
+    assert!(log.contains("hand-over: the running process is ready"), "{log}");
+    let report: serde_json::Value = serde_json::from_str(&status(&node)).unwrap();
+    assert_eq!((&report["pid"], &report["role"]), (&first.0.id().into(), &"active".into()));
+}
+
+/// Returns what the process that listens on the status socket answers.
+fn status(node: &Node) -> String {
+    let mut text = String::new();
+    let mut stream = UnixStream::connect(node.run_dir().join("status.sock")).unwrap();
+    stream.read_to_string(&mut text).unwrap();
+    text
 }
 
 /// Returns standard errors to which nothing can be written: a full one, and one that its reader has closed.

@@ -117,7 +117,9 @@ async fn modes_are_explicit_whatever_the_umask() {
         for (directory, files) in [(node.run_dir(), 0o644), (cdi_dir(&node), 0o644)] {
             assert_eq!(mode(&directory), 0o755, "umask {umask}: {directory:?}");
             for entry in fs::read_dir(directory).unwrap().flatten() {
-                let expected = if entry.file_name() == "status.sock" { 0o600 } else { files };
+                let name = entry.file_name().into_string().unwrap();
+                let is_private = name.ends_with(".sock") || name == "serve.lock";
+                let expected = if is_private { 0o600 } else { files };
                 assert_eq!(mode(&entry.path()), expected, "umask {umask}: {:?}", entry.path());
             }
         }

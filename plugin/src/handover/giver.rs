@@ -53,8 +53,7 @@ pub(crate) async fn serve(parts: &Parts, lock: Option<Lock>, reload: &Reload) ->
         Some(lock) => lock,
         None => lock_of_unusable_directory(parts.run_dir.path()).await,
     };
-    let (socket, mut listener) =
-        socket::new(&parts.run_dir, SOCKET, "no process can take over without a gap");
+    let (socket, mut listener) = socket::new(&parts.run_dir, SOCKET, None);
     let mut owned = Some(Owned { _lock: lock, _socket: socket });
     loop {
         let connection = match Connection::new(listener.accept().await) {

@@ -17,6 +17,8 @@ use vfio_plugin_policy::handover::taker::{Action, Input, Taker};
 
 /// Pauses before the running process is asked again.
 const ASK_AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+/// The pause between two attempts to take the lock meanwhile.
+const LOCK_AGAIN: Duration = Duration::from_millis(500);
 /// How long the giver may take to be ready.
 const READY: Duration = Duration::from_secs(10);
 /// How long this process may take to start and to register all resources.
@@ -68,8 +70,9 @@ pub(crate) struct Withdrawn {
 /// `is_again`: a hand-over to this process has failed just now.
 pub(crate) async fn begin(run_dir: &Path, is_again: bool) -> Beginning {
     let (mut pauses, mut logged) = (ASK_AGAIN, LogOnce::default());
+    let mut ask_at = Instant::now();
     if is_again {
-        sleep(pauses.pause()).await;
+        ask_at += pauses.pause();
     }
     loop {
         match Lock::try_take(run_dir) {
@@ -77,9 +80,13 @@ pub(crate) async fn begin(run_dir: &Path, is_again: bool) -> Beginning {
             Ok(None) => {}
             Err(error) => {
                 let run_dir = run_dir.display();
-                tracing::warn!(%run_dir, %error, "the run directory cannot be locked; serving without the lock");
+                tracing::debug!(%run_dir, %error, "the run directory cannot be locked; serving without the lock");
                 return Beginning::Alone(None);
             }
+        }
+        if Instant::now() < ask_at {
+            sleep(LOCK_AGAIN).await;
+            continue;
         }
         match Takeover::ask(run_dir).await {
             Ok(takeover) => return Beginning::Taking(Box::new(takeover)),
@@ -91,7 +98,7 @@ pub(crate) async fn begin(run_dir: &Path, is_again: bool) -> Beginning {
                 }
             }
         }
-        sleep(pauses.pause()).await;
+        ask_at = Instant::now() + pauses.pause();
     }
 }
 

@@ -72,7 +72,8 @@ impl ProcessStatus {
     /// run directory that cannot be used yet, and makes the socket again when its file has gone. Without the socket the plugin
     /// does its other work.
     pub(crate) fn start(self, run_dir: &RunDir) -> (SocketFile, impl Future<Output = ()> + Send + 'static) {
-        self.start_as(run_dir, NAME, "list, ready and doctor get no answer")
+        let missing = "no status socket yet; list, ready and doctor get no answer";
+        self.start_as(run_dir, NAME, Some(missing))
     }
 
     /// Returns the same for a socket of this process alone, on which it answers also while it does not serve.
@@ -81,16 +82,16 @@ impl ProcessStatus {
         run_dir: &RunDir,
         name: &str,
     ) -> (SocketFile, impl Future<Output = ()> + Send + 'static) {
-        self.start_as(run_dir, name, "ready asks the process that serves")
+        self.start_as(run_dir, name, None)
     }
 
     fn start_as(
         self,
         run_dir: &RunDir,
         name: &str,
-        without: &'static str,
+        missing: Option<&'static str>,
     ) -> (SocketFile, impl Future<Output = ()> + Send + 'static) {
-        let (file, socket) = socket::new(run_dir, name, without);
+        let (file, socket) = socket::new(run_dir, name, missing);
         (file, self.answer(socket))
     }
 

@@ -51,8 +51,8 @@ impl Drop for SocketFile {
 /// Accepts connections for as long as the process runs.
 pub(crate) struct RunDirSocket {
     run_dir: RunDir,
-    /// What is missing without the socket, for the log.
-    without: &'static str,
+    /// What is missing without the socket, for the log. None if the absence of another socket says enough.
+    missing: Option<&'static str>,
     path: PathBuf,
     made: Made,
     listener: Option<UnixListener>,
@@ -64,8 +64,8 @@ pub(crate) struct RunDirSocket {
     logged: LogOnce<String>,
 }
 
-/// Returns the guard and the socket `name` of this run directory; nothing is made yet. `without` says what is missing without it.
-pub(crate) fn new(run_dir: &RunDir, name: &str, without: &'static str) -> (SocketFile, RunDirSocket) {
+/// Returns the guard and the socket `name` of this run directory; nothing is made yet. `missing` is the warning while there is none.
+pub(crate) fn new(run_dir: &RunDir, name: &str, missing: Option<&'static str>) -> (SocketFile, RunDirSocket) {
     let (run_dir, path) = (run_dir.clone(), run_dir.file(name));
     let made = Made::default();
     let file = SocketFile { path: path.clone(), made: Arc::clone(&made) };
@@ -74,7 +74,7 @@ pub(crate) fn new(run_dir: &RunDir, name: &str, without: &'static str) -> (Socke
         file,
         RunDirSocket {
             run_dir,
-            without,
+            missing,
             path,
             made,
             listener: None,
@@ -117,7 +117,7 @@ impl RunDirSocket {
     /// Makes the socket if it is not there, else waits before the next accept (out of descriptors, say).
     async fn recover(&mut self, error: &Error) {
         if self.listener.is_some() && error.kind() != ErrorKind::NotFound {
-            let (socket, text) = (self.path.display(), format!("{}: {error}", self.without));
+            let (socket, text) = (self.path.display(), format!("connections get no answer: {error}"));
             if self.run_dir.problems.begin(ProblemCode::AcceptFailed, &socket, text) {
                 tracing::warn!(%socket, %error, "cannot accept a connection; trying again");
             }
@@ -135,8 +135,10 @@ impl RunDirSocket {
             }
             Err(error) => {
                 let socket = self.path.display();
-                if self.logged.is_new(error.to_string()) {
-                    tracing::warn!(%socket, %error, without = self.without, "no socket in the run directory yet");
+                if let Some(missing) = self.missing
+                    && self.logged.is_new(error.to_string())
+                {
+                    tracing::warn!(%socket, %error, "{missing}");
                 }
                 sleep(self.retry.pause()).await;
             }
@@ -210,7 +212,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn new_socket(run_dir: &Path) -> (SocketFile, RunDirSocket) {
-        new(&RunDir::of_serve(run_dir, &crate::problems::Problems::default()), "status.sock", "nothing works")
+        new(&RunDir::of_serve(run_dir, &crate::problems::Problems::default()), "status.sock", None)
     }
 
     /// Connects within ten seconds.

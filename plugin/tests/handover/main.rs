@@ -4,14 +4,24 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod faults;
+mod peers;
 mod process;
 
-use common::{H100, expect, kubelet};
+use common::{H100, expect, kubelet, list};
 use process::{Process, role};
 use vfio_sim_node::Node;
 use vfio_sim_node::kubelet::Version;
 
+/// The devices of the node.
+const GPUS: usize = 8;
 const VERSIONS: [Version; 2] = [Version::UpTo136, Version::From137];
+
+/// Returns the devices that `serve` has assigned to a pod.
+fn pod_of(node: &Node, uid: &str) -> Vec<String> {
+    let devices = list(node).into_iter().filter(|device| device["assignment"]["uid"] == uid);
+    devices.map(|device| device["address"].as_str().unwrap().to_owned()).collect()
+}
 
 #[tokio::test]
 async fn hand_over_leaves_no_gap_and_the_old_process_waits() {

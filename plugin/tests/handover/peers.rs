@@ -1,0 +1,207 @@
+//! One real process, and the test as the other one: it ends, is silent or sends nonsense at each step.
+
+use crate::common::{H100, PATIENCE, expect, kubelet};
+use crate::process::{Process, role};
+use crate::{GPUS, VERSIONS};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+use vfio_sim_node::Node;
+
+const REQUEST: &str = r#"{"version":1,"message":"request"}"#;
+const READY: &str = r#"{"version":1,"message":"ready"}"#;
+const REGISTERED: &str = r#"{"version":1,"message":"registered"}"#;
+const ENDED: &str = r#"{"version":1,"message":"ended"}"#;
+
+/// A peer that speaks line by line.
+struct Peer(BufReader<UnixStream>);
+
+impl Peer {
+    /// Connects to the hand-over socket of a process that serves.
+    fn connect(node: &Node) -> Self {
+        let deadline = Instant::now() + PATIENCE;
+        let stream = loop {
+            match UnixStream::connect(node.run_dir().join("handover.sock")) {
+                Ok(stream) => break stream,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        Self::new(stream)
+    }
+
+    fn new(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE * 3)).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    fn send(&mut self, line: &str) {
+        writeln!(self.0.get_mut(), "{line}").unwrap();
+    }
+
+    /// Returns the next line; empty after the end.
+    fn receive(&mut self) -> String {
+        let mut line = String::new();
+        let _ = self.0.read_line(&mut line);
+        line.trim_end().to_owned()
+    }
+}
+
+#[tokio::test]
+async fn old_process_goes_on_whatever_a_foreign_process_sends() {
+    for version in VERSIONS {
+        let node = Node::with_eight_gpus().unwrap();
+        let kubelet = kubelet(&node).await;
+        kubelet.set_version(version);
+        let old = Process::start(&node, "old");
+        expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == GPUS).await;
+        for lines in [
+            &[][..],
+            &["GET / HTTP/1.1"],
+            &[ENDED],
+            &[r#"{"version":2,"message":"request"}"#],
+            &[REQUEST],
+            &[REQUEST, "nonsense"],
+            &[REQUEST, r#"{"version":1,"message":"registered","#],
+        ] {
+            let mut peer = Peer::connect(&node);
+            for line in lines {
+                peer.send(line);
+                if *line == REQUEST {
+                    assert_eq!(peer.receive(), READY);
+                }
+            }
+            peer.0.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(peer.receive(), "", "{lines:?}: the connection is closed");
+        }
+        expect(&kubelet, "registered again", |state| state.capacity(H100).allocatable == GPUS).await;
+        kubelet.admit("vm", H100, 2).await.unwrap();
+        assert_eq!(role(&node), ("active".to_owned(), old.pid()));
+        assert_eq!(kubelet.state().gaps, 0, "{}", old.log());
+    }
+}
+
+#[tokio::test]
+async fn old_process_hands_over_to_one_at_a_time() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let _old = Process::start(&node, "old");
+    expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == GPUS).await;
+    let mut first = Peer::connect(&node);
+    first.send(REQUEST);
+    assert_eq!(first.receive(), READY);
+    let mut second = Peer::connect(&node);
+    let _ = writeln!(second.0.get_mut(), "{REQUEST}");
+    assert_eq!(second.receive(), "");
+    kubelet.admit("vm", H100, 2).await.unwrap();
+}
+
+#[tokio::test]
+async fn old_process_serves_again_if_the_lock_stays_free() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let old = Process::start(&node, "old");
+    expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == GPUS).await;
+    let mut peer = Peer::connect(&node);
+    peer.send(REQUEST);
+    assert_eq!(peer.receive(), READY);
+    peer.send(REGISTERED);
+    assert!(peer.receive().starts_with(r#"{"version":1,"message":"ended""#));
+    // It never takes the lock, and keeps the connection open.
+    old.wait_for("serving again").await;
+    expect(&kubelet, "offered again", |state| state.capacity(H100).allocatable == GPUS).await;
+    kubelet.admit("vm", H100, 2).await.unwrap();
+    assert_eq!(role(&node), ("active".to_owned(), old.pid()));
+}
+
+/// The test as a process that serves: it has the lock and listens.
+struct Giver {
+    lock: File,
+    listener: UnixListener,
+}
+
+impl Giver {
+    fn new(node: &Node) -> Self {
+        std::fs::create_dir_all(node.run_dir()).unwrap();
+        let lock = File::create(node.run_dir().join("serve.lock")).unwrap();
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        Self { lock, listener: UnixListener::bind(node.run_dir().join("handover.sock")).unwrap() }
+    }
+
+    async fn accept(&self) -> Peer {
+        self.listener.set_nonblocking(true).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(false).unwrap();
+                    return Peer::new(stream);
+                }
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn new_process_waits_and_asks_again_whatever_the_lock_holder_sends() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let giver = Giver::new(&node);
+    let new = Process::start(&node, "new");
+    for answer in ["nonsense", ENDED, ""] {
+        let mut peer = giver.accept().await;
+        assert_eq!(peer.receive(), REQUEST);
+        peer.send(answer);
+        assert_eq!(peer.receive(), "", "{answer:?}: the connection is closed");
+        assert_eq!(kubelet.state().registrations_of(H100), 0, "{answer:?}");
+    }
+    new.wait_for("waiting for the process that serves").await;
+    drop(giver.lock);
+    expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == GPUS).await;
+    kubelet.admit("vm", H100, 2).await.unwrap();
+}
+
+#[tokio::test]
+async fn new_process_answers_and_writes_nothing_without_the_lock() {
+    for version in VERSIONS {
+        let node = Node::with_eight_gpus().unwrap();
+        let kubelet = kubelet(&node).await;
+        kubelet.set_version(version);
+        let giver = Giver::new(&node);
+        let new = Process::start(&node, "new");
+        let mut peer = giver.accept().await;
+        assert_eq!(peer.receive(), REQUEST);
+        peer.send(READY);
+        expect(&kubelet, "registered", |state| state.capacity(H100).allocatable == GPUS).await;
+        let peer = tokio::task::spawn_blocking(move || {
+            assert_eq!(peer.receive(), REGISTERED);
+            peer
+        });
+        let peer = peer.await.unwrap();
+        let mut allocate = Box::pin(kubelet.admit("vm", H100, 2));
+        let waits = tokio::time::timeout(Duration::from_millis(500), &mut allocate).await;
+        assert!(waits.is_err(), "{version:?}: it answers without the lock");
+        assert!(
+            !node.run_dir().join("assignments.json").exists() && !node.run_dir().join("status.sock").exists()
+        );
+        assert!(!node.run_dir().join("health.json").exists());
+        // The giver leaves and keeps the lock: it goes on. So the new process ends its servers, and asks again.
+        drop(peer);
+        new.wait_for("hand-over: withdrew").await;
+        assert!(allocate.await.is_err());
+        let mut peer = giver.accept().await;
+        assert_eq!(peer.receive(), REQUEST);
+        // The giver is gone: the new process goes on alone.
+        peer.send(READY);
+        drop((peer, giver));
+        expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == GPUS).await;
+        let admitted = tokio::time::timeout(PATIENCE, kubelet.admit("vm", H100, 2)).await;
+        admitted.unwrap_or_else(|_| panic!("{}", new.log())).unwrap();
+        assert_eq!(role(&node), ("active".to_owned(), new.pid()));
+        assert!(node.run_dir().join("assignments.json").exists());
+    }
+}
