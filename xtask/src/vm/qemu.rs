@@ -138,7 +138,13 @@ impl Machine {
         match status.code() {
             Some(TIMED_OUT) => say(&format!("no answer within {} s (-t SECONDS allows more)", self.seconds)),
             Some(0) => say("the guest ended before the command did"),
-            _ => {}
+            // Some hosts have a /dev/kvm that runs no ordinary guest, for example a virtual machine without nested KVM.
+            _ if self.accelerator == "kvm" => {
+                say(
+                    "QEMU with KVM has ended before the command did; unset VFIO_PROBE_VM_ACCEL to emulate the processors",
+                );
+            }
+            _ => say("QEMU has ended before the command did"),
         }
         eprint!("{}", read(context, &errors, 1000));
         say("the end of the guest's console:");

@@ -7,6 +7,7 @@ use kubelet_process::{DeviceManager, KubeletProgram, Launcher, PodSpec};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -37,6 +38,8 @@ pub(crate) struct Node {
     /// The process that the first one has started by itself.
     pub(crate) successor: Option<Pid>,
     programs: Programs,
+    /// In the place of systemd's: where the plugin reports its state (sd_notify(3)).
+    notifications: UnixDatagram,
 }
 
 impl Drop for Node {
@@ -58,7 +61,9 @@ impl Node {
         // A node with a device plugin has at least one pod: the plugin's.
         let manager = kubelet.start(launcher, &[PodSpec::of_plugin()], &[])?;
         let (processes, pods, programs) = (Vec::new(), Vec::new(), programs.clone());
-        let mut node = Self { processes, pods, manager, node, pods_so_far: 0, successor: None, programs };
+        let notifications = UnixDatagram::bind(node.root().join("notify"))?;
+        notifications.set_nonblocking(true)?;
+        let mut node = Self { processes, pods, manager, node, pods_so_far: 0, successor: None, programs, notifications };
         node.start_process()?;
         node.wait_for("all devices are allocatable", Self::is_complete)?;
         for _ in 0..6 {
@@ -89,7 +94,8 @@ impl Node {
             .args(["--kubelet-dir".as_ref(), self.node.kubelet_dir().as_path()])
             .args(["--pod-resources".as_ref(), self.node.pod_resources_socket().as_path()])
             .args(["--run-dir".as_ref(), self.node.run_dir().as_path()])
-            .args(["--pci-ids", "/dev/null", "--log-level", "debug", "--log-format", "json"]);
+            .args(["--pci-ids", "/dev/null", "--log-level", "debug", "--log-format", "json"])
+            .env("NOTIFY_SOCKET", self.node.root().join("notify"));
         Process::start(&mut command, log)
     }
 
@@ -107,6 +113,17 @@ impl Node {
         self.processes.push(process);
         self.processes.iter().for_each(|process| process.set_trap(trap));
         Ok(())
+    }
+
+    /// Returns the lines that the plugin has sent to systemd since the last call.
+    pub(crate) fn notifications(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(size) = self.notifications.recv(&mut buffer) {
+            let text = String::from_utf8_lossy(buffer.get(..size).unwrap_or_default()).into_owned();
+            lines.extend(text.lines().map(str::to_owned));
+        }
+        lines
     }
 
     /// Returns whether the kubelet has all devices as capacity and as allocatable.

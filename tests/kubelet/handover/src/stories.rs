@@ -165,7 +165,10 @@ impl Node {
         let status = self.running()?.status()?.context("the old process runs")?;
         ensure!(status.success(), "the old process has ended with {status}");
         self.successor = self.active()?;
-        ensure!(self.successor.is_some(), "no process has the lock after the reload");
+        let successor = self.successor.context("no process has the lock after the reload")?;
+        // systemd would otherwise take the end of the old process for the end of the service.
+        let (expected, sent) = (format!("MAINPID={successor}"), self.notifications());
+        ensure!(sent.contains(&expected), "systemd was sent {sent:?}, not {expected}");
         Ok(())
     }
 
