@@ -63,7 +63,8 @@ impl Node {
         let (processes, pods, programs) = (Vec::new(), Vec::new(), programs.clone());
         let notifications = UnixDatagram::bind(node.root().join("notify"))?;
         notifications.set_nonblocking(true)?;
-        let mut node = Self { processes, pods, manager, node, pods_so_far: 0, successor: None, programs, notifications };
+        let mut node =
+            Self { processes, pods, manager, node, pods_so_far: 0, successor: None, programs, notifications };
         node.start_process()?;
         node.wait_for("all devices are allocatable", Self::is_complete)?;
         for _ in 0..6 {
