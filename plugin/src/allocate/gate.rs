@@ -7,7 +7,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 #[derive(Clone, Debug)]
 pub(crate) struct AllocateGate(Arc<RwLock<bool>>);
 
-/// Keeps the gate closed: Allocates wait as long as this exists.
+/// Keeps the gate closed: Allocates wait as long as this exists. If it is dropped, they are refused.
 #[derive(Debug)]
 pub(crate) struct ClosedGate(OwnedRwLockWriteGuard<bool>);
 
@@ -28,14 +28,16 @@ impl Default for AllocateGate {
 impl AllocateGate {
     /// Returns a gate that is closed from the start.
     pub(crate) fn closed() -> (Self, Option<ClosedGate>) {
-        let gate = Self::default();
+        let gate = Self(Arc::new(RwLock::new(false)));
         let closed = Arc::clone(&gate.0).try_write_owned().ok().map(ClosedGate);
         (gate, closed)
     }
 
     /// Waits until the Allocates that are being answered have ended. Later ones wait from the call on.
     pub(crate) async fn close(&self) -> ClosedGate {
-        ClosedGate(Arc::clone(&self.0).write_owned().await)
+        let mut closed = Arc::clone(&self.0).write_owned().await;
+        *closed = false;
+        ClosedGate(closed)
     }
 
     /// Returns at once if the gate is open, and none if it is closed.
@@ -63,8 +65,8 @@ impl ClosedGate {
     }
 
     /// Refuses the waiting and all later Allocates.
-    pub(crate) fn refuse(mut self) {
-        *self.0 = false;
+    pub(crate) fn refuse(self) {
+        drop(self);
     }
 }
 
@@ -102,5 +104,8 @@ mod tests {
         assert!(gate.try_enter().is_none());
         closed.unwrap().answer();
         assert!(gate.try_enter().is_some_and(|entered| entered.is_ok()));
+        let (gate, closed) = AllocateGate::closed();
+        drop(closed);
+        assert!(gate.try_enter().is_some_and(|entered| entered.is_err()), "it never got the lock");
     }
 }

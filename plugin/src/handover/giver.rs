@@ -121,7 +121,7 @@ impl Handover<'_> {
             side = "old",
             step = 1,
             pid = self.connection.peer,
-            "hand-over: asked by a new process"
+            "hand-over: requested by a new process"
         );
         loop {
             let input = match self.inputs.pop_front() {
@@ -218,15 +218,15 @@ impl Handover<'_> {
         }
     }
 
-    /// Closes the connection, waits until the taker has ended its servers, registers again and answers Allocates.
+    /// Answers Allocates, closes the connection, waits until the taker has ended its servers, and registers again.
     async fn go_on(self) -> Option<Connection> {
+        if let Some(gate) = self.gate {
+            gate.answer();
+        }
         self.connection.close(WITHDRAW).await;
         renew(self.parts, Order::RenewAll, None).await;
         self.parts.registrations.hold(false);
         self.parts.assignments.pause_polls(false);
-        if let Some(gate) = self.gate {
-            gate.answer();
-        }
         tracing::info!(side = "old", "hand-over: going on");
         None
     }

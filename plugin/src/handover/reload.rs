@@ -96,7 +96,7 @@ impl Reload {
     }
 }
 
-/// Tells systemd that this process is active, if systemd has started it (`sd_notify`). A process that was started by the one that `giver` names is
+/// Reports to systemd that this process is active, if systemd has started it (`sd_notify`). A process that was started by the one that `giver` names is
 /// not the service's main process yet, and systemd takes its messages from no other.
 pub(crate) fn notify_active(giver: Option<i32>) {
     if giver.and_then(|giver| u32::try_from(giver).ok()) != Some(parent_id()) {
@@ -104,7 +104,7 @@ pub(crate) fn notify_active(giver: Option<i32>) {
     }
 }
 
-/// Tells systemd that another process is the service's main process from now on.
+/// Reports to systemd that another process is the service's main process from now on.
 pub(super) fn notify_successor(pid: i32) {
     notify(&format!("MAINPID={pid}\nREADY=1"));
 }

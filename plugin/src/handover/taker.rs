@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use vfio_plugin_policy::handover::Message;
 use vfio_plugin_policy::handover::taker::{Action, Input, Taker};
 
-/// Pauses before the running process is asked again.
+/// Pauses between two requests.
 const ASK_AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 /// The pause between two attempts to take the lock meanwhile.
 const LOCK_AGAIN: Duration = Duration::from_millis(500);
@@ -112,7 +112,12 @@ impl Takeover {
                 connection.send(&message).await?;
             }
         }
-        tracing::info!(side = "new", step = 1, pid = connection.peer, "hand-over: asked the running process");
+        tracing::info!(
+            side = "new",
+            step = 1,
+            pid = connection.peer,
+            "hand-over: requested from the running process"
+        );
         let message = connection.receive(READY).await?;
         if !taker.take(Input::Received(message)).contains(&Action::Start) {
             let text = "the running process sent a message out of order";

@@ -11,7 +11,7 @@ mod own_files;
 mod tests;
 pub(crate) mod written;
 
-use crate::files::{create_directories, names, remove_leftovers, replace};
+use crate::files::{Links, create_directories, names, read, remove_leftovers, replace};
 use crate::node::retry::Retry;
 use crate::problems::{ProblemCode, Problems};
 use crate::run_dir::RunDir;
@@ -42,6 +42,7 @@ const NO_LIST: &str =
 #[derive(Debug)]
 pub(crate) struct CdiDir {
     path: PathBuf,
+    run_dir: RunDir,
     files: OwnFiles,
     written: Arc<WrittenSpecs>,
     /// The number of the latest write.
@@ -56,9 +57,12 @@ impl CdiDir {
     /// Returns the directory at `path`, which need not exist. The files of the previous process with this run directory belong to
     /// the plugin.
     pub(crate) fn new(path: PathBuf, run_dir: &RunDir) -> Self {
-        remove_leftovers(&path, &names(&path));
+        if run_dir.may_write() {
+            remove_leftovers(&path, &names(&path));
+        }
         Self {
             path,
+            run_dir: run_dir.clone(),
             files: OwnFiles::new(run_dir),
             written: Arc::default(),
             writes: 0,
@@ -92,6 +96,10 @@ impl CdiDir {
     /// A failure is logged once, is repeated with growing pauses, and affects no other file. Only if the names of the previous
     /// process' files cannot be read, no spec is written: the plugin would lose track of those files.
     pub(crate) fn write_all(&mut self, specs: &[Spec], now: Instant) -> Vec<SpecDevice> {
+        if !self.run_dir.may_write() {
+            self.retry.failed(now);
+            return self.adopt(specs);
+        }
         if let Err(error) = self.files.read() {
             self.retry.failed(now);
             if self.problems.begin(CODE, FILE, NO_LIST) {
@@ -119,6 +127,25 @@ impl CdiDir {
             }
         }
         self.record(failures, now);
+        devices
+    }
+
+    /// Returns the devices of the specs that another process of the plugin has written with this content. It still serves, so nothing
+    /// is written.
+    fn adopt(&mut self, specs: &[Spec]) -> Vec<SpecDevice> {
+        let mut devices = Vec::new();
+        for spec in specs {
+            let path = self.path.join(file(&spec.resource));
+            let is_same = |text: String| {
+                let limit = u64::try_from(text.len()).unwrap_or(u64::MAX);
+                read(&path, Links::Refuse, limit).is_ok_and(|found| found == text.as_bytes())
+            };
+            if spec.text().is_ok_and(is_same) && self.written.record(self.writes + 1, &path).is_ok() {
+                self.writes += 1;
+                let written = self.writes;
+                devices.extend(spec.entries().into_iter().map(|entry| SpecDevice { written, ..entry }));
+            }
+        }
         devices
     }
 

@@ -7,6 +7,8 @@ mod common;
 mod faults;
 mod peers;
 mod process;
+mod ready;
+mod reload;
 
 use common::{H100, expect, kubelet, list};
 use process::{Process, role};

@@ -5,22 +5,26 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use vfio_sim_node::Node;
 
 /// A running `serve`. It is killed when this is dropped.
-pub struct Process {
+pub(crate) struct Process {
     name: &'static str,
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Process {
-    pub fn start(node: &Node, name: &'static str) -> Self {
-        let mut child =
-            program(node, &["serve"]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    pub(crate) fn start(node: &Node, name: &'static str) -> Self {
+        Self::spawn(program(node, &["serve"]), name)
+    }
+
+    /// Starts a command that becomes `serve`.
+    pub(crate) fn spawn(mut command: Command, name: &'static str) -> Self {
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&log);
@@ -32,20 +36,20 @@ impl Process {
         Self { name, child, log }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
     }
 
     /// Waits until the log has a line with these words. Returns the line.
-    pub async fn wait_for(&self, words: &str) -> String {
+    pub(crate) async fn wait_for(&self, words: &str) -> String {
         let deadline = Instant::now() + PATIENCE * 6;
         loop {
             let line = self.log.lock().unwrap().iter().find(|line| line.contains(words)).cloned();
@@ -58,7 +62,7 @@ impl Process {
     }
 
     /// Waits for the exit. Returns the code.
-    pub async fn exited(&mut self) -> Option<i32> {
+    pub(crate) async fn exited(&mut self) -> Option<i32> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -78,7 +82,7 @@ impl Drop for Process {
 }
 
 /// Returns the role and the process id of the process that answers on status.sock.
-pub fn role(node: &Node) -> (String, u32) {
+pub(crate) fn role(node: &Node) -> (String, u32) {
     let mut text = String::new();
     let deadline = Instant::now() + PATIENCE;
     let mut stream = loop {

@@ -94,7 +94,7 @@ impl Giver {
             ),
             // The kubelet may have the taker as its endpoint, or have dropped both.
             (Self::Waiting | Self::Sealing | Self::Ending, Input::TakerLeft) => {
-                (Self::Serving, vec![Action::Disconnect, Action::RegisterAgain, Action::AnswerAllocates])
+                (Self::Serving, vec![Action::AnswerAllocates, Action::Disconnect, Action::RegisterAgain])
             }
             // The taker leaves when it has the lock, or ends without it. To wait earlier would be to take the lock before the taker.
             (Self::Retired, Input::TakerLeft) => (Self::Retired, vec![Action::AwaitLock]),

@@ -38,6 +38,22 @@ fn names(place: &TempDir) -> Vec<String> {
 }
 
 #[test]
+fn process_without_the_lock_adopts_equal_files_and_writes_none() {
+    let now = Instant::now();
+    let place = tempfile::tempdir().unwrap();
+    cdi_dir(&place).write_all(&specs(&[("a.b/c", &[1]), ("a.b/d", &[2])]), now);
+    let run_dir = RunDir::of_waiting_serve(place.path(), &Problems::default());
+    let mut waiting = CdiDir::new(place.path().join("cdi"), &run_dir);
+    let wanted = specs(&[("a.b/c", &[1]), ("a.b/e", &[3])]);
+    assert_eq!(waiting.write_all(&wanted, now).len(), 1);
+    let before = ["vfio-device-plugin_a.b_c.json", "vfio-device-plugin_a.b_d.json"];
+    assert_eq!(names(&place), before);
+    run_dir.begin_writing();
+    assert_eq!(waiting.write_all(&wanted, now).len(), 2);
+    assert_eq!(names(&place), ["vfio-device-plugin_a.b_c.json", "vfio-device-plugin_a.b_e.json"]);
+}
+
+#[test]
 fn directory_follows_and_unchanged_files_are_kept() {
     let now = Instant::now();
     let place = tempfile::tempdir().unwrap();
