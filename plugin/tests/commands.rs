@@ -219,7 +219,7 @@ fn second_serve_that_cannot_register_leaves_the_first_alone() {
     let (code, _, log) = second.terminate();
     assert_eq!(code, 0);
     assert!(log.contains("hand-over: the running process is ready"), "{log}");
-    let report: serde_json::Value = serde_json::from_str(&status(&node)).unwrap();
+    let report: Value = serde_json::from_str(&status(&node)).unwrap();
     assert_eq!((&report["pid"], &report["role"]), (&first.0.id().into(), &"active".into()));
 }
 

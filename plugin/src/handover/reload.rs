@@ -44,7 +44,7 @@ impl Reload {
             }
             Err(error) => tracing::warn!(%error, "SIGHUP cannot be handled; it does not reload the plugin"),
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Starts the program again, unless that was done and the new process lives.

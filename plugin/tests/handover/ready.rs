@@ -44,7 +44,8 @@ async fn ready_asks_the_process_of_its_own_container() {
     if !is_permitted(Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "true"])) {
         return;
     }
-    let node = Node::with_eight_gpus().unwrap();
+    // The simulated node takes CAP_SYS_ADMIN from its thread, and unshare needs it.
+    let node = std::thread::spawn(|| Node::with_eight_gpus().unwrap()).join().unwrap();
     let kubelet = kubelet(&node).await;
     let serve = program(&node, &["serve"]);
     let old = Process::spawn(in_container(&serve), "old");
