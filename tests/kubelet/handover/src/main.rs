@@ -62,7 +62,7 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     for story in stories {
         let outcome = Node::start(&launcher, &programs).and_then(|mut node| {
             let row = node.play(story);
-            if args.keep || row.is_err() {
+            if args.keep || row.as_ref().map_or(true, |row| story.verdict(row).is_some()) {
                 eprintln!("logs of {story}: {}", node.keep());
             }
             Ok((row?, node.version().to_owned()))

@@ -81,9 +81,15 @@ impl Process {
         Pid::from_child(&self.child)
     }
 
-    /// Kills a process when this one writes a step.
+    /// Kills a process when this one writes a step, or at once if it has written it already.
     pub(crate) fn set_trap(&self, trap: Trap) {
-        self.lock().trap = Some(trap);
+        let mut log = self.lock();
+        if log.lines.iter().any(|fields| is_step(fields, trap.step)) {
+            let _ = kill_process(trap.victim, Signal::KILL);
+            log.is_sprung = true;
+        } else {
+            log.trap = Some(trap);
+        }
     }
 
     /// Returns whether the trap has killed its victim.

@@ -174,8 +174,6 @@ impl Node {
 
     /// Starts a second process, and kills one of the two when a step is written.
     fn kill_at(&mut self, victim: Side, step: Step, admissions: &mut Admissions) -> anyhow::Result<()> {
-        // The trap is set before the step can be written: the old process gets its own before the new one starts, and the new
-        // one cannot finish a step of the hand-over within the time of a system call.
         let old = self.running()?.pid();
         self.start_process_with(|new| {
             let victim = match victim {
