@@ -207,16 +207,12 @@ impl Node {
                     return Ok(false);
                 }
             }
-            Ok(true)
+            let refused = admissions.refused.len();
+            node.try_pod(admissions)?;
+            last = format!("a pod was refused afterwards: {:?}", admissions.refused.last());
+            Ok(admissions.refused.len() == refused)
         });
         outcome.with_context(|| last)?;
-        let refused = admissions.refused.len();
-        self.try_pod(admissions)?;
-        ensure!(
-            admissions.refused.len() == refused,
-            "a pod was refused afterwards: {:?}",
-            admissions.refused.last()
-        );
         // A process without the lock answers no Allocate.
         let granted: usize = self.processes.iter().map(|process| process.count(GRANTED)).sum();
         let most = self.pods.len() + admissions.admitted + admissions.refused.len();
