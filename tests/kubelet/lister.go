@@ -7,8 +7,6 @@ import (
 	"google.golang.org/grpc"
 	v1 "k8s.io/api/core/v1"
 	podresourcesapi "k8s.io/kubelet/pkg/apis/podresources/v1"
-	apisgrpc "k8s.io/kubernetes/pkg/kubelet/apis/grpc"
-	"k8s.io/kubernetes/pkg/kubelet/apis/podresources"
 	"k8s.io/kubernetes/pkg/kubelet/cm/devicemanager"
 )
 
@@ -32,11 +30,7 @@ func serve(n *node) (*lister, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := grpc.NewServer(apisgrpc.WithRateLimiter(n.ctx, "podresources", podresources.DefaultQPS, podresources.DefaultBurstTokens))
-	providers := podresources.PodResourcesProviders{
-		Pods: podsProvider{n}, Devices: devicesProvider{n}, Cpus: emptyProvider{}, Memory: emptyProvider{}, DynamicResources: emptyProvider{},
-	}
-	podresourcesapi.RegisterPodResourcesListerServer(server, podresources.NewV1PodResourcesServer(n.ctx, providers))
+	server := podResourcesServer(n)
 	go func() { _ = server.Serve(socket) }()
 	return &lister{server}, nil
 }

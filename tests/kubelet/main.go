@@ -23,6 +23,8 @@ type request struct {
 	UID       string         `json:"uid"`
 	Container string         `json:"container"`
 	On        bool           `json:"on"`
+	Resource  string         `json:"resource"`
+	Wanted    int64          `json:"wanted"`
 }
 
 // containerRef names a container that was running when the kubelet started.
@@ -42,6 +44,7 @@ type reply struct {
 	Allocatable map[string]int64                          `json:"allocatable,omitempty"`
 	Healthy     map[string][]string                       `json:"healthy,omitempty"`
 	Allocated   map[string]map[string]map[string][]string `json:"allocated,omitempty"`
+	Samples     *samples                                  `json:"samples,omitempty"`
 }
 
 // containerAllocation is what the device manager has allocated to a container: device ids by resource, environment

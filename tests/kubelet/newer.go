@@ -6,10 +6,13 @@ import (
 	"context"
 
 	cadvisorapi "github.com/google/cadvisor/info/v1"
+	"google.golang.org/grpc"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/klog/v2"
 	podresourcesapi "k8s.io/kubelet/pkg/apis/podresources/v1"
+	apisgrpc "k8s.io/kubernetes/pkg/kubelet/apis/grpc"
+	"k8s.io/kubernetes/pkg/kubelet/apis/podresources"
 	"k8s.io/kubernetes/pkg/kubelet/cm/containermap"
 	"k8s.io/kubernetes/pkg/kubelet/cm/devicemanager"
 	"k8s.io/kubernetes/pkg/kubelet/cm/topologymanager"
@@ -17,7 +20,15 @@ import (
 	"k8s.io/kubernetes/pkg/kubelet/lifecycle"
 )
 
-const version = "v1.37.2"
+// version of Kubernetes.
+var version = "v1.37.2"
+
+type (
+	// runningContainers are the ids of the containers that run when the device manager starts.
+	runningContainers = sets.Set[string]
+	// seenSources are the sources of pods that the kubelet has seen.
+	seenSources = sets.Set[string]
+)
 
 // The newest minor version with a go.mod that this repository's Go accepts. Its managers take loggers and contexts.
 
@@ -35,7 +46,7 @@ func managers(ctx context.Context, nodes []cadvisorapi.Node) (*devicemanager.Man
 	return devices, topology, nil
 }
 
-func startManager(ctx context.Context, m *devicemanager.ManagerImpl, active devicemanager.ActivePodsFunc, sources config.SourcesReady, containers containermap.ContainerMap, running sets.Set[string]) error {
+func startManager(ctx context.Context, m *devicemanager.ManagerImpl, active devicemanager.ActivePodsFunc, sources config.SourcesReady, containers containermap.ContainerMap, running runningContainers) error {
 	return m.Start(klog.FromContext(ctx), active, sources, containers, running)
 }
 
@@ -78,4 +89,14 @@ func (emptyProvider) GetPodMemory(klog.Logger, string) []*podresourcesapi.Contai
 func (emptyProvider) GetAllocatableMemory(klog.Logger) []*podresourcesapi.ContainerMemory { return nil }
 func (emptyProvider) GetDynamicResources(klog.Logger, *v1.Pod, *v1.Container) []*podresourcesapi.DynamicResource {
 	return nil
+}
+
+// podResourcesServer returns the server of ListenAndServePodResources.
+func podResourcesServer(n *node) *grpc.Server {
+	server := grpc.NewServer(apisgrpc.WithRateLimiter(n.ctx, "podresources", podresources.DefaultQPS, podresources.DefaultBurstTokens))
+	providers := podresources.PodResourcesProviders{
+		Pods: podsProvider{n}, Devices: devicesProvider{n}, Cpus: emptyProvider{}, Memory: emptyProvider{}, DynamicResources: emptyProvider{},
+	}
+	podresourcesapi.RegisterPodResourcesListerServer(server, podresources.NewV1PodResourcesServer(n.ctx, providers))
+	return server
 }

@@ -10,7 +10,6 @@ import (
 
 	cadvisorapi "github.com/google/cadvisor/info/v1"
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/kubernetes/pkg/kubelet/cm/containermap"
 	"k8s.io/kubernetes/pkg/kubelet/cm/devicemanager"
 	"k8s.io/kubernetes/pkg/kubelet/cm/topologymanager"
@@ -26,6 +25,7 @@ type node struct {
 	devices  *devicemanager.ManagerImpl
 	topology topologymanager.Manager
 	lister   *lister
+	sampler  *sampler
 }
 
 func newNode() *node { return &node{ctx: context.Background(), pods: map[string]*v1.Pod{}} }
@@ -52,6 +52,8 @@ func (n *node) handle(r request) reply {
 		return n.inventory()
 	case "pod_resources":
 		return n.podResources(r.On)
+	case "sample":
+		return n.sample(r.On, r.Resource, r.Wanted)
 	}
 	return failure(fmt.Errorf("unknown op %q", r.Op))
 }
@@ -63,7 +65,7 @@ func (n *node) start(r request) reply {
 		return failure(errors.New("already started; kill the process and start another one to restart the kubelet"))
 	}
 	nodes := []cadvisorapi.Node{{Id: 0}, {Id: 1}}
-	running, containers := sets.New[string](), containermap.NewContainerMap()
+	running, containers := runningContainers{}, containermap.NewContainerMap()
 	for _, c := range r.Running {
 		id := c.UID + "/" + c.Container
 		containers.Add(c.UID, c.Container, id)
@@ -72,7 +74,7 @@ func (n *node) start(r request) reply {
 	for _, spec := range r.Pods {
 		n.pods[spec.UID] = spec.pod()
 	}
-	sources := config.NewSourcesReady(func(sets.Set[string]) bool { return n.ready.Load() })
+	sources := config.NewSourcesReady(func(seenSources) bool { return n.ready.Load() })
 	var err error
 	if n.devices, n.topology, err = managers(n.ctx, nodes); err != nil {
 		return failure(err)
@@ -203,6 +205,20 @@ func (n *node) podResources(on bool) reply {
 		n.lister = lister
 	}
 	return reply{OK: true}
+}
+
+// sample starts or stops the sampler of a resource. The reply to a stop has the samples.
+func (n *node) sample(on bool, resource string, wanted int64) reply {
+	if on == (n.sampler != nil) {
+		return failure(errors.New("the sampler is in that state already"))
+	}
+	if on {
+		n.sampler = startSampler(n, resource, wanted)
+		return reply{OK: true}
+	}
+	found := n.sampler.end()
+	n.sampler = nil
+	return reply{OK: true, Samples: &found}
 }
 
 func counts(list v1.ResourceList) map[string]int64 {

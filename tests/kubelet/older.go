@@ -7,18 +7,16 @@ import (
 
 	cadvisorapi "github.com/google/cadvisor/info/v1"
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/sets"
 	podresourcesapi "k8s.io/kubelet/pkg/apis/podresources/v1"
-	"k8s.io/kubernetes/pkg/kubelet/cm/containermap"
 	"k8s.io/kubernetes/pkg/kubelet/cm/devicemanager"
 	"k8s.io/kubernetes/pkg/kubelet/cm/topologymanager"
-	"k8s.io/kubernetes/pkg/kubelet/config"
 	"k8s.io/kubernetes/pkg/kubelet/lifecycle"
 )
 
-const version = "v1.34.4"
+// version of Kubernetes. The build sets another one for an even older version.
+var version = "v1.34.4"
 
-// Three minor versions older. Its managers take neither loggers nor contexts.
+// Kubernetes up to 1.36. Tags select what differs before that: until_1_34 and so on.
 
 func managers(ctx context.Context, nodes []cadvisorapi.Node) (*devicemanager.ManagerImpl, topologymanager.Manager, error) {
 	topology, err := topologymanager.NewManager(nodes, topologymanager.PolicyNone, "container", nil)
@@ -29,12 +27,8 @@ func managers(ctx context.Context, nodes []cadvisorapi.Node) (*devicemanager.Man
 	if err != nil {
 		return nil, nil, err
 	}
-	topology.AddHintProvider(devices)
+	addHintProvider(ctx, topology, devices)
 	return devices, topology, nil
-}
-
-func startManager(ctx context.Context, m *devicemanager.ManagerImpl, active devicemanager.ActivePodsFunc, sources config.SourcesReady, containers containermap.ContainerMap, running sets.Set[string]) error {
-	return m.Start(active, sources, containers, running)
 }
 
 // admitPod returns why the pod is not admitted; an empty text if it is.
@@ -49,10 +43,6 @@ func admitPod(ctx context.Context, topology topologymanager.Manager, pod *v1.Pod
 func getCapacity(ctx context.Context, m *devicemanager.ManagerImpl) (v1.ResourceList, v1.ResourceList) {
 	capacity, allocatable, _ := m.GetCapacity()
 	return capacity, allocatable
-}
-
-func runOptions(ctx context.Context, m *devicemanager.ManagerImpl, pod *v1.Pod, c *v1.Container) (*devicemanager.DeviceRunContainerOptions, error) {
-	return m.GetDeviceRunContainerOptions(pod, c)
 }
 
 func allocatableDevices(ctx context.Context, m *devicemanager.ManagerImpl) devicemanager.ResourceDeviceInstances {
@@ -72,6 +62,3 @@ func (emptyProvider) GetMemory(string, string) []*podresourcesapi.ContainerMemor
 	return nil
 }
 func (emptyProvider) GetAllocatableMemory() []*podresourcesapi.ContainerMemory { return nil }
-func (emptyProvider) GetDynamicResources(*v1.Pod, *v1.Container) []*podresourcesapi.DynamicResource {
-	return nil
-}

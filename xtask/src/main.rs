@@ -6,8 +6,8 @@ use xtask::context::Context;
 use xtask::release::{self, artefacts, versions};
 use xtask::suites::{
     artefacts as published, cargo, cdi, chart, ci, cluster, command_line_files, conformance, dependencies,
-    fuzz, go, go_objects, image, kubelets, lints, monitoring, packages, python, readme, rust_api,
-    third_party,
+    fuzz, go, go_objects, image, kubelet_build, kubelets, lints, monitoring, packages, python, readme,
+    rust_api, third_party,
 };
 use xtask::{Result, process, verify, vm};
 
@@ -35,9 +35,14 @@ const TASKS: &[(&str, &str, Task)] = &[
     ("chart", "check the Helm chart and the manifests", Task::Suite(chart::chart)),
     ("manifests", "render deploy/*.yaml from the Helm chart", Task::Suite(chart::manifests)),
     ("kubelets", "run the plugin with two kubelets (tests/chaos/run)", Task::Suite(kubelets::kubelets)),
-    ("kubelet-build", "build the kubelets (tests/kubelet/build)", Task::Suite(kubelets::kubelet_build)),
-    ("kubelet-go", "run Go for the kubelets (tests/kubelet/go)", Task::Suite(kubelets::kubelet_go)),
-    ("kubelet-lint", "check the kubelets' Go code (tests/kubelet/lint)", Task::Suite(kubelets::kubelet_lint)),
+    ("upgrades", "replace the plugin in every way with two kubelets", Task::Suite(kubelets::upgrades)),
+    ("kubelet-build", "build the kubelets (tests/kubelet/build)", Task::Suite(kubelet_build::kubelet_build)),
+    ("kubelet-go", "run Go for the kubelets (tests/kubelet/go)", Task::Suite(kubelet_build::kubelet_go)),
+    (
+        "kubelet-lint",
+        "check the kubelets' Go code (tests/kubelet/lint)",
+        Task::Suite(kubelet_build::kubelet_lint),
+    ),
     ("monitoring", "run the alerts and the dashboard on a Prometheus", Task::Suite(monitoring::monitoring)),
     ("fuzz", "fuzz every parser of input [MINUTES] [TARGET]...", Task::Suite(fuzz::fuzz)),
     ("soak", "run the plugin under random moves (tests/soak/run)", Task::Suite(fuzz::soak)),

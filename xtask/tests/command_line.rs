@@ -57,7 +57,7 @@ fn unknown_task_has_status_2() {
 fn unknown_kubelet_version_is_refused() {
     let output = xtask(&["kubelet-build", "/nonexistent/directory", "1.20"]);
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(text(&output.stderr), "error: 1.20 is neither 1.37 nor 1.34\n");
+    assert_eq!(text(&output.stderr), "error: 1.20 is none of 1.37, 1.34 and 1.26.PATCH to 1.36.PATCH\n");
 }
 
 #[test]

@@ -41,13 +41,34 @@ async fn call(kubelet: &Path, resource: &str, endpoint: &str) -> Result<(), Stri
     response.map(drop).map_err(|status| format!("{:?}: {}", status.code(), status.message()))
 }
 
-/// Returns an error's text with those of its sources.
+/// Returns an error's text with those of its sources. tonic and hyper repeat the text of a source as their own, so each text is
+/// there once.
 fn with_sources(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        text = format!("{text}: {error}");
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vfio_sim_node::Node;
+
+    #[tokio::test]
+    async fn socket_without_a_kubelet_is_reported_once() {
+        let node = Node::new().unwrap();
+        let directory = node.kubelet_dir();
+        std::fs::create_dir_all(&directory).unwrap();
+        let socket = directory.join(kubelet_api::KUBELET_SOCKET);
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let error = register(&directory, "nvidia.com/A", "a.sock").await.unwrap_err();
+        assert_eq!(error.matches("Connection refused").count(), 1, "{error}");
+    }
 }

@@ -29,6 +29,9 @@ use vfio_plugin_policy::pools::terms::BusyAllocate;
 
 /// The first and the longest pause between two attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// The kubelet has taken the end of a stream within this time, also on a loaded node. A tenth of it was too short on a host with a
+/// load of forty.
+const END_IS_TAKEN: Duration = Duration::from_secs(1);
 /// A kubelet that has accepted a registration and follows no stream for this time has dropped the resource: it never dials
 /// again by itself.
 const NO_STREAM: Duration = Duration::from_secs(1);
@@ -242,9 +245,12 @@ impl Resource {
         endpoint.end().await;
     }
 
-    /// Ends the stream, and then registers on a new socket.
+    /// Ends the stream, and then registers on a new socket. A kubelet up to 1.36 that takes the registration before the end of the
+    /// stream disconnects the new client for it, and nothing shows when it has taken the end. Nothing waits for this pause: the
+    /// kubelet keeps the devices, and the old server answers.
     async fn renew(&self, endpoint: &mut Endpoint) -> Result<(), &'static str> {
         endpoint.end_streams().await;
+        sleep(END_IS_TAKEN).await;
         let next = self.registered_endpoint().await?;
         std::mem::replace(endpoint, next).end_later();
         Ok(())

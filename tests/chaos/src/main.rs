@@ -4,7 +4,6 @@
 #![allow(clippy::indexing_slicing, reason = "only JSON values are indexed; a missing key yields null")]
 
 mod checker;
-mod launcher;
 mod moves;
 mod plugin_log;
 mod scenarios;
@@ -14,7 +13,7 @@ mod violation;
 mod world;
 
 use clap::Parser;
-use launcher::Launcher;
+use kubelet_process::Launcher;
 use sequence::{Counts, Step};
 use std::path::PathBuf;
 use std::process::ExitCode;

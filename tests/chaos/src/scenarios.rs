@@ -1,10 +1,9 @@
 //! Plays the fixed scenarios that the plugin was made for, with its default times: eight devices in groups of their
 //! own, and six pods with running VMs.
 
-use crate::launcher::Launcher;
 use crate::world::{RESOURCE, Settings, World};
 use anyhow::{Context, bail, ensure};
-use kubelet_process::PodShape;
+use kubelet_process::{Launcher, PodShape};
 use std::time::{Duration, Instant};
 use vfio_sim_node::Hold;
 

@@ -1,9 +1,9 @@
 //! Draws sequences of steps from a seed, and plays a sequence on a node of its own.
 
 use crate::checker::Checker;
-use crate::launcher::Launcher;
 use crate::moves::{Move, Stopped};
 use crate::world::{Restarts, Settings, World};
+use kubelet_process::Launcher;
 use std::fmt;
 use std::time::Duration;
 

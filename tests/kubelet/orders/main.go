@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strings"
 	"time"
 )
 
@@ -154,6 +153,13 @@ func play(program string, o order) (version string, gap time.Duration, noticed b
 	return k.version, gap, found == 0, err
 }
 
+// isOlder returns whether a kubelet keeps its clients by the resource's name alone: up to 1.36.
+func isOlder(version string) bool {
+	var minor int
+	_, err := fmt.Sscanf(version, "v1.%d.", &minor)
+	return err == nil && minor <= 36
+}
+
 func main() {
 	if len(os.Args) != 2 {
 		fmt.Fprintln(os.Stderr, "usage: orders KUBELET")
@@ -163,7 +169,7 @@ func main() {
 	for _, o := range orders {
 		version, gap, noticed, err := play(os.Args[1], o)
 		expected := o.newer
-		if strings.HasPrefix(version, "v1.34.") {
+		if isOlder(version) {
 			expected = o.older
 		}
 		found := outcome{gap: gap > 0, noticed: noticed}

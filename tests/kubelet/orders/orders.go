@@ -23,7 +23,7 @@ var (
 	unwatched = outcome{}
 )
 
-// orders are those of docs/upgrades.md. Kubernetes 1.34 is the older version, 1.37 the newer one.
+// orders are those of docs/upgrades.md. The older versions are those up to Kubernetes 1.36.
 var orders = []order{
 	{"the first ends, then the second registers", endThenRegister, withGap, withGap},
 	{"the second registers, then the first ends; the second registers again if it is evicted", registerThenEnd, withGap, whole},

@@ -14,6 +14,7 @@ pub mod fuzz;
 pub mod go;
 pub mod go_objects;
 pub mod image;
+pub mod kubelet_build;
 pub mod kubelets;
 pub mod lints;
 pub mod monitoring;

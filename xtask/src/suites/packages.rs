@@ -154,6 +154,21 @@ impl Debian<'_> {
             let state = self.output(log, "systemctl is-enabled vfio-device-plugin || true")?;
             ensure(state == "disabled", &format!("the service is {state}"))
         });
+        suite.check("an upgrade of the package reloads the service", |log| {
+            // systemd does not run here. Its helper does, and calls this systemctl.
+            let script = "mkdir -p /run/systemd/system /tmp/record; \
+                printf '#!/bin/sh\necho \"$@\" >>/tmp/record/calls\n' >/tmp/record/systemctl; chmod +x /tmp/record/systemctl; \
+                PATH=/tmp/record:$PATH /var/lib/dpkg/info/vfio-device-plugin.postinst configure 0; \
+                cat /tmp/record/calls; rm -r /tmp/record /run/systemd/system; rmdir --ignore-fail-on-non-empty /run/systemd";
+            let calls = self.output(log, script)?;
+            let words = "try-reload-or-restart vfio-device-plugin.service";
+            ensure(calls.lines().any(|call| call.ends_with(words)), "the service is not reloaded")?;
+            let unit = self.output(log, &format!("cat {UNIT}"))?;
+            for line in ["ExecReload=/bin/kill -HUP $MAINPID", "NotifyAccess=main"] {
+                ensure(unit.lines().any(|found| found == line), &format!("the unit has no {line}"))?;
+            }
+            Ok(())
+        });
         suite.check("man pages and completions are there", |log| {
             self.run(
                 log,

@@ -6,7 +6,7 @@ use std::process::Command;
 use super::{GuestFile, say};
 use crate::context::Context;
 use crate::packages::C_LIBRARY;
-use crate::suites::{go::STATIC, kubelets};
+use crate::suites::{go::STATIC, kubelet_build};
 use crate::{Result, process};
 
 /// Builds the program that holds a group.
@@ -28,7 +28,9 @@ pub(super) fn tests(context: &mut Context, work: &Path) -> Result<Vec<GuestFile>
     files.extend(libraries(context, &tests)?);
     files.push(GuestFile::program(tests));
     let kubelets = context.target.join("kubelet");
-    match kubelets::build(context, &kubelets, &["1.37"]) {
+    let built = kubelet_build::Version::named(&["1.37"])
+        .and_then(|versions| kubelet_build::build(context, &kubelets, &versions));
+    match built {
         Ok(()) => files
             .push(GuestFile { source: kubelets.join("kubelet-1.37"), destination: "/bin/kubelet".into() }),
         // Few tests need it, and the others run without it.

@@ -144,7 +144,7 @@ impl Machine {
                     "QEMU ended by itself: the KVM of this host cannot run the VM; unset VFIO_PROBE_VM_ACCEL",
                 );
             }
-            _ => {}
+            _ => say("QEMU has ended before the command did"),
         }
         eprint!("{}", read(context, &errors, 1000));
         say("the end of the guest's console:");

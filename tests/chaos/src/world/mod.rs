@@ -9,8 +9,7 @@ mod truth;
 
 pub(crate) use pods::Pod;
 
-use crate::launcher::Launcher;
-use kubelet_process::DeviceManager;
+use kubelet_process::{DeviceManager, Launcher};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Child;

@@ -1,11 +1,10 @@
 //! Starts, stops and queries the two processes: the kubelet and the plugin.
 
 use super::{RESOURCE, World};
-use crate::launcher::KubeletProgram;
 use crate::moves::Move;
 use crate::violation::violated;
 use anyhow::Context;
-use kubelet_process::{DeviceManager, PodSpec};
+use kubelet_process::{DeviceManager, KubeletProgram, PodSpec};
 use std::fs::File;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -24,6 +24,22 @@ struct Reply {
     allocatable: BTreeMap<String, usize>,
     #[serde(default)]
     healthy: BTreeMap<String, Vec<String>>,
+    samples: Option<Samples>,
+}
+
+/// What sampling has found.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Samples {
+    /// For how many microseconds fewer devices than wanted were allocatable.
+    pub gap_us: u64,
+    /// The lowest number of allocatable devices.
+    pub lowest: usize,
+    /// The number of samples.
+    pub count: u64,
+    /// The longest time between two samples, in microseconds. A shorter gap could be missed.
+    pub pause_us: u64,
+    /// One sample for every 200 ms.
+    pub kept: Vec<usize>,
 }
 
 /// A running device manager. Dropping it kills the process.
@@ -118,6 +134,29 @@ impl DeviceManager {
     pub fn healthy(&mut self, resource: &str) -> anyhow::Result<BTreeSet<String>> {
         let mut reply = self.call(&serde_json::json!({"op": "devices"}))?;
         Ok(reply.healthy.remove(resource).unwrap_or_default().into_iter().collect())
+    }
+
+    /// Starts to ask for allocatable devices of a resource without a pause, beside all other requests. Fewer than `wanted` are
+    /// a gap.
+    ///
+    /// # Errors
+    /// The kubelet has ended, or samples already.
+    pub fn start_sampling(&mut self, resource: &str, wanted: usize) -> anyhow::Result<()> {
+        let request = serde_json::json!({"op": "sample", "on": true, "resource": resource, "wanted": wanted});
+        let reply = self.call(&request)?;
+        if !reply.ok {
+            bail!("{}", reply.error);
+        }
+        Ok(())
+    }
+
+    /// Ends the sampling.
+    ///
+    /// # Errors
+    /// The kubelet has ended, or does not sample.
+    pub fn end_sampling(&mut self) -> anyhow::Result<Samples> {
+        let reply = self.call(&serde_json::json!({"op": "sample", "on": false}))?;
+        reply.samples.with_context(|| format!("no samples: {}", reply.error))
     }
 
     /// Starts or stops the pod resources service.

@@ -2,7 +2,9 @@
 //! /var/lib/kubelet of its own.
 
 mod device_manager;
+mod launcher;
 mod pods;
 
-pub use device_manager::DeviceManager;
+pub use device_manager::{DeviceManager, Samples};
+pub use launcher::{KubeletProgram, Launcher};
 pub use pods::{Container, ContainerAllocation, PodShape, PodSpec};

@@ -10,8 +10,14 @@ pub(super) type Good = (String, Vec<String>, Vec<String>);
 pub(super) type Bad = (&'static str, Vec<String>, &'static str);
 
 /// What the manifest of the defaults contains.
-const DEFAULTS: &[&str] =
-    &["--listen=:9440", "NO_PROBE", "drop: [ALL]", "path: /var/lib/kubelet/pod-resources,"];
+const DEFAULTS: &[&str] = &[
+    "--listen=:9440",
+    "NO_PROBE",
+    "drop: [ALL]",
+    "path: /var/lib/kubelet/pod-resources,",
+    // The new pod starts first and takes over from the old one.
+    "rollingUpdate:\n      maxSurge: 1\n      maxUnavailable: 0",
+];
 
 /// Settings by `--set`, and what the manifest then contains.
 const SETTINGS: &[(&str, &[&str])] = &[
@@ -84,6 +90,10 @@ const SETTINGS: &[(&str, &[&str])] = &[
     (
         "priorityClassName=,dnsPolicy=ClusterFirst,updateStrategy.type=OnDelete,updateStrategy.rollingUpdate=null",
         &["type: OnDelete", "dnsPolicy: ClusterFirst"],
+    ),
+    (
+        "updateStrategy.rollingUpdate.maxSurge=0,updateStrategy.rollingUpdate.maxUnavailable=50%",
+        &["maxSurge: 0", "maxUnavailable: 50%"],
     ),
     ("resources=null,tolerations=null", &["readOnlyRootFilesystem: true"]),
     ("resources.limits.memory=128Mi,resources.requests.cpu=1", &["memory: 128Mi"]),
@@ -163,7 +173,21 @@ pub(super) fn bad(work: &Scratch) -> Result<Vec<Bad>> {
             set("extraEnv[0].name=VFIO_DEVICE_PLUGIN_ROOT,extraEnv[0].value=/"),
             "'/extraEnv/0/name'",
         ),
-        ("two plugins on a node", set("updateStrategy.rollingUpdate.maxSurge=1"), "maxSurge"),
+        (
+            "a pod more and a pod less",
+            set("updateStrategy.rollingUpdate.maxUnavailable=1"),
+            "'/updateStrategy/rollingUpdate'",
+        ),
+        (
+            "an update that may do nothing",
+            set("updateStrategy.rollingUpdate.maxSurge=0"),
+            "'/updateStrategy/rollingUpdate'",
+        ),
+        (
+            "a surge that is no percentage",
+            set("updateStrategy.rollingUpdate.maxSurge=half"),
+            "'/updateStrategy/rollingUpdate/maxSurge'",
+        ),
         (
             "pools in two places",
             set(&format!("{pool}.vendor=10de,pools.existingConfigMap=a")),

@@ -1,7 +1,7 @@
 //! Starts the kubelet in a mount namespace with a /var/lib/kubelet of its own.
 
+use crate::{DeviceManager, PodSpec};
 use anyhow::Context;
-use kubelet_process::{DeviceManager, PodSpec};
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -12,13 +12,14 @@ type Request = (Command, Sender<std::io::Result<Child>>);
 
 /// Starts programs with the privileges that the simulated node gives up. A mount namespace needs CAP_SYS_ADMIN.
 #[derive(Clone, Debug)]
-pub(crate) struct Launcher {
+pub struct Launcher {
     requests: Sender<Request>,
 }
 
 impl Launcher {
     /// Starts a thread that keeps the capabilities that this thread has now. Call this before the node is created.
-    pub(crate) fn start() -> Self {
+    #[must_use]
+    pub fn start() -> Self {
         let (requests, received): (_, Receiver<Request>) = channel();
         std::thread::spawn(move || {
             for (mut command, reply) in received {
@@ -37,13 +38,13 @@ impl Launcher {
 
 /// How to start a kubelet.
 #[derive(Clone, Debug)]
-pub(crate) struct KubeletProgram {
+pub struct KubeletProgram {
     /// The program.
-    pub(crate) program: PathBuf,
+    pub program: PathBuf,
     /// The directory that becomes /var/lib/kubelet.
-    pub(crate) dir: PathBuf,
+    pub dir: PathBuf,
     /// The file for the kubelet's log.
-    pub(crate) log: PathBuf,
+    pub log: PathBuf,
 }
 
 const NAMESPACE: &str = r#"mount -t tmpfs none /var/lib && mkdir /var/lib/kubelet && mount --bind "$1" /var/lib/kubelet && exec "$2""#;
@@ -51,7 +52,10 @@ const NAMESPACE: &str = r#"mount -t tmpfs none /var/lib && mkdir /var/lib/kubele
 impl KubeletProgram {
     /// Starts a kubelet. `pods` are the pods that the API server has; `running` names their running containers, as
     /// pairs of pod uid and container name.
-    pub(crate) fn start(
+    ///
+    /// # Errors
+    /// The process or its device manager does not start.
+    pub fn start(
         &self,
         launcher: &Launcher,
         pods: &[PodSpec],
