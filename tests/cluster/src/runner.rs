@@ -132,9 +132,9 @@ fn play(parts: &Parts, plugin: &Plugin, stories: &[&Story]) -> bool {
         });
         let time = clock(start.elapsed());
         match &result {
-            Ok(()) => process::print_line(format!("ok {}{time}", story.name)),
+            Ok(()) => process::print_line(format!("ok {} {time}", story.name)),
             Err(error) => {
-                process::print_line(format!("FAILED {}{time}", story.name));
+                process::print_line(format!("FAILED {} {time}", story.name));
                 error.to_string().lines().for_each(|line| process::print_line(format!("    {line}")));
                 running = None;
             }
