@@ -72,6 +72,11 @@ fn qemu_root(context: &Context, root: &Path) -> Result {
     for library in listed.split_whitespace().filter(|word| word.starts_with('/')) {
         copy(Path::new(library), &root.join(library.trim_start_matches('/')))?;
     }
+    // Debian builds the emulated processor as a module. Other hosts may have it in the program.
+    let module = format!("usr/lib/{0}-linux-gnu/qemu/accel-tcg-{0}.so", std::env::consts::ARCH);
+    if Path::new("/").join(&module).exists() {
+        copy(&Path::new("/").join(&module), &root.join(&module))?;
+    }
     for file in FIRMWARE {
         let places =
             ["/usr/share/qemu", "/usr/share/seabios"].map(|directory| Path::new(directory).join(file));

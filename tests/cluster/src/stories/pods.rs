@@ -28,6 +28,7 @@ pub(super) fn pod(name: &str, containers: &[Value]) -> Value {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 5,
             "automountServiceAccountToken": false,
+            "dnsPolicy": "Default",
             "containers": containers,
         },
     })

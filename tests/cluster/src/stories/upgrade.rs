@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::replaced::expect_same_holders;
 use super::step::{PREFIX, State, Step};
-use super::watch::Watch;
+use super::watch::{Watch, line};
 use super::{plugin, pods};
 use crate::{Cluster, Result};
 
@@ -55,16 +55,9 @@ fn roll(cluster: &Cluster, before: &State, name: &str, change: &[&str]) -> Resul
     let after = Step::new(&format!("after {name}"), 6, 4, 4).settle(cluster)?;
     expect_same_holders(before, &after)?;
     let changes = watch.changes(PREFIX)?;
-    cluster.step(&format!("capacity/allocatable in the API server meanwhile: {}", text(&changes)));
+    cluster.step(&format!("capacity/allocatable in the API server meanwhile: {}", line(&changes)));
     if plugin::hands_over() && changes.iter().any(|figures| *figures != (6, 6)) {
-        return Err(format!("{name} changed the node's status: {}", text(&changes)).into());
+        return Err(format!("{name} changed the node's status: {}", line(&changes)).into());
     }
     Ok(())
-}
-
-/// Returns capacity and allocatable as one line.
-pub(super) fn text(changes: &[(i64, i64)]) -> String {
-    let texts: Vec<String> =
-        changes.iter().map(|(capacity, allocatable)| format!("{capacity}/{allocatable}")).collect();
-    texts.join(" -> ")
 }

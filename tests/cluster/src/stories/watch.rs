@@ -41,6 +41,13 @@ impl Watch {
     }
 }
 
+/// Returns capacity and allocatable as one line.
+pub(super) fn line(changes: &[(i64, i64)]) -> String {
+    let texts: Vec<String> =
+        changes.iter().map(|(capacity, allocatable)| format!("{capacity}/{allocatable}")).collect();
+    texts.join(" -> ")
+}
+
 fn read(text: &str, prefix: &str) -> Result<Vec<(i64, i64)>> {
     let mut changes = Vec::new();
     for line in text.lines().filter(|line| !line.is_empty()) {
