@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 /// Prints a line to standard error, after the time since the first call.
 pub fn say(text: impl std::fmt::Display) {
     static START: OnceLock<Instant> = OnceLock::new();
-    eprintln!("{} {text}", clock(START.get_or_init(Instant::now).elapsed()));
+    eprintln!("{:>5} {text}", clock(START.get_or_init(Instant::now).elapsed()));
 }
 
 /// Returns a duration as minutes and seconds.
 #[must_use]
 pub fn clock(time: Duration) -> String {
     let seconds = time.as_secs();
-    format!("{:2}:{:02}", seconds / 60, seconds % 60)
+    format!("{}:{:02}", seconds / 60, seconds % 60)
 }
 
 #[cfg(test)]
@@ -22,7 +22,7 @@ mod tests {
 
     #[test]
     fn clock_has_minutes_and_seconds() {
-        assert_eq!(clock(Duration::from_millis(9_900)), " 0:09");
+        assert_eq!(clock(Duration::from_millis(9_900)), "0:09");
         assert_eq!(clock(Duration::from_secs(754)), "12:34");
     }
 }

@@ -31,6 +31,7 @@ chooses.";
 #[derive(Debug, PartialEq, Eq)]
 enum Action<'a> {
     Help,
+    Unknown,
     List,
     Clean,
     Build,
@@ -43,13 +44,14 @@ enum Action<'a> {
 impl<'a> Action<'a> {
     fn parse(arguments: &'a [String]) -> Self {
         match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            ["--help" | "-h"] => Self::Help,
             ["--list"] => Self::List,
             ["--clean"] => Self::Clean,
             ["--build"] => Self::Build,
             ["--cached"] => Self::Cached,
             ["--shell"] => Self::Shell,
             ["--quick"] => Self::Quick,
-            words if words.iter().any(|word| word.starts_with('-')) => Self::Help,
+            words if words.iter().any(|word| word.starts_with('-')) => Self::Unknown,
             _ => Self::Run(arguments),
         }
     }
@@ -63,7 +65,8 @@ impl<'a> Action<'a> {
 pub fn run(arguments: &[String]) -> Result<bool> {
     let mut context = Context::new()?;
     match Action::parse(arguments) {
-        Action::Help => {
+        Action::Help => process::print_line(HELP),
+        Action::Unknown => {
             eprintln!("{HELP}");
             return Ok(false);
         }
@@ -129,9 +132,9 @@ fn play(parts: &Parts, plugin: &Plugin, stories: &[&Story]) -> bool {
         });
         let time = clock(start.elapsed());
         match &result {
-            Ok(()) => process::print_line(format!("ok {}{time}", story.name)),
+            Ok(()) => process::print_line(format!("ok {} {time}", story.name)),
             Err(error) => {
-                process::print_line(format!("FAILED {}{time}", story.name));
+                process::print_line(format!("FAILED {} {time}", story.name));
                 error.to_string().lines().for_each(|line| process::print_line(format!("    {line}")));
                 running = None;
             }
@@ -181,8 +184,9 @@ mod tests {
     #[test]
     fn options_and_names_are_parsed() {
         assert_eq!(Action::parse(&words("--quick")), Action::Quick);
-        assert_eq!(Action::parse(&words("--nonsense")), Action::Help);
-        assert_eq!(Action::parse(&words("a --quick")), Action::Help);
+        assert_eq!(Action::parse(&words("--help")), Action::Help);
+        assert_eq!(Action::parse(&words("--nonsense")), Action::Unknown);
+        assert_eq!(Action::parse(&words("a --quick")), Action::Unknown);
         let names = words("a b");
         assert_eq!(Action::parse(&names), Action::Run(&names));
     }

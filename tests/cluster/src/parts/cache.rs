@@ -156,7 +156,7 @@ impl Cache {
             process::make_directory(&new)?;
             build(&new).map_err(|error| format!("cannot build {name}: {error}"))?;
             std::fs::rename(&new, &directory)?;
-            say(format!("built {name} in{}", clock(start.elapsed())));
+            say(format!("built {name} in {}", clock(start.elapsed())));
         }
         File::create(directory.join(USED))?.set_modified(SystemTime::now())?;
         Ok(directory)
