@@ -5,6 +5,7 @@ mod foreign;
 mod plugin;
 mod pod_resources;
 mod pods;
+mod reboot;
 mod refused;
 mod replaced;
 mod scheduled;
@@ -69,5 +70,11 @@ pub const STORIES: &[Story] = &[
         about: "a Deployment's pod is refused once, and the next one runs after the release",
         quick: false,
         run: refused::run,
+    },
+    Story {
+        name: "reboot",
+        about: "after a reboot the kubelet fails pods before the DaemonSet's plugin is back",
+        quick: false,
+        run: reboot::with_daemonset,
     },
 ];
