@@ -3,8 +3,7 @@
 use super::plugin;
 use super::pods;
 use super::replaced::expect_same_holders;
-use super::step::{PREFIX, State, Step};
-use super::watch::{Watch, line};
+use super::step::{State, Step};
 use crate::{Cluster, Result};
 
 const VMS: [&str; 2] = ["vm-1", "vm-2"];
@@ -15,7 +14,6 @@ pub(super) fn run(cluster: &mut Cluster) -> Result {
     pods::create(cluster, &VMS.map(|name| pods::vm(name, 2)))?;
     let before = Step::new("two VMs with two devices each run", 6, 4, 4).settle(cluster)?;
 
-    let watch = Watch::start(cluster, "daemons")?;
     for (event, script) in [
         ("the kubelet was killed", "pkill -KILL -x kubelet"),
         ("containerd was killed", "pkill -KILL -x containerd"),
@@ -24,9 +22,6 @@ pub(super) fn run(cluster: &mut Cluster) -> Result {
         cluster.node().run(script)?;
         unchanged(cluster, &before, event)?;
     }
-
-    let changes = watch.changes(PREFIX)?;
-    cluster.step(&format!("capacity/allocatable in the API server meanwhile: {}", line(&changes)));
 
     cluster.node().run("service stop kubelet")?;
     let state = Step::new("the kubelet is away", 6, 4, 4).kubelet_away().settle(cluster)?;

@@ -1,25 +1,16 @@
 //! The stories that the plugin must pass in the cluster.
 
-mod api_server;
 mod daemons;
 mod foreign;
-mod gpu_operator;
-mod helm;
-mod metrics;
-mod modes;
 mod plugin;
 mod pod_resources;
 mod pods;
-mod qemu;
 mod reboot;
 mod refused;
 mod replaced;
 mod scheduled;
-mod static_pod;
 mod step;
 mod stuck;
-mod upgrade;
-mod watch;
 
 use crate::{Cluster, Result};
 
@@ -75,70 +66,15 @@ pub const STORIES: &[Story] = &[
         run: stuck::run,
     },
     Story {
-        name: "qemu",
-        about: "QEMU in an unprivileged pod passes the device to its guest",
-        quick: false,
-        run: qemu::run,
-    },
-    Story {
         name: "refused",
         about: "a Deployment's pod is refused once, and the next one runs after the release",
         quick: false,
         run: refused::run,
     },
     Story {
-        name: "modes",
-        about: "both modes of the manifests report the same figures",
-        quick: false,
-        run: modes::run,
-    },
-    Story { name: "static-pod", about: "a static pod has a device", quick: false, run: static_pod::run },
-    Story {
-        name: "metrics",
-        about: "the metrics, scraped over the pods' network, have the figures of the sources",
-        quick: false,
-        run: metrics::run,
-    },
-    Story {
-        name: "api-server",
-        about: "the API server is away, and the plugin detects a foreign holder",
-        quick: false,
-        run: api_server::run,
-    },
-    Story {
-        name: "upgrade",
-        about: "a rolling update and its undo while VMs run",
-        quick: false,
-        run: upgrade::run,
-    },
-    Story {
-        name: "helm",
-        about: "the chart is installed, upgraded, uninstalled and installed again while a VM runs",
-        quick: false,
-        run: helm::run,
-    },
-    Story {
-        name: "gpu-operator",
-        about: "the image in the DaemonSet of NVIDIA's GPU operator",
-        quick: false,
-        run: gpu_operator::run,
-    },
-    Story {
-        name: "reboot-daemonset",
+        name: "reboot",
         about: "after a reboot the kubelet fails pods before the DaemonSet's plugin is back",
         quick: false,
         run: reboot::with_daemonset,
-    },
-    Story {
-        name: "reboot-service",
-        about: "with the plugin as a service of the host, pods start again with their devices",
-        quick: false,
-        run: reboot::with_service,
-    },
-    Story {
-        name: "reboot-groups",
-        about: "after a reboot with other groups, no pod starts with another device's node",
-        quick: false,
-        run: reboot::with_other_groups,
     },
 ];

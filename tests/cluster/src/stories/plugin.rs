@@ -5,14 +5,8 @@ use serde_json::Value;
 use super::step::State;
 use crate::{Cluster, Result};
 
-/// The name of the DaemonSet and of its container.
-pub(super) const NAME: &str = "vfio-device-plugin";
-/// A second name of the image, for upgrades.
-pub(super) const NEW_IMAGE: &str = "docker.io/library/vfio-device-plugin:new";
 /// deploy/daemonset-probing.yaml.
 const PROBING: &str = include_str!("../../../../deploy/daemonset-probing.yaml");
-/// deploy/daemonset.yaml.
-const UNPRIVILEGED: &str = include_str!("../../../../deploy/daemonset.yaml");
 
 /// Applies the privileged manifest with further options of `serve`, and waits until the plugin is ready.
 ///
@@ -21,27 +15,6 @@ const UNPRIVILEGED: &str = include_str!("../../../../deploy/daemonset.yaml");
 /// Fails if the API server refuses it, or the plugin is not ready at the deadline.
 pub(super) fn deploy_probing(cluster: &Cluster, options: &[&str]) -> Result {
     cluster.deploy_plugin(&with_options(PROBING, options)?)
-}
-
-/// Applies the unprivileged manifest and waits until the plugin is ready.
-///
-/// # Errors
-///
-/// As `deploy_probing`.
-pub(super) fn deploy_unprivileged(cluster: &Cluster) -> Result {
-    cluster.deploy_plugin(UNPRIVILEGED)
-}
-
-/// Returns the image's name.
-#[must_use]
-pub(super) fn image() -> String {
-    format!("docker.io/library/{NAME}:{}", env!("CARGO_PKG_VERSION"))
-}
-
-/// Whether a rolling update starts the new pod before it ends the old one, which then hands over to it.
-#[must_use]
-pub(super) fn hands_over() -> bool {
-    PROBING.lines().any(|line| line.trim() == "maxSurge: 1")
 }
 
 /// Adds options to the container's arguments.
@@ -110,13 +83,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_follow_the_command_in_both_manifests() {
-        for manifest in [PROBING, UNPRIVILEGED] {
-            let changed = with_options(manifest, &["--busy=unhealthy"]).unwrap();
-            assert!(
-                changed.contains("            - serve\n            - --busy=unhealthy\n            - --log")
-            );
-        }
+    fn options_follow_the_command() {
+        let changed = with_options(PROBING, &["--busy=unhealthy"]).unwrap();
+        assert!(changed.contains("            - serve\n            - --busy=unhealthy\n            - --log"));
         assert!(with_options("args: []", &[]).is_err());
     }
 }

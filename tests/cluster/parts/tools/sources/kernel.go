@@ -104,27 +104,46 @@ func readHolders(groups map[uint64]*group) (unread int, err error) {
 		return 0, err
 	}
 	for _, process := range processes {
-		descriptors, err := os.ReadDir(process + "/fd")
+		// A killed process whose first thread has ended shows no descriptors, and another thread that is stuck in the kernel
+		// still has them: so every thread is searched.
+		threads, err := filepath.Glob(process + "/task/[0-9]*")
 		if err != nil {
-			if !isGone(err) {
-				unread++
-			}
-			continue
+			return 0, err
 		}
 		seen := map[*group]bool{}
-		for _, descriptor := range descriptors {
-			var status syscall.Stat_t
-			// A descriptor that was closed meanwhile has no status.
-			if syscall.Stat(process+"/fd/"+descriptor.Name(), &status) != nil || status.Mode&syscall.S_IFMT != syscall.S_IFCHR {
-				continue
+		isUnread := false
+		for _, thread := range threads {
+			if err := readThread(thread, groups, seen); err != nil && !isGone(err) {
+				isUnread = true
 			}
-			if held := groups[status.Rdev]; held != nil && !seen[held] {
-				seen[held] = true
-				held.Holders = append(held.Holders, describe(process))
-			}
+		}
+		for held := range seen {
+			held.Holders = append(held.Holders, describe(process))
+		}
+		if isUnread {
+			unread++
 		}
 	}
 	return unread, nil
+}
+
+// readThread finds the groups that a thread has open.
+func readThread(thread string, groups map[uint64]*group, seen map[*group]bool) error {
+	descriptors, err := os.ReadDir(thread + "/fd")
+	if err != nil {
+		return err
+	}
+	for _, descriptor := range descriptors {
+		var status syscall.Stat_t
+		// A descriptor that was closed meanwhile has no status.
+		if syscall.Stat(thread+"/fd/"+descriptor.Name(), &status) != nil || status.Mode&syscall.S_IFMT != syscall.S_IFCHR {
+			continue
+		}
+		if held := groups[status.Rdev]; held != nil {
+			seen[held] = true
+		}
+	}
+	return nil
 }
 
 func isGone(err error) bool {
