@@ -173,7 +173,8 @@ class Watch:
         """Waits in asyncio until a group is held. As wait_until_held()."""
     def fileno(self) -> int:
         """Returns a descriptor that is readable when there may be an event. Then call next_event(0) until
-        it returns None. Do not read or close the descriptor."""
+        it returns None. Do not read or close the descriptor. If another thread waits too, it may read a
+        change first and leave the descriptor unreadable."""
     @property
     def closed(self) -> bool:
         """True if the watch is closed."""
