@@ -208,7 +208,8 @@ class Watch:
 class Waiter:
     """A wait for a watch. It keeps the descriptor open, even if the watch is closed during the wait."""
     def descriptors(self) -> list[int]:
-        """Returns the descriptors to wait for: that of the watch, and one for what other threads have read first."""
+        """Returns the descriptors to wait for: that of the watch, and one for what other threads have read
+        first."""
     def step(self) -> bool:
         """Takes in what has changed. Returns whether a predicate is due. Does not wait."""
     def next_event(self) -> Event | None:
