@@ -59,7 +59,7 @@
  * failure. To count only, pass 0 and NULL.
  *
  * Groups. A group is the number of an IOMMU group. VFP_NO_GROUP stands in records about no group.
- * As an argument it is invalid, except where the function's comment gives it a meaning.
+ * As an argument it is invalid. VFP_ALL_GROUPS is an argument where the function's comment says so.
  *
  * Invalid arguments. A call returns VFP_INVALID for NULL where a value is required, a text that is
  * not an id, VFP_NO_GROUP as a group, and a capacity beyond the address space. It also returns
@@ -869,6 +869,9 @@ void vfp_watch_close(vfp_watch **watch);
 /*
  * Returns the descriptor to poll: it is readable when vfp_watch_next() may return an event. The
  * descriptor belongs to the watch: do not read or close it. Returns VFP_INVALID for NULL.
+ *
+ * It is for one thread. A change that another thread's call has read may leave it unreadable until
+ * a later interval. Threads that share a watch wait by vfp_watch_wait().
  */
 int32_t vfp_watch_fd(const vfp_watch *watch);
 

@@ -173,7 +173,8 @@ class Watch:
         """Waits in asyncio until a group is held. As wait_until_held()."""
     def fileno(self) -> int:
         """Returns a descriptor that is readable when there may be an event. Then call next_event(0) until
-        it returns None. Do not read or close the descriptor."""
+        it returns None. Do not read or close the descriptor. If another thread waits too, it may read a
+        change first and leave the descriptor unreadable."""
     @property
     def closed(self) -> bool:
         """True if the watch is closed."""
@@ -207,7 +208,8 @@ class Watch:
 class Waiter:
     """A wait for a watch. It keeps the descriptor open, even if the watch is closed during the wait."""
     def descriptors(self) -> list[int]:
-        """Returns the descriptors to wait for: that of the watch, and one for what other threads have read first."""
+        """Returns the descriptors to wait for: that of the watch, and one for what other threads have read
+        first."""
     def step(self) -> bool:
         """Takes in what has changed. Returns whether a predicate is due. Does not wait."""
     def next_event(self) -> Event | None:

@@ -56,7 +56,7 @@ impl Bells {
     /// process has no descriptor left, the wait stays without one.
     pub(super) fn ready(&mut self, bell: &mut Option<Arc<Bell>>) {
         if bell.is_none() {
-            *bell = self.unused();
+            *bell = self.take();
         }
         if let Some(bell) = bell {
             bell.clear();
@@ -64,7 +64,8 @@ impl Bells {
     }
 
     /// Rings all bells except that of the wait that has taken in the news.
-    pub(super) fn ring_others(&self, own: Option<&Arc<Bell>>) {
+    pub(super) fn ring_others(&mut self, own: Option<&Arc<Bell>>) {
+        drop(self.unused());
         for bell in &self.all {
             if own.is_none_or(|own| !Arc::ptr_eq(own, bell)) && Arc::strong_count(bell) > 1 {
                 bell.ring();
@@ -72,6 +73,16 @@ impl Bells {
         }
     }
 
+    /// Returns a bell for a wait: one that is unused, or a new one.
+    fn take(&mut self) -> Option<Arc<Bell>> {
+        self.unused().or_else(|| {
+            let bell = Arc::new(Bell::new().ok()?);
+            self.all.push(Arc::clone(&bell));
+            Some(bell)
+        })
+    }
+
+    /// Returns an unused bell and closes all other unused ones.
     fn unused(&mut self) -> Option<Arc<Bell>> {
         let mut unused = None;
         self.all.retain(|bell| {
@@ -82,11 +93,7 @@ impl Bells {
             }
             is_used
         });
-        unused.or_else(|| {
-            let bell = Arc::new(Bell::new().ok()?);
-            self.all.push(Arc::clone(&bell));
-            Some(bell)
-        })
+        unused
     }
 }
 
@@ -123,9 +130,10 @@ mod tests {
         bells.ring_others(None);
         drop((first, second));
         bells.ring_others(None);
+        assert_eq!(bells.all.len(), 1, "at most one is kept");
         let mut third = None;
         bells.ready(&mut third);
-        assert_eq!(bells.all.len(), 1, "at most one is kept");
+        assert_eq!(bells.all.len(), 1, "the kept one is used again");
         assert!(!has_rung(third.as_ref()), "what rang for the ended wait is over");
     }
 }

@@ -126,6 +126,9 @@ impl Watch {
 
     /// Returns a descriptor that is readable when [`Watch::next`] may have an event. Poll it; do
     /// not read it.
+    ///
+    /// A change that another thread has read may leave it unreadable. A thread that shares the watch
+    /// therefore polls [`Wait::fd`](crate::watch::Wait::fd) too.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.sources.fd()

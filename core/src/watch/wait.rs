@@ -20,7 +20,7 @@ pub const MAX_QUEUED: usize = 1024;
 ///
 /// Threads that share a watch behind a lock have one `Wait` each. They release the lock while they
 /// poll two descriptors: [`Watch::fd`] and [`Wait::fd`]. Whichever thread reads a change first, each
-/// other one wakes at once.
+/// other one wakes at once. A wait belongs to the watch of its first step.
 ///
 /// ```
 /// use std::os::fd::AsFd;

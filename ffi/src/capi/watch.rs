@@ -186,6 +186,9 @@ pub unsafe extern "C" fn vfp_watch_close(watch: *mut *mut vfp_watch) {
 
 /// Returns the descriptor to poll: it is readable when vfp_watch_next() may return an event. The
 /// descriptor belongs to the watch: do not read or close it. Returns VFP_INVALID for NULL.
+///
+/// It is for one thread. A change that another thread's call has read may leave it unreadable until
+/// a later interval. Threads that share a watch wait by vfp_watch_wait().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_fd(watch: *const vfp_watch) -> i32 {
     guard_value(VFP_INVALID, || {

@@ -226,7 +226,8 @@ impl Watch {
     }
 
     /// Returns a descriptor that is readable when there may be an event. Then call next_event(0) until it returns
-    /// None. Do not read or close the descriptor.
+    /// None. Do not read or close the descriptor. If another thread waits too, it may read a change first and leave the
+    /// descriptor unreadable.
     fn fileno(&self) -> PyResult<i32> {
         Ok(self.live()?.descriptor().as_raw_fd())
     }

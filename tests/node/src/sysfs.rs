@@ -11,8 +11,18 @@ impl Node {
     /// Adds a function to the tree, bound if it names a driver.
     ///
     /// # Errors
-    /// The tree cannot be written.
-    pub fn add(&self, mut function: Function) -> Result<()> {
+    /// The tree cannot be written. The error says so if its directory was removed.
+    pub fn add(&self, function: Function) -> Result<()> {
+        let address = function.address.clone();
+        self.add_function(function).map_err(|error| {
+            let root = self.root();
+            let removed = !root.join("run").exists();
+            let state = if removed { ", which another process has removed" } else { "" };
+            Error::new(error.kind(), format!("cannot add {address} to {}{state}: {error}", root.display()))
+        })
+    }
+
+    fn add_function(&self, mut function: Function) -> Result<()> {
         let driver = function.driver.take();
         let (root, address) = (self.root(), function.address.clone());
         let dir = root.join("sys/devices/pci0000:00").join(&address);

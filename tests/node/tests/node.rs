@@ -191,3 +191,13 @@ fn sysfs_has_the_shape_of_the_kernels() {
     node.remove(GPU).unwrap();
     assert!(!node.root().join("sys/kernel/iommu_groups/51").exists(), "a group goes with its last member");
 }
+
+#[test]
+fn add_to_a_removed_directory_says_so() {
+    let node = Node::new().unwrap();
+    fs::remove_dir_all(node.root()).unwrap();
+    let error = node.add(Function::gpu(GPU, 51, 0)).unwrap_err();
+    let text = format!("cannot add {GPU} to {}, which another process has removed: ", node.root().display());
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    assert!(error.to_string().starts_with(&text), "{error}");
+}

@@ -95,8 +95,15 @@ fn object(context: &Context, target: &Target) -> Result<PathBuf> {
     let (archive, all, merged) =
         (release.join("libvfio_probe.a"), release.join("all.o"), release.join("object.syso"));
     let (ld, nm, objcopy) = (target.tool("ld"), target.tool("nm"), target.tool("objcopy"));
+    let readelf = target.tool("readelf");
     let mut localize = context.command("ffi/static-object");
-    localize.env("LD", &ld).env("NM", &nm).env("OBJCOPY", &objcopy).arg(archive).arg(&all);
+    localize
+        .env("LD", &ld)
+        .env("NM", &nm)
+        .env("OBJCOPY", &objcopy)
+        .env("READELF", &readelf)
+        .arg(archive)
+        .arg(&all);
     process::run(&mut localize)?;
     process::run(context.command(&ld).args(["-r", "-T", "go/object.ld", "-o"]).arg(&merged).arg(&all))?;
     process::run(context.command(&objcopy).arg("--strip-unneeded").arg(&merged))?;
