@@ -170,7 +170,7 @@ mod tests {
                 let _ = peer.write_all(text.as_bytes()).await;
                 let _ = peer.shutdown().await;
             });
-            assert_eq!(received.unwrap_err().kind(), ErrorKind::InvalidData, "{:.40}", text);
+            assert_eq!(received.unwrap_err().kind(), ErrorKind::InvalidData, "{text:.40}");
         }
     }
 
