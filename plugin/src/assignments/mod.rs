@@ -113,11 +113,14 @@ impl AssignmentsHandle {
         self.poll_soon();
     }
 
-    /// Writes the state file with everything that is known now, Allocates since the latest poll included.
-    pub(crate) fn save(&self) {
+    /// Writes the state file with everything that is known now, Allocates since the latest poll included. Returns whether it has that
+    /// content; a write that has not ended in time may still change the file.
+    pub(crate) fn save(&self) -> bool {
         let mut state = self.shared.state.lock().clone();
         state.ledger.add_allocates(self.current().added().iter().map(|added| (**added).clone()));
-        self.shared.file.lock().write(&state);
+        let mut file = self.shared.file.lock();
+        file.write(&state);
+        file.is_written()
     }
 
     /// Reads the state file again, and continues with it: another process has answered Allocates since it was read.

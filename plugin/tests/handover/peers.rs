@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use vfio_sim_node::Node;
 
@@ -131,6 +132,54 @@ async fn old_process_serves_again_if_the_lock_stays_free() {
     assert_eq!(role(&node), ("active".to_owned(), old.pid()));
 }
 
+#[tokio::test]
+async fn old_process_keeps_what_it_cannot_write_for_the_new_one() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let old = Process::start(&node, "old");
+    expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == GPUS).await;
+    // No file replaces a directory.
+    let file = node.run_dir().join("assignments.json");
+    let _ = std::fs::remove_file(&file);
+    std::fs::create_dir(&file).unwrap();
+    kubelet.admit("vm-1", H100, 2).await.unwrap();
+    let mut peer = Peer::ready(&node);
+    peer.send(REGISTERED);
+    assert_eq!(peer.receive(), "", "{}", old.log());
+    drop(peer);
+    old.wait_for("assignments.json could not be written").await;
+    admits(&kubelet, || old.log()).await;
+    assert_eq!(role(&node), ("active".to_owned(), old.pid()));
+    std::fs::remove_dir(&file).unwrap();
+    let mut peer = Peer::ready(&node);
+    peer.send(REGISTERED);
+    assert!(peer.receive().starts_with(r#"{"version":1,"message":"ended""#), "{}", old.log());
+    assert!(file.is_file());
+}
+
+#[tokio::test]
+async fn process_without_the_lock_steps_back_for_the_one_that_has_it() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    // No directory is created in the place of a dangling link.
+    let (run_dir, target) = (node.run_dir(), node.root().join("late"));
+    std::fs::remove_dir_all(&run_dir).unwrap();
+    std::os::unix::fs::symlink(&target, &run_dir).unwrap();
+    let process = Process::start(&node, "old");
+    expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == GPUS).await;
+    let prepared = node.root().join("prepared");
+    std::fs::create_dir(&prepared).unwrap();
+    let lock = Giver::lock(&prepared);
+    std::fs::rename(&prepared, &target).unwrap();
+    process.wait_for("stepping back").await;
+    expect(&kubelet, "its servers have ended", |state| state.capacity(H100).allocatable == 0).await;
+    let giver = Giver { lock, listener: UnixListener::bind(run_dir.join("handover.sock")).unwrap() };
+    assert_eq!(giver.accept().await.receive(), REQUEST);
+    drop(giver);
+    expect(&kubelet, "offered again", |state| state.capacity(H100).allocatable == GPUS).await;
+    assert_eq!(role(&node), ("active".to_owned(), process.pid()));
+}
+
 /// The test as a process that serves: it has the lock and listens.
 struct Giver {
     lock: File,
@@ -140,9 +189,14 @@ struct Giver {
 impl Giver {
     fn new(node: &Node) -> Self {
         std::fs::create_dir_all(node.run_dir()).unwrap();
-        let lock = File::create(node.run_dir().join("serve.lock")).unwrap();
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let lock = Self::lock(&node.run_dir());
         Self { lock, listener: UnixListener::bind(node.run_dir().join("handover.sock")).unwrap() }
+    }
+
+    fn lock(run_dir: &Path) -> File {
+        let lock = File::create(run_dir.join("serve.lock")).unwrap();
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        lock
     }
 
     async fn accept(&self) -> Peer {
