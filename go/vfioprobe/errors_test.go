@@ -78,7 +78,7 @@ func TestInvalidArgumentsAreRefusedByName(t *testing.T) {
 func TestErrorsHaveWholePaths(t *testing.T) {
 	node, root := eightGPUs(t)
 	long := filepath.Join(t.TempDir(), "a-name-of-more-than-thirty-two-bytes-with-é-\xff-and-a-\n")
-	deep := "/" + strings.Repeat(strings.Repeat("ä", 100)+"/", 20) + "ende"
+	deep := "/" + strings.Repeat(strings.Repeat("ä", 100)+"/", 20) + "end"
 	node.Write("sys/bus/pci/devices/"+simnode.FirstGPU+"/uevent", "PCI_ID=zz\n")
 	opened := func(path string) error { _, err := vfioprobe.Open(path); return err }
 	named := func(path string) error {
