@@ -28,7 +28,7 @@ use crate::run_dir::RunDir;
 use crate::status::socket::SocketFile;
 use crate::status::words::RoleWord;
 use crate::status::{self, ProcessStatus};
-use crate::supervise::{Failures, Supervisor};
+use crate::supervise::{Failures, PanicReports, Supervisor};
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use rustix::fs::Mode;
@@ -113,9 +113,10 @@ async fn serve_until_any_panic(
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let (mut stop, mut before) = (pin!(stop), Before::Started);
+    let panics = PanicReports::new();
     loop {
         let (supervisor, failures) = Supervisor::new();
-        supervisor.report_panics();
+        panics.report_to(&supervisor);
         before = match serve(config, &supervisor, failures, reload, before, &mut stop).await? {
             Next::Exit => return Ok(()),
             Next::Wait(before) => before,
@@ -180,6 +181,10 @@ async fn serve(
     let beginning = tokio::select! {
         beginning = before.wait(config) => beginning,
         () = &mut stop => None,
+        failure = failures.first() => {
+            supervisor.stop();
+            bail!("{failure}; stopped, to be started again")
+        }
     };
     let Some(beginning) = beginning else {
         supervisor.stop();
@@ -459,6 +464,17 @@ mod tests {
         stop: impl Future<Output = ()>,
     ) -> anyhow::Result<Next> {
         serve(config, supervisor, failures, &Reload::new(), Before::Started, stop).await
+    }
+
+    #[tokio::test]
+    async fn serve_fails_when_a_task_panics_while_it_waits() {
+        let node = Node::with_eight_gpus().unwrap();
+        let (supervisor, failures) = Supervisor::with_fault("the status socket of the process");
+        let config = config(&node);
+        let _lock = Lock::try_take(&config.run_dir).unwrap().unwrap();
+        let end = timeout(PATIENCE, serve_once(&config, &supervisor, failures, pending())).await;
+        let error = end.unwrap().err().unwrap().to_string();
+        assert!(error.starts_with("the status socket of the process panicked: injected"), "{error}");
     }
 
     /// Runs `serve` with one task or thread that panics. Returns the error.
