@@ -123,7 +123,8 @@ impl AssignmentsHandle {
         file.is_written()
     }
 
-    /// Reads the state file again, and continues with it: another process has answered Allocates since it was read.
+    /// Reads the state file again, and adds what it says: another process has answered Allocates since it was read. A process that was
+    /// killed has not written its latest ones, which the kubelet may have shown this one.
     pub(crate) fn reload(&self, run_dir: &RunDir) {
         let (file, mut stored) = AssignmentsFile::open(run_dir);
         let mut state = self.shared.state.lock();
@@ -131,6 +132,11 @@ impl AssignmentsHandle {
         // No file, or one that cannot be used: what this process has read from the kubelet is more.
         if !stored.ledger.assignments().is_empty() {
             stored.ledger.restarted(std::time::Instant::now());
+            let mut seen = state.ledger.assignments().to_vec();
+            let is_stored =
+                |id: &String| stored.ledger.assignments().iter().any(|record| record.device_ids.contains(id));
+            seen.retain(|record| !record.device_ids.iter().any(is_stored));
+            stored.ledger.add_allocates(seen);
             *state = stored;
             self.publish(Assignments::new(self.current().known, &state.ledger));
         }

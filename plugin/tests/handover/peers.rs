@@ -3,7 +3,7 @@
 use crate::common::{H100, PATIENCE, expect, kubelet};
 use crate::faults::admits;
 use crate::process::{Process, role};
-use crate::{GPUS, VERSIONS};
+use crate::{GPUS, VERSIONS, pod_of};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -178,6 +178,46 @@ async fn process_without_the_lock_steps_back_for_the_one_that_has_it() {
     drop(giver);
     expect(&kubelet, "offered again", |state| state.capacity(H100).allocatable == GPUS).await;
     assert_eq!(role(&node), ("active".to_owned(), process.pid()));
+}
+
+#[tokio::test]
+async fn new_process_keeps_what_a_killed_one_had_not_written() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let file = node.run_dir().join("assignments.json");
+    let old = Process::start(&node, "old");
+    expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == GPUS).await;
+    let first = kubelet.admit("vm-1", H100, 2).await.unwrap().pod_uid;
+    while pod_of(&node, &first).len() != 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    old.signal(rustix::process::Signal::STOP);
+    let written = std::fs::read(&file).unwrap();
+    assert!(String::from_utf8_lossy(&written).contains(&first));
+    old.signal(rustix::process::Signal::CONT);
+    let second = kubelet.admit("vm-2", H100, 2).await.unwrap().pod_uid;
+    drop(old);
+    std::fs::write(&file, written).unwrap();
+    let _ = std::fs::remove_file(node.run_dir().join("handover.sock"));
+    let giver = Giver::new(&node);
+    let new = Process::start(&node, "new");
+    let mut peer = giver.accept().await;
+    assert_eq!(peer.receive(), REQUEST);
+    peer.send(READY);
+    new.wait_for("registrations failed on purpose").await;
+    // Nothing shows the second pod from here on.
+    drop(kubelet);
+    std::fs::remove_file(node.kubelet_dir().join("kubelet_internal_checkpoint")).unwrap();
+    drop((peer, giver));
+    new.wait_for("going on alone").await;
+    let deadline = Instant::now() + PATIENCE;
+    while role(&node).0 != "active" {
+        assert!(Instant::now() < deadline, "{}", new.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for pod in [first, second] {
+        assert_eq!(pod_of(&node, &pod).len(), 2, "{pod}\n{}", new.log());
+    }
 }
 
 /// The test as a process that serves: it has the lock and listens.
