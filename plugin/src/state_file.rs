@@ -265,8 +265,8 @@ fn invalid(error: &JsonError) -> Error {
     Error::new(ErrorKind::InvalidData, error.to_string())
 }
 
-/// Returns whether a failed read may succeed later without a change of the file.
-fn is_passing(error: &Error) -> bool {
+/// Returns whether a failed read or open may succeed later without a change of the file.
+pub(crate) fn is_passing(error: &Error) -> bool {
     let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR, Errno::AGAIN];
     error.raw_os_error().is_some_and(|number| passing.iter().any(|errno| errno.raw_os_error() == number))
 }

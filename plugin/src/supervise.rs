@@ -5,9 +5,11 @@
 //! starts the plugin again, and the state files carry over what was known.
 
 use crate::log::panic_message;
+use parking_lot::Mutex;
 use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -63,6 +65,32 @@ pub(crate) fn contain<T>(work: impl FnOnce() -> T) -> Option<T> {
     result
 }
 
+/// Where every panic of the process is reported, also in tasks and threads that no supervisor has started: gRPC calls, the prober's
+/// threads. Only a panic within [`contain`] is not reported.
+#[derive(Debug, Default)]
+pub(crate) struct PanicReports(Arc<Mutex<Option<Supervisor>>>);
+
+impl PanicReports {
+    /// Sets the process's hook, once. The hook that was set before, which logs the panic and its place, is called first.
+    pub(crate) fn new() -> Self {
+        let reports = Self::default();
+        let (current, log) = (Arc::clone(&reports.0), std::panic::take_hook());
+        std::panic::set_hook(Box::new(move |panic| {
+            log(panic);
+            let supervisor = current.lock().clone();
+            if let Some(supervisor) = supervisor.filter(|_| !CONTAINED.get()) {
+                supervisor.report(running(), Some(panic_message(panic.payload()).to_owned()));
+            }
+        }));
+        reports
+    }
+
+    /// Reports to this supervisor from now on.
+    pub(crate) fn report_to(&self, supervisor: &Supervisor) {
+        *self.0.lock() = Some(supervisor.clone());
+    }
+}
+
 impl Supervisor {
     /// Returns a supervisor and the end at which its failures arrive.
     pub(crate) fn new() -> (Self, Failures) {
@@ -82,20 +110,6 @@ impl Supervisor {
     pub(crate) fn with_fault(name: &'static str) -> (Self, Failures) {
         let (supervisor, failures) = Self::new();
         (Self { fault: Some(name), ..supervisor }, failures)
-    }
-
-    /// Reports every panic of the process, also in tasks and threads that others start: gRPC calls, the prober's threads. Only a
-    /// panic within [`contain`] is not reported. The hook that was set before, which logs the panic and its place, is called
-    /// first.
-    pub(crate) fn report_panics(&self) {
-        let supervisor = self.clone();
-        let log = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            log(panic);
-            if !CONTAINED.get() {
-                supervisor.report(running(), Some(panic_message(panic.payload()).to_owned()));
-            }
-        }));
     }
 
     /// Starts a task that runs until the process stops. The stop drops it.

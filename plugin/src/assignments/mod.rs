@@ -113,14 +113,18 @@ impl AssignmentsHandle {
         self.poll_soon();
     }
 
-    /// Writes the state file with everything that is known now, Allocates since the latest poll included.
-    pub(crate) fn save(&self) {
+    /// Writes the state file with everything that is known now, Allocates since the latest poll included. Returns whether it has that
+    /// content; a write that has not ended in time may still change the file.
+    pub(crate) fn save(&self) -> bool {
         let mut state = self.shared.state.lock().clone();
         state.ledger.add_allocates(self.current().added().iter().map(|added| (**added).clone()));
-        self.shared.file.lock().write(&state);
+        let mut file = self.shared.file.lock();
+        file.write(&state);
+        file.is_written()
     }
 
-    /// Reads the state file again, and continues with it: another process has answered Allocates since it was read.
+    /// Reads the state file again, and adds what it says: another process has answered Allocates since it was read. A process that was
+    /// killed has not written its latest ones, which the kubelet may have shown this one.
     pub(crate) fn reload(&self, run_dir: &RunDir) {
         let (file, mut stored) = AssignmentsFile::open(run_dir);
         let mut state = self.shared.state.lock();
@@ -128,6 +132,11 @@ impl AssignmentsHandle {
         // No file, or one that cannot be used: what this process has read from the kubelet is more.
         if !stored.ledger.assignments().is_empty() {
             stored.ledger.restarted(std::time::Instant::now());
+            let mut seen = state.ledger.assignments().to_vec();
+            let is_stored =
+                |id: &String| stored.ledger.assignments().iter().any(|record| record.device_ids.contains(id));
+            seen.retain(|record| !record.device_ids.iter().any(is_stored));
+            stored.ledger.add_allocates(seen);
             *state = stored;
             self.publish(Assignments::new(self.current().known, &state.ledger));
         }

@@ -36,6 +36,11 @@ impl AssignmentsFile {
     pub(super) fn write(&mut self, state: &AssignmentsState) {
         self.0.write_versioned(VERSION, state);
     }
+
+    /// Returns whether the latest write succeeded.
+    pub(super) fn is_written(&self) -> bool {
+        self.0.is_written()
+    }
 }
 
 #[cfg(test)]

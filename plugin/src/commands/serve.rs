@@ -28,7 +28,7 @@ use crate::run_dir::RunDir;
 use crate::status::socket::SocketFile;
 use crate::status::words::RoleWord;
 use crate::status::{self, ProcessStatus};
-use crate::supervise::{Failures, Supervisor};
+use crate::supervise::{Failures, PanicReports, Supervisor};
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use rustix::fs::Mode;
@@ -113,9 +113,10 @@ async fn serve_until_any_panic(
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let (mut stop, mut before) = (pin!(stop), Before::Started);
+    let panics = PanicReports::new();
     loop {
         let (supervisor, failures) = Supervisor::new();
-        supervisor.report_panics();
+        panics.report_to(&supervisor);
         before = match serve(config, &supervisor, failures, reload, before, &mut stop).await? {
             Next::Exit => return Ok(()),
             Next::Wait(before) => before,
@@ -127,6 +128,8 @@ async fn serve_until_any_panic(
 enum Before {
     /// It has just been started.
     Started,
+    /// It has served without the lock, which another process has.
+    SteppedBack,
     /// Another process went on in a hand-over to this one. It waits until the connection is closed.
     Withdrawn(Withdrawn),
     /// It has handed over.
@@ -136,25 +139,19 @@ enum Before {
 impl Before {
     /// Waits until this process serves or takes over. Returns none if it is to exit.
     async fn wait(self, config: &Config) -> Option<Beginning> {
-        let is_again = match self {
-            Self::Started => false,
-            Self::Withdrawn(withdrawn) => {
-                drop(withdrawn);
-                true
-            }
-            Self::Retired(retired) => {
-                return match retired.wait().await {
-                    AfterRetirement::Serve(lock) => Some(Beginning::Alone(Some(lock))),
-                    AfterRetirement::Exit => None,
-                };
-            }
-        };
-        Some(taker::begin(&config.run_dir, is_again).await)
+        match self {
+            Self::Started | Self::SteppedBack => Some(taker::begin(&config.run_dir).await),
+            Self::Withdrawn(withdrawn) => Some(taker::begin_again(&config.run_dir, withdrawn).await),
+            Self::Retired(retired) => match retired.wait().await {
+                AfterRetirement::Serve(lock) => Some(Beginning::Alone(Some(lock))),
+                AfterRetirement::Exit => None,
+            },
+        }
     }
 
     fn role(&self) -> RoleWord {
         match self {
-            Self::Started | Self::Withdrawn(_) => RoleWord::Waiting,
+            Self::Started | Self::SteppedBack | Self::Withdrawn(_) => RoleWord::Waiting,
             Self::Retired(_) => RoleWord::HandedOver,
         }
     }
@@ -184,6 +181,10 @@ async fn serve(
     let beginning = tokio::select! {
         beginning = before.wait(config) => beginning,
         () = &mut stop => None,
+        failure = failures.first() => {
+            supervisor.stop();
+            bail!("{failure}; stopped, to be started again")
+        }
     };
     let Some(beginning) = beginning else {
         supervisor.stop();
@@ -199,6 +200,8 @@ async fn serve(
     supervisor.stop();
     parts.monitor.stop();
     let _ = timeout(SHUTDOWN, supervisor.ended()).await;
+    // Until here a process that waits for the lock must not serve: an Allocate may still have been answered.
+    drop(parts);
     end.or_else(|failure| bail!("{failure}; stopped, to be started again"))
 }
 
@@ -221,25 +224,29 @@ async fn hand_over(
     supervisor: &Supervisor,
     reload: &Reload,
 ) -> Before {
-    let (lock, giver) = match beginning {
+    let giver = match beginning {
         Beginning::Alone(lock) => {
+            *parts.lock.lock() = lock;
             parts.activate();
             if let Some(gate) = gate {
                 gate.answer();
             }
-            (lock, None)
+            None
         }
         Beginning::Taking(takeover) => {
             let giver = takeover.peer();
             match takeover.run(parts, gate).await {
-                Taken::Serves(lock) => (Some(lock), Some(giver)),
+                Taken::Serves => Some(giver),
                 Taken::Withdrawn(withdrawn) => return Before::Withdrawn(withdrawn),
             }
         }
     };
     notify_active(giver);
     supervisor.task("the reload", reload.clone().follow());
-    Before::Retired(giver::serve(parts, lock, reload).await)
+    match giver::serve(parts, reload).await {
+        Some(retired) => Before::Retired(retired),
+        None => Before::SteppedBack,
+    }
 }
 
 /// Starts the monitor's thread and all tasks. Returns the parts that a hand-over changes, and the gate of Allocates, which is closed.
@@ -334,6 +341,7 @@ fn start(
         publisher,
         active,
         status_socket,
+        lock: Mutex::default(),
     };
     Ok((parts, closed))
 }
@@ -422,6 +430,7 @@ async fn publish(services: Services, mut resources: ResourceSet) {
 mod tests {
     use super::*;
     use crate::cli::Cli;
+    use crate::handover::lock::Lock;
     use crate::status::client;
     use clap::Parser;
     use std::future::pending;
@@ -455,6 +464,17 @@ mod tests {
         stop: impl Future<Output = ()>,
     ) -> anyhow::Result<Next> {
         serve(config, supervisor, failures, &Reload::new(), Before::Started, stop).await
+    }
+
+    #[tokio::test]
+    async fn serve_fails_when_a_task_panics_while_it_waits() {
+        let node = Node::with_eight_gpus().unwrap();
+        let (supervisor, failures) = Supervisor::with_fault("the status socket of the process");
+        let config = config(&node);
+        let _lock = Lock::try_take(&config.run_dir).unwrap().unwrap();
+        let end = timeout(PATIENCE, serve_once(&config, &supervisor, failures, pending())).await;
+        let error = end.unwrap().err().unwrap().to_string();
+        assert!(error.starts_with("the status socket of the process panicked: injected"), "{error}");
     }
 
     /// Runs `serve` with one task or thread that panics. Returns the error.
@@ -522,6 +542,27 @@ mod tests {
         assert_eq!(failure.to_string(), "the monitor thread ended unexpectedly");
         supervisor.stop();
         timeout(PATIENCE, supervisor.ended()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn lock_is_held_until_all_tasks_have_ended() {
+        let node = Node::with_eight_gpus().unwrap();
+        let (supervisor, failures) = Supervisor::new();
+        let config = config(&node);
+        let (stopping, run_dir) = (supervisor.child_token(), config.run_dir.clone());
+        let (sender, was_held) = tokio::sync::oneshot::channel();
+        supervisor.task_until("the last Allocate", stopping.clone(), async move {
+            stopping.cancelled().await;
+            let _ = sender.send(Lock::try_take(&run_dir).unwrap().is_none());
+        });
+        let stop = async {
+            while !config.run_dir.join("handover.sock").exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, serve_once(&config, &supervisor, failures, stop)).await.unwrap().unwrap();
+        assert!(was_held.await.unwrap());
+        assert!(Lock::try_take(&config.run_dir).unwrap().is_some());
     }
 
     #[tokio::test]

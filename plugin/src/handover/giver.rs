@@ -37,24 +37,25 @@ struct Handover<'a> {
     connection: Connection,
     inputs: VecDeque<Input>,
     gate: Option<ClosedGate>,
-    /// What this process has as the active one. None once it has given that up.
-    owned: &'a mut Option<Owned>,
+    /// The hand-over socket's file. None once this process has given up the lock.
+    socket: &'a mut Option<SocketFile>,
 }
 
-/// What only the active process has.
-struct Owned {
-    _lock: Lock,
-    _socket: SocketFile,
-}
-
-/// Hands over to a process that asks, one at a time. Returns when a hand-over has succeeded; this process is retired then.
-pub(crate) async fn serve(parts: &Parts, lock: Option<Lock>, reload: &Reload) -> Retired {
-    let lock = match lock {
-        Some(lock) => lock,
-        None => lock_of_unusable_directory(parts.run_dir.path()).await,
-    };
+/// Hands over to a process that asks, one at a time. Returns when a hand-over has succeeded; this process is retired then. Returns none if
+/// this process serves without the lock, and another one has it: this one has to end its servers and to ask that one.
+pub(crate) async fn serve(parts: &Parts, reload: &Reload) -> Option<Retired> {
+    if parts.lock.lock().is_none() {
+        let Some(lock) = lock_of_unusable_directory(parts.run_dir.path()).await else {
+            tracing::warn!(
+                "another process has the lock of the run directory, which this one could not use at its start; stepping back"
+            );
+            parts.retire();
+            return None;
+        };
+        *parts.lock.lock() = Some(lock);
+    }
     let (socket, mut listener) = socket::new(&parts.run_dir, SOCKET, None);
-    let mut owned = Some(Owned { _lock: lock, _socket: socket });
+    let mut socket = Some(socket);
     loop {
         let connection = match Connection::new(listener.accept().await) {
             Ok(connection) => connection,
@@ -70,7 +71,7 @@ pub(crate) async fn serve(parts: &Parts, lock: Option<Lock>, reload: &Reload) ->
             connection,
             inputs: VecDeque::new(),
             gate: None,
-            owned: &mut owned,
+            socket: &mut socket,
         };
         let refuse_others = async {
             loop {
@@ -82,16 +83,17 @@ pub(crate) async fn serve(parts: &Parts, lock: Option<Lock>, reload: &Reload) ->
             () = refuse_others => None,
         };
         if let Some(connection) = retired {
-            return Retired::new(parts.run_dir.path(), connection, reload.is_child(peer));
+            return Some(Retired::new(parts.run_dir.path(), connection, reload.is_child(peer)));
         }
     }
 }
 
-/// Waits until a run directory that could not be used can be locked. Without the lock, nothing is handed over.
-async fn lock_of_unusable_directory(run_dir: &Path) -> Lock {
+/// Waits until a run directory that could not be used can be locked. Without the lock, nothing is handed over. Returns none if another
+/// process has the lock.
+async fn lock_of_unusable_directory(run_dir: &Path) -> Option<Lock> {
     loop {
         sleep(LOCK_AGAIN).await;
-        if let Ok(Some(lock)) = Lock::try_take(run_dir) {
+        if let Ok(lock) = Lock::try_take(run_dir) {
             return lock;
         }
     }
@@ -177,8 +179,10 @@ impl Handover<'_> {
                     closed = timeout(DRAIN, parts.gate.close()) => match closed {
                         Ok(gate) => {
                             self.gate = Some(gate);
-                            parts.assignments.save();
-                            Input::Drained
+                            match parts.assignments.save() {
+                                true => Input::Drained,
+                                false => left(4, "assignments.json could not be written"),
+                            }
                         }
                         Err(_) => left(4, "an Allocate has not ended in time"),
                     },
@@ -205,8 +209,9 @@ impl Handover<'_> {
                 }
             }
             Action::ReleaseLock => {
+                // The taker makes its own as soon as it has the lock.
+                *self.socket = None;
                 parts.retire();
-                *self.owned = None;
                 tracing::info!(side = "old", step = 5, "hand-over: gave up the lock");
             }
             // `serve` ends everything of a retired process; `go_on` has what follows a failure.

@@ -24,6 +24,7 @@ pub(crate) mod taker;
 use crate::allocate::gate::AllocateGate;
 use crate::assignments::AssignmentsHandle;
 use crate::device_plugin::orders::Registrations;
+use crate::handover::lock::Lock;
 use crate::kubelet::registry::Registry;
 use crate::node::monitor::MonitorHandle;
 use crate::publisher::HealthPublisher;
@@ -56,6 +57,8 @@ pub(crate) struct Parts {
     pub(crate) active: watch::Sender<bool>,
     /// The status socket's file.
     pub(crate) status_socket: Mutex<Option<SocketFile>>,
+    /// The lock of the run directory. A process that stops gives it up after its last Allocate and its last write.
+    pub(crate) lock: Mutex<Option<Lock>>,
 }
 
 impl Parts {
@@ -65,10 +68,11 @@ impl Parts {
         self.active.send_replace(true);
     }
 
-    /// Ends what only the active process does, before it gives up the lock.
+    /// Ends what only the active process does, and gives up the lock.
     fn retire(&self) {
         self.run_dir.end_writing();
         self.active.send_replace(false);
         drop(self.status_socket.lock().take());
+        drop(self.lock.lock().take());
     }
 }

@@ -7,6 +7,7 @@ use crate::handover::connection::Connection;
 use crate::handover::lock::Lock;
 use crate::handover::{Parts, SOCKET};
 use crate::log_once::LogOnce;
+use crate::state_file::is_passing;
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -48,36 +49,49 @@ pub(crate) struct Takeover {
     taker: Taker,
     connection: Connection,
     inputs: VecDeque<Input>,
-    lock: Option<Lock>,
     gate: Option<ClosedGate>,
+    pauses: Backoff,
 }
 
 /// The end of a hand-over.
 pub(crate) enum Taken {
     /// This process has the lock and serves.
-    Serves(Lock),
+    Serves,
     /// The other process goes on. This one has to end its servers, and then to drop the connection, for which the other process waits.
     Withdrawn(Withdrawn),
 }
 
-/// Closes the connection when it is dropped.
+/// Has the connection, for [`begin_again`] to close.
 pub(crate) struct Withdrawn {
-    _connection: Connection,
+    connection: Connection,
+    pauses: Backoff,
 }
 
 /// Takes the lock, or asks the process that has it to hand over. Asks again until one of both succeeds.
-///
-/// `is_again`: a hand-over to this process has failed just now.
-pub(crate) async fn begin(run_dir: &Path, is_again: bool) -> Beginning {
-    let (mut pauses, mut logged) = (ASK_AGAIN, LogOnce::default());
-    let mut ask_at = Instant::now();
-    if is_again {
-        ask_at += pauses.pause();
-    }
+pub(crate) async fn begin(run_dir: &Path) -> Beginning {
+    begin_at(run_dir, Instant::now(), ASK_AGAIN).await
+}
+
+/// Closes the connection of a hand-over that has failed, and then does what [`begin`] does. Each failure doubles the pause before the
+/// next request: the other process registers all its resources again after each.
+pub(crate) async fn begin_again(run_dir: &Path, withdrawn: Withdrawn) -> Beginning {
+    let Withdrawn { connection, mut pauses } = withdrawn;
+    drop(connection);
+    let ask_at = Instant::now() + pauses.pause();
+    begin_at(run_dir, ask_at, pauses).await
+}
+
+async fn begin_at(run_dir: &Path, mut ask_at: Instant, mut pauses: Backoff) -> Beginning {
+    let mut logged = LogOnce::default();
     loop {
         match Lock::try_take(run_dir) {
             Ok(Some(lock)) => return Beginning::Alone(Some(lock)),
             Ok(None) => {}
+            // That says nothing about another process.
+            Err(error) if is_passing(&error) => {
+                sleep(LOCK_AGAIN).await;
+                continue;
+            }
             Err(error) => {
                 let run_dir = run_dir.display();
                 tracing::debug!(%run_dir, %error, "the run directory cannot be locked; serving without the lock");
@@ -88,7 +102,7 @@ pub(crate) async fn begin(run_dir: &Path, is_again: bool) -> Beginning {
             sleep(LOCK_AGAIN).await;
             continue;
         }
-        match Takeover::ask(run_dir).await {
+        match Takeover::ask(run_dir, pauses).await {
             Ok(takeover) => return Beginning::Taking(Box::new(takeover)),
             Err(error) => {
                 if logged.is_new(error.to_string()) {
@@ -104,7 +118,7 @@ pub(crate) async fn begin(run_dir: &Path, is_again: bool) -> Beginning {
 
 impl Takeover {
     /// Asks the running process, and waits until it is ready.
-    async fn ask(run_dir: &Path) -> std::io::Result<Self> {
+    async fn ask(run_dir: &Path, pauses: Backoff) -> std::io::Result<Self> {
         let mut taker = Taker::default();
         let mut connection = Connection::open(&run_dir.join(SOCKET)).await?;
         for action in taker.take(Input::Connected) {
@@ -125,7 +139,7 @@ impl Takeover {
         }
         tracing::info!(side = "new", step = 2, "hand-over: the running process is ready");
         let run_dir = run_dir.to_owned();
-        Ok(Self { run_dir, taker, connection, inputs: VecDeque::new(), lock: None, gate: None })
+        Ok(Self { run_dir, taker, connection, inputs: VecDeque::new(), gate: None, pauses })
     }
 
     /// Returns the process that hands over; 0 if this one does not see it.
@@ -147,11 +161,9 @@ impl Takeover {
                     action => self.act(action, parts).await,
                 }
             }
-            if self.taker == Taker::Serving
-                && let Some(lock) = self.lock.take()
-            {
+            if self.taker == Taker::Serving {
                 tracing::info!(side = "new", step = 6, "hand-over: took over");
-                return Taken::Serves(lock);
+                return Taken::Serves;
             }
         }
     }
@@ -205,9 +217,10 @@ impl Takeover {
                 self.inputs.push_back(input);
             }
             Action::TryLock => {
-                self.lock = take_lock(&self.run_dir).await;
-                let input = if self.lock.is_some() { Input::LockTaken } else { Input::LockHeld };
-                if self.lock.is_some() && self.taker == Taker::Orphaned {
+                let lock = take_lock(&self.run_dir).await;
+                let input = if lock.is_some() { Input::LockTaken } else { Input::LockHeld };
+                *parts.lock.lock() = lock;
+                if input == Input::LockTaken && self.taker == Taker::Orphaned {
                     tracing::info!(side = "new", "hand-over: going on alone");
                 }
                 self.inputs.push_back(input);
@@ -234,7 +247,7 @@ impl Takeover {
     async fn withdraw(self, parts: &Parts) -> Taken {
         tracing::warn!(side = "new", "hand-over: withdrew; asking again later");
         let _ = timeout(ORDER, parts.registrations.order(Order::Void, None)).await;
-        Taken::Withdrawn(Withdrawn { _connection: self.connection })
+        Taken::Withdrawn(Withdrawn { connection: self.connection, pauses: self.pauses })
     }
 }
 

@@ -30,7 +30,7 @@ async fn thread_that_panics_or_returns_is_reported() {
 #[tokio::test]
 async fn panic_of_an_unsupervised_thread_is_reported() {
     let (supervisor, mut failures) = Supervisor::new();
-    supervisor.report_panics();
+    PanicReports::new().report_to(&supervisor);
     let thread = std::thread::Builder::new().name("hardware".to_owned());
     assert!(thread.spawn(|| panic!("a reader's end")).unwrap().join().is_err());
     // Other tests may panic meanwhile.
@@ -44,7 +44,7 @@ async fn panic_of_an_unsupervised_thread_is_reported() {
 #[tokio::test]
 async fn contained_panic_is_not_reported() {
     let (supervisor, mut failures) = Supervisor::new();
-    supervisor.report_panics();
+    PanicReports::new().report_to(&supervisor);
     let thread = std::thread::Builder::new().name("contained".to_owned());
     let panics = || {
         assert_eq!(contain(|| 7), Some(7));

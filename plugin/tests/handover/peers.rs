@@ -3,12 +3,13 @@
 use crate::common::{H100, PATIENCE, expect, kubelet};
 use crate::faults::admits;
 use crate::process::{Process, role};
-use crate::{GPUS, VERSIONS};
+use crate::{GPUS, VERSIONS, pod_of};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use vfio_sim_node::Node;
 
@@ -131,6 +132,94 @@ async fn old_process_serves_again_if_the_lock_stays_free() {
     assert_eq!(role(&node), ("active".to_owned(), old.pid()));
 }
 
+#[tokio::test]
+async fn old_process_keeps_what_it_cannot_write_for_the_new_one() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let old = Process::start(&node, "old");
+    expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == GPUS).await;
+    // No file replaces a directory.
+    let file = node.run_dir().join("assignments.json");
+    let _ = std::fs::remove_file(&file);
+    std::fs::create_dir(&file).unwrap();
+    kubelet.admit("vm-1", H100, 2).await.unwrap();
+    let mut peer = Peer::ready(&node);
+    peer.send(REGISTERED);
+    assert_eq!(peer.receive(), "", "{}", old.log());
+    drop(peer);
+    old.wait_for("assignments.json could not be written").await;
+    admits(&kubelet, || old.log()).await;
+    assert_eq!(role(&node), ("active".to_owned(), old.pid()));
+    std::fs::remove_dir(&file).unwrap();
+    let mut peer = Peer::ready(&node);
+    peer.send(REGISTERED);
+    assert!(peer.receive().starts_with(r#"{"version":1,"message":"ended""#), "{}", old.log());
+    assert!(file.is_file());
+}
+
+#[tokio::test]
+async fn process_without_the_lock_steps_back_for_the_one_that_has_it() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    // No directory is created in the place of a dangling link.
+    let (run_dir, target) = (node.run_dir(), node.root().join("late"));
+    std::fs::remove_dir_all(&run_dir).unwrap();
+    std::os::unix::fs::symlink(&target, &run_dir).unwrap();
+    let process = Process::start(&node, "old");
+    expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == GPUS).await;
+    let prepared = node.root().join("prepared");
+    std::fs::create_dir(&prepared).unwrap();
+    let lock = Giver::lock(&prepared);
+    std::fs::rename(&prepared, &target).unwrap();
+    process.wait_for("stepping back").await;
+    expect(&kubelet, "its servers have ended", |state| state.capacity(H100).allocatable == 0).await;
+    let giver = Giver { lock, listener: UnixListener::bind(run_dir.join("handover.sock")).unwrap() };
+    assert_eq!(giver.accept().await.receive(), REQUEST);
+    drop(giver);
+    expect(&kubelet, "offered again", |state| state.capacity(H100).allocatable == GPUS).await;
+    assert_eq!(role(&node), ("active".to_owned(), process.pid()));
+}
+
+#[tokio::test]
+async fn new_process_keeps_what_a_killed_one_had_not_written() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let file = node.run_dir().join("assignments.json");
+    let old = Process::start(&node, "old");
+    expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == GPUS).await;
+    let first = kubelet.admit("vm-1", H100, 2).await.unwrap().pod_uid;
+    while pod_of(&node, &first).len() != 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    old.signal(rustix::process::Signal::STOP);
+    let written = std::fs::read(&file).unwrap();
+    assert!(String::from_utf8_lossy(&written).contains(&first));
+    old.signal(rustix::process::Signal::CONT);
+    let second = kubelet.admit("vm-2", H100, 2).await.unwrap().pod_uid;
+    drop(old);
+    std::fs::write(&file, written).unwrap();
+    let _ = std::fs::remove_file(node.run_dir().join("handover.sock"));
+    let giver = Giver::new(&node);
+    let new = Process::start(&node, "new");
+    let mut peer = giver.accept().await;
+    assert_eq!(peer.receive(), REQUEST);
+    peer.send(READY);
+    new.wait_for("registrations failed on purpose").await;
+    // Nothing shows the second pod from here on.
+    drop(kubelet);
+    std::fs::remove_file(node.kubelet_dir().join("kubelet_internal_checkpoint")).unwrap();
+    drop((peer, giver));
+    new.wait_for("going on alone").await;
+    let deadline = Instant::now() + PATIENCE;
+    while role(&node).0 != "active" {
+        assert!(Instant::now() < deadline, "{}", new.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for pod in [first, second] {
+        assert_eq!(pod_of(&node, &pod).len(), 2, "{pod}\n{}", new.log());
+    }
+}
+
 /// The test as a process that serves: it has the lock and listens.
 struct Giver {
     lock: File,
@@ -140,9 +229,14 @@ struct Giver {
 impl Giver {
     fn new(node: &Node) -> Self {
         std::fs::create_dir_all(node.run_dir()).unwrap();
-        let lock = File::create(node.run_dir().join("serve.lock")).unwrap();
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let lock = Self::lock(&node.run_dir());
         Self { lock, listener: UnixListener::bind(node.run_dir().join("handover.sock")).unwrap() }
+    }
+
+    fn lock(run_dir: &Path) -> File {
+        let lock = File::create(run_dir.join("serve.lock")).unwrap();
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        lock
     }
 
     async fn accept(&self) -> Peer {
