@@ -164,7 +164,7 @@ impl Debian<'_> {
             let words = "try-reload-or-restart vfio-device-plugin.service";
             ensure(calls.lines().any(|call| call.ends_with(words)), "the service is not reloaded")?;
             let unit = self.output(log, &format!("cat {UNIT}"))?;
-            for line in ["ExecReload=/bin/kill -HUP $MAINPID", "NotifyAccess=main"] {
+            for line in ["ExecReload=/bin/sh -c \"kill -HUP ${MAINPID}\"", "NotifyAccess=main"] {
                 ensure(unit.lines().any(|found| found == line), &format!("the unit has no {line}"))?;
             }
             Ok(())
