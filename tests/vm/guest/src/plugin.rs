@@ -100,8 +100,7 @@ impl Served {
 
     /// Starts both with pools. `pools` are the entries of the file's list. Held devices are Unhealthy at once.
     pub(crate) fn of_pools(pools: &str) -> Result<Self> {
-        // Removes the assignments of earlier tests, because this kubelet does not know that those pods have ended.
-        let _ = fs::remove_dir_all(RUN_DIR);
+        forget_assignments();
         fs::write("/tmp/pools.yaml", format!("pools:\n{pools}"))?;
         Self::start_with(&["--pools", "/tmp/pools.yaml", "--interval", "1s", "--busy", "unhealthy"])
     }
@@ -252,4 +251,9 @@ pub(crate) fn has_words(text: &str, words: &[&str]) -> Result<()> {
         ensure!(text.contains(word), "{text:?} does not contain {word:?}");
     }
     Ok(())
+}
+
+/// Removes the assignments of earlier tests, because a new kubelet does not know that those pods have ended.
+pub(crate) fn forget_assignments() {
+    let _ = fs::remove_dir_all(RUN_DIR);
 }

@@ -2,7 +2,7 @@
 
 use super::{expect_listed, expect_who};
 use crate::host::{GPU_SOUND, GPUS, Holder, Module, bind, group, unbind};
-use crate::plugin::{Served, has_words, list_of};
+use crate::plugin::{Served, forget_assignments, has_words, list_of};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
@@ -44,6 +44,7 @@ pub(crate) fn gpus() -> Result<String> {
     let _fakeid = Module::load("fakeid", &ids)?;
     let _bound = Bound::all()?;
     std::fs::write(FILE, NAMES)?;
+    forget_assignments();
     let served = Served::start_with(&["--pci-ids", FILE, "--interval", "1s", "--busy", "unhealthy"])?;
     for address in GPUS {
         served.wait_for(address, Some("Healthy"))?;
