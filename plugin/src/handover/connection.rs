@@ -115,12 +115,12 @@ impl Connection {
     }
 
     /// Waits for at most `limit` until the other process has closed its side. Returns whether it has.
-    pub(super) async fn closed_within(mut self, limit: Duration) -> bool {
+    pub(super) async fn closed_within(&mut self, limit: Duration) -> bool {
         timeout(limit, async { while self.receive(limit).await.is_ok() {} }).await.is_ok()
     }
 
     /// Closes this side, and waits for at most `limit` until the other process has closed its side.
-    pub(super) async fn close(mut self, limit: Duration) {
+    pub(super) async fn close(&mut self, limit: Duration) {
         let _ = self.stream.shutdown().await;
         self.closed_within(limit).await;
     }

@@ -131,13 +131,15 @@ impl Handover<'_> {
                 None => self.next().await,
             };
             for action in self.giver.take(input) {
-                if action == Action::Disconnect {
-                    return self.go_on().await;
-                }
                 self.act(action).await;
             }
-            if self.giver == Giver::Retired {
-                return Some(self.connection);
+            match self.giver {
+                Giver::Retired => return Some(self.connection),
+                Giver::Serving => {
+                    tracing::info!(side = "old", "hand-over: going on");
+                    return None;
+                }
+                Giver::Waiting | Giver::Sealing | Giver::Ending => {}
             }
         }
     }
@@ -214,26 +216,21 @@ impl Handover<'_> {
                 parts.retire();
                 tracing::info!(side = "old", step = 5, "hand-over: gave up the lock");
             }
-            // `serve` ends everything of a retired process; `go_on` has what follows a failure.
-            Action::EndServers
-            | Action::AwaitLock
-            | Action::Disconnect
-            | Action::RegisterAgain
-            | Action::AnswerAllocates => {}
+            Action::AnswerAllocates => {
+                if let Some(gate) = self.gate.take() {
+                    gate.answer();
+                }
+            }
+            // The taker ends its servers, and then its side of the connection.
+            Action::Disconnect => self.connection.close(WITHDRAW).await,
+            Action::RegisterAgain => {
+                renew(parts, Order::RenewAll, None).await;
+                parts.registrations.hold(false);
+                parts.assignments.pause_polls(false);
+            }
+            // `serve` ends all servers of a retired process, and `Retired` waits for the lock.
+            Action::EndServers | Action::AwaitLock => {}
         }
-    }
-
-    /// Answers Allocates, closes the connection, waits until the taker has ended its servers, and registers again.
-    async fn go_on(self) -> Option<Connection> {
-        if let Some(gate) = self.gate {
-            gate.answer();
-        }
-        self.connection.close(WITHDRAW).await;
-        renew(self.parts, Order::RenewAll, None).await;
-        self.parts.registrations.hold(false);
-        self.parts.assignments.pause_polls(false);
-        tracing::info!(side = "old", "hand-over: going on");
-        None
     }
 }
 

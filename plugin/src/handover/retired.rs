@@ -41,9 +41,10 @@ impl Retired {
     /// The taker has the lock when it closes the connection. If the lock is free then, the taker has ended. Later the lock is free for
     /// a moment when the process that serves hands over to a third one, so it counts as free only if it is at two checks in a row.
     pub(crate) async fn wait(self) -> AfterRetirement {
-        let Self { run_dir, connection, is_parent } = self;
+        let Self { run_dir, mut connection, is_parent } = self;
         let successor = connection.peer;
         let (mut was_free, mut is_logged) = (connection.closed_within(TAKE).await, false);
+        drop(connection);
         loop {
             match Lock::try_take(&run_dir) {
                 Ok(Some(lock)) if was_free => {
