@@ -2,7 +2,7 @@
 //! leave.
 
 use crate::common::{H100, PATIENCE, expect, kubelet};
-use crate::process::{Process, role};
+use crate::process::{Process, role, wait_until};
 use crate::{GPUS, VERSIONS, pod_of};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
@@ -54,11 +54,8 @@ async fn serves(node: &Node, kubelet: &Kubelet, survivor: &Process, pod: &str) {
     assert_eq!(second.devices.len(), 3);
     let (role, pid) = role(node);
     assert_eq!((role.as_str(), pid), ("active", survivor.pid()), "{}", survivor.log());
-    let deadline = Instant::now() + PATIENCE;
-    while pod_of(node, pod).len() != 2 {
-        assert!(Instant::now() < deadline, "{:?}\n{}", pod_of(node, pod), survivor.log());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let log = || format!("{:?}\n{}", pod_of(node, pod), survivor.log());
+    wait_until(log, || pod_of(node, pod).len() == 2).await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use crate::common::{H100, PATIENCE, expect, kubelet};
 use crate::faults::admits;
-use crate::process::{Process, role};
+use crate::process::{Process, role, wait_until};
 use crate::{GPUS, VERSIONS, pod_of};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
@@ -188,9 +188,7 @@ async fn new_process_keeps_what_a_killed_one_had_not_written() {
     let old = Process::start(&node, "old");
     expect(&kubelet, "offered", |state| state.capacity(H100).allocatable == GPUS).await;
     let first = kubelet.admit("vm-1", H100, 2).await.unwrap().pod_uid;
-    while pod_of(&node, &first).len() != 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_until(|| old.log(), || pod_of(&node, &first).len() == 2).await;
     old.signal(rustix::process::Signal::STOP);
     let written = std::fs::read(&file).unwrap();
     assert!(String::from_utf8_lossy(&written).contains(&first));
@@ -210,11 +208,7 @@ async fn new_process_keeps_what_a_killed_one_had_not_written() {
     std::fs::remove_file(node.kubelet_dir().join("kubelet_internal_checkpoint")).unwrap();
     drop((peer, giver));
     new.wait_for("going on alone").await;
-    let deadline = Instant::now() + PATIENCE;
-    while role(&node).0 != "active" {
-        assert!(Instant::now() < deadline, "{}", new.log());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_until(|| new.log(), || role(&node).0 == "active").await;
     for pod in [first, second] {
         assert_eq!(pod_of(&node, &pod).len(), 2, "{pod}\n{}", new.log());
     }

@@ -81,6 +81,15 @@ impl Drop for Process {
     }
 }
 
+/// Waits until something is so. `log` says what has happened.
+pub(crate) async fn wait_until(log: impl Fn() -> String, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{}", log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Returns the role and the process id of the process that answers on status.sock.
 pub(crate) fn role(node: &Node) -> (String, u32) {
     let mut text = String::new();

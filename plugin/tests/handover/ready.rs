@@ -2,9 +2,8 @@
 
 use crate::GPUS;
 use crate::common::{H100, PATIENCE, is_permitted, kubelet, program};
-use crate::process::Process;
+use crate::process::{Process, wait_until};
 use std::process::Command;
-use std::time::Instant;
 use vfio_sim_node::Node;
 
 /// Runs the program in a pid namespace of its own, with a /proc of its own.
@@ -31,11 +30,8 @@ fn ready(node: &Node, container: &Process, words: &[&str]) -> bool {
 
 /// Waits until `ready` in a container succeeds, or until it fails. `ready --live` succeeds in both cases.
 async fn wait_for(node: &Node, container: &Process, is_ready: bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while ready(node, container, &[]) != is_ready {
-        assert!(Instant::now() < deadline, "{is_ready}\n{}", container.log());
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    let log = || format!("{is_ready}\n{}", container.log());
+    wait_until(log, || ready(node, container, &[]) == is_ready).await;
     assert!(ready(node, container, &["--live"]), "{}", container.log());
 }
 

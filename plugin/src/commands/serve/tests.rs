@@ -6,6 +6,7 @@ use crate::handover::lock::Lock;
 use crate::status::client;
 use clap::Parser;
 use std::future::pending;
+use std::path::PathBuf;
 use std::time::Instant;
 use vfio_sim_node::Node;
 
@@ -13,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Returns the configuration for a simulated node.
 fn config(node: &Node) -> Config {
-    let path = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
+    let path = |path: PathBuf| path.to_str().unwrap().to_owned();
     let mut config = Cli::parse_from([
         "vfio-device-plugin".to_owned(),
         "--interval=50ms".to_owned(),
@@ -27,6 +28,13 @@ fn config(node: &Node) -> Config {
     .config;
     config.read_pools().unwrap();
     config
+}
+
+/// Waits until a file exists.
+async fn exists(path: PathBuf) {
+    while !path.exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Runs `serve` without another process.
@@ -128,11 +136,7 @@ async fn lock_is_held_until_all_tasks_have_ended() {
         stopping.cancelled().await;
         let _ = sender.send(Lock::try_take(&run_dir).unwrap().is_none());
     });
-    let stop = async {
-        while !config.run_dir.join("handover.sock").exists() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
+    let stop = exists(config.run_dir.join("handover.sock"));
     timeout(PATIENCE, serve_once(&config, &supervisor, failures, stop)).await.unwrap().unwrap();
     assert!(was_held.await.unwrap());
     assert!(Lock::try_take(&config.run_dir).unwrap().is_some());
@@ -143,7 +147,7 @@ async fn stop_ends_serve_without_error_and_removes_sockets() {
     let node = Node::with_eight_gpus().unwrap();
     let (supervisor, failures) = Supervisor::new();
     let config = config(&node);
-    let stop = tokio::time::sleep(Duration::from_millis(300));
+    let stop = exists(config.run_dir.join("status.sock"));
     let next = timeout(PATIENCE, serve_once(&config, &supervisor, failures, stop)).await.unwrap().unwrap();
     assert!(matches!(next, Next::Exit));
     assert!(!config.run_dir.join("status.sock").exists());
