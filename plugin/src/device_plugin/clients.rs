@@ -110,9 +110,7 @@ impl Clients {
             }
         }
     }
-}
 
-impl Clients {
     /// Returns whether a connection is open on which a client has called ListAndWatch, also if its stream has ended.
     pub(super) fn has_follower(&self) -> bool {
         let open = self.0.lock();

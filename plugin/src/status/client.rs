@@ -64,7 +64,8 @@ pub(crate) fn is_of_this_container(socket: &Path) -> bool {
     own.is_some() && own == cgroup(pid)
 }
 
-/// Returns the process at the other end of a stream; 0 if it is in a pid namespace that this process does not see.
+/// Returns the process at the other end of a stream; 0 if it is in a pid namespace that this process does not see. By tokio, because
+/// rustix's `UCred` cannot have that 0.
 fn peer(stream: UnixStream) -> std::io::Result<u32> {
     stream.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
