@@ -23,8 +23,6 @@ use crate::wait::wait;
 const NODE_READY: Duration = Duration::from_secs(300);
 /// How long a pod has to start, to become ready or to end.
 const POD: Duration = Duration::from_secs(600);
-/// How long one call of kubectl may take.
-const KUBECTL: &str = "--request-timeout=60s";
 /// The namespace of the plugin.
 pub const PLUGIN_NAMESPACE: &str = "kube-system";
 /// What selects the plugin's pods.
@@ -37,7 +35,6 @@ pub struct Cluster {
     control_plane: ControlPlane,
     node: Node,
     context: Context,
-    parts: Parts,
     plugin: Plugin,
     work: WorkDirectory,
 }
@@ -69,8 +66,7 @@ impl Cluster {
         let certificates = Certificates::make(&context, &work.path().join("pki"))?;
         let node = Node::start(&context, parts, work.path(), ports, accelerator, functions)?;
         let control_plane = ControlPlane::start(&context, parts, work.path(), &certificates, ports)?;
-        let mut cluster =
-            Self { control_plane, node, context, parts: parts.clone(), plugin: plugin.clone(), work };
+        let mut cluster = Self { control_plane, node, context, plugin: plugin.clone(), work };
         if let Err(error) = cluster.bring_up(&certificates, ports) {
             let saved = cluster.save_logs("start");
             return Err(format!("the cluster does not start: {error}\n{saved}").into());
@@ -79,9 +75,7 @@ impl Cluster {
     }
 
     fn bring_up(&mut self, certificates: &Certificates, ports: Ports) -> Result {
-        let kubectl = self.kubectl_command();
-        let command = || copy(&kubectl);
-        self.control_plane.wait_ready(command)?;
+        self.control_plane.wait_ready(&self.context)?;
         say("the API server is ready");
         for component in [Component::Scheduler, Component::ControllerManager] {
             self.control_plane.start_component(&self.context, component)?;
@@ -161,9 +155,7 @@ impl Cluster {
     /// Returns kubectl as a user with all rights.
     #[must_use]
     pub fn kubectl_command(&self) -> Command {
-        let mut kubectl = self.context.command(self.parts.kubernetes.join("kubectl"));
-        kubectl.arg("--kubeconfig").arg(self.control_plane.admin()).arg(KUBECTL);
-        kubectl
+        self.control_plane.kubectl(&self.context)
     }
 
     /// The configuration of a client with all rights, for helm.
@@ -194,15 +186,6 @@ impl Cluster {
     #[must_use]
     pub fn plugin(&self) -> &Plugin {
         &self.plugin
-    }
-
-    /// Runs a script of sh on the node.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the script fails.
-    pub fn node_run(&self, script: &str) -> Result<String> {
-        self.node.run(script)
     }
 
     /// Shuts the node down and boots it with these functions, and waits until it is up and Ready again.
@@ -252,8 +235,7 @@ impl Cluster {
     pub fn start_component(&mut self, component: Component) -> Result {
         self.control_plane.start_component(&self.context, component)?;
         if component == Component::ApiServer {
-            let kubectl = self.kubectl_command();
-            self.control_plane.wait_ready(|| copy(&kubectl))?;
+            self.control_plane.wait_ready(&self.context)?;
         }
         Ok(())
     }
@@ -285,40 +267,6 @@ impl Cluster {
     pub fn pod(&self, name: &str) -> Result<Option<Value>> {
         let text = self.kubectl_text(&["get", "pod", name, "--ignore-not-found", "-o", "json"])?;
         if text.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_str(&text)?)) }
-    }
-
-    /// Waits until a pod runs and is ready.
-    ///
-    /// # Errors
-    ///
-    /// Fails if it fails, or after ten minutes, with the pod's events.
-    pub fn wait_running(&self, name: &str) -> Result {
-        let mut failed = None;
-        let done = self.wait(&format!("the pod {name} runs"), POD, |cluster| {
-            let pod = cluster.pod(name)?.ok_or("there is no such pod")?;
-            if pod["status"]["phase"] == "Failed" {
-                failed = Some(pod["status"].to_string());
-                return Ok(Some(()));
-            }
-            Ok(is_ready(&pod).then_some(()))
-        });
-        let outcome = match failed {
-            Some(status) => Err(format!("the pod {name} has failed: {status}").into()),
-            None => done,
-        };
-        outcome.map_err(|error: crate::Error| format!("{error}\n{}", self.events(name)).into())
-    }
-
-    /// Deletes a pod of the namespace default and waits until it is gone.
-    ///
-    /// # Errors
-    ///
-    /// Fails if it is not gone in time.
-    pub fn delete_pod(&self, name: &str) -> Result {
-        self.kubectl_text(&["delete", "pod", name, "--wait=false"])?;
-        self.wait(&format!("the pod {name} is gone"), POD, |cluster| {
-            Ok(cluster.pod(name)?.is_none().then_some(()))
-        })
     }
 
     /// Returns the events of an object, one a line.
@@ -460,11 +408,6 @@ fn output(command: &Command, input: Option<&str>) -> Result<String> {
         return Ok(String::from_utf8_lossy(&output.stdout).trim_end().into());
     }
     Err(format!("{text}: {}", String::from_utf8_lossy(&output.stderr).trim_end()).into())
-}
-
-/// Returns the same command.
-fn copy(command: &Command) -> Command {
-    take_over(Command::new(command.get_program()), command)
 }
 
 #[cfg(test)]

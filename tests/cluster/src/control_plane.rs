@@ -16,6 +16,8 @@ use crate::wait::wait;
 
 /// How long the API server has to answer. It takes 10 s on an idle host.
 const READY: Duration = Duration::from_secs(180);
+/// How long one call of kubectl may take.
+const KUBECTL: &str = "--request-timeout=60s";
 /// The node's address as QEMU's user network shows it, and the host's.
 pub const HOST_FOR_NODE: &str = "10.0.2.2";
 
@@ -150,14 +152,14 @@ impl ControlPlane {
     /// # Errors
     ///
     /// Fails if a component has ended or the API server is not ready in time.
-    pub fn wait_ready(&mut self, kubectl: impl Fn() -> Command) -> Result {
+    pub fn wait_ready(&mut self, context: &Context) -> Result {
         let mut ended = Ok(());
         let answer = wait("the API server is ready", READY, || {
             ended = self.check();
             if ended.is_err() {
                 return Ok(Some(()));
             }
-            let mut get = kubectl();
+            let mut get = self.kubectl(context);
             Ok(process::succeeds(get.args(["get", "--raw", "/readyz"])).then_some(()))
         });
         ended.and(answer)
@@ -176,6 +178,14 @@ impl ControlPlane {
     #[must_use]
     pub fn admin(&self) -> &Path {
         &self.admin
+    }
+
+    /// Returns kubectl as a user with all rights.
+    #[must_use]
+    pub fn kubectl(&self, context: &Context) -> Command {
+        let mut kubectl = context.command(self.programs.join("kubectl"));
+        kubectl.arg("--kubeconfig").arg(&self.admin).arg(KUBECTL);
+        kubectl
     }
 
     /// Returns the log of a component.

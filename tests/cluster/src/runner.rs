@@ -78,7 +78,6 @@ pub fn run(arguments: &[String]) -> Result<bool> {
         Action::Clean => parts::clean(&context)?,
         Action::Cached => return Ok(parts::cached(&mut context)?.is_some()),
         Action::Build => {
-            parts::need(&context)?;
             parts::build(&mut context)?;
         }
         Action::Shell => shell(&mut context)?,
@@ -113,7 +112,6 @@ fn plugin(context: &Context) -> Result<Plugin> {
 }
 
 fn build_and_play(context: &mut Context, stories: &[&Story]) -> Result<bool> {
-    parts::need(context)?;
     let parts = parts::build(context)?;
     let plugin = plugin(context)?;
     Ok(play(&parts, &plugin, stories))
@@ -163,7 +161,6 @@ fn prepared<'a>(running: &'a mut Option<Cluster>, parts: &Parts, plugin: &Plugin
 
 /// Keeps a cluster until it is interrupted.
 fn shell(context: &mut Context) -> Result {
-    parts::need(context)?;
     let parts = parts::build(context)?;
     let cluster = Cluster::start(&parts, &plugin(context)?, Function::six_gpus())?;
     let kubectl = parts.kubernetes.join("kubectl");

@@ -126,13 +126,7 @@ impl Plugin {
     /// One command of the program, with the options that point it at the node.
     fn command(&self, node: &Node, name: &str) -> Command {
         let mut command = Command::new(&self.program);
-        command
-            .arg(name)
-            .args(["--root".as_ref(), node.root()])
-            .args(["--kubelet-dir".as_ref(), node.kubelet_dir().as_path()])
-            .args(["--pod-resources".as_ref(), node.pod_resources_socket().as_path()])
-            .args(["--run-dir".as_ref(), node.run_dir().as_path()])
-            .args(["--select", "10de/03"]);
+        command.arg(name).args(node.plugin_options()).args(["--select", "10de/03"]);
         command
     }
 }

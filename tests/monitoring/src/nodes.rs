@@ -181,10 +181,7 @@ impl Served {
         let port = free_port()?;
         let serve = Command::new(plugin)
             .arg("serve")
-            .args(["--root".as_ref(), node.root()])
-            .args(["--kubelet-dir".as_ref(), node.kubelet_dir().as_path()])
-            .args(["--pod-resources".as_ref(), node.pod_resources_socket().as_path()])
-            .args(["--run-dir".as_ref(), node.run_dir().as_path()])
+            .args(node.plugin_options())
             .args(["--busy", busy, "--listen", &format!("127.0.0.1:{port}")])
             .args(["--interval", "500ms", "--settling", "500ms", "--checks-interval", "1s"])
             .args(["--assignments-interval", "1s", "--kubelet-start", "1s", "--log-level", "error"])

@@ -30,12 +30,7 @@ pub(crate) fn of_trees(plugin: &Path) -> anyhow::Result<String> {
 pub(crate) fn of_node(plugin: &Path, node: &Node, words: &[&str]) -> anyhow::Result<String> {
     let pools = node.root().join("pools.yaml");
     let mut command = Command::new(plugin);
-    command
-        .args(words)
-        .args(["--root".as_ref(), node.root()])
-        .args(["--kubelet-dir".as_ref(), node.kubelet_dir().as_path()])
-        .args(["--pod-resources".as_ref(), node.pod_resources_socket().as_path()])
-        .args(["--run-dir".as_ref(), node.run_dir().as_path()]);
+    command.args(words).args(node.plugin_options());
     if pools.exists() {
         command.arg("--pools").arg(pools);
     }

@@ -73,10 +73,7 @@ async fn main() {
     let mut command = Command::new("sh");
     command
         .args(["-c", "ulimit -n \"$1\"; shift; exec \"$@\"", "sh", &limit.to_string(), &program, "serve"])
-        .args(["--root".as_ref(), node.root()])
-        .args(["--kubelet-dir".as_ref(), node.kubelet_dir().as_path()])
-        .args(["--pod-resources".as_ref(), node.pod_resources_socket().as_path()])
-        .args(["--run-dir".as_ref(), node.run_dir().as_path()])
+        .args(node.plugin_options())
         .args(["--interval", "1s"])
         .stdin(Stdio::null())
         .stderr(Stdio::null());

@@ -116,10 +116,7 @@ async fn measure(program: &std::path::Path, processes: u32, descriptors: u32) {
     let mut command = Command::new(program);
     command
         .arg("serve")
-        .args(["--root".as_ref(), node.root()])
-        .args(["--kubelet-dir".as_ref(), node.kubelet_dir().as_path()])
-        .args(["--pod-resources".as_ref(), node.pod_resources_socket().as_path()])
-        .args(["--run-dir".as_ref(), node.run_dir().as_path()])
+        .args(node.plugin_options())
         .args(["--interval", "1s", "--settling", "50ms"])
         .stdin(Stdio::null())
         .stderr(Stdio::null());

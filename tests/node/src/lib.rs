@@ -18,6 +18,7 @@ mod kernel;
 pub mod kubelet;
 pub mod mdev;
 pub mod node;
+mod plugin;
 mod sysfs;
 pub mod trees;
 pub mod vm;

@@ -48,10 +48,7 @@ impl World {
         let kubelet = Kubelet::start(&node.kubelet_dir(), &node.pod_resources_socket()).await?;
         let plugin = Command::new(program)
             .arg("serve")
-            .args(["--root".as_ref(), node.root()])
-            .args(["--kubelet-dir".as_ref(), node.kubelet_dir().as_path()])
-            .args(["--pod-resources".as_ref(), node.pod_resources_socket().as_path()])
-            .args(["--run-dir".as_ref(), node.run_dir().as_path()])
+            .args(node.plugin_options())
             .args(["--cdi-dir".as_ref(), node.root().join("var/run/cdi").as_path()])
             .args(["--pools".as_ref(), node.root().join("pools.yaml").as_path()])
             .args(["--interval", "100ms", "--settling", "100ms", "--assignments-interval", "500ms"])

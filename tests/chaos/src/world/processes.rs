@@ -100,10 +100,7 @@ impl World {
         let mut command = Command::new(&self.settings.plugin);
         command
             .arg("serve")
-            .args(["--root".as_ref(), self.node.root()])
-            .args(["--kubelet-dir".as_ref(), self.node.kubelet_dir().as_path()])
-            .args(["--pod-resources".as_ref(), self.node.pod_resources_socket().as_path()])
-            .args(["--run-dir".as_ref(), self.node.run_dir().as_path()])
+            .args(self.node.plugin_options())
             .args(if self.settings.as_shipped { &[][..] } else { &TIMES })
             .args(["--pci-ids", "/dev/null", "--log-level", "debug", "--log-format", "json"])
             .args(["--busy", &self.settings.busy, "--busy-allocate", &self.settings.busy_allocate])
@@ -172,13 +169,7 @@ impl World {
 
     /// Returns the devices of `list --json`.
     pub(crate) fn listed(&self) -> anyhow::Result<Vec<serde_json::Value>> {
-        let output = Command::new(&self.settings.plugin)
-            .args(["list", "--json", "--pci-ids", "/dev/null"])
-            .args(["--root".as_ref(), self.node.root()])
-            .args(["--run-dir".as_ref(), self.node.run_dir().as_path()])
-            .output()?;
-        let mut list: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-        Ok(list["devices"].as_array_mut().map(std::mem::take).unwrap_or_default())
+        Ok(self.node.listed(&self.settings.plugin)?)
     }
 
     /// Returns one device of `list --json`.

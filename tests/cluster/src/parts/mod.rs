@@ -45,11 +45,7 @@ pub struct Parts {
 }
 
 /// Installs what the parts and the cluster need.
-///
-/// # Errors
-///
-/// Fails if this is not root or something cannot be installed.
-pub fn need(context: &Context) -> Result {
+fn need(context: &Context) -> Result {
     if !is_root() {
         return Err("the cluster needs root: mmdebstrap makes the node's system, and the API server gets a \
             mount namespace"
@@ -58,12 +54,13 @@ pub fn need(context: &Context) -> Result {
     [NEEDS, VM, C].iter().try_for_each(|needs| context.need(needs))
 }
 
-/// Builds what is missing and returns all parts.
+/// Installs what the parts and the cluster need, builds what is missing and returns all parts.
 ///
 /// # Errors
 ///
-/// Fails if a part does not build.
+/// Fails if this is not root, something cannot be installed, or a part does not build.
 pub fn build(context: &mut Context) -> Result<Parts> {
+    need(context)?;
     let cache = Cache::new(context)?;
     find(context, &cache)
 }

@@ -23,7 +23,6 @@ pub(super) struct Step {
     held: usize,
     exceptions: Exceptions,
     disagreements: Vec<Disagreement>,
-    limit: Duration,
 }
 
 /// What the sources said when a step ended.
@@ -40,7 +39,7 @@ impl Step {
     #[must_use]
     pub(super) fn new(text: &str, allocatable: i64, requested: i64, held: usize) -> Self {
         let (exceptions, disagreements) = Default::default();
-        Self { text: text.into(), allocatable, requested, held, exceptions, disagreements, limit: LIMIT }
+        Self { text: text.into(), allocatable, requested, held, exceptions, disagreements }
     }
 
     /// A pod of the default namespace opens nothing.
@@ -70,7 +69,7 @@ impl Step {
     ///
     /// Fails at the deadline, with the figures and disagreements of the last attempt.
     pub(super) fn settle(&self, cluster: &Cluster) -> Result<State> {
-        let (figures, state) = cluster.wait(&self.text, self.limit, |cluster| {
+        let (figures, state) = cluster.wait(&self.text, LIMIT, |cluster| {
             // Opens could make the open of a starting VM fail, so they come when everything else agrees.
             self.check(cluster, false)?;
             self.check(cluster, true).map(Some)

@@ -1,5 +1,7 @@
 //! D: a pod is deleted by force, and its process is stuck in the kernel with the device.
 
+use std::time::Duration;
+
 use super::step::Step;
 use super::{plugin, pods};
 use crate::{Cluster, Result};
@@ -9,7 +11,8 @@ const MOUNT: &str =
     "set -e; modprobe loop; truncate -s 32M /var/frozen.img; mke2fs -q -t ext4 /var/frozen.img
     mkdir -p /mnt/frozen; mount -o loop /var/frozen.img /mnt/frozen";
 /// Ends the story's traces on the node, whatever exists of them.
-const UNMOUNT: &str = "fsfreeze -u /mnt/frozen 2>/dev/null; sleep 1; umount /mnt/frozen 2>/dev/null; rm -f /var/frozen.img; true";
+const UNMOUNT: &str =
+    "fsfreeze -u /mnt/frozen 2>/dev/null; umount -l /mnt/frozen 2>/dev/null; rm -f /var/frozen.img; true";
 
 /// The next pod is refused with the holder's name instead of a VM that cannot start, then the device is not offered, and after
 /// the process has ended it is.
@@ -32,7 +35,10 @@ fn story(cluster: &mut Cluster) -> Result {
 
     pods::create(cluster, &[pods::vm("next", 1)])?;
     pods::wait_unschedulable(cluster, "next")?;
-    cluster.node().run("fsfreeze -f /mnt/frozen; sleep 1")?;
+    cluster.node().run("fsfreeze -f /mnt/frozen")?;
+    cluster.wait("the process is stuck in the kernel", Duration::from_secs(60), |cluster| {
+        cluster.node().run("grep -qs '(holder) D' /proc/[0-9]*/task/[0-9]*/stat").map(Some)
+    })?;
     cluster.kubectl_text(&["delete", "pod", "stuck", "--force", "--grace-period=0"])?;
     let words = pods::wait_refused(cluster, "next")?;
     cluster.step(&format!("the scheduler placed the next pod at once, and it was refused: {words}"));

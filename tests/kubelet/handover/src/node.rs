@@ -91,10 +91,7 @@ impl Node {
         let mut command = Command::new(&self.programs.plugin);
         command
             .arg("serve")
-            .args(["--root".as_ref(), self.node.root()])
-            .args(["--kubelet-dir".as_ref(), self.node.kubelet_dir().as_path()])
-            .args(["--pod-resources".as_ref(), self.node.pod_resources_socket().as_path()])
-            .args(["--run-dir".as_ref(), self.node.run_dir().as_path()])
+            .args(self.node.plugin_options())
             .args(["--pci-ids", "/dev/null", "--log-level", "debug", "--log-format", "json"])
             .env("NOTIFY_SOCKET", self.node.root().join("notify"));
         Process::start(&mut command, log)
@@ -149,13 +146,6 @@ impl Node {
 
     /// Returns the devices of `list --json`.
     pub(crate) fn listed(&self) -> anyhow::Result<Vec<serde_json::Value>> {
-        let output = Command::new(&self.programs.plugin)
-            .args(["list", "--json", "--pci-ids", "/dev/null"])
-            .args(["--root".as_ref(), self.node.root()])
-            .args(["--run-dir".as_ref(), self.node.run_dir().as_path()])
-            .output()?;
-        let mut list: serde_json::Value = serde_json::from_slice(&output.stdout)
-            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-        Ok(list["devices"].as_array_mut().map(std::mem::take).unwrap_or_default())
+        Ok(self.node.listed(&self.programs.plugin)?)
     }
 }

@@ -1,6 +1,6 @@
 //! The pods of the node: six that run VMs all the time, and one after the other that is admitted while the plugin is replaced.
 
-use crate::node::{Node, PATIENCE, RESOURCE};
+use crate::node::{DEVICES, Node, PATIENCE, RESOURCE};
 use anyhow::{Context, ensure};
 use kubelet_process::{ContainerAllocation, PodShape, PodSpec};
 use std::collections::BTreeMap;
@@ -55,7 +55,7 @@ impl Node {
             expected.extend(pod.addresses.iter().map(|address| (address.as_str(), pod.uid.as_str())));
         }
         let listed = self.listed()?;
-        ensure!(listed.len() == 8, "list --json has {} devices", listed.len());
+        ensure!(listed.len() == DEVICES, "list --json has {} devices", listed.len());
         for device in &listed {
             let address = device["address"].as_str().context("a device without an address")?;
             ensure!(device["health"] == "Healthy", "list --json has {device}");

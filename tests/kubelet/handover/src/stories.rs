@@ -1,6 +1,6 @@
 //! The ways in which the plugin is replaced, and what must hold afterwards.
 
-use crate::node::{DEVICES, Node, RESOURCE};
+use crate::node::{DEVICES, Node, PATIENCE, RESOURCE};
 use crate::pods::Admissions;
 use crate::process::{Process, Side, Step, Trap};
 use crate::row::Found;
@@ -100,7 +100,7 @@ impl Node {
         let mut admissions = Admissions::default();
         match story {
             Story::Restart => {
-                let status = self.running()?.terminate(crate::node::PATIENCE)?;
+                let status = self.running()?.terminate(PATIENCE)?;
                 ensure!(status.success(), "the old process has ended with {status}");
                 self.start_process()?;
             }
@@ -114,7 +114,7 @@ impl Node {
                     Ok(node.has_written(0, Step { side: Side::Old, number: STEPS })
                         && node.has_written(1, Step { side: Side::New, number: STEPS }))
                 })?;
-                let status = self.running()?.terminate(crate::node::PATIENCE)?;
+                let status = self.running()?.terminate(PATIENCE)?;
                 ensure!(status.success(), "the old process has ended with {status}");
             }
             Story::Reload => self.reload(&mut admissions)?,
@@ -187,7 +187,7 @@ impl Node {
         })?;
         let index = usize::from(victim == Side::New);
         let killed = self.processes.get_mut(index).context("no such process")?;
-        killed.wait(crate::node::PATIENCE)?;
+        killed.wait(PATIENCE)?;
         Ok(())
     }
 

@@ -20,11 +20,7 @@ impl Plugin {
         match self {
             Self::Ours(program) => {
                 let mut words = vec![program.into(), word("serve")];
-                let mut option = |name: &str, value: PathBuf| words.extend([word(name), value.into()]);
-                option("--root", node.root().to_owned());
-                option("--kubelet-dir", node.kubelet_dir());
-                option("--pod-resources", node.pod_resources_socket());
-                option("--run-dir", node.run_dir());
+                words.extend(node.plugin_options());
                 words.extend(more.iter().map(|argument| word(argument)));
                 words
             }

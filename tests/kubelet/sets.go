@@ -1,4 +1,4 @@
-//go:build older && !until_1_30
+//go:build !until_1_30
 
 package main
 

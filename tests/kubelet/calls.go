@@ -1,4 +1,4 @@
-//go:build older && !until_1_34
+//go:build !until_1_34
 
 package main
 
@@ -13,7 +13,7 @@ import (
 	"k8s.io/kubernetes/pkg/kubelet/config"
 )
 
-// Some functions of the managers take a logger or a context in 1.35 and 1.36.
+// Some functions of the managers take a logger or a context from 1.35 on.
 
 func addHintProvider(ctx context.Context, topology topologymanager.Manager, devices *devicemanager.ManagerImpl) {
 	topology.AddHintProvider(klog.FromContext(ctx), devices)
