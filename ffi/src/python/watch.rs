@@ -248,7 +248,7 @@ impl Watch {
     fn devices<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let found: Vec<_> = self.with(py, |watch| {
             let devices = watch.monitor().devices().iter();
-            devices.map(|tracked| self.devices.find(&tracked.device.id, &tracked.device)).collect()
+            devices.map(|tracked| self.devices.find(&tracked.device.id, tracked.device)).collect()
         })?;
         let count = found.len();
         tuple(py, found, |py, found| self.devices.device(py, found, count))
