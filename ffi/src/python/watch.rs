@@ -233,8 +233,9 @@ impl Watch {
     }
 
     /// Returns an object that keeps the descriptor open during a wait.
-    fn _waiter(&self) -> PyResult<Waiter> {
-        Ok(Waiter::new(self.live()?))
+    fn _waiter(&self, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Waiter> {
+        let timeout = arguments::timeout("timeout", timeout)?;
+        Ok(Waiter::new(self.live()?, timeout))
     }
 
     /// True if the watch is closed.
