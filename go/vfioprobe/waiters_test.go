@@ -80,6 +80,7 @@ func TestNextReturnsWhatAWaitHasQueued(t *testing.T) {
 		if event.Kind == vfioprobe.EventReady {
 			break
 		}
+		// Lets the other goroutine take the lead, so that this one finds it taken.
 		runtime.Gosched()
 	}
 	equal(t, "events", seen, 17)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -38,11 +36,10 @@ class Events:
 
 async def next_event(watch: Watch, timeout: float | None = None) -> Event | None:
     """Waits for the next event. Returns None after the timeout."""
-    end = _end_of(timeout)
-    waiter = watch._waiter()
+    waiter = watch._waiter(timeout)
     while True:
         event = waiter.next_event()
-        if event is not None or not await _readable(waiter, end):
+        if event is not None or not await _readable(waiter):
             return event
 
 
@@ -50,12 +47,11 @@ async def wait_for(watch: Watch, predicate: Callable[[Watch], object], timeout: 
     """Waits until the predicate is true. Returns False after the timeout."""
     if not callable(predicate):
         raise TypeError("predicate must be callable")
-    end = _end_of(timeout)
-    waiter = watch._waiter()
+    waiter = watch._waiter(timeout)
     while True:
         if waiter.step() and predicate(watch):
             return True
-        if not await _readable(waiter, end):
+        if not await _readable(waiter):
             return False
 
 
@@ -80,29 +76,10 @@ async def _wait_until(watch: Watch, group: int, state: State, timeout: float | N
     return await wait_for(watch, reached, timeout)
 
 
-def _end_of(timeout: float | None) -> float | None:
-    if timeout is None:
-        return None
-    problem = f"timeout must be a number of seconds, not {type(timeout).__name__}"
-    if isinstance(timeout, bool):
-        raise TypeError(problem)
-    try:
-        # Converts as the extension does: float() would accept a text.
-        seconds = math.ldexp(timeout, 0)
-    except TypeError:
-        raise TypeError(problem) from None
-    except OverflowError:
-        raise OverflowError("timeout is too large") from None
-    # Compared like this, a NaN is refused too.
-    if not seconds >= 0:
-        raise ValueError("timeout must be None or a number of seconds that is not negative")
-    return time.monotonic() + seconds
-
-
-async def _readable(waiter: Waiter, end: float | None) -> bool:
+async def _readable(waiter: Waiter) -> bool:
     """Waits until there may be an event. Returns False if the time is up."""
-    left = None if end is None else end - time.monotonic()
-    if left is not None and left <= 0:
+    left = waiter.left()
+    if left == 0:
         return False
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()

@@ -201,12 +201,14 @@ class Watch:
         """Closes the watch and ends all waits for it. Closing again has no effect."""
     def __enter__(self) -> Watch: ...
     def __exit__(self, *_exception: object) -> None: ...
-    def _waiter(self) -> Waiter:
+    def _waiter(self, timeout: float | None) -> Waiter:
         """Returns an object that keeps the descriptor open during a wait."""
 
 @final
 class Waiter:
     """A wait for a watch. It keeps the descriptor open, even if the watch is closed during the wait."""
+    def left(self) -> float | None:
+        """Returns the seconds until the end of the timeout, 0 after it. None without a timeout."""
     def descriptors(self) -> list[int]:
         """Returns the descriptors to wait for: that of the watch, and one for what other threads have read
         first."""

@@ -35,13 +35,13 @@ impl<K: Ord, S> KeptValues<K, S> {
     }
 
     /// Looks up a key whose state is `now`. No Python value is created, so a watch may be locked.
-    pub(crate) fn find<'a, N>(&self, key: &K, now: &'a N) -> Found<S>
+    pub(crate) fn find<N: Into<S>>(&self, key: &K, now: N) -> Found<S>
     where
-        S: PartialEq<N> + From<&'a N>,
+        S: PartialEq<N>,
     {
         match self.map().get(key) {
-            Some(kept) if kept.state == *now => Found::Kept(Arc::clone(kept)),
-            _ => Found::Changed(S::from(now)),
+            Some(kept) if kept.state == now => Found::Kept(Arc::clone(kept)),
+            _ => Found::Changed(now.into()),
         }
     }
 
@@ -73,37 +73,22 @@ impl<K: Ord, S> KeptValues<K, S> {
 }
 
 /// The values of devices.
-pub(crate) type KeptDevices = KeptValues<DeviceId, KnownDevice>;
-
-/// The state of a device.
-pub(crate) struct KnownDevice(Device);
-
-impl PartialEq<Device> for KnownDevice {
-    fn eq(&self, device: &Device) -> bool {
-        self.0 == *device
-    }
-}
-
-impl From<&Device> for KnownDevice {
-    fn from(device: &Device) -> Self {
-        Self(*device)
-    }
-}
+pub(crate) type KeptDevices = KeptValues<DeviceId, Device>;
 
 impl KeptDevices {
     pub(crate) fn device<'py>(
         &self,
         py: Python<'py>,
-        found: Found<KnownDevice>,
+        found: Found<Device>,
         count: usize,
     ) -> PyResult<Value<'py>> {
-        self.value(py, found, count, |known| known.0.id, |py, known| values::device(py, &known.0))
+        self.value(py, found, count, |device| device.id, values::device)
     }
 
     /// Returns the value of a device that a root read. `count` is the number of devices of the call.
     pub(crate) fn read<'py>(&self, py: Python<'py>, device: &Device, count: usize) -> PyResult<Value<'py>> {
         // Calls about one device each can be about many devices.
         const MIN: usize = 1024;
-        self.device(py, self.find(&device.id, device), count.max(MIN))
+        self.device(py, self.find(&device.id, *device), count.max(MIN))
     }
 }

@@ -8,6 +8,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use vfio_probe::Event;
 use vfio_probe::watch::{Deadline, Wait};
 
@@ -90,11 +91,14 @@ pub(crate) struct Waiter {
     /// None only during the drop.
     live: Option<Arc<Live>>,
     wait: Mutex<Wait>,
+    /// None without a timeout.
+    end: Option<Instant>,
 }
 
 impl Waiter {
-    pub(crate) fn new(live: Arc<Live>) -> Self {
-        Self { live: Some(live), wait: Mutex::default() }
+    pub(crate) fn new(live: Arc<Live>, timeout: Option<Duration>) -> Self {
+        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        Self { live: Some(live), wait: Mutex::default(), end }
     }
 
     /// The mutex is not locked during the call: another thread may need the interpreter to unlock it.
@@ -115,6 +119,11 @@ impl Drop for Waiter {
 
 #[pymethods]
 impl Waiter {
+    /// Returns the seconds until the end of the timeout, 0 after it. None without a timeout.
+    fn left(&self) -> Option<f64> {
+        self.end.map(|end| end.saturating_duration_since(Instant::now()).as_secs_f64())
+    }
+
     /// Returns the descriptors to wait for: that of the watch, and one for what other threads have read first.
     fn descriptors(&self) -> PyResult<Vec<i32>> {
         let watch = self.live.as_ref().map(|live| live.descriptor().as_raw_fd()).ok_or_else(closed)?;

@@ -233,8 +233,9 @@ impl Watch {
     }
 
     /// Returns an object that keeps the descriptor open during a wait.
-    fn _waiter(&self) -> PyResult<Waiter> {
-        Ok(Waiter::new(self.live()?))
+    fn _waiter(&self, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Waiter> {
+        let timeout = arguments::timeout("timeout", timeout)?;
+        Ok(Waiter::new(self.live()?, timeout))
     }
 
     /// True if the watch is closed.
@@ -248,7 +249,7 @@ impl Watch {
     fn devices<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let found: Vec<_> = self.with(py, |watch| {
             let devices = watch.monitor().devices().iter();
-            devices.map(|tracked| self.devices.find(&tracked.device.id, &tracked.device)).collect()
+            devices.map(|tracked| self.devices.find(&tracked.device.id, tracked.device)).collect()
         })?;
         let count = found.len();
         tuple(py, found, |py, found| self.devices.device(py, found, count))

@@ -39,8 +39,8 @@ pub(crate) struct Known {
     peek: Option<vfio_probe::peek::Peek>,
 }
 
-impl PartialEq<monitor::Group> for Known {
-    fn eq(&self, group: &monitor::Group) -> bool {
+impl PartialEq<&monitor::Group> for Known {
+    fn eq(&self, group: &&monitor::Group) -> bool {
         self.id == group.id
             && self.state == group.state
             && self.peek == group.peek

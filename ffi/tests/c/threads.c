@@ -87,23 +87,25 @@ static void eight_threads_share_a_root_and_a_watch(void) {
 
 struct waiter {
     pthread_t thread;
+    int32_t condition;
+    uint32_t group;
     vfp_status status;
     /* The kernel's number of the thread; 0 until it runs. */
     long id;
 };
 
-static void *wait_until_held(void *argument) {
+static void *wait_for_condition(void *argument) {
     struct waiter *waiter = (struct waiter *)argument;
     vfp_error error;
     __atomic_store_n(&waiter->id, syscall(SYS_gettid), __ATOMIC_RELEASE);
-    waiter->status = vfp_watch_wait(watch, VFP_WAIT_HELD, 53, 20000, &error);
+    waiter->status = vfp_watch_wait(watch, waiter->condition, waiter->group, 20000, &error);
     return NULL;
 }
 
 /* Returns whether the thread sleeps in the kernel (proc(5), stat). */
-static int sleeps(const long *thread_id) {
+static int sleeps(const struct waiter *waiter) {
     char path[64], stat[256] = "", *name_end;
-    long id = __atomic_load_n(thread_id, __ATOMIC_ACQUIRE);
+    long id = __atomic_load_n(&waiter->id, __ATOMIC_ACQUIRE);
     FILE *file;
     snprintf(path, sizeof path, "/proc/self/task/%ld/stat", id);
     if (id == 0 || !(file = fopen(path, "r"))) return 0;
@@ -128,10 +130,11 @@ static void other_threads_use_a_watch_while_one_waits(void) {
     CHECK(vfp_watch_wait(watch, VFP_WAIT_FREE, 53, 20000, &error) == VFP_OK);
     for (index = 0; index < 2; index++) {
         memset(&waiters[index], 0, sizeof waiters[index]);
-        if (pthread_create(&waiters[index].thread, NULL, wait_until_held, &waiters[index])) node_die("pthread_create");
+        waiters[index].condition = VFP_WAIT_HELD, waiters[index].group = 53;
+        if (pthread_create(&waiters[index].thread, NULL, wait_for_condition, &waiters[index])) node_die("pthread_create");
     }
     for (index = 0; index < 2; index++) {
-        while (!sleeps(&waiters[index].id)) sched_yield();
+        while (!sleeps(&waiters[index])) sched_yield();
     }
     /* Both threads wait now; a lock during the wait would stop these calls for 20 s. */
     CHECK(vfp_watch_group(watch, 53, VFP_RECORD(group), NULL) == VFP_OK && group.state == VFP_STATE_FREE);
@@ -149,22 +152,8 @@ static void other_threads_use_a_watch_while_one_waits(void) {
     vfp_watch_close(&watch);
 }
 
-struct free_waiter {
-    pthread_t thread;
-    uint32_t group;
-    vfp_status status;
-    long id;
-};
-
-static void *wait_until_free(void *argument) {
-    struct free_waiter *waiter = (struct free_waiter *)argument;
-    __atomic_store_n(&waiter->id, syscall(SYS_gettid), __ATOMIC_RELEASE);
-    waiter->status = vfp_watch_wait(watch, VFP_WAIT_FREE, waiter->group, 20000, NULL);
-    return NULL;
-}
-
 static void *take_events(void *argument) {
-    struct free_waiter *waiter = (struct free_waiter *)argument;
+    struct waiter *waiter = (struct waiter *)argument;
     vfp_event event;
     __atomic_store_n(&waiter->id, syscall(SYS_gettid), __ATOMIC_RELEASE);
     do {
@@ -184,18 +173,18 @@ static void one_change_ends_the_waits_of_all_threads(void) {
     CHECK(vfp_watch_open(root, sizeof options, &options, &watch, NULL) == VFP_OK);
     CHECK(vfp_watch_wait(watch, VFP_WAIT_FREE, 53, 20000, NULL) == VFP_OK);
     for (round = 0; round < 10; round++) {
-        struct free_waiter waiters[THREADS];
+        struct waiter waiters[THREADS];
         char command[128];
         memset(waiters, 0, sizeof waiters);
         for (index = 0; index < THREADS; index++) {
-            waiters[index].group = (uint32_t)(90 + round);
-            if (pthread_create(&waiters[index].thread, NULL, index ? wait_until_free : take_events, &waiters[index])) {
+            waiters[index].condition = VFP_WAIT_FREE, waiters[index].group = (uint32_t)(90 + round);
+            if (pthread_create(&waiters[index].thread, NULL, index ? wait_for_condition : take_events, &waiters[index])) {
                 node_die("pthread_create");
             }
         }
         /* In every other round the threads may still be about to wait. */
         for (index = 0; index < THREADS && round % 2; index++) {
-            while (!sleeps(&waiters[index].id)) sched_yield();
+            while (!sleeps(&waiters[index])) sched_yield();
         }
         snprintf(command, sizeof command, "{\"add_gpu\":{\"address\":\"0000:f%d:00.0\",\"group\":%d,\"numa_node\":0}}",
                  round, 90 + round);
