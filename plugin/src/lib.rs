@@ -18,6 +18,8 @@ mod client_tasks;
 mod commands;
 mod config;
 mod device_plugin;
+#[cfg(feature = "dra")]
+mod dra;
 mod file_id;
 mod files;
 #[cfg(feature = "fuzzing")]

@@ -6,14 +6,14 @@
 //! and on their groups, and on no other device. [`preferred`] answers GetPreferredAllocation.
 
 pub(crate) mod allocator;
-mod device_specs;
+pub(crate) mod device_specs;
 pub(crate) mod preferred;
 mod refusal;
 mod response;
 mod stale_answers;
 mod substitute;
-mod verify;
-mod wake;
+pub(crate) mod verify;
+pub(crate) mod wake;
 
 use crate::allocate::allocator::Allocator;
 use crate::metrics::counters::AllocateResult;

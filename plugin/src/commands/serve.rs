@@ -6,9 +6,13 @@
 use crate::assignments::AssignmentsHandle;
 use crate::commands::stderr;
 use crate::config::Config;
+#[cfg(feature = "dra")]
+use crate::config::dra::OfferBy;
 use crate::device_plugin::registration::Services;
 use crate::device_plugin::resources::ResourceSet;
 use crate::device_plugin::sockets;
+#[cfg(feature = "dra")]
+use crate::dra;
 use crate::http::HttpServer;
 use crate::kubelet::registry::Registry;
 use crate::kubelet::socket_watch;
@@ -138,6 +142,17 @@ async fn start(
     let assignments = AssignmentsHandle::new(&run_dir, monitor.clone());
     let registry = Arc::new(Registry::default());
     let reservations = Reservations::default();
+    #[cfg(feature = "dra")]
+    let offers_by_dra = config.dra.offer == OfferBy::Dra;
+    #[cfg(feature = "dra")]
+    if offers_by_dra {
+        // Before the first poll: the monitor must know the devices of prepared claims before it probes anything.
+        let (monitor, publisher, assignments) =
+            (monitor.clone(), Arc::clone(&publisher), assignments.clone());
+        let (reservations, problems) = (reservations.clone(), problems.clone());
+        let parts = dra::Parts { monitor, publisher, assignments, reservations, problems };
+        dra::start(config, parts, supervisor).await?;
+    }
     let directory = config.kubelet_dir.clone();
     supervisor.task("the removal of stale sockets", async move {
         sockets::remove_stale(&directory).await;
@@ -176,6 +191,10 @@ async fn start(
     tracing::info!(root = %config.root.display(), kubelet_dir = %config.kubelet_dir.display(), busy = %config.busy,
         interval = ?config.interval, "serving");
     log_coverage(&monitor);
+    #[cfg(feature = "dra")]
+    if offers_by_dra {
+        return Ok((monitor, socket));
+    }
     let services = Services {
         kubelet_dir: config.kubelet_dir.clone(),
         plugin_dir,

@@ -135,6 +135,11 @@ impl Assignment {
         Self { device_ids, pinned: Some(pinned), ..record }
     }
 
+    /// Returns the assignment of devices that a claim has, for the pod that the claim is reserved for.
+    pub fn prepared(pod: PodRef, resource: &str, device_ids: BTreeSet<String>, pinned: PinnedTerms) -> Self {
+        Self { pinned: Some(pinned), ..Self::new(pod, resource, device_ids, Source::Kubelet) }
+    }
+
     /// Returns whether `other` is the same but for the time at which the kubelet last showed it.
     pub(super) fn differs_only_in_time(&self, other: &Self) -> bool {
         let Self { pod, container, resource, checkpoint_ids, device_ids, source, pinned, answer, .. } = self;
