@@ -149,8 +149,9 @@ async fn start(
         // Before the first poll: the monitor must know the devices of prepared claims before it probes anything.
         let (monitor, publisher, assignments) =
             (monitor.clone(), Arc::clone(&publisher), assignments.clone());
-        let (reservations, problems) = (reservations.clone(), problems.clone());
-        let parts = dra::Parts { monitor, publisher, assignments, reservations, problems };
+        let (reservations, problems, registry) =
+            (reservations.clone(), problems.clone(), Arc::clone(&registry));
+        let parts = dra::Parts { monitor, publisher, assignments, reservations, problems, registry };
         dra::start(config, parts, supervisor).await?;
     }
     let directory = config.kubelet_dir.clone();

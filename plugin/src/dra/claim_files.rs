@@ -90,7 +90,7 @@ impl Driver {
             name: device_name(result.device),
             attributes: snapshot
                 .get(result.device)
-                .map(|state| attributes(state, &self.facts.lock().facts(state)))
+                .map(|state| attributes(state, &self.facts.of(state)))
                 .unwrap_or_default(),
         };
         let name = results.first().map(|result| result.request.as_str()).unwrap_or_default();

@@ -2,6 +2,7 @@
 
 use crate::allocate::verify::Checks;
 use crate::assignments::AssignmentsHandle;
+use crate::dra::facts::KnownFacts;
 use crate::dra::offered::Stored;
 use crate::dra::prepared::PreparedClaims;
 use crate::node::monitor::MonitorHandle;
@@ -46,7 +47,7 @@ pub(super) struct Driver {
     pub(super) reservations: Reservations,
     pub(super) claims: PreparedClaims,
     pub(super) stored: Stored,
-    pub(super) facts: Mutex<super::facts::FactsReader>,
+    pub(super) facts: KnownFacts,
     pub(super) calls: Calls,
 }
 

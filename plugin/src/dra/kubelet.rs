@@ -1,8 +1,10 @@
 //! Knows whether the kubelet is connected to the driver.
 //!
-//! While it is not, new slices are not created: a pod that the scheduler places then cannot start before the kubelet is back, and
+//! The kubelet connects to the service socket when it registers the driver, and keeps the connection as long as both run
+//! (`DRAPluginManager`). It connects again after an idle time without another registration. While it is not connected, new slices are not created: a pod that the scheduler places then cannot start before the kubelet is back, and
 //! waits for a minute or more.
 
+use crate::kubelet::registry::SharedStatus;
 use std::io::{IoSlice, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,7 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Duration, Sleep, sleep};
-use tokio_stream::Stream;
+use tokio_stream::wrappers::WatchStream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::transport::server::Connected;
 
 /// The pause after a failed accept. Without descriptors the next one fails at once.
@@ -18,42 +21,45 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// The link to the kubelet. Clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct KubeletLink(watch::Sender<Link>);
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Link {
-    is_registered: bool,
-    /// Open connections to the service socket.
-    connections: usize,
+pub(super) struct KubeletLink {
+    /// The number of open connections to the service socket.
+    connections: watch::Sender<usize>,
+    /// What `ready` and `doctor` show.
+    status: SharedStatus,
 }
 
 impl KubeletLink {
-    /// Returns a link without a kubelet.
-    pub(super) fn new() -> Self {
-        Self(watch::Sender::new(Link::default()))
+    /// Returns a link without a kubelet, whose state is kept in `status`.
+    pub(super) fn new(status: SharedStatus) -> Self {
+        Self { connections: watch::Sender::new(0), status }
     }
 
-    /// Records whether the kubelet has registered the driver.
-    pub(super) fn set_registered(&self, is_registered: bool) {
-        self.0.send_if_modified(|link| {
-            std::mem::replace(&mut link.is_registered, is_registered) != is_registered
-        });
-    }
-
-    /// Returns whether the kubelet has registered the driver and is connected to it.
+    /// Returns whether the kubelet is connected.
     pub(super) fn is_connected(&self) -> bool {
-        let link = self.0.borrow();
-        link.is_registered && link.connections > 0
+        *self.connections.borrow() > 0
     }
 
-    /// Waits until the link may have changed since the receiver's latest call.
+    /// Returns a stream that has an item whenever the link may have changed.
     pub(super) fn changes(&self) -> impl Stream<Item = ()> + use<> {
-        tokio_stream::StreamExt::map(tokio_stream::wrappers::WatchStream::new(self.0.subscribe()), |_| ())
+        WatchStream::new(self.connections.subscribe()).map(|_| ())
+    }
+
+    /// Records that the API server stores all slices as they should be.
+    pub(super) fn set_published(&self) {
+        self.status.lock().first_list_sent = true;
     }
 
     fn connected(&self) -> Place {
-        self.0.send_modify(|link| link.connections += 1);
+        self.count(|connections| connections + 1);
         Place(self.clone())
+    }
+
+    fn count(&self, change: impl FnOnce(usize) -> usize) {
+        self.connections.send_modify(|connections| {
+            *connections = change(*connections);
+            let mut status = self.status.lock();
+            (status.registered, status.streams) = (*connections > 0, *connections);
+        });
     }
 }
 
@@ -62,11 +68,7 @@ struct Place(KubeletLink);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.0.send_modify(|link| {
-            link.connections -= 1;
-            // The next kubelet registers the driver again.
-            link.is_registered &= link.connections > 0;
-        });
+        self.0.count(|connections| connections.saturating_sub(1));
     }
 }
 

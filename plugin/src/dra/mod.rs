@@ -36,6 +36,7 @@ mod unprepare;
 use crate::assignments::AssignmentsHandle;
 use crate::config::Config;
 use crate::files::create_directories;
+use crate::kubelet::registry::{Registry, ResourceStatus, SharedStatus};
 use crate::node::monitor::MonitorHandle;
 use crate::problems::Problems;
 use crate::publisher::HealthPublisher;
@@ -43,15 +44,15 @@ use crate::reservations::Reservations;
 use crate::run_dir::RunDir;
 use crate::supervise::Supervisor;
 use anyhow::Context;
-use described::Described;
 use driver::{Calls, Driver};
-use facts::FactsReader;
+use facts::KnownFacts;
 use kubelet::KubeletLink;
 use offered::{Decider, Stored};
 use parking_lot::Mutex;
 use prepared::PreparedClaims;
 use publish::SlicePublisher;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -69,6 +70,8 @@ pub(crate) struct Parts {
     pub(crate) reservations: Reservations,
     /// What is wrong.
     pub(crate) problems: Problems,
+    /// What `ready` and `doctor` show. The driver is the only entry.
+    pub(crate) registry: Arc<Registry>,
 }
 
 /// Starts the driver's tasks, and sets the devices of prepared claims as assigned.
@@ -76,7 +79,7 @@ pub(crate) struct Parts {
 /// # Errors
 /// There are no credentials for the API server, another process runs the driver, or its record of claims cannot be read.
 pub(crate) async fn start(config: &Config, parts: Parts, supervisor: &Supervisor) -> anyhow::Result<()> {
-    let Parts { monitor, publisher, assignments, reservations, problems } = parts;
+    let Parts { monitor, publisher, assignments, reservations, problems, registry } = parts;
     let options = &config.dra;
     let plugins_dir = options.plugins_dir(&config.kubelet_root);
     create_directories(&plugins_dir).with_context(|| format!("cannot create {}", plugins_dir.display()))?;
@@ -86,15 +89,19 @@ pub(crate) async fn start(config: &Config, parts: Parts, supervisor: &Supervisor
         .context("the record of prepared claims cannot be read")?;
     let client = client::client(options.kubeconfig.as_deref()).await?;
     let (name, node) = (options.dra_driver.clone(), options.node().to_owned());
-    let (stored, kubelet) = (Stored::new(), KubeletLink::new());
-    let facts = FactsReader::new(monitor.root.clone());
+    let endpoint = registration::endpoint(&plugins_dir).display().to_string();
+    let status = ResourceStatus { name: name.to_string(), endpoint, ..ResourceStatus::default() };
+    let status: SharedStatus = Arc::new(Mutex::new(status));
+    registry.set(BTreeMap::from([(name.as_str().into(), Arc::clone(&status))]));
+    let (stored, kubelet) = (Stored::new(), KubeletLink::new(status));
+    let facts = KnownFacts::new(monitor.root.clone(), config.root.clone(), config.pci_ids.clone());
     let (wanted, receiver) = watch::channel(None);
     let decider = Decider {
         monitor: monitor.clone(),
         publisher: Arc::clone(&publisher),
         assignments: assignments.clone(),
         stored: stored.clone(),
-        described: Described::new(facts.clone()),
+        facts: facts.clone(),
     };
     supervisor.task("the publisher", decider.run(wanted));
     let identity = (name.clone(), node.clone());
@@ -113,7 +120,7 @@ pub(crate) async fn start(config: &Config, parts: Parts, supervisor: &Supervisor
         reservations,
         claims,
         stored,
-        facts: Mutex::new(facts),
+        facts,
         calls: Calls::default(),
     };
     let registry_dir = options.registry_dir(&config.kubelet_root);

@@ -4,6 +4,8 @@
 //! [`Stored::wait_until_withheld`] is that barrier.
 
 use crate::assignments::AssignmentsHandle;
+use crate::dra::described::listed;
+use crate::dra::facts::KnownFacts;
 use crate::node::monitor::MonitorHandle;
 use crate::publisher::HealthPublisher;
 use std::collections::BTreeSet;
@@ -90,12 +92,12 @@ pub(super) struct Decider {
     /// The requests.
     pub(super) stored: Stored,
     /// What does not change of a device.
-    pub(super) described: super::described::Described,
+    pub(super) facts: KnownFacts,
 }
 
 impl Decider {
     /// Decides whenever anything has changed; never returns.
-    pub(super) async fn run(mut self, wanted: watch::Sender<Option<Arc<Wanted>>>) {
+    pub(super) async fn run(self, wanted: watch::Sender<Option<Arc<Wanted>>>) {
         let mut snapshots = self.monitor.snapshots.clone();
         let mut changes = self.assignments.subscribe();
         loop {
@@ -113,9 +115,10 @@ impl Decider {
                 let mut devices = Vec::new();
                 self.publisher.visit(&snapshot, &current, |device, decision, _| {
                     let is_bound = snapshot.get(device.device.id).is_some();
-                    devices.extend(self.described.listed(device, is_bound, decision, &current));
+                    devices.extend(listed(&self.facts, device, is_bound, decision, &current));
                 });
-                self.described.forget_others(&devices);
+                let published: BTreeSet<DeviceId> = devices.iter().map(|device| device.id).collect();
+                self.facts.retain(|id| published.contains(&id));
                 wanted.send_if_modified(|known| {
                     let is_same = known
                         .as_ref()

@@ -43,13 +43,14 @@ impl Driver {
             Some(known) if self.claims.is_current(&known) => self.check_again(claim, &known, &allocation)?,
             _ => self.take(claim, &allocation, &mut reservation, deadline).await?,
         };
-        self.write_files(claim, &prepared, &allocation)?;
-        if let Err(error) = self.claims.insert(&claim.uid, prepared) {
+        let written = self.write_files(claim, &prepared, &allocation);
+        let recorded = written.and_then(|()| Ok(self.claims.insert(&claim.uid, prepared)?));
+        if let Err(error) = recorded {
             // The kubelet asks again, and finds nothing of this call.
             if self.claims.get(&claim.uid).is_none() {
                 self.remove_files(claim)?;
             }
-            return Err(error.into());
+            return Err(error);
         }
         Ok(self.answer(claim, &allocation))
     }

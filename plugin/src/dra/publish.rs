@@ -186,7 +186,11 @@ impl SlicePublisher {
         }
         let allocatable = self.slices.allocatable(&self.driver);
         self.stored.acknowledge(Acknowledged { requests: wanted.requests, allocatable });
-        !self.changes(wanted).is_empty()
+        let differs = !self.changes(wanted).is_empty();
+        if !differs && !self.slices.all().is_empty() {
+            self.kubelet.set_published();
+        }
+        differs
     }
 
     fn changes(&self, wanted: &Wanted) -> Changes {

@@ -21,6 +21,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
+use vfio_plugin_policy::dra::names::DraDriver;
 
 /// The name of the service socket in the driver's directory. A socket's path has at most 108 bytes.
 const SERVICE: &str = "dra.sock";
@@ -34,7 +35,6 @@ const MAX_REQUEST: usize = 1024 * 1024;
 /// Answers the kubelet's registration.
 struct Registrar {
     info: PluginInfo,
-    kubelet: KubeletLink,
 }
 
 #[tonic::async_trait]
@@ -53,7 +53,6 @@ impl Registration for Registrar {
         } else {
             tracing::warn!(driver = self.info.name, error, "the kubelet refused the DRA driver");
         }
-        self.kubelet.set_registered(plugin_registered);
         Ok(Response::new(RegistrationStatusResponse {}))
     }
 }
@@ -94,6 +93,20 @@ fn id(path: &Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
+/// Returns the path of the service socket.
+pub(super) fn endpoint(plugins_dir: &Path) -> PathBuf {
+    plugins_dir.join(SERVICE)
+}
+
+/// Returns the file name of the registration socket, which contains an `@`.
+///
+/// The kubelet sends the socket's path as `:authority`, with its slashes as `%2F` (`dial` in
+/// pkg/kubelet/pluginmanager/operationexecutor; gRPC's `encodeAuthority`). This server closes a stream whose authority has a `%`,
+/// except in front of an `@`, where RFC 3986 allows it.
+fn socket_name(driver: &DraDriver) -> String {
+    format!("{driver}@reg.sock")
+}
+
 /// Serves both sockets, and makes them again when one is gone; never returns.
 pub(super) async fn serve(driver: Arc<Driver>, registry_dir: PathBuf, kubelet: KubeletLink) {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
@@ -116,9 +129,9 @@ pub(super) async fn serve(driver: Arc<Driver>, registry_dir: PathBuf, kubelet: K
 async fn serve_once(driver: &Arc<Driver>, registry_dir: &Path, kubelet: &KubeletLink) -> Result<()> {
     let at = |path: &Path, error: &Error| Error::new(error.kind(), format!("{}: {error}", path.display()));
     create_directories(&driver.plugins_dir).map_err(|error| at(&driver.plugins_dir, &error))?;
-    let endpoint = driver.plugins_dir.join(SERVICE);
+    let endpoint = endpoint(&driver.plugins_dir);
     let (service_socket, service) = Socket::bind(endpoint.clone()).map_err(|error| at(&endpoint, &error))?;
-    let path = registry_dir.join(format!("{}-reg.sock", driver.name));
+    let path = registry_dir.join(socket_name(&driver.name));
     // The kubelet calls the service as soon as it has found this socket.
     let (socket, registration) = Socket::bind(path.clone()).map_err(|error| at(&path, &error))?;
     let info = PluginInfo {
@@ -136,9 +149,8 @@ async fn serve_once(driver: &Arc<Driver>, registry_dir: &Path, kubelet: &Kubelet
             Connections::new(service, Some(kubelet.clone())),
             stop.clone().cancelled_owned(),
         );
-    let registrar = Registrar { info, kubelet: kubelet.clone() };
     let registrations = Server::builder()
-        .add_service(RegistrationServer::new(registrar))
+        .add_service(RegistrationServer::new(Registrar { info }))
         .serve_with_incoming_shutdown(Connections::new(registration, None), stop.clone().cancelled_owned());
     let gone = async {
         while service_socket.is_there() && socket.is_there() {
@@ -146,11 +158,9 @@ async fn serve_once(driver: &Arc<Driver>, registry_dir: &Path, kubelet: &Kubelet
         }
     };
     let failed = |error: tonic::transport::Error| Error::other(error.to_string());
-    let end = tokio::select! {
+    tokio::select! {
         end = services => end.map_err(failed),
         end = registrations => end.map_err(failed),
         () = gone => Ok(()),
-    };
-    kubelet.set_registered(false);
-    end
+    }
 }

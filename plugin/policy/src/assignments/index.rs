@@ -68,17 +68,28 @@ impl Assignments {
         }
         let ledger = Arc::new(LedgerIndex { records, groups });
         let devices = devices.into_iter().collect();
-        Self { known, ledger, devices, ambiguous: Arc::new(ambiguous), has_allocates: false, claims: Vec::new() }
+        Self {
+            known,
+            ledger,
+            devices,
+            ambiguous: Arc::new(ambiguous),
+            has_allocates: false,
+            claims: Vec::new(),
+        }
     }
 
     /// Returns the ledger's assignments with those of the prepared claims.
     ///
     /// The assignments are known then: the kubelet has each claim prepared before it starts a container, so a device that is in no
-    /// record is assigned to no pod. Where a claim and the ledger have the same device, the claim counts.
+    /// record is assigned to no pod. For the same reason, a holder's cgroup alone assigns no device here. Where a claim and the
+    /// ledger have the same device, the claim counts.
     #[must_use]
     pub fn with_claims(mut self, claims: &[Arc<Assignment>]) -> Self {
         self.known = true;
         self.claims = claims.to_vec();
+        let is_shown = |latest: &Latest| !latest.record.is_of_holder();
+        let shown = self.devices.iter().filter(|(_, latest)| is_shown(latest));
+        self.devices = shown.map(|(id, latest)| (id, latest.clone())).collect();
         for record in claims {
             for id in record.device_ids.iter().filter_map(|id| id.parse().ok()) {
                 self.devices.insert(id, Latest { record: Arc::clone(record), is_added: false });
@@ -220,7 +231,8 @@ impl Assignments {
 
     /// Returns whether the device is in a prepared claim.
     pub fn is_claimed(&self, device: &DeviceState) -> bool {
-        self.assignment(device).is_some_and(|record| self.claims.iter().any(|claim| std::ptr::eq(&**claim, record)))
+        self.assignment(device)
+            .is_some_and(|record| self.claims.iter().any(|claim| std::ptr::eq(&**claim, record)))
     }
 
     /// Returns whether nothing is assigned.

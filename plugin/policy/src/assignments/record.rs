@@ -171,6 +171,11 @@ impl Assignment {
         matches!(self.source, Source::Allocate(_))
     }
 
+    /// Returns whether only the cgroup of a process that holds the device names the pod.
+    pub(super) fn is_of_holder(&self) -> bool {
+        self.source == Source::Cgroup
+    }
+
     /// Returns whether only an Allocate of this process is known of it. The kubelet's answer then names the nodes of now.
     pub fn was_just_allocated(&self) -> bool {
         self.is_unconfirmed() && !self.is_restored
