@@ -18,7 +18,7 @@ mod client_tasks;
 mod commands;
 mod config;
 mod device_plugin;
-#[cfg(feature = "dra")]
+#[cfg(feature = "dra-driver")]
 mod dra;
 mod file_id;
 mod files;

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use xtask::context::Context;
 use xtask::release::{self, artefacts, versions};
 use xtask::suites::{
-    artefacts as published, cargo, cdi, chart, ci, command_line_files, conformance, dependencies, dra, fuzz, go,
-    go_objects, image, kubelets, lints, monitoring, packages, python, readme, rust_api,
+    artefacts as published, cargo, cdi, chart, ci, command_line_files, conformance, dependencies, dra, fuzz,
+    go, go_objects, image, kubelets, lints, monitoring, packages, python, readme, rust_api,
 };
 use xtask::{Result, process, verify, vm};
 
@@ -37,7 +37,11 @@ const TASKS: &[(&str, &str, Task)] = &[
     ("kubelet-build", "build the kubelets (tests/kubelet/build)", Task::Suite(kubelets::kubelet_build)),
     ("kubelet-go", "run Go for the kubelets (tests/kubelet/go)", Task::Suite(kubelets::kubelet_go)),
     ("kubelet-lint", "check the kubelets' Go code (tests/kubelet/lint)", Task::Suite(kubelets::kubelet_lint)),
-    ("dra-kubelet", "run the DRA driver with a kubelet (tests/dra/kubelet/run)", Task::Suite(dra::dra_kubelet)),
+    (
+        "dra-kubelet",
+        "run the DRA driver with a kubelet (tests/dra/kubelet/run)",
+        Task::Suite(dra::dra_kubelet),
+    ),
     ("monitoring", "run the alerts and the dashboard on a Prometheus", Task::Suite(monitoring::monitoring)),
     ("fuzz", "fuzz every parser of input [MINUTES] [TARGET]...", Task::Suite(fuzz::fuzz)),
     ("soak", "run the plugin under random moves (tests/soak/run)", Task::Suite(fuzz::soak)),

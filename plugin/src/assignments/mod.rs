@@ -43,10 +43,10 @@ struct Shared {
     checkpoint_is_stale: Notify,
     monitor: MonitorHandle,
     /// The assignments of prepared claims. None without the DRA driver.
-    #[cfg(feature = "dra")]
+    #[cfg(feature = "dra-driver")]
     claims: Mutex<Option<Vec<Arc<Assignment>>>>,
     /// Whether the kubelet was polled.
-    #[cfg(feature = "dra")]
+    #[cfg(feature = "dra-driver")]
     has_polled: AtomicBool,
     /// Has what the kubelet does not show.
     problems: Problems,
@@ -68,9 +68,9 @@ impl AssignmentsHandle {
             poll_soon: Notify::new(),
             checkpoint_is_stale: Notify::new(),
             monitor,
-            #[cfg(feature = "dra")]
+            #[cfg(feature = "dra-driver")]
             claims: Mutex::new(None),
-            #[cfg(feature = "dra")]
+            #[cfg(feature = "dra-driver")]
             has_polled: AtomicBool::new(false),
             problems: run_dir.problems.clone(),
         };
@@ -122,7 +122,7 @@ impl AssignmentsHandle {
 
     /// Sets the assignments of the prepared claims, instead of those that were set before. The monitor probes none of these devices
     /// when this returns.
-    #[cfg(feature = "dra")]
+    #[cfg(feature = "dra-driver")]
     pub(crate) fn set_claims(&self, claims: Vec<Assignment>) {
         let state = self.shared.state.lock();
         let claims: Vec<Arc<Assignment>> = claims.into_iter().map(Arc::new).collect();
@@ -162,7 +162,7 @@ impl AssignmentsHandle {
 
     /// Publishes the assignments, to the monitor first: it must not probe an assigned device.
     fn publish(&self, assignments: Assignments) {
-        #[cfg(feature = "dra")]
+        #[cfg(feature = "dra-driver")]
         let assignments = match &*self.shared.claims.lock() {
             Some(claims) => assignments.with_claims(claims),
             None => assignments,

@@ -6,12 +6,12 @@
 use crate::assignments::AssignmentsHandle;
 use crate::commands::stderr;
 use crate::config::Config;
-#[cfg(feature = "dra")]
+#[cfg(feature = "dra-driver")]
 use crate::config::dra::OfferBy;
 use crate::device_plugin::registration::Services;
 use crate::device_plugin::resources::ResourceSet;
 use crate::device_plugin::sockets;
-#[cfg(feature = "dra")]
+#[cfg(feature = "dra-driver")]
 use crate::dra;
 use crate::http::HttpServer;
 use crate::kubelet::registry::Registry;
@@ -142,9 +142,9 @@ async fn start(
     let assignments = AssignmentsHandle::new(&run_dir, monitor.clone());
     let registry = Arc::new(Registry::default());
     let reservations = Reservations::default();
-    #[cfg(feature = "dra")]
+    #[cfg(feature = "dra-driver")]
     let offers_by_dra = config.dra.offer == OfferBy::Dra;
-    #[cfg(feature = "dra")]
+    #[cfg(feature = "dra-driver")]
     if offers_by_dra {
         // Before the first poll: the monitor must know the devices of prepared claims before it probes anything.
         let (monitor, publisher, assignments) =
@@ -192,7 +192,7 @@ async fn start(
     tracing::info!(root = %config.root.display(), kubelet_dir = %config.kubelet_dir.display(), busy = %config.busy,
         interval = ?config.interval, "serving");
     log_coverage(&monitor);
-    #[cfg(feature = "dra")]
+    #[cfg(feature = "dra-driver")]
     if offers_by_dra {
         return Ok((monitor, socket));
     }

@@ -1,6 +1,6 @@
 //! The settings of all commands: each is a flag, an environment variable and a default.
 
-#[cfg(feature = "dra")]
+#[cfg(feature = "dra-driver")]
 pub(crate) mod dra;
 mod listen;
 pub(crate) mod pools_error;
@@ -165,7 +165,7 @@ pub(crate) struct Config {
     pub(crate) listen: Option<ListenAddress>,
 
     /// The settings of the DRA driver.
-    #[cfg(feature = "dra")]
+    #[cfg(feature = "dra-driver")]
     #[command(flatten)]
     pub(crate) dra: dra::DraOptions,
 
@@ -190,7 +190,7 @@ impl Config {
     /// # Errors
     /// The flag, and what was expected.
     pub(crate) fn validate(&self) -> Result<(), String> {
-        #[cfg(feature = "dra")]
+        #[cfg(feature = "dra-driver")]
         self.dra.validate()?;
         values::checks(&self.checks).map(|_| ())
     }

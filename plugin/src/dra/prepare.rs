@@ -40,7 +40,9 @@ impl Driver {
         // The groups stay reserved until the record has the claim.
         let mut reservation = self.reservations.begin();
         let prepared = match self.claims.get(&claim.uid) {
-            Some(known) if self.claims.is_current(&known) => self.check_again(claim, &known, &allocation)?,
+            Some(known) if self.claims.is_current(&known) => {
+                self.check_again(claim, &known, &allocation).await?
+            }
             _ => self.take(claim, &allocation, &mut reservation, deadline).await?,
         };
         let written = self.write_files(claim, &prepared, &allocation);
@@ -57,7 +59,7 @@ impl Driver {
 
     /// Checks a claim that is prepared already. The kubelet asks again after its own restart, and for each further pod of the claim.
     /// Nothing is opened: a VM may be about to open the group.
-    fn check_again(
+    async fn check_again(
         &self,
         claim: &Claim,
         known: &PreparedClaim,
@@ -74,7 +76,13 @@ impl Driver {
         if results != before {
             return Err(CallError::Reallocated);
         }
-        let snapshot = self.checks().snapshot();
+        // The latest pass may be older than a holder.
+        self.monitor.check_now();
+        let (checks, reports) = (self.checks(), self.monitor.reports_sent());
+        for device in known.own_devices().filter_map(PreparedDevice::id) {
+            checks.wait_for_holders(device, reports).await;
+        }
+        let snapshot = checks.snapshot();
         for result in allocation.results.iter().filter(|result| !result.is_admin) {
             let device = self.bound(result.device, &snapshot)?;
             self.checks().check_bound(device)?;

@@ -109,13 +109,20 @@ impl SlicePublisher {
         let mut events = pin!(watcher(self.slices_api(), config).default_backoff());
         let mut links = self.kubelet.changes();
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        let mut not_before = Instant::now();
+        let (mut attempted, mut not_before, mut requests) = (Instant::now(), Instant::now(), 0);
         let mut watch_fails = false;
         loop {
             let now = wanted.borrow_and_update().clone();
-            let is_due = now.as_ref().is_some_and(|now| self.acknowledge(now));
+            if now.as_ref().is_some_and(|now| now.requests > requests) {
+                // A call of the kubelet waits for what is stored.
+                requests = now.as_ref().map_or(requests, |now| now.requests);
+                not_before = not_before.min(attempted + INTERVAL);
+            }
+            let is_due =
+                now.as_ref().is_some_and(|now| self.acknowledge(now)) || self.slices.were_forgotten();
             let wait = is_due && Instant::now() < not_before;
             if let Some(now) = now.filter(|_| is_due && !wait) {
+                attempted = Instant::now();
                 match self.write(&now).await {
                     Ok(()) => {
                         backoff.reset();
@@ -216,6 +223,9 @@ impl SlicePublisher {
 
     /// Writes what differs, in the order that never offers a device twice.
     async fn write(&mut self, wanted: &Wanted) -> Result<(), RequestError> {
+        if self.slices.were_forgotten() {
+            return self.list().await;
+        }
         let Changes { delete, update, create } = self.changes(wanted);
         let result = self.write_all(delete, update, create).await;
         if result.is_err() {

@@ -15,6 +15,7 @@ pub(super) struct StoredSlices {
     /// The slices of a list that has not ended.
     list: BTreeMap<String, ResourceSlice>,
     are_known: bool,
+    was_forgotten: bool,
     /// The highest generation ever seen.
     generation: i64,
 }
@@ -37,7 +38,12 @@ impl StoredSlices {
 
     /// Notes that a request has failed, so that the slices are not known before the next list.
     pub(super) fn forget(&mut self) {
-        self.are_known = false;
+        (self.are_known, self.was_forgotten) = (false, true);
+    }
+
+    /// Returns whether the slices were known before a request has failed, and are to be listed again.
+    pub(super) fn were_forgotten(&self) -> bool {
+        self.was_forgotten
     }
 
     /// Begins a list.
@@ -57,7 +63,7 @@ impl StoredSlices {
         for slice in list.into_values() {
             self.applied(slice);
         }
-        self.are_known = true;
+        (self.are_known, self.was_forgotten) = (true, false);
     }
 
     /// Takes a slice as it is stored now. An event of the watch may be older than the answer to a write.

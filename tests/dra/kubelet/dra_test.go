@@ -322,6 +322,7 @@ func rebootMakesClaimsNew(t *testing.T) {
 	boot := "proc/sys/kernel/random/boot_id"
 	pod := newPod(t, w.apiServer, "vm", allocated{"gpu", first})
 	w.kubelet.prepare(t, pod)
+	must(t, os.MkdirAll(filepath.Dir(filepath.Join(w.node.root, boot)), 0o755))
 	w.node.write(t, boot, "6f1f0c3c-0000-4000-8000-000000000002\n")
 	w.driver.end(t)
 	// The directory is on a tmpfs.

@@ -34,7 +34,7 @@ pub fn dra_kubelet(context: &mut Context, arguments: &[String]) -> Result<bool> 
     let mut suite = Suite::new();
     suite.check("format", |log| is_formatted(context, &gofmt, &here, log));
     let is_built = suite.check("build", |log| {
-        log.run(&mut context.cargo(&["build", "-p", "vfio-device-plugin", "--features", "dra"]))?;
+        log.run(&mut context.cargo(&["build", "-p", "vfio-device-plugin", "--features", "dra-driver"]))?;
         log.run(&mut context.cargo(&["build", "-p", "vfio-sim-node"]))?;
         log.run(context.command("go").current_dir(&here).args(["test", "-c", "-o"]).arg(&program).arg("."))
     });
@@ -62,5 +62,7 @@ fn part(cache: &Path, prefix: &str, program: &str) -> Result<PathBuf> {
         process::entries(cache).into_iter().filter(is_part).map(|path| path.join(program)).collect();
     built.retain(|path| path.exists());
     built.sort_by_key(|path| path.metadata().and_then(|data| data.modified()).ok());
-    built.pop().ok_or_else(|| format!("no {program} in {}: run tests/cluster/run first", cache.display()).into())
+    built
+        .pop()
+        .ok_or_else(|| format!("no {program} in {}: run tests/cluster/run first", cache.display()).into())
 }
