@@ -9,6 +9,7 @@ pub mod ci;
 pub mod command_line_files;
 pub mod conformance;
 pub mod dependencies;
+pub mod dra;
 pub mod fuzz;
 pub mod go;
 pub mod go_objects;
