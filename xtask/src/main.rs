@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use xtask::context::Context;
 use xtask::release::{self, artefacts, versions};
 use xtask::suites::{
-    artefacts as published, cargo, cdi, chart, ci, command_line_files, conformance, dependencies, dra, fuzz,
+    artefacts as published, cargo, cdi, chart, ci, command_line_files, conformance, dependencies, dra, dra_kubelet, fuzz,
     go, go_objects, image, kubelets, lints, monitoring, packages, python, readme, rust_api,
 };
 use xtask::{Result, process, verify, vm};
@@ -30,6 +30,7 @@ const TASKS: &[(&str, &str, Task)] = &[
     ("cost", "measure calls in all languages (tests/conformance/cost)", Task::Suite(conformance::cost)),
     ("readme", "run the README's examples (tests/readme)", Task::Suite(readme::readme)),
     ("cdi", "check CDI specs with the runtimes' library (tests/cdi/run)", Task::Suite(cdi::cdi)),
+    ("dra-allocator", "check ResourceSlices (tests/dra/allocator/run)", Task::Suite(dra::allocator)),
     ("image", "check the image (deploy/test)", Task::Suite(image::image)),
     ("chart", "check the Helm chart and the manifests", Task::Suite(chart::chart)),
     ("manifests", "render deploy/*.yaml from the Helm chart", Task::Suite(chart::manifests)),
@@ -40,7 +41,7 @@ const TASKS: &[(&str, &str, Task)] = &[
     (
         "dra-kubelet",
         "run the DRA driver with a kubelet (tests/dra/kubelet/run)",
-        Task::Suite(dra::dra_kubelet),
+        Task::Suite(dra_kubelet::run),
     ),
     ("monitoring", "run the alerts and the dashboard on a Prometheus", Task::Suite(monitoring::monitoring)),
     ("fuzz", "fuzz every parser of input [MINUTES] [TARGET]...", Task::Suite(fuzz::fuzz)),

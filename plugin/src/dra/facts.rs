@@ -1,12 +1,13 @@
 //! Remembers what ResourceSlices and metadata say of each device and its record does not have.
 
+use crate::node::dra_facts::DraFacts;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::dra::attributes::DeviceFacts;
-use vfio_probe::{DeviceId, Root};
+use vfio_probe::{Device, DeviceId, Root};
 
 /// Reads the facts of a device when it is first described. They do not change while it is bound. Clones share them.
 #[derive(Clone, Debug)]
@@ -30,9 +31,9 @@ impl KnownFacts {
         known.entry(device.id).or_insert_with(|| self.read(device)).clone()
     }
 
-    fn read(&self, device: &vfio_probe::Device) -> DeviceFacts {
-        let _ = (&self.path, &self.pci_ids);
-        DeviceFacts { iommufd: self.root.has_iommufd() && device.cdev.is_some(), ..DeviceFacts::default() }
+    fn read(&self, device: &Device) -> DeviceFacts {
+        let only = std::iter::once(device);
+        DraFacts::new(self.root.clone(), &self.path, self.pci_ids.as_deref(), only).read(device)
     }
 
     /// Forgets the devices that are not published any more.

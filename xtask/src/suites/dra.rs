@@ -1,68 +1,47 @@
-//! The DRA driver with the kubelet's own DRA manager and a real API server.
-
-use std::path::{Path, PathBuf};
+//! Checks what the plugin publishes for DRA with the code of the API server and the scheduler, in three versions of Kubernetes.
 
 use super::go::is_formatted;
+use super::kubelets::{go_in, vet};
+use crate::artifacts::SIM_NODE;
 use crate::context::Context;
+use crate::scratch::Scratch;
 use crate::suite::Suite;
 use crate::{Result, process};
 
-/// Programs of the cluster test (tests/cluster), with the variables that name them to the tests.
-const PARTS: [(&str, &str, &str); 2] =
-    [("etcd-", "etcd", "VFIO_TEST_ETCD"), ("kubernetes-", "kube-apiserver", "VFIO_TEST_APISERVER")];
+/// The second numbers of the versions of Kubernetes, with Go's flags for each. 1.34 is the oldest with the API; taints and counters
+/// are on from 1.36.
+const VERSIONS: [(&str, &[&str]); 3] =
+    [("37", &[]), ("36", &["-modfile=v1.36.mod"]), ("34", &["-modfile=v1.34.mod", "-tags=older"])];
 
-/// Runs the tests: the arguments are those of a Go test program, such as `-test.run NAME`.
+/// The Go module.
+const HERE: &str = "tests/dra/allocator";
+
+/// Runs the suite.
 ///
 /// # Errors
 ///
-/// Fails if Go is missing, if nothing builds, or if the cluster test has not built the API server.
-pub fn dra_kubelet(context: &mut Context, arguments: &[String]) -> Result<bool> {
+/// Fails if Go is missing or the programs do not build.
+pub fn allocator(context: &mut Context, _: &[String]) -> Result<bool> {
     context.need_go()?;
-    for (prefix, program, variable) in PARTS {
-        let path = match context.get(variable) {
-            Some(path) => PathBuf::from(path),
-            None => part(&context.cache.join("cluster"), prefix, program)?,
-        };
-        context.set(variable, path);
-    }
-    // As the kubelets of tests/kubelet, so that both share one build of Kubernetes.
-    context.set("CGO_ENABLED", "0");
-    context.set("GOFLAGS", "-mod=readonly -trimpath -gcflags=all=-l");
-    let here = context.top.join("tests/dra/kubelet");
-    let program = context.target.join("dra-kubelet.test");
+    context.programs(&["vfio-device-plugin", "vfio-sim-node"])?;
+    context.simulated_node()?;
     let gofmt = context.gofmt()?;
+    let work = Scratch::new()?;
     let mut suite = Suite::new();
-    suite.check("format", |log| is_formatted(context, &gofmt, &here, log));
-    let is_built = suite.check("build", |log| {
-        log.run(&mut context.cargo(&["build", "-p", "vfio-device-plugin", "--features", "dra-driver"]))?;
-        log.run(&mut context.cargo(&["build", "-p", "vfio-sim-node"]))?;
-        log.run(context.command("go").current_dir(&here).args(["test", "-c", "-o"]).arg(&program).arg("."))
-    });
-    if !is_built {
-        return Ok(suite.end());
+    suite.check("format", |log| is_formatted(context, &gofmt, &context.top.join(HERE), log));
+    for (minor, flags) in VERSIONS {
+        let program = context.target.join(format!("dra/allocator-1.{minor}"));
+        suite.count_made(&format!("allocator of Kubernetes 1.{minor}"), || {
+            // Go links the program again only if a source has changed.
+            process::run(
+                go_in(context, HERE, &["build", "-ldflags=-s"]).args(flags).arg("-o").arg(&program),
+            )?;
+            let mut tests = context.command(&program);
+            tests.arg(context.debug("vfio-device-plugin"));
+            tests.arg(context.get(SIM_NODE).ok_or("the simulated node is not built")?).arg(minor);
+            Ok(tests)
+        });
+        suite.check(&format!("vet, Kubernetes 1.{minor}"), |_| vet(context, HERE, &work, flags, "."));
     }
-    context.set("VFIO_TEST_PLUGIN", context.debug("vfio-device-plugin"));
-    context.set("VFIO_TEST_SIM_NODE", context.debug("vfio-sim-node"));
-    let mut tests = context.command(&program);
-    tests.current_dir(&here).args(["-test.v", "-test.timeout=20m"]).args(arguments);
-    suite.count_output("the driver with the kubelet and an API server", |output| {
-        let ended = process::each_line(tests, |line| {
-            process::print(line);
-            output.push_str(line);
-        })?;
-        Ok(ended.success())
-    });
     Ok(suite.end())
-}
-
-/// Returns the newest build of a part of the cluster test.
-fn part(cache: &Path, prefix: &str, program: &str) -> Result<PathBuf> {
-    let is_part = |path: &PathBuf| process::file_name(path).starts_with(prefix);
-    let mut built: Vec<PathBuf> =
-        process::entries(cache).into_iter().filter(is_part).map(|path| path.join(program)).collect();
-    built.retain(|path| path.exists());
-    built.sort_by_key(|path| path.metadata().and_then(|data| data.modified()).ok());
-    built
-        .pop()
-        .ok_or_else(|| format!("no {program} in {}: run tests/cluster/run first", cache.display()).into())
 }

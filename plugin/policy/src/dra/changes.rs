@@ -2,12 +2,17 @@
 
 use crate::dra::slices::{Content, Publication, distribute};
 use k8s_openapi::api::resource::v1::{Device, DeviceTaint, ResourcePool, ResourceSlice, ResourceSliceSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+/// Limit for `generateName`, in bytes. The API server uses the first 58 of them (`GenerateName` in
+/// k8s.io/apiserver/pkg/storage/names), and refuses a longer text.
+const MAX_NAME: usize = 253;
 
 /// The writes, to be sent in the order of the fields. Then a device is never in two complete slices.
 ///
-/// While some of the writes are missing, the pool is incomplete and the scheduler allocates nothing of it (`GatherPools` in
-/// k8s.io/dynamic-resource-allocation/structured): its slices do not all have the newest generation.
+/// While some of the writes are missing, the pool is incomplete: its slices do not all have the newest generation. The scheduler of
+/// Kubernetes 1.36 and newer allocates nothing of such a pool (`GatherPools` in k8s.io/dynamic-resource-allocation/structured).
+/// That of 1.34 allocates from the slices of the newest generation.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Changes {
     /// Stored slices that the pool does not need any more.
@@ -98,11 +103,8 @@ fn apply(
     contents.iter().enumerate().filter_map(slice).collect()
 }
 
-/// Returns the owners of a stored slice. Without a wanted owner they stay as they are.
-fn owners(
-    wanted: &Publication,
-    stored: &ResourceSlice,
-) -> Option<Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference>> {
+/// Returns the `ownerReferences` of a stored slice. They stay as they are if none is wanted.
+fn owners(wanted: &Publication, stored: &ResourceSlice) -> Option<Vec<OwnerReference>> {
     match &wanted.owner {
         Some(owner) => Some(vec![owner.clone()]),
         None => stored.metadata.owner_references.clone(),
@@ -111,8 +113,11 @@ fn owners(
 
 /// Returns the metadata of a new slice. The scheduler tries slices in the order of their names, so the name begins with the place.
 fn new_metadata(wanted: &Publication, index: usize) -> ObjectMeta {
+    let mut name = format!("{index:05x}-{}-{}", wanted.driver, wanted.node);
+    // ASCII, as all of its parts.
+    name.truncate(MAX_NAME - 1);
     ObjectMeta {
-        generate_name: Some(format!("{index:05x}-{}-{}-", wanted.driver, wanted.node)),
+        generate_name: Some(format!("{}-", name.trim_end_matches(['-', '.']))),
         owner_references: wanted.owner.clone().map(|owner| vec![owner]),
         ..ObjectMeta::default()
     }

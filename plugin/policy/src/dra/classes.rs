@@ -31,7 +31,7 @@ impl fmt::Display for NoClass {
             Self::SameAs(other) => {
                 write!(
                     f,
-                    "its class cannot be told from the class of {other}; rename one of them in the pools file"
+                    "its class would have the name or the devices of the class of {other}; rename one of them in the pools file"
                 )
             }
             Self::BadName(name) => {

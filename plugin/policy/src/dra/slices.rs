@@ -23,7 +23,7 @@ pub struct Publication {
     pub driver: DraDriver,
     /// The Kubernetes node.
     pub node: String,
-    /// The Node object, which owns the slices: they go with it. None where its uid is not known.
+    /// The reference to the Node object, with which the API server deletes the slices. None if its uid is not known.
     pub owner: Option<OwnerReference>,
     /// The entries of the node's devices.
     pub entries: Entries,

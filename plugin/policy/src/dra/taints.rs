@@ -3,6 +3,7 @@
 use crate::dra::names::{DraDriver, device_name};
 use crate::health::reason::{HolderName, Reason};
 use k8s_openapi::api::resource::v1::DeviceTaint;
+use std::fmt;
 
 /// Limit for the value of a taint, in bytes (`LabelValueMaxLength` in k8s.io/apimachinery).
 const MAX_VALUE: usize = 63;
@@ -76,6 +77,16 @@ impl Withheld {
             key: driver.qualified(self.name()),
             time_added: None,
             value: self.value().filter(|value| !value.is_empty()),
+        }
+    }
+}
+
+/// Writes the reason for people.
+impl fmt::Display for Withheld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Health(reason) => reason.fmt(f),
+            Self::DevicePlugin => f.write_str("assigned to a pod by the device plugin"),
         }
     }
 }

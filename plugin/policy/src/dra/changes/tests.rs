@@ -165,7 +165,7 @@ proptest! {
     ) {
         let mut store = Store::default();
         for (wanted, place, accident) in steps {
-            // Somebody else deletes or edits a slice, as the kubelet does at its start.
+            // Another program deletes or edits a slice, as the kubelet does at its start.
             let place = (!store.slices.is_empty()).then(|| place.index(store.slices.len()));
             match (accident, place) {
                 (0, Some(_)) => store.slices.clear(),
@@ -250,6 +250,17 @@ fn new_slice_is_named_by_its_place_driver_and_node() {
 }
 
 #[test]
+fn name_of_a_long_node_is_cut() {
+    let node = format!("{}.{}", "n".repeat(181), "n".repeat(71));
+    let mut publication = wanted(Vec::new(), Vec::new());
+    for (node, length) in [(node.as_str(), 253), (&format!("{}.{}", "n".repeat(228), "n".repeat(24)), 252)] {
+        publication.node = node.to_owned();
+        let name = changes(&publication, &[], 0).create[0].metadata.generate_name.clone().unwrap();
+        assert_eq!((name.len(), name.ends_with("n-")), (length, true), "{name}");
+    }
+}
+
+#[test]
 fn device_that_comes_or_goes_changes_no_other_slice() {
     let devices: Vec<Device> = (10..110).map(device).collect();
     let mut store = Store::default();
@@ -330,7 +341,7 @@ fn slice_that_is_being_deleted_is_replaced() {
 }
 
 #[test]
-fn owner_is_set_on_stored_slices_too() {
+fn node_reference_is_set_on_stored_slices_too() {
     let mut publication = wanted(vec![device(1)], Vec::new());
     let mut store = Store::default();
     store.publish(&publication);
@@ -340,11 +351,11 @@ fn owner_is_set_on_stored_slices_too() {
     assert_eq!(counts(&made), (0, 1, 0));
     assert_eq!(made.update[0].metadata.owner_references.as_ref().unwrap()[0].uid, "u1");
     publication.owner = None;
-    assert!(changes(&publication, &made.update, 1).is_empty(), "an owner that is not known stays");
+    assert!(changes(&publication, &made.update, 1).is_empty(), "a reference that is not known stays");
 }
 
 #[test]
-fn slice_that_somebody_edited_is_written_again() {
+fn slice_that_another_program_edited_is_written_again() {
     let publication = wanted(vec![device(1)], Vec::new());
     let mut store = Store::default();
     store.publish(&publication);
