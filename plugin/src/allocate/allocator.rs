@@ -1,6 +1,6 @@
 //! What an Allocate call of one resource works with.
 
-use crate::allocate::verify::Checks;
+use crate::allocate::verify::{Checks, LIST_FIRST};
 use crate::assignments::AssignmentsHandle;
 use crate::kubelet::list_and_watch::DeviceListBroadcast;
 use crate::metrics::ResourceMetrics;
@@ -9,12 +9,8 @@ use crate::publisher::HealthPublisher;
 use crate::reservations::Reservations;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 use vfio_plugin_policy::device::NodeSnapshot;
 use vfio_plugin_policy::pools::terms::BusyAllocate;
-
-/// A refusal waits this long for the list that reports the refused device as Unhealthy.
-pub(super) const LIST_FIRST: Duration = Duration::from_millis(200);
 
 /// Answers the Allocate calls of one resource.
 pub(crate) struct Allocator {

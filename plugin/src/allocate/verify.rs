@@ -1,6 +1,5 @@
 //! Verifies that a device can be allocated at this moment: by the group's probe, a peek, and the device's driver.
 
-use crate::allocate::allocator::LIST_FIRST;
 use crate::node::monitor::MonitorHandle;
 use crate::node::probe;
 use crate::node::probe::PendingProbe;
@@ -18,6 +17,9 @@ use vfio_probe::{Buffer, DeviceId, Evidence, GroupId, Kind, Occupancy, Viability
 /// The pause between two probes of a held group.
 const PROBE_AGAIN: Duration = Duration::from_millis(100);
 
+/// A refusal waits this long for the list that reports the refused device as Unhealthy, and for the search for its holders.
+pub(super) const LIST_FIRST: Duration = Duration::from_millis(200);
+
 /// Why a requested device cannot be allocated.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Obstacle {
@@ -27,7 +29,7 @@ pub(crate) enum Obstacle {
     IsSubstitute(String),
 }
 
-/// Checks devices and groups as they are now, for whoever is about to allocate them.
+/// Checks devices and groups as they are now, before they are allocated.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Checks<'a> {
     /// The monitor.
