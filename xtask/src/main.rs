@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use xtask::context::Context;
 use xtask::release::{self, artefacts, versions};
 use xtask::suites::{
-    artefacts as published, cargo, cdi, chart, ci, command_line_files, conformance, dependencies, dra, dra_kubelet, fuzz,
-    go, go_objects, image, kubelets, lints, monitoring, packages, python, readme, rust_api,
+    artefacts as published, cargo, cdi, chart, ci, command_line_files, conformance, dependencies, dra,
+    dra_kubelet, fuzz, go, go_objects, image, kubelets, lints, monitoring, packages, python, readme,
+    rust_api,
 };
 use xtask::{Result, process, verify, vm};
 

@@ -65,7 +65,7 @@ pub const KUBELET_ROOT: &str = "/var/lib/kubelet";
 pub const DEVICE_PLUGINS: &str = "/var/lib/kubelet/device-plugins";
 /// The path of the pod resources socket in the kubelet's root directory (`Kubelet.getPodResourcesDir`).
 pub const POD_RESOURCES: &str = "pod-resources/kubelet.sock";
-/// The directory in the kubelet's root directory in which the kubelet looks for sockets of plugins to register
+/// The directory in the kubelet's root directory in which the kubelet finds the sockets of plugins to register
 /// (`getPluginsRegistrationDir`). It follows `--root-dir`.
 pub const PLUGINS_REGISTRY: &str = "plugins_registry";
 /// `PluginInfo.type` of a DRA driver.

@@ -39,7 +39,7 @@ pub(crate) struct DraOptions {
     #[arg(long, global = true, value_name = "DIR", env = "VFIO_DEVICE_PLUGIN_PLUGINS_DIR")]
     plugins_dir: Option<PathBuf>,
 
-    /// Directory in which the kubelet looks for sockets of plugins [default: plugins_registry in --kubelet-root]
+    /// Directory in which the kubelet finds the sockets of plugins [default: plugins_registry in --kubelet-root]
     #[arg(long, global = true, value_name = "DIR", env = "VFIO_DEVICE_PLUGIN_REGISTRY_DIR")]
     registry_dir: Option<PathBuf>,
 
@@ -90,7 +90,7 @@ impl DraOptions {
         self.plugins_dir.clone().unwrap_or_else(default)
     }
 
-    /// Returns the directory in which the kubelet looks for sockets.
+    /// Returns the directory in which the kubelet finds the sockets of plugins.
     pub(crate) fn registry_dir(&self, kubelet_root: &Path) -> PathBuf {
         self.registry_dir.clone().unwrap_or_else(|| kubelet_root.join(kubelet_api::PLUGINS_REGISTRY))
     }

@@ -1,4 +1,4 @@
-//! Turns decisions into what the driver wants to publish, and tells when the API server has stored it.
+//! Turns decisions into what the driver wants to publish, and reports when the API server has stored it.
 //!
 //! A refusal is sent, and the hold of a claim ends, only after the API server has stored that the device must not be allocated.
 //! [`Stored::wait_until_withheld`] is that barrier.

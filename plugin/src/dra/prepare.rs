@@ -20,7 +20,7 @@ use vfio_probe::{DeviceId, GroupId, Holder, InPod};
 
 /// The answer is sent this long before the kubelet gives up.
 const MARGIN: Duration = Duration::from_secs(5);
-/// How long a held group is waited for if the scheduler was told not to allocate it: its holder is no VM that is ending.
+/// How long a held group is waited for if its taint is published already: its holder is no VM that is ending.
 const FOREIGN: Duration = Duration::from_secs(2);
 
 impl Driver {
@@ -217,7 +217,7 @@ impl Driver {
         snapshot.get(id).ok_or_else(|| error().into())
     }
 
-    /// Returns whether the scheduler was told that the device is held.
+    /// Returns whether the device is published as held.
     fn was_withheld(&self, device: &DeviceState) -> bool {
         let mut is_held = false;
         self.publisher.visit(&self.checks().snapshot(), &self.assignments.current(), |other, decision, _| {

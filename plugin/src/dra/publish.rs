@@ -303,7 +303,7 @@ impl SlicePublisher {
     }
 }
 
-/// Returns the Node object as the owner of the slices, so that they are deleted with it.
+/// Returns the reference by which the slices are deleted with the Node object.
 async fn owner(client: &Client, node: &str) -> Result<OwnerReference, RequestError> {
     let nodes: Api<Node> = Api::all(client.clone());
     let node = request(nodes.get(node)).await?;

@@ -1,4 +1,4 @@
-//! Unprepares a claim, after its containers have ended: gives its devices back.
+//! Unprepares a claim, after its containers have ended, so that its devices can be allocated again.
 
 use crate::dra::driver::{CallError, Driver};
 use crate::dra::prepared::{PreparedClaim, PreparedDevice};

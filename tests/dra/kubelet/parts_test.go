@@ -177,23 +177,29 @@ func startAPIServer(t *testing.T, directory string) *apiServer {
 		"--token-auth-file="+tokens, "--authorization-mode=RBAC", "--service-cluster-ip-range=10.0.0.0/24",
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+keys,
 		"--service-account-signing-key-file="+keys, "--disable-admission-plugins=ServiceAccount"))
-	config := func(token string) *rest.Config {
-		return &rest.Config{Host: "https://127.0.0.1:" + port, BearerToken: token, QPS: 1000, Burst: 1000, Timeout: 10 * time.Second,
-			TLSClientConfig: rest.TLSClientConfig{CAFile: filepath.Join(directory, "certificates", "apiserver.crt")}}
-	}
 	s := &apiServer{server: server, kubeconfig: filepath.Join(directory, "kubeconfig")}
-	eventually(t, "the API server starts", func() error {
+	// The server has written its certificate when it listens.
+	eventually(t, "the API server listens", func() error {
 		select {
 		case <-server.done:
 			t.Fatalf("the API server ended: %v", server.err)
 		default:
 		}
-		var err error
-		if s.admin, err = kubernetes.NewForConfig(config("admin")); err != nil {
-			return err
+		connection, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			_ = connection.Close()
 		}
-		_, err = s.admin.CoreV1().Namespaces().Get(context.Background(), "default", metav1.GetOptions{})
 		return err
+	})
+	config := func(token string) *rest.Config {
+		return &rest.Config{Host: "https://127.0.0.1:" + port, BearerToken: token, QPS: 1000, Burst: 1000, Timeout: 10 * time.Second,
+			TLSClientConfig: rest.TLSClientConfig{CAFile: filepath.Join(directory, "certificates", "apiserver.crt")}}
+	}
+	var err error
+	s.admin, err = kubernetes.NewForConfig(config("admin"))
+	must(t, err)
+	eventually(t, "the API server starts", func() error {
+		return second(s.admin.CoreV1().Namespaces().Get(context.Background(), "default", metav1.GetOptions{}))
 	})
 	ctx := context.Background()
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName}}
