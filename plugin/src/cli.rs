@@ -82,12 +82,22 @@ pub(crate) enum Command {
         #[arg(long)]
         probe: bool,
     },
+    /// Print what a driver for Dynamic Resource Allocation (DRA) publishes of this node
+    #[cfg(feature = "dra")]
+    Dra {
+        /// What to print.
+        #[command(subcommand)]
+        command: DraCommand,
+    },
     /// Print a shell completion script
     Completions {
         /// The shell
         shell: Shell,
     },
 }
+
+#[cfg(feature = "dra")]
+pub(crate) use crate::commands::dra::DraCommand;
 
 impl Cli {
     /// Reads the command line and the environment.

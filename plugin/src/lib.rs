@@ -18,6 +18,8 @@ mod client_tasks;
 mod commands;
 mod config;
 mod device_plugin;
+#[cfg(feature = "dra")]
+mod dra;
 mod file_id;
 mod files;
 #[cfg(feature = "fuzzing")]
@@ -66,6 +68,8 @@ pub fn main() -> ExitCode {
     let pools = match command {
         Command::Serve => config.read_pools(),
         Command::List { .. } | Command::Doctor { .. } => commands::offered::read_pools(&mut config),
+        #[cfg(feature = "dra")]
+        Command::Dra { .. } => commands::offered::read_pools(&mut config),
         _ => Ok(()),
     };
     if let Err(error) = pools {
@@ -112,6 +116,8 @@ fn run(config: &Config, command: Command) -> anyhow::Result<u8> {
         Command::Watch { json, wide } => commands::watch::run(config, json, wide),
         Command::Ready { live } => Ok(commands::ready::run(config, live)),
         Command::Doctor { json, probe } => commands::doctor::run(config, json, probe),
+        #[cfg(feature = "dra")]
+        Command::Dra { command } => commands::dra::run(config, &command),
         Command::Completions { shell } => {
             cli::completions(shell)?;
             Ok(0)

@@ -6,8 +6,8 @@ use xtask::context::Context;
 use xtask::release::{self, artefacts, versions};
 use xtask::suites::{
     artefacts as published, cargo, cdi, chart, ci, cluster, command_line_files, conformance, dependencies,
-    fuzz, go, go_objects, image, kubelet_build, kubelets, lints, monitoring, packages, python, readme,
-    rust_api, third_party,
+    dra, dra_kubelet, fuzz, go, go_objects, image, kubelet_build, kubelets, lints, monitoring, packages,
+    python, readme, rust_api, third_party,
 };
 use xtask::{Result, process, verify, vm};
 
@@ -31,6 +31,7 @@ const TASKS: &[(&str, &str, Task)] = &[
     ("cost", "measure calls in all languages (tests/conformance/cost)", Task::Suite(conformance::cost)),
     ("readme", "run the README's examples (tests/readme)", Task::Suite(readme::readme)),
     ("cdi", "check CDI specs with the runtimes' library (tests/cdi/run)", Task::Suite(cdi::cdi)),
+    ("dra-allocator", "check ResourceSlices (tests/dra/allocator/run)", Task::Suite(dra::allocator)),
     ("image", "check the image (deploy/test)", Task::Suite(image::image)),
     ("chart", "check the Helm chart and the manifests", Task::Suite(chart::chart)),
     ("manifests", "render deploy/*.yaml from the Helm chart", Task::Suite(chart::manifests)),
@@ -42,6 +43,11 @@ const TASKS: &[(&str, &str, Task)] = &[
         "kubelet-lint",
         "check the kubelets' Go code (tests/kubelet/lint)",
         Task::Suite(kubelet_build::kubelet_lint),
+    ),
+    (
+        "dra-kubelet",
+        "run the DRA driver with a kubelet (tests/dra/kubelet/run)",
+        Task::Suite(dra_kubelet::run),
     ),
     ("monitoring", "run the alerts and the dashboard on a Prometheus", Task::Suite(monitoring::monitoring)),
     ("fuzz", "fuzz every parser of input [MINUTES] [TARGET]...", Task::Suite(fuzz::fuzz)),

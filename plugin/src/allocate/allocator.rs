@@ -1,6 +1,7 @@
 //! What an Allocate call of one resource works with.
 
 use crate::allocate::gate::AllocateGate;
+use crate::allocate::verify::{Checks, LIST_FIRST};
 use crate::assignments::AssignmentsHandle;
 use crate::kubelet::list_and_watch::DeviceListBroadcast;
 use crate::metrics::ResourceMetrics;
@@ -9,13 +10,8 @@ use crate::publisher::HealthPublisher;
 use crate::reservations::Reservations;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use vfio_plugin_policy::device::{GroupState, NodeSnapshot};
+use vfio_plugin_policy::device::NodeSnapshot;
 use vfio_plugin_policy::pools::terms::BusyAllocate;
-use vfio_probe::DeviceId;
-
-/// A refusal waits this long for the list that reports the refused device as Unhealthy.
-const LIST_FIRST: Duration = Duration::from_millis(200);
 
 /// Answers the Allocate calls of one resource.
 pub(crate) struct Allocator {
@@ -42,9 +38,14 @@ pub(crate) struct Allocator {
 }
 
 impl Allocator {
+    /// Returns the checks of devices as they are now.
+    pub(super) fn checks(&self) -> Checks<'_> {
+        Checks { monitor: &self.monitor }
+    }
+
     /// Returns the monitor's latest snapshot.
     pub(super) fn snapshot(&self) -> Arc<NodeSnapshot> {
-        self.monitor.snapshots.borrow().clone().unwrap_or_default()
+        self.checks().snapshot()
     }
 
     /// Waits until a list went out in which all these devices are Unhealthy, at most 200 ms.
@@ -57,19 +58,5 @@ impl Allocator {
         };
         let wanted = |list: &Arc<Vec<_>>| ids.iter().all(|id| unhealthy(id, list));
         self.broadcast.wait_until_sent(LIST_FIRST, wanted).await;
-    }
-
-    /// Waits until the monitor has taken in these reports and has searched for the holders of a device, at most 200 ms.
-    ///
-    /// The list of devices does not wait for that search, which takes long where there are many processes.
-    pub(super) async fn wait_for_holders(&self, id: DeviceId, reports: u64) {
-        let mut snapshots = self.monitor.snapshots.clone();
-        let searched = |snapshot: &Option<Arc<NodeSnapshot>>| {
-            snapshot.as_ref().is_some_and(|snapshot| {
-                let group = snapshot.get(id).and_then(|device| device.group.as_ref());
-                snapshot.reports_seen >= reports && group.is_none_or(GroupState::holders_were_searched)
-            })
-        };
-        let _ = tokio::time::timeout(LIST_FIRST, snapshots.wait_for(searched)).await;
     }
 }

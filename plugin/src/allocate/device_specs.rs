@@ -66,7 +66,7 @@ impl Allocator {
 ///
 /// The memory belongs to no single device, so no CDI spec has it. It is read in each call, because its nodes appear after the
 /// devices (nvgrace-egm is a kernel module of its own), but only if a device is bound to a driver with EGM.
-fn extended_memory(root: &Root, devices: &[&DeviceState], ids: &[DeviceId]) -> Vec<String> {
+pub(crate) fn extended_memory(root: &Root, devices: &[&DeviceState], ids: &[DeviceId]) -> Vec<String> {
     let mut paths = Vec::new();
     if !devices.iter().any(|device| egm::may_have(&device.device)) {
         return paths;

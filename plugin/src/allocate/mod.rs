@@ -6,15 +6,15 @@
 //! and on their groups, and on no other device. [`preferred`] answers GetPreferredAllocation.
 
 pub(crate) mod allocator;
-mod device_specs;
+pub(crate) mod device_specs;
 pub(crate) mod gate;
 pub(crate) mod preferred;
 mod refusal;
 mod response;
 mod stale_answers;
 mod substitute;
-mod verify;
-mod wake;
+pub(crate) mod verify;
+pub(crate) mod wake;
 
 use crate::allocate::allocator::Allocator;
 use crate::allocate::gate::AnsweredElsewhere;
@@ -29,12 +29,14 @@ use vfio_plugin_policy::allocation;
 use vfio_plugin_policy::allocation::request::Request;
 use vfio_plugin_policy::allocation::{AllocateError, Plan, PlannedContainer};
 use vfio_plugin_policy::assignments::record::Assignment;
-use vfio_plugin_policy::device::NodeSnapshot;
+use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_plugin_policy::pools::terms::{Busy, BusyAllocate};
 use vfio_probe::{DeviceId, GroupId};
 
 /// The deadline of a call. The kubelet sets none (`context.TODO()`).
 const DEADLINE: Duration = Duration::from_secs(2);
+/// A held group is probed again for this long.
+const CLOSING: Duration = Duration::from_secs(1);
 
 impl Allocator {
     /// Answers a request within 2 s, after a hand-over that is under way. Does not call the kubelet meanwhile.
@@ -95,7 +97,9 @@ impl Allocator {
             }
         }
         for (index, group, device, probe) in probes {
-            let Some(obstacle) = self.verify(device, probe, &assignments, deadline).await? else { continue };
+            let limits = (Instant::now() + CLOSING, deadline);
+            let obstacle = self.checks().verify(device, probe, &assignments, limits).await?;
+            let Some(obstacle) = obstacle else { continue };
             let substituted = match device.terms.busy_allocate.unwrap_or(self.busy_allocate) {
                 BusyAllocate::Reject => Err(None),
                 BusyAllocate::Substitute => {
@@ -108,9 +112,13 @@ impl Allocator {
                 return Err(self.refuse(obstacle, group, device, no_substitute).await);
             }
         }
-        self.check_sleeping(&plan, deadline).await?;
-        for device in plan.devices() {
-            self.check_bound(device)?;
+        let devices: Vec<&DeviceState> = plan.devices().collect();
+        if let Some(device) = wake::lost_device(&self.monitor, &devices, deadline).await {
+            self.wait_until_unhealthy(&[device.to_string()]).await;
+            return Err(AllocateError::Lost { device });
+        }
+        for device in &devices {
+            self.checks().check_bound(device)?;
         }
         for (_, device) in plan.containers.iter().flat_map(PlannedContainer::groups) {
             self.check_viable(device).await?;
@@ -123,6 +131,18 @@ impl Allocator {
         self.assignments.record_allocates(allocates.collect());
         self.report_peers(&plan, &snapshot).await;
         Ok(response::response(&self.resource, &plan, self.container_devices(&plan)))
+    }
+
+    /// Checks that VFIO can use a device's group now: the monitor may not have noticed yet that a peer was bound to a host driver.
+    ///
+    /// # Errors
+    /// The group is not viable. What cannot be read is no error.
+    async fn check_viable(&self, device: &DeviceState) -> Result<(), AllocateError> {
+        let Some(error) = self.checks().not_viable(device) else { return Ok(()) };
+        // The kubelet does not ask for the device again once it has the list.
+        self.monitor.reread_records();
+        self.wait_until_unhealthy(&[device.device.id.to_string()]).await;
+        Err(error)
     }
 
     /// Waits until the group peers of allocated devices are reported as Unhealthy, so that the kubelet does not allocate them

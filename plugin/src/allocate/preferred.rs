@@ -63,7 +63,8 @@ impl Allocator {
             let devices = Arc::make_mut(&mut snapshot).devices.iter_mut();
             let is_requested = |device: &DeviceState| held.binary_search(&device.device.id).is_ok();
             for device in devices.filter(|device| is_requested(device)) {
-                let looks_held = device.device.group.is_none_or(|group| self.looks_held(device, group));
+                let looks_held =
+                    device.device.group.is_none_or(|group| self.checks().looks_held(device, group));
                 if let Some(group) = device.group.as_mut().filter(|_| !looks_held) {
                     group.occupancy = Occupancy::Free;
                     group.since = std::time::Instant::now();

@@ -51,7 +51,8 @@ impl Allocator {
                 }
             }
         };
-        tokio::join!(reported, self.wait_for_holders(id, reports));
+        let checks = self.checks();
+        tokio::join!(reported, checks.wait_for_holders(id, reports));
         let snapshot = self.snapshot();
         let holders = snapshot.get(id).and_then(|device| Some(device.group.as_ref()?.holders.as_slice()));
         AllocateError::held(device, holders.unwrap_or_default(), no_substitute)

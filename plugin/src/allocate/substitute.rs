@@ -88,9 +88,9 @@ impl Allocator {
             return false;
         }
         let probed = probe::open(&self.monitor, group, deadline).await;
-        let looks_held = || self.looks_held(candidate, group);
+        let looks_held = || self.checks().looks_held(candidate, group);
         allocation::judge(probed, looks_held, false) == ProbeVerdict::Grant
-            && self.check_bound(candidate).is_ok()
-            && self.not_viable(candidate).is_none()
+            && self.checks().check_bound(candidate).is_ok()
+            && self.checks().not_viable(candidate).is_none()
     }
 }

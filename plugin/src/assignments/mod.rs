@@ -44,6 +44,12 @@ struct Shared {
     polls_paused: watch::Sender<bool>,
     checkpoint_is_stale: Notify,
     monitor: MonitorHandle,
+    /// The assignments of prepared claims. None without the DRA driver.
+    #[cfg(feature = "dra")]
+    claims: Mutex<Option<Vec<Arc<Assignment>>>>,
+    /// Whether the kubelet was polled.
+    #[cfg(feature = "dra")]
+    has_polled: AtomicBool,
     /// Has what the kubelet does not show.
     problems: Problems,
 }
@@ -65,6 +71,10 @@ impl AssignmentsHandle {
             polls_paused: watch::Sender::new(false),
             checkpoint_is_stale: Notify::new(),
             monitor,
+            #[cfg(feature = "dra")]
+            claims: Mutex::new(None),
+            #[cfg(feature = "dra")]
+            has_polled: AtomicBool::new(false),
             problems: run_dir.problems.clone(),
         };
         Self { shared: Arc::new(shared) }
@@ -154,6 +164,24 @@ impl AssignmentsHandle {
         let _ = self.shared.polls_paused.subscribe().wait_for(|paused| !paused).await;
     }
 
+    /// Sets the assignments of the prepared claims, instead of those that were set before. The monitor probes none of these devices
+    /// when this returns.
+    #[cfg(feature = "dra")]
+    pub(crate) fn set_claims(&self, claims: Vec<Assignment>) {
+        let state = self.shared.state.lock();
+        let claims: Vec<Arc<Assignment>> = claims.into_iter().map(Arc::new).collect();
+        *self.shared.claims.lock() = Some(claims.clone());
+        let assignments = Assignments::new(self.current().known, &state.ledger);
+        if self.shared.has_polled.load(Ordering::Relaxed) {
+            self.publish(assignments);
+        } else {
+            // The devices of pods are not known yet, so the monitor still waits for the first poll before it probes.
+            let assignments = assignments.with_claims(&claims);
+            self.shared.monitor.set_restored(assignments.reserved());
+            self.shared.published.send_replace(Arc::new(assignments));
+        }
+    }
+
     /// Wakes the poller: a pod may have come or gone.
     pub(crate) fn poll_soon(&self) {
         self.shared.poll_soon.notify_one();
@@ -178,6 +206,11 @@ impl AssignmentsHandle {
 
     /// Publishes the assignments, to the monitor first: it must not probe an assigned device.
     fn publish(&self, assignments: Assignments) {
+        #[cfg(feature = "dra")]
+        let assignments = match &*self.shared.claims.lock() {
+            Some(claims) => assignments.with_claims(claims),
+            None => assignments,
+        };
         self.shared.monitor.set_assigned(assignments.reserved());
         let mut changes = self.shared.changes.lock();
         self.shared.published.send_if_modified(|known| {

@@ -20,6 +20,8 @@ use crate::reservations::Reservations;
 use rustix::time::{ClockId, clock_gettime};
 use std::pin::pin;
 use std::sync::Arc;
+#[cfg(feature = "dra")]
+use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -221,6 +223,8 @@ impl Poller {
         });
         // Where a search takes long, a later snapshot has the rest of the holders.
         self.holders_adopted |= snapshot.is_some_and(holders_are_known) && update.answered;
+        #[cfg(feature = "dra")]
+        shared.has_polled.store(true, Ordering::Relaxed);
         let assignments = state.ledger.assignments();
         tracing::debug!(?pods, ?checkpoint, kubelet_is_starting, ?assignments, "polled the kubelet");
         self.assignments.publish(Assignments::new(update.answered, &state.ledger));

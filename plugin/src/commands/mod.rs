@@ -1,6 +1,8 @@
 //! The commands that an operator, a script or a manifest runs: one module each, and what several of them use.
 
 pub(crate) mod doctor;
+#[cfg(feature = "dra")]
+pub(crate) mod dra;
 pub(crate) mod escape;
 pub(crate) mod exit_code;
 pub(crate) mod list;

@@ -123,6 +123,9 @@ impl Before {
     /// Waits until this process serves or takes over. Returns none if it is to exit.
     async fn wait(self, config: &Config) -> Option<Beginning> {
         match self {
+            // The driver's record of claims is not handed over.
+            #[cfg(feature = "dra")]
+            _ if config.offers_by_dra() => Some(taker::begin_alone(&config.run_dir).await),
             Self::Started | Self::SteppedBack => Some(taker::begin(&config.run_dir).await),
             Self::Withdrawn(withdrawn) => Some(taker::begin_again(&config.run_dir, withdrawn).await),
             Self::Retired(retired) => match retired.wait().await {
@@ -173,11 +176,12 @@ async fn serve(
         supervisor.stop();
         return Ok(Next::Exit);
     };
-    let (parts, gate) = parts::start(config, supervisor, &status, matches!(beginning, Beginning::Alone(_)))?;
+    let (parts, gate) =
+        parts::start(config, supervisor, &status, matches!(beginning, Beginning::Alone(_))).await?;
     let end = tokio::select! {
         () = stop => Ok(Next::Exit),
         failure = failures.first() => Err(failure),
-        before = hand_over(beginning, &parts, gate, supervisor, reload) => Ok(Next::Wait(before)),
+        before = hand_over(config, beginning, &parts, gate, supervisor, reload) => Ok(Next::Wait(before)),
     };
     tracing::info!("stopping");
     supervisor.stop();
@@ -201,6 +205,7 @@ fn start_own_socket(config: &Config, supervisor: &Supervisor, status: ProcessSta
 
 /// Takes over if another process serves, and then serves until another process takes over.
 async fn hand_over(
+    config: &Config,
     beginning: Beginning,
     parts: &Parts,
     gate: Option<ClosedGate>,
@@ -225,6 +230,9 @@ async fn hand_over(
         }
     };
     notify_active(giver);
+    if config.offers_by_dra() {
+        return std::future::pending().await;
+    }
     supervisor.task("the reload", reload.clone().follow());
     match giver::serve(parts, reload).await {
         Some(retired) => Before::Retired(retired),

@@ -1,5 +1,7 @@
 //! The settings of all commands: each is a flag, an environment variable and a default.
 
+#[cfg(feature = "dra")]
+pub(crate) mod dra;
 mod listen;
 pub(crate) mod pools_error;
 pub(crate) mod pools_file;
@@ -162,6 +164,11 @@ pub(crate) struct Config {
     )]
     pub(crate) listen: Option<ListenAddress>,
 
+    /// The settings of the DRA driver.
+    #[cfg(feature = "dra")]
+    #[command(flatten)]
+    pub(crate) dra: dra::DraOptions,
+
     /// Least severe events to log: off, error, warn, info, debug, or trace, which logs the same as debug
     #[arg(
         long,
@@ -183,7 +190,17 @@ impl Config {
     /// # Errors
     /// The flag, and what was expected.
     pub(crate) fn validate(&self) -> Result<(), String> {
+        #[cfg(feature = "dra")]
+        self.dra.validate()?;
         values::checks(&self.checks).map(|_| ())
+    }
+
+    /// Returns whether `serve` offers the devices by DRA.
+    pub(crate) fn offers_by_dra(&self) -> bool {
+        #[cfg(feature = "dra")]
+        return self.dra.offer == dra::OfferBy::Dra;
+        #[cfg(not(feature = "dra"))]
+        return false;
     }
 
     /// Returns the faults that make a device Unhealthy.

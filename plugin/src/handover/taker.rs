@@ -69,7 +69,13 @@ pub(crate) struct Withdrawn {
 
 /// Takes the lock, or asks the process that has it to hand over. Asks again until one of both succeeds.
 pub(crate) async fn begin(run_dir: &Path) -> Beginning {
-    begin_at(run_dir, Instant::now(), ASK_AGAIN).await
+    begin_at(run_dir, Some(Instant::now()), ASK_AGAIN).await
+}
+
+/// Waits for the lock, and asks no process to hand over.
+#[cfg(feature = "dra")]
+pub(crate) async fn begin_alone(run_dir: &Path) -> Beginning {
+    begin_at(run_dir, None, ASK_AGAIN).await
 }
 
 /// Closes the connection of a hand-over that has failed, and then does what [`begin`] does. Each failure doubles the pause before the
@@ -78,10 +84,11 @@ pub(crate) async fn begin_again(run_dir: &Path, withdrawn: Withdrawn) -> Beginni
     let Withdrawn { connection, mut pauses } = withdrawn;
     drop(connection);
     let ask_at = Instant::now() + pauses.pause();
-    begin_at(run_dir, ask_at, pauses).await
+    begin_at(run_dir, Some(ask_at), pauses).await
 }
 
-async fn begin_at(run_dir: &Path, mut ask_at: Instant, mut pauses: Backoff) -> Beginning {
+/// Without `ask_at`, this waits for the lock only.
+async fn begin_at(run_dir: &Path, mut ask_at: Option<Instant>, mut pauses: Backoff) -> Beginning {
     let mut logged = LogOnce::default();
     loop {
         match Lock::try_take(run_dir) {
@@ -98,7 +105,10 @@ async fn begin_at(run_dir: &Path, mut ask_at: Instant, mut pauses: Backoff) -> B
                 return Beginning::Alone(None);
             }
         }
-        if Instant::now() < ask_at {
+        if ask_at.is_none_or(|time| Instant::now() < time) {
+            if ask_at.is_none() && logged.is_new(String::new()) {
+                tracing::info!(run_dir = %run_dir.display(), "waiting for the process that serves: it has the lock of the run directory");
+            }
             sleep(LOCK_AGAIN).await;
             continue;
         }
@@ -112,7 +122,7 @@ async fn begin_at(run_dir: &Path, mut ask_at: Instant, mut pauses: Backoff) -> B
                 }
             }
         }
-        ask_at = Instant::now() + pauses.pause();
+        ask_at = Some(Instant::now() + pauses.pause());
     }
 }
 

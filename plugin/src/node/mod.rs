@@ -3,6 +3,8 @@
 pub(crate) mod cdi_dir;
 pub(crate) mod cdi_specs;
 pub(crate) mod device_nodes;
+#[cfg(feature = "dra")]
+pub(crate) mod dra_facts;
 pub(crate) mod function_facts;
 pub(crate) mod hardware;
 pub(crate) mod host_uses;

@@ -28,6 +28,12 @@ pub(crate) fn link_name(path: &Path) -> Option<String> {
     Some(std::fs::read_link(path).ok()?.file_name()?.to_str()?.to_owned())
 }
 
+/// Returns a link's text. None if it is no link or not UTF-8.
+#[cfg(feature = "dra")]
+pub(crate) fn link_target(path: &Path) -> Option<String> {
+    std::fs::read_link(path).ok()?.into_os_string().into_string().ok()
+}
+
 /// Returns the names in a directory, sorted, at most `limit` of them. Empty if it cannot be read.
 pub(crate) fn names(directory: &Path, limit: usize) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };

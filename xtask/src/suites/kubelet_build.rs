@@ -9,6 +9,8 @@ use crate::log::ensure;
 use crate::scratch::Scratch;
 use crate::{Result, process};
 
+/// The Go module.
+const HERE: &str = "tests/kubelet";
 /// The versions of Kubernetes that are always tested, with Go's flags for each. Their modules are pinned by hashes in
 /// tests/kubelet.
 const TESTED: [(&str, &[&str]); 2] =
@@ -130,8 +132,13 @@ impl Version {
 /// Returns Go in tests/kubelet. All commands use the same flags, so that they share one build of Kubernetes: paths are trimmed,
 /// and functions are not inlined, which saves a fifth of the compiler's time.
 fn go(context: &Context, arguments: &[&str]) -> Command {
+    go_in(context, HERE, arguments)
+}
+
+/// Returns Go in a directory of the repository, with the flags of [`go`].
+pub(super) fn go_in(context: &Context, directory: &str, arguments: &[&str]) -> Command {
     let mut go = context.command("go");
-    go.current_dir(context.top.join("tests/kubelet"));
+    go.current_dir(context.top.join(directory));
     go.env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly -trimpath -gcflags=all=-l");
     go.args(arguments);
     go
@@ -211,19 +218,21 @@ pub fn kubelet_lint(context: &mut Context, _: &[String]) -> Result<bool> {
     ensure(unformatted.is_empty(), &format!("gofmt would change: {unformatted}"))?;
     let work = Scratch::new()?;
     for version in Version::named(&[])? {
-        vet(context, &work, &version.flags(context)?, ".")?;
+        let flags = version.flags(context)?;
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        vet(context, HERE, &work, &flags, ".")?;
     }
-    vet(context, &work, &[], "./orders")?;
+    vet(context, HERE, &work, &[], "./orders")?;
     Ok(true)
 }
 
 /// `go vet` would analyse all of Kubernetes first. This runs the same tool on this package only, with the compiled packages of
 /// the build (the file's format: golang.org/x/tools/go/analysis/unitchecker.Config).
-fn vet(context: &Context, work: &Scratch, flags: &[String], package: &str) -> Result {
+pub(super) fn vet(context: &Context, module: &str, work: &Scratch, flags: &[&str], package: &str) -> Result {
     // A line is an import path and a file; the last one is this package's, with its sources instead.
     const FORMAT: &str = "{{.ImportPath}}\t{{.Export}}\t{{.Dir}}\t{{join .GoFiles \"\t\"}}";
     let listed = process::output(
-        go(context, &["list"]).args(flags).args(["-export", "-deps", "-f", FORMAT, package]),
+        go_in(context, module, &["list"]).args(flags).args(["-export", "-deps", "-f", FORMAT, package]),
     )?;
     let packages: Vec<Vec<&str>> = listed.lines().map(|line| line.split('\t').collect()).collect();
     let Some([path, _, directory, files @ ..]) = packages.last().map(Vec::as_slice) else {
@@ -249,7 +258,7 @@ fn vet(context: &Context, work: &Scratch, flags: &[String], package: &str) -> Re
     );
     let file = work.join("vet.cfg");
     process::write(&file, config)?;
-    process::run(go(context, &["tool", "vet"]).arg(file))
+    process::run(go_in(context, module, &["tool", "vet"]).arg(file))
 }
 
 /// Returns a text as a JSON string.

@@ -10,6 +10,8 @@ pub mod cluster;
 pub mod command_line_files;
 pub mod conformance;
 pub mod dependencies;
+pub mod dra;
+pub mod dra_kubelet;
 pub mod fuzz;
 pub mod go;
 pub mod go_objects;

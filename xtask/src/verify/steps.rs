@@ -109,6 +109,7 @@ pub const STEPS: &[Step] = &[
     count("conformance of the bindings", &["xtask", "conformance"]).needs(&[C_LIBRARY]),
     count("README examples", &["xtask", "readme"]).needs(&[C_LIBRARY]),
     count("CDI specs", &["xtask", "cdi"]),
+    count("DRA slices with the scheduler's allocator", &["xtask", "dra-allocator"]).full(),
     count("monitoring", &["xtask", "monitoring"]).full(),
     count("dependencies", &["xtask", "dependencies"]),
     count("notices of other authors", &["xtask", "third-party"]),

@@ -85,7 +85,10 @@ pub fn plan<'a>(
 }
 
 /// Checks that a device can be used, as far as is known without a probe.
-fn check_usable(device: &DeviceState) -> Result<(), AllocateError> {
+///
+/// # Errors
+/// The device has no group, is lost, not bound, or in a group that is not viable.
+pub fn check_usable(device: &DeviceState) -> Result<(), AllocateError> {
     let id = device.device.id;
     let Some(group) = &device.group else {
         return Err(AllocateError::NoGroup { device: id, reason: device.no_group_text() });

@@ -25,6 +25,8 @@ pub struct Assignments {
     ambiguous: Arc<BTreeSet<DeviceId>>,
     /// Whether any Allocate was added that the ledger does not have.
     has_allocates: bool,
+    /// The assignments of prepared claims, which the ledger does not have.
+    claims: Vec<Arc<Assignment>>,
 }
 
 /// The ledger's records.
@@ -66,7 +68,34 @@ impl Assignments {
         }
         let ledger = Arc::new(LedgerIndex { records, groups });
         let devices = devices.into_iter().collect();
-        Self { known, ledger, devices, ambiguous: Arc::new(ambiguous), has_allocates: false }
+        Self {
+            known,
+            ledger,
+            devices,
+            ambiguous: Arc::new(ambiguous),
+            has_allocates: false,
+            claims: Vec::new(),
+        }
+    }
+
+    /// Returns the ledger's assignments with those of the prepared claims.
+    ///
+    /// The assignments are known then: the kubelet has each claim prepared before it starts a container, so a device that is in no
+    /// record is assigned to no pod. For the same reason, a holder's cgroup alone assigns no device here. Where a claim and the
+    /// ledger have the same device, the claim counts.
+    #[must_use]
+    pub fn with_claims(mut self, claims: &[Arc<Assignment>]) -> Self {
+        self.known = true;
+        self.claims = claims.to_vec();
+        let is_shown = |latest: &Latest| !latest.record.is_of_holder();
+        let shown = self.devices.iter().filter(|(_, latest)| is_shown(latest));
+        self.devices = shown.map(|(id, latest)| (id, latest.clone())).collect();
+        for record in claims {
+            for id in record.device_ids.iter().filter_map(|id| id.parse().ok()) {
+                self.devices.insert(id, Latest { record: Arc::clone(record), is_added: false });
+            }
+        }
+        self
     }
 
     /// Returns the assignments with those of one more Allocate. Returns none if the ledger has to take it in first: another
@@ -196,19 +225,26 @@ impl Assignments {
     /// Returns the `namespace/name` of a pod with an assignment, by its uid.
     pub fn pod_name(&self, uid: &str) -> Option<&str> {
         // An added Allocate names no pod.
-        let mut pods = self.ledger.records.iter().map(|record| &record.pod);
+        let mut pods = self.ledger.records.iter().chain(&self.claims).map(|record| &record.pod);
         pods.find(|pod| pod.uid.as_deref() == Some(uid) && pod.full_name.is_some())?.full_name.as_deref()
+    }
+
+    /// Returns whether the device is in a prepared claim.
+    pub fn is_claimed(&self, device: &DeviceState) -> bool {
+        self.assignment(device)
+            .is_some_and(|record| self.claims.iter().any(|claim| std::ptr::eq(&**claim, record)))
     }
 
     /// Returns whether nothing is assigned.
     pub fn is_empty(&self) -> bool {
-        self.ledger.records.is_empty() && !self.has_allocates
+        self.ledger.records.is_empty() && !self.has_allocates && self.claims.is_empty()
     }
 
     /// Returns whether `other` differs in nothing but the times at which the kubelet last showed each assignment.
     pub fn differs_only_in_time(&self, other: &Self) -> bool {
         let (mine, theirs) = (&self.ledger.records, &other.ledger.records);
         self.known == other.known
+            && self.claims == other.claims
             && !self.has_allocates
             && !other.has_allocates
             && mine.len() == theirs.len()

@@ -10,6 +10,8 @@ use crate::device_plugin::orders::Registrations;
 use crate::device_plugin::registration::Services;
 use crate::device_plugin::resources::ResourceSet;
 use crate::device_plugin::sockets;
+#[cfg(feature = "dra")]
+use crate::dra;
 use crate::handover::Parts;
 use crate::http::HttpServer;
 use crate::kubelet::registry::Registry;
@@ -39,7 +41,7 @@ const FEW_DESCRIPTORS: u64 = 1024;
 /// Starts the monitor's thread and all tasks. Returns the parts that a hand-over changes, and the gate of Allocates, which is closed.
 ///
 /// `has_lock`: this process may write to the run directory. If not, another one still serves.
-pub(super) fn start(
+pub(super) async fn start(
     config: &Config,
     supervisor: &Supervisor,
     process: &ProcessStatus,
@@ -59,6 +61,19 @@ pub(super) fn start(
     let assignments = AssignmentsHandle::new(&run_dir, monitor.clone());
     let registry = Arc::new(Registry::default());
     let reservations = Reservations::default();
+    #[cfg(feature = "dra")]
+    if config.offers_by_dra() {
+        // Before the first poll: the monitor must know the devices of prepared claims before it probes anything.
+        let driver = dra::Parts {
+            monitor: monitor.clone(),
+            publisher: Arc::clone(&publisher),
+            assignments: assignments.clone(),
+            reservations: reservations.clone(),
+            problems: problems.clone(),
+            registry: Arc::clone(&registry),
+        };
+        dra::start(config, driver, supervisor).await?;
+    }
     let directory = config.kubelet_dir.clone();
     supervisor.task("the removal of stale sockets", async move {
         sockets::remove_stale(&directory).await;
@@ -115,8 +130,11 @@ pub(super) fn start(
         busy_allocate: config.busy_allocate,
         metrics,
     };
-    let resources = ResourceSet::new(services.clone(), supervisor.clone(), Arc::clone(&registry));
-    supervisor.task("the publisher", publish(services, resources));
+    // The DRA driver decides on the devices itself.
+    if !config.offers_by_dra() {
+        let resources = ResourceSet::new(services.clone(), supervisor.clone(), Arc::clone(&registry));
+        supervisor.task("the publisher", publish(services, resources));
+    }
     let status_socket = Mutex::new(Some(status_socket));
     let parts = Parts {
         run_dir,

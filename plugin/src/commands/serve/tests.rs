@@ -117,7 +117,7 @@ async fn serve_fails_when_the_monitor_thread_ends() {
     let node = Node::with_eight_gpus().unwrap();
     let (supervisor, mut failures) = Supervisor::new();
     let status = ProcessStatus::new(RoleWord::Waiting, String::new());
-    let (parts, _gate) = parts::start(&config(&node), &supervisor, &status, true).unwrap();
+    let (parts, _gate) = parts::start(&config(&node), &supervisor, &status, true).await.unwrap();
     parts.monitor.stop();
     let failure = timeout(PATIENCE, failures.first()).await.unwrap();
     assert_eq!(failure.to_string(), "the monitor thread ended unexpectedly");

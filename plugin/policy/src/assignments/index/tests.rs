@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::assignments::observation::{CheckpointEntry, Observation};
+use crate::assignments::record::{PodRef, Source};
 use crate::testing::device_state;
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
@@ -166,4 +167,37 @@ fn only_confirmations_differ_in_time_alone() {
     );
     let added = first.with_allocates(&[Arc::new(record)]).unwrap();
     assert!(!added.differs_only_in_time(&first) && !first.differs_only_in_time(&added));
+}
+
+#[test]
+fn claims_are_assignments_beside_those_of_the_ledger() {
+    let (a, peer) = (device(A), device(PEER));
+    let pod = PodRef { uid: Some("u1".to_owned()), full_name: None };
+    let claim =
+        |id: &str| Assignment::prepared(pod.clone(), RESOURCE, [id.to_owned()].into(), Default::default());
+    let ledger = || Assignments { known: false, ..allocated(&[(RESOURCE, &[PEER], &[PEER])]) };
+    let claims = [Arc::new(claim(A))];
+    let assignments = ledger().with_claims(&claims);
+    assert!(assignments.known && assignments.is_claimed(&a) && !assignments.is_claimed(&peer));
+    assert!(assignments.counts_as_requested(&a) && assignments.counts_as_requested(&peer));
+    let reserved: Vec<String> = assignments.reserved().devices.iter().map(ToString::to_string).collect();
+    assert_eq!(reserved, [A, PEER]);
+    assert!(assignments.added().is_empty(), "the ledger does not take claims in");
+    assert!(!ledger().with_claims(&[]).differs_only_in_time(&assignments));
+    // The device plugin's pod and the claim have one device: the claim is the newer one.
+    let claims = [Arc::new(claim(PEER))];
+    assert!(ledger().with_claims(&claims).is_claimed(&peer));
+}
+
+#[test]
+fn cgroup_of_a_holder_assigns_no_device_beside_claims() {
+    let a = device(A);
+    let mut record =
+        Assignment::prepared(PodRef::default(), RESOURCE, [A.to_owned()].into(), Default::default());
+    record.source = Source::Cgroup;
+    let latest = Latest { record: Arc::new(record), is_added: false };
+    let adopted =
+        Assignments { devices: [(a.device.id, latest)].into_iter().collect(), ..Assignments::default() };
+    assert!(adopted.assignment(&a).is_some());
+    assert!(adopted.with_claims(&[]).assignment(&a).is_none());
 }

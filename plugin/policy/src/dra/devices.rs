@@ -1,0 +1,165 @@
+//! Makes the entries of all devices in ResourceSlices, and the counters of groups that several devices share.
+
+use crate::dra::names::{DraDriver, device_name};
+use crate::dra::taints::Withheld;
+use k8s_openapi::api::resource::v1::{
+    Counter, CounterSet, Device, DeviceAttribute, DeviceCounterConsumption, ResourceSlice,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use std::collections::BTreeMap;
+use vfio_probe::{DeviceId, GroupId};
+
+/// Groups whose counters are in one set. A set has at most 32 counters (`ResourceSliceMaxCountersPerCounterSet`).
+const GROUPS_OF_A_SET: u32 = 32;
+
+/// What the API server stores of a ResourceSlice. It drops the fields of features that are off, without an error
+/// (`dropDisabledFields` in pkg/registry/resource/resourceslice).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Features {
+    /// Taints (`DRADeviceTaints`).
+    pub taints: bool,
+    /// Counters in a slice of their own (`DRAPartitionableDevices` of Kubernetes 1.35 and newer).
+    pub counters: bool,
+}
+
+impl Features {
+    /// Returns what Kubernetes 1.`minor` stores by default (pkg/features/kube_features.go): both from 1.36 on.
+    pub fn of_minor(minor: u32) -> Self {
+        Self { taints: minor >= 36, counters: minor >= 36 }
+    }
+
+    /// Returns these features without those whose fields the API server dropped: `stored` is its answer to `sent`.
+    pub fn without_dropped(self, sent: &ResourceSlice, stored: &ResourceSlice) -> Self {
+        let has_taints = |slice: &ResourceSlice| any_device(slice, |device| is_some(&device.taints));
+        let has_counters = |slice: &ResourceSlice| {
+            is_some(&slice.spec.shared_counters)
+                || any_device(slice, |device| is_some(&device.consumes_counters))
+        };
+        Self {
+            taints: self.taints && (!has_taints(sent) || has_taints(stored)),
+            counters: self.counters && (!has_counters(sent) || has_counters(stored)),
+        }
+    }
+}
+
+fn is_some<T>(list: &Option<Vec<T>>) -> bool {
+    list.as_ref().is_some_and(|list| !list.is_empty())
+}
+
+fn any_device(slice: &ResourceSlice, condition: impl Fn(&Device) -> bool) -> bool {
+    slice.spec.devices.iter().flatten().any(condition)
+}
+
+/// Whether several claims may get devices of one group.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum GroupSharing {
+    /// The scheduler allocates one device of a group at a time.
+    #[default]
+    Exclusive,
+    /// One claim may have several devices of a group. The scheduler does not know that only one claim can.
+    Together,
+}
+
+/// A device that the driver publishes.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Listed {
+    /// The device.
+    pub id: DeviceId,
+    /// Its IOMMU group.
+    pub group: Option<GroupId>,
+    /// Whether several claims may get devices of its group.
+    pub sharing: GroupSharing,
+    /// Its attributes ([`crate::dra::attributes::attributes`]).
+    pub attributes: BTreeMap<String, DeviceAttribute>,
+    /// Why the scheduler must not allocate it. None if it may.
+    pub withheld: Option<Withheld>,
+    /// Whether a prepared claim has it. It is listed then, whatever the API server stores.
+    pub prepared: bool,
+}
+
+/// The entries of a node's devices.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Entries {
+    /// The devices, in the order of preference.
+    pub devices: Vec<Device>,
+    /// The counters of groups with several listed devices.
+    pub counter_sets: Vec<CounterSet>,
+    /// The devices that are not listed, because the API server does not store their taint.
+    pub left_out: Vec<DeviceId>,
+}
+
+/// Returns the entries of these devices, in their order.
+///
+/// A group with several listed devices has a counter with the value 1, and each of its devices consumes 1 of it. So the scheduler
+/// never allocates two of them. Groups of one listed device need no counter.
+pub fn entries(driver: &DraDriver, listed: &[Listed], features: Features) -> Entries {
+    let mut entries = Entries::default();
+    let mut kept: Vec<&Listed> = Vec::new();
+    for device in listed {
+        match device.withheld {
+            Some(_) if !features.taints && !device.prepared => entries.left_out.push(device.id),
+            _ => kept.push(device),
+        }
+    }
+    let mut members: BTreeMap<GroupId, usize> = BTreeMap::new();
+    let counted = |device: &Listed| {
+        device.group.filter(|_| features.counters && device.sharing == GroupSharing::Exclusive)
+    };
+    for group in kept.iter().filter_map(|device| counted(device)) {
+        *members.entry(group).or_default() += 1;
+    }
+    members.retain(|_, count| *count > 1);
+    entries.counter_sets = counter_sets(members.keys().copied());
+    entries.devices = kept
+        .into_iter()
+        .map(|device| {
+            let group = counted(device).filter(|group| members.contains_key(group));
+            entry(driver, device, group, features)
+        })
+        .collect();
+    entries
+}
+
+fn entry(driver: &DraDriver, listed: &Listed, group: Option<GroupId>, features: Features) -> Device {
+    let withheld = listed.withheld.as_ref().filter(|_| features.taints);
+    let consumption = |group| DeviceCounterConsumption {
+        compatibility_groups: None,
+        counter_set: set_name(group),
+        counters: BTreeMap::from([(counter_name(group), one())]),
+    };
+    Device {
+        name: device_name(listed.id),
+        attributes: Some(listed.attributes.clone()).filter(|attributes| !attributes.is_empty()),
+        taints: withheld.map(|withheld| vec![withheld.taint(driver)]),
+        consumes_counters: group.map(|group| vec![consumption(group)]),
+        ..Device::default()
+    }
+}
+
+/// Returns the counters of these groups, in sets. The set of a group depends on its number alone, so that a new group changes one
+/// set.
+fn counter_sets(groups: impl Iterator<Item = GroupId>) -> Vec<CounterSet> {
+    let mut sets: BTreeMap<u32, CounterSet> = BTreeMap::new();
+    for group in groups {
+        let set = sets
+            .entry(group.0 / GROUPS_OF_A_SET)
+            .or_insert_with(|| CounterSet { name: set_name(group), counters: BTreeMap::new() });
+        set.counters.insert(counter_name(group), one());
+    }
+    sets.into_values().collect()
+}
+
+fn set_name(group: GroupId) -> String {
+    format!("groups-{}", group.0 / GROUPS_OF_A_SET)
+}
+
+fn counter_name(group: GroupId) -> String {
+    format!("g{group}")
+}
+
+fn one() -> Counter {
+    Counter { value: Quantity("1".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests;

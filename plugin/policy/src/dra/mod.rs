@@ -1,0 +1,19 @@
+//! Describes a node's devices for Dynamic Resource Allocation (DRA), the API group resource.k8s.io/v1.
+//!
+//! | module | makes |
+//! | --- | --- |
+//! | [`names`] | the names of drivers and devices |
+//! | [`attributes`] | the attributes that selectors of a DeviceClass or claim read |
+//! | [`taints`] | the taint of a device that the scheduler must not allocate |
+//! | [`devices`] | the entries of all devices, with the counters of shared groups |
+//! | [`slices`] | the distribution of the entries over ResourceSlices |
+//! | [`changes`] | the fewest writes that make the stored slices equal to the wanted ones |
+//! | [`classes`] | the DeviceClasses by which pods request the devices |
+
+pub mod attributes;
+pub mod changes;
+pub mod classes;
+pub mod devices;
+pub mod names;
+pub mod slices;
+pub mod taints;

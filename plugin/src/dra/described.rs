@@ -1,0 +1,41 @@
+//! Makes the published entry of each device from its state, its decision and its claim.
+
+use crate::dra::facts::KnownFacts;
+use vfio_plugin_policy::assignments::index::Assignments;
+use vfio_plugin_policy::device::DeviceState;
+use vfio_plugin_policy::dra::attributes::attributes;
+use vfio_plugin_policy::dra::devices::{GroupSharing, Listed};
+use vfio_plugin_policy::dra::taints::Withheld;
+use vfio_plugin_policy::health::{Decision, Health};
+
+/// Returns the entry of a device. None for one that is not published: it is not decided yet, or it is not bound and no prepared
+/// claim has it.
+pub(super) fn listed(
+    facts: &KnownFacts,
+    device: &DeviceState,
+    is_bound: bool,
+    decision: Option<&Decision>,
+    assignments: &Assignments,
+) -> Option<Listed> {
+    let decision = decision?;
+    let prepared = assignments.is_claimed(device);
+    if !is_bound && !prepared {
+        return None;
+    }
+    let withheld = match &decision.health {
+        Health::Unhealthy(reason) => Some(Withheld::from((**reason).clone())),
+        Health::Healthy if !prepared && assignments.assignment(device).is_some() => {
+            Some(Withheld::DevicePlugin)
+        }
+        Health::Healthy => None,
+    };
+    let id = device.device.id;
+    Some(Listed {
+        id,
+        group: device.device.group,
+        sharing: GroupSharing::Exclusive,
+        attributes: attributes(device, &facts.of(device)),
+        withheld,
+        prepared,
+    })
+}

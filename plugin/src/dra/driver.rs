@@ -1,0 +1,161 @@
+//! What the calls of the kubelet work with.
+
+use crate::allocate::verify::Checks;
+use crate::assignments::AssignmentsHandle;
+use crate::dra::facts::KnownFacts;
+use crate::dra::offered::Stored;
+use crate::dra::prepared::PreparedClaims;
+use crate::node::monitor::MonitorHandle;
+use crate::publisher::HealthPublisher;
+use crate::reservations::Reservations;
+use k8s_openapi::api::resource::v1::ResourceClaim;
+use kubelet_api::dra::Claim;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Instant, timeout_at};
+use vfio_plugin_policy::allocation::AllocateError;
+use vfio_plugin_policy::device::DeviceState;
+use vfio_plugin_policy::dra::names::DraDriver;
+use vfio_probe::{DeviceId, GroupId};
+
+use crate::dra::claim::ClaimError;
+use crate::dra::prepared::NotWritten;
+
+/// How long a call waits for the API server to store a taint before it answers without.
+pub(super) const STORE: Duration = Duration::from_secs(2);
+/// How long a claim is waited for.
+const GET: Duration = Duration::from_secs(10);
+
+/// Prepares and unprepares claims.
+pub(super) struct Driver {
+    pub(super) name: DraDriver,
+    pub(super) node: String,
+    /// How long Unprepare waits for a held group.
+    pub(super) release: Duration,
+    pub(super) plugins_dir: PathBuf,
+    pub(super) cdi_dir: PathBuf,
+    pub(super) client: kube::Client,
+    pub(super) monitor: MonitorHandle,
+    pub(super) publisher: Arc<HealthPublisher>,
+    pub(super) assignments: AssignmentsHandle,
+    /// The groups that other calls are about to take.
+    pub(super) reservations: Reservations,
+    pub(super) claims: PreparedClaims,
+    pub(super) stored: Stored,
+    pub(super) facts: KnownFacts,
+    pub(super) calls: Calls,
+}
+
+/// Why a claim is not prepared or unprepared.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum CallError {
+    /// The claim cannot be read from the API server.
+    Get(String),
+    /// The claim itself.
+    Claim(ClaimError),
+    /// The state of a device.
+    Device(AllocateError),
+    /// Another prepared claim has the device or its group.
+    Claimed { device: DeviceId, claim: String },
+    /// The kubelet asks again for a claim whose allocation has changed.
+    Reallocated,
+    /// A file cannot be written or removed.
+    File { path: PathBuf, error: String },
+    /// The record of claims cannot be written.
+    NotWritten(NotWritten),
+    /// A group of the claim is still held, and the API server has not stored that.
+    NotWithheld { group: GroupId },
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Get(error) => write!(f, "cannot get the claim from the API server: {error}"),
+            Self::Claim(error) => error.fmt(f),
+            Self::Device(error) => error.fmt(f),
+            Self::Claimed { device, claim } => {
+                write!(f, "{device}: claim {claim} has it or a device of its group")
+            }
+            Self::Reallocated => {
+                f.write_str("the claim is prepared for other devices than it is allocated now")
+            }
+            Self::File { path, error } => write!(f, "cannot write or remove {}: {error}", path.display()),
+            Self::NotWritten(error) => error.fmt(f),
+            Self::NotWithheld { group } => write!(
+                f,
+                "group {group} is still held after the claim's containers have ended, and the API server has not stored the \
+                 taint that keeps other pods from it; the kubelet tries again"
+            ),
+        }
+    }
+}
+
+impl From<AllocateError> for CallError {
+    fn from(error: AllocateError) -> Self {
+        Self::Device(error)
+    }
+}
+
+impl From<ClaimError> for CallError {
+    fn from(error: ClaimError) -> Self {
+        Self::Claim(error)
+    }
+}
+
+impl From<NotWritten> for CallError {
+    fn from(error: NotWritten) -> Self {
+        Self::NotWritten(error)
+    }
+}
+
+impl Driver {
+    /// Returns the checks of devices as they are now.
+    pub(super) fn checks(&self) -> Checks<'_> {
+        Checks { monitor: &self.monitor }
+    }
+
+    /// Gets a claim from the API server.
+    pub(super) async fn get(&self, claim: &Claim, deadline: Instant) -> Result<ResourceClaim, CallError> {
+        let claims: kube::Api<ResourceClaim> = kube::Api::namespaced(self.client.clone(), &claim.namespace);
+        let deadline = deadline.min(Instant::now() + GET);
+        match timeout_at(deadline, claims.get(&claim.name)).await {
+            Ok(Ok(claim)) => Ok(claim),
+            Ok(Err(error)) => Err(CallError::Get(error.to_string())),
+            Err(_) => Err(CallError::Get("no answer in time".to_owned())),
+        }
+    }
+
+    /// Reports that a group is held although it should be free, and waits until the API server keeps other claims from its devices.
+    /// Returns false if it does not by the deadline.
+    ///
+    /// The devices stay withheld until an open succeeds.
+    pub(super) async fn withhold(&self, group: GroupId, devices: &[DeviceId], deadline: Instant) -> bool {
+        self.publisher.refused(group, self.monitor.reports_sent());
+        let snapshot = self.checks().snapshot();
+        let members = snapshot.devices.in_group(group).map(|device: &DeviceState| device.device.id);
+        let devices: BTreeSet<DeviceId> = members.chain(devices.iter().copied()).collect();
+        self.stored.wait_until_withheld(&devices, deadline).await
+    }
+}
+
+/// The claims that calls are working on: one call at a time for each.
+#[derive(Debug, Default)]
+pub(super) struct Calls(Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Calls {
+    /// Waits until no other call works on the claim.
+    pub(super) async fn begin(&self, uid: &str) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut calls = self.0.lock();
+            // A lock that only the map has is of a call that has ended.
+            calls.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(calls.entry(uid.to_owned()).or_default())
+        };
+        lock.lock_owned().await
+    }
+}

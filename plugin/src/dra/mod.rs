@@ -1,0 +1,150 @@
+//! Offers the devices by Dynamic Resource Allocation, to pods with claims.
+//!
+//! | module | purpose |
+//! | --- | --- |
+//! | [`client`] | connects to the API server |
+//! | [`registration`], [`kubelet`] | the sockets, and whether the kubelet is connected |
+//! | [`service`] | answers the kubelet's calls |
+//! | [`driver`], [`prepare`], [`unprepare`] | carry out a call for one claim |
+//! | [`claim`] | reads what a claim allocates |
+//! | [`prepared`] | the record of prepared claims |
+//! | [`claim_files`], [`claim_spec`], [`metadata`] | the files by which containers get a claim's devices |
+//! | [`offered`], [`described`], [`facts`] | what is to be published |
+//! | [`publish`], [`slices`] | writes it to the API server |
+//!
+//! Two barriers keep a device that is held from another claim. The refusal of a claim is sent after the API server has stored the
+//! device's taint. A claim whose group is still held is not given back before that either.
+
+mod claim;
+mod claim_files;
+mod claim_spec;
+mod client;
+mod described;
+mod driver;
+mod facts;
+mod kubelet;
+mod metadata;
+mod offered;
+mod prepare;
+mod prepared;
+mod publish;
+mod registration;
+mod service;
+mod slices;
+mod unprepare;
+
+use crate::assignments::AssignmentsHandle;
+use crate::config::Config;
+use crate::files::create_directories;
+use crate::kubelet::registry::{Registry, ResourceStatus, SharedStatus};
+use crate::node::monitor::MonitorHandle;
+use crate::problems::Problems;
+use crate::publisher::HealthPublisher;
+use crate::reservations::Reservations;
+use crate::run_dir::RunDir;
+use crate::supervise::Supervisor;
+use anyhow::Context;
+use driver::{Calls, Driver};
+use facts::KnownFacts;
+use kubelet::KubeletLink;
+use offered::{Decider, Stored};
+use parking_lot::Mutex;
+use prepared::PreparedClaims;
+use publish::SlicePublisher;
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// The parts of `serve` that the driver works with.
+pub(crate) struct Parts {
+    /// The monitor.
+    pub(crate) monitor: MonitorHandle,
+    /// Decides on the devices.
+    pub(crate) publisher: Arc<HealthPublisher>,
+    /// Which pods have devices.
+    pub(crate) assignments: AssignmentsHandle,
+    /// The groups that calls are about to take.
+    pub(crate) reservations: Reservations,
+    /// What is wrong.
+    pub(crate) problems: Problems,
+    /// What `ready` and `doctor` show. The driver is the only entry.
+    pub(crate) registry: Arc<Registry>,
+}
+
+/// Starts the driver's tasks, and sets the devices of prepared claims as assigned.
+///
+/// # Errors
+/// There are no credentials for the API server, another process runs the driver, or its record of claims cannot be read.
+pub(crate) async fn start(config: &Config, parts: Parts, supervisor: &Supervisor) -> anyhow::Result<()> {
+    let Parts { monitor, publisher, assignments, reservations, problems, registry } = parts;
+    let options = &config.dra;
+    let plugins_dir = options.plugins_dir(&config.kubelet_root);
+    create_directories(&plugins_dir).with_context(|| format!("cannot create {}", plugins_dir.display()))?;
+    let lock = lock(&plugins_dir)?;
+    let directory = RunDir::of_serve(&plugins_dir, &problems);
+    let claims = PreparedClaims::open(&directory, assignments.clone(), boot(&config.root))
+        .context("the record of prepared claims cannot be read")?;
+    let client = client::client(options.kubeconfig.as_deref()).await?;
+    let (name, node) = (options.dra_driver.clone(), options.node().to_owned());
+    let endpoint = registration::endpoint(&plugins_dir).display().to_string();
+    let status = ResourceStatus { name: name.to_string(), endpoint, ..ResourceStatus::default() };
+    let status: SharedStatus = Arc::new(Mutex::new(status));
+    registry.set(BTreeMap::from([(name.as_str().into(), Arc::clone(&status))]));
+    let (stored, kubelet) = (Stored::new(), KubeletLink::new(status));
+    let facts = KnownFacts::new(monitor.root.clone(), config.root.clone(), config.pci_ids.clone());
+    let (wanted, receiver) = watch::channel(None);
+    let decider = Decider {
+        monitor: monitor.clone(),
+        publisher: Arc::clone(&publisher),
+        assignments: assignments.clone(),
+        stored: stored.clone(),
+        facts: facts.clone(),
+    };
+    supervisor.task("the publisher", decider.run(wanted));
+    let identity = (name.clone(), node.clone());
+    let publishing = SlicePublisher::run(client.clone(), identity, kubelet.clone(), stored.clone(), receiver);
+    supervisor.task("the publisher of ResourceSlices", publishing);
+    let driver = Driver {
+        name,
+        node,
+        release: options.release,
+        plugins_dir,
+        cdi_dir: config.cdi_dir.clone(),
+        client,
+        monitor,
+        publisher,
+        assignments,
+        reservations,
+        claims,
+        stored,
+        facts,
+        calls: Calls::default(),
+    };
+    let registry_dir = options.registry_dir(&config.kubelet_root);
+    supervisor.task("the DRA service", async move {
+        let _lock = lock;
+        registration::serve(Arc::new(driver), registry_dir, kubelet).await;
+    });
+    Ok(())
+}
+
+/// Locks the driver's directory. The kernel releases the lock when the process ends.
+fn lock(directory: &Path) -> anyhow::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(directory, flags, Mode::empty())
+        .with_context(|| format!("cannot open {}", directory.display()))?;
+    flock(&opened, FlockOperation::NonBlockingLockExclusive).with_context(|| {
+        format!("cannot lock {}; another process runs the DRA driver with it", directory.display())
+    })?;
+    Ok(opened)
+}
+
+/// Returns the id of the boot. Empty if the kernel does not show it.
+fn boot(root: &Path) -> String {
+    let path = root.join("proc/sys/kernel/random/boot_id");
+    let content = crate::files::read(&path, crate::files::Links::Follow, 64).unwrap_or_default();
+    String::from_utf8_lossy(&content).trim().to_owned()
+}

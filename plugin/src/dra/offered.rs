@@ -1,0 +1,141 @@
+//! Turns decisions into what the driver wants to publish, and reports when the API server has stored it.
+//!
+//! A refusal is sent, and the hold of a claim ends, only after the API server has stored that the device must not be allocated.
+//! [`Stored::wait_until_withheld`] is that barrier.
+
+use crate::assignments::AssignmentsHandle;
+use crate::dra::described::listed;
+use crate::dra::facts::KnownFacts;
+use crate::node::monitor::MonitorHandle;
+use crate::publisher::HealthPublisher;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep_until, timeout_at};
+use vfio_plugin_policy::dra::devices::Listed;
+use vfio_probe::DeviceId;
+
+/// What the driver wants to publish.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wanted {
+    /// The requests for a decision that it takes into account.
+    pub(super) requests: u64,
+    /// The devices.
+    pub(super) devices: Vec<Listed>,
+}
+
+/// What the API server stores, as far as is known.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Acknowledged {
+    /// The requests that the stored slices take into account. 0 before the slices are stored for the first time.
+    pub(super) requests: u64,
+    /// The devices that the scheduler may allocate.
+    pub(super) allocatable: BTreeSet<DeviceId>,
+}
+
+/// Requests decisions, and waits until they are stored. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    requests: Arc<AtomicU64>,
+    requested: Arc<Notify>,
+    acknowledged: watch::Sender<Acknowledged>,
+}
+
+impl Stored {
+    /// Returns the state before anything is known.
+    pub(super) fn new() -> Self {
+        Self {
+            requests: Arc::new(AtomicU64::new(1)),
+            requested: Arc::default(),
+            acknowledged: watch::Sender::new(Acknowledged::default()),
+        }
+    }
+
+    /// Waits until the API server stores that the scheduler must allocate none of these devices. Returns false if it does not by the
+    /// deadline.
+    ///
+    /// To be called after the cause is known to the publisher. What was stored before does not count: a write that offers a device
+    /// again may be under way.
+    pub(super) async fn wait_until_withheld(
+        &self,
+        devices: &BTreeSet<DeviceId>,
+        deadline: tokio::time::Instant,
+    ) -> bool {
+        let request = self.requests.fetch_add(1, Ordering::SeqCst) + 1;
+        self.requested.notify_one();
+        let mut acknowledged = self.acknowledged.subscribe();
+        let is_stored = |now: &Acknowledged| now.requests >= request && now.allocatable.is_disjoint(devices);
+        timeout_at(deadline, acknowledged.wait_for(is_stored)).await.is_ok_and(|stored| stored.is_ok())
+    }
+
+    /// Records what the API server stores.
+    pub(super) fn acknowledge(&self, acknowledged: Acknowledged) {
+        self.acknowledged.send_replace(acknowledged);
+    }
+
+    /// Returns the number of requests so far.
+    fn requests(&self) -> u64 {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+/// What a decision needs.
+pub(super) struct Decider {
+    /// The monitor.
+    pub(super) monitor: MonitorHandle,
+    /// Decides.
+    pub(super) publisher: Arc<HealthPublisher>,
+    /// Which pods and claims have devices.
+    pub(super) assignments: AssignmentsHandle,
+    /// The requests.
+    pub(super) stored: Stored,
+    /// What does not change of a device.
+    pub(super) facts: KnownFacts,
+}
+
+impl Decider {
+    /// Decides whenever anything has changed; never returns.
+    pub(super) async fn run(self, wanted: watch::Sender<Option<Arc<Wanted>>>) {
+        let mut snapshots = self.monitor.snapshots.clone();
+        let mut changes = self.assignments.subscribe();
+        loop {
+            let requests = self.stored.requests();
+            let snapshot = snapshots.borrow_and_update().clone();
+            changes.mark_unchanged();
+            let (current, changed) = self.assignments.take();
+            let mut next = None;
+            if let Some(snapshot) = snapshot {
+                let pass = self.publisher.decide(&snapshot, &current, &changed, Instant::now());
+                next = pass.decide_again.map(tokio::time::Instant::from_std);
+                let contested = self.publisher.contested();
+                self.assignments.set_times_matter(!contested.is_empty());
+                self.monitor.set_contested(contested);
+                let mut devices = Vec::new();
+                self.publisher.visit(&snapshot, &current, |device, decision, _| {
+                    let is_bound = snapshot.get(device.device.id).is_some();
+                    devices.extend(listed(&self.facts, device, is_bound, decision, &current));
+                });
+                let published: BTreeSet<DeviceId> = devices.iter().map(|device| device.id).collect();
+                self.facts.retain(|id| published.contains(&id));
+                wanted.send_if_modified(|known| {
+                    let is_same = known
+                        .as_ref()
+                        .is_some_and(|known| known.requests == requests && known.devices == devices);
+                    if !is_same {
+                        *known = Some(Arc::new(Wanted { requests, devices }));
+                    }
+                    !is_same
+                });
+            }
+            tokio::select! {
+                Ok(()) = snapshots.changed() => {}
+                Ok(()) = changes.changed() => {}
+                () = self.publisher.changed.notified() => {}
+                () = self.stored.requested.notified() => {}
+                () = sleep_until(next.unwrap_or_else(tokio::time::Instant::now)), if next.is_some() => {}
+            }
+        }
+    }
+}

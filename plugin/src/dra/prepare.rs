@@ -1,0 +1,276 @@
+//! Prepares a claim: checks that its devices are free, and gives its pods the device nodes.
+
+use crate::allocate::verify::Obstacle;
+use crate::allocate::wake;
+use crate::dra::claim::{AllocatedDevice, Allocation, allocation};
+use crate::dra::claim_spec;
+use crate::dra::driver::{CallError, Driver, STORE};
+use crate::dra::prepared::{PreparedClaim, PreparedDevice};
+use crate::node::probe;
+use crate::reservations::Reservation;
+use kubelet_api::dra::{Claim, Device};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::time::Instant;
+use vfio_plugin_policy::allocation::{AllocateError, check_usable};
+use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
+use vfio_plugin_policy::dra::names::device_name;
+use vfio_plugin_policy::health::reason::Reason;
+use vfio_probe::{DeviceId, GroupId, Holder, InPod};
+
+/// The answer is sent this long before the kubelet gives up.
+const MARGIN: Duration = Duration::from_secs(5);
+/// How long a held group is waited for if its taint is published already: its holder is no VM that is ending.
+const FOREIGN: Duration = Duration::from_secs(2);
+
+impl Driver {
+    /// Prepares a claim and returns its devices. The kubelet waits until `deadline`.
+    ///
+    /// A refusal costs the pod a minute or more, because the kubelet repeats a failed call only with the pod's next sync
+    /// (`completeWork`). So a held group is waited for as long as the kubelet waits.
+    ///
+    /// # Errors
+    /// The claim is not prepared, and nothing is left of it. If a device is not free, the API server has stored that before the
+    /// error is returned, or could not within 2 s.
+    pub(super) async fn prepare(&self, claim: &Claim, deadline: Instant) -> Result<Vec<Device>, CallError> {
+        let _call = self.calls.begin(&claim.uid).await;
+        let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
+        let object = self.get(claim, deadline).await?;
+        let allocation = allocation(&object, &claim.uid, self.name.as_str(), &self.node)?;
+        // The groups stay reserved until the record has the claim.
+        let mut reservation = self.reservations.begin();
+        let prepared = match self.claims.get(&claim.uid) {
+            Some(known) if self.claims.is_current(&known) => {
+                self.check_again(claim, &known, &allocation).await?
+            }
+            _ => self.take(claim, &allocation, &mut reservation, deadline).await?,
+        };
+        let written = self.write_files(claim, &prepared, &allocation);
+        let recorded = written.and_then(|()| Ok(self.claims.insert(&claim.uid, prepared)?));
+        if let Err(error) = recorded {
+            // The kubelet asks again, and finds nothing of this call.
+            if self.claims.get(&claim.uid).is_none() {
+                self.remove_files(claim)?;
+            }
+            return Err(error);
+        }
+        Ok(self.answer(claim, &allocation))
+    }
+
+    /// Checks a claim that is prepared already. The kubelet asks again after its own restart, and for each further pod of the claim.
+    /// Nothing is opened: a VM may be about to open the group.
+    async fn check_again(
+        &self,
+        claim: &Claim,
+        known: &PreparedClaim,
+        allocation: &Allocation,
+    ) -> Result<PreparedClaim, CallError> {
+        let results: BTreeSet<(&str, String, bool)> = allocation
+            .results
+            .iter()
+            .map(|result| (result.request.as_str(), result.device.to_string(), result.is_admin))
+            .collect();
+        let devices = known.devices.iter();
+        let before: BTreeSet<(&str, String, bool)> =
+            devices.map(|device| (device.request.as_str(), device.device.clone(), device.is_admin)).collect();
+        if results != before {
+            return Err(CallError::Reallocated);
+        }
+        // The latest pass may be older than a holder.
+        self.monitor.check_now();
+        let (checks, reports) = (self.checks(), self.monitor.reports_sent());
+        for device in known.own_devices().filter_map(PreparedDevice::id) {
+            checks.wait_for_holders(device, reports).await;
+        }
+        let snapshot = checks.snapshot();
+        for result in allocation.results.iter().filter(|result| !result.is_admin) {
+            let device = self.bound(result.device, &snapshot)?;
+            self.checks().check_bound(device)?;
+            let holders = device.group.as_ref().map(|group| group.holders.as_slice()).unwrap_or_default();
+            let is_of_claim = |uid: &str| allocation.pods.iter().chain(&known.pods).any(|pod| pod == uid);
+            let is_foreign = |holder: &Holder| match &holder.container.pod_uid {
+                Some(uid) => !is_of_claim(&uid.to_string()),
+                // The VM of a Kata container is in a cgroup that names no pod.
+                None => holder.container.in_pod == InPod::No,
+            };
+            if holders.iter().any(is_foreign) {
+                return Err(AllocateError::held(device, holders, None).into());
+            }
+        }
+        let pods = allocation.pods.clone();
+        Ok(PreparedClaim {
+            namespace: claim.namespace.clone(),
+            name: claim.name.clone(),
+            pods,
+            ..known.clone()
+        })
+    }
+
+    /// Takes the devices of a claim that is not prepared.
+    async fn take(
+        &self,
+        claim: &Claim,
+        allocation: &Allocation,
+        reservation: &mut Reservation,
+        deadline: Instant,
+    ) -> Result<PreparedClaim, CallError> {
+        let snapshot = self.checks().snapshot();
+        let own: BTreeSet<DeviceId> =
+            allocation.results.iter().filter(|result| !result.is_admin).map(|result| result.device).collect();
+        let mut devices: Vec<&DeviceState> = Vec::new();
+        for &id in &own {
+            let device = match self.plan(claim, id, &own, &snapshot) {
+                Ok(device) => device,
+                Err(error) => return Err(self.refuse(id, error, deadline).await),
+            };
+            devices.push(device);
+        }
+        let mut groups: BTreeMap<GroupId, &DeviceState> = BTreeMap::new();
+        for device in &devices {
+            let Some(group) = device.device.group else { continue };
+            if !reservation.reserve(group) {
+                return Err(AllocateError::GroupReserved { device: device.device.id, group }.into());
+            }
+            groups.entry(group).or_insert(device);
+        }
+        // All probes begin before the first result is awaited: one that hangs until the deadline delays no other.
+        let probes: Vec<_> = groups
+            .iter()
+            .map(|(group, device)| (*group, *device, probe::begin(&self.monitor, *group, deadline)))
+            .collect();
+        for (group, device, probe) in probes {
+            let patience = if self.was_withheld(device) { FOREIGN } else { Duration::MAX };
+            let give_up = Instant::now().checked_add(patience).unwrap_or(deadline);
+            let assignments = self.assignments.current();
+            let id = device.device.id;
+            match self.checks().verify(device, probe, &assignments, (give_up, deadline)).await {
+                Ok(None) => {}
+                Ok(Some(Obstacle::Held)) => return Err(self.refuse_held(group, device).await),
+                Ok(Some(Obstacle::IsSubstitute(pod))) => {
+                    let error = AllocateError::Substituted { device: id, pod, no_substitute: None };
+                    return Err(self.refuse(id, error.into(), deadline).await);
+                }
+                Err(error) => return Err(self.refuse(id, error.into(), deadline).await),
+            }
+        }
+        if let Some(device) = wake::lost_device(&self.monitor, &devices, deadline).await {
+            return Err(self.refuse(device, AllocateError::Lost { device }.into(), deadline).await);
+        }
+        for device in &devices {
+            let error = self.checks().check_bound(device).err().or_else(|| self.checks().not_viable(device));
+            if let Some(error) = error {
+                return Err(self.refuse(device.device.id, error.into(), deadline).await);
+            }
+        }
+        let prepared = |result: &AllocatedDevice| {
+            let state = snapshot.get(result.device);
+            PreparedDevice {
+                request: result.request.clone(),
+                device: result.device.to_string(),
+                group: state.and_then(|state| state.device.group).map(|group| group.0),
+                resource: state.map(|state| state.resource.to_string()).unwrap_or_default(),
+                pinned: state.map(|state| state.terms.pinned()).unwrap_or_default(),
+                is_admin: result.is_admin,
+            }
+        };
+        Ok(PreparedClaim {
+            namespace: claim.namespace.clone(),
+            name: claim.name.clone(),
+            boot: self.claims.boot().to_owned(),
+            pods: allocation.pods.clone(),
+            devices: allocation.results.iter().map(prepared).collect(),
+        })
+    }
+
+    /// Checks a device against what is known, before anything is opened.
+    fn plan<'a>(
+        &self,
+        claim: &Claim,
+        id: DeviceId,
+        own: &BTreeSet<DeviceId>,
+        snapshot: &'a NodeSnapshot,
+    ) -> Result<&'a DeviceState, CallError> {
+        let device = self.bound(id, snapshot)?;
+        check_usable(device)?;
+        if let Some(other) = self.claims.other_with(&claim.uid, id, device.device.group) {
+            return Err(CallError::Claimed { device: id, claim: other });
+        }
+        if let Some(reason) = self.publisher.stale_answer_of_another_pod(id) {
+            return Err(AllocateError::StaleAnswer { device: id, reason: Box::new(reason) }.into());
+        }
+        let assignments = self.assignments.current();
+        // The device itself or a peer belongs to a pod that has it from the device plugin.
+        let in_group = snapshot.in_group_of(device).chain([device]);
+        for peer in in_group {
+            let is_ours = own.contains(&peer.device.id) && assignments.is_claimed(peer);
+            if let Some(assignment) = assignments.assignment(peer).filter(|_| !is_ours) {
+                let group = device.device.group.unwrap_or(GroupId(u32::MAX));
+                let (peer, pod) = (peer.device.id, assignment.pod.to_string());
+                return Err(AllocateError::GroupAssigned { device: id, group, peer, pod }.into());
+            }
+        }
+        Ok(device)
+    }
+
+    fn bound<'a>(&self, id: DeviceId, snapshot: &'a NodeSnapshot) -> Result<&'a DeviceState, CallError> {
+        let error = || AllocateError::UnknownDevice { id: id.to_string(), resource: self.name.to_string() };
+        snapshot.get(id).ok_or_else(|| error().into())
+    }
+
+    /// Returns whether the device is published as held.
+    fn was_withheld(&self, device: &DeviceState) -> bool {
+        let mut is_held = false;
+        self.publisher.visit(&self.checks().snapshot(), &self.assignments.current(), |other, decision, _| {
+            if other.device.id == device.device.id {
+                let reason = decision.and_then(|decision| decision.health.reason());
+                is_held = matches!(reason, Some(Reason::Held { .. }));
+            }
+        });
+        is_held
+    }
+
+    /// Refuses a held device, after the API server has stored that it is held, and names its holders.
+    async fn refuse_held(&self, group: GroupId, device: &DeviceState) -> CallError {
+        let (id, reports) = (device.device.id, self.monitor.reports_sent());
+        let checks = self.checks();
+        let devices = [id];
+        let withheld = self.withhold(group, &devices, Instant::now() + STORE);
+        let (stored, ()) = tokio::join!(withheld, checks.wait_for_holders(id, reports));
+        if !stored {
+            tracing::warn!(device = %id, %group, "the API server has not stored in time that a device is held");
+        }
+        let snapshot = checks.snapshot();
+        let holders = snapshot.get(id).and_then(|device| Some(device.group.as_ref()?.holders.as_slice()));
+        AllocateError::held(device, holders.unwrap_or_default(), None).into()
+    }
+
+    /// Refuses a device for a reason that the monitor will find as well, and waits until the API server has stored it.
+    async fn refuse(&self, device: DeviceId, error: CallError, deadline: Instant) -> CallError {
+        self.monitor.reread_records();
+        let deadline = deadline.min(Instant::now() + STORE);
+        if !self.stored.wait_until_withheld(&BTreeSet::from([device]), deadline).await {
+            tracing::info!(%device, %error, "a device is refused that the API server still offers");
+        }
+        error
+    }
+
+    /// Returns the answer for a prepared claim: each result of it, and the CDI device of each request with the request's first result.
+    fn answer(&self, claim: &Claim, allocation: &Allocation) -> Vec<Device> {
+        let mut requests: BTreeSet<&str> = BTreeSet::new();
+        let device = |result: &AllocatedDevice| Device {
+            request_names: vec![result.base_request().to_owned()],
+            pool_name: self.node.clone(),
+            device_name: device_name(result.device),
+            cdi_device_ids: Vec::new(),
+            share_id: None,
+        };
+        let mut devices: Vec<Device> = allocation.results.iter().map(device).collect();
+        for (device, result) in devices.iter_mut().zip(&allocation.results) {
+            let request = result.base_request();
+            if requests.insert(request) {
+                device.cdi_device_ids.push(claim_spec::device_name(&self.name, &claim.uid, request));
+            }
+        }
+        devices
+    }
+}

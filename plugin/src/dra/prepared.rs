@@ -1,0 +1,201 @@
+//! The prepared claims, which are the only ones whose pods may hold the node's devices.
+//!
+//! They are kept in the state file claims.json in the driver's directory. It outlives a reboot, like the kubelet's own record
+//! (`dra_manager_state`). A claim that was prepared before the latest boot is not prepared any more.
+
+use crate::assignments::AssignmentsHandle;
+use crate::run_dir::RunDir;
+use crate::state_file::StateFile;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use vfio_plugin_policy::assignments::record::{Assignment, PodRef};
+use vfio_plugin_policy::pools::terms::PinnedTerms;
+use vfio_probe::{DeviceId, GroupId};
+
+/// The state file.
+const FILE: &str = "claims.json";
+/// The version of the state file's content.
+const VERSION: u32 = 1;
+
+/// A prepared claim.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct PreparedClaim {
+    /// The claim's namespace.
+    pub(super) namespace: String,
+    /// The claim's name.
+    pub(super) name: String,
+    /// The boot in which it was prepared.
+    pub(super) boot: String,
+    /// The uids of the pods that the claim was reserved for.
+    pub(super) pods: Vec<String>,
+    /// Its devices.
+    pub(super) devices: Vec<PreparedDevice>,
+}
+
+/// A device of a prepared claim.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct PreparedDevice {
+    /// The request, with the subrequest.
+    pub(super) request: String,
+    /// The device, as text.
+    pub(super) device: String,
+    /// Its group.
+    pub(super) group: Option<u32>,
+    /// Its resource.
+    pub(super) resource: String,
+    /// The terms of its device nodes.
+    pub(super) pinned: PinnedTerms,
+    /// Whether an administrator observes it. Such a device is not the claim's.
+    pub(super) is_admin: bool,
+}
+
+impl PreparedDevice {
+    /// Returns the device's id.
+    pub(super) fn id(&self) -> Option<DeviceId> {
+        self.device.parse().ok()
+    }
+}
+
+impl PreparedClaim {
+    /// Returns the devices that only this claim may use.
+    pub(super) fn own_devices(&self) -> impl Iterator<Item = &PreparedDevice> {
+        self.devices.iter().filter(|device| !device.is_admin)
+    }
+
+    /// Returns `namespace/name`.
+    pub(super) fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    fn assignments(&self) -> Vec<Assignment> {
+        let uid = match self.pods.as_slice() {
+            [pod] => Some(pod.clone()),
+            _ => None,
+        };
+        let pod = PodRef { uid, full_name: None };
+        let mut by_terms: BTreeMap<&str, (PinnedTerms, BTreeSet<String>)> = BTreeMap::new();
+        for device in self.own_devices() {
+            let entry = by_terms.entry(&device.resource);
+            entry.or_insert_with(|| (device.pinned, BTreeSet::new())).1.insert(device.device.clone());
+        }
+        let record = |(resource, (pinned, ids))| Assignment::prepared(pod.clone(), resource, ids, pinned);
+        by_terms.into_iter().map(record).collect()
+    }
+}
+
+/// All prepared claims, by uid.
+#[derive(Debug)]
+pub(super) struct PreparedClaims {
+    state: Mutex<State>,
+    assignments: AssignmentsHandle,
+    /// The current boot.
+    boot: String,
+}
+
+#[derive(Debug)]
+struct State {
+    claims: BTreeMap<String, PreparedClaim>,
+    file: StateFile,
+}
+
+/// The content of the state file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Content {
+    claims: BTreeMap<String, PreparedClaim>,
+}
+
+impl PreparedClaims {
+    /// Reads the claims that an earlier process has prepared, and sets them as assignments.
+    ///
+    /// # Errors
+    /// The state file cannot be read now. The driver must not start without it: it would not know who may hold a device.
+    pub(super) fn open(
+        directory: &RunDir,
+        assignments: AssignmentsHandle,
+        boot: String,
+    ) -> std::io::Result<Self> {
+        let mut file = StateFile::new(directory, FILE);
+        let Content { claims } = file.read_versioned(VERSION)?.unwrap_or_default();
+        let prepared = Self { state: Mutex::new(State { claims, file }), assignments, boot };
+        prepared.set_assignments(&prepared.state.lock().claims);
+        Ok(prepared)
+    }
+
+    /// Returns a claim. None if it is not known.
+    pub(super) fn get(&self, uid: &str) -> Option<PreparedClaim> {
+        self.state.lock().claims.get(uid).cloned()
+    }
+
+    /// Returns the current boot.
+    pub(super) fn boot(&self) -> &str {
+        &self.boot
+    }
+
+    /// Returns whether a claim was prepared since the latest boot. Without that, none of its pods has run since.
+    pub(super) fn is_current(&self, claim: &PreparedClaim) -> bool {
+        claim.boot == self.boot
+    }
+
+    /// Returns the other claim that has a device or its group, by name.
+    pub(super) fn other_with(&self, uid: &str, device: DeviceId, group: Option<GroupId>) -> Option<String> {
+        let (id, group) = (device.to_string(), group.map(|group| group.0));
+        let has =
+            |device: &PreparedDevice| device.device == id || device.group.is_some() && device.group == group;
+        let state = self.state.lock();
+        let mut others = state.claims.iter().filter(|(other, claim)| *other != uid && self.is_current(claim));
+        others.find(|(_, claim)| claim.own_devices().any(has)).map(|(_, claim)| claim.full_name())
+    }
+
+    /// Adds or replaces a claim. When this returns, the monitor probes none of its devices, and the file has it.
+    ///
+    /// # Errors
+    /// The file could not be written. The claims are as before then.
+    pub(super) fn insert(&self, uid: &str, claim: PreparedClaim) -> Result<(), NotWritten> {
+        self.change(|claims| claims.insert(uid.to_owned(), claim))
+    }
+
+    /// Removes a claim, from the file first.
+    ///
+    /// # Errors
+    /// The file could not be written. The claim is still there then.
+    pub(super) fn remove(&self, uid: &str) -> Result<(), NotWritten> {
+        self.change(|claims| claims.remove(uid))
+    }
+
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<String, PreparedClaim>) -> T,
+    ) -> Result<(), NotWritten> {
+        let mut state = self.state.lock();
+        let mut claims = state.claims.clone();
+        change(&mut claims);
+        // Devices that are added are protected before their claim is promised, and devices that are removed after the promise ends.
+        let union: BTreeMap<String, PreparedClaim> =
+            claims.iter().chain(&state.claims).map(|(uid, claim)| (uid.clone(), claim.clone())).collect();
+        self.set_assignments(&union);
+        let content = Content { claims };
+        state.file.write_versioned(VERSION, &content);
+        let is_written = state.file.is_written();
+        if is_written {
+            state.claims = content.claims;
+        }
+        self.set_assignments(&state.claims);
+        if is_written { Ok(()) } else { Err(NotWritten) }
+    }
+
+    fn set_assignments(&self, claims: &BTreeMap<String, PreparedClaim>) {
+        let current = claims.values().filter(|claim| self.is_current(claim));
+        self.assignments.set_claims(current.flat_map(PreparedClaim::assignments).collect());
+    }
+}
+
+/// The state file could not be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct NotWritten;
+
+impl std::fmt::Display for NotWritten {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the driver's state file {FILE} could not be written; its log says why")
+    }
+}

@@ -1,0 +1,83 @@
+//! Unprepares a claim, after its containers have ended, so that its devices can be allocated again.
+
+use crate::dra::driver::{CallError, Driver};
+use crate::dra::prepared::{PreparedClaim, PreparedDevice};
+use crate::node::probe;
+use kubelet_api::dra::Claim;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use vfio_plugin_policy::allocation::{ProbeVerdict, judge};
+use vfio_probe::{DeviceId, GroupId, Occupancy};
+
+/// The answer is sent this long before the kubelet gives up, after the time to store a taint.
+const MARGIN: Duration = Duration::from_secs(1);
+/// The time before the deadline that is left to store a taint.
+const STORE: Duration = Duration::from_secs(5);
+/// The pause between two probes of a held group.
+const PROBE_AGAIN: Duration = Duration::from_millis(100);
+
+impl Driver {
+    /// Unprepares a claim. The kubelet waits until `deadline`.
+    ///
+    /// # Errors
+    /// The claim is still prepared: its files or its record cannot be removed, or a group is still held and the API server has not
+    /// stored that. The kubelet keeps the pod and asks again, and the scheduler allocates the devices to no other claim meanwhile.
+    pub(super) async fn unprepare(&self, claim: &Claim, deadline: Instant) -> Result<(), CallError> {
+        let _call = self.calls.begin(&claim.uid).await;
+        let Some(prepared) = self.claims.get(&claim.uid) else {
+            // A call that failed half way, or the record of it was lost.
+            return self.remove_files(claim);
+        };
+        if self.claims.is_current(&prepared) {
+            self.give_back(&prepared, deadline).await?;
+        }
+        self.remove_files(claim)?;
+        Ok(self.claims.remove(&claim.uid)?)
+    }
+
+    /// Waits until the groups of a claim are free. Devices of a group that stays held are withheld from other claims.
+    async fn give_back(&self, prepared: &PreparedClaim, deadline: Instant) -> Result<(), CallError> {
+        let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
+        let give_up = (Instant::now() + self.release).min(deadline.checked_sub(STORE).unwrap_or(deadline));
+        let mut groups: BTreeMap<GroupId, Vec<DeviceId>> = BTreeMap::new();
+        for device in prepared.own_devices() {
+            if let (Some(group), Some(id)) = (device.group, PreparedDevice::id(device)) {
+                groups.entry(GroupId(group)).or_default().push(id);
+            }
+        }
+        for (group, devices) in groups {
+            if self.wait_until_free(group, &devices, give_up).await {
+                continue;
+            }
+            tracing::warn!(%group, claim = prepared.full_name(),
+                "a group is still held after the containers of its claim have ended; its devices are withheld");
+            if !self.withhold(group, &devices, deadline).await {
+                return Err(CallError::NotWithheld { group });
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until a group is free. Returns false if it is still held, or not known to be free.
+    async fn wait_until_free(&self, group: GroupId, devices: &[DeviceId], give_up: Instant) -> bool {
+        loop {
+            let probed = probe::open(&self.monitor, group, give_up.max(Instant::now() + PROBE_AGAIN)).await;
+            let snapshot = self.checks().snapshot();
+            let known = devices.iter().find_map(|id| snapshot.get(*id));
+            // A device that is not bound has no peek. Only the probe shows that it is free.
+            let looks_held = || known.is_none_or(|device| self.checks().looks_held(device, group));
+            let is_free = judge(probed, looks_held, snapshot.vfio_visible) != ProbeVerdict::Held;
+            // The group of a device that has fallen off the bus may never become free.
+            let is_lost = known.is_some_and(|device| device.hardware.lost);
+            if is_free || is_lost || Instant::now() >= give_up {
+                match probed {
+                    Occupancy::Free | Occupancy::Held => self.monitor.record_probe(group, probed),
+                    _ => self.monitor.check_now(),
+                }
+                return is_free;
+            }
+            sleep(PROBE_AGAIN).await;
+        }
+    }
+}

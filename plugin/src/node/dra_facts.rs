@@ -1,0 +1,101 @@
+//! Reads what ResourceSlices say of a device and its record does not have.
+
+use crate::node::sysfs::link_target;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use vfio_plugin_policy::dra::attributes::DeviceFacts;
+use vfio_probe::{Device, PciAddress, Root, names};
+
+/// Reads the facts of devices.
+#[derive(Debug)]
+pub(crate) struct DraFacts {
+    root: Root,
+    pci: PathBuf,
+    models: BTreeMap<(u16, u16), String>,
+}
+
+impl DraFacts {
+    /// Reads the names of the devices' models, as [`names`] describes. `path` is the root's directory. With `pci_ids` all names come
+    /// from that file. A name that cannot be read is missing.
+    pub(crate) fn new<'a>(
+        root: Root,
+        path: &Path,
+        pci_ids: Option<&Path>,
+        devices: impl Iterator<Item = &'a Device>,
+    ) -> Self {
+        let mut models = BTreeMap::new();
+        let mut unknown: Vec<(u16, u16)> = Vec::new();
+        for model in devices.map(|device| (device.vendor, device.device)) {
+            let built_in = if pci_ids.is_none() { names::built_in(model.0, model.1) } else { None };
+            match built_in {
+                Some(name) => {
+                    models.insert(model, name.as_str().to_owned());
+                }
+                None if !unknown.contains(&model) => unknown.push(model),
+                None => {}
+            }
+        }
+        if !unknown.is_empty()
+            && let Ok(mut file) = names::open(pci_ids)
+        {
+            let mut name = |index: usize, name: &str| {
+                if let Some(model) = unknown.get(index) {
+                    models.insert(*model, name.to_owned());
+                }
+            };
+            // Models without a name are published without one.
+            let _ = names::find(&mut file, &unknown, &mut name);
+        }
+        Self { root, pci: path.join("sys/bus/pci/devices"), models }
+    }
+
+    /// Reads the facts of a device. What cannot be read is missing.
+    pub(crate) fn read(&self, device: &Device) -> DeviceFacts {
+        DeviceFacts {
+            model: self.models.get(&(device.vendor, device.device)).cloned(),
+            pcie_root: device.id.pci().or(device.parent).and_then(|address| self.pcie_root(address)),
+            iommufd: self.has_iommufd(device).unwrap_or(false),
+        }
+    }
+
+    /// Returns the root complex of a function: the first directory in /sys/devices that is named `pciDDDD:BB`
+    /// (`GetPCIeRootAttributeByPCIBusID` in k8s.io/dynamic-resource-allocation/deviceattribute).
+    fn pcie_root(&self, address: PciAddress) -> Option<String> {
+        // ../../../devices/pci0000:00/0000:00:01.0/0000:01:00.0
+        let target = link_target(&self.pci.join(address.to_string()))?;
+        target.split('/').find(|part| is_root_complex(part)).map(str::to_owned)
+    }
+
+    /// Returns whether the kernel has /dev/iommu and the device's own node. None if the group cannot be read.
+    fn has_iommufd(&self, device: &Device) -> Option<bool> {
+        let nodes = self.root.device_nodes(device.group?).ok()?;
+        let own = nodes.devices.iter().any(|(id, node)| *id == device.id && node.is_some());
+        Some(nodes.iommufd.is_some() && own)
+    }
+}
+
+/// Returns whether a directory is that of a root complex (`pci_register_host_bridge`, drivers/pci/probe.c).
+fn is_root_complex(name: &str) -> bool {
+    let Some((domain, bus)) = name.strip_prefix("pci").and_then(|numbers| numbers.split_once(':')) else {
+        return false;
+    };
+    let is_hex = |text: &str| text.chars().all(|c| c.is_ascii_hexdigit());
+    domain.len() >= 4 && bus.len() == 2 && is_hex(domain) && is_hex(bus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_complex_is_known_by_its_name() {
+        for name in ["pci0000:00", "pci0001:80", "pci10000:e1"] {
+            assert!(is_root_complex(name), "{name}");
+        }
+        for name in
+            ["0000:00:01.0", "pci", "pci0000", "pci0000:0", "pci0000:00:01.0", "platform", "pcix000:00"]
+        {
+            assert!(!is_root_complex(name), "{name}");
+        }
+    }
+}
