@@ -2,7 +2,7 @@
 //!
 //! | module | purpose |
 //! | --- | --- |
-//! | [`client`] | connects to the API server |
+//! | [`client`], [`token`] | connect to the API server |
 //! | [`registration`], [`kubelet`] | the sockets, and whether the kubelet is connected |
 //! | [`service`] | answers the kubelet's calls |
 //! | [`driver`], [`prepare`], [`unprepare`] | carry out a call for one claim |
@@ -31,6 +31,7 @@ mod publish;
 mod registration;
 mod service;
 mod slices;
+mod token;
 mod unprepare;
 
 use crate::assignments::AssignmentsHandle;
