@@ -24,6 +24,8 @@ const HELM: (&str, &str) = ("helm.sh/helm/v4/cmd/helm", "v4.3.2");
 const SCHEMAS: &str = "kubernetes-validate==1.37.0";
 /// The oldest and the newest version of Kubernetes that are supported.
 const VERSIONS: [&str; 2] = ["1.26", "1.37"];
+/// The same for Dynamic Resource Allocation.
+const DRA_VERSIONS: [&str; 2] = ["1.34", "1.37"];
 
 /// Runs the suite.
 ///
@@ -50,6 +52,7 @@ pub fn chart(context: &mut Context, _: &[String]) -> Result<bool> {
     manifests::check(context, &helm, &mut suite);
 
     let mut files = Vec::new();
+    let mut dra_files = Vec::new();
     for (name, words, expected) in values::good(context) {
         suite.check(&format!("values: {name}"), |log| {
             log.run(helm_command(context, &helm, "lint").args(["--strict", CHART]).args(&words))?;
@@ -57,20 +60,28 @@ pub fn chart(context: &mut Context, _: &[String]) -> Result<bool> {
             for part in &expected {
                 ensure(text.contains(part.as_str()), &format!("the manifest has no {part}"))?;
             }
-            let file = work.join(format!("{}.yaml", files.len()));
+            let file = work.join(format!("{}.yaml", files.len() + dra_files.len()));
             process::write(&file, text)?;
-            files.push(file);
+            let is_dra = words.iter().any(|word| word.contains("offer=dra"));
+            if is_dra {
+                dra_files.push(file)
+            } else {
+                files.push(file)
+            }
             Ok(())
         });
     }
-    for version in VERSIONS {
-        suite.check(&format!("Kubernetes {version}"), |log| {
-            let mut validate = context.command(&validator);
-            log.run(validate.args(["--strict", "-k", version]).args(&files))
-        });
+    for (what, versions, files) in [("", VERSIONS, &files), (" with DRA", DRA_VERSIONS, &dra_files)] {
+        for version in versions {
+            suite.check(&format!("Kubernetes {version}{what}"), |log| {
+                let mut validate = context.command(&validator);
+                log.run(validate.args(["--strict", "-k", version]).args(files))
+            });
+        }
     }
     let mut typed = context.command(&types);
-    typed.arg("-program").arg(context.debug("vfio-device-plugin")).args(&files);
+    typed.arg("-program").arg(context.debug("vfio-device-plugin")).args(&files).args(&dra_files);
+    typed.args(process::entries(&context.top.join("deploy/dra/examples")));
     suite.count("Kubernetes' code and the plugin's settings", typed);
     suite.check("a broken manifest is found by each", |log| {
         finds_faults(context, &validator, &types, &work, files.first().ok_or("no values were rendered")?, log)
