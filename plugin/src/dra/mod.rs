@@ -143,8 +143,11 @@ fn lock(directory: &Path) -> anyhow::Result<OwnedFd> {
 }
 
 /// Returns the id of the boot. Empty if the kernel does not show it.
+///
+/// An unprivileged container does not have the host's /proc below the root. Its own shows the same id: no namespace has another.
 fn boot(root: &Path) -> String {
-    let path = root.join("proc/sys/kernel/random/boot_id");
-    let content = crate::files::read(&path, crate::files::Links::Follow, 64).unwrap_or_default();
+    const ID: &str = "proc/sys/kernel/random/boot_id";
+    let read = |root: &Path| crate::files::read(&root.join(ID), crate::files::Links::Follow, 64);
+    let content = read(root).or_else(|_| read(Path::new("/"))).unwrap_or_default();
     String::from_utf8_lossy(&content).trim().to_owned()
 }
