@@ -219,12 +219,15 @@ fn is_packaged(context: &Context, helm: &Path, work: &Scratch, log: &mut Log) ->
 
 /// The notes say how to see the first list, and how to create classes for DRA.
 fn has_notes(context: &Context, helm: &Path, log: &mut Log) -> Result {
-    for (offer, command) in [("device-plugin", "list"), ("dra", "dra classes --extended | kubectl apply -f -")] {
+    for (offer, command) in
+        [("device-plugin", "list"), ("dra", "dra classes --extended | kubectl apply -f -")]
+    {
         let mut install = helm_command(context, helm, "install");
         install.args(["gpus", CHART, "--namespace", "vfio", "--dry-run=client"]);
         let notes = log.output(install.args(["--set", &format!("offer={offer}")]))?;
-        let line =
-            format!("kubectl -n vfio exec daemonset/gpus-vfio-device-plugin -- /vfio-device-plugin {command}");
+        let line = format!(
+            "kubectl -n vfio exec daemonset/gpus-vfio-device-plugin -- /vfio-device-plugin {command}"
+        );
         ensure(notes.contains(&line), &format!("the notes have no {line}"))?;
     }
     Ok(())
