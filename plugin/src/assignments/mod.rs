@@ -176,7 +176,9 @@ impl AssignmentsHandle {
             self.publish(assignments);
         } else {
             // The devices of pods are not known yet, so the monitor still waits for the first poll before it probes.
-            let assignments = assignments.with_claims(&claims);
+            let mut assignments = assignments.with_claims(&claims);
+            // A pod of the device plugin may have any other device.
+            assignments.known = false;
             self.shared.monitor.set_restored(assignments.reserved());
             self.shared.published.send_replace(Arc::new(assignments));
         }

@@ -2,26 +2,32 @@
 //!
 //! | module | purpose |
 //! | --- | --- |
-//! | [`client`] | connects to the API server |
+//! | [`client`], [`api`] | connects to the API server, and sends requests to it |
 //! | [`registration`], [`kubelet`] | the sockets, and whether the kubelet is connected |
 //! | [`service`] | answers the kubelet's calls |
 //! | [`driver`], [`prepare`], [`unprepare`] | carry out a call for one claim |
+//! | [`health`] | streams the health of devices to the kubelet |
+//! | [`events`] | reports refusals in the cluster |
 //! | [`claim`] | reads what a claim allocates |
-//! | [`prepared`] | the record of prepared claims |
+//! | [`prepared`], [`adoption`] | the record of prepared claims, and how a lost one is made again |
 //! | [`claim_files`], [`claim_spec`], [`metadata`] | the files by which containers get a claim's devices |
 //! | [`offered`], [`described`], [`facts`] | what is to be published |
-//! | [`publish`], [`slices`] | writes it to the API server |
+//! | [`publish`], [`write`], [`slices`] | writes it to the API server |
 //!
 //! Two barriers keep a device that is held from another claim. The refusal of a claim is sent after the API server has stored the
 //! device's taint. A claim whose group is still held is not given back before that either.
 
+mod adoption;
+mod api;
 mod claim;
 mod claim_files;
 mod claim_spec;
 mod client;
 mod described;
 mod driver;
+mod events;
 mod facts;
+mod health;
 mod kubelet;
 mod metadata;
 mod offered;
@@ -32,6 +38,7 @@ mod registration;
 mod service;
 mod slices;
 mod unprepare;
+mod write;
 
 use crate::assignments::AssignmentsHandle;
 use crate::config::Config;
@@ -85,10 +92,16 @@ pub(crate) async fn start(config: &Config, parts: Parts, supervisor: &Supervisor
     create_directories(&plugins_dir).with_context(|| format!("cannot create {}", plugins_dir.display()))?;
     let lock = lock(&plugins_dir)?;
     let directory = RunDir::of_serve(&plugins_dir, &problems);
-    let claims = PreparedClaims::open(&directory, assignments.clone(), boot(&config.root))
+    let (claims, is_recorded) = PreparedClaims::open(&directory, assignments.clone(), boot(&config.root))
         .context("the record of prepared claims cannot be read")?;
     let client = client::client(options.kubeconfig.as_deref()).await?;
     let (name, node) = (options.dra_driver.clone(), options.node().to_owned());
+    let kubelet_claims = match is_recorded {
+        true => BTreeMap::new(),
+        false => adoption::kubelet_claims(&config.kubelet_root.join(adoption::FILE), &name, &node),
+    };
+    let (events, event_sender) = events::events(client.clone(), name.as_str(), &node);
+    supervisor.task("the events", event_sender.run());
     let endpoint = registration::endpoint(&plugins_dir).display().to_string();
     let status = ResourceStatus { name: name.to_string(), endpoint, ..ResourceStatus::default() };
     let status: SharedStatus = Arc::new(Mutex::new(status));
@@ -105,7 +118,8 @@ pub(crate) async fn start(config: &Config, parts: Parts, supervisor: &Supervisor
     };
     supervisor.task("the publisher", decider.run(wanted));
     let identity = (name.clone(), node.clone());
-    let publishing = SlicePublisher::run(client.clone(), identity, kubelet.clone(), stored.clone(), receiver);
+    let publishing =
+        SlicePublisher::run(client.clone(), identity, kubelet.clone(), stored.clone(), receiver.clone());
     supervisor.task("the publisher of ResourceSlices", publishing);
     let driver = Driver {
         name,
@@ -122,11 +136,17 @@ pub(crate) async fn start(config: &Config, parts: Parts, supervisor: &Supervisor
         stored,
         facts,
         calls: Calls::default(),
+        events,
+        kubelet_claims: Mutex::new(kubelet_claims),
+        wanted: receiver,
     };
+    let driver = Arc::new(driver);
+    let adopting = Arc::clone(&driver);
+    supervisor.task("the adoption of claims", async move { adopting.adopt().await });
     let registry_dir = options.registry_dir(&config.kubelet_root);
     supervisor.task("the DRA service", async move {
         let _lock = lock;
-        registration::serve(Arc::new(driver), registry_dir, kubelet).await;
+        registration::serve(driver, registry_dir, kubelet).await;
     });
     Ok(())
 }
