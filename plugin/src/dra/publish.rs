@@ -5,6 +5,7 @@
 //! it starts, and then registers the driver; they are created again after that, see [`crate::dra::kubelet`].
 
 use crate::backoff::Backoff;
+use crate::dra::api_server::{Access, ApiServer, RequestError};
 use crate::dra::kubelet::KubeletLink;
 use crate::dra::offered::{Acknowledged, Stored, Wanted};
 use crate::dra::slices::StoredSlices;
@@ -16,12 +17,11 @@ use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
-use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use vfio_plugin_policy::dra::changes::{Changes, changes};
 use vfio_plugin_policy::dra::devices::{Features, entries};
 use vfio_plugin_policy::dra::names::DraDriver;
@@ -29,34 +29,15 @@ use vfio_plugin_policy::dra::slices::Publication;
 
 /// The shortest time between two rounds of writes.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long one request to the API server may take.
-const REQUEST: Duration = Duration::from_secs(5);
 /// The first and the longest pause after a failed request.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// The limit for the slices that are read: far more than a node can have.
 const MAX_SLICES: u32 = 1000;
 
-/// A request that failed.
-#[derive(Debug)]
-enum RequestError {
-    /// The API server answered that the object has changed or is gone.
-    Outdated,
-    /// Another error.
-    Other(String),
-}
-
-impl fmt::Display for RequestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Outdated => f.write_str("another program has changed the slice"),
-            Self::Other(error) => f.write_str(error),
-        }
-    }
-}
-
 /// Publishes the slices of this node.
 pub(super) struct SlicePublisher {
     client: Client,
+    api: ApiServer,
     driver: DraDriver,
     node: String,
     kubelet: KubeletLink,
@@ -73,7 +54,7 @@ pub(super) struct SlicePublisher {
 impl SlicePublisher {
     /// Publishes whatever is wanted; never returns. Waits until the API server answers.
     pub(super) async fn run(
-        client: Client,
+        (client, api): (Client, ApiServer),
         (driver, node): (DraDriver, String),
         kubelet: KubeletLink,
         stored: Stored,
@@ -81,7 +62,7 @@ impl SlicePublisher {
     ) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let owner = loop {
-            match owner(&client, &node).await {
+            match owner(&client, &api, &node).await {
                 Ok(owner) => break owner,
                 Err(error) => {
                     let pause = backoff.pause();
@@ -92,6 +73,7 @@ impl SlicePublisher {
         };
         let publisher = Self {
             client,
+            api,
             driver,
             node,
             kubelet,
@@ -126,10 +108,12 @@ impl SlicePublisher {
                 match self.write(&now).await {
                     Ok(()) => {
                         backoff.reset();
+                        self.api.written(None);
                         not_before = Instant::now() + INTERVAL;
                     }
                     Err(error) => {
                         let pause = backoff.pause();
+                        self.api.written(Some(&error));
                         tracing::warn!(%error, ?pause, "ResourceSlices could not be written; trying again");
                         not_before = Instant::now() + pause;
                     }
@@ -141,6 +125,7 @@ impl SlicePublisher {
                 Some(event) = events.next() => {
                     match event {
                         Ok(event) => {
+                            self.api.answered(Access::ReadSlices);
                             if watch_fails {
                                 watch_fails = false;
                                 tracing::info!("ResourceSlices are watched again");
@@ -148,6 +133,7 @@ impl SlicePublisher {
                             self.take(event).await;
                         }
                         Err(error) => {
+                            self.api.watch_failed(&error);
                             if !watch_fails {
                                 watch_fails = true;
                                 tracing::warn!(%error, "ResourceSlices cannot be watched; trying again");
@@ -176,27 +162,29 @@ impl SlicePublisher {
 
     /// Reads the version of the API server, which may have changed with a new watch. Another version may keep other fields.
     async fn read_version(&mut self) {
-        let Ok(Ok(info)) = timeout(REQUEST, self.client.apiserver_version()).await else { return };
+        let Ok(info) = self.api.request(Access::Version, self.client.apiserver_version()).await else {
+            return;
+        };
         let digits: String = info.minor.chars().take_while(char::is_ascii_digit).collect();
         let minor: Option<u32> = digits.parse().ok();
         if minor.is_some() && minor != self.minor {
             self.minor = minor;
             // What this version stores by default may be turned on or off: its answers show it.
             self.features = Features { taints: true, counters: minor.is_some_and(|minor| minor >= 36) };
+            self.api.set_version(minor);
         }
     }
 
     /// Records what is stored. Returns whether a write is needed and allowed. No write is under way meanwhile.
     fn acknowledge(&self, wanted: &Wanted) -> bool {
         if !self.slices.are_known() {
+            self.api.set_stored(None);
             return false;
         }
         let allocatable = self.slices.allocatable(&self.driver);
         self.stored.acknowledge(Acknowledged { requests: wanted.requests, allocatable });
         let differs = !self.changes(wanted).is_empty();
-        if !differs && !self.slices.all().is_empty() {
-            self.kubelet.set_published();
-        }
+        self.api.set_stored(Some((!differs && !self.slices.all().is_empty(), &self.slices)));
         differs
     }
 
@@ -250,18 +238,22 @@ impl SlicePublisher {
             let name = slice.metadata.name.clone().unwrap_or_default();
             let preconditions = Preconditions { uid: slice.metadata.uid.clone(), resource_version: None };
             let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-            match request(api.delete(&name, &parameters)).await {
+            match self.api.request(Access::WriteSlices, api.delete(&name, &parameters)).await {
                 Ok(_) | Err(RequestError::Outdated) => self.slices.deleted(&slice),
                 Err(error) => return Err(error),
             }
         }
         for slice in update {
             let name = slice.metadata.name.clone().unwrap_or_default();
-            let stored = request(api.replace(&name, &PostParams::default(), &slice)).await?;
+            let parameters = PostParams::default();
+            let replace = api.replace(&name, &parameters, &slice);
+            let stored = self.api.request(Access::WriteSlices, replace).await?;
             self.stored(&slice, stored);
         }
         for slice in create {
-            let stored = request(api.create(&PostParams::default(), &slice)).await?;
+            let parameters = PostParams::default();
+            let create = api.create(&parameters, &slice);
+            let stored = self.api.request(Access::WriteSlices, create).await?;
             self.stored(&slice, stored);
         }
         Ok(())
@@ -273,6 +265,7 @@ impl SlicePublisher {
         if features != self.features {
             self.features = features;
             if !features.taints {
+                self.api.drops_taints();
                 tracing::warn!(
                     "the API server drops taints of devices (DRADeviceTaints is off); devices that must not be allocated are left \
                      out of the ResourceSlices instead"
@@ -285,7 +278,8 @@ impl SlicePublisher {
     /// Reads all slices.
     async fn list(&mut self) -> Result<(), RequestError> {
         let parameters = ListParams::default().fields(&self.selector()).limit(MAX_SLICES);
-        let list = request(self.slices_api().list(&parameters)).await?;
+        let api = self.slices_api();
+        let list = self.api.request(Access::ReadSlices, api.list(&parameters)).await?;
         self.slices.begin_list();
         for slice in list.items {
             self.slices.listed(slice);
@@ -304,9 +298,9 @@ impl SlicePublisher {
 }
 
 /// Returns the reference by which the slices are deleted with the Node object.
-async fn owner(client: &Client, node: &str) -> Result<OwnerReference, RequestError> {
+async fn owner(client: &Client, api: &ApiServer, node: &str) -> Result<OwnerReference, RequestError> {
     let nodes: Api<Node> = Api::all(client.clone());
-    let node = request(nodes.get(node)).await?;
+    let node = api.request(Access::Node, nodes.get(node)).await?;
     let (Some(name), Some(uid)) = (node.metadata.name, node.metadata.uid) else {
         return Err(RequestError::Other("the node has no name or uid".to_owned()));
     };
@@ -318,14 +312,4 @@ async fn owner(client: &Client, node: &str) -> Result<OwnerReference, RequestErr
         controller: Some(true),
         block_owner_deletion: None,
     })
-}
-
-/// Waits for an answer of the API server.
-async fn request<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, RequestError> {
-    match timeout(REQUEST, request).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Err(RequestError::Outdated),
-        Ok(Err(error)) => Err(RequestError::Other(error.to_string())),
-        Err(_) => Err(RequestError::Other("no answer within 5 s".to_owned())),
-    }
 }
