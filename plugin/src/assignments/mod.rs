@@ -183,6 +183,12 @@ impl AssignmentsHandle {
         }
     }
 
+    /// Returns whether the kubelet was polled. Before that, a pod of the device plugin may have any device.
+    #[cfg(feature = "dra")]
+    pub(crate) fn has_polled(&self) -> bool {
+        self.shared.has_polled.load(Ordering::Relaxed)
+    }
+
     /// Wakes the poller: a pod may have come or gone.
     pub(crate) fn poll_soon(&self) {
         self.shared.poll_soon.notify_one();

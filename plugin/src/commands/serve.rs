@@ -11,7 +11,7 @@ use crate::allocate::gate::ClosedGate;
 use crate::commands::stderr;
 use crate::config::Config;
 use crate::device_plugin::sockets;
-use crate::handover::reload::{Reload, notify_active};
+use crate::handover::reload::{self, Reload, notify_active};
 use crate::handover::retired::{AfterRetirement, Retired};
 use crate::handover::taker::{self, Beginning, Taken, Withdrawn};
 use crate::handover::{Parts, giver};
@@ -238,7 +238,7 @@ async fn hand_over(
     };
     notify_active(giver);
     if !parts.hands_over {
-        return std::future::pending().await;
+        return reload::refuse_with_dra().await;
     }
     supervisor.task("the reload", reload.clone().follow());
     match giver::serve(parts, reload).await {

@@ -100,7 +100,8 @@ fn in_words(claim: &ClaimReport) -> String {
         Some(name) => format!("{}/{name} ({})", claim.namespace, pod.uid),
         None => pod.uid.clone(),
     });
-    let pods: Vec<String> = pods.collect();
+    let mut pods: Vec<String> = pods.collect();
+    pods.extend(claim.for_any_pod.then(|| "any pod".to_owned()));
     let pods = if pods.is_empty() { "no pod".to_owned() } else { pods.join(", ") };
     let text = format!("Prepared {claim} ({}) has the group, for {pods}.", claim.uid);
     escaped(&text).into_owned()

@@ -1,36 +1,16 @@
 //! Sends requests to the API server, and records how it answers and what it stores.
 
+use crate::dra::api::{REQUEST, RequestError, causes};
 use crate::dra::slices::StoredSlices;
 use crate::driver_status::SharedDriverStatus;
 use crate::problems::{ProblemCode, Problems, seconds};
 use kube::runtime::watcher;
-use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use tokio::time::timeout;
 
-/// How long one request may take.
-pub(super) const REQUEST: Duration = Duration::from_secs(5);
 /// What the problems are about.
 const API_SERVER: &str = "API server";
 const SLICES: &str = "ResourceSlices";
-
-/// A request that failed.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum RequestError {
-    /// The API server answered that the object has changed or is gone.
-    Outdated,
-    /// Another error.
-    Other(String),
-}
-
-impl fmt::Display for RequestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Outdated => f.write_str("another program has changed the slice"),
-            Self::Other(error) => f.write_str(error),
-        }
-    }
-}
 
 /// What a request needs a right for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,16 +69,11 @@ impl ApiServer {
             }
             Ok(Err(error)) => {
                 self.failed(access, &error);
-                match error {
-                    kube::Error::Api(status) if matches!(status.code, 404 | 409) => {
-                        Err(RequestError::Outdated)
-                    }
-                    error => Err(RequestError::Other(error.to_string())),
-                }
+                Err(error.into())
             }
             Err(_) => {
                 self.silent();
-                Err(RequestError::Other("no answer within 5 s".to_owned()))
+                Err(RequestError::Unanswered(format!("no answer within {} s", REQUEST.as_secs())))
             }
         }
     }
@@ -112,7 +87,7 @@ impl ApiServer {
     /// Records that a request failed.
     pub(super) fn failed(&self, access: Access, error: &kube::Error) {
         let kube::Error::Api(status) = error else {
-            return self.set_reachable(Some(&error.to_string()));
+            return self.set_reachable(Some(&causes(error)));
         };
         match status.code {
             401 | 403 => {
@@ -121,7 +96,7 @@ impl ApiServer {
                     format!("the API server refuses it to the DRA driver's account: {}", status.message);
                 self.problems.begin(ProblemCode::ApiServerForbidden, access.as_str(), text);
             }
-            500.. => self.set_reachable(Some(&error.to_string())),
+            500.. => self.set_reachable(Some(&causes(error))),
             _ => self.answered(access),
         }
     }

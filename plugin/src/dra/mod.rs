@@ -2,20 +2,24 @@
 //!
 //! | module | purpose |
 //! | --- | --- |
-//! | [`client`], [`api_server`] | connects to the API server, and records how it answers |
+//! | [`client`], [`api`], [`api_server`] | connects to the API server, sends requests to it, and records how it answers |
 //! | [`others`] | reads what other drivers publish of this node, for `doctor` |
 //! | [`registration`], [`kubelet`] | the sockets, and whether the kubelet is connected |
 //! | [`service`] | answers the kubelet's calls |
 //! | [`driver`], [`prepare`], [`unprepare`] | carry out a call for one claim |
+//! | [`health`] | streams the health of devices to the kubelet |
+//! | [`events`] | reports refusals in the cluster |
 //! | [`claim`] | reads what a claim allocates |
-//! | [`prepared`] | the record of prepared claims |
+//! | [`prepared`], [`adoption`] | the record of prepared claims, and how a lost one is made again |
 //! | [`claim_files`], [`claim_spec`], [`metadata`] | the files by which containers get a claim's devices |
 //! | [`offered`], [`described`], [`facts`] | what is to be published |
-//! | [`publish`], [`slices`] | writes it to the API server |
+//! | [`publish`], [`write`], [`slices`] | writes it to the API server |
 //!
 //! Two barriers keep a device that is held from another claim. The refusal of a claim is sent after the API server has stored the
 //! device's taint. A claim whose group is still held is not given back before that either.
 
+mod adoption;
+mod api;
 mod api_server;
 mod claim;
 mod claim_files;
@@ -23,7 +27,9 @@ mod claim_spec;
 mod client;
 mod described;
 mod driver;
+mod events;
 mod facts;
+mod health;
 mod kubelet;
 mod metadata;
 mod offered;
@@ -35,6 +41,7 @@ mod registration;
 mod service;
 mod slices;
 mod unprepare;
+mod write;
 
 use crate::assignments::AssignmentsHandle;
 use crate::config::Config;
@@ -59,6 +66,7 @@ use parking_lot::Mutex;
 use prepared::PreparedClaims;
 use publish::SlicePublisher;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -128,7 +136,7 @@ pub(crate) fn withhold(
 ) -> anyhow::Result<()> {
     let plugins_dir = config.dra.plugins_dir(&config.kubelet_root);
     let directory = RunDir::of_reader(&plugins_dir);
-    let claims = PreparedClaims::open(&directory, assignments.clone(), boot(&config.root))
+    let (claims, _) = PreparedClaims::open(&directory, assignments.clone(), boot(&config.root))
         .context("the record of prepared claims cannot be read")?;
     let count = claims.current();
     let text = format!("has {count} prepared claims, and no DRA driver runs that could unprepare them");
@@ -154,10 +162,16 @@ pub(crate) async fn start(
     create_directories(&plugins_dir).with_context(|| format!("cannot create {}", plugins_dir.display()))?;
     let lock = lock(&plugins_dir)?;
     let directory = RunDir::of_serve(&plugins_dir, &problems);
-    let claims = PreparedClaims::open(&directory, assignments.clone(), boot(&config.root))
+    let (claims, is_recorded) = PreparedClaims::open(&directory, assignments.clone(), boot(&config.root))
         .context("the record of prepared claims cannot be read")?;
     let client = client::client(options.kubeconfig.as_deref()).await?;
     let (name, node) = (options.dra_driver.clone(), options.node().to_owned());
+    let kubelet_claims = match is_recorded {
+        true => BTreeMap::new(),
+        false => adoption::kubelet_claims(&config.kubelet_root.join(adoption::FILE), &name, &node),
+    };
+    let (events, event_sender) = events::events(client.clone(), name.as_str(), &node);
+    supervisor.task("the events", event_sender.run());
     let status = DriverStatus {
         driver: name.to_string(),
         node: node.clone(),
@@ -179,7 +193,7 @@ pub(crate) async fn start(
     let offers = Offers { stored: stored.clone(), facts: facts.clone(), wanted };
     let access = (client.clone(), api.clone());
     let identity = (name.clone(), node.clone());
-    let publishing = SlicePublisher::run(access, identity, kubelet.clone(), stored.clone(), receiver);
+    let publishing = SlicePublisher::run(access, identity, kubelet.clone(), stored.clone(), receiver.clone());
     supervisor.task("the publisher of ResourceSlices", publishing);
     let driver = Driver {
         name,
@@ -198,11 +212,17 @@ pub(crate) async fn start(
         stored,
         facts,
         calls: Calls::default(),
+        events,
+        kubelet_claims: Mutex::new(kubelet_claims),
+        wanted: receiver,
     };
+    let driver = Arc::new(driver);
+    let adopting = Arc::clone(&driver);
+    supervisor.task("the adoption of claims", async move { adopting.adopt().await });
     let registry_dir = options.registry_dir(&config.kubelet_root);
     supervisor.task("the DRA service", async move {
         let _lock = lock;
-        registration::serve(Arc::new(driver), registry_dir, kubelet).await;
+        registration::serve(driver, registry_dir, kubelet).await;
     });
     Ok(offers)
 }

@@ -14,15 +14,18 @@ use tokio::time::timeout_at;
 use vfio_plugin_policy::assignments::index::Assignments;
 use vfio_plugin_policy::device::NodeSnapshot;
 use vfio_plugin_policy::dra::devices::Listed;
+use vfio_plugin_policy::dra::health::HealthReport;
 use vfio_probe::DeviceId;
 
 /// What the driver wants to publish.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Wanted {
     /// The requests for a decision that it takes into account.
     pub(super) requests: u64,
     /// The devices.
     pub(super) devices: Vec<Listed>,
+    /// Their health, for the pods that have them.
+    pub(super) health: Vec<HealthReport>,
 }
 
 /// What the API server stores, as far as is known.
@@ -109,18 +112,21 @@ impl Offers {
         snapshot: &NodeSnapshot,
         assignments: &Assignments,
     ) {
-        let mut devices = Vec::new();
+        let (mut devices, mut health) = (Vec::new(), Vec::new());
         publisher.visit(snapshot, assignments, |device, decision, _| {
             let is_bound = snapshot.get(device.device.id).is_some();
-            devices.extend(listed(&self.facts, device, is_bound, decision, assignments));
+            let entry = listed(&self.facts, device, is_bound, decision, assignments);
+            let report = |decision| HealthReport::new(device.device.id, decision);
+            health.extend(decision.filter(|_| entry.is_some()).map(report));
+            devices.extend(entry);
         });
         let published: BTreeSet<DeviceId> = devices.iter().map(|device| device.id).collect();
         self.facts.retain(|id| published.contains(&id));
         self.wanted.send_if_modified(|known| {
-            let is_same =
-                known.as_ref().is_some_and(|known| known.requests == requests && known.devices == devices);
+            let next = Wanted { requests, devices, health };
+            let is_same = known.as_deref() == Some(&next);
             if !is_same {
-                *known = Some(Arc::new(Wanted { requests, devices }));
+                *known = Some(Arc::new(next));
             }
             !is_same
         });

@@ -168,6 +168,8 @@ pub(crate) struct ClaimReport {
     pub(crate) uid: String,
     /// The pods that it is reserved for.
     pub(crate) pods: Vec<ClaimPodReport>,
+    /// Whether it is reserved for something else than pods, so that other pods may use it too.
+    pub(crate) for_any_pod: bool,
     /// How far it has come: the kubelet has had it prepared. A claim that is only allocated is not known to the node.
     pub(crate) state: ClaimProgress,
 }
@@ -247,6 +249,7 @@ impl From<&Claim> for ClaimReport {
             name: claim.name.clone(),
             uid: claim.uid.clone(),
             pods: claim.pods.iter().map(pod).collect(),
+            for_any_pod: claim.is_for_any_pod,
             state: ClaimProgress::Prepared,
         }
     }

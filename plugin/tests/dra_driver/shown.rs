@@ -41,7 +41,7 @@ async fn claim_is_named_everywhere() {
     let known = device(&world.node, GPU);
     let claim = json!({
         "namespace": "default", "name": "gpu", "uid": uid("gpu"), "pods": [{"name": "vm-1", "uid": "p1"}],
-        "state": "prepared",
+        "for_any_pod": false, "state": "prepared",
     });
     assert_eq!((&known["claim"], &known["offer"], &known["taint"]), (&claim, &json!("dra"), &Value::Null));
     assert_eq!(known["assignment"]["pod"], "vm-1");

@@ -17,6 +17,8 @@ pub struct Claim {
     pub uid: String,
     /// The pods that it is reserved for.
     pub pods: Vec<ClaimPod>,
+    /// Whether it is reserved for something else than pods, such as a group of pods. Any pod may be one of it.
+    pub is_for_any_pod: bool,
 }
 
 /// A pod that may use a claim.
@@ -40,7 +42,7 @@ pub struct ClaimedDevices {
 impl Claim {
     /// Returns the only pod of the claim. Of several pods it returns one that is not named.
     fn pod(&self) -> PodRef {
-        let [pod] = self.pods.as_slice() else { return PodRef::default() };
+        let ([pod], false) = (self.pods.as_slice(), self.is_for_any_pod) else { return PodRef::default() };
         let full_name = pod.name.as_ref().map(|name| format!("{}/{name}", self.namespace));
         PodRef { uid: Some(pod.uid.clone()), full_name }
     }

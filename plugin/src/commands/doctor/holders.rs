@@ -23,7 +23,7 @@ pub(super) fn examine(
             examine_assigned(&id, &pod.to_string(), holders, (&by, &is_its), findings);
         }
         PodOf::Claimed(claim) => {
-            let is_its = |uid: &str| claim.pods.iter().any(|pod| pod.uid == uid);
+            let is_its = |uid: &str| claim.for_any_pod || claim.pods.iter().any(|pod| pod.uid == uid);
             examine_assigned(&id, &claim.to_string(), holders, (&by, &is_its), findings);
         }
         PodOf::Unlisted(pod) => {

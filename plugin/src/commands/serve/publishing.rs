@@ -34,6 +34,8 @@ impl Publishing {
             let requests = offers.as_ref().map_or(0, Offers::requests);
             let snapshot = snapshots.borrow_and_update().clone();
             changes.mark_unchanged();
+            // Before the kubelet was polled once, a device of a device plugin's pod would be offered.
+            let is_polled = offers.is_none() || assignments.has_polled();
             let (current, changed) = assignments.take();
             let mut next = None;
             if let Some(snapshot) = snapshot {
@@ -44,7 +46,7 @@ impl Publishing {
                 // A confirmed assignment ends a refusal.
                 assignments.set_times_matter(!contested.is_empty());
                 monitor.set_contested(contested);
-                if let Some(offers) = &offers {
+                if let Some(offers) = offers.as_ref().filter(|_| is_polled) {
                     offers.decided(requests, &publisher, &snapshot, &current);
                 }
                 if let Some(lists) = lists {

@@ -177,6 +177,7 @@ fn claimed(id: &str, pods: &[&str]) -> Arc<[ClaimedDevices]> {
         name: "gpu".to_owned(),
         uid: "c1".to_owned(),
         pods: pods.collect(),
+        is_for_any_pod: false,
     };
     let devices = ClaimedDevices::new(&Arc::new(claim), RESOURCE, [id.to_owned()].into(), Default::default());
     [devices].into()
