@@ -1,5 +1,6 @@
-//! Sends requests to the API server, each with a timeout.
+//! Reads the API server's errors, and the node as the owner of the slices.
 
+use crate::dra::api_server::{Access, ApiServer};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Api, Client};
@@ -42,7 +43,7 @@ impl From<kube::Error> for RequestError {
     }
 }
 
-/// Waits for an answer of the API server.
+/// Waits for an answer of the API server whose absence is no problem.
 pub(super) async fn request<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, RequestError> {
     match timeout(REQUEST, request).await {
         Ok(answer) => Ok(answer?),
@@ -74,9 +75,13 @@ pub(super) fn causes(error: &dyn std::error::Error) -> String {
 }
 
 /// Returns the reference by which the slices are deleted with the Node object.
-pub(super) async fn owner(client: &Client, node: &str) -> Result<OwnerReference, RequestError> {
+pub(super) async fn owner(
+    client: &Client,
+    api: &ApiServer,
+    node: &str,
+) -> Result<OwnerReference, RequestError> {
     let nodes: Api<Node> = Api::all(client.clone());
-    let found = request(nodes.get(node)).await.map_err(|error| match error {
+    let found = api.request(Access::Node, nodes.get(node)).await.map_err(|error| match error {
         RequestError::Outdated => RequestError::Refused(format!("there is no node {node}: check --node")),
         error => error,
     })?;

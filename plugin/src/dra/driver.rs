@@ -4,10 +4,12 @@ use crate::allocate::verify::Checks;
 use crate::assignments::AssignmentsHandle;
 use crate::dra::adoption::KubeletClaim;
 use crate::dra::api::RequestError;
+use crate::dra::api_server::{Access, ApiServer};
 use crate::dra::events::Events;
 use crate::dra::facts::KnownFacts;
 use crate::dra::offered::{Stored, Wanted};
 use crate::dra::prepared::PreparedClaims;
+use crate::driver_status::SharedDriverStatus;
 use crate::node::monitor::MonitorHandle;
 use crate::publisher::HealthPublisher;
 use crate::reservations::Reservations;
@@ -43,6 +45,9 @@ pub(super) struct Driver {
     pub(super) plugins_dir: PathBuf,
     pub(super) cdi_dir: PathBuf,
     pub(super) client: kube::Client,
+    pub(super) api: ApiServer,
+    /// Counts the calls.
+    pub(super) status: SharedDriverStatus,
     pub(super) monitor: MonitorHandle,
     pub(super) publisher: Arc<HealthPublisher>,
     pub(super) assignments: AssignmentsHandle,
@@ -73,6 +78,8 @@ pub(super) enum CallError {
     Device(AllocateError),
     /// Another prepared claim has the device or its group.
     Claimed { device: DeviceId, claim: String },
+    /// The device plugin offers the device.
+    OfferedByDevicePlugin(DeviceId),
     /// The kubelet asks again for a claim whose allocation has changed.
     Reallocated,
     /// The node's devices are not known yet.
@@ -95,6 +102,11 @@ impl fmt::Display for CallError {
             Self::Claimed { device, claim } => {
                 write!(f, "{device}: claim {claim} has it or a device of its group")
             }
+            Self::OfferedByDevicePlugin(device) => write!(
+                f,
+                "{device}: the device plugin offers it now, and no longer the DRA driver; delete the pod to have another device \
+                 allocated"
+            ),
             Self::Reallocated => {
                 f.write_str("the claim is prepared for other devices than it is allocated now")
             }
@@ -145,10 +157,21 @@ impl Driver {
         let claims: kube::Api<ResourceClaim> = kube::Api::namespaced(self.client.clone(), &claim.namespace);
         let deadline = deadline.min(Instant::now() + GET);
         match timeout_at(deadline, claims.get(&claim.name)).await {
-            Ok(Ok(claim)) => Ok(claim),
-            Ok(Err(kube::Error::Api(status))) if status.code == 404 => Err(CallError::NoClaim),
-            Ok(Err(error)) => Err(CallError::Get(RequestError::from(error).to_string())),
-            Err(_) => Err(CallError::Get("no answer in time".to_owned())),
+            Ok(Ok(claim)) => {
+                self.api.answered(Access::Claims);
+                Ok(claim)
+            }
+            Ok(Err(error)) => {
+                self.api.failed(Access::Claims, &error);
+                match error {
+                    kube::Error::Api(status) if status.code == 404 => Err(CallError::NoClaim),
+                    error => Err(CallError::Get(RequestError::from(error).to_string())),
+                }
+            }
+            Err(_) => {
+                self.api.silent();
+                Err(CallError::Get("no answer in time".to_owned()))
+            }
         }
     }
 

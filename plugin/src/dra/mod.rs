@@ -2,7 +2,8 @@
 //!
 //! | module | purpose |
 //! | --- | --- |
-//! | [`client`], [`api`] | connects to the API server, and sends requests to it |
+//! | [`client`], [`api`], [`api_server`] | connects to the API server, sends requests to it, and records how it answers |
+//! | [`others`] | reads what other drivers publish of this node, for `doctor` |
 //! | [`registration`], [`kubelet`] | the sockets, and whether the kubelet is connected |
 //! | [`service`] | answers the kubelet's calls |
 //! | [`driver`], [`prepare`], [`unprepare`] | carry out a call for one claim |
@@ -19,6 +20,7 @@
 
 mod adoption;
 mod api;
+mod api_server;
 mod claim;
 mod claim_files;
 mod claim_spec;
@@ -31,6 +33,7 @@ mod health;
 mod kubelet;
 mod metadata;
 mod offered;
+pub(crate) mod others;
 mod prepare;
 mod prepared;
 mod publish;
@@ -42,19 +45,23 @@ mod write;
 
 use crate::assignments::AssignmentsHandle;
 use crate::config::Config;
+use crate::driver_status::{DriverStatus, SharedDriverStatus};
 use crate::files::create_directories;
-use crate::kubelet::registry::{Registry, ResourceStatus, SharedStatus};
+use crate::kubelet::registry::Registry;
 use crate::node::monitor::MonitorHandle;
-use crate::problems::Problems;
+use crate::problems::{ProblemCode, Problems};
 use crate::publisher::HealthPublisher;
 use crate::reservations::Reservations;
 use crate::run_dir::RunDir;
 use crate::supervise::Supervisor;
 use anyhow::Context;
+pub(crate) use offered::Offers;
+
+use api_server::ApiServer;
 use driver::{Calls, Driver};
 use facts::KnownFacts;
 use kubelet::KubeletLink;
-use offered::{Decider, Stored};
+use offered::Stored;
 use parking_lot::Mutex;
 use prepared::PreparedClaims;
 use publish::SlicePublisher;
@@ -77,15 +84,78 @@ pub(crate) struct Parts {
     pub(crate) reservations: Reservations,
     /// What is wrong.
     pub(crate) problems: Problems,
-    /// What `ready` and `doctor` show. The driver is the only entry.
+    /// What `ready` and `doctor` show.
     pub(crate) registry: Arc<Registry>,
 }
 
-/// Starts the driver's tasks, and sets the devices of prepared claims as assigned.
+/// What `serve` does with claims.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// Pools offer devices by DRA: the driver runs.
+    Offer,
+    /// No pool does, and claims are left that were prepared before: the driver runs until they have ended, and offers nothing.
+    Drain,
+    /// The same, and the driver cannot run without the node's name. The devices stay withheld.
+    Withhold,
+    /// There is neither.
+    Nothing,
+}
+
+impl Role {
+    /// Returns the role, from the pools and the record of claims.
+    ///
+    /// # Errors
+    /// The record cannot be read now. Without it, it would not be known who may hold a device.
+    pub(crate) fn of(config: &Config) -> anyhow::Result<Self> {
+        if config.offers_by_dra() {
+            return Ok(Self::Offer);
+        }
+        let plugins_dir = config.dra.plugins_dir(&config.kubelet_root);
+        let claims = PreparedClaims::read(&RunDir::of_reader(&plugins_dir), &boot(&config.root));
+        match claims.context("the record of prepared claims cannot be read")? {
+            0 => Ok(Self::Nothing),
+            _ if config.dra.node.is_some() => Ok(Self::Drain),
+            _ => Ok(Self::Withhold),
+        }
+    }
+
+    /// Returns whether the driver runs.
+    pub(crate) fn runs_driver(self) -> bool {
+        matches!(self, Self::Offer | Self::Drain)
+    }
+}
+
+/// Sets the devices of prepared claims as assigned, without a driver that could unprepare them.
+///
+/// # Errors
+/// The record of claims cannot be read.
+pub(crate) fn withhold(
+    config: &Config,
+    assignments: &AssignmentsHandle,
+    problems: &Problems,
+) -> anyhow::Result<()> {
+    let plugins_dir = config.dra.plugins_dir(&config.kubelet_root);
+    let directory = RunDir::of_reader(&plugins_dir);
+    let (claims, _) = PreparedClaims::open(&directory, assignments.clone(), boot(&config.root))
+        .context("the record of prepared claims cannot be read")?;
+    let count = claims.current();
+    let text = format!("has {count} prepared claims, and no DRA driver runs that could unprepare them");
+    let about = plugins_dir.display();
+    problems.begin(ProblemCode::ClaimsWithoutDriver, &about, &text);
+    tracing::warn!(directory = %about, count, "prepared claims are left and no DRA driver runs; their devices are withheld");
+    Ok(())
+}
+
+/// Starts the driver's tasks, and sets the devices of prepared claims as assigned. Returns what takes decisions.
 ///
 /// # Errors
 /// There are no credentials for the API server, another process runs the driver, or its record of claims cannot be read.
-pub(crate) async fn start(config: &Config, parts: Parts, supervisor: &Supervisor) -> anyhow::Result<()> {
+pub(crate) async fn start(
+    config: &Config,
+    role: Role,
+    parts: Parts,
+    supervisor: &Supervisor,
+) -> anyhow::Result<Offers> {
     let Parts { monitor, publisher, assignments, reservations, problems, registry } = parts;
     let options = &config.dra;
     let plugins_dir = options.plugins_dir(&config.kubelet_root);
@@ -102,24 +172,28 @@ pub(crate) async fn start(config: &Config, parts: Parts, supervisor: &Supervisor
     };
     let (events, event_sender) = events::events(client.clone(), name.as_str(), &node);
     supervisor.task("the events", event_sender.run());
-    let endpoint = registration::endpoint(&plugins_dir).display().to_string();
-    let status = ResourceStatus { name: name.to_string(), endpoint, ..ResourceStatus::default() };
-    let status: SharedStatus = Arc::new(Mutex::new(status));
-    registry.set(BTreeMap::from([(name.as_str().into(), Arc::clone(&status))]));
-    let (stored, kubelet) = (Stored::new(), KubeletLink::new(status));
+    let status = DriverStatus {
+        driver: name.to_string(),
+        node: node.clone(),
+        offers: role == Role::Offer,
+        ..DriverStatus::default()
+    };
+    let status: SharedDriverStatus = Arc::new(Mutex::new(status));
+    registry.set_driver(Arc::clone(&status));
+    if role == Role::Drain {
+        tracing::info!(
+            claims = claims.current(),
+            "the DRA driver runs until the prepared claims have ended, and offers no device"
+        );
+    }
+    let api = ApiServer::new(Arc::clone(&status), problems);
+    let (stored, kubelet) = (Stored::new(), KubeletLink::new(Arc::clone(&status)));
     let facts = KnownFacts::new(monitor.root.clone(), config.root.clone(), config.pci_ids.clone());
     let (wanted, receiver) = watch::channel(None);
-    let decider = Decider {
-        monitor: monitor.clone(),
-        publisher: Arc::clone(&publisher),
-        assignments: assignments.clone(),
-        stored: stored.clone(),
-        facts: facts.clone(),
-    };
-    supervisor.task("the publisher", decider.run(wanted));
+    let offers = Offers { stored: stored.clone(), facts: facts.clone(), wanted };
+    let access = (client.clone(), api.clone());
     let identity = (name.clone(), node.clone());
-    let publishing =
-        SlicePublisher::run(client.clone(), identity, kubelet.clone(), stored.clone(), receiver.clone());
+    let publishing = SlicePublisher::run(access, identity, kubelet.clone(), stored.clone(), receiver.clone());
     supervisor.task("the publisher of ResourceSlices", publishing);
     let driver = Driver {
         name,
@@ -128,6 +202,8 @@ pub(crate) async fn start(config: &Config, parts: Parts, supervisor: &Supervisor
         plugins_dir,
         cdi_dir: config.cdi_dir.clone(),
         client,
+        api,
+        status,
         monitor,
         publisher,
         assignments,
@@ -148,7 +224,7 @@ pub(crate) async fn start(config: &Config, parts: Parts, supervisor: &Supervisor
         let _lock = lock;
         registration::serve(driver, registry_dir, kubelet).await;
     });
-    Ok(())
+    Ok(offers)
 }
 
 /// Locks the driver's directory. The kernel releases the lock when the process ends.

@@ -17,6 +17,7 @@ use vfio_plugin_policy::allocation::{AllocateError, check_usable};
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_plugin_policy::dra::names::device_name;
 use vfio_plugin_policy::health::reason::Reason;
+use vfio_plugin_policy::pools::terms::OfferBy;
 use vfio_probe::{DeviceId, GroupId, Holder, InPod};
 
 /// The answer is sent this long before the kubelet gives up.
@@ -236,6 +237,9 @@ impl Driver {
         snapshot: &'a NodeSnapshot,
     ) -> Result<&'a DeviceState, CallError> {
         let device = self.bound(id, snapshot)?;
+        if device.terms.offer != OfferBy::Dra {
+            return Err(CallError::OfferedByDevicePlugin(id));
+        }
         check_usable(device)?;
         if let Some(other) = self.claims.other_with(&claim.uid, id, device.device.group) {
             return Err(CallError::Claimed { device: id, claim: other });
@@ -250,7 +254,7 @@ impl Driver {
             let is_ours = own.contains(&peer.device.id) && assignments.is_claimed(peer);
             if let Some(assignment) = assignments.assignment(peer).filter(|_| !is_ours) {
                 let group = device.device.group.unwrap_or(GroupId(u32::MAX));
-                let (peer, pod) = (peer.device.id, assignment.pod.to_string());
+                let (peer, pod) = (peer.device.id, assignments.describe(assignment));
                 return Err(AllocateError::GroupAssigned { device: id, group, peer, pod }.into());
             }
         }

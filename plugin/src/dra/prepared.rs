@@ -10,7 +10,8 @@ use crate::state_file::StateFile;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use vfio_plugin_policy::assignments::record::{Assignment, PodRef};
+use std::sync::Arc;
+use vfio_plugin_policy::assignments::claims::{Claim, ClaimPod, ClaimedDevices};
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::pools::terms::PinnedTerms;
 use vfio_probe::{DeviceId, GroupId};
@@ -116,18 +117,22 @@ impl PreparedClaim {
         allocation.results.iter().filter_map(record).collect()
     }
 
-    fn assignments(&self) -> Vec<Assignment> {
-        let uid = match self.pods.as_slice() {
-            [pod] if !self.is_for_any_pod => Some(pod.clone()),
-            _ => None,
-        };
-        let pod = PodRef { uid, full_name: None };
+    /// Returns the claim's devices as assignments, one for each resource.
+    fn claimed_devices(&self, uid: &str) -> Vec<ClaimedDevices> {
+        let pod = |uid: &String| ClaimPod { uid: uid.clone(), name: self.pod_names.get(uid).cloned() };
+        let claim = Arc::new(Claim {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            uid: uid.to_owned(),
+            pods: self.pods.iter().map(pod).collect(),
+            is_for_any_pod: self.is_for_any_pod,
+        });
         let mut by_terms: BTreeMap<&str, (PinnedTerms, BTreeSet<String>)> = BTreeMap::new();
         for device in self.own_devices() {
             let entry = by_terms.entry(&device.resource);
             entry.or_insert_with(|| (device.pinned, BTreeSet::new())).1.insert(device.device.clone());
         }
-        let record = |(resource, (pinned, ids))| Assignment::prepared(pod.clone(), resource, ids, pinned);
+        let record = |(resource, (pinned, ids))| ClaimedDevices::new(&claim, resource, ids, pinned);
         by_terms.into_iter().map(record).collect()
     }
 }
@@ -170,6 +175,20 @@ impl PreparedClaims {
         let prepared = Self { state: Mutex::new(State { claims, file }), assignments, boot };
         prepared.set_assignments(&prepared.state.lock().claims);
         Ok((prepared, was_there))
+    }
+
+    /// Returns how many claims a file has that were prepared in a boot.
+    ///
+    /// # Errors
+    /// The file cannot be read now.
+    pub(super) fn read(directory: &RunDir, boot: &str) -> std::io::Result<usize> {
+        let Content { claims } = StateFile::new(directory, FILE).read_versioned(VERSION)?.unwrap_or_default();
+        Ok(claims.values().filter(|claim| claim.boot == boot).count())
+    }
+
+    /// Returns how many claims were prepared since the latest boot.
+    pub(super) fn current(&self) -> usize {
+        self.state.lock().claims.values().filter(|claim| self.is_current(claim)).count()
     }
 
     /// Returns a claim. None if it is not known.
@@ -235,8 +254,8 @@ impl PreparedClaims {
     }
 
     fn set_assignments(&self, claims: &BTreeMap<String, PreparedClaim>) {
-        let current = claims.values().filter(|claim| self.is_current(claim));
-        self.assignments.set_claims(current.flat_map(PreparedClaim::assignments).collect());
+        let current = claims.iter().filter(|(_, claim)| self.is_current(claim));
+        self.assignments.set_claims(current.flat_map(|(uid, claim)| claim.claimed_devices(uid)).collect());
     }
 }
 

@@ -5,7 +5,8 @@
 //! it starts, and then registers the driver; they are created again after that, see [`crate::dra::kubelet`].
 
 use crate::backoff::Backoff;
-use crate::dra::api::{REQUEST, causes, owner};
+use crate::dra::api::{causes, owner};
+use crate::dra::api_server::{Access, ApiServer};
 use crate::dra::kubelet::KubeletLink;
 use crate::dra::offered::{Acknowledged, Stored, Wanted};
 use crate::dra::slices::StoredSlices;
@@ -19,7 +20,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use vfio_plugin_policy::dra::changes::{Changes, changes, renewal};
 use vfio_plugin_policy::dra::devices::{Features, entries};
 use vfio_plugin_policy::dra::names::DraDriver;
@@ -33,6 +34,7 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// Publishes the slices of this node.
 pub(super) struct SlicePublisher {
     client: Client,
+    pub(super) api: ApiServer,
     driver: DraDriver,
     node: String,
     kubelet: KubeletLink,
@@ -51,7 +53,7 @@ pub(super) struct SlicePublisher {
 impl SlicePublisher {
     /// Publishes whatever is wanted; never returns. Waits until the API server answers.
     pub(super) async fn run(
-        client: Client,
+        (client, api): (Client, ApiServer),
         (driver, node): (DraDriver, String),
         kubelet: KubeletLink,
         stored: Stored,
@@ -59,7 +61,7 @@ impl SlicePublisher {
     ) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let owner = loop {
-            match owner(&client, &node).await {
+            match owner(&client, &api, &node).await {
                 Ok(owner) => break owner,
                 Err(error) => {
                     let pause = backoff.pause();
@@ -70,6 +72,7 @@ impl SlicePublisher {
         };
         let publisher = Self {
             client,
+            api,
             driver,
             node,
             kubelet,
@@ -106,12 +109,14 @@ impl SlicePublisher {
                 match self.write(&now).await {
                     Ok(()) => {
                         backoff.reset();
+                        self.api.written(None);
                         // A device whose taint was dropped has to go at once.
                         let pause = if self.features == features { INTERVAL } else { Duration::ZERO };
                         not_before = Instant::now() + pause;
                     }
                     Err(error) => {
                         let pause = backoff.pause();
+                        self.api.written(Some(&error));
                         tracing::warn!(%error, ?pause, "ResourceSlices could not be written; trying again");
                         not_before = Instant::now() + pause;
                     }
@@ -123,6 +128,7 @@ impl SlicePublisher {
                 Some(event) = events.next() => {
                     match event {
                         Ok(event) => {
+                            self.api.answered(Access::ReadSlices);
                             if watch_fails {
                                 watch_fails = false;
                                 tracing::info!("ResourceSlices are watched again");
@@ -130,6 +136,7 @@ impl SlicePublisher {
                             self.take(event).await;
                         }
                         Err(error) => {
+                            self.api.watch_failed(&error);
                             if !watch_fails {
                                 watch_fails = true;
                                 let error = causes(&error);
@@ -159,13 +166,16 @@ impl SlicePublisher {
 
     /// Reads the version of the API server, which may have changed with a new watch. Another version may keep other fields.
     async fn read_version(&mut self) {
-        let Ok(Ok(info)) = timeout(REQUEST, self.client.apiserver_version()).await else { return };
+        let Ok(info) = self.api.request(Access::Version, self.client.apiserver_version()).await else {
+            return;
+        };
         let digits: String = info.minor.chars().take_while(char::is_ascii_digit).collect();
         let minor: Option<u32> = digits.parse().ok();
         if minor.is_some() && minor != self.minor {
             self.minor = minor;
             // What this version stores by default may be turned on or off: its answers show it.
             self.features = Features { taints: true, counters: minor.is_some_and(|minor| minor >= 36) };
+            self.api.set_version(minor);
             self.confirmed = Features::NONE;
         }
     }
@@ -173,6 +183,7 @@ impl SlicePublisher {
     /// Records what is stored. Returns whether a write is needed and allowed. No write is under way meanwhile.
     fn acknowledge(&self, wanted: &Wanted) -> bool {
         if !self.slices.are_known() {
+            self.api.set_stored(None);
             return false;
         }
         // A write without an answer may still be carried out, and make a device allocatable again.
@@ -181,9 +192,7 @@ impl SlicePublisher {
             self.stored.acknowledge(Acknowledged { requests: wanted.requests, allocatable });
         }
         let differs = !self.changes(wanted).is_empty();
-        if !differs && !self.slices.all().is_empty() {
-            self.kubelet.set_published();
-        }
+        self.api.set_stored(Some((!differs && !self.slices.all().is_empty(), &self.slices)));
         differs
     }
 

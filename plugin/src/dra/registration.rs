@@ -37,6 +37,7 @@ const MAX_REQUEST: usize = 1024 * 1024;
 /// Answers the kubelet's registration.
 struct Registrar {
     info: PluginInfo,
+    kubelet: KubeletLink,
 }
 
 #[tonic::async_trait]
@@ -54,6 +55,7 @@ impl Registration for Registrar {
             tracing::info!(driver = self.info.name, "registered the DRA driver");
         } else {
             tracing::warn!(driver = self.info.name, error, "the kubelet refused the DRA driver");
+            self.kubelet.refused(error);
         }
         Ok(Response::new(RegistrationStatusResponse {}))
     }
@@ -156,7 +158,7 @@ async fn serve_once(driver: &Arc<Driver>, registry_dir: &Path, kubelet: &Kubelet
             stop.clone().cancelled_owned(),
         );
     let registrations = Server::builder()
-        .add_service(RegistrationServer::new(Registrar { info }))
+        .add_service(RegistrationServer::new(Registrar { info, kubelet: kubelet.clone() }))
         .serve_with_incoming_shutdown(Connections::new(registration, None), stop.clone().cancelled_owned());
     let gone = async {
         while service_socket.is_there() && socket.is_there() {

@@ -130,6 +130,16 @@ impl StoredSlices {
         }
     }
 
+    /// Returns the numbers of slices and of devices in them.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.slices.len(), self.devices().count())
+    }
+
+    /// Returns whether any device has a taint.
+    pub(super) fn have_taints(&self) -> bool {
+        self.devices().any(|device| device.taints.as_ref().is_some_and(|taints| !taints.is_empty()))
+    }
+
     /// Returns the names of all stored devices and of all counter sets.
     pub(super) fn names(&self) -> (BTreeSet<String>, BTreeSet<String>) {
         let sets = self.slices.values().flat_map(|slice| slice.spec.shared_counters.iter().flatten());

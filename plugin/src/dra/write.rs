@@ -1,6 +1,7 @@
 //! Writes the slices that differ, and learns from the answers what the API server stores.
 
-use crate::dra::api::{RequestError, request};
+use crate::dra::api::RequestError;
+use crate::dra::api_server::Access;
 use crate::dra::offered::Wanted;
 use crate::dra::publish::SlicePublisher;
 use k8s_openapi::api::resource::v1::ResourceSlice;
@@ -49,8 +50,8 @@ impl SlicePublisher {
             }
             let api = self.slices_api();
             let answer = match &slice.metadata.name {
-                Some(name) => request(api.replace(name, &dry_run, slice)).await,
-                None => request(api.create(&dry_run, slice)).await,
+                Some(name) => self.api.request(Access::WriteSlices, api.replace(name, &dry_run, slice)).await,
+                None => self.api.request(Access::WriteSlices, api.create(&dry_run, slice)).await,
             };
             let stored = match answer {
                 // The write itself finds that out as well.
@@ -71,7 +72,7 @@ impl SlicePublisher {
             let name = slice.metadata.name.clone().unwrap_or_default();
             let preconditions = Preconditions { uid: slice.metadata.uid.clone(), resource_version: None };
             let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-            match request(api.delete(&name, &parameters)).await {
+            match self.api.request(Access::WriteSlices, api.delete(&name, &parameters)).await {
                 Ok(_) | Err(RequestError::Outdated) => self.slices.deleted(&slice),
                 Err(error) => return Err(error),
             }
@@ -79,13 +80,17 @@ impl SlicePublisher {
         for slice in update {
             let name = slice.metadata.name.clone().unwrap_or_default();
             self.slices.note_generation(&slice);
-            let stored = request(api.replace(&name, &PostParams::default(), &slice)).await?;
+            let parameters = PostParams::default();
+            let replace = api.replace(&name, &parameters, &slice);
+            let stored = self.api.request(Access::WriteSlices, replace).await?;
             self.learn(&slice, &stored);
             self.slices.written(stored);
         }
         for slice in create {
             self.slices.note_generation(&slice);
-            let stored = request(api.create(&PostParams::default(), &slice)).await?;
+            let parameters = PostParams::default();
+            let create = api.create(&parameters, &slice);
+            let stored = self.api.request(Access::WriteSlices, create).await?;
             self.learn(&slice, &stored);
             self.slices.written(stored);
         }
@@ -101,6 +106,7 @@ impl SlicePublisher {
         if drops {
             self.features = features;
             if !features.taints {
+                self.api.drops_taints();
                 tracing::warn!(
                     "the API server drops taints of devices (DRADeviceTaints is off); devices that must not be allocated are left \
                      out of the ResourceSlices instead"
@@ -113,7 +119,8 @@ impl SlicePublisher {
     /// Reads all slices.
     async fn list(&mut self) -> Result<(), RequestError> {
         let parameters = ListParams::default().fields(&self.selector()).limit(MAX_SLICES);
-        let list = request(self.slices_api().list(&parameters)).await?;
+        let api = self.slices_api();
+        let list = self.api.request(Access::ReadSlices, api.list(&parameters)).await?;
         self.slices.replace(list.items);
         Ok(())
     }

@@ -6,14 +6,14 @@ use serde_saphyr::Spanned;
 use std::collections::BTreeMap;
 use vfio_plugin_policy::pools::resource_name::{env_name, is_resource, variable_collisions};
 use vfio_plugin_policy::pools::selector::Selector;
-use vfio_plugin_policy::pools::terms::Terms;
+use vfio_plugin_policy::pools::terms::{OfferBy, Terms};
 use vfio_plugin_policy::pools::{Pool, Pools, selector};
 
-/// Converts the pools of a file.
+/// Converts the pools of a file. `default_offer` is that of pools without the key.
 ///
 /// # Errors
 /// The first pool that is not usable: its line, and what was expected.
-pub(super) fn pools(file: PoolsFile) -> Result<Pools, PoolsError> {
+pub(super) fn pools(file: PoolsFile, default_offer: OfferBy) -> Result<Pools, PoolsError> {
     if file.pools.is_empty() {
         return Err(PoolsError::at(1, "expected at least one pool"));
     }
@@ -21,9 +21,14 @@ pub(super) fn pools(file: PoolsFile) -> Result<Pools, PoolsError> {
     let mut pools = Vec::new();
     for raw in file.pools {
         let line = raw.defined.line();
-        let RawPool { resource, select, backend, busy, busy_allocate, cdi, alias } = raw.value;
+        let RawPool { resource, select, offer, backend, busy, busy_allocate, cdi, alias } = raw.value;
+        let offer = offer.unwrap_or(default_offer);
         if select.is_empty() {
             let text = "expected `select` with at least one selector; `- {}` selects every device";
+            return Err(PoolsError::at(line, text));
+        }
+        if offer == OfferBy::Dra && cfg!(not(feature = "dra")) {
+            let text = "`offer: dra` needs a program that is built with the feature `dra`";
             return Err(PoolsError::at(line, text));
         }
         if let Some(resource) = &resource {
@@ -40,7 +45,7 @@ pub(super) fn pools(file: PoolsFile) -> Result<Pools, PoolsError> {
         pools.push(Pool {
             resource: resource.map(|resource| resource.value.into()),
             select: select.into_iter().map(Selector::from).collect(),
-            terms: Terms { backend, busy, busy_allocate, cdi },
+            terms: Terms { offer, backend, busy, busy_allocate, cdi },
             alias: alias.into_iter().map(|(model, name)| (model, name.value)).collect(),
         });
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use vfio_plugin_policy::pools::backend::Backend;
 use vfio_plugin_policy::pools::selector;
 use vfio_plugin_policy::pools::selector::VgpuType;
-use vfio_plugin_policy::pools::terms::{Busy, BusyAllocate, Cdi};
+use vfio_plugin_policy::pools::terms::{Busy, BusyAllocate, Cdi, OfferBy};
 use vfio_probe::text::DriverName;
 use vfio_probe::{DeviceId, GroupId, PciAddress};
 
@@ -44,6 +44,10 @@ pub(super) struct RawPool {
     /// The pool selects a device if one of these selectors does.
     #[cfg_attr(test, schemars(length(min = 1)))]
     pub(super) select: Vec<RawSelector>,
+    /// How the devices are offered. The default is --offer.
+    #[serde(default, deserialize_with = "not_null")]
+    #[cfg_attr(test, schemars(with = "OfferBy"))]
+    pub(super) offer: Option<OfferBy>,
     /// Which device nodes a container receives.
     #[serde(default)]
     pub(super) backend: Backend,
