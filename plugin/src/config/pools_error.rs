@@ -16,7 +16,7 @@ pub(crate) struct PoolsError {
 
 impl PoolsError {
     /// Returns an error about the whole file.
-    pub(super) fn of_file(text: impl Into<String>) -> Self {
+    pub(crate) fn of_file(text: impl Into<String>) -> Self {
         Self { line: 0, text: text.into() }
     }
 

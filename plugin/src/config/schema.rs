@@ -7,6 +7,7 @@ use file::PoolsFile;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 use std::path::Path;
+use vfio_plugin_policy::pools::terms::OfferBy;
 
 /// The pattern of a resource's part after the slash, and of an alias.
 const NAME: &str = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?";
@@ -147,7 +148,7 @@ fn schema_is_up_to_date_and_the_example_is_read() {
         "the schema is out of date; run UPDATE=1 cargo test -p vfio-device-plugin schema"
     );
     let example = deploy.join("pools-example.yaml");
-    let pools = pools_file::read(&example).unwrap();
+    let pools = pools_file::read(&example, OfferBy::default()).unwrap();
     assert_eq!(pools.title(0), "nvidia.com/H100");
     assert!(pools.need_parents());
     let document = serde_saphyr::from_str(&std::fs::read_to_string(&example).unwrap()).unwrap();
@@ -171,6 +172,8 @@ fn schema_and_reader_accept_the_same_files() {
         pool("cdi: annotations"),
         pool("busy: advertise"),
         pool("busy_allocate: substitute"),
+        pool("offer: device-plugin"),
+        pool(if cfg!(feature = "dra") { "offer: dra" } else { "offer: device-plugin" }),
         pool("alias: {2330: H100, A: \"b.c\", D: 5}"),
         pool("alias: {}"),
         pool("resource: a/b\n    alias: {}"),
@@ -219,6 +222,8 @@ fn schema_and_reader_accept_the_same_files() {
         pool("busy: maybe"),
         pool("busy_allocate:"),
         pool("busy_allocate: swap"),
+        pool("offer:"),
+        pool("offer: DRA"),
         pool("alias:"),
         pool("alias: [a]"),
         pool("alias: {2330: }"),
@@ -267,7 +272,7 @@ fn schema_and_reader_accept_the_same_files() {
     ];
     for (texts, accepted) in [(&good[..], true), (&bad[..], false)] {
         for text in texts {
-            let read = pools_file::parse(text);
+            let read = pools_file::parse(text, OfferBy::default());
             assert_eq!(read.is_ok(), accepted, "the reader: {text}: {read:?}");
             let document: Value = serde_saphyr::from_str(text).unwrap();
             assert_eq!(fits(&schema, &document, &schema), accepted, "the schema: {text}: {document}");

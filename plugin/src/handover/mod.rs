@@ -39,6 +39,8 @@ const SOCKET: &str = "handover.sock";
 
 /// The parts of a running plugin that a hand-over changes.
 pub(crate) struct Parts {
+    /// Whether this process hands over to another one. The DRA driver's record of claims is not handed over.
+    pub(crate) hands_over: bool,
     /// May be written from the moment on that this process has the lock.
     pub(crate) run_dir: RunDir,
     /// The registrations of all resources.

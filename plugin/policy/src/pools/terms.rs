@@ -81,6 +81,39 @@ impl BusyAllocate {
     }
 }
 
+/// How a pool offers its devices.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum OfferBy {
+    /// By the kubelet's device plugin API.
+    #[default]
+    DevicePlugin,
+    /// By Dynamic Resource Allocation, to pods with claims.
+    Dra,
+}
+
+impl OfferBy {
+    /// Both, in the order of the help text.
+    pub const ALL: [Self; 2] = [Self::DevicePlugin, Self::Dra];
+
+    /// Returns its word in flags, pools files and JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DevicePlugin => "device-plugin",
+            Self::Dra => "dra",
+        }
+    }
+
+    /// Returns its line in the help text.
+    pub const fn help(self) -> &'static str {
+        match self {
+            Self::DevicePlugin => "By the kubelet's device plugin API",
+            Self::Dra => "By Dynamic Resource Allocation, to pods with claims",
+        }
+    }
+}
+
 /// How container runtimes find a pool's devices by CDI.
 // Not `on` and `off`, which many programs that write YAML take for booleans.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -119,6 +152,9 @@ impl Cdi {
 /// The terms on which a pool offers its devices.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Terms {
+    /// How the devices are offered. An allocation does not pin it: a device whose pool changes it is offered the new way once its
+    /// allocation has ended.
+    pub offer: OfferBy,
     /// Which device nodes a container receives.
     pub backend: Backend,
     /// What the kubelet receives for a held device; none for the value of `--busy`.

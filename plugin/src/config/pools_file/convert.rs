@@ -7,37 +7,42 @@ use std::collections::BTreeMap;
 use vfio_plugin_policy::pools::backend::Backend;
 use vfio_plugin_policy::pools::resource_name::{env_name, is_resource, variable_collisions};
 use vfio_plugin_policy::pools::selector::{self, Selector, VgpuType};
-use vfio_plugin_policy::pools::terms::{Busy, BusyAllocate, Cdi, Terms};
+use vfio_plugin_policy::pools::terms::{Busy, BusyAllocate, Cdi, OfferBy, Terms};
 use vfio_plugin_policy::pools::{Pool, Pools};
 use vfio_probe::PciAddress;
 use vfio_probe::text::DriverName;
 
 // The comments of the keys are in config/schema/file.rs, which makes deploy/pools.schema.json.
 const FILE_KEYS: &[&str] = &["pools"];
-const POOL_KEYS: &[&str] = &["resource", "select", "backend", "busy", "busy_allocate", "cdi", "alias"];
+const POOL_KEYS: &[&str] = &["resource", "select", "offer", "backend", "busy", "busy_allocate", "cdi", "alias"];
 const SELECTOR_KEYS: &[&str] =
     &["vendor", "device", "class", "driver", "address", "group", "parent", "numa_node", "vgpu_type"];
 
-/// Converts the pools of a file.
+/// Converts the pools of a file. `default_offer` is that of pools without the key.
 ///
 /// # Errors
 /// The first value that is not usable: its line, and what was expected.
-pub(super) fn pools(document: &Node) -> Result<Pools, PoolsError> {
+pub(super) fn pools(document: &Node, default_offer: OfferBy) -> Result<Pools, PoolsError> {
     let pools = Fields::of(document, FILE_KEYS)?.required("pools")?.list()?;
     if pools.is_empty() {
         return Err(PoolsError::at(1, "expected at least one pool"));
     }
     let mut resources = Vec::new();
-    let pools: Result<_, _> = pools.iter().map(|node| pool(node, &mut resources)).collect();
+    let pools: Result<_, _> = pools.iter().map(|node| pool(node, default_offer, &mut resources)).collect();
     Ok(Pools::new(pools?))
 }
 
 /// Converts a pool. `resources` are the resources of the pools before it, and this one's is added.
-fn pool(node: &Node, resources: &mut Vec<String>) -> Result<Pool, PoolsError> {
+fn pool(node: &Node, default_offer: OfferBy, resources: &mut Vec<String>) -> Result<Pool, PoolsError> {
     let fields = Fields::of(node, POOL_KEYS)?;
     let select = fields.required("select")?.list()?;
     let alias = fields.get("alias").map(|node| node.keys()).transpose()?;
+    let offer = fields.word("offer", OfferBy::ALL, OfferBy::as_str)?.unwrap_or(default_offer);
+    if offer == OfferBy::Dra && cfg!(not(feature = "dra")) {
+        return Err(node.error("`offer: dra` needs a program that is built with the feature `dra`"));
+    }
     let terms = Terms {
+        offer,
         backend: fields.word("backend", Backend::ALL, Backend::as_str)?.unwrap_or_default(),
         busy: fields.word("busy", Busy::ALL, Busy::as_str)?,
         busy_allocate: fields.word("busy_allocate", BusyAllocate::ALL, BusyAllocate::as_str)?,

@@ -8,9 +8,26 @@ use vfio_plugin_policy::pools::selector::Selector;
 use vfio_plugin_policy::pools::terms::{Busy, BusyAllocate, Cdi, Terms};
 use vfio_probe::{GroupId, PciAddress};
 
+fn parse_file(text: &str) -> Result<Pools, PoolsError> {
+    parse(text, OfferBy::default())
+}
+
+#[test]
+#[cfg(feature = "dra")]
+fn pool_says_how_its_devices_are_offered() {
+    let file = "pools:\n  - {select: [{device: 1}], offer: dra}\n  - {select: [{device: 2}], offer: device-plugin}\n  - {select: [{}]}\n";
+    for default in [OfferBy::DevicePlugin, OfferBy::Dra] {
+        let pools = parse(file, default).unwrap();
+        let offers = [0, 1, 2].map(|place| pools.get(place).unwrap().terms.offer);
+        assert_eq!(offers, [OfferBy::Dra, OfferBy::DevicePlugin, default]);
+        assert!(pools.offer_by(OfferBy::Dra) && pools.offer_by(OfferBy::DevicePlugin));
+    }
+    assert!(!parse_file("pools: [{select: [{}]}]").unwrap().offer_by(OfferBy::Dra));
+}
+
 #[test]
 fn every_key_is_read() {
-    let pools = parse(
+    let pools = parse_file(
         "# GPUs by name, all others by model\n\
          pools:\n\
          \x20 - resource: nvidia.com/H100\n\
@@ -39,6 +56,7 @@ fn every_key_is_read() {
                 },
             ],
             terms: Terms {
+                offer: OfferBy::default(),
                 backend: Backend::Both,
                 busy: Some(Busy::Unhealthy),
                 busy_allocate: Some(BusyAllocate::Substitute),
@@ -130,7 +148,7 @@ fn error_has_its_line_and_what_was_expected() {
         ),
         ("pools: [\n".into(), "line 1: "),
     ] {
-        let error = parse(&text).unwrap_err().to_string();
+        let error = parse_file(&text).unwrap_err().to_string();
         assert!(error.starts_with(expected) && error.len() < 200, "{text:?}: {error:?}, not {expected:?}");
         assert!(error.len() > "line 3: ".len() && !error.contains('\n'), "{error:?}");
     }
@@ -190,16 +208,25 @@ fn deep_nesting_is_an_error_and_no_crash() {
         // The size of the stack of the monitor thread, which reads the file.
         let thread = std::thread::Builder::new().stack_size(256 * 1024);
         let path = path.clone();
-        let error = thread.spawn(move || read(&path)).unwrap().join().unwrap().unwrap_err().to_string();
+        let error = thread
+            .spawn(move || read(&path, OfferBy::default()))
+            .unwrap()
+            .join()
+            .unwrap()
+            .unwrap_err()
+            .to_string();
         assert!(error.len() < 250, "{error}");
     }
     std::fs::write(&path, "#".repeat(70_000)).unwrap();
-    assert_eq!(read(&path).unwrap_err().to_string(), "expected a regular file of at most 64 KiB");
+    assert_eq!(
+        read(&path, OfferBy::default()).unwrap_err().to_string(),
+        "expected a regular file of at most 64 KiB"
+    );
 }
 
 proptest::proptest! {
     #[test]
     fn no_text_panics(text: String) {
-        let _ = parse(&text);
+        let _ = parse_file(&text);
     }
 }

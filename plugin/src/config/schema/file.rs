@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 use std::collections::BTreeMap;
 use vfio_plugin_policy::pools::backend::Backend;
-use vfio_plugin_policy::pools::terms::{Busy, BusyAllocate, Cdi};
+use vfio_plugin_policy::pools::terms::{Busy, BusyAllocate, Cdi, OfferBy};
 
 /// Pools of devices. The first pool that selects a device offers it.
 #[derive(JsonSchema)]
@@ -30,6 +30,9 @@ struct Pool {
     /// The pool selects a device if one of these selectors does.
     #[schemars(length(min = 1))]
     select: Vec<Selector>,
+    /// How the devices are offered. The default is --offer.
+    #[schemars(default, with = "OfferBy")]
+    offer: Option<OfferBy>,
     /// Which device nodes a container receives.
     #[schemars(default)]
     backend: Backend,
