@@ -30,14 +30,14 @@ impl Driver {
             return self.remove_files(claim);
         };
         if self.claims.is_current(&prepared) {
-            self.give_back(&prepared, deadline).await?;
+            self.give_back(&claim.uid, &prepared, deadline).await?;
         }
         self.remove_files(claim)?;
         Ok(self.claims.remove(&claim.uid)?)
     }
 
     /// Waits until the groups of a claim are free. Devices of a group that stays held are withheld from other claims.
-    async fn give_back(&self, prepared: &PreparedClaim, deadline: Instant) -> Result<(), CallError> {
+    async fn give_back(&self, uid: &str, prepared: &PreparedClaim, deadline: Instant) -> Result<(), CallError> {
         let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
         let give_up = (Instant::now() + self.release).min(deadline.checked_sub(STORE).unwrap_or(deadline));
         let mut groups: BTreeMap<GroupId, Vec<DeviceId>> = BTreeMap::new();
@@ -52,7 +52,10 @@ impl Driver {
             }
             tracing::warn!(%group, claim = prepared.full_name(),
                 "a group is still held after the containers of its claim have ended; its devices are withheld");
+            // A device that was unbound meanwhile is not published any more then. It would have no taint as a device of a claim.
+            self.claims.set_ended(uid, true);
             if !self.withhold(group, &devices, deadline).await {
+                self.claims.set_ended(uid, false);
                 return Err(CallError::NotWithheld { group });
             }
         }
