@@ -94,6 +94,8 @@ def test_cancelled_task_leaks_no_descriptor(root: Root) -> None:
         kinds: list[tuple[EventKind, int | None]] = []
         while watch.next_event(0) is not None:
             pass
+        # The watch keeps the descriptors of one wait for the next.
+        assert await watch.next_event_async(0.01) is None
         before = descriptors()
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(collect(watch, kinds, 1), 0.1)
