@@ -79,8 +79,7 @@ def test_close_ends_async_iteration(root: Root) -> None:
         task = asyncio.create_task(follow())
         while count < BOUND:
             await asyncio.sleep(0)
-        # The task waits now, and no event follows.
-        await asyncio.sleep(0.05)
+        # The loop ran this again, so the task waits.
         assert not task.done()
         watch.close()
         await asyncio.wait_for(task, 30)
