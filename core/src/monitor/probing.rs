@@ -35,7 +35,10 @@ impl Results {
     /// Adds a result. `more` means that further results follow at once, so the signal can wait for
     /// them.
     fn add(&self, result: ProbeResult, more: bool) {
-        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+        // Signals are sent and cleared under the lock. Otherwise one could come after its result was
+        // taken, and would stay, or be cleared before.
+        let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        arrived.push(result);
         if !more {
             // This fails only after 2^64 - 2 signals that were not read.
             let _ = rustix::io::write(&self.signal, &1_u64.to_ne_bytes());
@@ -43,12 +46,12 @@ impl Results {
     }
 
     fn take(&self) -> Vec<ProbeResult> {
-        let arrived = std::mem::take(&mut *self.arrived.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
         if !arrived.is_empty() {
-            // The read clears the eventfd. It fails with EAGAIN if the signal is still to come.
+            // The read clears the eventfd. It fails with EAGAIN if further results follow at once.
             let _ = rustix::io::read(&self.signal, &mut [0_u8; 8]);
         }
-        arrived
+        std::mem::take(&mut arrived)
     }
 }
 
