@@ -173,12 +173,6 @@ impl Node {
         &self.functions
     }
 
-    /// How the node's processor runs.
-    #[must_use]
-    pub fn accelerator(&self) -> Accelerator {
-        self.accelerator
-    }
-
     /// Runs a script of sh as root on the node and returns its output, in at most a minute.
     ///
     /// # Errors
