@@ -8,9 +8,11 @@ mod pods;
 mod reboot;
 mod refused;
 mod replaced;
+mod sampler;
 mod scheduled;
 mod step;
 mod stuck;
+mod upgrade;
 
 use crate::{Cluster, Result};
 
@@ -72,7 +74,19 @@ pub const STORIES: &[Story] = &[
         run: refused::run,
     },
     Story {
-        name: "reboot",
+        name: "upgrade-updates",
+        about: "five rolling updates with the hand-over leave no gap in allocatable, and five without it do",
+        quick: false,
+        run: upgrade::updates,
+    },
+    Story {
+        name: "upgrade-crashes",
+        about: "the old or the new process is killed in the middle of an update",
+        quick: false,
+        run: upgrade::crashes,
+    },
+    Story {
+        name: "reboot-daemonset",
         about: "after a reboot the kubelet fails pods before the DaemonSet's plugin is back",
         quick: false,
         run: reboot::with_daemonset,

@@ -5,6 +5,10 @@ use serde_json::Value;
 use super::step::State;
 use crate::{Cluster, Result};
 
+/// The name of the DaemonSet and of its container.
+pub(super) const NAME: &str = "vfio-device-plugin";
+/// A second name of the image, for upgrades.
+pub(super) const NEW_IMAGE: &str = "docker.io/library/vfio-device-plugin:new";
 /// deploy/daemonset-probing.yaml.
 const PROBING: &str = include_str!("../../../../deploy/daemonset-probing.yaml");
 
