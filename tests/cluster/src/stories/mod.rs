@@ -91,4 +91,16 @@ pub const STORIES: &[Story] = &[
         quick: false,
         run: reboot::with_daemonset,
     },
+    Story {
+        name: "reboot-service",
+        about: "with the plugin as a service of the host, pods start again with their devices",
+        quick: false,
+        run: reboot::with_service,
+    },
+    Story {
+        name: "reboot-groups",
+        about: "after a reboot with other groups, no pod starts with another device's node",
+        quick: false,
+        run: reboot::with_other_groups,
+    },
 ];

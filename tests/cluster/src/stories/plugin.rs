@@ -21,6 +21,22 @@ pub(super) fn deploy_probing(cluster: &Cluster, options: &[&str]) -> Result {
     cluster.deploy_plugin(&with_options(PROBING, options)?)
 }
 
+/// Applies the privileged manifest with a readiness probe that begins 20 s after the container's start, and waits until the plugin
+/// is ready. A container that was killed is then started again before another pod can be ready.
+///
+/// # Errors
+///
+/// As `deploy_probing`.
+pub(super) fn deploy_slowly_ready(cluster: &Cluster) -> Result {
+    cluster.deploy_plugin(&slowly_ready()?)
+}
+
+fn slowly_ready() -> Result<String> {
+    const PROBE: &str = "          readinessProbe:\n";
+    let (before, after) = PROBING.split_once(PROBE).ok_or("the manifest has no readiness probe")?;
+    Ok(format!("{before}{PROBE}            initialDelaySeconds: 20\n{after}"))
+}
+
 /// Adds options to the container's arguments.
 fn with_options(manifest: &str, options: &[&str]) -> Result<String> {
     const FIRST: &str = "            - serve\n";
@@ -87,9 +103,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_follow_the_command() {
-        let changed = with_options(PROBING, &["--busy=unhealthy"]).unwrap();
-        assert!(changed.contains("            - serve\n            - --busy=unhealthy\n            - --log"));
+    fn options_follow_the_command_() {
+        for manifest in [PROBING] {
+            let changed = with_options(manifest, &["--busy=unhealthy"]).unwrap();
+            assert!(
+                changed.contains("            - serve\n            - --busy=unhealthy\n            - --log")
+            );
+        }
         assert!(with_options("args: []", &[]).is_err());
+        assert!(slowly_ready().is_ok());
     }
 }

@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -102,8 +102,8 @@ impl Drop for Sampler {
     }
 }
 
-/// Asks every 200 ms, also if an answer takes longer: the next question is then the next multiple of the interval.
-fn sample(socket: &PathBuf, stop: &AtomicBool) -> Vec<Sample> {
+/// Asks every 200 ms, also if an answer takes longer: the next request then comes at the next multiple of the interval.
+fn sample(socket: &Path, stop: &AtomicBool) -> Vec<Sample> {
     let start = Instant::now();
     let mut samples = Vec::new();
     let mut next = Duration::ZERO;
@@ -127,7 +127,7 @@ fn ask(socket: &Path) -> Result<i64> {
     // A node's status has some 10 kB.
     stream.take(16 << 20).read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or("the API server's answer has no body")?;
-    if !head.split(' ').nth(1).is_some_and(|status| status == "200") {
+    if head.split(' ').nth(1) != Some("200") {
         return Err(format!("the API server answered {head:?}").into());
     }
     allocatable(&serde_json::from_str::<Value>(body)?["status"], PREFIX)

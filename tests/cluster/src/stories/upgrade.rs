@@ -15,12 +15,13 @@ const ROLLOUT: Duration = Duration::from_secs(600);
 /// How often the plugin is updated.
 const ROUNDS: usize = 5;
 /// At which step lines of a hand-over a process is killed: the side and the step that it has logged.
-const CRASHES: [(&str, u32); ROUNDS] = [("new", 3), ("new", 5), ("new", 6), ("old", 3), ("old", 5)];
+const CRASHES: [(&str, u32); ROUNDS] = [("new", 3), ("new", 5), ("new", 6), ("old", 3), ("old", 6)];
 /// Where `strike` writes on the node.
 const STRIKE: &str = "/run/strike";
 
 /// With the hand-over, no sample of either source shows fewer devices. Without it, the samples show the gap.
 pub(super) fn updates(cluster: &mut Cluster) -> Result {
+    plugin::deploy_probing(cluster, &[])?;
     let before = prepare(cluster)?;
     for round in 1..=ROUNDS {
         let samples = roll(cluster, &before, &format!("update {round} with the hand-over"), round, None)?;
@@ -43,6 +44,8 @@ pub(super) fn updates(cluster: &mut Cluster) -> Result {
 /// Whichever process is killed at whichever step, the update ends, no VM loses a device, and the figures are right. A gap is
 /// possible.
 pub(super) fn crashes(cluster: &mut Cluster) -> Result {
+    // The kubelet starts the container of a killed old process again before the new pod is ready. It must not take over again.
+    plugin::deploy_slowly_ready(cluster)?;
     let before = prepare(cluster)?;
     for (round, (side, step)) in (1..).zip(CRASHES) {
         let words = [format!(r#""side":"{side}""#), format!(r#""step":{step}"#)];
@@ -57,9 +60,8 @@ pub(super) fn crashes(cluster: &mut Cluster) -> Result {
     third_vm(cluster)
 }
 
-/// Deploys the plugin as shipped, starts two VMs, and gives the image a second name: a rolling update does not look into images.
+/// Starts two VMs, and gives the image a second name: a rolling update does not look into images.
 fn prepare(cluster: &Cluster) -> Result<State> {
-    plugin::deploy_probing(cluster, &[])?;
     pods::create(cluster, &VMS.map(|name| pods::vm(name, 2)))?;
     let shipped = &cluster.plugin().image;
     cluster.node().run(&format!("ctr -n k8s.io images tag --force {shipped} {}", plugin::NEW_IMAGE))?;
