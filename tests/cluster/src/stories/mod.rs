@@ -5,6 +5,7 @@ mod foreign;
 mod plugin;
 mod pod_resources;
 mod pods;
+mod qemu;
 mod reboot;
 mod refused;
 mod replaced;
@@ -102,5 +103,11 @@ pub const STORIES: &[Story] = &[
         about: "after a reboot with other groups, no pod starts with another device's node",
         quick: false,
         run: reboot::with_other_groups,
+    },
+    Story {
+        name: "qemu",
+        about: "QEMU in an unprivileged pod passes the device to its guest",
+        quick: false,
+        run: qemu::run,
     },
 ];
