@@ -1,5 +1,6 @@
 //! The stories that the plugin must pass in the cluster.
 
+mod api_server;
 mod daemons;
 mod foreign;
 mod plugin;
@@ -109,5 +110,11 @@ pub const STORIES: &[Story] = &[
         about: "QEMU in an unprivileged pod passes the device to its guest",
         quick: false,
         run: qemu::run,
+    },
+    Story {
+        name: "api-server",
+        about: "the API server is away, and the plugin detects a foreign holder",
+        quick: false,
+        run: api_server::run,
     },
 ];

@@ -15,7 +15,7 @@ const ROLLOUT: Duration = Duration::from_secs(600);
 /// How often the plugin is updated.
 const ROUNDS: usize = 5;
 /// At which step lines of a hand-over a process is killed: the side and the step that it has logged.
-const CRASHES: [(&str, u32); ROUNDS] = [("new", 3), ("new", 5), ("new", 6), ("old", 3), ("old", 6)];
+const CRASHES: [(&str, u32); ROUNDS] = [("old", 6), ("old", 3), ("new", 3), ("new", 5), ("new", 6)];
 /// Where `strike` writes on the node.
 const STRIKE: &str = "/run/strike";
 
