@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use vfio_plugin_policy::assignments::observation::{CheckpointEntry, ListedPod};
 use vfio_plugin_policy::pools::Pools;
+use vfio_plugin_policy::pools::terms::OfferBy;
 
 /// Returns a filter for these resources; none stands for resources that are not known.
 fn offered(resources: Option<&[&str]>) -> OfferedResources {
@@ -31,7 +32,7 @@ pub fn pod_list(message: &[u8], resources: Option<&[&str]>) -> Result<Vec<Listed
 
 /// Parses the text of a pools file. The error is its text.
 pub fn pools(text: &str) -> Result<Pools, String> {
-    pools_file::parse(text).map_err(|error| error.to_string())
+    pools_file::parse(text, OfferBy::default()).map_err(|error| error.to_string())
 }
 
 /// Parses the text of a state file of version 1.

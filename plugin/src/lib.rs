@@ -20,6 +20,7 @@ mod config;
 mod device_plugin;
 #[cfg(feature = "dra")]
 mod dra;
+mod driver_status;
 mod file_id;
 mod files;
 #[cfg(feature = "fuzzing")]
@@ -66,7 +67,7 @@ pub fn main() -> ExitCode {
     let command = cli.command.unwrap_or(Command::Serve);
     // The other commands do not need the pools. `ready` must not fail because of a file that the running serve did not take over.
     let pools = match command {
-        Command::Serve => config.read_pools(),
+        Command::Serve => config.read_pools().and_then(|()| config.check_pools()),
         Command::List { .. } | Command::Doctor { .. } => commands::offered::read_pools(&mut config),
         #[cfg(feature = "dra")]
         Command::Dra { .. } => commands::offered::read_pools(&mut config),

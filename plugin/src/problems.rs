@@ -75,6 +75,18 @@ pub(crate) enum ProblemCode {
     UeventsUnavailable,
     /// The process may open few files.
     DescriptorLimit,
+    /// The API server does not answer the DRA driver.
+    ApiServerUnavailable,
+    /// The API server refuses the DRA driver's account a right.
+    ApiServerForbidden,
+    /// ResourceSlices could not be written.
+    SlicesNotWritten,
+    /// The API server does not store taints.
+    TaintsDropped,
+    /// Prepared claims are left, and no DRA driver runs.
+    ClaimsWithoutDriver,
+    /// Two pools offer devices under one resource, one of them to claims.
+    ResourceOfferedTwice,
     /// The address of `--listen` cannot be used, so metrics and probes over HTTP get no answer.
     ListenFailed,
     /// Lines of the log were lost.

@@ -22,7 +22,7 @@ use vfio_plugin_policy::health::stored::{self, HealthContent, StoredHealth};
 use vfio_plugin_policy::health::tracker::{Change, Facts, HealthTracker, Policy};
 use vfio_plugin_policy::health::{Decision, Health};
 use vfio_plugin_policy::metrics::Reported;
-use vfio_plugin_policy::pools::terms::Busy;
+use vfio_plugin_policy::pools::terms::{Busy, OfferBy};
 use vfio_probe::{DeviceId, GroupId, Root};
 
 /// The state file in the run directory.
@@ -194,7 +194,7 @@ impl HealthPublisher {
             state.file.write_versioned(stored::VERSION, &HealthContent(&state.tracker));
         }
         let may_differ = is_of_all || !pass.changes.is_empty();
-        let lists = if may_differ { state.changed_lists(snapshot) } else { None };
+        let lists = if may_differ { state.changed_lists(snapshot, assignments) } else { None };
         if let Some(metrics) = &self.metrics {
             let assigned = match changes {
                 Changes::Devices(ids) if !is_of_all => Some(ids.as_slice()),
@@ -232,8 +232,15 @@ impl HealthPublisher {
 
 impl State {
     /// Returns all lists if any differs from the latest ones.
-    fn changed_lists(&mut self, snapshot: &NodeSnapshot) -> Option<BTreeMap<Arc<str>, DeviceList>> {
-        let listed = || self.tracker.listed(snapshot);
+    fn changed_lists(
+        &mut self,
+        snapshot: &NodeSnapshot,
+        assignments: &Assignments,
+    ) -> Option<BTreeMap<Arc<str>, DeviceList>> {
+        // The DRA driver publishes the others.
+        let is_listed =
+            |(device, _): &(&DeviceState, &Decision)| assignments.offer_of(device) == OfferBy::DevicePlugin;
+        let listed = || self.tracker.listed(snapshot).filter(is_listed);
         let mut known = self.listed.iter();
         let is_same = |(device, after)| known.next() == Some(&Listed::new(device, after));
         if !self.listed.is_empty() && listed().all(is_same) && known.next().is_none() {

@@ -25,22 +25,37 @@ import (
 
 	securityv1 "github.com/openshift/api/security/v1"
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	kubevirtv1 "kubevirt.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 )
 
 // types returns a new object for each apiVersion and kind that the manifests use.
 var types = map[string]func() metav1.Object{
-	"apps/v1 DaemonSet":                                   func() metav1.Object { return new(appsv1.DaemonSet) },
-	"v1 ConfigMap":                                        func() metav1.Object { return new(corev1.ConfigMap) },
-	"v1 Service":                                          func() metav1.Object { return new(corev1.Service) },
-	"v1 ServiceAccount":                                   func() metav1.Object { return new(corev1.ServiceAccount) },
-	"rbac.authorization.k8s.io/v1 Role":                   func() metav1.Object { return new(rbacv1.Role) },
-	"rbac.authorization.k8s.io/v1 RoleBinding":            func() metav1.Object { return new(rbacv1.RoleBinding) },
+	"apps/v1 DaemonSet":                 func() metav1.Object { return new(appsv1.DaemonSet) },
+	"v1 ConfigMap":                      func() metav1.Object { return new(corev1.ConfigMap) },
+	"v1 Pod":                            func() metav1.Object { return new(corev1.Pod) },
+	"v1 Service":                        func() metav1.Object { return new(corev1.Service) },
+	"v1 ServiceAccount":                 func() metav1.Object { return new(corev1.ServiceAccount) },
+	"rbac.authorization.k8s.io/v1 Role": func() metav1.Object { return new(rbacv1.Role) },
+	"rbac.authorization.k8s.io/v1 RoleBinding":        func() metav1.Object { return new(rbacv1.RoleBinding) },
+	"rbac.authorization.k8s.io/v1 ClusterRole":        func() metav1.Object { return new(rbacv1.ClusterRole) },
+	"rbac.authorization.k8s.io/v1 ClusterRoleBinding": func() metav1.Object { return new(rbacv1.ClusterRoleBinding) },
+	"admissionregistration.k8s.io/v1 ValidatingAdmissionPolicy": func() metav1.Object {
+		return new(admissionv1.ValidatingAdmissionPolicy)
+	},
+	"admissionregistration.k8s.io/v1 ValidatingAdmissionPolicyBinding": func() metav1.Object {
+		return new(admissionv1.ValidatingAdmissionPolicyBinding)
+	},
+	"resource.k8s.io/v1 DeviceClass":                      func() metav1.Object { return new(resourcev1.DeviceClass) },
+	"resource.k8s.io/v1 ResourceClaimTemplate":            func() metav1.Object { return new(resourcev1.ResourceClaimTemplate) },
+	"kubevirt.io/v1 VirtualMachine":                       func() metav1.Object { return new(kubevirtv1.VirtualMachine) },
 	"monitoring.coreos.com/v1 PodMonitor":                 func() metav1.Object { return new(monitoringv1.PodMonitor) },
 	"monitoring.coreos.com/v1 ServiceMonitor":             func() metav1.Object { return new(monitoringv1.ServiceMonitor) },
 	"security.openshift.io/v1 SecurityContextConstraints": func() metav1.Object { return new(securityv1.SecurityContextConstraints) },
@@ -65,6 +80,9 @@ func check(document []byte) (string, metav1.Object, error) {
 		return name, nil, errors.New("metadata.name is missing")
 	}
 	name += " " + object.GetName()
+	if err := keepsAll(document, object); err != nil {
+		return name, nil, err
+	}
 	return name, object, validate(object)
 }
 
@@ -92,6 +110,9 @@ func run(program string, daemonSet *appsv1.DaemonSet, pools string) error {
 	command.Env = []string{}
 	for _, variable := range container.Env {
 		value := variable.Value
+		if source := variable.ValueFrom; source != nil && source.FieldRef != nil && source.FieldRef.FieldPath == "spec.nodeName" {
+			value = "node-1"
+		}
 		switch variable.Name {
 		case "VFIO_DEVICE_PLUGIN_ROOT":
 			value = root

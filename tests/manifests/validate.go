@@ -7,6 +7,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/apis/admissionregistration"
+	_ "k8s.io/kubernetes/pkg/apis/admissionregistration/install"
+	admissionvalidation "k8s.io/kubernetes/pkg/apis/admissionregistration/validation"
 	"k8s.io/kubernetes/pkg/apis/apps"
 	_ "k8s.io/kubernetes/pkg/apis/apps/install"
 	appsvalidation "k8s.io/kubernetes/pkg/apis/apps/validation"
@@ -16,7 +19,11 @@ import (
 	"k8s.io/kubernetes/pkg/apis/rbac"
 	_ "k8s.io/kubernetes/pkg/apis/rbac/install"
 	rbacvalidation "k8s.io/kubernetes/pkg/apis/rbac/validation"
+	"k8s.io/kubernetes/pkg/apis/resource"
+	_ "k8s.io/kubernetes/pkg/apis/resource/install"
+	resourcevalidation "k8s.io/kubernetes/pkg/apis/resource/validation"
 	"k8s.io/kubernetes/pkg/capabilities"
+	kubevirtv1 "kubevirt.io/api/core/v1"
 )
 
 func init() {
@@ -27,6 +34,9 @@ func init() {
 // validate does with an object of Kubernetes what the API server does when the object is created: defaults, conversion and
 // validation. Custom resources have only their schema, which is that of the types.
 func validate(object metav1.Object) error {
+	if vm, ok := object.(*kubevirtv1.VirtualMachine); ok {
+		return validateVM(vm)
+	}
 	versioned, ok := object.(runtime.Object)
 	if !ok || !legacyscheme.Scheme.Recognizes(versioned.GetObjectKind().GroupVersionKind()) {
 		return nil
@@ -36,12 +46,21 @@ func validate(object metav1.Object) error {
 	if err != nil {
 		return err
 	}
+	// kubectl sets the namespace.
+	if object, ok := internal.(metav1.Object); ok && object.GetNamespace() == "" {
+		switch internal.(type) {
+		case *core.Pod, *resource.ResourceClaimTemplate:
+			object.SetNamespace(metav1.NamespaceDefault)
+		}
+	}
 	var faults field.ErrorList
 	switch object := internal.(type) {
 	case *apps.DaemonSet:
 		faults = appsvalidation.ValidateDaemonSet(object, corevalidation.PodValidationOptions{})
 	case *core.ConfigMap:
 		faults = corevalidation.ValidateConfigMap(object)
+	case *core.Pod:
+		faults = corevalidation.ValidatePodCreate(object, corevalidation.PodValidationOptions{})
 	case *core.Service:
 		// As normalizeClusterIPs (pkg/registry/core/service/storage) does before the validation.
 		object.Spec.ClusterIPs = []string{object.Spec.ClusterIP}
@@ -52,6 +71,19 @@ func validate(object metav1.Object) error {
 		faults = rbacvalidation.ValidateRole(object)
 	case *rbac.RoleBinding:
 		faults = rbacvalidation.ValidateRoleBinding(object)
+	case *rbac.ClusterRole:
+		faults = rbacvalidation.ValidateClusterRole(object, rbacvalidation.ClusterRoleValidationOptions{})
+	case *rbac.ClusterRoleBinding:
+		faults = rbacvalidation.ValidateClusterRoleBinding(object)
+	case *admissionregistration.ValidatingAdmissionPolicy:
+		// It compiles the expressions.
+		faults = admissionvalidation.ValidateValidatingAdmissionPolicy(object)
+	case *admissionregistration.ValidatingAdmissionPolicyBinding:
+		faults = admissionvalidation.ValidateValidatingAdmissionPolicyBinding(object)
+	case *resource.DeviceClass:
+		faults = resourcevalidation.ValidateDeviceClass(object)
+	case *resource.ResourceClaimTemplate:
+		faults = resourcevalidation.ValidateResourceClaimTemplate(object)
 	default:
 		return fmt.Errorf("no validation is known for %T", object)
 	}

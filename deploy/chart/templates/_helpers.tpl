@@ -36,8 +36,43 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end -}}
 {{- end }}
 
+{{/* Not empty if devices are offered by Dynamic Resource Allocation. */}}
+{{- define "vfio.dra" -}}
+{{- $dra := eq .Values.offer "dra" -}}
+{{- range .Values.pools.inline -}}
+{{- if eq (default "" .offer) "dra" -}}{{- $dra = true -}}{{- end -}}
+{{- end -}}
+{{- if $dra -}}true{{- end -}}
+{{- end }}
+
+{{/* The name of the objects that belong to no namespace. It has the namespace of the release. */}}
+{{- define "vfio.clusterName" -}}
+{{ .Release.Namespace }}-{{ include "vfio.fullname" . }}
+{{- end }}
+
+{{/* Not empty if the chart creates the service account. */}}
+{{- define "vfio.createsAccount" -}}
+{{- $needed := and (include "vfio.dra" .) (not .Values.serviceAccount.name) -}}
+{{- if or .Values.serviceAccount.create .Values.openshift.enabled $needed -}}true{{- end -}}
+{{- end }}
+
+{{/* The strategy of updates as YAML. */}}
+{{- define "vfio.updateStrategy" -}}
+{{- $dra := include "vfio.dra" . -}}
+{{- $strategy := .Values.updateStrategy -}}
+{{- if not $strategy -}}
+{{- $rolling := ternary (dict "maxSurge" 0 "maxUnavailable" 1) (dict "maxSurge" 1 "maxUnavailable" 0) (ne $dra "") -}}
+{{- $strategy = dict "type" "RollingUpdate" "rollingUpdate" $rolling -}}
+{{- end -}}
+{{- $surge := default 0 ((default dict $strategy.rollingUpdate).maxSurge) -}}
+{{- if and $dra (ne (toString $surge) "0") (ne (toString $surge) "0%") -}}
+{{- fail "offer: dra needs updateStrategy.rollingUpdate.maxSurge: 0, because a second driver on the node waits for the first one to end" -}}
+{{- end -}}
+{{ toYaml $strategy }}
+{{- end }}
+
 {{- define "vfio.serviceAccount" -}}
-{{- if or .Values.serviceAccount.create .Values.openshift.enabled -}}
+{{- if include "vfio.createsAccount" . -}}
 {{ default (include "vfio.fullname" .) .Values.serviceAccount.name }}
 {{- else -}}
 {{ default "default" .Values.serviceAccount.name }}
@@ -76,9 +111,9 @@ one pool is that of the plugin's default: NVIDIA's GPUs.
 {{- end -}}
 {{- end }}
 
-{{/* Not empty if the directory of CDI specs is mounted. */}}
+{{/* Not empty if the directory of CDI specs is mounted. Containers of a claim get its devices by a spec. */}}
 {{- define "vfio.cdi" -}}
-{{- $used := .Values.cdi.mount -}}
+{{- $used := or .Values.cdi.mount (include "vfio.dra" .) -}}
 {{- range (include "vfio.pools" . | fromYaml).pools -}}
 {{- if ne (default "none" .cdi) "none" -}}{{- $used = true -}}{{- end -}}
 {{- end -}}

@@ -70,5 +70,6 @@ pub const POD_RESOURCES: &str = "pod-resources/kubelet.sock";
 pub const PLUGINS_REGISTRY: &str = "plugins_registry";
 /// `PluginInfo.type` of a DRA driver.
 pub const DRA_PLUGIN: &str = "DRAPlugin";
-/// The name of the service [`dra`] in `PluginInfo.supported_versions` (`DRAPluginService`).
-pub const DRA_SERVICE: &str = "v1.DRAPlugin";
+/// The names of the services [`dra`], [`dra_health_v1`] and [`dra_health_v1alpha1`] in `PluginInfo.supported_versions`
+/// (`DRAPluginService`, `DRAResourceHealthService`), the preferred version of each first.
+pub const DRA_SERVICES: [&str; 3] = ["v1.DRAPlugin", "v1.DRAResourceHealth", "v1alpha1.DRAResourceHealth"];

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use vfio_plugin_policy::assignments::kubelet::KubeletSocket;
 use vfio_plugin_policy::assignments::observation::PodHolds;
 use vfio_plugin_policy::device::{DeviceState, GroupState, NodeSnapshot};
+use vfio_plugin_policy::pools::terms::OfferBy;
 use vfio_probe::{GroupId, InPod};
 
 /// The identity of a checkpoint file: inode and modification time. The kubelet writes a new file each time and renames it into
@@ -80,7 +81,18 @@ pub(super) fn held_by_unknown_pods(snapshot: &NodeSnapshot) -> BTreeSet<String> 
         let holders = device.group.iter().flat_map(|group| &group.holders);
         holders.map(|holder| holder.container.in_pod).any(|in_pod| in_pod == InPod::Unknown)
     };
-    snapshot.devices.iter().filter(is_held).map(|device| device.device.id.to_string()).collect()
+    snapshot
+        .devices
+        .iter()
+        .filter(is_listed)
+        .filter(is_held)
+        .map(|device| device.device.id.to_string())
+        .collect()
+}
+
+/// Returns whether the device plugin offers a device. The pods of the others have claims, which the driver knows.
+fn is_listed(device: &&DeviceState) -> bool {
+    device.terms.offer == OfferBy::DevicePlugin
 }
 
 /// Returns whether the search for holders is over for every held group.
@@ -91,7 +103,7 @@ pub(super) fn holders_are_known(snapshot: &NodeSnapshot) -> bool {
 /// Returns the devices that pods' processes hold, by the cgroups of the holders.
 pub(super) fn pods_that_hold(snapshot: &NodeSnapshot) -> Vec<PodHolds> {
     let mut found: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
-    for device in &snapshot.devices {
+    for device in snapshot.devices.iter().filter(is_listed) {
         let holders = device.group.as_ref().map(|group| group.holders.as_slice()).unwrap_or_default();
         for uid in holders.iter().filter_map(|holder| holder.container.pod_uid) {
             let ids = found.entry((device.resource.to_string(), uid.to_string())).or_default();

@@ -20,6 +20,8 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Notify, watch};
+#[cfg(feature = "dra")]
+use vfio_plugin_policy::assignments::claims::ClaimedDevices;
 use vfio_plugin_policy::assignments::index::Assignments;
 use vfio_plugin_policy::assignments::record::Assignment;
 use vfio_probe::DeviceId;
@@ -46,7 +48,7 @@ struct Shared {
     monitor: MonitorHandle,
     /// The assignments of prepared claims. None without the DRA driver.
     #[cfg(feature = "dra")]
-    claims: Mutex<Option<Vec<Arc<Assignment>>>>,
+    claims: Mutex<Option<Arc<[ClaimedDevices]>>>,
     /// Whether the kubelet was polled.
     #[cfg(feature = "dra")]
     has_polled: AtomicBool,
@@ -167,9 +169,8 @@ impl AssignmentsHandle {
     /// Sets the assignments of the prepared claims, instead of those that were set before. The monitor probes none of these devices
     /// when this returns.
     #[cfg(feature = "dra")]
-    pub(crate) fn set_claims(&self, claims: Vec<Assignment>) {
+    pub(crate) fn set_claims(&self, claims: Arc<[ClaimedDevices]>) {
         let state = self.shared.state.lock();
-        let claims: Vec<Arc<Assignment>> = claims.into_iter().map(Arc::new).collect();
         *self.shared.claims.lock() = Some(claims.clone());
         let assignments = Assignments::new(self.current().known, &state.ledger);
         if self.shared.has_polled.load(Ordering::Relaxed) {
@@ -180,6 +181,12 @@ impl AssignmentsHandle {
             self.shared.monitor.set_restored(assignments.reserved());
             self.shared.published.send_replace(Arc::new(assignments));
         }
+    }
+
+    /// Returns whether the kubelet was polled. Before that, a pod of the device plugin may have any device.
+    #[cfg(feature = "dra")]
+    pub(crate) fn has_polled(&self) -> bool {
+        self.shared.has_polled.load(Ordering::Relaxed)
     }
 
     /// Wakes the poller: a pod may have come or gone.

@@ -5,6 +5,7 @@ use crate::commands::stderr;
 use crate::commands::stdout;
 use crate::commands::table::{Table, or_dash};
 use crate::config::Config;
+use crate::driver_status::DriverStatus;
 use crate::problems::{Problem, ProblemCode};
 use crate::status::client;
 use crate::status::client::ANSWER_TIMEOUT;
@@ -12,6 +13,7 @@ use crate::status::report::{DeviceReport, Listing};
 use crate::status::words::{EvidenceWord, StateWord};
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::holders::coverage_gaps;
+use vfio_plugin_policy::pools::terms::OfferBy;
 use vfio_probe::device::Detail;
 use vfio_probe::{ErrorKind, Root};
 
@@ -50,7 +52,11 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool, columns: Option<usiz
             "vfio-device-plugin: no assignments known: the kubelet has not answered serve; `vfio-device-plugin doctor` says why"
         ));
     }
-    let (reported, problems) = serving.map(|status| (status.devices, status.problems)).unwrap_or_default();
+    let (reported, dra, problems) =
+        serving.map(|status| (status.devices, status.dra, status.problems)).unwrap_or_default();
+    for reason in dra.iter().flat_map(DriverStatus::unready) {
+        stderr::print(format_args!("vfio-device-plugin: {reason}"));
+    }
     for problem in &problems {
         stderr::print(format_args!("vfio-device-plugin: problem of serve: {problem}"));
     }
@@ -63,7 +69,7 @@ pub(crate) fn run(config: &Config, json: bool, probe: bool, columns: Option<usiz
             && !devices.iter().any(|device| device.device.id.to_string() == report.address)
     });
     reports.extend(unlisted.map(|report| DeviceReport { typed_reason: None, ..unselected(&root, report) }));
-    let listing = Listing { assignments_known, devices: reports, problems, coverage: coverage.into() };
+    let listing = Listing { assignments_known, devices: reports, dra, problems, coverage: coverage.into() };
     let text = if json { serde_json::to_string(&listing)? + "\n" } else { table(&listing, columns) };
     stdout::print(&text)?;
     Ok(0)
@@ -95,6 +101,9 @@ pub(crate) fn combined(device: &DeviceState, reported: &[DeviceReport]) -> Devic
     let Some(known) = reported.iter().find(|known| known.address == report.address) else { return report };
     report.health = known.health;
     report.assignment.clone_from(&known.assignment);
+    report.claim.clone_from(&known.claim);
+    report.taint.clone_from(&known.taint);
+    report.offer = known.offer;
     // An assigned device stays in the resource that it was allocated from, whatever the pools say now.
     report.resource.clone_from(&known.resource);
     if known.reason.is_some() {
@@ -134,6 +143,11 @@ pub(crate) fn combined(device: &DeviceState, reported: &[DeviceReport]) -> Devic
     report
 }
 
+/// Returns whether a running DRA driver offers the device.
+fn is_of_driver(device: &DeviceReport) -> bool {
+    device.offer == OfferBy::Dra && device.health.is_some()
+}
+
 /// Returns the listing as a table.
 fn table(listing: &Listing, columns: Option<usize>) -> String {
     if listing.devices.is_empty() {
@@ -150,9 +164,11 @@ fn table(listing: &Listing, columns: Option<usize>) -> String {
             device.state.to_string(),
             device.evidence.to_string(),
             or_dash(device.health),
-            match &device.assignment {
-                None if !listing.assignments_known => "?".to_owned(),
-                assignment => or_dash(assignment.as_ref()),
+            match (&device.claim, &device.assignment) {
+                (Some(claim), _) => claim.to_string(),
+                // The driver knows all claims, and a device of no claim and no pod is free for one.
+                (None, None) if !listing.assignments_known && !is_of_driver(device) => "?".to_owned(),
+                (None, assignment) => or_dash(assignment.as_ref()),
             },
             device.reason.clone().unwrap_or_else(|| holders.join(", ")),
         ]

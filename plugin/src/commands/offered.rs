@@ -28,7 +28,8 @@ pub(crate) fn read_pools(config: &mut Config) -> Result<(), PoolsError> {
     let Err(error) = config.read_pools() else { return Ok(()) };
     let Ok(serving) = client::fetch(&config.run_dir, ANSWER_TIMEOUT) else { return Err(error) };
     let devices = serving.devices.iter();
-    let devices = devices.filter_map(|device| Some((device.address.parse().ok()?, &*device.resource)));
+    let devices =
+        devices.filter_map(|device| Some((device.address.parse().ok()?, &*device.resource, device.offer)));
     config.offered = Pools::of_devices(devices);
     config.pools_error = Some(error);
     Ok(())

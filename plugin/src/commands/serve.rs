@@ -3,6 +3,7 @@
 //! A process waits while another one serves, takes over from it, and hands over to the next. Every task and thread is supervised.
 
 mod parts;
+mod publishing;
 #[cfg(test)]
 mod tests;
 
@@ -10,7 +11,7 @@ use crate::allocate::gate::ClosedGate;
 use crate::commands::stderr;
 use crate::config::Config;
 use crate::device_plugin::sockets;
-use crate::handover::reload::{Reload, notify_active};
+use crate::handover::reload::{self, Reload, notify_active};
 use crate::handover::retired::{AfterRetirement, Retired};
 use crate::handover::taker::{self, Beginning, Taken, Withdrawn};
 use crate::handover::{Parts, giver};
@@ -125,7 +126,7 @@ impl Before {
         match self {
             // The driver's record of claims is not handed over.
             #[cfg(feature = "dra")]
-            _ if config.offers_by_dra() => Some(taker::begin_alone(&config.run_dir).await),
+            _ if runs_driver(config) => Some(taker::begin_alone(&config.run_dir).await),
             Self::Started | Self::SteppedBack => Some(taker::begin(&config.run_dir).await),
             Self::Withdrawn(withdrawn) => Some(taker::begin_again(&config.run_dir, withdrawn).await),
             Self::Retired(retired) => match retired.wait().await {
@@ -141,6 +142,13 @@ impl Before {
             Self::Retired(_) => RoleWord::HandedOver,
         }
     }
+}
+
+/// Returns whether this process is to run the DRA driver. False if the record of claims cannot be read now, which is read again before
+/// anything is served.
+#[cfg(feature = "dra")]
+fn runs_driver(config: &Config) -> bool {
+    crate::dra::Role::of(config).is_ok_and(crate::dra::Role::runs_driver)
 }
 
 /// What comes after a process has served.
@@ -181,7 +189,7 @@ async fn serve(
     let end = tokio::select! {
         () = stop => Ok(Next::Exit),
         failure = failures.first() => Err(failure),
-        before = hand_over(config, beginning, &parts, gate, supervisor, reload) => Ok(Next::Wait(before)),
+        before = hand_over(beginning, &parts, gate, supervisor, reload) => Ok(Next::Wait(before)),
     };
     tracing::info!("stopping");
     supervisor.stop();
@@ -205,7 +213,6 @@ fn start_own_socket(config: &Config, supervisor: &Supervisor, status: ProcessSta
 
 /// Takes over if another process serves, and then serves until another process takes over.
 async fn hand_over(
-    config: &Config,
     beginning: Beginning,
     parts: &Parts,
     gate: Option<ClosedGate>,
@@ -230,8 +237,8 @@ async fn hand_over(
         }
     };
     notify_active(giver);
-    if config.offers_by_dra() {
-        return std::future::pending().await;
+    if !parts.hands_over {
+        return reload::refuse_with_dra().await;
     }
     supervisor.task("the reload", reload.clone().follow());
     match giver::serve(parts, reload).await {

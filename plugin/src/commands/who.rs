@@ -2,11 +2,13 @@
 
 mod target;
 
+use crate::commands::escape::escaped;
 use crate::commands::exit_code::{NEGATIVE, UNKNOWN, USAGE};
 use crate::commands::table::{Table, or_dash};
 use crate::commands::{stderr, stdout};
 use crate::config::Config;
-use crate::status::report::{CoverageReport, HolderReport};
+use crate::status::client::{self, ANSWER_TIMEOUT};
+use crate::status::report::{ClaimReport, CoverageReport, HolderReport, StatusReport};
 use anyhow::{Context, bail};
 use serde::Serialize;
 use std::fmt::Write;
@@ -26,6 +28,8 @@ struct WhoReport {
     iommu_group: u32,
     /// The holders that were found.
     holders: Vec<HolderVia>,
+    /// The prepared claims that have devices of the group; null if no `serve` answers.
+    claims: Option<Vec<ClaimReport>>,
     /// How much the search could see.
     #[serde(flatten)]
     coverage: CoverageReport,
@@ -60,20 +64,47 @@ pub(crate) fn run(config: &Config, target: &str, json: bool, columns: Option<usi
         .holders(&[group], &mut |holder| holders.push(holder))
         .context("cannot search /proc for holders")?;
     let found = !holders.is_empty();
+    let claims = client::fetch(&config.run_dir, ANSWER_TIMEOUT).ok().map(|report| claims(report, group));
     let is_held = || root.peek(group, &mut Buffer::new()).is_ok_and(|peek| peek == Peek::LooksHeld);
     if json {
         let via = |holder: &Holder| HolderVia { holder: holder.into(), via: holder.via.as_str() };
         let holders = holders.iter().map(via).collect();
-        let report = WhoReport { iommu_group: group.0, holders, coverage: coverage.into() };
+        let report = WhoReport { iommu_group: group.0, holders, claims, coverage: coverage.into() };
         stdout::print(&(serde_json::to_string(&report)? + "\n"))?;
     } else {
-        stdout::print(&words(group, &holders, coverage, is_held, columns))?;
+        let mut text = words(group, &holders, coverage, is_held, columns);
+        for claim in claims.iter().flatten() {
+            let _ = writeln!(text, "{}", in_words(claim));
+        }
+        stdout::print(&text)?;
     }
     Ok(match (found, coverage.is_complete()) {
         (true, _) => 0,
         (false, true) => NEGATIVE,
         (false, false) => UNKNOWN,
     })
+}
+
+/// Returns the prepared claims that have devices of a group.
+fn claims(report: StatusReport, group: GroupId) -> Vec<ClaimReport> {
+    let mut claims: Vec<ClaimReport> = Vec::new();
+    for device in report.devices.into_iter().filter(|device| device.iommu_group == Some(group.0)) {
+        claims.extend(device.claim.filter(|claim| !claims.contains(claim)));
+    }
+    claims
+}
+
+/// Returns a claim in words.
+fn in_words(claim: &ClaimReport) -> String {
+    let pods = claim.pods.iter().map(|pod| match &pod.name {
+        Some(name) => format!("{}/{name} ({})", claim.namespace, pod.uid),
+        None => pod.uid.clone(),
+    });
+    let mut pods: Vec<String> = pods.collect();
+    pods.extend(claim.for_any_pod.then(|| "any pod".to_owned()));
+    let pods = if pods.is_empty() { "no pod".to_owned() } else { pods.join(", ") };
+    let text = format!("Prepared {claim} ({}) has the group, for {pods}.", claim.uid);
+    escaped(&text).into_owned()
 }
 
 /// Returns the holders as a table, and what the search could not read. Never says that no process holds the group if that is not known.

@@ -1,20 +1,21 @@
 //! The settings of the DRA driver.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vfio_plugin_policy::dra::names::{DraDriver, is_subdomain};
+use vfio_plugin_policy::pools::terms::OfferBy;
 
-use crate::config::values::interval;
+use crate::config::values::{interval, offer};
 
 /// The settings. The first lines of the fields' comments are the help text.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DraOptions {
-    /// How `serve` offers the devices
+    /// How `serve` offers the devices of pools without a key `offer`
     #[arg(
         long,
         global = true,
-        value_enum,
+        value_parser = offer(),
         default_value = "device-plugin",
         env = "VFIO_DEVICE_PLUGIN_OFFER"
     )]
@@ -30,7 +31,7 @@ pub(crate) struct DraOptions {
     )]
     pub(crate) dra_driver: DraDriver,
 
-    /// Name of this Kubernetes node, for `--offer dra`
+    /// Name of this Kubernetes node, for devices that are offered by DRA
     #[arg(long, global = true, value_name = "NAME", env = "VFIO_DEVICE_PLUGIN_NODE")]
     pub(crate) node: Option<String>,
 
@@ -51,15 +52,6 @@ pub(crate) struct DraOptions {
     #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = interval,
           env = "VFIO_DEVICE_PLUGIN_RELEASE")]
     pub(crate) release: Duration,
-}
-
-/// How `serve` offers the devices.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum OfferBy {
-    /// By the kubelet's device plugin API
-    DevicePlugin,
-    /// By Dynamic Resource Allocation, to pods with claims
-    Dra,
 }
 
 impl DraOptions {

@@ -19,7 +19,7 @@ use values::{Check, busy, busy_allocate, interval};
 use vfio_plugin_policy::health::checks::Checks;
 use vfio_plugin_policy::pools::Pools;
 use vfio_plugin_policy::pools::selector::Selector;
-use vfio_plugin_policy::pools::terms::{Busy, BusyAllocate};
+use vfio_plugin_policy::pools::terms::{Busy, BusyAllocate, OfferBy};
 
 pub(crate) use listen::ListenAddress;
 pub(crate) use values::LogFormat;
@@ -195,12 +195,17 @@ impl Config {
         values::checks(&self.checks).map(|_| ())
     }
 
-    /// Returns whether `serve` offers the devices by DRA.
+    /// Returns whether any pool offers its devices by DRA.
     pub(crate) fn offers_by_dra(&self) -> bool {
+        self.offered.offer_by(OfferBy::Dra)
+    }
+
+    /// Returns how the devices of a pool without a key `offer` are offered.
+    pub(crate) fn default_offer(&self) -> OfferBy {
         #[cfg(feature = "dra")]
-        return self.dra.offer == dra::OfferBy::Dra;
+        return self.dra.offer;
         #[cfg(not(feature = "dra"))]
-        return false;
+        return OfferBy::DevicePlugin;
     }
 
     /// Returns the faults that make a device Unhealthy.
@@ -233,9 +238,22 @@ impl Config {
     /// The file cannot be read, or has an error: its line, and what was expected.
     pub(crate) fn read_pools(&mut self) -> Result<(), PoolsError> {
         self.offered = match &self.pools {
-            None => Pools::of_selectors(&self.select),
-            Some(path) => pools_file::read(path)?,
+            None => Pools::of_selectors(&self.select, self.default_offer()),
+            Some(path) => pools_file::read(path, self.default_offer())?,
         };
+        Ok(())
+    }
+
+    /// Checks that `serve` can offer the pools as they say.
+    ///
+    /// # Errors
+    /// A pool offers its devices by DRA, and the node's name is not set.
+    pub(crate) fn check_pools(&self) -> Result<(), PoolsError> {
+        #[cfg(feature = "dra")]
+        if self.offers_by_dra() && self.dra.node.is_none() {
+            let text = "a pool has `offer: dra`, which needs --node: the name of this Kubernetes node";
+            return Err(PoolsError::of_file(text));
+        }
         Ok(())
     }
 

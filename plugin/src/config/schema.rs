@@ -1,17 +1,20 @@
 //! Makes the schema of the pools file for editors, and checks that it accepts what the reader accepts.
 
+mod file;
+
 use crate::config::pools_file;
-use crate::config::pools_file::raw::PoolsFile;
+use file::PoolsFile;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 use std::path::Path;
+use vfio_plugin_policy::pools::terms::OfferBy;
 
 /// The pattern of a resource's part after the slash, and of an alias.
 const NAME: &str = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?";
 const ADDRESS: &str = "([0-9A-Fa-f]{4}|[1-9A-Fa-f][0-9A-Fa-f]{4,7}):[0-9A-Fa-f]{2}:[01][0-9A-Fa-f][.][0-7]";
 const UUID: &str = "[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}";
 
-pub(super) fn resource(_: &mut SchemaGenerator) -> Schema {
+fn resource(_: &mut SchemaGenerator) -> Schema {
     let label = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
     json_schema!({
         "type": "string",
@@ -23,39 +26,39 @@ pub(super) fn resource(_: &mut SchemaGenerator) -> Schema {
 
 /// Hex digits. YAML reads digits without letters as a decimal number, and with `0x` as a hex number. The schema cannot see which, so
 /// it accepts any number that has up to four hex digits.
-pub(super) fn pci_id(_: &mut SchemaGenerator) -> Schema {
+fn pci_id(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["string", "integer"], "pattern": "^(0x)?[0-9A-Fa-f]{1,4}$", "minimum": 0, "maximum": 0xffff})
 }
 
-pub(super) fn class(_: &mut SchemaGenerator) -> Schema {
+fn class(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["string", "integer"], "pattern": "^(0x)?[0-9A-Fa-f]{1,6}$", "minimum": 0, "maximum": 0x00ff_ffff})
 }
 
-pub(super) fn driver(_: &mut SchemaGenerator) -> Schema {
+fn driver(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "pattern": "^[!-~]{1,32}$"})
 }
 
-pub(super) fn device_id(_: &mut SchemaGenerator) -> Schema {
+fn device_id(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "pattern": format!("^({ADDRESS}|{UUID})$")})
 }
 
-pub(super) fn pci_address(_: &mut SchemaGenerator) -> Schema {
+fn pci_address(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "pattern": format!("^{ADDRESS}$")})
 }
 
-pub(super) fn group(_: &mut SchemaGenerator) -> Schema {
+fn group(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["integer", "string"], "pattern": "^[0-9]{1,10}$", "minimum": 0, "maximum": u32::MAX})
 }
 
-pub(super) fn numa_node(_: &mut SchemaGenerator) -> Schema {
+fn numa_node(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["integer", "string"], "pattern": "^[0-9]{1,5}$", "minimum": 0, "maximum": u16::MAX})
 }
 
-pub(super) fn vgpu_type(_: &mut SchemaGenerator) -> Schema {
+fn vgpu_type(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["integer", "string"], "pattern": "^([1-9!-.:-~]|[!-.0-~]{2,64})$", "minimum": 1})
 }
 
-pub(super) fn alias(_: &mut SchemaGenerator) -> Schema {
+fn alias(_: &mut SchemaGenerator) -> Schema {
     let name = json_schema!({"type": ["string", "integer"], "pattern": format!("^{NAME}$"), "minimum": 0});
     json_schema!({"type": "object", "additionalProperties": name})
 }
@@ -145,7 +148,7 @@ fn schema_is_up_to_date_and_the_example_is_read() {
         "the schema is out of date; run UPDATE=1 cargo test -p vfio-device-plugin schema"
     );
     let example = deploy.join("pools-example.yaml");
-    let pools = pools_file::read(&example).unwrap();
+    let pools = pools_file::read(&example, OfferBy::default()).unwrap();
     assert_eq!(pools.title(0), "nvidia.com/H100");
     assert!(pools.need_parents());
     let document = serde_saphyr::from_str(&std::fs::read_to_string(&example).unwrap()).unwrap();
@@ -169,6 +172,8 @@ fn schema_and_reader_accept_the_same_files() {
         pool("cdi: annotations"),
         pool("busy: advertise"),
         pool("busy_allocate: substitute"),
+        pool("offer: device-plugin"),
+        pool(if cfg!(feature = "dra") { "offer: dra" } else { "offer: device-plugin" }),
         pool("alias: {2330: H100, A: \"b.c\", D: 5}"),
         pool("alias: {}"),
         pool("resource: a/b\n    alias: {}"),
@@ -217,6 +222,8 @@ fn schema_and_reader_accept_the_same_files() {
         pool("busy: maybe"),
         pool("busy_allocate:"),
         pool("busy_allocate: swap"),
+        pool("offer:"),
+        pool("offer: DRA"),
         pool("alias:"),
         pool("alias: [a]"),
         pool("alias: {2330: }"),
@@ -265,7 +272,7 @@ fn schema_and_reader_accept_the_same_files() {
     ];
     for (texts, accepted) in [(&good[..], true), (&bad[..], false)] {
         for text in texts {
-            let read = pools_file::parse(text);
+            let read = pools_file::parse(text, OfferBy::default());
             assert_eq!(read.is_ok(), accepted, "the reader: {text}: {read:?}");
             let document: Value = serde_saphyr::from_str(text).unwrap();
             assert_eq!(fits(&schema, &document, &schema), accepted, "the schema: {text}: {document}");

@@ -4,6 +4,8 @@ use clap::ValueEnum;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use std::time::Duration;
 use vfio_plugin_policy::health::checks::Checks;
+#[cfg(feature = "dra")]
+use vfio_plugin_policy::pools::terms::OfferBy;
 use vfio_plugin_policy::pools::terms::{Busy, BusyAllocate};
 
 /// A word of `--checks`.
@@ -49,6 +51,12 @@ pub(super) fn busy() -> impl TypedValueParser<Value = Busy> {
 /// Returns a parser of `--busy-allocate`, with a line of help for each value.
 pub(super) fn busy_allocate() -> impl TypedValueParser<Value = BusyAllocate> {
     words(BusyAllocate::ALL, BusyAllocate::as_str, BusyAllocate::help)
+}
+
+/// Returns a parser of `--offer`, with a line of help for each value.
+#[cfg(feature = "dra")]
+pub(super) fn offer() -> impl TypedValueParser<Value = OfferBy> {
+    words([OfferBy::DevicePlugin, OfferBy::Dra], OfferBy::as_str, OfferBy::help)
 }
 
 /// Returns a parser of these values by their words. Types of the policy crate, which does not know clap, cannot derive `ValueEnum`.

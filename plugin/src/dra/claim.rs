@@ -1,7 +1,7 @@
 //! Reads what a ResourceClaim allocates of this driver's devices.
 
-use k8s_openapi::api::resource::v1::ResourceClaim;
-use std::collections::BTreeSet;
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimConsumerReference};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use vfio_plugin_policy::dra::names::device_id;
 use vfio_probe::DeviceId;
@@ -20,6 +20,10 @@ pub(super) struct Allocation {
     pub(super) results: Vec<AllocatedDevice>,
     /// The uids of the pods that may use the claim.
     pub(super) pods: Vec<String>,
+    /// The names of these pods, by uid.
+    pub(super) pod_names: BTreeMap<String, String>,
+    /// Whether the claim is reserved for something else than pods, such as a group of pods. Any pod may be one of it.
+    pub(super) is_for_any_pod: bool,
     /// The name by which the pod's spec refers to a claim made from a template.
     pub(super) pod_claim_name: Option<String>,
 }
@@ -127,8 +131,13 @@ pub(super) fn allocation(
         results.push(AllocatedDevice { request: result.request.clone(), device, is_admin });
     }
     let reserved = status.and_then(|status| status.reserved_for.as_deref()).unwrap_or_default();
-    let pods = reserved.iter().filter(|consumer| consumer.resource == "pods");
-    let pods: Vec<String> = pods.map(|pod| pod.uid.clone()).collect();
+    let is_pod = |consumer: &&ResourceClaimConsumerReference| {
+        consumer.resource == "pods" && consumer.api_group.as_deref().unwrap_or_default().is_empty()
+    };
+    let pods = || reserved.iter().filter(is_pod);
+    let pod_names = pods().map(|pod| (pod.uid.clone(), pod.name.clone())).collect();
+    let pods: Vec<String> = pods().map(|pod| pod.uid.clone()).collect();
+    let is_for_any_pod = pods.len() < reserved.len();
     if results.is_empty() {
         return Err(ClaimError::NoneOfOurs);
     }
@@ -137,7 +146,8 @@ pub(super) fn allocation(
     }
     let annotations = claim.metadata.annotations.as_ref();
     let pod_claim_name = annotations.and_then(|annotations| annotations.get(POD_CLAIM_NAME)).cloned();
-    Ok(Allocation { results, pods, pod_claim_name: pod_claim_name.filter(|name| !name.is_empty()) })
+    let pod_claim_name = pod_claim_name.filter(|name| !name.is_empty());
+    Ok(Allocation { results, pods, pod_names, is_for_any_pod, pod_claim_name })
 }
 
 #[cfg(test)]
@@ -173,7 +183,19 @@ mod tests {
         let device = "0000:1b:00.0".parse().unwrap();
         assert_eq!(read.results, [AllocatedDevice { request: "gpu/large".into(), device, is_admin: false }]);
         assert_eq!(read.results[0].base_request(), "gpu");
+        assert_eq!(read.pod_names["p1"], "vm");
+        assert!(!read.is_for_any_pod);
         assert_eq!((read.pods, read.pod_claim_name.as_deref()), (vec!["p1".to_owned()], Some("gpus")));
+    }
+
+    #[test]
+    fn claim_of_a_group_of_pods_is_for_any_pod() {
+        let mut of_group = claim(&json!([result("a.io", "gpu", "pci-0000-1b-00-0")]), &json!([]));
+        let reserved =
+            json!([{"apiGroup": "scheduling.k8s.io", "resource": "podgroups", "name": "g", "uid": "g1"}]);
+        of_group.status.as_mut().unwrap().reserved_for = serde_json::from_value(reserved).unwrap();
+        let read = read(&of_group).unwrap();
+        assert!(read.is_for_any_pod && read.pods.is_empty());
     }
 
     #[test]

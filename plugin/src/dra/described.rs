@@ -5,11 +5,12 @@ use vfio_plugin_policy::assignments::index::Assignments;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::dra::attributes::attributes;
 use vfio_plugin_policy::dra::devices::{GroupSharing, Listed};
-use vfio_plugin_policy::dra::taints::Withheld;
-use vfio_plugin_policy::health::{Decision, Health};
+use vfio_plugin_policy::dra::taints::withheld;
+use vfio_plugin_policy::health::Decision;
+use vfio_plugin_policy::pools::terms::OfferBy;
 
-/// Returns the entry of a device. None for one that is not published: it is not decided yet, or it is not bound and no prepared
-/// claim has it.
+/// Returns the entry of a device. None for one that is not published: the device plugin offers it, it is not decided yet, or it is not
+/// bound and no prepared claim has it.
 pub(super) fn listed(
     facts: &KnownFacts,
     device: &DeviceState,
@@ -19,23 +20,16 @@ pub(super) fn listed(
 ) -> Option<Listed> {
     let decision = decision?;
     let prepared = assignments.is_claimed(device);
-    if !is_bound && !prepared {
+    if !is_bound && !prepared || assignments.offer_of(device) != OfferBy::Dra {
         return None;
     }
-    let withheld = match &decision.health {
-        Health::Unhealthy(reason) => Some(Withheld::from((**reason).clone())),
-        Health::Healthy if !prepared && assignments.assignment(device).is_some() => {
-            Some(Withheld::DevicePlugin)
-        }
-        Health::Healthy => None,
-    };
     let id = device.device.id;
     Some(Listed {
         id,
         group: device.device.group,
         sharing: GroupSharing::Exclusive,
         attributes: attributes(device, &facts.of(device)),
-        withheld,
+        withheld: withheld(device, decision, assignments),
         prepared,
     })
 }

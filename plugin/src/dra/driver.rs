@@ -2,9 +2,14 @@
 
 use crate::allocate::verify::Checks;
 use crate::assignments::AssignmentsHandle;
+use crate::dra::adoption::KubeletClaim;
+use crate::dra::api::RequestError;
+use crate::dra::api_server::{Access, ApiServer};
+use crate::dra::events::Events;
 use crate::dra::facts::KnownFacts;
-use crate::dra::offered::Stored;
+use crate::dra::offered::{Stored, Wanted};
 use crate::dra::prepared::PreparedClaims;
+use crate::driver_status::SharedDriverStatus;
 use crate::node::monitor::MonitorHandle;
 use crate::publisher::HealthPublisher;
 use crate::reservations::Reservations;
@@ -16,7 +21,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::time::{Instant, timeout_at};
 use vfio_plugin_policy::allocation::AllocateError;
 use vfio_plugin_policy::device::DeviceState;
@@ -40,6 +45,9 @@ pub(super) struct Driver {
     pub(super) plugins_dir: PathBuf,
     pub(super) cdi_dir: PathBuf,
     pub(super) client: kube::Client,
+    pub(super) api: ApiServer,
+    /// Counts the calls.
+    pub(super) status: SharedDriverStatus,
     pub(super) monitor: MonitorHandle,
     pub(super) publisher: Arc<HealthPublisher>,
     pub(super) assignments: AssignmentsHandle,
@@ -49,6 +57,12 @@ pub(super) struct Driver {
     pub(super) stored: Stored,
     pub(super) facts: KnownFacts,
     pub(super) calls: Calls,
+    /// Reports refusals in the cluster.
+    pub(super) events: Events,
+    /// The claims of the kubelet's record, if this driver's was lost. Those that are in use are adopted.
+    pub(super) kubelet_claims: Mutex<BTreeMap<String, KubeletClaim>>,
+    /// What is to be published. None before the first decision on the devices.
+    pub(super) wanted: watch::Receiver<Option<Arc<Wanted>>>,
 }
 
 /// Why a claim is not prepared or unprepared.
@@ -56,14 +70,20 @@ pub(super) struct Driver {
 pub(super) enum CallError {
     /// The claim cannot be read from the API server.
     Get(String),
+    /// The API server has no such claim.
+    NoClaim,
     /// The claim itself.
     Claim(ClaimError),
     /// The state of a device.
     Device(AllocateError),
     /// Another prepared claim has the device or its group.
     Claimed { device: DeviceId, claim: String },
+    /// The device plugin offers the device.
+    OfferedByDevicePlugin(DeviceId),
     /// The kubelet asks again for a claim whose allocation has changed.
     Reallocated,
+    /// The node's devices are not known yet.
+    NotReady,
     /// A file cannot be written or removed.
     File { path: PathBuf, error: String },
     /// The record of claims cannot be written.
@@ -76,14 +96,21 @@ impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Get(error) => write!(f, "cannot get the claim from the API server: {error}"),
+            Self::NoClaim => f.write_str("the API server has no such claim"),
             Self::Claim(error) => error.fmt(f),
             Self::Device(error) => error.fmt(f),
             Self::Claimed { device, claim } => {
                 write!(f, "{device}: claim {claim} has it or a device of its group")
             }
+            Self::OfferedByDevicePlugin(device) => write!(
+                f,
+                "{device}: the device plugin offers it now, and no longer the DRA driver; delete the pod to have another device \
+                 allocated"
+            ),
             Self::Reallocated => {
                 f.write_str("the claim is prepared for other devices than it is allocated now")
             }
+            Self::NotReady => f.write_str("the driver has just started, and does not know the devices yet"),
             Self::File { path, error } => write!(f, "cannot write or remove {}: {error}", path.display()),
             Self::NotWritten(error) => error.fmt(f),
             Self::NotWithheld { group } => write!(
@@ -119,14 +146,32 @@ impl Driver {
         Checks { monitor: &self.monitor }
     }
 
+    /// Waits until the node's devices and the pods of the device plugin are known. Returns false if they are not by the deadline.
+    pub(super) async fn is_ready(&self, deadline: Instant) -> bool {
+        let mut wanted = self.wanted.clone();
+        timeout_at(deadline, wanted.wait_for(Option::is_some)).await.is_ok_and(|wanted| wanted.is_ok())
+    }
+
     /// Gets a claim from the API server.
     pub(super) async fn get(&self, claim: &Claim, deadline: Instant) -> Result<ResourceClaim, CallError> {
         let claims: kube::Api<ResourceClaim> = kube::Api::namespaced(self.client.clone(), &claim.namespace);
         let deadline = deadline.min(Instant::now() + GET);
         match timeout_at(deadline, claims.get(&claim.name)).await {
-            Ok(Ok(claim)) => Ok(claim),
-            Ok(Err(error)) => Err(CallError::Get(error.to_string())),
-            Err(_) => Err(CallError::Get("no answer in time".to_owned())),
+            Ok(Ok(claim)) => {
+                self.api.answered(Access::Claims);
+                Ok(claim)
+            }
+            Ok(Err(error)) => {
+                self.api.failed(Access::Claims, &error);
+                match error {
+                    kube::Error::Api(status) if status.code == 404 => Err(CallError::NoClaim),
+                    error => Err(CallError::Get(RequestError::from(error).to_string())),
+                }
+            }
+            Err(_) => {
+                self.api.silent();
+                Err(CallError::Get("no answer in time".to_owned()))
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 //! (`DRAPluginManager`). It connects again after an idle time without another registration. While it is not connected, new slices are not created: a pod that the scheduler places then cannot start before the kubelet is back, and
 //! waits for a minute or more.
 
-use crate::kubelet::registry::SharedStatus;
+use crate::driver_status::SharedDriverStatus;
 use std::io::{IoSlice, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -25,12 +25,12 @@ pub(super) struct KubeletLink {
     /// The number of open connections to the service socket.
     connections: watch::Sender<usize>,
     /// What `ready` and `doctor` show.
-    status: SharedStatus,
+    status: SharedDriverStatus,
 }
 
 impl KubeletLink {
     /// Returns a link without a kubelet, whose state is kept in `status`.
-    pub(super) fn new(status: SharedStatus) -> Self {
+    pub(super) fn new(status: SharedDriverStatus) -> Self {
         Self { connections: watch::Sender::new(0), status }
     }
 
@@ -44,9 +44,9 @@ impl KubeletLink {
         WatchStream::new(self.connections.subscribe()).map(|_| ())
     }
 
-    /// Records that the API server stores all slices as they should be.
-    pub(super) fn set_published(&self) {
-        self.status.lock().first_list_sent = true;
+    /// Records that the kubelet refused the registration, and why.
+    pub(super) fn refused(&self, error: String) {
+        self.status.lock().refused = Some(error);
     }
 
     fn connected(&self) -> Place {
@@ -58,7 +58,10 @@ impl KubeletLink {
         self.connections.send_modify(|connections| {
             *connections = change(*connections);
             let mut status = self.status.lock();
-            (status.registered, status.streams) = (*connections > 0, *connections);
+            status.registered = *connections > 0;
+            if status.registered {
+                status.refused = None;
+            }
         });
     }
 }

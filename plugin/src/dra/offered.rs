@@ -3,27 +3,29 @@
 //! A refusal is sent, and the hold of a claim ends, only after the API server has stored that the device must not be allocated.
 //! [`Stored::wait_until_withheld`] is that barrier.
 
-use crate::assignments::AssignmentsHandle;
 use crate::dra::described::listed;
 use crate::dra::facts::KnownFacts;
-use crate::node::monitor::MonitorHandle;
 use crate::publisher::HealthPublisher;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::timeout_at;
+use vfio_plugin_policy::assignments::index::Assignments;
+use vfio_plugin_policy::device::NodeSnapshot;
 use vfio_plugin_policy::dra::devices::Listed;
+use vfio_plugin_policy::dra::health::HealthReport;
 use vfio_probe::DeviceId;
 
 /// What the driver wants to publish.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Wanted {
     /// The requests for a decision that it takes into account.
     pub(super) requests: u64,
     /// The devices.
     pub(super) devices: Vec<Listed>,
+    /// Their health, for the pods that have them.
+    pub(super) health: Vec<HealthReport>,
 }
 
 /// What the API server stores, as far as is known.
@@ -81,61 +83,52 @@ impl Stored {
     }
 }
 
-/// What a decision needs.
-pub(super) struct Decider {
-    /// The monitor.
-    pub(super) monitor: MonitorHandle,
-    /// Decides.
-    pub(super) publisher: Arc<HealthPublisher>,
-    /// Which pods and claims have devices.
-    pub(super) assignments: AssignmentsHandle,
+/// Passes decisions on to what is published.
+pub(crate) struct Offers {
     /// The requests.
     pub(super) stored: Stored,
     /// What does not change of a device.
     pub(super) facts: KnownFacts,
+    /// What is wanted.
+    pub(super) wanted: watch::Sender<Option<Arc<Wanted>>>,
 }
 
-impl Decider {
-    /// Decides whenever anything has changed; never returns.
-    pub(super) async fn run(self, wanted: watch::Sender<Option<Arc<Wanted>>>) {
-        let mut snapshots = self.monitor.snapshots.clone();
-        let mut changes = self.assignments.subscribe();
-        loop {
-            let requests = self.stored.requests();
-            let snapshot = snapshots.borrow_and_update().clone();
-            changes.mark_unchanged();
-            let (current, changed) = self.assignments.take();
-            let mut next = None;
-            if let Some(snapshot) = snapshot {
-                let pass = self.publisher.decide(&snapshot, &current, &changed, Instant::now());
-                next = pass.decide_again.map(tokio::time::Instant::from_std);
-                let contested = self.publisher.contested();
-                self.assignments.set_times_matter(!contested.is_empty());
-                self.monitor.set_contested(contested);
-                let mut devices = Vec::new();
-                self.publisher.visit(&snapshot, &current, |device, decision, _| {
-                    let is_bound = snapshot.get(device.device.id).is_some();
-                    devices.extend(listed(&self.facts, device, is_bound, decision, &current));
-                });
-                let published: BTreeSet<DeviceId> = devices.iter().map(|device| device.id).collect();
-                self.facts.retain(|id| published.contains(&id));
-                wanted.send_if_modified(|known| {
-                    let is_same = known
-                        .as_ref()
-                        .is_some_and(|known| known.requests == requests && known.devices == devices);
-                    if !is_same {
-                        *known = Some(Arc::new(Wanted { requests, devices }));
-                    }
-                    !is_same
-                });
+impl Offers {
+    /// Returns the number of requests for a decision. To be read before the decision is made.
+    pub(crate) fn requests(&self) -> u64 {
+        self.stored.requests()
+    }
+
+    /// Waits until a decision is requested.
+    pub(crate) async fn requested(&self) {
+        self.stored.requested.notified().await;
+    }
+
+    /// Takes what was decided last. `requests` are those that the decision takes into account.
+    pub(crate) fn decided(
+        &self,
+        requests: u64,
+        publisher: &HealthPublisher,
+        snapshot: &NodeSnapshot,
+        assignments: &Assignments,
+    ) {
+        let (mut devices, mut health) = (Vec::new(), Vec::new());
+        publisher.visit(snapshot, assignments, |device, decision, _| {
+            let is_bound = snapshot.get(device.device.id).is_some();
+            let entry = listed(&self.facts, device, is_bound, decision, assignments);
+            let report = |decision| HealthReport::new(device.device.id, decision);
+            health.extend(decision.filter(|_| entry.is_some()).map(report));
+            devices.extend(entry);
+        });
+        let published: BTreeSet<DeviceId> = devices.iter().map(|device| device.id).collect();
+        self.facts.retain(|id| published.contains(&id));
+        self.wanted.send_if_modified(|known| {
+            let next = Wanted { requests, devices, health };
+            let is_same = known.as_deref() == Some(&next);
+            if !is_same {
+                *known = Some(Arc::new(next));
             }
-            tokio::select! {
-                Ok(()) = snapshots.changed() => {}
-                Ok(()) = changes.changed() => {}
-                () = self.publisher.changed.notified() => {}
-                () = self.stored.requested.notified() => {}
-                () = sleep_until(next.unwrap_or_else(tokio::time::Instant::now)), if next.is_some() => {}
-            }
-        }
+            !is_same
+        });
     }
 }

@@ -5,6 +5,7 @@ use crate::allocate::wake;
 use crate::dra::claim::{AllocatedDevice, Allocation, allocation};
 use crate::dra::claim_spec;
 use crate::dra::driver::{CallError, Driver, STORE};
+use crate::dra::events::Kind;
 use crate::dra::prepared::{PreparedClaim, PreparedDevice};
 use crate::node::probe;
 use crate::reservations::Reservation;
@@ -16,6 +17,7 @@ use vfio_plugin_policy::allocation::{AllocateError, check_usable};
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_plugin_policy::dra::names::device_name;
 use vfio_plugin_policy::health::reason::Reason;
+use vfio_plugin_policy::pools::terms::OfferBy;
 use vfio_probe::{DeviceId, GroupId, Holder, InPod};
 
 /// The answer is sent this long before the kubelet gives up.
@@ -33,17 +35,48 @@ impl Driver {
     /// The claim is not prepared, and nothing is left of it. If a device is not free, the API server has stored that before the
     /// error is returned, or could not within 2 s.
     pub(super) async fn prepare(&self, claim: &Claim, deadline: Instant) -> Result<Vec<Device>, CallError> {
+        let mut pods = BTreeMap::new();
+        let result = self.prepare_claim(claim, deadline, &mut pods).await;
+        match &result {
+            Ok(_) => self.events.forget(&claim.uid),
+            Err(error) => self.events.report(claim, &pods, Kind::PrepareRefused, error.to_string()),
+        }
+        result
+    }
+
+    /// Prepares a claim, and returns also its pods.
+    async fn prepare_claim(
+        &self,
+        claim: &Claim,
+        deadline: Instant,
+        pods: &mut BTreeMap<String, String>,
+    ) -> Result<Vec<Device>, CallError> {
         let _call = self.calls.begin(&claim.uid).await;
         let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
-        let object = self.get(claim, deadline).await?;
-        let allocation = allocation(&object, &claim.uid, self.name.as_str(), &self.node)?;
+        if !self.is_ready(deadline).await {
+            return Err(CallError::NotReady);
+        }
+        let known = self.claims.get(&claim.uid).filter(|known| self.claims.is_current(known));
+        known.iter().for_each(|known| pods.clone_from(&known.pod_names));
+        let allocation = match (self.get(claim, deadline).await, &known) {
+            (Ok(object), _) => allocation(&object, &claim.uid, self.name.as_str(), &self.node)?,
+            // The kubelet has read the claim itself, and a pod may use it now.
+            (Err(CallError::Get(error)), Some(known)) => {
+                tracing::warn!(
+                    claim = known.full_name(),
+                    error,
+                    "a prepared claim is answered from the record"
+                );
+                known.allocation()
+            }
+            (Err(error), _) => return Err(error),
+        };
+        pods.clone_from(&allocation.pod_names);
         // The groups stay reserved until the record has the claim.
         let mut reservation = self.reservations.begin();
-        let prepared = match self.claims.get(&claim.uid) {
-            Some(known) if self.claims.is_current(&known) => {
-                self.check_again(claim, &known, &allocation).await?
-            }
-            _ => self.take(claim, &allocation, &mut reservation, deadline).await?,
+        let prepared = match known {
+            Some(known) => self.check_again(&known, &allocation).await?,
+            None => self.take(claim, &allocation, &mut reservation, deadline).await?,
         };
         let written = self.write_files(claim, &prepared, &allocation);
         let recorded = written.and_then(|()| Ok(self.claims.insert(&claim.uid, prepared)?));
@@ -54,6 +87,7 @@ impl Driver {
             }
             return Err(error);
         }
+        self.kubelet_claims.lock().remove(&claim.uid);
         Ok(self.answer(claim, &allocation))
     }
 
@@ -61,7 +95,6 @@ impl Driver {
     /// Nothing is opened: a VM may be about to open the group.
     async fn check_again(
         &self,
-        claim: &Claim,
         known: &PreparedClaim,
         allocation: &Allocation,
     ) -> Result<PreparedClaim, CallError> {
@@ -73,7 +106,13 @@ impl Driver {
         let devices = known.devices.iter();
         let before: BTreeSet<(&str, String, bool)> =
             devices.map(|device| (device.request.as_str(), device.device.clone(), device.is_admin)).collect();
-        if results != before {
+        let device = |(_, device, _): &(&str, String, bool)| device.clone();
+        let has_changed = match known.is_adopted {
+            // The kubelet's record has neither subrequests nor adminAccess.
+            true => !results.iter().map(device).eq(before.iter().map(device)),
+            false => results != before,
+        };
+        if has_changed {
             return Err(CallError::Reallocated);
         }
         // The latest pass may be older than a holder.
@@ -87,7 +126,8 @@ impl Driver {
             let device = self.bound(result.device, &snapshot)?;
             self.checks().check_bound(device)?;
             let holders = device.group.as_ref().map(|group| group.holders.as_slice()).unwrap_or_default();
-            let is_of_claim = |uid: &str| allocation.pods.iter().chain(&known.pods).any(|pod| pod == uid);
+            let is_of_claim =
+                |uid: &str| allocation.is_for_any_pod || allocation.pods.iter().any(|pod| pod == uid);
             let is_foreign = |holder: &Holder| match &holder.container.pod_uid {
                 Some(uid) => !is_of_claim(&uid.to_string()),
                 // The VM of a Kata container is in a cgroup that names no pod.
@@ -97,11 +137,13 @@ impl Driver {
                 return Err(AllocateError::held(device, holders, None).into());
             }
         }
-        let pods = allocation.pods.clone();
         Ok(PreparedClaim {
-            namespace: claim.namespace.clone(),
-            name: claim.name.clone(),
-            pods,
+            pods: allocation.pods.clone(),
+            pod_names: allocation.pod_names.clone(),
+            is_for_any_pod: allocation.is_for_any_pod,
+            pod_claim_name: allocation.pod_claim_name.clone(),
+            is_adopted: false,
+            devices: known.devices_of(allocation),
             ..known.clone()
         })
     }
@@ -133,6 +175,13 @@ impl Driver {
             }
             groups.entry(group).or_insert(device);
         }
+        // A call that had reserved a group may have prepared its claim since the check above.
+        for device in &devices {
+            let (id, group) = (device.device.id, device.device.group);
+            if let Some(other) = self.claims.other_with(&claim.uid, id, group) {
+                return Err(CallError::Claimed { device: id, claim: other });
+            }
+        }
         // All probes begin before the first result is awaited: one that hangs until the deadline delays no other.
         let probes: Vec<_> = groups
             .iter()
@@ -163,21 +212,18 @@ impl Driver {
             }
         }
         let prepared = |result: &AllocatedDevice| {
-            let state = snapshot.get(result.device);
-            PreparedDevice {
-                request: result.request.clone(),
-                device: result.device.to_string(),
-                group: state.and_then(|state| state.device.group).map(|group| group.0),
-                resource: state.map(|state| state.resource.to_string()).unwrap_or_default(),
-                pinned: state.map(|state| state.terms.pinned()).unwrap_or_default(),
-                is_admin: result.is_admin,
-            }
+            let AllocatedDevice { request, device, is_admin } = result;
+            PreparedDevice::new(request.clone(), *device, *is_admin, snapshot.get(*device))
         };
         Ok(PreparedClaim {
             namespace: claim.namespace.clone(),
             name: claim.name.clone(),
             boot: self.claims.boot().to_owned(),
             pods: allocation.pods.clone(),
+            pod_names: allocation.pod_names.clone(),
+            is_for_any_pod: allocation.is_for_any_pod,
+            pod_claim_name: allocation.pod_claim_name.clone(),
+            is_adopted: false,
             devices: allocation.results.iter().map(prepared).collect(),
         })
     }
@@ -191,6 +237,9 @@ impl Driver {
         snapshot: &'a NodeSnapshot,
     ) -> Result<&'a DeviceState, CallError> {
         let device = self.bound(id, snapshot)?;
+        if device.terms.offer != OfferBy::Dra {
+            return Err(CallError::OfferedByDevicePlugin(id));
+        }
         check_usable(device)?;
         if let Some(other) = self.claims.other_with(&claim.uid, id, device.device.group) {
             return Err(CallError::Claimed { device: id, claim: other });
@@ -205,7 +254,7 @@ impl Driver {
             let is_ours = own.contains(&peer.device.id) && assignments.is_claimed(peer);
             if let Some(assignment) = assignments.assignment(peer).filter(|_| !is_ours) {
                 let group = device.device.group.unwrap_or(GroupId(u32::MAX));
-                let (peer, pod) = (peer.device.id, assignment.pod.to_string());
+                let (peer, pod) = (peer.device.id, assignments.describe(assignment));
                 return Err(AllocateError::GroupAssigned { device: id, group, peer, pod }.into());
             }
         }
@@ -246,6 +295,10 @@ impl Driver {
 
     /// Refuses a device for a reason that the monitor will find as well, and waits until the API server has stored it.
     async fn refuse(&self, device: DeviceId, error: CallError, deadline: Instant) -> CallError {
+        // The scheduler knows that the other claim has it.
+        if matches!(error, CallError::Claimed { .. }) {
+            return error;
+        }
         self.monitor.reread_records();
         let deadline = deadline.min(Instant::now() + STORE);
         if !self.stored.wait_until_withheld(&BTreeSet::from([device]), deadline).await {

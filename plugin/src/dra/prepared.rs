@@ -4,12 +4,15 @@
 //! (`dra_manager_state`). A claim that was prepared before the latest boot is not prepared any more.
 
 use crate::assignments::AssignmentsHandle;
+use crate::dra::claim::{AllocatedDevice, Allocation};
 use crate::run_dir::RunDir;
 use crate::state_file::StateFile;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use vfio_plugin_policy::assignments::record::{Assignment, PodRef};
+use std::sync::Arc;
+use vfio_plugin_policy::assignments::claims::{Claim, ClaimPod, ClaimedDevices};
+use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::pools::terms::PinnedTerms;
 use vfio_probe::{DeviceId, GroupId};
 
@@ -29,6 +32,15 @@ pub(super) struct PreparedClaim {
     pub(super) boot: String,
     /// The uids of the pods that the claim was reserved for.
     pub(super) pods: Vec<String>,
+    /// The names of these pods, by uid.
+    #[serde(default)]
+    pub(super) pod_names: BTreeMap<String, String>,
+    /// Whether it was reserved for something else than pods.
+    pub(super) is_for_any_pod: bool,
+    /// The name by which the pod's spec refers to a claim made from a template.
+    pub(super) pod_claim_name: Option<String>,
+    /// Whether it is known from the kubelet's record alone, which does not have all fields of a device.
+    pub(super) is_adopted: bool,
     /// Its devices.
     pub(super) devices: Vec<PreparedDevice>,
 }
@@ -51,6 +63,18 @@ pub(super) struct PreparedDevice {
 }
 
 impl PreparedDevice {
+    /// Returns the record of a device. `state` is what the node shows of it.
+    pub(super) fn new(request: String, id: DeviceId, is_admin: bool, state: Option<&DeviceState>) -> Self {
+        Self {
+            request,
+            device: id.to_string(),
+            group: state.and_then(|state| state.device.group).map(|group| group.0),
+            resource: state.map(|state| state.resource.to_string()).unwrap_or_default(),
+            pinned: state.map(|state| state.terms.pinned()).unwrap_or_default(),
+            is_admin,
+        }
+    }
+
     /// Returns the device's id.
     pub(super) fn id(&self) -> Option<DeviceId> {
         self.device.parse().ok()
@@ -68,18 +92,47 @@ impl PreparedClaim {
         format!("{}/{}", self.namespace, self.name)
     }
 
-    fn assignments(&self) -> Vec<Assignment> {
-        let uid = match self.pods.as_slice() {
-            [pod] => Some(pod.clone()),
-            _ => None,
+    /// Returns what the claim was allocated when it was prepared. It cannot change while a pod may use the claim.
+    pub(super) fn allocation(&self) -> Allocation {
+        let result = |device: &PreparedDevice| {
+            let (request, is_admin) = (device.request.clone(), device.is_admin);
+            Some(AllocatedDevice { request, device: device.id()?, is_admin })
         };
-        let pod = PodRef { uid, full_name: None };
+        Allocation {
+            results: self.devices.iter().filter_map(result).collect(),
+            pods: self.pods.clone(),
+            pod_names: self.pod_names.clone(),
+            is_for_any_pod: self.is_for_any_pod,
+            pod_claim_name: self.pod_claim_name.clone(),
+        }
+    }
+
+    /// Returns the records of the devices that the claim is allocated now. They are the same devices.
+    pub(super) fn devices_of(&self, allocation: &Allocation) -> Vec<PreparedDevice> {
+        let record = |result: &AllocatedDevice| {
+            let known = self.devices.iter().find(|device| device.id() == Some(result.device))?;
+            let AllocatedDevice { request, is_admin, .. } = result.clone();
+            Some(PreparedDevice { request, is_admin, ..known.clone() })
+        };
+        allocation.results.iter().filter_map(record).collect()
+    }
+
+    /// Returns the claim's devices as assignments, one for each resource.
+    fn claimed_devices(&self, uid: &str) -> Vec<ClaimedDevices> {
+        let pod = |uid: &String| ClaimPod { uid: uid.clone(), name: self.pod_names.get(uid).cloned() };
+        let claim = Arc::new(Claim {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            uid: uid.to_owned(),
+            pods: self.pods.iter().map(pod).collect(),
+            is_for_any_pod: self.is_for_any_pod,
+        });
         let mut by_terms: BTreeMap<&str, (PinnedTerms, BTreeSet<String>)> = BTreeMap::new();
         for device in self.own_devices() {
             let entry = by_terms.entry(&device.resource);
             entry.or_insert_with(|| (device.pinned, BTreeSet::new())).1.insert(device.device.clone());
         }
-        let record = |(resource, (pinned, ids))| Assignment::prepared(pod.clone(), resource, ids, pinned);
+        let record = |(resource, (pinned, ids))| ClaimedDevices::new(&claim, resource, ids, pinned);
         by_terms.into_iter().map(record).collect()
     }
 }
@@ -96,6 +149,8 @@ pub(super) struct PreparedClaims {
 #[derive(Debug)]
 struct State {
     claims: BTreeMap<String, PreparedClaim>,
+    /// The claims whose containers have ended and whose groups are still held. Their devices are judged as if no claim had them.
+    ended: BTreeSet<String>,
     file: StateFile,
 }
 
@@ -106,7 +161,7 @@ struct Content {
 }
 
 impl PreparedClaims {
-    /// Reads the claims that an earlier process has prepared, and sets them as assignments.
+    /// Reads the claims that an earlier process has prepared, and sets them as assignments. Returns also whether there was a record.
     ///
     /// # Errors
     /// The state file cannot be read now. The driver must not start without it: it would not know who may hold a device.
@@ -114,12 +169,32 @@ impl PreparedClaims {
         directory: &RunDir,
         assignments: AssignmentsHandle,
         boot: String,
-    ) -> std::io::Result<Self> {
+    ) -> std::io::Result<(Self, bool)> {
         let mut file = StateFile::new(directory, FILE);
-        let Content { claims } = file.read_versioned(VERSION)?.unwrap_or_default();
-        let prepared = Self { state: Mutex::new(State { claims, file }), assignments, boot };
-        prepared.set_assignments(&prepared.state.lock().claims);
-        Ok(prepared)
+        let content = file.read_versioned(VERSION)?;
+        let was_there = content.is_some();
+        let Content { claims } = content.unwrap_or_default();
+        let prepared = Self {
+            state: Mutex::new(State { claims, ended: BTreeSet::new(), file }),
+            assignments,
+            boot,
+        };
+        prepared.set_assignments(&prepared.state.lock().claims, &BTreeSet::new());
+        Ok((prepared, was_there))
+    }
+
+    /// Returns how many claims a file has that were prepared in a boot.
+    ///
+    /// # Errors
+    /// The file cannot be read now.
+    pub(super) fn read(directory: &RunDir, boot: &str) -> std::io::Result<usize> {
+        let Content { claims } = StateFile::new(directory, FILE).read_versioned(VERSION)?.unwrap_or_default();
+        Ok(claims.values().filter(|claim| claim.boot == boot).count())
+    }
+
+    /// Returns how many claims were prepared since the latest boot.
+    pub(super) fn current(&self) -> usize {
+        self.state.lock().claims.values().filter(|claim| self.is_current(claim)).count()
     }
 
     /// Returns a claim. None if it is not known.
@@ -152,6 +227,7 @@ impl PreparedClaims {
     /// # Errors
     /// The file could not be written. The claims are as before then.
     pub(super) fn insert(&self, uid: &str, claim: PreparedClaim) -> Result<(), NotWritten> {
+        self.state.lock().ended.remove(uid);
         self.change(|claims| claims.insert(uid.to_owned(), claim))
     }
 
@@ -173,20 +249,33 @@ impl PreparedClaims {
         // Devices that are added are protected before their claim is promised, and devices that are removed after the promise ends.
         let union: BTreeMap<String, PreparedClaim> =
             claims.iter().chain(&state.claims).map(|(uid, claim)| (uid.clone(), claim.clone())).collect();
-        self.set_assignments(&union);
+        state.ended.retain(|uid| claims.contains_key(uid));
+        self.set_assignments(&union, &state.ended);
         let content = Content { claims };
         state.file.write_versioned(VERSION, &content);
         let is_written = state.file.is_written();
         if is_written {
             state.claims = content.claims;
         }
-        self.set_assignments(&state.claims);
+        self.set_assignments(&state.claims, &state.ended);
         if is_written { Ok(()) } else { Err(NotWritten) }
     }
 
-    fn set_assignments(&self, claims: &BTreeMap<String, PreparedClaim>) {
-        let current = claims.values().filter(|claim| self.is_current(claim));
-        self.assignments.set_claims(current.flat_map(PreparedClaim::assignments).collect());
+    /// Sets whether the containers of a claim have ended while its groups are still held. The scheduler may get its devices when it
+    /// is unprepared, so they are published as if no claim had them. No other claim is prepared with them before that.
+    pub(super) fn set_ended(&self, uid: &str, has_ended: bool) {
+        let mut state = self.state.lock();
+        if has_ended {
+            state.ended.insert(uid.to_owned());
+        } else {
+            state.ended.remove(uid);
+        }
+        self.set_assignments(&state.claims, &state.ended);
+    }
+
+    fn set_assignments(&self, claims: &BTreeMap<String, PreparedClaim>, ended: &BTreeSet<String>) {
+        let current = claims.iter().filter(|(uid, claim)| self.is_current(claim) && !ended.contains(*uid));
+        self.assignments.set_claims(current.flat_map(|(uid, claim)| claim.claimed_devices(uid)).collect());
     }
 }
 

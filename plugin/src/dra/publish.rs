@@ -5,67 +5,47 @@
 //! it starts, and then registers the driver; they are created again after that, see [`crate::dra::kubelet`].
 
 use crate::backoff::Backoff;
+use crate::dra::api::{causes, owner};
+use crate::dra::api_server::{Access, ApiServer};
 use crate::dra::kubelet::KubeletLink;
 use crate::dra::offered::{Acknowledged, Stored, Wanted};
 use crate::dra::slices::StoredSlices;
 use futures_util::StreamExt;
-use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
-use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-use vfio_plugin_policy::dra::changes::{Changes, changes};
+use tokio::time::{Instant, sleep, sleep_until};
+use vfio_plugin_policy::dra::changes::{Changes, changes, renewal};
 use vfio_plugin_policy::dra::devices::{Features, entries};
 use vfio_plugin_policy::dra::names::DraDriver;
 use vfio_plugin_policy::dra::slices::Publication;
 
 /// The shortest time between two rounds of writes.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long one request to the API server may take.
-const REQUEST: Duration = Duration::from_secs(5);
 /// The first and the longest pause after a failed request.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// The limit for the slices that are read: far more than a node can have.
-const MAX_SLICES: u32 = 1000;
-
-/// A request that failed.
-#[derive(Debug)]
-enum RequestError {
-    /// The API server answered that the object has changed or is gone.
-    Outdated,
-    /// Another error.
-    Other(String),
-}
-
-impl fmt::Display for RequestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Outdated => f.write_str("another program has changed the slice"),
-            Self::Other(error) => f.write_str(error),
-        }
-    }
-}
 
 /// Publishes the slices of this node.
 pub(super) struct SlicePublisher {
     client: Client,
+    pub(super) api: ApiServer,
     driver: DraDriver,
     node: String,
     kubelet: KubeletLink,
     stored: Stored,
     /// What the API server stores.
-    slices: StoredSlices,
-    /// Which fields it keeps.
-    features: Features,
-    /// The minor version for which `features` hold.
+    pub(super) slices: StoredSlices,
+    /// Which fields it is expected to store.
+    pub(super) features: Features,
+    /// Which fields it has stored.
+    pub(super) confirmed: Features,
+    /// The minor version for which both hold.
     minor: Option<u32>,
     owner: OwnerReference,
 }
@@ -73,7 +53,7 @@ pub(super) struct SlicePublisher {
 impl SlicePublisher {
     /// Publishes whatever is wanted; never returns. Waits until the API server answers.
     pub(super) async fn run(
-        client: Client,
+        (client, api): (Client, ApiServer),
         (driver, node): (DraDriver, String),
         kubelet: KubeletLink,
         stored: Stored,
@@ -81,7 +61,7 @@ impl SlicePublisher {
     ) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let owner = loop {
-            match owner(&client, &node).await {
+            match owner(&client, &api, &node).await {
                 Ok(owner) => break owner,
                 Err(error) => {
                     let pause = backoff.pause();
@@ -92,12 +72,14 @@ impl SlicePublisher {
         };
         let publisher = Self {
             client,
+            api,
             driver,
             node,
             kubelet,
             stored,
             slices: StoredSlices::default(),
             features: Features { taints: true, counters: true },
+            confirmed: Features::NONE,
             minor: None,
             owner,
         };
@@ -123,13 +105,18 @@ impl SlicePublisher {
             let wait = is_due && Instant::now() < not_before;
             if let Some(now) = now.filter(|_| is_due && !wait) {
                 attempted = Instant::now();
+                let features = self.features;
                 match self.write(&now).await {
                     Ok(()) => {
                         backoff.reset();
-                        not_before = Instant::now() + INTERVAL;
+                        self.api.written(None);
+                        // A device whose taint was dropped has to go at once.
+                        let pause = if self.features == features { INTERVAL } else { Duration::ZERO };
+                        not_before = Instant::now() + pause;
                     }
                     Err(error) => {
                         let pause = backoff.pause();
+                        self.api.written(Some(&error));
                         tracing::warn!(%error, ?pause, "ResourceSlices could not be written; trying again");
                         not_before = Instant::now() + pause;
                     }
@@ -141,6 +128,7 @@ impl SlicePublisher {
                 Some(event) = events.next() => {
                     match event {
                         Ok(event) => {
+                            self.api.answered(Access::ReadSlices);
                             if watch_fails {
                                 watch_fails = false;
                                 tracing::info!("ResourceSlices are watched again");
@@ -148,9 +136,11 @@ impl SlicePublisher {
                             self.take(event).await;
                         }
                         Err(error) => {
+                            self.api.watch_failed(&error);
                             if !watch_fails {
                                 watch_fails = true;
-                                tracing::warn!(%error, "ResourceSlices cannot be watched; trying again");
+                                let error = causes(&error);
+                                tracing::warn!(error, "ResourceSlices cannot be watched; trying again");
                             }
                         }
                     }
@@ -176,31 +166,38 @@ impl SlicePublisher {
 
     /// Reads the version of the API server, which may have changed with a new watch. Another version may keep other fields.
     async fn read_version(&mut self) {
-        let Ok(Ok(info)) = timeout(REQUEST, self.client.apiserver_version()).await else { return };
+        let Ok(info) = self.api.request(Access::Version, self.client.apiserver_version()).await else {
+            return;
+        };
         let digits: String = info.minor.chars().take_while(char::is_ascii_digit).collect();
         let minor: Option<u32> = digits.parse().ok();
         if minor.is_some() && minor != self.minor {
             self.minor = minor;
             // What this version stores by default may be turned on or off: its answers show it.
             self.features = Features { taints: true, counters: minor.is_some_and(|minor| minor >= 36) };
+            self.api.set_version(minor);
+            self.confirmed = Features::NONE;
         }
     }
 
     /// Records what is stored. Returns whether a write is needed and allowed. No write is under way meanwhile.
     fn acknowledge(&self, wanted: &Wanted) -> bool {
         if !self.slices.are_known() {
+            self.api.set_stored(None);
             return false;
         }
-        let allocatable = self.slices.allocatable(&self.driver);
-        self.stored.acknowledge(Acknowledged { requests: wanted.requests, allocatable });
-        let differs = !self.changes(wanted).is_empty();
-        if !differs && !self.slices.all().is_empty() {
-            self.kubelet.set_published();
+        // A write without an answer may still be carried out, and make a device allocatable again.
+        if !self.slices.has_unanswered() {
+            let allocatable = self.slices.allocatable(&self.driver);
+            self.stored.acknowledge(Acknowledged { requests: wanted.requests, allocatable });
         }
+        let differs = !self.changes(wanted).is_empty();
+        self.api.set_stored(Some((!differs && !self.slices.all().is_empty(), &self.slices)));
         differs
     }
 
-    fn changes(&self, wanted: &Wanted) -> Changes {
+    /// Returns the writes that are needed. After a write without an answer all slices are written.
+    pub(super) fn changes(&self, wanted: &Wanted) -> Changes {
         let mut entries = entries(&self.driver, &wanted.devices, self.features);
         let stored = self.slices.all();
         if !self.kubelet.is_connected() {
@@ -218,114 +215,15 @@ impl SlicePublisher {
             owner: Some(self.owner.clone()),
             entries,
         };
+        let changes = if self.slices.has_unanswered() { renewal } else { changes };
         changes(&publication, &stored, self.slices.generation())
     }
 
-    /// Writes what differs, in the order that never offers a device twice.
-    async fn write(&mut self, wanted: &Wanted) -> Result<(), RequestError> {
-        if self.slices.were_forgotten() {
-            return self.list().await;
-        }
-        let Changes { delete, update, create } = self.changes(wanted);
-        let result = self.write_all(delete, update, create).await;
-        if result.is_err() {
-            // The request may have been carried out all the same, and a change by others may not have been seen yet.
-            self.slices.forget();
-            self.list().await?;
-        }
-        match result {
-            Err(RequestError::Outdated) => Ok(()),
-            result => result,
-        }
-    }
-
-    async fn write_all(
-        &mut self,
-        delete: Vec<ResourceSlice>,
-        update: Vec<ResourceSlice>,
-        create: Vec<ResourceSlice>,
-    ) -> Result<(), RequestError> {
-        let api = self.slices_api();
-        for slice in delete {
-            let name = slice.metadata.name.clone().unwrap_or_default();
-            let preconditions = Preconditions { uid: slice.metadata.uid.clone(), resource_version: None };
-            let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-            match request(api.delete(&name, &parameters)).await {
-                Ok(_) | Err(RequestError::Outdated) => self.slices.deleted(&slice),
-                Err(error) => return Err(error),
-            }
-        }
-        for slice in update {
-            let name = slice.metadata.name.clone().unwrap_or_default();
-            let stored = request(api.replace(&name, &PostParams::default(), &slice)).await?;
-            self.stored(&slice, stored);
-        }
-        for slice in create {
-            let stored = request(api.create(&PostParams::default(), &slice)).await?;
-            self.stored(&slice, stored);
-        }
-        Ok(())
-    }
-
-    /// Takes the answer to a write. Fields that the API server has dropped are not sent again.
-    fn stored(&mut self, sent: &ResourceSlice, stored: ResourceSlice) {
-        let features = self.features.without_dropped(sent, &stored);
-        if features != self.features {
-            self.features = features;
-            if !features.taints {
-                tracing::warn!(
-                    "the API server drops taints of devices (DRADeviceTaints is off); devices that must not be allocated are left \
-                     out of the ResourceSlices instead"
-                );
-            }
-        }
-        self.slices.applied(stored);
-    }
-
-    /// Reads all slices.
-    async fn list(&mut self) -> Result<(), RequestError> {
-        let parameters = ListParams::default().fields(&self.selector()).limit(MAX_SLICES);
-        let list = request(self.slices_api().list(&parameters)).await?;
-        self.slices.begin_list();
-        for slice in list.items {
-            self.slices.listed(slice);
-        }
-        self.slices.end_list();
-        Ok(())
-    }
-
-    fn selector(&self) -> String {
+    pub(super) fn selector(&self) -> String {
         format!("spec.driver={},spec.nodeName={}", self.driver, self.node)
     }
 
-    fn slices_api(&self) -> Api<ResourceSlice> {
+    pub(super) fn slices_api(&self) -> Api<ResourceSlice> {
         Api::all(self.client.clone())
-    }
-}
-
-/// Returns the reference by which the slices are deleted with the Node object.
-async fn owner(client: &Client, node: &str) -> Result<OwnerReference, RequestError> {
-    let nodes: Api<Node> = Api::all(client.clone());
-    let node = request(nodes.get(node)).await?;
-    let (Some(name), Some(uid)) = (node.metadata.name, node.metadata.uid) else {
-        return Err(RequestError::Other("the node has no name or uid".to_owned()));
-    };
-    Ok(OwnerReference {
-        api_version: "v1".to_owned(),
-        kind: "Node".to_owned(),
-        name,
-        uid,
-        controller: Some(true),
-        block_owner_deletion: None,
-    })
-}
-
-/// Waits for an answer of the API server.
-async fn request<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, RequestError> {
-    match timeout(REQUEST, request).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Err(RequestError::Outdated),
-        Ok(Err(error)) => Err(RequestError::Other(error.to_string())),
-        Err(_) => Err(RequestError::Other("no answer within 5 s".to_owned())),
     }
 }

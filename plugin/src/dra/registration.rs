@@ -5,12 +5,14 @@
 
 use crate::backoff::Backoff;
 use crate::dra::driver::Driver;
+use crate::dra::health::HealthService;
 use crate::dra::kubelet::{Connections, KubeletLink};
 use crate::dra::service::Service;
 use crate::files::{bind_private, create_directories};
 use kubelet_api::dra::dra_plugin_server::DraPluginServer;
 use kubelet_api::registration::registration_server::{Registration, RegistrationServer};
 use kubelet_api::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
+use kubelet_api::{dra_health_v1, dra_health_v1alpha1};
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -35,6 +37,7 @@ const MAX_REQUEST: usize = 1024 * 1024;
 /// Answers the kubelet's registration.
 struct Registrar {
     info: PluginInfo,
+    kubelet: KubeletLink,
 }
 
 #[tonic::async_trait]
@@ -52,6 +55,7 @@ impl Registration for Registrar {
             tracing::info!(driver = self.info.name, "registered the DRA driver");
         } else {
             tracing::warn!(driver = self.info.name, error, "the kubelet refused the DRA driver");
+            self.kubelet.refused(error);
         }
         Ok(Response::new(RegistrationStatusResponse {}))
     }
@@ -138,19 +142,23 @@ async fn serve_once(driver: &Arc<Driver>, registry_dir: &Path, kubelet: &Kubelet
         r#type: kubelet_api::DRA_PLUGIN.to_owned(),
         name: driver.name.to_string(),
         endpoint: endpoint.display().to_string(),
-        supported_versions: vec![kubelet_api::DRA_SERVICE.to_owned()],
+        // The kubelet takes the first service of each kind that it knows (`validateSupportedServices`).
+        supported_versions: kubelet_api::DRA_SERVICES.map(str::to_owned).into(),
     };
     let stop = CancellationToken::new();
     let _stop = stop.clone().drop_guard();
     let plugin = Service { driver: Arc::clone(driver) };
+    let health = HealthService::new(driver, stop.clone());
     let services = Server::builder()
         .add_service(DraPluginServer::new(plugin).max_decoding_message_size(MAX_REQUEST))
+        .add_service(dra_health_v1::dra_resource_health_server::DraResourceHealthServer::new(health.clone()))
+        .add_service(dra_health_v1alpha1::dra_resource_health_server::DraResourceHealthServer::new(health))
         .serve_with_incoming_shutdown(
             Connections::new(service, Some(kubelet.clone())),
             stop.clone().cancelled_owned(),
         );
     let registrations = Server::builder()
-        .add_service(RegistrationServer::new(Registrar { info }))
+        .add_service(RegistrationServer::new(Registrar { info, kubelet: kubelet.clone() }))
         .serve_with_incoming_shutdown(Connections::new(registration, None), stop.clone().cancelled_owned());
     let gone = async {
         while service_socket.is_there() && socket.is_there() {

@@ -31,10 +31,12 @@ impl DraPlugin for Service {
         let answers = each(&self.driver, request.into_inner().claims, move |driver, claim| async move {
             match driver.prepare(&claim, deadline).await {
                 Ok(devices) => {
+                    driver.status.lock().calls.prepared += 1;
                     tracing::info!(claim = %name(&claim), devices = devices.len(), "prepared a claim");
                     NodePrepareResourceResponse { devices, error: String::new() }
                 }
                 Err(error) => {
+                    driver.status.lock().calls.refused += 1;
                     tracing::warn!(claim = %name(&claim), %error, "refused to prepare a claim");
                     NodePrepareResourceResponse { devices: Vec::new(), error: error.to_string() }
                 }
@@ -52,10 +54,12 @@ impl DraPlugin for Service {
         let answers = each(&self.driver, request.into_inner().claims, move |driver, claim| async move {
             match driver.unprepare(&claim, deadline).await {
                 Ok(()) => {
+                    driver.status.lock().calls.unprepared += 1;
                     tracing::info!(claim = %name(&claim), "unprepared a claim");
                     NodeUnprepareResourceResponse::default()
                 }
                 Err(error) => {
+                    driver.status.lock().calls.kept += 1;
                     tracing::warn!(claim = %name(&claim), %error, "cannot unprepare a claim");
                     NodeUnprepareResourceResponse { error: error.to_string() }
                 }

@@ -14,9 +14,12 @@ pub(super) struct StoredSlices {
     slices: BTreeMap<String, ResourceSlice>,
     /// The slices of a list that has not ended.
     list: BTreeMap<String, ResourceSlice>,
+    is_listing: bool,
     are_known: bool,
     was_forgotten: bool,
-    /// The highest generation ever seen.
+    /// Whether a write without an answer may still be carried out.
+    has_unanswered: bool,
+    /// The highest generation ever seen or sent.
     generation: i64,
 }
 
@@ -31,7 +34,7 @@ impl StoredSlices {
         self.slices.values().cloned().collect()
     }
 
-    /// Returns the highest generation ever seen.
+    /// Returns the highest generation ever seen or sent.
     pub(super) fn generation(&self) -> i64 {
         self.generation
     }
@@ -46,35 +49,73 @@ impl StoredSlices {
         self.was_forgotten
     }
 
+    /// Returns whether a write without an answer may still be carried out: not all slices have been written since.
+    pub(super) fn has_unanswered(&self) -> bool {
+        self.has_unanswered
+    }
+
+    /// Notes that a write had no answer.
+    pub(super) fn note_unanswered(&mut self) {
+        self.has_unanswered = true;
+    }
+
+    /// Notes that all slices have been written.
+    pub(super) fn note_answered(&mut self) {
+        self.has_unanswered = false;
+    }
+
+    /// Notes the generation of a slice that is about to be sent. It may be stored although there is no answer.
+    pub(super) fn note_generation(&mut self, slice: &ResourceSlice) {
+        self.generation = self.generation.max(slice.spec.pool.generation);
+    }
+
     /// Begins a list.
     pub(super) fn begin_list(&mut self) {
         self.list.clear();
+        self.is_listing = true;
     }
 
     /// Adds a slice to the list.
     pub(super) fn listed(&mut self, slice: ResourceSlice) {
-        self.list.insert(name(&slice), slice);
+        let known = self.list.get(&name(&slice));
+        if !known.is_some_and(|known| is_newer(known, &slice)) {
+            self.list.insert(name(&slice), slice);
+        }
     }
 
-    /// Ends the list. Slices that it lacks are gone. A slice that was written since the list was made stays as it is.
+    /// Ends the list. Slices that it lacks are gone, except those that were written since it was begun.
     pub(super) fn end_list(&mut self) {
         let list = std::mem::take(&mut self.list);
         self.slices.retain(|name, _| list.contains_key(name));
         for slice in list.into_values() {
             self.applied(slice);
         }
+        (self.is_listing, self.are_known, self.was_forgotten) = (false, true, false);
+    }
+
+    /// Takes a list that was made after all writes. A list of the watch that has not ended may be older, and goes on.
+    pub(super) fn replace(&mut self, slices: Vec<ResourceSlice>) {
+        let names: BTreeSet<String> = slices.iter().map(name).collect();
+        self.slices.retain(|name, _| names.contains(name));
+        for slice in slices {
+            self.written(slice);
+        }
         (self.are_known, self.was_forgotten) = (true, false);
+    }
+
+    /// Takes the answer to a write.
+    pub(super) fn written(&mut self, slice: ResourceSlice) {
+        if self.is_listing {
+            self.listed(slice.clone());
+        }
+        self.applied(slice);
     }
 
     /// Takes a slice as it is stored now. An event of the watch may be older than the answer to a write.
     pub(super) fn applied(&mut self, slice: ResourceSlice) {
         self.generation = self.generation.max(slice.spec.pool.generation);
         let name = name(&slice);
-        let is_older = |known: &ResourceSlice| {
-            known.metadata.uid == slice.metadata.uid
-                && version(&slice).is_some_and(|new| version(known) > Some(new))
-        };
-        if !self.slices.get(&name).is_some_and(is_older) {
+        if !self.slices.get(&name).is_some_and(|known| is_newer(known, &slice)) {
             self.slices.insert(name, slice);
         }
     }
@@ -82,9 +123,21 @@ impl StoredSlices {
     /// Removes a slice that was deleted, and not one that was created since with the same name.
     pub(super) fn deleted(&mut self, slice: &ResourceSlice) {
         let name = name(slice);
-        if self.slices.get(&name).is_some_and(|known| known.metadata.uid == slice.metadata.uid) {
-            self.slices.remove(&name);
+        for slices in [&mut self.slices, &mut self.list] {
+            if slices.get(&name).is_some_and(|known| known.metadata.uid == slice.metadata.uid) {
+                slices.remove(&name);
+            }
         }
+    }
+
+    /// Returns the numbers of slices and of devices in them.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.slices.len(), self.devices().count())
+    }
+
+    /// Returns whether any device has a taint.
+    pub(super) fn have_taints(&self) -> bool {
+        self.devices().any(|device| device.taints.as_ref().is_some_and(|taints| !taints.is_empty()))
     }
 
     /// Returns the names of all stored devices and of all counter sets.
@@ -115,6 +168,12 @@ impl StoredSlices {
 
 fn name(slice: &ResourceSlice) -> String {
     slice.metadata.name.clone().unwrap_or_default()
+}
+
+/// Returns whether a slice is newer than another state of the same object.
+fn is_newer(known: &ResourceSlice, other: &ResourceSlice) -> bool {
+    known.metadata.uid == other.metadata.uid
+        && version(other).is_some_and(|other| version(known) > Some(other))
 }
 
 /// Returns the resource version as a number, as which the versions of one object can be compared (KEP-5504).
@@ -159,6 +218,22 @@ mod tests {
         assert!(slices.allocatable(&driver).is_empty());
         slices.applied(slice("x", 8, 1, Some("None")));
         assert_eq!(slices.allocatable(&driver).len(), 1);
+    }
+
+    #[test]
+    fn slice_that_is_created_during_a_list_of_the_watch_stays() {
+        let mut slices = StoredSlices::default();
+        slices.begin_list();
+        slices.note_generation(&slice("x", 0, 3, None));
+        slices.written(slice("x", 9, 3, Some("NoSchedule")));
+        slices.written(slice("y", 9, 3, None));
+        slices.deleted(&slice("y", 9, 3, None));
+        slices.listed(slice("x", 5, 1, None));
+        slices.end_list();
+        assert!(slices.allocatable(&"a.io".parse().unwrap()).is_empty(), "the list is older");
+        assert_eq!((slices.all().len(), slices.generation()), (1, 3));
+        slices.replace(Vec::new());
+        assert!(slices.all().is_empty(), "a list of this driver is newer than its writes");
     }
 
     #[test]

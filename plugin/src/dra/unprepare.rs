@@ -1,6 +1,7 @@
 //! Unprepares a claim, after its containers have ended, so that its devices can be allocated again.
 
 use crate::dra::driver::{CallError, Driver};
+use crate::dra::events::Kind;
 use crate::dra::prepared::{PreparedClaim, PreparedDevice};
 use crate::node::probe;
 use kubelet_api::dra::Claim;
@@ -8,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use vfio_plugin_policy::allocation::{ProbeVerdict, judge};
+use vfio_plugin_policy::holders::describe;
 use vfio_probe::{DeviceId, GroupId, Occupancy};
 
 /// The answer is sent this long before the kubelet gives up, after the time to store a taint.
@@ -25,19 +27,39 @@ impl Driver {
     /// stored that. The kubelet keeps the pod and asks again, and the scheduler allocates the devices to no other claim meanwhile.
     pub(super) async fn unprepare(&self, claim: &Claim, deadline: Instant) -> Result<(), CallError> {
         let _call = self.calls.begin(&claim.uid).await;
-        let Some(prepared) = self.claims.get(&claim.uid) else {
-            // A call that failed half way, or the record of it was lost.
+        let known = self.claims.get(&claim.uid);
+        let Some(prepared) = known.or_else(|| self.kubelet_claim(&claim.uid)) else {
+            // A call that failed half way.
             return self.remove_files(claim);
         };
-        if self.claims.is_current(&prepared) {
-            self.give_back(&prepared, deadline).await?;
+        let result = self.end(claim, &prepared, deadline).await;
+        match &result {
+            Ok(()) => self.events.forget(&claim.uid),
+            Err(error) => {
+                self.events.report(claim, &prepared.pod_names, Kind::UnprepareFailed, error.to_string());
+            }
+        }
+        result
+    }
+
+    /// Gives a claim's devices back, and removes its files and then its record.
+    async fn end(&self, claim: &Claim, prepared: &PreparedClaim, deadline: Instant) -> Result<(), CallError> {
+        if self.claims.is_current(prepared) {
+            self.give_back(claim, prepared, deadline).await?;
         }
         self.remove_files(claim)?;
-        Ok(self.claims.remove(&claim.uid)?)
+        self.claims.remove(&claim.uid)?;
+        self.kubelet_claims.lock().remove(&claim.uid);
+        Ok(())
     }
 
     /// Waits until the groups of a claim are free. Devices of a group that stays held are withheld from other claims.
-    async fn give_back(&self, prepared: &PreparedClaim, deadline: Instant) -> Result<(), CallError> {
+    async fn give_back(
+        &self,
+        claim: &Claim,
+        prepared: &PreparedClaim,
+        deadline: Instant,
+    ) -> Result<(), CallError> {
         let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
         let give_up = (Instant::now() + self.release).min(deadline.checked_sub(STORE).unwrap_or(deadline));
         let mut groups: BTreeMap<GroupId, Vec<DeviceId>> = BTreeMap::new();
@@ -52,9 +74,20 @@ impl Driver {
             }
             tracing::warn!(%group, claim = prepared.full_name(),
                 "a group is still held after the containers of its claim have ended; its devices are withheld");
+            // A device that was unbound meanwhile is not published any more then. It would have no taint as a device of a claim.
+            self.claims.set_ended(&claim.uid, true);
             if !self.withhold(group, &devices, deadline).await {
+                self.claims.set_ended(&claim.uid, false);
                 return Err(CallError::NotWithheld { group });
             }
+            let holders = self.checks().snapshot();
+            let known = devices.iter().find_map(|id| holders.get(*id)?.group.as_ref());
+            let holders = describe(known.map(|group| group.holders.as_slice()).unwrap_or_default());
+            let message = format!(
+                "group {group} is still held by {holders} after the claim's containers have ended; no other pod gets its devices \
+                 before it is free"
+            );
+            self.events.report(claim, &prepared.pod_names, Kind::GroupStillHeld, message);
         }
         Ok(())
     }

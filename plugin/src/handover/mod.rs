@@ -39,6 +39,8 @@ const SOCKET: &str = "handover.sock";
 
 /// The parts of a running plugin that a hand-over changes.
 pub(crate) struct Parts {
+    /// Whether this process hands over to another one. The DRA driver's record of claims is not handed over.
+    pub(crate) hands_over: bool,
     /// May be written from the moment on that this process has the lock.
     pub(crate) run_dir: RunDir,
     /// The registrations of all resources.
@@ -64,6 +66,9 @@ pub(crate) struct Parts {
 impl Parts {
     /// Makes this process the active one. It has the lock, or the run directory cannot be used.
     pub(crate) fn activate(&self) {
+        if let Some(lock) = &*self.lock.lock() {
+            lock.sign();
+        }
         self.run_dir.begin_writing();
         self.active.send_replace(true);
     }

@@ -96,6 +96,23 @@ impl Reload {
     }
 }
 
+/// Logs for each SIGHUP that it does not reload a process that runs the DRA driver. Never ends.
+///
+/// Without a handler the signal would end the process.
+pub(crate) async fn refuse_with_dra<T>() -> T {
+    match signal(SignalKind::hangup()) {
+        Ok(mut hangup) => {
+            while hangup.recv().await.is_some() {
+                tracing::warn!(
+                    "reload refused: with --offer dra a process does not hand over to another one; restart it instead"
+                );
+            }
+        }
+        Err(error) => tracing::warn!(%error, "SIGHUP cannot be handled; it ends the plugin"),
+    }
+    std::future::pending().await
+}
+
 /// Reports to systemd that this process is active, if systemd has started it (`sd_notify`). A process that was started by the one that `giver` names is
 /// not the service's main process yet, and systemd takes its messages from no other.
 pub(crate) fn notify_active(giver: Option<i32>) {

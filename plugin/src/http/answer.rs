@@ -49,6 +49,7 @@ impl HttpServer {
             settled: self.registry.is_set(),
             listing_failed: snapshot.is_some_and(|snapshot| snapshot.listing_failed),
             resources: self.registry.resources(),
+            driver: self.registry.driver(),
         }
     }
 
@@ -57,6 +58,7 @@ impl HttpServer {
         let scrape = Scrape {
             metrics: Arc::clone(&self.metrics),
             registered: resources.map(|status| (status.name, status.registered)).collect(),
+            driver: self.registry.driver(),
             problems: self.problems.current(),
             log_lines_lost: log::lost().0,
         };

@@ -1,5 +1,6 @@
 //! The state of all registrations, for the status socket.
 
+use crate::driver_status::{DriverStatus, SharedDriverStatus};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -33,6 +34,8 @@ pub(crate) type SharedStatus = Arc<Mutex<ResourceStatus>>;
 pub(crate) struct Registry {
     /// None until the first device lists show which resources there are.
     resources: Mutex<Option<BTreeMap<Arc<str>, SharedStatus>>>,
+    /// None without the DRA driver.
+    driver: Mutex<Option<SharedDriverStatus>>,
 }
 
 impl Registry {
@@ -44,6 +47,17 @@ impl Registry {
     /// Returns whether the set of resources is known. An empty set before that says nothing about the node.
     pub(crate) fn is_set(&self) -> bool {
         self.resources.lock().is_some()
+    }
+
+    /// Sets the state of the DRA driver.
+    #[cfg(feature = "dra")]
+    pub(crate) fn set_driver(&self, driver: SharedDriverStatus) {
+        *self.driver.lock() = Some(driver);
+    }
+
+    /// Returns the state of the DRA driver. None if it does not run.
+    pub(crate) fn driver(&self) -> Option<DriverStatus> {
+        self.driver.lock().as_ref().map(|status| status.lock().clone())
     }
 
     /// Returns the state of each registration, in the order of the resources' names.

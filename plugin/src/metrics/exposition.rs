@@ -3,8 +3,10 @@
 //! docs/metrics.md says what each series means, and a test compares the two.
 
 mod devices;
+mod driver;
 mod events;
 
+use crate::driver_status::DriverStatus;
 use crate::metrics::Metrics;
 use crate::problems::Problem;
 use prometheus_client::collector::Collector;
@@ -45,6 +47,8 @@ pub(crate) struct Scrape {
     pub(crate) metrics: Arc<Metrics>,
     /// Each served resource, and whether it is registered with the kubelet.
     pub(crate) registered: Vec<(String, bool)>,
+    /// The DRA driver; none if it does not run.
+    pub(crate) driver: Option<DriverStatus>,
     /// The current problems.
     pub(crate) problems: Vec<Problem>,
     /// Log lines that were lost since the start.
@@ -78,6 +82,9 @@ impl Collector for Scrape {
             devices::encode(&mut families, &pass)?;
         }
         self.encode_serve(&mut families)?;
+        if let Some(driver) = &self.driver {
+            driver::encode(&mut families, driver)?;
+        }
         events::encode(&mut families, &self.metrics.counters, self.log_lines_lost)
     }
 }

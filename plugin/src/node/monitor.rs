@@ -100,7 +100,10 @@ impl MonitorHandle {
         let sources = Sources {
             watch,
             namer: ResourceNamer::new(config.offered.clone(), config.pci_ids.clone(), run_dir),
-            pools: config.pools.clone().map(PoolsFileWatch::new),
+            pools: config
+                .pools
+                .clone()
+                .map(|path| PoolsFileWatch::new(path, config.default_offer(), config.offers_by_dra())),
             cdi: CdiDir::new(config.cdi_dir.clone(), run_dir),
             hardware: HardwareMonitor::new(
                 (root.clone(), &config.root),

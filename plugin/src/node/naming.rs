@@ -231,6 +231,7 @@ impl ResourceNamer {
             self.keeps |= kept.is_some() && kept != offer_of_pools;
             offers.extend(kept.or(offer_of_pools).map(|offer| (device.id, offer)));
         }
+        self.warnings.offered_twice(offers.values());
         self.warnings.collisions(offers.values().map(|offer| &offer.resource));
         self.offered.clone_from(&offers);
         offers

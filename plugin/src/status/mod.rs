@@ -137,6 +137,7 @@ impl StatusReport {
             listing_failed: false,
             assignments_known: false,
             resources: Vec::new(),
+            dra: None,
             devices: Vec::new(),
             problems: Vec::new(),
             lost_log_lines: log::lost().0,
@@ -150,12 +151,8 @@ impl Server {
         let mut devices = Vec::new();
         let assignments = self.assignments.current();
         if let Some(snapshot) = &snapshot {
-            self.publisher.visit(snapshot, &assignments, |state, decision, assignment| {
-                devices.push(DeviceReport::new(
-                    state,
-                    decision,
-                    assignment.map(|assignment| &assignment.pod),
-                ));
+            self.publisher.visit(snapshot, &assignments, |state, decision, _| {
+                devices.push(DeviceReport::of_serve(state, decision, &assignments));
             });
         }
         StatusReport {
@@ -166,6 +163,7 @@ impl Server {
             listing_failed: snapshot.is_some_and(|snapshot| snapshot.listing_failed),
             assignments_known: assignments.known,
             resources: self.registry.resources(),
+            dra: self.registry.driver(),
             devices,
             problems: self.problems(),
             ..StatusReport::of_process()

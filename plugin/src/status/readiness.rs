@@ -1,5 +1,6 @@
 //! Decides whether a running `serve` does its work, for `ready`, `doctor`, `/healthz` and `/readyz`.
 
+use crate::driver_status::DriverStatus;
 use crate::kubelet::registry::ResourceStatus;
 use crate::status::report::StatusReport;
 use crate::status::words::RoleWord;
@@ -18,17 +19,20 @@ pub(crate) struct Readiness {
     pub(crate) listing_failed: bool,
     /// The resources.
     pub(crate) resources: Vec<ResourceStatus>,
+    /// The DRA driver; none if it does not run.
+    pub(crate) driver: Option<DriverStatus>,
 }
 
 impl From<&StatusReport> for Readiness {
     fn from(report: &StatusReport) -> Self {
-        let StatusReport { role, silent_ms, settled, listing_failed, resources, .. } = report;
+        let StatusReport { role, silent_ms, settled, listing_failed, resources, dra, .. } = report;
         Self {
             role: *role,
             silent: Duration::from_millis(*silent_ms),
             settled: *settled,
             listing_failed: *listing_failed,
             resources: resources.clone(),
+            driver: dra.clone(),
         }
     }
 }
@@ -41,10 +45,19 @@ impl Readiness {
         (self.silent > patience).then(|| format!("the monitor's latest pass was {millis} ms ago"))
     }
 
-    /// Returns why the plugin is not ready: another process serves, the process does not work, the bound devices cannot be listed, or a
-    /// resource is not registered or has not sent its first list. A node without devices has nothing to register and
-    /// is ready.
+    /// Returns why the plugin is not ready: another process serves, the process does not work, the bound devices cannot be listed, a
+    /// resource is not registered or has not sent its first list, or the DRA driver is not registered or has not stored its first
+    /// slices. A node without devices has nothing to register with the device plugin API and is ready.
     pub(crate) fn unready(&self, interval: Duration) -> Vec<String> {
+        let mut reasons = self.unready_devices(interval);
+        if self.role == RoleWord::Active {
+            reasons.extend(self.driver.iter().flat_map(DriverStatus::unready));
+        }
+        reasons
+    }
+
+    /// Returns the reasons that are not about the DRA driver.
+    pub(crate) fn unready_devices(&self, interval: Duration) -> Vec<String> {
         match self.role {
             RoleWord::Active => {}
             RoleWord::Waiting => return vec!["it waits for the process that serves to hand over".to_owned()],
@@ -76,7 +89,7 @@ mod tests {
 
     fn state(silent_ms: u64, settled: bool, resources: Vec<ResourceStatus>) -> Readiness {
         let (role, silent) = (RoleWord::Active, Duration::from_millis(silent_ms));
-        Readiness { role, silent, settled, listing_failed: false, resources }
+        Readiness { role, silent, settled, listing_failed: false, resources, driver: None }
     }
 
     fn resource(registered: bool, first_list_sent: bool) -> ResourceStatus {
@@ -105,6 +118,16 @@ mod tests {
         let reasons = failed.unready(SECOND);
         assert!(reasons.len() == 1 && reasons[0].contains("cannot list the bound devices"), "{reasons:?}");
         assert_eq!(failed.silent(SECOND), None, "the process is live");
+    }
+
+    #[test]
+    fn driver_that_is_not_registered_is_a_reason() {
+        let driver = Some(DriverStatus::default());
+        let without = Readiness { driver, ..state(0, true, Vec::new()) };
+        assert_eq!(without.unready(SECOND).len(), 2, "no registration and no slices");
+        assert!(without.unready_devices(SECOND).is_empty());
+        let waits = Readiness { role: RoleWord::Waiting, ..without };
+        assert_eq!(waits.unready(SECOND).len(), 1);
     }
 
     #[test]

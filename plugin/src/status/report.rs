@@ -1,14 +1,20 @@
 //! The JSON records of the status socket and of `list --json`.
 
+use crate::driver_status::DriverStatus;
 use crate::kubelet::registry::ResourceStatus;
 use crate::problems::Problem;
 use crate::status::words::{EvidenceWord, HealthWord, InPodWord, PidNamespaceWord, RoleWord, StateWord};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
+use vfio_plugin_policy::assignments::claims::{Claim, ClaimPod};
+use vfio_plugin_policy::assignments::index::Assignments;
 use vfio_plugin_policy::assignments::record::PodRef;
 use vfio_plugin_policy::device::DeviceState;
+#[cfg(feature = "dra")]
+use vfio_plugin_policy::dra::taints::withheld;
 use vfio_plugin_policy::health::Decision;
 use vfio_plugin_policy::health::reason::Reason;
+use vfio_plugin_policy::pools::terms::OfferBy;
 use vfio_plugin_policy::sriov;
 use vfio_probe::{Holder, Member, ScanCoverage};
 
@@ -39,6 +45,9 @@ pub(crate) struct StatusReport {
     pub(crate) assignments_known: bool,
     /// Its resources.
     pub(crate) resources: Vec<ResourceStatus>,
+    /// Its DRA driver; null if it runs none.
+    #[serde(default)]
+    pub(crate) dra: Option<DriverStatus>,
     /// Its devices, with the health that was reported to the kubelet.
     pub(crate) devices: Vec<DeviceReport>,
     /// Its current problems.
@@ -56,6 +65,9 @@ pub(crate) struct Listing {
     pub(crate) assignments_known: bool,
     /// The devices, by id.
     pub(crate) devices: Vec<DeviceReport>,
+    /// The DRA driver of the running `serve`; null if it runs none, or if no `serve` runs.
+    #[serde(default)]
+    pub(crate) dra: Option<DriverStatus>,
     /// The current problems of the running `serve`.
     pub(crate) problems: Vec<Problem>,
     /// How much the search for their holders could see.
@@ -100,6 +112,9 @@ pub(crate) struct DeviceReport {
     pub(crate) kind: String,
     /// The resource that the device belongs to.
     pub(crate) resource: String,
+    /// How the device is offered. One that a prepared claim has is offered by DRA until the claim has ended.
+    #[serde(default)]
+    pub(crate) offer: OfferBy,
     /// Whether the device is held. `absent` for an assigned device that has left the bus, `unknown` for one that is not bound.
     pub(crate) state: StateWord,
     /// What the state rests on.
@@ -108,6 +123,12 @@ pub(crate) struct DeviceReport {
     pub(crate) viable: bool,
     /// The pod that the device is assigned to; null if it is assigned to none, or if no `serve` runs.
     pub(crate) assignment: Option<AssignmentReport>,
+    /// The prepared claim that has the device; null if none has, or if no `serve` runs.
+    #[serde(default)]
+    pub(crate) claim: Option<ClaimReport>,
+    /// The taint that keeps claims from the device; null if it has none, if it is not offered by DRA, or if no `serve` runs.
+    #[serde(default)]
+    pub(crate) taint: Option<TaintReport>,
     /// The health that was reported to the kubelet; null if no `serve` runs.
     pub(crate) health: Option<HealthWord>,
     /// Why the device is Unhealthy, or what is wrong with a Healthy one.
@@ -134,6 +155,49 @@ pub(crate) struct AssignmentReport {
     pub(crate) uid: Option<String>,
     /// How far the assignment has come.
     pub(crate) state: AssignmentProgress,
+}
+
+/// A prepared claim.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct ClaimReport {
+    /// Its namespace.
+    pub(crate) namespace: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its uid.
+    pub(crate) uid: String,
+    /// The pods that it is reserved for.
+    pub(crate) pods: Vec<ClaimPodReport>,
+    /// Whether it is reserved for something else than pods, so that other pods may use it too.
+    pub(crate) for_any_pod: bool,
+    /// How far it has come: the kubelet has had it prepared. A claim that is only allocated is not known to the node.
+    pub(crate) state: ClaimProgress,
+}
+
+/// A pod that a claim is reserved for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct ClaimPodReport {
+    /// Its name, in the claim's namespace; null if it is not known.
+    pub(crate) name: Option<String>,
+    /// Its uid.
+    pub(crate) uid: String,
+}
+
+/// How far a claim has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ClaimProgress {
+    /// It is prepared.
+    Prepared,
+}
+
+/// The taint of a device.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct TaintReport {
+    /// The part of its key after the driver's name.
+    pub(crate) name: String,
+    /// Its value; null if the name says all.
+    pub(crate) value: Option<String>,
 }
 
 /// How far an assignment has come.
@@ -177,7 +241,33 @@ impl From<&PodRef> for AssignmentReport {
     }
 }
 
+impl From<&Claim> for ClaimReport {
+    fn from(claim: &Claim) -> Self {
+        let pod = |pod: &ClaimPod| ClaimPodReport { name: pod.name.clone(), uid: pod.uid.clone() };
+        Self {
+            namespace: claim.namespace.clone(),
+            name: claim.name.clone(),
+            uid: claim.uid.clone(),
+            pods: claim.pods.iter().map(pod).collect(),
+            for_any_pod: claim.is_for_any_pod,
+            state: ClaimProgress::Prepared,
+        }
+    }
+}
+
+/// For a table and for sentences: `claim NAMESPACE/NAME`.
+impl fmt::Display for ClaimReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "claim {}/{}", self.namespace, self.name)
+    }
+}
+
 impl AssignmentReport {
+    /// Returns the pod of a prepared claim. With several pods it names none.
+    fn of_claim(pod: &PodRef) -> Self {
+        Self { state: AssignmentProgress::Assigned, ..Self::from(pod) }
+    }
+
     /// Returns the pod as the policy knows it.
     pub(crate) fn pod_ref(&self) -> PodRef {
         let name = self.namespace.as_ref().zip(self.pod.as_ref());
@@ -191,7 +281,11 @@ impl fmt::Display for AssignmentReport {
         match (&self.namespace, &self.pod, &self.uid) {
             (Some(namespace), Some(pod), _) => write!(f, "{namespace}/{pod}"),
             (_, _, Some(uid)) => f.write_str(uid),
-            _ => f.write_str("(being admitted)"),
+            _ => f.write_str(if self.state == AssignmentProgress::Assigned {
+                "several pods"
+            } else {
+                "(being admitted)"
+            }),
         }
     }
 }
@@ -235,6 +329,30 @@ impl DeviceReport {
         self.health == Some(HealthWord::Unhealthy)
     }
 
+    /// Returns the record of a device as `serve` knows it.
+    pub(crate) fn of_serve(
+        state: &DeviceState,
+        decision: Option<&Decision>,
+        assignments: &Assignments,
+    ) -> Self {
+        let assignment = assignments.assignment(state);
+        let claim = assignment.and_then(|assignment| assignments.claim_of(assignment));
+        let report = Self::new(state, decision, assignment.map(|assignment| &assignment.pod));
+        let offer = assignments.offer_of(state);
+        #[cfg(feature = "dra")]
+        let taint = decision.filter(|_| offer == OfferBy::Dra).and_then(|decision| {
+            let withheld = withheld(state, decision, assignments)?;
+            Some(TaintReport { name: withheld.name().to_owned(), value: withheld.value() })
+        });
+        #[cfg(not(feature = "dra"))]
+        let taint = None;
+        let assignment = match (assignment, claim) {
+            (Some(assignment), Some(_)) => Some(AssignmentReport::of_claim(&assignment.pod)),
+            _ => report.assignment,
+        };
+        Self { offer, assignment, claim: claim.map(ClaimReport::from), taint, ..report }
+    }
+
     /// Returns a device's record. `decision` and `pod` are known to a running `serve` only.
     pub(crate) fn new(state: &DeviceState, decision: Option<&Decision>, pod: Option<&PodRef>) -> Self {
         let (device, group) = (&state.device, state.group.as_ref());
@@ -260,10 +378,13 @@ impl DeviceReport {
             numa_node: device.numa_node,
             kind: device.kind.as_str().to_owned(),
             resource: state.resource.to_string(),
+            offer: state.terms.offer,
             state: group.map_or(unbound.unwrap_or(StateWord::Unknown), |group| group.occupancy.into()),
             evidence: group.map_or(EvidenceWord::None, |group| group.evidence.into()),
             viable: group.is_some_and(|group| group.viability.is_viable()),
             assignment: pod.map(AssignmentReport::from),
+            claim: None,
+            taint: None,
             health: decision.map(|decision| HealthWord::from(&decision.health)),
             reason: reason.map(ToString::to_string).or(not_viable).or_else(|| sriov::note(device)),
             typed_reason: reason.cloned(),

@@ -48,7 +48,12 @@ async fn every_series_is_documented_and_every_documented_one_exists() {
         let labels = labels.keys().filter(|label| *label != "le").cloned();
         found.entry(family.to_owned()).or_default().extend(labels);
     }
-    assert_eq!(found, documented());
+    let mut documented = documented();
+    // These are of nodes with claims; tests/dra_driver compares them.
+    documented.retain(|name, _| {
+        !name.starts_with("vfio_dra_") && !["vfio_device_claim_info", "vfio_device_taint"].contains(&&**name)
+    });
+    assert_eq!(found, documented);
     for (name, (kind, help)) in &series.families {
         assert!(found.contains_key(name), "{name} has no series");
         assert!(

@@ -75,10 +75,7 @@ func (w *world) specs() []string {
 // TestDriver runs all tests with one API server.
 func TestDriver(t *testing.T) {
 	shared = startAPIServer(t, t.TempDir())
-	for _, test := range []struct {
-		name string
-		run  func(*testing.T)
-	}{
+	for _, test := range []namedTest{
 		{"slices_belong_to_the_node_and_are_not_written_again", slicesBelongToTheNodeAndAreNotWrittenAgain},
 		{"prepared_claim_gives_nodes_variables_and_metadata", preparedClaimGivesNodesVariablesAndMetadata},
 		{"device_of_a_prepared_claim_is_not_tainted", deviceOfAPreparedClaimIsNotTainted},
@@ -94,9 +91,29 @@ func TestDriver(t *testing.T) {
 		{"claimed_and_unknown_devices_are_refused", claimedAndUnknownDevicesAreRefused},
 		{"removed_sockets_are_made_again", removedSocketsAreMadeAgain},
 		{"slices_that_others_change_are_restored", slicesThatOthersChangeAreRestored},
+		{"late_write_does_not_remove_a_taint", lateWriteDoesNotRemoveATaint},
+		{"claim_with_another_uid_is_refused", claimWithAnotherUIDIsRefused},
+		{"refusal_is_an_event_of_claim_and_pod", refusalIsAnEventOfClaimAndPod},
+		{"lost_record_is_adopted_from_the_kubelets", lostRecordIsAdoptedFromTheKubelets},
+		{"prepared_claim_is_answered_without_api_server", preparedClaimIsAnsweredWithoutAPIServer},
+		{"admin_access_has_no_device_node", adminAccessHasNoDeviceNode},
+		{"opaque_parameters_are_refused", opaqueParametersAreRefused},
+		{"bad_credentials_are_named_and_lose_nothing", badCredentialsAreNamedAndLoseNothing},
+		{"sighup_is_refused", sighupIsRefused},
+		{"second_driver_waits_for_the_first", secondDriverWaitsForTheFirst},
+		{"driver_that_was_away_for_long_publishes_again", driverThatWasAwayForLongPublishesAgain},
 	} {
 		t.Run(test.name, test.run)
 	}
+	for _, test := range testsOfNewer {
+		t.Run(test.name, test.run)
+	}
+}
+
+// namedTest is a test of TestDriver.
+type namedTest struct {
+	name string
+	run  func(*testing.T)
 }
 
 func slicesBelongToTheNodeAndAreNotWrittenAgain(t *testing.T) {

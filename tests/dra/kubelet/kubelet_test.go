@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"os"
 	"path/filepath"
@@ -75,7 +76,7 @@ func newPod(t *testing.T, s *apiServer, name string, devices ...allocated) *core
 	}
 	claim, err := claims.Create(ctx, claim, metav1.CreateOptions{})
 	must(t, err)
-	uid := types.UID("00000000-0000-0000-0000-" + (name + "000000000000")[:12])
+	uid := types.UID("00000000-0000-0000-0000-" + (hex.EncodeToString([]byte(name)) + "000000000000")[:12])
 	claim.Status.Allocation = &resourceapi.AllocationResult{Devices: resourceapi.DeviceAllocationResult{Results: results}}
 	claim.Status.ReservedFor = []resourceapi.ResourceClaimConsumerReference{{Resource: "pods", Name: name, UID: uid}}
 	must(t, second(claims.UpdateStatus(ctx, claim, metav1.UpdateOptions{})))

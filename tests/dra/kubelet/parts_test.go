@@ -38,17 +38,20 @@ type process struct {
 	*exec.Cmd
 	done chan struct{}
 	err  error
+	// The path of the file with its output.
+	log string
 }
 
 // start starts a program. Its output goes to a file that a failed test prints.
 func start(t *testing.T, name string, command *exec.Cmd) *process {
 	t.Helper()
+	output := ""
 	if command.Stderr == nil {
 		log, err := os.Create(filepath.Join(t.TempDir(), name+".log"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		command.Stderr = log
+		command.Stderr, output = log, log.Name()
 		t.Cleanup(func() {
 			if content, err := os.ReadFile(log.Name()); err == nil && t.Failed() && name == "driver" {
 				t.Logf("%s:\n%s", name, tail(content, 12000))
@@ -59,7 +62,7 @@ func start(t *testing.T, name string, command *exec.Cmd) *process {
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	p := &process{Cmd: command, done: make(chan struct{})}
+	p := &process{Cmd: command, done: make(chan struct{}), log: output}
 	go func() {
 		p.err = command.Wait()
 		close(p.done)
@@ -169,7 +172,7 @@ func startAPIServer(t *testing.T, directory string) *apiServer {
 	}
 	tokens := filepath.Join(directory, "tokens")
 	account := "system:serviceaccount:kube-system:vfio"
-	if err := os.WriteFile(tokens, []byte("admin,admin,1,system:masters\ndriver,"+account+",2\n"), 0o600); err != nil {
+	if err := os.WriteFile(tokens, []byte("admin,admin,1,system:masters\ndriver,"+account+",2\nnobody,nobody,3\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	server := start(t, "kube-apiserver", exec.Command(program(t, "VFIO_TEST_APISERVER"), "--etcd-servers="+etcd,
@@ -209,6 +212,7 @@ func startAPIServer(t *testing.T, directory string) *apiServer {
 			Verbs: []string{"get", "list", "watch", "create", "update", "delete"}},
 		{APIGroups: []string{"resource.k8s.io"}, Resources: []string{"resourceclaims"}, Verbs: []string{"get"}},
 		{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get"}},
+		{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create"}},
 	}}
 	must(t, second(s.admin.RbacV1().ClusterRoles().Create(ctx, role, metav1.CreateOptions{})))
 	binding := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "vfio"},

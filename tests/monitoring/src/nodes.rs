@@ -1,9 +1,10 @@
-//! Four simulated nodes with a fault for each alert: one with faults of devices, one whose kubelet is away, one that promises a held
-//! device, and one that counts the devices of pods twice.
+//! Five simulated nodes with a fault for each alert: one with faults of devices, one whose kubelet is away, one that promises a held
+//! device, one that offers its devices to claims, and one that counts the devices of pods twice.
 
 use crate::http::free_port;
 use crate::outputs::of_node;
 use anyhow::{Context, ensure};
+use serde_json::json;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub(crate) struct Fleet {
     faulty: Served,
     without_kubelet: Served,
     promising_too_much: Served,
+    with_claims: Served,
     counting_twice: Served,
 }
 
@@ -53,12 +55,19 @@ impl Fleet {
             faulty: faulty(plugin).await?,
             without_kubelet: without_kubelet(plugin)?,
             promising_too_much: promising_too_much(plugin).await?,
+            with_claims: with_claims(plugin)?,
             counting_twice: counting_twice(plugin).await?,
         })
     }
 
-    fn nodes(&self) -> [&Served; 4] {
-        [&self.faulty, &self.without_kubelet, &self.promising_too_much, &self.counting_twice]
+    fn nodes(&self) -> [&Served; 5] {
+        [
+            &self.faulty,
+            &self.without_kubelet,
+            &self.promising_too_much,
+            &self.with_claims,
+            &self.counting_twice,
+        ]
     }
 
     /// Returns the names of the nodes and the ports of their plugins.
@@ -133,7 +142,7 @@ fn without_kubelet(plugin: &Path) -> anyhow::Result<Served> {
     let kubelet = Kubelet::stopped(&node.kubelet_dir(), &node.pod_resources_socket());
     // A problem of serve that has no alert of its own.
     std::fs::remove_dir_all(node.kubelet_dir())?;
-    Served::of(plugin, "gpu-2", "advertise", node, kubelet, vms)
+    Served::of(plugin, "gpu-2", "advertise", node, kubelet, vms, &[])
 }
 
 /// With this policy a device that a foreign process holds stays Healthy.
@@ -143,6 +152,39 @@ async fn promising_too_much(plugin: &Path) -> anyhow::Result<Served> {
     served.kubelet.admit_with("vm-5", &served.resource, vec![IN_USE.to_owned()]).await?;
     served.vms.push(served.node.start_vm(&VmSpec::foreign(&[FOREIGN]))?);
     Ok(served)
+}
+
+/// Offers its devices to claims. One of them is prepared, and neither the kubelet nor the API server is there.
+fn with_claims(plugin: &Path) -> anyhow::Result<Served> {
+    let node = Node::with_eight_gpus()?;
+    let vms = vec![node.start_vm(&VmSpec::foreign(&[FOREIGN]))?];
+    let kubelet = Kubelet::stopped(&node.kubelet_dir(), &node.pod_resources_socket());
+    std::fs::create_dir_all(node.root().join("plugins"))?;
+    node.write(
+        "plugins/claims.json",
+        json!({"version": 1, "claims": {"5f1c9a52-claim": {
+            "namespace": "default", "name": "vm-6-gpu", "boot": "", "pods": ["5f1c9a52-pod"],
+            "pod_names": {"5f1c9a52-pod": "vm-6"},
+            "devices": [{
+                "request": "gpu", "device": IN_USE, "group": null, "resource": "nvidia.com/GH100_H100_SXM5_80GB",
+                "pinned": {"backend": "auto", "cdi": "none"}, "is_admin": false,
+            }],
+        }}})
+        .to_string(),
+    )?;
+    let server = json!({"clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": {}}], "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x", "apiVersion": "v1", "kind": "Config"});
+    node.write("kubeconfig", server.to_string())?;
+    let at = |path: &str| node.root().join(path).display().to_string();
+    let words = ["--offer=dra".to_owned(), "--node=gpu-5".to_owned()].into_iter().chain([
+        format!("--plugins-dir={}", at("plugins")),
+        format!("--registry-dir={}", at("plugins_registry")),
+        format!("--kubeconfig={}", at("kubeconfig")),
+    ]);
+    let words: Vec<String> = words.collect();
+    std::fs::create_dir_all(at("plugins_registry"))?;
+    Served::of(plugin, "gpu-5", "attributed", node, kubelet, vms, &words)
 }
 
 /// With this policy a device of a running pod is Unhealthy, and the scheduler subtracts it twice.
@@ -159,7 +201,7 @@ impl Served {
     async fn start(plugin: &Path, name: &'static str, busy: &str) -> anyhow::Result<Self> {
         let node = Node::with_eight_gpus()?;
         let kubelet = Kubelet::start(&node.kubelet_dir(), &node.pod_resources_socket()).await?;
-        let mut served = Self::of(plugin, name, busy, node, kubelet, Vec::new())?;
+        let mut served = Self::of(plugin, name, busy, node, kubelet, Vec::new(), &[])?;
         let state = served
             .kubelet
             .wait_for(PATIENCE, |state| state.resources.values().any(|resource| resource.devices.len() == 8))
@@ -176,12 +218,14 @@ impl Served {
         node: Node,
         kubelet: Kubelet,
         vms: Vec<Vm>,
+        words: &[String],
     ) -> anyhow::Result<Self> {
         ensure!(plugin.is_file(), "{} does not exist", plugin.display());
         let port = free_port()?;
         let serve = Command::new(plugin)
             .arg("serve")
             .args(node.plugin_options())
+            .args(words)
             .args(["--busy", busy, "--listen", &format!("127.0.0.1:{port}")])
             .args(["--interval", "500ms", "--settling", "500ms", "--checks-interval", "1s"])
             .args(["--assignments-interval", "1s", "--kubelet-start", "1s", "--log-level", "error"])

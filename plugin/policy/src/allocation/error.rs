@@ -68,6 +68,18 @@ pub enum AllocateError {
         /// Its pod, in words.
         pod: String,
     },
+    /// A prepared claim has the device.
+    Claimed {
+        /// The device.
+        device: DeviceId,
+        /// The claim, in words.
+        claim: String,
+    },
+    /// The DRA driver offers the device, and the device plugin does not.
+    OfferedByDra {
+        /// The device.
+        device: DeviceId,
+    },
     /// Another Allocate is allocating the group.
     GroupReserved {
         /// The device.
@@ -167,6 +179,13 @@ impl fmt::Display for AllocateError {
             }
             Self::GroupAssigned { device, group, peer, pod } => {
                 write!(f, "{device}: group {group} belongs to {peer} ({pod})")
+            }
+            Self::Claimed { device, claim } => write!(f, "{device}: {claim} has it"),
+            Self::OfferedByDra { device } => {
+                write!(
+                    f,
+                    "{device}: is offered to claims by the DRA driver, and no longer by the device plugin"
+                )
             }
             Self::GroupReserved { device, group } => {
                 write!(f, "{device}: group {group} is being allocated to another pod")

@@ -15,7 +15,7 @@ use crate::assignments::observation::CheckpointEntry;
 use crate::assignments::record::Assignment;
 use crate::device::{DeviceState, NodeSnapshot};
 use crate::kubelet_id::KubeletDeviceId;
-use crate::pools::terms::Terms;
+use crate::pools::terms::{OfferBy, Terms};
 use request::Request;
 use std::collections::BTreeSet;
 use vfio_probe::{GroupId, Occupancy, Viability};
@@ -69,6 +69,12 @@ pub fn plan<'a>(
         planned.push(PlannedContainer { ids, devices });
     }
     for device in planned.iter().flat_map(|container| &container.devices) {
+        if let Some(claim) = assignments.claim(device) {
+            return Err(AllocateError::Claimed { device: device.device.id, claim: claim.to_string() });
+        }
+        if device.terms.offer != OfferBy::DevicePlugin {
+            return Err(AllocateError::OfferedByDra { device: device.device.id });
+        }
         check_usable(device)?;
         // All devices of a group go to one pod.
         let others = snapshot.in_group_of(device).filter(|other| !requested.contains(&other.device.id));
@@ -77,7 +83,7 @@ pub fn plan<'a>(
                 device: device.device.id,
                 group: device.device.group.unwrap_or(GroupId(u32::MAX)),
                 peer,
-                pod: assignment.pod.to_string(),
+                pod: assignments.describe(assignment),
             });
         }
     }

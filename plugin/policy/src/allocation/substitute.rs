@@ -4,6 +4,7 @@ use super::{Plan, check_usable, preferred};
 use crate::assignments::index::Assignments;
 use crate::device::{DeviceState, NodeSnapshot};
 use crate::kubelet_id::KubeletDeviceId;
+use crate::pools::terms::OfferBy;
 use std::collections::BTreeSet;
 use vfio_probe::{DeviceId, GroupId, Occupancy};
 
@@ -26,6 +27,7 @@ pub fn candidates(
     let is_candidate = |device: &&DeviceState| {
         let free = device.group.as_ref().is_some_and(|group| group.occupancy == Occupancy::Free);
         &*device.resource == resource
+            && device.terms.offer == OfferBy::DevicePlugin
             && free
             && check_usable(device).is_ok()
             && !groups.contains(&device.device.group)

@@ -1,11 +1,13 @@
 //! The assignments at one moment, by device: the pod that a device is assigned to, and the pod that blocks it.
 
+use crate::assignments::claims::{Claim, ClaimedDevices};
 use crate::assignments::ledger::Ledger;
 use crate::assignments::record::Assignment;
 use crate::assignments::reserved::{AssignedDevices, AssignedResource, PinnedOffer};
 use crate::assignments::shards::Shards;
 use crate::device::DeviceState;
 use crate::kubelet_id::KubeletDeviceId;
+use crate::pools::terms::OfferBy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vfio_probe::{DeviceId, GroupId};
@@ -25,8 +27,8 @@ pub struct Assignments {
     ambiguous: Arc<BTreeSet<DeviceId>>,
     /// Whether any Allocate was added that the ledger does not have.
     has_allocates: bool,
-    /// The assignments of prepared claims, which the ledger does not have.
-    claims: Vec<Arc<Assignment>>,
+    /// The prepared claims, whose assignments the ledger does not have.
+    claims: Arc<[ClaimedDevices]>,
 }
 
 /// The ledger's records.
@@ -74,23 +76,16 @@ impl Assignments {
             devices,
             ambiguous: Arc::new(ambiguous),
             has_allocates: false,
-            claims: Vec::new(),
+            claims: Arc::default(),
         }
     }
 
-    /// Returns the ledger's assignments with those of the prepared claims.
-    ///
-    /// The assignments are known then: the kubelet has each claim prepared before it starts a container, so a device that is in no
-    /// record is assigned to no pod. For the same reason, a holder's cgroup alone assigns no device here. Where a claim and the
-    /// ledger have the same device, the claim counts.
+    /// Returns the ledger's assignments with those of the prepared claims. Where a claim and the ledger have the same device, the
+    /// claim counts.
     #[must_use]
-    pub fn with_claims(mut self, claims: &[Arc<Assignment>]) -> Self {
-        self.known = true;
-        self.claims = claims.to_vec();
-        let is_shown = |latest: &Latest| !latest.record.is_of_holder();
-        let shown = self.devices.iter().filter(|(_, latest)| is_shown(latest));
-        self.devices = shown.map(|(id, latest)| (id, latest.clone())).collect();
-        for record in claims {
+    pub fn with_claims(mut self, claims: &Arc<[ClaimedDevices]>) -> Self {
+        self.claims = Arc::clone(claims);
+        for ClaimedDevices { assignment: record, .. } in claims.iter() {
             for id in record.device_ids.iter().filter_map(|id| id.parse().ok()) {
                 self.devices.insert(id, Latest { record: Arc::clone(record), is_added: false });
             }
@@ -225,14 +220,45 @@ impl Assignments {
     /// Returns the `namespace/name` of a pod with an assignment, by its uid.
     pub fn pod_name(&self, uid: &str) -> Option<&str> {
         // An added Allocate names no pod.
-        let mut pods = self.ledger.records.iter().chain(&self.claims).map(|record| &record.pod);
+        let claims = self.claims.iter().map(|claimed| &claimed.assignment);
+        let mut pods = self.ledger.records.iter().chain(claims).map(|record| &record.pod);
         pods.find(|pod| pod.uid.as_deref() == Some(uid) && pod.full_name.is_some())?.full_name.as_deref()
+    }
+
+    /// Returns the prepared claim that has the device.
+    pub fn claim(&self, device: &DeviceState) -> Option<&Claim> {
+        self.claim_of(self.assignment(device)?)
+    }
+
+    /// Returns the prepared claim that an assignment of this value belongs to.
+    pub fn claim_of(&self, assignment: &Assignment) -> Option<&Claim> {
+        let mut claims = self.claims.iter();
+        let claimed = claims.find(|claimed| std::ptr::eq(&*claimed.assignment, assignment))?;
+        Some(&claimed.claim)
+    }
+
+    /// Returns the assignment in words: its claim, or else its pod.
+    pub fn describe(&self, assignment: &Assignment) -> String {
+        let claim = self.claim_of(assignment);
+        claim.map_or_else(|| assignment.pod.to_string(), ToString::to_string)
     }
 
     /// Returns whether the device is in a prepared claim.
     pub fn is_claimed(&self, device: &DeviceState) -> bool {
-        self.assignment(device)
-            .is_some_and(|record| self.claims.iter().any(|claim| std::ptr::eq(&**claim, record)))
+        self.claim(device).is_some()
+    }
+
+    /// Returns how the device is offered now. One that a prepared claim has stays with the DRA driver, whatever its pool says.
+    pub fn offer_of(&self, device: &DeviceState) -> OfferBy {
+        if self.is_claimed(device) { OfferBy::Dra } else { device.terms.offer }
+    }
+
+    /// Returns whether a device without an assignment is assigned to no pod.
+    ///
+    /// The kubelet has each claim prepared before it starts a container. So that is known of a device that the DRA driver offers, also
+    /// before the kubelet was polled.
+    pub fn knows(&self, device: &DeviceState) -> bool {
+        self.known || device.terms.offer == OfferBy::Dra
     }
 
     /// Returns whether nothing is assigned.

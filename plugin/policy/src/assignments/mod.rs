@@ -3,6 +3,7 @@
 //! | module | purpose |
 //! | --- | --- |
 //! | [`record`] | an assignment and its pod |
+//! | [`claims`] | a prepared ResourceClaim and its devices |
 //! | [`observation`] | the input: what the kubelet shows at one moment |
 //! | [`kubelet`] | which kubelet process that is, and how long it has run |
 //! | [`ledger`] | the memory: takes in observations, with the rules in `merge` and `expiry`; `lookup` finds pods and records |
@@ -10,6 +11,7 @@
 //! | [`stored_answer`] | the device nodes in the kubelet's stored response, beside those of now |
 //! | [`reserved`] | the output for the monitor: what it must not probe |
 
+pub mod claims;
 mod expiry;
 pub mod index;
 pub mod kubelet;

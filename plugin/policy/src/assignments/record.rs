@@ -136,7 +136,12 @@ impl Assignment {
     }
 
     /// Returns the assignment of devices that a claim has, for the pod that the claim is reserved for.
-    pub fn prepared(pod: PodRef, resource: &str, device_ids: BTreeSet<String>, pinned: PinnedTerms) -> Self {
+    pub(super) fn prepared(
+        pod: PodRef,
+        resource: &str,
+        device_ids: BTreeSet<String>,
+        pinned: PinnedTerms,
+    ) -> Self {
         Self { pinned: Some(pinned), ..Self::new(pod, resource, device_ids, Source::Kubelet) }
     }
 
@@ -169,11 +174,6 @@ impl Assignment {
     /// Returns whether only an Allocate of this plugin is known of it.
     pub fn is_unconfirmed(&self) -> bool {
         matches!(self.source, Source::Allocate(_))
-    }
-
-    /// Returns whether only the cgroup of a process that holds the device names the pod.
-    pub(super) fn is_of_holder(&self) -> bool {
-        self.source == Source::Cgroup
     }
 
     /// Returns whether only an Allocate of this process is known of it. The kubelet's answer then names the nodes of now.

@@ -37,40 +37,71 @@ impl Changes {
 /// A change of one slice keeps the pool's generation. With more changes, all slices get the next one. The time of a taint that
 /// stays is kept, and a stored time is no difference: the API server sets it (`SetDefaults_DeviceTaint`).
 pub fn changes(wanted: &Publication, stored: &[ResourceSlice], generation: i64) -> Changes {
-    let belongs = |slice: &ResourceSlice| {
-        let ResourceSliceSpec { driver, node_name, pool, .. } = &slice.spec;
-        *driver == wanted.driver.as_str()
-            && node_name.as_deref() == Some(wanted.node.as_str())
-            && pool.name == wanted.node
-    };
-    let (mut kept, others): (Vec<&ResourceSlice>, Vec<&ResourceSlice>) =
-        stored.iter().partition(|slice| belongs(slice) && slice.metadata.deletion_timestamp.is_none());
-    kept.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-    let contents = distribute(&wanted.entries, &kept);
-    let unneeded =
-        (0..kept.len()).filter(|place| contents.iter().all(|content| content.stored != Some(*place)));
-    let unneeded: Vec<&ResourceSlice> = unneeded.filter_map(|place| kept.get(place).copied()).collect();
-    let latest = kept.iter().map(|slice| slice.spec.pool.generation).max();
-    let pool = |generation| ResourcePool {
-        name: wanted.node.clone(),
-        generation,
-        resource_slice_count: i64::try_from(contents.len()).unwrap_or(i64::MAX),
-    };
-    let as_stored = latest.map(|latest| apply(wanted, &contents, &kept, &pool(latest)));
-    let is_new = |slice: &ResourceSlice| slice.metadata.name.is_none();
-    let (update, create) = match as_stored {
-        // One write at most, and no other slice: a reader sees the pool before or after it.
-        Some(slices) if unneeded.is_empty() && slices.len() <= 1 && !slices.iter().any(is_new) => {
-            (slices, Vec::new())
-        }
-        _ => {
-            let next = latest.unwrap_or(0).max(generation).saturating_add(1);
-            apply(wanted, &contents, &kept, &pool(next)).into_iter().partition(|slice| !is_new(slice))
-        }
-    };
-    // Slices of the pool that are being deleted need no write. Others of the driver's name are not this pool's.
-    let foreign = others.into_iter().filter(|slice| slice.metadata.deletion_timestamp.is_none());
-    Changes { delete: unneeded.into_iter().chain(foreign).cloned().collect(), update, create }
+    Pool::new(wanted, stored).changes(generation, false)
+}
+
+/// Returns the same writes, and one of each slice that could stay as it is, all with the pool's next generation.
+///
+/// A write without an answer may be carried out after the next answer to a read. The API server refuses it after one of these writes:
+/// each has a resource version that is used up then. A slice that such a write creates has an older generation, which the scheduler
+/// ignores.
+pub fn renewal(wanted: &Publication, stored: &[ResourceSlice], generation: i64) -> Changes {
+    Pool::new(wanted, stored).changes(generation, true)
+}
+
+/// The pool as it is stored, with the contents that its slices are to have.
+struct Pool<'a> {
+    wanted: &'a Publication,
+    contents: Vec<Content>,
+    /// The stored slices of the pool, in the order of their names.
+    kept: Vec<&'a ResourceSlice>,
+    /// Other slices of the driver's name, and slices that are being deleted.
+    others: Vec<&'a ResourceSlice>,
+}
+
+impl<'a> Pool<'a> {
+    fn new(wanted: &'a Publication, stored: &'a [ResourceSlice]) -> Self {
+        let belongs = |slice: &ResourceSlice| {
+            let ResourceSliceSpec { driver, node_name, pool, .. } = &slice.spec;
+            *driver == wanted.driver.as_str()
+                && node_name.as_deref() == Some(wanted.node.as_str())
+                && pool.name == wanted.node
+        };
+        let (mut kept, others): (Vec<&ResourceSlice>, Vec<&ResourceSlice>) =
+            stored.iter().partition(|slice| belongs(slice) && slice.metadata.deletion_timestamp.is_none());
+        kept.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+        let contents = distribute(&wanted.entries, &kept);
+        Self { wanted, contents, kept, others }
+    }
+
+    fn changes(&self, generation: i64, renew: bool) -> Changes {
+        let Self { wanted, contents, kept, others } = self;
+        let unneeded =
+            (0..kept.len()).filter(|place| contents.iter().all(|content| content.stored != Some(*place)));
+        let unneeded: Vec<&ResourceSlice> = unneeded.filter_map(|place| kept.get(place).copied()).collect();
+        let latest = kept.iter().map(|slice| slice.spec.pool.generation).max();
+        let pool = |generation| ResourcePool {
+            name: wanted.node.clone(),
+            generation,
+            resource_slice_count: i64::try_from(contents.len()).unwrap_or(i64::MAX),
+        };
+        let as_stored = latest.filter(|_| !renew).map(|latest| apply(wanted, contents, kept, &pool(latest)));
+        let is_new = |slice: &ResourceSlice| slice.metadata.name.is_none();
+        let (update, create) = match as_stored {
+            // One write at most, and no other slice: a reader sees the pool before or after it.
+            Some(slices) if unneeded.is_empty() && slices.len() <= 1 && !slices.iter().any(is_new) => {
+                (slices, Vec::new())
+            }
+            _ => {
+                let next = latest.unwrap_or(0).max(generation).saturating_add(1);
+                apply(wanted, contents, kept, &pool(next)).into_iter().partition(|slice| !is_new(slice))
+            }
+        };
+        // Slices of the pool that are being deleted need no write. Others of the driver's name are not this pool's.
+        let foreign = others.iter().filter(|slice| slice.metadata.deletion_timestamp.is_none());
+        let delete = unneeded.iter().chain(foreign).map(|slice| (*slice).clone()).collect();
+        Changes { delete, update, create }
+    }
 }
 
 /// Returns the slices with these contents that differ from the stored ones.

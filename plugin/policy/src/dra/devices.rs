@@ -28,16 +28,35 @@ impl Features {
         Self { taints: minor >= 36, counters: minor >= 36 }
     }
 
+    /// No feature.
+    pub const NONE: Self = Self { taints: false, counters: false };
+
+    /// Returns the features whose fields a slice has.
+    pub fn used_by(slice: &ResourceSlice) -> Self {
+        Self {
+            taints: any_device(slice, |device| is_some(&device.taints)),
+            counters: is_some(&slice.spec.shared_counters)
+                || any_device(slice, |device| is_some(&device.consumes_counters)),
+        }
+    }
+
+    /// Returns whether `others` has all of these features.
+    pub fn all_in(self, others: Self) -> bool {
+        (!self.taints || others.taints) && (!self.counters || others.counters)
+    }
+
+    /// Returns the features of both.
+    #[must_use]
+    pub fn with(self, others: Self) -> Self {
+        Self { taints: self.taints || others.taints, counters: self.counters || others.counters }
+    }
+
     /// Returns these features without those whose fields the API server dropped: `stored` is its answer to `sent`.
     pub fn without_dropped(self, sent: &ResourceSlice, stored: &ResourceSlice) -> Self {
-        let has_taints = |slice: &ResourceSlice| any_device(slice, |device| is_some(&device.taints));
-        let has_counters = |slice: &ResourceSlice| {
-            is_some(&slice.spec.shared_counters)
-                || any_device(slice, |device| is_some(&device.consumes_counters))
-        };
+        let (sent, stored) = (Self::used_by(sent), Self::used_by(stored));
         Self {
-            taints: self.taints && (!has_taints(sent) || has_taints(stored)),
-            counters: self.counters && (!has_counters(sent) || has_counters(stored)),
+            taints: self.taints && (!sent.taints || stored.taints),
+            counters: self.counters && (!sent.counters || stored.counters),
         }
     }
 }

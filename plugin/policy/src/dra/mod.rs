@@ -6,6 +6,7 @@
 //! | [`attributes`] | the attributes that selectors of a DeviceClass or claim read |
 //! | [`taints`] | the taint of a device that the scheduler must not allocate |
 //! | [`devices`] | the entries of all devices, with the counters of shared groups |
+//! | [`health`] | the health of a device in the status of its pod |
 //! | [`slices`] | the distribution of the entries over ResourceSlices |
 //! | [`changes`] | the fewest writes that make the stored slices equal to the wanted ones |
 //! | [`classes`] | the DeviceClasses by which pods request the devices |
@@ -14,6 +15,7 @@ pub mod attributes;
 pub mod changes;
 pub mod classes;
 pub mod devices;
+pub mod health;
 pub mod names;
 pub mod slices;
 pub mod taints;

@@ -1,7 +1,11 @@
 //! Makes the taint of a device that the scheduler must not allocate.
 
+use crate::assignments::index::Assignments;
+use crate::device::DeviceState;
 use crate::dra::names::{DraDriver, device_name};
 use crate::health::reason::{HolderName, Reason};
+use crate::health::{Decision, Health};
+use crate::pools::terms::OfferBy;
 use k8s_openapi::api::resource::v1::DeviceTaint;
 use std::fmt;
 
@@ -11,12 +15,32 @@ const MAX_VALUE: usize = 63;
 /// The effect of each taint: no claim that does not tolerate the taint is allocated the device. Running pods are not touched.
 pub const NO_SCHEDULE: &str = "NoSchedule";
 
+/// The name of the taint of a device that the device plugin has.
+pub const DEVICE_PLUGIN: &str = "device-plugin";
+
+/// Returns why the scheduler must not allocate a device, from what was decided about it. None if it may, or if a prepared claim has
+/// it.
+pub fn withheld(device: &DeviceState, decision: &Decision, assignments: &Assignments) -> Option<Withheld> {
+    match &decision.health {
+        Health::Unhealthy(reason) => Some(Withheld::from((**reason).clone())),
+        Health::Healthy if is_with_device_plugin(device, assignments) => Some(Withheld::DevicePlugin),
+        Health::Healthy => None,
+    }
+}
+
+/// Returns whether the device plugin has a device: it is assigned to a pod without a claim, or its pool offers it by the device plugin
+/// and a claim from before still has it. The taint of the latter keeps other claims from it when the claim ends.
+pub fn is_with_device_plugin(device: &DeviceState, assignments: &Assignments) -> bool {
+    device.terms.offer == OfferBy::DevicePlugin
+        || assignments.assignment(device).is_some_and(|record| assignments.claim_of(record).is_none())
+}
+
 /// Why the scheduler must not allocate a device.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Withheld {
     /// A device plugin would report the device as Unhealthy, for this reason.
     Health(Box<Reason>),
-    /// The device is assigned to a pod that requested it from the device plugin.
+    /// The device plugin has the device: [`is_with_device_plugin`].
     DevicePlugin,
 }
 
@@ -30,31 +54,36 @@ impl Withheld {
     /// Returns the name of the taint: the part of its key after the driver's domain.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::DevicePlugin => "device-plugin",
-            Self::Health(reason) => match &**reason {
-                Reason::Lost => "lost",
-                Reason::Gone => "gone",
-                Reason::NoLongerBound => "not-bound",
-                Reason::NoGroup { .. } => "no-group",
-                Reason::Unbinding { .. } => "unbinding",
-                Reason::GroupPeer { .. } => "group",
-                Reason::Held { .. } => "held",
-                Reason::NotViable { .. } => "not-viable",
-                Reason::FatalErrors { .. } => "fatal-errors",
-                Reason::NoDeviceNode { .. } => "no-node",
-                Reason::Framebuffer { .. } => "framebuffer",
-                // The kubelet starts containers of the device plugin's pods with such an answer.
-                Reason::StaleAnswer { .. } | Reason::StaleAnswerOfAnotherPod { .. } => "device-plugin",
-            },
+            Self::DevicePlugin => DEVICE_PLUGIN,
+            Self::Health(reason) => Self::name_of(reason),
+        }
+    }
+
+    /// Returns the name of the taint for a reason.
+    pub fn name_of(reason: &Reason) -> &'static str {
+        match reason {
+            Reason::Lost => "lost",
+            Reason::Gone => "gone",
+            Reason::NoLongerBound => "not-bound",
+            Reason::NoGroup { .. } => "no-group",
+            Reason::Unbinding { .. } => "unbinding",
+            Reason::GroupPeer { .. } => "group",
+            Reason::Held { .. } => "held",
+            Reason::NotViable { .. } => "not-viable",
+            Reason::FatalErrors { .. } => "fatal-errors",
+            Reason::NoDeviceNode { .. } => "no-node",
+            Reason::Framebuffer { .. } => "framebuffer",
+            // The kubelet starts containers of the device plugin's pods with such an answer.
+            Reason::StaleAnswer { .. } | Reason::StaleAnswerOfAnotherPod { .. } => DEVICE_PLUGIN,
         }
     }
 
     /// Returns the value of the taint, such as the holder. None if the name says all.
     ///
     /// It changes only with what a reader acts on: each change is a write to the API server.
-    fn value(&self) -> Option<String> {
+    pub fn value(&self) -> Option<String> {
         let Self::Health(reason) = self else { return None };
-        match &**reason {
+        let value = match &**reason {
             Reason::Held { holders } | Reason::Unbinding { holders } => Some(holder_value(holders)),
             Reason::GroupPeer { peer, .. } => Some(device_name(*peer)),
             Reason::NotViable { offenders, .. } => Some(label_value(&offenders.first()?.driver.to_string())),
@@ -67,7 +96,8 @@ impl Withheld {
             | Reason::NoDeviceNode { .. }
             | Reason::StaleAnswer { .. }
             | Reason::StaleAnswerOfAnotherPod { .. } => None,
-        }
+        };
+        value.filter(|value| !value.is_empty())
     }
 
     /// Returns the taint, without the time that the API server sets.
@@ -76,7 +106,7 @@ impl Withheld {
             effect: NO_SCHEDULE.to_owned(),
             key: driver.qualified(self.name()),
             time_added: None,
-            value: self.value().filter(|value| !value.is_empty()),
+            value: self.value(),
         }
     }
 }
@@ -86,7 +116,9 @@ impl fmt::Display for Withheld {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Health(reason) => reason.fmt(f),
-            Self::DevicePlugin => f.write_str("assigned to a pod by the device plugin"),
+            Self::DevicePlugin => {
+                f.write_str("assigned to a pod by the device plugin, or to be offered by it")
+            }
         }
     }
 }

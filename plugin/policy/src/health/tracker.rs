@@ -299,8 +299,8 @@ impl HealthTracker {
             return AssignmentState::Assigned;
         }
         let blocker = assignments.blocker(device, snapshot.in_group_of(device).chain(unbound));
-        let peer = blocker.map(|(peer, assignment)| (peer, assignment.pod.to_string()));
-        if !assignments.known && peer.is_none() {
+        let peer = blocker.map(|(peer, assignment)| (peer, assignments.describe(assignment)));
+        if !assignments.knows(device) && peer.is_none() {
             return AssignmentState::Unknown;
         }
         let record = self.records.entry(device.device.id).or_default();

@@ -1,8 +1,12 @@
 //! The values of one device.
 
+use crate::assignments::claims::Claim;
 use crate::assignments::record::Assignment;
 use crate::device::{DeviceState, GroupState};
+#[cfg(feature = "dra")]
+use crate::dra::taints::{DEVICE_PLUGIN, is_with_device_plugin};
 use crate::metrics::{Pass, Report};
+use crate::pools::terms::OfferBy;
 use vfio_probe::Occupancy;
 
 /// The values of one device.
@@ -16,6 +20,12 @@ pub struct DeviceValues<'a> {
     pub state: State,
     /// Its assignment, under any resource.
     pub assignment: Option<&'a Assignment>,
+    /// The prepared claim that has it.
+    pub claim: Option<&'a Claim>,
+    /// How it is offered.
+    pub offer: OfferBy,
+    /// The name of the taint that keeps claims from it. None if it has none, or if the device plugin offers it.
+    pub taint: Option<&'static str>,
     /// Whether the scheduler counts it as requested of its resource.
     pub is_requested: bool,
     /// Whether a process holds it that belongs to no pod it is assigned to. None if that cannot be known: it is held, and the
@@ -63,12 +73,17 @@ impl<'a> DeviceValues<'a> {
         let assignment = pass.assignments.assignment(device);
         let is_requested = pass.is_requested(device);
         let is_reserved = is_requested || blocked(pass, device);
+        let claim = assignment.and_then(|assignment| pass.assignments.claim_of(assignment));
+        let offer = pass.assignments.offer_of(device);
         let may_be_openable = !is_reserved && is_usable(device, report);
         Self {
             device,
             report,
             state,
             assignment,
+            claim,
+            offer,
+            taint: if offer == OfferBy::Dra { taint(pass, device, report) } else { None },
             is_requested,
             foreign_held: foreign_held(pass, device, state, assignment),
             held_after_pod: pass.held_after_pod.contains(&device.device.id) && state == State::Held,
@@ -76,6 +91,21 @@ impl<'a> DeviceValues<'a> {
             unknown: may_be_openable && !can_be_checked(pass, state),
         }
     }
+}
+
+/// Returns the name of the taint of a device that is offered by DRA.
+#[cfg(feature = "dra")]
+fn taint(pass: &Pass, device: &DeviceState, report: Report) -> Option<&'static str> {
+    match report.unhealthy {
+        Some(_) => report.taint,
+        None => is_with_device_plugin(device, &pass.assignments).then_some(DEVICE_PLUGIN),
+    }
+}
+
+/// A program without DRA taints no device.
+#[cfg(not(feature = "dra"))]
+fn taint(_: &Pass, _: &DeviceState, _: Report) -> Option<&'static str> {
+    None
 }
 
 fn state(pass: &Pass, device: &DeviceState) -> State {
@@ -131,7 +161,7 @@ fn foreign_held(
         Some(assignment) => Some(is_held_by_another_pod(device, assignment)),
         // A pod may be assigned the device or a group peer of it.
         None if blocked(pass, device) => Some(false),
-        None => pass.assignments.known.then_some(true),
+        None => pass.assignments.knows(device).then_some(true),
     }
 }
 

@@ -10,6 +10,8 @@ pub mod resource;
 
 use crate::assignments::index::Assignments;
 use crate::device::{DeviceState, NodeSnapshot};
+#[cfg(feature = "dra")]
+use crate::dra::taints::Withheld;
 use crate::health::Decision;
 use crate::health::reason::Reason;
 use crate::health::tracker::HealthTracker;
@@ -52,6 +54,9 @@ pub struct Report {
     pub warning: Option<&'static str>,
     /// Whether it is Unhealthy because another pod may open it by a stale answer.
     keeps_new_pods_out: bool,
+    /// The name of the taint for that reason.
+    #[cfg(feature = "dra")]
+    taint: Option<&'static str>,
 }
 
 /// The values of one scrape.
@@ -77,6 +82,8 @@ impl From<&Decision> for Report {
         Self {
             unhealthy: reason.map(Reason::code),
             warning: decision.warning.as_deref().map(Reason::code),
+            #[cfg(feature = "dra")]
+            taint: reason.map(Withheld::name_of),
             keeps_new_pods_out: matches!(reason, Some(Reason::StaleAnswerOfAnotherPod { .. })),
         }
     }

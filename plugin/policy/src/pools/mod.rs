@@ -9,7 +9,7 @@ pub mod terms;
 use selector::Selector;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use terms::Terms;
+use terms::{OfferBy, Terms};
 use vfio_probe::{Device, DeviceId};
 
 /// All pools, in the order of the file. The first pool that selects a device offers it.
@@ -36,20 +36,31 @@ impl Pools {
     }
 
     /// Returns one pool of the devices that these selectors select, each named by its model.
-    pub fn of_selectors(select: &[Selector]) -> Self {
-        Self(vec![Pool { select: select.to_vec(), ..Pool::default() }])
+    pub fn of_selectors(select: &[Selector], offer: OfferBy) -> Self {
+        let terms = Terms { offer, ..Terms::default() };
+        Self(vec![Pool { select: select.to_vec(), terms, ..Pool::default() }])
     }
 
-    /// Returns pools of single devices: each resource with the devices that a running `serve` offers under it.
-    pub fn of_devices<'a>(devices: impl Iterator<Item = (DeviceId, &'a str)>) -> Self {
-        let mut pools: BTreeMap<&str, Vec<Selector>> = BTreeMap::new();
-        for (address, resource) in devices {
+    /// Returns whether any pool offers its devices this way.
+    pub fn offer_by(&self, offer: OfferBy) -> bool {
+        self.0.iter().any(|pool| pool.terms.offer == offer)
+    }
+
+    /// Returns pools of single devices: each resource with the devices that a running `serve` offers under it, and how it does.
+    pub fn of_devices<'a>(devices: impl Iterator<Item = (DeviceId, &'a str, OfferBy)>) -> Self {
+        let mut pools: BTreeMap<(&str, bool), Vec<Selector>> = BTreeMap::new();
+        for (address, resource, offer) in devices {
             let address = Some(address);
-            pools.entry(resource).or_default().push(Selector { address, ..Selector::default() });
+            let pool = pools.entry((resource, offer == OfferBy::Dra)).or_default();
+            pool.push(Selector { address, ..Selector::default() });
         }
-        let pool = |(resource, select): (&str, _)| Pool {
+        let pool = |((resource, is_dra), select): ((&str, bool), _)| Pool {
             resource: Some(resource.into()),
             select,
+            terms: Terms {
+                offer: if is_dra { OfferBy::Dra } else { OfferBy::DevicePlugin },
+                ..Terms::default()
+            },
             ..Pool::default()
         };
         Self(pools.into_iter().map(pool).collect())
@@ -134,7 +145,7 @@ mod tests {
         let mut card = gpu;
         card.vendor = 0x8086;
         assert_eq!(pools.of(&card).unwrap().1.resource.as_deref(), Some("a/three"));
-        assert_eq!(Pools::of_selectors(&["1002".parse().unwrap()]).of(&gpu), None);
+        assert_eq!(Pools::of_selectors(&["1002".parse().unwrap()], OfferBy::Dra).of(&gpu), None);
     }
 
     #[test]
@@ -144,7 +155,7 @@ mod tests {
         let found = pools.overlaps(devices.iter());
         assert_eq!(found, [(0, 1, &devices[0])]);
         assert_eq!((pools.title(0), pools.title(1)), ("a/one".to_owned(), "a/two".to_owned()));
-        let unnamed = Pools::of_selectors(&["*".parse().unwrap()]);
+        let unnamed = Pools::of_selectors(&["*".parse().unwrap()], OfferBy::Dra);
         assert_eq!(unnamed.title(0), "pool 1");
         assert_eq!(unnamed.overlaps(devices.iter()), []);
     }

@@ -6,9 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 
 /// What the kubelet receives for a held device.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename_all = "lowercase"))]
 pub enum Busy {
     /// Unhealthy if the device is held and assigned to no pod of this node.
     Attributed,
@@ -50,9 +49,8 @@ impl fmt::Display for Busy {
 }
 
 /// What Allocate does with a held device.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename_all = "lowercase"))]
 pub enum BusyAllocate {
     /// Refuse it. The pod fails, and the pod that replaces it is allocated another device.
     Reject,
@@ -83,6 +81,39 @@ impl BusyAllocate {
     }
 }
 
+/// How a pool offers its devices.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum OfferBy {
+    /// By the kubelet's device plugin API.
+    #[default]
+    DevicePlugin,
+    /// By Dynamic Resource Allocation, to pods with claims.
+    Dra,
+}
+
+impl OfferBy {
+    /// Both, in the order of the help text.
+    pub const ALL: [Self; 2] = [Self::DevicePlugin, Self::Dra];
+
+    /// Returns its word in flags, pools files and JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DevicePlugin => "device-plugin",
+            Self::Dra => "dra",
+        }
+    }
+
+    /// Returns its line in the help text.
+    pub const fn help(self) -> &'static str {
+        match self {
+            Self::DevicePlugin => "By the kubelet's device plugin API",
+            Self::Dra => "By Dynamic Resource Allocation, to pods with claims",
+        }
+    }
+}
+
 /// How container runtimes find a pool's devices by CDI.
 // Not `on` and `off`, which many programs that write YAML take for booleans.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -103,9 +134,27 @@ pub enum Cdi {
     Names,
 }
 
+impl Cdi {
+    /// All ways, in the order of the documentation.
+    pub const ALL: [Self; 4] = [Self::None, Self::Devices, Self::Annotations, Self::Names];
+
+    /// Returns its word in pools files.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Devices => "devices",
+            Self::Annotations => "annotations",
+            Self::Names => "names",
+        }
+    }
+}
+
 /// The terms on which a pool offers its devices.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Terms {
+    /// How the devices are offered. An allocation does not pin it: a device whose pool changes it is offered the new way once its
+    /// allocation has ended.
+    pub offer: OfferBy,
     /// Which device nodes a container receives.
     pub backend: Backend,
     /// What the kubelet receives for a held device; none for the value of `--busy`.

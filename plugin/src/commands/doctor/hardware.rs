@@ -29,6 +29,9 @@ pub(super) fn examine(
         let mut advice =
             "It has fallen off the bus: dmesg may say when. Reset its slot or reseat it, and bind it again."
                 .to_owned();
+        if let PodOf::Claimed(claim) = pods.of(device) {
+            advice += &format!(" It belongs to {claim}, whose pods keep it until they end.");
+        }
         if let PodOf::Assigned(pod) = pods.of(device) {
             advice += &format!(
                 " It is assigned to {pod}: until that pod ends, allocatable - requested is one too low. Delete the pod, or run \

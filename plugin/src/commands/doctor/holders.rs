@@ -19,19 +19,12 @@ pub(super) fn examine(
     let by = pods.describe(holders);
     match pods.of(device) {
         PodOf::Assigned(pod) => {
-            let in_no_pod = |holder: &HolderReport| holder.in_pod == InPodWord::No;
-            if !holders.is_empty() && holders.iter().all(in_no_pod) {
-                let what = format!("is assigned to {pod}, but held by {by}, which is in no pod");
-                let advice = "The VM of that pod cannot start while the holder has the device. Find out what started the holder, and \
-                              stop it there.";
-                findings.warn(Code::AssignedHeldOutsidePods, &id, what, advice);
-            }
-            let mut holding_pods = holders.iter().filter_map(|holder| holder.pod_uid.as_deref());
-            if holding_pods.any(|uid| pod.uid.as_deref().is_some_and(|assigned| assigned != uid)) {
-                let what = format!("is assigned to {pod}, but held by {by}");
-                let advice = "The VM of that pod cannot start before the holder has ended. Look for processes of a deleted pod.";
-                findings.warn(Code::AssignedHeldByOtherPod, id, what, advice);
-            }
+            let is_its = |uid: &str| pod.uid.as_deref().is_none_or(|assigned| assigned == uid);
+            examine_assigned(&id, &pod.to_string(), holders, (&by, &is_its), findings);
+        }
+        PodOf::Claimed(claim) => {
+            let is_its = |uid: &str| claim.for_any_pod || claim.pods.iter().any(|pod| pod.uid == uid);
+            examine_assigned(&id, &claim.to_string(), holders, (&by, &is_its), findings);
         }
         PodOf::Unlisted(pod) => {
             let what = format!(
@@ -53,6 +46,30 @@ pub(super) fn examine(
             let advice = advice_about_foreign(&id, holders);
             findings.warn(Code::Held, id, format!("is held by {by}, and is assigned to no pod"), advice);
         }
+    }
+}
+
+/// Adds what is wrong with the holders of an assigned device. `by` are the holders in words, and `is_its` returns whether a pod's uid
+/// is one that the device is assigned to.
+fn examine_assigned(
+    id: &str,
+    assigned_to: &str,
+    holders: &[HolderReport],
+    (by, is_its): (&str, &dyn Fn(&str) -> bool),
+    findings: &mut Findings,
+) {
+    let in_no_pod = |holder: &HolderReport| holder.in_pod == InPodWord::No;
+    if !holders.is_empty() && holders.iter().all(in_no_pod) {
+        let what = format!("is assigned to {assigned_to}, but held by {by}, which is in no pod");
+        let advice = "The VM of that pod cannot start while the holder has the device. Find out what started the holder, and \
+                      stop it there.";
+        findings.warn(Code::AssignedHeldOutsidePods, id, what, advice);
+    }
+    let mut holding_pods = holders.iter().filter_map(|holder| holder.pod_uid.as_deref());
+    if holding_pods.any(|uid| !is_its(uid)) {
+        let what = format!("is assigned to {assigned_to}, but held by {by}");
+        let advice = "The VM of that pod cannot start before the holder has ended. Look for processes of a deleted pod.";
+        findings.warn(Code::AssignedHeldByOtherPod, id, what, advice);
     }
 }
 

@@ -3,6 +3,8 @@
 mod assignments;
 mod cdi_specs;
 mod device;
+#[cfg(feature = "dra")]
+mod driver;
 mod finding;
 mod framebuffer;
 mod hardware;
@@ -68,6 +70,10 @@ fn examine(config: &Config, probe: bool) -> anyhow::Result<Findings> {
     cdi_specs::examine(config, &devices, reported, &mut findings);
     if is_in_cluster {
         serving::examine(config, &serving, &devices, &pods, &mut findings);
+        #[cfg(feature = "dra")]
+        if let Ok(report) = &serving {
+            driver::examine(config, report, &mut findings);
+        }
     } else {
         let what = format!(
             "this node runs no kubelet and no serve: {} does not exist; set --kubelet-dir if the kubelet's directory was moved",

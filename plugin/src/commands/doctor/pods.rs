@@ -1,6 +1,6 @@
 //! Looks up which pod a device is assigned to, and says what is missing for an answer.
 
-use crate::status::report::{DeviceReport, HolderReport};
+use crate::status::report::{ClaimReport, DeviceReport, HolderReport};
 use vfio_plugin_policy::assignments::index::Assignments;
 use vfio_plugin_policy::assignments::record::{Assignment, PodRef};
 use vfio_plugin_policy::device::DeviceState;
@@ -22,6 +22,8 @@ pub(super) struct PodLookup<'a> {
 pub(super) enum PodOf {
     /// This one.
     Assigned(PodRef),
+    /// The pods of this prepared claim.
+    Claimed(ClaimReport),
     /// This one by the checkpoint; pod resources list no pod with the device.
     Unlisted(PodRef),
     /// None: both sources of the kubelet answered, and neither they nor `serve` name a pod.
@@ -54,6 +56,9 @@ impl PodLookup<'_> {
     pub(super) fn of(&self, device: &DeviceState) -> PodOf {
         let address = device.device.id.to_string();
         let reported = self.reported.iter().find(|reported| reported.address == address);
+        if let Some(claim) = reported.and_then(|reported| reported.claim.as_ref()) {
+            return PodOf::Claimed(claim.clone());
+        }
         let reported = reported.and_then(|reported| reported.assignment.as_ref());
         match (self.assignments.assignment(device), reported) {
             // A checkpoint entry that no list has confirmed.

@@ -11,6 +11,7 @@ use crate::status::report::{DeviceReport, StatusReport};
 use crate::status::words::StateWord;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::health::reason::Reason;
+use vfio_plugin_policy::pools::terms::OfferBy;
 use vfio_probe::DeviceId;
 
 /// Registrations in a row that the kubelet accepted without opening a stream, before that is a finding.
@@ -57,7 +58,7 @@ pub(super) fn examine(
         let advice = "It is too old: kubelets before 1.26 send a socket path as HTTP/2 authority. Kubernetes 1.26 or newer is needed.";
         findings.broken(Code::KubeletTooOld, "kubelet", what, advice);
     } else {
-        for reason in Readiness::from(report).unready(config.interval) {
+        for reason in Readiness::from(report).unready_devices(config.interval) {
             findings.warn(
                 Code::ServeNotReady,
                 "serve",
@@ -83,6 +84,7 @@ pub(super) fn examine(
     let is_lost = |device: &DeviceReport| device.typed_reason == Some(Reason::Lost);
     let twice = |device: &&DeviceReport| {
         device.assignment.is_some()
+            && device.offer == OfferBy::DevicePlugin
             && device.is_unhealthy()
             && device.state == StateWord::Held
             && !is_lost(device)
@@ -113,12 +115,14 @@ pub(super) fn examine(
             && (device.assignment.is_none() || is_lost(device))
             && !findings.mention(&device.address)
         {
-            findings.warn(
-                Code::Unhealthy,
-                &device.address,
-                format!("is Unhealthy: {reason}"),
-                "It becomes Healthy by itself when that ends.",
-            );
+            let (what, advice) = match &device.taint {
+                Some(taint) => (
+                    format!("has the taint {}: {reason}", taint.name),
+                    "Claims get it again by itself when that ends.",
+                ),
+                None => (format!("is Unhealthy: {reason}"), "It becomes Healthy by itself when that ends."),
+            };
+            findings.warn(Code::Unhealthy, &device.address, what, advice);
         }
     }
 }
@@ -174,6 +178,24 @@ fn advice(code: ProblemCode) -> Option<&'static str> {
         }
         ProblemCode::ListenFailed => {
             "Free the port, correct --listen, or allow the port (NET_BIND_SERVICE for one below 1024). serve tries again by itself."
+        }
+        ProblemCode::ApiServerUnavailable => {
+            "Running pods are not affected. Until the API server answers, no claim is prepared and no taint is changed; serve tries again by itself."
+        }
+        ProblemCode::ApiServerForbidden => {
+            "Give the account of serve this right (docs/dra.md, Rights); if a policy refuses it, compare the node's name with --node."
+        }
+        ProblemCode::SlicesNotWritten => {
+            "Look into the log of the API server, and at what else writes to the slices; serve tries again by itself."
+        }
+        ProblemCode::TaintsDropped => {
+            "Kubernetes 1.36 and newer store taints, unless the feature gate DRADeviceTaints is off. Devices are withheld all the same."
+        }
+        ProblemCode::ClaimsWithoutDriver => {
+            "Set --node and give serve the rights of the DRA driver: it then unprepares the claims and offers none. Without it their pods stay Terminating, and their devices are withheld."
+        }
+        ProblemCode::ResourceOfferedTwice => {
+            "Name the devices of one of the pools otherwise (`resource` or `alias`): a DeviceClass with extendedResourceName serves none on a node whose device plugin offers that resource."
         }
         ProblemCode::PciIdsUnreadable => {
             "Install pci.ids, or set --pci-ids. Unassigned devices then move to the named resources."

@@ -12,6 +12,7 @@ use vfio_plugin_policy::dra::taints::Withheld;
 use vfio_plugin_policy::health::reason::Reason;
 use vfio_plugin_policy::health::{AssignmentState, Case, Health, decide};
 use vfio_plugin_policy::holders::coverage_gaps;
+use vfio_plugin_policy::pools::terms::OfferBy;
 use vfio_probe::{DeviceId, Occupancy, Presence, Root};
 
 /// A device that a driver would publish.
@@ -48,6 +49,7 @@ pub(super) fn found_devices(config: &Config, probe: bool) -> anyhow::Result<Vec<
             stderr::print(format_args!("vfio-device-plugin: holders may be missing: {gap}"));
         }
     }
+    retain_offered(config, &mut devices);
     devices
         .sort_by_key(|device| (config.offered.of(&device.device).map(|(place, _)| place), device.device.id));
     let root = Root::open(&config.root)?;
@@ -58,6 +60,13 @@ pub(super) fn found_devices(config: &Config, probe: bool) -> anyhow::Result<Vec<
         FoundDevice { state, withheld, is_unknown }
     };
     Ok(devices.into_iter().map(found).collect())
+}
+
+/// Keeps the devices of the pools that offer them by DRA; if there is none, those of all pools, to show what a driver would publish.
+pub(super) fn retain_offered(config: &Config, devices: &mut Vec<DeviceState>) {
+    if config.offers_by_dra() {
+        devices.retain(|device| device.terms.offer == OfferBy::Dra);
+    }
 }
 
 /// Returns why the scheduler must not allocate a device.
@@ -72,6 +81,9 @@ fn withheld(
     }
     let address = state.device.id.to_string();
     let known = reported.iter().find(|known| known.address == address);
+    if known.is_some_and(|known| known.claim.is_some()) {
+        return None;
+    }
     if known.is_some_and(|known| known.assignment.is_some()) {
         return Some(Withheld::DevicePlugin);
     }

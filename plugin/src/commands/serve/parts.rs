@@ -1,17 +1,20 @@
 //! The parts of `serve`: the monitor's thread and the tasks, and how they are connected.
 //!
-//! The monitor's snapshots and the assignments go to the publisher, whose device lists go to the resources. Each resource is
-//! registered with the kubelet by a task of its own.
+//! The monitor's snapshots and the assignments go to the publisher ([`Publishing`]). Its device lists go to the resources, each of
+//! which is registered with the kubelet by a task of its own, and its decisions on the devices of claims to the DRA driver.
 
 use crate::allocate::gate::{AllocateGate, ClosedGate};
 use crate::assignments::AssignmentsHandle;
+#[cfg(not(feature = "dra"))]
+use crate::commands::serve::publishing::Offers;
+use crate::commands::serve::publishing::Publishing;
 use crate::config::Config;
 use crate::device_plugin::orders::Registrations;
 use crate::device_plugin::registration::Services;
 use crate::device_plugin::resources::ResourceSet;
 use crate::device_plugin::sockets;
 #[cfg(feature = "dra")]
-use crate::dra;
+use crate::dra::{self, Role};
 use crate::handover::Parts;
 use crate::http::HttpServer;
 use crate::kubelet::registry::Registry;
@@ -20,7 +23,7 @@ use crate::kubelet::socket_watch::PluginDirState;
 use crate::metrics::{Metrics, MetricsHandle};
 use crate::node::monitor::MonitorHandle;
 use crate::problems::{ProblemCode, Problems};
-use crate::publisher::{CarriedOver, HealthPublisher, Published};
+use crate::publisher::{CarriedOver, HealthPublisher};
 use crate::reservations::Reservations;
 use crate::run_dir::RunDir;
 use crate::status::words::RoleWord;
@@ -29,9 +32,7 @@ use crate::supervise::Supervisor;
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 use std::sync::Arc;
-use std::time::Instant;
 use tokio::sync::watch;
-use tokio::time::sleep_until;
 use vfio_plugin_policy::holders::coverage_gaps;
 use vfio_probe::ScanCoverage;
 
@@ -61,19 +62,29 @@ pub(super) async fn start(
     let assignments = AssignmentsHandle::new(&run_dir, monitor.clone());
     let registry = Arc::new(Registry::default());
     let reservations = Reservations::default();
+    // Before the first poll: the monitor must know the devices of prepared claims before it probes anything.
     #[cfg(feature = "dra")]
-    if config.offers_by_dra() {
-        // Before the first poll: the monitor must know the devices of prepared claims before it probes anything.
-        let driver = dra::Parts {
-            monitor: monitor.clone(),
-            publisher: Arc::clone(&publisher),
-            assignments: assignments.clone(),
-            reservations: reservations.clone(),
-            problems: problems.clone(),
-            registry: Arc::clone(&registry),
-        };
-        dra::start(config, driver, supervisor).await?;
-    }
+    let offers = match Role::of(config)? {
+        role @ (Role::Offer | Role::Drain) => {
+            let driver = dra::Parts {
+                monitor: monitor.clone(),
+                publisher: Arc::clone(&publisher),
+                assignments: assignments.clone(),
+                reservations: reservations.clone(),
+                problems: problems.clone(),
+                registry: Arc::clone(&registry),
+            };
+            Some(dra::start(config, role, driver, supervisor).await?)
+        }
+        Role::Withhold => {
+            dra::withhold(config, &assignments, &problems)?;
+            None
+        }
+        Role::Nothing => None,
+    };
+    #[cfg(not(feature = "dra"))]
+    let offers: Option<Offers> = None;
+    let hands_over = offers.is_none();
     let directory = config.kubelet_dir.clone();
     supervisor.task("the removal of stale sockets", async move {
         sockets::remove_stale(&directory).await;
@@ -130,13 +141,17 @@ pub(super) async fn start(
         busy_allocate: config.busy_allocate,
         metrics,
     };
-    // The DRA driver decides on the devices itself.
-    if !config.offers_by_dra() {
-        let resources = ResourceSet::new(services.clone(), supervisor.clone(), Arc::clone(&registry));
-        supervisor.task("the publisher", publish(services, resources));
-    }
+    let publishing = Publishing {
+        monitor: monitor.clone(),
+        publisher: Arc::clone(&publisher),
+        assignments: assignments.clone(),
+        resources: ResourceSet::new(services, supervisor.clone(), Arc::clone(&registry)),
+        offers,
+    };
+    supervisor.task("the publisher", publishing.run());
     let status_socket = Mutex::new(Some(status_socket));
     let parts = Parts {
+        hands_over,
         run_dir,
         registrations,
         registry,
@@ -195,38 +210,5 @@ fn log_coverage(monitor: &MonitorHandle) {
             gap,
             "not all holders can be named; held devices are detected by enable counts and probes nevertheless"
         );
-    }
-}
-
-/// Turns snapshots and assignments into device lists; never returns.
-async fn publish(services: Services, mut resources: ResourceSet) {
-    let Services { monitor, publisher, assignments, .. } = services;
-    let mut snapshots = monitor.snapshots.clone();
-    let mut changes = assignments.subscribe();
-    loop {
-        let snapshot = snapshots.borrow_and_update().clone();
-        changes.mark_unchanged();
-        let (current, changed) = assignments.take();
-        let mut next = None;
-        if let Some(snapshot) = snapshot {
-            let Published { lists, decide_again } =
-                publisher.decide(&snapshot, &current, &changed, Instant::now());
-            next = decide_again.map(tokio::time::Instant::from_std);
-            let contested = publisher.contested();
-            // A confirmed assignment ends a refusal.
-            assignments.set_times_matter(!contested.is_empty());
-            monitor.set_contested(contested);
-            if let Some(lists) = lists {
-                resources.publish(lists);
-            }
-        }
-        tokio::select! {
-            Ok(()) = snapshots.changed() => {}
-            Ok(()) = changes.changed() => {}
-            () = publisher.changed.notified() => {}
-            () = sleep_until(next.unwrap_or_else(tokio::time::Instant::now)), if next.is_some() => {}
-            // The kubelet writes its checkpoint again after every list, also after one that is not new.
-            () = assignments.checkpoint_is_stale() => resources.resend(),
-        }
     }
 }

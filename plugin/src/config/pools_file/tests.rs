@@ -8,9 +8,26 @@ use vfio_plugin_policy::pools::selector::Selector;
 use vfio_plugin_policy::pools::terms::{Busy, BusyAllocate, Cdi, Terms};
 use vfio_probe::{GroupId, PciAddress};
 
+fn parse_file(text: &str) -> Result<Pools, PoolsError> {
+    parse(text, OfferBy::default())
+}
+
+#[test]
+#[cfg(feature = "dra")]
+fn pool_says_how_its_devices_are_offered() {
+    let file = "pools:\n  - {select: [{device: 1}], offer: dra}\n  - {select: [{device: 2}], offer: device-plugin}\n  - {select: [{}]}\n";
+    for default in [OfferBy::DevicePlugin, OfferBy::Dra] {
+        let pools = parse(file, default).unwrap();
+        let offers = [0, 1, 2].map(|place| pools.get(place).unwrap().terms.offer);
+        assert_eq!(offers, [OfferBy::Dra, OfferBy::DevicePlugin, default]);
+        assert!(pools.offer_by(OfferBy::Dra) && pools.offer_by(OfferBy::DevicePlugin));
+    }
+    assert!(!parse_file("pools: [{select: [{}]}]").unwrap().offer_by(OfferBy::Dra));
+}
+
 #[test]
 fn every_key_is_read() {
-    let pools = parse(
+    let pools = parse_file(
         "# GPUs by name, all others by model\n\
          pools:\n\
          \x20 - resource: nvidia.com/H100\n\
@@ -39,6 +56,7 @@ fn every_key_is_read() {
                 },
             ],
             terms: Terms {
+                offer: OfferBy::default(),
                 backend: Backend::Both,
                 busy: Some(Busy::Unhealthy),
                 busy_allocate: Some(BusyAllocate::Substitute),
@@ -72,7 +90,17 @@ fn error_has_its_line_and_what_was_expected() {
         ("pool: []\n".into(), "line 1: unknown field `pool`"),
         (pool("resourc: a/b"), "line 3: unknown field `resourc`, expected one of"),
         (pool("backend: legasy"), "line 3: \"legasy\": expected one of legacy, iommufd, both, auto"),
-        (pool("backend:"), "line 3: \"~\": expected one of legacy"),
+        (pool("backend:"), "line 3: the key has no value; expected a value, or no such key"),
+        (pool("busy: null"), "line 3: the key has no value; expected a value, or no such key"),
+        (pool("backend: \"\""), "line 3: \"\": expected one of legacy, iommufd, both, auto"),
+        (pool("backend:\n\n      - auto"), "line 5: expected a single value, not a list or keys"),
+        (pool("[a]: b"), "line 3: expected a single value, not a list or keys"),
+        (pool("\"a\\eb\": c"), "line 3: unknown field `a\\u{1b}b`, expected one of"),
+        (pool(&format!("busy: {}", "x".repeat(300))), "line 3: \"xxxx"),
+        (pool(&format!("{}: 1", "x".repeat(300))), "line 3: unknown field `xxxx"),
+        (pool("busy: *unknown"), "line 3: while parsing node, found unknown anchor"),
+        (pool("<<: 5"), "line 3: expected keys with values"),
+        (pool("busy: auto\n    <<: {buzy: auto}"), "line 4: unknown field `buzy`"),
         (pool("backend: [auto]"), "line 3: expected a single value, not a list or keys"),
         (pool("busy: maybe"), "line 3: \"maybe\": expected one of attributed, unhealthy, advertise"),
         (pool("busy_allocate: swap"), "line 3: \"swap\": expected one of reject, substitute"),
@@ -120,9 +148,47 @@ fn error_has_its_line_and_what_was_expected() {
         ),
         ("pools: [\n".into(), "line 1: "),
     ] {
-        let error = parse(&text).unwrap_err().to_string();
+        let error = parse_file(&text).unwrap_err().to_string();
         assert!(error.starts_with(expected) && error.len() < 200, "{text:?}: {error:?}, not {expected:?}");
         assert!(error.len() > "line 3: ".len() && !error.contains('\n'), "{error:?}");
+    }
+}
+
+#[test]
+fn forms_of_yaml_have_the_same_pools() {
+    let expected = parse("pools: [{select: [{vendor: 10de, device: 2330}], busy: unhealthy}]").unwrap();
+    for text in [
+        "\u{feff}# a comment\r\npools:\r\n- select:\r\n  - vendor: 10de\r\n    device: 2330\r\n  busy: unhealthy\r\n",
+        "%YAML 1.2\n---\n{\"pools\": [{\"select\": [{\"vendor\": \"10de\", \"device\": \"2330\"}], \"busy\": \"unhealthy\"}]}\n...\n",
+        "pools:\n- select:\n  - vendor: '10de'\n    device: !!str 2330\n  ? busy\n  : >-\n    unhealthy\n",
+        "pools: [{select: [{vendor: &v 10de, device: 2330}], busy: &b unhealthy}]",
+        "pools:\n- <<: {busy: unhealthy}\n  select: [{<<: [{vendor: 10de}, {vendor: 10ff, device: 2330}]}]\n",
+        "pools:\n- <<: {busy: attributed, select: [{vendor: 10de, device: 2330}]}\n  busy: unhealthy\n",
+    ] {
+        assert_eq!(parse(text).as_ref(), Ok(&expected), "{text}");
+    }
+    let twice =
+        "pools:\n- &p\n  select: [&s {vendor: 10de}]\n- {<<: *p, busy: unhealthy}\n- {select: [*s, {}]}\n";
+    let written = "pools: [{select: [{vendor: 10de}]}, {select: [{vendor: 10de}], busy: unhealthy}, {select: [{vendor: 10de}, {}]}]";
+    assert_eq!(parse(twice), parse(written));
+    assert!(parse(twice).is_ok());
+}
+
+#[test]
+fn aliases_repeat_a_bounded_part_of_the_file() {
+    let too_much = "the file nests or repeats more than a list of pools does";
+    let selectors =
+        |count: usize| format!("pools: [{{select: [&s {{vendor: 10de}}{}]}}]", ", *s".repeat(count));
+    assert!(parse(&selectors(5_000)).is_ok());
+    let chain: String = (1..100).map(|n| format!("  - &a{n} [*a{}]\n", n - 1)).collect();
+    for text in [
+        selectors(15_000),
+        format!("pools: [{{select: [{{}}], alias: &a {{{}: b}}}}{}]", "x".repeat(1000), ", *a".repeat(600)),
+        format!("pools:\n  - &a0 []\n{chain}"),
+        "pools: &p [*p]".into(),
+    ] {
+        let error = parse(&text).unwrap_err().to_string();
+        assert!(error.ends_with(too_much), "{error}: {}", text.get(..60).unwrap_or(&text));
     }
 }
 
@@ -142,16 +208,25 @@ fn deep_nesting_is_an_error_and_no_crash() {
         // The size of the stack of the monitor thread, which reads the file.
         let thread = std::thread::Builder::new().stack_size(256 * 1024);
         let path = path.clone();
-        let error = thread.spawn(move || read(&path)).unwrap().join().unwrap().unwrap_err().to_string();
+        let error = thread
+            .spawn(move || read(&path, OfferBy::default()))
+            .unwrap()
+            .join()
+            .unwrap()
+            .unwrap_err()
+            .to_string();
         assert!(error.len() < 250, "{error}");
     }
     std::fs::write(&path, "#".repeat(70_000)).unwrap();
-    assert_eq!(read(&path).unwrap_err().to_string(), "expected a regular file of at most 64 KiB");
+    assert_eq!(
+        read(&path, OfferBy::default()).unwrap_err().to_string(),
+        "expected a regular file of at most 64 KiB"
+    );
 }
 
 proptest::proptest! {
     #[test]
     fn no_text_panics(text: String) {
-        let _ = parse(&text);
+        let _ = parse_file(&text);
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use vfio_plugin_policy::metrics::device::{DeviceValues, State};
 use vfio_plugin_policy::metrics::resource::ResourceValues;
 use vfio_plugin_policy::metrics::{Pass, Values};
+use vfio_plugin_policy::pools::terms::OfferBy;
 use vfio_probe::Kind;
 use vfio_probe::names::{self, ModelName};
 
@@ -21,6 +22,7 @@ pub(super) fn encode(families: &mut Families<'_>, pass: &Pass) -> fmt::Result {
     states(families, &devices)?;
     healths(families, &devices)?;
     assignments(families, &devices)?;
+    claims(families, &devices)?;
     let known = i64::from(pass.assignments.known);
     families.gauge(
         "assignments_known",
@@ -50,6 +52,7 @@ fn identities(families: &mut Families<'_>, devices: &[Labelled<'_>]) -> fmt::Res
                 ("group", &group),
                 ("model", model.unwrap_or_default()),
                 ("numa_node", &numa_node),
+                ("offer", values.offer.as_str()),
             ];
             series.gauge(&labels, 1)
         })
@@ -107,8 +110,40 @@ fn assignments(families: &mut Families<'_>, devices: &[Labelled<'_>]) -> fmt::Re
                 ("resource", &assignment.resource),
                 ("namespace", pod.namespace().unwrap_or_default()),
                 ("pod", pod.name().unwrap_or_default()),
-                ("state", if pod.is_being_admitted() { "being_admitted" } else { "assigned" }),
+                ("state", if is_admitted(values) { "being_admitted" } else { "assigned" }),
             ];
+            series.gauge(&labels, 1)
+        })
+    })
+}
+
+/// Returns whether Allocate was answered, and the kubelet does not show the pod yet. A claim for several pods names none of them.
+fn is_admitted(values: &DeviceValues<'_>) -> bool {
+    values.claim.is_none() && values.assignment.is_some_and(|assignment| assignment.pod.is_being_admitted())
+}
+
+/// Writes the claims of devices, and their taints.
+fn claims(families: &mut Families<'_>, devices: &[Labelled<'_>]) -> fmt::Result {
+    if !devices.iter().any(|(values, _)| values.offer == OfferBy::Dra) {
+        return Ok(());
+    }
+    families.gauge("device_claim_info", "Always 1; the prepared claim that has the device", |series| {
+        devices.iter().try_for_each(|(values, id)| {
+            let Some(claim) = values.claim else { return Ok(()) };
+            let labels = [
+                ("device", id.as_str()),
+                ("resource", &values.device.resource),
+                ("namespace", &claim.namespace),
+                ("claim", &claim.name),
+                ("uid", &claim.uid),
+            ];
+            series.gauge(&labels, 1)
+        })
+    })?;
+    families.gauge("device_taint", "Always 1; the taint that keeps claims from the device", |series| {
+        devices.iter().try_for_each(|(values, id)| {
+            let Some(taint) = values.taint else { return Ok(()) };
+            let labels = [("device", id.as_str()), ("resource", &values.device.resource), ("taint", taint)];
             series.gauge(&labels, 1)
         })
     })

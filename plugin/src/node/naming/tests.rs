@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 use vfio_plugin_policy::pools::backend::Backend;
-use vfio_plugin_policy::pools::terms::{Busy, Cdi, PinnedTerms, Terms};
+use vfio_plugin_policy::pools::terms::{Busy, Cdi, OfferBy, PinnedTerms, Terms};
 use vfio_plugin_policy::testing::device_state;
 use vfio_probe::text::Text;
 use vfio_probe::{Occupancy, Viability};
@@ -38,7 +38,7 @@ fn late_pci_ids_moves_unassigned_devices_to_their_name() {
     let file = directory.path().join("pci.ids");
     let root = Root::open(directory.path()).unwrap();
     let devices = [device("0000:01:00.0"), device("0000:02:00.0")];
-    let pools = Pools::of_selectors(&["10de".parse().unwrap()]);
+    let pools = Pools::of_selectors(&["10de".parse().unwrap()], OfferBy::default());
     let mut namer = ResourceNamer::new(pools, Some(file.clone()), &nowhere());
     assert!(namer.learn(&root, &devices.iter()));
     assert_eq!(resources(&mut namer, &devices, pinned(HEX)), [HEX, HEX]);
@@ -65,7 +65,7 @@ fn late_name_of_a_vgpu_type_moves_unassigned_devices() {
     // A directory in the file's place cannot be read.
     uuids.iter().for_each(|uuid| fs::create_dir_all(name(*uuid)).unwrap());
     let root = Root::open(directory.path()).unwrap();
-    let pools = Pools::of_selectors(&["10de".parse().unwrap()]);
+    let pools = Pools::of_selectors(&["10de".parse().unwrap()], OfferBy::default());
     let mut namer = ResourceNamer::new(pools, None, &nowhere());
     let now = Instant::now();
     assert!(namer.learn_at(&root, &devices.iter(), now));

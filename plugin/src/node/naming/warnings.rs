@@ -5,6 +5,7 @@ use crate::problems::{ProblemCode, Problems};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vfio_plugin_policy::pools::resource_name::{env_name, variable_collisions};
+use vfio_plugin_policy::pools::terms::Offer;
 use vfio_plugin_policy::pools::{Pools, selector};
 use vfio_probe::Device;
 
@@ -103,6 +104,23 @@ impl NamingWarnings {
                     variable,
                     "two resources share one variable, so a container with both sees the addresses of one; give one an alias"
                 );
+            }
+        }
+    }
+
+    /// Logs resources under which one pool offers devices to claims, and another by the device plugin.
+    pub(super) fn offered_twice<'a>(&mut self, offers: impl Iterator<Item = &'a Offer>) {
+        let mut ways: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for offer in offers {
+            ways.entry(&offer.resource).or_default().insert(offer.terms.offer.as_str());
+        }
+        ways.retain(|_, ways| ways.len() > 1);
+        let code = ProblemCode::ResourceOfferedTwice;
+        self.problems.keep(code, |about| ways.contains_key(about));
+        for resource in ways.into_keys() {
+            let text = "one pool offers it to claims, and another by the device plugin";
+            if self.problems.begin(code, resource, text) {
+                tracing::warn!(resource, "{text}");
             }
         }
     }

@@ -34,6 +34,40 @@ const MANIFESTS: &[Manifest] = &[
         "The mode `probing` with CDI for Kata, instead of the two DaemonSets.",
         &["--values", "deploy/chart/examples/kata-cdi.yaml"],
     ),
+    (
+        "dra/daemonset.yaml",
+        "The mode `unprivileged` as a DRA driver; it needs rbac.yaml and policy.yaml.",
+        &["--set", OPTIONAL_POOLS, "--set", "offer=dra", "--show-only", "templates/daemonset.yaml"],
+    ),
+    (
+        "dra/daemonset-probing.yaml",
+        "The mode `probing` as a DRA driver; it needs rbac.yaml and policy.yaml.",
+        &[
+            "--set",
+            OPTIONAL_POOLS,
+            "--set",
+            "offer=dra,mode=probing",
+            "--show-only",
+            "templates/daemonset.yaml",
+        ],
+    ),
+    (
+        "dra/rbac.yaml",
+        "The service account of the DRA driver, and its rights.",
+        &[
+            "--set",
+            "offer=dra",
+            "--show-only",
+            "templates/serviceaccount.yaml",
+            "--show-only",
+            "templates/dra-rbac.yaml",
+        ],
+    ),
+    (
+        "dra/policy.yaml",
+        "Limits the DRA driver of each node to the ResourceSlices of that node.",
+        &["--set", "offer=dra", "--show-only", "templates/dra-policy.yaml"],
+    ),
 ];
 
 const VALUES_SCHEMA: &str = "deploy/chart/values.schema.json";

@@ -24,6 +24,8 @@ const HELM: (&str, &str) = ("helm.sh/helm/v4/cmd/helm", "v4.3.2");
 const SCHEMAS: &str = "kubernetes-validate==1.37.0";
 /// The oldest and the newest version of Kubernetes that are supported.
 const VERSIONS: [&str; 2] = ["1.26", "1.37"];
+/// The same for Dynamic Resource Allocation.
+const DRA_VERSIONS: [&str; 2] = ["1.34", "1.37"];
 
 /// Runs the suite.
 ///
@@ -50,6 +52,7 @@ pub fn chart(context: &mut Context, _: &[String]) -> Result<bool> {
     manifests::check(context, &helm, &mut suite);
 
     let mut files = Vec::new();
+    let mut dra_files = Vec::new();
     for (name, words, expected) in values::good(context) {
         suite.check(&format!("values: {name}"), |log| {
             log.run(helm_command(context, &helm, "lint").args(["--strict", CHART]).args(&words))?;
@@ -57,24 +60,33 @@ pub fn chart(context: &mut Context, _: &[String]) -> Result<bool> {
             for part in &expected {
                 ensure(text.contains(part.as_str()), &format!("the manifest has no {part}"))?;
             }
-            let file = work.join(format!("{}.yaml", files.len()));
+            let file = work.join(format!("{}.yaml", files.len() + dra_files.len()));
             process::write(&file, text)?;
-            files.push(file);
+            let is_dra = words.iter().any(|word| word.contains("offer=dra"));
+            if is_dra {
+                dra_files.push(file)
+            } else {
+                files.push(file)
+            }
             Ok(())
         });
     }
-    for version in VERSIONS {
-        suite.check(&format!("Kubernetes {version}"), |log| {
-            let mut validate = context.command(&validator);
-            log.run(validate.args(["--strict", "-k", version]).args(&files))
-        });
+    for (what, versions, files) in [("", VERSIONS, &files), (" with DRA", DRA_VERSIONS, &dra_files)] {
+        for version in versions {
+            suite.check(&format!("Kubernetes {version}{what}"), |log| {
+                let mut validate = context.command(&validator);
+                log.run(validate.args(["--strict", "-k", version]).args(files))
+            });
+        }
     }
     let mut typed = context.command(&types);
-    typed.arg("-program").arg(context.debug("vfio-device-plugin")).args(&files);
+    typed.arg("-program").arg(context.debug("vfio-device-plugin")).args(&files).args(&dra_files);
+    typed.args(process::entries(&context.top.join("deploy/dra/examples")));
     suite.count("Kubernetes' code and the plugin's settings", typed);
     suite.check("a broken manifest is found by each", |log| {
         finds_faults(context, &validator, &types, &work, files.first().ok_or("no values were rendered")?, log)
     });
+    suite.check("a broken example is found", |log| finds_faults_of_examples(context, &types, &work, log));
     for (name, words, message) in values::bad(&work)? {
         suite.check(&format!("bad values: {name}"), |_| is_refused(context, &helm, &words, message));
     }
@@ -178,6 +190,23 @@ fn finds_faults(
     Ok(())
 }
 
+/// Kubernetes' and KubeVirt's code finds a key that the type does not have, and a claim that the VM does not have.
+fn finds_faults_of_examples(context: &Context, types: &Path, work: &Scratch, log: &mut Log) -> Result {
+    let good = process::read(&context.top.join("deploy/dra/examples/kubevirt.yaml"))?;
+    for (from, to) in [
+        ("requestName: gpu", "requestNames: gpu"),
+        ("claimName: gpus", "claimName: other"),
+        ("deviceClassName: gh100", "deviceClassName: GH100"),
+        ("- name: gpu\n          exactly:", "- name: gpu\n          exact:"),
+    ] {
+        ensure(good.contains(from), &format!("the example has no {from}"))?;
+        let file = work.join("fault.yaml");
+        process::write(&file, good.replacen(from, to, 1))?;
+        ensure(log.run(context.command(types).arg(&file)).is_err(), &format!("the types accept {to}"))?;
+    }
+    Ok(())
+}
+
 /// The packaged chart renders what the directory renders.
 fn is_packaged(context: &Context, helm: &Path, work: &Scratch, log: &mut Log) -> Result {
     log.run(helm_command(context, helm, "package").arg(CHART).arg("--destination").arg(work.path()))?;
@@ -188,10 +217,18 @@ fn is_packaged(context: &Context, helm: &Path, work: &Scratch, log: &mut Log) ->
     ensure(log.output(&mut packaged)? == expected, "the package renders another manifest than the directory")
 }
 
-/// The notes say how to see the first list.
+/// The notes say how to see the first list, and how to create classes for DRA.
 fn has_notes(context: &Context, helm: &Path, log: &mut Log) -> Result {
-    let mut install = helm_command(context, helm, "install");
-    let notes = log.output(install.args(["gpus", CHART, "--namespace", "vfio", "--dry-run=client"]))?;
-    let list = "kubectl -n vfio exec daemonset/gpus-vfio-device-plugin -- /vfio-device-plugin list";
-    ensure(notes.contains(list), &format!("the notes have no {list}"))
+    for (offer, command) in
+        [("device-plugin", "list"), ("dra", "dra classes --extended | kubectl apply -f -")]
+    {
+        let mut install = helm_command(context, helm, "install");
+        install.args(["gpus", CHART, "--namespace", "vfio", "--dry-run=client"]);
+        let notes = log.output(install.args(["--set", &format!("offer={offer}")]))?;
+        let line = format!(
+            "kubectl -n vfio exec daemonset/gpus-vfio-device-plugin -- /vfio-device-plugin {command}"
+        );
+        ensure(notes.contains(&line), &format!("the notes have no {line}"))?;
+    }
+    Ok(())
 }

@@ -88,9 +88,10 @@ const SETTINGS: &[(&str, &[&str])] = &[
         &["nvidia.com/gpu.workload.config: vm-passthrough"],
     ),
     (
-        "priorityClassName=,dnsPolicy=ClusterFirst,updateStrategy.type=OnDelete,updateStrategy.rollingUpdate=null",
+        "priorityClassName=,dnsPolicy=ClusterFirst,updateStrategy.type=OnDelete",
         &["type: OnDelete", "dnsPolicy: ClusterFirst"],
     ),
+    ("offer=dra,updateStrategy.type=OnDelete", &["type: OnDelete"]),
     (
         "updateStrategy.rollingUpdate.maxSurge=0,updateStrategy.rollingUpdate.maxUnavailable=50%",
         &["maxSurge: 0", "maxUnavailable: 50%"],
@@ -113,6 +114,43 @@ const SETTINGS: &[(&str, &[&str])] = &[
         ],
     ),
     ("openshift.enabled=true,mode=probing", &["allowPrivilegedContainer: true", "allowHostPID: true"]),
+    (
+        "offer=dra",
+        &[
+            "kind: ClusterRoleBinding",
+            "kind: ValidatingAdmissionPolicyBinding",
+            "system:serviceaccount:kube-system:vfio-device-plugin",
+            "serviceAccountName: vfio-device-plugin",
+            "automountServiceAccountToken: true",
+            "VFIO_DEVICE_PLUGIN_OFFER, value: dra",
+            "valueFrom: {fieldRef: {fieldPath: spec.nodeName}}",
+            "mountPath: /var/lib/kubelet/plugins/vfio-probe.github.io",
+            "mountPath: /var/lib/kubelet/plugins_registry",
+            "mountPath: /var/run/cdi",
+            "NO_PROBE",
+            // The driver runs once on a node.
+            "rollingUpdate:\n      maxSurge: 0\n      maxUnavailable: 1",
+        ],
+    ),
+    ("offer=dra,mode=probing", &["privileged: true", "automountServiceAccountToken: true"]),
+    (
+        "offer=dra,dra.driver=vfio.example.com,kubeletRoot=/opt/kubelet",
+        &[
+            "VFIO_DEVICE_PLUGIN_DRA_DRIVER, value: vfio.example.com",
+            "path: /opt/kubelet/plugins/vfio.example.com",
+            "path: /opt/kubelet/plugins_registry",
+            "slice.spec.driver == \"vfio.example.com\"",
+        ],
+    ),
+    (
+        "offer=dra,serviceAccount.name=mine",
+        &["serviceAccountName: mine", "system:serviceaccount:kube-system:mine"],
+    ),
+    ("offer=dra,dra.admissionPolicy=false", &["kind: ClusterRole"]),
+    (
+        "offer=dra,openshift.enabled=true,podMonitor.enabled=true",
+        &["kind: SecurityContextConstraints", "kind: ClusterRole"],
+    ),
     ("seLinuxType=spc_t", &["seLinuxOptions: {type: spc_t}"]),
     ("fullnameOverride=gpus", &["name: gpus"]),
 ];
@@ -175,18 +213,33 @@ pub(super) fn bad(work: &Scratch) -> Result<Vec<Bad>> {
         ),
         (
             "a pod more and a pod less",
-            set("updateStrategy.rollingUpdate.maxUnavailable=1"),
+            set("updateStrategy.rollingUpdate.maxUnavailable=1,updateStrategy.rollingUpdate.maxSurge=1"),
             "'/updateStrategy/rollingUpdate'",
         ),
         (
             "an update that may do nothing",
-            set("updateStrategy.rollingUpdate.maxSurge=0"),
+            set("updateStrategy.rollingUpdate.maxSurge=0,updateStrategy.rollingUpdate.maxUnavailable=0"),
             "'/updateStrategy/rollingUpdate'",
         ),
         (
             "a surge that is no percentage",
             set("updateStrategy.rollingUpdate.maxSurge=half"),
             "'/updateStrategy/rollingUpdate/maxSurge'",
+        ),
+        (
+            "a surge of DRA drivers",
+            set(
+                "offer=dra,updateStrategy.rollingUpdate.maxSurge=1,updateStrategy.rollingUpdate.maxUnavailable=0",
+            ),
+            "maxSurge: 0",
+        ),
+        ("an unknown way to offer", set("offer=both"), "'/offer'"),
+        ("a driver that is no DNS name", set("offer=dra,dra.driver=Vfio"), "'/dra/driver'"),
+        ("an option of the DRA driver that the chart sets", set("extraArgs={--node=a}"), "'/extraArgs/0'"),
+        (
+            "a variable of the DRA driver that the chart sets",
+            set("extraEnv[0].name=VFIO_DEVICE_PLUGIN_OFFER,extraEnv[0].value=dra"),
+            "'/extraEnv/0/name'",
         ),
         (
             "pools in two places",

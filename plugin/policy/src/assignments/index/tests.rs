@@ -1,8 +1,8 @@
 //! Tests of the index: lookups, peers, substitutes, and versions with added Allocates.
 
 use super::*;
+use crate::assignments::claims::ClaimPod;
 use crate::assignments::observation::{CheckpointEntry, Observation};
-use crate::assignments::record::{PodRef, Source};
 use crate::testing::device_state;
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
@@ -169,35 +169,53 @@ fn only_confirmations_differ_in_time_alone() {
     assert!(!added.differs_only_in_time(&first) && !first.differs_only_in_time(&added));
 }
 
+/// Returns one device as that of a claim with these pods.
+fn claimed(id: &str, pods: &[&str]) -> Arc<[ClaimedDevices]> {
+    let pods = pods.iter().map(|uid| ClaimPod { uid: (*uid).to_owned(), name: Some(format!("vm-{uid}")) });
+    let claim = Claim {
+        namespace: "a".to_owned(),
+        name: "gpu".to_owned(),
+        uid: "c1".to_owned(),
+        pods: pods.collect(),
+        is_for_any_pod: false,
+    };
+    let devices = ClaimedDevices::new(&Arc::new(claim), RESOURCE, [id.to_owned()].into(), Default::default());
+    [devices].into()
+}
+
 #[test]
 fn claims_are_assignments_beside_those_of_the_ledger() {
     let (a, peer) = (device(A), device(PEER));
-    let pod = PodRef { uid: Some("u1".to_owned()), full_name: None };
-    let claim =
-        |id: &str| Assignment::prepared(pod.clone(), RESOURCE, [id.to_owned()].into(), Default::default());
     let ledger = || Assignments { known: false, ..allocated(&[(RESOURCE, &[PEER], &[PEER])]) };
-    let claims = [Arc::new(claim(A))];
-    let assignments = ledger().with_claims(&claims);
-    assert!(assignments.known && assignments.is_claimed(&a) && !assignments.is_claimed(&peer));
+    let assignments = ledger().with_claims(&claimed(A, &["u1"]));
+    assert!(!assignments.known && assignments.is_claimed(&a) && !assignments.is_claimed(&peer));
     assert!(assignments.counts_as_requested(&a) && assignments.counts_as_requested(&peer));
     let reserved: Vec<String> = assignments.reserved().devices.iter().map(ToString::to_string).collect();
     assert_eq!(reserved, [A, PEER]);
     assert!(assignments.added().is_empty(), "the ledger does not take claims in");
-    assert!(!ledger().with_claims(&[]).differs_only_in_time(&assignments));
+    assert!(!ledger().with_claims(&[].into()).differs_only_in_time(&assignments));
     // The device plugin's pod and the claim have one device: the claim is the newer one.
-    let claims = [Arc::new(claim(PEER))];
-    assert!(ledger().with_claims(&claims).is_claimed(&peer));
+    assert!(ledger().with_claims(&claimed(PEER, &["u1"])).is_claimed(&peer));
 }
 
 #[test]
-fn cgroup_of_a_holder_assigns_no_device_beside_claims() {
+fn claim_names_its_only_pod_and_itself() {
     let a = device(A);
-    let mut record =
-        Assignment::prepared(PodRef::default(), RESOURCE, [A.to_owned()].into(), Default::default());
-    record.source = Source::Cgroup;
-    let latest = Latest { record: Arc::new(record), is_added: false };
-    let adopted =
-        Assignments { devices: [(a.device.id, latest)].into_iter().collect(), ..Assignments::default() };
-    assert!(adopted.assignment(&a).is_some());
-    assert!(adopted.with_claims(&[]).assignment(&a).is_none());
+    let one = Assignments::default().with_claims(&claimed(A, &["u1"]));
+    assert_eq!(one.assignment(&a).unwrap().pod.to_string(), "pod a/vm-u1");
+    assert_eq!(one.pod_name("u1"), Some("a/vm-u1"));
+    let shared = Assignments::default().with_claims(&claimed(A, &["u1", "u2"]));
+    let record = shared.assignment(&a).unwrap();
+    assert_eq!((record.pod.uid.as_deref(), shared.describe(record)), (None, "claim a/gpu".to_owned()));
+    assert_eq!(shared.claim(&a).unwrap().pods.len(), 2);
+}
+
+#[test]
+fn claimed_device_stays_with_the_driver() {
+    let mut a = device(A);
+    let (none, claim) = (Assignments::default(), Assignments::default().with_claims(&claimed(A, &["u1"])));
+    assert_eq!((none.offer_of(&a), claim.offer_of(&a)), (OfferBy::DevicePlugin, OfferBy::Dra));
+    assert!(!none.knows(&a), "the kubelet was not polled");
+    a.terms.offer = OfferBy::Dra;
+    assert!(none.knows(&a) && none.offer_of(&a) == OfferBy::Dra);
 }

@@ -364,3 +364,15 @@ fn slice_that_another_program_edited_is_written_again() {
     assert_eq!(counts(&store.publish(&publication)), (0, 1, 0));
     store.check(&publication);
 }
+
+#[test]
+fn renewal_writes_each_slice_with_the_next_generation() {
+    let publication = wanted((0..70).map(device).collect(), Vec::new());
+    let mut store = Store::default();
+    store.publish(&publication);
+    let made = renewal(&publication, &store.slices, 5);
+    assert_eq!(counts(&made), (0, 2, 0), "also of slices that are as they should be");
+    assert!(made.update.iter().all(|slice| slice.spec.pool.generation == 6));
+    assert!(made.update.iter().all(|slice| slice.metadata.resource_version.is_some()));
+    assert_eq!(counts(&renewal(&publication, &[], 5)), (0, 0, 2));
+}

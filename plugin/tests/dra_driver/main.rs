@@ -1,0 +1,67 @@
+//! The DRA driver and the device plugin on a simulated node, with both sides of the kubelet and an API server.
+
+#![cfg(feature = "dra")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
+
+mod api_server;
+#[path = "../common/mod.rs"]
+mod common;
+mod kubelet;
+mod migration;
+mod pools;
+mod shown;
+
+use api_server::ApiServer;
+use common::{Serve, kubelet};
+use kubelet::{DraKubelet, root};
+use vfio_sim_node::{Kubelet, Node};
+
+const GPU: &str = "0000:1b:00.0";
+/// The GPU's name in a slice.
+const GPU_NAME: &str = "pci-0000-1b-00-0";
+const SECOND: &str = "0000:3d:00.0";
+
+/// A node with eight GPUs, its kubelet, and the API server.
+struct World {
+    node: Node,
+    kubelet: Kubelet,
+    api: ApiServer,
+}
+
+impl World {
+    async fn new() -> Self {
+        let node = Node::with_eight_gpus().unwrap();
+        std::fs::create_dir_all(root(&node).join("plugins_registry")).unwrap();
+        let kubelet = kubelet(&node).await;
+        Self { node, kubelet, api: ApiServer::start().await }
+    }
+
+    /// Returns the options of the driver.
+    fn options(&self) -> Vec<String> {
+        let root = root(&self.node).to_str().unwrap().to_owned();
+        let kubeconfig = self.api.kubeconfig(&self.node);
+        ["--node", "node-1", "--kubeconfig", &kubeconfig, "--kubelet-root", &root].map(str::to_owned).into()
+    }
+
+    /// Starts `serve` with the options of the driver and more.
+    fn serve(&self, words: &[&str]) -> Serve {
+        let options = self.options();
+        let all: Vec<&str> = options.iter().map(String::as_str).chain(words.iter().copied()).collect();
+        Serve::start(&self.node, &all)
+    }
+
+    /// Starts `serve --offer dra`, and waits until all devices are published.
+    async fn offered(&self) -> (Serve, DraKubelet) {
+        let serve = self.serve(&["--offer", "dra"]);
+        let driver = DraKubelet::register(&self.node).await;
+        self.api.expect("eight devices", |devices| devices.len() == 8).await;
+        (serve, driver)
+    }
+
+    /// Runs a command to its end, with the options of the driver.
+    fn run(&self, words: &[&str]) -> (i32, String, String) {
+        let options = self.options();
+        let all: Vec<&str> = words.iter().copied().chain(options.iter().map(String::as_str)).collect();
+        common::run(&self.node, &all)
+    }
+}

@@ -1,0 +1,121 @@
+package kubelet
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	resourceapi "k8s.io/api/resource/v1"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// slowServer passes requests on to the API server, and keeps one write until the test lets it go on.
+type slowServer struct {
+	kubeconfig string
+	// keeps is whether the next write without any taint is kept.
+	keeps atomic.Bool
+	// kept gets the write that was kept: a call carries it out and returns the status.
+	kept chan func() int
+}
+
+func startSlowServer(t *testing.T, s *apiServer) *slowServer {
+	t.Helper()
+	config, err := clientcmd.LoadFromFile(s.kubeconfig)
+	must(t, err)
+	target, err := url.Parse(config.Clusters["c"].Server)
+	must(t, err)
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.Transport, proxy.FlushInterval = transport, -1
+	slow := &slowServer{kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), kept: make(chan func() int, 1)}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPut {
+			proxy.ServeHTTP(w, r)
+			return
+		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil || len(r.URL.Query()["dryRun"]) > 0 || hasTaints(body) || !slow.keeps.CompareAndSwap(true, false) {
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			proxy.ServeHTTP(w, r)
+			return
+		}
+		write := r.Clone(context.Background())
+		write.RequestURI, write.URL.Scheme, write.URL.Host = "", target.Scheme, target.Host
+		write.Body = io.NopCloser(bytes.NewReader(body))
+		slow.kept <- func() int {
+			answer, err := transport.RoundTrip(write)
+			if err != nil {
+				return 0
+			}
+			defer answer.Body.Close()
+			return answer.StatusCode
+		}
+		// The driver gives up.
+		<-r.Context().Done()
+	}))
+	t.Cleanup(server.Close)
+	t.Cleanup(server.CloseClientConnections)
+	config.Clusters["c"].Server, config.Clusters["c"].CertificateAuthority = server.URL, ""
+	must(t, clientcmd.WriteToFile(*config, slow.kubeconfig))
+	return slow
+}
+
+func hasTaints(body []byte) bool {
+	var slice resourceapi.ResourceSlice
+	if json.Unmarshal(body, &slice) != nil {
+		return true
+	}
+	for _, device := range slice.Spec.Devices {
+		if len(device.Taints) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// A write that has no answer offers a device again. Then the device cannot be used for the same reason as before, so the stored taint is as
+// it should be. The write must not remove it after the refusal was sent.
+func lateWriteDoesNotRemoveATaint(t *testing.T) {
+	direct := sharedAPIServer(t)
+	slow := startSlowServer(t, direct)
+	through := *direct
+	through.kubeconfig = slow.kubeconfig
+	w := &world{apiServer: &through, node: startNode(t), dirs: newDirectories(t)}
+	w.driver = startDriver(t, w.apiServer, w.node, w.dirs, "--checks=lost")
+	w.kubelet = startKubelet(t, w.apiServer, w.dirs)
+	waitForAll(t, w.apiServer, 8)
+	pod := newPod(t, w.apiServer, "vm", allocated{"gpu", first})
+	path := filepath.Join(w.node.root, "sys/bus/pci/devices", address, "config")
+	registers, err := os.ReadFile(path)
+	must(t, err)
+	lost := bytes.Repeat([]byte{0xff}, len(registers))
+	must(t, os.WriteFile(path, lost, 0o644))
+	waitForTaint(t, w.apiServer, first, "lost")
+	slow.keeps.Store(true)
+	must(t, os.WriteFile(path, registers, 0o644))
+	carryOut := <-slow.kept
+	must(t, hasTaint(w.apiServer, first, "lost"))
+	must(t, os.WriteFile(path, lost, 0o644))
+	err = w.kubelet.PrepareResources(context.Background(), pod)
+	if err == nil || !strings.Contains(err.Error(), "reads all ones") {
+		t.Fatalf("a lost device: %v", err)
+	}
+	must(t, hasTaint(w.apiServer, first, "lost"))
+	if status := carryOut(); status != http.StatusConflict {
+		t.Fatalf("after the refusal the late write was answered with %d", status)
+	}
+	must(t, hasTaint(w.apiServer, first, "lost"))
+	must(t, os.WriteFile(path, registers, 0o644))
+	waitForTaint(t, w.apiServer, first, "")
+}
