@@ -169,15 +169,15 @@ impl AssignmentsHandle {
     /// Sets the assignments of the prepared claims, instead of those that were set before. The monitor probes none of these devices
     /// when this returns.
     #[cfg(feature = "dra")]
-    pub(crate) fn set_claims(&self, claims: Arc<[ClaimedDevices]>) {
+    pub(crate) fn set_claims(&self, claims: &Arc<[ClaimedDevices]>) {
         let state = self.shared.state.lock();
-        *self.shared.claims.lock() = Some(claims.clone());
+        *self.shared.claims.lock() = Some(Arc::clone(claims));
         let assignments = Assignments::new(self.current().known, &state.ledger);
         if self.shared.has_polled.load(Ordering::Relaxed) {
             self.publish(assignments);
         } else {
             // The devices of pods are not known yet, so the monitor still waits for the first poll before it probes.
-            let assignments = assignments.with_claims(&claims);
+            let assignments = assignments.with_claims(claims);
             self.shared.monitor.set_restored(assignments.reserved());
             self.shared.published.send_replace(Arc::new(assignments));
         }

@@ -163,7 +163,7 @@ impl Driver {
                     let name = claim.full_name();
                     match self.claims.insert(&uid, claim) {
                         Ok(()) => {
-                            tracing::info!(claim = name, "adopted a claim: one of its pods holds a device")
+                            tracing::info!(claim = name, "adopted a claim: one of its pods holds a device");
                         }
                         Err(error) => tracing::warn!(claim = name, %error, "a claim cannot be adopted"),
                     }

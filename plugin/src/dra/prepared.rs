@@ -275,7 +275,7 @@ impl PreparedClaims {
 
     fn set_assignments(&self, claims: &BTreeMap<String, PreparedClaim>, ended: &BTreeSet<String>) {
         let current = claims.iter().filter(|(uid, claim)| self.is_current(claim) && !ended.contains(*uid));
-        self.assignments.set_claims(current.flat_map(|(uid, claim)| claim.claimed_devices(uid)).collect());
+        self.assignments.set_claims(&current.flat_map(|(uid, claim)| claim.claimed_devices(uid)).collect());
     }
 }
 

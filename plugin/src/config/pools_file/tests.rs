@@ -156,7 +156,7 @@ fn error_has_its_line_and_what_was_expected() {
 
 #[test]
 fn forms_of_yaml_have_the_same_pools() {
-    let expected = parse("pools: [{select: [{vendor: 10de, device: 2330}], busy: unhealthy}]").unwrap();
+    let expected = parse_file("pools: [{select: [{vendor: 10de, device: 2330}], busy: unhealthy}]").unwrap();
     for text in [
         "\u{feff}# a comment\r\npools:\r\n- select:\r\n  - vendor: 10de\r\n    device: 2330\r\n  busy: unhealthy\r\n",
         "%YAML 1.2\n---\n{\"pools\": [{\"select\": [{\"vendor\": \"10de\", \"device\": \"2330\"}], \"busy\": \"unhealthy\"}]}\n...\n",
@@ -165,13 +165,13 @@ fn forms_of_yaml_have_the_same_pools() {
         "pools:\n- <<: {busy: unhealthy}\n  select: [{<<: [{vendor: 10de}, {vendor: 10ff, device: 2330}]}]\n",
         "pools:\n- <<: {busy: attributed, select: [{vendor: 10de, device: 2330}]}\n  busy: unhealthy\n",
     ] {
-        assert_eq!(parse(text).as_ref(), Ok(&expected), "{text}");
+        assert_eq!(parse_file(text).as_ref(), Ok(&expected), "{text}");
     }
     let twice =
         "pools:\n- &p\n  select: [&s {vendor: 10de}]\n- {<<: *p, busy: unhealthy}\n- {select: [*s, {}]}\n";
     let written = "pools: [{select: [{vendor: 10de}]}, {select: [{vendor: 10de}], busy: unhealthy}, {select: [{vendor: 10de}, {}]}]";
-    assert_eq!(parse(twice), parse(written));
-    assert!(parse(twice).is_ok());
+    assert_eq!(parse_file(twice), parse_file(written));
+    assert!(parse_file(twice).is_ok());
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn aliases_repeat_a_bounded_part_of_the_file() {
     let too_much = "the file nests or repeats more than a list of pools does";
     let selectors =
         |count: usize| format!("pools: [{{select: [&s {{vendor: 10de}}{}]}}]", ", *s".repeat(count));
-    assert!(parse(&selectors(5_000)).is_ok());
+    assert!(parse_file(&selectors(5_000)).is_ok());
     let chain: String = (1..100).map(|n| format!("  - &a{n} [*a{}]\n", n - 1)).collect();
     for text in [
         selectors(15_000),
@@ -187,7 +187,7 @@ fn aliases_repeat_a_bounded_part_of_the_file() {
         format!("pools:\n  - &a0 []\n{chain}"),
         "pools: &p [*p]".into(),
     ] {
-        let error = parse(&text).unwrap_err().to_string();
+        let error = parse_file(&text).unwrap_err().to_string();
         assert!(error.ends_with(too_much), "{error}: {}", text.get(..60).unwrap_or(&text));
     }
 }
