@@ -61,7 +61,7 @@ pub(super) fn start(
     let reservations = Reservations::default();
     let directory = config.kubelet_dir.clone();
     supervisor.task("the removal of stale sockets", async move {
-        sockets::remove_stale(&directory).await;
+        sockets::remove_stale(&directory, None).await;
         // A task that ends is a failure.
         std::future::pending::<()>().await;
     });
