@@ -203,10 +203,11 @@ async fn serve(
 /// Starts the status socket of this process, and removes those that killed processes left.
 fn start_own_socket(config: &Config, supervisor: &Supervisor, status: ProcessStatus) -> SocketFile {
     let run_dir = RunDir::of_waiting_serve(&config.run_dir, &Problems::default());
-    let (socket, answering) = status.start_own(&run_dir, &sockets::new_name());
+    let name = sockets::new_name();
+    let (socket, answering) = status.start_own(&run_dir, &name);
     let directory = config.run_dir.clone();
     supervisor.task("the status socket of the process", async move {
-        tokio::join!(answering, sockets::remove_stale(&directory));
+        tokio::join!(answering, sockets::remove_stale(&directory, Some(&name)));
     });
     socket
 }

@@ -40,15 +40,16 @@ pub(crate) fn is_ours(name: &str) -> bool {
 }
 
 /// Removes the sockets of this plugin on which no process listens. Sockets of other programs stay, and so does anything that is no
-/// socket.
+/// socket. `own` is the name of a socket of this process, which it does not connect to.
 ///
 /// A socket is removed only if it is the same, without a listener, at two checks: a process that is just starting has bound its
 /// socket and does not listen yet.
 ///
 /// Never waits for another process: where a stopped process has let its backlog fill up, a blocking connect would wait without end
 /// (`unix_stream_connect`), and this one fails with EAGAIN, which proves that a process listens.
-pub(crate) async fn remove_stale(directory: &Path) {
-    let ours = names(directory).into_iter().filter(|name| is_ours(name));
+pub(crate) async fn remove_stale(directory: &Path, own: Option<&str>) {
+    let others = |name: &String| is_ours(name) && own.is_none_or(|own| own != name);
+    let ours = names(directory).into_iter().filter(others);
     let mut stale = Vec::new();
     for name in ours.take(MAX_SOCKETS) {
         let path = directory.join(name);
@@ -104,7 +105,7 @@ mod tests {
         while let Ok(stream) = UnixStream::connect(path("vfio-7a-8b.sock")).await {
             waiting.push(stream);
         }
-        remove_stale(directory.path()).await;
+        remove_stale(directory.path(), None).await;
         let left = std::fs::read_dir(directory.path()).unwrap().flatten();
         let left: BTreeSet<String> = left.map(|entry| entry.file_name().into_string().unwrap()).collect();
         let expected = [
@@ -124,7 +125,7 @@ mod tests {
         let socket = UnixSocket::new_stream().unwrap();
         socket.bind(&path).unwrap();
         assert!(is_deserted(&path).await.is_some());
-        let (removed, _listener) = tokio::join!(remove_stale(directory.path()), async {
+        let (removed, _listener) = tokio::join!(remove_stale(directory.path(), None), async {
             sleep(CHECK_AGAIN / 2).await;
             socket.listen(1).unwrap()
         });
@@ -138,8 +139,22 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(path("theirs.sock")).unwrap());
         std::os::unix::fs::symlink("theirs.sock", path("vfio-1a-2b.sock")).unwrap();
         let _datagrams = std::os::unix::net::UnixDatagram::bind(path("vfio-3c-4d.sock")).unwrap();
-        remove_stale(directory.path()).await;
+        remove_stale(directory.path(), None).await;
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 3);
+    }
+
+    #[tokio::test]
+    async fn own_socket_gets_no_connection() {
+        let directory = tempfile::tempdir().unwrap();
+        let bind = |name: &str| {
+            let socket = std::os::unix::net::UnixListener::bind(directory.path().join(name)).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        };
+        let (own, other) = (bind("vfio-1a-2b.sock"), bind("vfio-1a-2c.sock"));
+        remove_stale(directory.path(), Some("vfio-1a-2b.sock")).await;
+        assert_eq!(own.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert!(other.accept().is_ok());
     }
 
     #[test]

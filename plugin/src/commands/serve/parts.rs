@@ -87,7 +87,7 @@ pub(super) async fn start(
     let hands_over = offers.is_none();
     let directory = config.kubelet_dir.clone();
     supervisor.task("the removal of stale sockets", async move {
-        sockets::remove_stale(&directory).await;
+        sockets::remove_stale(&directory, None).await;
         // A task that ends is a failure.
         std::future::pending::<()>().await;
     });

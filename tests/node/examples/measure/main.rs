@@ -140,8 +140,10 @@ async fn calls(node: &Node, plugin: &Plugin, bound: u32, figures: &mut Figures) 
     ));
 }
 
-/// Counts system calls up to the first list and per Allocate: lines of strace between two moments.
-async fn system_calls(node: &Node, plugin: &Plugin, (functions, bound): Size, figures: &mut Figures) {
+/// Counts system calls up to the first list and per Allocate: lines of strace between two moments. On a node of its own, because a
+/// start removes the sockets that a killed process left.
+async fn system_calls(plugin: &Plugin, (functions, bound): Size, figures: &mut Figures) {
+    let node = &node((functions, bound));
     let log = node.root().join("strace");
     // No regular pass of the monitor falls into the time in which Allocates are counted.
     let served = Served::start(node, plugin, &["--interval", "1h"], Some(&log)).await;
@@ -218,7 +220,14 @@ async fn figures_of(plugin: &Plugin, size: Size) -> Figures {
     let mut figures = Figures::new();
     start_and_memory(&node, plugin, &mut figures).await;
     calls(&node, plugin, size.1, &mut figures).await;
-    system_calls(&node, plugin, size, &mut figures).await;
+    system_calls(plugin, size, &mut figures).await;
+    figures
+}
+
+/// Returns the figures of one node with those of an idle plugin.
+async fn all_figures_of(plugin: &Plugin, size: Size, seconds: u64) -> Figures {
+    let mut figures = figures_of(plugin, size).await;
+    figures.extend(idle(plugin, size, seconds).await);
     figures
 }
 
@@ -232,9 +241,9 @@ async fn main() {
     // For profiling: one size alone.
     if let Some(bound) = std::env::var("MEASURE_BOUND").ok().and_then(|bound| bound.parse().ok()) {
         let size = (4096, bound);
-        let figures = figures_of(&ours, size).await;
+        let figures = all_figures_of(&ours, size, seconds).await;
         let theirs = match &nvidia {
-            Some(nvidia) => figures_of(nvidia, size).await,
+            Some(nvidia) => all_figures_of(nvidia, size, seconds).await,
             None => Figures::new(),
         };
         return print(size, &figures, &theirs);

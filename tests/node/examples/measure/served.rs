@@ -1,6 +1,7 @@
 //! A plugin that runs beside a stand-in kubelet on a simulated node, and what the kernel says of its process.
 
 use crate::plugin::Plugin;
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -105,6 +106,12 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
+        // strace that is killed alone leaves the plugin running.
+        let id = self.process.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|id| Pid::from_raw(id.parse().ok()?)) {
+            let _ = kill_process(child, Signal::KILL);
+        }
         let _ = self.process.kill();
         let _ = self.process.wait();
         self.kubelet.stop();
