@@ -3,7 +3,7 @@
 //! The listing of a pass shows which devices are bound to VFIO drivers. It does not show that a
 //! group peer was bound to a driver of the host, or that a function was added to a group. The kernel
 //! reports both by uevents, which a pod with `hostUsers: false` does not get. So each pass reads the
-//! drivers of some peers, and lists one group.
+//! drivers of some peers, and lists some groups.
 
 use super::bound::Tracked;
 use super::groups::{Group, relist};
@@ -15,12 +15,14 @@ use rustix::io::Errno;
 const GROUPS_WITH_PEERS: usize = 16;
 /// The peers of all groups are checked once in so many passes.
 const PASSES_FOR_PEERS: usize = 4;
+/// A pass lists this many groups, so that its cost stays the same on a node with many.
+const LISTS: usize = 4;
 
 /// Where the next pass continues, as places in the list of groups.
 #[derive(Debug, Default)]
 pub(super) struct Recheck {
     peers: usize,
-    list: usize,
+    lists: usize,
 }
 
 impl Recheck {
@@ -28,7 +30,7 @@ impl Recheck {
     /// a group have changed.
     ///
     /// Costs one system call for each peer that is not bound to a VFIO driver, of 16 groups or a
-    /// quarter, and about four for the group that it lists.
+    /// quarter, and about four for each of the four groups that it lists.
     pub(super) fn run(&mut self, groups: &mut [Group], devices: &[Tracked], pass: &mut Pass<'_>) {
         let with_peers = groups.iter().filter(|group| is_exposed(group)).count();
         let mut budget = with_peers.min(GROUPS_WITH_PEERS.max(with_peers.div_ceil(PASSES_FOR_PEERS)));
@@ -42,9 +44,10 @@ impl Recheck {
                 }
             }
         }
-        // One, so that a pass costs the same on a node with many groups. The refresh lists all of them.
-        if let Some(group) = next(&mut self.list, groups).filter(|group| group.watched) {
-            relist(group, devices, pass);
+        for _ in 0..groups.len().min(LISTS) {
+            if let Some(group) = next(&mut self.lists, groups).filter(|group| group.watched) {
+                relist(group, devices, pass);
+            }
         }
     }
 }
