@@ -10,7 +10,7 @@ use crate::scratch::Scratch;
 use crate::{Result, process};
 
 /// The figures of one language: the field, and the call.
-const FIGURES: [(&str, &str); 8] = [
+const FIGURES: [(&str, &str); 9] = [
     ("enable_ns", "read of `enable`, by the language alone"),
     ("watch_ns", "state of a group in a watch"),
     ("peek_ns", "peek of a group"),
@@ -18,6 +18,7 @@ const FIGURES: [(&str, &str); 8] = [
     ("probe_held_ns", "probe of a held group"),
     ("nodes_ns", "device nodes of a group"),
     ("hardware_ns", "hardware of a device"),
+    ("scan_ns", "scan of eight devices"),
     ("snapshot_ns", "snapshot of eight devices"),
 ];
 
