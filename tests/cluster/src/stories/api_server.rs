@@ -11,8 +11,8 @@ use super::{plugin, pods};
 use crate::control_plane::Component;
 use crate::{Cluster, Result};
 
-/// The plugin needs no API server: it detects the holder meanwhile, also with a kubelet that starts without one. The node's
-/// status is right once the API server is back.
+/// The plugin needs no API server: it detects the holder meanwhile, and the kubelet is killed too. The node's status is right once
+/// the API server is back.
 pub(super) fn run(cluster: &mut Cluster) -> Result {
     plugin::deploy_probing(cluster, &[])?;
     pods::create(cluster, &[pods::vm("vm", 4)])?;

@@ -3,6 +3,7 @@
 mod api_server;
 mod daemons;
 mod foreign;
+mod helm;
 mod plugin;
 mod pod_resources;
 mod pods;
@@ -116,5 +117,11 @@ pub const STORIES: &[Story] = &[
         about: "the API server is away, and the plugin detects a foreign holder",
         quick: false,
         run: api_server::run,
+    },
+    Story {
+        name: "helm",
+        about: "the chart is installed, upgraded, uninstalled and installed again while a VM runs",
+        quick: false,
+        run: helm::run,
     },
 ];

@@ -102,8 +102,12 @@ pub fn chart(context: &mut Context, _: &[String]) -> Result<bool> {
     Ok(suite.end())
 }
 
-/// Installs Helm in the user's cache.
-fn helm(context: &mut Context) -> Result<PathBuf> {
+/// Installs Helm in the user's cache, and returns the program.
+///
+/// # Errors
+///
+/// Fails if Go is missing or the module cannot be fetched.
+pub fn helm(context: &mut Context) -> Result<PathBuf> {
     context.need_go()?;
     context.set("CGO_ENABLED", "0");
     // As the kubelets are built: they share most packages, which compile faster without inlining.
