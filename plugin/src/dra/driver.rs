@@ -2,10 +2,10 @@
 
 use crate::allocate::verify::Checks;
 use crate::assignments::AssignmentsHandle;
-use crate::dra::adoption::KubeletClaim;
 use crate::dra::api::RequestError;
 use crate::dra::events::Events;
 use crate::dra::facts::KnownFacts;
+use crate::dra::kubelet_claims::KubeletClaim;
 use crate::dra::offered::{Stored, Wanted};
 use crate::dra::prepared::PreparedClaims;
 use crate::node::monitor::MonitorHandle;
