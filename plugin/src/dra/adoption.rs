@@ -19,11 +19,12 @@ impl Driver {
                     let name = claim.full_name();
                     match self.claims.insert(&uid, claim) {
                         Ok(()) => {
-                            tracing::info!(claim = name, "adopted a claim: one of its pods holds a device")
+                            tracing::info!(claim = name, "adopted a claim: one of its pods holds a device");
+                            self.kubelet_claims.lock().remove(&uid);
                         }
-                        Err(error) => tracing::warn!(claim = name, %error, "a claim cannot be adopted"),
+                        // The state file has logged it, and the next snapshot comes soon.
+                        Err(error) => tracing::debug!(claim = name, %error, "a claim is not adopted yet"),
                     }
-                    self.kubelet_claims.lock().remove(&uid);
                 }
             }
             if snapshots.changed().await.is_err() {
