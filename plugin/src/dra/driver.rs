@@ -2,11 +2,11 @@
 
 use crate::allocate::verify::Checks;
 use crate::assignments::AssignmentsHandle;
-use crate::dra::adoption::KubeletClaim;
 use crate::dra::api::RequestError;
 use crate::dra::api_server::{Access, ApiServer};
 use crate::dra::events::Events;
 use crate::dra::facts::KnownFacts;
+use crate::dra::kubelet_claims::KubeletClaim;
 use crate::dra::offered::{Stored, Wanted};
 use crate::dra::prepared::PreparedClaims;
 use crate::driver_status::SharedDriverStatus;

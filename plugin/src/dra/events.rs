@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn each_state_of_a_claim_is_reported_once_and_the_queue_is_bounded() {
+    fn each_state_of_a_claim_is_reported_once() {
         let (sender, mut queue) = mpsc::channel(QUEUE);
         let events = Events { queue: sender, latest: Arc::default() };
         let pods = BTreeMap::from([("p1".to_owned(), "vm".to_owned())]);

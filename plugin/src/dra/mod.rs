@@ -11,7 +11,8 @@
 //! | [`health`] | streams the health of devices to the kubelet |
 //! | [`events`] | reports refusals in the cluster |
 //! | [`claim`] | reads what a claim allocates |
-//! | [`prepared`], [`adoption`] | the record of prepared claims, and how a lost one is made again |
+//! | [`prepared`] | the record of prepared claims |
+//! | [`adoption`], [`kubelet_claims`] | make a lost record again, from the kubelet's |
 //! | [`claim_files`], [`claim_spec`], [`metadata`] | the files by which containers get a claim's devices |
 //! | [`offered`], [`described`], [`facts`] | what is to be published |
 //! | [`publish`], [`write`], [`slices`] | writes it to the API server |
@@ -32,6 +33,7 @@ mod events;
 mod facts;
 mod health;
 mod kubelet;
+mod kubelet_claims;
 mod metadata;
 mod offered;
 pub(crate) mod others;
@@ -170,7 +172,9 @@ pub(crate) async fn start(
     let (name, node) = (options.dra_driver.clone(), options.node().to_owned());
     let kubelet_claims = match is_recorded {
         true => BTreeMap::new(),
-        false => adoption::kubelet_claims(&config.kubelet_root.join(adoption::FILE), &name, &node),
+        false => {
+            kubelet_claims::kubelet_claims(&config.kubelet_root.join(kubelet_claims::FILE), &name, &node)
+        }
     };
     let (events, event_sender) = events::events(client.clone(), name.as_str(), &node);
     supervisor.task("the events", event_sender.run());

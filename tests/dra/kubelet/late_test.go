@@ -107,6 +107,13 @@ func lateWriteDoesNotRemoveATaint(t *testing.T) {
 	carryOut := <-slow.kept
 	must(t, hasTaint(w.apiServer, first, "lost"))
 	must(t, os.WriteFile(path, lost, 0o644))
+	eventually(t, "the driver knows that the device is lost again", func() error {
+		content, err := os.ReadFile(w.driver.log)
+		if count := strings.Count(string(content), `new="Unhealthy" reason="lost"`); err == nil && count < 2 {
+			err = notYet("%d times", count)
+		}
+		return err
+	})
 	err = w.kubelet.PrepareResources(context.Background(), pod)
 	if err == nil || !strings.Contains(err.Error(), "reads all ones") {
 		t.Fatalf("a lost device: %v", err)

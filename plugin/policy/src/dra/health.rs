@@ -1,7 +1,7 @@
 //! Decides what the kubelet shows of a device's health in the status of its pod (KEP-4680).
 //!
-//! A taint says whether the scheduler may allocate a device. This health says whether the pod that has the device can use it: a device
-//! that a process holds is healthy.
+//! A taint says whether the scheduler may allocate a device. This health says whether the pod of the device can use it: a device that a
+//! process holds is healthy.
 
 use crate::health::Decision;
 use crate::health::reason::Reason;
@@ -33,7 +33,7 @@ impl HealthReport {
     }
 }
 
-/// Returns whether a pod that has the device cannot use it, or may have to be moved.
+/// Returns whether a VM cannot use the device, or may have to be moved.
 fn is_fault(reason: &Reason) -> bool {
     match reason {
         Reason::Lost | Reason::Gone | Reason::NoLongerBound | Reason::FatalErrors { .. } => true,
