@@ -33,7 +33,7 @@ impl World {
         let node = Node::with_eight_gpus().unwrap();
         std::fs::create_dir_all(root(&node).join("plugins_registry")).unwrap();
         let kubelet = kubelet(&node).await;
-        Self { node, kubelet, api: ApiServer::start().await }
+        Self { node, kubelet, api: ApiServer::start() }
     }
 
     /// Returns the options of the driver.

@@ -10,7 +10,7 @@ fn end(serve: Serve) {
     assert_eq!(code, 0, "{log}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn pods_of_the_device_plugin_keep_their_devices_from_claims() {
     let world = World::new().await;
     let serve = world.serve(&[]);
@@ -37,7 +37,7 @@ async fn pods_of_the_device_plugin_keep_their_devices_from_claims() {
     driver.prepare("gpu").await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn claims_stay_exclusive_when_the_device_plugin_is_back() {
     let world = World::new().await;
     let (serve, mut driver) = world.offered().await;
@@ -50,7 +50,7 @@ async fn claims_stay_exclusive_when_the_device_plugin_is_back() {
     let mut driver = super::DraKubelet::register(&world.node).await;
     expect(&world.kubelet, "the others are offered", |state| state.capacity(H100).allocatable == 7).await;
     assert_eq!(health(&world.kubelet.state(), H100, GPU), None, "it is in no list");
-    let error = world.kubelet.allocate(H100, &[vec![GPU.to_owned()]]).await.unwrap_err();
+    let error = world.kubelet.allocate(H100, &[&[GPU.to_owned()]]).await.unwrap_err();
     assert!(error.message().contains("claim default/gpu has it"), "{error}");
     let left = |devices: &std::collections::BTreeMap<String, Option<String>>| {
         devices.len() == 1 && devices[GPU_NAME].as_deref() == Some("device-plugin")
@@ -71,7 +71,7 @@ async fn claims_stay_exclusive_when_the_device_plugin_is_back() {
     assert_eq!(code, 0, "{error}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn claims_without_a_driver_keep_their_devices() {
     let world = World::new().await;
     let (serve, mut driver) = world.offered().await;
@@ -85,5 +85,5 @@ async fn claims_without_a_driver_keep_their_devices() {
     assert_eq!(health(&world.kubelet.state(), H100, GPU), None);
     let problem = wait_for_problem(&world.node, "claims_without_driver", true).remove(0);
     assert!(problem.text.contains("1 prepared claims"), "{problem:?}");
-    assert!(world.kubelet.allocate(H100, &[vec![GPU.to_owned()]]).await.is_err());
+    assert!(world.kubelet.allocate(H100, &[&[GPU.to_owned()]]).await.is_err());
 }

@@ -7,7 +7,7 @@ use super::{DraKubelet, GPU, GPU_NAME, SECOND, World};
 const POOLS: &str = "pools:\n  - {resource: a.io/claims, select: [{address: \"0000:1b:00.0\"}], offer: dra}\n  - {resource: a.io/plugin, select: [{vendor: 10de}]}\n";
 const PLUGIN: &str = "a.io/plugin";
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn each_device_is_offered_in_one_way() {
     let world = World::new().await;
     let pools = write_pools(&world.node, POOLS);
@@ -29,7 +29,7 @@ async fn each_device_is_offered_in_one_way() {
     assert!(driver.prepare("other").await.unwrap_err().contains("the device plugin offers it"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn device_moves_when_its_pool_changes() {
     let world = World::new().await;
     let pools = write_pools(&world.node, POOLS);
@@ -54,7 +54,7 @@ async fn device_moves_when_its_pool_changes() {
     expect(&world.kubelet, "all devices", |state| state.capacity(PLUGIN).allocatable == 8).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn pool_for_claims_needs_a_restart_and_the_node() {
     let world = World::new().await;
     let pools = write_pools(&world.node, "pools:\n  - {resource: a.io/plugin, select: [{vendor: 10de}]}\n");
@@ -68,7 +68,7 @@ async fn pool_for_claims_needs_a_restart_and_the_node() {
     assert!(code == 64 && error.contains("needs --node"), "{code}: {error}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn resource_that_is_offered_in_both_ways_is_a_problem() {
     let world = World::new().await;
     let pools =
