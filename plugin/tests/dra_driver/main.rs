@@ -2,6 +2,7 @@
 
 #![cfg(feature = "dra")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
+#![allow(unreachable_pub, missing_docs, reason = "helpers of one test program")]
 
 mod api_server;
 #[path = "../common/mod.rs"]

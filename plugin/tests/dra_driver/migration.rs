@@ -16,6 +16,8 @@ async fn pods_of_the_device_plugin_keep_their_devices_from_claims() {
     let serve = world.serve(&[]);
     expect(&world.kubelet, "offered", |state| state.capacity(H100).allocatable == 8).await;
     let pod = world.kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap().pod_uid;
+    // An empty list of pods would show nothing.
+    world.kubelet.admit_with("vm-9", H100, vec!["0000:df:00.0".to_owned()]).await.unwrap();
     let vm = world.node.start_vm(&VmSpec::of_pod(&pod, &[GPU.to_owned()])).unwrap();
     super::common::wait_for_pod(&world.node, GPU, "default/vm-1").await;
     end(serve);
@@ -24,15 +26,19 @@ async fn pods_of_the_device_plugin_keep_their_devices_from_claims() {
     let (_serve, mut driver) = world.offered().await;
     let devices = world.api.devices();
     assert_eq!(devices[GPU_NAME].as_deref(), Some("device-plugin"), "{devices:?}");
-    assert_eq!(devices.values().filter(|taint| taint.is_none()).count(), 7, "{devices:?}");
+    assert_eq!(devices.values().filter(|taint| taint.is_none()).count(), 6, "{devices:?}");
     assert_eq!(device(&world.node, GPU)["taint"]["name"], "device-plugin");
     world.api.add_claim("gpu", GPU_NAME, ("vm-2", "p2"));
     let error = driver.prepare("gpu").await.unwrap_err();
     assert!(error.contains("default/vm-1"), "{error}");
     assert_eq!(world.kubelet.capacity(H100).allocatable, 0, "the device plugin offers none of them");
-    // The pod ends.
+    // The pod ends. The kubelet writes its checkpoint again only after a list of a device plugin.
+    let checkpoint = world.node.kubelet_dir().join("kubelet_internal_checkpoint");
+    let stale = std::fs::read(&checkpoint).unwrap();
     vm.kill();
     world.kubelet.remove(&pod);
+    std::fs::write(checkpoint.with_extension("new"), stale).unwrap();
+    std::fs::rename(checkpoint.with_extension("new"), &checkpoint).unwrap();
     world.api.expect("the pod's device is free", |devices| devices[GPU_NAME].is_none()).await;
     driver.prepare("gpu").await.unwrap();
 }
