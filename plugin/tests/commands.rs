@@ -37,8 +37,9 @@ fn list_prints_every_field() {
     assert_eq!(holder["container_id"].as_str().map(str::len), Some(64));
     let expected = serde_json::json!({
         "address": "0000:3d:00.0", "vendor": "10de", "device": "2330", "class": "030200", "driver": "vfio-pci",
-        "iommu_group": 52, "numa_node": 0, "kind": "pci", "resource": "nvidia.com/2330", "state": "free",
-        "evidence": "enable", "viable": true, "assignment": null, "health": null, "reason": null, "holders": []
+        "iommu_group": 52, "numa_node": 0, "kind": "pci", "resource": "nvidia.com/2330",
+        "offer": "device-plugin", "state": "free", "evidence": "enable", "viable": true, "assignment": null,
+        "claim": null, "taint": null, "health": null, "reason": null, "holders": []
     });
     assert_eq!(devices[1], expected);
     assert_eq!(node.opens(52), 0, "list opens no device node");

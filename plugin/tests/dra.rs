@@ -22,14 +22,17 @@ fn printed(node: &Node, words: &[&str]) -> (Vec<Value>, String) {
     (list["items"].as_array().unwrap().clone(), messages)
 }
 
-/// Returns the devices of the only slice, and the messages.
+/// Returns the devices of all slices, and the messages. Counters are in a slice of their own.
 fn devices(node: &Node, words: &[&str]) -> (Vec<Value>, String) {
     let command = [&["dra", "slices", "--node", "node-1"], words].concat();
     let (slices, messages) = printed(node, &command);
-    assert_eq!(slices.len(), 1);
-    let spec = &slices[0]["spec"];
-    assert_eq!((&spec["nodeName"], &spec["pool"]["name"]), (&json!("node-1"), &json!("node-1")));
-    (spec["devices"].as_array().unwrap().clone(), messages)
+    let mut devices = Vec::new();
+    for slice in &slices {
+        let spec = &slice["spec"];
+        assert_eq!((&spec["nodeName"], &spec["pool"]["name"]), (&json!("node-1"), &json!("node-1")));
+        devices.extend(spec["devices"].as_array().cloned().unwrap_or_default());
+    }
+    (devices, messages)
 }
 
 /// Returns the name and value of a device's taint, or none.

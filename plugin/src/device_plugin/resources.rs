@@ -5,7 +5,7 @@ use crate::kubelet::list_and_watch::DeviceList;
 use crate::kubelet::registry::{Registry, ResourceStatus, SharedStatus};
 use crate::supervise::Supervisor;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -17,6 +17,8 @@ pub(crate) struct ResourceSet {
     supervisor: Supervisor,
     registry: Arc<Registry>,
     running: BTreeMap<Arc<str>, Running>,
+    /// The running resources that have no devices: see [`resend`](Self::resend).
+    empty: BTreeSet<Arc<str>>,
     /// The tasks of resources that lost their last device. A resource that comes back waits for its old task.
     ending: BTreeMap<Arc<str>, JoinHandle<()>>,
 }
@@ -32,13 +34,27 @@ struct Running {
 impl ResourceSet {
     /// Returns a set without resources. `registry` is kept up to date with it.
     pub(crate) fn new(services: Services, supervisor: Supervisor, registry: Arc<Registry>) -> Self {
-        Self { services, supervisor, registry, running: BTreeMap::new(), ending: BTreeMap::new() }
+        Self {
+            services,
+            supervisor,
+            registry,
+            running: BTreeMap::new(),
+            empty: BTreeSet::new(),
+            ending: BTreeMap::new(),
+        }
     }
 
-    /// Sends each resource its list. Starts a resource that is new, and ends one that has no list.
-    pub(crate) fn publish(&mut self, lists: BTreeMap<Arc<str>, DeviceList>) {
-        let gone: Vec<Arc<str>> =
-            self.running.keys().filter(|name| !lists.contains_key(*name)).cloned().collect();
+    /// Sends each resource its list. Starts a resource that is new, and ends one that has no list, unless it was started by
+    /// [`resend`](Self::resend) and `is_assigned` returns true for it.
+    pub(crate) fn publish(
+        &mut self,
+        lists: BTreeMap<Arc<str>, DeviceList>,
+        is_assigned: impl Fn(&str) -> bool,
+    ) {
+        self.empty.retain(|name| !lists.contains_key(name));
+        let is_kept = |name: &Arc<str>| self.empty.contains(name) && is_assigned(name);
+        let names = self.running.keys().filter(|name| !lists.contains_key(*name) && !is_kept(name));
+        let gone: Vec<Arc<str>> = names.cloned().collect();
         let mut changed = !gone.is_empty();
         for name in gone {
             self.end(name);
@@ -56,15 +72,30 @@ impl ResourceSet {
             }
         }
         if changed || !self.registry.is_set() {
-            let statuses = self.running.iter();
-            let statuses = statuses.map(|(name, resource)| (Arc::clone(name), Arc::clone(&resource.status)));
-            self.registry.set(statuses.collect());
+            self.register();
         }
     }
 
-    /// Sends all lists again, unchanged.
-    pub(crate) fn resend(&self) {
-        self.running.values().for_each(|resource| resource.list.send_modify(|_| {}));
+    /// Keeps the registry up to date.
+    fn register(&self) {
+        let statuses = self.running.iter();
+        let statuses = statuses.map(|(name, resource)| (Arc::clone(name), Arc::clone(&resource.status)));
+        self.registry.set(statuses.collect());
+    }
+
+    /// Sends all lists again, unchanged, so that the kubelet writes its checkpoint again.
+    ///
+    /// If there is no list, because all devices are offered to claims, it registers the resource `assigned` with an empty one: the
+    /// checkpoint may still name a pod that had a device of it from the device plugin and has ended.
+    pub(crate) fn resend(&mut self, assigned: Option<&str>) {
+        if let Some(name) = assigned.filter(|_| self.running.is_empty()) {
+            let name: Arc<str> = name.into();
+            self.empty.insert(Arc::clone(&name));
+            self.start(name, DeviceList::default());
+            self.register();
+        } else {
+            self.running.values().for_each(|resource| resource.list.send_modify(|_| {}));
+        }
     }
 
     /// Starts a resource. If its name was in use before, it registers only after the old stream and socket have gone.
@@ -95,6 +126,7 @@ impl ResourceSet {
     /// Ends a resource that has no devices.
     fn end(&mut self, name: Arc<str>) {
         let Some(resource) = self.running.remove(&name) else { return };
+        self.empty.remove(&name);
         tracing::info!(resource = %name, "resource has no devices left");
         self.services.registrations.remove(&name);
         // An empty list first: the kubelet then counts 0 at once, not after its grace period of 5 minutes.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -17,8 +18,8 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::WatchStream;
 use vfio_sim_node::Node;
 
-use super::common::PATIENCE;
-
+/// The longest pause of the driver between two attempts, and more.
+const PATIENCE: Duration = Duration::from_secs(60);
 const SLICES: &str = "/apis/resource.k8s.io/v1/resourceslices";
 
 /// How the server answers.
@@ -53,28 +54,36 @@ pub struct ApiServer {
 type Body = BoxBody<Bytes, Infallible>;
 
 impl ApiServer {
-    pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    /// Starts a server on a thread of its own, because tests block while they run commands. It ends with the test program.
+    pub fn start() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
         let server = Self { state: Arc::default(), changed: watch::Sender::new(0), address };
-        let of_connections = server.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let server = of_connections.clone();
-                tokio::spawn(async move {
-                    let connection = server.clone();
-                    let service = service_fn(move |request| connection.clone().answer(request));
-                    let http = hyper::server::conn::http1::Builder::new();
-                    let mut changes = server.changed.subscribe();
-                    let away = changes.wait_for(|_| server.state.lock().unwrap().mode == Mode::Away);
-                    tokio::select! {
-                        _ = http.serve_connection(TokioIo::new(stream), service) => {}
-                        _ = away => {}
-                    }
-                });
-            }
+        let of_thread = server.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(of_thread.accept(listener));
         });
         server
+    }
+
+    async fn accept(self, listener: std::net::TcpListener) {
+        let listener = TcpListener::from_std(listener).unwrap();
+        while let Ok((stream, _)) = listener.accept().await {
+            let server = self.clone();
+            tokio::spawn(async move {
+                let connection = server.clone();
+                let service = service_fn(move |request| connection.clone().answer(request));
+                let http = hyper::server::conn::http1::Builder::new();
+                let mut changes = server.changed.subscribe();
+                let away = changes.wait_for(|_| server.state.lock().unwrap().mode == Mode::Away);
+                tokio::select! {
+                    _ = http.serve_connection(TokioIo::new(stream), service) => {}
+                    _ = away => {}
+                }
+            });
+        }
     }
 
     /// Writes a kubeconfig file and returns its path.
@@ -140,7 +149,7 @@ impl ApiServer {
         let deadline = Instant::now() + PATIENCE;
         while !wanted(&self.devices()) {
             assert!(Instant::now() < deadline, "{what}: {:#?}", self.devices());
-            sleep(std::time::Duration::from_millis(20)).await;
+            sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -165,9 +174,14 @@ impl ApiServer {
         let (path, query) = (parts.uri.path().to_owned(), parts.uri.query().unwrap_or_default().to_owned());
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let is_write = parts.method != Method::GET;
+        let is_dry_run = query.contains("dryRun=All");
         let mode = self.state.lock().unwrap().mode;
         if is_write && mode == Mode::Forbidden {
             return Ok(failure(StatusCode::FORBIDDEN, "resourceslices is forbidden"));
+        }
+        if is_write && is_dry_run {
+            let slice: Value = serde_json::from_slice(&body).unwrap();
+            return Ok(respond(StatusCode::OK, &slice));
         }
         let name = path.strip_prefix(SLICES).map(|rest| rest.trim_start_matches('/').to_owned());
         Ok(match (&parts.method, name) {
@@ -251,8 +265,8 @@ impl ApiServer {
         let (server, query) = (self.clone(), query.to_owned());
         let lines = WatchStream::new(self.changed.subscribe()).map(move |_| {
             let state = server.state.lock().unwrap();
-            let mut text = String::new();
-            for (version, event) in state.events.iter().filter(|(version, _)| *version > sent) {
+            let (mut text, after) = (String::new(), sent);
+            for (version, event) in state.events.iter().filter(|(version, _)| *version > after) {
                 if is_selected(&query, &event["object"]) {
                     text += &(event.to_string() + "\n");
                 }

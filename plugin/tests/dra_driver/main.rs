@@ -2,6 +2,7 @@
 
 #![cfg(feature = "dra")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
+#![allow(unreachable_pub, missing_docs, reason = "helpers of one test program")]
 
 mod api_server;
 #[path = "../common/mod.rs"]
@@ -33,7 +34,7 @@ impl World {
         let node = Node::with_eight_gpus().unwrap();
         std::fs::create_dir_all(root(&node).join("plugins_registry")).unwrap();
         let kubelet = kubelet(&node).await;
-        Self { node, kubelet, api: ApiServer::start().await }
+        Self { node, kubelet, api: ApiServer::start() }
     }
 
     /// Returns the options of the driver.

@@ -7,7 +7,7 @@ use super::{DraKubelet, GPU, GPU_NAME, SECOND, World};
 const POOLS: &str = "pools:\n  - {resource: a.io/claims, select: [{address: \"0000:1b:00.0\"}], offer: dra}\n  - {resource: a.io/plugin, select: [{vendor: 10de}]}\n";
 const PLUGIN: &str = "a.io/plugin";
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn each_device_is_offered_in_one_way() {
     let world = World::new().await;
     let pools = write_pools(&world.node, POOLS);
@@ -29,7 +29,7 @@ async fn each_device_is_offered_in_one_way() {
     assert!(driver.prepare("other").await.unwrap_err().contains("the device plugin offers it"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn device_moves_when_its_pool_changes() {
     let world = World::new().await;
     let pools = write_pools(&world.node, POOLS);
@@ -37,13 +37,15 @@ async fn device_moves_when_its_pool_changes() {
     let mut driver = DraKubelet::register(&world.node).await;
     expect(&world.kubelet, "seven devices", |state| state.capacity(PLUGIN).allocatable == 7).await;
     let pod = world.kubelet.admit_with("vm-1", PLUGIN, vec![SECOND.to_owned()]).await.unwrap().pod_uid;
+    // An empty list of pods would show nothing.
+    world.kubelet.admit_with("vm-9", PLUGIN, vec!["0000:df:00.0".to_owned()]).await.unwrap();
     // All devices go to claims. The pod's device cannot be allocated until the pod has ended.
     write_pools(&world.node, "pools:\n  - {resource: a.io/claims, select: [{vendor: 10de}], offer: dra}\n");
     world.api.expect("eight devices", |devices| devices.len() == 8).await;
     assert_eq!(world.api.devices()["pci-0000-3d-00-0"].as_deref(), Some("device-plugin"));
     expect(&world.kubelet, "no device", |state| state.capacity(PLUGIN).allocatable == 0).await;
     world.kubelet.remove(&pod);
-    world.api.expect("the pod has ended", |devices| devices.values().all(Option::is_none)).await;
+    world.api.expect("the pod has ended", |devices| devices["pci-0000-3d-00-0"].is_none()).await;
     // A claimed device stays with the driver until the claim has ended.
     world.api.add_claim("gpu", GPU_NAME, ("vm-2", "p2"));
     driver.prepare("gpu").await.unwrap();
@@ -54,7 +56,7 @@ async fn device_moves_when_its_pool_changes() {
     expect(&world.kubelet, "all devices", |state| state.capacity(PLUGIN).allocatable == 8).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn pool_for_claims_needs_a_restart_and_the_node() {
     let world = World::new().await;
     let pools = write_pools(&world.node, "pools:\n  - {resource: a.io/plugin, select: [{vendor: 10de}]}\n");
@@ -68,7 +70,7 @@ async fn pool_for_claims_needs_a_restart_and_the_node() {
     assert!(code == 64 && error.contains("needs --node"), "{code}: {error}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn resource_that_is_offered_in_both_ways_is_a_problem() {
     let world = World::new().await;
     let pools =

@@ -80,9 +80,9 @@ fn hex(number: &Value, digits: usize) -> String {
 
 /// Removes the fields that are not compared.
 pub(crate) fn compared_part(mut listing: Value) -> Value {
-    // The plugin searches for the holders of the offered devices only. The other two are of a running `serve`.
+    // The plugin searches for the holders of the offered devices only. The others are of a running `serve`.
     if let Some(fields) = listing.as_object_mut() {
-        fields.retain(|key, _| !["assignments_known", "coverage", "problems"].contains(&key.as_str()));
+        fields.retain(|key, _| !["assignments_known", "coverage", "dra", "problems"].contains(&key.as_str()));
     }
     let devices = listing.get_mut("devices").and_then(Value::as_array_mut);
     for device in devices.into_iter().flatten().filter_map(Value::as_object_mut) {

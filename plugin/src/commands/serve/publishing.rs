@@ -50,7 +50,8 @@ impl Publishing {
                     offers.decided(requests, &publisher, &snapshot, &current);
                 }
                 if let Some(lists) = lists {
-                    resources.publish(lists);
+                    let is_assigned = |name: &str| current.records().any(|record| record.resource == name);
+                    resources.publish(lists, is_assigned);
                 }
             }
             tokio::select! {
@@ -60,7 +61,10 @@ impl Publishing {
                 () = requested(offers.as_ref()) => {}
                 () = sleep_until(next.unwrap_or_else(tokio::time::Instant::now)), if next.is_some() => {}
                 // The kubelet writes its checkpoint again after every list, also after one that is not new.
-                () = assignments.checkpoint_is_stale() => resources.resend(),
+                () = assignments.checkpoint_is_stale() => {
+                    let mut offered = current.records().filter(|record| record.is_of_this_plugin());
+                    resources.resend(offered.next().map(|record| record.resource.as_str()));
+                }
             }
         }
     }
