@@ -214,7 +214,9 @@ pub fn errno_text(errno: i32) -> String {
 
 /// Writes bytes that another process or the caller chose: UTF-8 as it is, other bytes as U+FFFD,
 /// control characters escaped.
-struct Shown<'a>(&'a OsStr);
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a>(pub &'a OsStr);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -125,13 +125,10 @@ fn watch_is_polled_by_its_descriptor() {
 /// Waits as a program with threads does: the lock is not held during the poll.
 fn wait_shared(shared: &Mutex<Watch>, mut step: impl FnMut(&mut Wait, &mut Watch) -> bool) {
     let (mut wait, deadline) = (Wait::new(), Instant::now() + PATIENCE);
-    let fd = rustix::io::dup(shared.lock().unwrap().fd()).unwrap();
     while !step(&mut wait, &mut shared.lock().unwrap()) {
         assert!(Instant::now() < deadline, "the wait missed its event");
         let limit = Timespec::try_from(PATIENCE).unwrap();
-        let own = wait.fd().unwrap();
-        let mut descriptors = [PollFd::new(&fd, PollFlags::IN), PollFd::new(&own, PollFlags::IN)];
-        poll(&mut descriptors, Some(&limit)).unwrap();
+        poll(&mut [PollFd::new(&wait.fd().unwrap(), PollFlags::IN)], Some(&limit)).unwrap();
     }
 }
 
@@ -173,10 +170,10 @@ fn event_that_one_wait_takes_wakes_the_others() {
         }
     }
     // It waits for something else at once, and drains all that can be drained.
-    while is_ready_to_read(&watch) {
+    while is_ready_to_read(first.fd().unwrap()) {
         assert_eq!(first.step(&mut watch, |_| false), Ok(false));
     }
-    assert!(!is_ready_to_read(first.fd().unwrap()), "its own step is no news for it");
+    assert!(is_ready_to_read(&watch), "no wait takes the news of the one who polls the watch");
     for wait in [&mut second, &mut third] {
         assert!(is_ready_to_read(wait.fd().unwrap()));
         assert_eq!(wait.step(&mut watch, is_bound), Ok(true));
@@ -228,6 +225,67 @@ fn each_event_ends_the_waits_of_eight_threads() {
         }
         printer.join().unwrap();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+}
+
+/// One thread polls the descriptor of the watch, while four others wait and are quicker.
+#[test]
+fn polled_watch_shows_all_news_beside_four_waits() {
+    let node = Node::with_eight_gpus().unwrap();
+    let mut watch = open(&node, NEVER);
+    assert_eq!(queued(&mut watch).len(), 17);
+    let shared = Arc::new(Mutex::new(watch));
+    for round in 0..16 {
+        let group = GroupId(90 + round);
+        let free = move |watch: &Watch| watch.occupancy(group) == Some(Occupancy::Free);
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || {
+                    wait_shared(&shared, |wait, watch| wait.step(watch, free).unwrap());
+                })
+            })
+            .collect();
+        let poller = std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || {
+                let fd = rustix::io::dup(shared.lock().unwrap().fd()).unwrap();
+                let limit = Timespec::try_from(PATIENCE).unwrap();
+                let mut events = Vec::new();
+                while !events.contains(&Event::Freed(group)) {
+                    let polled = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit));
+                    assert_eq!(polled, Ok(1), "round {round}: the poller missed its event");
+                    events.extend(queued(&mut shared.lock().unwrap()));
+                }
+            }
+        });
+        add(&node, &format!("0000:f{round:x}:00.0"), group.0);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        poller.join().unwrap();
+    }
+}
+
+/// The calls of the one who polls the watch end what waits have made readable, however it asks.
+#[test]
+fn polled_descriptor_stays_readable_until_its_own_call() {
+    let node = Node::with_eight_gpus().unwrap();
+    let mut watch = open(&node, NEVER);
+    let mut wait = Wait::new();
+    for calls in [
+        (|watch: &mut Watch| assert!(queued(watch).contains(&Event::Ready))) as fn(&mut Watch),
+        |watch| watch.update().unwrap(),
+        |watch| assert_eq!(watch.wait_until_held(GROUP, Some(Duration::ZERO)), Ok(false)),
+        |watch| while watch.wait_for_event(Some(Duration::ZERO)).unwrap().is_some() {},
+    ] {
+        let before = watch.news();
+        watch.record_probe(GROUP, Occupancy::Held);
+        watch.record_probe(GROUP, Occupancy::Free);
+        assert_eq!(wait.step(&mut watch, |_| false), Ok(false));
+        assert!(watch.news() > before);
+        assert_eq!(watch.wait_for(Some(SHORT), |_| true), Ok(true));
+        assert!(is_ready_to_read(&watch), "a wait has taken in news");
+        calls(&mut watch);
+        assert!(!is_ready_to_read(&watch));
     }
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -186,11 +187,12 @@ func TestCloseDuringCallsIsSafe(t *testing.T) {
 	for range 20 {
 		root := must(vfioprobe.Open(node.Root))(t)
 		var calls sync.WaitGroup
+		var made atomic.Int64
 		for i := range 8 {
 			calls.Add(1)
 			go func() {
 				defer calls.Done()
-				for {
+				for ; ; made.Add(1) {
 					var err error
 					switch i % 4 {
 					case 0:
@@ -212,7 +214,8 @@ func TestCloseDuringCallsIsSafe(t *testing.T) {
 				}
 			}()
 		}
-		time.Sleep(5 * time.Millisecond)
+		// Close while calls are in progress.
+		eventually(t, func() bool { return made.Load() >= 8 })
 		root.Close()
 		calls.Wait()
 	}

@@ -208,8 +208,10 @@ func TestOnlyProbesOpenGroups(t *testing.T) {
 	must(root.Holders(51, 52))(t)
 	watch := must(root.Watch(context.Background(), vfioprobe.WatchOptions{Interval: time.Millisecond}))(t)
 	defer watch.Close()
-	until(t, watch, bound("0000:df:00.0"))
-	time.Sleep(20 * time.Millisecond)
+	until(t, watch, ready)
+	// The watch makes more passes, at least the one that finds this.
+	node.Unbind(simnode.SecondGPU)
+	until(t, watch, vfioprobe.Event{Kind: vfioprobe.EventUnbound, Device: simnode.SecondGPU, Group: vfioprobe.NoGroup})
 	equal(t, "opens", node.Opens(51), 0)
 	must(root.Probe(51))(t)
 	equal(t, "opens", node.Opens(51), 1)

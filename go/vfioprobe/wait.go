@@ -52,7 +52,7 @@ func (w *Watch) WaitHeld(ctx context.Context, group GroupID) error {
 
 func (w *Watch) waitState(ctx context.Context, group GroupID, state State) error {
 	if group == NoGroup {
-		return invalid("group: is NoGroup; a device without an IOMMU group cannot be waited for")
+		return invalid("group: must not be VFP_NO_GROUP; a device without an IOMMU has no group")
 	}
 	return w.WaitFor(ctx, func(w *Watch) bool {
 		known, found, err := w.Group(group)

@@ -76,7 +76,7 @@ func TestAnotherCallTakesOverTheWait(t *testing.T) {
 		_, err := watch.Next(first)
 		firstEnded <- err
 	}()
-	time.Sleep(20 * time.Millisecond)
+	wait(t, 1)
 	go func() {
 		event, err := watch.Next(limited(t))
 		if err != nil {
@@ -84,7 +84,7 @@ func TestAnotherCallTakesOverTheWait(t *testing.T) {
 		}
 		second <- event
 	}()
-	time.Sleep(20 * time.Millisecond)
+	wait(t, 2)
 	cancel()
 	isAll(t, <-firstEnded, context.Canceled)
 	node.Unbind(simnode.FirstGPU)
@@ -100,7 +100,7 @@ func TestNextOfEndedWatchIsErrClosed(t *testing.T) {
 		go func() { _, err := watch.Next(context.Background()); ended <- err }()
 		go func() { ended <- watch.WaitHeld(context.Background(), 51) }()
 	}
-	time.Sleep(20 * time.Millisecond)
+	wait(t, 4)
 	watch.Close()
 	for range 4 {
 		isAll(t, <-ended, vfioprobe.ErrClosed)

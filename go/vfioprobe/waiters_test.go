@@ -60,6 +60,51 @@ func TestOneChangeEndsTheWaitsOfAllGoroutines(t *testing.T) {
 	}
 }
 
+// A loop over events and four waits, each of which may be the one that reads the change: each news reaches all of them.
+func TestLoopSeesAllNewsBesideFourWaits(t *testing.T) {
+	node, root := eightGPUs(t)
+	watch := watch(t, root, never)
+	until(t, watch, ready)
+	const rounds = 10
+	var waits sync.WaitGroup
+	freed := make(chan vfioprobe.GroupID, rounds)
+	waits.Add(1)
+	go func() {
+		defer waits.Done()
+		for event, err := range watch.Events() {
+			if err != nil {
+				t.Error(err)
+			} else if event.Kind == vfioprobe.EventFreed {
+				freed <- event.Group
+			}
+		}
+	}()
+	ctx := limited(t)
+	for round := range rounds {
+		group := vfioprobe.GroupID(90 + round)
+		var free sync.WaitGroup
+		for range 4 {
+			free.Add(1)
+			go func() {
+				defer free.Done()
+				equal(t, "free", watch.WaitFree(ctx, group), nil)
+			}()
+		}
+		node.Do("add_gpu", map[string]any{"address": fmt.Sprintf("0000:f%d:00.0", round), "group": group, "numa_node": 0})
+		// The watch saw the group's node before the device was there, perhaps. Now it is: a pass finds it.
+		node.Write(fmt.Sprintf("dev/vfio/signal-%d", round), "")
+		free.Wait()
+		select {
+		case event := <-freed:
+			equal(t, "freed", event, group)
+		case <-ctx.Done():
+			t.Fatalf("the loop missed group %d", group)
+		}
+	}
+	watch.Close()
+	waits.Wait()
+}
+
 // A wait keeps the events in the queue while another goroutine has taken the lead, so Next must not wait for that one.
 func TestNextReturnsWhatAWaitHasQueued(t *testing.T) {
 	_, root := eightGPUs(t)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -217,7 +218,7 @@ func TestContextOrCloseEndsTheWatch(t *testing.T) {
 					}
 				}()
 			}
-			time.Sleep(20 * time.Millisecond)
+			wait(t, 3)
 			end(watch, cancel)
 			loops.Wait()
 			// A goroutine of its own handles the end of the context.
@@ -329,6 +330,23 @@ func eventually(tb testing.TB, condition func() bool) {
 	}
 }
 
+// wait waits until this number of goroutines wait for news of a watch.
+func wait(tb testing.TB, count int) {
+	tb.Helper()
+	eventually(tb, func() bool {
+		stacks := make([]byte, 1<<20)
+		waiting := 0
+		for _, stack := range strings.Split(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
+			state, _, _ := strings.Cut(stack, "\n")
+			parked := strings.Contains(state, "[select") || strings.Contains(state, "[IO wait")
+			if parked && strings.Contains(stack, ".(*watchHandle).await(") {
+				waiting++
+			}
+		}
+		return waiting == count
+	})
+}
+
 // usage counts the resources that a leak would increase.
 type usage struct{ descriptors, helpers, threads, goroutines int }
 
@@ -431,7 +449,7 @@ func TestWaitingBlocksNoThread(t *testing.T) {
 			}
 		}()
 	}
-	time.Sleep(50 * time.Millisecond)
+	wait(t, 60)
 	if after := used(t).threads; after > before+30 {
 		t.Errorf("%d threads before 60 loops wait, %d after", before, after)
 	}

@@ -79,8 +79,7 @@ def test_close_ends_async_iteration(root: Root) -> None:
         task = asyncio.create_task(follow())
         while count < BOUND:
             await asyncio.sleep(0)
-        # The task waits now, and no event follows.
-        await asyncio.sleep(0.05)
+        # The loop ran this again, so the task waits.
         assert not task.done()
         watch.close()
         await asyncio.wait_for(task, 30)
@@ -94,6 +93,8 @@ def test_cancelled_task_leaks_no_descriptor(root: Root) -> None:
         kinds: list[tuple[EventKind, int | None]] = []
         while watch.next_event(0) is not None:
             pass
+        # The watch keeps the descriptors of one wait for the next.
+        assert await watch.next_event_async(0.01) is None
         before = descriptors()
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(collect(watch, kinds, 1), 0.1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -83,20 +82,13 @@ async def _readable(waiter: Waiter) -> bool:
         return False
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
-    watched, *own = waiter.descriptors()
-    # A loop allows one reader per descriptor, but several tasks may wait for the same watch.
-    copy = os.dup(watched)
+    descriptor = waiter.descriptor()
+    loop.add_reader(descriptor, ready.set)
     try:
-        for descriptor in (copy, *own):
-            loop.add_reader(descriptor, ready.set)
-        try:
-            await asyncio.wait_for(ready.wait(), left)
-        except asyncio.TimeoutError:
-            # The caller checks again before it gives up.
-            pass
-        finally:
-            for descriptor in (copy, *own):
-                loop.remove_reader(descriptor)
+        await asyncio.wait_for(ready.wait(), left)
+    except asyncio.TimeoutError:
+        # The caller checks again before it gives up.
+        pass
     finally:
-        os.close(copy)
+        loop.remove_reader(descriptor)
     return True

@@ -173,8 +173,8 @@ class Watch:
         """Waits in asyncio until a group is held. As wait_until_held()."""
     def fileno(self) -> int:
         """Returns a descriptor that is readable when there may be an event. Then call next_event(0) until
-        it returns None. Do not read or close the descriptor. If another thread waits too, it may read a
-        change first and leave the descriptor unreadable."""
+        it returns None. Do not read or close the descriptor. It becomes readable for what the waits of
+        other threads have read first, too; calls with a timeout of 0 end that, so one thread polls it."""
     @property
     def closed(self) -> bool:
         """True if the watch is closed."""
@@ -209,9 +209,9 @@ class Waiter:
     """A wait for a watch. It keeps the descriptor open, even if the watch is closed during the wait."""
     def left(self) -> float | None:
         """Returns the seconds until the end of the timeout, 0 after it. None without a timeout."""
-    def descriptors(self) -> list[int]:
-        """Returns the descriptors to wait for: that of the watch, and one for what other threads have read
-        first."""
+    def descriptor(self) -> int:
+        """Returns the descriptor to wait for after a step. No other waiter has the same one. Raises OSError
+        if the process had no descriptor left."""
     def step(self) -> bool:
         """Takes in what has changed. Returns whether a predicate is due. Does not wait."""
     def next_event(self) -> Event | None:

@@ -1,5 +1,6 @@
 /* Prints all results of the C ABI for a tree as JSON, to be compared with the other languages: dump ROOT. With a second argument
- * it prints what calls report that open no group: dump ROOT unprobed. */
+ * it prints what calls report that open no group: dump ROOT unprobed. dump ROOT errors CALL ARGUMENT... makes calls with bad
+ * input and prints a list of their reports. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -387,6 +388,144 @@ static int unprobed(const vfp_root *root, const vfp_device *devices, size_t devi
     return 0;
 }
 
+/* Shows each byte that is not printable ASCII as %FF. */
+static void path_or_null(const char *path) {
+    key("path");
+    if (!*path) {
+        printf("null");
+        return;
+    }
+    putchar('"');
+    for (; *path; path++) {
+        if (*path == '"' || *path == '\\') putchar('\\');
+        if (*path < ' ' || *path > '~') printf("%%%02X", (unsigned char)*path);
+        else putchar(*path);
+    }
+    putchar('"');
+}
+
+static void result(const char *value) {
+    item("{");
+    text_or_null("result", value);
+    end("}");
+}
+
+/* Returns the state of a probe, and why it is not known. */
+static const char *state_of(const vfp_occupancy *occupancy) {
+    static char shown[80];
+    if (occupancy->state != VFP_STATE_UNKNOWN) return vfp_state_text(occupancy->state);
+    if (occupancy->unknown_reason == VFP_UNKNOWN_ERRNO) snprintf(shown, sizeof shown, "unknown, errno %d", occupancy->os_errno);
+    else snprintf(shown, sizeof shown, "unknown, %s", vfp_unknown_reason_text(occupancy->unknown_reason));
+    return shown;
+}
+
+static vfp_status error_of_scan(const vfp_root *root, const char *id, vfp_error *error) {
+    static vfp_device all[MANY];
+    size_t count = 0, index;
+    vfp_status status = vfp_scan(root, VFP_ARRAY(all), &count, error);
+    for (index = 0; status == VFP_OK && index < count; index++) {
+        if (all[index].status == VFP_OK || strcmp(all[index].id, id) != 0) continue;
+        error->status = all[index].status, error->os_errno = all[index].os_errno, error->group = VFP_NO_GROUP;
+        snprintf(error->device, sizeof error->device, "%s", id);
+        snprintf(error->text, sizeof error->text, "%s", all[index].error_text);
+        snprintf(error->path, sizeof error->path, "%s", all[index].error_path);
+        return error->status;
+    }
+    return status;
+}
+
+/* Makes a call and reports its result or its error; null if C has no such call. */
+static void bad_input(const char *path, const char *call, const char *argument) {
+    static vfp_device device_record;
+    static vfp_device_node all_nodes[MANY];
+    static vfp_holder all_holders[MANY];
+    static vfp_error error;
+    const char *shown = "";
+    char words[80];
+    vfp_root *root = NULL;
+    vfp_watch *watch = NULL;
+    vfp_group group_record;
+    vfp_watched_group watched;
+    vfp_occupancy occupancy;
+    vfp_hardware hardware_record;
+    vfp_pci_id model = {0x10de, 0x2330};
+    vfp_name name;
+    vfp_status status;
+    size_t count = 0;
+    int32_t peek = 0;
+    uint32_t of = (uint32_t)strtoul(argument, NULL, 10);
+    if (vfp_root_open(path, &root, NULL) != VFP_OK) exit(2);
+    if (!strcmp(call, "open")) {
+        vfp_root *opened = NULL;
+        status = vfp_root_open(argument, &opened, &error);
+        vfp_root_close(&opened);
+    } else if (!strcmp(call, "names")) {
+        status = vfp_names(argument, &model, 1, VFP_RECORD(name), &error);
+    } else if (!strcmp(call, "device")) {
+        status = vfp_device_read(root, argument, VFP_RECORD(device_record), &error);
+    } else if (!strcmp(call, "hardware")) {
+        status = vfp_hardware_read(root, argument, VFP_RECORD(hardware_record), &error);
+    } else if (!strcmp(call, "scan")) {
+        status = error_of_scan(root, argument, &error);
+    } else if (!strcmp(call, "group")) {
+        status = vfp_group_read(root, of, VFP_RECORD(group_record), &error);
+    } else if (!strcmp(call, "members")) {
+        status = vfp_members(root, of, sizeof(vfp_member), 0, NULL, &count, &error);
+    } else if (!strcmp(call, "peek")) {
+        status = vfp_peek(root, of, &peek, &error);
+        shown = vfp_peek_text(peek);
+    } else if (!strcmp(call, "probe")) {
+        status = vfp_probe(root, of, VFP_RECORD(occupancy), &error);
+        if (status == VFP_OK) shown = state_of(&occupancy);
+    } else if (!strcmp(call, "nodes")) {
+        status = vfp_device_nodes(root, of, VFP_ARRAY(all_nodes), &count, &error);
+        snprintf(words, sizeof words, "group node %s", status == VFP_OK ? node_of_kind(all_nodes, count, VFP_NODE_GROUP) : "");
+        if (status == VFP_OK && !*node_of_kind(all_nodes, count, VFP_NODE_GROUP)) strcat(words, "none");
+        shown = words;
+    } else if (!strcmp(call, "holders")) {
+        status = vfp_holders(root, &of, 1, VFP_ARRAY(all_holders), &count, 0, NULL, &error);
+    } else if (!strcmp(call, "watch_group")) {
+        if (vfp_watch_open(root, 0, NULL, &watch, NULL) != VFP_OK) exit(2);
+        if (vfp_watch_wait(watch, VFP_WAIT_EVENT, VFP_ALL_GROUPS, 20000, NULL) != VFP_OK) exit(2);
+        status = vfp_watch_group(watch, of, VFP_RECORD(watched), &error);
+    } else if (!strcmp(call, "wait_free")) {
+        if (vfp_watch_open(root, 0, NULL, &watch, NULL) != VFP_OK) exit(2);
+        status = vfp_watch_wait(watch, VFP_WAIT_FREE, of, 0, &error);
+        shown = status == VFP_OK ? "true" : "false";
+    } else if (!strcmp(call, "closed_root")) {
+        vfp_root_close(&root);
+        status = vfp_peek(root, 51, &peek, &error);
+    } else if (!strcmp(call, "closed_watch")) {
+        status = vfp_watch_devices(watch, sizeof device_record, 0, NULL, &count, &error);
+    } else if (!strcmp(call, "swapped")) {
+        status = vfp_scan(root, MANY, sizeof device_record, &device_record, &count, &error);
+    } else {
+        item("null");
+        comma = ",";
+        vfp_root_close(&root);
+        return;
+    }
+    if (status >= 0) {
+        result(shown);
+    } else {
+        item("{");
+        text_or_null("type", vfp_status_text(status));
+        error_fields(&error);
+        path_or_null(error.path);
+        end("}");
+    }
+    vfp_watch_close(&watch);
+    vfp_root_close(&root);
+}
+
+static int bad_inputs(int argc, char **argv) {
+    int index;
+    open("[");
+    for (index = 3; index + 1 < argc; index += 2) bad_input(argv[1], argv[index], argv[index + 1]);
+    puts("]");
+    return 0;
+}
+
 int main(int argc, char **argv) {
     static vfp_device devices[MANY], unreadable[MANY];
     static uint32_t groups[MANY];
@@ -394,6 +533,7 @@ int main(int argc, char **argv) {
     vfp_error error;
     size_t count = 0, index, readable = 0, unreadable_count = 0, group_count = 0;
     int32_t has_nodes = 0;
+    if (argc > 3 && !strcmp(argv[2], "errors")) return bad_inputs(argc, argv);
     if (argc != 2 && argc != 3) return 64;
     if (vfp_root_open(argv[1], &root, &error) < 0) return fails(&error);
     if (vfp_scan(root, sizeof devices[0], MANY, devices, &count, &error) < 0) return fails(&error);

@@ -1,10 +1,13 @@
 """`dump.py ROOT` prints all results of the Python module for a tree as JSON, for the comparison.
 
 `dump.py ROOT unprobed` prints what calls report that open no group.
+`dump.py ROOT errors CALL ARGUMENT...` makes calls with bad input and prints a list of their reports.
 """
 
 import json
+import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from vfio_probe import (
@@ -18,6 +21,7 @@ from vfio_probe import (
     ProbeError,
     Root,
     Watch,
+    names,
 )
 
 Document = dict[str, Any]
@@ -199,5 +203,107 @@ def unprobed(path: str) -> Document:
         }
 
 
+def state_of(occupancy: Occupancy) -> str:
+    """Returns the state of a probe, and why it is not known."""
+    if occupancy.unknown_reason is None:
+        return occupancy.state.value
+    reason = occupancy.unknown_reason.value
+    return f"unknown, {reason} {occupancy.errno}" if reason == "errno" else f"unknown, {reason}"
+
+
+def watched(root: Root, group: int) -> str:
+    """Returns the state of a group in a watch that is ready."""
+    with root.watch() as watch:
+        watch.wait_for(lambda _: True, 20)
+        known = watch.group(group)
+        return "none" if known is None else state_of(known.occupancy)
+
+
+def wait_free(root: Root, group: int) -> str:
+    """Returns whether a watch knows at once that the group is free."""
+    with root.watch() as watch:
+        return str(watch.wait_until_free(group, 0)).lower()
+
+
+def error_of_scan(root: Root, device: str) -> str:
+    """Raises the error of a device in a scan."""
+    for error in root.scan().errors:
+        if error.device == device:
+            raise error
+    return "no error"
+
+
+def closed_root(root: Root) -> str:
+    """Uses a closed root."""
+    root.close()
+    return str(root.peek(51))
+
+
+def closed_watch(root: Root) -> str:
+    """Uses a closed watch."""
+    watch = root.watch()
+    watch.close()
+    return str(watch.devices())
+
+
+def escaped(path: str) -> str:
+    """Shows each byte that is not printable ASCII as %FF."""
+    return "".join(chr(byte) if 0x20 <= byte < 0x7F else f"%{byte:02X}" for byte in os.fsencode(path))
+
+
+def before_space(text: str) -> int:
+    """Returns the number at the start."""
+    return int(text.split(" ")[0])
+
+
+def seconds(text: str) -> float:
+    """Returns the milliseconds after the last space in seconds."""
+    return int(text.split(" ")[-1]) / 1000
+
+
+CALLS: dict[str, Callable[[Root, str], str]] = {
+    "open": lambda _, path: f"a root {Root(path)}",
+    "open_nul": lambda _, __: f"a root {Root('a' + chr(0) + 'b')}",
+    "names": lambda _, path: f"names {names([(0x10DE, 0x2330)], path)}",
+    "device": lambda root, device: f"a device {root.device(device)}",
+    "hardware": lambda root, device: f"hardware {root.hardware(device)}",
+    "scan": error_of_scan,
+    "group": lambda root, group: f"a group {root.group(int(group))}",
+    "members": lambda root, group: f"members {root.members(int(group))}",
+    "peek": lambda root, group: root.peek(int(group)).value,
+    "probe": lambda root, group: state_of(root.probe(int(group))),
+    "probe_within": lambda root, text: state_of(root.probe(before_space(text), seconds(text))),
+    "nodes": lambda root, group: f"group node {root.device_nodes(int(group)).group_node or 'none'}",
+    "holders": lambda root, group: f"holders {root.holders([int(group)])}",
+    "snapshot_within": lambda root, text: f"a snapshot {root.snapshot(seconds(text))}",
+    "interval": lambda root, text: f"a watch {root.watch(interval=seconds(text))}",
+    "watch_group": lambda root, group: watched(root, int(group)),
+    "wait_free": lambda root, group: wait_free(root, int(group)),
+    "closed_root": lambda root, _: closed_root(root),
+    "closed_watch": lambda root, _: closed_watch(root),
+}
+
+
+def bad_input(path: str, call: str, argument: str) -> Document | None:
+    """Makes a call and reports its result or exception. None if Python has no such call."""
+    if call not in CALLS:
+        return None
+    with Root(path) as root:
+        try:
+            return {"result": CALLS[call](root, argument)}
+        except ProbeError as error:
+            place = None if error.filename is None else escaped(error.filename)
+            return {"type": type(error).__name__, **error_of(error), "path": place}
+        except (TypeError, ValueError, OverflowError) as error:
+            return {"type": type(error).__name__, "text": str(error)}
+
+
+def main(path: str, mode: str = "", *calls: str) -> object:
+    """Returns the document for the command line."""
+    if mode == "errors":
+        return [bad_input(path, *pair) for pair in zip(calls[::2], calls[1::2], strict=True)]
+    return unprobed(path) if mode == "unprobed" else dump(path)
+
+
 if __name__ == "__main__":
-    print(json.dumps(unprobed(sys.argv[1]) if sys.argv[2:] == ["unprobed"] else dump(sys.argv[1])))
+    print(json.dumps(main(*sys.argv[1:])))

@@ -169,7 +169,7 @@ fn interrupted_search_reads_all_descriptors() {
     let _group = File::open("/dev/full").unwrap();
     tree.show(std::process::id());
     let test = "holder_search::tests::interrupted_search_reads_all_descriptors";
-    crate::root::tests::while_interrupted(test, tree.directory.path(), |directory| {
+    crate::root::while_interrupted(test, tree.directory.path(), |directory| {
         let root = Root::open(directory).unwrap();
         let targets = Arc::new(Targets::of(&root, &[GROUP]).unwrap());
         let pid = rustix::process::getppid().unwrap().as_raw_nonzero().get().cast_unsigned();

@@ -10,7 +10,6 @@ use crate::peek::Peek;
 use crate::prober::{Done, ProbeResult, Request};
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -18,8 +17,6 @@ use std::time::Instant;
 pub(super) struct Results {
     arrived: Mutex<Vec<ProbeResult>>,
     signal: OwnedFd,
-    /// The signal was sent without a result.
-    woken: AtomicBool,
 }
 
 impl Results {
@@ -28,7 +25,7 @@ impl Results {
     pub(super) fn new() -> Result<Self> {
         let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| Error::system(errno, "eventfd"))?;
-        Ok(Self { arrived: Mutex::default(), signal, woken: AtomicBool::new(false) })
+        Ok(Self { arrived: Mutex::default(), signal })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -38,24 +35,23 @@ impl Results {
     /// Adds a result. `more` means that further results follow at once, so the signal can wait for
     /// them.
     fn add(&self, result: ProbeResult, more: bool) {
-        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+        // Signals are sent and cleared under the lock. Otherwise one could come after its result was
+        // taken, and would stay, or be cleared before.
+        let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        arrived.push(result);
         if !more {
-            self.send();
+            // This fails only after 2^64 - 2 signals that were not read.
+            let _ = rustix::io::write(&self.signal, &1_u64.to_ne_bytes());
         }
-    }
-
-    fn send(&self) {
-        // This fails only after 2^64 - 2 signals that were not read.
-        let _ = rustix::io::write(&self.signal, &1_u64.to_ne_bytes());
     }
 
     fn take(&self) -> Vec<ProbeResult> {
-        let arrived = std::mem::take(&mut *self.arrived.lock().unwrap_or_else(PoisonError::into_inner));
-        if self.woken.swap(false, Ordering::Relaxed) || !arrived.is_empty() {
-            // The read clears the eventfd. It fails with EAGAIN if the signal is still to come.
+        let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        if !arrived.is_empty() {
+            // The read clears the eventfd. It fails with EAGAIN if further results follow at once.
             let _ = rustix::io::read(&self.signal, &mut [0_u8; 8]);
         }
-        arrived
+        std::mem::take(&mut arrived)
     }
 }
 
@@ -94,12 +90,6 @@ impl Monitor {
                 changes.push(Change::Changed(group.id));
             }
         }
-    }
-
-    /// Makes [`Monitor::results_fd`] readable until the next [`Monitor::collect`].
-    pub(crate) fn wake(&self) {
-        self.results.woken.store(true, Ordering::Relaxed);
-        self.results.send();
     }
 
     /// Peeks at the groups and starts the probes that are wanted.

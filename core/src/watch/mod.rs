@@ -34,6 +34,17 @@ pub use event::Event;
 pub use options::Options;
 pub use wait::{Deadline, MAX_QUEUED, Wait};
 
+/// The descriptor of [`Watch::fd`], shared with the watch.
+#[doc(hidden)]
+#[derive(Clone, Debug)]
+pub struct Descriptor(Arc<Bell>);
+
+impl AsFd for Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// Pause before another pass after a device node was created or removed. The kernel creates the
 /// node of a group before the device's entry in sysfs (`__vfio_register_dev`), so a pass between
 /// the two finds nothing.
@@ -72,10 +83,10 @@ pub struct Watch {
     node_changed: bool,
     /// [`Event::Ready`] was queued.
     ready: bool,
-    /// The waits that other threads may be polling for.
+    /// The descriptor of [`Watch::fd`].
+    bell: Arc<Bell>,
+    /// That one and those of all waits.
     bells: Bells,
-    /// A [`Wait`] has made a step since the latest event, so another thread may poll the descriptor.
-    waited_for: bool,
 }
 
 impl Watch {
@@ -104,6 +115,8 @@ impl Watch {
         let sources = Sources::new(monitor.options().interval, monitor.results_fd(), options.uevents)?;
         let holders = KnownHolders::new(&monitor)?;
         sources.watch_holders(holders.fd())?;
+        let mut bells = Bells::default();
+        let bell = bells.take(sources.fd()).map_err(|errno| Error::system(errno, "watch"))?;
         let mut watch = Self {
             monitor,
             options,
@@ -117,8 +130,8 @@ impl Watch {
             unreported_failure: None,
             node_changed: false,
             ready: false,
-            bells: Bells::default(),
-            waited_for: false,
+            bell,
+            bells,
         };
         watch.watch_nodes();
         Ok(watch)
@@ -127,11 +140,29 @@ impl Watch {
     /// Returns a descriptor that is readable when [`Watch::next`] may have an event. Poll it; do
     /// not read it.
     ///
-    /// A change that another thread has read may leave it unreadable. A thread that shares the watch
-    /// therefore polls [`Wait::fd`](crate::watch::Wait::fd) too.
+    /// News that a wait of another thread has taken in makes it readable too. It stays so until
+    /// [`Watch::next`] has returned none. So one thread polls it, and each other thread that shares the
+    /// watch has a [`Wait`](crate::watch::Wait), whose descriptor is its own.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.sources.fd()
+        self.bell.as_fd()
+    }
+
+    /// Returns a copy of [`Watch::fd`] that needs no lock and outlives the watch.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn descriptor(&self) -> Descriptor {
+        Descriptor(Arc::clone(&self.bell))
+    }
+
+    /// Makes the descriptors of the watch and of all waits readable for as long as `end` is. So one
+    /// write ends all waits.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    #[doc(hidden)]
+    pub fn poll_end(&self, end: BorrowedFd<'_>) -> Result<()> {
+        self.sources.watch_end(end)
     }
 
     /// Returns whether the kernel's uevents are heard. Without them the timer finds every change,
@@ -152,10 +183,11 @@ impl Watch {
         reason = "None means no event for now, an iterator's None means its end"
     )]
     pub fn next(&mut self) -> Option<Result<Event>> {
-        self.next_for(None)
+        let own = Arc::clone(&self.bell);
+        self.next_for(&own)
     }
 
-    fn next_for(&mut self, own: Option<&Arc<Bell>>) -> Option<Result<Event>> {
+    fn next_for(&mut self, own: &Arc<Bell>) -> Option<Result<Event>> {
         if let Some(news) = self.pop() {
             return Some(news);
         }
@@ -176,8 +208,9 @@ impl Watch {
     }
 
     /// Takes in what the sources signal, makes a pass if one is due, and queues the events. `own` is
-    /// the bell of the wait that makes this step.
-    fn advance(&mut self, own: Option<&Arc<Bell>>) {
+    /// the bell of the poller that makes this step.
+    fn advance(&mut self, own: &Arc<Bell>) {
+        own.clear();
         let events = self.events.total();
         self.take_signals();
         let now = Instant::now();
@@ -212,11 +245,8 @@ impl Watch {
             self.events.push(Event::Ready);
         }
         if self.events.total() > events {
-            // Other threads wait for what this one has just taken from the sources.
+            // Other threads poll for what this one has just taken from the sources.
             self.bells.ring_others(own);
-            if std::mem::take(&mut self.waited_for) {
-                self.monitor.wake();
-            }
         }
     }
 

@@ -23,6 +23,7 @@ const NODES: u64 = 2;
 const TICK: u64 = 3;
 const RESULTS: u64 = 4;
 const HOLDERS: u64 = 5;
+const END: u64 = 6;
 /// Epoll data of a holder's exit: this, the pid in the bits from 32 on, and the group below them.
 const EXITS: u64 = 1 << 63;
 
@@ -143,16 +144,17 @@ impl Sources {
     pub(super) fn ready<'a>(&self, space: &'a mut ReadySpace) -> impl Iterator<Item = Signal> + 'a {
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         let ready = epoll::wait(&*self.epoll, space, Some(&zero)).ok();
-        ready.into_iter().flat_map(|(ready, _)| ready.iter()).map(|event| match event.data.u64() {
-            UEVENTS => Signal::Uevents,
-            NODES => Signal::Nodes,
-            TICK => Signal::Tick,
-            RESULTS => Signal::Results,
-            HOLDERS => Signal::Holders,
+        ready.into_iter().flat_map(|(ready, _)| ready.iter()).filter_map(|event| match event.data.u64() {
+            UEVENTS => Some(Signal::Uevents),
+            NODES => Some(Signal::Nodes),
+            TICK => Some(Signal::Tick),
+            RESULTS => Some(Signal::Results),
+            HOLDERS => Some(Signal::Holders),
+            END => None,
             exit => {
                 let (pid, group) = ((exit & !EXITS) >> 32, exit & u64::from(u32::MAX));
                 let half = |bits| u32::try_from(bits).unwrap_or_default();
-                Signal::Exit(GroupId(half(group)), half(pid))
+                Some(Signal::Exit(GroupId(half(group)), half(pid)))
             }
         })
     }
@@ -215,6 +217,14 @@ impl Sources {
     /// The kernel refuses it.
     pub(super) fn watch_holders(&self, fd: BorrowedFd<'_>) -> Result<()> {
         self.add(fd, HOLDERS).map_err(|errno| Error::system(errno, "watch"))
+    }
+
+    /// Makes the sources readable for as long as `fd` is, without a signal.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub(super) fn watch_end(&self, fd: BorrowedFd<'_>) -> Result<()> {
+        self.add(fd, END).map_err(|errno| Error::system(errno, "watch"))
     }
 
     /// Reads the uevents that have arrived, at most 256. Ignores messages that the kernel did not

@@ -19,11 +19,10 @@ pub const MAX_QUEUED: usize = 1024;
 /// share the watch. For one that blocks, see [`Watch::wait_for`].
 ///
 /// Threads that share a watch behind a lock have one `Wait` each. They release the lock while they
-/// poll two descriptors: [`Watch::fd`] and [`Wait::fd`]. Whichever thread reads a change first, each
-/// other one wakes at once. A wait belongs to the watch of its first step.
+/// poll [`Wait::fd`]. Whichever thread reads a change first, each other one wakes at once, and so does
+/// the one that polls [`Watch::fd`]. A wait belongs to the watch of its first step.
 ///
 /// ```
-/// use std::os::fd::AsFd;
 /// use std::sync::Mutex;
 /// use vfio_probe::watch::{self, Wait};
 /// use vfio_probe::{Root, Watch};
@@ -32,12 +31,11 @@ pub const MAX_QUEUED: usize = 1024;
 /// # let tree = tempfile::tempdir()?;
 /// # std::fs::create_dir_all(tree.path().join("sys/class/vfio-dev"))?;
 /// let shared = Mutex::new(Watch::open(&Root::open(&tree)?, watch::Options::default())?);
-/// let fd = shared.lock().unwrap().as_fd().try_clone_to_owned()?;
 /// let mut wait = Wait::new();
 /// while !wait.step(&mut shared.lock().unwrap(), |watch| watch.devices().count() == 0)? {
-///     let descriptors = [Some(fd.as_fd()), wait.fd()];
-///     // Poll those for input, without a limit: a step also follows from the timer of the watch.
-///     # let _ = descriptors;
+///     let descriptor = wait.fd();
+///     // Poll it for input, without a limit: a step also follows from the timer of the watch.
+///     # let _ = descriptor;
 /// }
 /// # Ok(())
 /// # }
@@ -46,8 +44,10 @@ pub const MAX_QUEUED: usize = 1024;
 pub struct Wait {
     /// [`Watch::news`] at the latest evaluation. None before the first.
     evaluated: Option<u64>,
-    /// None before the first step, and for a wait with the watch for itself.
+    /// None before the first step, and for a wait that uses the descriptor of the watch.
     bell: Option<Arc<Bell>>,
+    /// The wait never polls, so it needs no descriptor of its own.
+    is_immediate: bool,
 }
 
 impl Wait {
@@ -57,32 +57,46 @@ impl Wait {
         Self::default()
     }
 
-    /// Returns the descriptor that is readable when another thread's call has read a change first.
-    /// The next step makes it unreadable; do not read it.
+    /// Returns a wait that has not begun, for a caller that waits for at most `timeout`.
     ///
-    /// None before the first step, and if this process has no descriptor left. In the latter case the
-    /// wait finds such a change at the next interval.
+    /// With a timeout of 0 it is no wait: its steps take the news of [`Watch::fd`], as [`Watch::next`]
+    /// does, because the caller polls that descriptor.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn within(timeout: Option<Duration>) -> Self {
+        Self { is_immediate: timeout.is_some_and(|timeout| timeout.is_zero()), ..Self::default() }
+    }
+
+    /// Returns the descriptor that is readable when a step may find news: a source of the watch is
+    /// readable, or another thread has taken in a change. The next step takes the news; do not read it.
+    ///
+    /// None before the first step, and if this process has no descriptor left. In the latter case poll
+    /// [`Watch::fd`], as only one thread can.
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.bell.as_ref().map(|bell| bell.as_fd())
     }
 
+    /// Returns the bell for a step. Creates one for a wait that has none. If this process has no
+    /// descriptor left, the wait uses that of the watch.
+    fn bell(&mut self, watch: &mut Watch) -> Arc<Bell> {
+        if self.bell.is_none() && !self.is_immediate {
+            self.bell = watch.bells.take(watch.sources.fd()).ok();
+        }
+        Arc::clone(self.bell.as_ref().unwrap_or(&watch.bell))
+    }
+
     /// Takes in what has changed, and evaluates the predicate if anything has. Returns its result.
     ///
     /// The predicate is evaluated for the first time when the watch is ready. After false, poll
-    /// [`Watch::fd`] and [`Wait::fd`], and make another step. Never blocks. The events stay queued
-    /// for [`Watch::next`], at most [`MAX_QUEUED`].
+    /// [`Wait::fd`], and make another step. Never blocks. The events stay queued for [`Watch::next`],
+    /// at most [`MAX_QUEUED`].
     ///
     /// # Errors
     /// A pass could not list the bound devices. The wait can go on.
     pub fn step(&mut self, watch: &mut Watch, predicate: impl FnOnce(&Watch) -> bool) -> Result<bool> {
-        watch.bells.ready(&mut self.bell);
-        self.step_alone(watch, predicate)
-    }
-
-    /// Makes a step without a bell of its own, for a wait with the watch for itself.
-    fn step_alone(&mut self, watch: &mut Watch, predicate: impl FnOnce(&Watch) -> bool) -> Result<bool> {
-        watch.update_for(self.bell.as_ref())?;
+        let own = self.bell(watch);
+        watch.update_for(&own)?;
         let news = watch.news();
         if !watch.is_ready() || self.evaluated.replace(news) == Some(news) {
             return Ok(false);
@@ -93,8 +107,8 @@ impl Wait {
     /// Returns the next event as [`Watch::next`] does. After none, poll as after [`Wait::step`]: a
     /// thread that waits for events learns of those that another thread's wait has queued.
     pub fn next(&mut self, watch: &mut Watch) -> Option<Result<Event>> {
-        watch.bells.ready(&mut self.bell);
-        watch.next_for(self.bell.as_ref())
+        let own = self.bell(watch);
+        watch.next_for(&own)
     }
 
     /// Returns whether an event is queued, and takes in what has changed if none is. After false,
@@ -104,9 +118,9 @@ impl Wait {
     /// As [`Wait::step`].
     #[doc(hidden)]
     pub fn has_event(&mut self, watch: &mut Watch) -> Result<bool> {
-        watch.bells.ready(&mut self.bell);
+        let own = self.bell(watch);
         if watch.events.is_empty() {
-            watch.update_for(self.bell.as_ref())?;
+            watch.update_for(&own)?;
         }
         Ok(!watch.events.is_empty())
     }
@@ -120,12 +134,12 @@ impl Watch {
     /// A pass could not list the bound devices, once for each failed pass. The watch goes on.
     #[doc(hidden)]
     pub fn update(&mut self) -> Result<()> {
-        self.update_for(None)
+        let own = Arc::clone(&self.bell);
+        self.update_for(&own)
     }
 
-    fn update_for(&mut self, own: Option<&Arc<Bell>>) -> Result<()> {
+    fn update_for(&mut self, own: &Arc<Bell>) -> Result<()> {
         self.events.bound(MAX_QUEUED);
-        self.waited_for = true;
         self.advance(own);
         self.unreported_failure.take().map_or(Ok(()), Err)
     }
@@ -152,12 +166,12 @@ impl Watch {
         timeout: Option<Duration>,
         mut predicate: impl FnMut(&Self) -> bool,
     ) -> Result<bool> {
-        let (mut wait, deadline) = (Wait::new(), Deadline::after(timeout));
+        let (mut wait, deadline) = (Wait::within(timeout), Deadline::after(timeout));
         loop {
-            if wait.step_alone(self, &mut predicate)? {
+            if wait.step(self, &mut predicate)? {
                 return Ok(true);
             }
-            if !deadline.poll(self.fd(), None)? {
+            if !deadline.poll(wait.fd().unwrap_or(self.fd()))? {
                 return Ok(false);
             }
         }
@@ -186,12 +200,12 @@ impl Watch {
     /// # Errors
     /// As [`Watch::wait_for`].
     pub fn wait_for_event(&mut self, timeout: Option<Duration>) -> Result<Option<Event>> {
-        let deadline = Deadline::after(timeout);
+        let (mut wait, deadline) = (Wait::within(timeout), Deadline::after(timeout));
         loop {
-            if let Some(event) = self.next() {
+            if let Some(event) = wait.next(self) {
                 return event.map(Some);
             }
-            if !deadline.poll(self.fd(), None)? {
+            if !deadline.poll(wait.fd().unwrap_or(self.fd()))? {
                 return Ok(None);
             }
         }
@@ -218,13 +232,13 @@ impl Deadline {
         Self(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
     }
 
-    /// Polls until a descriptor is readable, a signal handler has run, or the time is up: that of the
-    /// watch, and that of the wait if it has one. Returns false if the time was up before.
+    /// Polls until the descriptor of a wait is readable, a signal handler has run, or the time is up.
+    /// Returns false if the time was up before.
     ///
     /// # Errors
     /// This process cannot poll.
-    pub fn poll(self, watch: BorrowedFd<'_>, wait: Option<BorrowedFd<'_>>) -> Result<bool> {
-        match self.poll_or_signal(watch, wait) {
+    pub fn poll(self, fd: BorrowedFd<'_>) -> Result<bool> {
+        match self.poll_or_signal(fd) {
             Err(error) if error.errno == Errno::INTR.raw_os_error() => Ok(true),
             polled => polled,
         }
@@ -234,18 +248,14 @@ impl Deadline {
     ///
     /// # Errors
     /// A signal handler has run (EINTR), or this process cannot poll.
-    pub fn poll_or_signal(self, watch: BorrowedFd<'_>, wait: Option<BorrowedFd<'_>>) -> Result<bool> {
+    pub fn poll_or_signal(self, fd: BorrowedFd<'_>) -> Result<bool> {
         let left = self.0.map(|end| end.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
             return Ok(false);
         }
         // What does not fit is longer than the time until the next tick of any timer.
         let left = left.and_then(|left| Timespec::try_from(left).ok());
-        let polled = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-        let result = match wait {
-            Some(wait) => poll(&mut [polled(watch), polled(wait)], left.as_ref()),
-            None => poll(&mut [polled(watch)], left.as_ref()),
-        };
+        let result = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], left.as_ref());
         result.map(|_| true).map_err(|errno| Error::system(errno, "poll"))
     }
 }

@@ -44,12 +44,13 @@ fn condition(number: i32, group: u32) -> Result<Condition, Failure> {
 /// vfp_watch_next() returns the event, unless another thread has taken it.
 ///
 /// Other threads may use the watch during the wait, and wait themselves: whichever call reads a
-/// change first, all waits check their conditions at once. Do not close the watch while a call
-/// waits: let the call end first, for example by a short timeout.
+/// change first, all waits check their conditions at once, and vfp_watch_fd() becomes readable.
+/// After a wait for events, take them by vfp_watch_next_queued(). Do not close the watch while a
+/// call waits: let the call end first, for example by a short timeout.
 ///
-/// The first wait creates one more descriptor, and so does each further wait at the same time.
-/// If the process has none left, a wait may check a change that another call has read an
-/// interval later.
+/// The first wait creates two more descriptors, and so does each further wait at the same time. If
+/// the process has none left, the call polls vfp_watch_fd(), as only one thread can. A call with a
+/// timeout of 0 is no wait: it takes the news of vfp_watch_fd(), as vfp_watch_next() does.
 ///
 /// Fails as vfp_watch_next() does, for a pass that could not list the bound devices; call again
 /// to wait on. Returns VFP_SYSTEM with EINTR in `os_errno` if a signal handler has run during the
@@ -75,7 +76,7 @@ pub unsafe extern "C" fn vfp_watch_wait(
 }
 
 fn wait(watch: &vfp_watch, condition: &Condition, timeout: Option<Duration>) -> Outcome {
-    let (mut wait, deadline) = (Wait::new(), Deadline::after(timeout));
+    let (mut wait, deadline) = (Wait::within(timeout), Deadline::after(timeout));
     loop {
         let is_true = match condition {
             Condition::Event => wait.has_event(&mut watch.lock())?,
@@ -86,7 +87,7 @@ fn wait(watch: &vfp_watch, condition: &Condition, timeout: Option<Duration>) -> 
         if is_true {
             return Ok(VFP_OK);
         }
-        if !deadline.poll_or_signal(watch.fd(), wait.fd())? {
+        if !deadline.poll_or_signal(wait.fd().unwrap_or(watch.fd()))? {
             return Ok(VFP_TIMED_OUT);
         }
     }

@@ -8,7 +8,7 @@ use super::status::{
 };
 use super::text;
 use std::ffi::c_char;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use vfio_probe::{Event, Watch, monitor, watch};
@@ -80,7 +80,7 @@ unsafe impl Record for vfp_event {}
 /// wait for each other.
 pub struct vfp_watch {
     watch: Mutex<Watch>,
-    fd: RawFd,
+    descriptor: watch::Descriptor,
 }
 
 impl vfp_watch {
@@ -91,8 +91,7 @@ impl vfp_watch {
 
     /// Returns the descriptor to poll. Needs no lock.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the watch keeps its descriptor for as long as it exists.
-        unsafe { BorrowedFd::borrow_raw(self.fd) }
+        self.descriptor.as_fd()
     }
 }
 
@@ -157,8 +156,8 @@ pub unsafe extern "C" fn vfp_watch_open(
             .with_uevents(options.flags & VFP_WATCH_NO_UEVENTS == 0)
             .with_holders(options.flags & VFP_WATCH_NO_HOLDERS == 0);
         let watch = Watch::with_prober(host.root.clone(), Arc::clone(&host.prober), watch_options)?;
-        let fd = watch.fd().as_raw_fd();
-        let watch = Box::new(vfp_watch { watch: Mutex::new(watch), fd });
+        let descriptor = watch.descriptor();
+        let watch = Box::new(vfp_watch { watch: Mutex::new(watch), descriptor });
         // SAFETY: not NULL, and writable by the header's conventions.
         unsafe { out_watch.write(Box::into_raw(watch)) };
         Ok(VFP_OK)
@@ -187,14 +186,15 @@ pub unsafe extern "C" fn vfp_watch_close(watch: *mut *mut vfp_watch) {
 /// Returns the descriptor to poll: it is readable when vfp_watch_next() may return an event. The
 /// descriptor belongs to the watch: do not read or close it. Returns VFP_INVALID for NULL.
 ///
-/// It is for one thread. A change that another thread's call has read may leave it unreadable until
-/// a later interval. Threads that share a watch wait by vfp_watch_wait().
+/// News that the waits of other threads have taken in makes it readable too. It stays so until a
+/// call of yours has taken in the news: vfp_watch_next() or vfp_watch_update(). So it is for one
+/// thread; all others wait by vfp_watch_wait() and take events by vfp_watch_next_queued().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfp_watch_fd(watch: *const vfp_watch) -> i32 {
     guard_value(VFP_INVALID, || {
         // SAFETY: the caller's handle, by the header's conventions.
         let watch = unsafe { self::watch(watch) };
-        watch.map_or(VFP_INVALID, |watch| watch.fd)
+        watch.map_or(VFP_INVALID, |watch| watch.fd().as_raw_fd())
     })
 }
 

@@ -4,7 +4,8 @@ use pyo3::IntoPyObjectExt;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyTuple};
-use vfio_probe::error::errno_text;
+use std::path::PathBuf;
+use vfio_probe::error::{Shown, errno_text};
 use vfio_probe::{Error, ErrorKind};
 
 /// Returns the exception for an error of the core.
@@ -14,6 +15,16 @@ pub(crate) fn raised(error: Error) -> PyErr {
         Ok(exception) => PyErr::from_value(exception),
         Err(error) => error,
     })
+}
+
+/// Returns the exception for a file of the caller that cannot be used for a reason that is no errno.
+pub(crate) fn malformed(py: Python<'_>, what: &str, path: PathBuf, reason: &str) -> PyErr {
+    let fields = [("text", format!("{what} {}: {reason}", Shown(path.as_os_str())))];
+    let raise = || {
+        let class = py.import(intern!(py, "vfio_probe._errors"))?.getattr(intern!(py, "MalformedError"))?;
+        class.call((0, reason, path.into_os_string()), Some(&fields.into_py_dict(py)?))
+    };
+    raise().map_or_else(|error: PyErr| error, PyErr::from_value)
 }
 
 /// Returns exceptions as values, for errors that concern one device or member only.
@@ -40,7 +51,7 @@ pub(crate) fn exception<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'
         ("text", error.to_string().into_bound_py_any(py)?),
     ];
     // An OsString becomes a str as os.fsdecode() returns it.
-    let path = error.path().map(std::path::PathBuf::into_os_string);
+    let path = error.path().map(PathBuf::into_os_string);
     let classes = py.import(intern!(py, "vfio_probe._errors"))?;
     classes.getattr(class)?.call((error.errno, reason, path), Some(&fields.into_py_dict(py)?))
 }

@@ -1,7 +1,7 @@
 //! Names of device models.
 
 use crate::python::arguments;
-use crate::python::errors::raised;
+use crate::python::errors::{malformed, raised};
 use pyo3::prelude::*;
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -34,11 +34,8 @@ pub(crate) fn names_of(
         })?;
         Ok(found)
     });
-    found.map_err(|error: std::io::Error| {
-        let error = match Errno::from_io_error(&error) {
-            Some(errno) => Error::os(errno.raw_os_error(), "pci.ids"),
-            None => Error::malformed("pci.ids"),
-        };
-        raised(error.of_path(path))
+    found.map_err(|error: std::io::Error| match Errno::from_io_error(&error) {
+        Some(errno) => raised(Error::os(errno.raw_os_error(), "pci.ids").of_path(path)),
+        None => malformed(py, "pci.ids", path, &error.to_string()),
     })
 }

@@ -1,19 +1,19 @@
-//! Waits for a watch. Combines the core's watch with one descriptor that reports its events and its close.
+//! Waits for a watch, whose descriptors report its close too.
 
 use pyo3::Python;
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use vfio_probe::watch::{Deadline, Wait};
+use vfio_probe::watch::{Deadline, Descriptor, Wait};
 use vfio_probe::{Error, Result, Watch};
 
 /// A watch that several threads may wait for while another thread closes it.
 pub(crate) struct Live {
     watch: Mutex<Watch>,
-    /// Readable when the watch may have an event, and permanently after the close.
-    descriptor: OwnedFd,
+    /// Readable when the watch may have an event, and permanently after the close. So are those of its waits.
+    descriptor: Descriptor,
     end: OwnedFd,
     closed: AtomicBool,
     /// Process id of the creator. A forked child has a copy of the watch and shares the descriptors.
@@ -24,12 +24,8 @@ impl Live {
     pub(crate) fn new(watch: Watch) -> Result<Self> {
         let system = |errno: Errno| Error::os(errno.raw_os_error(), "watch");
         let end = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(system)?;
-        let descriptor = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system)?;
-        for source in [watch.fd(), end.as_fd()] {
-            let data = epoll::EventData::new_u64(0);
-            epoll::add(&descriptor, source, data, epoll::EventFlags::IN).map_err(system)?;
-        }
-        let process = std::process::id();
+        watch.poll_end(end.as_fd())?;
+        let (descriptor, process) = (watch.descriptor(), std::process::id());
         Ok(Self { watch: Mutex::new(watch), descriptor, end, closed: AtomicBool::new(false), process })
     }
 
@@ -38,8 +34,9 @@ impl Live {
         self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn descriptor(&self) -> &OwnedFd {
-        &self.descriptor
+    /// Returns the descriptor for a program that polls the watch itself.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
     }
 
     /// Closes the watch and ends all waits.
@@ -60,7 +57,7 @@ impl Live {
     /// Waits until there may be an event, the watch is closed, or a signal arrives. Returns false if the time was up
     /// before. Call it detached from the interpreter.
     pub(crate) fn wait(&self, wait: &Wait, deadline: Deadline) -> Result<bool> {
-        deadline.poll(self.descriptor.as_fd(), wait.fd())
+        deadline.poll(wait.fd().unwrap_or(self.fd()))
     }
 }
 

@@ -1,11 +1,12 @@
 //! The waits for a watch: steps, timeouts, Ctrl-C, and the object by which asyncio waits.
 
+use crate::python::errors;
 use crate::python::events::event;
 use crate::python::value::Value;
 use crate::python::wait::{Live, release};
-use crate::python::{arguments, errors};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use rustix::io::Errno;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,14 +31,14 @@ pub(crate) enum Waited<T> {
     Closed,
 }
 
-/// Waits until `step` returns something. It is called attached to the interpreter.
+/// Waits until `step` returns something. It is called attached to the interpreter. None waits without a limit.
 pub(crate) fn wait<T>(
     py: Python<'_>,
     live: Arc<Live>,
-    deadline: Deadline,
+    timeout: Option<Duration>,
     step: impl FnMut(&Live, &mut Wait) -> PyResult<Option<T>>,
 ) -> PyResult<Waited<T>> {
-    let waited = wait_on(py, &live, deadline, step);
+    let waited = wait_on(py, &live, timeout, step);
     // If the watch was closed during the wait, this drop closes descriptors.
     py.detach(move || drop(live));
     waited
@@ -46,10 +47,10 @@ pub(crate) fn wait<T>(
 fn wait_on<T>(
     py: Python<'_>,
     live: &Live,
-    deadline: Deadline,
+    timeout: Option<Duration>,
     mut step: impl FnMut(&Live, &mut Wait) -> PyResult<Option<T>>,
 ) -> PyResult<Waited<T>> {
-    let mut waiting = Wait::new();
+    let (mut waiting, deadline) = (Wait::within(timeout), Deadline::after(timeout));
     while !live.is_closed() {
         if let Some(done) = step(live, &mut waiting)? {
             return Ok(Waited::Done(done));
@@ -77,10 +78,6 @@ pub(crate) fn step(
     py.detach(|| wait.step(&mut live.lock(), predicate)).map_err(errors::raised)
 }
 
-pub(crate) fn end_of(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Deadline> {
-    Ok(Deadline::after(arguments::timeout("timeout", timeout)?))
-}
-
 pub(crate) fn closed() -> PyErr {
     PyValueError::new_err("the watch is closed")
 }
@@ -98,7 +95,7 @@ pub(crate) struct Waiter {
 impl Waiter {
     pub(crate) fn new(live: Arc<Live>, timeout: Option<Duration>) -> Self {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Self { live: Some(live), wait: Mutex::default(), end }
+        Self { live: Some(live), wait: Mutex::new(Wait::within(timeout)), end }
     }
 
     /// The mutex is not locked during the call: another thread may need the interpreter to unlock it.
@@ -124,11 +121,12 @@ impl Waiter {
         self.end.map(|end| end.saturating_duration_since(Instant::now()).as_secs_f64())
     }
 
-    /// Returns the descriptors to wait for: that of the watch, and one for what other threads have read first.
-    fn descriptors(&self) -> PyResult<Vec<i32>> {
-        let watch = self.live.as_ref().map(|live| live.descriptor().as_raw_fd()).ok_or_else(closed)?;
+    /// Returns the descriptor to wait for after a step. No other waiter has the same one. Raises OSError if the process
+    /// had no descriptor left.
+    fn descriptor(&self) -> PyResult<i32> {
         let wait = self.wait.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(std::iter::once(watch).chain(wait.fd().map(|fd| fd.as_raw_fd())).collect())
+        let fd = wait.fd().ok_or_else(|| std::io::Error::from(Errno::MFILE))?;
+        Ok(fd.as_raw_fd())
     }
 
     /// Takes in what has changed. Returns whether a predicate is due. Does not wait.

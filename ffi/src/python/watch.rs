@@ -5,7 +5,7 @@ use crate::python::events::event;
 use crate::python::kept::{Found, KeptDevices, KeptValues};
 use crate::python::value::{Value, tuple};
 use crate::python::wait::{Live, release};
-use crate::python::waiting::{Waited, Waiter, asynchronous, closed, end_of, next, step, wait};
+use crate::python::waiting::{Waited, Waiter, asynchronous, closed, next, step, wait};
 use crate::python::watched::{Clock, Known, watched_group};
 use crate::python::{arguments, errors, unclosed, values};
 use pyo3::exceptions::PyTypeError;
@@ -14,7 +14,7 @@ use pyo3::types::PyTuple;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use vfio_probe::monitor::Assigned;
-use vfio_probe::watch::{Deadline, Options, Wait};
+use vfio_probe::watch::{Options, Wait};
 use vfio_probe::{GroupId, Occupancy};
 
 /// A watch of all devices of a root: an iterator of events and a context manager.
@@ -61,8 +61,8 @@ impl Watch {
         timeout: Option<&Bound<'_, PyAny>>,
         mut step: impl FnMut(&Live, &mut Wait) -> PyResult<bool>,
     ) -> PyResult<bool> {
-        let until = end_of(timeout)?;
-        match wait(py, self.live()?, until, |live, wait| Ok(step(live, wait)?.then_some(())))? {
+        let timeout = arguments::timeout("timeout", timeout)?;
+        match wait(py, self.live()?, timeout, |live, wait| Ok(step(live, wait)?.then_some(())))? {
             Waited::Done(()) => Ok(true),
             Waited::TimedOut => Ok(false),
             Waited::Closed => Err(closed()),
@@ -106,7 +106,8 @@ impl Watch {
         py: Python<'py>,
         timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Option<Value<'py>>> {
-        match wait(py, self.live()?, end_of(timeout)?, |live, wait| next(py, live, wait))? {
+        let timeout = arguments::timeout("timeout", timeout)?;
+        match wait(py, self.live()?, timeout, |live, wait| next(py, live, wait))? {
             Waited::Done(next) => event(py, next).map(Some),
             Waited::TimedOut => Ok(None),
             Waited::Closed => Err(closed()),
@@ -121,7 +122,7 @@ impl Watch {
     /// Waits for the next event. The iteration ends when the watch is closed.
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Value<'py>>> {
         let Ok(live) = self.live() else { return Ok(None) };
-        match wait(py, live, Deadline::after(None), |live, wait| next(py, live, wait))? {
+        match wait(py, live, None, |live, wait| next(py, live, wait))? {
             Waited::Done(next) => event(py, next).map(Some),
             Waited::TimedOut | Waited::Closed => Ok(None),
         }
@@ -226,10 +227,10 @@ impl Watch {
     }
 
     /// Returns a descriptor that is readable when there may be an event. Then call next_event(0) until it returns
-    /// None. Do not read or close the descriptor. If another thread waits too, it may read a change first and leave the
-    /// descriptor unreadable.
+    /// None. Do not read or close the descriptor. It becomes readable for what the waits of other threads have read
+    /// first, too; calls with a timeout of 0 end that, so one thread polls it.
     fn fileno(&self) -> PyResult<i32> {
-        Ok(self.live()?.descriptor().as_raw_fd())
+        Ok(self.live()?.fd().as_raw_fd())
     }
 
     /// Returns an object that keeps the descriptor open during a wait.

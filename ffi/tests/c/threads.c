@@ -1,6 +1,7 @@
 /* Eight threads share one root and one watch while VMs start and stop. */
 #include "check.h"
 #include "node.h"
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdint.h>
@@ -205,6 +206,71 @@ static void one_change_ends_the_waits_of_all_threads(void) {
     }
 }
 
+/* Polls the descriptor of the watch as the only thread, and takes no event: it updates the watch and reads the state. */
+static void *poll_the_watch(void *argument) {
+    struct waiter *waiter = (struct waiter *)argument;
+    vfp_watched_group group;
+    struct pollfd polled;
+    polled.fd = vfp_watch_fd(watch), polled.events = POLLIN;
+    __atomic_store_n(&waiter->id, syscall(SYS_gettid), __ATOMIC_RELEASE);
+    do {
+        polled.revents = 0;
+        if (poll(&polled, 1, 20000) != 1) return NULL;
+        if (vfp_watch_update(watch, NULL) != VFP_OK) return NULL;
+    } while (vfp_watch_group(watch, waiter->group, VFP_RECORD(group), NULL) != VFP_OK || group.state != VFP_STATE_FREE);
+    waiter->status = VFP_OK;
+    return NULL;
+}
+
+/* The poller and four waiting threads learn of each change, whichever call reads it. The timer never expires. */
+static void a_polled_watch_shows_what_the_waits_of_others_have_read(void) {
+    enum { WAITING = 4 };
+    vfp_watch_options options;
+    struct pollfd polled;
+    vfp_event event;
+    int round, index;
+    memset(&options, 0, sizeof options);
+    options.interval_ms = 3600 * 1000;
+    CHECK(vfp_watch_open(root, sizeof options, &options, &watch, NULL) == VFP_OK);
+    polled.fd = vfp_watch_fd(watch), polled.events = POLLIN, polled.revents = 0;
+    CHECK(vfp_watch_wait(watch, VFP_WAIT_FREE, 53, 20000, NULL) == VFP_OK);
+    CHECK(poll(&polled, 1, 0) == 1);
+    CHECK(vfp_watch_next_queued(watch, VFP_RECORD(event), NULL) == VFP_OK && poll(&polled, 1, 0) == 1);
+    CHECK(vfp_watch_update(watch, NULL) == VFP_OK && poll(&polled, 1, 0) == 0);
+    for (round = 0; round < 10; round++) {
+        struct waiter threads[WAITING + 1];
+        char command[128];
+        memset(threads, 0, sizeof threads);
+        for (index = 0; index <= WAITING; index++) {
+            threads[index].condition = VFP_WAIT_FREE, threads[index].group = (uint32_t)(90 + round);
+            threads[index].status = VFP_TIMED_OUT;
+            if (pthread_create(&threads[index].thread, NULL, index ? wait_for_condition : poll_the_watch, &threads[index])) {
+                node_die("pthread_create");
+            }
+        }
+        /* In every other round the threads may still be about to wait. */
+        for (index = 0; index <= WAITING && round % 2; index++) {
+            while (!sleeps(&threads[index])) sched_yield();
+        }
+        snprintf(command, sizeof command, "{\"add_gpu\":{\"address\":\"0000:f%d:00.0\",\"group\":%d,\"numa_node\":0}}",
+                 round, 90 + round);
+        node_do(&node, command);
+        /* The watch saw the group's node before the device was there, perhaps. Now it is: a pass finds it. */
+        snprintf(command, sizeof command, "{\"write\":{\"path\":\"dev/vfio/polled-%d\",\"content\":\"\"}}", round);
+        node_do(&node, command);
+        for (index = 0; index <= WAITING; index++) {
+            pthread_join(threads[index].thread, NULL);
+            CHECK(threads[index].status == VFP_OK);
+        }
+    }
+    vfp_watch_close(&watch);
+    for (round = 0; round < 10; round++) {
+        char command[64];
+        snprintf(command, sizeof command, "{\"remove\":{\"address\":\"0000:f%d:00.0\"}}", round);
+        node_do(&node, command);
+    }
+}
+
 static void *open_and_close(void *argument) {
     int *wrong = (int *)argument, round;
     for (round = 0; round < rounds; round++) {
@@ -239,6 +305,7 @@ int main(int argc, char **argv) {
     RUN(eight_threads_share_a_root_and_a_watch);
     RUN(other_threads_use_a_watch_while_one_waits);
     RUN(one_change_ends_the_waits_of_all_threads);
+    RUN(a_polled_watch_shows_what_the_waits_of_others_have_read);
     RUN(threads_open_and_close_their_own_handles);
     vfp_root_close(&root);
     node_end(&node);

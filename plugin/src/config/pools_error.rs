@@ -1,10 +1,10 @@
 //! Errors of the pools file: the line, what is wrong, and what was expected.
 
-use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter};
+use granit_parser::{ErrorKind, ScanError};
 use std::fmt;
 
-/// Limit for the length of a parser's error, in characters. The error of a text that is no list of pools can be long.
-const MAX_LENGTH: usize = 200;
+/// Limit for the part of a file's text that an error contains, in characters.
+const MAX_EXCERPT: usize = 64;
 
 /// An error of the pools file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,10 +25,21 @@ impl PoolsError {
         Self { line, text: text.into() }
     }
 
-    /// Returns the error of the YAML parser, in our words where it speaks of its own types and options.
-    pub(super) fn of_parser(error: &Error) -> Self {
-        let line = error.location().map_or(0, |location| location.line());
-        Self { line, text: describe(error).chars().take(MAX_LENGTH).collect() }
+    /// Returns an error about a line whose YAML nests or repeats too much.
+    pub(super) fn too_much(line: u64) -> Self {
+        Self::at(line, "the file nests or repeats more than a list of pools does")
+    }
+
+    /// Returns the error of the YAML parser. Its texts are fixed, but for a character that it quotes.
+    pub(super) fn of_parser(error: &ScanError) -> Self {
+        let line = error.marker().line() as u64;
+        match error.kind() {
+            ErrorKind::RecursionLimitExceeded => Self::too_much(line),
+            ErrorKind::TabNotAllowed | ErrorKind::TabInBlockIndentation | ErrorKind::TabInIndentation => {
+                Self::at(line, "the line begins with a tab; expected spaces")
+            }
+            kind => Self::at(line, kind.to_string()),
+        }
     }
 }
 
@@ -43,57 +54,10 @@ impl fmt::Display for PoolsError {
 
 impl std::error::Error for PoolsError {}
 
-/// Returns what is wrong and what was expected.
-fn describe(error: &Error) -> String {
-    match error {
-        Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => describe(error),
-        Error::Eof { .. } => "the file ends here; expected `pools:` with at least one pool".to_owned(),
-        Error::Unexpected { expected: "sequence start", .. } => {
-            "expected a list, with `- ` before each item or all items in [ ]".to_owned()
-        }
-        Error::Unexpected { expected: "mapping start", .. } => {
-            "expected keys with values, like `vendor: 10de`".to_owned()
-        }
-        Error::Unexpected { expected: "string scalar", .. }
-        | Error::ExternallyTaggedEnumExpectedScalarOrMapping { .. } => {
-            "expected a single value, not a list or keys".to_owned()
-        }
-        Error::NullIntoString { .. } => "the key has no value; expected a value, or no such key".to_owned(),
-        Error::SerdeUnknownVariant { variant, expected, .. } => {
-            format!("{variant:?}: expected one of {}", expected.join(", "))
-        }
-        Error::SerdeMissingField { field, .. } => {
-            format!("missing field `{field}`; each such item needs it")
-        }
-        Error::DuplicateMappingKey { key: Some(key), .. } => {
-            format!("{key:?} is set twice; expected each key once")
-        }
-        Error::MultipleDocuments { .. } => {
-            "a second document begins; expected one document with all pools".to_owned()
-        }
-        Error::Budget { .. } => "the file nests or repeats more than a list of pools does".to_owned(),
-        // Not the error's `Display`, which contains a renderer of snippets.
-        other => without_place(&DefaultMessageFormatter.format_message(other)),
+/// Returns a text of the file for an error: in quotes, with control characters escaped, and cut.
+pub(super) fn excerpt(text: &str) -> String {
+    match text.char_indices().nth(MAX_EXCERPT) {
+        Some((end, _)) => format!("{:?}...", text.split_at(end).0),
+        None => format!("{text:?}"),
     }
-}
-
-/// Returns the parser's own words without the place, which [`PoolsError`] prints first.
-fn without_place(text: &str) -> String {
-    let text = text.lines().next().unwrap_or_default();
-    let text = text.strip_prefix("error: ").unwrap_or(text);
-    let text = match text.split_once(": ") {
-        Some((place, rest)) if place.starts_with("line ") => rest,
-        _ => text.split(" at line ").next().unwrap_or(text),
-    };
-    if text.starts_with("tabs disallowed") {
-        return "the line begins with a tab; expected spaces".to_owned();
-    }
-    let mut printable = String::new();
-    for character in text.chars() {
-        match character.is_control() {
-            true => printable.extend(character.escape_debug()),
-            false => printable.push(character),
-        }
-    }
-    printable
 }

@@ -1,7 +1,9 @@
 //! Makes the schema of the pools file for editors, and checks that it accepts what the reader accepts.
 
+mod file;
+
 use crate::config::pools_file;
-use crate::config::pools_file::raw::PoolsFile;
+use file::PoolsFile;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 use std::path::Path;
@@ -12,7 +14,7 @@ const NAME: &str = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?";
 const ADDRESS: &str = "([0-9A-Fa-f]{4}|[1-9A-Fa-f][0-9A-Fa-f]{4,7}):[0-9A-Fa-f]{2}:[01][0-9A-Fa-f][.][0-7]";
 const UUID: &str = "[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}";
 
-pub(super) fn resource(_: &mut SchemaGenerator) -> Schema {
+fn resource(_: &mut SchemaGenerator) -> Schema {
     let label = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
     json_schema!({
         "type": "string",
@@ -24,39 +26,39 @@ pub(super) fn resource(_: &mut SchemaGenerator) -> Schema {
 
 /// Hex digits. YAML reads digits without letters as a decimal number, and with `0x` as a hex number. The schema cannot see which, so
 /// it accepts any number that has up to four hex digits.
-pub(super) fn pci_id(_: &mut SchemaGenerator) -> Schema {
+fn pci_id(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["string", "integer"], "pattern": "^(0x)?[0-9A-Fa-f]{1,4}$", "minimum": 0, "maximum": 0xffff})
 }
 
-pub(super) fn class(_: &mut SchemaGenerator) -> Schema {
+fn class(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["string", "integer"], "pattern": "^(0x)?[0-9A-Fa-f]{1,6}$", "minimum": 0, "maximum": 0x00ff_ffff})
 }
 
-pub(super) fn driver(_: &mut SchemaGenerator) -> Schema {
+fn driver(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "pattern": "^[!-~]{1,32}$"})
 }
 
-pub(super) fn device_id(_: &mut SchemaGenerator) -> Schema {
+fn device_id(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "pattern": format!("^({ADDRESS}|{UUID})$")})
 }
 
-pub(super) fn pci_address(_: &mut SchemaGenerator) -> Schema {
+fn pci_address(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "pattern": format!("^{ADDRESS}$")})
 }
 
-pub(super) fn group(_: &mut SchemaGenerator) -> Schema {
+fn group(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["integer", "string"], "pattern": "^[0-9]{1,10}$", "minimum": 0, "maximum": u32::MAX})
 }
 
-pub(super) fn numa_node(_: &mut SchemaGenerator) -> Schema {
+fn numa_node(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["integer", "string"], "pattern": "^[0-9]{1,5}$", "minimum": 0, "maximum": u16::MAX})
 }
 
-pub(super) fn vgpu_type(_: &mut SchemaGenerator) -> Schema {
+fn vgpu_type(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["integer", "string"], "pattern": "^([1-9!-.:-~]|[!-.0-~]{2,64})$", "minimum": 1})
 }
 
-pub(super) fn alias(_: &mut SchemaGenerator) -> Schema {
+fn alias(_: &mut SchemaGenerator) -> Schema {
     let name = json_schema!({"type": ["string", "integer"], "pattern": format!("^{NAME}$"), "minimum": 0});
     json_schema!({"type": "object", "additionalProperties": name})
 }

@@ -1,10 +1,20 @@
 //! Connects to the API server.
+//!
+//! The client is made of kube's parts, without its authentication: that starts programs which a kubeconfig names, and it has code for
+//! the tokens of cloud providers, which is half a megabyte of the static program.
 
-use anyhow::Context;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use crate::dra::token::Token;
+use anyhow::{Context, bail};
+use hyper_timeout::TimeoutConnector;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ConfigExt};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use std::path::Path;
 use std::time::Duration;
+use tower::ServiceBuilder;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -14,17 +24,92 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// # Errors
 /// There are no such credentials, or they cannot be used.
 pub(super) async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
-    let mut config = match kubeconfig {
+    let config = match kubeconfig {
         Some(path) => {
             let file =
                 Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
             let options = KubeConfigOptions::default();
             let config = Config::from_custom_kubeconfig(file, &options).await;
-            config.with_context(|| format!("cannot use {}", path.display()))?
+            let config = config.with_context(|| format!("cannot use {}", path.display()))?;
+            check_kind(&config.auth_info).with_context(|| format!("cannot use {}", path.display()))?;
+            config
         }
         None => Config::incluster()
             .context("cannot use the pod's service account; outside of a pod set --kubeconfig")?,
     };
-    config.connect_timeout = Some(CONNECT);
-    Client::try_from(config).context("cannot make a client for the API server")
+    of_config(&config).context("cannot make a client for the API server")
+}
+
+/// Checks that the credentials are a token, a file with a token, or a certificate.
+fn check_kind(credentials: &AuthInfo) -> anyhow::Result<()> {
+    let other = [
+        (credentials.exec.is_some(), "exec"),
+        (credentials.auth_provider.is_some(), "auth-provider"),
+        (credentials.username.is_some(), "username"),
+        (credentials.impersonate.is_some(), "as"),
+    ];
+    if let Some((_, key)) = other.iter().find(|(is_set, _)| *is_set) {
+        bail!("its user has `{key}`; expected a token, a tokenFile or a client certificate");
+    }
+    Ok(())
+}
+
+fn of_config(config: &Config) -> anyhow::Result<Client> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp)?);
+    connector.set_connect_timeout(Some(CONNECT));
+    // Longer than the API server keeps a watch: a connection that is lost without a sign is given up.
+    connector.set_read_timeout(config.read_timeout);
+    let http: legacy::Client<_, Body> = legacy::Client::builder(TokioExecutor::new()).build(connector);
+    let namespace = config.default_namespace.clone();
+    Ok(match Token::of(&config.auth_info)? {
+        Some(token) => {
+            let service = ServiceBuilder::new()
+                .layer(config.base_uri_layer())
+                .map_request(move |request| token.authorize(request))
+                .service(http);
+            Client::new(service, namespace)
+        }
+        None => Client::new(ServiceBuilder::new().layer(config.base_uri_layer()).service(http), namespace),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    /// Returns the error about a kubeconfig with this user.
+    async fn error_of(user: &str) -> String {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("kubeconfig");
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
+             clusters: [{{name: a, cluster: {{server: \"https://127.0.0.1:1\"}}}}]\nusers: [{{name: a, user: {user}}}]\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        let result = client(Some(&path)).await.map(drop);
+        result.map_or_else(
+            |error| format!("{error:#}").replace(path.to_str().unwrap(), "FILE"),
+            |()| String::new(),
+        )
+    }
+
+    #[tokio::test]
+    async fn kubeconfig_has_a_token_or_a_certificate() {
+        assert_eq!(error_of("{token: abc}").await, "");
+        assert_eq!(error_of("{}").await, "");
+        let expected = "; expected a token, a tokenFile or a client certificate";
+        for (key, user) in [
+            ("exec", "{exec: {command: /bin/true, apiVersion: client.authentication.k8s.io/v1}}"),
+            ("auth-provider", "{auth-provider: {name: gcp, config: {}}}"),
+            ("username", "{username: a, password: b}"),
+            ("as", "{token: abc, as: root}"),
+        ] {
+            assert_eq!(error_of(user).await, format!("cannot use FILE: its user has `{key}`{expected}"));
+        }
+        let missing = error_of("{tokenFile: /nonexistent/token}").await;
+        assert!(missing.contains("/nonexistent/token"), "{missing}");
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! | module | purpose |
 //! | --- | --- |
-//! | [`client`], [`api`], [`api_server`] | connects to the API server, sends requests to it, and records how it answers |
+//! | [`client`], [`token`] | connect to the API server |
+//! | [`api`], [`api_server`] | send requests to it, and record how it answers |
 //! | [`others`] | reads what other drivers publish of this node, for `doctor` |
 //! | [`registration`], [`kubelet`] | the sockets, and whether the kubelet is connected |
 //! | [`service`] | answers the kubelet's calls |
@@ -40,6 +41,7 @@ mod publish;
 mod registration;
 mod service;
 mod slices;
+mod token;
 mod unprepare;
 mod write;
 

@@ -149,6 +149,8 @@ pub(super) struct PreparedClaims {
 #[derive(Debug)]
 struct State {
     claims: BTreeMap<String, PreparedClaim>,
+    /// The claims whose containers have ended and whose groups are still held. Their devices are judged as if no claim had them.
+    ended: BTreeSet<String>,
     file: StateFile,
 }
 
@@ -172,8 +174,12 @@ impl PreparedClaims {
         let content = file.read_versioned(VERSION)?;
         let was_there = content.is_some();
         let Content { claims } = content.unwrap_or_default();
-        let prepared = Self { state: Mutex::new(State { claims, file }), assignments, boot };
-        prepared.set_assignments(&prepared.state.lock().claims);
+        let prepared = Self {
+            state: Mutex::new(State { claims, ended: BTreeSet::new(), file }),
+            assignments,
+            boot,
+        };
+        prepared.set_assignments(&prepared.state.lock().claims, &BTreeSet::new());
         Ok((prepared, was_there))
     }
 
@@ -221,6 +227,7 @@ impl PreparedClaims {
     /// # Errors
     /// The file could not be written. The claims are as before then.
     pub(super) fn insert(&self, uid: &str, claim: PreparedClaim) -> Result<(), NotWritten> {
+        self.state.lock().ended.remove(uid);
         self.change(|claims| claims.insert(uid.to_owned(), claim))
     }
 
@@ -242,19 +249,32 @@ impl PreparedClaims {
         // Devices that are added are protected before their claim is promised, and devices that are removed after the promise ends.
         let union: BTreeMap<String, PreparedClaim> =
             claims.iter().chain(&state.claims).map(|(uid, claim)| (uid.clone(), claim.clone())).collect();
-        self.set_assignments(&union);
+        state.ended.retain(|uid| claims.contains_key(uid));
+        self.set_assignments(&union, &state.ended);
         let content = Content { claims };
         state.file.write_versioned(VERSION, &content);
         let is_written = state.file.is_written();
         if is_written {
             state.claims = content.claims;
         }
-        self.set_assignments(&state.claims);
+        self.set_assignments(&state.claims, &state.ended);
         if is_written { Ok(()) } else { Err(NotWritten) }
     }
 
-    fn set_assignments(&self, claims: &BTreeMap<String, PreparedClaim>) {
-        let current = claims.iter().filter(|(_, claim)| self.is_current(claim));
+    /// Sets whether the containers of a claim have ended while its groups are still held. The scheduler may get its devices when it
+    /// is unprepared, so they are published as if no claim had them. No other claim is prepared with them before that.
+    pub(super) fn set_ended(&self, uid: &str, has_ended: bool) {
+        let mut state = self.state.lock();
+        if has_ended {
+            state.ended.insert(uid.to_owned());
+        } else {
+            state.ended.remove(uid);
+        }
+        self.set_assignments(&state.claims, &state.ended);
+    }
+
+    fn set_assignments(&self, claims: &BTreeMap<String, PreparedClaim>, ended: &BTreeSet<String>) {
+        let current = claims.iter().filter(|(uid, claim)| self.is_current(claim) && !ended.contains(*uid));
         self.assignments.set_claims(current.flat_map(|(uid, claim)| claim.claimed_devices(uid)).collect());
     }
 }

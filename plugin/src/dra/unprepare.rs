@@ -74,7 +74,10 @@ impl Driver {
             }
             tracing::warn!(%group, claim = prepared.full_name(),
                 "a group is still held after the containers of its claim have ended; its devices are withheld");
+            // A device that was unbound meanwhile is not published any more then. It would have no taint as a device of a claim.
+            self.claims.set_ended(&claim.uid, true);
             if !self.withhold(group, &devices, deadline).await {
+                self.claims.set_ended(&claim.uid, false);
                 return Err(CallError::NotWithheld { group });
             }
             let holders = self.checks().snapshot();

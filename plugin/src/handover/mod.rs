@@ -66,6 +66,9 @@ pub(crate) struct Parts {
 impl Parts {
     /// Makes this process the active one. It has the lock, or the run directory cannot be used.
     pub(crate) fn activate(&self) {
+        if let Some(lock) = &*self.lock.lock() {
+            lock.sign();
+        }
         self.run_dir.begin_writing();
         self.active.send_replace(true);
     }

@@ -4,12 +4,12 @@ use crate::allocate::gate::ClosedGate;
 use crate::backoff::Backoff;
 use crate::device_plugin::orders::Order;
 use crate::handover::connection::Connection;
-use crate::handover::lock::Lock;
+use crate::handover::lock::{self, Lock};
 use crate::handover::{Parts, SOCKET};
 use crate::log_once::LogOnce;
 use crate::state_file::is_passing;
 use std::collections::VecDeque;
-use std::io::ErrorKind;
+use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -112,7 +112,11 @@ async fn begin_at(run_dir: &Path, mut ask_at: Option<Instant>, mut pauses: Backo
             sleep(LOCK_AGAIN).await;
             continue;
         }
-        match Takeover::ask(run_dir, pauses).await {
+        let asked = match lock::may_ask(run_dir) {
+            true => Takeover::ask(run_dir, pauses).await,
+            false => Err(Error::other("the pod of that process has replaced this one")),
+        };
+        match asked {
             Ok(takeover) => return Beginning::Taking(Box::new(takeover)),
             Err(error) => {
                 if logged.is_new(error.to_string()) {
@@ -145,7 +149,7 @@ impl Takeover {
         let message = connection.receive(READY).await?;
         if !taker.take(Input::Received(message)).contains(&Action::Start) {
             let text = "the running process sent a message out of order";
-            return Err(std::io::Error::new(ErrorKind::InvalidData, text));
+            return Err(Error::new(ErrorKind::InvalidData, text));
         }
         tracing::info!(side = "new", step = 2, "hand-over: the running process is ready");
         let run_dir = run_dir.to_owned();

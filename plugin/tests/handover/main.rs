@@ -9,6 +9,7 @@ mod peers;
 mod process;
 mod ready;
 mod reload;
+mod succession;
 
 use common::{H100, expect, kubelet, list};
 use process::{Process, role};

@@ -1,9 +1,10 @@
 //! A running cluster: the control plane, the node, and what a story does with them.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
+mod client;
+mod plugin;
+mod reset;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -15,7 +16,7 @@ use crate::certificates::Certificates;
 use crate::control_plane::{Component, ControlPlane, HOST_FOR_NODE, Ports};
 use crate::node::{Accelerator, Function, Node};
 use crate::parts::Parts;
-use crate::process::{WorkDirectory, take_over};
+use crate::process::WorkDirectory;
 use crate::progress::say;
 use crate::wait::wait;
 
@@ -122,42 +123,6 @@ impl Cluster {
         })
     }
 
-    /// Runs kubectl with `-o json` and returns its output.
-    ///
-    /// # Errors
-    ///
-    /// Fails with the errors of kubectl.
-    pub fn kubectl(&self, arguments: &[&str]) -> Result<Value> {
-        let text = self.kubectl_text(&[arguments, &["-o", "json"]].concat())?;
-        Ok(serde_json::from_str(&text)?)
-    }
-
-    /// Runs kubectl and returns its output.
-    ///
-    /// # Errors
-    ///
-    /// Fails with the errors of kubectl.
-    pub fn kubectl_text(&self, arguments: &[&str]) -> Result<String> {
-        let mut kubectl = self.kubectl_command();
-        output(kubectl.args(arguments), None)
-    }
-
-    /// Applies objects, as YAML or JSON.
-    ///
-    /// # Errors
-    ///
-    /// Fails with the errors of kubectl.
-    pub fn apply(&self, objects: &str) -> Result {
-        let mut kubectl = self.kubectl_command();
-        output(kubectl.args(["apply", "-f", "-"]), Some(objects)).map(|_| ())
-    }
-
-    /// Returns kubectl as a user with all rights.
-    #[must_use]
-    pub fn kubectl_command(&self) -> Command {
-        self.control_plane.kubectl(&self.context)
-    }
-
     /// The configuration of a client with all rights, for helm.
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {
@@ -257,178 +222,5 @@ impl Cluster {
         mut check: impl FnMut(&Self) -> Result<Option<T>>,
     ) -> Result<T> {
         wait(what, limit, || check(self))
-    }
-
-    /// Returns a pod of the namespace default, or None if there is none with this name.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the API server does not answer.
-    pub fn pod(&self, name: &str) -> Result<Option<Value>> {
-        let text = self.kubectl_text(&["get", "pod", name, "--ignore-not-found", "-o", "json"])?;
-        if text.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_str(&text)?)) }
-    }
-
-    /// Returns the events of an object, one a line.
-    #[must_use]
-    pub fn events(&self, name: &str) -> String {
-        let selector = format!("--field-selector=involvedObject.name={name}");
-        let columns = "-o=custom-columns=:.type,:.reason,:.message";
-        let found = self.kubectl_text(&["get", "events", "-A", &selector, columns]);
-        found.unwrap_or_else(|error| format!("no events: {error}"))
-    }
-
-    /// Applies a manifest of the plugin, and waits until its pod is ready.
-    ///
-    /// # Errors
-    ///
-    /// Fails if it is not ready in time, with the pod's events.
-    pub fn deploy_plugin(&self, manifest: &str) -> Result {
-        self.apply(manifest)?;
-        let ready = self.wait("the plugin's pod is ready", POD, |cluster| {
-            let pods = cluster.plugin_pods()?;
-            Ok((pods.len() == 1 && pods.iter().all(is_ready)).then_some(()))
-        });
-        ready.map_err(|error| {
-            let mut text = error.to_string();
-            for pod in self.plugin_pods().unwrap_or_default() {
-                let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-                let _ = write!(text, "\n{name}: {}\n{}", pod["status"], self.events(name));
-            }
-            text.into()
-        })
-    }
-
-    /// Returns the plugin's pods.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the API server does not answer.
-    pub fn plugin_pods(&self) -> Result<Vec<Value>> {
-        let mut listed = self.kubectl(&["get", "pods", "-n", PLUGIN_NAMESPACE, "-l", PLUGIN_LABEL])?;
-        Ok(listed["items"].as_array_mut().map(std::mem::take).unwrap_or_default())
-    }
-
-    /// Returns the name of the one pod of the plugin.
-    ///
-    /// # Errors
-    ///
-    /// Fails if there is none, or more than one.
-    pub fn plugin_pod(&self) -> Result<String> {
-        match self.plugin_pods()?.as_slice() {
-            [pod] => Ok(pod["metadata"]["name"].as_str().unwrap_or_default().into()),
-            pods => Err(format!("the plugin has {} pods", pods.len()).into()),
-        }
-    }
-
-    /// Deletes what a story has left: all of the namespace default, the plugin, and processes that hold groups.
-    ///
-    /// # Errors
-    ///
-    /// Fails if something stays; the cluster is then of no use.
-    pub fn reset(&mut self) -> Result {
-        self.control_plane.check()?;
-        self.node.check()?;
-        let kinds = "deployments,daemonsets,replicasets,jobs";
-        self.kubectl_text(&["delete", kinds, "--all", "--wait=false"])?;
-        self.kubectl_text(&["delete", "daemonsets", "-n", PLUGIN_NAMESPACE, "--all", "--wait=false"])?;
-        self.kubectl_text(&["delete", "pods", "-A", "--all", "--wait=false"])?;
-        self.kubectl_text(&[
-            "delete",
-            "configmap",
-            "-n",
-            PLUGIN_NAMESPACE,
-            "vfio-device-plugin-pools",
-            "--ignore-not-found",
-        ])?;
-        self.kubectl_text(&["delete", "events", "-A", "--all"])?;
-        self.node
-            .run("rm -f /etc/kubernetes/manifests/*; service stop plugin; killall -q -KILL holder || true")?;
-        self.wait("all pods are gone", POD, |cluster| {
-            let pods = cluster.kubectl(&["get", "pods", "-A"])?;
-            Ok(pods["items"].as_array().is_some_and(Vec::is_empty).then_some(()))
-        })?;
-        self.wait("no process holds a group", POD, |cluster| {
-            let script = "fuser /dev/vfio/[0-9]* 2>/dev/null || true";
-            Ok(cluster.node.run(script)?.is_empty().then_some(()))
-        })?;
-        self.node.run("rm -rf /run/vfio-device-plugin").map(|_| ())
-    }
-
-    /// Saves all logs in a directory, and returns a line that names it.
-    #[must_use]
-    pub fn save_logs(&self, name: &str) -> String {
-        let directory = std::env::temp_dir().join("vfio-probe-cluster").join(format!("failed-{name}"));
-        let _ = std::fs::remove_dir_all(&directory);
-        if process::make_directory(&directory).is_err() {
-            return format!("the logs cannot be saved in {}", directory.display());
-        }
-        for file in process::entries(self.work.path()) {
-            if file.extension().is_some_and(|extension| extension == "log") {
-                let _ = std::fs::copy(&file, directory.join(process::file_name(&file)));
-            }
-        }
-        for (file, arguments) in [
-            ("objects.txt", ["get", "all,nodes", "-A", "-o", "wide"]),
-            ("events.txt", ["get", "events", "-A", "-o", "wide"]),
-            ("pods.yaml", ["get", "pods", "-A", "-o", "yaml"]),
-            ("nodes.yaml", ["get", "nodes", "-A", "-o", "yaml"]),
-        ] {
-            let text = self.kubectl_text(&arguments).unwrap_or_else(|error| error.to_string());
-            let _ = process::write(&directory.join(file), text);
-        }
-        self.node.save_logs(&directory);
-        format!("the logs are in {}", directory.display())
-    }
-}
-
-/// Whether all containers of a pod are ready.
-#[must_use]
-pub fn is_ready(pod: &Value) -> bool {
-    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
-    let is_deleted = pod["metadata"]["deletionTimestamp"].is_string();
-    let mut conditions = conditions.into_iter().flatten();
-    !is_deleted && conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
-}
-
-/// Runs a command with an input and returns its output, in at most five minutes.
-fn output(command: &Command, input: Option<&str>) -> Result<String> {
-    let text = process::text(command);
-    let mut limited = Command::new("timeout");
-    limited.args(["-k", "5", "300"]).arg(command.get_program());
-    let mut command = take_over(limited, command);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| format!("cannot run {text}: {error}"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // kubectl reads all of its input before it writes.
-        let _ = stdin.write_all(input.unwrap_or_default().as_bytes());
-    }
-    let output = child.wait_with_output()?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).trim_end().into());
-    }
-    Err(format!("{text}: {}", String::from_utf8_lossy(&output.stderr).trim_end()).into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn pod_that_is_being_deleted_is_not_ready() {
-        let conditions = json!([{"type": "Ready", "status": "True"}]);
-        let mut pod = json!({"metadata": {}, "status": {"conditions": conditions}});
-        assert!(is_ready(&pod));
-        pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-        assert!(!is_ready(&pod));
-        assert!(!is_ready(&json!({"metadata": {}, "status": {}})));
-    }
-
-    #[test]
-    fn error_of_a_command_has_its_own_text() {
-        let mut command = Command::new("sh");
-        let error = output(command.args(["-c", "cat >&2; exit 1"]), Some("no such pod")).unwrap_err();
-        assert!(error.to_string().ends_with("no such pod"));
     }
 }

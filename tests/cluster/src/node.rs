@@ -22,7 +22,7 @@ pub use accelerator::Accelerator;
 /// How long the node has to boot until its SSH server answers. An idle host takes 20 s.
 const BOOT: Duration = Duration::from_secs(300);
 /// How long containerd has to answer after its start.
-const CONTAINERD: Duration = Duration::from_secs(120);
+const CONTAINERD: Duration = Duration::from_secs(300);
 /// How long an import of an image may take. QEMU's takes a minute on a busy host.
 const IMPORT: Duration = Duration::from_secs(600);
 /// How long the node has to shut down.
@@ -173,12 +173,6 @@ impl Node {
         &self.functions
     }
 
-    /// How the node's processor runs.
-    #[must_use]
-    pub fn accelerator(&self) -> Accelerator {
-        self.accelerator
-    }
-
     /// Runs a script of sh as root on the node and returns its output, in at most a minute.
     ///
     /// # Errors
@@ -230,7 +224,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// Fails if it does not answer within two minutes.
+    /// Fails if it does not answer within five minutes.
     pub fn start_containerd(&self) -> Result {
         self.run("service start containerd")?;
         wait("containerd answers", CONTAINERD, || self.run("ctr version >/dev/null").map(Some)).map(drop)

@@ -4,11 +4,16 @@
 //! With the argument `unprobed` the program calls what opens no group: a default watch, waits, a snapshot, device nodes and
 //! hardware. The node counts the opens of that run, which must be none.
 //!
+//! With the argument `errors` it makes calls with bad input, and every language must report the same: kind, errno, place, text.
+//!
 //! The last line is `N passed, N failed`. It counts one check for each tree, that it has the properties of its name, and one
 //! for each language and tree. One more for each language is that the node counts the opens of its probes.
 
+mod bad_input;
 mod compare;
+mod core_calls;
 mod core_dump;
+mod errors;
 mod listing;
 mod trees;
 mod unprobed;
@@ -34,6 +39,9 @@ struct Arguments {
     /// Prints the results of the core for each tree.
     #[arg(long)]
     verbose: bool,
+    /// Compares the errors of calls with bad input only, and prints what was found as the table of docs/errors.md.
+    #[arg(long)]
+    errors: bool,
 }
 
 /// A program for the comparison.
@@ -51,6 +59,11 @@ fn main() -> anyhow::Result<ExitCode> {
         let (name, command) = language.split_once('=').context("--language must be NAME=COMMAND")?;
         let command = command.split_whitespace().map(str::to_owned).collect();
         programs.push(Program { name: name.to_owned(), command, is_list: false });
+    }
+    if arguments.errors {
+        let compared = errors::compare(&programs, &arguments.plugin)?;
+        print!("{}", compared.table);
+        return Ok(end(compared.passed, &compared.failures));
     }
     let list = [arguments.plugin.as_str(), "list", "--json", "--probe", "--root"];
     programs.push(Program {
@@ -113,8 +126,20 @@ fn main() -> anyhow::Result<ExitCode> {
         println!("{:<8} {opened} opens by probes, 0 by all other calls", program.name);
         *(if opened > 0 { &mut passed } else { &mut failed }) += 1;
     }
+    let compared = errors::compare(&programs, &arguments.plugin)?;
+    println!("{:<66} {:>6} checks of errors", "calls with bad input", compared.passed);
+    compared.failures.iter().for_each(|failure| println!("    {failure}"));
+    passed += compared.passed;
+    failed += u32::try_from(compared.failures.len())?;
     println!("{passed} passed, {failed} failed");
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints the failures and the counts.
+fn end(passed: u32, failures: &[String]) -> ExitCode {
+    failures.iter().for_each(|failure| println!("    {failure}"));
+    println!("{passed} passed, {} failed", failures.len());
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Returns a message if the document of the core does not have a property that the name of the tree promises.

@@ -1,5 +1,5 @@
-//! Gives up CAP_SYS_ADMIN. An opener with this capability may open an exclusive terminal (`tty_open`), and gets no
-//! EBUSY.
+//! Gives up capabilities with which root sees another node than other users: CAP_SYS_ADMIN, with which an opener may open
+//! an exclusive terminal (`tty_open`) and gets no EBUSY, and those that pass over the mode of a file.
 
 use rustix::thread::{CapabilitySet, capabilities, remove_capability_from_bounding_set, set_capabilities};
 
@@ -19,14 +19,28 @@ pub fn has_sys_admin() -> std::io::Result<bool> {
 /// # Errors
 /// The kernel refused. The thread still has the capability.
 pub fn drop_sys_admin() -> std::io::Result<()> {
+    give_up(CapabilitySet::SYS_ADMIN)
+}
+
+/// Drops the capabilities with which root may read any file, as [`drop_sys_admin`] does. Afterwards a file of the same
+/// user without any permission cannot be opened (EACCES).
+///
+/// # Errors
+/// The kernel refused. The thread still has them.
+pub fn obey_file_modes() -> std::io::Result<()> {
+    give_up(CapabilitySet::DAC_OVERRIDE)?;
+    give_up(CapabilitySet::DAC_READ_SEARCH)
+}
+
+fn give_up(capability: CapabilitySet) -> std::io::Result<()> {
     let mut sets = capabilities(None)?;
-    if !sets.permitted.contains(CapabilitySet::SYS_ADMIN) {
+    if !sets.permitted.contains(capability) {
         return Ok(());
     }
     // Without CAP_SETPCAP the bounding set stays. Only children that are exec'd as root then regain the capability.
-    let _ = remove_capability_from_bounding_set(CapabilitySet::SYS_ADMIN);
-    sets.effective.remove(CapabilitySet::SYS_ADMIN);
-    sets.permitted.remove(CapabilitySet::SYS_ADMIN);
-    sets.inheritable.remove(CapabilitySet::SYS_ADMIN);
+    let _ = remove_capability_from_bounding_set(capability);
+    sets.effective.remove(capability);
+    sets.permitted.remove(capability);
+    sets.inheritable.remove(capability);
     Ok(set_capabilities(None, sets)?)
 }

@@ -4,6 +4,7 @@
 //! some. A thread that hangs in the kernel is left behind, and the next one skips the process that
 //! it was inspecting.
 
+mod candidates;
 mod worker;
 
 use crate::error::{Error, Result};

@@ -1,9 +1,10 @@
 //! The thread that searches: when it inspects which processes, and what it reports.
 
+use super::candidates::Candidates;
 use super::{Found, Known, Shared, Wanted, check_interval};
-use crate::holder_search::{Budget, HolderSearch, Sighting, Targets, list_processes};
+use crate::holder_search::{Budget, HolderSearch, Sighting, Targets};
 use crate::holders::Holder;
-use crate::root::{Buffer, Root, last_component};
+use crate::root::{Root, last_component};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
@@ -17,15 +18,10 @@ const REST: u32 = 9;
 const CHECK: Budget = Budget { processes: 256, descriptors: 2048, time: Duration::from_millis(2) };
 /// One check of known holders, and of one of them.
 const CONFIRM: Budget = Budget { processes: 1024, descriptors: 65_536, time: Duration::from_millis(50) };
-/// A process opens its groups within this time after its start, or it is found by the slow search
-/// of all processes.
-const YOUNG: Duration = Duration::from_secs(30);
 /// Shortest time between two slow searches of all processes.
 const ROUND: Duration = Duration::from_secs(60);
 /// Pause before a holder of a free group is inspected again. It may have been a probe.
 const SECOND_CHECK: Duration = Duration::from_millis(50);
-/// Largest number of processes in each list of candidates. Any user can fill them.
-const MAX_CANDIDATES: usize = 4096;
 
 /// The state of the thread.
 pub(super) struct Worker {
@@ -57,12 +53,7 @@ pub(super) struct Worker {
     next_confirm: Instant,
     /// The known holder that was inspected last.
     confirmed: u32,
-    /// The processes of the latest list, sorted.
-    listed: Vec<u32>,
-    /// Processes that were new in a list, and when.
-    young: Vec<(u32, Instant)>,
-    /// Processes that use VFIO.
-    users: Vec<u32>,
+    candidates: Candidates,
 }
 
 /// When each kind of work is due. None if there is none.
@@ -101,9 +92,7 @@ impl Worker {
             next_round: now,
             next_confirm: now,
             confirmed: 0,
-            listed: Vec::new(),
-            young: Vec::new(),
-            users: Vec::new(),
+            candidates: Candidates::default(),
         }
     }
 
@@ -111,7 +100,7 @@ impl Worker {
     pub(super) fn run(mut self) {
         self.shared.note(0);
         self.own = own_pid(&self.root);
-        self.listed = list_processes(&self.root, &mut Buffer::new()).unwrap_or_default();
+        self.candidates.begin(&self.root);
         let mut until = Some(Instant::now());
         while let Some(wanted) = self.shared.wait(until) {
             self.shared.note(0);
@@ -185,11 +174,7 @@ impl Worker {
     fn step(&mut self, wanted: &Wanted, targets: &Arc<Targets>) {
         let began = Instant::now();
         if self.searched < wanted.search {
-            let mut likely: Vec<u32> = wanted.known.iter().map(|known| known.pid).collect();
-            likely.extend(self.young.iter().rev().map(|(pid, _)| *pid));
-            likely.extend(&self.users);
-            likely.sort_unstable();
-            likely.dedup();
+            let likely = self.candidates.with(wanted.known.iter().map(|known| known.pid));
             let search = HolderSearch::new(&self.root, Arc::clone(targets), &likely, &self.skipped);
             self.search = search.ok().map(|search| (wanted.search, search));
             self.searched = wanted.search;
@@ -207,7 +192,7 @@ impl Worker {
         self.reported += sightings.len();
         let (held, others): (Vec<Sighting>, Vec<Sighting>) =
             sightings.iter().partition(|sighting| wanted.held.contains(&sighting.holder.group));
-        self.add_users(search.users());
+        self.candidates.add_users(search.users());
         let found = self.new_holders(wanted, &held);
         let coverage = search.coverage();
         shared.report(|news| {
@@ -264,13 +249,14 @@ impl Worker {
         let mut candidates = match self.check_of_candidates.take() {
             Some(candidates) => candidates,
             None => {
-                let Some(candidates) = self.candidates() else { return };
+                let Some(mut candidates) = self.candidates.update(&self.root) else { return };
+                candidates.retain(|pid| !self.skipped.contains(pid));
                 HolderSearch::of(Arc::clone(targets), &candidates)
             }
         };
         let over = candidates.advance(&self.root, &CHECK, &mut before);
         let mut sightings = candidates.sightings().to_vec();
-        self.add_users(candidates.users());
+        self.candidates.add_users(candidates.users());
         if !over {
             self.check_of_candidates = Some(candidates);
         } else if self.search.is_none() && (self.round.is_some() || Instant::now() >= self.next_round) {
@@ -282,38 +268,11 @@ impl Worker {
             if let Ok(mut round) = round {
                 let over = round.advance(&self.root, &CHECK, &mut before);
                 sightings.extend(round.sightings());
-                self.add_users(round.users());
+                self.candidates.add_users(round.users());
                 self.round = (!over).then_some(round);
             }
         }
         self.report_holders_of_free_groups(wanted, targets, sightings);
-    }
-
-    /// Returns the processes that use VFIO and the new ones, the newest first.
-    fn candidates(&mut self) -> Option<Vec<u32>> {
-        let now = Instant::now();
-        let listed = list_processes(&self.root, &mut Buffer::new()).ok()?;
-        let is_new = |pid: &&u32| self.listed.binary_search(pid).is_err();
-        let new = listed.iter().filter(is_new).map(|pid| (*pid, now));
-        let is_listed = |pid: u32| listed.binary_search(&pid).is_ok();
-        self.young.retain(|(pid, since)| now.duration_since(*since) < YOUNG && is_listed(*pid));
-        self.young.extend(new);
-        // The newest are checked first, so they stay.
-        self.young.drain(..self.young.len().saturating_sub(MAX_CANDIDATES));
-        self.users.retain(|pid| is_listed(*pid));
-        let mut candidates = self.users.clone();
-        candidates.extend(self.young.iter().rev().map(|(pid, _)| *pid));
-        candidates.retain(|pid| !self.skipped.contains(pid));
-        self.listed = listed;
-        Some(candidates)
-    }
-
-    fn add_users(&mut self, users: &[u32]) {
-        for user in users {
-            if self.users.len() < MAX_CANDIDATES && !self.users.contains(user) {
-                self.users.push(*user);
-            }
-        }
     }
 
     /// Reports holders of groups that are not known to be held, if a second check finds them again:
@@ -340,7 +299,7 @@ impl Worker {
         };
         let confirmed: Vec<Sighting> =
             again.sightings().iter().filter(|sighting| seen_before(sighting)).copied().collect();
-        self.add_users(&pids);
+        self.candidates.add_users(&pids);
         let found = self.new_holders(wanted, &confirmed);
         if !found.is_empty() {
             self.shared.report(|news| news.found.extend(found));
@@ -415,21 +374,6 @@ mod tests {
         let mut worker = Worker::new(root, shared(), Duration::from_secs(1), Vec::new());
         worker.confirm(&wanted, &targets);
         assert_eq!(worker.shared.outbox().lost, [known(8)]);
-    }
-
-    #[test]
-    fn newest_of_too_many_processes_are_candidates() {
-        let directory = tempfile::tempdir().unwrap();
-        let newest = u32::try_from(MAX_CANDIDATES).unwrap() + 10;
-        for pid in 1..=newest {
-            std::fs::create_dir_all(directory.path().join(format!("proc/{pid}"))).unwrap();
-        }
-        let root = Root::open(directory.path()).unwrap();
-        let mut worker = Worker::new(root, shared(), Duration::from_secs(1), Vec::new());
-        for _ in 0..2 {
-            let candidates = worker.candidates().unwrap();
-            assert_eq!((candidates.len(), candidates.first()), (MAX_CANDIDATES, Some(&newest)));
-        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 // Command dump prints all results of the Go package for a tree as JSON, to be compared with the other languages: dump ROOT.
-// With a second argument it prints what calls report that open no group: dump ROOT unprobed.
+// With a second argument it prints what calls report that open no group: dump ROOT unprobed. dump ROOT errors CALL ARGUMENT...
+// makes calls with bad input and prints a list of their reports.
 package main
 
 import (
@@ -22,10 +23,15 @@ type object map[string]any
 func main() {
 	read := dump
 	switch {
+	case len(os.Args) > 3 && os.Args[2] == "errors":
+		if err := json.NewEncoder(os.Stdout).Encode(badInputs(os.Args[1], os.Args[3:])); err != nil {
+			log.Fatal(err)
+		}
+		return
 	case len(os.Args) == 3 && os.Args[2] == "unprobed":
 		read = unprobed
 	case len(os.Args) != 2:
-		log.Fatal("usage: dump ROOT [unprobed]")
+		log.Fatal("usage: dump ROOT [unprobed | errors CALL ARGUMENT...]")
 	}
 	document, err := read(os.Args[1])
 	if err != nil {

@@ -7,6 +7,7 @@
 //! free when its process ends, so no process has to conclude from silence that the other is gone.
 
 pub mod giver;
+pub mod succession;
 pub mod taker;
 #[cfg(test)]
 mod tests;

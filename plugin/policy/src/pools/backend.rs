@@ -20,6 +20,21 @@ pub enum Backend {
     Auto,
 }
 
+impl Backend {
+    /// All backends, in the order of the documentation.
+    pub const ALL: [Self; 4] = [Self::Legacy, Self::Iommufd, Self::Both, Self::Auto];
+
+    /// Returns its word in pools files.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Legacy => "legacy",
+            Self::Iommufd => "iommufd",
+            Self::Both => "both",
+            Self::Auto => "auto",
+        }
+    }
+}
+
 /// The device nodes that the kernel has for one group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GroupNodes {

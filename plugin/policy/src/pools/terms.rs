@@ -6,9 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 
 /// What the kubelet receives for a held device.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename_all = "lowercase"))]
 pub enum Busy {
     /// Unhealthy if the device is held and assigned to no pod of this node.
     Attributed,
@@ -50,9 +49,8 @@ impl fmt::Display for Busy {
 }
 
 /// What Allocate does with a held device.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename_all = "lowercase"))]
 pub enum BusyAllocate {
     /// Refuse it. The pod fails, and the pod that replaces it is allocated another device.
     Reject,
@@ -96,6 +94,9 @@ pub enum OfferBy {
 }
 
 impl OfferBy {
+    /// Both, in the order of the help text.
+    pub const ALL: [Self; 2] = [Self::DevicePlugin, Self::Dra];
+
     /// Returns its word in flags, pools files and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -131,6 +132,21 @@ pub enum Cdi {
     /// By the names in `cdi_devices` alone: Allocate's response has no device nodes. The runtime takes the nodes from the spec of
     /// the moment in which it creates the container, so a response that the kubelet stores survives reboots and binds.
     Names,
+}
+
+impl Cdi {
+    /// All ways, in the order of the documentation.
+    pub const ALL: [Self; 4] = [Self::None, Self::Devices, Self::Annotations, Self::Names];
+
+    /// Returns its word in pools files.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Devices => "devices",
+            Self::Annotations => "annotations",
+            Self::Names => "names",
+        }
+    }
 }
 
 /// The terms on which a pool offers its devices.

@@ -90,7 +90,17 @@ fn error_has_its_line_and_what_was_expected() {
         ("pool: []\n".into(), "line 1: unknown field `pool`"),
         (pool("resourc: a/b"), "line 3: unknown field `resourc`, expected one of"),
         (pool("backend: legasy"), "line 3: \"legasy\": expected one of legacy, iommufd, both, auto"),
-        (pool("backend:"), "line 3: \"~\": expected one of legacy"),
+        (pool("backend:"), "line 3: the key has no value; expected a value, or no such key"),
+        (pool("busy: null"), "line 3: the key has no value; expected a value, or no such key"),
+        (pool("backend: \"\""), "line 3: \"\": expected one of legacy, iommufd, both, auto"),
+        (pool("backend:\n\n      - auto"), "line 5: expected a single value, not a list or keys"),
+        (pool("[a]: b"), "line 3: expected a single value, not a list or keys"),
+        (pool("\"a\\eb\": c"), "line 3: unknown field `a\\u{1b}b`, expected one of"),
+        (pool(&format!("busy: {}", "x".repeat(300))), "line 3: \"xxxx"),
+        (pool(&format!("{}: 1", "x".repeat(300))), "line 3: unknown field `xxxx"),
+        (pool("busy: *unknown"), "line 3: while parsing node, found unknown anchor"),
+        (pool("<<: 5"), "line 3: expected keys with values"),
+        (pool("busy: auto\n    <<: {buzy: auto}"), "line 4: unknown field `buzy`"),
         (pool("backend: [auto]"), "line 3: expected a single value, not a list or keys"),
         (pool("busy: maybe"), "line 3: \"maybe\": expected one of attributed, unhealthy, advertise"),
         (pool("busy_allocate: swap"), "line 3: \"swap\": expected one of reject, substitute"),
@@ -141,6 +151,44 @@ fn error_has_its_line_and_what_was_expected() {
         let error = parse_file(&text).unwrap_err().to_string();
         assert!(error.starts_with(expected) && error.len() < 200, "{text:?}: {error:?}, not {expected:?}");
         assert!(error.len() > "line 3: ".len() && !error.contains('\n'), "{error:?}");
+    }
+}
+
+#[test]
+fn forms_of_yaml_have_the_same_pools() {
+    let expected = parse("pools: [{select: [{vendor: 10de, device: 2330}], busy: unhealthy}]").unwrap();
+    for text in [
+        "\u{feff}# a comment\r\npools:\r\n- select:\r\n  - vendor: 10de\r\n    device: 2330\r\n  busy: unhealthy\r\n",
+        "%YAML 1.2\n---\n{\"pools\": [{\"select\": [{\"vendor\": \"10de\", \"device\": \"2330\"}], \"busy\": \"unhealthy\"}]}\n...\n",
+        "pools:\n- select:\n  - vendor: '10de'\n    device: !!str 2330\n  ? busy\n  : >-\n    unhealthy\n",
+        "pools: [{select: [{vendor: &v 10de, device: 2330}], busy: &b unhealthy}]",
+        "pools:\n- <<: {busy: unhealthy}\n  select: [{<<: [{vendor: 10de}, {vendor: 10ff, device: 2330}]}]\n",
+        "pools:\n- <<: {busy: attributed, select: [{vendor: 10de, device: 2330}]}\n  busy: unhealthy\n",
+    ] {
+        assert_eq!(parse(text).as_ref(), Ok(&expected), "{text}");
+    }
+    let twice =
+        "pools:\n- &p\n  select: [&s {vendor: 10de}]\n- {<<: *p, busy: unhealthy}\n- {select: [*s, {}]}\n";
+    let written = "pools: [{select: [{vendor: 10de}]}, {select: [{vendor: 10de}], busy: unhealthy}, {select: [{vendor: 10de}, {}]}]";
+    assert_eq!(parse(twice), parse(written));
+    assert!(parse(twice).is_ok());
+}
+
+#[test]
+fn aliases_repeat_a_bounded_part_of_the_file() {
+    let too_much = "the file nests or repeats more than a list of pools does";
+    let selectors =
+        |count: usize| format!("pools: [{{select: [&s {{vendor: 10de}}{}]}}]", ", *s".repeat(count));
+    assert!(parse(&selectors(5_000)).is_ok());
+    let chain: String = (1..100).map(|n| format!("  - &a{n} [*a{}]\n", n - 1)).collect();
+    for text in [
+        selectors(15_000),
+        format!("pools: [{{select: [{{}}], alias: &a {{{}: b}}}}{}]", "x".repeat(1000), ", *a".repeat(600)),
+        format!("pools:\n  - &a0 []\n{chain}"),
+        "pools: &p [*p]".into(),
+    ] {
+        let error = parse(&text).unwrap_err().to_string();
+        assert!(error.ends_with(too_much), "{error}: {}", text.get(..60).unwrap_or(&text));
     }
 }
 

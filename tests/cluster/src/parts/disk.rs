@@ -48,7 +48,7 @@ impl Contents<'_> {
         [self.system, self.kubernetes, self.containerd, self.tools, self.modules, self.images]
     }
 
-    fn programs(&self) -> [Placed<'_>; 7] {
+    fn programs(&self) -> [Placed<'_>; 8] {
         [
             (self.kubernetes, "kubernetes", "usr/local/bin"),
             (self.containerd, "containerd", "usr/local/bin"),
@@ -56,6 +56,7 @@ impl Contents<'_> {
             (self.containerd, "ctr", "usr/local/bin"),
             (self.tools, "sources", "usr/local/bin"),
             (self.tools, "holder", "usr/local/bin"),
+            (self.tools, "strike", "usr/local/bin"),
             (self.modules, "fakeid.ko", "usr/local/lib"),
         ]
     }

@@ -49,7 +49,7 @@ impl Api {
         }
         Ok(Self {
             capacity: sum(&status["capacity"], prefix)?,
-            allocatable: sum(&status["allocatable"], prefix)?,
+            allocatable: allocatable(status, prefix)?,
             pods,
         })
     }
@@ -65,6 +65,15 @@ impl Api {
     pub fn free(&self) -> i64 {
         self.allocatable - self.requested()
     }
+}
+
+/// Returns the allocatable devices in a node's status.
+///
+/// # Errors
+///
+/// Fails if a quantity is no integer.
+pub fn allocatable(status: &Value, prefix: &str) -> Result<i64> {
+    sum(&status["allocatable"], prefix)
 }
 
 fn name(metadata: &Value) -> String {

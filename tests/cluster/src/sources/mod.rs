@@ -4,12 +4,16 @@
 //! - The kubelet: the devices of each container, by pod resources (`node.rs`).
 //! - The kernel: which process has each group open, and what an open of each group gives (`node.rs`).
 //!
+//! Samples of the node's allocatable devices over time have their gaps found in `samples.rs`.
+//!
 //! The last two come from the program `sources` (tests/cluster/parts/tools), which shares no code with the product.
 
 mod api;
 mod compare;
 mod node;
+mod samples;
 
-pub use api::{Api, ApiPod};
+pub use api::{Api, ApiPod, allocatable};
 pub use compare::{Disagreement, Exceptions, Figures, compare};
 pub use node::{Group, Holder, NodeSources, Opened, PodDevices};
+pub use samples::{Gap, Sample, Summary};

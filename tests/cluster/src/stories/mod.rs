@@ -1,16 +1,20 @@
 //! The stories that the plugin must pass in the cluster.
 
+mod api_server;
 mod daemons;
 mod foreign;
 mod plugin;
 mod pod_resources;
 mod pods;
+mod qemu;
 mod reboot;
 mod refused;
 mod replaced;
+mod sampler;
 mod scheduled;
 mod step;
 mod stuck;
+mod upgrade;
 
 use crate::{Cluster, Result};
 
@@ -72,9 +76,45 @@ pub const STORIES: &[Story] = &[
         run: refused::run,
     },
     Story {
-        name: "reboot",
+        name: "upgrade-updates",
+        about: "five rolling updates with the hand-over leave no gap in allocatable, and five without it do",
+        quick: false,
+        run: upgrade::updates,
+    },
+    Story {
+        name: "upgrade-crashes",
+        about: "the old or the new process is killed in the middle of an update",
+        quick: false,
+        run: upgrade::crashes,
+    },
+    Story {
+        name: "reboot-daemonset",
         about: "after a reboot the kubelet fails pods before the DaemonSet's plugin is back",
         quick: false,
         run: reboot::with_daemonset,
+    },
+    Story {
+        name: "reboot-service",
+        about: "with the plugin as a service of the host, pods start again with their devices",
+        quick: false,
+        run: reboot::with_service,
+    },
+    Story {
+        name: "reboot-groups",
+        about: "after a reboot with other groups, no pod starts with another device's node",
+        quick: false,
+        run: reboot::with_other_groups,
+    },
+    Story {
+        name: "qemu",
+        about: "QEMU in an unprivileged pod passes the device to its guest",
+        quick: false,
+        run: qemu::run,
+    },
+    Story {
+        name: "api-server",
+        about: "the API server is away, and the plugin detects a foreign holder",
+        quick: false,
+        run: api_server::run,
     },
 ];

@@ -5,6 +5,10 @@ use serde_json::Value;
 use super::step::State;
 use crate::{Cluster, Result};
 
+/// The name of the DaemonSet and of its container.
+pub(super) const NAME: &str = "vfio-device-plugin";
+/// A second name of the image, for upgrades.
+pub(super) const NEW_IMAGE: &str = "docker.io/library/vfio-device-plugin:new";
 /// deploy/daemonset-probing.yaml.
 const PROBING: &str = include_str!("../../../../deploy/daemonset-probing.yaml");
 
@@ -15,6 +19,22 @@ const PROBING: &str = include_str!("../../../../deploy/daemonset-probing.yaml");
 /// Fails if the API server refuses it, or the plugin is not ready at the deadline.
 pub(super) fn deploy_probing(cluster: &Cluster, options: &[&str]) -> Result {
     cluster.deploy_plugin(&with_options(PROBING, options)?)
+}
+
+/// Applies the privileged manifest with a readiness probe that begins 20 s after the container's start, and waits until the plugin
+/// is ready. A container that was killed is then started again before another pod can be ready.
+///
+/// # Errors
+///
+/// As `deploy_probing`.
+pub(super) fn deploy_slowly_ready(cluster: &Cluster) -> Result {
+    cluster.deploy_plugin(&slowly_ready()?)
+}
+
+fn slowly_ready() -> Result<String> {
+    const PROBE: &str = "          readinessProbe:\n";
+    let (before, after) = PROBING.split_once(PROBE).ok_or("the manifest has no readiness probe")?;
+    Ok(format!("{before}{PROBE}            initialDelaySeconds: 20\n{after}"))
 }
 
 /// Adds options to the container's arguments.
@@ -83,9 +103,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_follow_the_command() {
-        let changed = with_options(PROBING, &["--busy=unhealthy"]).unwrap();
-        assert!(changed.contains("            - serve\n            - --busy=unhealthy\n            - --log"));
+    fn options_follow_the_command_() {
+        for manifest in [PROBING] {
+            let changed = with_options(manifest, &["--busy=unhealthy"]).unwrap();
+            assert!(
+                changed.contains("            - serve\n            - --busy=unhealthy\n            - --log")
+            );
+        }
         assert!(with_options("args: []", &[]).is_err());
+        assert!(slowly_ready().is_ok());
     }
 }

@@ -2,15 +2,18 @@
 // It shares no code with the product: pod resources come through the kubelet's own Go client, holders from /proc/PID/fd.
 //
 //	sources [--open]
+//	sources --sample PREFIX INTERVAL
 //
 // With --open it also opens each group and closes it at once. That can make the open of a starting VM fail, so the tests ask
-// for it only when nothing is about to start.
+// for it only when nothing is about to start. With --sample it prints the kubelet's allocatable devices once an interval until it is
+// ended.
 package main
 
 import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"time"
 )
 
 // report is the printed object. An error is a value: the kubelet may be away while the kernel still answers.
@@ -23,9 +26,17 @@ type report struct {
 }
 
 func main() {
+	if len(os.Args) == 4 && os.Args[1] == "--sample" {
+		interval, err := time.ParseDuration(os.Args[3])
+		if err == nil {
+			err = sample(podResourcesSocket, os.Args[2], interval)
+		}
+		fmt.Fprintln(os.Stderr, "sources:", err)
+		os.Exit(1)
+	}
 	open := len(os.Args) == 2 && os.Args[1] == "--open"
 	if len(os.Args) > 1 && !open {
-		fmt.Fprintln(os.Stderr, "usage: sources [--open]")
+		fmt.Fprintln(os.Stderr, "usage: sources [--open] | --sample PREFIX INTERVAL")
 		os.Exit(2)
 	}
 	report := report{Pods: []podDevices{}}

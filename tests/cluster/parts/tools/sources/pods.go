@@ -31,10 +31,9 @@ type podDevices struct {
 func listPods(socket string) ([]podDevices, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), podResourcesTimeout)
 	defer cancel()
-	connection, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(podResourcesMaxSize)))
+	connection, err := connect(socket)
 	if err != nil {
-		return nil, fmt.Errorf("cannot connect to %s: %w", socket, err)
+		return nil, err
 	}
 	defer connection.Close()
 	answer, err := podresources.NewPodResourcesListerClient(connection).List(ctx, &podresources.ListPodResourcesRequest{})
@@ -52,4 +51,14 @@ func listPods(socket string) ([]podDevices, error) {
 		}
 	}
 	return listed, nil
+}
+
+// connect returns a connection to the kubelet, which is made at the first call.
+func connect(socket string) (*grpc.ClientConn, error) {
+	connection, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(podResourcesMaxSize)))
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect to %s: %w", socket, err)
+	}
+	return connection, nil
 }
