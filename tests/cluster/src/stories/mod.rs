@@ -2,6 +2,7 @@
 
 mod api_server;
 mod daemons;
+mod dra;
 mod foreign;
 mod plugin;
 mod pod_resources;
@@ -116,5 +117,11 @@ pub const STORIES: &[Story] = &[
         about: "the API server is away, and the plugin detects a foreign holder",
         quick: false,
         run: api_server::run,
+    },
+    Story {
+        name: "dra-claims",
+        about: "pods with claims hold devices, and a foreign holder keeps its device from them",
+        quick: false,
+        run: dra::claims,
     },
 ];
