@@ -36,9 +36,9 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end -}}
 {{- end }}
 
-{{/* Not empty if devices are offered by Dynamic Resource Allocation. */}}
+{{/* Not empty if the driver of Dynamic Resource Allocation runs. */}}
 {{- define "vfio.dra" -}}
-{{- $dra := eq .Values.offer "dra" -}}
+{{- $dra := or (eq .Values.offer "dra") .Values.dra.keep -}}
 {{- range .Values.pools.inline -}}
 {{- if eq (default "" .offer) "dra" -}}{{- $dra = true -}}{{- end -}}
 {{- end -}}

@@ -94,12 +94,13 @@ func TestManifestsLimitTheDriver(t *testing.T) {
 		{"list", "", "pods", "", false},
 		{"get", "", "secrets", "", false},
 	} {
-		review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User: manifestAccount, Groups: []string{"system:authenticated", "system:serviceaccounts"},
 			ResourceAttributes: &authorizationv1.ResourceAttributes{
 				Verb: question.verb, Group: question.group, Resource: question.resource, Subresource: question.subresource,
 			},
 		}}
-		answer, err := ours.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
+		answer, err := s.admin.AuthorizationV1().SubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
 		must(t, err)
 		if answer.Status.Allowed != question.allowed {
 			t.Errorf("%+v: allowed is %v", question, answer.Status.Allowed)
@@ -113,7 +114,6 @@ func actingAs(t *testing.T, s *apiServer, node string) *kubernetes.Clientset {
 	config, err := clientcmd.BuildConfigFromFlags("", s.kubeconfig)
 	must(t, err)
 	config.BearerToken = "admin"
-	// Each authenticated user has this group, by which it may ask what it may do.
 	config.Impersonate = rest.ImpersonationConfig{UserName: manifestAccount, Groups: []string{"system:authenticated"}}
 	if node != "" {
 		config.Impersonate.Extra = map[string][]string{"authentication.kubernetes.io/node-name": {node}}

@@ -2,6 +2,7 @@
 
 mod api_server;
 mod daemons;
+mod dra;
 mod foreign;
 mod helm;
 mod plugin;
@@ -123,5 +124,11 @@ pub const STORIES: &[Story] = &[
         about: "the chart is installed, upgraded, uninstalled and installed again while a VM runs",
         quick: false,
         run: helm::run,
+    },
+    Story {
+        name: "dra-claims",
+        about: "pods with claims hold devices, and a foreign holder keeps its device from them",
+        quick: false,
+        run: dra::claims,
     },
 ];

@@ -148,6 +148,14 @@ const SETTINGS: &[(&str, &[&str])] = &[
     ),
     ("offer=dra,dra.admissionPolicy=false", &["kind: ClusterRole"]),
     (
+        "offer=device-plugin,dra.keep=true",
+        &["kind: ClusterRole", "name: VFIO_DEVICE_PLUGIN_NODE", "maxSurge: 0"],
+    ),
+    (
+        "pools.inline[0].select[0].vendor=10de,pools.inline[0].offer=dra",
+        &["kind: ClusterRole", "name: VFIO_DEVICE_PLUGIN_NODE", "- offer: dra"],
+    ),
+    (
         "offer=dra,openshift.enabled=true,podMonitor.enabled=true",
         &["kind: SecurityContextConstraints", "kind: ClusterRole"],
     ),

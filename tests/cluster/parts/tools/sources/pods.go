@@ -18,7 +18,7 @@ const (
 	podResourcesMaxSize = 16 << 20
 )
 
-// podDevices are the devices of one resource of one container.
+// podDevices are the devices of one resource of one container. For devices of claims the resource is the driver's name.
 type podDevices struct {
 	Namespace string   `json:"namespace"`
 	Name      string   `json:"name"`
@@ -47,6 +47,13 @@ func listPods(socket string) ([]podDevices, error) {
 				listed = append(listed, podDevices{
 					pod.GetNamespace(), pod.GetName(), container.GetName(), devices.GetResourceName(), devices.GetDeviceIds(),
 				})
+			}
+			for _, claim := range container.GetDynamicResources() {
+				for _, device := range claim.GetClaimResources() {
+					listed = append(listed, podDevices{
+						pod.GetNamespace(), pod.GetName(), container.GetName(), device.GetDriverName(), []string{device.GetDeviceName()},
+					})
+				}
 			}
 		}
 	}
