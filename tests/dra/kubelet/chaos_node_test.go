@@ -126,7 +126,8 @@ func (n *chaosNode) stopKubelet() {
 
 // violate records the first violation.
 func (n *chaosNode) violate(format string, arguments ...any) {
-	n.found.CompareAndSwap(nil, new(fmt.Sprintf(format, arguments...)))
+	text := fmt.Sprintf(format, arguments...)
+	n.found.CompareAndSwap(nil, &text)
 }
 
 // violation returns the first violation. Empty without one.
