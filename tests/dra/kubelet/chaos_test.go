@@ -20,7 +20,7 @@ import (
 
 var (
 	chaosSteps  = flag.Int("steps", 0, "random steps of TestChaos in all; none without it")
-	chaosNodes  = flag.Int("nodes", 12, "nodes of TestChaos, which share the steps")
+	chaosNodes  = flag.Int("nodes", 16, "nodes of TestChaos, which share the steps")
 	chaosSeed   = flag.Uint64("seed", 1, "the seed of the first node; the others have the next ones")
 	chaosExpect = flag.Bool("expect-violation", false, "TestChaos succeeds only if it finds a violation")
 	chaosTrace  = flag.Bool("trace", false, "print every step of TestChaos")
