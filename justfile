@@ -56,6 +56,10 @@ kubelets *args:
 cluster *args:
     tests/cluster/run {{ args }}
 
+# Plays random steps with the DRA driver, a scheduler and its controllers: [STEPS [SEED]].
+dra-chaos *args:
+    scripts/xtask dra-chaos {{ args }}
+
 # Measures the core, the calls of every language, and the program of the image.
 bench:
     cargo bench -p vfio-probe

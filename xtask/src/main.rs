@@ -49,6 +49,7 @@ const TASKS: &[(&str, &str, Task)] = &[
         "run the DRA driver with a kubelet (tests/dra/kubelet/run)",
         Task::Suite(dra_kubelet::run),
     ),
+    ("dra-chaos", "play random steps with the DRA driver [STEPS [SEED]]", Task::Suite(dra_kubelet::chaos)),
     ("monitoring", "run the alerts and the dashboard on a Prometheus", Task::Suite(monitoring::monitoring)),
     ("fuzz", "fuzz every parser of input [MINUTES] [TARGET]...", Task::Suite(fuzz::fuzz)),
     ("soak", "run the plugin under random moves (tests/soak/run)", Task::Suite(fuzz::soak)),

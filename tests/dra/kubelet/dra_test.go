@@ -12,9 +12,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/dynamic-resource-allocation/api/metadata"
-	"k8s.io/dynamic-resource-allocation/deviceattribute"
-	"k8s.io/dynamic-resource-allocation/devicemetadata"
 )
 
 const (
@@ -78,10 +75,12 @@ func TestDriver(t *testing.T) {
 	for _, test := range []namedTest{
 		{"slices_belong_to_the_node_and_are_not_written_again", slicesBelongToTheNodeAndAreNotWrittenAgain},
 		{"prepared_claim_gives_nodes_variables_and_metadata", preparedClaimGivesNodesVariablesAndMetadata},
+		{"answered_claim_is_recorded", answeredClaimIsRecorded},
 		{"device_of_a_prepared_claim_is_not_tainted", deviceOfAPreparedClaimIsNotTainted},
 		{"refusal_is_sent_after_the_taint_is_stored", refusalIsSentAfterTheTaintIsStored},
 		{"prepare_waits_for_a_vm_that_is_closing", prepareWaitsForVMThatIsClosing},
 		{"unprepare_of_a_held_group_succeeds_after_the_taint_is_stored", unprepareOfAHeldGroupSucceedsAfterTheTaintIsStored},
+		{"unprepare_of_a_held_unbound_device_succeeds", unprepareOfAHeldUnboundDeviceSucceeds},
 		{"unprepare_without_api_server_fails_while_the_group_is_held", unprepareWithoutAPIServerFailsWhileTheGroupIsHeld},
 		{"unprepare_without_api_server_succeeds_for_a_free_group", unprepareWithoutAPIServerSucceedsForAFreeGroup},
 		{"restarted_kubelet_finds_its_slices_and_claims_again", restartedKubeletFindsItsSlicesAndClaimsAgain},
@@ -177,15 +176,11 @@ func preparedClaimGivesNodesVariablesAndMetadata(t *testing.T) {
 	if mount.ContainerPath != path {
 		t.Fatalf("metadata is mounted at %s", mount.ContainerPath)
 	}
-	// The reader of Kubernetes' own library.
 	file, err := os.Open(mount.HostPath)
 	must(t, err)
 	defer file.Close()
-	var decoded metadata.DeviceMetadata
-	must(t, devicemetadata.DecodeMetadataFromStream(json.NewDecoder(file), &decoded))
-	attribute := decoded.Requests[0].Devices[0].Attributes[deviceattribute.StandardDeviceAttributePCIBusID]
-	if decoded.Name != pod.Name || attribute.StringValue == nil || *attribute.StringValue != address {
-		t.Fatalf("metadata: %+v", decoded)
+	if claim, device := decodedMetadata(t, file); claim != pod.Name || device != address {
+		t.Fatalf("metadata: %s %s", claim, device)
 	}
 	must(t, w.kubelet.UnprepareResources(context.Background(), pod))
 	if len(w.specs()) != 0 || len(w.claims(t)) != 0 {

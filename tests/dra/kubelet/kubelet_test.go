@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 	pluginwatcherapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
@@ -34,20 +35,25 @@ type kubelet struct {
 // startKubelet starts them. They continue with the state that an earlier one has left in the directory.
 func startKubelet(t *testing.T, s *apiServer, d directories) *kubelet {
 	t.Helper()
+	return startKubeletOf(t, s.admin, nodeName, d)
+}
+
+func startKubeletOf(t *testing.T, client *kubernetes.Clientset, name string, d directories) *kubelet {
+	t.Helper()
 	state := filepath.Join(d.root, "state")
 	must(t, os.MkdirAll(state, 0o755))
-	manager, err := dra.NewManager(klog.Background(), s.admin, state)
+	manager, err := dra.NewManager(klog.Background(), client, state)
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	sources := config.NewSourcesReady(func(sets.Set[string]) bool { return true })
-	node := func(ctx context.Context) (*corev1.Node, error) {
-		return s.admin.CoreV1().Nodes().Get(ctx, nodeName, metav1.GetOptions{})
-	}
+	node := getNode(func(ctx context.Context) (*corev1.Node, error) {
+		return client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+	})
 	// No pod is active: the loop that unprepares the claims of inactive pods runs first after a minute.
 	must(t, manager.Start(ctx, func() []*corev1.Pod { return nil }, node, config.NewSourcesReady(func(sets.Set[string]) bool { return false })))
 	plugins := pluginmanager.NewPluginManager(d.registry, record.NewFakeRecorder(100))
 	plugins.AddHandler(pluginwatcherapi.DRAPlugin, manager.GetWatcherHandler())
-	go plugins.Run(ctx, sources, ctx.Done())
+	go runPlugins(ctx, plugins, sources)
 	k := &kubelet{Manager: manager, cancel: cancel}
 	t.Cleanup(k.end)
 	return k
@@ -56,7 +62,7 @@ func startKubelet(t *testing.T, s *apiServer, d directories) *kubelet {
 // end ends them as the exit of the kubelet does.
 func (k *kubelet) end() {
 	k.cancel()
-	k.Stop()
+	stopManager(k.Manager)
 }
 
 // allocated is a device that a claim is allocated, for one request.
@@ -102,7 +108,8 @@ func published(s *apiServer) (map[string][]resourceapi.DeviceTaint, []resourceap
 	return devices, list.Items, nil
 }
 
-// waitForTaint waits until a device has a taint, or none for an empty key.
+// waitForTaint waits until a device has a taint, or none for an empty key. Where taints are dropped, a device that would have one
+// must be missing.
 func waitForTaint(t *testing.T, s *apiServer, device, key string) {
 	t.Helper()
 	eventually(t, device+" has the taint "+key, func() error { return hasTaint(s, device, key) })
@@ -115,6 +122,10 @@ func hasTaint(s *apiServer, device, key string) error {
 	}
 	taints, listed := devices[device]
 	switch {
+	case !taintsAreStored && key != "" && listed:
+		return notYet("published")
+	case !taintsAreStored && key != "":
+		return nil
 	case !listed:
 		return notYet("not published")
 	case key == "" && len(taints) > 0:

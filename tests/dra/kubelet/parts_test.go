@@ -30,7 +30,7 @@ const (
 	nodeName   = "node-1"
 	driverName = "vfio.example.com"
 	// patience is the limit for everything that happens without a timeout of Kubernetes' own.
-	patience = 60 * time.Second
+	patience = 180 * time.Second
 )
 
 // process is a program that ends with the test.
@@ -53,7 +53,7 @@ func start(t *testing.T, name string, command *exec.Cmd) *process {
 		}
 		command.Stderr, output = log, log.Name()
 		t.Cleanup(func() {
-			if content, err := os.ReadFile(log.Name()); err == nil && t.Failed() && name == "driver" {
+			if content, err := os.ReadFile(log.Name()); err == nil && t.Failed() && (name == "driver" || strings.HasPrefix(name, "kube-")) {
 				t.Logf("%s:\n%s", name, tail(content, 12000))
 			}
 		})
@@ -175,11 +175,12 @@ func startAPIServer(t *testing.T, directory string) *apiServer {
 	if err := os.WriteFile(tokens, []byte("admin,admin,1,system:masters\ndriver,"+account+",2\nnobody,nobody,3\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	server := start(t, "kube-apiserver", exec.Command(program(t, "VFIO_TEST_APISERVER"), "--etcd-servers="+etcd,
-		"--bind-address=127.0.0.1", "--secure-port="+port, "--cert-dir="+filepath.Join(directory, "certificates"),
-		"--token-auth-file="+tokens, "--authorization-mode=RBAC", "--service-cluster-ip-range=10.0.0.0/24",
-		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+keys,
-		"--service-account-signing-key-file="+keys, "--disable-admission-plugins=ServiceAccount"))
+	arguments := append([]string{"--etcd-servers=" + etcd,
+		"--bind-address=127.0.0.1", "--secure-port=" + port, "--cert-dir=" + filepath.Join(directory, "certificates"),
+		"--token-auth-file=" + tokens, "--authorization-mode=RBAC", "--service-cluster-ip-range=10.0.0.0/24",
+		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + keys,
+		"--service-account-signing-key-file=" + keys, "--disable-admission-plugins=ServiceAccount"}, serverFlags...)
+	server := start(t, "kube-apiserver", exec.Command(program(t, "VFIO_TEST_APISERVER"), arguments...))
 	s := &apiServer{server: server, kubeconfig: filepath.Join(directory, "kubeconfig")}
 	// The server has written its certificate when it listens.
 	eventually(t, "the API server listens", func() error {

@@ -1,70 +1,157 @@
-//! The DRA driver with the kubelet's own DRA manager and a real API server.
+//! The DRA driver with the kubelet's own DRA manager and a real API server: tests in two versions of Kubernetes, and random steps
+//! with the scheduler and the controllers.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::go::is_formatted;
 use super::kubelet_build::go_in;
 use crate::artifacts::SIM_NODE;
 use crate::context::Context;
+use crate::log::{Log, ensure};
 use crate::suite::Suite;
 use crate::{Result, process};
 
 /// The Go module.
 const HERE: &str = "tests/dra/kubelet";
 
-/// Programs of the cluster test (tests/cluster), with the variables that name them to the tests.
-const PARTS: [(&str, &str, &str); 2] =
-    [("etcd-", "etcd", "VFIO_TEST_ETCD"), ("kubernetes-", "kube-apiserver", "VFIO_TEST_APISERVER")];
+/// The versions of the kubelet, with Go's flags for each. 1.34 is the oldest with the API. Its API server drops taints, and the tests
+/// start the newest API server with the features of 1.34.
+const VERSIONS: [(&str, &[&str]); 2] = [("1.37", &[]), ("1.34", &["-modfile=older.mod", "-tags=older"])];
 
-/// Runs the tests: the arguments are those of a Go test program, such as `-test.run NAME`.
+/// Programs of the cluster test (tests/cluster), with the variables that name them to the tests.
+const PARTS: [(&str, &str, &str); 4] = [
+    ("etcd-", "etcd", "VFIO_TEST_ETCD"),
+    ("kubernetes-", "kube-apiserver", "VFIO_TEST_APISERVER"),
+    ("kubernetes-", "kube-scheduler", "VFIO_TEST_SCHEDULER"),
+    ("kubernetes-", "kube-controller-manager", "VFIO_TEST_CONTROLLER_MANAGER"),
+];
+
+/// The random steps of `./verify`.
+const STEPS: u64 = 2000;
+
+/// Runs the tests with each version: the arguments are those of a Go test program, such as `-test.run NAME`.
 ///
 /// # Errors
 ///
-/// Fails if Go is missing, if nothing builds, or if the cluster test has not built the API server.
+/// Fails if Go is missing or if nothing builds.
 pub fn run(context: &mut Context, arguments: &[String]) -> Result<bool> {
-    context.need_go()?;
-    for (prefix, program, variable) in PARTS {
-        let path = match context.get(variable) {
-            Some(path) => PathBuf::from(path),
-            None => part(&context.cache.join("cluster"), prefix, program)?,
-        };
-        context.set(variable, path);
-    }
-    context.simulated_node()?;
-    let program = context.target.join("dra/kubelet.test");
-    let gofmt = context.gofmt()?;
     let mut suite = Suite::new();
-    suite.check("format", |log| is_formatted(context, &gofmt, &context.top.join(HERE), log));
-    let is_built = suite.check("build", |log| {
-        log.run(&mut context.cargo(&["build", "-p", "vfio-device-plugin"]))?;
-        log.run(go_in(context, HERE, &["test", "-c", "-o"]).arg(&program).arg("."))
-    });
-    if !is_built {
-        return Ok(suite.end());
+    let Some(programs) = prepare(context, &mut suite, &VERSIONS)? else { return Ok(suite.end()) };
+    for ((version, _), program) in VERSIONS.iter().zip(programs) {
+        let tests = tests(context, &program, arguments);
+        suite.count_output(&format!("the driver with the kubelet {version} and an API server"), |output| {
+            let ended = process::each_line(tests, |line| {
+                process::print(line);
+                output.push_str(line);
+            })?;
+            Ok(ended.success())
+        });
     }
-    context.set("VFIO_TEST_PLUGIN", context.debug("vfio-device-plugin"));
-    let node = context.get(SIM_NODE).ok_or("the simulated node is not built")?;
-    context.set("VFIO_TEST_SIM_NODE", node);
-    let mut tests = context.command(&program);
-    tests.current_dir(context.top.join(HERE)).args(["-test.v", "-test.timeout=20m"]).args(arguments);
-    suite.count_output("the driver with the kubelet and an API server", |output| {
-        let ended = process::each_line(tests, |line| {
-            process::print(line);
-            output.push_str(line);
-        })?;
-        Ok(ended.success())
-    });
     Ok(suite.end())
 }
 
+/// Plays random steps on nodes of a cluster: the arguments are the number of steps and a seed.
+///
+/// # Errors
+///
+/// Fails if Go is missing, if nothing builds, or if an argument is no number.
+pub fn chaos(context: &mut Context, arguments: &[String]) -> Result<bool> {
+    let number = |index: usize, default: u64| arguments.get(index).map_or(Ok(default), |text| text.parse());
+    let (steps, seed) = (number(0, STEPS)?, number(1, 1)?);
+    let mut suite = Suite::new();
+    let Some(programs) = prepare(context, &mut suite, newest())? else { return Ok(suite.end()) };
+    for program in programs {
+        let command = chaos_command(context, &program, steps, seed);
+        suite.check_aloud(&format!("{steps} random steps with the scheduler"), |log| summary(log, command));
+    }
+    Ok(suite.end())
+}
+
+fn newest() -> &'static [(&'static str, &'static [&'static str])] {
+    VERSIONS.get(..1).unwrap_or_default()
+}
+
+/// Builds the driver and the tests. Returns the tests of each version. None if something does not build, or if the parts of the
+/// cluster are missing.
+fn prepare(
+    context: &mut Context,
+    suite: &mut Suite,
+    versions: &[(&str, &[&str])],
+) -> Result<Option<Vec<PathBuf>>> {
+    context.need_go()?;
+    context.simulated_node()?;
+    let gofmt = context.gofmt()?;
+    suite.check("format", |log| is_formatted(context, &gofmt, &context.top.join(HERE), log));
+    let mut programs = Vec::new();
+    let is_built = suite.check("build", |log| {
+        log.run(&mut context.cargo(&["build", "-p", "vfio-device-plugin"]))?;
+        for (version, flags) in versions {
+            let program = context.target.join(format!("dra/kubelet-{version}.test"));
+            log.run(go_in(context, HERE, &["test", "-c"]).args(*flags).arg("-o").arg(&program).arg("."))?;
+            programs.push(program);
+        }
+        Ok(())
+    });
+    context.set("VFIO_TEST_PLUGIN", context.debug("vfio-device-plugin"));
+    let node = context.get(SIM_NODE).ok_or("the simulated node is not built")?;
+    context.set("VFIO_TEST_SIM_NODE", node);
+    let has_parts = find_parts(context);
+    Ok((is_built && has_parts).then_some(programs))
+}
+
+/// Names the parts of the cluster to the tests. Returns false and says so if they are missing.
+fn find_parts(context: &mut Context) -> bool {
+    let cache = context.cache.join("cluster");
+    for (prefix, program, variable) in PARTS {
+        match context.get(variable).map(PathBuf::from).or_else(|| part(&cache, prefix, program)) {
+            Some(path) => context.set(variable, path),
+            None => {
+                process::print_line(format!(
+                    "not run: no {program} in {}; tests/cluster/run builds it",
+                    cache.display()
+                ));
+                return false;
+            }
+        }
+    }
+    true
+}
+
 /// Returns the newest build of a part of the cluster test.
-fn part(cache: &Path, prefix: &str, program: &str) -> Result<PathBuf> {
+fn part(cache: &Path, prefix: &str, program: &str) -> Option<PathBuf> {
     let is_part = |path: &PathBuf| process::file_name(path).starts_with(prefix);
     let mut built: Vec<PathBuf> =
         process::entries(cache).into_iter().filter(is_part).map(|path| path.join(program)).collect();
     built.retain(|path| path.exists());
     built.sort_by_key(|path| path.metadata().and_then(|data| data.modified()).ok());
-    built
-        .pop()
-        .ok_or_else(|| format!("no {program} in {}: run tests/cluster/run first", cache.display()).into())
+    built.pop()
+}
+
+fn tests(context: &Context, program: &Path, arguments: &[String]) -> Command {
+    let mut tests = context.command(program);
+    tests.current_dir(context.top.join(HERE)).args(["-test.v", "-test.timeout=600m"]).args(arguments);
+    tests
+}
+
+fn chaos_command(context: &Context, program: &Path, steps: u64, seed: u64) -> Command {
+    // The nodes play at the same time.
+    let arguments = ["-test.run=TestChaos", "-test.parallel=64"].map(str::to_owned);
+    let mut command = tests(context, program, &arguments);
+    command.arg(format!("-steps={steps}")).arg(format!("-seed={seed}"));
+    command
+}
+
+/// Runs a command whose output is long, and keeps the lines of it that are no logs. All of it if it fails.
+fn summary(log: &mut Log, mut command: Command) -> Result {
+    let output = command.output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let succeeded = output.status.success();
+    for line in text.lines().filter(|line| !succeeded || !line.starts_with(['=', '-', ' '])) {
+        log.say(line);
+    }
+    if !succeeded {
+        log.say(&String::from_utf8_lossy(&output.stderr));
+    }
+    ensure(succeeded, "the run failed")
 }

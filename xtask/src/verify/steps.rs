@@ -110,6 +110,7 @@ pub const STEPS: &[Step] = &[
     count("README examples", &["xtask", "readme"]).needs(&[C_LIBRARY]),
     count("CDI specs", &["xtask", "cdi"]),
     count("DRA slices with the scheduler's allocator", &["xtask", "dra-allocator"]).full(),
+    count("random steps with the DRA driver", &["xtask", "dra-chaos"]).full(),
     count("monitoring", &["xtask", "monitoring"]).full(),
     count("dependencies", &["xtask", "dependencies"]),
     count("notices of other authors", &["xtask", "third-party"]),

@@ -1,0 +1,305 @@
+package kubelet
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// maxPods is the limit for the pods of a node. More than it has devices, so that some wait.
+const maxPods = 9
+
+// chaosMove is an event on a node. It returns false if nothing could happen.
+type chaosMove struct {
+	name   string
+	weight int
+	play   func(*chaosNode) bool
+}
+
+// moves are the events that can happen at any time, also while the driver, the kubelet or the way to the API server is away.
+var moves = []chaosMove{
+	{"create a pod with one device", 12, func(n *chaosNode) bool { return n.createPod("one") }},
+	{"create a pod with two devices", 4, func(n *chaosNode) bool { return n.createPod("two") }},
+	{"delete a pod", 10, func(n *chaosNode) bool { return n.deletePod(false, false) }},
+	{"delete a pod whose VM hangs", 5, func(n *chaosNode) bool { return n.deletePod(true, false) }},
+	{"delete a pod by force", 4, func(n *chaosNode) bool { return n.deletePod(false, true) }},
+	{"delete a pod by force, and its VM hangs", 2, func(n *chaosNode) bool { return n.deletePod(true, true) }},
+	{"end a VM", 3, func(n *chaosNode) bool { return n.wantVM(false) }},
+	{"start a VM", 3, func(n *chaosNode) bool { return n.wantVM(true) }},
+	{"start a foreign VM", 9, (*chaosNode).startForeign},
+	{"end a foreign VM", 12, (*chaosNode).endForeign},
+	{"unbind a device", 3, (*chaosNode).unbind},
+	{"bind a device", 4, (*chaosNode).bind},
+}
+
+// restarts are the events during which others of moves happen.
+var restarts = []chaosMove{
+	{"restart the driver", 4, (*chaosNode).restartDriver},
+	{"restart the kubelet", 3, (*chaosNode).restartKubelet},
+	{"the API server does not answer", 2, func(n *chaosNode) bool { return n.interrupt(false) }},
+	{"the API server is away", 2, func(n *chaosNode) bool { return n.interrupt(true) }},
+	{"delete the slices", 1, (*chaosNode).deleteSlices},
+	{"change the slices", 1, (*chaosNode).changeSlices},
+}
+
+func pick(n *chaosNode, lists ...[]chaosMove) chaosMove {
+	all, sum := slices.Concat(lists...), 0
+	for _, move := range all {
+		sum += move.weight
+	}
+	at := n.random.IntN(sum)
+	for _, move := range all {
+		if at -= move.weight; at < 0 {
+			return move
+		}
+	}
+	return all[0]
+}
+
+// one plays a move.
+func (n *chaosNode) one(lists ...[]chaosMove) {
+	move := pick(n, lists...)
+	if *chaosTrace {
+		fmt.Printf("%s: %s\n", n.name, move.name)
+	}
+	if move.play(n) {
+		n.count(func(c *chaosCounts) { c.moves++ })
+	}
+}
+
+// meanwhile plays a few moves, or none.
+func (n *chaosNode) meanwhile(limit int) {
+	for range n.random.IntN(limit + 1) {
+		n.one(moves)
+	}
+}
+
+// play plays steps and returns the violation. A step is mostly one move, else several at the same time.
+func (n *chaosNode) play(steps int) string {
+	if !n.settle() {
+		return n.violation()
+	}
+	for step := range steps {
+		// Nothing may change by itself.
+		if v, err := n.requested(); err == nil {
+			if wrong := n.wrong(v); wrong != "" {
+				n.violate("without an event: %s%s", wrong, n.describe())
+			}
+		}
+		n.one(moves, restarts)
+		if n.random.IntN(5) == 0 {
+			n.meanwhile(2)
+		}
+		if !n.settle() {
+			if n.violation() == "" {
+				// Another node has found one.
+				return ""
+			}
+			return fmt.Sprintf("step %d: %s", step, n.violation())
+		}
+		n.count(func(c *chaosCounts) { c.steps++ })
+	}
+	return ""
+}
+
+func (n *chaosNode) createPod(template string) bool {
+	v, err := n.cached(n.name)
+	if err != nil || len(v.pods) >= maxPods {
+		return false
+	}
+	n.created++
+	n.count(func(c *chaosCounts) { c.pods++ })
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-pod-%d", n.name, n.created), Labels: map[string]string{"node": n.name}},
+		Spec: corev1.PodSpec{
+			NodeSelector:   map[string]string{corev1.LabelHostname: n.name},
+			ResourceClaims: []corev1.PodResourceClaim{{Name: "gpus", ResourceClaimTemplateName: &template}},
+			Containers: []corev1.Container{{Name: "compute", Image: "vm",
+				Resources: corev1.ResourceRequirements{Claims: []corev1.ResourceClaim{{Name: "gpus"}}}}}}}
+	must(n.t, second(n.admin.CoreV1().Pods("default").Create(context.Background(), pod, metav1.CreateOptions{})))
+	return true
+}
+
+func (n *chaosNode) deletePod(hangs, force bool) bool {
+	v, err := n.cached(n.name)
+	if err != nil || len(v.pods) == 0 {
+		return false
+	}
+	slices.SortFunc(v.pods, func(a, b *corev1.Pod) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+	pod := v.pods[n.random.IntN(len(v.pods))]
+	n.mu.Lock()
+	if p := n.pods[pod.UID]; p != nil {
+		p.hangs = hangs
+	}
+	n.mu.Unlock()
+	options := metav1.DeleteOptions{}
+	if force {
+		now := int64(0)
+		options.GracePeriodSeconds = &now
+	}
+	return n.admin.CoreV1().Pods("default").Delete(context.Background(), pod.Name, options) == nil
+}
+
+func (n *chaosNode) wantVM(wants bool) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var candidates []types.UID
+	for uid, p := range n.pods {
+		if p.wantsVM != wants && p.prepared {
+			candidates = append(candidates, uid)
+		}
+	}
+	if len(candidates) == 0 {
+		return false
+	}
+	slices.Sort(candidates)
+	n.pods[candidates[n.random.IntN(len(candidates))]].wantsVM = wants
+	return true
+}
+
+func (n *chaosNode) startForeign() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	holders := n.holders()
+	var candidates []string
+	for address := range n.bound {
+		if holders[n.groups[address]] == 0 {
+			candidates = append(candidates, address)
+		}
+	}
+	if len(candidates) == 0 {
+		return false
+	}
+	slices.Sort(candidates)
+	n.startVM([]string{candidates[n.random.IntN(len(candidates))]}, "")
+	return true
+}
+
+func (n *chaosNode) endForeign() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var candidates []int
+	for pid, vm := range n.vms {
+		if vm.pod == "" {
+			candidates = append(candidates, pid)
+		}
+	}
+	if len(candidates) == 0 {
+		return false
+	}
+	slices.Sort(candidates)
+	n.kill(n.vms[candidates[n.random.IntN(len(candidates))]])
+	return true
+}
+
+func (n *chaosNode) unbind() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.bound) < 6 {
+		return false
+	}
+	addresses := slices.Sorted(maps.Keys(n.bound))
+	address := addresses[n.random.IntN(len(addresses))]
+	n.sim.order(n.t, "unbind", map[string]any{"address": address}, &struct{}{})
+	delete(n.bound, address)
+	return true
+}
+
+func (n *chaosNode) bind() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	holders := n.holders()
+	var candidates []string
+	for address, group := range n.groups {
+		// The kernel's unbind waits for a holder.
+		if !n.bound[address] && holders[group] == 0 {
+			candidates = append(candidates, address)
+		}
+	}
+	if len(candidates) == 0 {
+		return false
+	}
+	slices.Sort(candidates)
+	address := candidates[n.random.IntN(len(candidates))]
+	n.sim.order(n.t, "bind", map[string]any{"address": address, "driver": "vfio-pci"}, &struct{}{})
+	n.bound[address] = true
+	return true
+}
+
+func (n *chaosNode) disturb(interrupted bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.disturbances++
+	n.interrupted = interrupted
+}
+
+func (n *chaosNode) restartDriver() bool {
+	n.disturb(true)
+	n.killDriver()
+	n.meanwhile(2)
+	n.startDriver()
+	n.disturb(false)
+	return true
+}
+
+func (n *chaosNode) restartKubelet() bool {
+	n.disturb(false)
+	n.stopKubelet()
+	if v, err := n.requested(); err == nil {
+		for _, slice := range v.slices {
+			n.wiped[slice.UID] = true
+		}
+	}
+	n.meanwhile(2)
+	n.startKubelet()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range n.pods {
+		if !p.ended {
+			n.startWorker(p)
+		}
+	}
+	return true
+}
+
+func (n *chaosNode) interrupt(refuse bool) bool {
+	n.disturb(true)
+	n.proxy.interrupt(refuse)
+	for range 1 + n.random.IntN(3) {
+		n.one(moves)
+		time.Sleep(time.Duration(n.random.IntN(400)) * time.Millisecond)
+		if v, err := n.cached(n.name); err == nil {
+			n.tick(v)
+		}
+	}
+	n.proxy.resume()
+	n.disturb(false)
+	return true
+}
+
+func (n *chaosNode) deleteSlices() bool {
+	options := metav1.ListOptions{FieldSelector: "spec.nodeName=" + n.name}
+	return n.admin.ResourceV1().ResourceSlices().DeleteCollection(context.Background(), metav1.DeleteOptions{}, options) == nil
+}
+
+// changeSlices removes devices and taints from a slice, as a person may do.
+func (n *chaosNode) changeSlices() bool {
+	v, err := n.requested()
+	if err != nil || len(v.slices) == 0 {
+		return false
+	}
+	slice := v.slices[n.random.IntN(len(v.slices))]
+	if len(slice.Spec.Devices) == 0 {
+		return false
+	}
+	slice.Spec.Devices = slice.Spec.Devices[1:]
+	for i := range slice.Spec.Devices {
+		slice.Spec.Devices[i].Taints = nil
+	}
+	return second(n.admin.ResourceV1().ResourceSlices().Update(context.Background(), slice, metav1.UpdateOptions{})) == nil
+}

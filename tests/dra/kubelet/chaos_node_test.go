@@ -1,0 +1,463 @@
+package kubelet
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	resourceapi "k8s.io/api/resource/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+)
+
+// The devices of a simulated node: eight GPUs in groups of their own, and two in one group.
+var chaosDevices = map[string]int{"0000:1b:00.0": 51, "0000:3d:00.0": 52, "0000:4e:00.0": 53, "0000:5f:00.0": 54, "0000:9b:00.0": 55,
+	"0000:bd:00.0": 56, "0000:ce:00.0": 57, "0000:df:00.0": 58, "0000:e1:00.0": 70, "0000:e1:00.1": 70}
+
+// chaosVM is a process that holds groups: a pod's VM, or one of no pod.
+type chaosVM struct {
+	pid    int
+	groups []int
+	// pod is the uid of the pod. Empty for a process of no pod, and for the rest of a pod that has ended.
+	pod string
+}
+
+// chaosNode is a node with everything on it.
+type chaosNode struct {
+	*cluster
+	t      *testing.T
+	name   string
+	random *rand.Rand
+	sim    *simNode
+	dirs   directories
+	proxy  *proxy
+	// client reaches the API server as the node does.
+	client     *kubernetes.Clientset
+	kubeconfig string
+	driver     *process
+	log        string
+	kubelet    *kubelet
+	stopWork   context.CancelFunc
+	workCtx    context.Context
+	workers    sync.WaitGroup
+	created    int
+	// wiped are the slices that the kubelet deletes because it has started.
+	wiped map[types.UID]bool
+
+	mu     sync.Mutex
+	groups map[string]int
+	bound  map[string]bool
+	vms    map[int]*chaosVM
+	pods   map[types.UID]*chaosPod
+	// disturbances counts what makes a barrier impossible to check: restarts, and interruptions of the way to the API server.
+	disturbances int
+	interrupted  bool
+	found        atomic.Pointer[string]
+}
+
+func newChaosNode(t *testing.T, c *cluster, name string, random *rand.Rand) *chaosNode {
+	t.Helper()
+	n := &chaosNode{cluster: c, t: t, name: name, random: random, sim: startNode(t), dirs: newDirectories(t), wiped: map[types.UID]bool{},
+		groups: chaosDevices, bound: map[string]bool{}, vms: map[int]*chaosVM{}, pods: map[types.UID]*chaosPod{}}
+	for _, address := range []string{"0000:e1:00.0", "0000:e1:00.1"} {
+		n.sim.order(t, "add_gpu", map[string]any{"address": address, "group": 70, "numa_node": 1}, &struct{}{})
+	}
+	for address := range chaosDevices {
+		n.bound[address] = true
+	}
+	createNode(t, c.apiServer, name)
+	n.proxy = startProxy(t, hostOf(t, c.apiServer))
+	n.client, n.kubeconfig = n.proxy.through(t, c.apiServer, n.dirs.root)
+	n.log = filepath.Join(n.dirs.root, "driver.log")
+	n.startDriver()
+	n.startKubelet()
+	t.Cleanup(func() {
+		n.proxy.resume()
+		n.stopWork()
+		n.kubelet.end()
+		n.workers.Wait()
+	})
+	return n
+}
+
+func (n *chaosNode) startDriver() {
+	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	must(n.t, err)
+	defer log.Close()
+	command := exec.Command(program(n.t, "VFIO_TEST_SIM_NODE"), "exec", program(n.t, "VFIO_TEST_PLUGIN"), "serve", "--offer=dra",
+		"--dra-driver="+driverName, "--node="+n.name, "--kubeconfig="+n.kubeconfig, "--root="+n.sim.root, "--kubelet-root="+n.dirs.root,
+		"--kubelet-dir="+n.dirs.kubelet, "--cdi-dir="+n.dirs.cdi, "--run-dir="+n.dirs.run, "--pci-ids=/dev/null", "--interval=100ms",
+		"--settling=200ms", "--release=500ms", "--log-level=debug")
+	command.Stderr = log
+	n.driver = start(n.t, "driver-of-"+n.name, command)
+}
+
+func (n *chaosNode) startKubelet() {
+	n.workCtx, n.stopWork = context.WithCancel(context.Background())
+	n.kubelet = startKubeletOf(n.t, n.client, n.name, n.dirs)
+}
+
+func (n *chaosNode) stopKubelet() {
+	n.stopWork()
+	n.kubelet.end()
+	n.workers.Wait()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	// The next kubelet syncs all pods.
+	for _, p := range n.pods {
+		p.prepared = false
+	}
+}
+
+// violate records the first violation.
+func (n *chaosNode) violate(format string, arguments ...any) {
+	text := fmt.Sprintf(format, arguments...)
+	n.found.CompareAndSwap(nil, &text)
+}
+
+// violation returns the first violation. Empty without one.
+func (n *chaosNode) violation() string {
+	if found := n.found.Load(); found != nil {
+		return *found
+	}
+	return ""
+}
+
+func (n *chaosNode) logHas(text string) bool {
+	content, _ := os.ReadFile(n.log)
+	return strings.Contains(string(content), text)
+}
+
+// keepLog prints the end of the driver's log.
+func (n *chaosNode) keepLog(quiet bool) {
+	if file, err := os.Open(n.log); err == nil && !quiet {
+		content, _ := io.ReadAll(file)
+		_ = file.Close()
+		fmt.Printf("the driver of %s:\n%s\n", n.name, tail(content, 6000))
+	}
+}
+
+func isGone(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsConflict(err) }
+
+// nodeOfPod returns the name of the node that a pod or its claim is made for: pods are named NODE-pod-NUMBER.
+func nodeOfPod(name string) string {
+	node, _, _ := strings.Cut(name, "-pod-")
+	return node
+}
+
+// addressOf returns the PCI address of a published device, such as pci-0000-1b-00-0.
+func addressOf(device string) string {
+	parts := strings.Split(device, "-")
+	if len(parts) != 5 {
+		return device
+	}
+	return parts[1] + ":" + parts[2] + ":" + parts[3] + "." + parts[4]
+}
+
+func deviceOf(address string) string {
+	return "pci-" + strings.NewReplacer(":", "-", ".", "-").Replace(address)
+}
+
+// untainted returns the devices that the scheduler may allocate if no claim has them.
+func untainted(slices []*resourceapi.ResourceSlice) map[string]bool {
+	offered := map[string]bool{}
+	for _, slice := range slices {
+		for _, device := range slice.Spec.Devices {
+			withheld := false
+			for _, taint := range device.Taints {
+				withheld = withheld || taint.Effect == resourceapi.DeviceTaintEffectNoSchedule || taint.Effect == resourceapi.DeviceTaintEffectNoExecute
+			}
+			if !withheld {
+				offered[device.Name] = true
+			}
+		}
+	}
+	return offered
+}
+
+func allocatedDevices(claim *resourceapi.ResourceClaim) []string {
+	var devices []string
+	if claim.Status.Allocation != nil {
+		for _, result := range claim.Status.Allocation.Devices.Results {
+			devices = append(devices, result.Device)
+		}
+	}
+	return devices
+}
+
+// tick does what the kubelet and the VMs do by themselves: pods that were placed get a worker, VMs start and end.
+func (n *chaosNode) tick(v view) {
+	claims := map[types.UID][]*resourceapi.ResourceClaim{}
+	for _, claim := range v.claims {
+		for _, consumer := range claim.Status.ReservedFor {
+			claims[consumer.UID] = append(claims[consumer.UID], claim)
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	stored := map[types.UID]*corev1.Pod{}
+	for _, pod := range v.pods {
+		stored[pod.UID] = pod
+		if _, known := n.pods[pod.UID]; known || pod.Spec.NodeName == "" || len(claims[pod.UID]) == 0 {
+			continue
+		}
+		p := &chaosPod{pod: pod, claims: claims[pod.UID], wantsVM: true}
+		for _, claim := range p.claims {
+			p.devices = append(p.devices, allocatedDevices(claim)...)
+		}
+		n.pods[pod.UID] = p
+		n.startWorker(p)
+	}
+	for uid, p := range n.pods {
+		pod := stored[uid]
+		if p.ended {
+			// The cache may still have it.
+			if pod == nil {
+				delete(n.pods, uid)
+			}
+			continue
+		}
+		vm := n.vmOf(p)
+		if pod == nil || pod.DeletionTimestamp != nil {
+			if vm != nil && p.hangs {
+				vm.pod = ""
+			} else if vm != nil {
+				n.kill(vm)
+			}
+			if !p.ending && p.cancel != nil {
+				p.cancel()
+			}
+			p.ending = true
+			continue
+		}
+		switch {
+		case vm == nil && p.wantsVM && p.prepared && n.canStart(p):
+			addresses := []string{}
+			for _, device := range p.devices {
+				addresses = append(addresses, addressOf(device))
+			}
+			n.startVM(addresses, string(uid))
+		case vm != nil && !p.wantsVM:
+			n.kill(vm)
+		}
+	}
+}
+
+func (n *chaosNode) startWorker(p *chaosPod) {
+	n.workers.Add(1)
+	go n.work(n.kubelet, n.workCtx, p)
+}
+
+func (n *chaosNode) vmOf(p *chaosPod) *chaosVM {
+	for _, vm := range n.vms {
+		if vm.pod == string(p.pod.UID) {
+			return vm
+		}
+	}
+	return nil
+}
+
+// canStart returns whether a VM of the pod can open all its devices.
+func (n *chaosNode) canStart(p *chaosPod) bool {
+	holders := n.holders()
+	for _, device := range p.devices {
+		address := addressOf(device)
+		if !n.bound[address] || holders[n.groups[address]] != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (n *chaosNode) startVM(addresses []string, pod string) {
+	fields := map[string]any{"addresses": addresses}
+	if pod != "" {
+		fields["pod_uid"] = pod
+	}
+	vm := &chaosVM{pod: pod}
+	var reply struct{ PID int }
+	n.sim.order(n.t, "start_vm", fields, &reply)
+	vm.pid = reply.PID
+	for _, address := range addresses {
+		if group := n.groups[address]; !slices.Contains(vm.groups, group) {
+			vm.groups = append(vm.groups, group)
+		}
+	}
+	n.vms[vm.pid] = vm
+}
+
+func (n *chaosNode) kill(vm *chaosVM) {
+	n.sim.killVM(n.t, vm.pid)
+	delete(n.vms, vm.pid)
+}
+
+// wrong returns how the state differs from the one that the node must come to. Empty if it does not.
+func (n *chaosNode) wrong(v view) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, slice := range v.slices {
+		if n.wiped[slice.UID] {
+			return "the kubelet has not deleted the slices yet"
+		}
+	}
+	allocated, inGroup := map[string]bool{}, map[int]bool{}
+	for _, claim := range v.claims {
+		of := slices.IndexFunc(v.pods, func(pod *corev1.Pod) bool { return strings.HasPrefix(claim.Name, pod.Name+"-") })
+		switch {
+		case of < 0:
+			return claim.Name + " has no pod"
+		case claim.Status.Allocation != nil && v.pods[of].Spec.NodeName == "":
+			return v.pods[of].Name + " is being placed"
+		}
+		for _, device := range allocatedDevices(claim) {
+			allocated[device], inGroup[n.groups[addressOf(device)]] = true, true
+		}
+	}
+	holders := n.holders()
+	offered, free := map[string]bool{}, map[string]bool{}
+	for device := range untainted(v.slices) {
+		// The counter of a group lets the scheduler allocate one of its devices.
+		if !inGroup[n.groups[addressOf(device)]] {
+			offered[device] = true
+		}
+	}
+	for address := range n.bound {
+		if group := n.groups[address]; holders[group] == 0 && !inGroup[group] {
+			free[deviceOf(address)] = true
+		}
+	}
+	if !maps.Equal(offered, free) {
+		return fmt.Sprintf("the scheduler can allocate %v, and a VM can open %v", short(offered), short(free))
+	}
+	groups := map[int]bool{}
+	for device := range free {
+		groups[n.groups[addressOf(device)]] = true
+	}
+	for _, pod := range v.pods {
+		p := n.pods[pod.UID]
+		switch {
+		case pod.DeletionTimestamp != nil:
+			return pod.Name + " is being deleted"
+		case pod.Spec.NodeName == "" && len(groups) >= devicesOf(pod):
+			return fmt.Sprintf("%s is not placed although devices are free: %v", pod.Name, pod.Status.Conditions)
+		case pod.Spec.NodeName == "":
+		case p == nil:
+			return pod.Name + " is not known to the kubelet yet"
+		case !p.prepared && n.canStart(p):
+			return pod.Name + " is not prepared although its devices are free"
+		case p.prepared && p.wantsVM && n.vmOf(p) == nil && n.canStart(p):
+			return pod.Name + " is about to start"
+		}
+	}
+	for uid, p := range n.pods {
+		if !slices.ContainsFunc(v.pods, func(pod *corev1.Pod) bool { return pod.UID == uid }) && !p.ended {
+			return p.pod.Name + " is not unprepared yet"
+		}
+	}
+	return ""
+}
+
+// devicesOf returns how many devices a pod requests: its template says so.
+func devicesOf(pod *corev1.Pod) int {
+	if *pod.Spec.ResourceClaims[0].ResourceClaimTemplateName == "two" {
+		return 2
+	}
+	return 1
+}
+
+func short(devices map[string]bool) string {
+	return strings.Join(slices.Sorted(maps.Keys(devices)), " ")
+}
+
+// settleLimit is far more than anything takes on a loaded host. A broken driver never gets there.
+const settleLimit = 120 * time.Second
+
+// settle waits until the state is right, as the caches show it and then as a request shows it. Returns false after a violation.
+func (n *chaosNode) settle() bool {
+	deadline := time.Now().Add(settleLimit)
+	for {
+		v, err := n.cached(n.name)
+		wrong := fmt.Sprint(err)
+		if err == nil {
+			n.tick(v)
+			wrong = n.wrong(v)
+		}
+		if wrong == "" {
+			if v, err = n.requested(); err == nil {
+				wrong = n.wrong(v)
+			}
+			if err == nil && wrong == "" {
+				n.count(func(c *chaosCounts) { c.checks++ })
+				return true
+			}
+		}
+		if time.Now().After(deadline) {
+			n.violate("not within %v: %s%s", settleLimit, wrong, n.describe())
+		}
+		if n.violation() != "" || n.isStopped() {
+			return false
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// requested returns what the API server stores now.
+func (n *chaosNode) requested() (view, error) {
+	ctx := context.Background()
+	var v view
+	pods, err := n.admin.CoreV1().Pods("default").List(ctx, metav1.ListOptions{LabelSelector: "node=" + n.name})
+	if err != nil {
+		return v, err
+	}
+	claims, err := n.admin.ResourceV1().ResourceClaims("default").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return v, err
+	}
+	list, err := n.admin.ResourceV1().ResourceSlices().List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + n.name})
+	if err != nil {
+		return v, err
+	}
+	for i := range pods.Items {
+		v.pods = append(v.pods, &pods.Items[i])
+	}
+	for i := range claims.Items {
+		v.claims = append(v.claims, &claims.Items[i])
+	}
+	for i := range list.Items {
+		v.slices = append(v.slices, &list.Items[i])
+	}
+	return v.of(n.name), nil
+}
+
+func (n *chaosNode) describe() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var text strings.Builder
+	for _, p := range n.pods {
+		fmt.Fprintf(&text, "\n  %s has %v, prepared %v, ending %v, ended %v", p.pod.Name, p.devices, p.prepared, p.ending, p.ended)
+	}
+	for _, vm := range n.vms {
+		fmt.Fprintf(&text, "\n  pid %d of pod %q holds %v", vm.pid, vm.pod, vm.groups)
+	}
+	return text.String()
+}
+
+func (n *chaosNode) killDriver() {
+	_ = n.driver.Process.Signal(syscall.SIGKILL)
+	<-n.driver.done
+}

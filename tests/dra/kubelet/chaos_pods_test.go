@@ -1,0 +1,206 @@
+package kubelet
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	resourceapi "k8s.io/api/resource/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// podSync is how often a pod is synced. A worker does for a pod what the kubelet's pod worker does around the DRA manager's calls. The kubelet calls again with the pod's
+// next sync, here sooner.
+const podSync = 200 * time.Millisecond
+
+// chaosPod is a pod that the scheduler has placed on the node.
+type chaosPod struct {
+	pod     *corev1.Pod
+	devices []string
+	claims  []*resourceapi.ResourceClaim
+	// wantsVM is whether its VM should run.
+	wantsVM  bool
+	prepared bool
+	// known is whether the driver has prepared the claim, also if the kubelet has restarted since.
+	known bool
+	// ending is whether its VM has ended, or hangs, so that its claim is to be unprepared.
+	ending bool
+	// hangs is whether its VM stays when the pod ends.
+	hangs bool
+	// ended is whether its claim is unprepared and the pod is gone.
+	ended  bool
+	cancel context.CancelFunc
+}
+
+// work prepares the pod's claim until that succeeds, and unprepares it when the pod ends. It ends with the kubelet.
+func (n *chaosNode) work(kubelet *kubelet, ctx context.Context, p *chaosPod) {
+	defer n.workers.Done()
+	sync := time.NewTicker(podSync)
+	defer sync.Stop()
+	for {
+		n.mu.Lock()
+		ending, prepared := p.ending, p.prepared
+		n.mu.Unlock()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case ending:
+			if n.unprepare(kubelet, ctx, p) {
+				return
+			}
+		case !prepared:
+			n.prepare(kubelet, ctx, p)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-sync.C:
+		}
+	}
+}
+
+func (n *chaosNode) prepare(kubelet *kubelet, ctx context.Context, p *chaosPod) {
+	// A pod that ends cancels the call, as the kubelet's pod worker does.
+	call, cancel := context.WithCancel(ctx)
+	defer cancel()
+	n.mu.Lock()
+	p.cancel = cancel
+	before, disturbances := n.holders(), n.disturbances
+	n.mu.Unlock()
+	err := kubelet.PrepareResources(call, p.pod)
+	n.mu.Lock()
+	after := n.holders()
+	// A process that held a device before the call and holds it after has held it during the call.
+	held := n.stillHeld(p, before, after)
+	disturbed := n.disturbances != disturbances || n.interrupted
+	if err == nil && ctx.Err() == nil {
+		p.prepared, p.known = true, true
+		for _, other := range n.pods {
+			if other != p && other.prepared && !other.ended && !other.ending && n.shareGroup(other, p) {
+				n.violate("%s and %s are prepared for one group", p.pod.Name, other.pod.Name)
+			}
+		}
+	}
+	n.mu.Unlock()
+	switch {
+	case err == nil && ctx.Err() == nil:
+		n.count(func(c *chaosCounts) { c.prepared++ })
+		if len(held) > 0 {
+			n.violate("%s is prepared with %v, which is held", p.pod.Name, held)
+		}
+		if recorded := n.recorded(p); recorded != nil && !disturbed {
+			n.violate("%s is prepared and not recorded: %v", p.pod.Name, recorded)
+		}
+	case err != nil && strings.Contains(err.Error(), "held by") && len(held) > 0 && !disturbed:
+		n.checkBarrier(p, "refused", held)
+	}
+}
+
+// unprepare returns whether the pod has ended.
+func (n *chaosNode) unprepare(kubelet *kubelet, ctx context.Context, p *chaosPod) bool {
+	n.mu.Lock()
+	before, disturbances := n.holders(), n.disturbances
+	n.mu.Unlock()
+	if err := kubelet.UnprepareResources(ctx, p.pod); err != nil {
+		return false
+	}
+	n.mu.Lock()
+	held := n.stillHeld(p, before, n.holders())
+	disturbed := n.disturbances != disturbances || n.interrupted
+	wasPrepared := p.known
+	n.mu.Unlock()
+	if wasPrepared && len(held) > 0 && !disturbed {
+		n.checkBarrier(p, "unprepared", held)
+	}
+	now := int64(0)
+	uid := p.pod.UID
+	options := metav1.DeleteOptions{GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &uid}}
+	err := n.client.CoreV1().Pods("default").Delete(ctx, p.pod.Name, options)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p.prepared, p.known = false, false
+	p.ended = err == nil || isGone(err)
+	return p.ended
+}
+
+// checkBarrier checks that the API server has stored for each held device of a pod that the scheduler must not allocate it.
+func (n *chaosNode) checkBarrier(p *chaosPod, what string, held []string) {
+	list, err := n.admin.ResourceV1().ResourceSlices().List(context.Background(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + n.name})
+	if err != nil {
+		return
+	}
+	var slices []*resourceapi.ResourceSlice
+	for i := range list.Items {
+		slices = append(slices, &list.Items[i])
+	}
+	offered := untainted(slices)
+	for _, device := range held {
+		n.mu.Lock()
+		_, bound := n.bound[addressOf(device)]
+		disturbed := n.interrupted
+		n.mu.Unlock()
+		switch {
+		case !offered[device] || !bound || disturbed:
+			n.count(func(c *chaosCounts) { c.barriers++ })
+		case what == "refused" && n.logHas("the API server has not stored in time"):
+			n.count(func(c *chaosCounts) { c.excused++ })
+		default:
+			n.violate("%s is %s while %s is held, and the API server offers the device", p.pod.Name, what, device)
+		}
+	}
+}
+
+// recorded returns an error if the driver's record lacks the pod's claim.
+func (n *chaosNode) recorded(p *chaosPod) error {
+	content, err := os.ReadFile(filepath.Join(n.dirs.plugins, "claims.json"))
+	if err != nil {
+		return err
+	}
+	var record struct{ Claims map[string]json.RawMessage }
+	if err := json.Unmarshal(content, &record); err != nil {
+		return err
+	}
+	for _, claim := range p.claims {
+		if _, known := record.Claims[string(claim.UID)]; !known {
+			return fmt.Errorf("claims.json lacks %s", claim.UID)
+		}
+	}
+	return nil
+}
+
+// holders returns the process that holds each held group.
+func (n *chaosNode) holders() map[int]int {
+	holders := map[int]int{}
+	for _, vm := range n.vms {
+		for _, group := range vm.groups {
+			holders[group] = vm.pid
+		}
+	}
+	return holders
+}
+
+// stillHeld returns the pod's devices that another process than the pod's VM has held before and holds after.
+func (n *chaosNode) stillHeld(p *chaosPod, before, after map[int]int) []string {
+	var held []string
+	for _, device := range p.devices {
+		group := n.groups[addressOf(device)]
+		pid, wasHeld := before[group]
+		if wasHeld && after[group] == pid && n.vms[pid].pod != string(p.pod.UID) {
+			held = append(held, device)
+		}
+	}
+	return held
+}
+
+func (n *chaosNode) shareGroup(a, b *chaosPod) bool {
+	return slices.ContainsFunc(a.devices, func(device string) bool {
+		group := n.groups[addressOf(device)]
+		return slices.ContainsFunc(b.devices, func(other string) bool { return n.groups[addressOf(other)] == group })
+	})
+}
