@@ -142,7 +142,7 @@ impl Watch {
     ///
     /// News that a wait of another thread has taken in makes it readable too. It stays so until
     /// [`Watch::next`] has returned none. So one thread polls it, and each other thread that shares the
-    /// watch has a [`Wait`](crate::watch::Wait), whose descriptor is its own.
+    /// watch has a [`Wait`], whose descriptor is its own.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
