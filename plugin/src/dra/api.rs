@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long one request to the API server may take.
+/// How long one request to the API server may take. A limit that grows begins with it.
 pub(super) const REQUEST: Duration = Duration::from_secs(5);
 
 /// A request that failed.

@@ -5,9 +5,13 @@ use crate::dra::slices::StoredSlices;
 use crate::driver_status::SharedDriverStatus;
 use crate::problems::{ProblemCode, Problems, seconds};
 use kube::runtime::watcher;
-use std::time::SystemTime;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 
+/// The longest limit of a request.
+const LONGEST_REQUEST: Duration = Duration::from_secs(40);
 /// What the problems are about.
 const API_SERVER: &str = "API server";
 const SLICES: &str = "ResourceSlices";
@@ -43,6 +47,8 @@ impl Access {
 /// Records how the API server answers. Clones share the record.
 #[derive(Clone, Debug)]
 pub(super) struct ApiServer {
+    /// How long the next request may take. It doubles with each that has no answer, because an API server under load answers late.
+    limit: Arc<Mutex<Duration>>,
     status: SharedDriverStatus,
     problems: Problems,
 }
@@ -50,10 +56,10 @@ pub(super) struct ApiServer {
 impl ApiServer {
     /// Nothing is known yet.
     pub(super) fn new(status: SharedDriverStatus, problems: Problems) -> Self {
-        Self { status, problems }
+        Self { limit: Arc::new(Mutex::new(REQUEST)), status, problems }
     }
 
-    /// Waits for the answer to a request, for at most 5 s.
+    /// Waits for the answer to a request: for at most 5 s, and up to 40 s after requests without an answer.
     ///
     /// # Errors
     /// The request failed.
@@ -62,7 +68,10 @@ impl ApiServer {
         access: Access,
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, RequestError> {
-        match timeout(REQUEST, request).await {
+        let limit = *self.limit.lock();
+        let answer = timeout(limit, request).await;
+        *self.limit.lock() = if answer.is_ok() { REQUEST } else { LONGEST_REQUEST.min(2 * limit) };
+        match answer {
             Ok(Ok(answer)) => {
                 self.answered(access);
                 Ok(answer)
@@ -73,7 +82,7 @@ impl ApiServer {
             }
             Err(_) => {
                 self.silent();
-                Err(RequestError::Unanswered(format!("no answer within {} s", REQUEST.as_secs())))
+                Err(RequestError::Unanswered(format!("no answer within {} s", limit.as_secs())))
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::allocate::verify::Checks;
 use crate::assignments::AssignmentsHandle;
+use crate::backoff::Backoff;
 use crate::dra::api::RequestError;
 use crate::dra::api_server::{Access, ApiServer};
 use crate::dra::events::Events;
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use vfio_plugin_policy::allocation::AllocateError;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::dra::names::DraDriver;
@@ -33,8 +34,10 @@ use crate::dra::prepared::NotWritten;
 
 /// How long a call waits for the API server to store a taint before it answers without.
 pub(super) const STORE: Duration = Duration::from_secs(2);
-/// How long a claim is waited for.
-const GET: Duration = Duration::from_secs(10);
+/// How long the first request for a claim is waited for.
+const GET: Duration = Duration::from_secs(5);
+/// The first and the longest pause before a claim is requested again.
+const GET_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
 /// Prepares and unprepares claims.
 pub(super) struct Driver {
@@ -152,26 +155,36 @@ impl Driver {
         timeout_at(deadline, wanted.wait_for(Option::is_some)).await.is_ok_and(|wanted| wanted.is_ok())
     }
 
-    /// Gets a claim from the API server.
+    /// Gets a claim from the API server. Tries again until the deadline if there is no answer: a refusal costs the pod more than that.
     pub(super) async fn get(&self, claim: &Claim, deadline: Instant) -> Result<ResourceClaim, CallError> {
         let claims: kube::Api<ResourceClaim> = kube::Api::namespaced(self.client.clone(), &claim.namespace);
-        let deadline = deadline.min(Instant::now() + GET);
-        match timeout_at(deadline, claims.get(&claim.name)).await {
-            Ok(Ok(claim)) => {
-                self.api.answered(Access::Claims);
-                Ok(claim)
-            }
-            Ok(Err(error)) => {
-                self.api.failed(Access::Claims, &error);
-                match error {
-                    kube::Error::Api(status) if status.code == 404 => Err(CallError::NoClaim),
-                    error => Err(CallError::Get(RequestError::from(error).to_string())),
+        let (mut limit, mut pauses) = (GET, Backoff::new(GET_AGAIN.0, GET_AGAIN.1));
+        loop {
+            let error = match timeout_at(deadline.min(Instant::now() + limit), claims.get(&claim.name)).await
+            {
+                Ok(Ok(claim)) => {
+                    self.api.answered(Access::Claims);
+                    return Ok(claim);
                 }
+                Ok(Err(error)) => {
+                    self.api.failed(Access::Claims, &error);
+                    match error {
+                        kube::Error::Api(status) if status.code == 404 => return Err(CallError::NoClaim),
+                        error => RequestError::from(error),
+                    }
+                }
+                Err(_) => {
+                    self.api.silent();
+                    // An API server under load answers late, and on a lost connection not at all.
+                    limit *= 2;
+                    RequestError::Unanswered("no answer in time".to_owned())
+                }
+            };
+            let again = Instant::now() + pauses.pause();
+            if !matches!(error, RequestError::Unanswered(_)) || again >= deadline {
+                return Err(CallError::Get(error.to_string()));
             }
-            Err(_) => {
-                self.api.silent();
-                Err(CallError::Get("no answer in time".to_owned()))
-            }
+            sleep_until(again).await;
         }
     }
 

@@ -22,6 +22,8 @@ use vfio_probe::{DeviceId, GroupId, Holder, InPod};
 
 /// The answer is sent this long before the kubelet gives up.
 const MARGIN: Duration = Duration::from_secs(5);
+/// How long a prepared claim is requested, before its record is used.
+const KNOWN: Duration = Duration::from_secs(10);
 /// How long a held group is waited for if its taint is published already: its holder is no VM that is ending.
 const FOREIGN: Duration = Duration::from_secs(2);
 
@@ -58,7 +60,11 @@ impl Driver {
         }
         let known = self.claims.get(&claim.uid).filter(|known| self.claims.is_current(known));
         known.iter().for_each(|known| pods.clone_from(&known.pod_names));
-        let allocation = match (self.get(claim, deadline).await, &known) {
+        let get_until = match known {
+            Some(_) => deadline.min(Instant::now() + KNOWN),
+            None => deadline,
+        };
+        let allocation = match (self.get(claim, get_until).await, &known) {
             (Ok(object), _) => allocation(&object, &claim.uid, self.name.as_str(), &self.node)?,
             // The kubelet has read the claim itself, and a pod may use it now.
             (Err(CallError::Get(error)), Some(known)) => {

@@ -174,11 +174,8 @@ impl PreparedClaims {
         let content = file.read_versioned(VERSION)?;
         let was_there = content.is_some();
         let Content { claims } = content.unwrap_or_default();
-        let prepared = Self {
-            state: Mutex::new(State { claims, ended: BTreeSet::new(), file }),
-            assignments,
-            boot,
-        };
+        let prepared =
+            Self { state: Mutex::new(State { claims, ended: BTreeSet::new(), file }), assignments, boot };
         prepared.set_assignments(&prepared.state.lock().claims, &BTreeSet::new());
         Ok((prepared, was_there))
     }

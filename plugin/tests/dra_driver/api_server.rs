@@ -172,7 +172,7 @@ impl ApiServer {
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let (parts, body) = request.into_parts();
         let (path, query) = (parts.uri.path().to_owned(), parts.uri.query().unwrap_or_default().to_owned());
-        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let is_write = parts.method != Method::GET;
         let is_dry_run = query.contains("dryRun=All");
         let mode = self.state.lock().unwrap().mode;

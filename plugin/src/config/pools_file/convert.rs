@@ -14,7 +14,8 @@ use vfio_probe::text::DriverName;
 
 // The comments of the keys are in config/schema/file.rs, which makes deploy/pools.schema.json.
 const FILE_KEYS: &[&str] = &["pools"];
-const POOL_KEYS: &[&str] = &["resource", "select", "offer", "backend", "busy", "busy_allocate", "cdi", "alias"];
+const POOL_KEYS: &[&str] =
+    &["resource", "select", "offer", "backend", "busy", "busy_allocate", "cdi", "alias"];
 const SELECTOR_KEYS: &[&str] =
     &["vendor", "device", "class", "driver", "address", "group", "parent", "numa_node", "vgpu_type"];
 
