@@ -4,6 +4,7 @@ mod api_server;
 mod daemons;
 mod foreign;
 mod helm;
+mod modes;
 mod plugin;
 mod pod_resources;
 mod pods;
@@ -123,5 +124,11 @@ pub const STORIES: &[Story] = &[
         about: "the chart is installed, upgraded, uninstalled and installed again while a VM runs",
         quick: false,
         run: helm::run,
+    },
+    Story {
+        name: "modes",
+        about: "both modes of the manifests report the same figures",
+        quick: false,
+        run: modes::run,
     },
 ];
