@@ -5,6 +5,7 @@ mod daemons;
 mod dra;
 mod foreign;
 mod helm;
+mod modes;
 mod plugin;
 mod pod_resources;
 mod pods;
@@ -124,6 +125,12 @@ pub const STORIES: &[Story] = &[
         about: "the chart is installed, upgraded, uninstalled and installed again while a VM runs",
         quick: false,
         run: helm::run,
+    },
+    Story {
+        name: "modes",
+        about: "both modes of the manifests report the same figures",
+        quick: false,
+        run: modes::run,
     },
     Story {
         name: "dra-claims",

@@ -11,6 +11,8 @@ pub(super) const NAME: &str = "vfio-device-plugin";
 pub(super) const NEW_IMAGE: &str = "docker.io/library/vfio-device-plugin:new";
 /// deploy/daemonset-probing.yaml.
 const PROBING: &str = include_str!("../../../../deploy/daemonset-probing.yaml");
+/// deploy/daemonset.yaml.
+const UNPRIVILEGED: &str = include_str!("../../../../deploy/daemonset.yaml");
 
 /// Applies the privileged manifest with further options of `serve`, and waits until the plugin is ready.
 ///
@@ -35,6 +37,15 @@ fn slowly_ready() -> Result<String> {
     const PROBE: &str = "          readinessProbe:\n";
     let (before, after) = PROBING.split_once(PROBE).ok_or("the manifest has no readiness probe")?;
     Ok(format!("{before}{PROBE}            initialDelaySeconds: 20\n{after}"))
+}
+
+/// Applies the unprivileged manifest and waits until the plugin is ready.
+///
+/// # Errors
+///
+/// As `deploy_probing`.
+pub(super) fn deploy_unprivileged(cluster: &Cluster) -> Result {
+    cluster.deploy_plugin(UNPRIVILEGED)
 }
 
 /// Adds options to the container's arguments.
@@ -103,8 +114,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_follow_the_command_() {
-        for manifest in [PROBING] {
+    fn options_follow_the_command_in_both_manifests() {
+        for manifest in [PROBING, UNPRIVILEGED] {
             let changed = with_options(manifest, &["--busy=unhealthy"]).unwrap();
             assert!(
                 changed.contains("            - serve\n            - --busy=unhealthy\n            - --log")
