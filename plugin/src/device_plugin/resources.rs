@@ -86,7 +86,7 @@ impl ResourceSet {
     /// Sends all lists again, unchanged, so that the kubelet writes its checkpoint again.
     ///
     /// If there is no list, because all devices are offered to claims, it registers the resource `assigned` with an empty one: the
-    /// checkpoint may still name a pod that had a device of it from the device plugin and has ended.
+    /// checkpoint may still name a pod that was allocated a device of it by the device plugin and has ended.
     pub(crate) fn resend(&mut self, assigned: Option<&str>) {
         if let Some(name) = assigned.filter(|_| self.running.is_empty()) {
             let name: Arc<str> = name.into();

@@ -1,9 +1,5 @@
-//! Reads the API server's errors, and the node as the owner of the slices.
+//! Says what the API server's answers and errors mean.
 
-use crate::dra::api_server::{Access, ApiServer};
-use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::{Api, Client};
 use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -72,30 +68,6 @@ pub(super) fn causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// Returns the reference by which the slices are deleted with the Node object.
-pub(super) async fn owner(
-    client: &Client,
-    api: &ApiServer,
-    node: &str,
-) -> Result<OwnerReference, RequestError> {
-    let nodes: Api<Node> = Api::all(client.clone());
-    let found = api.request(Access::Node, nodes.get(node)).await.map_err(|error| match error {
-        RequestError::Outdated => RequestError::Refused(format!("there is no node {node}: check --node")),
-        error => error,
-    })?;
-    let (Some(name), Some(uid)) = (found.metadata.name, found.metadata.uid) else {
-        return Err(RequestError::Refused("the node has no name or uid".to_owned()));
-    };
-    Ok(OwnerReference {
-        api_version: "v1".to_owned(),
-        kind: "Node".to_owned(),
-        name,
-        uid,
-        controller: Some(true),
-        block_owner_deletion: None,
-    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@ use crate::dra::api::{REQUEST, RequestError, causes};
 use crate::dra::slices::StoredSlices;
 use crate::driver_status::SharedDriverStatus;
 use crate::problems::{ProblemCode, Problems, seconds};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::runtime::watcher;
+use kube::{Api, Client};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -187,6 +190,30 @@ impl ApiServer {
             }
         }
     }
+}
+
+/// Returns the reference by which the slices are deleted with the Node object.
+pub(super) async fn owner(
+    client: &Client,
+    api: &ApiServer,
+    node: &str,
+) -> Result<OwnerReference, RequestError> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let found = api.request(Access::Node, nodes.get(node)).await.map_err(|error| match error {
+        RequestError::Outdated => RequestError::Refused(format!("there is no node {node}: check --node")),
+        error => error,
+    })?;
+    let (Some(name), Some(uid)) = (found.metadata.name, found.metadata.uid) else {
+        return Err(RequestError::Refused("the node has no name or uid".to_owned()));
+    };
+    Ok(OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name,
+        uid,
+        controller: Some(true),
+        block_owner_deletion: None,
+    })
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 //! it starts, and then registers the driver; they are created again after that, see [`crate::dra::kubelet`].
 
 use crate::backoff::Backoff;
-use crate::dra::api::{causes, owner};
-use crate::dra::api_server::{Access, ApiServer};
+use crate::dra::api::causes;
+use crate::dra::api_server::{Access, ApiServer, owner};
 use crate::dra::kubelet::KubeletLink;
 use crate::dra::offered::{Acknowledged, Stored, Wanted};
 use crate::dra::slices::StoredSlices;
