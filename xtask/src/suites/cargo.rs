@@ -3,14 +3,21 @@
 use crate::context::Context;
 use crate::{Result, process};
 
+/// The tests of plugin/policy that visit every state of a small world.
+const MODELS: [&str; 2] = ["model", "dra_model"];
+
 /// Runs the model's tests, which `rust-tests` leaves out. The arguments are the test program's.
 ///
 /// # Errors
 ///
 /// Fails if the tests do not build.
 pub fn model(context: &mut Context, arguments: &[String]) -> Result<bool> {
-    let mut model = context.command(context.test_program("model")?);
-    Ok(model.current_dir(context.top.join("plugin/policy")).args(arguments).status()?.success())
+    let mut succeeded = true;
+    for name in MODELS {
+        let mut model = context.command(context.test_program(name)?);
+        succeeded &= model.current_dir(context.top.join("plugin/policy")).args(arguments).status()?.success();
+    }
+    Ok(succeeded)
 }
 
 /// Runs the tests of all crates without the model's.
@@ -19,8 +26,11 @@ pub fn model(context: &mut Context, arguments: &[String]) -> Result<bool> {
 ///
 /// Fails if the tests do not build.
 pub fn rust_tests(context: &mut Context, _: &[String]) -> Result<bool> {
-    let mut model = context.command(context.test_program("model")?);
-    let listed = process::output(model.current_dir(context.top.join("plugin/policy")).arg("--list"))?;
+    let mut listed = String::new();
+    for name in MODELS {
+        let mut model = context.command(context.test_program(name)?);
+        listed += &process::output(model.current_dir(context.top.join("plugin/policy")).arg("--list"))?;
+    }
     let names: Vec<&str> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
     let mut tests = context.cargo(&["test", "--workspace", "--no-fail-fast", "--", "--exact"]);
     tests.args(names.iter().map(|name| format!("--skip={name}")));
