@@ -4,9 +4,9 @@ use super::state::{Entry, Slices};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use vfio_plugin_policy::assignments::claims::{Claim, ClaimPod, ClaimedDevices};
 use vfio_plugin_policy::assignments::index::Assignments;
 use vfio_plugin_policy::assignments::ledger::Ledger;
-use vfio_plugin_policy::assignments::record::{Assignment, PodRef};
 use vfio_plugin_policy::device::NodeSnapshot;
 use vfio_plugin_policy::dra::devices::{Features, GroupSharing, Listed, entries};
 use vfio_plugin_policy::dra::names::{DraDriver, device_id};
@@ -68,12 +68,19 @@ impl Driver {
 
     fn assignments(&self) -> Assignments {
         let claims = self.record.iter().filter(|(claim, _)| !self.ended.contains(*claim));
-        let assignment = |(claim, device): (&u8, &u8)| {
-            let pod = PodRef { uid: Some(format!("uid-{claim}")), full_name: None };
+        let claimed = |(claim, device): (&u8, &u8)| {
+            let pod = ClaimPod { uid: format!("uid-{claim}"), name: None };
+            let claim = Arc::new(Claim {
+                namespace: "default".to_owned(),
+                name: format!("claim-{claim}"),
+                uid: format!("claim-uid-{claim}"),
+                pods: vec![pod],
+                is_for_any_pod: false,
+            });
             let ids = BTreeSet::from([id(*device)]);
-            Arc::new(Assignment::prepared(pod, "nvidia.com/GPU", ids, PinnedTerms::default()))
+            ClaimedDevices::new(&claim, "nvidia.com/GPU", ids, PinnedTerms::default())
         };
-        Assignments::new(true, &Ledger::default()).with_claims(&claims.map(assignment).collect::<Vec<_>>())
+        Assignments::new(true, &Ledger::default()).with_claims(&claims.map(claimed).collect())
     }
 
     /// The monitor takes a snapshot of the node.
