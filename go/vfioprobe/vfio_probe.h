@@ -870,8 +870,9 @@ void vfp_watch_close(vfp_watch **watch);
  * Returns the descriptor to poll: it is readable when vfp_watch_next() may return an event. The
  * descriptor belongs to the watch: do not read or close it. Returns VFP_INVALID for NULL.
  *
- * It is for one thread. A change that another thread's call has read may leave it unreadable until
- * a later interval. Threads that share a watch wait by vfp_watch_wait().
+ * News that the waits of other threads have taken in makes it readable too. It stays so until a
+ * call of yours has taken in the news: vfp_watch_next() or vfp_watch_update(). So it is for one
+ * thread; all others wait by vfp_watch_wait() and take events by vfp_watch_next_queued().
  */
 int32_t vfp_watch_fd(const vfp_watch *watch);
 
@@ -953,12 +954,13 @@ vfp_status vfp_watch_set_assigned(vfp_watch *watch,
  * vfp_watch_next() returns the event, unless another thread has taken it.
  *
  * Other threads may use the watch during the wait, and wait themselves: whichever call reads a
- * change first, all waits check their conditions at once. Do not close the watch while a call
- * waits: let the call end first, for example by a short timeout.
+ * change first, all waits check their conditions at once, and vfp_watch_fd() becomes readable.
+ * After a wait for events, take them by vfp_watch_next_queued(). Do not close the watch while a
+ * call waits: let the call end first, for example by a short timeout.
  *
- * The first wait creates one more descriptor, and so does each further wait at the same time.
- * If the process has none left, a wait may check a change that another call has read an
- * interval later.
+ * The first wait creates two more descriptors, and so does each further wait at the same time. If
+ * the process has none left, the call polls vfp_watch_fd(), as only one thread can. A call with a
+ * timeout of 0 is no wait: it takes the news of vfp_watch_fd(), as vfp_watch_next() does.
  *
  * Fails as vfp_watch_next() does, for a pass that could not list the bound devices; call again
  * to wait on. Returns VFP_SYSTEM with EINTR in os_errno if a signal handler has run during the
