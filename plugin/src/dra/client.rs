@@ -1,10 +1,12 @@
 //! Connects to the API server.
 //!
-//! The client is made of kube's parts, without its authentication: that starts programs which a kubeconfig names, and it has code for
-//! the tokens of cloud providers, which is half a megabyte of the static program.
+//! The client is made of kube's parts, without its authentication and its TLS connector, which contains the authentication: that
+//! starts programs which a kubeconfig names, and it has code for the tokens of cloud providers, half a megabyte of the static program.
 
+use crate::dra::tls::Tls;
 use crate::dra::token::Token;
 use anyhow::{Context, bail};
+use hyper::Uri;
 use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -13,8 +15,9 @@ use kube::client::{Body, ConfigExt};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -57,7 +60,12 @@ fn check_kind(credentials: &AuthInfo) -> anyhow::Result<()> {
 fn of_config(config: &Config) -> anyhow::Result<Client> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
-    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp)?);
+    let tls = Arc::new(Tls::of(config)?);
+    let connect = service_fn(move |address: Uri| {
+        let connector = tls.connector(tcp.clone());
+        async move { connector?.oneshot(address).await.map_err(anyhow::Error::from_boxed) }
+    });
+    let mut connector = TimeoutConnector::new(connect);
     connector.set_connect_timeout(Some(CONNECT));
     // Longer than the API server keeps a watch: a connection that is lost without a sign is given up.
     connector.set_read_timeout(config.read_timeout);
@@ -80,26 +88,24 @@ mod tests {
     use super::*;
     use tempfile::TempDir;
 
-    /// Returns the error about a kubeconfig with this user.
-    async fn error_of(user: &str) -> String {
+    /// Returns the error about a kubeconfig with this cluster and user. Empty if there is none.
+    async fn error_of(cluster: &str, user: &str) -> String {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("kubeconfig");
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
-             clusters: [{{name: a, cluster: {{server: \"https://127.0.0.1:1\"}}}}]\nusers: [{{name: a, user: {user}}}]\n"
+             clusters: [{{name: a, cluster: {cluster}}}]\nusers: [{{name: a, user: {user}}}]\n"
         );
         std::fs::write(&path, text).unwrap();
-        let result = client(Some(&path)).await.map(drop);
-        result.map_or_else(
-            |error| format!("{error:#}").replace(path.to_str().unwrap(), "FILE"),
-            |()| String::new(),
-        )
+        let error = client(Some(&path)).await.map(drop).err();
+        error.map(|error| format!("{error:#}").replace(path.to_str().unwrap(), "FILE")).unwrap_or_default()
     }
 
     #[tokio::test]
-    async fn kubeconfig_has_a_token_or_a_certificate() {
-        assert_eq!(error_of("{token: abc}").await, "");
-        assert_eq!(error_of("{}").await, "");
+    async fn user_has_a_token_or_a_certificate() {
+        let cluster = "{server: \"http://127.0.0.1:1\"}";
+        assert_eq!(error_of(cluster, "{token: abc}").await, "");
+        assert_eq!(error_of(cluster, "{}").await, "");
         let expected = "; expected a token, a tokenFile or a client certificate";
         for (key, user) in [
             ("exec", "{exec: {command: /bin/true, apiVersion: client.authentication.k8s.io/v1}}"),
@@ -107,9 +113,35 @@ mod tests {
             ("username", "{username: a, password: b}"),
             ("as", "{token: abc, as: root}"),
         ] {
-            assert_eq!(error_of(user).await, format!("cannot use FILE: its user has `{key}`{expected}"));
+            assert_eq!(
+                error_of(cluster, user).await,
+                format!("cannot use FILE: its user has `{key}`{expected}")
+            );
         }
-        let missing = error_of("{tokenFile: /nonexistent/token}").await;
-        assert!(missing.contains("/nonexistent/token"), "{missing}");
+        for (part, user) in [
+            ("/nonexistent/token", "{tokenFile: /nonexistent/token}"),
+            ("client-certificate and client-key, or neither", "{client-certificate-data: \"\"}"),
+            ("client-key: ", "{client-certificate-data: \"\", client-key-data: \"\"}"),
+            ("client-key: its data is no base64", "{client-certificate-data: \"\", client-key-data: \"?\"}"),
+            ("/nonexistent/key", "{client-certificate-data: \"\", client-key: /nonexistent/key}"),
+        ] {
+            let error = error_of(cluster, user).await;
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn cluster_has_an_authority() {
+        let server = "server: \"https://127.0.0.1:1\"";
+        for (cluster, expected) in [
+            (format!("{{{server}}}"), "the cluster has no certificate-authority"),
+            (
+                format!("{{{server}, insecure-skip-tls-verify: true}}"),
+                "the cluster has `insecure-skip-tls-verify`; expected a certificate-authority",
+            ),
+        ] {
+            let error = error_of(&cluster, "{token: abc}").await;
+            assert_eq!(error, format!("cannot make a client for the API server: {expected}"));
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | module | purpose |
 //! | --- | --- |
-//! | [`client`], [`token`] | connect to the API server |
+//! | [`client`], [`tls`], [`token`] | connect to the API server |
 //! | [`api`], [`api_server`] | send requests to it, and record how it answers |
 //! | [`others`] | reads what other drivers publish of this node, for `doctor` |
 //! | [`registration`], [`kubelet`] | the sockets, and whether the kubelet is connected |
@@ -43,6 +43,7 @@ mod publish;
 mod registration;
 mod service;
 mod slices;
+mod tls;
 mod token;
 mod unprepare;
 mod write;
