@@ -53,7 +53,7 @@ func (w *world) prepareByCall(t *testing.T, name, uid string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 45*time.Second)
 	defer cancel()
 	answer, err := w.calls(t).NodePrepareResources(ctx, &drapb.NodePrepareResourcesRequest{
-		Claims: []*drapb.Claim{{Namespace: "default", Name: name, Uid: uid}}})
+		Claims: []*drapb.Claim{claimOfCall(name, uid)}})
 	must(t, err)
 	return answer.Claims[uid].GetError()
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/dynamic-resource-allocation/api/metadata"
 	"k8s.io/dynamic-resource-allocation/deviceattribute"
 	"k8s.io/dynamic-resource-allocation/devicemetadata"
+	drapb "k8s.io/kubelet/pkg/apis/dra/v1"
 	"k8s.io/kubernetes/pkg/kubelet/cm/dra"
 	"k8s.io/kubernetes/pkg/kubelet/config"
 	"k8s.io/kubernetes/pkg/kubelet/pluginmanager"
@@ -32,6 +33,11 @@ func runPlugins(ctx context.Context, plugins pluginmanager.PluginManager, source
 }
 
 func stopManager(manager *dra.Manager) { manager.Stop() }
+
+// claimOfCall returns a claim as the kubelet names it in a call.
+func claimOfCall(name, uid string) *drapb.Claim {
+	return &drapb.Claim{Namespace: "default", Name: name, Uid: uid}
+}
 
 // decodedMetadata returns the claim and the PCI address of the first device, as Kubernetes' own library reads the file.
 func decodedMetadata(t *testing.T, file io.Reader) (claim, address string) {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	drapb "k8s.io/kubelet/pkg/apis/dra/v1"
 	"k8s.io/kubernetes/pkg/kubelet/cm/dra"
 	"k8s.io/kubernetes/pkg/kubelet/config"
 	"k8s.io/kubernetes/pkg/kubelet/pluginmanager"
@@ -30,6 +31,11 @@ func runPlugins(ctx context.Context, plugins pluginmanager.PluginManager, source
 
 // The goroutines of this version end with the context.
 func stopManager(*dra.Manager) {}
+
+// claimOfCall returns a claim as the kubelet names it in a call.
+func claimOfCall(name, uid string) *drapb.Claim {
+	return &drapb.Claim{Namespace: "default", Name: name, UID: uid}
+}
 
 // decodedMetadata returns the claim and the PCI address of the first device. This version has no library for the file.
 func decodedMetadata(t *testing.T, file io.Reader) (claim, address string) {

@@ -104,7 +104,7 @@ fn prepare(
 fn find_parts(context: &mut Context) -> bool {
     let cache = context.cache.join("cluster");
     for (prefix, program, variable) in PARTS {
-        match context.get(variable).map(PathBuf::from).or_else(|| part(&cache, prefix, program)) {
+        match context.get(variable).map(PathBuf::from).or_else(|| part(context, &cache, prefix, program)) {
             Some(path) => context.set(variable, path),
             None => {
                 process::print_line(format!(
@@ -118,12 +118,21 @@ fn find_parts(context: &mut Context) -> bool {
     true
 }
 
-/// Returns the newest build of a part of the cluster test.
-fn part(cache: &Path, prefix: &str, program: &str) -> Option<PathBuf> {
+/// Returns the newest build of a part of the cluster test. Of Kubernetes it is one of the version that the cluster test names: others
+/// are built on demand.
+fn part(context: &Context, cache: &Path, prefix: &str, program: &str) -> Option<PathBuf> {
     let is_part = |path: &PathBuf| process::file_name(path).starts_with(prefix);
     let mut built: Vec<PathBuf> =
         process::entries(cache).into_iter().filter(is_part).map(|path| path.join(program)).collect();
-    built.retain(|path| path.exists());
+    let versions = process::read(&context.top.join("tests/cluster/versions")).unwrap_or_default();
+    let version = versions.lines().find_map(|line| line.strip_prefix("kubernetes "));
+    let is_version = |path: &Path| {
+        let output = process::output(context.command(path).arg("--version"));
+        output.is_ok_and(|output| {
+            version.is_some_and(|version| output.trim() == format!("Kubernetes v{version}"))
+        })
+    };
+    built.retain(|path| path.exists() && (program == "etcd" || is_version(path)));
     built.sort_by_key(|path| path.metadata().and_then(|data| data.modified()).ok());
     built.pop()
 }
