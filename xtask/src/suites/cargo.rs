@@ -30,6 +30,7 @@ pub fn rust_tests(context: &mut Context, _: &[String]) -> Result<bool> {
     for name in MODELS {
         let mut model = context.command(context.test_program(name)?);
         listed += &process::output(model.current_dir(context.top.join("plugin/policy")).arg("--list"))?;
+        listed.push('\n');
     }
     let names: Vec<&str> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
     let mut tests = context.cargo(&["test", "--workspace", "--no-fail-fast", "--", "--exact"]);
