@@ -119,6 +119,11 @@ impl ApiServer {
         self.state.lock().unwrap().claims.insert(name.to_owned(), claim);
     }
 
+    /// Removes a claim.
+    pub fn remove_claim(&self, name: &str) {
+        self.state.lock().unwrap().claims.remove(name).unwrap();
+    }
+
     /// Stores a slice of a driver and a pool on the node.
     pub fn add_slice(&self, driver: &str, pool: &str, device: &Value) {
         let spec = json!({
