@@ -1,4 +1,4 @@
-//! What others leave behind: slices that another program has made, and claims that the kubelet has forgotten.
+//! What others leave behind: slices that another program has made, claims that the kubelet has forgotten, and VMs of ended claims.
 
 use super::common::{device, wait_for_problem};
 use super::{DraKubelet, GPU, GPU_NAME, World};
@@ -41,4 +41,19 @@ async fn claim_that_the_kubelet_forgot_does_not_keep_its_device() {
     // A late call for the claim that is gone.
     driver.unprepare("gpu").await.unwrap();
     assert_eq!(device(&world.node, GPU)["claim"]["name"], "next");
+}
+
+#[tokio::test]
+async fn vm_of_an_ended_claim_keeps_its_device_with_busy_advertise() {
+    let world = World::new().await;
+    let _serve = world.serve(&["--offer", "dra", "--release", "1s", "--busy", "advertise"]);
+    let mut driver = DraKubelet::register(&world.node).await;
+    world.api.expect("eight devices", |devices| devices.len() == 8).await;
+    world.api.add_claim("gpu", GPU_NAME, ("vm-1", "p1"));
+    driver.prepare("gpu").await.unwrap();
+    let vm = world.node.start_vm(&VmSpec::of_pod("p1", &[GPU.to_owned()])).unwrap();
+    driver.unprepare("gpu").await.unwrap();
+    assert_eq!(world.api.devices()[GPU_NAME].as_deref(), Some("held"), "ended after the taint is stored");
+    vm.kill();
+    world.api.expect("the device is free", |devices| devices[GPU_NAME].is_none()).await;
 }
