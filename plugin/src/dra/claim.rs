@@ -3,7 +3,7 @@
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimConsumerReference};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use vfio_plugin_policy::dra::names::device_id;
+use vfio_plugin_policy::dra::names::{device_id, is_label};
 use vfio_probe::DeviceId;
 
 /// The annotation with the name that a pod's spec gives a claim made from a template (`PodResourceClaimAnnotation` in
@@ -146,7 +146,8 @@ pub(super) fn allocation(
     }
     let annotations = claim.metadata.annotations.as_ref();
     let pod_claim_name = annotations.and_then(|annotations| annotations.get(POD_CLAIM_NAME)).cloned();
-    let pod_claim_name = pod_claim_name.filter(|name| !name.is_empty());
+    // The creator of a claim writes its annotations. Another text would make the record of claims too large to be read again.
+    let pod_claim_name = pod_claim_name.filter(|name| is_label(name));
     Ok(Allocation { results, pods, pod_names, is_for_any_pod, pod_claim_name })
 }
 
@@ -186,6 +187,16 @@ mod tests {
         assert_eq!(read.pod_names["p1"], "vm");
         assert!(!read.is_for_any_pod);
         assert_eq!((read.pods, read.pod_claim_name.as_deref()), (vec!["p1".to_owned()], Some("gpus")));
+    }
+
+    #[test]
+    fn annotation_that_names_no_claim_of_a_pod_is_ignored() {
+        for name in ["", "../../../etc", "Upper", "a.b", &"x".repeat(64), &"x".repeat(100_000)] {
+            let mut annotated = claim(&json!([result("a.io", "gpu", "pci-0000-1b-00-0")]), &json!([]));
+            let annotations = annotated.metadata.annotations.as_mut().unwrap();
+            annotations.insert(POD_CLAIM_NAME.to_owned(), name.to_owned());
+            assert_eq!(read(&annotated).unwrap().pod_claim_name, None, "{name}");
+        }
     }
 
     #[test]

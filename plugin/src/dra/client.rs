@@ -14,6 +14,7 @@ use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,8 @@ pub(super) async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> 
             let options = KubeConfigOptions::default();
             let config = Config::from_custom_kubeconfig(file, &options).await;
             let config = config.with_context(|| format!("cannot use {}", path.display()))?;
-            check_kind(&config.auth_info).with_context(|| format!("cannot use {}", path.display()))?;
+            let checked = check_kind(&config.auth_info).and_then(|()| check_server(&config.cluster_url));
+            checked.with_context(|| format!("cannot use {}", path.display()))?;
             config
         }
         None => Config::incluster()
@@ -53,6 +55,16 @@ fn check_kind(credentials: &AuthInfo) -> anyhow::Result<()> {
     ];
     if let Some((_, key)) = other.iter().find(|(is_set, _)| *is_set) {
         bail!("its user has `{key}`; expected a token, a tokenFile or a client certificate");
+    }
+    Ok(())
+}
+
+/// Checks that the server has TLS or is on this host. Without TLS, any host on the way could read the token and change the answers.
+fn check_server(server: &Uri) -> anyhow::Result<()> {
+    let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_here = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+    if server.scheme_str() != Some("https") && !is_here {
+        bail!("its server {host} has no TLS; expected a URL that begins with https://");
     }
     Ok(())
 }
@@ -99,6 +111,19 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let error = client(Some(&path)).await.map(drop).err();
         error.map(|error| format!("{error:#}").replace(path.to_str().unwrap(), "FILE")).unwrap_or_default()
+    }
+
+    #[tokio::test]
+    async fn server_of_another_host_needs_tls() {
+        for server in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"] {
+            let error = error_of(&format!("{{server: \"{server}\"}}"), "{token: abc}").await;
+            assert_eq!(error, "", "{server}");
+        }
+        for host in ["192.0.2.1", "api.example.com", "localhost.example.com"] {
+            let error = error_of(&format!("{{server: \"http://{host}:1\"}}"), "{token: abc}").await;
+            let expected = "has no TLS; expected a URL that begins with https://";
+            assert_eq!(error, format!("cannot use FILE: its server {host} {expected}"));
+        }
     }
 
     #[tokio::test]

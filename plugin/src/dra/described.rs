@@ -4,7 +4,7 @@ use crate::dra::facts::KnownFacts;
 use vfio_plugin_policy::assignments::index::Assignments;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::dra::attributes::attributes;
-use vfio_plugin_policy::dra::devices::{GroupSharing, Listed};
+use vfio_plugin_policy::dra::devices::Listed;
 use vfio_plugin_policy::dra::taints::withheld;
 use vfio_plugin_policy::health::Decision;
 use vfio_plugin_policy::pools::terms::OfferBy;
@@ -27,7 +27,6 @@ pub(super) fn listed(
     Some(Listed {
         id,
         group: device.device.group,
-        sharing: GroupSharing::Exclusive,
         attributes: attributes(device, &facts.of(device)),
         withheld: withheld(device, decision, assignments),
         prepared,

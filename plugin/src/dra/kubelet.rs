@@ -1,8 +1,8 @@
 //! Knows whether the kubelet is connected to the driver.
 //!
 //! The kubelet connects to the service socket when it registers the driver, and keeps the connection as long as both run
-//! (`DRAPluginManager`). It connects again after an idle time without another registration. While it is not connected, new slices are not created: a pod that the scheduler places then cannot start before the kubelet is back, and
-//! waits for a minute or more.
+//! (`DRAPluginManager`). It connects again after an idle time without another registration. While it is not connected, new slices
+//! are not created: a pod that the scheduler places then cannot start before the kubelet is back, and waits for a minute or more.
 
 use crate::driver_status::SharedDriverStatus;
 use std::io::{IoSlice, Result};

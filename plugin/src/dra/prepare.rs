@@ -162,9 +162,10 @@ impl Driver {
         reservation: &mut Reservation,
         deadline: Instant,
     ) -> Result<PreparedClaim, CallError> {
-        let snapshot = self.checks().snapshot();
         let own: BTreeSet<DeviceId> =
             allocation.results.iter().filter(|result| !result.is_admin).map(|result| result.device).collect();
+        self.end_forgotten(&claim.uid, &own, deadline).await;
+        let snapshot = self.checks().snapshot();
         let mut devices: Vec<&DeviceState> = Vec::new();
         for &id in &own {
             let device = match self.plan(claim, id, &own, &snapshot) {
@@ -184,8 +185,8 @@ impl Driver {
         // A call that had reserved a group may have prepared its claim since the check above.
         for device in &devices {
             let (id, group) = (device.device.id, device.device.group);
-            if let Some(other) = self.claims.other_with(&claim.uid, id, group) {
-                return Err(CallError::Claimed { device: id, claim: other });
+            if let Some((_, other)) = self.claims.other_with(&claim.uid, id, group) {
+                return Err(CallError::Claimed { device: id, claim: other.full_name() });
             }
         }
         // All probes begin before the first result is awaited: one that hangs until the deadline delays no other.
@@ -247,8 +248,8 @@ impl Driver {
             return Err(CallError::OfferedByDevicePlugin(id));
         }
         check_usable(device)?;
-        if let Some(other) = self.claims.other_with(&claim.uid, id, device.device.group) {
-            return Err(CallError::Claimed { device: id, claim: other });
+        if let Some((_, other)) = self.claims.other_with(&claim.uid, id, device.device.group) {
+            return Err(CallError::Claimed { device: id, claim: other.full_name() });
         }
         if let Some(reason) = self.publisher.stale_answer_of_another_pod(id) {
             return Err(AllocateError::StaleAnswer { device: id, reason: Box::new(reason) }.into());

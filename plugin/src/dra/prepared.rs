@@ -209,14 +209,20 @@ impl PreparedClaims {
         claim.boot == self.boot
     }
 
-    /// Returns the other claim that has a device or its group, by name.
-    pub(super) fn other_with(&self, uid: &str, device: DeviceId, group: Option<GroupId>) -> Option<String> {
+    /// Returns the other claim that has a device or its group, with its uid.
+    pub(super) fn other_with(
+        &self,
+        uid: &str,
+        device: DeviceId,
+        group: Option<GroupId>,
+    ) -> Option<(String, PreparedClaim)> {
         let (id, group) = (device.to_string(), group.map(|group| group.0));
         let has =
             |device: &PreparedDevice| device.device == id || device.group.is_some() && device.group == group;
         let state = self.state.lock();
         let mut others = state.claims.iter().filter(|(other, claim)| *other != uid && self.is_current(claim));
-        others.find(|(_, claim)| claim.own_devices().any(has)).map(|(_, claim)| claim.full_name())
+        let found = others.find(|(_, claim)| claim.own_devices().any(has));
+        found.map(|(uid, claim)| (uid.clone(), claim.clone()))
     }
 
     /// Adds or replaces a claim. When this returns, the monitor probes none of its devices, and the file has it.

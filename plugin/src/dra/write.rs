@@ -31,12 +31,12 @@ impl SlicePublisher {
         }
         match result {
             Err(RequestError::Outdated) => Ok(()),
-            Ok(()) => {
+            Ok(refusal) => {
                 // All slices have been written since the latest request without an answer.
                 self.slices.note_answered();
-                Ok(())
+                refusal.map_or(Ok(()), Err)
             }
-            result => result,
+            Err(error) => Err(error),
         }
     }
 
@@ -65,15 +65,18 @@ impl SlicePublisher {
         Ok(Some(changes))
     }
 
-    async fn write_all(&mut self, changes: Changes) -> Result<(), RequestError> {
+    /// Sends all writes. Returns the refusal of a removal, which stops no other write: the scheduler ignores a slice of an older
+    /// generation, and a slice of another pool is not this pool's.
+    async fn write_all(&mut self, changes: Changes) -> Result<Option<RequestError>, RequestError> {
         let Changes { delete, update, create } = changes;
-        let api = self.slices_api();
+        let (api, mut refusal) = (self.slices_api(), None);
         for slice in delete {
             let name = slice.metadata.name.clone().unwrap_or_default();
             let preconditions = Preconditions { uid: slice.metadata.uid.clone(), resource_version: None };
             let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
             match self.api.request(Access::WriteSlices, api.delete(&name, &parameters)).await {
                 Ok(_) | Err(RequestError::Outdated) => self.slices.deleted(&slice),
+                Err(error @ RequestError::Refused(_)) => refusal = Some(error),
                 Err(error) => return Err(error),
             }
         }
@@ -94,7 +97,7 @@ impl SlicePublisher {
             self.learn(&slice, &stored);
             self.slices.written(stored);
         }
-        Ok(())
+        Ok(refusal)
     }
 
     /// Learns from the answer to a write which fields the API server stores. Returns whether it drops some that it was expected to store:

@@ -119,11 +119,16 @@ impl ApiServer {
         self.state.lock().unwrap().claims.insert(name.to_owned(), claim);
     }
 
-    /// Stores a slice of another driver.
-    pub fn add_slice(&self, driver: &str, device: &Value) {
+    /// Removes a claim.
+    pub fn remove_claim(&self, name: &str) {
+        self.state.lock().unwrap().claims.remove(name).unwrap();
+    }
+
+    /// Stores a slice of a driver and a pool on the node.
+    pub fn add_slice(&self, driver: &str, pool: &str, device: &Value) {
         let spec = json!({
             "driver": driver, "nodeName": "node-1", "devices": [device],
-            "pool": {"name": "node-1", "generation": 1, "resourceSliceCount": 1},
+            "pool": {"name": pool, "generation": 1, "resourceSliceCount": 1},
         });
         self.store(
             &format!("{driver}-1"),
@@ -214,6 +219,11 @@ impl ApiServer {
                 let known = self.state.lock().unwrap().slices.get(&name).cloned();
                 match known {
                     None => failure(StatusCode::NOT_FOUND, "not found"),
+                    // As the admission policy of deploy/dra.
+                    Some(known) if known["spec"]["pool"]["name"] != "node-1" => failure(
+                        StatusCode::FORBIDDEN,
+                        "this driver may change only the pool of its node node-1",
+                    ),
                     Some(known) => respond(StatusCode::OK, &self.store(&name, known, "DELETED")),
                 }
             }

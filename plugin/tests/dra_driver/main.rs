@@ -8,6 +8,7 @@ mod api_server;
 #[path = "../common/mod.rs"]
 mod common;
 mod kubelet;
+mod leftovers;
 mod migration;
 mod pools;
 mod shown;

@@ -133,7 +133,7 @@ async fn device_of_two_drivers_is_found() {
     let is_found = || findings(&world, GPU).iter().any(|code| code == "published_twice");
     assert!(!is_found());
     let device = json!({"name": "gpu-0", "attributes": {"resource.kubernetes.io/pciBusID": {"string": GPU}}});
-    world.api.add_slice("gpu.example.com", &device);
+    world.api.add_slice("gpu.example.com", "node-1", &device);
     assert!(is_found());
 }
 

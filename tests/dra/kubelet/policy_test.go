@@ -76,6 +76,14 @@ func TestManifestsLimitTheDriver(t *testing.T) {
 	must(t, refused(slices.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}), "cannot deletecollection"))
 	must(t, slices.Delete(ctx, "test", metav1.DeleteOptions{}))
 
+	// A slice of its node in another pool, which another program has made: remove it, and not change it.
+	must(t, create(s.admin, nodeName, "by-hand", manifestDriver))
+	slice, err = slices.Get(ctx, "test", metav1.GetOptions{})
+	must(t, err)
+	slice.Spec.Devices = []resourceapi.Device{{Name: "pci-0000-1b-00-0"}}
+	must(t, refused(second(slices.Update(ctx, slice, metav1.UpdateOptions{})), "only the pool of its node "+nodeName))
+	must(t, slices.Delete(ctx, "test", metav1.DeleteOptions{}))
+
 	// The policy is about the driver's account only.
 	must(t, create(s.admin, "node-2", "node-2", "gpu.example.com"))
 

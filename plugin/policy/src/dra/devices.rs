@@ -69,16 +69,6 @@ fn any_device(slice: &ResourceSlice, condition: impl Fn(&Device) -> bool) -> boo
     slice.spec.devices.iter().flatten().any(condition)
 }
 
-/// Whether several claims may get devices of one group.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum GroupSharing {
-    /// The scheduler allocates one device of a group at a time.
-    #[default]
-    Exclusive,
-    /// One claim may have several devices of a group. The scheduler does not know that only one claim can.
-    Together,
-}
-
 /// A device that the driver publishes.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Listed {
@@ -86,8 +76,6 @@ pub struct Listed {
     pub id: DeviceId,
     /// Its IOMMU group.
     pub group: Option<GroupId>,
-    /// Whether several claims may get devices of its group.
-    pub sharing: GroupSharing,
     /// Its attributes ([`crate::dra::attributes::attributes`]).
     pub attributes: BTreeMap<String, DeviceAttribute>,
     /// Why the scheduler must not allocate it. None if it may.
@@ -121,9 +109,7 @@ pub fn entries(driver: &DraDriver, listed: &[Listed], features: Features) -> Ent
         }
     }
     let mut members: BTreeMap<GroupId, usize> = BTreeMap::new();
-    let counted = |device: &Listed| {
-        device.group.filter(|_| features.counters && device.sharing == GroupSharing::Exclusive)
-    };
+    let counted = |device: &Listed| device.group.filter(|_| features.counters);
     for group in kept.iter().filter_map(|device| counted(device)) {
         *members.entry(group).or_default() += 1;
     }

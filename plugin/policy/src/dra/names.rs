@@ -58,11 +58,19 @@ impl std::error::Error for ParseDriverError {}
 /// Returns whether a text is a DNS subdomain of at most 253 bytes, as names of nodes and of most objects are
 /// (`IsDNS1123Subdomain` in k8s.io/apimachinery).
 pub fn is_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_part)
+}
+
+/// Returns whether a text is a DNS label of at most 63 bytes, as the names of a pod's claims and of requests are (`IsDNS1123Label` in
+/// k8s.io/apimachinery).
+pub fn is_label(text: &str) -> bool {
+    text.len() <= 63 && is_part(text)
+}
+
+/// Returns whether a text has the characters of a DNS label.
+fn is_part(text: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let label = |label: &str| {
-        label.starts_with(inner) && label.ends_with(inner) && label.chars().all(|c| inner(c) || c == '-')
-    };
-    text.len() <= 253 && text.split('.').all(label)
+    text.starts_with(inner) && text.ends_with(inner) && text.chars().all(|c| inner(c) || c == '-')
 }
 
 /// Returns the name of a device in ResourceSlices and claims: `pci-0000-1b-00-0` or `mdev-UUID`. It is a DNS label, the same after

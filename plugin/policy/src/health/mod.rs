@@ -15,7 +15,7 @@ pub mod stored;
 pub mod tracker;
 
 use crate::device::{DeviceState, GroupState};
-use crate::pools::terms::Busy;
+use crate::pools::terms::{Busy, OfferBy};
 use reason::{HolderName, Offender, Reason, Severity};
 use std::time::{Duration, Instant};
 use vfio_probe::{DeviceId, Member, Occupancy};
@@ -59,7 +59,8 @@ pub struct Case<'a> {
     /// What a stale answer that the kubelet stores does to the device: [`Reason::StaleAnswer`] or
     /// [`Reason::StaleAnswerOfAnotherPod`].
     pub stale_answer: Option<&'a Reason>,
-    /// Whether an Allocate of the device was refused and no open has succeeded since.
+    /// Whether an Allocate or a claim of the device was refused, or a claim ended while its group was held, and no open has succeeded
+    /// since.
     pub refused: bool,
     /// The reason of the previous report. None if the device was Healthy or was not reported yet.
     pub reported: Option<&'a Reason>,
@@ -164,9 +165,11 @@ fn decide_held(case: &Case<'_>, group: &GroupState) -> Decision {
     let held = || Decision::unhealthy(Reason::Held { holders: holder_names(group) });
     match (case.busy, &case.assignment) {
         (Busy::Unhealthy, _) => held(),
-        (Busy::Advertise, _) => Decision::healthy(),
         // An assigned device is expected to be held.
-        (Busy::Attributed, AssignmentState::Assigned) => Decision::healthy(),
+        (Busy::Attributed | Busy::Advertise, AssignmentState::Assigned) => Decision::healthy(),
+        // The DRA driver unprepares a claim whose group is held only after the taint is stored.
+        (Busy::Advertise, _) if case.refused && case.device.terms.offer == OfferBy::Dra => held(),
+        (Busy::Advertise, _) => Decision::healthy(),
         (Busy::Attributed, _) if case.refused => held(),
         (Busy::Attributed, AssignmentState::Unassigned { since, .. }) => {
             let settled = group.since.max(*since) + case.settling;

@@ -276,6 +276,38 @@ fn by_the_table(facts: &Facts) -> (usize, Decision) {
 }
 
 #[test]
+fn claimed_device_found_held_is_withheld_by_every_policy() {
+    for busy in [Busy::Attributed, Busy::Unhealthy, Busy::Advertise] {
+        let decided = |offer, assignment, refused| {
+            let mut device =
+                device_state("0000:3b:00.0", 51, Occupancy::Held, *NOW, Viability::Viable, false);
+            device.terms.offer = offer;
+            let case = Case {
+                busy,
+                device: &device,
+                node_counts: true,
+                assignment,
+                stale_answer: None,
+                refused,
+                reported: None,
+                settling: SETTLING,
+                now: *NOW,
+            };
+            decide(&case).health
+        };
+        let unassigned = || AssignmentState::Unassigned { since: *NOW, peer: None };
+        let held =
+            |health| matches!(health, Health::Unhealthy(reason) if matches!(*reason, Reason::Held { .. }));
+        assert!(held(decided(OfferBy::Dra, unassigned(), true)), "{busy}");
+        let always = busy == Busy::Unhealthy;
+        assert_eq!(held(decided(OfferBy::Dra, AssignmentState::Assigned, true)), always, "{busy}");
+        assert_eq!(held(decided(OfferBy::Dra, unassigned(), false)), always, "{busy}");
+        let plugin = busy != Busy::Advertise;
+        assert_eq!(held(decided(OfferBy::DevicePlugin, unassigned(), true)), plugin, "{busy}");
+    }
+}
+
+#[test]
 fn every_combination_is_decided_by_the_first_row_that_fits() {
     let mut decided = [0; ROWS];
     for facts in ALL.iter() {

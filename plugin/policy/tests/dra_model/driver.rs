@@ -8,7 +8,7 @@ use vfio_plugin_policy::assignments::claims::{Claim, ClaimPod, ClaimedDevices};
 use vfio_plugin_policy::assignments::index::Assignments;
 use vfio_plugin_policy::assignments::ledger::Ledger;
 use vfio_plugin_policy::device::NodeSnapshot;
-use vfio_plugin_policy::dra::devices::{Features, GroupSharing, Listed, entries};
+use vfio_plugin_policy::dra::devices::{Features, Listed, entries};
 use vfio_plugin_policy::dra::names::{DraDriver, device_id};
 use vfio_plugin_policy::dra::taints::Withheld;
 use vfio_plugin_policy::health::Health;
@@ -133,7 +133,6 @@ impl Driver {
             listed.push(Listed {
                 id: device.device.id,
                 group: device.device.group,
-                sharing: GroupSharing::Exclusive,
                 attributes: BTreeMap::new(),
                 withheld,
                 prepared,

@@ -9,7 +9,7 @@ use crate::node::sysfs::attribute;
 use anyhow::Context;
 use vfio_plugin_policy::dra::attributes::{MAX_VALUE, attributes};
 use vfio_plugin_policy::dra::changes::changes;
-use vfio_plugin_policy::dra::devices::{Features, GroupSharing, Listed, entries};
+use vfio_plugin_policy::dra::devices::{Features, Listed, entries};
 use vfio_plugin_policy::dra::names::is_subdomain;
 use vfio_plugin_policy::dra::slices::Publication;
 use vfio_probe::Root;
@@ -65,7 +65,6 @@ fn listed(found: FoundDevice, facts: &DraFacts, minor: u32, features: Features) 
     Listed {
         id: device.id,
         group: device.group,
-        sharing: GroupSharing::Exclusive,
         attributes: attributes(&state, &facts.read(device)),
         withheld,
         prepared: false,

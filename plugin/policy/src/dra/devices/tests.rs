@@ -9,7 +9,6 @@ fn listed(address: &str, group: u32) -> Listed {
     Listed {
         id: address.parse().unwrap(),
         group: Some(GroupId(group)),
-        sharing: GroupSharing::Exclusive,
         attributes: BTreeMap::new(),
         withheld: None,
         prepared: false,
@@ -62,13 +61,6 @@ fn devices_of_one_group_consume_one_counter() {
         assert_eq!(serde_json::to_value(&device.consumes_counters).unwrap(), consumed);
     }
     assert_eq!(made.devices[2].consumes_counters, None, "the only device of its group");
-}
-
-#[test]
-fn groups_that_are_used_together_have_no_counters() {
-    let together = |address| Listed { sharing: GroupSharing::Together, ..listed(address, 33) };
-    let made = made(&[together("0000:01:00.0"), together("0000:01:00.1")], ALL);
-    assert!(made.counter_sets.is_empty());
 }
 
 #[test]
