@@ -170,9 +170,11 @@ impl AssignmentsHandle {
     /// when this returns.
     #[cfg(feature = "dra")]
     pub(crate) fn set_claims(&self, claims: &Arc<[ClaimedDevices]>) {
-        let state = self.shared.state.lock();
+        let mut state = self.shared.state.lock();
+        let current = self.current();
+        state.ledger.add_allocates(current.added().iter().map(|added| (**added).clone()));
         *self.shared.claims.lock() = Some(Arc::clone(claims));
-        let assignments = Assignments::new(self.current().known, &state.ledger);
+        let assignments = Assignments::new(current.known, &state.ledger);
         if self.shared.has_polled.load(Ordering::Relaxed) {
             self.publish(assignments);
         } else {
