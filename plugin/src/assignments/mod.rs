@@ -50,7 +50,6 @@ struct Shared {
     #[cfg(feature = "dra")]
     claims: Mutex<Option<Arc<[ClaimedDevices]>>>,
     /// Whether the kubelet was polled.
-    #[cfg(feature = "dra")]
     has_polled: AtomicBool,
     /// Has what the kubelet does not show.
     problems: Problems,
@@ -75,7 +74,6 @@ impl AssignmentsHandle {
             monitor,
             #[cfg(feature = "dra")]
             claims: Mutex::new(None),
-            #[cfg(feature = "dra")]
             has_polled: AtomicBool::new(false),
             problems: run_dir.problems.clone(),
         };
@@ -186,7 +184,6 @@ impl AssignmentsHandle {
     }
 
     /// Returns whether the kubelet was polled. Before that, a pod of the device plugin may have any device.
-    #[cfg(feature = "dra")]
     pub(crate) fn has_polled(&self) -> bool {
         self.shared.has_polled.load(Ordering::Relaxed)
     }
