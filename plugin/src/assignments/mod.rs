@@ -50,7 +50,6 @@ struct Shared {
     #[cfg(feature = "dra")]
     claims: Mutex<Option<Arc<[ClaimedDevices]>>>,
     /// Whether the kubelet was polled.
-    #[cfg(feature = "dra")]
     has_polled: AtomicBool,
     /// Has what the kubelet does not show.
     problems: Problems,
@@ -75,7 +74,6 @@ impl AssignmentsHandle {
             monitor,
             #[cfg(feature = "dra")]
             claims: Mutex::new(None),
-            #[cfg(feature = "dra")]
             has_polled: AtomicBool::new(false),
             problems: run_dir.problems.clone(),
         };
@@ -170,9 +168,11 @@ impl AssignmentsHandle {
     /// when this returns.
     #[cfg(feature = "dra")]
     pub(crate) fn set_claims(&self, claims: &Arc<[ClaimedDevices]>) {
-        let state = self.shared.state.lock();
+        let mut state = self.shared.state.lock();
+        let current = self.current();
+        state.ledger.add_allocates(current.added().iter().map(|added| (**added).clone()));
         *self.shared.claims.lock() = Some(Arc::clone(claims));
-        let assignments = Assignments::new(self.current().known, &state.ledger);
+        let assignments = Assignments::new(current.known, &state.ledger);
         if self.shared.has_polled.load(Ordering::Relaxed) {
             self.publish(assignments);
         } else {
@@ -184,7 +184,6 @@ impl AssignmentsHandle {
     }
 
     /// Returns whether the kubelet was polled. Before that, a pod of the device plugin may have any device.
-    #[cfg(feature = "dra")]
     pub(crate) fn has_polled(&self) -> bool {
         self.shared.has_polled.load(Ordering::Relaxed)
     }

@@ -20,7 +20,6 @@ use crate::reservations::Reservations;
 use rustix::time::{ClockId, clock_gettime};
 use std::pin::pin;
 use std::sync::Arc;
-#[cfg(feature = "dra")]
 use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -223,12 +222,10 @@ impl Poller {
         });
         // Where a search takes long, a later snapshot has the rest of the holders.
         self.holders_adopted |= snapshot.is_some_and(holders_are_known) && update.answered;
-        #[cfg(feature = "dra")]
         let is_first = !shared.has_polled.swap(true, Ordering::Relaxed);
         let assignments = state.ledger.assignments();
         tracing::debug!(?pods, ?checkpoint, kubelet_is_starting, ?assignments, "polled the kubelet");
         self.assignments.publish(Assignments::new(update.answered, &state.ledger));
-        #[cfg(feature = "dra")]
         if is_first {
             // The DRA driver waits for the first poll, whatever it shows.
             shared.published.send_modify(|_| {});

@@ -62,8 +62,9 @@ impl Lock {
     fn sign_as(&self, host: &str) {
         let before = read(&self.0);
         let text = Succession::parse(&before).serve(host).to_string();
-        if text != before && self.0.set_len(0).is_ok() {
-            let _ = self.0.write_all_at(text.as_bytes(), 0);
+        // Not emptied first: a process that reads an empty file meanwhile would ask for a hand-over.
+        if text != before && self.0.write_all_at(text.as_bytes(), 0).is_ok() {
+            let _ = self.0.set_len(text.len() as u64);
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::api_server::uid;
 use super::common::{device, expect, health, list, wait_for_problem, write_pools};
 use super::{DraKubelet, GPU, GPU_NAME, SECOND, World};
+use vfio_sim_node::kubelet::PodResourcesMode;
 
 const POOLS: &str = "pools:\n  - {resource: a.io/claims, select: [{address: \"0000:1b:00.0\"}], offer: dra}\n  - {resource: a.io/plugin, select: [{vendor: 10de}]}\n";
 const PLUGIN: &str = "a.io/plugin";
@@ -27,6 +28,22 @@ async fn each_device_is_offered_in_one_way() {
     // Neither allocates a device of the other.
     world.api.add_claim("other", "pci-0000-3d-00-0", ("vm-3", "p3"));
     assert!(driver.prepare("other").await.unwrap_err().contains("the device plugin offers it"));
+}
+
+/// The kubelet does not show the pod of an Allocate yet, and is not polled meanwhile.
+#[tokio::test]
+async fn preparing_a_claim_forgets_no_allocate() {
+    let world = World::new().await;
+    let pools = write_pools(&world.node, POOLS);
+    let _serve = world.serve(&["--pools", &pools]);
+    let mut driver = DraKubelet::register(&world.node).await;
+    expect(&world.kubelet, "seven devices", |state| state.capacity(PLUGIN).allocatable == 7).await;
+    world.api.add_claim("gpu", GPU_NAME, ("vm-2", "p2"));
+    world.kubelet.set_pod_resources_mode(PodResourcesMode::Hang);
+    world.kubelet.allocate(PLUGIN, &[&[SECOND.to_owned()]]).await.unwrap();
+    driver.prepare("gpu").await.unwrap();
+    let assignment = device(&world.node, SECOND)["assignment"].clone();
+    assert_eq!(assignment["state"], "being_admitted", "{assignment}");
 }
 
 #[tokio::test]

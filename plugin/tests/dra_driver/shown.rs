@@ -115,6 +115,7 @@ async fn api_server_that_refuses_or_is_away_is_a_problem() {
     assert_eq!(findings(&world, &problem.about), ["api_server_forbidden"]);
     world.api.set_mode(Mode::Away);
     wait_for_problem(&world.node, "api_server_unavailable", true);
+    wait_for_problem(&world.node, "slices_not_written", true);
     assert_eq!(world.run(&["ready"]).0, 0, "an outage after the first slices");
     assert_eq!(findings(&world, "ResourceSlices"), ["slices_not_written", "other_drivers_unknown"]);
     world.api.set_mode(Mode::Normal);

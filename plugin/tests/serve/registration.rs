@@ -1,14 +1,18 @@
 //! Registrations and streams: a kubelet that comes late, restarts or loses a stream.
 
-use crate::common::{H100, PATIENCE, Serve, expect, health, kubelet, own_sockets, run};
+use crate::common::{H100, PATIENCE, Serve, expect, health, kubelet, own_sockets, run, wait_for_pod};
 use crate::{GPU, capacity};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 use tokio_stream::StreamExt;
-use vfio_sim_node::{Function, Node, VmSpec};
+use vfio_sim_node::{Function, Node, VmSpec, mount_without_answers};
+
+const SECOND: &str = "0000:3d:00.0";
 
 #[tokio::test]
 async fn kubelet_may_start_late_restart_and_stay_away() {
@@ -59,6 +63,63 @@ async fn lost_stream_or_socket_is_registered_again() {
     std::fs::remove_file(node.kubelet_dir().join(endpoint)).unwrap();
     expect(&kubelet, "a lost socket", |state| state.registrations_of(H100) == 3 && capacity(state) == (8, 8))
         .await;
+}
+
+/// The checkpoint is stale before the devices are known: a pod has ended while no plugin ran, and the probe of a free group hangs.
+#[tokio::test]
+async fn stale_checkpoint_at_the_start_causes_no_empty_list() {
+    // The node takes CAP_SYS_ADMIN from its thread, and a mount needs it.
+    let node = std::thread::spawn(|| Node::with_eight_gpus().unwrap()).join().unwrap();
+    let kubelet = kubelet(&node).await;
+    let options = ["--kubelet-start", "100ms"];
+    let serve = Serve::start(&node, &options);
+    expect(&kubelet, "eight", |state| capacity(state) == (8, 8)).await;
+    let ended = kubelet.admit_with("vm-1", H100, vec![GPU.to_owned()]).await.unwrap();
+    // An empty list of pods would show nothing.
+    kubelet.admit_with("vm-2", H100, vec![SECOND.to_owned()]).await.unwrap();
+    wait_for_pod(&node, SECOND, "default/vm-2").await;
+    serve.terminate();
+    let checkpoint = node.kubelet_dir().join("kubelet_internal_checkpoint");
+    let stale = std::fs::read(&checkpoint).unwrap();
+    kubelet.remove(&ended.pod_uid);
+    std::fs::write(&checkpoint, stale).unwrap();
+
+    let hanging = Hanging::mount(node.root().join("hanging"));
+    let Some(hanging) = hanging else { return };
+    node.delete("dev/vfio/58").unwrap();
+    std::os::unix::fs::symlink(hanging.at.join("58"), node.root().join("dev/vfio/58")).unwrap();
+    let before = kubelet.state().registrations_of(H100);
+    let serve = Serve::start(&node, &options);
+    expect(&kubelet, "registered again", |state| {
+        state.registrations_of(H100) > before && state.resources[H100].lists > 0
+    })
+    .await;
+    let state = kubelet.state();
+    let (_, _, log) = serve.terminate();
+    assert_eq!(capacity(&state).0, 8, "{log}");
+}
+
+/// A directory in which every call hangs.
+struct Hanging {
+    at: PathBuf,
+    server: Option<File>,
+}
+
+impl Hanging {
+    /// Returns none for a user other than root.
+    fn mount(at: PathBuf) -> Option<Self> {
+        std::fs::create_dir(&at).unwrap();
+        let server = mount_without_answers(&at).unwrap()?;
+        Some(Self { at, server: Some(server) })
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        // Calls that hang end with the server.
+        drop(self.server.take());
+        let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
+    }
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ macro_rules! codes {
         /// The stable word for a finding, in JSON and text, and the heading of its section in docs/runbooks.md.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
         #[serde(rename_all = "snake_case")]
+        #[cfg_attr(not(any(feature = "dra", test)), expect(dead_code, reason = "the findings about the DRA driver"))]
         pub(super) enum Code {
             $($code,)*
             /// A problem of `serve`, by the problem's own code.

@@ -38,6 +38,7 @@ impl Publishing {
             let is_polled = offers.is_none() || assignments.has_polled();
             let (current, changed) = assignments.take();
             let mut next = None;
+            let has_lists = snapshot.is_some();
             if let Some(snapshot) = snapshot {
                 let Published { lists, decide_again } =
                     publisher.decide(&snapshot, &current, &changed, Instant::now());
@@ -60,8 +61,9 @@ impl Publishing {
                 () = publisher.changed.notified() => {}
                 () = requested(offers.as_ref()) => {}
                 () = sleep_until(next.unwrap_or_else(tokio::time::Instant::now)), if next.is_some() => {}
-                // The kubelet writes its checkpoint again after every list, also after one that is not new.
-                () = assignments.checkpoint_is_stale() => {
+                // The kubelet writes its checkpoint again after every list, also after one that is not new. Not before the first lists are
+                // known: a resource that has devices would be registered with an empty list.
+                () = assignments.checkpoint_is_stale(), if has_lists => {
                     let mut offered = current.records().filter(|record| record.is_of_this_plugin());
                     resources.resend(offered.next().map(|record| record.resource.as_str()));
                 }

@@ -24,7 +24,7 @@ pub(super) fn deploy_probing(cluster: &Cluster, options: &[&str]) -> Result {
 }
 
 /// Applies the privileged manifest with a readiness probe that begins 20 s after the container's start, and waits until the plugin
-/// is ready. A container that was killed is then started again before another pod can be ready.
+/// is ready. The kubelet then has 20 s to start a killed container again before another pod is ready.
 ///
 /// # Errors
 ///

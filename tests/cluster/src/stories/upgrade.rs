@@ -44,7 +44,7 @@ pub(super) fn updates(cluster: &mut Cluster) -> Result {
 /// Whichever process is killed at whichever step, the update ends, no VM loses a device, and the figures are right. A gap is
 /// possible.
 pub(super) fn crashes(cluster: &mut Cluster) -> Result {
-    // The kubelet starts the container of a killed old process again before the new pod is ready. It must not take over again.
+    // The kubelet may start the container of a killed old process again before the new pod is ready. It must not take over again.
     plugin::deploy_slowly_ready(cluster)?;
     let before = prepare(cluster)?;
     for (round, (side, step)) in (1..).zip(CRASHES) {
