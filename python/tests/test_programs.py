@@ -77,6 +77,7 @@ def test_benchmark_prints_every_figure(node: Node) -> None:
         "probe_held_ns",
         "nodes_ns",
         "hardware_ns",
+        "scan_ns",
         "snapshot_ns",
     }
     assert all(isinstance(figure, int) and figure > 0 for figure in figures.values())
