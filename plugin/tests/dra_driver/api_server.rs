@@ -79,8 +79,10 @@ impl ApiServer {
                 let mut changes = server.changed.subscribe();
                 let away = changes.wait_for(|_| server.state.lock().unwrap().mode == Mode::Away);
                 tokio::select! {
-                    _ = http.serve_connection(TokioIo::new(stream), service) => {}
+                    // A request that has come with the connection has no answer either.
+                    biased;
                     _ = away => {}
+                    _ = http.serve_connection(TokioIo::new(stream), service) => {}
                 }
             });
         }
