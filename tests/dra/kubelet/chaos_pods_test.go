@@ -71,6 +71,8 @@ func (n *chaosNode) prepare(kubelet *kubelet, ctx context.Context, p *chaosPod) 
 	defer cancel()
 	n.mu.Lock()
 	p.cancel = cancel
+	// The device of a claim that the driver has prepared has no taint: the scheduler cannot allocate it before the claim is unprepared.
+	isNew := !p.known
 	before, disturbances := n.holders(), n.disturbances
 	n.mu.Unlock()
 	err := kubelet.PrepareResources(call, p.pod)
@@ -97,7 +99,7 @@ func (n *chaosNode) prepare(kubelet *kubelet, ctx context.Context, p *chaosPod) 
 		if recorded := n.recorded(p); recorded != nil && !disturbed {
 			n.violate("%s is prepared and not recorded: %v", p.pod.Name, recorded)
 		}
-	case err != nil && strings.Contains(err.Error(), "held by") && len(held) > 0 && !disturbed:
+	case err != nil && isNew && strings.Contains(err.Error(), "held by") && len(held) > 0 && !disturbed:
 		n.checkBarrier(p, "refused", held)
 	}
 }
