@@ -160,11 +160,14 @@ fn with_claims(plugin: &Path) -> anyhow::Result<Served> {
     let vms = vec![node.start_vm(&VmSpec::foreign(&[FOREIGN]))?];
     let kubelet = Kubelet::stopped(&node.kubelet_dir(), &node.pod_resources_socket());
     std::fs::create_dir_all(node.root().join("plugins"))?;
+    // A simulated node has the boot of this host.
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     node.write(
         "plugins/claims.json",
         json!({"version": 1, "claims": {"5f1c9a52-claim": {
-            "namespace": "default", "name": "vm-6-gpu", "boot": "", "pods": ["5f1c9a52-pod"],
+            "namespace": "default", "name": "vm-6-gpu", "boot": boot.trim(), "pods": ["5f1c9a52-pod"],
             "pod_names": {"5f1c9a52-pod": "vm-6"},
+            "is_for_any_pod": false, "pod_claim_name": null, "is_adopted": false,
             "devices": [{
                 "request": "gpu", "device": IN_USE, "group": null, "resource": "nvidia.com/GH100_H100_SXM5_80GB",
                 "pinned": {"backend": "auto", "cdi": "none"}, "is_admin": false,
