@@ -286,7 +286,7 @@ func badCredentialsAreNamedAndLoseNothing(t *testing.T) {
 	for _, bad := range []struct{ token, authority, named string }{
 		{"", authority, "certificate"},
 		{"expired", "", "the token has expired or is of another cluster"},
-		{"nobody", "", "the driver's ClusterRole lacks the right"},
+		{"stranger", "", "the driver's ClusterRole lacks the right"},
 	} {
 		before := waitForAll(t, w.apiServer, 8)
 		w.driver.end(t)

@@ -172,7 +172,7 @@ func startAPIServer(t *testing.T, directory string) *apiServer {
 	}
 	tokens := filepath.Join(directory, "tokens")
 	account := "system:serviceaccount:kube-system:vfio"
-	if err := os.WriteFile(tokens, []byte("admin,admin,1,system:masters\ndriver,"+account+",2\nnobody,nobody,3\n"), 0o600); err != nil {
+	if err := os.WriteFile(tokens, []byte("admin,admin,1,system:masters\ndriver,"+account+",2\nstranger,stranger,3\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	arguments := append([]string{"--etcd-servers=" + etcd,

@@ -26,7 +26,7 @@ pub(super) fn run(cluster: &mut Cluster) -> Result {
         .flat_map(|group| group.devices.clone())
         .collect();
     pods::create(cluster, &[pods::vm("waits", 1)])?;
-    let words = pods::wait_unschedulable(cluster, "waits")?;
+    let words = pods::wait_unschedulable(cluster, "waits", pods::RESOURCE)?;
     cluster.step(&format!("another VM waits, and the scheduler says: {words}"));
 
     release(cluster, &holder)?;

@@ -72,12 +72,12 @@ pub(super) fn delete(cluster: &Cluster, pods: &[&str]) -> Result {
     })
 }
 
-/// Waits until the scheduler has found no node for a pod, and returns its words.
+/// Waits until the scheduler has found no node for a pod, and returns its words about what was `requested`.
 ///
 /// # Errors
 ///
 /// Fails if the pod is scheduled, or has no such event at the deadline.
-pub(super) fn wait_unschedulable(cluster: &Cluster, name: &str) -> Result<String> {
+pub(super) fn wait_unschedulable(cluster: &Cluster, name: &str, requested: &str) -> Result<String> {
     let selector = format!("involvedObject.name={name},reason=FailedScheduling");
     cluster.wait(&format!("{name} waits for a device"), LIMIT, |cluster| {
         let pod = cluster.pod(name)?.ok_or_else(|| format!("there is no pod {name}"))?;
@@ -87,7 +87,7 @@ pub(super) fn wait_unschedulable(cluster: &Cluster, name: &str) -> Result<String
         let events = cluster.kubectl(&["get", "events", "--field-selector", &selector])?;
         let mut messages =
             events["items"].as_array().into_iter().flatten().filter_map(|event| event["message"].as_str());
-        Ok(messages.rfind(|message| message.contains(RESOURCE)).map(str::to_owned))
+        Ok(messages.rfind(|message| message.contains(requested)).map(str::to_owned))
     })
 }
 

@@ -29,7 +29,7 @@ pub(super) fn run(cluster: &mut Cluster) -> Result {
     let after = Step::new("with --busy=unhealthy", 1, 5, 5).disagrees(vec![incident]).settle(cluster)?;
     expect_same_holders(&before, &after)?;
     pods::create(cluster, &[pods::vm("vm-6", 1)])?;
-    let words = pods::wait_unschedulable(cluster, "vm-6")?;
+    let words = pods::wait_unschedulable(cluster, "vm-6", pods::RESOURCE)?;
     cluster.step(&format!("a sixth VM waits, and the scheduler says: {words}"));
 
     plugin::deploy_probing(cluster, &[])?;

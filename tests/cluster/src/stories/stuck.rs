@@ -34,7 +34,7 @@ fn story(cluster: &mut Cluster) -> Result {
     let device = state.devices("stuck").concat();
 
     pods::create(cluster, &[pods::vm("next", 1)])?;
-    pods::wait_unschedulable(cluster, "next")?;
+    pods::wait_unschedulable(cluster, "next", pods::RESOURCE)?;
     cluster.node().run("fsfreeze -f /mnt/frozen")?;
     cluster.wait("the process is stuck in the kernel", Duration::from_secs(60), |cluster| {
         cluster.node().run("grep -qs '(holder) D' /proc/[0-9]*/task/[0-9]*/stat").map(Some)
@@ -48,7 +48,7 @@ fn story(cluster: &mut Cluster) -> Result {
     Step::new("the stuck process holds a device of no pod", 5, 5, 6).settle(cluster)?;
 
     pods::create(cluster, &[pods::vm("after", 1)])?;
-    pods::wait_unschedulable(cluster, "after")?;
+    pods::wait_unschedulable(cluster, "after", pods::RESOURCE)?;
     cluster.node().run("fsfreeze -u /mnt/frozen")?;
     cluster.step("the file system is thawed, and the process ends");
     let state = Step::new("the waiting pod has the device", 6, 6, 6).settle(cluster)?;

@@ -151,25 +151,6 @@ pub(super) fn expect(
     Ok(state)
 }
 
-/// Waits until the scheduler has found no device for a pod, and returns its words.
-///
-/// # Errors
-///
-/// Fails if the pod is scheduled, or has no such event at the deadline.
-pub(super) fn wait_unschedulable(cluster: &Cluster, name: &str) -> Result<String> {
-    let selector = format!("involvedObject.name={name},reason=FailedScheduling");
-    cluster.wait(&format!("{name} waits for a device"), LIMIT, |cluster| {
-        let pod = cluster.pod(name)?.ok_or_else(|| format!("there is no pod {name}"))?;
-        if !pod["spec"]["nodeName"].is_null() {
-            return Err(format!("{name} is on a node: {}", pod["status"]).into());
-        }
-        let events = cluster.kubectl(&["get", "events", "--field-selector", &selector])?;
-        let mut messages =
-            events["items"].as_array().into_iter().flatten().filter_map(|event| event["message"].as_str());
-        Ok(messages.rfind(|message| message.contains("claims")).map(str::to_owned))
-    })
-}
-
 /// Removes pods, the driver and all of its objects, and waits until its slices are gone. The kubelet removes them.
 ///
 /// # Errors

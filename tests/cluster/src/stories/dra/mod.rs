@@ -53,7 +53,7 @@ pub(super) fn claims(cluster: &mut Cluster) -> Result {
         return Err("a pod has the device that the process holds".into());
     }
     pods::create(cluster, &vm("waits", 1))?;
-    let words = install::wait_unschedulable(cluster, "waits")?;
+    let words = pods::wait_unschedulable(cluster, "waits", "claims")?;
     cluster.step(&format!("one more pod waits, and the scheduler says: {words}"));
 
     let start = Instant::now();
