@@ -195,7 +195,7 @@ pub(crate) async fn start(
     }
     let api = ApiServer::new(Arc::clone(&status), problems);
     let (stored, kubelet) = (Stored::new(), KubeletLink::new(Arc::clone(&status)));
-    let facts = KnownFacts::new(monitor.root.clone(), config.root.clone(), config.pci_ids.clone());
+    let facts = KnownFacts::new(monitor.root.clone(), &config.root, config.pci_ids.clone());
     let (wanted, receiver) = watch::channel(None);
     let offers = Offers { stored: stored.clone(), facts: facts.clone(), wanted };
     let access = (client.clone(), api.clone());
