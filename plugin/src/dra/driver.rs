@@ -7,6 +7,7 @@ use crate::dra::api::RequestError;
 use crate::dra::api_server::{Access, ApiServer};
 use crate::dra::events::Events;
 use crate::dra::facts::KnownFacts;
+use crate::dra::forgotten::Deallocated;
 use crate::dra::kubelet_claims::KubeletClaim;
 use crate::dra::offered::{Stored, Wanted};
 use crate::dra::prepared::PreparedClaims;
@@ -64,6 +65,10 @@ pub(super) struct Driver {
     pub(super) events: Events,
     /// The claims of the kubelet's record, if this driver's was lost. Those that are in use are adopted.
     pub(super) kubelet_claims: Mutex<BTreeMap<String, KubeletClaim>>,
+    /// The kubelet's record of claims. It need not be mounted.
+    pub(super) kubelet_record: PathBuf,
+    /// Prepared claims that may be forgotten.
+    pub(super) deallocated: Deallocated,
     /// What is to be published. None before the first decision on the devices.
     pub(super) wanted: watch::Receiver<Option<Arc<Wanted>>>,
 }

@@ -126,11 +126,23 @@ pub(super) fn kubelet_claims(path: &Path, driver: &DraDriver, pool: &str) -> BTr
     }
 }
 
-fn parse(content: &[u8], driver: &DraDriver, pool: &str) -> Option<BTreeMap<String, KubeletClaim>> {
+/// Returns whether the kubelet's file has a claim, of any driver. None if it is missing or cannot be used.
+///
+/// The kubelet writes a claim to it before it has it prepared, and removes it after it has it unprepared.
+pub(super) fn has_claim(path: &Path, uid: &str) -> Option<bool> {
+    let content = read(path, Links::Refuse, MAX_SIZE).ok()?;
+    Some(claims_of(&content)?.iter().any(|claim| claim.claim_uid == uid))
+}
+
+fn claims_of(content: &[u8]) -> Option<Vec<ClaimState>> {
     let Checkpoint { data } = bounded_json::read(content, LIMITS).ok()?;
     let Data { claims } = bounded_json::read(data.as_bytes(), LIMITS).ok()?;
+    Some(claims.unwrap_or_default())
+}
+
+fn parse(content: &[u8], driver: &DraDriver, pool: &str) -> Option<BTreeMap<String, KubeletClaim>> {
     let mut found = BTreeMap::new();
-    for state in claims.unwrap_or_default() {
+    for state in claims_of(content)? {
         let mut drivers = state.driver_state.unwrap_or_default();
         let devices = drivers.remove(driver.as_str()).and_then(|driver| driver.devices).unwrap_or_default();
         let ours = devices.into_iter().filter(|device| device.pool_name == pool).filter_map(|device| {

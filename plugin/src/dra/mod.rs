@@ -13,6 +13,7 @@
 //! | [`claim`] | reads what a claim allocates |
 //! | [`prepared`] | the record of prepared claims |
 //! | [`adoption`], [`kubelet_claims`] | make a lost record again, from the kubelet's |
+//! | [`forgotten`] | ends claims that the kubelet does not know any more |
 //! | [`claim_files`], [`claim_spec`], [`metadata`] | the files by which containers get a claim's devices |
 //! | [`offered`], [`described`], [`facts`] | what is to be published |
 //! | [`publish`], [`write`], [`slices`] | writes it to the API server |
@@ -31,6 +32,7 @@ mod described;
 mod driver;
 mod events;
 mod facts;
+mod forgotten;
 mod health;
 mod kubelet;
 mod kubelet_claims;
@@ -171,11 +173,10 @@ pub(crate) async fn start(
         .context("the record of prepared claims cannot be read")?;
     let client = client::client(options.kubeconfig.as_deref()).await?;
     let (name, node) = (options.dra_driver.clone(), options.node().to_owned());
+    let kubelet_record = config.kubelet_root.join(kubelet_claims::FILE);
     let kubelet_claims = match is_recorded {
         true => BTreeMap::new(),
-        false => {
-            kubelet_claims::kubelet_claims(&config.kubelet_root.join(kubelet_claims::FILE), &name, &node)
-        }
+        false => kubelet_claims::kubelet_claims(&kubelet_record, &name, &node),
     };
     let (events, event_sender) = events::events(client.clone(), name.as_str(), &node);
     supervisor.task("the events", event_sender.run());
@@ -221,6 +222,8 @@ pub(crate) async fn start(
         calls: Calls::default(),
         events,
         kubelet_claims: Mutex::new(kubelet_claims),
+        kubelet_record,
+        deallocated: forgotten::Deallocated::default(),
         wanted: receiver,
     };
     let driver = Arc::new(driver);

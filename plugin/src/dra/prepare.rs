@@ -94,6 +94,7 @@ impl Driver {
             return Err(error);
         }
         self.kubelet_claims.lock().remove(&claim.uid);
+        self.deallocated.forget(&claim.uid);
         Ok(self.answer(claim, &allocation))
     }
 

@@ -1,14 +1,13 @@
 //! Unprepares a claim, after its containers have ended, so that its devices can be allocated again.
 
-use crate::dra::claim::{ClaimError, allocation};
 use crate::dra::driver::{CallError, Driver};
 use crate::dra::events::Kind;
 use crate::dra::prepared::{PreparedClaim, PreparedDevice};
 use crate::node::probe;
 use kubelet_api::dra::Claim;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 use vfio_plugin_policy::allocation::{ProbeVerdict, judge};
 use vfio_plugin_policy::holders::describe;
 use vfio_probe::{DeviceId, GroupId, Occupancy};
@@ -17,8 +16,6 @@ use vfio_probe::{DeviceId, GroupId, Occupancy};
 const MARGIN: Duration = Duration::from_secs(1);
 /// The time before the deadline that is left to store a taint.
 const STORE: Duration = Duration::from_secs(5);
-/// How long a claim is requested that the kubelet may have forgotten.
-const FORGOTTEN: Duration = Duration::from_secs(5);
 /// The pause between two probes of a held group.
 const PROBE_AGAIN: Duration = Duration::from_millis(100);
 
@@ -45,57 +42,20 @@ impl Driver {
         result
     }
 
-    /// Ends the other claims that have one of these devices, if the API server does not have them allocated any more.
-    ///
-    /// The kubelet has a claim unprepared before its devices can be allocated again, unless it has lost its record of claims
-    /// (`dra_manager_state`). It never asks for that then, and each later claim for the devices would be refused until the next boot.
-    pub(super) async fn end_forgotten(&self, uid: &str, devices: &BTreeSet<DeviceId>, deadline: Instant) {
-        for &device in devices {
-            let group = self.checks().snapshot().get(device).and_then(|state| state.device.group);
-            let Some((uid, PreparedClaim { namespace, name, .. })) =
-                self.claims.other_with(uid, device, group)
-            else {
-                continue;
-            };
-            // A claim that is prepared waits for no other one.
-            let Ok(_call) = timeout_at(deadline, self.calls.begin(&uid)).await else { return };
-            let Some(prepared) = self.claims.get(&uid) else { continue };
-            let claim = Claim { namespace, uid, name };
-            if !self.is_deallocated(&claim, &prepared, deadline).await {
-                continue;
-            }
-            match self.end(&claim, &prepared, deadline).await {
-                Ok(()) => tracing::warn!(claim = prepared.full_name(), %device,
-                    "ended a claim that is not allocated any more and that the kubelet has not unprepared"),
-                Err(error) => {
-                    tracing::warn!(claim = prepared.full_name(), %error, "cannot end a claim that is not allocated any more");
-                }
-            }
-        }
-    }
-
-    /// Returns whether the API server has none of a claim's devices allocated to it. False if that is not known.
-    async fn is_deallocated(&self, claim: &Claim, prepared: &PreparedClaim, deadline: Instant) -> bool {
-        match self.get(claim, deadline.min(Instant::now() + FORGOTTEN)).await {
-            Ok(object) => match allocation(&object, &claim.uid, self.name.as_str(), &self.node) {
-                Ok(now) => prepared
-                    .own_devices()
-                    .all(|device| now.results.iter().all(|result| device.id() != Some(result.device))),
-                Err(ClaimError::OtherUid(_) | ClaimError::NotAllocated | ClaimError::NoneOfOurs) => true,
-                Err(_) => false,
-            },
-            Err(error) => error == CallError::NoClaim,
-        }
-    }
-
     /// Gives a claim's devices back, and removes its files and then its record.
-    async fn end(&self, claim: &Claim, prepared: &PreparedClaim, deadline: Instant) -> Result<(), CallError> {
+    pub(super) async fn end(
+        &self,
+        claim: &Claim,
+        prepared: &PreparedClaim,
+        deadline: Instant,
+    ) -> Result<(), CallError> {
         if self.claims.is_current(prepared) {
             self.give_back(claim, prepared, deadline).await?;
         }
         self.remove_files(claim)?;
         self.claims.remove(&claim.uid)?;
         self.kubelet_claims.lock().remove(&claim.uid);
+        self.deallocated.forget(&claim.uid);
         Ok(())
     }
 

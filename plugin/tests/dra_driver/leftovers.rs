@@ -1,8 +1,10 @@
 //! What others leave behind: slices that another program has made, claims that the kubelet has forgotten, and VMs of ended claims.
 
+use super::api_server::uid;
 use super::common::{device, wait_for_problem};
+use super::kubelet::root as kubelet_root;
 use super::{DraKubelet, GPU, GPU_NAME, World};
-use serde_json::json;
+use serde_json::{Value, json};
 use vfio_sim_node::VmSpec;
 
 #[tokio::test]
@@ -14,6 +16,13 @@ async fn slice_that_cannot_be_removed_stops_no_taint() {
     assert!(problem.text.contains("only the pool of its node"), "{problem:?}");
     let _vm = world.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     world.api.expect("the taint is stored", |devices| devices[GPU_NAME].as_deref() == Some("held")).await;
+}
+
+/// Writes the kubelet's record of claims.
+fn write_kubelet_record(world: &World, claims: &Value) {
+    let data = json!({"ClaimInfoStateList": claims}).to_string();
+    let file = kubelet_root(&world.node).join("dra_manager_state");
+    std::fs::write(file, json!({"Data": data, "Checksum": 0}).to_string()).unwrap();
 }
 
 #[tokio::test]
@@ -29,8 +38,17 @@ async fn claim_that_the_kubelet_forgot_does_not_keep_its_device() {
     let error = driver.prepare("next").await.unwrap_err();
     assert!(error.contains("claim default/gpu has it"), "it is allocated: {error}");
     assert_eq!(world.api.devices()[GPU_NAME], None);
-    // The claim ends without a call of the kubelet, and its VM still runs.
+    // The pod is deleted by force, and the kubelet still ends its containers.
     world.api.remove_claim("gpu");
+    for record in [None, Some(json!([{"ClaimUID": uid("gpu"), "ClaimName": "gpu", "Namespace": "default"}]))]
+    {
+        record.into_iter().for_each(|claims| write_kubelet_record(&world, &claims));
+        let error = driver.prepare("next").await.unwrap_err();
+        assert!(error.contains("claim default/gpu has it"), "the kubelet has not forgotten it: {error}");
+        assert_eq!(device(&world.node, GPU)["claim"]["name"], "gpu");
+    }
+    // The kubelet has lost its record, and the VM still runs.
+    write_kubelet_record(&world, &json!([]));
     let error = driver.prepare("next").await.unwrap_err();
     assert_eq!(world.api.devices()[GPU_NAME].as_deref(), Some("held"), "refused after the taint is stored");
     assert!(error.contains(&format!("is held by pid {}", vm.pid())), "{error}");

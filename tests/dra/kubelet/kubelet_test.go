@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -51,12 +52,25 @@ func startKubeletOf(t *testing.T, client *kubernetes.Clientset, name string, d d
 	})
 	// No pod is active: the loop that unprepares the claims of inactive pods runs first after a minute.
 	must(t, manager.Start(ctx, func() []*corev1.Pod { return nil }, node, config.NewSourcesReady(func(sets.Set[string]) bool { return false })))
+	needInotify(t)
 	plugins := pluginmanager.NewPluginManager(d.registry, record.NewFakeRecorder(100))
 	plugins.AddHandler(pluginwatcherapi.DRAPlugin, manager.GetWatcherHandler())
 	go runPlugins(ctx, plugins, sources)
 	k := &kubelet{Manager: manager, cancel: cancel}
 	t.Cleanup(k.end)
 	return k
+}
+
+// needInotify waits until there is an inotify instance for the plugin manager, which finds no driver without one and says so only in a log.
+func needInotify(t *testing.T) {
+	t.Helper()
+	eventually(t, "an inotify instance is left of fs.inotify.max_user_instances", func() error {
+		descriptor, err := syscall.InotifyInit1(syscall.IN_CLOEXEC)
+		if err == nil {
+			err = syscall.Close(descriptor)
+		}
+		return err
+	})
 }
 
 // end ends them as the exit of the kubelet does.

@@ -37,6 +37,8 @@ struct Bounds {
     restarts: u8,
     /// Whether the API server is away at times, and writes that the driver gave up arrive late.
     outages: bool,
+    /// Whether pods are deleted by force.
+    forces: bool,
     /// Whether devices are unbound and bound. No world does so yet: a device that comes back held is offered for the settling time.
     binds: bool,
 }
@@ -54,6 +56,8 @@ enum Rule {
     RecordFirst,
     /// The record gets a claim after the answer.
     RecordAfterAnswer,
+    /// The claim of a pod that was deleted by force ends for another claim, while the pod's containers still run.
+    EndForced,
     /// What was stored before a write that was given up counts, although that write may still arrive.
     TrustAfterTimeout,
 }
@@ -95,7 +99,7 @@ fn world(rule: Rule, bounds: Bounds) -> World {
 
 /// One device and two claims. Every wrong rule fails in this world.
 fn small() -> Bounds {
-    Bounds { groups: vec![51], claims: 2, restarts: 1, outages: true, binds: false }
+    Bounds { groups: vec![51], claims: 2, restarts: 1, outages: true, forces: true, binds: false }
 }
 
 /// Checks every state of the world, and prints how many there are.
@@ -133,6 +137,7 @@ fn wrong_rules_of_claims_are_caught() {
         Rule::RefuseFirst,
         Rule::RecordFirst,
         Rule::RecordAfterAnswer,
+        Rule::EndForced,
         Rule::TrustAfterTimeout,
     ] {
         let checker = world(rule, small()).checker().finish_when(HasDiscoveries::Any).spawn_bfs().join();

@@ -16,6 +16,8 @@ pub(super) enum Move {
     VmStarts(u8),
     /// The claim's pod ends. Its VM continues to hold the device if it hangs.
     End { claim: u8, hangs: bool },
+    /// The claim's pod is deleted by force.
+    Force(u8),
     /// The kubelet calls Unprepare.
     Unprepare(u8),
     /// A process of no pod opens a device.
@@ -83,7 +85,7 @@ impl World {
                 Claim::Allocated(_) => {
                     moves.extend([Move::Prepare(number), Move::End { claim: number, hangs: false }]);
                 }
-                Claim::Prepared(device) => {
+                Claim::Prepared(device) | Claim::Forced(device) => {
                     let runs = state.device(device).holder == Holder::Claim(number);
                     moves.push(Move::End { claim: number, hangs: false });
                     moves.push(if runs {
@@ -92,6 +94,9 @@ impl World {
                         Move::VmStarts(number)
                     });
                     moves.push(Move::Record(number));
+                    if self.bounds.forces {
+                        moves.push(Move::Force(number));
+                    }
                 }
                 Claim::Ended { .. } => moves.push(Move::Unprepare(number)),
                 Claim::ToCome | Claim::Gone => {}

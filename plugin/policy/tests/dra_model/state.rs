@@ -21,7 +21,8 @@ pub(super) struct Device {
     pub(super) holder: Holder,
 }
 
-/// A claim with its pod. Each comes once. It has its device from the allocation until it is unprepared.
+/// A claim with its pod. Each comes once. It has its device from the allocation until it is unprepared, or until the pod is deleted by
+/// force.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Claim {
     /// It has not come yet.
@@ -30,8 +31,10 @@ pub(super) enum Claim {
     Allocated(u8),
     /// The kubelet has the answer, and the pod's VM can run.
     Prepared(u8),
-    /// The containers have ended. Whether the kubelet had the answer.
-    Ended { device: u8, was_prepared: bool },
+    /// The pod was deleted by force. The scheduler can allocate the device again, and the pod's containers still run.
+    Forced(u8),
+    /// The containers have ended. Whether the kubelet had the answer, and whether the pod was deleted by force.
+    Ended { device: u8, was_prepared: bool, was_forced: bool },
     /// It has no device any more.
     Gone,
 }
@@ -39,8 +42,26 @@ pub(super) enum Claim {
 impl Claim {
     pub(super) fn device(self) -> Option<u8> {
         match self {
-            Self::Allocated(device) | Self::Prepared(device) | Self::Ended { device, .. } => Some(device),
+            Self::Allocated(device)
+            | Self::Prepared(device)
+            | Self::Forced(device)
+            | Self::Ended { device, .. } => Some(device),
             Self::ToCome | Self::Gone => None,
+        }
+    }
+
+    /// Returns whether the scheduler can allocate the device of the claim to another one.
+    pub(super) fn is_forced(self) -> bool {
+        matches!(self, Self::Forced(_) | Self::Ended { was_forced: true, .. })
+    }
+
+    /// Returns the device if the kubelet has the answer of Prepare and the claim is not unprepared yet.
+    pub(super) fn prepared_device(self) -> Option<u8> {
+        match self {
+            Self::Prepared(device)
+            | Self::Forced(device)
+            | Self::Ended { device, was_prepared: true, .. } => Some(device),
+            _ => None,
         }
     }
 }
@@ -103,6 +124,6 @@ impl State {
 
     /// Returns the devices that the scheduler has allocated.
     pub(super) fn allocated(&self) -> BTreeSet<u8> {
-        self.claims.iter().filter_map(|claim| claim.device()).collect()
+        self.claims.iter().filter(|claim| !claim.is_forced()).filter_map(|claim| claim.device()).collect()
     }
 }

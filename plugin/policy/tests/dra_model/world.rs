@@ -76,7 +76,7 @@ impl World {
                 }
             }
             Move::VmStarts(claim) => {
-                if let Claim::Prepared(device) = state.claim(claim)
+                if let Claim::Prepared(device) | Claim::Forced(device) = state.claim(claim)
                     && state.device(device).bound
                     && !self.is_held(state, device)
                 {
@@ -84,6 +84,11 @@ impl World {
                 }
             }
             Move::End { claim, hangs } => self.end(state, claim, hangs),
+            Move::Force(claim) => {
+                if let Claim::Prepared(device) = state.claim(claim) {
+                    state.set_claim(claim, Claim::Forced(device));
+                }
+            }
             Move::Unprepare(claim) => self.unprepare(state, claim),
             Move::ForeignOpens(device) => state.set_holder(device, Holder::Foreign),
             Move::ForeignCloses(device) => {
@@ -181,6 +186,10 @@ impl World {
     fn prepare(&self, state: &mut State, claim: u8) {
         let Claim::Allocated(device) = state.claim(claim) else { return };
         let group = self.group(device);
+        if self.rule == Rule::EndForced && !self.is_held(state, device) {
+            let forced = |other: &u8| state.claims[usize::from(*other)].is_forced();
+            state.driver.record.retain(|other, _| !forced(other));
+        }
         let others = state.driver.record.iter().filter(|(other, _)| **other != claim);
         let is_claimed = others.map(|(_, device)| self.group(*device)).any(|other| other == group);
         if !state.answers || is_claimed || !state.device(device).bound || !state.driver.saw_bound(device) {
@@ -201,11 +210,8 @@ impl World {
             // The driver may be killed before it answers. The kubelet then calls again.
             return;
         }
-        let prepared = state.claims.iter().filter_map(|other| match *other {
-            Claim::Prepared(device) | Claim::Ended { device, was_prepared: true } => Some(self.group(device)),
-            _ => None,
-        });
-        if prepared.into_iter().any(|other| other == group) {
+        let mut prepared = state.claims.iter().filter_map(|other| other.prepared_device());
+        if prepared.any(|other| self.group(other) == group) {
             state.violation = Some("two claims are prepared for one group");
         }
         state.set_claim(claim, Claim::Prepared(device));
@@ -218,12 +224,13 @@ impl World {
             state.set_holder(device, if hangs { Holder::Foreign } else { Holder::None });
         }
         // The kubelet unprepares a claim for which it has called Prepare, also without an answer.
-        let was_prepared = matches!(state.claim(claim), Claim::Prepared(_));
-        state.set_claim(claim, Claim::Ended { device, was_prepared });
+        let (was_prepared, was_forced) =
+            (state.claim(claim).prepared_device().is_some(), state.claim(claim).is_forced());
+        state.set_claim(claim, Claim::Ended { device, was_prepared, was_forced });
     }
 
     fn unprepare(&self, state: &mut State, claim: u8) {
-        let Claim::Ended { device, was_prepared } = state.claim(claim) else { return };
+        let Claim::Ended { device, was_prepared, .. } = state.claim(claim) else { return };
         let group = self.group(device);
         let is_held = self.is_held(state, device);
         if state.driver.record.contains_key(&claim) {
@@ -268,6 +275,9 @@ impl World {
                 self.play(&mut state, event);
             }
             for claim in (0..).take(state.claims.len()) {
+                if state.claim(claim).is_forced() {
+                    self.play(&mut state, Move::End { claim, hangs: false });
+                }
                 self.play(&mut state, Move::Prepare(claim));
                 self.play(&mut state, Move::Unprepare(claim));
             }

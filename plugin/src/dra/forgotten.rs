@@ -1,0 +1,110 @@
+//! Ends claims that the kubelet has forgotten, so that their devices can be prepared for other claims.
+//!
+//! The kubelet has a claim unprepared before its devices can be allocated again, with two exceptions. If a pod is deleted by force, the
+//! API server gives the devices to another claim while the kubelet still ends the pod's containers. If the kubelet has lost its record of
+//! claims (`dra_manager_state`), it never has the claim unprepared, and each later claim for the devices would be refused until the next
+//! boot. Only a claim of the second kind may end here: a container of the first kind could still open the device.
+
+use crate::dra::claim::{ClaimError, allocation};
+use crate::dra::driver::{CallError, Driver};
+use crate::dra::kubelet_claims::has_claim;
+use crate::dra::prepared::PreparedClaim;
+use kubelet_api::dra::Claim;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+use vfio_probe::DeviceId;
+
+/// How long a claim is requested that the kubelet may have forgotten.
+const REQUEST: Duration = Duration::from_secs(5);
+/// How long the kubelet may take to end the containers of a claim that is not allocated any more, if its record cannot be read. More
+/// than pods have to end: mostly 30 s, 3 min for VMs of KubeVirt.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+impl Driver {
+    /// Ends the other claims that have one of these devices, if the kubelet has forgotten them.
+    pub(super) async fn end_forgotten(&self, uid: &str, devices: &BTreeSet<DeviceId>, deadline: Instant) {
+        for &device in devices {
+            let group = self.checks().snapshot().get(device).and_then(|state| state.device.group);
+            let Some((uid, PreparedClaim { namespace, name, .. })) =
+                self.claims.other_with(uid, device, group)
+            else {
+                continue;
+            };
+            // A claim that is prepared waits for no other one.
+            let Ok(_call) = timeout_at(deadline, self.calls.begin(&uid)).await else { return };
+            let Some(prepared) = self.claims.get(&uid) else { continue };
+            let claim = Claim { namespace, uid, name };
+            if !self.is_forgotten(&claim, &prepared, deadline).await {
+                continue;
+            }
+            match self.end(&claim, &prepared, deadline).await {
+                Ok(()) => tracing::warn!(claim = prepared.full_name(), %device,
+                    "ended a claim that is not allocated any more and that the kubelet has forgotten"),
+                Err(error) => {
+                    tracing::warn!(claim = prepared.full_name(), %error, "cannot end a claim that the kubelet has forgotten");
+                }
+            }
+        }
+    }
+
+    /// Returns whether the kubelet will never have a claim unprepared. False if that is not known.
+    async fn is_forgotten(&self, claim: &Claim, prepared: &PreparedClaim, deadline: Instant) -> bool {
+        if !self.is_deallocated(claim, prepared, deadline).await {
+            self.deallocated.forget(&claim.uid);
+            return false;
+        }
+        let is_overdue = self.deallocated.is_overdue(&claim.uid, Instant::now());
+        has_claim(&self.kubelet_record, &claim.uid).map_or(is_overdue, |is_recorded| !is_recorded)
+    }
+
+    /// Returns whether the API server has none of a claim's devices allocated to it. False if that is not known.
+    async fn is_deallocated(&self, claim: &Claim, prepared: &PreparedClaim, deadline: Instant) -> bool {
+        match self.get(claim, deadline.min(Instant::now() + REQUEST)).await {
+            Ok(object) => match allocation(&object, &claim.uid, self.name.as_str(), &self.node) {
+                Ok(now) => prepared
+                    .own_devices()
+                    .all(|device| now.results.iter().all(|result| device.id() != Some(result.device))),
+                Err(ClaimError::OtherUid(_) | ClaimError::NotAllocated | ClaimError::NoneOfOurs) => true,
+                Err(_) => false,
+            },
+            Err(error) => error == CallError::NoClaim,
+        }
+    }
+}
+
+/// The prepared claims that the API server does not have allocated, each with the time at which that was first seen.
+#[derive(Debug, Default)]
+pub(super) struct Deallocated(Mutex<BTreeMap<String, Instant>>);
+
+impl Deallocated {
+    /// Notes that a claim is not allocated. Returns whether it was first seen so long ago that the kubelet must have ended its
+    /// containers.
+    fn is_overdue(&self, uid: &str, now: Instant) -> bool {
+        let since = *self.0.lock().entry(uid.to_owned()).or_insert(now);
+        now.saturating_duration_since(since) >= PATIENCE
+    }
+
+    /// Notes that a claim is allocated, or not prepared any more.
+    pub(super) fn forget(&self, uid: &str) {
+        self.0.lock().remove(uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claim_without_allocation_is_overdue_after_ten_minutes() {
+        let (deallocated, now) = (Deallocated::default(), Instant::now());
+        assert!(!deallocated.is_overdue("a", now));
+        assert!(!deallocated.is_overdue("a", now + Duration::from_secs(599)));
+        assert!(!deallocated.is_overdue("b", now + PATIENCE), "each claim has its own time");
+        assert!(deallocated.is_overdue("a", now + PATIENCE));
+        // It was allocated and prepared again.
+        deallocated.forget("a");
+        assert!(!deallocated.is_overdue("a", now + PATIENCE));
+    }
+}
