@@ -7,7 +7,6 @@ use crate::dra::api::RequestError;
 use crate::dra::api_server::{Access, ApiServer};
 use crate::dra::events::Events;
 use crate::dra::facts::KnownFacts;
-use crate::dra::kubelet_claims::KubeletClaim;
 use crate::dra::offered::{Stored, Wanted};
 use crate::dra::prepared::PreparedClaims;
 use crate::driver_status::SharedDriverStatus;
@@ -29,8 +28,9 @@ use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::dra::names::DraDriver;
 use vfio_probe::{DeviceId, GroupId};
 
-use crate::dra::claim::ClaimError;
 use crate::dra::prepared::NotWritten;
+use vfio_plugin_policy::dra::claim::ClaimError;
+use vfio_plugin_policy::dra::kubelet_record::KubeletClaim;
 
 /// How long a call waits for the API server to store a taint before it answers without.
 pub(super) const STORE: Duration = Duration::from_secs(2);

@@ -10,10 +10,9 @@
 //! | [`driver`], [`prepare`], [`unprepare`] | carry out a call for one claim |
 //! | [`health`] | streams the health of devices to the kubelet |
 //! | [`events`] | reports refusals in the cluster |
-//! | [`claim`] | reads what a claim allocates |
 //! | [`prepared`] | the record of prepared claims |
 //! | [`adoption`], [`kubelet_claims`] | make a lost record again, from the kubelet's |
-//! | [`claim_files`], [`claim_spec`], [`metadata`] | the files by which containers get a claim's devices |
+//! | [`claim_files`], [`claim_spec`] | the files by which containers get a claim's devices |
 //! | [`offered`], [`described`], [`facts`] | what is to be published |
 //! | [`publish`], [`write`], [`slices`] | writes it to the API server |
 //!
@@ -23,7 +22,6 @@
 mod adoption;
 mod api;
 mod api_server;
-mod claim;
 mod claim_files;
 mod claim_spec;
 mod client;
@@ -34,7 +32,6 @@ mod facts;
 mod health;
 mod kubelet;
 mod kubelet_claims;
-mod metadata;
 mod offered;
 pub(crate) mod others;
 mod prepare;

@@ -1,15 +1,15 @@
 //! Unprepares a claim, after its containers have ended, so that its devices can be allocated again.
 
-use crate::dra::claim::{ClaimError, allocation};
 use crate::dra::driver::{CallError, Driver};
 use crate::dra::events::Kind;
-use crate::dra::prepared::{PreparedClaim, PreparedDevice};
 use crate::node::probe;
 use kubelet_api::dra::Claim;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use vfio_plugin_policy::allocation::{ProbeVerdict, judge};
+use vfio_plugin_policy::dra::claim::{ClaimError, allocation};
+use vfio_plugin_policy::dra::prepared::{PreparedClaim, PreparedDevice};
 use vfio_plugin_policy::holders::describe;
 use vfio_probe::{DeviceId, GroupId, Occupancy};
 
