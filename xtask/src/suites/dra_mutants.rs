@@ -59,7 +59,7 @@ pub(super) const MUTANTS: [Mutant; 6] = [
         file: "plugin/src/dra/prepared.rs",
         change: (
             "state.file.write_versioned(VERSION, &content);",
-            "if content.claims.len() < state.claims.len() {\n            state.file.write_versioned(VERSION, &content);\n        }",
+            "let before = ClaimRecord { claims: state.claims.clone() };\n        state.file.write_versioned(VERSION, &before);",
         ),
     },
     Mutant {
