@@ -3,14 +3,16 @@
 use crate::bounded_json;
 use crate::config::pools_file;
 use crate::kubelet::kept::{Fault, OfferedResources};
-use crate::kubelet::{checkpoint, pod_list};
+use crate::kubelet::{checkpoint, claim_state, pod_list};
 use crate::state_file;
 use crate::status::client;
 use crate::status::report::StatusReport;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vfio_plugin_policy::assignments::observation::{CheckpointEntry, ListedPod};
+use vfio_plugin_policy::dra::kubelet_record::KubeletClaim;
+use vfio_plugin_policy::dra::names::DraDriver;
 use vfio_plugin_policy::pools::Pools;
 use vfio_plugin_policy::pools::terms::OfferBy;
 
@@ -28,6 +30,11 @@ pub fn checkpoint(text: &[u8], resources: Option<&[&str]>) -> Result<Vec<Checkpo
 /// Parses a list of pod resources. The error says whether the list is over a limit.
 pub fn pod_list(message: &[u8], resources: Option<&[&str]>) -> Result<Vec<ListedPod>, bool> {
     pod_list::read(message, &offered(resources)).map_err(|fault| fault != Fault::Malformed)
+}
+
+/// Parses the kubelet's record of prepared claims.
+pub fn kubelet_claims(text: &[u8], driver: &DraDriver, pool: &str) -> Option<BTreeMap<String, KubeletClaim>> {
+    Some(claim_state::parse(text)?.of(driver, pool))
 }
 
 /// Parses the text of a pools file. The error is its text.

@@ -49,7 +49,12 @@ const TASKS: &[(&str, &str, Task)] = &[
         "run the DRA driver with a kubelet (tests/dra/kubelet/run)",
         Task::Suite(dra_kubelet::run),
     ),
-    ("dra-chaos", "play random steps with the DRA driver [STEPS [SEED]]", Task::Suite(dra_kubelet::chaos)),
+    (
+        "dra-chaos",
+        "play random steps with the DRA driver [STEPS [SEED [NODES]]]",
+        Task::Suite(dra_kubelet::chaos),
+    ),
+    ("dra-mutants", "find DRA drivers that break a promise [MUTANT]...", Task::Suite(dra_kubelet::mutants)),
     ("monitoring", "run the alerts and the dashboard on a Prometheus", Task::Suite(monitoring::monitoring)),
     ("fuzz", "fuzz every parser of input [MINUTES] [TARGET]...", Task::Suite(fuzz::fuzz)),
     ("soak", "run the plugin under random moves (tests/soak/run)", Task::Suite(fuzz::soak)),

@@ -12,7 +12,7 @@
 //! | [`handover`] | the steps in which one process of the plugin replaces another |
 //! | [`health`] | what the plugin reports to the kubelet about each device, with a typed reason |
 //! | [`assignments`] | which pod each device is assigned to, from what the kubelet shows over time |
-//! | `dra` | what a DRA driver publishes of a node (feature `dra`) |
+//! | `dra` | what a DRA driver publishes of a node, and what it reads of claims (feature `dra`) |
 //! | [`device`], [`holders`], [`sriov`] | what is known of a node at one moment |
 //! | [`kubelet_id`] | device ids as the kubelet sends and stores them |
 //! | [`unbound`] | why a function is not bound to VFIO, and whether the host needs it |

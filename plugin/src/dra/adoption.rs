@@ -1,8 +1,8 @@
 //! Adopts claims whose record was lost: those of which a pod holds a device.
 
 use crate::dra::driver::Driver;
-use crate::dra::kubelet_claims::KubeletClaim;
-use crate::dra::prepared::PreparedClaim;
+use vfio_plugin_policy::dra::kubelet_record::KubeletClaim;
+use vfio_plugin_policy::dra::prepared::PreparedClaim;
 
 impl Driver {
     /// Adopts the claims of the kubelet's record whose pods hold devices, whenever there is such a holder; never returns.

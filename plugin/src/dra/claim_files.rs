@@ -1,11 +1,8 @@
 //! Writes and removes the files of a claim: the CDI spec and the metadata.
 
 use crate::allocate::device_specs::extended_memory;
-use crate::dra::claim::{AllocatedDevice, Allocation};
 use crate::dra::claim_spec::{self, RequestEdits};
 use crate::dra::driver::{CallError, Driver};
-use crate::dra::metadata::{ClaimName, Device, Metadata, Request, claim_directory};
-use crate::dra::prepared::PreparedClaim;
 use crate::files::{Links, create_directories, read, replace};
 use crate::node::device_nodes;
 use kubelet_api::dra::Claim;
@@ -14,7 +11,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_plugin_policy::dra::attributes::attributes;
+use vfio_plugin_policy::dra::claim::{AllocatedDevice, Allocation};
+use vfio_plugin_policy::dra::metadata::{ClaimName, Device, Metadata, Request, claim_directory};
 use vfio_plugin_policy::dra::names::device_name;
+use vfio_plugin_policy::dra::prepared::PreparedClaim;
 use vfio_plugin_policy::pools::backend::{self, GroupNodes};
 use vfio_plugin_policy::pools::resource_name::env_name;
 use vfio_probe::{DeviceId, GroupId, Kind};

@@ -8,9 +8,8 @@ use crate::dra::api_server::{Access, ApiServer};
 use crate::dra::events::Events;
 use crate::dra::facts::KnownFacts;
 use crate::dra::forgotten::Deallocated;
-use crate::dra::kubelet_claims::KubeletClaim;
 use crate::dra::offered::{Stored, Wanted};
-use crate::dra::prepared::PreparedClaims;
+use crate::dra::prepared::{NotWritten, PreparedClaims};
 use crate::driver_status::SharedDriverStatus;
 use crate::node::monitor::MonitorHandle;
 use crate::publisher::HealthPublisher;
@@ -27,11 +26,10 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use vfio_plugin_policy::allocation::AllocateError;
 use vfio_plugin_policy::device::DeviceState;
+use vfio_plugin_policy::dra::claim::ClaimError;
+use vfio_plugin_policy::dra::kubelet_record::KubeletClaim;
 use vfio_plugin_policy::dra::names::DraDriver;
 use vfio_probe::{DeviceId, GroupId};
-
-use crate::dra::claim::ClaimError;
-use crate::dra::prepared::NotWritten;
 
 /// How long a call waits for the API server to store a taint before it answers without.
 pub(super) const STORE: Duration = Duration::from_secs(2);

@@ -3,41 +3,93 @@
 use crate::node::dra_facts::DraFacts;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use vfio_plugin_policy::device::DeviceState;
+use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_plugin_policy::dra::attributes::DeviceFacts;
-use vfio_probe::{Device, DeviceId, Root};
+use vfio_probe::{DeviceId, Root};
 
 /// Reads the facts of a device when it is first described. They do not change while it is bound. Clones share them.
 #[derive(Clone, Debug)]
-pub(super) struct KnownFacts {
-    root: Root,
-    path: PathBuf,
-    pci_ids: Option<PathBuf>,
-    known: Arc<Mutex<BTreeMap<DeviceId, DeviceFacts>>>,
+pub(super) struct KnownFacts(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    facts: DraFacts,
+    known: BTreeMap<DeviceId, DeviceFacts>,
 }
 
 impl KnownFacts {
     /// Knows nothing yet. `path` is the root's directory; with `pci_ids` all names of models come from that file.
-    pub(super) fn new(root: Root, path: PathBuf, pci_ids: Option<PathBuf>) -> Self {
-        Self { root, path, pci_ids, known: Arc::default() }
+    pub(super) fn new(root: Root, path: &Path, pci_ids: Option<PathBuf>) -> Self {
+        let facts = DraFacts::new(root, path, pci_ids);
+        Self(Arc::new(Mutex::new(State { facts, known: BTreeMap::new() })))
+    }
+
+    /// Looks up the models of all devices, so that the file of their names is read once for them.
+    pub(super) fn look_up(&self, snapshot: &NodeSnapshot) {
+        self.0.lock().facts.look_up(snapshot.records());
     }
 
     /// Returns the facts of a device.
     pub(super) fn of(&self, state: &DeviceState) -> DeviceFacts {
         let device = &state.device;
-        let mut known = self.known.lock();
-        known.entry(device.id).or_insert_with(|| self.read(device)).clone()
-    }
-
-    fn read(&self, device: &Device) -> DeviceFacts {
-        let only = std::iter::once(device);
-        DraFacts::new(self.root.clone(), &self.path, self.pci_ids.as_deref(), only).read(device)
+        let State { facts, known } = &mut *self.0.lock();
+        let read = || {
+            facts.look_up(std::iter::once(device));
+            facts.read(device)
+        };
+        known.entry(device.id).or_insert_with(read).clone()
     }
 
     /// Forgets the devices that are not published any more.
     pub(super) fn retain(&self, is_published: impl Fn(DeviceId) -> bool) {
-        self.known.lock().retain(|id, _| is_published(*id));
+        self.0.lock().known.retain(|id, _| is_published(*id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use inotify::{EventMask, Inotify, WatchMask};
+    use std::io::ErrorKind;
+    use vfio_plugin_policy::testing::node_of;
+
+    /// Returns how often the file was opened since the last call.
+    fn opens(watch: &mut Inotify) -> usize {
+        let mut buffer = [0; 4096];
+        match watch.read_events(&mut buffer) {
+            Ok(events) => events.filter(|event| event.mask.contains(EventMask::OPEN)).count(),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn names_of_all_models_are_read_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pci.ids");
+        let mut node = node_of(4);
+        for (model, device) in (1..).zip(&mut node.devices) {
+            device.device.device = model;
+        }
+        let vendor = node.devices[0].device.vendor;
+        std::fs::write(&path, format!("{vendor:04x}  Vendor\n\t0001  One\n\t0002  Two\n\t0003  Three\n"))
+            .unwrap();
+        let mut watch = Inotify::init().unwrap();
+        // The kernel merges equal events that follow each other.
+        watch.watches().add(&path, WatchMask::OPEN | WatchMask::CLOSE).unwrap();
+
+        let facts = KnownFacts::new(Root::open(directory.path()).unwrap(), directory.path(), Some(path));
+        facts.look_up(&node);
+        let model = |device| facts.of(device).model;
+        let models: Vec<Option<String>> = node.devices.iter().map(model).collect();
+        assert_eq!(models, [Some("One".into()), Some("Two".into()), Some("Three".into()), None]);
+        assert_eq!(opens(&mut watch), 1);
+
+        facts.retain(|_| false);
+        facts.look_up(&node);
+        assert_eq!(facts.of(&node.devices[3]).model, None);
+        assert_eq!(opens(&mut watch), 0);
     }
 }

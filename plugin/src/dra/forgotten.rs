@@ -5,15 +5,15 @@
 //! claims (`dra_manager_state`), it never has the claim unprepared, and each later claim for the devices would be refused until the next
 //! boot. Only a claim of the second kind may end here: a container of the first kind could still open the device.
 
-use crate::dra::claim::{ClaimError, allocation};
 use crate::dra::driver::{CallError, Driver};
 use crate::dra::kubelet_claims::has_claim;
-use crate::dra::prepared::PreparedClaim;
 use kubelet_api::dra::Claim;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
+use vfio_plugin_policy::dra::claim::{ClaimError, allocation};
+use vfio_plugin_policy::dra::prepared::PreparedClaim;
 use vfio_probe::DeviceId;
 
 /// How long a claim is requested that the kubelet may have forgotten.

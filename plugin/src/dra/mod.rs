@@ -10,11 +10,10 @@
 //! | [`driver`], [`prepare`], [`unprepare`] | carry out a call for one claim |
 //! | [`health`] | streams the health of devices to the kubelet |
 //! | [`events`] | reports refusals in the cluster |
-//! | [`claim`] | reads what a claim allocates |
 //! | [`prepared`] | the record of prepared claims |
 //! | [`adoption`], [`kubelet_claims`] | make a lost record again, from the kubelet's |
 //! | [`forgotten`] | ends claims that the kubelet does not know any more |
-//! | [`claim_files`], [`claim_spec`], [`metadata`] | the files by which containers get a claim's devices |
+//! | [`claim_files`], [`claim_spec`] | the files by which containers get a claim's devices |
 //! | [`offered`], [`described`], [`facts`] | what is to be published |
 //! | [`publish`], [`write`], [`slices`] | writes it to the API server |
 //!
@@ -24,7 +23,6 @@
 mod adoption;
 mod api;
 mod api_server;
-mod claim;
 mod claim_files;
 mod claim_spec;
 mod client;
@@ -36,7 +34,6 @@ mod forgotten;
 mod health;
 mod kubelet;
 mod kubelet_claims;
-mod metadata;
 mod offered;
 pub(crate) mod others;
 mod prepare;
@@ -196,7 +193,7 @@ pub(crate) async fn start(
     }
     let api = ApiServer::new(Arc::clone(&status), problems);
     let (stored, kubelet) = (Stored::new(), KubeletLink::new(Arc::clone(&status)));
-    let facts = KnownFacts::new(monitor.root.clone(), config.root.clone(), config.pci_ids.clone());
+    let facts = KnownFacts::new(monitor.root.clone(), &config.root, config.pci_ids.clone());
     let (wanted, receiver) = watch::channel(None);
     let offers = Offers { stored: stored.clone(), facts: facts.clone(), wanted };
     let access = (client.clone(), api.clone());

@@ -112,6 +112,7 @@ impl Offers {
         snapshot: &NodeSnapshot,
         assignments: &Assignments,
     ) {
+        self.facts.look_up(snapshot);
         let (mut devices, mut health) = (Vec::new(), Vec::new());
         publisher.visit(snapshot, assignments, |device, decision, _| {
             let is_bound = snapshot.get(device.device.id).is_some();

@@ -2,11 +2,9 @@
 
 use crate::allocate::verify::Obstacle;
 use crate::allocate::wake;
-use crate::dra::claim::{AllocatedDevice, Allocation, allocation};
 use crate::dra::claim_spec;
 use crate::dra::driver::{CallError, Driver, STORE};
 use crate::dra::events::Kind;
-use crate::dra::prepared::{PreparedClaim, PreparedDevice};
 use crate::node::probe;
 use crate::reservations::Reservation;
 use kubelet_api::dra::{Claim, Device};
@@ -15,7 +13,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use vfio_plugin_policy::allocation::{AllocateError, check_usable};
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
+use vfio_plugin_policy::dra::claim::{AllocatedDevice, Allocation, allocation};
 use vfio_plugin_policy::dra::names::device_name;
+use vfio_plugin_policy::dra::prepared::{PreparedClaim, PreparedDevice};
 use vfio_plugin_policy::health::reason::Reason;
 use vfio_plugin_policy::pools::terms::OfferBy;
 use vfio_probe::{DeviceId, GroupId, Holder, InPod};

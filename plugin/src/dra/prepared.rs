@@ -4,138 +4,17 @@
 //! (`dra_manager_state`). A claim that was prepared before the latest boot is not prepared any more.
 
 use crate::assignments::AssignmentsHandle;
-use crate::dra::claim::{AllocatedDevice, Allocation};
 use crate::run_dir::RunDir;
 use crate::state_file::StateFile;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use vfio_plugin_policy::assignments::claims::{Claim, ClaimPod, ClaimedDevices};
-use vfio_plugin_policy::device::DeviceState;
-use vfio_plugin_policy::pools::terms::PinnedTerms;
+use vfio_plugin_policy::dra::prepared::{ClaimRecord, PreparedClaim, PreparedDevice};
 use vfio_probe::{DeviceId, GroupId};
 
 /// The state file.
 const FILE: &str = "claims.json";
 /// The version of the state file's content.
 const VERSION: u32 = 1;
-
-/// A prepared claim.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct PreparedClaim {
-    /// The claim's namespace.
-    pub(super) namespace: String,
-    /// The claim's name.
-    pub(super) name: String,
-    /// The boot in which it was prepared.
-    pub(super) boot: String,
-    /// The uids of the pods that the claim was reserved for.
-    pub(super) pods: Vec<String>,
-    /// The names of these pods, by uid.
-    #[serde(default)]
-    pub(super) pod_names: BTreeMap<String, String>,
-    /// Whether it was reserved for something else than pods.
-    pub(super) is_for_any_pod: bool,
-    /// The name by which the pod's spec refers to a claim made from a template.
-    pub(super) pod_claim_name: Option<String>,
-    /// Whether it is known from the kubelet's record alone, which does not have all fields of a device.
-    pub(super) is_adopted: bool,
-    /// Its devices.
-    pub(super) devices: Vec<PreparedDevice>,
-}
-
-/// A device of a prepared claim.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct PreparedDevice {
-    /// The request, with the subrequest.
-    pub(super) request: String,
-    /// The device, as text.
-    pub(super) device: String,
-    /// Its group.
-    pub(super) group: Option<u32>,
-    /// Its resource.
-    pub(super) resource: String,
-    /// The terms of its device nodes.
-    pub(super) pinned: PinnedTerms,
-    /// Whether an administrator observes it. Such a device is not the claim's.
-    pub(super) is_admin: bool,
-}
-
-impl PreparedDevice {
-    /// Returns the record of a device. `state` is what the node shows of it.
-    pub(super) fn new(request: String, id: DeviceId, is_admin: bool, state: Option<&DeviceState>) -> Self {
-        Self {
-            request,
-            device: id.to_string(),
-            group: state.and_then(|state| state.device.group).map(|group| group.0),
-            resource: state.map(|state| state.resource.to_string()).unwrap_or_default(),
-            pinned: state.map(|state| state.terms.pinned()).unwrap_or_default(),
-            is_admin,
-        }
-    }
-
-    /// Returns the device's id.
-    pub(super) fn id(&self) -> Option<DeviceId> {
-        self.device.parse().ok()
-    }
-}
-
-impl PreparedClaim {
-    /// Returns the devices that only this claim may use.
-    pub(super) fn own_devices(&self) -> impl Iterator<Item = &PreparedDevice> {
-        self.devices.iter().filter(|device| !device.is_admin)
-    }
-
-    /// Returns `namespace/name`.
-    pub(super) fn full_name(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
-    }
-
-    /// Returns what the claim was allocated when it was prepared. It cannot change while a pod may use the claim.
-    pub(super) fn allocation(&self) -> Allocation {
-        let result = |device: &PreparedDevice| {
-            let (request, is_admin) = (device.request.clone(), device.is_admin);
-            Some(AllocatedDevice { request, device: device.id()?, is_admin })
-        };
-        Allocation {
-            results: self.devices.iter().filter_map(result).collect(),
-            pods: self.pods.clone(),
-            pod_names: self.pod_names.clone(),
-            is_for_any_pod: self.is_for_any_pod,
-            pod_claim_name: self.pod_claim_name.clone(),
-        }
-    }
-
-    /// Returns the records of the devices that the claim is allocated now. They are the same devices.
-    pub(super) fn devices_of(&self, allocation: &Allocation) -> Vec<PreparedDevice> {
-        let record = |result: &AllocatedDevice| {
-            let known = self.devices.iter().find(|device| device.id() == Some(result.device))?;
-            let AllocatedDevice { request, is_admin, .. } = result.clone();
-            Some(PreparedDevice { request, is_admin, ..known.clone() })
-        };
-        allocation.results.iter().filter_map(record).collect()
-    }
-
-    /// Returns the claim's devices as assignments, one for each resource.
-    fn claimed_devices(&self, uid: &str) -> Vec<ClaimedDevices> {
-        let pod = |uid: &String| ClaimPod { uid: uid.clone(), name: self.pod_names.get(uid).cloned() };
-        let claim = Arc::new(Claim {
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
-            uid: uid.to_owned(),
-            pods: self.pods.iter().map(pod).collect(),
-            is_for_any_pod: self.is_for_any_pod,
-        });
-        let mut by_terms: BTreeMap<&str, (PinnedTerms, BTreeSet<String>)> = BTreeMap::new();
-        for device in self.own_devices() {
-            let entry = by_terms.entry(&device.resource);
-            entry.or_insert_with(|| (device.pinned, BTreeSet::new())).1.insert(device.device.clone());
-        }
-        let record = |(resource, (pinned, ids))| ClaimedDevices::new(&claim, resource, ids, pinned);
-        by_terms.into_iter().map(record).collect()
-    }
-}
 
 /// All prepared claims, by uid.
 #[derive(Debug)]
@@ -154,12 +33,6 @@ struct State {
     file: StateFile,
 }
 
-/// The content of the state file.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Content {
-    claims: BTreeMap<String, PreparedClaim>,
-}
-
 impl PreparedClaims {
     /// Reads the claims that an earlier process has prepared, and sets them as assignments. Returns also whether there was a record.
     ///
@@ -173,7 +46,7 @@ impl PreparedClaims {
         let mut file = StateFile::new(directory, FILE);
         let content = file.read_versioned(VERSION)?;
         let was_there = content.is_some();
-        let Content { claims } = content.unwrap_or_default();
+        let ClaimRecord { claims } = content.unwrap_or_default();
         let prepared =
             Self { state: Mutex::new(State { claims, ended: BTreeSet::new(), file }), assignments, boot };
         prepared.set_assignments(&prepared.state.lock().claims, &BTreeSet::new());
@@ -185,7 +58,8 @@ impl PreparedClaims {
     /// # Errors
     /// The file cannot be read now.
     pub(super) fn read(directory: &RunDir, boot: &str) -> std::io::Result<usize> {
-        let Content { claims } = StateFile::new(directory, FILE).read_versioned(VERSION)?.unwrap_or_default();
+        let ClaimRecord { claims } =
+            StateFile::new(directory, FILE).read_versioned(VERSION)?.unwrap_or_default();
         Ok(claims.values().filter(|claim| claim.boot == boot).count())
     }
 
@@ -254,7 +128,7 @@ impl PreparedClaims {
             claims.iter().chain(&state.claims).map(|(uid, claim)| (uid.clone(), claim.clone())).collect();
         state.ended.retain(|uid| claims.contains_key(uid));
         self.set_assignments(&union, &state.ended);
-        let content = Content { claims };
+        let content = ClaimRecord { claims };
         state.file.write_versioned(VERSION, &content);
         let is_written = state.file.is_written();
         if is_written {

@@ -2,13 +2,13 @@
 
 use crate::dra::driver::{CallError, Driver};
 use crate::dra::events::Kind;
-use crate::dra::prepared::{PreparedClaim, PreparedDevice};
 use crate::node::probe;
 use kubelet_api::dra::Claim;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use vfio_plugin_policy::allocation::{ProbeVerdict, judge};
+use vfio_plugin_policy::dra::prepared::{PreparedClaim, PreparedDevice};
 use vfio_plugin_policy::holders::describe;
 use vfio_probe::{DeviceId, GroupId, Occupancy};
 

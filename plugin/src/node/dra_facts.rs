@@ -11,48 +11,55 @@ use vfio_probe::{Device, PciAddress, Root, names};
 pub(crate) struct DraFacts {
     root: Root,
     pci: PathBuf,
-    models: BTreeMap<(u16, u16), String>,
+    pci_ids: Option<PathBuf>,
+    /// The models that were looked up. None for one without a name.
+    models: BTreeMap<(u16, u16), Option<String>>,
 }
 
 impl DraFacts {
-    /// Reads the names of the devices' models, as [`names`] describes. `path` is the root's directory. With `pci_ids` all names come
-    /// from that file. A name that cannot be read is missing.
-    pub(crate) fn new<'a>(
-        root: Root,
-        path: &Path,
-        pci_ids: Option<&Path>,
-        devices: impl Iterator<Item = &'a Device>,
-    ) -> Self {
-        let mut models = BTreeMap::new();
-        let mut unknown: Vec<(u16, u16)> = Vec::new();
-        for model in devices.map(|device| (device.vendor, device.device)) {
-            let built_in = if pci_ids.is_none() { names::built_in(model.0, model.1) } else { None };
-            match built_in {
-                Some(name) => {
-                    models.insert(model, name.as_str().to_owned());
-                }
-                None if !unknown.contains(&model) => unknown.push(model),
-                None => {}
-            }
-        }
-        if !unknown.is_empty()
-            && let Ok(mut file) = names::open(pci_ids)
-        {
-            let mut name = |index: usize, name: &str| {
-                if let Some(model) = unknown.get(index) {
-                    models.insert(*model, name.to_owned());
-                }
-            };
-            // Models without a name are published without one.
-            let _ = names::find(&mut file, &unknown, &mut name);
-        }
-        Self { root, pci: path.join("sys/bus/pci/devices"), models }
+    /// Knows no model yet. `path` is the root's directory. With `pci_ids` all names of models come from that file.
+    pub(crate) fn new(root: Root, path: &Path, pci_ids: Option<PathBuf>) -> Self {
+        Self { root, pci: path.join("sys/bus/pci/devices"), pci_ids, models: BTreeMap::new() }
     }
 
-    /// Reads the facts of a device. What cannot be read is missing.
+    /// Looks up the names of the devices' models, as [`names`] describes. Reads the file once for all models that were not looked up
+    /// before, and again later if it cannot be read.
+    pub(crate) fn look_up<'a>(&mut self, devices: impl Iterator<Item = &'a Device>) {
+        let mut unknown: Vec<(u16, u16)> = Vec::new();
+        for model in devices.map(|device| (device.vendor, device.device)) {
+            if self.models.contains_key(&model) || unknown.contains(&model) {
+                continue;
+            }
+            let built_in = if self.pci_ids.is_none() { names::built_in(model.0, model.1) } else { None };
+            match built_in {
+                Some(name) => {
+                    self.models.insert(model, Some(name.as_str().to_owned()));
+                }
+                None => unknown.push(model),
+            }
+        }
+        if unknown.is_empty() {
+            return;
+        }
+        let Ok(mut file) = names::open(self.pci_ids.as_deref()) else { return };
+        let models = &mut self.models;
+        let mut name = |index: usize, name: &str| {
+            if let Some(model) = unknown.get(index) {
+                models.insert(*model, Some(name.to_owned()));
+            }
+        };
+        if names::find(&mut file, &unknown, &mut name).is_ok() {
+            // Models without a name are published without one.
+            unknown.iter().for_each(|model| {
+                models.entry(*model).or_default();
+            });
+        }
+    }
+
+    /// Reads the facts of a device, of which the model was looked up. What cannot be read is missing.
     pub(crate) fn read(&self, device: &Device) -> DeviceFacts {
         DeviceFacts {
-            model: self.models.get(&(device.vendor, device.device)).cloned(),
+            model: self.models.get(&(device.vendor, device.device)).cloned().flatten(),
             pcie_root: device.id.pci().or(device.parent).and_then(|address| self.pcie_root(address)),
             iommufd: self.has_iommufd(device).unwrap_or(false),
         }

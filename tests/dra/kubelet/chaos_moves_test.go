@@ -26,6 +26,7 @@ type chaosMove struct {
 var moves = []chaosMove{
 	{"create a pod with one device", 12, func(n *chaosNode) bool { return n.createPod("one") }},
 	{"create a pod with two devices", 4, func(n *chaosNode) bool { return n.createPod("two") }},
+	{"create a pod whose device is taken first", 5, (*chaosNode).createLatePod},
 	{"delete a pod", 10, func(n *chaosNode) bool { return n.deletePod(false, false) }},
 	{"delete a pod whose VM hangs", 5, func(n *chaosNode) bool { return n.deletePod(true, false) }},
 	{"delete a pod by force", 4, func(n *chaosNode) bool { return n.deletePod(false, true) }},
@@ -123,6 +124,14 @@ func (n *chaosNode) createPod(template string) bool {
 				Resources: corev1.ResourceRequirements{Claims: []corev1.ResourceClaim{{Name: "gpus"}}}}}}}
 	must(n.t, second(n.admin.CoreV1().Pods("default").Create(context.Background(), pod, metav1.CreateOptions{})))
 	return true
+}
+
+// createLatePod creates a pod. After the scheduler has placed it, a process takes its device before the driver prepares the claim.
+func (n *chaosNode) createLatePod() bool {
+	n.mu.Lock()
+	n.takesNext = true
+	n.mu.Unlock()
+	return n.createPod("one")
 }
 
 func (n *chaosNode) deletePod(hangs, force bool) bool {

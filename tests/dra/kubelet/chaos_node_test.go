@@ -3,12 +3,10 @@ package kubelet
 import (
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -67,7 +65,9 @@ type chaosNode struct {
 	// disturbances counts what makes a barrier impossible to check: restarts, and interruptions of the way to the API server.
 	disturbances int
 	interrupted  bool
-	found        atomic.Pointer[string]
+	// takesNext is whether a process takes a device of the next pod that is placed.
+	takesNext bool
+	found     atomic.Pointer[string]
 }
 
 func newChaosNode(t *testing.T, c *cluster, name string, random *rand.Rand) *chaosNode {
@@ -83,7 +83,15 @@ func newChaosNode(t *testing.T, c *cluster, name string, random *rand.Rand) *cha
 	createNode(t, c.apiServer, name)
 	n.proxy = startProxy(t, hostOf(t, c.apiServer))
 	n.client, n.kubeconfig = n.proxy.through(t, c.apiServer, n.dirs.root)
-	n.log = filepath.Join(n.dirs.root, "driver.log")
+	path, log, err := createLog("driver-of-" + name)
+	must(t, err)
+	must(t, log.Close())
+	n.log = path
+	t.Cleanup(func() {
+		if n.violation() == "" && !t.Failed() {
+			_ = os.Remove(path)
+		}
+	})
 	n.startDriver()
 	n.startKubelet()
 	t.Cleanup(func() {
@@ -141,15 +149,6 @@ func (n *chaosNode) violation() string {
 func (n *chaosNode) logHas(text string) bool {
 	content, _ := os.ReadFile(n.log)
 	return strings.Contains(string(content), text)
-}
-
-// keepLog prints the end of the driver's log.
-func (n *chaosNode) keepLog(quiet bool) {
-	if file, err := os.Open(n.log); err == nil && !quiet {
-		content, _ := io.ReadAll(file)
-		_ = file.Close()
-		fmt.Printf("the driver of %s:\n%s\n", n.name, tail(content, 6000))
-	}
 }
 
 func isGone(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsConflict(err) }
@@ -221,6 +220,10 @@ func (n *chaosNode) tick(v view) {
 			p.devices = append(p.devices, allocatedDevices(claim)...)
 		}
 		n.pods[pod.UID] = p
+		if n.takesNext && n.canStart(p) {
+			n.takesNext, p.isLate = false, true
+			n.startVM([]string{addressOf(p.devices[0])}, "")
+		}
 		n.startWorker(p)
 	}
 	for uid, p := range n.pods {
@@ -400,6 +403,7 @@ func (n *chaosNode) settle() bool {
 		if wrong == "" {
 			if v, err = n.requested(); err == nil {
 				wrong = n.wrong(v)
+				n.checkEffects(v)
 			}
 			if err == nil && wrong == "" {
 				n.count(func(c *chaosCounts) { c.checks++ })
@@ -413,6 +417,20 @@ func (n *chaosNode) settle() bool {
 			return false
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// checkEffects checks that no taint evicts pods: a claim keeps its device until its pod ends, and only an administrator ends a pod.
+func (n *chaosNode) checkEffects(v view) {
+	for _, slice := range v.slices {
+		for _, device := range slice.Spec.Devices {
+			for _, taint := range device.Taints {
+				n.count(func(c *chaosCounts) { c.taints++ })
+				if taint.Effect != resourceapi.DeviceTaintEffectNoSchedule {
+					n.violate("%s has the taint %s with the effect %s", device.Name, taint.Key, taint.Effect)
+				}
+			}
+		}
 	}
 }
 

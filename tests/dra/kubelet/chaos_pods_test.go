@@ -19,6 +19,13 @@ import (
 // next sync, here sooner.
 const podSync = 200 * time.Millisecond
 
+// kubeletTimeout is how long the kubelet waits for a call (defaultClientCallTimeout). lateTimeout leaves the driver 100 ms to wait for a held
+// group. That is less than --settling: only the refusal itself makes the driver publish the taint.
+const (
+	kubeletTimeout = 45 * time.Second
+	lateTimeout    = 5100 * time.Millisecond
+)
+
 // chaosPod is a pod that the scheduler has placed on the node.
 type chaosPod struct {
 	pod     *corev1.Pod
@@ -31,6 +38,8 @@ type chaosPod struct {
 	known bool
 	// ending is whether its VM has ended, or hangs, so that its claim is to be unprepared.
 	ending bool
+	// isLate is whether the next call for it has little time left.
+	isLate bool
 	// hangs is whether its VM stays when the pod ends.
 	hangs bool
 	// ended is whether its claim is unprepared and the pod is gone.
@@ -67,9 +76,13 @@ func (n *chaosNode) work(kubelet *kubelet, ctx context.Context, p *chaosPod) {
 
 func (n *chaosNode) prepare(kubelet *kubelet, ctx context.Context, p *chaosPod) {
 	// A pod that ends cancels the call, as the kubelet's pod worker does.
-	call, cancel := context.WithCancel(ctx)
-	defer cancel()
 	n.mu.Lock()
+	limit := kubeletTimeout
+	if p.isLate {
+		limit, p.isLate = lateTimeout, false
+	}
+	call, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	p.cancel = cancel
 	// The device of a claim that the driver has prepared has no taint: the scheduler cannot allocate it before the claim is unprepared.
 	isNew := !p.known
@@ -97,7 +110,7 @@ func (n *chaosNode) prepare(kubelet *kubelet, ctx context.Context, p *chaosPod) 
 			n.violate("%s is prepared with %v, which is held", p.pod.Name, held)
 		}
 		if recorded := n.recorded(p); recorded != nil && !disturbed {
-			n.violate("%s is prepared and not recorded: %v", p.pod.Name, recorded)
+			n.violate("%s is prepared, and the record is wrong: %v", p.pod.Name, recorded)
 		}
 	case err != nil && isNew && strings.Contains(err.Error(), "held by") && len(held) > 0 && !disturbed:
 		n.checkBarrier(p, "refused", held)
@@ -158,19 +171,33 @@ func (n *chaosNode) checkBarrier(p *chaosPod, what string, held []string) {
 	}
 }
 
-// recorded returns an error if the driver's record lacks the pod's claim.
+// recorded returns an error if the driver's record lacks the pod's claim, or has two claims for one group.
 func (n *chaosNode) recorded(p *chaosPod) error {
 	content, err := os.ReadFile(filepath.Join(n.dirs.plugins, "claims.json"))
 	if err != nil {
 		return err
 	}
-	var record struct{ Claims map[string]json.RawMessage }
+	var record struct {
+		Claims map[string]struct {
+			Name    string
+			Devices []struct{ Group int }
+		}
+	}
 	if err := json.Unmarshal(content, &record); err != nil {
 		return err
 	}
 	for _, claim := range p.claims {
 		if _, known := record.Claims[string(claim.UID)]; !known {
 			return fmt.Errorf("claims.json lacks %s", claim.UID)
+		}
+	}
+	of := map[int]string{}
+	for uid, claim := range record.Claims {
+		for _, device := range claim.Devices {
+			if other := of[device.Group]; other != "" && other != uid {
+				return fmt.Errorf("claims.json has group %d for %s and for %s", device.Group, record.Claims[other].Name, claim.Name)
+			}
+			of[device.Group] = uid
 		}
 	}
 	return nil

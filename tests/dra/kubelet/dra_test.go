@@ -102,10 +102,10 @@ func TestDriver(t *testing.T) {
 		{"second_driver_waits_for_the_first", secondDriverWaitsForTheFirst},
 		{"driver_that_was_away_for_long_publishes_again", driverThatWasAwayForLongPublishesAgain},
 	} {
-		t.Run(test.name, test.run)
+		test.play(t)
 	}
 	for _, test := range testsOfNewer {
-		t.Run(test.name, test.run)
+		test.play(t)
 	}
 }
 
@@ -113,6 +113,12 @@ func TestDriver(t *testing.T) {
 type namedTest struct {
 	name string
 	run  func(*testing.T)
+}
+
+func (test namedTest) play(t *testing.T) {
+	if !t.Run(test.name, test.run) {
+		conclude("failed: TestDriver/%s", test.name)
+	}
 }
 
 func slicesBelongToTheNodeAndAreNotWrittenAgain(t *testing.T) {

@@ -42,19 +42,21 @@ type process struct {
 	log string
 }
 
-// start starts a program. Its output goes to a file that a failed test prints.
+// start starts a program. Its output goes to a log, which is kept if the test fails. Then the end of the driver's is printed.
 func start(t *testing.T, name string, command *exec.Cmd) *process {
 	t.Helper()
 	output := ""
 	if command.Stderr == nil {
-		log, err := os.Create(filepath.Join(t.TempDir(), name+".log"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		command.Stderr, output = log, log.Name()
+		path, log, err := createLog(t.Name() + "." + name)
+		must(t, err)
+		defer log.Close()
+		command.Stderr, output = log, path
 		t.Cleanup(func() {
-			if content, err := os.ReadFile(log.Name()); err == nil && t.Failed() && (name == "driver" || strings.HasPrefix(name, "kube-")) {
-				t.Logf("%s:\n%s", name, tail(content, 12000))
+			switch {
+			case !t.Failed():
+				_ = os.Remove(path)
+			case name == "driver":
+				t.Logf("the end of %s:\n%s", path, tailOf(path, 3000))
 			}
 		})
 	}
@@ -69,10 +71,6 @@ func start(t *testing.T, name string, command *exec.Cmd) *process {
 	}()
 	t.Cleanup(p.kill)
 	return p
-}
-
-func tail(content []byte, length int) []byte {
-	return content[max(0, len(content)-length):]
 }
 
 // kill kills the program, also one that is stopped.
@@ -182,7 +180,8 @@ func startAPIServer(t *testing.T, directory string) *apiServer {
 		"--service-account-signing-key-file=" + keys, "--disable-admission-plugins=ServiceAccount"}, serverFlags...)
 	server := start(t, "kube-apiserver", exec.Command(program(t, "VFIO_TEST_APISERVER"), arguments...))
 	s := &apiServer{server: server, kubeconfig: filepath.Join(directory, "kubeconfig")}
-	// The server has written its certificate when it listens.
+	// The server has written its certificate when it listens. Another program may have the port.
+	certificate := filepath.Join(directory, "certificates", "apiserver.crt")
 	eventually(t, "the API server listens", func() error {
 		select {
 		case <-server.done:
@@ -192,12 +191,13 @@ func startAPIServer(t *testing.T, directory string) *apiServer {
 		connection, err := net.Dial("tcp", "127.0.0.1:"+port)
 		if err == nil {
 			_ = connection.Close()
+			_, err = os.Stat(certificate)
 		}
 		return err
 	})
 	config := func(token string) *rest.Config {
 		return &rest.Config{Host: "https://127.0.0.1:" + port, BearerToken: token, QPS: 1000, Burst: 1000, Timeout: 10 * time.Second,
-			TLSClientConfig: rest.TLSClientConfig{CAFile: filepath.Join(directory, "certificates", "apiserver.crt")}}
+			TLSClientConfig: rest.TLSClientConfig{CAFile: certificate}}
 	}
 	var err error
 	s.admin, err = kubernetes.NewForConfig(config("admin"))

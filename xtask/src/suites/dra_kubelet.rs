@@ -2,8 +2,9 @@
 //! with the scheduler and the controllers.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use super::dra_mutants::{MUTANTS, Mutant};
 use super::go::is_formatted;
 use super::kubelet_build::go_in;
 use crate::artifacts::SIM_NODE;
@@ -29,6 +30,15 @@ const PARTS: [(&str, &str, &str); 4] = [
 
 /// The random steps of `./verify`.
 const STEPS: u64 = 2000;
+/// The nodes that play them.
+const NODES: u64 = 16;
+/// The random steps in which a broken driver must be found, and in which the driver itself must not be.
+const STEPS_OF_MUTANT: u64 = 600;
+
+/// The line before the results, in the output of the tests (tests/dra/kubelet/logs_test.go).
+const RESULT: &str = "== result";
+/// The lines that are shown of an output without results.
+const LAST: usize = 40;
 
 /// Runs the tests with each version: the arguments are those of a Go test program, such as `-test.run NAME`.
 ///
@@ -39,31 +49,77 @@ pub fn run(context: &mut Context, arguments: &[String]) -> Result<bool> {
     let mut suite = Suite::new();
     let Some(programs) = prepare(context, &mut suite, &VERSIONS)? else { return Ok(suite.end()) };
     for ((version, _), program) in VERSIONS.iter().zip(programs) {
-        let tests = tests(context, &program, arguments);
+        let logs = Logs::new(context, &format!("kubelet-{version}"))?;
+        let tests = test_program(context, &program, &logs, arguments);
         suite.count_output(&format!("the driver with the kubelet {version} and an API server"), |output| {
             let ended = process::each_line(tests, |line| {
                 process::print(line);
                 output.push_str(line);
             })?;
+            logs.end(ended.success());
             Ok(ended.success())
         });
     }
     Ok(suite.end())
 }
 
-/// Plays random steps on nodes of a cluster: the arguments are the number of steps and a seed.
+/// Plays random steps on nodes of a cluster: the arguments are the number of steps, a seed and the number of nodes.
 ///
 /// # Errors
 ///
 /// Fails if Go is missing, if nothing builds, or if an argument is no number.
 pub fn chaos(context: &mut Context, arguments: &[String]) -> Result<bool> {
     let number = |index: usize, default: u64| arguments.get(index).map_or(Ok(default), |text| text.parse());
-    let (steps, seed) = (number(0, STEPS)?, number(1, 1)?);
+    let (steps, seed, nodes) = (number(0, STEPS)?, number(1, 1)?, number(2, NODES)?);
     let mut suite = Suite::new();
     let Some(programs) = prepare(context, &mut suite, newest())? else { return Ok(suite.end()) };
     for program in programs {
-        let command = chaos_command(context, &program, steps, seed);
-        suite.check_aloud(&format!("{steps} random steps with the scheduler"), |log| summary(log, command));
+        let further = [format!("-seed={seed}"), format!("-nodes={nodes}")];
+        suite.check_aloud(&format!("{steps} random steps with the scheduler"), |log| {
+            play(context, &program, steps, &further, log)
+        });
+    }
+    Ok(suite.end())
+}
+
+/// Builds drivers that break one promise each, and checks that a test and the random steps find them. The arguments are names of
+/// mutants; without any, all are built, and the driver itself plays the same steps.
+///
+/// # Errors
+///
+/// Fails if Go is missing, if nothing builds, or if there is no such mutant.
+pub fn mutants(context: &mut Context, arguments: &[String]) -> Result<bool> {
+    let all: Vec<&str> = MUTANTS.iter().map(|mutant| mutant.name).collect();
+    if let Some(unknown) = arguments.iter().find(|name| !all.contains(&name.as_str())) {
+        return Err(format!("there is no mutant {unknown}; there are: {}", all.join(", ")).into());
+    }
+    let mut suite = Suite::new();
+    let Some(programs) = prepare(context, &mut suite, newest())? else { return Ok(suite.end()) };
+    for program in programs {
+        if arguments.is_empty() {
+            suite.check_aloud("the driver itself", |log| play(context, &program, STEPS_OF_MUTANT, &[], log));
+        }
+        let is_chosen =
+            |mutant: &&Mutant| arguments.is_empty() || arguments.iter().any(|name| name == mutant.name);
+        for mutant in MUTANTS.iter().filter(is_chosen) {
+            let name = mutant.name;
+            let is_built = suite.check(&format!("{name}: build"), |log| {
+                let path = mutant.build(context, log)?;
+                context.set("VFIO_TEST_PLUGIN", path);
+                Ok(())
+            });
+            if !is_built {
+                continue;
+            }
+            if let Some(test) = mutant.test {
+                suite.check(&format!("{name}: found by {test}"), |log| fails(context, &program, test, log));
+            }
+            let expected = [format!("-expect-violation={}", mutant.violation)];
+            suite.check_aloud(&format!("{name}: found by random steps"), |log| {
+                play(context, &program, STEPS_OF_MUTANT, &expected, log)
+            });
+            let _ = std::fs::remove_file(context.debug(&mutant.program()));
+        }
     }
     Ok(suite.end())
 }
@@ -137,30 +193,87 @@ fn part(context: &Context, cache: &Path, prefix: &str, program: &str) -> Option<
     built.pop()
 }
 
-fn tests(context: &Context, program: &Path, arguments: &[String]) -> Command {
+/// The directory of the logs of one run. It is removed if the run succeeds.
+struct Logs(PathBuf);
+
+impl Logs {
+    fn new(context: &Context, name: &str) -> Result<Self> {
+        let directory = context.target.join("dra/logs").join(name);
+        let _ = std::fs::remove_dir_all(&directory);
+        process::make_directory(&directory)?;
+        Ok(Self(directory))
+    }
+
+    fn end(&self, succeeded: bool) {
+        if succeeded {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+fn test_program(context: &Context, program: &Path, logs: &Logs, arguments: &[String]) -> Command {
     let mut tests = context.command(program);
     tests.current_dir(context.top.join(HERE)).args(["-test.v", "-test.timeout=600m"]).args(arguments);
+    tests.arg("-logs").arg(&logs.0);
     tests
 }
 
-fn chaos_command(context: &Context, program: &Path, steps: u64, seed: u64) -> Command {
+/// Plays random steps, and shows their results alone. All output is in a file, which is kept if the run fails.
+fn play(context: &Context, program: &Path, steps: u64, further: &[String], log: &mut Log) -> Result {
+    let logs = Logs::new(context, "chaos")?;
     // The nodes play at the same time.
-    let arguments = ["-test.run=TestChaos", "-test.parallel=64"].map(str::to_owned);
-    let mut command = tests(context, program, &arguments);
-    command.arg(format!("-steps={steps}")).arg(format!("-seed={seed}"));
-    command
-}
-
-/// Runs a command whose output is long, and keeps the lines of it that are no logs. All of it if it fails.
-fn summary(log: &mut Log, mut command: Command) -> Result {
-    let output = command.output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let succeeded = output.status.success();
-    for line in text.lines().filter(|line| !succeeded || !line.starts_with(['=', '-', ' '])) {
+    let mut arguments =
+        vec!["-test.run=TestChaos".into(), "-test.parallel=64".into(), format!("-steps={steps}")];
+    arguments.extend_from_slice(further);
+    let path = logs.0.join("output");
+    let (text, succeeded) = output_in(&path, test_program(context, program, &logs, &arguments))?;
+    for line in results(&text) {
         log.say(line);
     }
-    if !succeeded {
-        log.say(&String::from_utf8_lossy(&output.stderr));
+    logs.end(succeeded);
+    ensure(succeeded, &format!("the run failed; its output: {}", path.display()))
+}
+
+/// Checks that a test fails.
+fn fails(context: &Context, program: &Path, test: &str, log: &mut Log) -> Result {
+    let logs = Logs::new(context, "mutant")?;
+    let arguments = ["-test.run".to_owned(), format!("^TestDriver$/^{test}$")];
+    let (text, _) = output_in(&logs.0.join("output"), test_program(context, program, &logs, &arguments))?;
+    let has_failed = text.contains(&format!("--- FAIL: TestDriver/{test} "));
+    for line in results(&text) {
+        log.say(line);
     }
-    ensure(succeeded, "the run failed")
+    logs.end(has_failed);
+    ensure(has_failed, "the test did not fail")
+}
+
+/// Runs a command with all its output in a file. Returns the output and whether the command succeeded.
+fn output_in(path: &Path, mut command: Command) -> Result<(String, bool)> {
+    let file = std::fs::File::create(path)?;
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    let succeeded = command.status().map_err(process::cannot_start(&command))?.success();
+    Ok((String::from_utf8_lossy(&std::fs::read(path)?).into_owned(), succeeded))
+}
+
+/// Returns the lines of the results in an output, or its last lines if it was cut off before them.
+fn results(output: &str) -> Vec<&str> {
+    let lines: Vec<&str> = output.lines().collect();
+    let from = match lines.iter().rposition(|line| *line == RESULT) {
+        Some(at) => at + 1,
+        None => lines.len().saturating_sub(LAST),
+    };
+    lines.into_iter().skip(from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LAST, results};
+
+    #[test]
+    fn results_are_the_end_of_an_output() {
+        assert_eq!(results("--- FAIL: TestChaos\n== result\n5 steps\nviolation\n"), ["5 steps", "violation"]);
+        assert_eq!(results("== result\n"), [""; 0]);
+        let cut_off = "line\n".repeat(LAST + 1) + "panic\n";
+        assert_eq!((results(&cut_off).len(), results(&cut_off).last()), (LAST, Some(&"panic")));
+    }
 }

@@ -12,6 +12,7 @@ pub mod conformance;
 pub mod dependencies;
 pub mod dra;
 pub mod dra_kubelet;
+mod dra_mutants;
 pub mod fuzz;
 pub mod go;
 pub mod go_objects;

@@ -10,12 +10,20 @@
 //! | [`slices`] | the distribution of the entries over ResourceSlices |
 //! | [`changes`] | the fewest writes that make the stored slices equal to the wanted ones |
 //! | [`classes`] | the DeviceClasses by which pods request the devices |
+//! | [`claim`] | what a ResourceClaim allocates |
+//! | [`metadata`] | the file by which a container learns which devices it has |
+//! | [`prepared`] | the record of a prepared claim |
+//! | [`kubelet_record`] | the kubelet's own record of prepared claims |
 
 pub mod attributes;
 pub mod changes;
+pub mod claim;
 pub mod classes;
 pub mod devices;
 pub mod health;
+pub mod kubelet_record;
+pub mod metadata;
 pub mod names;
+pub mod prepared;
 pub mod slices;
 pub mod taints;

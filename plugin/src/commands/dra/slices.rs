@@ -20,12 +20,8 @@ pub(super) fn run(config: &Config, minor: u32, probe: bool) -> anyhow::Result<u8
     let node = config.dra.node.clone().map_or_else(|| host_name(config), Ok)?;
     let features = Features::of_minor(minor);
     let devices = found_devices(config, probe)?;
-    let facts = DraFacts::new(
-        Root::open(&config.root)?,
-        &config.root,
-        config.pci_ids.as_deref(),
-        devices.iter().map(|found| &found.state.device),
-    );
+    let mut facts = DraFacts::new(Root::open(&config.root)?, &config.root, config.pci_ids.clone());
+    facts.look_up(devices.iter().map(|found| &found.state.device));
     let listed: Vec<Listed> =
         devices.into_iter().map(|found| listed(found, &facts, minor, features)).collect();
     let entries = entries(driver, &listed, features);

@@ -1,9 +1,9 @@
 //! Reads what a ResourceClaim allocates of this driver's devices.
 
+use crate::dra::names::{device_id, is_label};
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimConsumerReference};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use vfio_plugin_policy::dra::names::{device_id, is_label};
 use vfio_probe::DeviceId;
 
 /// The annotation with the name that a pod's spec gives a claim made from a template (`PodResourceClaimAnnotation` in
@@ -12,43 +12,45 @@ const POD_CLAIM_NAME: &str = "resource.kubernetes.io/pod-claim-name";
 /// Results of a claim (`AllocationResultsMaxSize`), and the pods that it can be reserved for (`ResourceClaimReservedForMaxSize`).
 const MAX_RESULTS: usize = 32;
 const MAX_PODS: usize = 256;
+/// The longest name of an object, and more than the longest uid.
+const MAX_NAME: usize = 253;
 
 /// What a claim allocates of this driver.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Allocation {
+pub struct Allocation {
     /// The devices, in the order of the claim's results.
-    pub(super) results: Vec<AllocatedDevice>,
+    pub results: Vec<AllocatedDevice>,
     /// The uids of the pods that may use the claim.
-    pub(super) pods: Vec<String>,
+    pub pods: Vec<String>,
     /// The names of these pods, by uid.
-    pub(super) pod_names: BTreeMap<String, String>,
+    pub pod_names: BTreeMap<String, String>,
     /// Whether the claim is reserved for something else than pods, such as a group of pods. Any pod may be one of it.
-    pub(super) is_for_any_pod: bool,
+    pub is_for_any_pod: bool,
     /// The name by which the pod's spec refers to a claim made from a template.
-    pub(super) pod_claim_name: Option<String>,
+    pub pod_claim_name: Option<String>,
 }
 
 /// One allocated device.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct AllocatedDevice {
+pub struct AllocatedDevice {
     /// The request, with the subrequest if the claim names one: `gpu` or `gpu/large`.
-    pub(super) request: String,
+    pub request: String,
     /// The device.
-    pub(super) device: DeviceId,
+    pub device: DeviceId,
     /// Whether it is allocated for an administrator, beside a claim that uses it.
-    pub(super) is_admin: bool,
+    pub is_admin: bool,
 }
 
 impl AllocatedDevice {
     /// Returns the request without the subrequest, as the kubelet names it.
-    pub(super) fn base_request(&self) -> &str {
+    pub fn base_request(&self) -> &str {
         self.request.split('/').next().unwrap_or_default()
     }
 }
 
 /// Why a claim cannot be prepared, whatever the state of its devices.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum ClaimError {
+pub enum ClaimError {
     /// Another claim has the name now.
     OtherUid(String),
     /// The claim is not allocated.
@@ -68,6 +70,10 @@ pub(super) enum ClaimError {
     Twice(DeviceId),
     /// The claim has more results or pods than the API server accepts.
     TooLarge,
+    /// A request has a name that the API server does not accept. Directories are named after requests.
+    Request(String),
+    /// A pod has a name or a uid that is longer than the API server makes them. The record of claims could not be read with it.
+    Pod,
 }
 
 impl fmt::Display for ClaimError {
@@ -87,6 +93,10 @@ impl fmt::Display for ClaimError {
             }
             Self::UnknownDevice(name) => write!(f, "this node publishes no device {name}"),
             Self::Twice(device) => write!(f, "{device}: the claim names it twice"),
+            Self::Request(name) => {
+                write!(f, "the request {name:?} has a name that is no DNS label")
+            }
+            Self::Pod => f.write_str("the claim is reserved for a pod with a name or uid that is too long"),
             Self::TooLarge => write!(f, "the claim has more than {MAX_RESULTS} devices or {MAX_PODS} pods"),
         }
     }
@@ -96,7 +106,7 @@ impl fmt::Display for ClaimError {
 ///
 /// # Errors
 /// The claim cannot be prepared.
-pub(super) fn allocation(
+pub fn allocation(
     claim: &ResourceClaim,
     uid: &str,
     driver: &str,
@@ -124,6 +134,9 @@ pub(super) fn allocation(
         }
         let device =
             device_id(&result.device).ok_or_else(|| ClaimError::UnknownDevice(result.device.clone()))?;
+        if !is_request(&result.request) {
+            return Err(ClaimError::Request(result.request.clone()));
+        }
         let is_admin = result.admin_access == Some(true);
         if !known.insert((device, is_admin)) {
             return Err(ClaimError::Twice(device));
@@ -135,6 +148,9 @@ pub(super) fn allocation(
         consumer.resource == "pods" && consumer.api_group.as_deref().unwrap_or_default().is_empty()
     };
     let pods = || reserved.iter().filter(is_pod);
+    if pods().any(|pod| pod.uid.len() > MAX_NAME || pod.name.len() > MAX_NAME) {
+        return Err(ClaimError::Pod);
+    }
     let pod_names = pods().map(|pod| (pod.uid.clone(), pod.name.clone())).collect();
     let pods: Vec<String> = pods().map(|pod| pod.uid.clone()).collect();
     let is_for_any_pod = pods.len() < reserved.len();
@@ -149,6 +165,12 @@ pub(super) fn allocation(
     // The creator of a claim writes its annotations. Another text would make the record of claims too large to be read again.
     let pod_claim_name = pod_claim_name.filter(|name| is_label(name));
     Ok(Allocation { results, pods, pod_names, is_for_any_pod, pod_claim_name })
+}
+
+/// Returns whether a text is the name of a request, or of a request and its subrequest.
+fn is_request(text: &str) -> bool {
+    let (request, subrequest) = text.split_once('/').map_or((text, None), |(a, b)| (a, Some(b)));
+    is_label(request) && subrequest.is_none_or(is_label)
 }
 
 #[cfg(test)]
@@ -233,6 +255,17 @@ mod tests {
             assert_eq!(read(&claim).unwrap_err().to_string(), error);
         }
         assert!(read(&claim(&good(), &of_others)).is_ok());
+        for request in ["", "..", "gpu/", "gpu/../..", "gpu/a/b", "Gpu"] {
+            let results = json!([result("a.io", request, "pci-0000-1b-00-0")]);
+            assert_eq!(read(&claim(&results, &json!([]))), Err(ClaimError::Request(request.into())));
+        }
+        for field in ["name", "uid"] {
+            let mut reserved = json!({"resource": "pods", "name": "vm", "uid": "p1"});
+            reserved[field] = "x".repeat(254).into();
+            let mut of_pod = claim(&good(), &json!([]));
+            of_pod.status.as_mut().unwrap().reserved_for = serde_json::from_value(json!([reserved])).unwrap();
+            assert_eq!(read(&of_pod), Err(ClaimError::Pod));
+        }
         let other = allocation(&claim(&good(), &json!([])), "u2", "a.io", "node-1");
         assert_eq!(other, Err(ClaimError::OtherUid("u1".into())));
         let mut unallocated = claim(&good(), &json!([]));

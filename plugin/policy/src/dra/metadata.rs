@@ -16,49 +16,49 @@ const VERSIONS: [&str; 2] = ["metadata.resource.k8s.io/v1beta1", "metadata.resou
 
 /// The metadata of one request.
 #[derive(Serialize)]
-pub(super) struct Metadata<'a> {
+pub struct Metadata<'a> {
     /// The claim.
-    pub(super) metadata: ClaimName<'a>,
+    pub metadata: ClaimName<'a>,
     /// The name by which the pod's spec refers to a claim made from a template.
     #[serde(rename = "podClaimName", skip_serializing_if = "Option::is_none")]
-    pub(super) pod_claim_name: Option<&'a str>,
+    pub pod_claim_name: Option<&'a str>,
     /// The request. The format has a list, a file has one.
-    pub(super) requests: [Request<'a>; 1],
+    pub requests: [Request<'a>; 1],
 }
 
 /// The name of a claim.
 #[derive(Clone, Copy, Serialize)]
-pub(super) struct ClaimName<'a> {
+pub struct ClaimName<'a> {
     /// Its name.
-    pub(super) name: &'a str,
+    pub name: &'a str,
     /// Its namespace.
-    pub(super) namespace: &'a str,
+    pub namespace: &'a str,
     /// Its uid.
-    pub(super) uid: &'a str,
+    pub uid: &'a str,
     /// The version of the content. It never changes.
-    pub(super) generation: i64,
+    pub generation: i64,
 }
 
 /// One request with its devices.
 #[derive(Serialize)]
-pub(super) struct Request<'a> {
+pub struct Request<'a> {
     /// The request, with the subrequest.
-    pub(super) name: &'a str,
+    pub name: &'a str,
     /// Its devices.
-    pub(super) devices: Vec<Device<'a>>,
+    pub devices: Vec<Device<'a>>,
 }
 
 /// A device.
 #[derive(Serialize)]
-pub(super) struct Device<'a> {
+pub struct Device<'a> {
     /// The driver.
-    pub(super) driver: &'a str,
+    pub driver: &'a str,
     /// The pool.
-    pub(super) pool: &'a str,
+    pub pool: &'a str,
     /// The name in the pool.
-    pub(super) name: String,
+    pub name: String,
     /// The attributes, as in the ResourceSlice.
-    pub(super) attributes: BTreeMap<String, DeviceAttribute>,
+    pub attributes: BTreeMap<String, DeviceAttribute>,
 }
 
 #[derive(Serialize)]
@@ -75,7 +75,7 @@ impl Metadata<'_> {
     ///
     /// # Errors
     /// The content cannot be serialized.
-    pub(super) fn text(&self) -> serde_json::Result<String> {
+    pub fn text(&self) -> serde_json::Result<String> {
         let mut text = String::new();
         for api_version in VERSIONS {
             let object = Versioned { api_version, kind: "DeviceMetadata", content: self };
@@ -86,7 +86,7 @@ impl Metadata<'_> {
     }
 
     /// Returns the path of the file in a container.
-    pub(super) fn container_path(&self, driver: &str, request: &str) -> String {
+    pub fn container_path(&self, driver: &str, request: &str) -> String {
         let (kind, name) = match self.pod_claim_name {
             Some(name) => ("resourceclaimtemplates", name),
             None => ("resourceclaims", self.metadata.name),
@@ -96,7 +96,7 @@ impl Metadata<'_> {
 }
 
 /// Returns the directory of a claim's files.
-pub(super) fn claim_directory(plugins_dir: &Path, namespace: &str, name: &str) -> PathBuf {
+pub fn claim_directory(plugins_dir: &Path, namespace: &str, name: &str) -> PathBuf {
     plugins_dir.join(DIRECTORY).join(format!("{namespace}_{name}"))
 }
 

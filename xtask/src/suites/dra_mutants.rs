@@ -1,0 +1,135 @@
+//! Drivers that break a promise, which the tests and the random steps must find: the plugin with one change of its source.
+
+use std::path::PathBuf;
+
+use crate::context::Context;
+use crate::log::Log;
+use crate::{Result, process};
+
+/// A driver that breaks a promise.
+pub(super) struct Mutant {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// The test of tests/dra/kubelet that must find it. None if no test does by itself.
+    pub(super) test: Option<&'static str>,
+    /// A regular expression of the violation that the random steps must find.
+    pub(super) violation: &'static str,
+    /// The source file.
+    file: &'static str,
+    /// A text that the file has once, and what replaces it.
+    change: (&'static str, &'static str),
+}
+
+/// The mutants.
+pub(super) const MUTANTS: [Mutant; 6] = [
+    Mutant {
+        name: "unprepare-without-barrier",
+        test: Some("unprepare_of_a_held_group_succeeds_after_the_taint_is_stored"),
+        violation: "is unprepared while .* is held, and the API server offers",
+        file: "plugin/src/dra/unprepare.rs",
+        change: (
+            "if !self.withhold(group, &devices, deadline).await {",
+            "if group == GroupId(u32::MAX) && !self.withhold(group, &devices, deadline).await {",
+        ),
+    },
+    Mutant {
+        name: "refusal-before-taint",
+        test: Some("refusal_is_sent_after_the_taint_is_stored"),
+        violation: "is refused while .* is held, and the API server offers",
+        file: "plugin/src/dra/prepare.rs",
+        change: (
+            "let withheld = self.withhold(group, &devices, Instant::now() + STORE);",
+            "let withheld = async { group != GroupId(u32::MAX) && !devices.is_empty() };",
+        ),
+    },
+    Mutant {
+        name: "prepare-of-a-held-group",
+        test: Some("refusal_is_sent_after_the_taint_is_stored"),
+        violation: "is prepared with .*, which is held",
+        file: "plugin/src/dra/prepare.rs",
+        change: (
+            "Ok(Some(Obstacle::Held)) => return Err(self.refuse_held(group, device).await),",
+            "Ok(Some(Obstacle::Held)) => drop(self.refuse_held(group, device)),",
+        ),
+    },
+    Mutant {
+        name: "record-after-answer",
+        test: Some("answered_claim_is_recorded"),
+        violation: "the record is wrong: claims.json lacks",
+        file: "plugin/src/dra/prepared.rs",
+        change: (
+            "state.file.write_versioned(VERSION, &content);",
+            "let before = ClaimRecord { claims: state.claims.clone() };\n        state.file.write_versioned(VERSION, &before);",
+        ),
+    },
+    Mutant {
+        name: "prepare-ignores-other-claims",
+        test: Some("claimed_and_unknown_devices_are_refused"),
+        violation: "the record is wrong: claims.json has group .* for|are prepared for one group",
+        file: "plugin/src/dra/prepared.rs",
+        change: (
+            "|(other, claim)| *other != uid && self.is_current(claim)",
+            "|(other, claim)| *other == \"\" && self.is_current(claim)",
+        ),
+    },
+    Mutant {
+        name: "foreign-holder-without-taint",
+        test: Some("slices_belong_to_the_node_and_are_not_written_again"),
+        violation: "the scheduler can allocate .*, and a VM can open|is refused while .* is held, and the API server offers",
+        file: "plugin/policy/src/dra/taints.rs",
+        change: (
+            "Health::Unhealthy(reason) => Some(Withheld::from((**reason).clone())),",
+            "Health::Unhealthy(reason) if matches!(**reason, Reason::Held { .. }) => None,\n        \
+             Health::Unhealthy(reason) => Some(Withheld::from((**reason).clone())),",
+        ),
+    },
+];
+
+impl Mutant {
+    /// Returns the name of its program.
+    pub(super) fn program(&self) -> String {
+        format!("mutant-{}", self.name)
+    }
+
+    /// Builds the mutant from a copy of the sources and returns its program.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the source no longer has the text once, or if the copy does not build.
+    pub(super) fn build(&self, context: &Context, log: &mut Log) -> Result<PathBuf> {
+        // All mutants use one copy, so that only the plugin is compiled again.
+        let copy = context.target.join("dra/mutant");
+        let mut list = context.command("git");
+        let files = process::output(list.args(["ls-files", "--cached", "--others", "--exclude-standard"]))?;
+        for file in files.lines() {
+            let (from, to) = (context.top.join(file), copy.join(file));
+            let Ok(content) = std::fs::read(&from) else { continue };
+            if std::fs::read(&to).is_ok_and(|known| known == content) {
+                continue;
+            }
+            if let Some(parent) = to.parent() {
+                process::make_directory(parent)?;
+            }
+            std::fs::write(&to, content)?;
+        }
+        let source = copy.join(self.file);
+        let text = process::read(&source)?;
+        let (from, to) = self.change;
+        if text.matches(from).count() != 1 {
+            return Err(format!("{} does not have the text `{from}` once", self.file).into());
+        }
+        process::write(&source, text.replace(from, to))?;
+        // The target directory is shared, so that dependencies are compiled once. The program has another name there.
+        let manifest = copy.join("plugin/Cargo.toml");
+        let text = process::read(&manifest)?;
+        let program = self.program();
+        process::write(
+            &manifest,
+            format!("{text}\n[[bin]]\nname = \"{program}\"\npath = \"src/bin/vfio-device-plugin.rs\"\n"),
+        )?;
+        let mut build = context.cargo(&["build", "-p", "vfio-device-plugin", "--bin", &program]);
+        build.arg("--manifest-path").arg(copy.join("Cargo.toml")).env("CARGO_TARGET_DIR", &context.target);
+        log.run(&mut build)?;
+        Ok(context.debug(&program))
+    }
+}
