@@ -138,4 +138,10 @@ pub const STORIES: &[Story] = &[
         quick: false,
         run: dra::claims,
     },
+    Story {
+        name: "dra-restarts",
+        about: "the driver, the kubelet, the API server and the node restart while pods have claims",
+        quick: false,
+        run: dra::restarts,
+    },
 ];
