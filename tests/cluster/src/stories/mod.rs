@@ -4,7 +4,9 @@ mod api_server;
 mod daemons;
 mod dra;
 mod foreign;
+mod gpu_operator;
 mod helm;
+mod metrics;
 mod modes;
 mod plugin;
 mod pod_resources;
@@ -15,6 +17,7 @@ mod refused;
 mod replaced;
 mod sampler;
 mod scheduled;
+mod static_pod;
 mod step;
 mod stuck;
 mod upgrade;
@@ -131,6 +134,24 @@ pub const STORIES: &[Story] = &[
         about: "both modes of the manifests report the same figures",
         quick: false,
         run: modes::run,
+    },
+    Story {
+        name: "metrics",
+        about: "the metrics, scraped over the pods' network, have the figures of the sources",
+        quick: false,
+        run: metrics::run,
+    },
+    Story {
+        name: "static-pod",
+        about: "a static pod holds a device, which is free again after its file is removed",
+        quick: false,
+        run: static_pod::run,
+    },
+    Story {
+        name: "gpu-operator",
+        about: "the image runs in the DaemonSet of NVIDIA's GPU operator",
+        quick: false,
+        run: gpu_operator::run,
     },
     Story {
         name: "dra-claims",
