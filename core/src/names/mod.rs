@@ -38,8 +38,8 @@ pub fn open(path: Option<&Path>) -> Result<File> {
     if let Some(path) = path {
         return open_regular(path);
     }
-    let [first, second, last] = PLACES.map(|place| open_regular(Path::new(place)));
-    first.or(second).or(last)
+    let [first, second, last] = PLACES.map(Path::new);
+    open_regular(first).or_else(|_| open_regular(second)).or_else(|_| open_regular(last))
 }
 
 /// Opens a regular file and refuses all others: the open of a FIFO would block, and the read of a

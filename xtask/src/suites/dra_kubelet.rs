@@ -153,13 +153,15 @@ pub fn numbers(context: &mut Context, arguments: &[String]) -> Result<bool> {
     });
     context.set("VFIO_TEST_HELPER", helper);
     for program in programs {
-        let mut command = tests(context, &program, &["-test.run=TestNumbers".to_owned()]);
+        let logs = Logs::new(context, "numbers")?;
+        let mut command = test_program(context, &program, &logs, &["-test.run=TestNumbers".to_owned()]);
         command.arg(format!("-sizes={sizes}")).arg(format!("-idle={idle}"));
         // The kubelet's code logs to standard error.
         command.stderr(Stdio::null());
-        suite.check("figures beside the Go helper library", |_| {
+        let has_run = suite.check("figures beside the Go helper library", |_| {
             ensure(command.status()?.success(), "the run failed")
         });
+        logs.end(has_run);
     }
     Ok(suite.end())
 }
@@ -168,8 +170,8 @@ fn newest() -> &'static [(&'static str, &'static [&'static str])] {
     VERSIONS.get(..1).unwrap_or_default()
 }
 
-/// Builds the driver, unless [`DRIVER`] is set, and the tests. Returns the tests of each version. None if something does not build, or if the parts of the
-/// cluster are missing.
+/// Builds the driver, unless [`DRIVER`] is set, and the tests. Returns the tests of each version. None if something does not build,
+/// or if the parts of the cluster are missing.
 fn prepare(
     context: &mut Context,
     suite: &mut Suite,
