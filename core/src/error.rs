@@ -6,6 +6,7 @@
 
 use crate::id::{DeviceId, GroupId};
 use rustix::io::Errno;
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -53,6 +54,8 @@ enum Place {
     Entry(Box<OsStr>),
     /// A path that the caller chose. `what` says what should be there.
     Path(Box<OsStr>),
+    /// The same, of something that is not a regular file.
+    NotRegular(Box<OsStr>),
 }
 
 /// Kinds of [`Error`].
@@ -155,13 +158,30 @@ impl Error {
         Self { place: Place::Path(path.as_ref().into()), ..self }
     }
 
+    /// Creates an error about a path that the caller chose. It is not a regular file, and so not `what`.
+    pub(crate) fn not_regular(what: &'static str, path: &OsStr) -> Self {
+        Self { place: Place::NotRegular(path.into()), ..Self::new(ErrorKind::Malformed, what) }
+    }
+
+    /// Returns the last part of the error's text: why it failed, without the place.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn reason(&self) -> Cow<'static, str> {
+        match (self.kind, &self.place) {
+            (_, Place::NotRegular(_)) => "not a regular file".into(),
+            (ErrorKind::Malformed, _) => "unexpected content".into(),
+            (ErrorKind::TooLong, _) => "longer than the kernel's limit".into(),
+            _ => errno_text(self.errno).into(),
+        }
+    }
+
     /// Returns the directory entry that the error is about, exactly as the kernel returned it. None
     /// if the error is not about one entry, or if the entry is the device's name.
     #[must_use]
     pub fn entry(&self) -> Option<&OsStr> {
         match &self.place {
             Place::Entry(entry) => Some(entry),
-            Place::None | Place::Path(_) => None,
+            _ => None,
         }
     }
 
@@ -173,7 +193,7 @@ impl Error {
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
         let mut path = match (self.device, self.group, &self.place) {
-            (.., Place::Path(path)) => return Some(PathBuf::from(path)),
+            (.., Place::Path(path) | Place::NotRegular(path)) => return Some(PathBuf::from(path)),
             (Some(device), Some(group), _) => {
                 format!("sys/kernel/iommu_groups/{group}/devices/{device}")
             }
@@ -255,13 +275,9 @@ impl fmt::Display for Error {
             },
             (Place::None, what) => write!(f, "{what}: ")?,
             (Place::Entry(entry), what) => write!(f, "{what}/{}: ", Shown(entry))?,
-            (Place::Path(path), what) => write!(f, "{what} {}: ", Shown(path))?,
+            (Place::Path(path) | Place::NotRegular(path), what) => write!(f, "{what} {}: ", Shown(path))?,
         }
-        match self.kind {
-            ErrorKind::Malformed => f.write_str("unexpected content"),
-            ErrorKind::TooLong => f.write_str("longer than the kernel's limit"),
-            _ => f.write_str(&errno_text(self.errno)),
-        }
+        f.write_str(&self.reason())
     }
 }
 

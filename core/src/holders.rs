@@ -86,7 +86,10 @@ impl Holder {
 /// runs would crash.
 fn uptime() -> Option<Duration> {
     let text = std::fs::read_to_string("/proc/uptime").ok()?;
-    Duration::try_from_secs_f64(text.split(' ').next()?.parse().ok()?).ok()
+    // Parsed as integers: a program that links the static library needs no parser of floating point.
+    let (seconds, hundredths) = text.split(' ').next()?.split_once('.')?;
+    let hundredths: u16 = hundredths.parse().ok()?;
+    Duration::from_secs(seconds.parse().ok()?).checked_add(Duration::from_millis(u64::from(hundredths) * 10))
 }
 
 /// Kinds of descriptors that hold a group.

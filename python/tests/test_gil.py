@@ -1,12 +1,12 @@
 """Tests that every call with a system call releases the GIL, and that Ctrl-C ends every wait."""
 
 import os
+import selectors
 import signal
 import subprocess
 import sys
 import sysconfig
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -95,7 +95,7 @@ def test_close_of_a_watch_releases_the_gil(root: Root) -> None:
 
 
 def test_close_in_forked_child_keeps_parent_waiting(root: Root) -> None:
-    with root.watch(interval=5) as watch:
+    with root.watch(interval=86400) as watch:
         while watch.next_event(0) is not None:
             pass
         child = os.fork()
@@ -103,11 +103,12 @@ def test_close_in_forked_child_keeps_parent_waiting(root: Root) -> None:
             watch.close()
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
-        used = time.process_time()
-        assert watch.next_event(1) is None
         assert not watch.closed
-        # A descriptor that stays readable would cause a busy loop for the whole second.
-        assert time.process_time() - used < 0.5
+        with selectors.DefaultSelector() as selector:
+            selector.register(watch, selectors.EVENT_READ)
+            # A descriptor that stays readable would cause a busy loop.
+            assert not selector.select(0)
+        assert watch.next_event(0) is None
 
 
 def test_thread_runs_while_another_waits(node: Node, root: Root) -> None:
@@ -180,7 +181,7 @@ def test_sigint_ends_a_wait(node: Node, wait: str) -> None:
     try:
         assert process.stdout is not None
         assert [process.stdout.readline() for _ in GPUS] == ["bound\n"] * len(GPUS)
-        eventually(lambda: sleeps(process.pid))
+        eventually(lambda: waits(process.pid))
         os.kill(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     finally:
@@ -189,13 +190,11 @@ def test_sigint_ends_a_wait(node: Node, wait: str) -> None:
     assert errors.rstrip().endswith("KeyboardInterrupt")
 
 
-def sleeps(pid: int) -> bool:
-    """Returns True if a process sleeps and has not run for 0.2 s."""
+# The numbers of poll, ppoll and epoll_wait in the kernel's tables, for x86-64 and for the architectures with the generic one.
+POLLS = {"x86_64": {7, 271, 232, 281}}.get(os.uname().machine, {73, 22})
 
-    def sample() -> tuple[str, int]:
-        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-        return stat[0], int(stat[11])
 
-    first = sample()
-    time.sleep(0.2)
-    return first == sample() and first[0] == "S"
+def waits(pid: int) -> bool:
+    """Returns True if the main thread of a process is in a system call that waits for a descriptor."""
+    number = Path(f"/proc/{pid}/syscall").read_text().split()[0]
+    return number.isdecimal() and int(number) in POLLS

@@ -55,6 +55,11 @@ const TASKS: &[(&str, &str, Task)] = &[
         Task::Suite(dra_kubelet::chaos),
     ),
     ("dra-mutants", "find DRA drivers that break a promise [MUTANT]...", Task::Suite(dra_kubelet::mutants)),
+    (
+        "dra-numbers",
+        "measure the DRA driver beside one on the Go helper library [SIZES [IDLE]]",
+        Task::Suite(dra_kubelet::numbers),
+    ),
     ("monitoring", "run the alerts and the dashboard on a Prometheus", Task::Suite(monitoring::monitoring)),
     ("fuzz", "fuzz every parser of input [MINUTES] [TARGET]...", Task::Suite(fuzz::fuzz)),
     ("soak", "run the plugin under random moves (tests/soak/run)", Task::Suite(fuzz::soak)),

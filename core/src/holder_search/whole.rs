@@ -119,7 +119,7 @@ pub(super) fn search_whole(
         match hung {
             Some(pid) if skipped.len() < MAX_HANGS && Instant::now() < end => skipped.push(pid),
             _ => {
-                known.sort_by_key(|holder| (holder.group, holder.pid, holder.via as u8));
+                known.sort_unstable_by_key(|holder| (holder.group, holder.pid, holder.via as u8));
                 known.dedup_by_key(|holder| (holder.group, holder.pid));
                 if !over {
                     // Also if not even the list of processes could be read in time.

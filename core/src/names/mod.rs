@@ -12,10 +12,14 @@ mod table;
 
 pub use table::{ModelName, built_in};
 
-use rustix::fs::{Mode, OFlags};
+use crate::error::{Error, Result};
+use rustix::fs::{FileType, Mode, OFlags};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+
+/// What an error calls the file.
+const WHAT: &str = "pci.ids";
 
 /// Limit for the size of a pci.ids file in bytes. No real file comes near it. It also ends the read
 /// of a file that grows during the read.
@@ -28,31 +32,27 @@ pub const PLACES: [&str; 3] = ["/usr/pci.ids", "/usr/share/misc/pci.ids", "/usr/
 /// /usr/share/misc/pci.ids and /usr/share/hwdata/pci.ids. Never blocks.
 ///
 /// # Errors
-/// The file cannot be opened, or is not a regular file. Without a path: the error for the last of
-/// the three.
-pub fn open(path: Option<&Path>) -> std::io::Result<File> {
+/// The file cannot be opened, or is not a regular file (kind `Malformed`). The error has the path.
+/// Without a path: the error for the last of the three.
+pub fn open(path: Option<&Path>) -> Result<File> {
     if let Some(path) = path {
         return open_regular(path);
     }
-    let mut last = Err(std::io::ErrorKind::NotFound.into());
-    for place in PLACES {
-        last = open_regular(Path::new(place));
-        if last.is_ok() {
-            break;
-        }
-    }
-    last
+    let [first, second, last] = PLACES.map(Path::new);
+    open_regular(first).or_else(|_| open_regular(second)).or_else(|_| open_regular(last))
 }
 
 /// Opens a regular file and refuses all others: the open of a FIFO would block, and the read of a
 /// device might.
-fn open_regular(path: &Path) -> std::io::Result<File> {
+fn open_regular(path: &Path) -> Result<File> {
+    let failed = |errno| Error::system(errno, WHAT).of_path(path);
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
-    if file.metadata()?.is_file() {
-        return Ok(file);
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
+    let mode = rustix::fs::fstat(&file).map_err(failed)?.st_mode;
+    if FileType::from_raw_mode(mode).is_file() {
+        return Ok(file.into());
     }
-    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"))
+    Err(Error::not_regular(WHAT, path.as_os_str()))
 }
 
 /// Calls `visit` with the index in `wanted` and the name, for each (vendor, device) pair that the
@@ -166,6 +166,7 @@ fn find_newline(bytes: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
     use proptest::prelude::*;
 
     const FILE: &str = "# comment\n\
@@ -197,13 +198,25 @@ mod tests {
     fn only_regular_bounded_files_are_read() {
         let directory = tempfile::tempdir().unwrap();
         let fifo = directory.path().join("fifo");
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
         for path in [fifo.as_path(), Path::new("/dev/zero"), directory.path()] {
             let error = open(Some(path)).unwrap_err();
-            assert_eq!(error.to_string(), "not a regular file", "{}", path.display());
+            assert_eq!((error.kind, error.path().as_deref()), (ErrorKind::Malformed, Some(path)));
+            assert_eq!(error.to_string(), format!("pci.ids {}: not a regular file", path.display()));
         }
         let error = find(&mut std::io::repeat(b'x'), &[(1, 2)], &mut |_, _| {}).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn error_of_an_open_has_the_path() {
+        let missing = Path::new("/nowhere/pci.ids");
+        let error = open(Some(missing)).unwrap_err();
+        assert_eq!((error.kind, error.path().as_deref()), (ErrorKind::Missing, Some(missing)));
+        assert_eq!(error.to_string(), "pci.ids /nowhere/pci.ids: No such file or directory");
+        let converted = std::io::Error::from(error);
+        assert_eq!(converted.kind(), std::io::ErrorKind::NotFound);
+        assert!(converted.to_string().contains("/nowhere/pci.ids"));
     }
 
     #[test]

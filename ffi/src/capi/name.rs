@@ -67,8 +67,7 @@ pub unsafe extern "C" fn vfp_names(
             None => wanted.iter().enumerate().for_each(|(index, &(vendor, device))| {
                 names::built_in(vendor, device).iter().for_each(|name| record(index, name.as_str()));
             }),
-            Some(path) => names::open(Some(path))
-                .and_then(|mut file| names::find(&mut file, &wanted, &mut record))
+            Some(path) => names::find(&mut names::open(Some(path))?, &wanted, &mut record)
                 .map_err(|error| Failure::File("pci.ids", path.into(), error))?,
         }
         found.iter().for_each(|name| slots.push(name));

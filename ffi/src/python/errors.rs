@@ -42,8 +42,8 @@ pub(crate) fn exception<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'
         _ => intern!(py, "ProbeError"),
     };
     let reason = match error.errno {
-        0 => "unexpected content".to_owned(),
-        errno => errno_text(errno),
+        0 => error.reason(),
+        errno => errno_text(errno).into(),
     };
     let fields = [
         ("device", error.device.map(|device| device.to_string()).into_bound_py_any(py)?),

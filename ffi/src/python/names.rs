@@ -26,9 +26,9 @@ pub(crate) fn names_of(
         let named = |&id: &(u16, u16)| Some((id, names::built_in(id.0, id.1)?.as_str().to_owned()));
         return Ok(ids.iter().filter_map(named).collect());
     };
+    let mut file = py.detach(|| names::open(Some(&path))).map_err(raised)?;
     let found = py.detach(|| {
         let mut found = HashMap::new();
-        let mut file = names::open(Some(&path))?;
         names::find(&mut file, &ids, &mut |index, name| {
             found.extend(ids.get(index).map(|&id| (id, name.to_owned())));
         })?;

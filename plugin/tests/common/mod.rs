@@ -12,12 +12,12 @@
 
 use serde_json::Value;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use vfio_sim_node::kubelet::KubeletState;
-use vfio_sim_node::{Kubelet, Node};
+use vfio_sim_node::{Kubelet, Node, not_tested};
 
 /// The resource of the eight GPUs, named by their device id.
 pub const H100: &str = "nvidia.com/2330";
@@ -51,21 +51,17 @@ pub fn program(node: &Node, words: &[&str]) -> Command {
     command
 }
 
-/// Returns whether a command succeeds that a test needs to make its namespaces. Without it, a line on standard error says that
-/// nothing was tested. The test runner shows that line, because it captures only what macros print.
+/// Returns whether a command succeeds that a test needs to make its namespaces.
 ///
 /// # Panics
-/// Root may not run the command: a run of all tests would pass and show nothing.
+/// The command fails where every test has to run, see [`not_tested`].
 #[track_caller]
 pub fn is_permitted(command: &mut Command) -> bool {
     let output = command.output();
     if output.as_ref().is_ok_and(|output| output.status.success()) {
         return true;
     }
-    let text = format!("not tested, because this is not permitted here: {command:?}: {output:?}");
-    assert!(!rustix::process::geteuid().is_root(), "{text}");
-    let name = std::thread::current().name().unwrap_or("a test").to_owned();
-    std::io::stderr().write_all(format!("{name}: {text}\n").as_bytes()).unwrap();
+    not_tested(&format!("this is not permitted here: {command:?}: {output:?}"));
     false
 }
 

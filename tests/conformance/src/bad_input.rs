@@ -20,8 +20,6 @@ pub(crate) struct BadInput {
 pub(crate) enum Expected {
     /// A failure of the system, with the same fields in every language.
     Alike(Failure),
-    /// The same, but another type and text in Rust.
-    ExceptRust((&'static str, &'static str), Failure),
     /// A result in every language but C, where it is a failure.
     ExceptC(&'static str, Failure),
     /// A result, the same in every language.

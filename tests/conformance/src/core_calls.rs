@@ -25,10 +25,7 @@ pub(crate) fn call(root: &Path, call: &str, argument: &OsStr) -> Option<Value> {
     Some(match call {
         "open" => report(Root::open(argument), |_| "a root".to_owned()),
         "open_nul" => report(Root::open("a\0b"), |_| "a root".to_owned()),
-        "names" => match names::open(Some(Path::new(argument))) {
-            Ok(_) => done("a file"),
-            Err(error) => refused("io::Error", &error),
-        },
+        "names" => report(names::open(Some(Path::new(argument))), |_| "a file".to_owned()),
         "device" => match text.parse::<DeviceId>() {
             Ok(id) => report(root.device(id, Detail::Full), |_| "a device".to_owned()),
             Err(error) => refused("ParseIdError", &error),

@@ -158,10 +158,6 @@ fn expected(bad: &BadInput) -> [Value; 4] {
     match bad.expected {
         Expected::Gives(result) => LANGUAGES.map(|_| json!({ "result": result })),
         Expected::Alike(failure) => LANGUAGES.map(|language| fields(language, &failure)),
-        Expected::ExceptRust((kind, text), failure) => LANGUAGES.map(|language| match language {
-            "rust" => json!({ "type": kind, "text": text }),
-            other => fields(other, &failure),
-        }),
         Expected::ExceptC(result, failure) => LANGUAGES.map(|language| match language {
             "c" => fields(language, &failure),
             _ => json!({ "result": result }),
@@ -220,7 +216,7 @@ fn row(table: &mut String, bad: &BadInput, found: &[Value]) {
             let errno = first.get("errno").and_then(Value::as_i64).unwrap_or_default();
             format!("{}, errno {errno}: `{}`", text(first, "kind"), text(first, "text"))
         }
-        Expected::Each(_) | Expected::ExceptRust(..) | Expected::ExceptC(..) => {
+        Expected::Each(_) | Expected::ExceptC(..) => {
             let cells = TITLES.iter().zip(found).map(|(title, value)| format!("{title}: {}", cell(value)));
             cells.collect::<Vec<_>>().join("<br>")
         }

@@ -25,6 +25,7 @@ import (
 	"k8s.io/kubernetes/pkg/kubelet/cm/dra"
 	"k8s.io/kubernetes/pkg/kubelet/config"
 	"k8s.io/kubernetes/pkg/kubelet/pluginmanager"
+	"k8s.io/kubernetes/pkg/kubelet/pluginmanager/cache"
 )
 
 // kubelet is the kubelet's DRA manager with its plugin manager.
@@ -41,6 +42,13 @@ func startKubelet(t *testing.T, s *apiServer, d directories) *kubelet {
 
 func startKubeletOf(t *testing.T, client *kubernetes.Clientset, name string, d directories) *kubelet {
 	t.Helper()
+	return startKubeletWith(t, client, name, d, func(handler cache.PluginHandler) cache.PluginHandler { return handler })
+}
+
+// startKubeletWith starts them with another handler of registrations, which is made from the DRA manager's.
+func startKubeletWith(t *testing.T, client *kubernetes.Clientset, name string, d directories,
+	handler func(cache.PluginHandler) cache.PluginHandler) *kubelet {
+	t.Helper()
 	state := filepath.Join(d.root, "state")
 	must(t, os.MkdirAll(state, 0o755))
 	manager, err := dra.NewManager(klog.Background(), client, state)
@@ -54,7 +62,7 @@ func startKubeletOf(t *testing.T, client *kubernetes.Clientset, name string, d d
 	must(t, manager.Start(ctx, func() []*corev1.Pod { return nil }, node, config.NewSourcesReady(func(sets.Set[string]) bool { return false })))
 	needInotify(t)
 	plugins := pluginmanager.NewPluginManager(d.registry, record.NewFakeRecorder(100))
-	plugins.AddHandler(pluginwatcherapi.DRAPlugin, manager.GetWatcherHandler())
+	plugins.AddHandler(pluginwatcherapi.DRAPlugin, handler(manager.GetWatcherHandler()))
 	go runPlugins(ctx, plugins, sources)
 	k := &kubelet{Manager: manager, cancel: cancel}
 	t.Cleanup(k.end)
@@ -85,6 +93,12 @@ type allocated struct{ request, device string }
 // newPod creates a claim that is allocated these devices and reserved for a pod, as the scheduler does, and returns the pod.
 func newPod(t *testing.T, s *apiServer, name string, devices ...allocated) *corev1.Pod {
 	t.Helper()
+	return newPodOf(t, s, driverName, nodeName, name, devices...)
+}
+
+// newPodOf does so with devices of any driver and pool.
+func newPodOf(t *testing.T, s *apiServer, driver, pool, name string, devices ...allocated) *corev1.Pod {
+	t.Helper()
 	ctx, claims := context.Background(), s.admin.ResourceV1().ResourceClaims("default")
 	claim := &resourceapi.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	results := []resourceapi.DeviceRequestAllocationResult{}
@@ -92,7 +106,7 @@ func newPod(t *testing.T, s *apiServer, name string, devices ...allocated) *core
 		exactly := &resourceapi.ExactDeviceRequest{DeviceClassName: "vfio"}
 		claim.Spec.Devices.Requests = append(claim.Spec.Devices.Requests, resourceapi.DeviceRequest{Name: device.request, Exactly: exactly})
 		results = append(results, resourceapi.DeviceRequestAllocationResult{
-			Request: device.request, Driver: driverName, Pool: nodeName, Device: device.device})
+			Request: device.request, Driver: driver, Pool: pool, Device: device.device})
 	}
 	claim, err := claims.Create(ctx, claim, metav1.CreateOptions{})
 	must(t, err)

@@ -29,6 +29,9 @@ import (
 const (
 	nodeName   = "node-1"
 	driverName = "vfio.example.com"
+	// The users of the driver, and of the one that it is measured beside.
+	account       = "system:serviceaccount:kube-system:vfio"
+	helperAccount = "system:serviceaccount:kube-system:helper"
 	// patience is the limit for everything that happens without a timeout of Kubernetes' own.
 	patience = 180 * time.Second
 )
@@ -169,8 +172,7 @@ func startAPIServer(t *testing.T, directory string) *apiServer {
 		t.Fatal(err)
 	}
 	tokens := filepath.Join(directory, "tokens")
-	account := "system:serviceaccount:kube-system:vfio"
-	if err := os.WriteFile(tokens, []byte("admin,admin,1,system:masters\ndriver,"+account+",2\nstranger,stranger,3\n"), 0o600); err != nil {
+	if err := os.WriteFile(tokens, []byte("admin,admin,1,system:masters\ndriver,"+account+",2\nstranger,stranger,3\nhelper,"+helperAccount+",4\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	arguments := append([]string{"--etcd-servers=" + etcd,
@@ -217,8 +219,9 @@ func startAPIServer(t *testing.T, directory string) *apiServer {
 	}}
 	must(t, second(s.admin.RbacV1().ClusterRoles().Create(ctx, role, metav1.CreateOptions{})))
 	binding := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "vfio"},
-		RoleRef:  rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: "vfio"},
-		Subjects: []rbacv1.Subject{{Kind: "User", Name: account, APIGroup: "rbac.authorization.k8s.io"}}}
+		RoleRef: rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: "vfio"},
+		Subjects: []rbacv1.Subject{{Kind: "User", Name: account, APIGroup: "rbac.authorization.k8s.io"},
+			{Kind: "User", Name: helperAccount, APIGroup: "rbac.authorization.k8s.io"}}}
 	must(t, second(s.admin.RbacV1().ClusterRoleBindings().Create(ctx, binding, metav1.CreateOptions{})))
 	of := config("driver")
 	file := clientcmdapi.NewConfig()

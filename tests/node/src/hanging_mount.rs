@@ -1,5 +1,6 @@
 //! A file system whose server never answers, so that reads hang in the kernel.
 
+use crate::not_tested;
 use rustix::mount::{MountFlags, mount};
 use std::ffi::CString;
 use std::fs::File;
@@ -7,14 +8,14 @@ use std::io::Result;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-/// Mounts a FUSE file system whose server never answers. Calls that hang end when the returned file is closed. Returns none, with
-/// a line on standard error, for a user other than root.
+/// Mounts a FUSE file system whose server never answers. Calls that hang end when the returned file is closed. Returns none for a
+/// user other than root, see [`not_tested`].
 ///
 /// # Errors
 /// Root cannot mount it. A test that goes on would show nothing.
 pub fn mount_without_answers(at: &Path) -> Result<Option<File>> {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("not tested: only root mounts a file system that hangs");
+        not_tested("only root mounts a file system that hangs");
         return Ok(None);
     }
     let server = File::options().read(true).write(true).open("/dev/fuse")?;

@@ -1,15 +1,16 @@
-//! The DRA driver with the kubelet's own DRA manager and a real API server: tests in two versions of Kubernetes, and random steps
-//! with the scheduler and the controllers.
+//! The DRA driver with the kubelet's own DRA manager and a real API server: tests in two versions of Kubernetes, random steps with
+//! the scheduler and the controllers, and figures beside a driver on the Go helper library.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::dra_mutants::{MUTANTS, Mutant};
 use super::go::is_formatted;
-use super::kubelet_build::go_in;
+use super::kubelet_build::{go_in, vet};
 use crate::artifacts::SIM_NODE;
 use crate::context::Context;
 use crate::log::{Log, ensure};
+use crate::scratch::Scratch;
 use crate::suite::Suite;
 use crate::{Result, process};
 
@@ -27,6 +28,9 @@ const PARTS: [(&str, &str, &str); 4] = [
     ("kubernetes-", "kube-scheduler", "VFIO_TEST_SCHEDULER"),
     ("kubernetes-", "kube-controller-manager", "VFIO_TEST_CONTROLLER_MANAGER"),
 ];
+
+/// The variable that names the driver to the tests.
+const DRIVER: &str = "VFIO_TEST_PLUGIN";
 
 /// The random steps of `./verify`.
 const STEPS: u64 = 2000;
@@ -124,12 +128,50 @@ pub fn mutants(context: &mut Context, arguments: &[String]) -> Result<bool> {
     Ok(suite.end())
 }
 
+/// Measures the program of the image beside a minimal driver on the Go helper library: the arguments are the numbers of devices of the
+/// nodes, separated by commas, and the idle time, such as 10m. `PROGRAM` names another program of this plugin.
+///
+/// # Errors
+///
+/// Fails if Go is missing or if nothing builds.
+pub fn numbers(context: &mut Context, arguments: &[String]) -> Result<bool> {
+    let argument = |index: usize, default: &str| arguments.get(index).map_or(default, |text| text).to_owned();
+    let (sizes, idle) = (argument(0, "8,256"), argument(1, "10m"));
+    let mut suite = Suite::new();
+    let program = match context.get("PROGRAM") {
+        Some(path) => path,
+        None => process::output(&mut context.command("deploy/build-static"))?.trim().into(),
+    };
+    context.set(DRIVER, program);
+    let Some(programs) = prepare(context, &mut suite, newest())? else { return Ok(suite.end()) };
+    let helper = context.target.join("dra/helper");
+    suite.check("driver on the Go helper library", |log| {
+        vet(context, HERE, &Scratch::new()?, &[], "./helper")?;
+        let mut build = go_in(context, HERE, &["build", "-ldflags=-s -w", "-o"]);
+        // As Go builds any driver: the flags of the kubelets are for a short build.
+        log.run(build.env("GOFLAGS", "-mod=readonly -trimpath").arg(&helper).arg("./helper"))
+    });
+    context.set("VFIO_TEST_HELPER", helper);
+    for program in programs {
+        let logs = Logs::new(context, "numbers")?;
+        let mut command = test_program(context, &program, &logs, &["-test.run=TestNumbers".to_owned()]);
+        command.arg(format!("-sizes={sizes}")).arg(format!("-idle={idle}"));
+        // The kubelet's code logs to standard error.
+        command.stderr(Stdio::null());
+        let has_run = suite.check("figures beside the Go helper library", |_| {
+            ensure(command.status()?.success(), "the run failed")
+        });
+        logs.end(has_run);
+    }
+    Ok(suite.end())
+}
+
 fn newest() -> &'static [(&'static str, &'static [&'static str])] {
     VERSIONS.get(..1).unwrap_or_default()
 }
 
-/// Builds the driver and the tests. Returns the tests of each version. None if something does not build, or if the parts of the
-/// cluster are missing.
+/// Builds the driver, unless [`DRIVER`] is set, and the tests. Returns the tests of each version. None if something does not build,
+/// or if the parts of the cluster are missing.
 fn prepare(
     context: &mut Context,
     suite: &mut Suite,
@@ -139,9 +181,12 @@ fn prepare(
     context.simulated_node()?;
     let gofmt = context.gofmt()?;
     suite.check("format", |log| is_formatted(context, &gofmt, &context.top.join(HERE), log));
+    let has_driver = context.get(DRIVER).is_some();
     let mut programs = Vec::new();
     let is_built = suite.check("build", |log| {
-        log.run(&mut context.cargo(&["build", "-p", "vfio-device-plugin"]))?;
+        if !has_driver {
+            log.run(&mut context.cargo(&["build", "-p", "vfio-device-plugin"]))?;
+        }
         for (version, flags) in versions {
             let program = context.target.join(format!("dra/kubelet-{version}.test"));
             log.run(go_in(context, HERE, &["test", "-c"]).args(*flags).arg("-o").arg(&program).arg("."))?;
@@ -149,7 +194,9 @@ fn prepare(
         }
         Ok(())
     });
-    context.set("VFIO_TEST_PLUGIN", context.debug("vfio-device-plugin"));
+    if !has_driver {
+        context.set(DRIVER, context.debug("vfio-device-plugin"));
+    }
     let node = context.get(SIM_NODE).ok_or("the simulated node is not built")?;
     context.set("VFIO_TEST_SIM_NODE", node);
     let has_parts = find_parts(context);

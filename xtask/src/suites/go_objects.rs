@@ -86,14 +86,21 @@ fn object(context: &Context, target: &Target) -> Result<PathBuf> {
     }
     // A directory of its own: other flags would compile everything again in the one of other builds.
     let work = context.target.join("go-objects");
-    let mut cargo =
-        context.cargo(&["rustc", "--quiet", "--release", "--locked", "--package", "vfio-probe-ffi"]);
+    let mut cargo = context.cargo(&[
+        "rustc",
+        "--quiet",
+        "--profile",
+        "library",
+        "--locked",
+        "--package",
+        "vfio-probe-ffi",
+    ]);
     cargo.args(["--lib", "--crate-type", "staticlib", "--target", target.triple]);
     cargo.env("CARGO_TARGET_DIR", &work).env("CARGO_ENCODED_RUSTFLAGS", remap(context));
     process::run(&mut cargo)?;
-    let release = work.join(target.triple).join("release");
+    let built = work.join(target.triple).join("library");
     let (archive, all, merged) =
-        (release.join("libvfio_probe.a"), release.join("all.o"), release.join("object.syso"));
+        (built.join("libvfio_probe.a"), built.join("all.o"), built.join("object.syso"));
     let (ld, nm, objcopy) = (target.tool("ld"), target.tool("nm"), target.tool("objcopy"));
     let readelf = target.tool("readelf");
     let mut localize = context.command("ffi/static-object");

@@ -211,6 +211,8 @@ func TestFailedPassMakesAgentUnhealthy(t *testing.T) {
 	if status, _ := agent.get("/missing"); status != http.StatusNotFound {
 		t.Errorf("%d", status)
 	}
+	// A pass during the move would know a part of the devices.
+	agent.eventually([]string{`vfio_watch_events_total{kind="ready"} 1`})
 	sys, away := filepath.Join(node.Root, "sys"), filepath.Join(node.Root, "away")
 	if err := os.Rename(sys, away); err != nil {
 		t.Fatal(err)

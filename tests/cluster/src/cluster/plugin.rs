@@ -8,7 +8,7 @@ use super::{Cluster, PLUGIN_LABEL, PLUGIN_NAMESPACE, POD};
 use crate::Result;
 
 impl Cluster {
-    /// Applies a manifest of the plugin, and waits until its pod is ready.
+    /// Applies a manifest of the plugin, and waits until its pod is ready. The pod of an earlier manifest has then been replaced.
     ///
     /// # Errors
     ///
@@ -16,6 +16,11 @@ impl Cluster {
     pub fn deploy_plugin(&self, manifest: &str) -> Result {
         self.apply(manifest)?;
         let ready = self.wait("the plugin's pod is ready", POD, |cluster| {
+            let rollout = ["rollout", "status", "daemonset/vfio-device-plugin", "-n", PLUGIN_NAMESPACE];
+            let said = cluster.kubectl_text(&[&rollout[..], &["--watch=false"]].concat())?;
+            if !said.contains("successfully rolled out") {
+                return Err(said.into());
+            }
             let pods = cluster.plugin_pods()?;
             Ok((pods.len() == 1 && pods.iter().all(is_ready)).then_some(()))
         });

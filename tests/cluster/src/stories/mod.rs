@@ -4,7 +4,9 @@ mod api_server;
 mod daemons;
 mod dra;
 mod foreign;
+mod gpu_operator;
 mod helm;
+mod metrics;
 mod modes;
 mod plugin;
 mod pod_resources;
@@ -15,6 +17,7 @@ mod refused;
 mod replaced;
 mod sampler;
 mod scheduled;
+mod static_pod;
 mod step;
 mod stuck;
 mod upgrade;
@@ -133,9 +136,33 @@ pub const STORIES: &[Story] = &[
         run: modes::run,
     },
     Story {
+        name: "metrics",
+        about: "the metrics, scraped over the pods' network, have the figures of the sources",
+        quick: false,
+        run: metrics::run,
+    },
+    Story {
+        name: "static-pod",
+        about: "a static pod holds a device, which is free again after its file is removed",
+        quick: false,
+        run: static_pod::run,
+    },
+    Story {
+        name: "gpu-operator",
+        about: "the image runs in the DaemonSet of NVIDIA's GPU operator",
+        quick: false,
+        run: gpu_operator::run,
+    },
+    Story {
         name: "dra-claims",
         about: "pods with claims hold devices, and a foreign holder keeps its device from them",
         quick: false,
         run: dra::claims,
+    },
+    Story {
+        name: "dra-restarts",
+        about: "the driver, the kubelet, the API server and the node restart while pods have claims",
+        quick: false,
+        run: dra::restarts,
     },
 ];

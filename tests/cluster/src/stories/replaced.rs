@@ -38,7 +38,7 @@ pub(super) fn run(cluster: &mut Cluster) -> Result {
 }
 
 /// Deletes the plugin's pod and waits until another one is ready.
-fn replace(cluster: &Cluster) -> Result {
+pub(super) fn replace(cluster: &Cluster) -> Result {
     let old = cluster.plugin_pod()?;
     cluster.kubectl_text(&["delete", "pod", "--namespace", "kube-system", &old])?;
     cluster.step(&format!("{old} is deleted"));

@@ -102,6 +102,12 @@ impl State {
         pods.and_then(|pods| pods.get(&format!("default/{pod}"))).cloned().unwrap_or_default()
     }
 
+    /// The processes of pods that hold groups, in the order of the groups.
+    pub(super) fn holders_of_pods(&self) -> Vec<u64> {
+        let holders = self.node.groups.iter().flat_map(|group| &group.holders);
+        holders.filter(|holder| !holder.pod.is_empty()).map(|holder| holder.pid).collect()
+    }
+
     /// The number and the device's address of the first group that no process holds.
     ///
     /// # Errors

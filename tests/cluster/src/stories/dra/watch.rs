@@ -77,6 +77,23 @@ impl Watch {
     pub(super) fn moments(&self, since: Instant) -> Vec<Moment> {
         moments(&self.changes(), since)
     }
+
+    /// Fails if a device was in a slice without a taint since a moment.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the time of it.
+    pub(super) fn expect_withheld(&self, device: &str, since: Instant) -> Result {
+        let offered =
+            self.moments(since).into_iter().find(|moment| moment.devices.get(device) == Some(&None));
+        match offered {
+            Some(moment) => {
+                let time = moment.time.saturating_duration_since(since);
+                Err(format!("{device} was in a slice without a taint after {time:.1?}").into())
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 impl Drop for Watch {
