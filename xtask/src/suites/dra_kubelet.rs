@@ -115,9 +115,8 @@ pub fn mutants(context: &mut Context, arguments: &[String]) -> Result<bool> {
             if !is_built {
                 continue;
             }
-            if let Some(test) = mutant.test {
-                suite.check(&format!("{name}: found by {test}"), |log| fails(context, &program, test, log));
-            }
+            let test = mutant.test;
+            suite.check(&format!("{name}: found by {test}"), |log| fails(context, &program, test, log));
             let expected = [format!("-expect-violation={}", mutant.violation)];
             suite.check_aloud(&format!("{name}: found by random steps"), |log| {
                 play(context, &program, STEPS_OF_MUTANT, &expected, log)

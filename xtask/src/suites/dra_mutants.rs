@@ -10,8 +10,8 @@ use crate::{Result, process};
 pub(super) struct Mutant {
     /// Its name.
     pub(super) name: &'static str,
-    /// The test of tests/dra/kubelet that must find it. None if no test does by itself.
-    pub(super) test: Option<&'static str>,
+    /// The test of tests/dra/kubelet that must find it.
+    pub(super) test: &'static str,
     /// A regular expression of the violation that the random steps must find.
     pub(super) violation: &'static str,
     /// The source file.
@@ -24,7 +24,7 @@ pub(super) struct Mutant {
 pub(super) const MUTANTS: [Mutant; 6] = [
     Mutant {
         name: "unprepare-without-barrier",
-        test: Some("unprepare_of_a_held_group_succeeds_after_the_taint_is_stored"),
+        test: "unprepare_of_a_held_group_succeeds_after_the_taint_is_stored",
         violation: "is unprepared while .* is held, and the API server offers",
         file: "plugin/src/dra/unprepare.rs",
         change: (
@@ -34,7 +34,7 @@ pub(super) const MUTANTS: [Mutant; 6] = [
     },
     Mutant {
         name: "refusal-before-taint",
-        test: Some("refusal_is_sent_after_the_taint_is_stored"),
+        test: "refusal_is_sent_after_the_taint_is_stored",
         violation: "is refused while .* is held, and the API server offers",
         file: "plugin/src/dra/prepare.rs",
         change: (
@@ -44,7 +44,7 @@ pub(super) const MUTANTS: [Mutant; 6] = [
     },
     Mutant {
         name: "prepare-of-a-held-group",
-        test: Some("refusal_is_sent_after_the_taint_is_stored"),
+        test: "refusal_is_sent_after_the_taint_is_stored",
         violation: "is prepared with .*, which is held",
         file: "plugin/src/dra/prepare.rs",
         change: (
@@ -54,7 +54,7 @@ pub(super) const MUTANTS: [Mutant; 6] = [
     },
     Mutant {
         name: "record-after-answer",
-        test: Some("answered_claim_is_recorded"),
+        test: "answered_claim_is_recorded",
         violation: "the record is wrong: claims.json lacks",
         file: "plugin/src/dra/prepared.rs",
         change: (
@@ -64,7 +64,7 @@ pub(super) const MUTANTS: [Mutant; 6] = [
     },
     Mutant {
         name: "prepare-ignores-other-claims",
-        test: Some("claimed_and_unknown_devices_are_refused"),
+        test: "claimed_and_unknown_devices_are_refused",
         violation: "the record is wrong: claims.json has group .* for|are prepared for one group",
         file: "plugin/src/dra/prepared.rs",
         change: (
@@ -74,7 +74,7 @@ pub(super) const MUTANTS: [Mutant; 6] = [
     },
     Mutant {
         name: "foreign-holder-without-taint",
-        test: Some("slices_belong_to_the_node_and_are_not_written_again"),
+        test: "slices_belong_to_the_node_and_are_not_written_again",
         violation: "the scheduler can allocate .*, and a VM can open|is refused while .* is held, and the API server offers",
         file: "plugin/policy/src/dra/taints.rs",
         change: (
@@ -138,4 +138,21 @@ fn edit(file: &Path, from: &str, to: &str) -> Result {
         return Err(format!("{} does not have the text `{from}` once", file.display()).into());
     }
     process::write(file, text.replace(from, to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mutants_change_texts_and_name_tests_that_exist() {
+        let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let tests = process::read(&top.join("tests/dra/kubelet/dra_test.go")).unwrap();
+        for mutant in &MUTANTS {
+            let source = process::read(&top.join(mutant.file)).unwrap();
+            assert_eq!(source.matches(mutant.change.0).count(), 1, "{}: {}", mutant.name, mutant.file);
+            let test = mutant.test;
+            assert!(tests.contains(&format!("{{\"{test}\", ")), "{}: {test}", mutant.name);
+        }
+    }
 }
