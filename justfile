@@ -56,9 +56,13 @@ kubelets *args:
 cluster *args:
     tests/cluster/run {{ args }}
 
-# Plays random steps with the DRA driver, a scheduler and its controllers: [STEPS [SEED]].
+# Plays random steps with the DRA driver, a scheduler and its controllers: [STEPS [SEED [NODES]]].
 dra-chaos *args:
     scripts/xtask dra-chaos {{ args }}
+
+# Builds DRA drivers that break a promise, and checks that tests and random steps find them: [MUTANT...].
+dra-mutants *args:
+    scripts/xtask dra-mutants {{ args }}
 
 # Measures the core, the calls of every language, and the program of the image.
 bench:

@@ -142,6 +142,7 @@ func (n *chaosNode) deletePod(hangs, force bool) bool {
 	slices.SortFunc(v.pods, func(a, b *corev1.Pod) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
 	pod := v.pods[n.random.IntN(len(v.pods))]
 	n.mu.Lock()
+	n.deleted[pod.UID] = true
 	if p := n.pods[pod.UID]; p != nil {
 		p.hangs = hangs
 	}

@@ -65,6 +65,8 @@ type chaosNode struct {
 	// disturbances counts what makes a barrier impossible to check: restarts, and interruptions of the way to the API server.
 	disturbances int
 	interrupted  bool
+	// deleted are the pods that were deleted by a step. The controllers evict the pods of devices with the taint NoExecute.
+	deleted map[types.UID]bool
 	// takesNext is whether a process takes a device of the next pod that is placed.
 	takesNext bool
 	found     atomic.Pointer[string]
@@ -73,7 +75,7 @@ type chaosNode struct {
 func newChaosNode(t *testing.T, c *cluster, name string, random *rand.Rand) *chaosNode {
 	t.Helper()
 	n := &chaosNode{cluster: c, t: t, name: name, random: random, sim: startNode(t), dirs: newDirectories(t), wiped: map[types.UID]bool{},
-		groups: chaosDevices, bound: map[string]bool{}, vms: map[int]*chaosVM{}, pods: map[types.UID]*chaosPod{}}
+		groups: chaosDevices, bound: map[string]bool{}, deleted: map[types.UID]bool{}, vms: map[int]*chaosVM{}, pods: map[types.UID]*chaosPod{}}
 	for _, address := range []string{"0000:e1:00.0", "0000:e1:00.1"} {
 		n.sim.order(t, "add_gpu", map[string]any{"address": address, "group": 70, "numa_node": 1}, &struct{}{})
 	}
@@ -237,6 +239,9 @@ func (n *chaosNode) tick(v view) {
 		}
 		vm := n.vmOf(p)
 		if pod == nil || pod.DeletionTimestamp != nil {
+			if !n.deleted[uid] {
+				n.violate("%s was evicted; its devices are %v", p.pod.Name, p.devices)
+			}
 			if vm != nil && p.hangs {
 				vm.pod = ""
 			} else if vm != nil {

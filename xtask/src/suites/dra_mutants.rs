@@ -1,6 +1,6 @@
 //! Drivers that break a promise, which the tests and the random steps must find: the plugin with one change of its source.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::context::Context;
 use crate::log::Log;
@@ -112,17 +112,14 @@ impl Mutant {
             }
             std::fs::write(&to, content)?;
         }
-        let source = copy.join(self.file);
-        let text = process::read(&source)?;
-        let (from, to) = self.change;
-        if text.matches(from).count() != 1 {
-            return Err(format!("{} does not have the text `{from}` once", self.file).into());
-        }
-        process::write(&source, text.replace(from, to))?;
-        // The target directory is shared, so that dependencies are compiled once. The program has another name there.
+        edit(&copy.join(self.file), self.change.0, self.change.1)?;
+        // The target directory is shared, so that dependencies are compiled once. With the same version the crates of the copy would
+        // replace those of the workspace there, and cargo would take them for current. The program has another name, too.
+        let version = format!("version = \"{}", context.version()?);
+        edit(&copy.join("Cargo.toml"), &format!("\n{version}\""), &format!("\n{version}+mutant\""))?;
         let manifest = copy.join("plugin/Cargo.toml");
-        let text = process::read(&manifest)?;
         let program = self.program();
+        let text = process::read(&manifest)?;
         process::write(
             &manifest,
             format!("{text}\n[[bin]]\nname = \"{program}\"\npath = \"src/bin/vfio-device-plugin.rs\"\n"),
@@ -132,4 +129,13 @@ impl Mutant {
         log.run(&mut build)?;
         Ok(context.debug(&program))
     }
+}
+
+/// Replaces a text that a file has once.
+fn edit(file: &Path, from: &str, to: &str) -> Result {
+    let text = process::read(file)?;
+    if text.matches(from).count() != 1 {
+        return Err(format!("{} does not have the text `{from}` once", file.display()).into());
+    }
+    process::write(file, text.replace(from, to))
 }

@@ -51,6 +51,7 @@ fn device_of_a_prepared_group_names_its_peer() {
 fn device_of_a_pod_of_the_device_plugin() {
     let taint = Withheld::DevicePlugin.taint(&"a.io".parse().unwrap());
     assert_eq!((taint.key.as_str(), taint.value), ("a.io/device-plugin", None));
+    assert_eq!(taint.effect, "NoSchedule");
 }
 
 #[test]
