@@ -21,6 +21,8 @@ pub(super) struct StoredSlices {
     has_unanswered: bool,
     /// The highest generation ever seen or sent.
     generation: i64,
+    /// How often the slices may have changed.
+    revision: u64,
 }
 
 impl StoredSlices {
@@ -34,9 +36,19 @@ impl StoredSlices {
         self.slices.values().cloned().collect()
     }
 
+    /// Returns whether no slice is stored.
+    pub(super) fn is_empty(&self) -> bool {
+        self.slices.is_empty()
+    }
+
     /// Returns the highest generation ever seen or sent.
     pub(super) fn generation(&self) -> i64 {
         self.generation
+    }
+
+    /// Returns a number that is another one after each change of the slices.
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Notes that a request has failed, so that the slices are not known before the next list.
@@ -85,6 +97,7 @@ impl StoredSlices {
 
     /// Ends the list. Slices that it lacks are gone, except those that were written since it was begun.
     pub(super) fn end_list(&mut self) {
+        self.revision += 1;
         let list = std::mem::take(&mut self.list);
         self.slices.retain(|name, _| list.contains_key(name));
         for slice in list.into_values() {
@@ -95,6 +108,7 @@ impl StoredSlices {
 
     /// Takes a list that was made after all writes. A list of the watch that has not ended may be older, and goes on.
     pub(super) fn replace(&mut self, slices: Vec<ResourceSlice>) {
+        self.revision += 1;
         let names: BTreeSet<String> = slices.iter().map(name).collect();
         self.slices.retain(|name, _| names.contains(name));
         for slice in slices {
@@ -113,6 +127,7 @@ impl StoredSlices {
 
     /// Takes a slice as it is stored now. An event of the watch may be older than the answer to a write.
     pub(super) fn applied(&mut self, slice: ResourceSlice) {
+        self.revision += 1;
         self.generation = self.generation.max(slice.spec.pool.generation);
         let name = name(&slice);
         if !self.slices.get(&name).is_some_and(|known| is_newer(known, &slice)) {
@@ -122,6 +137,7 @@ impl StoredSlices {
 
     /// Removes a slice that was deleted, and not one that was created since with the same name.
     pub(super) fn deleted(&mut self, slice: &ResourceSlice) {
+        self.revision += 1;
         let name = name(slice);
         for slices in [&mut self.slices, &mut self.list] {
             if slices.get(&name).is_some_and(|known| known.metadata.uid == slice.metadata.uid) {

@@ -23,6 +23,8 @@ Runs the plugin in a whole Kubernetes cluster of one node with real VFIO groups.
   tests/cluster/run --shell         start a cluster, print how to reach it, and keep it until Ctrl-C
   tests/cluster/run --list          list the stories
   tests/cluster/run --clean         remove all parts from the cache
+  tests/cluster/run --kubernetes VERSION ...
+                                    any of these with another Kubernetes that tests/cluster/versions lists
 
 It needs root. The node's processor is the host's if a guest boots with KVM, otherwise an emulated one; VFIO_PROBE_VM_ACCEL=tcg|kvm
 chooses.";
@@ -57,6 +59,16 @@ impl<'a> Action<'a> {
     }
 }
 
+/// Takes `--kubernetes VERSION` from the front of the arguments.
+fn take_kubernetes(arguments: &[String]) -> (Option<&str>, &[String]) {
+    match arguments {
+        [option, version, rest @ ..] if option == "--kubernetes" && !version.starts_with('-') => {
+            (Some(version), rest)
+        }
+        _ => (None, arguments),
+    }
+}
+
 /// Runs what the arguments ask for, and returns whether it passed.
 ///
 /// # Errors
@@ -64,6 +76,7 @@ impl<'a> Action<'a> {
 /// Fails if a part does not build, or no story has one of the names.
 pub fn run(arguments: &[String]) -> Result<bool> {
     let mut context = Context::new()?;
+    let (kubernetes, arguments) = take_kubernetes(arguments);
     match Action::parse(arguments) {
         Action::Help => process::print_line(HELP),
         Action::Unknown => {
@@ -76,16 +89,16 @@ pub fn run(arguments: &[String]) -> Result<bool> {
             }
         }
         Action::Clean => parts::clean(&context)?,
-        Action::Cached => return Ok(parts::cached(&mut context)?.is_some()),
+        Action::Cached => return Ok(parts::cached(&mut context, kubernetes)?.is_some()),
         Action::Build => {
-            parts::build(&mut context)?;
+            parts::build(&mut context, kubernetes)?;
         }
-        Action::Shell => shell(&mut context)?,
+        Action::Shell => shell(&mut context, kubernetes)?,
         Action::Quick => {
             let quick: Vec<&Story> = STORIES.iter().filter(|story| story.quick).collect();
-            return build_and_play(&mut context, &quick);
+            return build_and_play(&mut context, kubernetes, &quick);
         }
-        Action::Run(names) => return build_and_play(&mut context, &select(STORIES, names)?),
+        Action::Run(names) => return build_and_play(&mut context, kubernetes, &select(STORIES, names)?),
     }
     Ok(true)
 }
@@ -111,8 +124,8 @@ fn plugin(context: &Context) -> Result<Plugin> {
     Ok(Plugin { program: program.into(), archive, image })
 }
 
-fn build_and_play(context: &mut Context, stories: &[&Story]) -> Result<bool> {
-    let parts = parts::build(context)?;
+fn build_and_play(context: &mut Context, kubernetes: Option<&str>, stories: &[&Story]) -> Result<bool> {
+    let parts = parts::build(context, kubernetes)?;
     let plugin = plugin(context)?;
     Ok(play(&parts, &plugin, stories))
 }
@@ -160,8 +173,8 @@ fn prepared<'a>(running: &'a mut Option<Cluster>, parts: &Parts, plugin: &Plugin
 }
 
 /// Keeps a cluster until it is interrupted.
-fn shell(context: &mut Context) -> Result {
-    let parts = parts::build(context)?;
+fn shell(context: &mut Context, kubernetes: Option<&str>) -> Result {
+    let parts = parts::build(context, kubernetes)?;
     let cluster = Cluster::start(&parts, &plugin(context)?, Function::six_gpus())?;
     let kubectl = parts.kubernetes.join("kubectl");
     process::print_line(format!("{} --kubeconfig {}", kubectl.display(), cluster.kubeconfig().display()));
@@ -186,6 +199,18 @@ mod tests {
         assert_eq!(Action::parse(&words("a --quick")), Action::Unknown);
         let names = words("a b");
         assert_eq!(Action::parse(&names), Action::Run(&names));
+    }
+
+    #[test]
+    fn version_of_kubernetes_precedes_the_rest() {
+        assert_eq!(take_kubernetes(&words("a b")), (None, &words("a b")[..]));
+        let with = words("--kubernetes 1.34.4 --quick");
+        assert_eq!(take_kubernetes(&with), (Some("1.34.4"), &words("--quick")[..]));
+        for wrong in ["--kubernetes", "--kubernetes --quick", "a --kubernetes 1.34.4"] {
+            let wrong = words(wrong);
+            let (version, rest) = take_kubernetes(&wrong);
+            assert_eq!((version, Action::parse(rest)), (None, Action::Unknown));
+        }
     }
 
     #[test]

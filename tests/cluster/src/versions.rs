@@ -5,6 +5,18 @@ use std::path::Path;
 
 use crate::Result;
 
+/// The line of the other versions of Kubernetes.
+const ON_DEMAND: &str = "kubernetes-on-demand";
+
+/// A version of Kubernetes that can be built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// MAJOR.MINOR.PATCH.
+    pub version: String,
+    /// The name of the module file in parts/kubernetes, without `.mod`.
+    pub module: String,
+}
+
 /// The versions of all parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Versions(BTreeMap<String, String>);
@@ -42,6 +54,26 @@ impl Versions {
         Ok(Self(versions))
     }
 
+    /// Returns a version of Kubernetes: the one that is always tested, or another one by its number.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file does not list the number.
+    pub fn kubernetes(&self, wanted: Option<&str>) -> Result<Kubernetes> {
+        let tested = self.of("kubernetes")?;
+        let Some(wanted) = wanted.filter(|wanted| *wanted != tested) else {
+            return Ok(Kubernetes { version: tested.into(), module: "go".into() });
+        };
+        let others = self.of(ON_DEMAND)?;
+        let Some(version) = others.split_whitespace().find(|version| *version == wanted) else {
+            return Err(
+                format!("no Kubernetes {wanted}: tests/cluster/versions lists {tested} {others}").into()
+            );
+        };
+        let module = version.rsplit_once('.').map_or(version, |(minor, _)| minor);
+        Ok(Kubernetes { version: version.into(), module: module.into() })
+    }
+
     /// Returns what follows the name of a part.
     ///
     /// # Errors
@@ -75,6 +107,17 @@ mod tests {
     }
 
     #[test]
+    fn kubernetes_is_the_tested_version_or_a_listed_one() {
+        let versions = Versions::parse("kubernetes 1.37.2\nkubernetes-on-demand 1.30.1 1.34.4\n").unwrap();
+        let module = |wanted| versions.kubernetes(wanted).map(|found| (found.version, found.module)).unwrap();
+        assert_eq!(module(None), ("1.37.2".into(), "go".into()));
+        assert_eq!(module(Some("1.37.2")), ("1.37.2".into(), "go".into()));
+        assert_eq!(module(Some("1.34.4")), ("1.34.4".into(), "1.34".into()));
+        let error = versions.kubernetes(Some("1.34")).unwrap_err().to_string();
+        assert_eq!(error, "no Kubernetes 1.34: tests/cluster/versions lists 1.37.2 1.30.1 1.34.4");
+    }
+
+    #[test]
     fn go_modules_name_the_same_versions() {
         let top = Context::new().unwrap().top;
         let versions = Versions::read(&top).unwrap();
@@ -87,6 +130,12 @@ mod tests {
             let text = xtask::process::read(&file).unwrap();
             let required = format!("{module} v{}", versions.of(part).unwrap());
             assert!(text.contains(&required), "{} does not require {required}", file.display());
+        }
+        for version in versions.of(ON_DEMAND).unwrap().split_whitespace() {
+            let Kubernetes { module, .. } = versions.kubernetes(Some(version)).unwrap();
+            let file = top.join("tests/cluster/parts/kubernetes").join(format!("{module}.mod"));
+            let required = format!("k8s.io/kubernetes v{version}");
+            assert!(xtask::process::read(&file).unwrap().contains(&required), "{}", file.display());
         }
     }
 }

@@ -261,6 +261,23 @@ func (n *numbers) memory(d *measured) float64 {
 	return kilobytes * 1024 / 1e6
 }
 
+// cpu returns the CPU time of a driver's threads so far in milliseconds.
+func (n *numbers) cpu(d *measured) float64 {
+	n.t.Helper()
+	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", d.process.Process.Pid))
+	must(n.t, err)
+	sum := 0.0
+	for _, path := range paths {
+		// A thread may have ended.
+		if content, err := os.ReadFile(path); err == nil {
+			nanoseconds, err := strconv.ParseFloat(strings.Fields(string(content))[0], 64)
+			must(n.t, err)
+			sum += nanoseconds / 1e6
+		}
+	}
+	return sum
+}
+
 // connections returns how many TCP connections a driver has. It has them only to the API server.
 func (n *numbers) connections(d *measured) int {
 	n.t.Helper()

@@ -36,7 +36,7 @@ const (
 	// stormTime is how long processes take and leave devices, each for stormHold.
 	stormTime = 40 * time.Second
 	stormHold = 4 * time.Second
-	// quiet is longer than the library waits between an event of its slices and its next look at them.
+	// quiet is longer than the library waits after an event of its slices before it checks them.
 	quiet = 31 * time.Second
 )
 
@@ -117,6 +117,10 @@ func (n *numbers) measureStarts() {
 func (n *numbers) measureCalls() {
 	ctx := context.Background()
 	gets, disk, prepares, unprepares, managed, ended := samples{}, samples{}, samples{}, samples{}, samples{}, samples{}
+	before := map[*measured]float64{}
+	for _, d := range n.drivers {
+		before[d] = n.cpu(d)
+	}
 	for call := range callTakes {
 		for index := range n.drivers {
 			d := n.drivers[(call+index)%len(n.drivers)]
@@ -135,6 +139,9 @@ func (n *numbers) measureCalls() {
 				}
 			})
 		}
+	}
+	for _, d := range n.drivers {
+		n.table.add("CPU time of the driver for Prepare and Unprepare, ms", d, (n.cpu(d)-before[d])/callTakes)
 	}
 	for call := range callTakes {
 		for index := range n.drivers {
@@ -265,6 +272,8 @@ func (n *numbers) measureStorm() {
 // measureIdle leaves both drivers alone. Each half of the time is a round.
 func (n *numbers) measureIdle(idle time.Duration) {
 	n.disconnect()
+	// What was measured before has an end.
+	time.Sleep(quiet)
 	half := idle / rounds
 	for range rounds {
 		began := time.Now()

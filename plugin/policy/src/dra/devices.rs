@@ -125,6 +125,22 @@ pub fn entries(driver: &DraDriver, listed: &[Listed], features: Features) -> Ent
     entries
 }
 
+/// Returns whether [`entries`] returns the same for both lists.
+///
+/// False is also an answer for lists that only may differ. Without stored taints a prepared device is listed where another one is left
+/// out; with them a claim changes no entry.
+pub fn have_same_entries(some: &[Listed], others: &[Listed], features: Features) -> bool {
+    let is_same = |one: &Listed, other: &Listed| {
+        let Listed { id, group, attributes, withheld, prepared } = one;
+        *id == other.id
+            && *group == other.group
+            && *withheld == other.withheld
+            && (features.taints || *prepared == other.prepared)
+            && *attributes == other.attributes
+    };
+    some.len() == others.len() && some.iter().zip(others).all(|(one, other)| is_same(one, other))
+}
+
 fn entry(driver: &DraDriver, listed: &Listed, group: Option<GroupId>, features: Features) -> Device {
     let withheld = listed.withheld.as_ref().filter(|_| features.taints);
     let consumption = |group| DeviceCounterConsumption {

@@ -8,7 +8,7 @@ use xtask::process;
 
 use super::cache::{Cache, Key};
 use crate::Result;
-use crate::versions::Versions;
+use crate::versions::{Kubernetes, Versions};
 
 /// The components of Kubernetes, which are one program with several names.
 const COMPONENTS: [&str; 5] =
@@ -22,22 +22,28 @@ const LINK: &str = "-ldflags=-s -w";
 const CONTAINERD_TAGS: &str = "no_btrfs no_zfs no_devmapper urfave_cli_no_docs osusergo netgo static_build";
 const CONTAINERD: &str = "github.com/containerd/containerd/v2/cmd";
 
-/// Builds the components of Kubernetes and returns the directory of their programs.
+/// Builds the components of a version of Kubernetes and returns the directory of their programs.
 ///
 /// # Errors
 ///
 /// Fails if they do not build.
-pub fn kubernetes(context: &mut Context, cache: &Cache, versions: &Versions) -> Result<PathBuf> {
-    let version = versions.of("kubernetes")?;
+pub fn kubernetes(context: &mut Context, cache: &Cache, version: &Kubernetes) -> Result<PathBuf> {
+    let Kubernetes { version, module } = version;
     // `kubectl version` and the node's status show it (k8s.io/component-base/version).
     let base = "k8s.io/component-base/version";
     let minor = version.split('.').nth(1).unwrap_or_default();
     let link = format!(
         "{LINK} -X {base}.gitVersion=v{version} -X {base}.gitMajor=1 -X {base}.gitMinor={minor} -X k8s.io/client-go/pkg/version.gitVersion=v{version}"
     );
-    module(context, cache, "kubernetes", &[version, KUBERNETES_FLAGS, &link], |go, new| {
-        go.env("GOFLAGS", KUBERNETES_FLAGS).args(["build", &link, "-o"]).arg(new.join("kubernetes")).arg(".");
-        process::run(go)?;
+    let sources = context.top.join("tests/cluster/parts/kubernetes");
+    let mut key = [version.as_str(), KUBERNETES_FLAGS, &link].iter().fold(Key::default(), Key::text);
+    // Not the module files of other versions.
+    for file in [format!("{module}.mod"), format!("{module}.sum"), "main.go".into()] {
+        key = key.file(&sources.join(file))?;
+    }
+    build(context, cache, "kubernetes", &key, |go, new| {
+        go.env("GOFLAGS", KUBERNETES_FLAGS).args(["build", &format!("-modfile={module}.mod"), &link, "-o"]);
+        process::run(go.arg(new.join("kubernetes")).arg("."))?;
         for name in COMPONENTS {
             std::os::unix::fs::symlink("kubernetes", new.join(name))?;
         }
@@ -90,14 +96,26 @@ fn module(
     cache: &Cache,
     name: &str,
     words: &[&str],
-    build: impl FnOnce(&mut Command, &Path) -> Result,
+    run: impl FnOnce(&mut Command, &Path) -> Result,
 ) -> Result<PathBuf> {
     let sources = context.top.join("tests/cluster/parts").join(name);
     let key = words.iter().fold(Key::default(), Key::text).directory(&sources)?;
-    cache.part(name, &key, |new| {
+    build(context, cache, name, &key, run)
+}
+
+/// As `module`, with a key of the caller's.
+fn build(
+    context: &mut Context,
+    cache: &Cache,
+    name: &str,
+    key: &Key,
+    run: impl FnOnce(&mut Command, &Path) -> Result,
+) -> Result<PathBuf> {
+    let sources = context.top.join("tests/cluster/parts").join(name);
+    cache.part(name, key, |new| {
         context.need_go()?;
         let mut go = context.command("go");
         go.current_dir(&sources).env("CGO_ENABLED", "0").env("GOFLAGS", FLAGS);
-        build(&mut go, new)
+        run(&mut go, new)
     })
 }

@@ -54,21 +54,22 @@ fn need(context: &Context) -> Result {
     [NEEDS, VM, C].iter().try_for_each(|needs| context.need(needs))
 }
 
-/// Installs what the parts and the cluster need, builds what is missing and returns all parts.
+/// Installs what the parts and the cluster need, builds what is missing and returns all parts. Kubernetes can have another version
+/// than the one that is always tested.
 ///
 /// # Errors
 ///
-/// Fails if this is not root, something cannot be installed, or a part does not build.
-pub fn build(context: &mut Context) -> Result<Parts> {
+/// Fails if this is not root, the version is not listed, something cannot be installed, or a part does not build.
+pub fn build(context: &mut Context, kubernetes: Option<&str>) -> Result<Parts> {
     need(context)?;
     let cache = Cache::new(context)?;
-    find(context, &cache)
+    find(context, &cache, kubernetes)
 }
 
 /// Finds or builds all parts.
-fn find(context: &mut Context, cache: &Cache) -> Result<Parts> {
+fn find(context: &mut Context, cache: &Cache, kubernetes: Option<&str>) -> Result<Parts> {
     let versions = Versions::read(&context.top)?;
-    let kubernetes = go::kubernetes(context, cache, &versions)?;
+    let kubernetes = go::kubernetes(context, cache, &versions.kubernetes(kubernetes)?)?;
     let etcd = go::etcd(context, cache, &versions)?;
     let containerd = go::containerd(context, cache, &versions)?;
     let tools = go::tools(context, cache)?;
@@ -94,13 +95,13 @@ fn find(context: &mut Context, cache: &Cache) -> Result<Parts> {
     Ok(parts(&disk))
 }
 
-/// Returns the parts if all are in the cache.
+/// Returns the parts, with a version of Kubernetes as `build` takes it, if all are in the cache.
 ///
 /// # Errors
 ///
 /// Fails if the files of a recipe cannot be read.
-pub fn cached(context: &mut Context) -> Result<Option<Parts>> {
-    match find(context, &Cache::new(context)?.only_complete()) {
+pub fn cached(context: &mut Context, kubernetes: Option<&str>) -> Result<Option<Parts>> {
+    match find(context, &Cache::new(context)?.only_complete(), kubernetes) {
         Ok(parts) => Ok(Some(parts)),
         Err(error) if error.is::<cache::Missing>() => Ok(None),
         Err(error) => Err(error),

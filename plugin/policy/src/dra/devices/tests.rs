@@ -51,6 +51,32 @@ fn prepared_device_stays_listed() {
 }
 
 #[test]
+fn only_lists_with_the_same_entries_count_as_the_same() {
+    let base = [listed("0000:01:00.0", 1), held("0000:02:00.0", 2)];
+    let changed = |change: fn(&mut Listed)| {
+        let mut devices = base.clone();
+        change(&mut devices[1]);
+        devices
+    };
+    for features in [ALL, NONE] {
+        assert!(have_same_entries(&base, &base.clone(), features));
+        assert!(!have_same_entries(&base, &base[..1], features));
+        for other in [
+            changed(|device| device.id = "0000:03:00.0".parse().unwrap()),
+            changed(|device| device.group = None),
+            changed(|device| device.withheld = None),
+            changed(|device| drop(device.attributes.insert("kind".to_owned(), Default::default()))),
+        ] {
+            assert!(!have_same_entries(&base, &other, features), "{other:?}");
+        }
+        let prepared = changed(|device| device.prepared = true);
+        let is_same = have_same_entries(&base, &prepared, features);
+        assert_eq!(is_same, made(&base, features) == made(&prepared, features));
+        assert_eq!(is_same, features.taints);
+    }
+}
+
+#[test]
 fn devices_of_one_group_consume_one_counter() {
     let made =
         made(&[listed("0000:01:00.0", 33), listed("0000:01:00.1", 33), listed("0000:02:00.0", 34)], ALL);

@@ -106,8 +106,8 @@ pub(super) fn tainted(slices: &Watch, device: &str, since: Instant, has_taint: b
     Some(found.time)
 }
 
-/// Waits until a device has a taint, or none, and returns when that was stored. This reads the watch only: what runs on the emulated
-/// node for a check would delay the driver.
+/// Waits until a device has a taint, or none, and returns when that was stored. This reads the watch only: a check on the
+/// emulated node would delay the driver.
 ///
 /// # Errors
 ///
@@ -123,7 +123,7 @@ pub(super) fn wait_tainted(
     cluster.wait(&what, LIMIT, |_| Ok(tainted(slices, device, since, has_taint)))
 }
 
-/// Returns how long a command over ssh takes that does nothing. It is part of what is measured from a command on.
+/// Returns how long a command over ssh takes that does nothing. A time that is measured from a command on includes this.
 ///
 /// # Errors
 ///
