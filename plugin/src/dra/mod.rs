@@ -115,7 +115,7 @@ impl Role {
             return Ok(Self::Offer);
         }
         let plugins_dir = config.dra.plugins_dir(&config.kubelet_root);
-        let claims = PreparedClaims::read(&RunDir::of_reader(&plugins_dir), &boot(&config.root));
+        let claims = PreparedClaims::read(&RunDir::of_reader(&plugins_dir), || boot(&config.root));
         match claims.context("the record of prepared claims cannot be read")? {
             0 => Ok(Self::Nothing),
             _ if config.dra.node.is_some() => Ok(Self::Drain),

@@ -53,13 +53,17 @@ impl PreparedClaims {
         Ok((prepared, was_there))
     }
 
-    /// Returns how many claims a file has that were prepared in a boot.
+    /// Returns how many claims a file has that were prepared in a boot. `boot` returns its id; it is called if there are claims.
     ///
     /// # Errors
     /// The file cannot be read now.
-    pub(super) fn read(directory: &RunDir, boot: &str) -> std::io::Result<usize> {
+    pub(super) fn read(directory: &RunDir, boot: impl FnOnce() -> String) -> std::io::Result<usize> {
         let ClaimRecord { claims } =
             StateFile::new(directory, FILE).read_versioned(VERSION)?.unwrap_or_default();
+        if claims.is_empty() {
+            return Ok(0);
+        }
+        let boot = boot();
         Ok(claims.values().filter(|claim| claim.boot == boot).count())
     }
 
@@ -163,5 +167,33 @@ pub(super) struct NotWritten;
 impl std::fmt::Display for NotWritten {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the driver's state file {FILE} could not be written; its log says why")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn boot_is_read_only_if_claims_are_recorded() {
+        let directory = tempfile::tempdir().unwrap();
+        let (run_dir, calls) = (RunDir::of_reader(directory.path()), Cell::new(0));
+        let boot = || {
+            calls.set(calls.get() + 1);
+            "now".to_owned()
+        };
+        assert_eq!((PreparedClaims::read(&run_dir, boot).unwrap(), calls.get()), (0, 0));
+        let claim = |boot: &str| {
+            serde_json::json!({
+                "namespace": "default", "name": "gpu", "boot": boot, "pods": [], "is_for_any_pod": false,
+                "pod_claim_name": null, "is_adopted": false, "devices": [],
+            })
+        };
+        let content = serde_json::json!({
+            "version": VERSION, "claims": { "one": claim("now"), "two": claim("before") },
+        });
+        std::fs::write(directory.path().join(FILE), content.to_string()).unwrap();
+        assert_eq!((PreparedClaims::read(&run_dir, boot).unwrap(), calls.get()), (1, 1));
     }
 }
