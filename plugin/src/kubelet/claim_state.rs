@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn file_that_is_no_record_of_claims_has_none() {
         for content in [&b""[..], b"{}", br#"{"Data": "{"}"#, br#"{"Data": 5}"#, br#"{"Data": "[]"}"#] {
-            assert_eq!(parse(content), None);
+            assert!(parse(content).is_none());
         }
         let empty = parse(&file(&json!(null))).unwrap();
         assert_eq!(empty.of(&"a.io".parse().unwrap(), "node-1"), BTreeMap::new());
