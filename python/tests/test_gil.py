@@ -190,7 +190,7 @@ def test_sigint_ends_a_wait(node: Node, wait: str) -> None:
     assert errors.rstrip().endswith("KeyboardInterrupt")
 
 
-# The numbers of poll, ppoll and epoll_wait, on x86-64 and in the kernel's generic table of other architectures.
+# The numbers of poll, ppoll and epoll_wait, on x86-64 and in the kernel's generic table of system calls.
 POLLS = {"x86_64": {7, 271, 232, 281}}.get(os.uname().machine, {73, 22})
 
 
