@@ -4,6 +4,7 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math"
@@ -67,6 +68,10 @@ func TestNumbers(t *testing.T) {
 				n.measureIdle(*numbersIdle)
 			}
 			n.table.print(fmt.Sprintf("%d devices", count))
+			// The slices of this node would count as those of the next one.
+			for _, d := range n.drivers {
+				n.stop(d)
+			}
 		})
 	}
 }
@@ -130,14 +135,8 @@ func (n *numbers) measureCalls() {
 				must(n.t, second(d.client.ResourceV1().ResourceClaims("default").Get(ctx, pod.Name, metav1.GetOptions{})))
 			})
 			disk.take(d, n.replaceFile)
-			prepares.take(d, func() { n.prepareByCall(d, claim) })
-			unprepares.take(d, func() {
-				answer, err := d.calls.NodeUnprepareResources(ctx, &drapb.NodeUnprepareResourcesRequest{Claims: []*drapb.Claim{claim}})
-				must(n.t, err)
-				if failure := answer.Claims[claim.Uid].GetError(); failure != "" {
-					n.t.Fatal(failure)
-				}
-			})
+			prepares.take(d, func() { n.repeat(d, func() error { return prepareByCall(d, claim) }) })
+			unprepares.take(d, func() { n.repeat(d, func() error { return unprepareByCall(d, claim) }) })
 		}
 	}
 	for _, d := range n.drivers {
@@ -147,8 +146,8 @@ func (n *numbers) measureCalls() {
 		for index := range n.drivers {
 			d := n.drivers[(call+index)%len(n.drivers)]
 			pod := d.pods[call%len(d.pods)]
-			managed.take(d, func() { must(n.t, n.kubelet.PrepareResources(ctx, pod)) })
-			ended.take(d, func() { must(n.t, n.kubelet.UnprepareResources(ctx, pod)) })
+			managed.take(d, func() { n.repeat(d, func() error { return n.kubelet.PrepareResources(ctx, pod) }) })
+			ended.take(d, func() { n.repeat(d, func() error { return n.kubelet.UnprepareResources(ctx, pod) }) })
 		}
 	}
 	for _, d := range n.drivers {
@@ -170,14 +169,39 @@ func (n *numbers) measureCalls() {
 	}
 }
 
-func (n *numbers) prepareByCall(d *measured, claim *drapb.Claim) {
+// repeat repeats a call until it succeeds, as the kubelet does. This driver refuses a claim whose record the disk does not take within a
+// second. Each refusal is printed.
+func (n *numbers) repeat(d *measured, call func() error) {
+	for attempt := 1; ; attempt++ {
+		err := call()
+		if err == nil {
+			return
+		}
+		fmt.Printf("%s refused a call: %v\n", d.label, err)
+		if attempt == 10 {
+			n.t.Fatal("refused ten times")
+		}
+	}
+}
+
+func prepareByCall(d *measured, claim *drapb.Claim) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 45*time.Second)
 	defer cancel()
 	answer, err := d.calls.NodePrepareResources(ctx, &drapb.NodePrepareResourcesRequest{Claims: []*drapb.Claim{claim}})
-	must(n.t, err)
-	if failure := answer.Claims[claim.Uid].GetError(); failure != "" {
-		n.t.Fatal(failure)
+	if failure := answer.GetClaims()[claim.Uid].GetError(); failure != "" {
+		return errors.New(failure)
 	}
+	return err
+}
+
+func unprepareByCall(d *measured, claim *drapb.Claim) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 45*time.Second)
+	defer cancel()
+	answer, err := d.calls.NodeUnprepareResources(ctx, &drapb.NodeUnprepareResourcesRequest{Claims: []*drapb.Claim{claim}})
+	if failure := answer.GetClaims()[claim.Uid].GetError(); failure != "" {
+		return errors.New(failure)
+	}
+	return err
 }
 
 // measureRestarts restarts the kubelet, which deletes the slices of both drivers.
@@ -290,6 +314,7 @@ func (n *numbers) measureIdle(idle time.Duration) {
 			n.table.add("memory while idle (VmRSS), MB", d, n.memory(d))
 		}
 	}
+	n.connect()
 }
 
 // samples are durations in milliseconds, by driver.
