@@ -111,6 +111,7 @@ func (n *chaosNode) settle() bool {
 			}
 			if err == nil && wrong == "" {
 				n.count(func(c *chaosCounts) { c.checks++ })
+				n.placements = placements(v)
 				return true
 			}
 		}
@@ -122,6 +123,22 @@ func (n *chaosNode) settle() bool {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// placements returns how many pods are placed and how many claims are allocated.
+func placements(v view) int {
+	count := 0
+	for _, pod := range v.pods {
+		if pod.Spec.NodeName != "" {
+			count++
+		}
+	}
+	for _, claim := range v.claims {
+		if claim.Status.Allocation != nil {
+			count++
+		}
+	}
+	return count
 }
 
 // checkEffects checks that no taint evicts pods: a claim keeps its device until its pod ends, and only an administrator ends a pod.

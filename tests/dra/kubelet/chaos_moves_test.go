@@ -27,10 +27,11 @@ var moves = []chaosMove{
 	{"create a pod with one device", 12, func(n *chaosNode) bool { return n.createPod("one") }},
 	{"create a pod with two devices", 4, func(n *chaosNode) bool { return n.createPod("two") }},
 	{"create a pod whose device is taken first", 5, (*chaosNode).createLatePod},
-	{"delete a pod", 10, func(n *chaosNode) bool { return n.deletePod(false, false) }},
-	{"delete a pod whose VM hangs", 5, func(n *chaosNode) bool { return n.deletePod(true, false) }},
-	{"delete a pod by force", 4, func(n *chaosNode) bool { return n.deletePod(false, true) }},
-	{"delete a pod by force, and its VM hangs", 2, func(n *chaosNode) bool { return n.deletePod(true, true) }},
+	{"delete a pod", 10, func(n *chaosNode) bool { return n.deletePod(false, false, false) }},
+	{"delete a pod whose VM hangs", 5, func(n *chaosNode) bool { return n.deletePod(true, false, false) }},
+	{"delete a pod by force", 4, func(n *chaosNode) bool { return n.deletePod(false, true, false) }},
+	{"delete a pod by force, and its VM hangs", 2, func(n *chaosNode) bool { return n.deletePod(true, true, false) }},
+	{"replace a pod, and its claim is unprepared late", 3, (*chaosNode).replacePod},
 	{"end a VM", 3, func(n *chaosNode) bool { return n.wantVM(false) }},
 	{"start a VM", 3, func(n *chaosNode) bool { return n.wantVM(true) }},
 	{"start a foreign VM", 9, (*chaosNode).startForeign},
@@ -87,9 +88,9 @@ func (n *chaosNode) play(steps int) string {
 		return n.violation()
 	}
 	for step := range steps {
-		// Nothing may change by itself.
+		// Nothing may change by itself, but for a pod that the scheduler began to place before it saw the latest taint.
 		if v, err := n.requested(); err == nil {
-			if wrong := n.wrong(v); wrong != "" {
+			if wrong := n.wrong(v); wrong != "" && placements(v) == n.placements {
 				n.violate("without an event: %s%s", wrong, n.describe())
 			}
 		}
@@ -134,7 +135,13 @@ func (n *chaosNode) createLatePod() bool {
 	return n.createPod("one")
 }
 
-func (n *chaosNode) deletePod(hangs, force bool) bool {
+// replacePod deletes a pod by force and creates another. The API server gives the device to the other while the kubelet still ends the
+// containers of the first.
+func (n *chaosNode) replacePod() bool {
+	return n.deletePod(false, true, true) && n.createPod("one")
+}
+
+func (n *chaosNode) deletePod(hangs, force, late bool) bool {
 	v, err := n.cached(n.name)
 	if err != nil || len(v.pods) == 0 {
 		return false
@@ -145,6 +152,9 @@ func (n *chaosNode) deletePod(hangs, force bool) bool {
 	n.deleted[pod.UID] = true
 	if p := n.pods[pod.UID]; p != nil {
 		p.hangs = hangs
+		if late {
+			p.unprepareAt = time.Now().Add(lateUnprepare)
+		}
 	}
 	n.mu.Unlock()
 	options := metav1.DeleteOptions{}

@@ -51,6 +51,8 @@ type chaosNode struct {
 	workCtx    context.Context
 	workers    sync.WaitGroup
 	created    int
+	// placements is what the latest check has found.
+	placements int
 	// wiped are the slices that the kubelet deletes because it has started.
 	wiped map[types.UID]bool
 

@@ -26,6 +26,9 @@ const (
 	lateTimeout    = 5100 * time.Millisecond
 )
 
+// lateUnprepare is more than the API server and the scheduler need to give the device of a deleted pod to another.
+const lateUnprepare = 2 * time.Second
+
 // chaosPod is a pod that the scheduler has placed on the node.
 type chaosPod struct {
 	pod     *corev1.Pod
@@ -42,6 +45,8 @@ type chaosPod struct {
 	isLate bool
 	// hangs is whether its VM stays when the pod ends.
 	hangs bool
+	// unprepareAt is when its claim is unprepared at the earliest.
+	unprepareAt time.Time
 	// ended is whether its claim is unprepared and the pod is gone.
 	ended  bool
 	cancel context.CancelFunc
@@ -54,11 +59,12 @@ func (n *chaosNode) work(kubelet *kubelet, ctx context.Context, p *chaosPod) {
 	defer sync.Stop()
 	for {
 		n.mu.Lock()
-		ending, prepared := p.ending, p.prepared
+		ending, prepared, isLate := p.ending, p.prepared, time.Now().Before(p.unprepareAt)
 		n.mu.Unlock()
 		switch {
 		case ctx.Err() != nil:
 			return
+		case ending && isLate:
 		case ending:
 			if n.unprepare(kubelet, ctx, p) {
 				return

@@ -59,7 +59,11 @@ func withLogs(run func() int) int {
 		fmt.Println(err)
 		return 1
 	}
-	klog.LogToStderr(false)
+	// Without the threshold errors would go to standard error, too.
+	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(flags)
+	_ = flags.Set("logtostderr", "false")
+	_ = flags.Set("stderrthreshold", "FATAL")
 	klog.SetOutput(file)
 	code := run()
 	klog.Flush()
