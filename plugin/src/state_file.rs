@@ -197,6 +197,12 @@ impl StateFile {
         self.written.is_some()
     }
 
+    /// Returns whether the disk has not finished a write in time. The next write succeeds once it has.
+    #[cfg(feature = "dra")]
+    pub(crate) fn is_late(&self) -> bool {
+        self.late.is_some()
+    }
+
     /// Writes the content like [`write`](Self::write), with a field `version` beside its own. The content must be a
     /// struct that ignores unknown fields.
     pub(crate) fn write_versioned<T: Serialize>(&mut self, version: u32, content: &T) {

@@ -5,9 +5,9 @@ use crate::assignments::AssignmentsHandle;
 use crate::backoff::Backoff;
 use crate::dra::api::RequestError;
 use crate::dra::api_server::{Access, ApiServer};
+use crate::dra::deallocated::Deallocated;
 use crate::dra::events::Events;
 use crate::dra::facts::KnownFacts;
-use crate::dra::forgotten::Deallocated;
 use crate::dra::offered::{Stored, Wanted};
 use crate::dra::prepared::{NotWritten, PreparedClaims};
 use crate::driver_status::SharedDriverStatus;
@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, watch};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use vfio_plugin_policy::allocation::AllocateError;
 use vfio_plugin_policy::device::DeviceState;
 use vfio_plugin_policy::dra::claim::ClaimError;
@@ -35,6 +35,8 @@ use vfio_probe::{DeviceId, GroupId};
 pub(super) const STORE: Duration = Duration::from_secs(2);
 /// How long the first request for a claim is waited for.
 const GET: Duration = Duration::from_secs(5);
+/// The pause before the record of claims is written again while the disk is slow.
+const RECORD_AGAIN: Duration = Duration::from_millis(200);
 /// The first and the longest pause before a claim is requested again.
 const GET_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
@@ -188,6 +190,22 @@ impl Driver {
                 return Err(CallError::Get(error.to_string()));
             }
             sleep_until(again).await;
+        }
+    }
+
+    /// Changes the record of claims. Waits until the deadline for a disk that has not finished a write: a refusal costs the pod more.
+    pub(super) async fn record(
+        &self,
+        deadline: Instant,
+        change: impl Fn(&PreparedClaims) -> Result<(), NotWritten>,
+    ) -> Result<(), NotWritten> {
+        loop {
+            match change(&self.claims) {
+                Err(NotWritten { is_late: true }) if Instant::now() + RECORD_AGAIN < deadline => {
+                    sleep(RECORD_AGAIN).await;
+                }
+                result => return result,
+            }
         }
     }
 

@@ -1,15 +1,14 @@
 //! Ends claims that the kubelet has forgotten, so that their devices can be prepared for other claims.
 //!
 //! The kubelet has a claim unprepared before its devices can be allocated again, with two exceptions. If a pod is deleted by force, the
-//! API server gives the devices to another claim while the kubelet still ends the pod's containers. If the kubelet has lost its record of
+//! API server can have the devices allocated to another claim while the kubelet still ends the pod's containers. If the kubelet has lost its record of
 //! claims (`dra_manager_state`), it never has the claim unprepared, and each later claim for the devices would be refused until the next
 //! boot. Only a claim of the second kind may end here: a container of the first kind could still open the device.
 
 use crate::dra::driver::{CallError, Driver};
 use crate::dra::kubelet_claims::has_claim;
 use kubelet_api::dra::Claim;
-use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use vfio_plugin_policy::dra::claim::{ClaimError, allocation};
@@ -18,10 +17,6 @@ use vfio_probe::DeviceId;
 
 /// How long a claim is requested that the kubelet may have forgotten.
 const REQUEST: Duration = Duration::from_secs(5);
-/// How long the kubelet may take to end the containers of a claim that is not allocated any more, if its record cannot be read. More
-/// than pods have to end: mostly 30 s, 3 min for VMs of KubeVirt.
-const PATIENCE: Duration = Duration::from_secs(600);
-
 impl Driver {
     /// Ends the other claims that have one of these devices, if the kubelet has forgotten them.
     pub(super) async fn end_forgotten(&self, uid: &str, devices: &BTreeSet<DeviceId>, deadline: Instant) {
@@ -71,40 +66,5 @@ impl Driver {
             },
             Err(error) => error == CallError::NoClaim,
         }
-    }
-}
-
-/// The prepared claims that the API server does not have allocated, each with the time at which that was first seen.
-#[derive(Debug, Default)]
-pub(super) struct Deallocated(Mutex<BTreeMap<String, Instant>>);
-
-impl Deallocated {
-    /// Notes that a claim is not allocated. Returns whether it was first seen so long ago that the kubelet must have ended its
-    /// containers.
-    fn is_overdue(&self, uid: &str, now: Instant) -> bool {
-        let since = *self.0.lock().entry(uid.to_owned()).or_insert(now);
-        now.saturating_duration_since(since) >= PATIENCE
-    }
-
-    /// Notes that a claim is allocated, or not prepared any more.
-    pub(super) fn forget(&self, uid: &str) {
-        self.0.lock().remove(uid);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn claim_without_allocation_is_overdue_after_ten_minutes() {
-        let (deallocated, now) = (Deallocated::default(), Instant::now());
-        assert!(!deallocated.is_overdue("a", now));
-        assert!(!deallocated.is_overdue("a", now + Duration::from_secs(599)));
-        assert!(!deallocated.is_overdue("b", now + PATIENCE), "each claim has its own time");
-        assert!(deallocated.is_overdue("a", now + PATIENCE));
-        // It was allocated and prepared again.
-        deallocated.forget("a");
-        assert!(!deallocated.is_overdue("a", now + PATIENCE));
     }
 }

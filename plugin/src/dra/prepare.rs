@@ -5,6 +5,7 @@ use crate::allocate::wake;
 use crate::dra::claim_spec;
 use crate::dra::driver::{CallError, Driver, STORE};
 use crate::dra::events::Kind;
+use crate::dra::prepared::PreparedClaims;
 use crate::node::probe;
 use crate::reservations::Reservation;
 use kubelet_api::dra::{Claim, Device};
@@ -85,7 +86,11 @@ impl Driver {
             None => self.take(claim, &allocation, &mut reservation, deadline).await?,
         };
         let written = self.write_files(claim, &prepared, &allocation);
-        let recorded = written.and_then(|()| Ok(self.claims.insert(&claim.uid, prepared)?));
+        let insert = |claims: &PreparedClaims| claims.insert(&claim.uid, prepared.clone());
+        let recorded = match written {
+            Ok(()) => self.record(deadline, insert).await.map_err(CallError::from),
+            Err(error) => Err(error),
+        };
         if let Err(error) = recorded {
             // The kubelet asks again, and finds nothing of this call.
             if self.claims.get(&claim.uid).is_none() {

@@ -134,12 +134,12 @@ impl PreparedClaims {
         self.set_assignments(&union, &state.ended);
         let content = ClaimRecord { claims };
         state.file.write_versioned(VERSION, &content);
-        let is_written = state.file.is_written();
+        let (is_written, is_late) = (state.file.is_written(), state.file.is_late());
         if is_written {
             state.claims = content.claims;
         }
         self.set_assignments(&state.claims, &state.ended);
-        if is_written { Ok(()) } else { Err(NotWritten) }
+        if is_written { Ok(()) } else { Err(NotWritten { is_late }) }
     }
 
     /// Sets whether the containers of a claim have ended while its groups are still held. The scheduler may get its devices when it
@@ -162,7 +162,10 @@ impl PreparedClaims {
 
 /// The state file could not be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct NotWritten;
+pub(super) struct NotWritten {
+    /// Whether the disk has not finished a write yet.
+    pub(super) is_late: bool,
+}
 
 impl std::fmt::Display for NotWritten {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

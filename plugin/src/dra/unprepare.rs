@@ -53,7 +53,8 @@ impl Driver {
             self.give_back(claim, prepared, deadline).await?;
         }
         self.remove_files(claim)?;
-        self.claims.remove(&claim.uid)?;
+        let before = deadline.checked_sub(MARGIN).unwrap_or(deadline);
+        self.record(before, |claims| claims.remove(&claim.uid)).await?;
         self.kubelet_claims.lock().remove(&claim.uid);
         self.deallocated.forget(&claim.uid);
         Ok(())
