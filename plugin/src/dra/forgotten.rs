@@ -51,42 +51,72 @@ impl Driver {
 
     /// Returns whether the kubelet will never have a claim unprepared. False if that is not known.
     async fn is_forgotten(&self, claim: &Claim, prepared: &PreparedClaim, deadline: Instant) -> bool {
-        if !self.is_deallocated(claim, prepared, deadline).await {
-            self.deallocated.forget(&claim.uid);
-            return false;
-        }
-        let is_overdue = self.deallocated.is_overdue(&claim.uid, Instant::now());
-        has_claim(&self.kubelet_record, &claim.uid).map_or(is_overdue, |is_recorded| !is_recorded)
+        let is_deallocated = self.is_deallocated(claim, prepared, deadline).await;
+        let is_recorded = || has_claim(&self.kubelet_record, &claim.uid);
+        self.deallocated.is_forgotten(&claim.uid, is_deallocated, is_recorded, Instant::now())
     }
 
-    /// Returns whether the API server has none of a claim's devices allocated to it. False if that is not known.
-    async fn is_deallocated(&self, claim: &Claim, prepared: &PreparedClaim, deadline: Instant) -> bool {
+    /// Returns whether the API server has none of a claim's devices allocated to it. None if that is not known.
+    async fn is_deallocated(
+        &self,
+        claim: &Claim,
+        prepared: &PreparedClaim,
+        deadline: Instant,
+    ) -> Option<bool> {
         match self.get(claim, deadline.min(Instant::now() + REQUEST)).await {
             Ok(object) => match allocation(&object, &claim.uid, self.name.as_str(), &self.node) {
-                Ok(now) => prepared
-                    .own_devices()
-                    .all(|device| now.results.iter().all(|result| device.id() != Some(result.device))),
-                Err(ClaimError::OtherUid(_) | ClaimError::NotAllocated | ClaimError::NoneOfOurs) => true,
-                Err(_) => false,
+                Ok(now) => {
+                    let is_other = |id| now.results.iter().all(|result| id != Some(result.device));
+                    Some(prepared.own_devices().all(|device| is_other(device.id())))
+                }
+                Err(ClaimError::OtherUid(_) | ClaimError::NotAllocated | ClaimError::NoneOfOurs) => {
+                    Some(true)
+                }
+                Err(_) => None,
             },
-            Err(error) => error == CallError::NoClaim,
+            Err(CallError::NoClaim) => Some(true),
+            Err(_) => None,
         }
     }
 }
 
-/// The prepared claims that the API server does not have allocated, each with the time at which that was first seen.
+/// The prepared claims that the API server does not have allocated and of which the kubelet's record is not known, each with the time
+/// at which that was first seen.
 #[derive(Debug, Default)]
 pub(super) struct Deallocated(Mutex<BTreeMap<String, Instant>>);
 
 impl Deallocated {
-    /// Notes that a claim is not allocated. Returns whether it was first seen so long ago that the kubelet must have ended its
-    /// containers.
-    fn is_overdue(&self, uid: &str, now: Instant) -> bool {
-        let since = *self.0.lock().entry(uid.to_owned()).or_insert(now);
-        now.saturating_duration_since(since) >= PATIENCE
+    /// Returns whether the kubelet has forgotten a claim: it is not allocated and not in the kubelet's record. If that cannot be read,
+    /// whether the kubelet must have ended the claim's containers since. None stands for what is not known.
+    fn is_forgotten(
+        &self,
+        uid: &str,
+        is_deallocated: Option<bool>,
+        is_recorded: impl FnOnce() -> Option<bool>,
+        now: Instant,
+    ) -> bool {
+        match is_deallocated {
+            Some(true) => {}
+            Some(false) => {
+                self.forget(uid);
+                return false;
+            }
+            None => return false,
+        }
+        match is_recorded() {
+            Some(true) => {
+                self.forget(uid);
+                false
+            }
+            Some(false) => true,
+            None => {
+                let since = *self.0.lock().entry(uid.to_owned()).or_insert(now);
+                now.saturating_duration_since(since) >= PATIENCE
+            }
+        }
     }
 
-    /// Notes that a claim is allocated, or not prepared any more.
+    /// Notes that a claim is allocated, is in the kubelet's record, or is not prepared any more.
     pub(super) fn forget(&self, uid: &str) {
         self.0.lock().remove(uid);
     }
@@ -97,14 +127,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn claim_without_allocation_is_overdue_after_ten_minutes() {
+    fn claim_without_allocation_is_forgotten_if_the_kubelet_has_no_record_of_it() {
         let (deallocated, now) = (Deallocated::default(), Instant::now());
-        assert!(!deallocated.is_overdue("a", now));
-        assert!(!deallocated.is_overdue("a", now + Duration::from_secs(599)));
-        assert!(!deallocated.is_overdue("b", now + PATIENCE), "each claim has its own time");
-        assert!(deallocated.is_overdue("a", now + PATIENCE));
-        // It was allocated and prepared again.
-        deallocated.forget("a");
-        assert!(!deallocated.is_overdue("a", now + PATIENCE));
+        let is_forgotten = |allocated: Option<bool>, recorded| {
+            deallocated.is_forgotten("a", allocated.map(|is| !is), || recorded, now)
+        };
+        assert!(is_forgotten(Some(false), Some(false)));
+        for (allocated, recorded) in
+            [(Some(false), Some(true)), (Some(true), Some(false)), (None, Some(false)), (Some(false), None)]
+        {
+            assert!(!is_forgotten(allocated, recorded), "{allocated:?} {recorded:?}");
+        }
+    }
+
+    #[test]
+    fn claim_is_forgotten_after_ten_minutes_without_a_record() {
+        let (deallocated, start) = (Deallocated::default(), Instant::now());
+        let after = |uid: &str, seconds| {
+            deallocated.is_forgotten(uid, Some(true), || None, start + Duration::from_secs(seconds))
+        };
+        assert!(!after("a", 0));
+        assert!(!after("a", 599));
+        assert!(!after("b", 600), "each claim has its own time");
+        // An API server that does not answer says nothing of the claim.
+        assert!(!deallocated.is_forgotten("a", None, || None, start));
+        assert!(after("a", 600));
+        // It was in the kubelet's record, so the kubelet will have it unprepared.
+        assert!(!deallocated.is_forgotten("a", Some(true), || Some(true), start));
+        assert!(!after("a", 600));
+        assert!(after("a", 1200));
+        // It was allocated again.
+        assert!(!deallocated.is_forgotten("a", Some(false), || None, start));
+        assert!(!after("a", 1200));
+        // It was prepared again.
+        deallocated.forget("b");
+        assert!(!after("b", 1200));
     }
 }
