@@ -45,7 +45,7 @@ fn claims(path: &Path) -> Option<Claims> {
 }
 
 /// Reads the file, unless the kubelet has replaced it. A container that has the file mounted, and not its directory, would read the old
-/// file for ever.
+/// file at each call.
 fn content(file: File, metadata: &Metadata) -> Result<Vec<u8>> {
     if metadata.nlink() == 0 {
         return Err(Error::other(

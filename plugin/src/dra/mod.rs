@@ -12,7 +12,7 @@
 //! | [`events`] | reports refusals in the cluster |
 //! | [`prepared`] | the record of prepared claims |
 //! | [`adoption`], [`kubelet_claims`] | make a lost record again, from the kubelet's |
-//! | [`forgotten`] | ends claims that the kubelet does not know any more |
+//! | [`forgotten`], [`deallocated`] | end claims that the kubelet does not know any more |
 //! | [`claim_files`], [`claim_spec`] | the files by which containers get a claim's devices |
 //! | [`offered`], [`described`], [`facts`] | what is to be published |
 //! | [`publish`], [`write`], [`slices`] | writes it to the API server |
@@ -26,6 +26,7 @@ mod api_server;
 mod claim_files;
 mod claim_spec;
 mod client;
+mod deallocated;
 mod described;
 mod driver;
 mod events;
@@ -220,7 +221,7 @@ pub(crate) async fn start(
         events,
         kubelet_claims: Mutex::new(kubelet_claims),
         kubelet_record,
-        deallocated: forgotten::Deallocated::default(),
+        deallocated: deallocated::Deallocated::default(),
         wanted: receiver,
     };
     let driver = Arc::new(driver);
