@@ -135,7 +135,7 @@ func (n *chaosNode) createLatePod() bool {
 	return n.createPod("one")
 }
 
-// replacePod deletes a pod by force and creates another. The device can be allocated to the other while the kubelet still ends the
+// replacePod deletes a pod by force and creates another. The API server allocates the device to the other while the kubelet still ends the
 // containers of the first.
 func (n *chaosNode) replacePod() bool {
 	return n.deletePod(false, true, true) && n.createPod("one")

@@ -26,7 +26,7 @@ const (
 	lateTimeout    = 5100 * time.Millisecond
 )
 
-// lateUnprepare is more than the API server and the scheduler need to allocate the device of a deleted pod again.
+// lateUnprepare is more than the API server and the scheduler need to allocate the device of a deleted pod to another.
 const lateUnprepare = 2 * time.Second
 
 // chaosPod is a pod that the scheduler has placed on the node.

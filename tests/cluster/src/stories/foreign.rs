@@ -38,13 +38,23 @@ pub(super) fn run(cluster: &mut Cluster) -> Result {
     Ok(())
 }
 
-/// Starts a process of the host that holds a group, and returns its id once it does.
+/// Starts a process of the host that holds a group and opens no device in it, and returns its id once it does.
 pub(super) fn hold(cluster: &Cluster, group: &str) -> Result<String> {
-    let log = format!("/run/holder-{group}");
-    let script = format!("rm -f {log}; setsid holder group {group} >{log} 2>&1 </dev/null & echo $!");
+    start(cluster, "", &format!("group {group}"))
+}
+
+/// Starts a process of the host that holds a device as a VM does, and returns its id once it does.
+pub(super) fn hold_device(cluster: &Cluster, address: &str) -> Result<String> {
+    start(cluster, &format!("PCI_RESOURCE_HOST={address}"), "hold")
+}
+
+/// Starts the program holder in a role.
+fn start(cluster: &Cluster, environment: &str, role: &str) -> Result<String> {
+    const LOG: &str = "/run/holder";
+    let script = format!("rm -f {LOG}; {environment} setsid holder {role} >{LOG} 2>&1 </dev/null & echo $!");
     let pid = cluster.node().run(&script)?.trim().to_owned();
     cluster.wait("the process holds the group", Duration::from_secs(60), |cluster| {
-        let said = cluster.node().run(&format!("cat {log}"))?;
+        let said = cluster.node().run(&format!("cat {LOG}"))?;
         if said.contains("held") { Ok(Some(())) } else { Err(format!("it says {said:?}").into()) }
     })?;
     Ok(pid)

@@ -165,4 +165,10 @@ pub const STORIES: &[Story] = &[
         quick: false,
         run: dra::restarts,
     },
+    Story {
+        name: "dra-modes",
+        about: "the driver runs without privilege, and its claims last over a change of the mode",
+        quick: false,
+        run: dra::modes,
+    },
 ];

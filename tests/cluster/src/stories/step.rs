@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::sources::{Api, Disagreement, Exceptions, Figures, NodeSources, compare};
+use crate::sources::{Api, Disagreement, Exceptions, Figures, Group, NodeSources, compare};
 use crate::{Cluster, Result};
 
 /// The prefix of all resources in the stories.
@@ -141,11 +141,24 @@ impl State {
     ///
     /// Fails if there is none.
     pub(super) fn free_group(&self) -> Result<String> {
+        Ok(self.free()?.number.clone())
+    }
+
+    /// The address of the device in that group.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is no such group.
+    pub(super) fn free_device(&self) -> Result<String> {
+        Ok(self.free()?.devices.first().ok_or("the group has no device")?.clone())
+    }
+
+    fn free(&self) -> Result<&Group> {
         let is_assigned = |device: &String| {
             self.node.kubelet.iter().flat_map(|pods| pods.values()).any(|devices| devices.contains(device))
         };
         let mut groups = self.node.groups.iter();
         let free = groups.find(|group| group.holders.is_empty() && !group.devices.iter().any(is_assigned));
-        Ok(free.ok_or("no group is free")?.number.clone())
+        Ok(free.ok_or("no group is free")?)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::foreign::{hold, release};
+use super::foreign::{hold, hold_device, release};
 use super::install::{self, expect, install, uninstall, vm};
 use super::timing::{LIMIT, after, ssh, wait_tainted};
 use super::view::{self, device_name};
@@ -23,15 +23,28 @@ pub(in super::super) fn run(cluster: &mut Cluster) -> Result {
 
     let (group, address) = state.free_group()?;
     let foreign = device_name(&address);
-    let start = Instant::now();
     let slices = Watch::start(cluster, "resourceslices");
     let starts = Watch::start(cluster, "pods");
+    // The search for holders alone detects this one: a group is open, and no device is.
+    let start = Instant::now();
     let holder = hold(cluster, &group)?;
-    cluster.step(&format!("process {holder} of the host holds {foreign}"));
+    let stored = wait_tainted(cluster, &slices, &foreign, start, true)?;
+    cluster.step(&format!(
+        "a process opens {foreign}'s group alone: the taint is stored {}",
+        after(start, stored)
+    ));
+    let start = Instant::now();
+    release(cluster, &holder)?;
+    let removed = wait_tainted(cluster, &slices, &foreign, start, false)?;
+    cluster.step(&format!("it ends: the taint is removed {}", after(start, removed)));
+
+    let start = Instant::now();
+    let holder = hold_device(cluster, &address)?;
+    cluster.step(&format!("process {holder} of the host holds {foreign} as a VM does"));
     let stored = wait_tainted(cluster, &slices, &foreign, start, true)?;
     let state = expect(cluster, "the device has a taint", (6, 1, 1, 2))?;
     let taint = state.api.published.get(&foreign).cloned().flatten().unwrap_or_default();
-    cluster.step(&format!("the taint is {taint}, stored {}", after(start, Some(stored))));
+    cluster.step(&format!("the taint is {taint}, stored {}", after(start, stored)));
     if taint != format!("{}/held=holder.{holder}", view::DRIVER) {
         return Err(format!("the taint is {taint}").into());
     }
@@ -54,7 +67,7 @@ pub(in super::super) fn run(cluster: &mut Cluster) -> Result {
     let state = expect(cluster, "the process ends, and the waiting pod runs", (6, 0, 6, 6))?;
     cluster.step(&format!(
         "after the release: the taint is removed {}, the pod is bound {}, and it runs {}",
-        after(start, Some(removed)),
+        after(start, removed),
         after(start, bound(&starts, "waits")),
         after(start, running(&starts, "waits")),
     ));

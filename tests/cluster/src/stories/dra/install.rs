@@ -14,7 +14,9 @@ const RBAC: &str = include_str!("../../../../../deploy/dra/rbac.yaml");
 /// deploy/dra/policy.yaml.
 const POLICY: &str = include_str!("../../../../../deploy/dra/policy.yaml");
 /// deploy/dra/daemonset-probing.yaml.
-const PROBING: &str = include_str!("../../../../../deploy/dra/daemonset-probing.yaml");
+pub(super) const PROBING: &str = include_str!("../../../../../deploy/dra/daemonset-probing.yaml");
+/// deploy/dra/daemonset.yaml.
+pub(super) const UNPRIVILEGED: &str = include_str!("../../../../../deploy/dra/daemonset.yaml");
 /// deploy/dra/examples/deviceclass.yaml.
 const CLASS: &str = include_str!("../../../../../deploy/dra/examples/deviceclass.yaml");
 /// deploy/dra/examples/pod.yaml.

@@ -135,8 +135,8 @@ pub(super) fn ssh(cluster: &Cluster) -> Result<Duration> {
 }
 
 /// Describes how long after a moment something was.
-pub(super) fn after(start: Instant, time: Option<Instant>) -> String {
-    time.map_or_else(
+pub(super) fn after(start: Instant, time: impl Into<Option<Instant>>) -> String {
+    time.into().map_or_else(
         || "at an unknown time".into(),
         |time| format!("after {:.1?}", time.saturating_duration_since(start)),
     )
