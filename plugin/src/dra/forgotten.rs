@@ -1,7 +1,7 @@
 //! Ends claims that the kubelet has forgotten, so that their devices can be prepared for other claims.
 //!
 //! The kubelet has a claim unprepared before its devices can be allocated again, with two exceptions. If a pod is deleted by force, the
-//! API server can have the devices allocated to another claim while the kubelet still ends the pod's containers. If the kubelet has lost its record of
+//! devices can be allocated to another claim while the kubelet still ends the pod's containers. If the kubelet has lost its record of
 //! claims (`dra_manager_state`), it never has the claim unprepared, and each later claim for the devices would be refused until the next
 //! boot. Only a claim of the second kind may end here: a container of the first kind could still open the device.
 
@@ -17,6 +17,7 @@ use vfio_probe::DeviceId;
 
 /// How long a claim is requested that the kubelet may have forgotten.
 const REQUEST: Duration = Duration::from_secs(5);
+
 impl Driver {
     /// Ends the other claims that have one of these devices, if the kubelet has forgotten them.
     pub(super) async fn end_forgotten(&self, uid: &str, devices: &BTreeSet<DeviceId>, deadline: Instant) {
@@ -46,25 +47,31 @@ impl Driver {
 
     /// Returns whether the kubelet will never have a claim unprepared. False if that is not known.
     async fn is_forgotten(&self, claim: &Claim, prepared: &PreparedClaim, deadline: Instant) -> bool {
-        if !self.is_deallocated(claim, prepared, deadline).await {
-            self.deallocated.forget(&claim.uid);
-            return false;
-        }
-        let is_overdue = self.deallocated.is_overdue(&claim.uid, Instant::now());
-        has_claim(&self.kubelet_record, &claim.uid).map_or(is_overdue, |is_recorded| !is_recorded)
+        let is_deallocated = self.is_deallocated(claim, prepared, deadline).await;
+        let is_recorded = || has_claim(&self.kubelet_record, &claim.uid);
+        self.deallocated.is_forgotten(&claim.uid, is_deallocated, is_recorded, Instant::now())
     }
 
-    /// Returns whether the API server has none of a claim's devices allocated to it. False if that is not known.
-    async fn is_deallocated(&self, claim: &Claim, prepared: &PreparedClaim, deadline: Instant) -> bool {
+    /// Returns whether the API server has none of a claim's devices allocated to it. None if that is not known.
+    async fn is_deallocated(
+        &self,
+        claim: &Claim,
+        prepared: &PreparedClaim,
+        deadline: Instant,
+    ) -> Option<bool> {
         match self.get(claim, deadline.min(Instant::now() + REQUEST)).await {
             Ok(object) => match allocation(&object, &claim.uid, self.name.as_str(), &self.node) {
-                Ok(now) => prepared
-                    .own_devices()
-                    .all(|device| now.results.iter().all(|result| device.id() != Some(result.device))),
-                Err(ClaimError::OtherUid(_) | ClaimError::NotAllocated | ClaimError::NoneOfOurs) => true,
-                Err(_) => false,
+                Ok(now) => {
+                    let is_other = |id| now.results.iter().all(|result| id != Some(result.device));
+                    Some(prepared.own_devices().all(|device| is_other(device.id())))
+                }
+                Err(ClaimError::OtherUid(_) | ClaimError::NotAllocated | ClaimError::NoneOfOurs) => {
+                    Some(true)
+                }
+                Err(_) => None,
             },
-            Err(error) => error == CallError::NoClaim,
+            Err(CallError::NoClaim) => Some(true),
+            Err(_) => None,
         }
     }
 }

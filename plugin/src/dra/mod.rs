@@ -12,7 +12,7 @@
 //! | [`events`] | reports refusals in the cluster |
 //! | [`prepared`] | the record of prepared claims |
 //! | [`adoption`], [`kubelet_claims`] | make a lost record again, from the kubelet's |
-//! | [`forgotten`], [`deallocated`] | ends claims that the kubelet does not know any more |
+//! | [`forgotten`], [`deallocated`] | end claims that the kubelet does not know any more |
 //! | [`claim_files`], [`claim_spec`] | the files by which containers get a claim's devices |
 //! | [`offered`], [`described`], [`facts`] | what is to be published |
 //! | [`publish`], [`write`], [`slices`] | writes it to the API server |

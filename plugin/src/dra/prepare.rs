@@ -308,7 +308,7 @@ impl Driver {
 
     /// Refuses a device for a reason that the monitor will find as well, and waits until the API server has stored it.
     async fn refuse(&self, device: DeviceId, error: CallError, deadline: Instant) -> CallError {
-        // The scheduler knows that the other claim has it.
+        // The scheduler knows that the other claim has it, unless a pod was deleted by force.
         if matches!(error, CallError::Claimed { .. }) {
             return error;
         }

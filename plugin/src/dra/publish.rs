@@ -1,8 +1,8 @@
 //! Keeps the driver's ResourceSlices as they should be.
 //!
 //! The stored slices are known from a watch and from the answers to the driver's own writes. Nothing is written if nothing differs,
-//! and there is at most one round of writes a second. Slices that another program deletes are created again at once. The kubelet
-//! deletes all of them when it starts, and then registers the driver; they are created again after that, see
+//! and there is at most one round of writes a second. Slices that another program deletes are created again 100 ms after the last
+//! deletion. The kubelet deletes all of them when it starts, and then registers the driver; they are created again after that, see
 //! [`crate::dra::kubelet`].
 
 use crate::backoff::Backoff;
@@ -238,22 +238,28 @@ impl SlicePublisher {
     }
 
     fn compare(&self, wanted: &Arc<Wanted>) -> Compared {
+        // Read once: the link may change during the comparison.
+        let is_connected = self.kubelet.is_connected();
         Compared {
             wanted: Arc::clone(wanted),
             revision: self.slices.revision(),
             features: self.features,
-            is_connected: self.kubelet.is_connected(),
+            is_connected,
             has_unanswered: self.slices.has_unanswered(),
-            differs: !self.changes(wanted).is_empty(),
+            differs: !self.changes_with(wanted, is_connected).is_empty(),
             allocatable: self.slices.allocatable(&self.driver),
         }
     }
 
     /// Returns the writes that are needed. After a write without an answer all slices are written.
     pub(super) fn changes(&self, wanted: &Wanted) -> Changes {
+        self.changes_with(wanted, self.kubelet.is_connected())
+    }
+
+    fn changes_with(&self, wanted: &Wanted, is_connected: bool) -> Changes {
         let mut entries = entries(&self.driver, &wanted.devices, self.features);
         let stored = self.slices.all();
-        if !self.kubelet.is_connected() {
+        if !is_connected {
             if stored.is_empty() {
                 return Changes::default();
             }

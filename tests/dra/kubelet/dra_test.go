@@ -76,6 +76,7 @@ func TestDriver(t *testing.T) {
 		{"slices_belong_to_the_node_and_are_not_written_again", slicesBelongToTheNodeAndAreNotWrittenAgain},
 		{"prepared_claim_gives_nodes_variables_and_metadata", preparedClaimGivesNodesVariablesAndMetadata},
 		{"answered_claim_is_recorded", answeredClaimIsRecorded},
+		{"claim_that_the_kubelet_has_keeps_its_device", claimThatTheKubeletHasKeepsItsDevice},
 		{"device_of_a_prepared_claim_is_not_tainted", deviceOfAPreparedClaimIsNotTainted},
 		{"refusal_is_sent_after_the_taint_is_stored", refusalIsSentAfterTheTaintIsStored},
 		{"prepare_waits_for_a_vm_that_is_closing", prepareWaitsForVMThatIsClosing},

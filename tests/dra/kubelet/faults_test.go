@@ -142,10 +142,6 @@ func lostRecordIsAdoptedFromTheKubelets(t *testing.T) {
 	vm := w.node.startVM(t, address, string(pod.UID))
 	w.driver.end(t)
 	must(t, os.Remove(filepath.Join(w.dirs.plugins, "claims.json")))
-	// The kubelet's root directory has this file.
-	state, err := os.ReadFile(filepath.Join(w.dirs.root, "state", "dra_manager_state"))
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(w.dirs.root, "dra_manager_state"), state, 0o600))
 	foreign := w.node.startVM(t, otherAddress, "")
 	w.driver = startDriver(t, w.apiServer, w.node, w.dirs, "--release=1s")
 	eventually(t, "the claim is adopted", func() error {

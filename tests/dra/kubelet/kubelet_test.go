@@ -8,8 +8,6 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
-	"os"
-	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -49,9 +47,8 @@ func startKubeletOf(t *testing.T, client *kubernetes.Clientset, name string, d d
 func startKubeletWith(t *testing.T, client *kubernetes.Clientset, name string, d directories,
 	handler func(cache.PluginHandler) cache.PluginHandler) *kubelet {
 	t.Helper()
-	state := filepath.Join(d.root, "state")
-	must(t, os.MkdirAll(state, 0o755))
-	manager, err := dra.NewManager(klog.Background(), client, state)
+	// The record of claims is in the kubelet's root directory, where the driver reads it.
+	manager, err := dra.NewManager(klog.Background(), client, d.root)
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	sources := config.NewSourcesReady(func(sets.Set[string]) bool { return true })

@@ -109,7 +109,7 @@ pub fn mutants(context: &mut Context, arguments: &[String]) -> Result<bool> {
             let name = mutant.name;
             let is_built = suite.check(&format!("{name}: build"), |log| {
                 let path = mutant.build(context, log)?;
-                context.set("VFIO_TEST_PLUGIN", path);
+                context.set(DRIVER, path);
                 Ok(())
             });
             if !is_built {
@@ -155,8 +155,8 @@ pub fn numbers(context: &mut Context, arguments: &[String]) -> Result<bool> {
         let logs = Logs::new(context, "numbers")?;
         let mut command = test_program(context, &program, &logs, &["-test.run=TestNumbers".to_owned()]);
         command.arg(format!("-sizes={sizes}")).arg(format!("-idle={idle}"));
-        // The kubelet's code logs to standard error.
-        command.stderr(Stdio::null());
+        // A panic goes to standard error.
+        command.stderr(std::fs::File::create(logs.0.join("errors"))?);
         let has_run = suite.check("figures beside the Go helper library", |_| {
             ensure(command.status()?.success(), "the run failed")
         });

@@ -21,7 +21,7 @@ pub(super) struct Mutant {
 }
 
 /// The mutants.
-pub(super) const MUTANTS: [Mutant; 6] = [
+pub(super) const MUTANTS: [Mutant; 7] = [
     Mutant {
         name: "unprepare-without-barrier",
         test: "unprepare_of_a_held_group_succeeds_after_the_taint_is_stored",
@@ -71,6 +71,13 @@ pub(super) const MUTANTS: [Mutant; 6] = [
             "|(other, claim)| *other != uid && self.is_current(claim)",
             "|(other, claim)| *other == \"\" && self.is_current(claim)",
         ),
+    },
+    Mutant {
+        name: "claim-of-the-kubelet-ends",
+        test: "claim_that_the_kubelet_has_keeps_its_device",
+        violation: "are prepared for one group|is unprepared while .* is held, and the API server offers|claims.json lacks",
+        file: "plugin/src/dra/kubelet_claims.rs",
+        change: ("Some(claims(path)?.has(uid))", "Some(claims(path)?.has(uid) && uid.is_empty())"),
     },
     Mutant {
         name: "foreign-holder-without-taint",
