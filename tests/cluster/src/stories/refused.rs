@@ -23,8 +23,8 @@ pub(super) fn run(cluster: &mut Cluster) -> Result {
     cluster.step(&format!("process {holder} of the host holds group {group}"));
 
     pods::create(cluster, &[deployment()])?;
-    let refused = cluster.wait("a pod of the Deployment is refused", LIMIT, refusal)?;
-    cluster.step(&format!("the first pod is refused: {refused}"));
+    let refused = cluster.wait("a pod of the Deployment is refused", LIMIT, refusals)?;
+    cluster.step(&format!("refused: {refused}"));
     if !refused.contains(&format!("pid {holder}")) || !refused.contains("(holder)") {
         return Err(format!("the refusal does not name process {holder}").into());
     }
@@ -55,13 +55,12 @@ pub(super) fn deployment() -> Value {
     })
 }
 
-/// The message of the first pod of the Deployment that failed.
-fn refusal(cluster: &Cluster) -> Result<Option<String>> {
+/// The messages of the Deployment's pods that failed. The kubelet may have refused a second one by now, because the scheduler placed it
+/// before it knew that the device is not offered any more.
+fn refusals(cluster: &Cluster) -> Result<Option<String>> {
     let pods = cluster.kubectl(&["get", "pods", "--selector=app=vm"])?;
-    let mut failed =
-        pods["items"].as_array().into_iter().flatten().filter(|pod| pod["status"]["phase"] == "Failed");
-    failed
-        .next()
-        .map(|pod| pod["status"]["message"].as_str().map(str::to_owned))
-        .ok_or_else(|| "no pod has failed".into())
+    let all = pods["items"].as_array().into_iter().flatten();
+    let failed = all.filter(|pod| pod["status"]["phase"] == "Failed");
+    let messages: Vec<&str> = failed.filter_map(|pod| pod["status"]["message"].as_str()).collect();
+    if messages.is_empty() { Err("no pod has failed".into()) } else { Ok(Some(messages.join("; "))) }
 }
