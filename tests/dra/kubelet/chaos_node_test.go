@@ -100,6 +100,10 @@ func newChaosNode(t *testing.T, c *cluster, name string, random *rand.Rand) *cha
 		n.stopWork()
 		n.kubelet.end()
 		n.workers.Wait()
+		// The simulated node leaves its VMs when it ends.
+		for _, vm := range n.vms {
+			n.kill(vm)
+		}
 	})
 	return n
 }
