@@ -49,12 +49,12 @@ impl Driver {
         prepared: &PreparedClaim,
         deadline: Instant,
     ) -> Result<(), CallError> {
+        let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
         if self.claims.is_current(prepared) {
             self.give_back(claim, prepared, deadline).await?;
         }
         self.remove_files(claim)?;
-        let before = deadline.checked_sub(MARGIN).unwrap_or(deadline);
-        self.record(before, |claims| claims.remove(&claim.uid)).await?;
+        self.record(deadline, |claims| claims.remove(&claim.uid)).await?;
         self.kubelet_claims.lock().remove(&claim.uid);
         self.deallocated.forget(&claim.uid);
         Ok(())
@@ -67,7 +67,6 @@ impl Driver {
         prepared: &PreparedClaim,
         deadline: Instant,
     ) -> Result<(), CallError> {
-        let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
         let give_up = (Instant::now() + self.release).min(deadline.checked_sub(STORE).unwrap_or(deadline));
         let mut groups: BTreeMap<GroupId, Vec<DeviceId>> = BTreeMap::new();
         for device in prepared.own_devices() {
