@@ -122,8 +122,8 @@ fn install_before_a_build(installed: &Installed, _: &mut Log) -> Result {
 /// The library of an earlier build must not be installed.
 fn install_after_a_failed_build(installed: &Installed, _: &mut Log) -> Result {
     let target = installed.work.join("failed");
-    let stamp = target.join("library/libvfio_probe.version");
-    std::fs::create_dir_all(target.join("library"))?;
+    let stamp = target.join("c-library/libvfio_probe.version");
+    std::fs::create_dir_all(target.join("c-library"))?;
     std::fs::write(&stamp, &installed.version)?;
     let mut make = installed.make(&["CARGO=/bin/false"], "not-built");
     let output = make.env("CARGO_TARGET_DIR", &target).output()?;

@@ -90,7 +90,7 @@ fn object(context: &Context, target: &Target) -> Result<PathBuf> {
         "rustc",
         "--quiet",
         "--profile",
-        "library",
+        "c-library",
         "--locked",
         "--package",
         "vfio-probe-ffi",
@@ -98,7 +98,7 @@ fn object(context: &Context, target: &Target) -> Result<PathBuf> {
     cargo.args(["--lib", "--crate-type", "staticlib", "--target", target.triple]);
     cargo.env("CARGO_TARGET_DIR", &work).env("CARGO_ENCODED_RUSTFLAGS", remap(context));
     process::run(&mut cargo)?;
-    let built = work.join(target.triple).join("library");
+    let built = work.join(target.triple).join("c-library");
     let (archive, all, merged) =
         (built.join("libvfio_probe.a"), built.join("all.o"), built.join("object.syso"));
     let (ld, nm, objcopy) = (target.tool("ld"), target.tool("nm"), target.tool("objcopy"));
