@@ -22,7 +22,7 @@ import (
 )
 
 var (
-	chaosSteps = flag.Int("steps", 0, "random steps of TestChaos in all; none without it")
+	chaosSteps = flag.Int("steps", 2000, "random steps of TestChaos in all")
 	chaosNodes = flag.Int("nodes", 16, "nodes of TestChaos, which share the steps")
 	// The steps of a seed are always the same. The other programs take their own time, so a violation may need several runs.
 	chaosSeed   = flag.Uint64("seed", 1, "the seed of the first node; the others have the next ones")
@@ -51,9 +51,6 @@ type chaosCounts struct{ steps, moves, pods, prepared, barriers, excused, checks
 // opened. No held device is ever prepared, and both barriers hold. The driver writes slices at most once a second, so the nodes play
 // at the same time.
 func TestChaos(t *testing.T) {
-	if *chaosSteps == 0 {
-		t.Skip("no -steps")
-	}
 	expected, err := regexp.Compile(*chaosExpect)
 	must(t, err)
 	began := time.Now()

@@ -22,7 +22,7 @@ import (
 )
 
 var (
-	numbersSizes = flag.String("sizes", "", "numbers of devices of the nodes of TestNumbers, such as 8,256; none without it")
+	numbersSizes = flag.String("sizes", "8,256", "numbers of devices of the nodes of TestNumbers")
 	numbersIdle  = flag.Duration("idle", 10*time.Minute, "how long TestNumbers leaves both drivers alone, on the first node")
 )
 
@@ -44,9 +44,6 @@ const (
 // TestNumbers measures the driver beside a minimal one on the Go helper library. Both run on one node with one kubelet and one API
 // server, and take turns.
 func TestNumbers(t *testing.T) {
-	if *numbersSizes == "" {
-		t.Skip("no -sizes")
-	}
 	audit := newAuditLog(t)
 	serverFlags = append(slices.Clone(serverFlags), audit.flags...)
 	server := startAPIServer(t, t.TempDir())
@@ -169,8 +166,7 @@ func (n *numbers) measureCalls() {
 	}
 }
 
-// repeat repeats a call until it succeeds, as the kubelet does. This driver refuses a claim whose record the disk does not take within a
-// second. Each refusal is printed.
+// repeat repeats a call until it succeeds, as the kubelet does. Each refusal is printed.
 func (n *numbers) repeat(d *measured, call func() error) {
 	for attempt := 1; ; attempt++ {
 		err := call()

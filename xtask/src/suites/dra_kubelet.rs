@@ -54,7 +54,8 @@ pub fn run(context: &mut Context, arguments: &[String]) -> Result<bool> {
     let Some(programs) = prepare(context, &mut suite, &VERSIONS)? else { return Ok(suite.end()) };
     for ((version, _), program) in VERSIONS.iter().zip(programs) {
         let logs = Logs::new(context, &format!("kubelet-{version}"))?;
-        let tests = test_program(context, &program, &logs, arguments);
+        let others = ["-test.skip=^(TestChaos|TestNumbers)$".to_owned()];
+        let tests = test_program(context, &program, &logs, &[&others, arguments].concat());
         suite.count_output(&format!("the driver with the kubelet {version} and an API server"), |output| {
             let ended = process::each_line(tests, |line| {
                 process::print(line);
