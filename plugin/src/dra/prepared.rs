@@ -130,12 +130,13 @@ impl PreparedClaims {
         // Devices that are added are protected before their claim is promised, and devices that are removed after the promise ends.
         let union: BTreeMap<String, PreparedClaim> =
             claims.iter().chain(&state.claims).map(|(uid, claim)| (uid.clone(), claim.clone())).collect();
-        state.ended.retain(|uid| claims.contains_key(uid));
+        // A claim that has ended protects its devices no longer, also while the disk takes long to remove it: they would be offered.
         self.set_assignments(&union, &state.ended);
         let content = ClaimRecord { claims };
         state.file.write_versioned(VERSION, &content);
         let (is_written, is_late) = (state.file.is_written(), state.file.is_late());
         if is_written {
+            state.ended.retain(|uid| content.claims.contains_key(uid));
             state.claims = content.claims;
         }
         self.set_assignments(&state.claims, &state.ended);
@@ -176,7 +177,52 @@ impl std::fmt::Display for NotWritten {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Cli;
+    use crate::node::monitor::MonitorHandle;
+    use crate::problems::Problems;
+    use clap::Parser;
+    use serde_json::json;
     use std::cell::Cell;
+    use vfio_plugin_policy::pools::terms::PinnedTerms;
+    use vfio_sim_node::Node;
+
+    const GPU: &str = "0000:1b:00.0";
+
+    fn claim(boot: &str, devices: &serde_json::Value) -> serde_json::Value {
+        json!({
+            "namespace": "default", "name": "gpu", "boot": boot, "pods": [], "is_for_any_pod": false,
+            "pod_claim_name": null, "is_adopted": false, "devices": devices,
+        })
+    }
+
+    #[test]
+    fn ended_claim_protects_no_device_while_it_cannot_be_removed() {
+        let node = Node::with_eight_gpus().unwrap();
+        let root = format!("--root={}", node.root().display());
+        let config = Cli::parse_from(["vfio-device-plugin", &root]).config;
+        let run_dir = RunDir::of_serve(&node.run_dir(), &Problems::default());
+        let monitor = MonitorHandle::without_passes(&config, &run_dir).unwrap();
+        let assignments = AssignmentsHandle::new(&run_dir, monitor);
+        let directory = tempfile::tempdir().unwrap();
+        let dra_dir = RunDir::of_serve(directory.path(), &Problems::default());
+        let (claims, _) = PreparedClaims::open(&dra_dir, assignments.clone(), "now".into()).unwrap();
+        let protected = || assignments.current().reserved().devices;
+        let devices = json!([{
+            "request": "gpu", "device": GPU, "group": 51, "resource": "vfio.io/gpu", "pinned": PinnedTerms::default(), "is_admin": false,
+        }]);
+        claims.insert("uid", serde_json::from_value(claim("now", &devices)).unwrap()).unwrap();
+        assert_eq!(protected(), [GPU.parse().unwrap()]);
+        claims.set_ended("uid", true);
+        assert!(protected().is_empty());
+        // A directory of this name cannot be replaced.
+        std::fs::remove_file(directory.path().join(FILE)).unwrap();
+        std::fs::create_dir(directory.path().join(FILE)).unwrap();
+        assert_eq!(claims.remove("uid"), Err(NotWritten { is_late: false }));
+        assert!(claims.get("uid").is_some() && protected().is_empty());
+        std::fs::remove_dir(directory.path().join(FILE)).unwrap();
+        claims.remove("uid").unwrap();
+        assert!(claims.get("uid").is_none() && protected().is_empty());
+    }
 
     #[test]
     fn boot_is_read_only_if_claims_are_recorded() {
@@ -187,14 +233,9 @@ mod tests {
             "now".to_owned()
         };
         assert_eq!((PreparedClaims::read(&run_dir, boot).unwrap(), calls.get()), (0, 0));
-        let claim = |boot: &str| {
-            serde_json::json!({
-                "namespace": "default", "name": "gpu", "boot": boot, "pods": [], "is_for_any_pod": false,
-                "pod_claim_name": null, "is_adopted": false, "devices": [],
-            })
-        };
-        let content = serde_json::json!({
-            "version": VERSION, "claims": { "one": claim("now"), "two": claim("before") },
+        let none = json!([]);
+        let content = json!({
+            "version": VERSION, "claims": { "one": claim("now", &none), "two": claim("before", &none) },
         });
         std::fs::write(directory.path().join(FILE), content.to_string()).unwrap();
         assert_eq!((PreparedClaims::read(&run_dir, boot).unwrap(), calls.get()), (1, 1));

@@ -73,6 +73,12 @@ impl MonitorHandle {
         Ok(handle)
     }
 
+    /// Returns the handle of a monitor that never makes a pass.
+    #[cfg(test)]
+    pub(crate) fn without_passes(config: &Config, run_dir: &RunDir) -> anyhow::Result<Self> {
+        Self::prepare(config, run_dir, std::iter::empty(), None).map(|(handle, _)| handle)
+    }
+
     /// Opens the root. Returns a handle and the loop that the thread runs.
     ///
     /// # Errors
