@@ -6,6 +6,7 @@
 pub mod artifacts;
 pub mod context;
 pub mod counts;
+pub mod disk;
 pub mod log;
 pub mod node;
 pub mod packages;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::steps::{Kind, Step};
 use crate::context::Context;
 use crate::counts::Counts;
-use crate::{Result, packages, process};
+use crate::{Result, disk, packages, process};
 
 /// What is printed for a failed step that does not list its failures: the end of its output.
 const LAST_LINES: usize = 40;
@@ -82,7 +82,8 @@ impl<Out: Write> Runner<'_, Out> {
                 }
             }
             costs += &format!("{:<32} {wall:>14} {cpu:>10} {number:>10}  {result}\n", step.name);
-            writeln!(self.out, "    {result}, {wall}, CPU {cpu} s")?;
+            let free = disk::least_free(self.context).map(|free| format!(", {free} GB free"));
+            writeln!(self.out, "    {result}, {wall}, CPU {cpu} s{}", free.unwrap_or_default())?;
         }
         let cpu = children_cpu().saturating_sub(cpu_started).as_secs();
         costs += &format!("{:<32} {:>14} {cpu:>10}\n", "all", minutes(started.elapsed()));
