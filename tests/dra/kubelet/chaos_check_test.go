@@ -112,11 +112,12 @@ func (n *chaosNode) settle() bool {
 			if err == nil && wrong == "" {
 				n.count(func(c *chaosCounts) { c.checks++ })
 				n.placements = placements(v)
+				n.history.note("the state is right")
 				return true
 			}
 		}
 		if time.Now().After(deadline) {
-			n.violate("not within %v: %s%s", settleLimit, wrong, n.describe())
+			n.violate("not within %v: %s", settleLimit, wrong)
 		}
 		if n.violation() != "" || n.isStopped() {
 			return false

@@ -70,8 +70,11 @@ func (n *chaosNode) one(lists ...[]chaosMove) {
 	if *chaosTrace {
 		fmt.Printf("%s: %s\n", n.name, move.name)
 	}
+	n.history.note("%s", move.name)
 	if move.play(n) {
 		n.count(func(c *chaosCounts) { c.moves++ })
+	} else {
+		n.history.note("%s: nothing to do", move.name)
 	}
 }
 
@@ -85,13 +88,14 @@ func (n *chaosNode) meanwhile(limit int) {
 // play plays steps and returns the violation. A step is mostly one move, else several at the same time.
 func (n *chaosNode) play(steps int) string {
 	if !n.settle() {
-		return n.violation()
+		return n.report("the beginning")
 	}
 	for step := range steps {
 		// Nothing may change by itself, but for a pod that the scheduler began to place before it saw the latest taint.
 		if v, err := n.requested(); err == nil {
 			if wrong := n.wrong(v); wrong != "" && placements(v) == n.placements {
-				n.violate("without an event: %s%s", wrong, n.describe())
+				n.violate("without an event: %s", wrong)
+				return n.report(fmt.Sprintf("step %d", step))
 			}
 		}
 		n.one(moves, restarts)
@@ -99,13 +103,17 @@ func (n *chaosNode) play(steps int) string {
 			n.meanwhile(2)
 		}
 		if !n.settle() {
-			if n.violation() == "" {
-				// Another node has found one.
-				return ""
-			}
-			return fmt.Sprintf("step %d: %s", step, n.violation())
+			return n.report(fmt.Sprintf("step %d", step))
 		}
 		n.count(func(c *chaosCounts) { c.steps++ })
+	}
+	return ""
+}
+
+// report returns the violation. Empty if another node has found one.
+func (n *chaosNode) report(when string) string {
+	if violation := n.violation(); violation != "" {
+		return when + ": " + violation + n.described()
 	}
 	return ""
 }

@@ -69,6 +69,7 @@ type chaosNode struct {
 	// takesNext is whether a process takes a device of the next pod that is placed.
 	takesNext bool
 	found     atomic.Pointer[string]
+	history   history
 }
 
 func newChaosNode(t *testing.T, c *cluster, name string, random *rand.Rand) *chaosNode {
@@ -310,11 +311,13 @@ func (n *chaosNode) startVM(addresses []string, pod string) {
 		}
 	}
 	n.vms[vm.pid] = vm
+	n.history.note("pid %d of pod %q holds %v", vm.pid, pod, vm.groups)
 }
 
 func (n *chaosNode) kill(vm *chaosVM) {
 	n.sim.killVM(n.t, vm.pid)
 	delete(n.vms, vm.pid)
+	n.history.note("pid %d has ended", vm.pid)
 }
 
 func (n *chaosNode) describe() string {

@@ -95,6 +95,7 @@ func (n *chaosNode) prepare(kubelet *kubelet, ctx context.Context, p *chaosPod) 
 	before, disturbances := n.holders(), n.disturbances
 	n.mu.Unlock()
 	err := kubelet.PrepareResources(call, p.pod)
+	n.history.note("prepare %s with %v: %v", p.pod.Name, p.devices, err)
 	n.mu.Lock()
 	after := n.holders()
 	// A process that held a device before the call and holds it after has held it during the call.
@@ -128,7 +129,9 @@ func (n *chaosNode) unprepare(kubelet *kubelet, ctx context.Context, p *chaosPod
 	n.mu.Lock()
 	before, disturbances := n.holders(), n.disturbances
 	n.mu.Unlock()
-	if err := kubelet.UnprepareResources(ctx, p.pod); err != nil {
+	err := kubelet.UnprepareResources(ctx, p.pod)
+	n.history.note("unprepare %s with %v: %v", p.pod.Name, p.devices, err)
+	if err != nil {
 		return false
 	}
 	n.mu.Lock()
@@ -142,7 +145,7 @@ func (n *chaosNode) unprepare(kubelet *kubelet, ctx context.Context, p *chaosPod
 	now := int64(0)
 	uid := p.pod.UID
 	options := metav1.DeleteOptions{GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &uid}}
-	err := n.client.CoreV1().Pods("default").Delete(ctx, p.pod.Name, options)
+	err = n.client.CoreV1().Pods("default").Delete(ctx, p.pod.Name, options)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	p.prepared, p.known = false, false
