@@ -86,6 +86,10 @@ pub(super) enum CallError {
     Device(AllocateError),
     /// Another prepared claim has the device or its group.
     Claimed { device: DeviceId, claim: String },
+    /// The kubelet still ends the containers of another claim that has the device or its group. Whether its record says so.
+    Ending { device: DeviceId, claim: String, is_recorded: bool },
+    /// The kubelet has ended the call.
+    Cancelled,
     /// The device plugin offers the device.
     OfferedByDevicePlugin(DeviceId),
     /// The kubelet asks again for a claim whose allocation has changed.
@@ -110,6 +114,18 @@ impl fmt::Display for CallError {
             Self::Claimed { device, claim } => {
                 write!(f, "{device}: claim {claim} has it or a device of its group")
             }
+            Self::Ending { device, claim, is_recorded } => {
+                write!(
+                    f,
+                    "{device}: claim {claim} has it or a device of its group; its pod was deleted by force, and the kubelet is \
+                     still ending its containers"
+                )?;
+                if !is_recorded {
+                    f.write_str(" or has lost its record of the claim")?;
+                }
+                f.write_str("; the kubelet tries again")
+            }
+            Self::Cancelled => f.write_str("the kubelet has ended the call"),
             Self::OfferedByDevicePlugin(device) => write!(
                 f,
                 "{device}: the device plugin offers it now, and no longer the DRA driver; delete the pod to have another device \

@@ -12,7 +12,7 @@
 //! | [`events`] | reports refusals in the cluster |
 //! | [`prepared`] | the record of prepared claims |
 //! | [`adoption`], [`kubelet_claims`] | make a lost record again, from the kubelet's |
-//! | [`forgotten`], [`deallocated`] | end claims that the kubelet does not know any more |
+//! | [`earlier`], [`deallocated`] | wait for claims that the kubelet is ending, and end those that it has forgotten |
 //! | [`claim_files`], [`claim_spec`] | the files by which containers get a claim's devices |
 //! | [`offered`], [`described`], [`facts`] | what is to be published |
 //! | [`publish`], [`write`], [`slices`] | writes it to the API server |
@@ -29,9 +29,9 @@ mod client;
 mod deallocated;
 mod described;
 mod driver;
+mod earlier;
 mod events;
 mod facts;
-mod forgotten;
 mod health;
 mod kubelet;
 mod kubelet_claims;

@@ -12,6 +12,7 @@ use kubelet_api::dra::{Claim, Device};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use vfio_plugin_policy::allocation::{AllocateError, check_usable};
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_plugin_policy::dra::claim::{AllocatedDevice, Allocation, allocation};
@@ -32,16 +33,24 @@ impl Driver {
     /// Prepares a claim and returns its devices. The kubelet waits until `deadline`.
     ///
     /// A refusal costs the pod a minute or more, because the kubelet repeats a failed call only with the pod's next sync
-    /// (`completeWork`). So a held group is waited for as long as the kubelet waits.
+    /// (`completeWork`). So a held group is waited for as long as the kubelet waits, and so is an earlier claim that the kubelet is
+    /// ending. The second wait also ends when `call` is cancelled: the pod may be gone.
     ///
     /// # Errors
     /// The claim is not prepared, and nothing is left of it. If a device is not free, the API server has stored that before the
     /// error is returned, or could not within 2 s.
-    pub(super) async fn prepare(&self, claim: &Claim, deadline: Instant) -> Result<Vec<Device>, CallError> {
+    pub(super) async fn prepare(
+        &self,
+        claim: &Claim,
+        call: &CancellationToken,
+        deadline: Instant,
+    ) -> Result<Vec<Device>, CallError> {
         let mut pods = BTreeMap::new();
-        let result = self.prepare_claim(claim, deadline, &mut pods).await;
+        let result = self.prepare_claim(claim, call, deadline, &mut pods).await;
         match &result {
             Ok(_) => self.events.forget(&claim.uid),
+            // It says nothing of the claim.
+            Err(CallError::Cancelled) => {}
             Err(error) => self.events.report(claim, &pods, Kind::PrepareRefused, error.to_string()),
         }
         result
@@ -51,6 +60,7 @@ impl Driver {
     async fn prepare_claim(
         &self,
         claim: &Claim,
+        call: &CancellationToken,
         deadline: Instant,
         pods: &mut BTreeMap<String, String>,
     ) -> Result<Vec<Device>, CallError> {
@@ -61,24 +71,13 @@ impl Driver {
         }
         let known = self.claims.get(&claim.uid).filter(|known| self.claims.is_current(known));
         known.iter().for_each(|known| pods.clone_from(&known.pod_names));
-        let get_until = match known {
-            Some(_) => deadline.min(Instant::now() + KNOWN),
-            None => deadline,
-        };
-        let allocation = match (self.get(claim, get_until).await, &known) {
-            (Ok(object), _) => allocation(&object, &claim.uid, self.name.as_str(), &self.node)?,
-            // The kubelet has read the claim itself, and a pod may use it now.
-            (Err(CallError::Get(error)), Some(known)) => {
-                tracing::warn!(
-                    claim = known.full_name(),
-                    error,
-                    "a prepared claim is answered from the record"
-                );
-                known.allocation()
-            }
-            (Err(error), _) => return Err(error),
-        };
+        let mut allocation = self.allocation(claim, known.as_ref(), deadline).await?;
         pods.clone_from(&allocation.pod_names);
+        if known.is_none() && self.wait_for_earlier(claim, &own_devices(&allocation), call, deadline).await? {
+            // It may have lost its devices during the wait.
+            allocation = self.allocation(claim, None, deadline).await?;
+            pods.clone_from(&allocation.pod_names);
+        }
         // The groups stay reserved until the record has the claim.
         let mut reservation = self.reservations.begin();
         let prepared = match known {
@@ -101,6 +100,32 @@ impl Driver {
         self.kubelet_claims.lock().remove(&claim.uid);
         self.deallocated.forget(&claim.uid);
         Ok(self.answer(claim, &allocation))
+    }
+
+    /// Returns what a claim is allocated and which pods may use it. `known` is the record of a claim that is prepared.
+    async fn allocation(
+        &self,
+        claim: &Claim,
+        known: Option<&PreparedClaim>,
+        deadline: Instant,
+    ) -> Result<Allocation, CallError> {
+        let get_until = match known {
+            Some(_) => deadline.min(Instant::now() + KNOWN),
+            None => deadline,
+        };
+        match (self.get(claim, get_until).await, known) {
+            (Ok(object), _) => Ok(allocation(&object, &claim.uid, self.name.as_str(), &self.node)?),
+            // The kubelet has read the claim itself, and a pod may use it now.
+            (Err(CallError::Get(error)), Some(known)) => {
+                tracing::warn!(
+                    claim = known.full_name(),
+                    error,
+                    "a prepared claim is answered from the record"
+                );
+                Ok(known.allocation())
+            }
+            (Err(error), _) => Err(error),
+        }
     }
 
     /// Checks a claim that is prepared already. The kubelet asks again after its own restart, and for each further pod of the claim.
@@ -168,9 +193,7 @@ impl Driver {
         reservation: &mut Reservation,
         deadline: Instant,
     ) -> Result<PreparedClaim, CallError> {
-        let own: BTreeSet<DeviceId> =
-            allocation.results.iter().filter(|result| !result.is_admin).map(|result| result.device).collect();
-        self.end_forgotten(&claim.uid, &own, deadline).await;
+        let own = own_devices(allocation);
         let snapshot = self.checks().snapshot();
         let mut devices: Vec<&DeviceState> = Vec::new();
         for &id in &own {
@@ -339,4 +362,9 @@ impl Driver {
         }
         devices
     }
+}
+
+/// Returns the devices that a claim has for itself.
+fn own_devices(allocation: &Allocation) -> BTreeSet<DeviceId> {
+    allocation.results.iter().filter(|result| !result.is_admin).map(|result| result.device).collect()
 }

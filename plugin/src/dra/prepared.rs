@@ -8,6 +8,7 @@ use crate::run_dir::RunDir;
 use crate::state_file::StateFile;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
+use tokio::sync::watch;
 use vfio_plugin_policy::dra::prepared::{ClaimRecord, PreparedClaim, PreparedDevice};
 use vfio_probe::{DeviceId, GroupId};
 
@@ -23,6 +24,8 @@ pub(super) struct PreparedClaims {
     assignments: AssignmentsHandle,
     /// The current boot.
     boot: String,
+    /// Changes when a claim was removed.
+    removed: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -47,8 +50,8 @@ impl PreparedClaims {
         let content = file.read_versioned(VERSION)?;
         let was_there = content.is_some();
         let ClaimRecord { claims } = content.unwrap_or_default();
-        let prepared =
-            Self { state: Mutex::new(State { claims, ended: BTreeSet::new(), file }), assignments, boot };
+        let state = Mutex::new(State { claims, ended: BTreeSet::new(), file });
+        let prepared = Self { state, assignments, boot, removed: watch::Sender::default() };
         prepared.set_assignments(&prepared.state.lock().claims, &BTreeSet::new());
         Ok((prepared, was_there))
     }
@@ -117,7 +120,15 @@ impl PreparedClaims {
     /// # Errors
     /// The file could not be written. The claim is still there then.
     pub(super) fn remove(&self, uid: &str) -> Result<(), NotWritten> {
-        self.change(|claims| claims.remove(uid))
+        self.change(|claims| claims.remove(uid))?;
+        self.removed.send_replace(());
+        Ok(())
+    }
+
+    /// Waits until a claim is not there any more.
+    pub(super) async fn wait_until_removed(&self, uid: &str) {
+        let mut removed = self.removed.subscribe();
+        while self.get(uid).is_some() && removed.changed().await.is_ok() {}
     }
 
     fn change<T>(

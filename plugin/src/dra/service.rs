@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
@@ -28,17 +29,23 @@ impl DraPlugin for Service {
         request: Request<NodePrepareResourcesRequest>,
     ) -> Result<Response<NodePrepareResourcesResponse>, Status> {
         let deadline = deadline(request.metadata());
-        let answers = each(&self.driver, request.into_inner().claims, move |driver, claim| async move {
-            match driver.prepare(&claim, deadline).await {
-                Ok(devices) => {
-                    driver.status.lock().calls.prepared += 1;
-                    tracing::info!(claim = %name(&claim), devices = devices.len(), "prepared a claim");
-                    NodePrepareResourceResponse { devices, error: String::new() }
-                }
-                Err(error) => {
-                    driver.status.lock().calls.refused += 1;
-                    tracing::warn!(claim = %name(&claim), %error, "refused to prepare a claim");
-                    NodePrepareResourceResponse { devices: Vec::new(), error: error.to_string() }
+        // Cancelled when this future is dropped: the kubelet has ended the call, usually because the pod was deleted.
+        let call = CancellationToken::new();
+        let _call = call.clone().drop_guard();
+        let answers = each(&self.driver, request.into_inner().claims, move |driver, claim| {
+            let call = call.clone();
+            async move {
+                match driver.prepare(&claim, &call, deadline).await {
+                    Ok(devices) => {
+                        driver.status.lock().calls.prepared += 1;
+                        tracing::info!(claim = %name(&claim), devices = devices.len(), "prepared a claim");
+                        NodePrepareResourceResponse { devices, error: String::new() }
+                    }
+                    Err(error) => {
+                        driver.status.lock().calls.refused += 1;
+                        tracing::warn!(claim = %name(&claim), %error, "refused to prepare a claim");
+                        NodePrepareResourceResponse { devices: Vec::new(), error: error.to_string() }
+                    }
                 }
             }
         });
@@ -72,7 +79,7 @@ impl DraPlugin for Service {
 
 /// Works on all claims of a call at once, so that one that waits delays no other. Returns the answers by uid.
 ///
-/// The work on a claim goes on when the kubelet ends the call: it must not end half way.
+/// The work on a claim goes on when the kubelet ends the call: it must not end half way. Only a wait may end then.
 async fn each<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     driver: &Arc<Driver>,
     claims: Vec<Claim>,

@@ -7,11 +7,15 @@ use kubelet_api::registration::{InfoRequest, RegistrationStatus};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 use vfio_sim_node::Node;
 
 use super::api_server::uid;
 use super::common::PATIENCE;
+
+/// How long the kubelet waits for a call (`defaultClientCallTimeout`).
+const TIMEOUT: Duration = Duration::from_secs(45);
 
 /// The kubelet's root directory.
 pub fn root(node: &Node) -> PathBuf {
@@ -36,7 +40,13 @@ impl DraKubelet {
 
     /// Has a claim prepared.
     pub async fn prepare(&mut self, name: &str) -> Result<(), String> {
-        let request = NodePrepareResourcesRequest { claims: vec![claim(name)] };
+        self.prepare_within(name, TIMEOUT).await
+    }
+
+    /// Has a claim prepared, and gives up after a time.
+    pub async fn prepare_within(&mut self, name: &str, timeout: Duration) -> Result<(), String> {
+        let mut request = Request::new(NodePrepareResourcesRequest { claims: vec![claim(name)] });
+        request.set_timeout(timeout);
         let answer = self.0.node_prepare_resources(request).await.unwrap().into_inner();
         let answer = &answer.claims[&uid(name)];
         if answer.error.is_empty() { Ok(()) } else { Err(answer.error.clone()) }

@@ -5,6 +5,7 @@ use super::common::{device, wait_for_problem};
 use super::kubelet::root as kubelet_root;
 use super::{DraKubelet, GPU, GPU_NAME, World};
 use serde_json::{Value, json};
+use std::time::Duration;
 use vfio_sim_node::VmSpec;
 
 #[tokio::test]
@@ -17,6 +18,9 @@ async fn slice_that_cannot_be_removed_stops_no_taint() {
     let _vm = world.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     world.api.expect("the taint is stored", |devices| devices[GPU_NAME].as_deref() == Some("held")).await;
 }
+
+/// The driver waits a second of this time for an earlier claim.
+const SHORT: Duration = Duration::from_secs(8);
 
 /// Writes the kubelet's record of claims.
 fn write_kubelet_record(world: &World, claims: &Value) {
@@ -40,11 +44,16 @@ async fn claim_that_the_kubelet_forgot_does_not_keep_its_device() {
     assert_eq!(world.api.devices()[GPU_NAME], None);
     // The pod is deleted by force, and the kubelet still ends its containers.
     world.api.remove_claim("gpu");
-    for record in [None, Some(json!([{"ClaimUID": uid("gpu"), "ClaimName": "gpu", "Namespace": "default"}]))]
-    {
+    let ending = "claim default/gpu has it or a device of its group; its pod was deleted by force, and the kubelet is still \
+                  ending its containers";
+    let record = json!([{"ClaimUID": uid("gpu"), "ClaimName": "gpu", "Namespace": "default"}]);
+    for (record, expected) in [
+        (None, format!("{ending} or has lost its record of the claim; the kubelet tries again")),
+        (Some(record), format!("{ending}; the kubelet tries again")),
+    ] {
         record.into_iter().for_each(|claims| write_kubelet_record(&world, &claims));
-        let error = driver.prepare("next").await.unwrap_err();
-        assert!(error.contains("claim default/gpu has it"), "the kubelet has not forgotten it: {error}");
+        let error = driver.prepare_within("next", SHORT).await.unwrap_err();
+        assert_eq!(error, format!("{GPU}: {expected}"), "the kubelet has not forgotten it");
         assert_eq!(device(&world.node, GPU)["claim"]["name"], "gpu");
     }
     // The kubelet has lost its record, and the VM still runs.
