@@ -1,6 +1,8 @@
 //! Adopts claims whose record was lost: those of which a pod holds a device.
 
 use crate::dra::driver::Driver;
+use crate::dra::prepared::PreparedClaims;
+use tokio::time::Instant;
 use vfio_plugin_policy::dra::kubelet_record::KubeletClaim;
 use vfio_plugin_policy::dra::prepared::PreparedClaim;
 
@@ -17,7 +19,9 @@ impl Driver {
                 let _call = self.calls.begin(&uid).await;
                 if let Some(claim) = self.kubelet_claim(&uid) {
                     let name = claim.full_name();
-                    match self.claims.insert(&uid, claim) {
+                    let adopted = uid.clone();
+                    let insert = move |claims: &PreparedClaims| claims.insert(&adopted, claim.clone());
+                    match self.record(Instant::now(), insert).await {
                         Ok(()) => {
                             tracing::info!(claim = name, "adopted a claim: one of its pods holds a device");
                             self.kubelet_claims.lock().remove(&uid);

@@ -2,13 +2,15 @@
 
 use crate::allocate::device_specs::extended_memory;
 use crate::dra::claim_spec::{self, RequestEdits};
-use crate::dra::driver::{CallError, Driver};
+use crate::dra::driver::{CallError, CallLock, Driver};
 use crate::files::{Links, create_directories, is_on_disk, read, replace_on};
 use crate::node::device_nodes;
 use kubelet_api::dra::Claim;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout_at};
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_plugin_policy::dra::attributes::attributes;
 use vfio_plugin_policy::dra::claim::{AllocatedDevice, Allocation};
@@ -24,31 +26,39 @@ const MODE: u32 = 0o644;
 /// A file with another content than this process writes is at most this long.
 const MAX_SIZE: u64 = 1024 * 1024;
 
+/// A file of a claim.
+#[derive(Debug)]
+pub(super) struct ClaimFile {
+    path: PathBuf,
+    text: String,
+    /// Whether it is synchronized, so that it outlives a power cut.
+    outlives: bool,
+}
+
 impl Driver {
-    /// Writes the files of a claim, if their content differs: the metadata first, which the spec mounts.
+    /// Returns the files of a claim: the metadata first, which the spec mounts.
     ///
     /// # Errors
-    /// A file cannot be written.
-    pub(super) fn write_files(
+    /// The content of a file cannot be made.
+    pub(super) fn claim_files(
         &self,
         claim: &Claim,
         prepared: &PreparedClaim,
         allocation: &Allocation,
-    ) -> Result<(), CallError> {
+    ) -> Result<Vec<ClaimFile>, CallError> {
         let snapshot = self.checks().snapshot();
         let mut by_request: BTreeMap<&str, Vec<&AllocatedDevice>> = BTreeMap::new();
         for result in &allocation.results {
             by_request.entry(result.base_request()).or_default().push(result);
         }
-        let mut requests = BTreeMap::new();
+        let (mut files, mut requests) = (Vec::new(), BTreeMap::new());
         for (request, results) in by_request {
             let directory = claim_directory(&self.plugins_dir, &claim.namespace, &claim.name).join(request);
             let path = directory.join("metadata.json");
             let metadata = self.metadata(claim, allocation, &results, &snapshot);
             let text = metadata.text().map_err(|error| failed(&path, &error))?;
-            create_directories(&directory).map_err(|error| failed(&directory, &error))?;
             // Only the claim's pods read it.
-            write(&path, &text, false)?;
+            files.push(ClaimFile { path: path.clone(), text, outlives: false });
             let container_path = metadata.container_path(self.name.as_str(), request);
             let edits = self.edits(prepared, &results, &snapshot);
             requests.insert(request.to_owned(), RequestEdits { metadata: (path, container_path), ..edits });
@@ -56,27 +66,49 @@ impl Driver {
         let path = claim_spec::path(&self.cdi_dir, &self.name, &claim.uid);
         let text =
             claim_spec::text(&self.name, &claim.uid, &requests).map_err(|error| failed(&path, &error))?;
-        create_directories(&self.cdi_dir).map_err(|error| failed(&self.cdi_dir, &error))?;
         // The container runtime reads all specs when it starts.
-        write(&path, &text, true)
+        files.push(ClaimFile { path, text, outlives: true });
+        Ok(files)
+    }
+
+    /// Writes the files of a claim, if their content differs.
+    ///
+    /// # Errors
+    /// A file cannot be written, or the disk does not answer by the deadline.
+    pub(super) async fn write_files(
+        &self,
+        lock: &CallLock,
+        files: Vec<ClaimFile>,
+        deadline: Instant,
+    ) -> Result<(), CallError> {
+        let directory = self.plugins_dir.clone();
+        on_disk(lock, directory, deadline, move || files.iter().try_for_each(write)).await
     }
 
     /// Removes the files of a claim. Files that are not there are no error.
     ///
     /// # Errors
-    /// A file cannot be removed.
-    pub(super) fn remove_files(&self, claim: &Claim) -> Result<(), CallError> {
+    /// A file cannot be removed, or the disk does not answer by the deadline.
+    pub(super) async fn remove_files(
+        &self,
+        lock: &CallLock,
+        claim: &Claim,
+        deadline: Instant,
+    ) -> Result<(), CallError> {
         let spec = claim_spec::path(&self.cdi_dir, &self.name, &claim.uid);
         let metadata = claim_directory(&self.plugins_dir, &claim.namespace, &claim.name);
-        for (path, result) in
-            [(&spec, std::fs::remove_file(&spec)), (&metadata, std::fs::remove_dir_all(&metadata))]
-        {
-            match result {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(path, &error)),
-                _ => {}
+        let remove = move || {
+            for (path, result) in
+                [(&spec, std::fs::remove_file(&spec)), (&metadata, std::fs::remove_dir_all(&metadata))]
+            {
+                match result {
+                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(path, &error)),
+                    _ => {}
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        on_disk(lock, self.plugins_dir.clone(), deadline, remove).await
     }
 
     fn metadata<'a>(
@@ -152,16 +184,39 @@ impl Driver {
     }
 }
 
+/// Works on files, on a thread of its own: the driver goes on while a disk does not answer. Waits until the deadline. The claim stays
+/// locked until the work has ended, so that the next call for it does not work on the same files.
+async fn on_disk(
+    lock: &CallLock,
+    directory: PathBuf,
+    deadline: Instant,
+    work: impl FnOnce() -> Result<(), CallError> + Send + 'static,
+) -> Result<(), CallError> {
+    let lock = CallLock::clone(lock);
+    let work = spawn_blocking(move || {
+        let result = work();
+        drop(lock);
+        result
+    });
+    match timeout_at(deadline, work).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(error)) => Err(failed(&directory, &error)),
+        Err(_) => Err(failed(&directory, &"the disk has not answered in time")),
+    }
+}
+
 /// Replaces a file, unless it has the content already.
 ///
-/// Only a file that `outlives` a power cut is synchronized, which takes milliseconds on a disk. After a power cut the claim is
-/// prepared as a new one, and its files are compared here before a pod starts.
-fn write(path: &Path, text: &str, outlives: bool) -> Result<(), CallError> {
+/// Synchronizing takes milliseconds on a disk. After a power cut the claim is prepared as a new one, and its files are compared here
+/// before a pod starts.
+fn write(ClaimFile { path, text, outlives }: &ClaimFile) -> Result<(), CallError> {
+    let parent = path.parent().unwrap_or(path);
+    create_directories(parent).map_err(|error| failed(parent, &error))?;
     if read(path, Links::Refuse, MAX_SIZE).is_ok_and(|content| content == text.as_bytes()) {
         return Ok(());
     }
-    let is_on_disk = outlives && path.parent().is_none_or(is_on_disk);
-    replace_on(is_on_disk, path, text.as_bytes(), MODE).map_err(|error| failed(path, &error))
+    replace_on(*outlives && is_on_disk(parent), path, text.as_bytes(), MODE)
+        .map_err(|error| failed(path, &error))
 }
 
 fn failed(path: &Path, error: &dyn std::fmt::Display) -> CallError {

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use vfio_plugin_policy::allocation::AllocateError;
 use vfio_plugin_policy::device::DeviceState;
@@ -57,7 +58,7 @@ pub(super) struct Driver {
     pub(super) assignments: AssignmentsHandle,
     /// The groups that other calls are about to take.
     pub(super) reservations: Reservations,
-    pub(super) claims: PreparedClaims,
+    pub(super) claims: Arc<PreparedClaims>,
     pub(super) stored: Stored,
     pub(super) facts: KnownFacts,
     pub(super) calls: Calls,
@@ -98,6 +99,8 @@ pub(super) enum CallError {
     NotReady,
     /// A file cannot be written or removed.
     File { path: PathBuf, error: String },
+    /// An earlier call works on the claim and has not ended in time.
+    Busy,
     /// The record of claims cannot be written.
     NotWritten(NotWritten),
     /// A group of the claim is still held, and the API server has not stored that.
@@ -136,6 +139,10 @@ impl fmt::Display for CallError {
             }
             Self::NotReady => f.write_str("the driver has just started, and does not know the devices yet"),
             Self::File { path, error } => write!(f, "cannot write or remove {}: {error}", path.display()),
+            Self::Busy => f.write_str(
+                "an earlier call for the claim has not ended; if this goes on, the disk of the kubelet's directory or of the CDI specs does \
+                 not answer",
+            ),
             Self::NotWritten(error) => error.fmt(f),
             Self::NotWithheld { group } => write!(
                 f,
@@ -213,14 +220,18 @@ impl Driver {
     pub(super) async fn record(
         &self,
         deadline: Instant,
-        change: impl Fn(&PreparedClaims) -> Result<(), NotWritten>,
+        change: impl Fn(&PreparedClaims) -> Result<(), NotWritten> + Clone + Send + 'static,
     ) -> Result<(), NotWritten> {
         loop {
-            match change(&self.claims) {
-                Err(NotWritten { is_late: true }) if Instant::now() + RECORD_AGAIN < deadline => {
+            let (claims, change) = (Arc::clone(&self.claims), change.clone());
+            // The state file waits for the disk for a time only.
+            match spawn_blocking(move || change(&claims)).await {
+                Ok(Err(NotWritten { is_late: true })) if Instant::now() + RECORD_AGAIN < deadline => {
                     sleep(RECORD_AGAIN).await;
                 }
-                result => return result,
+                Ok(result) => return result,
+                // It has panicked, which the supervisor reports.
+                Err(_) => return Err(NotWritten { is_late: false }),
             }
         }
     }
@@ -238,19 +249,30 @@ impl Driver {
     }
 }
 
+/// The lock of a claim, for a call that works on it. Clones share it.
+pub(super) type CallLock = Arc<OwnedMutexGuard<()>>;
+
 /// The claims that calls are working on: one call at a time for each.
 #[derive(Debug, Default)]
 pub(super) struct Calls(Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>);
 
 impl Calls {
     /// Waits until no other call works on the claim.
-    pub(super) async fn begin(&self, uid: &str) -> OwnedMutexGuard<()> {
+    pub(super) async fn begin(&self, uid: &str) -> CallLock {
         let lock = {
             let mut calls = self.0.lock();
             // A lock that only the map has is of a call that has ended.
             calls.retain(|_, lock| Arc::strong_count(lock) > 1);
             Arc::clone(calls.entry(uid.to_owned()).or_default())
         };
-        lock.lock_owned().await
+        Arc::new(lock.lock_owned().await)
+    }
+
+    /// Waits until no other call works on the claim.
+    ///
+    /// # Errors
+    /// One still does at the deadline.
+    pub(super) async fn begin_by(&self, uid: &str, deadline: Instant) -> Result<CallLock, CallError> {
+        timeout_at(deadline, self.begin(uid)).await.map_err(|_| CallError::Busy)
     }
 }

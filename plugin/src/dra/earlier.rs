@@ -7,7 +7,7 @@
 //! ended here: a container of the first kind could still open the device.
 
 use crate::dra::deallocated::Earlier;
-use crate::dra::driver::{CallError, Driver};
+use crate::dra::driver::{CallError, CallLock, Driver};
 use crate::dra::kubelet_claims::has_claim;
 use kubelet_api::dra::Claim;
 use std::collections::BTreeSet;
@@ -55,7 +55,9 @@ impl Driver {
                 let Some(prepared) = self.claims.get(&other.uid) else { continue };
                 latest = self.judge(&other, &prepared, deadline).await;
                 match latest {
-                    Earlier::Forgotten if self.end_forgotten(&other, &prepared, deadline).await => continue,
+                    Earlier::Forgotten if self.end_forgotten(&lock, &other, &prepared, deadline).await => {
+                        continue;
+                    }
                     // The claim is refused, after the checks that need no other claim.
                     Earlier::Forgotten | Earlier::Allocated => break,
                     Earlier::Ending { .. } | Earlier::Unknown if Instant::now() >= until => {
@@ -74,8 +76,14 @@ impl Driver {
     }
 
     /// Ends a claim that the kubelet has forgotten. Returns false if it cannot be ended now.
-    async fn end_forgotten(&self, claim: &Claim, prepared: &PreparedClaim, deadline: Instant) -> bool {
-        match self.end(claim, prepared, deadline).await {
+    async fn end_forgotten(
+        &self,
+        lock: &CallLock,
+        claim: &Claim,
+        prepared: &PreparedClaim,
+        deadline: Instant,
+    ) -> bool {
+        match self.end(lock, claim, prepared, deadline).await {
             Ok(()) => {
                 tracing::warn!(
                     claim = full_name(claim),

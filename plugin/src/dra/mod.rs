@@ -215,7 +215,7 @@ pub(crate) async fn start(
         publisher,
         assignments,
         reservations,
-        claims,
+        claims: Arc::new(claims),
         stored,
         facts,
         calls: Calls::default(),

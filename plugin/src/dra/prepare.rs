@@ -24,6 +24,8 @@ use vfio_probe::{DeviceId, GroupId, Holder, InPod};
 
 /// The answer is sent this long before the kubelet gives up.
 const MARGIN: Duration = Duration::from_secs(5);
+/// How long the files of a claim that cannot be prepared may take to be removed. Less than [`MARGIN`].
+const MARGIN_OF_REMOVAL: Duration = Duration::from_secs(2);
 /// How long a prepared claim is requested, before its record is used.
 const KNOWN: Duration = Duration::from_secs(10);
 /// How long a held group is waited for if its taint is published already: its holder is no VM that is ending.
@@ -64,8 +66,8 @@ impl Driver {
         deadline: Instant,
         pods: &mut BTreeMap<String, String>,
     ) -> Result<Vec<Device>, CallError> {
-        let _call = self.calls.begin(&claim.uid).await;
         let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
+        let lock = self.calls.begin_by(&claim.uid, deadline).await?;
         if !self.is_ready(deadline).await {
             return Err(CallError::NotReady);
         }
@@ -84,16 +86,17 @@ impl Driver {
             Some(known) => self.check_again(&known, &allocation).await?,
             None => self.take(claim, &allocation, &mut reservation, deadline).await?,
         };
-        let written = self.write_files(claim, &prepared, &allocation);
-        let insert = |claims: &PreparedClaims| claims.insert(&claim.uid, prepared.clone());
-        let recorded = match written {
+        let files = self.claim_files(claim, &prepared, &allocation)?;
+        let uid = claim.uid.clone();
+        let insert = move |claims: &PreparedClaims| claims.insert(&uid, prepared.clone());
+        let recorded = match self.write_files(&lock, files, deadline).await {
             Ok(()) => self.record(deadline, insert).await.map_err(CallError::from),
             Err(error) => Err(error),
         };
         if let Err(error) = recorded {
             // The kubelet asks again, and finds nothing of this call.
             if self.claims.get(&claim.uid).is_none() {
-                self.remove_files(claim)?;
+                self.remove_files(&lock, claim, deadline + MARGIN_OF_REMOVAL).await?;
             }
             return Err(error);
         }

@@ -20,7 +20,10 @@ const VERSION: u32 = 1;
 /// All prepared claims, by uid.
 #[derive(Debug)]
 pub(super) struct PreparedClaims {
+    /// Never locked while the file is written, so that no reader waits for the disk.
     state: Mutex<State>,
+    /// Locked during a change: one at a time.
+    file: Mutex<StateFile>,
     assignments: AssignmentsHandle,
     /// The current boot.
     boot: String,
@@ -30,10 +33,13 @@ pub(super) struct PreparedClaims {
 
 #[derive(Debug)]
 struct State {
+    /// The claims that the file has.
     claims: BTreeMap<String, PreparedClaim>,
+    /// The claims whose devices are protected. During a change both those that are added, before their claim is promised, and those that
+    /// are removed, until that promise ends.
+    protected: BTreeMap<String, PreparedClaim>,
     /// The claims whose containers have ended and whose groups are still held. Their devices are judged as if no claim had them.
     ended: BTreeSet<String>,
-    file: StateFile,
 }
 
 impl PreparedClaims {
@@ -50,9 +56,15 @@ impl PreparedClaims {
         let content = file.read_versioned(VERSION)?;
         let was_there = content.is_some();
         let ClaimRecord { claims } = content.unwrap_or_default();
-        let state = Mutex::new(State { claims, ended: BTreeSet::new(), file });
-        let prepared = Self { state, assignments, boot, removed: watch::Sender::default() };
-        prepared.set_assignments(&prepared.state.lock().claims, &BTreeSet::new());
+        let state = State { protected: claims.clone(), claims, ended: BTreeSet::new() };
+        let prepared = Self {
+            state: Mutex::new(state),
+            file: Mutex::new(file),
+            assignments,
+            boot,
+            removed: watch::Sender::default(),
+        };
+        prepared.set_assignments(&prepared.state.lock());
         Ok((prepared, was_there))
     }
 
@@ -106,7 +118,7 @@ impl PreparedClaims {
         found.map(|(uid, claim)| (uid.clone(), claim.clone()))
     }
 
-    /// Adds or replaces a claim. When this returns, the monitor probes none of its devices, and the file has it.
+    /// Adds or replaces a claim. When this returns, the monitor probes none of its devices, and the file has it. Waits for the disk.
     ///
     /// # Errors
     /// The file could not be written. The claims are as before then.
@@ -115,7 +127,7 @@ impl PreparedClaims {
         self.change(|claims| claims.insert(uid.to_owned(), claim))
     }
 
-    /// Removes a claim, from the file first.
+    /// Removes a claim, from the file first. Waits for the disk.
     ///
     /// # Errors
     /// The file could not be written. The claim is still there then.
@@ -135,40 +147,46 @@ impl PreparedClaims {
         &self,
         change: impl FnOnce(&mut BTreeMap<String, PreparedClaim>) -> T,
     ) -> Result<(), NotWritten> {
-        let mut state = self.state.lock();
-        let mut claims = state.claims.clone();
-        change(&mut claims);
-        // Devices that are added are protected before their claim is promised, and devices that are removed after the promise ends.
-        let union: BTreeMap<String, PreparedClaim> =
-            claims.iter().chain(&state.claims).map(|(uid, claim)| (uid.clone(), claim.clone())).collect();
-        // A claim that has ended protects its devices no longer, also while the disk takes long to remove it: they would be offered.
-        self.set_assignments(&union, &state.ended);
+        let mut file = self.file.lock();
+        let claims = {
+            let state = &mut *self.state.lock();
+            let mut claims = state.claims.clone();
+            change(&mut claims);
+            state.protected.extend(claims.iter().map(|(uid, claim)| (uid.clone(), claim.clone())));
+            // A claim that has ended protects no device, also while the disk takes long to remove it: its taint would be taken back.
+            self.set_assignments(state);
+            claims
+        };
         let content = ClaimRecord { claims };
-        state.file.write_versioned(VERSION, &content);
-        let (is_written, is_late) = (state.file.is_written(), state.file.is_late());
+        file.write_versioned(VERSION, &content);
+        let (is_written, is_late) = (file.is_written(), file.is_late());
+        let state = &mut *self.state.lock();
         if is_written {
-            state.ended.retain(|uid| content.claims.contains_key(uid));
             state.claims = content.claims;
+            state.ended.retain(|uid| state.claims.contains_key(uid));
         }
-        self.set_assignments(&state.claims, &state.ended);
+        state.protected = state.claims.clone();
+        self.set_assignments(state);
         if is_written { Ok(()) } else { Err(NotWritten { is_late }) }
     }
 
     /// Sets whether the containers of a claim have ended while its groups are still held. The scheduler may get its devices when it
     /// is unprepared, so they are published as if no claim had them. No other claim is prepared with them before that.
     pub(super) fn set_ended(&self, uid: &str, has_ended: bool) {
-        let mut state = self.state.lock();
+        let state = &mut *self.state.lock();
         if has_ended {
             state.ended.insert(uid.to_owned());
         } else {
             state.ended.remove(uid);
         }
-        self.set_assignments(&state.claims, &state.ended);
+        self.set_assignments(state);
     }
 
-    fn set_assignments(&self, claims: &BTreeMap<String, PreparedClaim>, ended: &BTreeSet<String>) {
-        let current = claims.iter().filter(|(uid, claim)| self.is_current(claim) && !ended.contains(*uid));
-        self.assignments.set_claims(&current.flat_map(|(uid, claim)| claim.claimed_devices(uid)).collect());
+    fn set_assignments(&self, state: &State) {
+        let protects =
+            |(uid, claim): &(&String, &PreparedClaim)| self.is_current(claim) && !state.ended.contains(*uid);
+        let claims = state.protected.iter().filter(protects);
+        self.assignments.set_claims(&claims.flat_map(|(uid, claim)| claim.claimed_devices(uid)).collect());
     }
 }
 

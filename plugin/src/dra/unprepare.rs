@@ -1,6 +1,6 @@
 //! Unprepares a claim, after its containers have ended, so that its devices can be allocated again.
 
-use crate::dra::driver::{CallError, Driver};
+use crate::dra::driver::{CallError, CallLock, Driver};
 use crate::dra::events::Kind;
 use crate::node::probe;
 use kubelet_api::dra::Claim;
@@ -26,13 +26,13 @@ impl Driver {
     /// The claim is still prepared: its files or its record cannot be removed, or a group is still held and the API server has not
     /// stored that. The kubelet keeps the pod and asks again, and the scheduler allocates the devices to no other claim meanwhile.
     pub(super) async fn unprepare(&self, claim: &Claim, deadline: Instant) -> Result<(), CallError> {
-        let _call = self.calls.begin(&claim.uid).await;
+        let lock = self.calls.begin_by(&claim.uid, deadline.checked_sub(MARGIN).unwrap_or(deadline)).await?;
         let known = self.claims.get(&claim.uid);
         let Some(prepared) = known.or_else(|| self.kubelet_claim(&claim.uid)) else {
             // A call that failed half way.
-            return self.remove_files(claim);
+            return self.remove_files(&lock, claim, deadline.checked_sub(MARGIN).unwrap_or(deadline)).await;
         };
-        let result = self.end(claim, &prepared, deadline).await;
+        let result = self.end(&lock, claim, &prepared, deadline).await;
         match &result {
             Ok(()) => self.events.forget(&claim.uid),
             Err(error) => {
@@ -42,9 +42,10 @@ impl Driver {
         result
     }
 
-    /// Gives a claim's devices back, and removes its files and then its record.
+    /// Gives a claim's devices back, and removes its files and then its record. The caller has locked the claim.
     pub(super) async fn end(
         &self,
+        lock: &CallLock,
         claim: &Claim,
         prepared: &PreparedClaim,
         deadline: Instant,
@@ -53,8 +54,9 @@ impl Driver {
         if self.claims.is_current(prepared) {
             self.give_back(claim, prepared, deadline).await?;
         }
-        self.remove_files(claim)?;
-        self.record(deadline, |claims| claims.remove(&claim.uid)).await?;
+        self.remove_files(lock, claim, deadline).await?;
+        let uid = claim.uid.clone();
+        self.record(deadline, move |claims| claims.remove(&uid)).await?;
         self.kubelet_claims.lock().remove(&claim.uid);
         self.deallocated.forget(&claim.uid);
         Ok(())
