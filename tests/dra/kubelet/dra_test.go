@@ -101,6 +101,7 @@ func TestDriver(t *testing.T) {
 		{"bad_credentials_are_named_and_lose_nothing", badCredentialsAreNamedAndLoseNothing},
 		{"sighup_is_refused", sighupIsRefused},
 		{"second_driver_waits_for_the_first", secondDriverWaitsForTheFirst},
+		{"disk_that_hangs_keeps_the_taint", diskThatHangsKeepsTheTaint},
 		{"driver_that_was_away_for_long_publishes_again", driverThatWasAwayForLongPublishesAgain},
 	} {
 		test.play(t)
