@@ -144,7 +144,7 @@ func (n *chaosNode) createLatePod() bool {
 }
 
 // replacePod deletes a pod by force and creates another. The API server allocates the device to the other while the kubelet still ends the
-// containers of the first.
+// containers of the first. The first call for the other's claim waits for that.
 func (n *chaosNode) replacePod() bool {
 	return n.deletePod(false, true, true) && n.createPod("one")
 }

@@ -121,6 +121,9 @@ func (n *chaosNode) prepare(kubelet *kubelet, ctx context.Context, p *chaosPod) 
 		}
 	case err != nil && isNew && strings.Contains(err.Error(), "held by") && len(held) > 0 && !disturbed:
 		n.checkBarrier(p, "refused", held)
+	case err != nil && limit == kubeletTimeout && strings.Contains(err.Error(), "has it or a device of its group") && !disturbed:
+		// The kubelet has the claim of a deleted pod unprepared within the time of one call.
+		n.violate("%s is refused, although another claim is ending: %v", p.pod.Name, err)
 	}
 }
 

@@ -77,6 +77,8 @@ func TestDriver(t *testing.T) {
 		{"prepared_claim_gives_nodes_variables_and_metadata", preparedClaimGivesNodesVariablesAndMetadata},
 		{"answered_claim_is_recorded", answeredClaimIsRecorded},
 		{"claim_that_the_kubelet_has_keeps_its_device", claimThatTheKubeletHasKeepsItsDevice},
+		{"waiting_claim_is_refused_if_the_vm_stays", waitingClaimIsRefusedIfTheVMStays},
+		{"wait_for_another_claim_ends_with_the_call", waitForAnotherClaimEndsWithTheCall},
 		{"device_of_a_prepared_claim_is_not_tainted", deviceOfAPreparedClaimIsNotTainted},
 		{"refusal_is_sent_after_the_taint_is_stored", refusalIsSentAfterTheTaintIsStored},
 		{"prepare_waits_for_a_vm_that_is_closing", prepareWaitsForVMThatIsClosing},

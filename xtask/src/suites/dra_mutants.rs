@@ -21,7 +21,7 @@ pub(super) struct Mutant {
 }
 
 /// The mutants.
-pub(super) const MUTANTS: [Mutant; 7] = [
+pub(super) const MUTANTS: [Mutant; 8] = [
     Mutant {
         name: "unprepare-without-barrier",
         test: "unprepare_of_a_held_group_succeeds_after_the_taint_is_stored",
@@ -78,6 +78,16 @@ pub(super) const MUTANTS: [Mutant; 7] = [
         violation: "are prepared for one group|is unprepared while .* is held, and the API server offers|claims.json lacks",
         file: "plugin/src/dra/kubelet_claims.rs",
         change: ("Some(claims(path)?.has(uid))", "Some(claims(path)?.has(uid) && uid.is_empty())"),
+    },
+    Mutant {
+        name: "refusal-without-a-wait",
+        test: "claim_that_the_kubelet_has_keeps_its_device",
+        violation: "is refused, although another claim is ending",
+        file: "plugin/src/dra/earlier.rs",
+        change: (
+            "Earlier::Unknown if Instant::now() >= until => {",
+            "Earlier::Unknown if Instant::now() >= until || !other.uid.is_empty() => {",
+        ),
     },
     Mutant {
         name: "foreign-holder-without-taint",
