@@ -108,3 +108,53 @@ fn next_without_an_event_returns_at_once() {
     let none = Timespec { tv_sec: 0, tv_nsec: 0 };
     assert_eq!(poll(&mut [PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)], Some(&none)), Ok(0));
 }
+
+/// Makes more passes than it takes to list all groups. Returns the events.
+fn pass_over_all_groups(watch: &mut Watch) -> Vec<Event> {
+    let mut events = Vec::new();
+    for _ in 0..8 {
+        watch.pass_now();
+        events.extend(std::iter::from_fn(|| watch.next()).flatten());
+    }
+    events
+}
+
+#[test]
+fn groups_are_listed_for_added_functions_only_without_uevents() {
+    for uevents in [true, false] {
+        let node = Node::with_eight_gpus().unwrap();
+        let options = watch::Options::default().with_interval(NEVER).with_probe(true).with_uevents(uevents);
+        let mut watch = Watch::open(&Root::open(node.root()).unwrap(), options).unwrap();
+        discover(&mut watch);
+        // The simulated node sends no uevent.
+        node.add(Function::new("0000:1b:00.1", 51).with_driver(Some("snd_hda_intel"))).unwrap();
+        let events = pass_over_all_groups(&mut watch);
+        let is_listed = events.contains(&Event::Changed(GROUP));
+        assert_eq!(is_listed, !watch.hears_uevents(), "{events:?}");
+    }
+}
+
+/// The name of the variable that marks the child of the next test.
+const CHILD: &str = "VFIO_PROBE_TEST_OTHER_NAMESPACE";
+
+#[test]
+fn uevents_are_not_heard_in_another_user_namespace() {
+    const OTHER: [&str; 3] = ["--user", "--map-current-user", "--net"];
+    if std::env::var_os(CHILD).is_some() {
+        let watch = Watch::open(&Root::host().unwrap(), watch::Options::default()).unwrap();
+        assert!(!watch.hears_uevents(), "the socket opens, and nothing arrives");
+        return;
+    }
+    let unshare = |words: &[&str]| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(OTHER).args(words).env(CHILD, "").output()
+    };
+    if !unshare(&["true"]).is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no user namespaces for this user");
+        return;
+    }
+    let program = std::env::current_exe().unwrap();
+    let test = "uevents_are_not_heard_in_another_user_namespace";
+    let output = unshare(&[program.to_str().unwrap(), "--exact", test]).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}

@@ -111,6 +111,8 @@ pub struct Monitor {
     paused: bool,
     /// /dev/vfio is as it was in the previous pass.
     nodes_unchanged: bool,
+    /// No function was added to a group since the previous pass.
+    members_unchanged: bool,
     errors: ReadErrors,
     scratch: Scratch,
     started: bool,
@@ -138,6 +140,7 @@ impl Monitor {
             results: Arc::new(Results::new()?),
             paused: false,
             nodes_unchanged: false,
+            members_unchanged: false,
             errors: ReadErrors::default(),
             scratch: Scratch::default(),
             started: false,
@@ -331,6 +334,12 @@ impl Monitor {
         self.nodes_unchanged = self.started;
     }
 
+    /// Saves the next pass the lists of groups: the kernel has reported no added function since the
+    /// previous one. A refresh lists all groups nevertheless.
+    pub(crate) fn expect_members_unchanged(&mut self) {
+        self.members_unchanged = true;
+    }
+
     /// Returns whether the next pass is a refresh.
     pub(crate) fn refresh_is_due(&self, now: Instant) -> bool {
         self.bound.refresh_is_due(now)
@@ -350,6 +359,7 @@ impl Monitor {
         // A refresh also finds another file system that was mounted over /dev/vfio.
         let refresh = self.refresh_is_due(now);
         let mut list_nodes = !std::mem::take(&mut self.nodes_unchanged) || refresh;
+        let list_groups = !std::mem::take(&mut self.members_unchanged);
         let Self { root, bound, groups, recheck, nodes, options, watched, scratch, errors, .. } = self;
         let pass = &mut Pass { root, now, scratch, errors, changes: &mut *changes };
         if bound.update(options.detail, pass)? {
@@ -357,7 +367,10 @@ impl Monitor {
             watch_groups(groups, bound, watched.as_deref());
             list_nodes = true;
         } else {
-            recheck.run(groups, &bound.devices, pass);
+            recheck.peers(groups, &bound.devices, pass);
+            if list_groups {
+                recheck.members(groups, &bound.devices, pass);
+            }
         }
         // A kernel without group nodes has its nodes in a directory that is not watched.
         if list_nodes || !nodes.for_groups {

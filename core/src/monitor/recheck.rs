@@ -3,7 +3,7 @@
 //! The listing of a pass shows which devices are bound to VFIO drivers. It does not show that a
 //! group peer was bound to a driver of the host, or that a function was added to a group. The kernel
 //! reports both by uevents, which a pod with `hostUsers: false` does not get. So each pass reads the
-//! drivers of some peers, and lists some groups.
+//! drivers of some peers, and lists some groups if uevents are not heard.
 
 use super::bound::Tracked;
 use super::groups::{Group, relist};
@@ -26,12 +26,12 @@ pub(super) struct Recheck {
 }
 
 impl Recheck {
-    /// Checks the groups that are due, if they are watched. Allocates nothing unless the members of
-    /// a group have changed.
+    /// Checks the drivers of the peers that are due, in watched groups. Allocates nothing unless one
+    /// has changed.
     ///
     /// Costs one system call for each peer that is not bound to a VFIO driver, of 16 groups or a
-    /// quarter, and about four for each of the four groups that it lists.
-    pub(super) fn run(&mut self, groups: &mut [Group], devices: &[Tracked], pass: &mut Pass<'_>) {
+    /// quarter.
+    pub(super) fn peers(&mut self, groups: &mut [Group], devices: &[Tracked], pass: &mut Pass<'_>) {
         let with_peers = groups.iter().filter(|group| is_exposed(group)).count();
         let mut budget = with_peers.min(GROUPS_WITH_PEERS.max(with_peers.div_ceil(PASSES_FOR_PEERS)));
         // The budget is not larger than the number of these groups, so the search ends.
@@ -44,6 +44,11 @@ impl Recheck {
                 }
             }
         }
+    }
+
+    /// Lists the groups that are due, if they are watched. Allocates nothing unless the members of a
+    /// group have changed. Costs three system calls for each of the four groups.
+    pub(super) fn members(&mut self, groups: &mut [Group], devices: &[Tracked], pass: &mut Pass<'_>) {
         for _ in 0..groups.len().min(LISTS) {
             if let Some(group) = next(&mut self.lists, groups).filter(|group| group.watched) {
                 relist(group, devices, pass);

@@ -165,8 +165,8 @@ impl Watch {
         self.sources.watch_end(end)
     }
 
-    /// Returns whether the kernel's uevents are heard. Without them the timer finds every change,
-    /// only later.
+    /// Returns whether the kernel's uevents are certainly heard. Without them the timer finds every
+    /// change, only later.
     #[must_use]
     pub fn hears_uevents(&self) -> bool {
         self.sources.hears_uevents()
@@ -223,6 +223,10 @@ impl Watch {
                 self.sources.drop_nodes();
             } else if self.sources.watches_nodes() && !self.node_changed {
                 self.monitor.expect_nodes_unchanged();
+            }
+            if self.sources.hears_uevents() {
+                // One would have made this pass a refresh.
+                self.monitor.expect_members_unchanged();
             }
             self.failure = self.monitor.pass(now, &mut self.changes).err();
             // One that the caller has not taken yet is older, and says the same.
@@ -388,7 +392,9 @@ impl Watch {
     }
 
     fn watch_nodes(&mut self) {
-        self.sources.listen_to_uevents();
+        if self.sources.listen_to_uevents() {
+            self.monitor.invalidate(None, Instant::now());
+        }
         if !self.monitor.vfio_visible() && !self.monitor.groups().is_empty() {
             self.sources.drop_nodes();
         } else {

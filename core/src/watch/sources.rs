@@ -5,7 +5,7 @@ use crate::id::GroupId;
 use crate::root::Root;
 use crate::uevent::{self, Uevent};
 use rustix::event::epoll;
-use rustix::fs::{OFlags, inotify};
+use rustix::fs::{OFlags, inotify, readlink};
 use rustix::io::{Errno, read};
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recvfrom, socket_with};
@@ -27,6 +27,8 @@ const END: u64 = 6;
 /// Epoll data of a holder's exit: this, the pid in the bits from 32 on, and the group below them.
 const EXITS: u64 = 1 << 63;
 
+/// The link of the initial user namespace (PROC_USER_INIT_INO, fixed as user-space ABI).
+const INITIAL_USER_NAMESPACE: &[u8] = b"user:[4026531837]";
 /// Largest number of uevents that one call reads, so that a storm of them delays nothing else for
 /// long.
 const MAX_UEVENTS: usize = 256;
@@ -90,6 +92,8 @@ pub(super) struct Sources {
     uevents: Option<OwnedFd>,
     /// The socket could not be opened, because this process has no descriptor left.
     uevents_missing: bool,
+    /// The kernel sends its uevents to the network namespace of this process.
+    uevents_sent: bool,
     /// None while /dev/vfio does not exist.
     nodes: Option<Polled>,
     tick: OwnedFd,
@@ -105,7 +109,14 @@ impl Sources {
         let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system)?);
         let tick = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
             .map_err(system)?;
-        let mut sources = Self { epoll, uevents: None, uevents_missing: uevents, nodes: None, tick };
+        let mut sources = Self {
+            epoll,
+            uevents: None,
+            uevents_missing: uevents,
+            uevents_sent: uevents && in_initial_user_namespace(),
+            nodes: None,
+            tick,
+        };
         sources.set_tick(interval, interval).map_err(system)?;
         sources.add(sources.tick.as_fd(), TICK).map_err(system)?;
         sources.add(results, RESULTS).map_err(system)?;
@@ -113,14 +124,16 @@ impl Sources {
         Ok(sources)
     }
 
-    /// Opens the socket for uevents, unless it is open, not wanted, or refused.
-    pub(super) fn listen_to_uevents(&mut self) {
+    /// Opens the socket for uevents, unless it is open, not wanted, or refused. Returns whether it was
+    /// opened: earlier uevents were not heard.
+    pub(super) fn listen_to_uevents(&mut self) -> bool {
         if !self.uevents_missing {
-            return;
+            return false;
         }
         let socket = uevent_socket();
         self.uevents_missing = socket.as_ref().is_err_and(|errno| is_shortage(*errno));
         self.uevents = socket.ok().filter(|socket| self.add(socket.as_fd(), UEVENTS).is_ok());
+        self.uevents.is_some()
     }
 
     fn add(&self, fd: BorrowedFd<'_>, data: u64) -> rustix::io::Result<()> {
@@ -132,8 +145,9 @@ impl Sources {
         Some(Polled { fd, epoll: Arc::downgrade(&self.epoll) })
     }
 
+    /// Returns whether each uevent certainly arrives, or its loss.
     pub(super) fn hears_uevents(&self) -> bool {
-        self.uevents.is_some()
+        self.uevents.is_some() && self.uevents_sent
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -267,6 +281,16 @@ fn uevent_socket() -> rustix::io::Result<OwnedFd> {
     // The kernel sends to multicast group 1. udevd sends to group 2.
     bind(&socket, &SocketAddrNetlink::new(0, 1))?;
     Ok(socket)
+}
+
+/// Returns whether this process is in the initial user namespace. False if that cannot be read.
+///
+/// The kernel sends uevents only to network namespaces of the initial user namespace
+/// (`uevent_net_init`). In others, as those of a pod with `hostUsers: false`, the socket can be opened
+/// all the same, and nothing arrives.
+fn in_initial_user_namespace() -> bool {
+    let link = readlink("/proc/self/ns/user", Vec::new());
+    link.is_ok_and(|link| link.as_bytes() == INITIAL_USER_NAMESPACE)
 }
 
 fn watch_vfio_directory(root: &Root) -> rustix::io::Result<OwnedFd> {
