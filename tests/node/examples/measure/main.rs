@@ -241,6 +241,14 @@ async fn main() {
     // For profiling: one size alone.
     if let Some(bound) = std::env::var("MEASURE_BOUND").ok().and_then(|bound| bound.parse().ok()) {
         let size = (4096, bound);
+        if std::env::var_os("MEASURE_ONLY").is_some_and(|only| only == "idle") {
+            return print(size, &idle(&ours, size, seconds).await, &Figures::new());
+        }
+        if std::env::var_os("MEASURE_ONLY").is_some_and(|only| only == "calls") {
+            let mut figures = Figures::new();
+            system_calls(&ours, size, &mut figures).await;
+            return print(size, &figures, &Figures::new());
+        }
         let figures = all_figures_of(&ours, size, seconds).await;
         let theirs = match &nvidia {
             Some(nvidia) => all_figures_of(nvidia, size, seconds).await,
