@@ -1,12 +1,13 @@
 //! Binds a Unix socket that only the plugin's user and root may connect to.
 
 use rustix::fs::{Mode, fchmod};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use std::io::Result;
 use std::path::Path;
-use tokio::net::{UnixListener, UnixSocket};
+use tokio::net::UnixListener;
 
 /// Connections that may wait to be accepted.
-const BACKLOG: u32 = 128;
+const BACKLOG: i32 = 128;
 
 /// Binds a socket with mode 0600 and listens on it.
 ///
@@ -16,10 +17,13 @@ const BACKLOG: u32 = 128;
 /// # Errors
 /// Something has the socket's name (`AddrInUse`), or the directory is missing or cannot be written.
 pub(crate) fn bind_private(path: &Path) -> Result<UnixListener> {
-    let socket = UnixSocket::new_stream()?;
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    socket.bind(path)?;
-    socket.listen(BACKLOG)
+    bind(&socket, &address)?;
+    listen(&socket, BACKLOG)?;
+    UnixListener::from_std(socket.into())
 }
 
 #[cfg(test)]
