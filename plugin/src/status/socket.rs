@@ -145,12 +145,26 @@ impl RunDirSocket {
         }
     }
 
-    /// Makes the socket, in the place of one that a killed process left behind. Anything else that has its name is kept aside.
+    /// Makes the socket.
     async fn listen(&self) -> std::io::Result<(UnixListener, FileId)> {
+        let path = &self.path;
+        let listener = match bind_private(path) {
+            Ok(listener) => listener,
+            Err(_) => {
+                self.make_room().await?;
+                bind_private(path)?
+            }
+        };
+        Ok((listener, FileId::of(path)?))
+    }
+
+    /// Creates the directory, and removes a socket that a killed process left behind. Anything else that has the socket's name is
+    /// kept aside.
+    async fn make_room(&self) -> std::io::Result<()> {
         self.run_dir.create()?;
         let path = &self.path;
         match std::fs::symlink_metadata(path) {
-            Ok(metadata) if metadata.file_type().is_socket() => remove_deserted(path).await?,
+            Ok(metadata) if metadata.file_type().is_socket() => remove_deserted(path).await,
             // A link would lead to another program's socket.
             Ok(_) => {
                 let kept = set_aside(path)?;
@@ -158,12 +172,11 @@ impl RunDirSocket {
                 let text = "had the name of a socket of the plugin and is no socket";
                 self.run_dir.problems.begin(ProblemCode::StateFileKeptAside, &kept, text);
                 tracing::warn!(%file, %kept, "kept aside what has the name of a socket of the plugin and is no socket");
+                Ok(())
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
         }
-        let listener = bind_private(path)?;
-        Ok((listener, FileId::of(path)?))
     }
 }
 
