@@ -8,6 +8,7 @@ use crate::files::create_directories;
 use crate::run_dir::is_trusted;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
+use rustix::system::uname;
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -17,10 +18,7 @@ use vfio_plugin_policy::handover::succession::Succession;
 /// The file's name. It is never removed: another process may be about to lock it.
 const NAME: &str = "serve.lock";
 
-/// The name of this process's UTS namespace: a pod's name in a pod without the host's network (`GeneratePodHostNameAndDomain` in
-/// pkg/kubelet/kubelet_pods.go).
-const HOST: &str = "/proc/sys/kernel/hostname";
-/// Limit for both files in bytes. A name has at most 64.
+/// Limit for the file in bytes. A name has at most 64.
 const MAX_SIZE: usize = 4096;
 
 /// The lock, released when dropped.
@@ -63,7 +61,7 @@ impl Lock {
         let before = read(&self.0);
         let text = Succession::parse(&before).serve(host).to_string();
         // Not emptied first: a process that reads an empty file meanwhile would ask for a hand-over.
-        if text != before && self.0.write_all_at(text.as_bytes(), 0).is_ok() {
+        if text != before && self.0.write_all_at(text.as_bytes(), 0).is_ok() && text.len() < before.len() {
             let _ = self.0.set_len(text.len() as u64);
         }
     }
@@ -80,9 +78,10 @@ fn may_ask_as(run_dir: &Path, host: &str) -> bool {
     file.map_or(true, |file| Succession::parse(&read(&File::from(file))).may_ask(host))
 }
 
-/// Returns the host's name; an empty one if it cannot be read, which is then the same for all processes.
+/// Returns the name of this process's UTS namespace: a pod's name in a pod without the host's network
+/// (`GeneratePodHostNameAndDomain` in pkg/kubelet/kubelet_pods.go).
 fn host() -> String {
-    File::open(HOST).map_or_else(|_| String::new(), |file| read(&file).trim_end().to_owned())
+    uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Returns the start of a file's text; an empty one if it cannot be read.
