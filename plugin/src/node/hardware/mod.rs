@@ -60,8 +60,7 @@ impl HardwareMonitor {
         let kept = Arc::new(KeptReaders::new());
         let of_rounds = Arc::clone(&kept);
         let read = move |address, may_wake| read_in_round(&root, &of_rounds, checks, address, may_wake);
-        let mut new = Self::with(Box::new(read), timing, now);
-        new.kept = kept;
+        let mut new = Self::with(Box::new(read), kept, timing, now);
         let lost = lost.filter(|_| checks.lost);
         new.reads_devices = reads_devices;
         let framebuffers = || Framebuffers::new(path.to_owned(), timing.interval, now);
@@ -70,13 +69,13 @@ impl HardwareMonitor {
         Some(new)
     }
 
-    fn with(read: Box<ReadHardware>, timing: Timing, now: Instant) -> Self {
+    fn with(read: Box<ReadHardware>, kept: Arc<KeptReaders>, timing: Timing, now: Instant) -> Self {
         let due = now + timing.settling.min(timing.interval);
         Self {
             timing,
             histories: BTreeMap::new(),
             readers: HardwareReaders::new(read),
-            kept: Arc::new(KeptReaders::new()),
+            kept,
             reads_devices: true,
             due,
             framebuffers: None,

@@ -13,6 +13,14 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const SETTLING: Duration = Duration::from_secs(3);
 const TIMING: Timing = Timing { interval: INTERVAL, settling: SETTLING };
 
+/// Returns a monitor whose reads are these.
+fn monitor_with(
+    read: impl Fn(PciAddress, bool) -> Reading + Send + Sync + 'static,
+    now: Instant,
+) -> HardwareMonitor {
+    HardwareMonitor::with(Box::new(read), Arc::new(KeptReaders::new()), TIMING, now)
+}
+
 /// Devices on the buses 1 to 6. A read of one in reset hangs until the sender is dropped; the others are lost.
 fn node(in_reset: &'static [u8]) -> (HardwareMonitor, NodeSnapshot, Instant, Sender<()>) {
     let begin = Instant::now();
@@ -24,7 +32,7 @@ fn node(in_reset: &'static [u8]) -> (HardwareMonitor, NodeSnapshot, Instant, Sen
         }
         Reading { presence: Some(Presence::Lost), fatal: None }
     };
-    (HardwareMonitor::with(Box::new(read), TIMING, begin), devices(1..=6, begin), begin, release)
+    (monitor_with(read, begin), devices(1..=6, begin), begin, release)
 }
 
 fn devices(buses: std::ops::RangeInclusive<u8>, since: Instant) -> NodeSnapshot {
@@ -45,7 +53,7 @@ fn one(readings: &[Presence]) -> (HardwareMonitor, NodeSnapshot, Instant, Arc<Mu
         theirs.lock().unwrap().push(may_wake);
         Reading { presence: readings.lock().unwrap().pop_front(), fatal: None }
     };
-    (HardwareMonitor::with(Box::new(read), TIMING, begin), devices(1..=1, begin), begin, reads)
+    (monitor_with(read, begin), devices(1..=1, begin), begin, reads)
 }
 
 /// A pass: begins a round if it is time for one, waits for it, and takes in its readings.
