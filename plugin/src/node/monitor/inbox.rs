@@ -17,6 +17,8 @@ pub(super) struct Inbox {
     exclusions: Mutex<ProbeExclusions>,
     /// An eventfd.
     wake: OwnedFd,
+    /// The next pass has not begun, and comes without a further wake. True at first: the first pass comes in any case.
+    is_woken: AtomicBool,
     stop: AtomicBool,
     started: Instant,
     /// When the latest pass was, in milliseconds after `started`.
@@ -44,6 +46,7 @@ impl Inbox {
             reports: Mutex::default(),
             exclusions: Mutex::default(),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            is_woken: AtomicBool::new(true),
             stop: AtomicBool::new(false),
             started: Instant::now(),
             latest_pass: AtomicU64::new(0),
@@ -101,9 +104,16 @@ impl Inbox {
         (*exclusions != *known).then(|| exclusions.clone())
     }
 
-    /// Wakes the thread.
+    /// Wakes the thread, unless its next pass comes anyway.
     pub(super) fn wake(&self) {
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        if !self.is_woken.swap(true, Ordering::AcqRel) {
+            let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        }
+    }
+
+    /// Begins a pass, which sees all that was left before. A later [`wake`](Self::wake) ends the next wait.
+    pub(super) fn begin_pass(&self) {
+        self.is_woken.swap(false, Ordering::AcqRel);
     }
 
     /// Waits until `fd` is readable, another thread calls [`wake`](Self::wake), or `longest` has passed.
@@ -144,5 +154,31 @@ impl Inbox {
     /// Returns the time since the start.
     pub(super) fn age(&self) -> Duration {
         self.started.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    fn is_readable(fd: &OwnedFd) -> bool {
+        let now = Timespec::default();
+        poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).unwrap() == 1
+    }
+
+    #[test]
+    fn wakes_before_a_pass_are_one_and_later_ones_end_a_wait() {
+        let inbox = Inbox::new().unwrap();
+        let silent = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        inbox.wake();
+        assert!(!is_readable(&inbox.wake), "the first pass comes in any case");
+        for _ in 0..2 {
+            inbox.begin_pass();
+            inbox.wake();
+            inbox.wake();
+            inbox.wait(silent.as_fd(), Duration::from_secs(3600));
+            assert!(!is_readable(&inbox.wake));
+        }
     }
 }

@@ -91,7 +91,12 @@ impl MonitorLoop {
     /// Runs until the inbox is stopped.
     pub(super) fn run(mut self) {
         self.sources.watch.monitor_mut().pause_probes(true);
-        while !self.inbox.is_stopped() {
+        loop {
+            // Before the check: a stop after this wakes the thread.
+            self.inbox.begin_pass();
+            if self.inbox.is_stopped() {
+                return;
+            }
             let began = self.metrics.as_ref().map(|_| Instant::now());
             let sleep = self.pass();
             if let (Some(metrics), Some(began)) = (&self.metrics, began) {
