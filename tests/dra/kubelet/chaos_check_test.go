@@ -22,7 +22,6 @@ func (n *chaosNode) wrong(v view) string {
 			return "the kubelet has not deleted the slices yet"
 		}
 	}
-	allocated, inGroup := map[string]bool{}, map[int]bool{}
 	for _, claim := range v.claims {
 		of := slices.IndexFunc(v.pods, func(pod *corev1.Pod) bool { return strings.HasPrefix(claim.Name, pod.Name+"-") })
 		switch {
@@ -31,23 +30,8 @@ func (n *chaosNode) wrong(v view) string {
 		case claim.Status.Allocation != nil && v.pods[of].Spec.NodeName == "":
 			return v.pods[of].Name + " is being placed"
 		}
-		for _, device := range allocatedDevices(claim) {
-			allocated[device], inGroup[n.groups[addressOf(device)]] = true, true
-		}
 	}
-	holders := n.holders()
-	offered, free := map[string]bool{}, map[string]bool{}
-	for device := range untainted(v.slices) {
-		// The counter of a group lets the scheduler allocate one of its devices.
-		if !inGroup[n.groups[addressOf(device)]] {
-			offered[device] = true
-		}
-	}
-	for address := range n.bound {
-		if group := n.groups[address]; holders[group] == 0 && !inGroup[group] {
-			free[deviceOf(address)] = true
-		}
-	}
+	offered, free := n.offeredAndFree(v)
 	if !maps.Equal(offered, free) {
 		return fmt.Sprintf("the scheduler can allocate %v, and a VM can open %v", short(offered), short(free))
 	}
@@ -77,6 +61,48 @@ func (n *chaosNode) wrong(v view) string {
 		}
 	}
 	return ""
+}
+
+// offeredAndFree returns the devices that the scheduler can allocate, and those that no claim has and a VM can open.
+func (n *chaosNode) offeredAndFree(v view) (offered, free map[string]bool) {
+	inGroup := map[int]bool{}
+	for _, claim := range v.claims {
+		for _, device := range allocatedDevices(claim) {
+			inGroup[n.groups[addressOf(device)]] = true
+		}
+	}
+	holders := n.holders()
+	offered, free = map[string]bool{}, map[string]bool{}
+	for device := range untainted(v.slices) {
+		// The counter of a group lets the scheduler allocate one of its devices.
+		if !inGroup[n.groups[addressOf(device)]] {
+			offered[device] = true
+		}
+	}
+	for address := range n.bound {
+		if group := n.groups[address]; holders[group] == 0 && !inGroup[group] {
+			free[deviceOf(address)] = true
+		}
+	}
+	return offered, free
+}
+
+// isLate returns whether the state is wrong for devices alone whose holders have changed twice in the latest two steps, such as one that was
+// freed and held again. The state was right by chance after the second change, and the driver's write after the first one came later.
+func (n *chaosNode) isLate(v view) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	offered, free := n.offeredAndFree(v)
+	differ := false
+	for address := range n.groups {
+		if device := deviceOf(address); offered[device] != free[device] {
+			differ = true
+			if group := n.groups[address]; n.changes[0][group]+n.changes[1][group] < 2 {
+				return false
+			}
+		}
+	}
+	return differ
 }
 
 // devicesOf returns how many devices a pod requests: its template says so.

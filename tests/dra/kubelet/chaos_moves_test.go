@@ -91,13 +91,24 @@ func (n *chaosNode) play(steps int) string {
 		return n.report("the beginning")
 	}
 	for step := range steps {
-		// Nothing may change by itself, but for a pod that the scheduler began to place before it saw the latest taint.
+		// Nothing may change by itself, but for a pod that the scheduler began to place before it saw the latest taint, and for a write
+		// that comes late.
 		if v, err := n.requested(); err == nil {
-			if wrong := n.wrong(v); wrong != "" && placements(v) == n.placements {
+			wrong := n.wrong(v)
+			switch {
+			case wrong == "" || placements(v) != n.placements:
+			case n.isLate(v):
+				n.history.note("a write came late: %s", wrong)
+				n.count(func(c *chaosCounts) { c.late++ })
+				if !n.settle() {
+					return n.report(fmt.Sprintf("step %d", step))
+				}
+			default:
 				n.violate("without an event: %s", wrong)
 				return n.report(fmt.Sprintf("step %d", step))
 			}
 		}
+		n.beginStep()
 		n.one(moves, restarts)
 		if n.random.IntN(5) == 0 {
 			n.meanwhile(2)
@@ -108,6 +119,13 @@ func (n *chaosNode) play(steps int) string {
 		n.count(func(c *chaosCounts) { c.steps++ })
 	}
 	return ""
+}
+
+// beginStep forgets the changes of holders before the previous step.
+func (n *chaosNode) beginStep() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.changes = [2]map[int]int{{}, n.changes[0]}
 }
 
 // report returns the violation. Empty if another node has found one.

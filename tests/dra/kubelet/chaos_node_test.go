@@ -60,7 +60,9 @@ type chaosNode struct {
 	groups map[string]int
 	bound  map[string]bool
 	vms    map[int]*chaosVM
-	pods   map[types.UID]*chaosPod
+	// changes counts how often the holder of a group has changed in this step and in the previous one.
+	changes [2]map[int]int
+	pods    map[types.UID]*chaosPod
 	// disturbances counts what makes a barrier impossible to check: restarts, and interruptions of the way to the API server.
 	disturbances int
 	interrupted  bool
@@ -75,7 +77,7 @@ type chaosNode struct {
 func newChaosNode(t *testing.T, c *cluster, name string, random *rand.Rand) *chaosNode {
 	t.Helper()
 	n := &chaosNode{cluster: c, t: t, name: name, random: random, sim: startNode(t), dirs: newDirectories(t), wiped: map[types.UID]bool{},
-		groups: chaosDevices, bound: map[string]bool{}, deleted: map[types.UID]bool{}, vms: map[int]*chaosVM{}, pods: map[types.UID]*chaosPod{}}
+		groups: chaosDevices, bound: map[string]bool{}, deleted: map[types.UID]bool{}, vms: map[int]*chaosVM{}, changes: [2]map[int]int{{}, {}}, pods: map[types.UID]*chaosPod{}}
 	for _, address := range []string{"0000:e1:00.0", "0000:e1:00.1"} {
 		n.sim.order(t, "add_gpu", map[string]any{"address": address, "group": 70, "numa_node": 1}, &struct{}{})
 	}
@@ -311,13 +313,21 @@ func (n *chaosNode) startVM(addresses []string, pod string) {
 		}
 	}
 	n.vms[vm.pid] = vm
+	n.holderChanges(vm)
 	n.history.note("pid %d of pod %q holds %v", vm.pid, pod, vm.groups)
 }
 
 func (n *chaosNode) kill(vm *chaosVM) {
 	n.sim.killVM(n.t, vm.pid)
 	delete(n.vms, vm.pid)
+	n.holderChanges(vm)
 	n.history.note("pid %d has ended", vm.pid)
+}
+
+func (n *chaosNode) holderChanges(vm *chaosVM) {
+	for _, group := range vm.groups {
+		n.changes[0][group]++
+	}
 }
 
 func (n *chaosNode) describe() string {

@@ -43,7 +43,7 @@ type cluster struct {
 	counts chaosCounts
 }
 
-type chaosCounts struct{ steps, moves, pods, prepared, barriers, excused, checks, taints int }
+type chaosCounts struct{ steps, moves, pods, prepared, barriers, excused, late, checks, taints int }
 
 // TestChaos plays random steps on nodes of a cluster with the real scheduler and controllers.
 //
@@ -76,8 +76,8 @@ func TestChaos(t *testing.T) {
 		}
 	})
 	counts := c.counts
-	conclude("%d steps (%d moves) on %d nodes, %d pods, %d claims prepared, barriers: %d checked, %d excused; %d checks, %d taints seen, %d violations, %.0f s",
-		counts.steps, counts.moves, *chaosNodes, counts.pods, counts.prepared, counts.barriers, counts.excused, counts.checks, counts.taints, len(violations),
+	conclude("%d steps (%d moves) on %d nodes, %d pods, %d claims prepared, barriers: %d checked, %d excused; %d late writes, %d checks, %d taints seen, %d violations, %.0f s",
+		counts.steps, counts.moves, *chaosNodes, counts.pods, counts.prepared, counts.barriers, counts.excused, counts.late, counts.checks, counts.taints, len(violations),
 		time.Since(began).Seconds())
 	is := slices.IndexFunc(violations, expected.MatchString)
 	if *chaosExpect != "" && is >= 0 {
