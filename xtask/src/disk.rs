@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_that_does_not_exist_yet_is_on_the_file_system_of_its_parent() {
+    fn missing_directory_has_the_free_space_of_its_parent() {
         let context = Context::new().unwrap();
         assert!(free(&context, Path::new("/")).is_some());
         assert!(free(&context, Path::new("/no/such/directory")).is_some());

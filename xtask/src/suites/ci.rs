@@ -22,7 +22,7 @@ pub fn ci(context: &mut Context, _: &[String]) -> Result<bool> {
     let mut suite = Suite::new();
     // A test that cannot run fails, also without root.
     context.set("CI", "true");
-    // Nobody edits the code between two builds, and these files are a third of cargo's target directory.
+    // The code does not change between two builds, so the files for incremental compilation only take space.
     context.set("CARGO_INCREMENTAL", "0");
     make_room(context);
     suite.count("verify", context.command("./verify"));
