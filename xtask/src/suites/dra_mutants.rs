@@ -58,8 +58,8 @@ pub(super) const MUTANTS: [Mutant; 8] = [
         violation: "the record is wrong: claims.json lacks",
         file: "plugin/src/dra/prepared.rs",
         change: (
-            "state.file.write_versioned(VERSION, &content);",
-            "let before = ClaimRecord { claims: state.claims.clone() };\n        state.file.write_versioned(VERSION, &before);",
+            "file.write_versioned(VERSION, &content);",
+            "let before = ClaimRecord { claims: self.state.lock().claims.clone() };\n        file.write_versioned(VERSION, &before);",
         ),
     },
     Mutant {
