@@ -45,6 +45,6 @@ mod tests {
         let context = Context::new().unwrap();
         assert!(free(&context, Path::new("/")).is_some());
         assert!(free(&context, Path::new("/no/such/directory")).is_some());
-        assert!(least_free(&context) <= free(&context, &context.target));
+        assert!(least_free(&context).is_some());
     }
 }
