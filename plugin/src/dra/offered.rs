@@ -17,6 +17,9 @@ use vfio_plugin_policy::dra::devices::Listed;
 use vfio_plugin_policy::dra::health::HealthReport;
 use vfio_probe::DeviceId;
 
+/// The number of requests for a decision before any call of the kubelet has made one.
+pub(super) const NO_CALL: u64 = 1;
+
 /// What the driver wants to publish.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Wanted {
@@ -49,7 +52,7 @@ impl Stored {
     /// Returns the state before anything is known.
     pub(super) fn new() -> Self {
         Self {
-            requests: Arc::new(AtomicU64::new(1)),
+            requests: Arc::new(AtomicU64::new(NO_CALL)),
             requested: Arc::default(),
             acknowledged: watch::Sender::new(Acknowledged::default()),
         }

@@ -1,7 +1,8 @@
 //! Keeps the driver's ResourceSlices as they should be.
 //!
 //! The stored slices are known from a watch and from the answers to the driver's own writes. Nothing is written if nothing differs,
-//! and there is at most one round of writes a second. Slices that another program deletes are created again 100 ms after the last
+//! and there is at most one round of writes a second. A write without an answer may be carried out later; after one, and at the first
+//! barrier of a process, all slices are written, which makes the API server refuse the earlier write. Slices that another program deletes are created again 100 ms after the last
 //! deletion. The kubelet deletes all of them when it starts, and then registers the driver; they are created again after that, see
 //! [`crate::dra::kubelet`].
 
@@ -9,7 +10,7 @@ use crate::backoff::Backoff;
 use crate::dra::api::causes;
 use crate::dra::api_server::{Access, ApiServer, owner};
 use crate::dra::kubelet::KubeletLink;
-use crate::dra::offered::{Acknowledged, Stored, Wanted};
+use crate::dra::offered::{Acknowledged, NO_CALL, Stored, Wanted};
 use crate::dra::slices::StoredSlices;
 use futures_util::StreamExt;
 use k8s_openapi::api::resource::v1::ResourceSlice;
@@ -34,6 +35,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// How long further deletions are waited for: the kubelet deletes all slices of a node one by one. Slices that are created in two
 /// rounds are complete only after [`INTERVAL`].
 const DELETIONS: Duration = Duration::from_millis(100);
+/// How long the API server may carry out a write of an earlier process after its end. Its `--request-timeout` is a minute by default.
+const EARLIER_WRITES: Duration = Duration::from_secs(70);
 /// The first and the longest pause after a failed request.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -54,6 +57,8 @@ pub(super) struct SlicePublisher {
     /// The minor version for which both hold.
     minor: Option<u32>,
     owner: OwnerReference,
+    /// Until when a write of an earlier process may be carried out. None after all slices have been written because of that.
+    earlier_writes: Option<Instant>,
     /// The latest comparison of the wanted devices with the stored slices.
     compared: Option<Compared>,
 }
@@ -80,6 +85,7 @@ impl SlicePublisher {
         stored: Stored,
         wanted: watch::Receiver<Option<Arc<Wanted>>>,
     ) {
+        let started = Instant::now();
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let owner = loop {
             match owner(&client, &api, &node).await {
@@ -103,6 +109,7 @@ impl SlicePublisher {
             confirmed: Features::NONE,
             minor: None,
             owner,
+            earlier_writes: Some(started + EARLIER_WRITES),
             compared: None,
         };
         publisher.follow(wanted).await;
@@ -121,6 +128,12 @@ impl SlicePublisher {
                 // A call of the kubelet waits for what is stored.
                 requests = now.as_ref().map_or(requests, |now| now.requests);
                 not_before = not_before.min(attempted + INTERVAL);
+                if requests > NO_CALL
+                    && self.earlier_writes.take().is_some_and(|until| Instant::now() < until)
+                {
+                    // Nothing else shows whether an earlier process has left a write.
+                    self.slices.note_unanswered();
+                }
             }
             let is_due =
                 now.as_ref().is_some_and(|now| self.acknowledge(now)) || self.slices.were_forgotten();

@@ -66,7 +66,7 @@ impl StoredSlices {
         self.has_unanswered
     }
 
-    /// Notes that a write had no answer.
+    /// Notes that a write had no answer, or that an earlier process may have left one.
     pub(super) fn note_unanswered(&mut self) {
         self.has_unanswered = true;
     }

@@ -94,6 +94,7 @@ func TestDriver(t *testing.T) {
 		{"removed_sockets_are_made_again", removedSocketsAreMadeAgain},
 		{"slices_that_others_change_are_restored", slicesThatOthersChangeAreRestored},
 		{"late_write_does_not_remove_a_taint", lateWriteDoesNotRemoveATaint},
+		{"late_write_of_an_earlier_driver_does_not_remove_a_taint", lateWriteOfAnEarlierDriverDoesNotRemoveATaint},
 		{"claim_with_another_uid_is_refused", claimWithAnotherUIDIsRefused},
 		{"refusal_is_an_event_of_claim_and_pod", refusalIsAnEventOfClaimAndPod},
 		{"lost_record_is_adopted_from_the_kubelets", lostRecordIsAdoptedFromTheKubelets},

@@ -84,14 +84,20 @@ func hasTaints(body []byte) bool {
 	return false
 }
 
-// A write that has no answer offers a device again. Then the device cannot be used for the same reason as before, so the stored taint is as
-// it should be. The write must not remove it after the refusal was sent.
-func lateWriteDoesNotRemoveATaint(t *testing.T) {
+// newSlowWorld returns what a test needs, without a driver and a kubelet, and the way to the API server.
+func newSlowWorld(t *testing.T) (*world, *slowServer) {
+	t.Helper()
 	direct := sharedAPIServer(t)
 	slow := startSlowServer(t, direct)
 	through := *direct
 	through.kubeconfig = slow.kubeconfig
-	w := &world{apiServer: &through, node: startNode(t), dirs: newDirectories(t)}
+	return &world{apiServer: &through, node: startNode(t), dirs: newDirectories(t)}, slow
+}
+
+// A write that has no answer offers a device again. Then the device cannot be used for the same reason as before, so the stored taint is as
+// it should be. The write must not remove it after the refusal was sent.
+func lateWriteDoesNotRemoveATaint(t *testing.T) {
+	w, slow := newSlowWorld(t)
 	w.driver = startDriver(t, w.apiServer, w.node, w.dirs, "--checks=lost")
 	w.kubelet = startKubelet(t, w.apiServer, w.dirs)
 	waitForAll(t, w.apiServer, 8)
@@ -124,5 +130,41 @@ func lateWriteDoesNotRemoveATaint(t *testing.T) {
 	}
 	must(t, hasTaint(w.apiServer, first, "lost"))
 	must(t, os.WriteFile(path, registers, 0o644))
+	waitForTaint(t, w.apiServer, first, "")
+}
+
+// A driver is killed before a write that offers a device again has an answer. VFIO cannot use the device's group for the same reason as before
+// when the next driver starts, so the stored taint is as it should be. The write must not remove it after that driver's refusal was sent.
+func lateWriteOfAnEarlierDriverDoesNotRemoveATaint(t *testing.T) {
+	w, slow := newSlowWorld(t)
+	w.driver = startDriver(t, w.apiServer, w.node, w.dirs)
+	w.kubelet = startKubelet(t, w.apiServer, w.dirs)
+	waitForAll(t, w.apiServer, 8)
+	pod := newPod(t, w.apiServer, "vm", allocated{"gpu", first})
+	const peer = "0000:1b:00.1"
+	bind := func() { w.node.order(t, "bind", map[string]any{"address": peer, "driver": "nouveau"}, &struct{}{}) }
+	unbind := func() { w.node.order(t, "unbind", map[string]any{"address": peer}, &struct{}{}) }
+	w.node.order(t, "add_gpu", map[string]any{"address": peer, "group": group, "numa_node": 0}, &struct{}{})
+	unbind()
+	bind()
+	waitForTaint(t, w.apiServer, first, "not-viable")
+	slow.keeps.Store(true)
+	unbind()
+	carryOut := <-slow.kept
+	bind()
+	must(t, w.driver.Process.Kill())
+	<-w.driver.done
+	w.driver = startDriver(t, w.apiServer, w.node, w.dirs)
+	w.logHas(t, "registered the DRA driver")
+	err := w.kubelet.PrepareResources(context.Background(), pod)
+	if err == nil || !strings.Contains(err.Error(), "nouveau") {
+		t.Fatalf("VFIO cannot use the group: %v", err)
+	}
+	must(t, hasTaint(w.apiServer, first, "not-viable"))
+	if status := carryOut(); status != http.StatusConflict {
+		t.Fatalf("after the refusal the late write was answered with %d", status)
+	}
+	must(t, hasTaint(w.apiServer, first, "not-viable"))
+	unbind()
 	waitForTaint(t, w.apiServer, first, "")
 }
