@@ -2,9 +2,13 @@
 
 use crate::dra::driver::Driver;
 use crate::dra::prepared::PreparedClaims;
+use std::time::Duration;
 use tokio::time::Instant;
 use vfio_plugin_policy::dra::kubelet_record::KubeletClaim;
 use vfio_plugin_policy::dra::prepared::PreparedClaim;
+
+/// How long a call for the claim is waited for.
+const CALL: Duration = Duration::from_secs(1);
 
 impl Driver {
     /// Adopts the claims of the kubelet's record whose pods hold devices, whenever there is such a holder; never returns.
@@ -16,7 +20,8 @@ impl Driver {
                 |(uid, claim): (&String, &KubeletClaim)| claim.is_in_use(&snapshot).then(|| uid.clone());
             let in_use: Vec<String> = self.kubelet_claims.lock().iter().filter_map(in_use).collect();
             for uid in in_use {
-                let _call = self.calls.begin(&uid).await;
+                // One that works on its claim for long must not keep the others from being adopted. The next snapshot comes soon.
+                let Ok(_lock) = self.calls.begin_by(&uid, Instant::now() + CALL).await else { continue };
                 if let Some(claim) = self.kubelet_claim(&uid) {
                     let name = claim.full_name();
                     let adopted = uid.clone();

@@ -201,7 +201,7 @@ async fn on_disk(
     match timeout_at(deadline, work).await {
         Ok(Ok(result)) => result,
         Ok(Err(error)) => Err(failed(&directory, &error)),
-        Err(_) => Err(failed(&directory, &"the disk has not answered in time")),
+        Err(_) => Err(CallError::Late { directory }),
     }
 }
 
@@ -210,11 +210,12 @@ async fn on_disk(
 /// Synchronizing takes milliseconds on a disk. After a power cut the claim is prepared as a new one, and its files are compared here
 /// before a pod starts.
 fn write(ClaimFile { path, text, outlives }: &ClaimFile) -> Result<(), CallError> {
-    let parent = path.parent().unwrap_or(path);
-    create_directories(parent).map_err(|error| failed(parent, &error))?;
+    // First: a directory that is there is not made again, which would wait for a disk that hangs.
     if read(path, Links::Refuse, MAX_SIZE).is_ok_and(|content| content == text.as_bytes()) {
         return Ok(());
     }
+    let parent = path.parent().unwrap_or(path);
+    create_directories(parent).map_err(|error| failed(parent, &error))?;
     replace_on(*outlives && is_on_disk(parent), path, text.as_bytes(), MODE)
         .map_err(|error| failed(path, &error))
 }

@@ -35,7 +35,7 @@ impl Deallocated {
         &self,
         uid: &str,
         is_deallocated: Option<bool>,
-        is_recorded: impl FnOnce() -> Option<bool>,
+        is_recorded: Option<bool>,
         now: Instant,
     ) -> Earlier {
         match is_deallocated {
@@ -46,7 +46,7 @@ impl Deallocated {
             }
             None => return Earlier::Unknown,
         }
-        match is_recorded() {
+        match is_recorded {
             Some(true) => {
                 self.forget(uid);
                 Earlier::Ending { is_recorded: true }
@@ -87,7 +87,7 @@ mod tests {
             (None, Some(false), Earlier::Unknown),
             (None, Some(true), Earlier::Unknown),
         ] {
-            let judged = deallocated.judge("a", allocated.map(|is: bool| !is), || recorded, now);
+            let judged = deallocated.judge("a", allocated.map(|is: bool| !is), recorded, now);
             assert_eq!(judged, expected, "{allocated:?} {recorded:?}");
         }
     }
@@ -96,20 +96,20 @@ mod tests {
     fn claim_is_forgotten_after_ten_minutes_without_a_record() {
         let (deallocated, start) = (Deallocated::default(), Instant::now());
         let after = |uid: &str, seconds| {
-            deallocated.judge(uid, Some(true), || None, start + Duration::from_secs(seconds))
+            deallocated.judge(uid, Some(true), None, start + Duration::from_secs(seconds))
         };
         assert_eq!(after("a", 0), NOT_READ);
         assert_eq!(after("a", 599), NOT_READ);
         assert_eq!(after("b", 600), NOT_READ, "each claim has its own time");
         // An API server that does not answer says nothing of the claim.
-        assert_eq!(deallocated.judge("a", None, || None, start), Earlier::Unknown);
+        assert_eq!(deallocated.judge("a", None, None, start), Earlier::Unknown);
         assert_eq!(after("a", 600), Earlier::Forgotten);
         // It was in the kubelet's record, so the kubelet will have it unprepared.
-        assert_eq!(deallocated.judge("a", Some(true), || Some(true), start), RECORDED);
+        assert_eq!(deallocated.judge("a", Some(true), Some(true), start), RECORDED);
         assert_eq!(after("a", 600), NOT_READ);
         assert_eq!(after("a", 1200), Earlier::Forgotten);
         // It was allocated again.
-        assert_eq!(deallocated.judge("a", Some(false), || None, start), Earlier::Allocated);
+        assert_eq!(deallocated.judge("a", Some(false), None, start), Earlier::Allocated);
         assert_eq!(after("a", 1200), NOT_READ);
         // It was prepared again.
         deallocated.forget("b");

@@ -38,6 +38,8 @@ pub(super) const STORE: Duration = Duration::from_secs(2);
 const GET: Duration = Duration::from_secs(5);
 /// The pause before the record of claims is written again while the disk is slow.
 const RECORD_AGAIN: Duration = Duration::from_millis(200);
+/// How long one write of the record is waited for, also after the deadline.
+const ONE_RECORD: Duration = Duration::from_millis(500);
 /// The first and the longest pause before a claim is requested again.
 const GET_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
@@ -99,6 +101,8 @@ pub(super) enum CallError {
     NotReady,
     /// A file cannot be written or removed.
     File { path: PathBuf, error: String },
+    /// The disk of a claim's files has not answered. The files may still be written or removed.
+    Late { directory: PathBuf },
     /// An earlier call works on the claim and has not ended in time.
     Busy,
     /// The record of claims cannot be written.
@@ -139,6 +143,11 @@ impl fmt::Display for CallError {
             }
             Self::NotReady => f.write_str("the driver has just started, and does not know the devices yet"),
             Self::File { path, error } => write!(f, "cannot write or remove {}: {error}", path.display()),
+            Self::Late { directory } => write!(
+                f,
+                "the disk of {} or of the CDI specs has not answered in time; the kubelet tries again",
+                directory.display()
+            ),
             Self::Busy => f.write_str(
                 "an earlier call for the claim has not ended; if this goes on, the disk of the kubelet's directory or of the CDI specs does \
                  not answer",
@@ -224,14 +233,19 @@ impl Driver {
     ) -> Result<(), NotWritten> {
         loop {
             let (claims, change) = (Arc::clone(&self.claims), change.clone());
-            // The state file waits for the disk for a time only.
-            match spawn_blocking(move || change(&claims)).await {
-                Ok(Err(NotWritten { is_late: true })) if Instant::now() + RECORD_AGAIN < deadline => {
+            // The state file waits a second for a write, and may wait longer to find the disk.
+            let done = timeout_at(
+                deadline.max(Instant::now() + ONE_RECORD),
+                spawn_blocking(move || change(&claims)),
+            );
+            match done.await {
+                Ok(Ok(Err(NotWritten { is_late: true }))) if Instant::now() + RECORD_AGAIN < deadline => {
                     sleep(RECORD_AGAIN).await;
                 }
-                Ok(result) => return result,
+                Ok(Ok(result)) => return result,
                 // It has panicked, which the supervisor reports.
-                Err(_) => return Err(NotWritten { is_late: false }),
+                Ok(Err(_)) => return Err(NotWritten { is_late: false }),
+                Err(_) => return Err(NotWritten { is_late: true }),
             }
         }
     }

@@ -12,13 +12,14 @@ use crate::dra::kubelet_claims::has_claim;
 use kubelet_api::dra::Claim;
 use std::collections::BTreeSet;
 use std::time::Duration;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use vfio_plugin_policy::dra::claim::{ClaimError, allocation};
 use vfio_plugin_policy::dra::prepared::PreparedClaim;
 use vfio_probe::DeviceId;
 
-/// How long an earlier claim is requested.
+/// How long the API server and the kubelet's record may take to say what they know of an earlier claim.
 const REQUEST: Duration = Duration::from_secs(5);
 /// The time before the deadline that is left to judge an earlier claim again.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -40,7 +41,7 @@ impl Driver {
     ) -> Result<bool, CallError> {
         let until = deadline.checked_sub(AGAIN).unwrap_or(deadline);
         let mut was_there = false;
-        for &device in devices {
+        'devices: for &device in devices {
             let mut latest = Earlier::Unknown;
             while let Some((uid, PreparedClaim { namespace, name, .. })) = self.earlier(&claim.uid, device) {
                 was_there = true;
@@ -59,7 +60,7 @@ impl Driver {
                         continue;
                     }
                     // The claim is refused, after the checks that need no other claim.
-                    Earlier::Forgotten | Earlier::Allocated => break,
+                    Earlier::Forgotten | Earlier::Allocated => break 'devices,
                     Earlier::Ending { .. } | Earlier::Unknown if Instant::now() >= until => {
                         return Err(refusal(latest));
                     }
@@ -107,8 +108,18 @@ impl Driver {
     /// Asks the API server and the kubelet's record what they know of an earlier claim.
     async fn judge(&self, claim: &Claim, prepared: &PreparedClaim, deadline: Instant) -> Earlier {
         let is_deallocated = self.is_deallocated(claim, prepared, deadline).await;
-        let is_recorded = || has_claim(&self.kubelet_record, &claim.uid);
+        let is_recorded = match is_deallocated {
+            Some(true) => self.is_recorded(claim, deadline).await,
+            _ => None,
+        };
         self.deallocated.judge(&claim.uid, is_deallocated, is_recorded, Instant::now())
+    }
+
+    /// Returns whether the kubelet's record has a claim. None if it cannot be read, or not in time: a disk may not answer.
+    async fn is_recorded(&self, claim: &Claim, deadline: Instant) -> Option<bool> {
+        let (path, uid) = (self.kubelet_record.clone(), claim.uid.clone());
+        let read = spawn_blocking(move || has_claim(&path, &uid));
+        timeout_at(deadline.min(Instant::now() + REQUEST), read).await.ok()?.ok()?
     }
 
     /// Returns whether the API server has none of a claim's devices allocated to it. None if that is not known.

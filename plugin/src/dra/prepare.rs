@@ -94,8 +94,8 @@ impl Driver {
             Err(error) => Err(error),
         };
         if let Err(error) = recorded {
-            // The kubelet asks again, and finds nothing of this call.
-            if self.claims.get(&claim.uid).is_none() {
+            // The kubelet asks again, and finds nothing of this call. Files that are still being written are replaced or removed then.
+            if self.claims.get(&claim.uid).is_none() && !matches!(error, CallError::Late { .. }) {
                 self.remove_files(&lock, claim, deadline + MARGIN_OF_REMOVAL).await?;
             }
             return Err(error);

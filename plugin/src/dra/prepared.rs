@@ -123,8 +123,9 @@ impl PreparedClaims {
     /// # Errors
     /// The file could not be written. The claims are as before then.
     pub(super) fn insert(&self, uid: &str, claim: PreparedClaim) -> Result<(), NotWritten> {
-        self.state.lock().ended.remove(uid);
-        self.change(|claims| claims.insert(uid.to_owned(), claim))
+        self.change(|claims| claims.insert(uid.to_owned(), claim))?;
+        self.set_ended(uid, false);
+        Ok(())
     }
 
     /// Removes a claim, from the file first. Waits for the disk.

@@ -76,6 +76,7 @@ impl Driver {
                 groups.entry(GroupId(group)).or_default().push(id);
             }
         }
+        let mut any_withheld = false;
         for (group, devices) in groups {
             if self.wait_until_free(group, &devices, give_up).await {
                 continue;
@@ -85,9 +86,11 @@ impl Driver {
             // A device that was unbound meanwhile is not published any more then. It would have no taint as a device of a claim.
             self.claims.set_ended(&claim.uid, true);
             if !self.withhold(group, &devices, deadline).await {
-                self.claims.set_ended(&claim.uid, false);
+                // The taint of another group of the claim is stored, and stays.
+                self.claims.set_ended(&claim.uid, any_withheld);
                 return Err(CallError::NotWithheld { group });
             }
+            any_withheld = true;
             let holders = self.checks().snapshot();
             let known = devices.iter().find_map(|id| holders.get(*id)?.group.as_ref());
             let holders = describe(known.map(|group| group.holders.as_slice()).unwrap_or_default());

@@ -124,7 +124,12 @@ impl RunDirSocket {
             sleep(self.accept.pause()).await;
             return;
         }
-        (self.listener, self.events) = (None, None);
+        let was_there = self.listener.take().is_some();
+        self.events = None;
+        if was_there && let Err(error) = self.run_dir.create() {
+            // Binding the socket fails as well, and says so.
+            tracing::debug!(%error, "the run directory cannot be created again");
+        }
         match self.listen().await {
             Ok((listener, id)) => {
                 *self.made.lock() = Some(id);
