@@ -87,19 +87,25 @@ func (n *chaosNode) offeredAndFree(v view) (offered, free map[string]bool) {
 	return offered, free
 }
 
-// isLate returns whether the state is wrong for devices alone whose holders have changed twice in the latest two steps, such as one that was
-// freed and held again. The state was right by chance after the second change, and the driver's write after the first one came later.
+// isLate returns whether the state is wrong only for devices that were freed and held again within a step, or held and freed, and only as it
+// was right before the second change. After that change the state was right by chance, and the driver's write after the first one came later.
 func (n *chaosNode) isLate(v view) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	offered, free := n.offeredAndFree(v)
 	differ := false
-	for address := range n.groups {
-		if device := deviceOf(address); offered[device] != free[device] {
-			differ = true
-			if group := n.groups[address]; n.changes[0][group]+n.changes[1][group] < 2 {
-				return false
-			}
+	for address, group := range n.groups {
+		device := deviceOf(address)
+		if offered[device] == free[device] {
+			continue
+		}
+		differ = true
+		// The latest change made the device held if it is offered.
+		if !slices.ContainsFunc(n.changes[:], func(step map[int][]change) bool {
+			changes := step[group]
+			return len(changes) > 1 && (changes[len(changes)-1] == isHeld) == offered[device]
+		}) {
+			return false
 		}
 	}
 	return differ

@@ -125,7 +125,7 @@ func (n *chaosNode) play(steps int) string {
 func (n *chaosNode) beginStep() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.changes = [2]map[int]int{{}, n.changes[0]}
+	n.changes = [2]map[int][]change{{}, n.changes[0]}
 }
 
 // report returns the violation. Empty if another node has found one.

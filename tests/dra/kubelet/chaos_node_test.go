@@ -32,6 +32,14 @@ type chaosVM struct {
 	pod string
 }
 
+// change is what a VM makes of a group when it starts or ends.
+type change bool
+
+const (
+	isHeld change = true
+	isFree change = false
+)
+
 // chaosNode is a node with everything on it.
 type chaosNode struct {
 	*cluster
@@ -60,8 +68,8 @@ type chaosNode struct {
 	groups map[string]int
 	bound  map[string]bool
 	vms    map[int]*chaosVM
-	// changes counts how often the holder of a group has changed in this step and in the previous one.
-	changes [2]map[int]int
+	// changes are those of each group's holder, in this step and in the previous one, since a claim of the group was prepared or unprepared.
+	changes [2]map[int][]change
 	pods    map[types.UID]*chaosPod
 	// disturbances counts what makes a barrier impossible to check: restarts, and interruptions of the way to the API server.
 	disturbances int
@@ -77,7 +85,7 @@ type chaosNode struct {
 func newChaosNode(t *testing.T, c *cluster, name string, random *rand.Rand) *chaosNode {
 	t.Helper()
 	n := &chaosNode{cluster: c, t: t, name: name, random: random, sim: startNode(t), dirs: newDirectories(t), wiped: map[types.UID]bool{},
-		groups: chaosDevices, bound: map[string]bool{}, deleted: map[types.UID]bool{}, vms: map[int]*chaosVM{}, changes: [2]map[int]int{{}, {}}, pods: map[types.UID]*chaosPod{}}
+		groups: chaosDevices, bound: map[string]bool{}, deleted: map[types.UID]bool{}, vms: map[int]*chaosVM{}, changes: [2]map[int][]change{{}, {}}, pods: map[types.UID]*chaosPod{}}
 	for _, address := range []string{"0000:e1:00.0", "0000:e1:00.1"} {
 		n.sim.order(t, "add_gpu", map[string]any{"address": address, "group": 70, "numa_node": 1}, &struct{}{})
 	}
@@ -313,20 +321,29 @@ func (n *chaosNode) startVM(addresses []string, pod string) {
 		}
 	}
 	n.vms[vm.pid] = vm
-	n.holderChanges(vm)
+	n.holderChanges(vm, isHeld)
 	n.history.note("pid %d of pod %q holds %v", vm.pid, pod, vm.groups)
 }
 
 func (n *chaosNode) kill(vm *chaosVM) {
 	n.sim.killVM(n.t, vm.pid)
 	delete(n.vms, vm.pid)
-	n.holderChanges(vm)
+	n.holderChanges(vm, isFree)
 	n.history.note("pid %d has ended", vm.pid)
 }
 
-func (n *chaosNode) holderChanges(vm *chaosVM) {
+func (n *chaosNode) holderChanges(vm *chaosVM, to change) {
 	for _, group := range vm.groups {
-		n.changes[0][group]++
+		n.changes[0][group] = append(n.changes[0][group], to)
+	}
+}
+
+// forgetChanges forgets the changes of the groups of a pod whose claim was prepared or unprepared: the driver knew the holder then.
+func (n *chaosNode) forgetChanges(p *chaosPod) {
+	for _, device := range p.devices {
+		for _, step := range n.changes {
+			delete(step, n.groups[addressOf(device)])
+		}
 	}
 }
 

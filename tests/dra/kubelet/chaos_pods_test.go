@@ -103,6 +103,7 @@ func (n *chaosNode) prepare(kubelet *kubelet, ctx context.Context, p *chaosPod) 
 	disturbed := n.disturbances != disturbances || n.interrupted
 	if err == nil && ctx.Err() == nil {
 		p.prepared, p.known = true, true
+		n.forgetChanges(p)
 		for _, other := range n.pods {
 			if other != p && other.prepared && !other.ended && !other.ending && n.shareGroup(other, p) {
 				n.violate("%s and %s are prepared for one group", p.pod.Name, other.pod.Name)
@@ -152,6 +153,7 @@ func (n *chaosNode) unprepare(kubelet *kubelet, ctx context.Context, p *chaosPod
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	p.prepared, p.known = false, false
+	n.forgetChanges(p)
 	p.ended = err == nil || isGone(err)
 	return p.ended
 }

@@ -43,7 +43,8 @@ func command(t *testing.T, name string, arguments ...string) {
 	}
 }
 
-// diskThatHangsKeepsTheTaint: the driver's record of claims is on it, so the claim stays prepared. All else goes on.
+// diskThatHangsKeepsTheTaint: the driver's record and the metadata of claims are on it, so a claim that ends stays prepared, and one that is
+// to be prepared waits. All else goes on.
 func diskThatHangsKeepsTheTaint(t *testing.T) {
 	w := &world{apiServer: sharedAPIServer(t), node: startNode(t), dirs: newDirectories(t)}
 	disk := mountDisk(t, w.dirs.plugins)
@@ -53,6 +54,9 @@ func diskThatHangsKeepsTheTaint(t *testing.T) {
 	pod := newPod(t, w.apiServer, "vm", allocated{"gpu", first})
 	w.kubelet.prepare(t, pod)
 	vm := w.node.startVM(t, address, string(pod.UID))
+	next := newPod(t, w.apiServer, "next", allocated{"gpu", other})
+	// Unprepare would wait for its removal, and not reach the record.
+	must(t, os.RemoveAll(filepath.Join(w.dirs.plugins, "dra-device-metadata")))
 	disk.freeze(t)
 	thaw := true
 	defer func() {
@@ -67,7 +71,9 @@ func diskThatHangsKeepsTheTaint(t *testing.T) {
 	waitForTaint(t, w.apiServer, other, "held")
 	w.node.killVM(t, foreign)
 	waitForTaint(t, w.apiServer, other, "")
-	// The record is written again and again meanwhile, and the slices once a second.
+	prepared := make(chan error, 1)
+	go func() { prepared <- w.kubelet.PrepareResources(context.Background(), next) }()
+	// The record is written for up to a second at a time meanwhile, and the slices at most once a second.
 	for range 50 {
 		must(t, hasTaint(w.apiServer, first, "held"))
 		time.Sleep(100 * time.Millisecond)
@@ -75,12 +81,18 @@ func diskThatHangsKeepsTheTaint(t *testing.T) {
 	select {
 	case err := <-unprepared:
 		t.Fatalf("the claim was unprepared while the disk hung: %v", err)
+	case err := <-prepared:
+		t.Fatalf("the other claim was prepared while the disk hung: %v", err)
 	default:
 	}
 	disk.thaw(t)
 	thaw = false
 	if err := <-unprepared; err != nil {
 		must(t, w.kubelet.UnprepareResources(context.Background(), pod))
+	}
+	must(t, <-prepared)
+	if names := w.claims(t); len(names) != 1 || names[0] != "next" {
+		t.Fatalf("claims: %v", names)
 	}
 	must(t, hasTaint(w.apiServer, first, "held"))
 	w.node.killVM(t, vm)
