@@ -165,8 +165,8 @@ impl Watch {
         self.sources.watch_end(end)
     }
 
-    /// Returns whether the kernel's uevents are certainly heard. Without them the timer finds every
-    /// change, only later.
+    /// Returns whether the kernel's uevents are heard: the socket is open, and this process is in the
+    /// initial user namespace. Without them the timer finds every change, only later.
     #[must_use]
     pub fn hears_uevents(&self) -> bool {
         self.sources.hears_uevents()
@@ -175,7 +175,7 @@ impl Watch {
     /// Returns the next event, or none for now. A pass that could not list the bound devices is an
     /// error, once; the watch keeps its state and tries again at the next pass.
     ///
-    /// Never waits for an event. It may make a pass, which needs about 20 system calls with 8
+    /// Never waits for an event. It may make a pass, which needs about 14 system calls with 8
     /// devices. A search for holders runs on a thread of the watch. [`Event::Held`] waits for its
     /// first step, at most 150 ms; holders that are found later raise [`Event::Changed`].
     #[expect(

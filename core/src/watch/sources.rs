@@ -145,7 +145,8 @@ impl Sources {
         Some(Polled { fd, epoll: Arc::downgrade(&self.epoll) })
     }
 
-    /// Returns whether each uevent certainly arrives, or its loss.
+    /// Returns whether each uevent arrives, or its loss. A process of the initial user namespace that has
+    /// entered a network namespace of another one is not noticed.
     pub(super) fn hears_uevents(&self) -> bool {
         self.uevents.is_some() && self.uevents_sent
     }
