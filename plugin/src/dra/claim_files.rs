@@ -1,8 +1,9 @@
 //! Writes and removes the files of a claim: the CDI spec and the metadata.
 
 use crate::allocate::device_specs::extended_memory;
+use crate::dra::call_error::CallError;
 use crate::dra::claim_spec::{self, RequestEdits};
-use crate::dra::driver::{CallError, CallLock, Driver};
+use crate::dra::driver::{CallLock, Driver};
 use crate::files::{Links, create_directories, is_on_disk, read, replace_on};
 use crate::node::device_nodes;
 use kubelet_api::dra::Claim;

@@ -6,8 +6,9 @@
 //! claim unprepared, and each later claim for the devices would be refused until the next boot. Only a claim of the second kind may be
 //! ended here: a container of the first kind could still open the device.
 
+use crate::dra::call_error::CallError;
 use crate::dra::deallocated::Earlier;
-use crate::dra::driver::{CallError, CallLock, Driver};
+use crate::dra::driver::{CallLock, Driver};
 use crate::dra::kubelet_claims::has_claim;
 use kubelet_api::dra::Claim;
 use std::collections::BTreeSet;

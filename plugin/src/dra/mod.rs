@@ -8,6 +8,8 @@
 //! | [`registration`], [`kubelet`] | the sockets, and whether the kubelet is connected |
 //! | [`service`] | answers the kubelet's calls |
 //! | [`driver`], [`prepare`], [`unprepare`] | carry out a call for one claim |
+//! | [`again`] | checks a claim that is prepared already |
+//! | [`refusal`], [`call_error`] | refuses a device, and says why a call has failed |
 //! | [`health`] | streams the health of devices to the kubelet |
 //! | [`events`] | reports refusals in the cluster |
 //! | [`prepared`] | the record of prepared claims |
@@ -21,8 +23,10 @@
 //! device's taint. A claim whose group is still held is not given back before that either.
 
 mod adoption;
+mod again;
 mod api;
 mod api_server;
+mod call_error;
 mod claim_files;
 mod claim_spec;
 mod client;
@@ -40,6 +44,7 @@ pub(crate) mod others;
 mod prepare;
 mod prepared;
 mod publish;
+mod refusal;
 mod registration;
 mod service;
 mod slices;

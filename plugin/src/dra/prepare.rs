@@ -2,8 +2,9 @@
 
 use crate::allocate::verify::Obstacle;
 use crate::allocate::wake;
+use crate::dra::call_error::CallError;
 use crate::dra::claim_spec;
-use crate::dra::driver::{CallError, Driver, STORE};
+use crate::dra::driver::Driver;
 use crate::dra::events::Kind;
 use crate::dra::prepared::PreparedClaims;
 use crate::node::probe;
@@ -18,9 +19,8 @@ use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
 use vfio_plugin_policy::dra::claim::{AllocatedDevice, Allocation, allocation};
 use vfio_plugin_policy::dra::names::device_name;
 use vfio_plugin_policy::dra::prepared::{PreparedClaim, PreparedDevice};
-use vfio_plugin_policy::health::reason::Reason;
 use vfio_plugin_policy::pools::terms::OfferBy;
-use vfio_probe::{DeviceId, GroupId, Holder, InPod};
+use vfio_probe::{DeviceId, GroupId};
 
 /// The answer is sent this long before the kubelet gives up.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -129,63 +129,6 @@ impl Driver {
             }
             (Err(error), _) => Err(error),
         }
-    }
-
-    /// Checks a claim that is prepared already. The kubelet asks again after its own restart, and for each further pod of the claim.
-    /// Nothing is opened: a VM may be about to open the group.
-    async fn check_again(
-        &self,
-        known: &PreparedClaim,
-        allocation: &Allocation,
-    ) -> Result<PreparedClaim, CallError> {
-        let results: BTreeSet<(&str, String, bool)> = allocation
-            .results
-            .iter()
-            .map(|result| (result.request.as_str(), result.device.to_string(), result.is_admin))
-            .collect();
-        let devices = known.devices.iter();
-        let before: BTreeSet<(&str, String, bool)> =
-            devices.map(|device| (device.request.as_str(), device.device.clone(), device.is_admin)).collect();
-        let device = |(_, device, _): &(&str, String, bool)| device.clone();
-        let has_changed = match known.is_adopted {
-            // The kubelet's record has neither subrequests nor adminAccess.
-            true => !results.iter().map(device).eq(before.iter().map(device)),
-            false => results != before,
-        };
-        if has_changed {
-            return Err(CallError::Reallocated);
-        }
-        // The latest pass may be older than a holder.
-        self.monitor.check_now();
-        let (checks, reports) = (self.checks(), self.monitor.reports_sent());
-        for device in known.own_devices().filter_map(PreparedDevice::id) {
-            checks.wait_for_holders(device, reports).await;
-        }
-        let snapshot = checks.snapshot();
-        for result in allocation.results.iter().filter(|result| !result.is_admin) {
-            let device = self.bound(result.device, &snapshot)?;
-            self.checks().check_bound(device)?;
-            let holders = device.group.as_ref().map(|group| group.holders.as_slice()).unwrap_or_default();
-            let is_of_claim =
-                |uid: &str| allocation.is_for_any_pod || allocation.pods.iter().any(|pod| pod == uid);
-            let is_foreign = |holder: &Holder| match &holder.container.pod_uid {
-                Some(uid) => !is_of_claim(&uid.to_string()),
-                // The VM of a Kata container is in a cgroup that names no pod.
-                None => holder.container.in_pod == InPod::No,
-            };
-            if holders.iter().any(is_foreign) {
-                return Err(AllocateError::held(device, holders, None).into());
-            }
-        }
-        Ok(PreparedClaim {
-            pods: allocation.pods.clone(),
-            pod_names: allocation.pod_names.clone(),
-            is_for_any_pod: allocation.is_for_any_pod,
-            pod_claim_name: allocation.pod_claim_name.clone(),
-            is_adopted: false,
-            devices: known.devices_of(allocation),
-            ..known.clone()
-        })
     }
 
     /// Takes the devices of a claim that is not prepared.
@@ -300,50 +243,13 @@ impl Driver {
         Ok(device)
     }
 
-    fn bound<'a>(&self, id: DeviceId, snapshot: &'a NodeSnapshot) -> Result<&'a DeviceState, CallError> {
+    pub(super) fn bound<'a>(
+        &self,
+        id: DeviceId,
+        snapshot: &'a NodeSnapshot,
+    ) -> Result<&'a DeviceState, CallError> {
         let error = || AllocateError::UnknownDevice { id: id.to_string(), resource: self.name.to_string() };
         snapshot.get(id).ok_or_else(|| error().into())
-    }
-
-    /// Returns whether the device is published as held.
-    fn was_withheld(&self, device: &DeviceState) -> bool {
-        let mut is_held = false;
-        self.publisher.visit(&self.checks().snapshot(), &self.assignments.current(), |other, decision, _| {
-            if other.device.id == device.device.id {
-                let reason = decision.and_then(|decision| decision.health.reason());
-                is_held = matches!(reason, Some(Reason::Held { .. }));
-            }
-        });
-        is_held
-    }
-
-    /// Refuses a held device, after the API server has stored that it is held, and names its holders.
-    async fn refuse_held(&self, group: GroupId, device: &DeviceState) -> CallError {
-        let (id, reports) = (device.device.id, self.monitor.reports_sent());
-        let checks = self.checks();
-        let devices = [id];
-        let withheld = self.withhold(group, &devices, Instant::now() + STORE);
-        let (stored, ()) = tokio::join!(withheld, checks.wait_for_holders(id, reports));
-        if !stored {
-            tracing::warn!(device = %id, %group, "the API server has not stored in time that a device is held");
-        }
-        let snapshot = checks.snapshot();
-        let holders = snapshot.get(id).and_then(|device| Some(device.group.as_ref()?.holders.as_slice()));
-        AllocateError::held(device, holders.unwrap_or_default(), None).into()
-    }
-
-    /// Refuses a device for a reason that the monitor will find as well, and waits until the API server has stored it.
-    async fn refuse(&self, device: DeviceId, error: CallError, deadline: Instant) -> CallError {
-        // The scheduler knows that the other claim has it, unless a pod was deleted by force.
-        if matches!(error, CallError::Claimed { .. }) {
-            return error;
-        }
-        self.monitor.reread_records();
-        let deadline = deadline.min(Instant::now() + STORE);
-        if !self.stored.wait_until_withheld(&BTreeSet::from([device]), deadline).await {
-            tracing::info!(%device, %error, "a device is refused that the API server still offers");
-        }
-        error
     }
 
     /// Returns the answer for a prepared claim: each result of it, and the CDI device of each request with the request's first result.

@@ -1,6 +1,7 @@
 //! Unprepares a claim, after its containers have ended, so that its devices can be allocated again.
 
-use crate::dra::driver::{CallError, CallLock, Driver};
+use crate::dra::call_error::CallError;
+use crate::dra::driver::{CallLock, Driver};
 use crate::dra::events::Kind;
 use crate::node::probe;
 use kubelet_api::dra::Claim;

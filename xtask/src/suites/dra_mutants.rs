@@ -36,7 +36,7 @@ pub(super) const MUTANTS: [Mutant; 8] = [
         name: "refusal-before-taint",
         test: "refusal_is_sent_after_the_taint_is_stored",
         violation: "is refused while .* is held, and the API server offers",
-        file: "plugin/src/dra/prepare.rs",
+        file: "plugin/src/dra/refusal.rs",
         change: (
             "let withheld = self.withhold(group, &devices, Instant::now() + STORE);",
             "let withheld = async { group != GroupId(u32::MAX) && !devices.is_empty() };",
