@@ -35,8 +35,8 @@ pub(super) struct PreparedClaims {
 struct State {
     /// The claims that the file has.
     claims: BTreeMap<String, PreparedClaim>,
-    /// The claims whose devices are protected. During a change both those that are added, before their claim is promised, and those that
-    /// are removed, until that promise ends.
+    /// The claims whose devices are protected. During a change that is also a claim that the file does not have yet, and one that it may
+    /// still have.
     protected: BTreeMap<String, PreparedClaim>,
     /// The claims whose containers have ended and whose groups are still held. Their devices are judged as if no claim had them.
     ended: BTreeSet<String>,

@@ -79,7 +79,7 @@ impl DraPlugin for Service {
 
 /// Works on all claims of a call at once, so that one that waits delays no other. Returns the answers by uid.
 ///
-/// The work on a claim goes on when the kubelet ends the call: it must not end half way. Only a wait may end then.
+/// The work on a claim goes on when the kubelet ends the call: it must not end half way. A wait for another claim may.
 async fn each<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     driver: &Arc<Driver>,
     claims: Vec<Claim>,

@@ -182,8 +182,8 @@ impl World {
         is_withheld
     }
 
-    /// The kubelet gets the claim from the API server and calls Prepare. A call that waits for the end of another claim is played when it
-    /// goes on: it holds nothing before, and reads the claim again.
+    /// The kubelet gets the claim from the API server and calls Prepare. A call that waits for the end of another claim is the same as a call
+    /// after that end: it holds nothing before, and reads the claim again.
     fn prepare(&self, state: &mut State, claim: u8) {
         let Claim::Allocated(device) = state.claim(claim) else { return };
         let group = self.group(device);
