@@ -106,7 +106,7 @@ fn prepare(context: &mut Context, options: &Options, selected: &[&Step]) -> Resu
     }
     process::print_line(format!(
         "verify: downloads what is missing: crates (~/.cargo), Go and its modules (~/go), Python tools and a kernel ({}); \
-         with the builds, 9 GB of disk",
+         with the builds, about 20 GB of disk",
         context.cache.display()
     ));
     context.install(&missing)?;
