@@ -157,6 +157,11 @@ impl Driver {
     }
 }
 
+/// Returns the name of a claim with its namespace.
+pub(super) fn full_name(claim: &Claim) -> String {
+    format!("{}/{}", claim.namespace, claim.name)
+}
+
 /// The lock of a claim, for a call that works on it. Clones share it.
 pub(super) type CallLock = Arc<OwnedMutexGuard<()>>;
 

@@ -8,7 +8,7 @@
 
 use crate::dra::call_error::CallError;
 use crate::dra::deallocated::Earlier;
-use crate::dra::driver::{CallLock, Driver};
+use crate::dra::driver::{CallLock, Driver, full_name};
 use crate::dra::kubelet_claims::has_claim;
 use kubelet_api::dra::Claim;
 use std::collections::BTreeSet;
@@ -154,8 +154,4 @@ fn refusal(earlier: Earlier, device: DeviceId, other: &Claim) -> CallError {
         Earlier::Ending { is_recorded } => CallError::Ending { device, claim, is_recorded },
         _ => CallError::Claimed { device, claim },
     }
-}
-
-fn full_name(claim: &Claim) -> String {
-    format!("{}/{}", claim.namespace, claim.name)
 }

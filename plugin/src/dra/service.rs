@@ -1,6 +1,6 @@
 //! Answers the kubelet's calls NodePrepareResources and NodeUnprepareResources.
 
-use crate::dra::driver::Driver;
+use crate::dra::driver::{Driver, full_name};
 use kubelet_api::dra::dra_plugin_server::DraPlugin;
 use kubelet_api::dra::{
     Claim, NodePrepareResourceResponse, NodePrepareResourcesRequest, NodePrepareResourcesResponse,
@@ -38,12 +38,12 @@ impl DraPlugin for Service {
                 match driver.prepare(&claim, &call, deadline).await {
                     Ok(devices) => {
                         driver.status.lock().calls.prepared += 1;
-                        tracing::info!(claim = %name(&claim), devices = devices.len(), "prepared a claim");
+                        tracing::info!(claim = %full_name(&claim), devices = devices.len(), "prepared a claim");
                         NodePrepareResourceResponse { devices, error: String::new() }
                     }
                     Err(error) => {
                         driver.status.lock().calls.refused += 1;
-                        tracing::warn!(claim = %name(&claim), %error, "refused to prepare a claim");
+                        tracing::warn!(claim = %full_name(&claim), %error, "refused to prepare a claim");
                         NodePrepareResourceResponse { devices: Vec::new(), error: error.to_string() }
                     }
                 }
@@ -62,12 +62,12 @@ impl DraPlugin for Service {
             match driver.unprepare(&claim, deadline).await {
                 Ok(()) => {
                     driver.status.lock().calls.unprepared += 1;
-                    tracing::info!(claim = %name(&claim), "unprepared a claim");
+                    tracing::info!(claim = %full_name(&claim), "unprepared a claim");
                     NodeUnprepareResourceResponse::default()
                 }
                 Err(error) => {
                     driver.status.lock().calls.kept += 1;
-                    tracing::warn!(claim = %name(&claim), %error, "cannot unprepare a claim");
+                    tracing::warn!(claim = %full_name(&claim), %error, "cannot unprepare a claim");
                     NodeUnprepareResourceResponse { error: error.to_string() }
                 }
             }
@@ -112,10 +112,6 @@ fn is_claim(claim: &Claim) -> bool {
         !text.is_empty() && text.len() <= 253 && text.chars().all(allowed) && !text.starts_with('.')
     };
     [&claim.namespace, &claim.name, &claim.uid].into_iter().all(|text| is_part(text))
-}
-
-fn name(claim: &Claim) -> String {
-    format!("{}/{}", claim.namespace, claim.name)
 }
 
 /// Returns when the caller gives up: the header `grpc-timeout` has the time in at most 8 digits and a unit.

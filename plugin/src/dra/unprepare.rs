@@ -27,11 +27,12 @@ impl Driver {
     /// The claim is still prepared: its files or its record cannot be removed, or a group is still held and the API server has not
     /// stored that. The kubelet keeps the pod and asks again, and the scheduler allocates the devices to no other claim meanwhile.
     pub(super) async fn unprepare(&self, claim: &Claim, deadline: Instant) -> Result<(), CallError> {
-        let lock = self.calls.begin_by(&claim.uid, deadline.checked_sub(MARGIN).unwrap_or(deadline)).await?;
+        let answer_by = deadline.checked_sub(MARGIN).unwrap_or(deadline);
+        let lock = self.calls.begin_by(&claim.uid, answer_by).await?;
         let known = self.claims.get(&claim.uid);
         let Some(prepared) = known.or_else(|| self.kubelet_claim(&claim.uid)) else {
             // A call that failed half way.
-            return self.remove_files(&lock, claim, deadline.checked_sub(MARGIN).unwrap_or(deadline)).await;
+            return self.remove_files(&lock, claim, answer_by).await;
         };
         let result = self.end(&lock, claim, &prepared, deadline).await;
         match &result {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -231,6 +232,12 @@ func refusalIsSentAfterTheTaintIsStored(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "pid "+strconv.Itoa(vm)) {
 		t.Fatalf("the refusal does not name the holder: %v", err)
 	}
+	w.refusalLeavesNothing(t, pod, vm)
+}
+
+// refusalLeavesNothing checks that nothing is left of a refused claim, and that it is prepared after the end of the VM that holds its device.
+func (w *world) refusalLeavesNothing(t *testing.T, pod *corev1.Pod, vm int) {
+	t.Helper()
 	if len(w.specs()) != 0 || len(w.claims(t)) != 0 {
 		t.Fatalf("left: %v %v", w.specs(), w.claims(t))
 	}

@@ -94,6 +94,16 @@ func newSlowWorld(t *testing.T) (*world, *slowServer) {
 	return &world{apiServer: &through, node: startNode(t), dirs: newDirectories(t)}, slow
 }
 
+// lateWriteFails checks that the first device has a taint, and keeps it when the late write is carried out.
+func (w *world) lateWriteFails(t *testing.T, key string, carryOut func() int) {
+	t.Helper()
+	must(t, hasTaint(w.apiServer, first, key))
+	if status := carryOut(); status != http.StatusConflict {
+		t.Fatalf("after the refusal the late write was answered with %d", status)
+	}
+	must(t, hasTaint(w.apiServer, first, key))
+}
+
 // A write that has no answer offers a device again. Then the device cannot be used for the same reason as before, so the stored taint is as
 // it should be. The write must not remove it after the refusal was sent.
 func lateWriteDoesNotRemoveATaint(t *testing.T) {
@@ -124,11 +134,7 @@ func lateWriteDoesNotRemoveATaint(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "reads all ones") {
 		t.Fatalf("a lost device: %v", err)
 	}
-	must(t, hasTaint(w.apiServer, first, "lost"))
-	if status := carryOut(); status != http.StatusConflict {
-		t.Fatalf("after the refusal the late write was answered with %d", status)
-	}
-	must(t, hasTaint(w.apiServer, first, "lost"))
+	w.lateWriteFails(t, "lost", carryOut)
 	must(t, os.WriteFile(path, registers, 0o644))
 	waitForTaint(t, w.apiServer, first, "")
 }
@@ -160,11 +166,7 @@ func lateWriteOfAnEarlierDriverDoesNotRemoveATaint(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "nouveau") {
 		t.Fatalf("VFIO cannot use the group: %v", err)
 	}
-	must(t, hasTaint(w.apiServer, first, "not-viable"))
-	if status := carryOut(); status != http.StatusConflict {
-		t.Fatalf("after the refusal the late write was answered with %d", status)
-	}
-	must(t, hasTaint(w.apiServer, first, "not-viable"))
+	w.lateWriteFails(t, "not-viable", carryOut)
 	unbind()
 	waitForTaint(t, w.apiServer, first, "")
 }

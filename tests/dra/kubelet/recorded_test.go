@@ -98,12 +98,7 @@ func waitingClaimIsRefusedIfTheVMStays(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "is held by pid "+strconv.Itoa(vm)) {
 		t.Fatalf("the VM of the first pod stays: %v", err)
 	}
-	if len(w.specs()) != 0 || len(w.claims(t)) != 0 {
-		t.Fatalf("left: %v %v", w.specs(), w.claims(t))
-	}
-	w.node.killVM(t, vm)
-	waitForTaint(t, w.apiServer, first, "")
-	w.kubelet.prepare(t, next)
+	w.refusalLeavesNothing(t, next, vm)
 }
 
 // The kubelet cancels the call for a pod that is deleted, and has its claim unprepared.
