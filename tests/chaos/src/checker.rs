@@ -23,6 +23,8 @@ pub(crate) struct Checker {
     pub(crate) checks: u64,
     /// How many bytes of the plugin's log were read.
     read: u64,
+    /// When the log was last read. What it says now happened after that.
+    read_at: Option<Instant>,
     /// How often the health of each device may change.
     changes: BTreeMap<String, Budget>,
     /// How often each group may be opened.
@@ -33,7 +35,7 @@ pub(crate) struct Checker {
     assigned: BTreeMap<String, String>,
 }
 
-/// How often something may happen. Each permission ends at its own time.
+/// How often something may happen. Each permission ends at its own time: an event of before is allowed, also if it is read later.
 #[derive(Clone, Debug, Default)]
 struct Budget(Vec<Instant>);
 
@@ -43,9 +45,9 @@ impl Budget {
         self.0.sort();
     }
 
-    /// Uses one permission. Returns false if there is none.
-    fn spend(&mut self) -> bool {
-        self.0.retain(|until| *until > Instant::now());
+    /// Uses one permission for an event that happened after `since`. Returns false if none is left that ends later.
+    fn spend(&mut self, since: Option<Instant>) -> bool {
+        self.0.retain(|until| since.is_none_or(|since| *until > since));
         let enough = !self.0.is_empty();
         if enough {
             self.0.remove(0);
@@ -71,9 +73,10 @@ impl Checker {
             std::thread::sleep(PAUSE);
         }
         self.checks += 1;
+        let since = self.read_at.replace(Instant::now());
         let events = plugin_log::read(&world.log, &mut self.read)?;
         self.add_budgets(world, &events);
-        if let Err(error) = self.check_events(world, &events) {
+        if let Err(error) = self.check_events(world, &events, since) {
             // If the numbers are wrong too, the violation says so: the scheduler counts with them.
             return Err(match wrong_numbers(world)? {
                 Some(Violation { text, short }) if error.is::<Violation>() => {
@@ -82,7 +85,7 @@ impl Checker {
                 _ => error,
             });
         }
-        self.check_opens(world)
+        self.check_opens(world, since)
     }
 
     /// Adds what may happen because of the events since the last check.
@@ -127,6 +130,9 @@ impl Checker {
                         }
                     }
                 }
+                // A process may end before its group is released. If the plugin checks between the two, only an open detects
+                // the release.
+                Event::GroupChanged { group } => self.opens.entry(*group).or_default().add(1, PROBE_REACTION),
                 Event::Dropped { .. } | Event::Health { .. } | Event::Other => {}
             }
         }
@@ -134,13 +140,13 @@ impl Checker {
 
     /// Checks that a free group was opened only where that is allowed: at a start of the plugin, by Allocate, and once after
     /// an EBUSY.
-    fn check_opens(&mut self, world: &World) -> anyhow::Result<()> {
+    fn check_opens(&mut self, world: &World, since: Option<Instant>) -> anyhow::Result<()> {
         for group in world.groups() {
             let opens = world.node.opens(group);
             let known = self.opened.entry(group).or_default();
             let before = std::mem::replace(known, opens.max(*known));
             for _ in before..opens {
-                if !self.opens.entry(group).or_default().spend() {
+                if !self.opens.entry(group).or_default().spend(since) {
                     violated!(
                         "group {group} was opened once more than events explain ({opens} times in all)"
                     );
@@ -153,7 +159,12 @@ impl Checker {
 
     /// Checks the log: no bound device leaves the list, no device that stays assigned becomes Unhealthy, and no device's
     /// health changes more often than events happen to its group.
-    fn check_events(&mut self, world: &mut World, events: &[Event]) -> anyhow::Result<()> {
+    fn check_events(
+        &mut self,
+        world: &mut World,
+        events: &[Event],
+        since: Option<Instant>,
+    ) -> anyhow::Result<()> {
         let assigned = world.pod_of_device();
         let rebound = std::mem::take(&mut world.rebound);
         let refused: BTreeSet<u32> = events
@@ -181,7 +192,7 @@ impl Checker {
                         );
                     }
                     if let Some(old) = old
-                        && !self.changes.entry(device.clone()).or_default().spend()
+                        && !self.changes.entry(device.clone()).or_default().spend(since)
                     {
                         violated!(
                             "{device} flaps: {old} -> {new} {reason}, although no event happened to its group"

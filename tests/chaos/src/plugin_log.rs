@@ -1,7 +1,7 @@
 //! Reads the plugin's log (`--log-format json --log-level debug`) as events.
 //!
 //! The messages that distinguish events are the constants below, and nowhere else in this crate. Everything else comes from
-//! fields: `device`, `old`, `new`, `reason`, `error`, `held`, `request`.
+//! fields: `device`, `old`, `new`, `reason`, `event`, `error`, `held`, `request`.
 
 use crate::violation::violated;
 use serde::Deserialize;
@@ -17,8 +17,16 @@ const ALLOCATE_REFUSED: &str = "Allocate refused";
 const DEVICE_DROPPED: &str = "dropped a device that is no longer bound";
 /// In the status message of Allocate: the device was allocated to another pod as a substitute.
 pub(crate) const ASSIGNED_AS_SUBSTITUTE: &str = "got it as the substitute of another device";
+/// In field `event`: what is known about a group changed, and it is not free. After it comes the group's number.
+const GROUP_CHANGED: &str = "Changed(";
 /// The value of field `old` for a device that is listed for the first time.
 const FIRST_LISTED: &str = "new";
+
+/// The plugin has read pods and checkpoint, several times a second.
+const POLLED: &str = "polled the kubelet";
+/// How many lines of the end are shown, and how much of each.
+const END_LINES: usize = 30;
+const END_WIDTH: usize = 400;
 
 /// One line of the log.
 #[derive(Debug)]
@@ -54,6 +62,11 @@ pub(crate) enum Event {
         /// Why it is Unhealthy; else empty.
         reason: String,
     },
+    /// What is known about a group changed: its holder has ended or is another one.
+    GroupChanged {
+        /// The group.
+        group: u32,
+    },
     /// Any other line.
     Other,
 }
@@ -78,6 +91,8 @@ struct Fields {
     held: Option<String>,
     #[serde(default)]
     request: String,
+    #[serde(default)]
+    event: String,
 }
 
 impl From<Fields> for Event {
@@ -93,7 +108,11 @@ impl From<Fields> for Event {
             Fields { message, device: Some(device), .. } if message == DEVICE_DROPPED => {
                 Self::Dropped { device }
             }
-            Fields { .. } => Self::Other,
+            Fields { event, .. } => {
+                let group = event.strip_prefix(GROUP_CHANGED).and_then(|rest| rest.strip_suffix(')'));
+                let group = group.and_then(|group| group.parse().ok());
+                group.map_or(Self::Other, |group| Self::GroupChanged { group })
+            }
         }
     }
 }
@@ -119,6 +138,16 @@ pub(crate) fn read(log: &Path, read: &mut u64) -> anyhow::Result<Vec<Event>> {
     Ok(events)
 }
 
+/// Returns the last lines of the log for a person, without those of the regular polls.
+pub(crate) fn end(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let is_shown = |line: &&str| !line.contains(POLLED);
+    let mut lines: Vec<&str> = text.lines().rev().filter(is_shown).take(END_LINES).collect();
+    lines.reverse();
+    lines.iter().map(|line| line.chars().take(END_WIDTH).chain(['\n']).collect::<String>()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +164,11 @@ mod tests {
         let Event::Health { device, old: None, new, reason } = change else { panic!("{change:?}") };
         assert_eq!((device.as_str(), new.as_str(), reason.as_str()), ("0000:1b:00.0", "Unhealthy", "r"));
         assert!(matches!(event(r#"{"message":"x","device":"d"}"#), Event::Other));
+        assert!(matches!(
+            event(r#"{"message":"x","event":"Changed(52)"}"#),
+            Event::GroupChanged { group: 52 }
+        ));
+        assert!(matches!(event(r#"{"message":"x","event":"Freed(52)"}"#), Event::Other));
         assert!(matches!(event(r#"{"message":"x","held":"a","given":"b"}"#), Event::Substituted { .. }));
     }
 }

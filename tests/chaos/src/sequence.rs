@@ -2,6 +2,8 @@
 
 use crate::checker::Checker;
 use crate::moves::{Move, Stopped};
+use crate::plugin_log;
+use crate::violation::Violation;
 use crate::world::{Restarts, Settings, World};
 use kubelet_process::Launcher;
 use std::fmt;
@@ -56,7 +58,12 @@ pub(crate) fn play(
 ) -> Result<(), (usize, anyhow::Error)> {
     let mut world = World::new(launcher, settings).map_err(|error| (0, error))?;
     let mut checker = Checker::default();
-    let outcome = steps(&mut world, &mut checker, sequence, counts);
+    let mut outcome = steps(&mut world, &mut checker, sequence, counts);
+    if let Err((_, error)) = &mut outcome
+        && let Some(violation) = error.downcast_mut::<Violation>()
+    {
+        violation.text += &format!("\nthe end of the plugin's log:\n{}", plugin_log::end(&world.log));
+    }
     counts.checks += checker.checks;
     counts.pods += u64::from(world.pods_so_far());
     counts.restarts.add(world.restarts);
