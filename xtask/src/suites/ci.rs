@@ -4,11 +4,14 @@
 use std::path::{Path, PathBuf};
 
 use crate::context::Context;
+use crate::counts::Counts;
 use crate::suite::Suite;
 use crate::{Result, disk, process};
 
 /// The limit of the stories in a cluster, in seconds.
 const CLUSTER: &str = "900";
+/// What timeout(1) exits with if the limit was reached.
+const TIMED_OUT: i32 = 124;
 
 /// The space in GB that a run from nothing takes, with a reserve. With less, what earlier runs have left is removed first.
 const ROOM: u64 = 40;
@@ -61,12 +64,48 @@ fn make_room(context: &mut Context) {
 
 /// Runs the quick stories in a cluster. Its parts take longer to build than this may take.
 fn cluster(context: &Context, suite: &mut Suite) {
-    if process::succeeds(context.command("tests/cluster/run").arg("--cached")) {
-        let mut run = context.command("timeout");
-        run.args(["-k", "30", CLUSTER]).arg(context.top.join("tests/cluster/run")).arg("--quick");
-        suite.count("stories in a cluster", run);
-    } else {
+    if !process::succeeds(context.command("tests/cluster/run").arg("--cached")) {
         process::print_line("== stories in a cluster");
         process::print_line("not run: the parts are not in the cache, run tests/cluster/run --build");
+        return;
+    }
+    suite.count_output("stories in a cluster", |text| {
+        let mut run = context.command("timeout");
+        run.args(["-k", "30", CLUSTER]).arg(context.top.join("tests/cluster/run")).arg("--quick");
+        let status = process::each_line(run, |line| {
+            process::print(line);
+            text.push_str(line);
+        })?;
+        let Some(ended) = ended_in_time(status.code(), text) else { return Ok(status.success()) };
+        process::print_line(format!(
+            "the {CLUSTER} s of the stories are over on this host; those that are not listed as ok were not run to their end"
+        ));
+        text.push_str(&format!("{ended}\n"));
+        Ok(true)
+    });
+}
+
+/// Returns the counts of the stories that had ended when the limit was reached, if one had and none had failed. The limit is for the
+/// host's speed: each step of a story has a limit of its own, at which the story fails.
+fn ended_in_time(code: Option<i32>, text: &str) -> Option<Counts> {
+    let began = |word: &str| text.lines().filter(|line| line.starts_with(word)).count();
+    let (passed, failed) = (began("ok "), began("FAILED "));
+    let is_slow = code == Some(TIMED_OUT) && passed > 0 && failed == 0;
+    is_slow.then_some(Counts { passed: passed.try_into().ok()?, failed: 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stories_that_a_limit_cuts_off_have_not_failed() {
+        let one = "ok scheduled 6:06\n 6:10 replaced: the plugin's pod is replaced\n";
+        let counts = |code, text: &str| ended_in_time(Some(code), text).map(|counts| counts.passed);
+        assert_eq!(counts(TIMED_OUT, one), Some(1));
+        assert_eq!(counts(TIMED_OUT, " 0:36 the node is up\n"), None, "none has ended");
+        assert_eq!(counts(TIMED_OUT, &format!("{one}FAILED replaced 9:00\n")), None);
+        assert_eq!(counts(1, one), None);
+        assert_eq!(ended_in_time(None, one).map(|counts| counts.passed), None, "killed by a signal");
     }
 }
