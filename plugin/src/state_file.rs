@@ -47,6 +47,8 @@ pub(crate) struct StateFile {
     is_stuck: bool,
     /// A write that has not ended in time.
     late: Option<Receiver<Result<()>>>,
+    /// Whether no later boot needs the content.
+    is_of_boot: bool,
 }
 
 /// The content of a file with a version: the fields of `content`, and `version` beside them.
@@ -74,7 +76,16 @@ impl StateFile {
             read: None,
             is_stuck: false,
             late: None,
+            is_of_boot: false,
         }
+    }
+
+    /// No later boot needs the content: it is not synchronized, which takes milliseconds on a disk and far more on a busy one. After a
+    /// power cut the file may have an older content, or be empty (XFS); an empty file then counts as missing.
+    #[cfg(feature = "dra")]
+    #[must_use]
+    pub(crate) fn of_this_boot(self) -> Self {
+        Self { is_of_boot: true, ..self }
     }
 
     /// Returns the content of a file that [`write_versioned`](Self::write_versioned) wrote with this version. Returns none if the
@@ -123,6 +134,7 @@ impl StateFile {
     /// Reads the file, and keeps it aside if it cannot be used.
     fn try_read<T: DeserializeOwned>(&mut self, version: u32) -> Result<Option<T>> {
         let content = match self.read_bytes() {
+            Ok(text) if text.is_empty() && self.is_of_boot => Ok(None),
             Ok(text) => {
                 let content = decode_versioned(&text, version).map(Some).map_err(|error| invalid(&error));
                 self.read = content.is_ok().then_some(text);
@@ -227,7 +239,8 @@ impl StateFile {
         }
         let is_on_disk = is_on_disk(self.path.parent().unwrap_or(Path::new("/")));
         let (run_dir, path, content) = (self.run_dir.clone(), self.path.clone(), text.clone());
-        let write = move || create_and_replace(&run_dir, is_on_disk, &path, &content);
+        let is_synchronized = is_on_disk && !self.is_of_boot;
+        let write = move || create_and_replace(&run_dir, is_synchronized, &path, &content);
         match if is_on_disk { within(DISK, write) } else { Waited::Done(write()) } {
             Waited::Done(result) => result?,
             Waited::Late(receiver) => {
@@ -251,12 +264,12 @@ impl StateFile {
 }
 
 /// Replaces a state file.
-fn create_and_replace(run_dir: &RunDir, is_on_disk: bool, path: &Path, content: &[u8]) -> Result<()> {
-    match replace_on(is_on_disk, path, content, MODE) {
+fn create_and_replace(run_dir: &RunDir, is_synchronized: bool, path: &Path, content: &[u8]) -> Result<()> {
+    match replace_on(is_synchronized, path, content, MODE) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             // The first write of this boot, before anything else has made the run directory.
             run_dir.create()?;
-            replace_on(is_on_disk, path, content, MODE)
+            replace_on(is_synchronized, path, content, MODE)
         }
         result => result,
     }

@@ -1,7 +1,7 @@
 //! The prepared claims, which are the only ones whose pods may hold the node's devices.
 //!
-//! They are kept in the state file claims.json in the driver's directory. It outlives a reboot, like the kubelet's own record
-//! (`dra_manager_state`). A claim that was prepared before the latest boot is not prepared any more.
+//! They are kept in the state file claims.json in the driver's directory. A claim that was prepared before the latest boot is not
+//! prepared any more. So the file is not synchronized: what a power cut can take from it is void after the boot.
 
 use crate::assignments::AssignmentsHandle;
 use crate::run_dir::RunDir;
@@ -52,7 +52,7 @@ impl PreparedClaims {
         assignments: AssignmentsHandle,
         boot: String,
     ) -> std::io::Result<(Self, bool)> {
-        let mut file = StateFile::new(directory, FILE);
+        let mut file = state_file(directory);
         let content = file.read_versioned(VERSION)?;
         let was_there = content.is_some();
         let ClaimRecord { claims } = content.unwrap_or_default();
@@ -73,8 +73,7 @@ impl PreparedClaims {
     /// # Errors
     /// The file cannot be read now.
     pub(super) fn read(directory: &RunDir, boot: impl FnOnce() -> String) -> std::io::Result<usize> {
-        let ClaimRecord { claims } =
-            StateFile::new(directory, FILE).read_versioned(VERSION)?.unwrap_or_default();
+        let ClaimRecord { claims } = state_file(directory).read_versioned(VERSION)?.unwrap_or_default();
         if claims.is_empty() {
             return Ok(0);
         }
@@ -189,6 +188,10 @@ impl PreparedClaims {
         let claims = state.protected.iter().filter(protects);
         self.assignments.set_claims(&claims.flat_map(|(uid, claim)| claim.claimed_devices(uid)).collect());
     }
+}
+
+fn state_file(directory: &RunDir) -> StateFile {
+    StateFile::new(directory, FILE).of_this_boot()
 }
 
 /// The state file could not be written.

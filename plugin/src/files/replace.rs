@@ -26,11 +26,11 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     replace_on(is_on_disk(path.parent().unwrap_or(Path::new("/"))), path, content, mode)
 }
 
-/// Replaces the file at `path` like [`replace`], where the caller knows whether its directory [`is_on_disk`].
+/// Replaces the file at `path` like [`replace`], where the caller says whether it is synchronized.
 ///
 /// # Errors
 /// As [`replace`].
-pub(crate) fn replace_on(is_on_disk: bool, path: &Path, content: &[u8], mode: u32) -> Result<()> {
+pub(crate) fn replace_on(is_synchronized: bool, path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let mut names = tempfile::Builder::new();
     // Not `tempfile_in`, whose errors have the random name: each would look like another one.
@@ -40,11 +40,11 @@ pub(crate) fn replace_on(is_on_disk: bool, path: &Path, content: &[u8], mode: u3
     let _ = flock(&*file, FlockOperation::NonBlockingLockExclusive);
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(content)?;
-    if is_on_disk {
+    if is_synchronized {
         file.sync_all()?;
     }
     new.persist(path).map_err(|error| error.error)?;
-    if is_on_disk { sync_directory(directory) } else { Ok(()) }
+    if is_synchronized { sync_directory(directory) } else { Ok(()) }
 }
 
 /// Creates a file for writing, and fails if anything has its name.

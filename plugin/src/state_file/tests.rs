@@ -121,6 +121,20 @@ fn file_that_is_not_understood_is_kept_aside_and_reported() {
     }
 }
 
+#[cfg(feature = "dra")]
+#[test]
+fn empty_file_of_this_boot_counts_as_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let run_dir = run_dir(directory.path());
+    let path = run_dir.file("x.json");
+    fs::write(&path, "").unwrap();
+    assert_eq!(file(&run_dir).of_this_boot().read_versioned::<Content>(1).unwrap(), None);
+    assert!(path.exists() && codes(&run_dir).is_empty());
+    fs::write(&path, "{").unwrap();
+    assert_eq!(file(&run_dir).of_this_boot().read_versioned::<Content>(1).unwrap(), None);
+    assert_eq!((path.exists(), codes(&run_dir)), (false, vec![ProblemCode::StateFileKeptAside]));
+}
+
 #[test]
 fn file_with_too_many_values_is_refused() {
     #[derive(Deserialize)]
