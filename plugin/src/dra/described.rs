@@ -3,7 +3,6 @@
 use crate::dra::facts::KnownFacts;
 use vfio_plugin_policy::assignments::index::Assignments;
 use vfio_plugin_policy::device::DeviceState;
-use vfio_plugin_policy::dra::attributes::attributes;
 use vfio_plugin_policy::dra::devices::Listed;
 use vfio_plugin_policy::dra::taints::withheld;
 use vfio_plugin_policy::health::Decision;
@@ -27,7 +26,7 @@ pub(super) fn listed(
     Some(Listed {
         id,
         group: device.device.group,
-        attributes: attributes(device, &facts.of(device)),
+        attributes: facts.attributes(device),
         withheld: withheld(device, decision, assignments),
         prepared,
     })

@@ -1,4 +1,4 @@
-//! Remembers what ResourceSlices and metadata say of each device and its record does not have.
+//! Remembers what ResourceSlices and metadata say of each device.
 
 use crate::node::dra_facts::DraFacts;
 use parking_lot::Mutex;
@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
-use vfio_plugin_policy::dra::attributes::DeviceFacts;
-use vfio_probe::{DeviceId, Root};
+use vfio_plugin_policy::dra::attributes::{DeviceFacts, attributes};
+use vfio_plugin_policy::dra::devices::Attributes;
+use vfio_probe::{Device, DeviceId, Root};
 
 /// Reads the facts of a device when it is first described. They do not change while it is bound. Clones share them.
 #[derive(Clone, Debug)]
@@ -16,7 +17,14 @@ pub(super) struct KnownFacts(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     facts: DraFacts,
-    known: BTreeMap<DeviceId, DeviceFacts>,
+    known: BTreeMap<DeviceId, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    facts: DeviceFacts,
+    /// The latest attributes, with the record and the resource from which they were made.
+    attributes: Option<(Device, Arc<str>, Attributes)>,
 }
 
 impl KnownFacts {
@@ -33,18 +41,38 @@ impl KnownFacts {
 
     /// Returns the facts of a device.
     pub(super) fn of(&self, state: &DeviceState) -> DeviceFacts {
-        let device = &state.device;
-        let State { facts, known } = &mut *self.0.lock();
-        let read = || {
-            facts.look_up(std::iter::once(device));
-            facts.read(device)
-        };
-        known.entry(device.id).or_insert_with(read).clone()
+        self.0.lock().known(&state.device).facts.clone()
+    }
+
+    /// Returns the attributes of a device. They are made again only if its record or its resource changes: they take kilobytes, and
+    /// each decision asks for those of all devices.
+    pub(super) fn attributes(&self, state: &DeviceState) -> Attributes {
+        let mut locked = self.0.lock();
+        let Known { facts, attributes: known } = locked.known(&state.device);
+        if let Some((device, resource, attributes)) = known
+            && *device == state.device
+            && *resource == state.resource
+        {
+            return Arc::clone(attributes);
+        }
+        let attributes = Arc::new(attributes(state, facts));
+        *known = Some((state.device, Arc::clone(&state.resource), Arc::clone(&attributes)));
+        attributes
     }
 
     /// Forgets the devices that are not published any more.
     pub(super) fn retain(&self, is_published: impl Fn(DeviceId) -> bool) {
         self.0.lock().known.retain(|id, _| is_published(*id));
+    }
+}
+
+impl State {
+    fn known(&mut self, device: &Device) -> &mut Known {
+        let Self { facts, known } = self;
+        known.entry(device.id).or_insert_with(|| {
+            facts.look_up(std::iter::once(device));
+            Known { facts: facts.read(device), attributes: None }
+        })
     }
 }
 
@@ -63,6 +91,20 @@ mod tests {
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             Err(error) => panic!("{error}"),
         }
+    }
+
+    #[test]
+    fn attributes_are_made_again_after_a_change_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let facts = KnownFacts::new(Root::open(directory.path()).unwrap(), directory.path(), None);
+        let mut state = node_of(1).devices[0].clone();
+        let first = facts.attributes(&state);
+        assert!(Arc::ptr_eq(&first, &facts.attributes(&state)));
+        state.resource = "nvidia.com/other".into();
+        let other = facts.attributes(&state);
+        assert_eq!(other["resource"].string.as_deref(), Some("nvidia.com/other"));
+        state.device.numa_node = Some(7);
+        assert_eq!(facts.attributes(&state)["resource.kubernetes.io/numaNode"].int, Some(7));
     }
 
     #[test]

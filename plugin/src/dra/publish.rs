@@ -271,9 +271,8 @@ impl SlicePublisher {
 
     fn changes_with(&self, wanted: &Wanted, is_connected: bool) -> Changes {
         let mut entries = entries(&self.driver, &wanted.devices, self.features);
-        let stored = self.slices.all();
         if !is_connected {
-            if stored.is_empty() {
+            if self.slices.is_empty() {
                 return Changes::default();
             }
             // Only what is stored may change.
@@ -287,8 +286,12 @@ impl SlicePublisher {
             owner: Some(self.owner.clone()),
             entries,
         };
-        let changes = if self.slices.has_unanswered() { renewal } else { changes };
-        changes(&publication, &stored, self.slices.generation())
+        let (stored, generation) = (self.slices.all(), self.slices.generation());
+        if self.slices.has_unanswered() {
+            renewal(&publication, stored, generation)
+        } else {
+            changes(&publication, stored, generation)
+        }
     }
 
     pub(super) fn selector(&self) -> String {

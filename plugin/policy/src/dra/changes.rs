@@ -1,7 +1,9 @@
 //! Finds the fewest writes after which the API server stores what the driver wants to publish.
 
 use crate::dra::slices::{Content, Publication, distribute};
-use k8s_openapi::api::resource::v1::{Device, DeviceTaint, ResourcePool, ResourceSlice, ResourceSliceSpec};
+use k8s_openapi::api::resource::v1::{
+    CounterSet, Device, DeviceTaint, ResourcePool, ResourceSlice, ResourceSliceSpec,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 /// Limit for `generateName`, in bytes. The API server uses the first 58 of them (`GenerateName` in
@@ -36,7 +38,11 @@ impl Changes {
 ///
 /// A change of one slice keeps the pool's generation. With more changes, all slices get the next one. The time of a taint that
 /// stays is kept, and a stored time is no difference: the API server sets it (`SetDefaults_DeviceTaint`).
-pub fn changes(wanted: &Publication, stored: &[ResourceSlice], generation: i64) -> Changes {
+pub fn changes<'a>(
+    wanted: &'a Publication,
+    stored: impl IntoIterator<Item = &'a ResourceSlice>,
+    generation: i64,
+) -> Changes {
     Pool::new(wanted, stored).changes(generation, false)
 }
 
@@ -45,14 +51,18 @@ pub fn changes(wanted: &Publication, stored: &[ResourceSlice], generation: i64) 
 /// A write without an answer may be carried out after the next answer to a read. The API server refuses it after one of these writes:
 /// each has a resource version that is used up then. A slice that such a write creates has an older generation, which the scheduler
 /// ignores.
-pub fn renewal(wanted: &Publication, stored: &[ResourceSlice], generation: i64) -> Changes {
+pub fn renewal<'a>(
+    wanted: &'a Publication,
+    stored: impl IntoIterator<Item = &'a ResourceSlice>,
+    generation: i64,
+) -> Changes {
     Pool::new(wanted, stored).changes(generation, true)
 }
 
 /// The pool as it is stored, with the contents that its slices are to have.
 struct Pool<'a> {
     wanted: &'a Publication,
-    contents: Vec<Content>,
+    contents: Vec<Content<'a>>,
     /// The stored slices of the pool, in the order of their names.
     kept: Vec<&'a ResourceSlice>,
     /// Other slices of the driver's name, and slices that are being deleted.
@@ -60,15 +70,16 @@ struct Pool<'a> {
 }
 
 impl<'a> Pool<'a> {
-    fn new(wanted: &'a Publication, stored: &'a [ResourceSlice]) -> Self {
+    fn new(wanted: &'a Publication, stored: impl IntoIterator<Item = &'a ResourceSlice>) -> Self {
         let belongs = |slice: &ResourceSlice| {
             let ResourceSliceSpec { driver, node_name, pool, .. } = &slice.spec;
             *driver == wanted.driver.as_str()
                 && node_name.as_deref() == Some(wanted.node.as_str())
                 && pool.name == wanted.node
         };
-        let (mut kept, others): (Vec<&ResourceSlice>, Vec<&ResourceSlice>) =
-            stored.iter().partition(|slice| belongs(slice) && slice.metadata.deletion_timestamp.is_none());
+        let (mut kept, others): (Vec<&ResourceSlice>, Vec<&ResourceSlice>) = stored
+            .into_iter()
+            .partition(|slice| belongs(slice) && slice.metadata.deletion_timestamp.is_none());
         kept.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         let contents = distribute(&wanted.entries, &kept);
         Self { wanted, contents, kept, others }
@@ -107,11 +118,11 @@ impl<'a> Pool<'a> {
 /// Returns the slices with these contents that differ from the stored ones.
 fn apply(
     wanted: &Publication,
-    contents: &[Content],
+    contents: &[Content<'_>],
     kept: &[&ResourceSlice],
     pool: &ResourcePool,
 ) -> Vec<ResourceSlice> {
-    let slice = |(index, content): (usize, &Content)| {
+    let slice = |(index, content): (usize, &Content<'_>)| {
         let stored = content.stored.and_then(|place| kept.get(place).copied());
         let metadata = match stored {
             Some(stored) => {
@@ -125,7 +136,8 @@ fn apply(
             node_name: Some(wanted.node.clone()),
             pool: pool.clone(),
             devices: Some(devices).filter(|devices: &Vec<Device>| !devices.is_empty()),
-            shared_counters: Some(content.counter_sets.clone()).filter(|sets| !sets.is_empty()),
+            shared_counters: Some(content.counter_sets.iter().copied().cloned().collect())
+                .filter(|sets: &Vec<CounterSet>| !sets.is_empty()),
             ..ResourceSliceSpec::default()
         };
         let slice = ResourceSlice { metadata, spec };

@@ -7,6 +7,7 @@ use k8s_openapi::api::resource::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use vfio_probe::{DeviceId, GroupId};
 
 /// Groups whose counters are in one set. A set has at most 32 counters (`ResourceSliceMaxCountersPerCounterSet`).
@@ -69,6 +70,9 @@ fn any_device(slice: &ResourceSlice, condition: impl Fn(&Device) -> bool) -> boo
     slice.spec.devices.iter().flatten().any(condition)
 }
 
+/// The attributes of a device by name, shared by all that list the device.
+pub type Attributes = Arc<BTreeMap<String, DeviceAttribute>>;
+
 /// A device that the driver publishes.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Listed {
@@ -77,7 +81,7 @@ pub struct Listed {
     /// Its IOMMU group.
     pub group: Option<GroupId>,
     /// Its attributes ([`crate::dra::attributes::attributes`]).
-    pub attributes: BTreeMap<String, DeviceAttribute>,
+    pub attributes: Attributes,
     /// Why the scheduler must not allocate it. None if it may.
     pub withheld: Option<Withheld>,
     /// Whether a prepared claim has it. It is listed then, whatever the API server stores.
@@ -136,7 +140,7 @@ pub fn have_same_entries(some: &[Listed], others: &[Listed], features: Features)
             && *group == other.group
             && *withheld == other.withheld
             && (features.taints || *prepared == other.prepared)
-            && *attributes == other.attributes
+            && (Arc::ptr_eq(attributes, &other.attributes) || *attributes == other.attributes)
     };
     some.len() == others.len() && some.iter().zip(others).all(|(one, other)| is_same(one, other))
 }
@@ -150,7 +154,7 @@ fn entry(driver: &DraDriver, listed: &Listed, group: Option<GroupId>, features: 
     };
     Device {
         name: device_name(listed.id),
-        attributes: Some(listed.attributes.clone()).filter(|attributes| !attributes.is_empty()),
+        attributes: (!listed.attributes.is_empty()).then(|| (*listed.attributes).clone()),
         taints: withheld.map(|withheld| vec![withheld.taint(driver)]),
         consumes_counters: group.map(|group| vec![consumption(group)]),
         ..Device::default()

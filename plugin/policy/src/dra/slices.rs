@@ -31,18 +31,18 @@ pub struct Publication {
 
 /// The content of one slice. It has devices or counters: Kubernetes 1.35 and newer refuse a slice with both.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub(super) struct Content {
+pub(super) struct Content<'a> {
     /// The stored slice that it replaces, by its place in the list of stored slices. None for a new slice.
     pub(super) stored: Option<usize>,
     /// The devices.
-    pub(super) devices: Vec<Device>,
+    pub(super) devices: Vec<&'a Device>,
     /// The counter sets.
-    pub(super) counter_sets: Vec<CounterSet>,
+    pub(super) counter_sets: Vec<&'a CounterSet>,
 }
 
 /// Distributes entries over slices. `stored` are the slices that may be kept, in the order of their names. At least one slice is
 /// returned. A stored slice that is not returned is not needed any more.
-pub(super) fn distribute(entries: &Entries, stored: &[&ResourceSlice]) -> Vec<Content> {
+pub(super) fn distribute<'a>(entries: &'a Entries, stored: &[&ResourceSlice]) -> Vec<Content<'a>> {
     let devices = kept(
         &entries.devices,
         |device| device.name.as_str(),
@@ -57,7 +57,7 @@ pub(super) fn distribute(entries: &Entries, stored: &[&ResourceSlice]) -> Vec<Co
     );
     let with_devices =
         devices.into_iter().map(|(stored, devices)| Content { stored, devices, ..Content::default() });
-    let mut contents: Vec<Content> = with_devices.collect();
+    let mut contents: Vec<Content<'_>> = with_devices.collect();
     for (stored, counter_sets) in counter_sets {
         // A slice that had both keeps its devices.
         let is_taken = contents.iter().any(|content| content.stored == stored);
@@ -81,21 +81,21 @@ pub(super) fn distribute(entries: &Entries, stored: &[&ResourceSlice]) -> Vec<Co
 /// Distributes items over lists of at most `limit`. An item stays in the list that has one of its name, at its place there. All
 /// others fill the first lists with room, and then new lists. Returns the lists that are not empty, each with the place of its
 /// stored list.
-fn kept<'a, T: Clone + 'a>(
-    items: &[T],
+fn kept<'a, 'b, T: 'b>(
+    items: &'a [T],
     name: impl Fn(&T) -> &str,
-    stored: impl Iterator<Item = &'a [T]>,
+    stored: impl Iterator<Item = &'b [T]>,
     limit: usize,
-) -> Vec<(Option<usize>, Vec<T>)> {
-    let mut left: BTreeMap<&str, &T> = items.iter().map(|item| (name(item), item)).collect();
-    let mut lists: Vec<(Option<usize>, Vec<T>)> = Vec::new();
+) -> Vec<(Option<usize>, Vec<&'a T>)> {
+    let mut left: BTreeMap<&str, &'a T> = items.iter().map(|item| (name(item), item)).collect();
+    let mut lists: Vec<(Option<usize>, Vec<&'a T>)> = Vec::new();
     for (place, list) in stored.enumerate() {
         let mut kept = Vec::new();
         for item in list {
             if kept.len() < limit
                 && let Some(item) = left.remove(name(item))
             {
-                kept.push(item.clone());
+                kept.push(item);
             }
         }
         if !kept.is_empty() {
@@ -105,11 +105,9 @@ fn kept<'a, T: Clone + 'a>(
     let mut new = items.iter().filter(|item| left.contains_key(name(item)));
     for (_, list) in &mut lists {
         let room = limit.saturating_sub(list.len());
-        list.extend(new.by_ref().take(room).cloned());
+        list.extend(new.by_ref().take(room));
     }
     let rest: Vec<&T> = new.collect();
-    for chunk in rest.chunks(limit) {
-        lists.push((None, chunk.iter().map(|&item| item.clone()).collect()));
-    }
+    lists.extend(rest.chunks(limit).map(|chunk| (None, chunk.to_vec())));
     lists
 }

@@ -133,7 +133,7 @@ impl Driver {
             listed.push(Listed {
                 id: device.device.id,
                 group: device.device.group,
-                attributes: BTreeMap::new(),
+                attributes: Arc::default(),
                 withheld,
                 prepared,
             });

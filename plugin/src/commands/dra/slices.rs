@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::node::dra_facts::DraFacts;
 use crate::node::sysfs::attribute;
 use anyhow::Context;
+use std::sync::Arc;
 use vfio_plugin_policy::dra::attributes::{MAX_VALUE, attributes};
 use vfio_plugin_policy::dra::changes::changes;
 use vfio_plugin_policy::dra::devices::{Features, Listed, entries};
@@ -61,7 +62,7 @@ fn listed(found: FoundDevice, facts: &DraFacts, minor: u32, features: Features) 
     Listed {
         id: device.id,
         group: device.group,
-        attributes: attributes(&state, &facts.read(device)),
+        attributes: Arc::new(attributes(&state, &facts.read(device))),
         withheld,
         prepared: false,
     }

@@ -9,7 +9,7 @@ fn listed(address: &str, group: u32) -> Listed {
     Listed {
         id: address.parse().unwrap(),
         group: Some(GroupId(group)),
-        attributes: BTreeMap::new(),
+        attributes: Arc::default(),
         withheld: None,
         prepared: false,
     }
@@ -65,7 +65,9 @@ fn only_lists_with_the_same_entries_count_as_the_same() {
             changed(|device| device.id = "0000:03:00.0".parse().unwrap()),
             changed(|device| device.group = None),
             changed(|device| device.withheld = None),
-            changed(|device| drop(device.attributes.insert("kind".to_owned(), Default::default()))),
+            changed(|device| {
+                drop(Arc::make_mut(&mut device.attributes).insert("kind".to_owned(), Default::default()));
+            }),
         ] {
             assert!(!have_same_entries(&base, &other, features), "{other:?}");
         }
