@@ -29,6 +29,8 @@ pub(crate) struct Checker {
     changes: BTreeMap<String, Budget>,
     /// How often each group may be opened.
     opens: BTreeMap<u32, Budget>,
+    /// How often each group was released, of which the plugin may see a state in between.
+    released: BTreeMap<u32, Budget>,
     /// How often each group had been opened at the last check.
     opened: BTreeMap<u32, u64>,
     /// The pod of each assigned device at the end of the last step.
@@ -75,12 +77,12 @@ impl Checker {
         self.checks += 1;
         let since = self.read_at.replace(Instant::now());
         let events = plugin_log::read(&world.log, &mut self.read)?;
-        self.add_budgets(world, &events);
+        self.add_budgets(world, &events, since);
         if let Err(error) = self.check_events(world, &events, since) {
             // If the numbers are wrong too, the violation says so: the scheduler counts with them.
             return Err(match wrong_numbers(world)? {
-                Some(Violation { text, short }) if error.is::<Violation>() => {
-                    Violation { text: format!("{error}; {text}"), short }.into()
+                Some(Violation { text, short, log }) if error.is::<Violation>() => {
+                    Violation { text: format!("{error}; {text}"), short, log }.into()
                 }
                 _ => error,
             });
@@ -89,7 +91,7 @@ impl Checker {
     }
 
     /// Adds what may happen because of the events since the last check.
-    fn add_budgets(&mut self, world: &mut World, events: &[Event]) {
+    fn add_budgets(&mut self, world: &mut World, events: &[Event], since: Option<Instant>) {
         let changes = std::mem::take(&mut world.changes);
         for (group, times) in changes.may_change {
             for address in world.members(group) {
@@ -103,6 +105,9 @@ impl Checker {
             for address in world.members(group) {
                 self.changes.entry(address).or_default().add(1, PROBE_REACTION);
             }
+        }
+        for (group, times) in changes.released {
+            self.released.entry(group).or_default().add(times, PROBE_REACTION);
         }
         for (group, times) in changes.may_be_opened {
             self.opens.entry(group).or_default().add(times, REACTION);
@@ -130,10 +135,12 @@ impl Checker {
                         }
                     }
                 }
-                // A process may end before its group is released. If the plugin checks between the two, only an open detects
-                // the release.
-                Event::GroupChanged { group } => self.opens.entry(*group).or_default().add(1, PROBE_REACTION),
-                Event::Dropped { .. } | Event::Health { .. } | Event::Other => {}
+                // A process may end before its group is released. If the plugin checks between the two, it sees another state,
+                // and only an open detects the release.
+                Event::GroupChanged { group } if self.released.entry(*group).or_default().spend(since) => {
+                    self.opens.entry(*group).or_default().add(1, PROBE_REACTION);
+                }
+                Event::GroupChanged { .. } | Event::Dropped { .. } | Event::Health { .. } | Event::Other => {}
             }
         }
     }
@@ -228,5 +235,5 @@ fn wrong_numbers(world: &mut World) -> anyhow::Result<Option<Violation>> {
         "allocatable {allocatable} - requested {requested} is not {}, the number of devices that a new VM could open; wrong health: {wrong:?}{world}",
         free.len()
     );
-    Ok(Some(Violation { text, short: allocatable < requested + free.len() }))
+    Ok(Some(Violation { text, short: allocatable < requested + free.len(), log: String::new() }))
 }

@@ -105,7 +105,8 @@ fn run(args: &Args) -> anyhow::Result<bool> {
                 return Ok(true);
             }
             println!("seed {seed}, step {step}: {error:#}");
-            if violation.is_some() {
+            if let Some(violation) = violation {
+                println!("the end of the plugin's log:\n{}", violation.log.trim_end());
                 let played = sequence.get(..=step).unwrap_or(&sequence);
                 let only = print_shortest(&settings, &launcher, played);
                 println!("repeat with: --verbose --seed {seed} --steps {steps} --only {only}");

@@ -62,7 +62,7 @@ pub(crate) enum Event {
         /// Why it is Unhealthy; else empty.
         reason: String,
     },
-    /// What is known about a group changed: its holder has ended or is another one.
+    /// What is known about a group changed, and it is not free: its holders, its members, or what the check rests on.
     GroupChanged {
         /// The group.
         group: u32,

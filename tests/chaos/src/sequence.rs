@@ -62,7 +62,7 @@ pub(crate) fn play(
     if let Err((_, error)) = &mut outcome
         && let Some(violation) = error.downcast_mut::<Violation>()
     {
-        violation.text += &format!("\nthe end of the plugin's log:\n{}", plugin_log::end(&world.log));
+        violation.log = plugin_log::end(&world.log);
     }
     counts.checks += checker.checks;
     counts.pods += u64::from(world.pods_so_far());

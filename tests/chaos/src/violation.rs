@@ -9,6 +9,8 @@ pub(crate) struct Violation {
     pub(crate) text: String,
     /// True if the scheduler sees fewer free devices than there are.
     pub(crate) short: bool,
+    /// The end of the plugin's log; empty if it was not read.
+    pub(crate) log: String,
 }
 
 impl fmt::Display for Violation {
@@ -22,7 +24,7 @@ impl std::error::Error for Violation {}
 /// Returns a violation from the function.
 macro_rules! violated {
     ($($text:tt)*) => {
-        return Err($crate::violation::Violation { text: format!($($text)*), short: false }.into())
+        return Err($crate::violation::Violation { text: format!($($text)*), short: false, log: String::new() }.into())
     };
 }
 pub(crate) use violated;

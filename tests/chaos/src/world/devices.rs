@@ -79,6 +79,7 @@ impl World {
     pub(super) fn release(&mut self, groups: &[u32]) {
         for &group in groups {
             self.note_change(group);
+            *self.changes.released.entry(group).or_default() += 1;
             if self.seen_busy.remove(&group) {
                 self.changes.freed_after_busy.push(group);
             }

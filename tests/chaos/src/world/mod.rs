@@ -65,6 +65,8 @@ pub(crate) struct Changes {
     pub(crate) may_be_opened: BTreeMap<u32, u64>,
     /// Groups that became free after the plugin had seen EBUSY: only an open detects that.
     pub(crate) freed_after_busy: Vec<u32>,
+    /// Groups that a VM has released, and how often.
+    pub(crate) released: BTreeMap<u32, u64>,
     /// Groups with a device node that was created again.
     pub(crate) recreated_nodes: BTreeSet<u32>,
 }
