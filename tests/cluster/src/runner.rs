@@ -137,17 +137,18 @@ fn play(parts: &Parts, plugin: &Plugin, stories: &[&Story]) -> bool {
     for story in stories {
         say(format!("{}: {}", story.name, story.about));
         let start = Instant::now();
-        let result = prepared(&mut running, parts, plugin).and_then(|cluster| {
-            let result = (story.run)(cluster);
-            result.map_err(|error| format!("{error}\n{}", cluster.save_logs(story.name)).into())
-        });
+        let result = prepared(&mut running, parts, plugin).and_then(|cluster| (story.run)(cluster));
         let time = clock(start.elapsed());
         match &result {
             Ok(()) => process::print_line(format!("ok {} {time}", story.name)),
             Err(error) => {
                 process::print_line(format!("FAILED {} {time}", story.name));
                 error.to_string().lines().for_each(|line| process::print_line(format!("    {line}")));
-                running = None;
+                // After the result: it takes minutes if the cluster does not answer.
+                if let Some(cluster) = running.take() {
+                    let saved = cluster.save_logs(story.name);
+                    saved.lines().for_each(|line| process::print_line(format!("    {line}")));
+                }
             }
         }
         counts += Counts::one(result.is_ok());
