@@ -5,7 +5,7 @@
 //! users then check the content against what the kubelet and the kernel show.
 //!
 //! A file that cannot be used is never overwritten. It is kept under another name ([`crate::files::set_aside`]), and reported as long
-//! as it is there: a file that is empty, half written, of another version, too large, of another user or no regular file, and one
+//! as it is there: a file that is empty (but for [`StateFile::of_this_boot`]), half written, of another version, too large, of another user or no regular file, and one
 //! that the kernel cannot read.
 
 use crate::bounded_json::{self, JsonError, JsonLimits};
@@ -81,7 +81,7 @@ impl StateFile {
     }
 
     /// No later boot needs the content: it is not synchronized, which takes milliseconds on a disk and far more on a busy one. After a
-    /// power cut the file may have an older content, or be empty (XFS); an empty file then counts as missing.
+    /// power cut the file may have an older content, or be empty (XFS), which counts as missing. If it was cut off, it is kept aside.
     #[cfg(feature = "dra")]
     #[must_use]
     pub(crate) fn of_this_boot(self) -> Self {

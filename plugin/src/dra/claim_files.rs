@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
-use vfio_plugin_policy::dra::attributes::attributes;
 use vfio_plugin_policy::dra::claim::{AllocatedDevice, Allocation};
 use vfio_plugin_policy::dra::metadata::{ClaimName, Device, Metadata, Request, claim_directory};
 use vfio_plugin_policy::dra::names::device_name;
@@ -125,7 +124,7 @@ impl Driver {
             name: device_name(result.device),
             attributes: snapshot
                 .get(result.device)
-                .map(|state| attributes(state, &self.facts.of(state)))
+                .map(|state| self.facts.attributes(state).by_name())
                 .unwrap_or_default(),
         };
         let name = results.first().map(|result| result.request.as_str()).unwrap_or_default();

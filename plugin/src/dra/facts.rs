@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vfio_plugin_policy::device::{DeviceState, NodeSnapshot};
-use vfio_plugin_policy::dra::attributes::{DeviceFacts, attributes};
-use vfio_plugin_policy::dra::devices::Attributes;
+use vfio_plugin_policy::dra::attributes::{Attributes, DeviceFacts, attributes};
 use vfio_probe::{Device, DeviceId, Root};
 
 /// Reads the facts of a device when it is first described. They do not change while it is bound. Clones share them.
@@ -24,7 +23,7 @@ struct State {
 struct Known {
     facts: DeviceFacts,
     /// The latest attributes, with the record and the resource from which they were made.
-    attributes: Option<(Device, Arc<str>, Attributes)>,
+    attributes: Option<(Device, Arc<str>, Arc<Attributes>)>,
 }
 
 impl KnownFacts {
@@ -39,14 +38,9 @@ impl KnownFacts {
         self.0.lock().facts.look_up(snapshot.records());
     }
 
-    /// Returns the facts of a device.
-    pub(super) fn of(&self, state: &DeviceState) -> DeviceFacts {
-        self.0.lock().known(&state.device).facts.clone()
-    }
-
-    /// Returns the attributes of a device. They are made again only if its record or its resource changes: they take kilobytes, and
-    /// each decision asks for those of all devices.
-    pub(super) fn attributes(&self, state: &DeviceState) -> Attributes {
+    /// Returns the attributes of a device. They are made again only if its record or its resource changes: each decision asks for
+    /// those of all devices.
+    pub(super) fn attributes(&self, state: &DeviceState) -> Arc<Attributes> {
         let mut locked = self.0.lock();
         let Known { facts, attributes: known } = locked.known(&state.device);
         if let Some((device, resource, attributes)) = known
@@ -101,10 +95,10 @@ mod tests {
         let first = facts.attributes(&state);
         assert!(Arc::ptr_eq(&first, &facts.attributes(&state)));
         state.resource = "nvidia.com/other".into();
-        let other = facts.attributes(&state);
+        let other = facts.attributes(&state).by_name();
         assert_eq!(other["resource"].string.as_deref(), Some("nvidia.com/other"));
         state.device.numa_node = Some(7);
-        assert_eq!(facts.attributes(&state)["resource.kubernetes.io/numaNode"].int, Some(7));
+        assert_eq!(facts.attributes(&state).by_name()["resource.kubernetes.io/numaNode"].int, Some(7));
     }
 
     #[test]
@@ -124,14 +118,15 @@ mod tests {
 
         let facts = KnownFacts::new(Root::open(directory.path()).unwrap(), directory.path(), Some(path));
         facts.look_up(&node);
-        let model = |device| facts.of(device).model;
+        let model =
+            |device| facts.attributes(device).by_name().get("model").and_then(|model| model.string.clone());
         let models: Vec<Option<String>> = node.devices.iter().map(model).collect();
         assert_eq!(models, [Some("One".into()), Some("Two".into()), Some("Three".into()), None]);
         assert_eq!(opens(&mut watch), 1);
 
         facts.retain(|_| false);
         facts.look_up(&node);
-        assert_eq!(facts.of(&node.devices[3]).model, None);
+        assert_eq!(model(&node.devices[3]), None);
         assert_eq!(opens(&mut watch), 0);
     }
 }

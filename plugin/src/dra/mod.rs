@@ -8,6 +8,7 @@
 //! | [`registration`], [`kubelet`] | the sockets, and whether the kubelet is connected |
 //! | [`service`] | answers the kubelet's calls |
 //! | [`driver`], [`prepare`], [`unprepare`] | carry out a call for one claim |
+//! | [`group`] | waits until the group of a device is free |
 //! | [`again`] | checks a claim that is prepared already |
 //! | [`refusal`], [`call_error`] | refuses a device, and says why a call has failed |
 //! | [`health`] | streams the health of devices to the kubelet |
@@ -36,6 +37,7 @@ mod driver;
 mod earlier;
 mod events;
 mod facts;
+mod group;
 mod health;
 mod kubelet;
 mod kubelet_claims;

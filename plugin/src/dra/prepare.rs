@@ -1,6 +1,5 @@
 //! Prepares a claim: checks that its devices are free, and gives its pods the device nodes.
 
-use crate::allocate::verify::Obstacle;
 use crate::allocate::wake;
 use crate::dra::call_error::CallError;
 use crate::dra::claim_spec;
@@ -28,19 +27,17 @@ const MARGIN: Duration = Duration::from_secs(5);
 const MARGIN_OF_REMOVAL: Duration = Duration::from_secs(2);
 /// How long a prepared claim is requested, before its record is used.
 const KNOWN: Duration = Duration::from_secs(10);
-/// How long a held group is waited for if its taint is published already: its holder is no VM that is ending.
-const FOREIGN: Duration = Duration::from_secs(2);
 
 impl Driver {
     /// Prepares a claim and returns its devices. The kubelet waits until `deadline`.
     ///
     /// A refusal costs the pod a minute or more, because the kubelet repeats a failed call only with the pod's next sync
     /// (`completeWork`). So a held group is waited for as long as the kubelet waits, and so is an earlier claim that the kubelet is
-    /// ending. The second wait also ends when `call` is cancelled: the pod may be gone.
+    /// ending. Both waits end when `call` is cancelled: the pod may be gone.
     ///
     /// # Errors
     /// The claim is not prepared, and nothing is left of it. If a device is not free, the API server has stored that before the
-    /// error is returned, or could not within 2 s.
+    /// error is returned, or could not within 2 s. That holds for a call that was cancelled, too.
     pub(super) async fn prepare(
         &self,
         claim: &Claim,
@@ -84,7 +81,7 @@ impl Driver {
         let mut reservation = self.reservations.begin();
         let prepared = match known {
             Some(known) => self.check_again(&known, &allocation).await?,
-            None => self.take(claim, &allocation, &mut reservation, deadline).await?,
+            None => self.take(claim, &allocation, &mut reservation, call, deadline).await?,
         };
         let files = self.claim_files(claim, &prepared, &allocation)?;
         let uid = claim.uid.clone();
@@ -137,6 +134,7 @@ impl Driver {
         claim: &Claim,
         allocation: &Allocation,
         reservation: &mut Reservation,
+        call: &CancellationToken,
         deadline: Instant,
     ) -> Result<PreparedClaim, CallError> {
         let own = own_devices(allocation);
@@ -167,22 +165,10 @@ impl Driver {
         // All probes begin before the first result is awaited: one that hangs until the deadline delays no other.
         let probes: Vec<_> = groups
             .iter()
-            .map(|(group, device)| (*group, *device, probe::begin(&self.monitor, *group, deadline)))
+            .map(|(group, device)| (*device, probe::begin(&self.monitor, *group, deadline)))
             .collect();
-        for (group, device, probe) in probes {
-            let patience = if self.was_withheld(device) { FOREIGN } else { Duration::MAX };
-            let give_up = Instant::now().checked_add(patience).unwrap_or(deadline);
-            let assignments = self.assignments.current();
-            let id = device.device.id;
-            match self.checks().verify(device, probe, &assignments, (give_up, deadline)).await {
-                Ok(None) => {}
-                Ok(Some(Obstacle::Held)) => return Err(self.refuse_held(group, device).await),
-                Ok(Some(Obstacle::IsSubstitute(pod))) => {
-                    let error = AllocateError::Substituted { device: id, pod, no_substitute: None };
-                    return Err(self.refuse(id, error.into(), deadline).await);
-                }
-                Err(error) => return Err(self.refuse(id, error.into(), deadline).await),
-            }
+        for (device, probe) in probes {
+            self.wait_for_group(device, probe, call, deadline).await?;
         }
         if let Some(device) = wake::lost_device(&self.monitor, &devices, deadline).await {
             return Err(self.refuse(device, AllocateError::Lost { device }.into(), deadline).await);

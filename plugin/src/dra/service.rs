@@ -1,5 +1,6 @@
 //! Answers the kubelet's calls NodePrepareResources and NodeUnprepareResources.
 
+use crate::dra::call_error::CallError;
 use crate::dra::driver::{Driver, full_name};
 use kubelet_api::dra::dra_plugin_server::DraPlugin;
 use kubelet_api::dra::{
@@ -41,6 +42,10 @@ impl DraPlugin for Service {
                         tracing::info!(claim = %full_name(&claim), devices = devices.len(), "prepared a claim");
                         NodePrepareResourceResponse { devices, error: String::new() }
                     }
+                    Err(error @ CallError::Cancelled) => {
+                        tracing::info!(claim = %full_name(&claim), "{error}");
+                        NodePrepareResourceResponse { devices: Vec::new(), error: error.to_string() }
+                    }
                     Err(error) => {
                         driver.status.lock().calls.refused += 1;
                         tracing::warn!(claim = %full_name(&claim), %error, "refused to prepare a claim");
@@ -79,7 +84,7 @@ impl DraPlugin for Service {
 
 /// Works on all claims of a call at once, so that one that waits delays no other. Returns the answers by uid.
 ///
-/// The work on a claim goes on when the kubelet ends the call: it must not end half way. A wait for another claim may.
+/// The work on a claim goes on when the kubelet ends the call: it must not end half way. A wait for another claim or for a held group may.
 async fn each<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     driver: &Arc<Driver>,
     claims: Vec<Claim>,

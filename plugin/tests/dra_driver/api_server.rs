@@ -41,6 +41,8 @@ struct State {
     claims: BTreeMap<String, Value>,
     /// All events so far: the version, and the line of a watch.
     events: Vec<(u64, Value)>,
+    /// All writes of slices that were answered, but for dry runs: the method, the generation, and the status of the answer.
+    writes: Vec<(String, i64, u16)>,
 }
 
 /// A running server. Clones are the same server.
@@ -160,8 +162,40 @@ impl ApiServer {
         }
     }
 
-    fn store(&self, name: &str, mut slice: Value, event: &str) -> Value {
+    /// Deletes all slices at once, as the kubelet does when it starts.
+    pub fn delete_slices(&self) {
         let mut state = self.state.lock().unwrap();
+        for (name, slice) in state.slices.clone() {
+            Self::store_in(&mut state, &name, slice, "DELETED");
+        }
+        let version = state.version;
+        drop(state);
+        self.changed.send_replace(version);
+    }
+
+    /// Waits until so many writes of slices were answered, and returns all: the method, the generation, and the status of the answer.
+    pub async fn writes(&self, count: usize) -> Vec<(String, i64, u16)> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let writes = self.state.lock().unwrap().writes.clone();
+            if writes.len() >= count {
+                return writes;
+            }
+            assert!(Instant::now() < deadline, "not {count} writes: {writes:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn store(&self, name: &str, slice: Value, event: &str) -> Value {
+        let mut state = self.state.lock().unwrap();
+        let slice = Self::store_in(&mut state, name, slice, event);
+        let version = state.version;
+        drop(state);
+        self.changed.send_replace(version);
+        slice
+    }
+
+    fn store_in(state: &mut State, name: &str, mut slice: Value, event: &str) -> Value {
         state.version += 1;
         let version = state.version;
         slice["metadata"]["resourceVersion"] = version.to_string().into();
@@ -171,8 +205,6 @@ impl ApiServer {
             _ => state.slices.insert(name.to_owned(), slice.clone()),
         };
         state.events.push((version, json!({"type": event, "object": slice})));
-        drop(state);
-        self.changed.send_replace(version);
         slice
     }
 
@@ -191,11 +223,32 @@ impl ApiServer {
             return Ok(respond(StatusCode::OK, &slice));
         }
         let name = path.strip_prefix(SLICES).map(|rest| rest.trim_start_matches('/').to_owned());
-        Ok(match (&parts.method, name) {
-            (&Method::GET, Some(_)) if query.contains("watch=true") => self.watch(&query),
-            (&Method::GET, Some(_)) => self.list(&query),
+        let generation = serde_json::from_slice(&body)
+            .ok()
+            .and_then(|slice: Value| slice["spec"]["pool"]["generation"].as_i64());
+        let (method, is_of_slices) = (parts.method.to_string(), name.is_some());
+        let response = self.clone().stored(&parts.method, name, &path, &query, &body);
+        if is_write && is_of_slices {
+            let write = (method, generation.unwrap_or(0), response.status().as_u16());
+            self.state.lock().unwrap().writes.push(write);
+        }
+        Ok(response)
+    }
+
+    /// Answers a request that is not refused as a whole.
+    fn stored(
+        self,
+        method: &Method,
+        name: Option<String>,
+        path: &str,
+        query: &str,
+        body: &Bytes,
+    ) -> Response<Body> {
+        match (method, name) {
+            (&Method::GET, Some(_)) if query.contains("watch=true") => self.watch(query),
+            (&Method::GET, Some(_)) => self.list(query),
             (&Method::POST, Some(_)) => {
-                let mut slice: Value = serde_json::from_slice(&body).unwrap();
+                let mut slice: Value = serde_json::from_slice(body).unwrap();
                 let name = format!(
                     "{}{}",
                     slice["metadata"]["generateName"].as_str().unwrap(),
@@ -206,7 +259,7 @@ impl ApiServer {
                 respond(StatusCode::CREATED, &self.store(&name, slice, "ADDED"))
             }
             (&Method::PUT, Some(name)) => {
-                let slice: Value = serde_json::from_slice(&body).unwrap();
+                let slice: Value = serde_json::from_slice(body).unwrap();
                 let known = self.state.lock().unwrap().slices.get(&name).cloned();
                 let version = |slice: &Value| slice["metadata"]["resourceVersion"].clone();
                 match known {
@@ -229,8 +282,8 @@ impl ApiServer {
                     Some(known) => respond(StatusCode::OK, &self.store(&name, known, "DELETED")),
                 }
             }
-            _ => self.other(&path),
-        })
+            _ => self.other(path),
+        }
     }
 
     fn other(&self, path: &str) -> Response<Body> {

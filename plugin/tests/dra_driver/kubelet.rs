@@ -6,7 +6,7 @@ use kubelet_api::registration::registration_client::RegistrationClient;
 use kubelet_api::registration::{InfoRequest, RegistrationStatus};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 use vfio_sim_node::Node;
@@ -50,6 +50,15 @@ impl DraKubelet {
         let answer = self.0.node_prepare_resources(request).await.unwrap().into_inner();
         let answer = &answer.claims[&uid(name)];
         if answer.error.is_empty() { Ok(()) } else { Err(answer.error.clone()) }
+    }
+
+    /// Begins to have a claim prepared, and ends the call after a time, as the kubelet does if the pod is deleted.
+    pub async fn begin_to_prepare(&mut self, name: &str, time: Duration) {
+        let request = NodePrepareResourcesRequest { claims: vec![claim(name)] };
+        let mut request = Request::new(request);
+        request.set_timeout(TIMEOUT);
+        let answer = timeout(time, self.0.node_prepare_resources(request)).await;
+        assert!(answer.is_err(), "{name} was answered: {answer:?}");
     }
 
     /// Has a claim unprepared.

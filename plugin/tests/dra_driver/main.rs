@@ -12,6 +12,7 @@ mod leftovers;
 mod migration;
 mod pools;
 mod shown;
+mod waits;
 
 use api_server::ApiServer;
 use common::{Serve, kubelet};

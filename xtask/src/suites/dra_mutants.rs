@@ -46,10 +46,10 @@ pub(super) const MUTANTS: [Mutant; 8] = [
         name: "prepare-of-a-held-group",
         test: "refusal_is_sent_after_the_taint_is_stored",
         violation: "is prepared with .*, which is held",
-        file: "plugin/src/dra/prepare.rs",
+        file: "plugin/src/dra/group.rs",
         change: (
-            "Ok(Some(Obstacle::Held)) => return Err(self.refuse_held(group, device).await),",
-            "Ok(Some(Obstacle::Held)) => drop(self.refuse_held(group, device)),",
+            "Ok(Some(Obstacle::Held)) => Err(self.refuse_held(group, device).await),",
+            "Ok(Some(Obstacle::Held)) => Ok(drop(self.refuse_held(group, device))),",
         ),
     },
     Mutant {

@@ -37,8 +37,37 @@ pub struct DeviceFacts {
     pub iommufd: bool,
 }
 
+/// The attributes of a device. They take a kilobyte; as the API's types they take seven.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Attributes(Box<[(&'static str, Value)]>);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Value {
+    Text(Box<str>),
+    Integer(i64),
+    Bool(bool),
+}
+
+impl Attributes {
+    /// Returns whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the attributes by name, as the API's types.
+    pub fn by_name(&self) -> BTreeMap<String, DeviceAttribute> {
+        let none = DeviceAttribute::default();
+        let attribute = |value: &Value| match value {
+            Value::Text(text) => DeviceAttribute { string: Some(text.to_string()), ..none.clone() },
+            Value::Integer(number) => DeviceAttribute { int: Some(*number), ..none.clone() },
+            Value::Bool(is_true) => DeviceAttribute { bool: Some(*is_true), ..none.clone() },
+        };
+        self.0.iter().map(|(name, value)| ((*name).to_owned(), attribute(value))).collect()
+    }
+}
+
 /// Returns the attributes of a device. Names without a domain belong to the driver's.
-pub fn attributes(state: &DeviceState, facts: &DeviceFacts) -> BTreeMap<String, DeviceAttribute> {
+pub fn attributes(state: &DeviceState, facts: &DeviceFacts) -> Attributes {
     let device = &state.device;
     let pci = device.id.pci();
     let mdev = pci.is_none().then(|| device.id.to_string());
@@ -57,27 +86,20 @@ pub fn attributes(state: &DeviceState, facts: &DeviceFacts) -> BTreeMap<String, 
         ("parent", device.parent.map(|parent| parent.to_string())),
         ("vgpuType", device.vgpu_type.map(|number| number.to_string())),
     ];
-    let texts = texts.into_iter().filter_map(|(name, value)| Some((name, text(&value?))));
+    let texts =
+        texts.into_iter().filter_map(|(name, value)| Some((name, Value::Text(value_of(&value?).into()))));
     let integers = [
         (NUMA_NODE, device.numa_node.map(i64::from)),
         ("iommuGroup", device.group.map(|group| i64::from(group.0))),
     ];
-    let integers = integers.into_iter().filter_map(|(name, value)| {
-        Some((name, DeviceAttribute { int: Some(value?), ..DeviceAttribute::default() }))
-    });
-    let iommufd = DeviceAttribute { bool: Some(facts.iommufd), ..DeviceAttribute::default() };
-    let all = texts.chain(integers).chain([("iommufd", iommufd)]);
-    all.map(|(name, value)| (name.to_owned(), value)).collect()
+    let integers = integers.into_iter().filter_map(|(name, value)| Some((name, Value::Integer(value?))));
+    Attributes(texts.chain(integers).chain([("iommufd", Value::Bool(facts.iommufd))]).collect())
 }
 
 /// Returns the longest start of a text that the value of an attribute can have.
 pub fn value_of(text: &str) -> &str {
     let mut ends = (0..=MAX_VALUE.min(text.len())).rev();
     ends.find_map(|end| text.get(..end)).unwrap_or_default()
-}
-
-fn text(value: &str) -> DeviceAttribute {
-    DeviceAttribute { string: Some(value_of(value).to_owned()), ..DeviceAttribute::default() }
 }
 
 fn sriov(role: Sriov) -> &'static str {
@@ -110,7 +132,7 @@ mod tests {
     }
 
     fn json_of(state: &DeviceState, facts: &DeviceFacts) -> serde_json::Value {
-        serde_json::to_value(attributes(state, facts)).unwrap()
+        serde_json::to_value(attributes(state, facts).by_name()).unwrap()
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! Makes the entries of all devices in ResourceSlices, and the counters of groups that several devices share.
 
+use crate::dra::attributes::Attributes;
 use crate::dra::names::{DraDriver, device_name};
 use crate::dra::taints::Withheld;
-use k8s_openapi::api::resource::v1::{
-    Counter, CounterSet, Device, DeviceAttribute, DeviceCounterConsumption, ResourceSlice,
-};
+use k8s_openapi::api::resource::v1::{Counter, CounterSet, Device, DeviceCounterConsumption, ResourceSlice};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -70,18 +69,15 @@ fn any_device(slice: &ResourceSlice, condition: impl Fn(&Device) -> bool) -> boo
     slice.spec.devices.iter().flatten().any(condition)
 }
 
-/// The attributes of a device by name, shared by all that list the device.
-pub type Attributes = Arc<BTreeMap<String, DeviceAttribute>>;
-
 /// A device that the driver publishes.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listed {
     /// The device.
     pub id: DeviceId,
     /// Its IOMMU group.
     pub group: Option<GroupId>,
-    /// Its attributes ([`crate::dra::attributes::attributes`]).
-    pub attributes: Attributes,
+    /// Its attributes, shared by all that list the device.
+    pub attributes: Arc<Attributes>,
     /// Why the scheduler must not allocate it. None if it may.
     pub withheld: Option<Withheld>,
     /// Whether a prepared claim has it. It is listed then, whatever the API server stores.
@@ -140,7 +136,8 @@ pub fn have_same_entries(some: &[Listed], others: &[Listed], features: Features)
             && *group == other.group
             && *withheld == other.withheld
             && (features.taints || *prepared == other.prepared)
-            && (Arc::ptr_eq(attributes, &other.attributes) || *attributes == other.attributes)
+            // Two that are shared are equal by their address.
+            && *attributes == other.attributes
     };
     some.len() == others.len() && some.iter().zip(others).all(|(one, other)| is_same(one, other))
 }
@@ -154,7 +151,7 @@ fn entry(driver: &DraDriver, listed: &Listed, group: Option<GroupId>, features: 
     };
     Device {
         name: device_name(listed.id),
-        attributes: (!listed.attributes.is_empty()).then(|| (*listed.attributes).clone()),
+        attributes: (!listed.attributes.is_empty()).then(|| listed.attributes.by_name()),
         taints: withheld.map(|withheld| vec![withheld.taint(driver)]),
         consumes_counters: group.map(|group| vec![consumption(group)]),
         ..Device::default()

@@ -1,5 +1,7 @@
 use super::*;
+use crate::dra::attributes::{DeviceFacts, attributes};
 use crate::health::reason::Reason;
+use crate::testing::node_of;
 use k8s_openapi::api::resource::v1::ResourceSliceSpec;
 
 const ALL: Features = Features { taints: true, counters: true };
@@ -66,7 +68,8 @@ fn only_lists_with_the_same_entries_count_as_the_same() {
             changed(|device| device.group = None),
             changed(|device| device.withheld = None),
             changed(|device| {
-                drop(Arc::make_mut(&mut device.attributes).insert("kind".to_owned(), Default::default()));
+                let state = node_of(1).devices[0].clone();
+                device.attributes = Arc::new(attributes(&state, &DeviceFacts::default()));
             }),
         ] {
             assert!(!have_same_entries(&base, &other, features), "{other:?}");
