@@ -1,12 +1,12 @@
 //! What others leave behind: slices that another program has made, claims that the kubelet has forgotten, and VMs of ended claims.
 
-use super::api_server::uid;
 use super::common::{device, wait_for_problem};
-use super::kubelet::root as kubelet_root;
+use super::root as kubelet_root;
 use super::{DraKubelet, GPU, GPU_NAME, World};
 use serde_json::{Value, json};
 use std::time::Duration;
 use vfio_sim_node::VmSpec;
+use vfio_sim_node::dra::uid;
 
 #[tokio::test]
 async fn slice_that_cannot_be_removed_stops_no_taint() {
@@ -33,7 +33,7 @@ fn write_kubelet_record(world: &World, claims: &Value) {
 async fn claim_that_the_kubelet_forgot_does_not_keep_its_device() {
     let world = World::new().await;
     let _serve = world.serve(&["--offer", "dra", "--release", "1s"]);
-    let mut driver = DraKubelet::register(&world.node).await;
+    let mut driver = DraKubelet::register(&super::root(&world.node)).await;
     world.api.expect("eight devices", |devices| devices.len() == 8).await;
     world.api.add_claim("gpu", GPU_NAME, ("vm-1", "p1"));
     driver.prepare("gpu").await.unwrap();
@@ -74,7 +74,7 @@ async fn claim_that_the_kubelet_forgot_does_not_keep_its_device() {
 async fn vm_of_an_ended_claim_keeps_its_device_with_busy_advertise() {
     let world = World::new().await;
     let _serve = world.serve(&["--offer", "dra", "--release", "1s", "--busy", "advertise"]);
-    let mut driver = DraKubelet::register(&world.node).await;
+    let mut driver = DraKubelet::register(&super::root(&world.node)).await;
     world.api.expect("eight devices", |devices| devices.len() == 8).await;
     world.api.add_claim("gpu", GPU_NAME, ("vm-1", "p1"));
     driver.prepare("gpu").await.unwrap();

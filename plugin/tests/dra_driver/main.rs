@@ -4,25 +4,28 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
 #![allow(unreachable_pub, missing_docs, reason = "helpers of one test program")]
 
-mod api_server;
 #[path = "../common/mod.rs"]
 mod common;
-mod kubelet;
 mod leftovers;
 mod migration;
 mod pools;
 mod shown;
 mod waits;
 
-use api_server::ApiServer;
 use common::{Serve, kubelet};
-use kubelet::{DraKubelet, root};
+use std::path::PathBuf;
+use vfio_sim_node::dra::{ApiServer, DraKubelet};
 use vfio_sim_node::{Kubelet, Node};
 
 const GPU: &str = "0000:1b:00.0";
 /// The GPU's name in a slice.
 const GPU_NAME: &str = "pci-0000-1b-00-0";
 const SECOND: &str = "0000:3d:00.0";
+
+/// Returns the kubelet's root directory.
+fn root(node: &Node) -> PathBuf {
+    node.root().join("kubelet-root")
+}
 
 /// A node with eight GPUs, its kubelet, and the API server.
 struct World {
@@ -42,7 +45,8 @@ impl World {
     /// Returns the options of the driver.
     fn options(&self) -> Vec<String> {
         let root = root(&self.node).to_str().unwrap().to_owned();
-        let kubeconfig = self.api.kubeconfig(&self.node);
+        self.node.write("kubeconfig", self.api.kubeconfig()).unwrap();
+        let kubeconfig = self.node.root().join("kubeconfig").to_str().unwrap().to_owned();
         ["--node", "node-1", "--kubeconfig", &kubeconfig, "--kubelet-root", &root].map(str::to_owned).into()
     }
 
@@ -56,7 +60,7 @@ impl World {
     /// Starts `serve --offer dra`, and waits until all devices are published.
     async fn offered(&self) -> (Serve, DraKubelet) {
         let serve = self.serve(&["--offer", "dra"]);
-        let driver = DraKubelet::register(&self.node).await;
+        let driver = DraKubelet::register(&root(&self.node)).await;
         self.api.expect("eight devices", |devices| devices.len() == 8).await;
         (serve, driver)
     }

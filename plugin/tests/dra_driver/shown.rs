@@ -1,11 +1,11 @@
 //! What operators see of the driver: `list`, `who`, `ready`, `doctor` and the metrics.
 
-use super::api_server::{Mode, uid};
 use super::common::{device, wait_for_problem};
 use super::{GPU, GPU_NAME, World};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use vfio_sim_node::VmSpec;
+use vfio_sim_node::dra::api_server::{Mode, uid};
 
 /// Returns the codes of doctor's findings about something.
 fn findings(world: &World, about: &str) -> Vec<String> {
@@ -33,7 +33,7 @@ async fn claim_is_named_everywhere() {
     let world = World::new().await;
     let address = free_address();
     let _serve = world.serve(&["--offer", "dra", "--listen", &address]);
-    let mut driver = super::DraKubelet::register(&world.node).await;
+    let mut driver = super::DraKubelet::register(&super::root(&world.node)).await;
     world.api.expect("eight devices", |devices| devices.len() == 8).await;
     world.api.add_claim("gpu", GPU_NAME, ("vm-1", "p1"));
     driver.prepare("gpu").await.unwrap();
@@ -90,7 +90,7 @@ async fn driver_is_ready_with_registration_and_slices() {
     };
     wait_until(|| unready().is_some_and(|error| error.contains("is not registered with the kubelet"))).await;
     assert_eq!(findings(&world, "DRA driver vfio-probe.github.io"), ["driver_not_registered"]);
-    let _driver = super::DraKubelet::register(&world.node).await;
+    let _driver = super::DraKubelet::register(&super::root(&world.node)).await;
     wait_until(|| unready().is_none()).await;
     let (_, out, _) = world.run(&["list", "--json"]);
     let dra = &serde_json::from_str::<Value>(&out).unwrap()["dra"];

@@ -9,6 +9,8 @@
 
 pub mod capabilities;
 mod device_nodes;
+#[cfg(feature = "dra")]
+pub mod dra;
 pub mod function;
 pub mod group_node;
 pub mod hanging_mount;

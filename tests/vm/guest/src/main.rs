@@ -4,6 +4,7 @@
 //! why` or `not possible NAME: what is missing`. The last line is the count.
 #![allow(clippy::indexing_slicing, reason = "only JSON values are indexed; a missing key yields null")]
 
+mod dra;
 mod host;
 mod kinds;
 mod needs;

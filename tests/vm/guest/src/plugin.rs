@@ -69,9 +69,28 @@ pub(crate) fn holders(device: &Value) -> Vec<u64> {
 
 /// A kubelet and a running `serve`.
 pub(crate) struct Served {
+    /// Ends first.
+    _serve: Process,
     kubelet: Kubelet,
     runtime: Runtime,
-    serve: Child,
+}
+
+/// A running `serve`. It is killed when dropped.
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Starts it with these options.
+    pub(crate) fn serve(options: &[&str]) -> Result<Self> {
+        fs::create_dir_all(RUN_DIR)?;
+        Ok(Self(command(&[&["serve"], options].concat()).stdin(Stdio::null()).spawn()?))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Served {
@@ -89,9 +108,7 @@ impl Served {
     pub(crate) fn start_with(options: &[&str]) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let kubelet = runtime.block_on(Kubelet::start(Path::new(KUBELET_DIR), Path::new(POD_RESOURCES)))?;
-        fs::create_dir_all(RUN_DIR)?;
-        let serve = command(&[&["serve"], options].concat()).stdin(Stdio::null()).spawn()?;
-        let served = Self { kubelet, runtime, serve };
+        let served = Self { _serve: Process::serve(options)?, kubelet, runtime };
         wait_until("serve has registered", || {
             Ok(served.kubelet.state().resources.values().any(|resource| !resource.devices.is_empty()))
         })?;
@@ -192,13 +209,6 @@ impl Allocation {
     /// Returns the path of one device node.
     pub(crate) fn node(&self, index: usize) -> Result<&str> {
         Ok(self.nodes.get(index).context("fewer nodes")?)
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.serve.kill();
-        let _ = self.serve.wait();
     }
 }
 

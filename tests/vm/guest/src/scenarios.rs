@@ -1,5 +1,6 @@
 //! The scenarios with the kubelet stand-in. Each starts from the state that `host::reset` creates.
 
+use crate::dra;
 use crate::host::{
     ALONE, BELOW_BRIDGE, BESIDE, EIGHT, FIRST, Holder, LATE, NEIGHBOUR, Opens, SECOND, bind, driver_of,
     enable, group, unbind, wait_until,
@@ -39,6 +40,7 @@ pub(crate) const ALL: &[(&str, Test)] = &[
     ("plugin_killed_with_six_of_eight_held_loses_nothing", pod_scenarios::killed),
     ("plugin_killed_with_busy_unhealthy_shows_minus_four", pod_scenarios::killed_unhealthy),
     ("foreign_holder_takes_one_of_two_and_frees_it", pod_scenarios::foreign),
+    ("claim_is_given_a_free_device_only", dra::claims),
     ("thousand_opens_by_a_vm_get_no_ebusy", undisturbed),
     ("device_nodes_of_every_backend_exist", backends),
     ("c_agent_prints_held_and_freed", programs::c_agent),

@@ -4,31 +4,26 @@ use kubelet_api::dra::dra_plugin_client::DraPluginClient;
 use kubelet_api::dra::{Claim, NodePrepareResourcesRequest, NodeUnprepareResourcesRequest};
 use kubelet_api::registration::registration_client::RegistrationClient;
 use kubelet_api::registration::{InfoRequest, RegistrationStatus};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
-use vfio_sim_node::Node;
 
 use super::api_server::uid;
-use super::common::PATIENCE;
 
 /// How long the kubelet waits for a call (`defaultClientCallTimeout`).
 const TIMEOUT: Duration = Duration::from_secs(45);
-
-/// The kubelet's root directory.
-pub fn root(node: &Node) -> PathBuf {
-    node.root().join("kubelet-root")
-}
+/// The time for a driver to start.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The kubelet's connection to a registered driver.
 pub struct DraKubelet(DraPluginClient<Channel>);
 
 impl DraKubelet {
-    /// Waits for the driver's registration socket, and registers the driver.
-    pub async fn register(node: &Node) -> Self {
-        let socket = root(node).join("plugins_registry/vfio-probe.github.io@reg.sock");
+    /// Waits for the driver's registration socket below the kubelet's root directory, and registers the driver.
+    pub async fn register(root: &Path) -> Self {
+        let socket = root.join("plugins_registry/vfio-probe.github.io@reg.sock");
         let mut registration = RegistrationClient::new(dial(&socket).await);
         let info = registration.get_info(InfoRequest {}).await.unwrap().into_inner();
         assert_eq!((&*info.r#type, &*info.name), ("DRAPlugin", "vfio-probe.github.io"));

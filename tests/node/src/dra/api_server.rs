@@ -16,7 +16,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::WatchStream;
-use vfio_sim_node::Node;
 
 /// The longest pause of the driver between two attempts, and more.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,6 +24,7 @@ const SLICES: &str = "/apis/resource.k8s.io/v1/resourceslices";
 /// How the server answers.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
+    /// As a server that stores everything.
     #[default]
     Normal,
     /// It closes each connection.
@@ -90,18 +90,19 @@ impl ApiServer {
         }
     }
 
-    /// Writes a kubeconfig file and returns its path.
-    pub fn kubeconfig(&self, node: &Node) -> String {
-        let text = json!({
+    /// Returns the text of a kubeconfig file.
+    #[must_use]
+    pub fn kubeconfig(&self) -> String {
+        let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "x",
             "clusters": [{"name": "c", "cluster": {"server": format!("http://{}", self.address)}}],
             "users": [{"name": "u", "user": {}}],
             "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
         });
-        node.write("kubeconfig", text.to_string()).unwrap();
-        node.root().join("kubeconfig").to_str().unwrap().to_owned()
+        config.to_string()
     }
 
+    /// Sets how the server answers from now on.
     pub fn set_mode(&self, mode: Mode) {
         self.state.lock().unwrap().mode = mode;
         self.changed.send_modify(|_| {});
