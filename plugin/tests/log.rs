@@ -5,8 +5,8 @@
 mod common;
 
 use common::{
-    H100, PATIENCE, Serve, after_shell, expect, health, kubelet, problems, program, run, wait_for_problem,
-    write_pools,
+    H100, PATIENCE, Serve, admit_after_restart, after_shell, expect, health, kubelet, problems, program, run,
+    wait_for_problem, write_pools,
 };
 use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat, open};
 use rustix::pipe::pipe;
@@ -127,7 +127,7 @@ async fn goes_on(kind: Kind) {
     expect(&kubelet, "registered again", |state| state.registrations_of(H100) > 1 && all(H100)(state)).await;
 
     let vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
-    let refused = kubelet.admit_with("vm", H100, vec![GPU.to_owned()]).await.unwrap_err();
+    let refused = admit_after_restart(&kubelet, "vm", H100, GPU).await.unwrap_err();
     let AdmitError::Refused(status) = refused else { panic!("{kind:?}: {refused}") };
     assert!(status.message().contains(&format!("held by pid {}", vm.pid())), "{kind:?}: {status}");
     vm.kill();

@@ -1,6 +1,6 @@
 //! VMs in cgroups that name no pod, as those of Kata: such a holder never shows that a pod has ended.
 
-use crate::common::{H100, device, expect, health, offered, run, wait_for_pod};
+use crate::common::{H100, admit_after_restart, device, expect, health, offered, run, wait_for_pod};
 use crate::{GPU, OTHER, SETTLED, allocatable};
 use vfio_sim_node::VmSpec;
 use vfio_sim_node::kubelet::PodResourcesMode;
@@ -19,7 +19,7 @@ async fn device_of_a_running_kata_pod_stays_healthy() {
     wait_for_pod(&node, GPU, &pod.pod_uid).await;
     kubelet.restart(false).await.unwrap();
     expect(&kubelet, "registered again", |state| allocatable(state) == 8).await;
-    kubelet.admit_with("vm-2", H100, vec![OTHER.to_owned()]).await.unwrap();
+    admit_after_restart(&kubelet, "vm-2", H100, OTHER).await.unwrap();
     kubelet.set_pod_resources_mode(PodResourcesMode::Normal);
     wait_for_pod(&node, OTHER, "default/vm-2").await;
     // Two polls, one second apart, would end the assignment.

@@ -16,7 +16,8 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
-use vfio_sim_node::kubelet::KubeletState;
+use tonic::Code;
+use vfio_sim_node::kubelet::{Admission, AdmitError, KubeletState};
 use vfio_sim_node::{Kubelet, Node, not_tested};
 
 /// The resource of the eight GPUs, named by their device id.
@@ -216,6 +217,27 @@ pub async fn wait_for_pod(node: &Node, address: &str, pod: &str) {
     while assigned_pod(&device(node, address)).as_deref() != Some(pod) {
         assert!(Instant::now() < deadline, "{}", device(node, address));
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Admits a pod after a restart of the kubelet. The plugin may notice the end of a stream and the new socket one after the other, and
+/// then registers twice; between the two its socket is gone.
+pub async fn admit_after_restart(
+    kubelet: &Kubelet,
+    pod: &str,
+    resource: &str,
+    device: &str,
+) -> Result<Admission, AdmitError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match kubelet.admit_with(pod, resource, vec![device.to_owned()]).await {
+            Err(AdmitError::Refused(status))
+                if status.code() == Code::Unavailable && Instant::now() < deadline =>
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            result => return result,
+        }
     }
 }
 
