@@ -264,17 +264,18 @@ impl Move {
     }
 }
 
-/// Returns true if a refusal is right although the numbers show room: the plugin cannot detect the state of the
-/// device, or the device is a substitute. A substitute stays assigned to a pod that has just ended until two lists of
-/// pods lack the pod; the kubelet's state names the other device.
 /// Returns whether the kubelet could not reach the plugin's socket.
 fn is_of_a_closed_socket(reason: &str) -> bool {
     ["connection error", "client connection is closing"].iter().any(|text| reason.contains(text))
 }
 
+/// Returns true if a refusal is right although the numbers show room: no plugin runs, and the kubelet has not taken that in yet; the
+/// plugin cannot detect the state of the device; or the device is a substitute. A substitute stays assigned to a pod that has just
+/// ended until two lists of pods lack the pod; the kubelet's state names the other device.
 fn is_excused(world: &World, reason: &str) -> bool {
     let substitute = world.substitutes() && reason.contains(ASSIGNED_AS_SUBSTITUTE);
-    substitute || world.undetectable().iter().any(|device| reason.contains(device))
+    let is_stopped = !world.plugin_runs() && is_of_a_closed_socket(reason);
+    is_stopped || substitute || world.undetectable().iter().any(|device| reason.contains(device))
 }
 
 impl fmt::Display for Move {
