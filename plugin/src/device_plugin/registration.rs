@@ -315,6 +315,10 @@ impl Resource {
                 Ok(_) = plugin_dir.wait_for(|state| state.kubelet != Some(kubelet)) => {}
                 () = self.pause(backoff) => {}
             }
+            if self.stop.is_cancelled() {
+                // There are no pauses any more, and a refused connection is an answer at once: the loop would never yield.
+                return Err("the resource was stopped");
+            }
             self.check_sockets(kubelet, server)?;
         }
         self.count(true);

@@ -165,8 +165,14 @@ impl Serve {
         let began = Instant::now();
         let pid = rustix::process::Pid::from_child(&self.0);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let code = self.0.wait().unwrap().code().unwrap_or(-1);
-        let took = began.elapsed();
+        let status = loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                break status;
+            }
+            assert!(began.elapsed() < PATIENCE, "not ended within {PATIENCE:?} after SIGTERM");
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        let (code, took) = (status.code().unwrap_or(-1), began.elapsed());
         let mut log = String::new();
         if let Some(mut stderr) = self.0.stderr.take() {
             stderr.read_to_string(&mut log).unwrap();

@@ -1,6 +1,8 @@
 //! Registrations and streams: a kubelet that comes late, restarts or loses a stream.
 
-use crate::common::{H100, PATIENCE, Serve, expect, health, kubelet, own_sockets, run, wait_for_pod};
+use crate::common::{
+    H100, PATIENCE, Serve, expect, health, kubelet, own_sockets, run, wait_for_pod, wait_for_problem,
+};
 use crate::{GPU, capacity};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -48,6 +50,22 @@ async fn kubelet_may_start_late_restart_and_stay_away() {
     assert_eq!(own_sockets(&node), 1);
     let (_, _, log) = serve.terminate();
     assert!(log.contains("the kubelet's directory of device plugins is missing; waiting for it"), "{log}");
+}
+
+#[tokio::test]
+async fn stop_while_no_kubelet_listens_ends_the_process() {
+    let node = Node::with_eight_gpus().unwrap();
+    let kubelet = kubelet(&node).await;
+    let serve = Serve::start(&node, &[]);
+    expect(&kubelet, "eight", |state| capacity(state) == (8, 8)).await;
+    // Its socket stays, and refuses connections.
+    kubelet.stop();
+    let problem = wait_for_problem(&node, "not_registered", true).remove(0);
+    assert!(problem.text.contains("Connection refused"), "{problem:?}");
+    let (code, _, log) = serve.terminate();
+    assert_eq!(code, 0);
+    let attempts = log.matches("cannot register with the kubelet").count();
+    assert!(attempts < 20, "{attempts} attempts");
 }
 
 #[tokio::test]
