@@ -1,5 +1,7 @@
 //! The plugin in the cluster: its manifests as shipped, and what its commands print.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::step::State;
@@ -9,6 +11,8 @@ use crate::{Cluster, Result};
 pub(super) const NAME: &str = "vfio-device-plugin";
 /// A second name of the image, for upgrades.
 pub(super) const NEW_IMAGE: &str = "docker.io/library/vfio-device-plugin:new";
+/// The time for the plugin's list to be as the sources.
+const LIST: Duration = Duration::from_secs(120);
 /// deploy/daemonset-probing.yaml.
 const PROBING: &str = include_str!("../../../../deploy/daemonset-probing.yaml");
 /// deploy/daemonset.yaml.
@@ -67,13 +71,20 @@ pub(super) fn execute(cluster: &Cluster, command: &[&str]) -> Result<String> {
     cluster.kubectl_text(&[&before, command].concat())
 }
 
-/// Checks that `list --json` in the plugin's pod says about each assigned device what the sources say: the pod, its holder and
-/// its health. Without `names_holders`, the plugin must name none.
+/// Waits until `list --json` in the plugin's pod says about each assigned device what the sources say: the pod, its holder and
+/// its health. Without `names_holders`, the plugin must name none. On a busy host `serve` may answer `list` too late, which then
+/// says what it finds by itself.
 ///
 /// # Errors
 ///
-/// Fails with the first device of which it says something else.
+/// Fails at the deadline with the first device of which it says something else.
 pub(super) fn check_list(cluster: &Cluster, state: &State, names_holders: bool) -> Result {
+    cluster.wait("the plugin's list is as the sources", LIST, |cluster| {
+        compare_list(cluster, state, names_holders).map(Some)
+    })
+}
+
+fn compare_list(cluster: &Cluster, state: &State, names_holders: bool) -> Result {
     let list: Value = serde_json::from_str(&execute(cluster, &["list", "--json"])?)?;
     let pods = state.node.kubelet.as_ref().map_err(Clone::clone)?;
     for (pod, device) in
