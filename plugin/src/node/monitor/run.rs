@@ -112,9 +112,11 @@ impl MonitorLoop {
         changed |= self.reload_pools();
         changed |= self.take_reports();
         changed |= self.take_events();
-        let watches_others = changed && self.watch_offered_groups();
-        if self.resume_probes() || watches_others {
-            changed |= self.take_events();
+        let mut is_due = changed;
+        // A device may be bound during the pass that follows for another one. Its group must not stay unwatched until the next change.
+        while (is_due && self.watch_offered_groups()) | self.resume_probes() {
+            is_due = self.take_events();
+            changed |= is_due;
         }
         changed |= self.take_hardware();
         changed |= self.take_stale_enables();
