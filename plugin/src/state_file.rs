@@ -5,8 +5,8 @@
 //! users then check the content against what the kubelet and the kernel show.
 //!
 //! A file that cannot be used is never overwritten. It is kept under another name ([`crate::files::set_aside`]), and reported as long
-//! as it is there: a file that is empty (but for [`StateFile::of_this_boot`]), half written, of another version, too large, of another user or no regular file, and one
-//! that the kernel cannot read.
+//! as it is there: a file that is empty (but for [`StateFile::of_this_boot`]), half written, of another version, too large, of another
+//! user or no regular file, and one that the kernel cannot read.
 
 use crate::bounded_json::{self, JsonError, JsonLimits};
 use crate::files::{Links, Waited, is_on_disk, open, read_all, replace_on, set_aside, within};

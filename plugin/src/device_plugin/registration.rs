@@ -313,11 +313,8 @@ impl Resource {
             tracing::warn!(resource = %self.name, error, "cannot register with the kubelet; trying again");
             tokio::select! {
                 Ok(_) = plugin_dir.wait_for(|state| state.kubelet != Some(kubelet)) => {}
-                () = self.pause(backoff) => {}
-            }
-            if self.stop.is_cancelled() {
-                // There are no pauses any more, and a refused connection is an answer at once: the loop would never yield.
-                return Err("the resource was stopped");
+                // Not a pause that a stop ends: `serve` drops this call then, and without pauses this loop would not let it.
+                () = sleep(backoff.pause()) => {}
             }
             self.check_sockets(kubelet, server)?;
         }

@@ -2,7 +2,7 @@
 
 use super::common::{device, wait_for_problem};
 use super::root as kubelet_root;
-use super::{DraKubelet, GPU, GPU_NAME, World};
+use super::{GPU, GPU_NAME, World};
 use serde_json::{Value, json};
 use std::time::Duration;
 use vfio_sim_node::VmSpec;
@@ -32,9 +32,7 @@ fn write_kubelet_record(world: &World, claims: &Value) {
 #[tokio::test]
 async fn claim_that_the_kubelet_forgot_does_not_keep_its_device() {
     let world = World::new().await;
-    let _serve = world.serve(&["--offer", "dra", "--release", "1s"]);
-    let mut driver = DraKubelet::register(&super::root(&world.node)).await;
-    world.api.expect("eight devices", |devices| devices.len() == 8).await;
+    let (_serve, mut driver) = world.offered_with(&["--release", "1s"]).await;
     world.api.add_claim("gpu", GPU_NAME, ("vm-1", "p1"));
     driver.prepare("gpu").await.unwrap();
     let vm = world.node.start_vm(&VmSpec::of_pod("p1", &[GPU.to_owned()])).unwrap();
@@ -73,9 +71,7 @@ async fn claim_that_the_kubelet_forgot_does_not_keep_its_device() {
 #[tokio::test]
 async fn vm_of_an_ended_claim_keeps_its_device_with_busy_advertise() {
     let world = World::new().await;
-    let _serve = world.serve(&["--offer", "dra", "--release", "1s", "--busy", "advertise"]);
-    let mut driver = DraKubelet::register(&super::root(&world.node)).await;
-    world.api.expect("eight devices", |devices| devices.len() == 8).await;
+    let (_serve, mut driver) = world.offered_with(&["--release", "1s", "--busy", "advertise"]).await;
     world.api.add_claim("gpu", GPU_NAME, ("vm-1", "p1"));
     driver.prepare("gpu").await.unwrap();
     let vm = world.node.start_vm(&VmSpec::of_pod("p1", &[GPU.to_owned()])).unwrap();

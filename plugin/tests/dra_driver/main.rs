@@ -57,10 +57,20 @@ impl World {
         Serve::start(&self.node, &all)
     }
 
+    /// Waits for the driver, and registers it.
+    async fn register(&self) -> DraKubelet {
+        DraKubelet::register(&root(&self.node)).await
+    }
+
     /// Starts `serve --offer dra`, and waits until all devices are published.
     async fn offered(&self) -> (Serve, DraKubelet) {
-        let serve = self.serve(&["--offer", "dra"]);
-        let driver = DraKubelet::register(&root(&self.node)).await;
+        self.offered_with(&[]).await
+    }
+
+    /// Does the same with more options.
+    async fn offered_with(&self, words: &[&str]) -> (Serve, DraKubelet) {
+        let serve = self.serve(&[&["--offer", "dra"], words].concat());
+        let driver = self.register().await;
         self.api.expect("eight devices", |devices| devices.len() == 8).await;
         (serve, driver)
     }

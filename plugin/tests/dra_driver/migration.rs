@@ -53,7 +53,7 @@ async fn claims_stay_exclusive_when_the_device_plugin_is_back() {
     end(serve);
 
     let _serve = world.serve(&["--offer", "device-plugin"]);
-    let mut driver = super::DraKubelet::register(&super::root(&world.node)).await;
+    let mut driver = world.register().await;
     expect(&world.kubelet, "the others are offered", |state| state.capacity(H100).allocatable == 7).await;
     assert_eq!(health(&world.kubelet.state(), H100, GPU), None, "it is in no list");
     let error = world.kubelet.allocate(H100, &[&[GPU.to_owned()]]).await.unwrap_err();

@@ -1,7 +1,7 @@
 //! Pools choose how their devices are offered: both front ends in one process.
 
 use super::common::{device, expect, health, list, wait_for_problem, write_pools};
-use super::{DraKubelet, GPU, GPU_NAME, SECOND, World};
+use super::{GPU, GPU_NAME, SECOND, World};
 use vfio_sim_node::dra::uid;
 use vfio_sim_node::kubelet::PodResourcesMode;
 
@@ -13,7 +13,7 @@ async fn each_device_is_offered_in_one_way() {
     let world = World::new().await;
     let pools = write_pools(&world.node, POOLS);
     let _serve = world.serve(&["--pools", &pools]);
-    let mut driver = DraKubelet::register(&super::root(&world.node)).await;
+    let mut driver = world.register().await;
     expect(&world.kubelet, "seven devices", |state| state.capacity(PLUGIN).allocatable == 7).await;
     world.api.expect("one device", |devices| devices.len() == 1 && devices[GPU_NAME].is_none()).await;
     assert_eq!(health(&world.kubelet.state(), "a.io/claims", GPU), None);
@@ -36,7 +36,7 @@ async fn preparing_a_claim_forgets_no_allocate() {
     let world = World::new().await;
     let pools = write_pools(&world.node, POOLS);
     let _serve = world.serve(&["--pools", &pools]);
-    let mut driver = DraKubelet::register(&super::root(&world.node)).await;
+    let mut driver = world.register().await;
     expect(&world.kubelet, "seven devices", |state| state.capacity(PLUGIN).allocatable == 7).await;
     world.api.add_claim("gpu", GPU_NAME, ("vm-2", "p2"));
     world.kubelet.set_pod_resources_mode(PodResourcesMode::Hang);
@@ -51,7 +51,7 @@ async fn device_moves_when_its_pool_changes() {
     let world = World::new().await;
     let pools = write_pools(&world.node, POOLS);
     let _serve = world.serve(&["--pools", &pools]);
-    let mut driver = DraKubelet::register(&super::root(&world.node)).await;
+    let mut driver = world.register().await;
     expect(&world.kubelet, "seven devices", |state| state.capacity(PLUGIN).allocatable == 7).await;
     let pod = world.kubelet.admit_with("vm-1", PLUGIN, vec![SECOND.to_owned()]).await.unwrap().pod_uid;
     // An empty list of pods would show nothing.

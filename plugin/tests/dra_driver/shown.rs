@@ -33,7 +33,7 @@ async fn claim_is_named_everywhere() {
     let world = World::new().await;
     let address = free_address();
     let _serve = world.serve(&["--offer", "dra", "--listen", &address]);
-    let mut driver = super::DraKubelet::register(&super::root(&world.node)).await;
+    let mut driver = world.register().await;
     world.api.expect("eight devices", |devices| devices.len() == 8).await;
     world.api.add_claim("gpu", GPU_NAME, ("vm-1", "p1"));
     driver.prepare("gpu").await.unwrap();
@@ -90,7 +90,7 @@ async fn driver_is_ready_with_registration_and_slices() {
     };
     wait_until(|| unready().is_some_and(|error| error.contains("is not registered with the kubelet"))).await;
     assert_eq!(findings(&world, "DRA driver vfio-probe.github.io"), ["driver_not_registered"]);
-    let _driver = super::DraKubelet::register(&super::root(&world.node)).await;
+    let _driver = world.register().await;
     wait_until(|| unready().is_none()).await;
     let (_, out, _) = world.run(&["list", "--json"]);
     let dra = &serde_json::from_str::<Value>(&out).unwrap()["dra"];

@@ -1,6 +1,6 @@
 //! What the driver waits for: a group that is held, and further deletions of slices.
 
-use super::{DraKubelet, GPU, GPU_NAME, World};
+use super::{GPU, GPU_NAME, World};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use vfio_sim_node::{Function, VmSpec};
@@ -16,9 +16,7 @@ const DEVICES: u8 = 70;
 async fn call_that_ends_does_not_wait_for_a_held_group() {
     let world = World::new().await;
     // The device has no taint before a call has found it held.
-    let _serve = world.serve(&["--offer", "dra", "--busy", "advertise"]);
-    let mut driver = DraKubelet::register(&super::root(&world.node)).await;
-    world.api.expect("eight devices", |devices| devices.len() == 8).await;
+    let (_serve, mut driver) = world.offered_with(&["--busy", "advertise"]).await;
     world.api.add_claim("gpu", GPU_NAME, ("vm-1", "p1"));
     let vm = world.node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     driver.begin_to_prepare("gpu", Duration::from_secs(1)).await;
@@ -42,7 +40,7 @@ async fn slices_that_are_deleted_together_are_created_together() {
         world.node.add(function).unwrap();
     }
     let _serve = world.serve(&["--offer", "dra"]);
-    let _driver = DraKubelet::register(&super::root(&world.node)).await;
+    let _driver = world.register().await;
     let post = |generation| ("POST".to_owned(), generation, 201);
     assert_eq!(world.api.writes(2).await, [post(1), post(1)]);
     // A write within the last second would delay the next one anyway.

@@ -1,7 +1,7 @@
 //! Registrations and streams: a kubelet that comes late, restarts or loses a stream.
 
 use crate::common::{
-    H100, PATIENCE, Serve, expect, health, kubelet, own_sockets, run, wait_for_pod, wait_for_problem,
+    H100, PATIENCE, Serve, expect, health, kubelet, offered, own_sockets, run, wait_for_pod, wait_for_problem,
 };
 use crate::{GPU, capacity};
 use std::fs::File;
@@ -54,10 +54,7 @@ async fn kubelet_may_start_late_restart_and_stay_away() {
 
 #[tokio::test]
 async fn stop_while_no_kubelet_listens_ends_the_process() {
-    let node = Node::with_eight_gpus().unwrap();
-    let kubelet = kubelet(&node).await;
-    let serve = Serve::start(&node, &[]);
-    expect(&kubelet, "eight", |state| capacity(state) == (8, 8)).await;
+    let (node, kubelet, serve) = offered(&[]).await;
     // Its socket stays, and refuses connections.
     kubelet.stop();
     let problem = wait_for_problem(&node, "not_registered", true).remove(0);

@@ -71,18 +71,21 @@ fn make_room(context: &mut Context) {
 
 /// Runs the quick stories in a cluster. Its parts take longer to build than this may take.
 fn cluster(context: &Context, suite: &mut Suite, limit: Duration) {
+    const NAME: &str = "stories in a cluster";
     let seconds = limit.as_secs().to_string();
-    if limit < SHORT {
-        process::print_line("== stories in a cluster");
-        process::print_line(format!("not run: the parts before took so long that {seconds} s are left"));
+    let obstacle = if limit < SHORT {
+        Some(format!("the parts before took so long that {seconds} s are left"))
+    } else if !process::succeeds(context.command("tests/cluster/run").arg("--cached")) {
+        Some("the parts are not in the cache, run tests/cluster/run --build".to_owned())
+    } else {
+        None
+    };
+    if let Some(obstacle) = obstacle {
+        process::print_line(format!("== {NAME}"));
+        process::print_line(format!("not run: {obstacle}"));
         return;
     }
-    if !process::succeeds(context.command("tests/cluster/run").arg("--cached")) {
-        process::print_line("== stories in a cluster");
-        process::print_line("not run: the parts are not in the cache, run tests/cluster/run --build");
-        return;
-    }
-    suite.count_output("stories in a cluster", |text| {
+    suite.count_output(NAME, |text| {
         let mut run = context.command("timeout");
         run.args(["-k", "30", &seconds]).arg(context.top.join("tests/cluster/run")).arg("--quick");
         let mut spoke = Instant::now();

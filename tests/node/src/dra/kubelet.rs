@@ -40,19 +40,14 @@ impl DraKubelet {
 
     /// Has a claim prepared, and gives up after a time.
     pub async fn prepare_within(&mut self, name: &str, timeout: Duration) -> Result<(), String> {
-        let mut request = Request::new(NodePrepareResourcesRequest { claims: vec![claim(name)] });
-        request.set_timeout(timeout);
-        let answer = self.0.node_prepare_resources(request).await.unwrap().into_inner();
+        let answer = self.0.node_prepare_resources(to_prepare(name, timeout)).await.unwrap().into_inner();
         let answer = &answer.claims[&uid(name)];
         if answer.error.is_empty() { Ok(()) } else { Err(answer.error.clone()) }
     }
 
     /// Begins to have a claim prepared, and ends the call after a time, as the kubelet does if the pod is deleted.
     pub async fn begin_to_prepare(&mut self, name: &str, time: Duration) {
-        let request = NodePrepareResourcesRequest { claims: vec![claim(name)] };
-        let mut request = Request::new(request);
-        request.set_timeout(TIMEOUT);
-        let answer = timeout(time, self.0.node_prepare_resources(request)).await;
+        let answer = timeout(time, self.0.node_prepare_resources(to_prepare(name, TIMEOUT))).await;
         assert!(answer.is_err(), "{name} was answered: {answer:?}");
     }
 
@@ -63,6 +58,12 @@ impl DraKubelet {
         let answer = &answer.claims[&uid(name)];
         if answer.error.is_empty() { Ok(()) } else { Err(answer.error.clone()) }
     }
+}
+
+fn to_prepare(name: &str, timeout: Duration) -> Request<NodePrepareResourcesRequest> {
+    let mut request = Request::new(NodePrepareResourcesRequest { claims: vec![claim(name)] });
+    request.set_timeout(timeout);
+    request
 }
 
 fn claim(name: &str) -> Claim {
