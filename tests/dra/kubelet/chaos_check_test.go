@@ -144,6 +144,9 @@ func (n *chaosNode) settle() bool {
 			if err == nil && wrong == "" {
 				n.count(func(c *chaosCounts) { c.checks++ })
 				n.placements = placements(v)
+				n.mu.Lock()
+				n.edited = false
+				n.mu.Unlock()
 				n.history.note("the state is right")
 				return true
 			}

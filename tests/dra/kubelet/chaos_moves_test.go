@@ -347,5 +347,9 @@ func (n *chaosNode) changeSlices() bool {
 	for i := range slice.Spec.Devices {
 		slice.Spec.Devices[i].Taints = nil
 	}
+	n.mu.Lock()
+	n.disturbances++
+	n.edited = true
+	n.mu.Unlock()
 	return second(n.admin.ResourceV1().ResourceSlices().Update(context.Background(), slice, metav1.UpdateOptions{})) == nil
 }

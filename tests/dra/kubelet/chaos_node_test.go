@@ -74,6 +74,8 @@ type chaosNode struct {
 	// disturbances counts what makes a barrier impossible to check: restarts, and interruptions of the way to the API server.
 	disturbances int
 	interrupted  bool
+	// edited is whether slices were changed by hand since the state was right: a taint that was stored may be missing until the driver has mended them.
+	edited bool
 	// deleted are the pods that were deleted by a step. The controllers evict the pods of devices with the taint NoExecute.
 	deleted map[types.UID]bool
 	// takesNext is whether a process takes a device of the next pod that is placed.

@@ -92,15 +92,13 @@ func (n *chaosNode) prepare(kubelet *kubelet, ctx context.Context, p *chaosPod) 
 	p.cancel = cancel
 	// The device of a claim that the driver has prepared has no taint: the scheduler cannot allocate it before the claim is unprepared.
 	isNew := !p.known
-	before, disturbances := n.holders(), n.disturbances
+	before := n.observe()
 	n.mu.Unlock()
 	err := kubelet.PrepareResources(call, p.pod)
 	n.history.note("prepare %s with %v: %v", p.pod.Name, p.devices, err)
 	n.mu.Lock()
-	after := n.holders()
 	// A process that held a device before the call and holds it after has held it during the call.
-	held := n.stillHeld(p, before, after)
-	disturbed := n.disturbances != disturbances || n.interrupted
+	held, disturbed := n.stillHeld(p, before), n.isDisturbed(before)
 	if err == nil && ctx.Err() == nil {
 		p.prepared, p.known = true, true
 		n.forgetChanges(p)
@@ -121,7 +119,7 @@ func (n *chaosNode) prepare(kubelet *kubelet, ctx context.Context, p *chaosPod) 
 			n.violate("%s is prepared, and the record is wrong: %v", p.pod.Name, recorded)
 		}
 	case err != nil && isNew && strings.Contains(err.Error(), "held by") && len(held) > 0 && !disturbed:
-		n.checkBarrier(p, "refused", held)
+		n.checkBarrier(p, "refused", before)
 	case err != nil && limit == kubeletTimeout && strings.Contains(err.Error(), "has it or a device of its group") && !disturbed:
 		// The kubelet has the claim of a deleted pod unprepared within the time of one call.
 		n.violate("%s is refused, although another claim is ending: %v", p.pod.Name, err)
@@ -131,7 +129,7 @@ func (n *chaosNode) prepare(kubelet *kubelet, ctx context.Context, p *chaosPod) 
 // unprepare returns whether the pod has ended.
 func (n *chaosNode) unprepare(kubelet *kubelet, ctx context.Context, p *chaosPod) bool {
 	n.mu.Lock()
-	before, disturbances := n.holders(), n.disturbances
+	before := n.observe()
 	n.mu.Unlock()
 	err := kubelet.UnprepareResources(ctx, p.pod)
 	n.history.note("unprepare %s with %v: %v", p.pod.Name, p.devices, err)
@@ -139,12 +137,11 @@ func (n *chaosNode) unprepare(kubelet *kubelet, ctx context.Context, p *chaosPod
 		return false
 	}
 	n.mu.Lock()
-	held := n.stillHeld(p, before, n.holders())
-	disturbed := n.disturbances != disturbances || n.interrupted
+	held, disturbed := n.stillHeld(p, before), n.isDisturbed(before)
 	wasPrepared := p.known
 	n.mu.Unlock()
 	if wasPrepared && len(held) > 0 && !disturbed {
-		n.checkBarrier(p, "unprepared", held)
+		n.checkBarrier(p, "unprepared", before)
 	}
 	now := int64(0)
 	uid := p.pod.UID
@@ -158,8 +155,9 @@ func (n *chaosNode) unprepare(kubelet *kubelet, ctx context.Context, p *chaosPod
 	return p.ended
 }
 
-// checkBarrier checks that the API server has stored for each held device of a pod that the scheduler must not allocate it.
-func (n *chaosNode) checkBarrier(p *chaosPod, what string, held []string) {
+// checkBarrier checks that the API server has stored for each device of a pod that has been held since before the call that the scheduler
+// must not allocate it.
+func (n *chaosNode) checkBarrier(p *chaosPod, what string, before observed) {
 	list, err := n.admin.ResourceV1().ResourceSlices().List(context.Background(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + n.name})
 	if err != nil {
 		return
@@ -169,10 +167,13 @@ func (n *chaosNode) checkBarrier(p *chaosPod, what string, held []string) {
 		slices = append(slices, &list.Items[i])
 	}
 	offered := untainted(slices)
+	// The list takes time: a device that was freed meanwhile may be offered again.
+	n.mu.Lock()
+	held, disturbed := n.stillHeld(p, before), n.isDisturbed(before)
+	n.mu.Unlock()
 	for _, device := range held {
 		n.mu.Lock()
 		_, bound := n.bound[addressOf(device)]
-		disturbed := n.interrupted
 		n.mu.Unlock()
 		switch {
 		case !offered[device] || !bound || disturbed:
@@ -228,13 +229,37 @@ func (n *chaosNode) holders() map[int]int {
 	return holders
 }
 
-// stillHeld returns the pod's devices that another process than the pod's VM has held before and holds after.
-func (n *chaosNode) stillHeld(p *chaosPod, before, after map[int]int) []string {
+// observed is the state of a node before a call.
+type observed struct {
+	// holders has the process that holds each held group.
+	holders map[int]int
+	// pods has the pod of each process. A VM that hangs has none any more when its pod is deleted, which may be during the call.
+	pods         map[int]string
+	disturbances int
+}
+
+// observe returns the state of now. n.mu must be held.
+func (n *chaosNode) observe() observed {
+	pods := map[int]string{}
+	for pid, vm := range n.vms {
+		pods[pid] = vm.pod
+	}
+	return observed{n.holders(), pods, n.disturbances}
+}
+
+// isDisturbed returns whether a barrier of a call cannot be checked. n.mu must be held.
+func (n *chaosNode) isDisturbed(before observed) bool {
+	return n.disturbances != before.disturbances || n.interrupted || n.edited
+}
+
+// stillHeld returns the pod's devices that another process than the pod's VM held before a call and holds now. n.mu must be held.
+func (n *chaosNode) stillHeld(p *chaosPod, before observed) []string {
 	var held []string
+	after := n.holders()
 	for _, device := range p.devices {
 		group := n.groups[addressOf(device)]
-		pid, wasHeld := before[group]
-		if wasHeld && after[group] == pid && n.vms[pid].pod != string(p.pod.UID) {
+		pid, wasHeld := before.holders[group]
+		if wasHeld && after[group] == pid && before.pods[pid] != string(p.pod.UID) {
 			held = append(held, device)
 		}
 	}
