@@ -81,3 +81,32 @@ fn only_groups_with_an_offered_device_are_probed() {
     assert_eq!(node.opens(77), 0, "the group of a network card was opened");
     assert!(node.opens(52) > 0, "no offered group was probed at the start");
 }
+
+#[test]
+fn device_bound_during_a_pass_is_watched_after_it() {
+    let node = Node::with_eight_gpus().unwrap();
+    let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
+    let (first, second) = ("0000:bd:00.0", "0000:ce:00.0");
+    let (handle, mut monitor_loop) =
+        MonitorHandle::prepare(&config(&node, "50ms"), &run_dir(&node), std::iter::empty(), None).unwrap();
+    settle(&handle, &mut monitor_loop);
+    for delay in (0..1000).step_by(20) {
+        for address in [first, second] {
+            node.unbind(address).unwrap();
+        }
+        handle.check_now();
+        monitor_loop.pass();
+        node.bind(first, "vfio-pci").unwrap();
+        handle.check_now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_micros(delay));
+                node.bind(second, "vfio-pci").unwrap();
+            });
+            monitor_loop.pass();
+        });
+        let watched = &monitor_loop.watched_groups;
+        let mut groups = monitor_loop.sources.watch.monitor().groups().iter().map(|group| group.id);
+        assert!(groups.all(|group| watched.contains(&group)), "{delay} us: only {watched:?} are watched");
+    }
+}
