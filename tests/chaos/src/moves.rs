@@ -58,6 +58,8 @@ pub(crate) enum MoveKind {
 const POLLED: Duration = Duration::from_millis(200);
 /// How long after a restart of the plugin or of the kubelet the kubelet may still call a closed socket.
 const RECONNECTED: Duration = Duration::from_secs(5);
+/// What the kubelet says of devices without a stream (`devicesToAllocate`).
+const STREAM_HAS_ENDED: &str = "no healthy devices present";
 /// In this time a plugin without a stream has registered again.
 const REGISTERED_AGAIN: Duration = Duration::from_secs(2);
 
@@ -241,8 +243,11 @@ impl Move {
         let room = world.free_groups().len() >= shape.count();
         let mut admitted = world.admit(shape)?;
         // A kubelet up to 1.36 may call a socket of before a restart: the end of an old stream disconnects the new
-        // client (`runClient`), until the plugin registers again. The next admission must succeed.
-        if admitted.as_ref().is_err_and(|reason| is_of_a_closed_socket(reason))
+        // client (`runClient`), until the plugin registers again. Each kubelet marks all devices unhealthy when a stream ends
+        // (`markResourceUnhealthy`), until the new stream has a list. The next admission must succeed.
+        if admitted
+            .as_ref()
+            .is_err_and(|reason| is_of_a_closed_socket(reason) || reason.contains(STREAM_HAS_ENDED))
             && world.restarted_within(RECONNECTED)
         {
             std::thread::sleep(REGISTERED_AGAIN);
