@@ -169,7 +169,9 @@ func (n *chaosNode) logHas(text string) bool {
 	return strings.Contains(string(content), text)
 }
 
-func isGone(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsConflict(err) }
+// isGone returns whether an object does not exist. A conflict does not show that: another request, such as one that the way to the API server
+// has delayed, may have changed the object at the same time.
+func isGone(err error) bool { return apierrors.IsNotFound(err) }
 
 // nodeOfPod returns the name of the node that a pod or its claim is made for: pods are named NODE-pod-NUMBER.
 func nodeOfPod(name string) string {

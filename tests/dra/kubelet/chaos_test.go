@@ -53,6 +53,7 @@ type chaosCounts struct{ steps, moves, pods, prepared, barriers, excused, late, 
 func TestChaos(t *testing.T) {
 	expected, err := regexp.Compile(*chaosExpect)
 	must(t, err)
+	needInotifyFor(t, *chaosNodes)
 	began := time.Now()
 	c := &cluster{apiServer: startAPIServer(t, t.TempDir())}
 	startControllers(t, c.apiServer, t.TempDir())

@@ -8,6 +8,9 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
+	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -76,6 +79,21 @@ func needInotify(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// needInotifyFor fails if this user may not have enough inotify instances for some nodes: four of the driver and one of the plugin
+// manager each.
+func needInotifyFor(t *testing.T, nodes int) {
+	t.Helper()
+	const setting = "/proc/sys/fs/inotify/max_user_instances"
+	content, err := os.ReadFile(setting)
+	must(t, err)
+	limit, err := strconv.Atoi(strings.TrimSpace(string(content)))
+	must(t, err)
+	// The rest is for what else runs here.
+	if needed := 5*nodes + 16; limit < needed {
+		t.Fatalf("%s is %d, and %d nodes need %d: raise it, or take fewer nodes", setting, limit, nodes, needed)
+	}
 }
 
 // end ends them as the exit of the kubelet does.
