@@ -56,7 +56,7 @@ pub(crate) enum MoveKind {
 
 /// In this time the plugin has polled the kubelet after an Allocate: two intervals and more.
 const POLLED: Duration = Duration::from_millis(200);
-/// How long after a restart of the plugin or of the kubelet the kubelet may still call a closed socket.
+/// How long after a restart of the plugin or of the kubelet the kubelet may still call a closed socket, or end the stream of before.
 const RECONNECTED: Duration = Duration::from_secs(5);
 /// What the kubelet says of devices without a stream (`devicesToAllocate`).
 const STREAM_HAS_ENDED: &str = "no healthy devices present";

@@ -15,7 +15,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 )
@@ -168,10 +167,6 @@ func (n *chaosNode) logHas(text string) bool {
 	content, _ := os.ReadFile(n.log)
 	return strings.Contains(string(content), text)
 }
-
-// isGone returns whether an object does not exist. A conflict does not show that: another request, such as one that the way to the API server
-// has delayed, may have changed the object at the same time.
-func isGone(err error) bool { return apierrors.IsNotFound(err) }
 
 // nodeOfPod returns the name of the node that a pod or its claim is made for: pods are named NODE-pod-NUMBER.
 func nodeOfPod(name string) string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -151,7 +153,8 @@ func (n *chaosNode) unprepare(kubelet *kubelet, ctx context.Context, p *chaosPod
 	defer n.mu.Unlock()
 	p.prepared, p.known = false, false
 	n.forgetChanges(p)
-	p.ended = err == nil || isGone(err)
+	// A conflict does not show that the pod is gone: a request that was delayed may have changed it at the same time.
+	p.ended = err == nil || apierrors.IsNotFound(err)
 	return p.ended
 }
 
@@ -169,16 +172,13 @@ func (n *chaosNode) checkBarrier(p *chaosPod, what string, before observed) {
 	offered := untainted(slices)
 	// The list takes time: a device that was freed meanwhile may be offered again.
 	n.mu.Lock()
-	held, disturbed := n.stillHeld(p, before), n.isDisturbed(before)
+	held, disturbed, bound := n.stillHeld(p, before), n.isDisturbed(before), maps.Clone(n.bound)
 	n.mu.Unlock()
 	for _, device := range held {
-		n.mu.Lock()
-		_, bound := n.bound[addressOf(device)]
-		n.mu.Unlock()
 		switch {
-		case !offered[device] || !bound || disturbed:
+		case !offered[device] || !bound[addressOf(device)]:
 			n.count(func(c *chaosCounts) { c.barriers++ })
-		case what == "refused" && n.logHas("the API server has not stored in time"):
+		case disturbed || what == "refused" && n.logHas("the API server has not stored in time"):
 			n.count(func(c *chaosCounts) { c.excused++ })
 		default:
 			n.violate("%s is %s while %s is held, and the API server offers the device", p.pod.Name, what, device)

@@ -32,8 +32,10 @@ fn run_dir(node: &Node) -> RunDir {
     RunDir::of_serve(&node.run_dir(), &Problems::default())
 }
 
-/// Makes passes until the first snapshot is published and the holder of [`GPU`] is known.
-fn settle(handle: &MonitorHandle, monitor_loop: &mut MonitorLoop) {
+/// Returns a monitor of a node that has published a snapshot and knows the holder of [`GPU`].
+fn settled(node: &Node) -> (MonitorHandle, MonitorLoop) {
+    let (handle, mut monitor_loop) =
+        MonitorHandle::prepare(&config(node, "50ms"), &run_dir(node), std::iter::empty(), None).unwrap();
     handle.set_restored(AssignedDevices::default());
     handle.set_assigned(AssignedDevices::default());
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -46,15 +48,14 @@ fn settle(handle: &MonitorHandle, monitor_loop: &mut MonitorLoop) {
         monitor_loop.pass();
         std::thread::sleep(Duration::from_millis(2));
     }
+    (handle, monitor_loop)
 }
 
 #[test]
 fn pass_without_a_change_allocates_and_publishes_nothing() {
     let node = Node::with_eight_gpus().unwrap();
     let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
-    let (handle, mut monitor_loop) =
-        MonitorHandle::prepare(&config(&node, "50ms"), &run_dir(&node), std::iter::empty(), None).unwrap();
-    settle(&handle, &mut monitor_loop);
+    let (handle, mut monitor_loop) = settled(&node);
     let mut passes = |count| {
         for _ in 0..count {
             std::thread::sleep(Duration::from_millis(60));
@@ -75,9 +76,7 @@ fn only_groups_with_an_offered_device_are_probed() {
     let other = vfio_sim_node::Function::new("0000:f2:00.0", 77).with_driver(Some("vfio-pci"));
     node.add(other).unwrap();
     let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
-    let (handle, mut monitor_loop) =
-        MonitorHandle::prepare(&config(&node, "50ms"), &run_dir(&node), std::iter::empty(), None).unwrap();
-    settle(&handle, &mut monitor_loop);
+    let _monitor = settled(&node);
     assert_eq!(node.opens(77), 0, "the group of a network card was opened");
     assert!(node.opens(52) > 0, "no offered group was probed at the start");
 }
@@ -87,9 +86,8 @@ fn device_bound_during_a_pass_is_watched_after_it() {
     let node = Node::with_eight_gpus().unwrap();
     let _vm = node.start_vm(&VmSpec::foreign(&[GPU])).unwrap();
     let (first, second) = ("0000:bd:00.0", "0000:ce:00.0");
-    let (handle, mut monitor_loop) =
-        MonitorHandle::prepare(&config(&node, "50ms"), &run_dir(&node), std::iter::empty(), None).unwrap();
-    settle(&handle, &mut monitor_loop);
+    let (handle, mut monitor_loop) = settled(&node);
+    // The bind comes at another moment of each pass. No group is left unwatched at any of them.
     for delay in (0..1000).step_by(20) {
         for address in [first, second] {
             node.unbind(address).unwrap();
