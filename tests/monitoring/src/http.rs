@@ -19,7 +19,10 @@ pub(crate) fn get(port: u16, path: &str) -> anyhow::Result<String> {
     stream.set_read_timeout(Some(DEADLINE))?;
     stream.set_write_timeout(Some(DEADLINE))?;
     // A server of HTTP/1.0 closes the connection after the body, and does not send it in chunks.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nAccept: text/plain, application/json\r\n\r\n")?;
+    let request =
+        format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nAccept: text/plain, application/json\r\n\r\n");
+    // In one call: `write!` makes several, and a server that refuses after the first may be gone at the next.
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(MOST).read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);

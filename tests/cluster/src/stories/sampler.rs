@@ -122,7 +122,9 @@ fn sample(socket: &Path, stop: &AtomicBool) -> Vec<Sample> {
 fn ask(socket: &Path) -> Result<i64> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(ANSWER))?;
-    write!(stream, "GET /api/v1/nodes/{NODE} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    // In one call: `write!` makes several, and a server that answers after the first may be gone at the next.
+    let request = format!("GET /api/v1/nodes/{NODE} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     // A node's status has some 10 kB.
     stream.take(16 << 20).read_to_string(&mut answer)?;
@@ -165,7 +167,8 @@ mod tests {
             for answer in ["200 OK", "503 Service Unavailable"] {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut request = [0; 256];
-                let _ = stream.read(&mut request).unwrap();
+                let length = stream.read(&mut request).unwrap();
+                assert!(request[..length].ends_with(b"\r\n\r\n"), "the whole request comes at once");
                 let body = r#"{"status":{"allocatable":{"cpu":"1","nvidia.com/A":"5"}}}"#;
                 write!(stream, "HTTP/1.0 {answer}\r\nContent-Type: application/json\r\n\r\n{body}").unwrap();
             }
