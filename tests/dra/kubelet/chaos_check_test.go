@@ -87,8 +87,9 @@ func (n *chaosNode) offeredAndFree(v view) (offered, free map[string]bool) {
 	return offered, free
 }
 
-// isLate returns whether the state is wrong only for devices that were freed and held again within a step, or held and freed, and only as it
-// was right before the second change. After that change the state was right by chance, and the driver's write after the first one came later.
+// isLate returns whether the state is wrong only for devices that were freed (or bound) and held within a step, or held (or unbound) and freed,
+// and only as it was right before the second change. After that change the state was right by chance, and the driver's write after the first
+// one came later.
 func (n *chaosNode) isLate(v view) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -100,10 +101,10 @@ func (n *chaosNode) isLate(v view) bool {
 			continue
 		}
 		differ = true
-		// The latest change made the device held if it is offered.
+		// A device that is offered was taken by the latest change.
 		if !slices.ContainsFunc(n.changes[:], func(step map[int][]change) bool {
 			changes := step[group]
-			return len(changes) > 1 && (changes[len(changes)-1] == isHeld) == offered[device]
+			return len(changes) > 1 && (changes[len(changes)-1] == isTaken) == offered[device]
 		}) {
 			return false
 		}

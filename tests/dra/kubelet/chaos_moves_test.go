@@ -121,7 +121,7 @@ func (n *chaosNode) play(steps int) string {
 	return ""
 }
 
-// beginStep forgets the changes of holders before the previous step.
+// beginStep forgets the changes of groups before the previous step.
 func (n *chaosNode) beginStep() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -253,6 +253,7 @@ func (n *chaosNode) unbind() bool {
 	address := addresses[n.random.IntN(len(addresses))]
 	n.sim.order(n.t, "unbind", map[string]any{"address": address}, &struct{}{})
 	delete(n.bound, address)
+	n.changed(isTaken, n.groups[address])
 	return true
 }
 
@@ -274,6 +275,7 @@ func (n *chaosNode) bind() bool {
 	address := candidates[n.random.IntN(len(candidates))]
 	n.sim.order(n.t, "bind", map[string]any{"address": address, "driver": "vfio-pci"}, &struct{}{})
 	n.bound[address] = true
+	n.changed(isFree, n.groups[address])
 	return true
 }
 

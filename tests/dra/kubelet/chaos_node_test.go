@@ -31,12 +31,13 @@ type chaosVM struct {
 	pod string
 }
 
-// change is what a VM makes of a group when it starts or ends.
+// change is what becomes of a group when a VM starts or ends, or a driver is bound or unbound.
 type change bool
 
 const (
-	isHeld change = true
-	isFree change = false
+	// isTaken is a group that a VM holds, or one with a device that is not bound.
+	isTaken change = true
+	isFree  change = false
 )
 
 // chaosNode is a node with everything on it.
@@ -67,7 +68,7 @@ type chaosNode struct {
 	groups map[string]int
 	bound  map[string]bool
 	vms    map[int]*chaosVM
-	// changes are those of each group's holder, in this step and in the previous one, since a claim of the group was prepared or unprepared.
+	// changes are those of each group, in this step and in the previous one, since a claim of the group was prepared or unprepared.
 	changes [2]map[int][]change
 	pods    map[types.UID]*chaosPod
 	// disturbances counts what makes a barrier impossible to check: restarts, and interruptions of the way to the API server.
@@ -320,19 +321,20 @@ func (n *chaosNode) startVM(addresses []string, pod string) {
 		}
 	}
 	n.vms[vm.pid] = vm
-	n.holderChanges(vm, isHeld)
+	n.changed(isTaken, vm.groups...)
 	n.history.note("pid %d of pod %q holds %v", vm.pid, pod, vm.groups)
 }
 
 func (n *chaosNode) kill(vm *chaosVM) {
 	n.sim.killVM(n.t, vm.pid)
 	delete(n.vms, vm.pid)
-	n.holderChanges(vm, isFree)
+	n.changed(isFree, vm.groups...)
 	n.history.note("pid %d has ended", vm.pid)
 }
 
-func (n *chaosNode) holderChanges(vm *chaosVM, to change) {
-	for _, group := range vm.groups {
+// changed keeps what became of groups, for isLate.
+func (n *chaosNode) changed(to change, groups ...int) {
+	for _, group := range groups {
 		n.changes[0][group] = append(n.changes[0][group], to)
 	}
 }
