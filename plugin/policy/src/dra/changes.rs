@@ -1,5 +1,6 @@
 //! Finds the fewest writes after which the API server stores what the driver wants to publish.
 
+use crate::dra::devices::Entry;
 use crate::dra::slices::{Content, Publication, distribute};
 use k8s_openapi::api::resource::v1::{
     CounterSet, Device, DeviceTaint, ResourcePool, ResourceSlice, ResourceSliceSpec,
@@ -130,7 +131,7 @@ fn apply(
             }
             None => new_metadata(wanted, index),
         };
-        let devices = content.devices.iter().map(|device| with_times(device, stored)).collect();
+        let devices = content.devices.iter().map(|entry| with_times(entry, stored)).collect();
         let spec = ResourceSliceSpec {
             driver: wanted.driver.as_str().to_owned(),
             node_name: Some(wanted.node.clone()),
@@ -166,9 +167,9 @@ fn new_metadata(wanted: &Publication, index: usize) -> ObjectMeta {
     }
 }
 
-/// Returns a device whose taints have the times at which the API server stored equal ones.
-fn with_times(device: &Device, stored: Option<&ResourceSlice>) -> Device {
-    let mut device = device.clone();
+/// Returns an entry as the API's type. Its taint has the time at which the API server stored an equal one.
+fn with_times(entry: &Entry, stored: Option<&ResourceSlice>) -> Device {
+    let mut device = entry.device();
     let devices = stored.and_then(|slice| slice.spec.devices.as_ref());
     let same = devices.into_iter().flatten().find(|stored| stored.name == device.name);
     let known: &[DeviceTaint] = same.and_then(|stored| stored.taints.as_deref()).unwrap_or_default();

@@ -1,9 +1,11 @@
-//! Makes the entries of all devices in ResourceSlices, and the counters of groups that several devices share.
+//! Decides what ResourceSlices say of each device, and the counters of groups that several devices share.
 
 use crate::dra::attributes::Attributes;
 use crate::dra::names::{DraDriver, device_name};
 use crate::dra::taints::Withheld;
-use k8s_openapi::api::resource::v1::{Counter, CounterSet, Device, DeviceCounterConsumption, ResourceSlice};
+use k8s_openapi::api::resource::v1::{
+    Counter, CounterSet, Device, DeviceCounterConsumption, DeviceTaint, ResourceSlice,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -84,11 +86,42 @@ pub struct Listed {
     pub prepared: bool,
 }
 
+/// What a slice says of a device. It shares the attributes, which take seven kilobytes as the API's types.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Entry {
+    /// The name in the slice.
+    pub name: String,
+    /// The attributes.
+    pub attributes: Arc<Attributes>,
+    /// Why the scheduler must not allocate the device, and since when if that is known. None if it may.
+    pub taint: Option<DeviceTaint>,
+    /// The group whose counter the device consumes.
+    pub counter: Option<GroupId>,
+}
+
+impl Entry {
+    /// Returns the entry as the API's type.
+    pub fn device(&self) -> Device {
+        let consumption = |group| DeviceCounterConsumption {
+            compatibility_groups: None,
+            counter_set: set_name(group),
+            counters: BTreeMap::from([(counter_name(group), one())]),
+        };
+        Device {
+            name: self.name.clone(),
+            attributes: (!self.attributes.is_empty()).then(|| self.attributes.by_name()),
+            taints: self.taint.clone().map(|taint| vec![taint]),
+            consumes_counters: self.counter.map(|group| vec![consumption(group)]),
+            ..Device::default()
+        }
+    }
+}
+
 /// The entries of a node's devices.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Entries {
     /// The devices, in the order of preference.
-    pub devices: Vec<Device>,
+    pub devices: Vec<Entry>,
     /// The counters of groups with several listed devices.
     pub counter_sets: Vec<CounterSet>,
     /// The devices that are not listed, because the API server does not store their taint.
@@ -142,19 +175,13 @@ pub fn have_same_entries(some: &[Listed], others: &[Listed], features: Features)
     some.len() == others.len() && some.iter().zip(others).all(|(one, other)| is_same(one, other))
 }
 
-fn entry(driver: &DraDriver, listed: &Listed, group: Option<GroupId>, features: Features) -> Device {
+fn entry(driver: &DraDriver, listed: &Listed, counter: Option<GroupId>, features: Features) -> Entry {
     let withheld = listed.withheld.as_ref().filter(|_| features.taints);
-    let consumption = |group| DeviceCounterConsumption {
-        compatibility_groups: None,
-        counter_set: set_name(group),
-        counters: BTreeMap::from([(counter_name(group), one())]),
-    };
-    Device {
+    Entry {
         name: device_name(listed.id),
-        attributes: (!listed.attributes.is_empty()).then(|| listed.attributes.by_name()),
-        taints: withheld.map(|withheld| vec![withheld.taint(driver)]),
-        consumes_counters: group.map(|group| vec![consumption(group)]),
-        ..Device::default()
+        attributes: Arc::clone(&listed.attributes),
+        taint: withheld.map(|withheld| withheld.taint(driver)),
+        counter,
     }
 }
 

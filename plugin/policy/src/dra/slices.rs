@@ -3,9 +3,9 @@
 //! An entry stays in the slice in which the API server stores it, at its place in the list. So a change of one device changes one
 //! slice, and the order changes only for devices that come or go.
 
-use crate::dra::devices::Entries;
+use crate::dra::devices::{Entries, Entry};
 use crate::dra::names::DraDriver;
-use k8s_openapi::api::resource::v1::{CounterSet, Device, ResourceSlice};
+use k8s_openapi::api::resource::v1::{CounterSet, ResourceSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ pub(super) struct Content<'a> {
     /// The stored slice that it replaces, by its place in the list of stored slices. None for a new slice.
     pub(super) stored: Option<usize>,
     /// The devices.
-    pub(super) devices: Vec<&'a Device>,
+    pub(super) devices: Vec<&'a Entry>,
     /// The counter sets.
     pub(super) counter_sets: Vec<&'a CounterSet>,
 }
@@ -45,14 +45,14 @@ pub(super) struct Content<'a> {
 pub(super) fn distribute<'a>(entries: &'a Entries, stored: &[&ResourceSlice]) -> Vec<Content<'a>> {
     let devices = kept(
         &entries.devices,
-        |device| device.name.as_str(),
-        stored.iter().map(|slice| slice.spec.devices.as_deref().unwrap_or_default()),
+        |entry| entry.name.as_str(),
+        stored.iter().map(|slice| slice.spec.devices.iter().flatten().map(|device| device.name.as_str())),
         MAX_DEVICES,
     );
     let counter_sets = kept(
         &entries.counter_sets,
         |set| set.name.as_str(),
-        stored.iter().map(|slice| slice.spec.shared_counters.as_deref().unwrap_or_default()),
+        stored.iter().map(|slice| slice.spec.shared_counters.iter().flatten().map(|set| set.name.as_str())),
         MAX_COUNTER_SETS,
     );
     let with_devices =
@@ -78,22 +78,22 @@ pub(super) fn distribute<'a>(entries: &'a Entries, stored: &[&ResourceSlice]) ->
     contents
 }
 
-/// Distributes items over lists of at most `limit`. An item stays in the list that has one of its name, at its place there. All
+/// Distributes items over lists of at most `limit`. An item stays in the stored list that has its name, at its place there. All
 /// others fill the first lists with room, and then new lists. Returns the lists that are not empty, each with the place of its
 /// stored list.
-fn kept<'a, 'b, T: 'b>(
+fn kept<'a, 'b, T>(
     items: &'a [T],
     name: impl Fn(&T) -> &str,
-    stored: impl Iterator<Item = &'b [T]>,
+    stored: impl Iterator<Item = impl Iterator<Item = &'b str>>,
     limit: usize,
 ) -> Vec<(Option<usize>, Vec<&'a T>)> {
     let mut left: BTreeMap<&str, &'a T> = items.iter().map(|item| (name(item), item)).collect();
     let mut lists: Vec<(Option<usize>, Vec<&'a T>)> = Vec::new();
-    for (place, list) in stored.enumerate() {
+    for (place, names) in stored.enumerate() {
         let mut kept = Vec::new();
-        for item in list {
+        for stored in names {
             if kept.len() < limit
-                && let Some(item) = left.remove(name(item))
+                && let Some(item) = left.remove(stored)
             {
                 kept.push(item);
             }

@@ -140,10 +140,9 @@ impl Driver {
         }
         let driver: DraDriver = "vfio.example.com".parse().unwrap();
         let entries = entries(&driver, &listed, Features { taints: true, counters: true });
-        let entry = |device: k8s_openapi::api::resource::v1::Device| {
+        let entry = |device: vfio_plugin_policy::dra::devices::Entry| {
             let known = (0..u8::MAX).find(|known| device_id(&device.name).unwrap().to_string() == id(*known));
-            let entry =
-                Entry { withheld: device.taints.is_some(), counted: device.consumes_counters.is_some() };
+            let entry = Entry { withheld: device.taint.is_some(), counted: device.counter.is_some() };
             (known.unwrap(), entry)
         };
         entries.devices.into_iter().map(entry).collect()

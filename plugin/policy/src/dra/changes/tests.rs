@@ -1,13 +1,16 @@
 //! Runs the changes against a stand-in for the API server's store: it names slices, counts versions and sets the times of taints.
 
 use super::*;
-use crate::dra::devices::Entries;
+use crate::dra::attributes::{DeviceFacts, attributes};
+use crate::dra::devices::{Entries, Entry};
 use crate::dra::slices::{MAX_COUNTER_SETS, MAX_DEVICES};
-use k8s_openapi::api::resource::v1::{Counter, CounterSet, DeviceAttribute};
+use crate::testing::node_of;
+use k8s_openapi::api::resource::v1::{Counter, CounterSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What the API server stores.
 #[derive(Clone, Default)]
@@ -78,7 +81,7 @@ impl Store {
             .iter_mut()
             .flat_map(|device| device.taints.iter_mut().flatten())
             .for_each(|taint| taint.time_added = None);
-        assert_eq!(sorted(devices), sorted(wanted.entries.devices.clone()));
+        assert_eq!(sorted(devices), sorted(wanted.entries.devices.iter().map(Entry::device).collect()));
         let sets: Vec<CounterSet> = self
             .slices
             .iter()
@@ -102,7 +105,7 @@ fn sorted_sets(mut sets: Vec<CounterSet>) -> Vec<CounterSet> {
     sets
 }
 
-fn wanted(devices: Vec<Device>, counter_sets: Vec<CounterSet>) -> Publication {
+fn wanted(devices: Vec<Entry>, counter_sets: Vec<CounterSet>) -> Publication {
     let entries = Entries { devices, counter_sets, left_out: Vec::new() };
     Publication {
         driver: "vfio.example.com".parse().unwrap(),
@@ -112,18 +115,18 @@ fn wanted(devices: Vec<Device>, counter_sets: Vec<CounterSet>) -> Publication {
     }
 }
 
-fn device(number: u16) -> Device {
-    Device { name: format!("pci-0000-{:02x}-{:02x}-0", number >> 5, number & 31), ..Device::default() }
+fn device(number: u16) -> Entry {
+    Entry { name: format!("pci-0000-{:02x}-{:02x}-0", number >> 5, number & 31), ..Entry::default() }
 }
 
-fn tainted(number: u16, value: &str) -> Device {
+fn tainted(number: u16, value: &str) -> Entry {
     let taint = DeviceTaint {
         effect: "NoSchedule".to_owned(),
         key: "vfio.example.com/held".to_owned(),
         time_added: None,
         value: Some(value.to_owned()),
     };
-    Device { taints: Some(vec![taint]), ..device(number) }
+    Entry { taint: Some(taint), ..device(number) }
 }
 
 fn set(number: u16) -> CounterSet {
@@ -136,24 +139,19 @@ fn counts(changes: &Changes) -> (usize, usize, usize) {
 }
 
 fn any_wanted() -> impl Strategy<Value = Publication> {
-    let devices = prop::collection::btree_map(0..200_u16, 0..4_u8, 0..150).prop_map(|devices| {
+    let attributes = Arc::new(attributes(&node_of(1).devices[0], &DeviceFacts::default()));
+    let devices = prop::collection::btree_map(0..200_u16, 0..4_u8, 0..150).prop_map(move |devices| {
         let entry = |(number, kind)| match kind {
             0 => tainted(number, "qemu.1"),
             1 => tainted(number, "qemu.2"),
-            2 => Device {
-                attributes: Some(BTreeMap::from([(
-                    "iommufd".to_owned(),
-                    DeviceAttribute { bool: Some(true), ..DeviceAttribute::default() },
-                )])),
-                ..device(number)
-            },
+            2 => Entry { attributes: Arc::clone(&attributes), ..device(number) },
             _ => device(number),
         };
         devices.into_iter().map(entry).collect::<Vec<_>>()
     });
     let sets =
         prop::collection::btree_set(0..30_u16, 0..20).prop_map(|sets| sets.into_iter().map(set).collect());
-    (devices, sets).prop_map(|(devices, sets): (Vec<Device>, Vec<CounterSet>)| wanted(devices, sets))
+    (devices, sets).prop_map(|(devices, sets): (Vec<Entry>, Vec<CounterSet>)| wanted(devices, sets))
 }
 
 proptest! {
@@ -190,7 +188,7 @@ proptest! {
         let generation = store.highest;
         let mut changed = publication.clone();
         let place = place.index(changed.entries.devices.len());
-        changed.entries.devices[place].taints = tainted(0, "another.3").taints;
+        changed.entries.devices[place].taint = tainted(0, "another.3").taint;
         let changes = store.publish(&changed);
         prop_assert_eq!(counts(&changes), (0, 1, 0));
         prop_assert_eq!(changes.update[0].spec.pool.generation, generation);
@@ -262,7 +260,7 @@ fn name_of_a_long_node_is_cut() {
 
 #[test]
 fn device_that_comes_or_goes_changes_no_other_slice() {
-    let devices: Vec<Device> = (10..110).map(device).collect();
+    let devices: Vec<Entry> = (10..110).map(device).collect();
     let mut store = Store::default();
     store.publish(&wanted(devices.clone(), Vec::new()));
     let before = store.slices.clone();
@@ -274,7 +272,7 @@ fn device_that_comes_or_goes_changes_no_other_slice() {
         "into the slice with room"
     );
     assert_eq!(store.slices[0], before[0]);
-    let without: Vec<Device> = devices.into_iter().skip(1).collect();
+    let without: Vec<Entry> = devices.into_iter().skip(1).collect();
     store.publish(&wanted(without.clone(), Vec::new()));
     assert_eq!(store.slices[0].spec.devices.as_ref().unwrap().len(), 63);
     store.check(&wanted(without, Vec::new()));
@@ -360,7 +358,7 @@ fn slice_that_another_program_edited_is_written_again() {
     let mut store = Store::default();
     store.publish(&publication);
     store.slices[0].spec.all_nodes = Some(true);
-    store.slices[0].spec.devices.as_mut().unwrap().push(device(9));
+    store.slices[0].spec.devices.as_mut().unwrap().push(device(9).device());
     assert_eq!(counts(&store.publish(&publication)), (0, 1, 0));
     store.check(&publication);
 }

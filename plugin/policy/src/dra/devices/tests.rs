@@ -33,7 +33,8 @@ fn names(entries: &Entries) -> Vec<&str> {
 fn devices_keep_their_order_and_taints() {
     let made = made(&[held("0000:02:00.0", 2), listed("0000:01:00.0", 1)], ALL);
     assert_eq!(names(&made), ["pci-0000-02-00-0", "pci-0000-01-00-0"]);
-    let taints: Vec<_> = made.devices.iter().map(|device| device.taints.as_ref().map(Vec::len)).collect();
+    let taints: Vec<_> =
+        made.devices.iter().map(|entry| entry.device().taints.map(|taints| taints.len())).collect();
     assert_eq!(taints, [Some(1), None]);
     assert_eq!((made.counter_sets, made.left_out), (Vec::new(), Vec::new()));
 }
@@ -49,7 +50,7 @@ fn withheld_device_is_left_out_where_taints_are_dropped() {
 fn prepared_device_stays_listed() {
     let made = made(&[Listed { prepared: true, ..held("0000:02:00.0", 2) }], NONE);
     assert_eq!(names(&made), ["pci-0000-02-00-0"]);
-    assert_eq!(made.devices[0].taints, None);
+    assert_eq!(made.devices[0].device().taints, None);
 }
 
 #[test]
@@ -88,17 +89,18 @@ fn devices_of_one_group_consume_one_counter() {
     let sets = serde_json::to_value(&made.counter_sets).unwrap();
     assert_eq!(sets, serde_json::json!([{"name": "groups-1", "counters": {"g33": {"value": "1"}}}]));
     let consumed = serde_json::json!([{"counterSet": "groups-1", "counters": {"g33": {"value": "1"}}}]);
-    for device in &made.devices[..2] {
-        assert_eq!(serde_json::to_value(&device.consumes_counters).unwrap(), consumed);
+    for entry in &made.devices[..2] {
+        assert_eq!(serde_json::to_value(entry.device().consumes_counters).unwrap(), consumed);
     }
-    assert_eq!(made.devices[2].consumes_counters, None, "the only device of its group");
+    assert_eq!(made.devices[2].device().consumes_counters, None, "the only device of its group");
 }
 
 #[test]
 fn older_api_server_gets_no_counters() {
     let made = made(&[listed("0000:01:00.0", 33), listed("0000:01:00.1", 33)], NONE);
     assert!(
-        made.counter_sets.is_empty() && made.devices.iter().all(|device| device.consumes_counters.is_none())
+        made.counter_sets.is_empty()
+            && made.devices.iter().all(|entry| entry.device().consumes_counters.is_none())
     );
 }
 
@@ -133,7 +135,7 @@ fn dropped_fields_turn_their_feature_off() {
     };
     let group = [held("0000:01:00.0", 33), listed("0000:01:00.1", 33)];
     let full = made(&group, ALL);
-    let devices = slice(full.devices.clone(), Vec::new());
+    let devices = slice(full.devices.iter().map(Entry::device).collect(), Vec::new());
     let counters = slice(Vec::new(), full.counter_sets.clone());
     assert_eq!(ALL.without_dropped(&devices, &devices), ALL);
     assert_eq!(ALL.without_dropped(&counters, &counters), ALL);
