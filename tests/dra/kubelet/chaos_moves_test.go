@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -149,7 +150,14 @@ func (n *chaosNode) createPod(template string) bool {
 			ResourceClaims: []corev1.PodResourceClaim{{Name: "gpus", ResourceClaimTemplateName: &template}},
 			Containers: []corev1.Container{{Name: "compute", Image: "vm",
 				Resources: corev1.ResourceRequirements{Claims: []corev1.ResourceClaim{{Name: "gpus"}}}}}}}
-	must(n.t, second(n.admin.CoreV1().Pods("default").Create(context.Background(), pod, metav1.CreateOptions{})))
+	// On a busy host the API server can take more than ten seconds, and a request without an answer may have been carried out.
+	eventually(n.t, pod.Name+" is created", func() error {
+		_, err := n.admin.CoreV1().Pods("default").Create(context.Background(), pod, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+		return err
+	})
 	return true
 }
 
