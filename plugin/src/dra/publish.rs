@@ -198,7 +198,7 @@ impl SlicePublisher {
                 self.read_version().await;
             }
             Event::Apply(slice) => self.slices.applied(slice),
-            Event::Delete(slice) => self.slices.deleted(&slice),
+            Event::Delete(slice) => self.slices.deleted(&slice.metadata),
         }
     }
 

@@ -1,8 +1,10 @@
 //! Remembers which slices the API server stores.
 
-use k8s_openapi::api::resource::v1::{Device, ResourceSlice};
+use k8s_openapi::api::resource::v1::ResourceSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::{BTreeMap, BTreeSet};
 use vfio_plugin_policy::dra::names::{DraDriver, device_id};
+use vfio_plugin_policy::dra::stored::{StoredDevice, StoredSlice};
 use vfio_probe::DeviceId;
 
 /// The effects of a taint that keep the scheduler from allocating a device.
@@ -11,9 +13,9 @@ const WITHHOLD: [&str; 2] = ["NoSchedule", "NoExecute"];
 /// The driver's slices of this node, as the watch and the answers to writes show them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StoredSlices {
-    slices: BTreeMap<String, ResourceSlice>,
+    slices: BTreeMap<String, StoredSlice>,
     /// The slices of a list that has not ended.
-    list: BTreeMap<String, ResourceSlice>,
+    list: BTreeMap<String, StoredSlice>,
     is_listing: bool,
     are_known: bool,
     was_forgotten: bool,
@@ -32,7 +34,7 @@ impl StoredSlices {
     }
 
     /// Returns all slices, in the order of their names.
-    pub(super) fn all(&self) -> impl ExactSizeIterator<Item = &ResourceSlice> {
+    pub(super) fn all(&self) -> impl ExactSizeIterator<Item = &StoredSlice> {
         self.slices.values()
     }
 
@@ -89,10 +91,7 @@ impl StoredSlices {
 
     /// Adds a slice to the list.
     pub(super) fn listed(&mut self, slice: ResourceSlice) {
-        let known = self.list.get(&name(&slice));
-        if !known.is_some_and(|known| is_newer(known, &slice)) {
-            self.list.insert(name(&slice), slice);
-        }
+        insert(&mut self.list, slice.into());
     }
 
     /// Ends the list. Slices that it lacks are gone, except those that were written since it was begun.
@@ -101,7 +100,7 @@ impl StoredSlices {
         let list = std::mem::take(&mut self.list);
         self.slices.retain(|name, _| list.contains_key(name));
         for slice in list.into_values() {
-            self.applied(slice);
+            self.apply(slice);
         }
         (self.is_listing, self.are_known, self.was_forgotten) = (false, true, false);
     }
@@ -109,7 +108,7 @@ impl StoredSlices {
     /// Takes a list that was made after all writes. A list of the watch that has not ended may be older, and goes on.
     pub(super) fn replace(&mut self, slices: Vec<ResourceSlice>) {
         self.revision += 1;
-        let names: BTreeSet<String> = slices.iter().map(name).collect();
+        let names: BTreeSet<String> = slices.iter().map(|slice| name(&slice.metadata)).collect();
         self.slices.retain(|name, _| names.contains(name));
         for slice in slices {
             self.written(slice);
@@ -119,28 +118,30 @@ impl StoredSlices {
 
     /// Takes the answer to a write.
     pub(super) fn written(&mut self, slice: ResourceSlice) {
+        let slice = StoredSlice::from(slice);
         if self.is_listing {
-            self.listed(slice.clone());
+            insert(&mut self.list, slice.clone());
         }
-        self.applied(slice);
+        self.apply(slice);
     }
 
     /// Takes a slice as it is stored now. An event of the watch may be older than the answer to a write.
     pub(super) fn applied(&mut self, slice: ResourceSlice) {
+        self.apply(slice.into());
+    }
+
+    fn apply(&mut self, slice: StoredSlice) {
         self.revision += 1;
-        self.generation = self.generation.max(slice.spec.pool.generation);
-        let name = name(&slice);
-        if !self.slices.get(&name).is_some_and(|known| is_newer(known, &slice)) {
-            self.slices.insert(name, slice);
-        }
+        self.generation = self.generation.max(slice.spec().pool.generation);
+        insert(&mut self.slices, slice);
     }
 
     /// Removes a slice that was deleted, and not one that was created since with the same name.
-    pub(super) fn deleted(&mut self, slice: &ResourceSlice) {
+    pub(super) fn deleted(&mut self, metadata: &ObjectMeta) {
         self.revision += 1;
-        let name = name(slice);
+        let name = name(metadata);
         for slices in [&mut self.slices, &mut self.list] {
-            if slices.get(&name).is_some_and(|known| known.metadata.uid == slice.metadata.uid) {
+            if slices.get(&name).is_some_and(|known| known.metadata().uid == metadata.uid) {
                 slices.remove(&name);
             }
         }
@@ -153,21 +154,20 @@ impl StoredSlices {
 
     /// Returns whether any device has a taint.
     pub(super) fn have_taints(&self) -> bool {
-        self.devices().any(|device| device.taints.as_ref().is_some_and(|taints| !taints.is_empty()))
+        self.devices().any(|device| !device.taints.is_empty())
     }
 
     /// Returns the names of all stored devices and of all counter sets.
     pub(super) fn names(&self) -> (BTreeSet<String>, BTreeSet<String>) {
-        let sets = self.slices.values().flat_map(|slice| slice.spec.shared_counters.iter().flatten());
+        let sets = self.slices.values().flat_map(StoredSlice::counter_sets);
         let devices = self.devices().map(|device| device.name.clone());
         (devices.collect(), sets.map(|set| set.name.clone()).collect())
     }
 
     /// Returns the devices that the scheduler may allocate.
     pub(super) fn allocatable(&self, driver: &DraDriver) -> BTreeSet<DeviceId> {
-        let withholds = |device: &Device| {
-            let mut taints = device.taints.iter().flatten();
-            taints.any(|taint| {
+        let withholds = |device: &StoredDevice| {
+            device.taints.iter().any(|taint| {
                 WITHHOLD.contains(&taint.effect.as_str()) && taint.key.starts_with(driver.as_str())
             })
         };
@@ -177,24 +177,31 @@ impl StoredSlices {
             .collect()
     }
 
-    fn devices(&self) -> impl Iterator<Item = &Device> {
-        self.slices.values().flat_map(|slice| slice.spec.devices.iter().flatten())
+    fn devices(&self) -> impl Iterator<Item = &StoredDevice> {
+        self.slices.values().flat_map(StoredSlice::devices)
     }
 }
 
-fn name(slice: &ResourceSlice) -> String {
-    slice.metadata.name.clone().unwrap_or_default()
+fn name(metadata: &ObjectMeta) -> String {
+    metadata.name.clone().unwrap_or_default()
+}
+
+/// Adds a slice, unless a newer state of it is known.
+fn insert(slices: &mut BTreeMap<String, StoredSlice>, slice: StoredSlice) {
+    let name = name(slice.metadata());
+    if !slices.get(&name).is_some_and(|known| is_newer(known.metadata(), slice.metadata())) {
+        slices.insert(name, slice);
+    }
 }
 
 /// Returns whether a slice is newer than another state of the same object.
-fn is_newer(known: &ResourceSlice, other: &ResourceSlice) -> bool {
-    known.metadata.uid == other.metadata.uid
-        && version(other).is_some_and(|other| version(known) > Some(other))
+fn is_newer(known: &ObjectMeta, other: &ObjectMeta) -> bool {
+    known.uid == other.uid && version(other).is_some_and(|other| version(known) > Some(other))
 }
 
 /// Returns the resource version as a number, as which the versions of one object can be compared (KEP-5504).
-fn version(slice: &ResourceSlice) -> Option<u128> {
-    slice.metadata.resource_version.as_ref()?.parse().ok()
+fn version(metadata: &ObjectMeta) -> Option<u128> {
+    metadata.resource_version.as_ref()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -243,7 +250,7 @@ mod tests {
         slices.note_generation(&slice("x", 0, 3, None));
         slices.written(slice("x", 9, 3, Some("NoSchedule")));
         slices.written(slice("y", 9, 3, None));
-        slices.deleted(&slice("y", 9, 3, None));
+        slices.deleted(&slice("y", 9, 3, None).metadata);
         slices.listed(slice("x", 5, 1, None));
         slices.end_list();
         assert!(slices.allocatable(&"a.io".parse().unwrap()).is_empty(), "the list is older");
@@ -256,9 +263,9 @@ mod tests {
     fn deleted_slice_leaves_its_generation() {
         let mut slices = StoredSlices::default();
         slices.applied(slice("x", 5, 7, None));
-        slices.deleted(&slice("y", 6, 7, None));
+        slices.deleted(&slice("y", 6, 7, None).metadata);
         assert_eq!(slices.all().len(), 1);
-        slices.deleted(&slice("x", 6, 7, None));
+        slices.deleted(&slice("x", 6, 7, None).metadata);
         assert_eq!((slices.all().len(), slices.generation()), (0, 7));
     }
 }

@@ -70,12 +70,12 @@ impl SlicePublisher {
     async fn write_all(&mut self, changes: Changes) -> Result<Option<RequestError>, RequestError> {
         let Changes { delete, update, create } = changes;
         let (api, mut refusal) = (self.slices_api(), None);
-        for slice in delete {
-            let name = slice.metadata.name.clone().unwrap_or_default();
-            let preconditions = Preconditions { uid: slice.metadata.uid.clone(), resource_version: None };
+        for metadata in delete {
+            let name = metadata.name.clone().unwrap_or_default();
+            let preconditions = Preconditions { uid: metadata.uid.clone(), resource_version: None };
             let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
             match self.api.request(Access::WriteSlices, api.delete(&name, &parameters)).await {
-                Ok(_) | Err(RequestError::Outdated) => self.slices.deleted(&slice),
+                Ok(_) | Err(RequestError::Outdated) => self.slices.deleted(&metadata),
                 Err(error @ RequestError::Refused(_)) => refusal = Some(error),
                 Err(error) => return Err(error),
             }

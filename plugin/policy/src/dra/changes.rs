@@ -2,6 +2,7 @@
 
 use crate::dra::devices::Entry;
 use crate::dra::slices::{Content, Publication, distribute};
+use crate::dra::stored::StoredSlice;
 use k8s_openapi::api::resource::v1::{
     CounterSet, Device, DeviceTaint, ResourcePool, ResourceSlice, ResourceSliceSpec,
 };
@@ -18,8 +19,8 @@ const MAX_NAME: usize = 253;
 /// That of 1.34 allocates from the slices of the newest generation.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Changes {
-    /// Stored slices that the pool does not need any more.
-    pub delete: Vec<ResourceSlice>,
+    /// The metadata of stored slices that the pool does not need any more.
+    pub delete: Vec<ObjectMeta>,
     /// Stored slices with another content, with the name and the resource version under which they are stored.
     pub update: Vec<ResourceSlice>,
     /// New slices. The API server completes their `generateName`.
@@ -41,7 +42,7 @@ impl Changes {
 /// stays is kept, and a stored time is no difference: the API server sets it (`SetDefaults_DeviceTaint`).
 pub fn changes<'a>(
     wanted: &'a Publication,
-    stored: impl IntoIterator<Item = &'a ResourceSlice>,
+    stored: impl IntoIterator<Item = &'a StoredSlice>,
     generation: i64,
 ) -> Changes {
     Pool::new(wanted, stored).changes(generation, false)
@@ -54,7 +55,7 @@ pub fn changes<'a>(
 /// ignores.
 pub fn renewal<'a>(
     wanted: &'a Publication,
-    stored: impl IntoIterator<Item = &'a ResourceSlice>,
+    stored: impl IntoIterator<Item = &'a StoredSlice>,
     generation: i64,
 ) -> Changes {
     Pool::new(wanted, stored).changes(generation, true)
@@ -65,23 +66,23 @@ struct Pool<'a> {
     wanted: &'a Publication,
     contents: Vec<Content<'a>>,
     /// The stored slices of the pool, in the order of their names.
-    kept: Vec<&'a ResourceSlice>,
+    kept: Vec<&'a StoredSlice>,
     /// Other slices of the driver's name, and slices that are being deleted.
-    others: Vec<&'a ResourceSlice>,
+    others: Vec<&'a StoredSlice>,
 }
 
 impl<'a> Pool<'a> {
-    fn new(wanted: &'a Publication, stored: impl IntoIterator<Item = &'a ResourceSlice>) -> Self {
-        let belongs = |slice: &ResourceSlice| {
-            let ResourceSliceSpec { driver, node_name, pool, .. } = &slice.spec;
+    fn new(wanted: &'a Publication, stored: impl IntoIterator<Item = &'a StoredSlice>) -> Self {
+        let belongs = |slice: &StoredSlice| {
+            let ResourceSliceSpec { driver, node_name, pool, .. } = slice.spec();
             *driver == wanted.driver.as_str()
                 && node_name.as_deref() == Some(wanted.node.as_str())
                 && pool.name == wanted.node
         };
-        let (mut kept, others): (Vec<&ResourceSlice>, Vec<&ResourceSlice>) = stored
+        let (mut kept, others): (Vec<&StoredSlice>, Vec<&StoredSlice>) = stored
             .into_iter()
-            .partition(|slice| belongs(slice) && slice.metadata.deletion_timestamp.is_none());
-        kept.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+            .partition(|slice| belongs(slice) && slice.metadata().deletion_timestamp.is_none());
+        kept.sort_by(|a, b| a.metadata().name.cmp(&b.metadata().name));
         let contents = distribute(&wanted.entries, &kept);
         Self { wanted, contents, kept, others }
     }
@@ -90,8 +91,8 @@ impl<'a> Pool<'a> {
         let Self { wanted, contents, kept, others } = self;
         let unneeded =
             (0..kept.len()).filter(|place| contents.iter().all(|content| content.stored != Some(*place)));
-        let unneeded: Vec<&ResourceSlice> = unneeded.filter_map(|place| kept.get(place).copied()).collect();
-        let latest = kept.iter().map(|slice| slice.spec.pool.generation).max();
+        let unneeded: Vec<&StoredSlice> = unneeded.filter_map(|place| kept.get(place).copied()).collect();
+        let latest = kept.iter().map(|slice| slice.spec().pool.generation).max();
         let pool = |generation| ResourcePool {
             name: wanted.node.clone(),
             generation,
@@ -110,8 +111,8 @@ impl<'a> Pool<'a> {
             }
         };
         // Slices of the pool that are being deleted need no write. Others of the driver's name are not this pool's.
-        let foreign = others.iter().filter(|slice| slice.metadata.deletion_timestamp.is_none());
-        let delete = unneeded.iter().chain(foreign).map(|slice| (*slice).clone()).collect();
+        let foreign = others.iter().filter(|slice| slice.metadata().deletion_timestamp.is_none());
+        let delete = unneeded.iter().chain(foreign).map(|slice| slice.metadata().clone()).collect();
         Changes { delete, update, create }
     }
 }
@@ -120,38 +121,41 @@ impl<'a> Pool<'a> {
 fn apply(
     wanted: &Publication,
     contents: &[Content<'_>],
-    kept: &[&ResourceSlice],
+    kept: &[&StoredSlice],
     pool: &ResourcePool,
 ) -> Vec<ResourceSlice> {
     let slice = |(index, content): (usize, &Content<'_>)| {
         let stored = content.stored.and_then(|place| kept.get(place).copied());
         let metadata = match stored {
             Some(stored) => {
-                ObjectMeta { owner_references: owners(wanted, stored), ..stored.metadata.clone() }
+                ObjectMeta { owner_references: owners(wanted, stored), ..stored.metadata().clone() }
             }
             None => new_metadata(wanted, index),
         };
-        let devices = content.devices.iter().map(|entry| with_times(entry, stored)).collect();
+        let devices = content.devices.iter().map(|entry| with_times(entry, stored));
         let spec = ResourceSliceSpec {
             driver: wanted.driver.as_str().to_owned(),
             node_name: Some(wanted.node.clone()),
             pool: pool.clone(),
-            devices: Some(devices).filter(|devices: &Vec<Device>| !devices.is_empty()),
             shared_counters: Some(content.counter_sets.iter().copied().cloned().collect())
                 .filter(|sets: &Vec<CounterSet>| !sets.is_empty()),
             ..ResourceSliceSpec::default()
         };
-        let slice = ResourceSlice { metadata, spec };
-        (stored != Some(&slice)).then_some(slice)
+        let mut slice = ResourceSlice { metadata, spec };
+        if stored.is_some_and(|stored| stored.is(&slice, devices.clone())) {
+            return None;
+        }
+        slice.spec.devices = Some(devices.collect()).filter(|devices: &Vec<Device>| !devices.is_empty());
+        Some(slice)
     };
     contents.iter().enumerate().filter_map(slice).collect()
 }
 
 /// Returns the `ownerReferences` of a stored slice. They stay as they are if none is wanted.
-fn owners(wanted: &Publication, stored: &ResourceSlice) -> Option<Vec<OwnerReference>> {
+fn owners(wanted: &Publication, stored: &StoredSlice) -> Option<Vec<OwnerReference>> {
     match &wanted.owner {
         Some(owner) => Some(vec![owner.clone()]),
-        None => stored.metadata.owner_references.clone(),
+        None => stored.metadata().owner_references.clone(),
     }
 }
 
@@ -168,11 +172,11 @@ fn new_metadata(wanted: &Publication, index: usize) -> ObjectMeta {
 }
 
 /// Returns an entry as the API's type. Its taint has the time at which the API server stored an equal one.
-fn with_times(entry: &Entry, stored: Option<&ResourceSlice>) -> Device {
+fn with_times(entry: &Entry, stored: Option<&StoredSlice>) -> Device {
     let mut device = entry.device();
-    let devices = stored.and_then(|slice| slice.spec.devices.as_ref());
-    let same = devices.into_iter().flatten().find(|stored| stored.name == device.name);
-    let known: &[DeviceTaint] = same.and_then(|stored| stored.taints.as_deref()).unwrap_or_default();
+    let mut devices = stored.into_iter().flat_map(StoredSlice::devices);
+    let same = devices.find(|stored| stored.name == device.name);
+    let known: &[DeviceTaint] = same.map(|stored| stored.taints.as_slice()).unwrap_or_default();
     for taint in device.taints.iter_mut().flatten() {
         let is_same = |stored: &&DeviceTaint| {
             (&stored.key, &stored.value, &stored.effect) == (&taint.key, &taint.value, &taint.effect)

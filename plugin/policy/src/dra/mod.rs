@@ -8,6 +8,7 @@
 //! | [`devices`] | the entries of all devices, with the counters of shared groups |
 //! | [`health`] | the health of a device in the status of its pod |
 //! | [`slices`] | the distribution of the entries over ResourceSlices |
+//! | [`stored`] | what the API server stores of a slice |
 //! | [`changes`] | the fewest writes that make the stored slices equal to the wanted ones |
 //! | [`classes`] | the DeviceClasses by which pods request the devices |
 //! | [`claim`] | what a ResourceClaim allocates |
@@ -26,4 +27,5 @@ pub mod metadata;
 pub mod names;
 pub mod prepared;
 pub mod slices;
+pub mod stored;
 pub mod taints;

@@ -5,7 +5,8 @@
 
 use crate::dra::devices::{Entries, Entry};
 use crate::dra::names::DraDriver;
-use k8s_openapi::api::resource::v1::{CounterSet, ResourceSlice};
+use crate::dra::stored::StoredSlice;
+use k8s_openapi::api::resource::v1::CounterSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use std::collections::BTreeMap;
 
@@ -42,17 +43,17 @@ pub(super) struct Content<'a> {
 
 /// Distributes entries over slices. `stored` are the slices that may be kept, in the order of their names. At least one slice is
 /// returned. A stored slice that is not returned is not needed any more.
-pub(super) fn distribute<'a>(entries: &'a Entries, stored: &[&ResourceSlice]) -> Vec<Content<'a>> {
+pub(super) fn distribute<'a>(entries: &'a Entries, stored: &[&StoredSlice]) -> Vec<Content<'a>> {
     let devices = kept(
         &entries.devices,
         |entry| entry.name.as_str(),
-        stored.iter().map(|slice| slice.spec.devices.iter().flatten().map(|device| device.name.as_str())),
+        stored.iter().map(|slice| slice.devices().iter().map(|device| device.name.as_str())),
         MAX_DEVICES,
     );
     let counter_sets = kept(
         &entries.counter_sets,
         |set| set.name.as_str(),
-        stored.iter().map(|slice| slice.spec.shared_counters.iter().flatten().map(|set| set.name.as_str())),
+        stored.iter().map(|slice| slice.counter_sets().map(|set| set.name.as_str())),
         MAX_COUNTER_SETS,
     );
     let with_devices =
