@@ -49,7 +49,7 @@ func (n *chaosNode) wrong(v view) string {
 		case pod.Spec.NodeName == "":
 		case p == nil:
 			return pod.Name + " is not known to the kubelet yet"
-		case !p.prepared && n.canStart(p):
+		case !p.prepared && n.canStart(p) && !n.isGivenTwice(p):
 			return pod.Name + " is not prepared although its devices are free"
 		case p.prepared && p.wantsVM && n.vmOf(p) == nil && n.canStart(p):
 			return pod.Name + " is about to start"
@@ -95,17 +95,13 @@ func (n *chaosNode) isLate(v view) bool {
 	defer n.mu.Unlock()
 	offered, free := n.offeredAndFree(v)
 	differ := false
-	for address, group := range n.groups {
+	for address := range n.groups {
 		device := deviceOf(address)
 		if offered[device] == free[device] {
 			continue
 		}
 		differ = true
-		// A device that is offered was taken by the latest change.
-		if !slices.ContainsFunc(n.changes[:], func(step map[int][]change) bool {
-			changes := step[group]
-			return len(changes) > 1 && (changes[len(changes)-1] == isTaken) == offered[device]
-		}) {
+		if !n.hasChangedTwice(address, !offered[device]) {
 			return false
 		}
 	}

@@ -122,13 +122,6 @@ func (n *chaosNode) play(steps int) string {
 	return ""
 }
 
-// beginStep forgets the changes of groups before the previous step.
-func (n *chaosNode) beginStep() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.changes = [2]map[int][]change{{}, n.changes[0]}
-}
-
 // report returns the violation. Empty if another node has found one.
 func (n *chaosNode) report(when string) string {
 	if violation := n.violation(); violation != "" {
@@ -150,15 +143,28 @@ func (n *chaosNode) createPod(template string) bool {
 			ResourceClaims: []corev1.PodResourceClaim{{Name: "gpus", ResourceClaimTemplateName: &template}},
 			Containers: []corev1.Container{{Name: "compute", Image: "vm",
 				Resources: corev1.ResourceRequirements{Claims: []corev1.ResourceClaim{{Name: "gpus"}}}}}}}
-	// On a busy host the API server can take more than ten seconds, and a request without an answer may have been carried out.
-	eventually(n.t, pod.Name+" is created", func() error {
+	return n.ask(pod.Name+" is created", func() error {
 		_, err := n.admin.CoreV1().Pods("default").Create(context.Background(), pod, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
 			return nil
 		}
 		return err
 	})
-	return true
+}
+
+// ask sends a request until it has an answer: one without may be carried out. A busy API server needs more than ten seconds. Returns whether
+// the answer was no refusal.
+func (n *chaosNode) ask(what string, request func() error) bool {
+	isDone := false
+	eventually(n.t, what, func() error {
+		err := request()
+		isDone = err == nil
+		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+			return nil
+		}
+		return err
+	})
+	return isDone
 }
 
 // createLatePod creates a pod. After the scheduler has placed it, a process takes its device before the driver prepares the claim.
@@ -196,7 +202,9 @@ func (n *chaosNode) deletePod(hangs, force, late bool) bool {
 		now := int64(0)
 		options.GracePeriodSeconds = &now
 	}
-	return n.admin.CoreV1().Pods("default").Delete(context.Background(), pod.Name, options) == nil
+	return n.ask(pod.Name+" is deleted", func() error {
+		return n.admin.CoreV1().Pods("default").Delete(context.Background(), pod.Name, options)
+	})
 }
 
 func (n *chaosNode) wantVM(wants bool) bool {
@@ -260,8 +268,7 @@ func (n *chaosNode) unbind() bool {
 	addresses := slices.Sorted(maps.Keys(n.bound))
 	address := addresses[n.random.IntN(len(addresses))]
 	n.sim.order(n.t, "unbind", map[string]any{"address": address}, &struct{}{})
-	delete(n.bound, address)
-	n.changed(isTaken, n.groups[address])
+	n.setBound(address, false)
 	return true
 }
 
@@ -282,8 +289,7 @@ func (n *chaosNode) bind() bool {
 	slices.Sort(candidates)
 	address := candidates[n.random.IntN(len(candidates))]
 	n.sim.order(n.t, "bind", map[string]any{"address": address, "driver": "vfio-pci"}, &struct{}{})
-	n.bound[address] = true
-	n.changed(isFree, n.groups[address])
+	n.setBound(address, true)
 	return true
 }
 
@@ -306,11 +312,13 @@ func (n *chaosNode) restartDriver() bool {
 func (n *chaosNode) restartKubelet() bool {
 	n.disturb(false)
 	n.stopKubelet()
-	if v, err := n.requested(); err == nil {
+	n.ask("the slices are listed", func() error {
+		v, err := n.requested()
 		for _, slice := range v.slices {
 			n.wiped[slice.UID] = true
 		}
-	}
+		return err
+	})
 	n.meanwhile(2)
 	n.startKubelet()
 	n.mu.Lock()
@@ -340,7 +348,9 @@ func (n *chaosNode) interrupt(refuse bool) bool {
 
 func (n *chaosNode) deleteSlices() bool {
 	options := metav1.ListOptions{FieldSelector: "spec.nodeName=" + n.name}
-	return n.admin.ResourceV1().ResourceSlices().DeleteCollection(context.Background(), metav1.DeleteOptions{}, options) == nil
+	return n.ask("the slices are deleted", func() error {
+		return n.admin.ResourceV1().ResourceSlices().DeleteCollection(context.Background(), metav1.DeleteOptions{}, options)
+	})
 }
 
 // changeSlices removes devices and taints from a slice, as a person may do.
@@ -361,5 +371,7 @@ func (n *chaosNode) changeSlices() bool {
 	n.disturbances++
 	n.edited = true
 	n.mu.Unlock()
-	return second(n.admin.ResourceV1().ResourceSlices().Update(context.Background(), slice, metav1.UpdateOptions{})) == nil
+	return n.ask("a slice is changed", func() error {
+		return second(n.admin.ResourceV1().ResourceSlices().Update(context.Background(), slice, metav1.UpdateOptions{}))
+	})
 }

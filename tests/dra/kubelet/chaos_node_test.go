@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
@@ -30,15 +31,6 @@ type chaosVM struct {
 	// pod is the uid of the pod. Empty for a process of no pod, and for the rest of a pod that has ended.
 	pod string
 }
-
-// change is what becomes of a group when a VM starts or ends, or a driver is bound or unbound.
-type change bool
-
-const (
-	// isTaken is a group that a VM holds, or one with a device that is not bound.
-	isTaken change = true
-	isFree  change = false
-)
 
 // chaosNode is a node with everything on it.
 type chaosNode struct {
@@ -67,9 +59,14 @@ type chaosNode struct {
 	mu     sync.Mutex
 	groups map[string]int
 	bound  map[string]bool
-	vms    map[int]*chaosVM
-	// changes are those of each group, in this step and in the previous one, since a claim of the group was prepared or unprepared.
-	changes [2]map[int][]change
+	// unbound is when each device was unbound last.
+	unbound map[string]time.Time
+	vms     map[int]*chaosVM
+	// open has the devices that a VM can open.
+	open map[string]bool
+	// changes are whether a VM could open each device after each change of that, in this step and in the previous one, since a claim of its
+	// group was prepared or unprepared.
+	changes [2]map[string][]bool
 	pods    map[types.UID]*chaosPod
 	// disturbances counts what makes a barrier impossible to check: restarts, and interruptions of the way to the API server.
 	disturbances int
@@ -87,12 +84,10 @@ type chaosNode struct {
 func newChaosNode(t *testing.T, c *cluster, name string, random *rand.Rand) *chaosNode {
 	t.Helper()
 	n := &chaosNode{cluster: c, t: t, name: name, random: random, sim: startNode(t), dirs: newDirectories(t), wiped: map[types.UID]bool{},
-		groups: chaosDevices, bound: map[string]bool{}, deleted: map[types.UID]bool{}, vms: map[int]*chaosVM{}, changes: [2]map[int][]change{{}, {}}, pods: map[types.UID]*chaosPod{}}
+		deleted: map[types.UID]bool{}, pods: map[types.UID]*chaosPod{}}
+	n.setDevices(chaosDevices)
 	for _, address := range []string{"0000:e1:00.0", "0000:e1:00.1"} {
 		n.sim.order(t, "add_gpu", map[string]any{"address": address, "group": 70, "numa_node": 1}, &struct{}{})
-	}
-	for address := range chaosDevices {
-		n.bound[address] = true
 	}
 	createNode(t, c.apiServer, name)
 	n.proxy = startProxy(t, hostOf(t, c.apiServer))
@@ -320,32 +315,14 @@ func (n *chaosNode) startVM(addresses []string, pod string) {
 			vm.groups = append(vm.groups, group)
 		}
 	}
-	n.vms[vm.pid] = vm
-	n.changed(isTaken, vm.groups...)
+	n.hold(vm)
 	n.history.note("pid %d of pod %q holds %v", vm.pid, pod, vm.groups)
 }
 
 func (n *chaosNode) kill(vm *chaosVM) {
 	n.sim.killVM(n.t, vm.pid)
-	delete(n.vms, vm.pid)
-	n.changed(isFree, vm.groups...)
+	n.release(vm)
 	n.history.note("pid %d has ended", vm.pid)
-}
-
-// changed keeps what became of groups, for isLate.
-func (n *chaosNode) changed(to change, groups ...int) {
-	for _, group := range groups {
-		n.changes[0][group] = append(n.changes[0][group], to)
-	}
-}
-
-// forgetChanges forgets the changes of the groups of a pod whose claim was prepared or unprepared: the driver knew the holder then.
-func (n *chaosNode) forgetChanges(p *chaosPod) {
-	for _, device := range p.devices {
-		for _, step := range n.changes {
-			delete(step, n.groups[addressOf(device)])
-		}
-	}
 }
 
 func (n *chaosNode) describe() string {

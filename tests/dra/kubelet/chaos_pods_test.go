@@ -100,7 +100,7 @@ func (n *chaosNode) prepare(kubelet *kubelet, ctx context.Context, p *chaosPod) 
 	n.history.note("prepare %s with %v: %v", p.pod.Name, p.devices, err)
 	n.mu.Lock()
 	// A process that held a device before the call and holds it after has held it during the call.
-	held, disturbed := n.stillHeld(p, before), n.isDisturbed(before)
+	held, disturbed, isGivenTwice := n.stillHeld(p, before), n.isDisturbed(before), n.isGivenTwice(p)
 	if err == nil && ctx.Err() == nil {
 		p.prepared, p.known = true, true
 		n.forgetChanges(p)
@@ -122,7 +122,7 @@ func (n *chaosNode) prepare(kubelet *kubelet, ctx context.Context, p *chaosPod) 
 		}
 	case err != nil && isNew && strings.Contains(err.Error(), "held by") && len(held) > 0 && !disturbed:
 		n.checkBarrier(p, "refused", before)
-	case err != nil && limit == kubeletTimeout && strings.Contains(err.Error(), "has it or a device of its group") && !disturbed:
+	case err != nil && limit == kubeletTimeout && strings.Contains(err.Error(), "has it or a device of its group") && !disturbed && !isGivenTwice:
 		// The kubelet has the claim of a deleted pod unprepared within the time of one call.
 		n.violate("%s is refused, although another claim is ending: %v", p.pod.Name, err)
 	}
@@ -267,8 +267,5 @@ func (n *chaosNode) stillHeld(p *chaosPod, before observed) []string {
 }
 
 func (n *chaosNode) shareGroup(a, b *chaosPod) bool {
-	return slices.ContainsFunc(a.devices, func(device string) bool {
-		group := n.groups[addressOf(device)]
-		return slices.ContainsFunc(b.devices, func(other string) bool { return n.groups[addressOf(other)] == group })
-	})
+	return slices.ContainsFunc(a.devices, func(device string) bool { return n.has(b, n.groups[addressOf(device)]) })
 }
