@@ -2,9 +2,9 @@
 //!
 //! The stored slices are known from a watch and from the answers to the driver's own writes. Nothing is written if nothing differs,
 //! and there is at most one round of writes a second. A write without an answer may be carried out later; after one, and at the first
-//! barrier of a process, all slices are written, which makes the API server refuse the earlier write. Slices that another program deletes are created again 100 ms after the last
-//! deletion. The kubelet deletes all of them when it starts, and then registers the driver; they are created again after that, see
-//! [`crate::dra::kubelet`].
+//! barrier of a process, all slices are written, which makes the API server refuse the earlier write. Slices that another program
+//! deletes are created again 100 ms after the last deletion. The kubelet deletes all of them when it starts, and then registers the
+//! driver; they are created again after that, see [`crate::dra::kubelet`].
 
 use crate::backoff::Backoff;
 use crate::dra::api::causes;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
-use vfio_plugin_policy::dra::changes::{Changes, changes, renewal};
+use vfio_plugin_policy::dra::changes::{Changes, changes, differ, renewal};
 use vfio_plugin_policy::dra::devices::{Features, entries, have_same_entries};
 use vfio_plugin_policy::dra::names::DraDriver;
 use vfio_plugin_policy::dra::slices::Publication;
@@ -259,32 +259,18 @@ impl SlicePublisher {
             features: self.features,
             is_connected,
             has_unanswered: self.slices.has_unanswered(),
-            differs: !self.changes_with(wanted, is_connected).is_empty(),
+            // After a write without an answer all slices are written.
+            differs: self.publication(wanted, is_connected).is_some_and(|publication| {
+                self.slices.has_unanswered() || differ(&publication, self.slices.all())
+            }),
             allocatable: self.slices.allocatable(&self.driver),
         }
     }
 
     /// Returns the writes that are needed. After a write without an answer all slices are written.
     pub(super) fn changes(&self, wanted: &Wanted) -> Changes {
-        self.changes_with(wanted, self.kubelet.is_connected())
-    }
-
-    fn changes_with(&self, wanted: &Wanted, is_connected: bool) -> Changes {
-        let mut entries = entries(&self.driver, &wanted.devices, self.features);
-        if !is_connected {
-            if self.slices.is_empty() {
-                return Changes::default();
-            }
-            // Only what is stored may change.
-            let (devices, sets) = self.slices.names();
-            entries.devices.retain(|device| devices.contains(&device.name));
-            entries.counter_sets.retain(|set| sets.contains(&set.name));
-        }
-        let publication = Publication {
-            driver: self.driver.clone(),
-            node: self.node.clone(),
-            owner: Some(self.owner.clone()),
-            entries,
+        let Some(publication) = self.publication(wanted, self.kubelet.is_connected()) else {
+            return Changes::default();
         };
         let (stored, generation) = (self.slices.all(), self.slices.generation());
         if self.slices.has_unanswered() {
@@ -292,6 +278,22 @@ impl SlicePublisher {
         } else {
             changes(&publication, stored, generation)
         }
+    }
+
+    /// Returns what is to be stored. None if nothing may be published.
+    fn publication(&self, wanted: &Wanted, is_connected: bool) -> Option<Publication> {
+        let mut entries = entries(&self.driver, &wanted.devices, self.features);
+        if !is_connected {
+            if self.slices.is_empty() {
+                return None;
+            }
+            // Only what is stored may change.
+            let (devices, sets) = self.slices.names();
+            entries.devices.retain(|device| devices.contains(&device.name));
+            entries.counter_sets.retain(|set| sets.contains(&set.name));
+        }
+        let (driver, node) = (self.driver.clone(), self.node.clone());
+        Some(Publication { driver, node, owner: Some(self.owner.clone()), entries })
     }
 
     pub(super) fn selector(&self) -> String {

@@ -61,6 +61,13 @@ pub fn renewal<'a>(
     Pool::new(wanted, stored).changes(generation, true)
 }
 
+/// Returns whether [`changes`] returns any write. Stops at the first difference.
+pub fn differ<'a>(wanted: &'a Publication, stored: impl IntoIterator<Item = &'a StoredSlice>) -> bool {
+    let pool = Pool::new(wanted, stored);
+    let Some(generation) = pool.generation() else { return true };
+    pool.unneeded().chain(pool.foreign()).next().is_some() || pool.slices(generation).next().is_some()
+}
+
 /// The pool as it is stored, with the contents that its slices are to have.
 struct Pool<'a> {
     wanted: &'a Publication,
@@ -87,45 +94,53 @@ impl<'a> Pool<'a> {
         Self { wanted, contents, kept, others }
     }
 
+    /// Returns the generation of the stored pool. None if nothing is stored.
+    fn generation(&self) -> Option<i64> {
+        self.kept.iter().map(|slice| slice.spec().pool.generation).max()
+    }
+
+    /// Returns the stored slices of the pool that it does not need any more.
+    fn unneeded(&self) -> impl Iterator<Item = &'a StoredSlice> {
+        let is_unneeded = |place: &usize| self.contents.iter().all(|content| content.stored != Some(*place));
+        (0..self.kept.len()).filter(is_unneeded).filter_map(|place| self.kept.get(place).copied())
+    }
+
+    /// Returns the slices of the driver's name that are not of this pool. Those that are being deleted need no write.
+    fn foreign(&self) -> impl Iterator<Item = &'a StoredSlice> {
+        let others = self.others.iter().copied();
+        others.filter(|slice| slice.metadata().deletion_timestamp.is_none())
+    }
+
     fn changes(&self, generation: i64, renew: bool) -> Changes {
-        let Self { wanted, contents, kept, others } = self;
-        let unneeded =
-            (0..kept.len()).filter(|place| contents.iter().all(|content| content.stored != Some(*place)));
-        let unneeded: Vec<&StoredSlice> = unneeded.filter_map(|place| kept.get(place).copied()).collect();
-        let latest = kept.iter().map(|slice| slice.spec().pool.generation).max();
-        let pool = |generation| ResourcePool {
-            name: wanted.node.clone(),
-            generation,
-            resource_slice_count: i64::try_from(contents.len()).unwrap_or(i64::MAX),
-        };
-        let as_stored = latest.filter(|_| !renew).map(|latest| apply(wanted, contents, kept, &pool(latest)));
-        let is_new = |slice: &ResourceSlice| slice.metadata.name.is_none();
-        let (update, create) = match as_stored {
+        let delete = self.unneeded().chain(self.foreign()).map(|slice| slice.metadata().clone()).collect();
+        let latest = self.generation();
+        if let Some(latest) = latest.filter(|_| !renew && self.unneeded().next().is_none()) {
+            let update: Vec<ResourceSlice> = self.slices(latest).take(2).collect();
             // One write at most, and no other slice: a reader sees the pool before or after it.
-            Some(slices) if unneeded.is_empty() && slices.len() <= 1 && !slices.iter().any(is_new) => {
-                (slices, Vec::new())
+            if update.len() <= 1 && update.iter().all(is_stored) {
+                return Changes { delete, update, create: Vec::new() };
             }
-            _ => {
-                let next = latest.unwrap_or(0).max(generation).saturating_add(1);
-                apply(wanted, contents, kept, &pool(next)).into_iter().partition(|slice| !is_new(slice))
-            }
-        };
-        // Slices of the pool that are being deleted need no write. Others of the driver's name are not this pool's.
-        let foreign = others.iter().filter(|slice| slice.metadata().deletion_timestamp.is_none());
-        let delete = unneeded.iter().chain(foreign).map(|slice| slice.metadata().clone()).collect();
+        }
+        let next = latest.unwrap_or(0).max(generation).saturating_add(1);
+        let (update, create) = self.slices(next).partition(is_stored);
         Changes { delete, update, create }
     }
-}
 
-/// Returns the slices with these contents that differ from the stored ones.
-fn apply(
-    wanted: &Publication,
-    contents: &[Content<'_>],
-    kept: &[&StoredSlice],
-    pool: &ResourcePool,
-) -> Vec<ResourceSlice> {
-    let slice = |(index, content): (usize, &Content<'_>)| {
-        let stored = content.stored.and_then(|place| kept.get(place).copied());
+    /// Returns the slices of a pool of this generation that differ from the stored ones.
+    fn slices(&self, generation: i64) -> impl Iterator<Item = ResourceSlice> {
+        let pool = ResourcePool {
+            name: self.wanted.node.clone(),
+            generation,
+            resource_slice_count: i64::try_from(self.contents.len()).unwrap_or(i64::MAX),
+        };
+        let contents = self.contents.iter().enumerate();
+        contents.filter_map(move |(index, content)| self.slice(index, content, &pool))
+    }
+
+    /// Returns a slice of the pool. None if it is stored as it is to be.
+    fn slice(&self, index: usize, content: &Content<'_>, pool: &ResourcePool) -> Option<ResourceSlice> {
+        let wanted = self.wanted;
+        let stored = content.stored.and_then(|place| self.kept.get(place).copied());
         let metadata = match stored {
             Some(stored) => {
                 ObjectMeta { owner_references: owners(wanted, stored), ..stored.metadata().clone() }
@@ -142,13 +157,17 @@ fn apply(
             ..ResourceSliceSpec::default()
         };
         let mut slice = ResourceSlice { metadata, spec };
-        if stored.is_some_and(|stored| stored.is(&slice, devices.clone())) {
+        if stored.is_some_and(|stored| stored.is_equal_to(&slice, devices.clone())) {
             return None;
         }
         slice.spec.devices = Some(devices.collect()).filter(|devices: &Vec<Device>| !devices.is_empty());
         Some(slice)
-    };
-    contents.iter().enumerate().filter_map(slice).collect()
+    }
+}
+
+/// Returns whether a slice has a name: the API server gives one to a new slice.
+fn is_stored(slice: &ResourceSlice) -> bool {
+    slice.metadata.name.is_some()
 }
 
 /// Returns the `ownerReferences` of a stored slice. They stay as they are if none is wanted.

@@ -4,7 +4,7 @@ use k8s_openapi::api::resource::v1::{CounterSet, Device, DeviceTaint, ResourceSl
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 /// A stored slice.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 pub struct StoredSlice {
     /// The slice without its devices.
     rest: ResourceSlice,
@@ -44,7 +44,11 @@ impl StoredSlice {
     }
 
     /// Returns whether it is a slice with these devices. `rest` is that slice without devices.
-    pub(super) fn is(&self, rest: &ResourceSlice, devices: impl ExactSizeIterator<Item = Device>) -> bool {
+    pub(super) fn is_equal_to(
+        &self,
+        rest: &ResourceSlice,
+        devices: impl ExactSizeIterator<Item = Device>,
+    ) -> bool {
         self.rest == *rest
             && self.devices.len() == devices.len()
             && self.devices.iter().zip(devices).all(|(stored, device)| *stored == device.into())
@@ -96,7 +100,9 @@ mod tests {
         let mut slice = rest.clone();
         slice.spec.devices = Some(devices().map(device).to_vec());
         let stored = StoredSlice::from(slice);
-        let is = |rest: &ResourceSlice, devices: Vec<Value>| stored.is(rest, devices.into_iter().map(device));
+        let is = |rest: &ResourceSlice, devices: Vec<Value>| {
+            stored.is_equal_to(rest, devices.into_iter().map(device))
+        };
         assert!(is(&rest, devices().to_vec()));
         for (place, field, value) in [
             (0, "name", json!("pci-0000-1b-00-1")),

@@ -26,7 +26,9 @@ struct Store {
 impl Store {
     /// Applies the changes for `wanted`, and checks what holds for all changes.
     fn publish(&mut self, wanted: &Publication) -> Changes {
-        let changes = changes(wanted, &self.stored(), self.highest);
+        let stored = self.stored();
+        let changes = changes(wanted, &stored, self.highest);
+        assert_eq!(differ(wanted, &stored), !changes.is_empty());
         self.now += 10;
         for slice in &changes.delete {
             let before = self.slices.len();
