@@ -312,7 +312,7 @@ func (n *chaosNode) restartDriver() bool {
 func (n *chaosNode) restartKubelet() bool {
 	n.disturb(false)
 	n.stopKubelet()
-	n.ask("the slices are listed", func() error {
+	eventually(n.t, "the slices are listed", func() error {
 		v, err := n.requested()
 		for _, slice := range v.slices {
 			n.wiped[slice.UID] = true

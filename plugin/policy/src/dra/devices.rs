@@ -93,7 +93,7 @@ pub struct Entry {
     pub name: String,
     /// The attributes.
     pub attributes: Arc<Attributes>,
-    /// Why the scheduler must not allocate the device, and since when if that is known. None if it may.
+    /// Why the scheduler must not allocate the device. None if it may.
     pub taint: Option<DeviceTaint>,
     /// The group whose counter the device consumes.
     pub counter: Option<GroupId>,
